@@ -1,0 +1,3 @@
+"""kubeproxy-py: kube-proxy in IPVS mode, maintained."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,75 @@
+"""Who is told: the kernel that carries out plans, and can be read back.
+
+Law: a kernel decides nothing.  It does the steps in the order given, says of each whether it was done, and reads
+back rows exactly as the compiler writes them, so that a row that was written compares equal when read.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.plan.steps import Outcome, Plan
+
+
+class Scope(Struct, frozen=True, gc=False):
+    """A part of the kernel's state that can be read alone: one set, one table, the virtual servers, ...
+
+    Scopes do not overlap, and together they hold every row.
+    """
+
+    kind: str  # "sysctls", "link", "ipset", "table", "virtual servers"
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}".rstrip()
+
+
+class Kernel(Protocol):
+    """What the agent needs of a kernel; kept by MemoryKernel and LinuxKernel (tests/contract)."""
+
+    def scopes(self) -> Sequence[Scope]:
+        """The parts that can be read alone, in the order in which reading them is useful."""
+        ...
+
+    def read(self, scope: Scope) -> Rows:
+        """The rows of *scope* as they are now.
+
+        Only what may be ours is told: sets, chains and jumps of our names, addresses on kube-ipvs0, virtual
+        servers without a firewall mark.  Raises KernelError if the kernel could not be asked.
+        """
+        ...
+
+    def apply(self, plan: Plan) -> Outcome:
+        """Carry out every step that can be; one failed step never stops those that do not depend on it."""
+        ...
+
+    def host_addresses(self) -> tuple[HostAddress, ...]:
+        """All addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
+        ...
+
+    def close(self) -> None:
+        """Give back sockets; the state of the kernel stays."""
+        ...
+
+
+class KernelError(Exception):
+    """The kernel, or a tool that stands for it, could not be asked at all.
+
+    ``hint`` says what the operator can do.
+    """
+
+    def __init__(self, message: str, *, errno: int = 0, hint: str = "") -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.errno = errno
+        self.hint = hint
+
+
+def read_all(kernel: Kernel) -> Rows:
+    """Every row of every scope."""
+    rows: Rows = {}
+    for scope in kernel.scopes():
+        rows.update(kernel.read(scope))
+    return rows

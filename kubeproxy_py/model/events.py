@@ -1,0 +1,66 @@
+"""What a source tells the agent.
+
+Law: an event carries the whole new object, never a difference, so hearing one twice is harmless.  A source first
+tells all that exists, then ``Synced`` once; after a relist it tells what is gone as well as what is there.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
+
+Feed = Literal["services", "slices", "node", "addresses"]
+"""What must each be heard of in full before anything is programmed."""
+
+
+class ServiceSet(Struct, frozen=True, gc=False):
+    service: Service
+
+
+class ServiceGone(Struct, frozen=True, gc=False):
+    name: ServiceName
+
+
+class SliceSet(Struct, frozen=True, gc=False):
+    slice: EndpointSlice
+
+
+class SliceGone(Struct, frozen=True, gc=False):
+    name: SliceName
+
+
+class NodeSet(Struct, frozen=True, gc=False):
+    node: Node
+
+
+class NodeGone(Struct, frozen=True, gc=False):
+    name: str
+
+
+class AddressesSet(Struct, frozen=True, gc=False):
+    """All addresses of all interfaces of this host, kube-ipvs0 included."""
+
+    addresses: tuple[HostAddress, ...]
+
+
+class Synced(Struct, frozen=True, gc=False):
+    feed: Feed
+
+
+class Problem(Struct, frozen=True, gc=False):
+    """An object, or a part of one, that can't be used: who must mend what.  The rest goes on."""
+
+    where: str  # "Service shop/web", or "games.yaml, document 3: Service shop/web"
+    field: str  # "spec.ports[0].port"
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.where}: {self.field}: {self.message}{hint}"
+
+
+ObjectEvent = ServiceSet | ServiceGone | SliceSet | SliceGone | NodeSet | NodeGone | AddressesSet
+Event = ObjectEvent | Synced | Problem

@@ -1,0 +1,1 @@
+"""Pure: desired rows against actual rows -> the least steps, in a safe order."""
