@@ -1,0 +1,188 @@
+"""MemoryKernel: a dict as strict as Linux about order and existence.
+
+Law: what Linux refuses, it refuses with the same errno, and what Linux drops along (a set's entries, a virtual
+server's real servers), it drops.  Seen on Linux 6.1; tests/contract holds both kernels to one suite.
+
+It can be told to fail a step (``fault``) and to die before one (``dies_before``), which is how the laws of planning
+are tested: stop anywhere, look, plan again.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
+
+from kubeproxy_py.kernel import Scope
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import (
+    IPVS_DEVICE,
+    Address,
+    Chain,
+    ChainSpec,
+    Ipset,
+    IpsetEntry,
+    IpsetSpec,
+    Jump,
+    Key,
+    Link,
+    RealServer,
+    Rows,
+    Sysctl,
+    VirtualServer,
+)
+from kubeproxy_py.model.services import family_of
+from kubeproxy_py.plan.steps import Failed, Outcome, Plan, Step
+
+IPSET_ERR_BUSY = 4100  # include/uapi/linux/netfilter/ipset/ip_set.h
+IPSET_ERR_EXIST = 4103
+IPSET_ERR_HASH_FULL = 4352
+
+_ABSENT = {Link: ENODEV, Address: EADDRNOTAVAIL, VirtualServer: ESRCH, IpsetEntry: IPSET_ERR_EXIST}
+_PRESENT = {IpsetEntry: IPSET_ERR_EXIST}
+_SCOPE_OF: dict[type[Key], Callable[[Key], Scope]] = {
+    Sysctl: lambda _: Scope("sysctls"),
+    Link: lambda _: Scope("link"),
+    Address: lambda _: Scope("link"),
+    Ipset: lambda key: Scope("ipset", key.name),  # type: ignore[attr-defined]
+    IpsetEntry: lambda key: Scope("ipset", key.set),  # type: ignore[attr-defined]
+    Chain: lambda key: Scope("table", f"{key.family} {key.table}"),  # type: ignore[attr-defined]
+    Jump: lambda key: Scope("table", f"{key.family} {key.table}"),  # type: ignore[attr-defined]
+    VirtualServer: lambda _: Scope("virtual servers"),
+    RealServer: lambda _: Scope("virtual servers"),
+}
+
+
+class Died(Exception):
+    """The process that was applying a plan is gone; what it did until then stays."""
+
+
+class MemoryKernel:
+    """The kernel's rows in a dict.
+
+    ``forgiving`` is how the Linux adapters behave: an add that meets the row makes its spec true, a delete that
+    meets nothing is done.  Without it both are refused, which no plan from true rows may ever meet.
+    """
+
+    def __init__(self, rows: Rows | None = None, *, forgiving: bool = False) -> None:
+        self.rows: Rows = dict(rows or {})
+        self.addresses: tuple[HostAddress, ...] = ()
+        self.forgiving = forgiving
+        self.applied: list[Step] = []
+        self.fault: Callable[[Step], int] = lambda _step: 0
+        self.dies_before: int | None = None  # how many more steps it lives
+
+    def scopes(self) -> Sequence[Scope]:
+        """The scopes that now hold a row."""
+        return list(dict.fromkeys(_SCOPE_OF[type(key)](key) for key in self.rows))
+
+    def read(self, scope: Scope) -> Rows:
+        """The rows of *scope*."""
+        return {key: spec for key, spec in self.rows.items() if _SCOPE_OF[type(key)](key) == scope}
+
+    def host_addresses(self) -> tuple[HostAddress, ...]:
+        """What a test gave as ``addresses``, with those on kube-ipvs0."""
+        ours = (HostAddress(IPVS_DEVICE, key.address) for key in self.rows if isinstance(key, Address))
+        return tuple(sorted((*self.addresses, *ours)))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def apply(self, plan: Plan) -> Outcome:
+        """Do each step or refuse it.  Raises Died where ``dies_before`` says so."""
+        failed = []
+        for step in plan:
+            self._live_on()
+            errno = self.fault(step) or self._refusal(step)
+            if errno:
+                failed.append(Failed(step, errno, f"errno {errno}"))
+            else:
+                self._do(step)
+                self.applied.append(step)
+        return Outcome(tuple(failed))
+
+    def _live_on(self) -> None:
+        if self.dies_before is not None:
+            if self.dies_before == 0:
+                raise Died
+            self.dies_before -= 1
+
+    def _refusal(self, step: Step) -> int:
+        kind, present = type(step.key), step.key in self.rows
+        if step.verb == "add" and present and not self.forgiving:
+            return _PRESENT.get(kind, EEXIST)
+        if step.verb != "add" and not present and not (self.forgiving and step.verb == "delete"):
+            return _ABSENT.get(kind, ENOENT)
+        return self._delete_refusal(step.key) if step.verb == "delete" else self._make_refusal(step)
+
+    def _make_refusal(self, step: Step) -> int:
+        match step.key:
+            case RealServer(virtual_server=virtual_server):
+                return 0 if virtual_server in self.rows else ESRCH
+            case Address():
+                return 0 if Link(IPVS_DEVICE) in self.rows else ENODEV
+            case IpsetEntry():
+                return self._entry_refusal(step.key)
+            case Chain(family=family, table=table) if isinstance(step.spec, ChainSpec):
+                missing_set = any(Ipset(name) not in self.rows for name in named_sets(step.spec.rules))
+                missing_chain = any(Chain(family, table, n) not in self.rows for n in named_chains(step.spec.rules))
+                return ENOENT if missing_chain else EINVAL if missing_set else 0
+            case Jump(family=family, table=table, target=target):
+                return 0 if Chain(family, table, target) in self.rows else ENOENT
+        return 0
+
+    def _entry_refusal(self, key: IpsetEntry) -> int:
+        spec = self.rows.get(Ipset(key.set))
+        if not isinstance(spec, IpsetSpec):
+            return ENOENT
+        if spec.family and family_of(key.entry) != spec.family:
+            return EINVAL
+        size = sum(1 for other in self.rows if isinstance(other, IpsetEntry) and other.set == key.set)
+        return IPSET_ERR_HASH_FULL if spec.family and size >= spec.maxelem else 0
+
+    def _delete_refusal(self, key: Key) -> int:
+        match key:
+            case Ipset(name=name):
+                users = (s for s in self.rows.values() if isinstance(s, ChainSpec) and name in named_sets(s.rules))
+                return IPSET_ERR_BUSY if any(users) else 0
+            case Chain():
+                return EBUSY if any(self._comes_to(key, other) for other in self.rows if other != key) else 0
+        return 0
+
+    def _comes_to(self, chain: Chain, other: Key) -> bool:
+        if isinstance(other, Jump):
+            return (other.family, other.table, other.target) == (chain.family, chain.table, chain.name)
+        if isinstance(other, Chain) and (other.family, other.table) == (chain.family, chain.table):
+            spec = self.rows[other]
+            return isinstance(spec, ChainSpec) and chain.name in named_chains(spec.rules)
+        return False
+
+    def _do(self, step: Step) -> None:
+        if step.verb != "delete":
+            self.rows[step.key] = step.spec
+            return
+        if isinstance(step.key, Sysctl):
+            return  # a setting can't be taken away
+        self.rows.pop(step.key, None)
+        for key in [other for other in self.rows if _lies_in(other, step.key)]:
+            del self.rows[key]
+
+
+def _lies_in(key: Key, whole: Key) -> bool:
+    """Whether *key* goes when *whole* goes."""
+    match whole:
+        case Ipset(name=name):
+            return isinstance(key, IpsetEntry) and key.set == name
+        case VirtualServer():
+            return isinstance(key, RealServer) and key.virtual_server == whole
+        case Link():
+            return isinstance(key, Address)
+    return False
+
+
+def named_sets(rules: Iterable[str]) -> set[str]:
+    """The sets that *rules* match on."""
+    return {name for rule in rules for name in re.findall(r"--match-set (\S+)", rule)}
+
+
+def named_chains(rules: Iterable[str]) -> set[str]:
+    """The chains of ours that *rules* go to."""
+    return {name for rule in rules for name in re.findall(r"-j (KUBE-\S+)", rule)}
