@@ -1,0 +1,1 @@
+"""Pure: the cluster's objects -> the rows that this node's kernel should have."""

@@ -1,0 +1,83 @@
+"""The rows that exist without any Service: the device, the sets, the jumps, the kernel settings."""
+
+from msgspec import Struct
+
+from kubeproxy_py.config.types import KubeProxyConfiguration
+from kubeproxy_py.model import tables
+from kubeproxy_py.model.rows import IPVS_DEVICE, JumpSpec, Key, Link, Rows, Spec, Sysctl
+from kubeproxy_py.model.services import Family
+
+CONNTRACK_MAX = Sysctl("net/netfilter/nf_conntrack_max")
+CONNTRACK_BUCKETS = Sysctl("/sys/module/nf_conntrack/parameters/hashsize")
+_CONNTRACK_MAX_CAP = 1 << 20  # kube-proxy 1.36 scales no further than this
+_CONNECTIONS_PER_BUCKET = 4
+
+
+class Machine(Struct, frozen=True, gc=False):
+    """What the kernel settings depend on besides the configuration."""
+
+    kernel_version: tuple[int, int] = (6, 1)
+    cpus: int = 1
+
+
+def base_rows(families: tuple[Family, ...], settings: Rows) -> Rows:
+    """*settings*, the device, and every set and jump of *families*."""
+    rows: Rows = {**settings, Link(IPVS_DEVICE): None}
+    for family in families:
+        rows |= dict[Key, Spec](tables.ipsets(family))
+        rows |= {jump: JumpSpec(rule) for jump, rule in tables.jumps(family).items()}
+    return rows
+
+
+def setting_rows(config: KubeProxyConfiguration, machine: Machine, present: Rows) -> Rows:
+    """The kernel settings that IPVS mode asks for, given those *present*.
+
+    Conntrack limits are never lowered: a larger table that an administrator has set stays (upstream lowers it).
+    """
+    return {**_ipvs_settings(config, machine), **_conntrack_settings(config, machine, present)}
+
+
+def _ipvs_settings(config: KubeProxyConfiguration, machine: Machine) -> Rows:
+    values = {
+        "net/ipv4/vs/conntrack": 1,  # without it no masquerading of what IPVS forwards
+        "net/ipv4/vs/expire_nodest_conn": 1,
+        "net/ipv4/vs/expire_quiescent_template": 1,
+        "net/ipv4/ip_forward": 1,
+    }
+    # Before 5.9 re-use of a client port meets a delay of a second (kubernetes#81775); later kernels do it right.
+    if (4, 1) <= machine.kernel_version < (5, 9):
+        values["net/ipv4/vs/conn_reuse_mode"] = 0
+    if config.ipvs.strict_arp:
+        values |= {"net/ipv4/conf/all/arp_ignore": 1, "net/ipv4/conf/all/arp_announce": 2}
+    return {Sysctl(path): str(value) for path, value in values.items()}
+
+
+def _conntrack_settings(config: KubeProxyConfiguration, machine: Machine, present: Rows) -> Rows:
+    conntrack = config.conntrack
+    rows: Rows = {}
+    limit = _conntrack_max(conntrack.max_per_core, conntrack.min, machine.cpus)
+    if limit:
+        rows[CONNTRACK_MAX] = str(max(limit, _number(present, CONNTRACK_MAX)))
+        rows[CONNTRACK_BUCKETS] = str(max(limit // _CONNECTIONS_PER_BUCKET, _number(present, CONNTRACK_BUCKETS)))
+    seconds = {
+        "tcp_timeout_established": conntrack.tcp_established_timeout_s,
+        "tcp_timeout_close_wait": conntrack.tcp_close_wait_timeout_s,
+        "udp_timeout": conntrack.udp_timeout_s,
+        "udp_timeout_stream": conntrack.udp_stream_timeout_s,
+    }
+    for name, value in seconds.items():
+        if value > 0:
+            rows[Sysctl(f"net/netfilter/nf_conntrack_{name}")] = str(int(value))
+    if conntrack.tcp_be_liberal:
+        rows[Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal")] = "1"
+    return rows
+
+
+def _conntrack_max(per_core: int, least: int, cpus: int) -> int:
+    """Entries to allow; 0: leave alone."""
+    return min(max(per_core * cpus, least), _CONNTRACK_MAX_CAP) if per_core > 0 else 0
+
+
+def _number(present: Rows, key: Sysctl) -> int:
+    value = present.get(key)
+    return int(value) if isinstance(value, str) and value.isdigit() else 0

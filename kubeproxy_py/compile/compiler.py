@@ -1,0 +1,73 @@
+"""Compiler: events in, changed keys out.
+
+Law: what it desires depends on the objects now known alone (law 1).  It compiles only what is dirty, so the cost of
+an event is that of the Services it touches; a new Site makes every Service dirty.
+"""
+
+from collections.abc import Callable
+
+from kubeproxy_py.compile.base import base_rows
+from kubeproxy_py.compile.chains import SetsInUse, compile_chains
+from kubeproxy_py.compile.cluster import Cluster
+from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
+from kubeproxy_py.compile.service import compile_service
+from kubeproxy_py.compile.site import Site
+from kubeproxy_py.model.events import AddressesSet, NodeGone, NodeSet, ObjectEvent
+from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.rows import Key, Rows
+from kubeproxy_py.model.services import Family
+
+SiteMaker = Callable[[Node | None, tuple[HostAddress, ...]], Site]
+
+
+class Compiler:
+    """Holds the Cluster and what is Desired for it.
+
+    *settings* are the rows of kernel settings; *make_site* tells the Site for a Node and the host's addresses.
+    """
+
+    def __init__(self, make_site: SiteMaker, settings: Rows | None = None) -> None:
+        self.cluster = Cluster()
+        self.desired = Desired()
+        self.site = make_site(None, ())
+        self._make_site = make_site
+        self._settings = settings or {}
+        self._sets_in_use: dict[Family, SetsInUse] = {}
+
+    def take(self, event: ObjectEvent) -> None:
+        """Know what *event* says."""
+        self.cluster.take(event)
+        if isinstance(event, NodeSet | NodeGone | AddressesSet):
+            site = self._make_site(self.cluster.node, self.cluster.addresses)
+            if site != self.site:
+                self.site = site
+                self._sets_in_use.clear()
+                self.cluster.mark_all_dirty()
+
+    def compile(self) -> list[Key]:
+        """Compile what is dirty; the keys whose desired spec changed, a key perhaps twice."""
+        changed: list[Key] = []
+        for name in self.cluster.dirty:
+            service = self.cluster.services.get(name)
+            rows = compile_service(service, self.cluster.slices_of(name), self.site) if service else {}
+            changed += self.desired.replace(name, rows)
+        self.cluster.dirty.clear()
+        return changed + self._compile_fixed()
+
+    def _compile_fixed(self) -> list[Key]:
+        changed: list[Key] = []
+        if not self._sets_in_use:
+            changed += self.desired.replace(BASE, base_rows(self.site.families, self._settings))
+        if self.desired.sets.changed or not self._sets_in_use:
+            in_use = {family: self.desired.sets.in_use(family) for family in self.site.families}
+            self.desired.sets.changed = False
+            if in_use != self._sets_in_use:
+                self._sets_in_use = in_use
+                changed += self.desired.replace(CHAINS, self._chains())
+        return changed
+
+    def _chains(self) -> Rows:
+        rows: Rows = {}
+        for family, sets in self._sets_in_use.items():
+            rows.update(compile_chains(family, sets, self.site))
+        return rows
