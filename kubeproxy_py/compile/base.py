@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model import tables
-from kubeproxy_py.model.rows import IPVS_DEVICE, JumpSpec, Key, Link, Rows, Spec, Sysctl
+from kubeproxy_py.model.rows import IPVS_DEVICE, JumpSpec, Link, Rows, Sysctl
 from kubeproxy_py.model.services import Family
 
 CONNTRACK_MAX = Sysctl("net/netfilter/nf_conntrack_max")
@@ -24,8 +24,10 @@ def base_rows(families: tuple[Family, ...], settings: Rows) -> Rows:
     """*settings*, the device, and every set and jump of *families*."""
     rows: Rows = {**settings, Link(IPVS_DEVICE): None}
     for family in families:
-        rows |= dict[Key, Spec](tables.ipsets(family))
-        rows |= {jump: JumpSpec(rule) for jump, rule in tables.jumps(family).items()}
+        for ipset, header in tables.ipsets(family).items():
+            rows[ipset] = header
+        for jump, rule in tables.jumps(family).items():
+            rows[jump] = JumpSpec(rule)
     return rows
 
 

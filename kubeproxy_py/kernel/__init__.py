@@ -4,13 +4,28 @@ Law: a kernel decides nothing.  It does the steps in the order given, says of ea
 back rows exactly as the compiler writes them, so that a row that was written compares equal when read.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from kubeproxy_py.model.node import HostAddress
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.rows import (
+    Address,
+    Chain,
+    Ipset,
+    IpsetEntry,
+    Jump,
+    Key,
+    Link,
+    RealServer,
+    Rows,
+    Sysctl,
+    Table,
+    VirtualServer,
+)
+from kubeproxy_py.model.services import Family
 from kubeproxy_py.plan.steps import Outcome, Plan
 
 
@@ -46,6 +61,10 @@ class Kernel(Protocol):
         """Carry out every step that can be; one failed step never stops those that do not depend on it."""
         ...
 
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, int]:
+        """How many connection entries, active and inactive, each real server of *virtual_servers* has now."""
+        ...
+
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """All addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
         ...
@@ -53,6 +72,40 @@ class Kernel(Protocol):
     def close(self) -> None:
         """Give back sockets; the state of the kernel stays."""
         ...
+
+
+SYSCTLS = Scope("sysctls")
+LINK = Scope("link")
+VIRTUAL_SERVERS = Scope("virtual servers")
+
+_SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
+    Sysctl: lambda _: SYSCTLS,
+    Link: lambda _: LINK,
+    Address: lambda _: LINK,
+    Ipset: lambda key: ipset_scope(key.name),
+    IpsetEntry: lambda key: ipset_scope(key.set),
+    Chain: lambda key: table_scope(key.family, key.table),
+    Jump: lambda key: table_scope(key.family, key.table),
+    VirtualServer: lambda _: VIRTUAL_SERVERS,
+    RealServer: lambda _: VIRTUAL_SERVERS,
+}
+
+
+def scope_of(key: Key) -> Scope:
+    """The scope in which *key* is read."""
+    return _SCOPE_OF[type(key)](key)
+
+
+@cache
+def ipset_scope(name: str) -> Scope:
+    """The scope of one set with its entries."""
+    return Scope("ipset", name)
+
+
+@cache
+def table_scope(family: Family, table: Table) -> Scope:
+    """The scope of one iptables table with its chains and jumps."""
+    return Scope("table", f"{family} {table}")
 
 
 class KernelError(Exception):

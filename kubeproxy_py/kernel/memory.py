@@ -8,10 +8,10 @@ are tested: stop anywhere, look, plan again.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
-from kubeproxy_py.kernel import Scope
+from kubeproxy_py.kernel import Scope, scope_of
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -36,22 +36,16 @@ IPSET_ERR_BUSY = 4100  # include/uapi/linux/netfilter/ipset/ip_set.h
 IPSET_ERR_EXIST = 4103
 IPSET_ERR_HASH_FULL = 4352
 
-_ABSENT = {Link: ENODEV, Address: EADDRNOTAVAIL, VirtualServer: ESRCH, IpsetEntry: IPSET_ERR_EXIST}
-_PRESENT = {IpsetEntry: IPSET_ERR_EXIST}
-_SCOPE_OF: dict[type[Key], Callable[[Key], Scope]] = {
-    Sysctl: lambda _: Scope("sysctls"),
-    Link: lambda _: Scope("link"),
-    Address: lambda _: Scope("link"),
-    Ipset: lambda key: Scope("ipset", key.name),  # type: ignore[attr-defined]
-    IpsetEntry: lambda key: Scope("ipset", key.set),  # type: ignore[attr-defined]
-    Chain: lambda key: Scope("table", f"{key.family} {key.table}"),  # type: ignore[attr-defined]
-    Jump: lambda key: Scope("table", f"{key.family} {key.table}"),  # type: ignore[attr-defined]
-    VirtualServer: lambda _: Scope("virtual servers"),
-    RealServer: lambda _: Scope("virtual servers"),
+_ABSENT: dict[type[Key], int] = {
+    Link: ENODEV,
+    Address: EADDRNOTAVAIL,
+    VirtualServer: ESRCH,
+    IpsetEntry: IPSET_ERR_EXIST,
 }
+_PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST}
 
 
-class Died(Exception):
+class DiedError(Exception):
     """The process that was applying a plan is gone; what it did until then stays."""
 
 
@@ -65,6 +59,7 @@ class MemoryKernel:
     def __init__(self, rows: Rows | None = None, *, forgiving: bool = False) -> None:
         self.rows: Rows = dict(rows or {})
         self.addresses: tuple[HostAddress, ...] = ()
+        self.open_connections: dict[RealServer, int] = {}
         self.forgiving = forgiving
         self.applied: list[Step] = []
         self.fault: Callable[[Step], int] = lambda _step: 0
@@ -72,11 +67,19 @@ class MemoryKernel:
 
     def scopes(self) -> Sequence[Scope]:
         """The scopes that now hold a row."""
-        return list(dict.fromkeys(_SCOPE_OF[type(key)](key) for key in self.rows))
+        return list(dict.fromkeys(scope_of(key) for key in self.rows))
 
     def read(self, scope: Scope) -> Rows:
         """The rows of *scope*."""
-        return {key: spec for key, spec in self.rows.items() if _SCOPE_OF[type(key)](key) == scope}
+        return {key: spec for key, spec in self.rows.items() if scope_of(key) == scope}
+
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, int]:
+        """What a test gave as ``open_connections``; 0 for the others."""
+        return {
+            key: self.open_connections.get(key, 0)
+            for key in self.rows
+            if isinstance(key, RealServer) and key.virtual_server in virtual_servers
+        }
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """What a test gave as ``addresses``, with those on kube-ipvs0."""
@@ -87,7 +90,7 @@ class MemoryKernel:
         """Nothing to give back."""
 
     def apply(self, plan: Plan) -> Outcome:
-        """Do each step or refuse it.  Raises Died where ``dies_before`` says so."""
+        """Do each step or refuse it.  Raises DiedError where ``dies_before`` says so."""
         failed = []
         for step in plan:
             self._live_on()
@@ -102,7 +105,7 @@ class MemoryKernel:
     def _live_on(self) -> None:
         if self.dies_before is not None:
             if self.dies_before == 0:
-                raise Died
+                raise DiedError
             self.dies_before -= 1
 
     def _refusal(self, step: Step) -> int:

@@ -1,0 +1,44 @@
+"""A plan as text or JSON: what ``kubeproxy-py plan`` prints and golden tests compare."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from kubeproxy_py.model.rows import ChainSpec
+from kubeproxy_py.plan.steps import Plan, Step
+
+_SIGNS = {"add": "+", "update": "~", "delete": "-"}
+_KIND_WIDTH = len("VirtualServer")
+
+
+def plan_text(plan: Plan) -> str:
+    """One line a step, ``+`` added, ``~`` changed, ``-`` removed, with the rules of a chain below it."""
+    return "".join(f"{line}\n" for step in plan for line in _lines(step))
+
+
+def plan_json(plan: Plan) -> bytes:
+    """A JSON list of ``{"verb", "kind", "key", "spec", "before"}``; specs as text, null where a kind has none."""
+    return msgspec.json.encode([_as_dict(step) for step in plan])
+
+
+def _lines(step: Step) -> Iterator[str]:
+    detail = ""
+    if step.verb == "update" and not isinstance(step.spec, ChainSpec):
+        detail = f"  ({step.before} -> {step.spec})"
+    elif step.spec is not None:
+        detail = f"  ({step.spec})"
+    yield f"{_SIGNS[step.verb]} {type(step.key).__name__:{_KIND_WIDTH}} {step.key}{detail}"
+    if isinstance(step.spec, ChainSpec):
+        before = step.before.rules if isinstance(step.before, ChainSpec) else ()
+        yield from (f"    - {rule}" for rule in before if rule not in step.spec.rules)
+        yield from (f"    + {rule}" for rule in step.spec.rules if rule not in before)
+
+
+def _as_dict(step: Step) -> dict[str, str | None]:
+    return {
+        "verb": step.verb,
+        "kind": type(step.key).__name__,
+        "key": str(step.key),
+        "spec": None if step.spec is None else str(step.spec),
+        "before": None if step.before is None else str(step.before),
+    }
