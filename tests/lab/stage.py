@@ -19,7 +19,7 @@ UML_MODULES = Path("/usr/lib/uml/modules")
 _IN_MEMORY = ("/tmp", "/var/tmp", "/var/lib", "/var/log", "/dev/shm")
 _SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh")
 # Loaded at the start because the agent, or a test, finds them by what they leave in /proc; the rest load on demand.
-MODULES = ("ip_vs", *(f"ip_vs_{name}" for name in _SCHEDULERS), "nf_conntrack_netlink", "dummy", "veth", "br_netfilter")
+MODULES = ("ip_vs", *(f"ip_vs_{name}" for name in _SCHEDULERS), "nf_conntrack_netlink", "dummy", "veth", "br_netfilter", "sctp")
 _LEGACY = "/usr/sbin/xtables-legacy-multi"
 
 
