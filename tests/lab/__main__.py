@@ -26,6 +26,8 @@ def main(argv: list[str]) -> int:
         return lab.LAB_FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,11 +1,12 @@
 """Namespace: a network namespace that plays one machine; the calling thread can step into it and back.
 
 A socket belongs for good to the namespace in which it was made, so one process can hold the sockets of all machines.
-Each is also bound to /run/netns/NAME, where `ip netns exec NAME` finds it.
+Each is also bound to /run/netns/NAME, where `ip netns exec NAME` finds it (NAME-2 if a second cluster is up).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ _OWN = "/proc/thread-self/ns/net"
 class Namespace:
     """One network namespace, with `lo` up."""
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    def __init__(self, name: str, path: Path) -> None:
         self.name = name
-        self.descriptor = descriptor
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __repr__(self) -> str:
         return f"Namespace({self.name!r})"
@@ -44,7 +46,7 @@ class Namespace:
 
     def wrap(self, argv: list[str]) -> list[str]:
         """*argv* as a command that runs here."""
-        return ["nsenter", f"--net={_NETNS / self.name}", "--", *argv]
+        return ["nsenter", f"--net={self.path}", "--", *argv]
 
     def set_sysctl(self, name: str, value: int | str) -> None:
         """Write a setting of this namespace; *name* is a path below /proc/sys/net, as `ipv4/ip_forward`."""
@@ -54,9 +56,8 @@ class Namespace:
     def close(self) -> None:
         """Forget the namespace; the kernel removes it once no process or socket is in it."""
         os.close(self.descriptor)
-        path = _NETNS / self.name
-        linux.unmount(str(path))
-        path.unlink()
+        linux.unmount(str(self.path))
+        self.path.unlink()
 
 
 def new_namespace(name: str) -> Namespace:
@@ -77,10 +78,14 @@ def this_namespace(name: str) -> Namespace:
 
 
 def _bind(name: str) -> Namespace:
-    path = _NETNS / name
     _NETNS.mkdir(parents=True, exist_ok=True)
+    path = _free_path(name)
     path.touch(exist_ok=False)
     linux.mount(_OWN, str(path), flags=linux.MS_BIND)
-    return Namespace(name, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    return Namespace(name, path)
 
 
+def _free_path(name: str) -> Path:
+    """/run/netns/NAME, or with -2, -3 ... while another cluster is up."""
+    numbered = (_NETNS / f"{name}-{number}" for number in itertools.count(2))
+    return next(path for path in itertools.chain([_NETNS / name], numbered) if not path.exists())

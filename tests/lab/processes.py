@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 _PATIENCE_S = 5.0
 
@@ -30,6 +34,22 @@ def kill_session(session: int) -> None:
         for pid in members:
             _kill(pid)
         time.sleep(0.01)
+
+
+@contextmanager
+def swept(session: int, folder: Path) -> Iterator[None]:
+    """At the end, or if this process is killed outright, *session* is killed and *folder* removed.
+
+    A small process waits for the pipe from this one to close; SIGKILL leaves no one else to do it.
+    """
+    script = 'read _; kill -9 -- "-$1"; rm -rf -- "$2"'
+    words = ["sh", "-c", script, "sh", str(session), str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as sweeper:
+        try:
+            yield
+        finally:
+            kill_session(session)
+            sweeper.kill()  # the number may soon be another's
 
 
 def _kill(pid: int) -> None:

@@ -46,6 +46,7 @@ class Rtnl:
         self._socket.bind((0, 0))
         self._socket.settimeout(5.0)
         self._numbers = itertools.count(1)
+        self._port_indexes = itertools.count(_PEER_INDEX + 1)
 
     def close(self) -> None:
         self._socket.close()
@@ -58,10 +59,10 @@ class Rtnl:
         except OSError:
             return 0
 
-    def add_link(self, name: str, kind: str, data: bytes = b"") -> None:
-        """A link without parents: dummy, bridge."""
+    def add_link(self, name: str, kind: str, data: bytes = b"", index: int = 0) -> None:
+        """A link of *kind* (dummy, bridge), by the number *index* or, with 0, the next that is free."""
         info = _attribute(_INFO_KIND, kind.encode()) + (_attribute(_INFO_DATA | _NESTED, data) if data else b"")
-        body = _link_header() + _attribute(_IFNAME, name.encode() + b"\0") + _attribute(_LINKINFO | _NESTED, info)
+        body = _link_header(index) + _attribute(_IFNAME, name.encode() + b"\0") + _attribute(_LINKINFO | _NESTED, info)
         self._ask(_NEWLINK, body, _CREATE | _EXCL)
 
     def add_veth(self, name: str, peer: str, peer_namespace: int) -> None:
@@ -72,7 +73,7 @@ class Rtnl:
         """
         end = _link_header(_PEER_INDEX) + _attribute(_IFNAME, peer.encode() + b"\0")
         end += _attribute(_NET_NS_FD, struct.pack("i", peer_namespace))
-        self.add_link(name, "veth", _attribute(_VETH_PEER | _NESTED, end))
+        self.add_link(name, "veth", _attribute(_VETH_PEER | _NESTED, end), next(self._port_indexes))
 
     def set_up(self, name: str, master: str | None = None) -> None:
         """Set a link up, as a port of the bridge *master* if one is given."""

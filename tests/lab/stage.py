@@ -11,10 +11,10 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.lab import linux
+from tests.lab import linux, pristine
 from tests.lab.job import Job
+from tests.lab.pristine import LAB
 
-LAB = Path("/run/lab")
 UML_MODULES = Path("/usr/lib/uml/modules")
 _IN_MEMORY = ("/tmp", "/var/tmp", "/var/lib", "/var/log", "/dev/shm")
 _SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh")
@@ -37,6 +37,7 @@ def prepare(job: Job, folder: Path) -> None:
     linux.raise_loopback()
     _choose_legacy_iptables()
     _load_modules()
+    pristine.note_sysctls()
 
 
 def environment(job: Job) -> dict[str, str]:

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from tests.lab import LAB_FAILED, TIMED_OUT, linux
 from tests.lab.job import Job, LabError
-from tests.lab.processes import kill_session
+from tests.lab.processes import swept
 from tests.lab.xstate import preload_for_large_xstate
 
-KERNEL = "linux.uml"
+KERNEL = Path("/usr/bin/linux.uml")
+MODULES = Path("/usr/lib/uml/modules")
 _POLL_S = 0.01
 _CONSOLE_LINES = 60
 _TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory")
@@ -30,25 +31,23 @@ _TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory
 
 def obstacle() -> LabError | None:
     """Why this machine can't run user-mode-linux, or None."""
-    missing = [path for path in (shutil.which(KERNEL), "/usr/lib/uml/modules", "/sbin/modprobe") if not path or not os.path.exists(path)]
-    if shutil.which(KERNEL) is None or missing:
-        return LabError("user-mode-linux or kmod is not installed", "python3 -m tests.lab install")
+    needed = (KERNEL, MODULES, Path("/sbin/modprobe"))
+    missing = [str(path) for path in needed if not path.exists()]
+    if missing:
+        return LabError(f"not installed: {', '.join(missing)}", "python3 -m tests.lab install")
     return None
 
 
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
     """Boot, run *job*, power off; see `tests.lab.run` for the status."""
     folder = Path(tempfile.mkdtemp(prefix="kernel-lab-"))
-    kernel = None
     try:
         job.write(folder)
         kernel = _boot(folder, memory)
-        ended = _follow(kernel, folder, job, time.monotonic() + timeout_s)
-        return _status(folder, job) if ended else _timed_out(job, timeout_s)
+        with kernel, swept(kernel.pid, folder):
+            ended = _follow(kernel, folder, job, time.monotonic() + timeout_s)
+            return _status(folder, job) if ended else _timed_out(job, timeout_s)
     finally:
-        if kernel:
-            kill_session(kernel.pid)
-            kernel.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -67,7 +66,7 @@ def _boot(folder: Path, memory: str) -> subprocess.Popen[bytes]:
         "uml_dir": f"{folder}/",
         "umid": "kernel",
     }
-    words = [KERNEL, *(f"{name}={value}" for name, value in settings.items()), "rw", "quiet", "--", "-IS", *init[1:]]
+    words = [str(KERNEL), *(f"{name}={value}" for name, value in settings.items()), "rw", "quiet", "--", "-IS", *init[1:]]
     env = {"PATH": os.environ.get("PATH", ""), "TMPDIR": str(_memory_folder(memory)), **preload_for_large_xstate(folder)}
     with (folder / "console").open("wb") as console:
         return subprocess.Popen(
