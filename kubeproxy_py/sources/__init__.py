@@ -1,0 +1,34 @@
+"""Who tells us: the Kubernetes API, or a folder of manifests.
+
+Law: both say the same events (``model/events.py``), each as a difference to what it has said before; both are
+started with the function that takes their events, and call it from threads of their own.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from kubeproxy_py.model.events import Event
+
+Emit = Callable[[Event], None]
+
+
+class SourceError(Exception):
+    """A source can't begin, or can't go on; ``hint`` says who must mend what."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class Source(Protocol):
+    """Where events come from."""
+
+    def start(self, emit: Emit) -> None:
+        """Begin; *emit* is called from the source's threads, and must not block.
+
+        Raises SourceError if it can never work as it is configured.
+        """
+
+    def stop(self) -> None:
+        """End soon; *emit* is not called any more once this has returned."""

@@ -1,0 +1,508 @@
+"""decode: what is read of each field, what is refused, and how that is told."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, SlicePort
+from kubeproxy_py.sources.decode import Decoded, Kind, decode
+
+Json = dict[str, Any]
+
+
+def service_object(spec: Json | None = None, labels: Json | None = None, status: Json | None = None) -> Json:
+    return {
+        "metadata": {"name": "web", "namespace": "shop", "resourceVersion": "7", "labels": labels},
+        "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}], **(spec or {})},
+        "status": status,
+    }
+
+
+def slice_object(**fields: Any) -> Json:
+    return {
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.1.0.5"]}],
+        "ports": [{"name": "http", "port": 8080}],
+        **fields,
+    }
+
+
+def decoded(kind: Kind, body: Json) -> Decoded:
+    """What *body* says as a dict, once it is shown that it says the same as bytes."""
+    of_dict = decode(kind, body)
+    assert decode(kind, json.dumps(body).encode()) == of_dict
+    return of_dict
+
+
+def service_of(spec: Json | None = None, labels: Json | None = None, status: Json | None = None) -> Service:
+    result = decoded("Service", service_object(spec, labels, status))
+    assert result.problems == ()
+    (service,) = result.values
+    assert isinstance(service, Service)
+    return service
+
+
+def slice_of(**fields: Any) -> EndpointSlice:
+    (value,) = decoded("EndpointSlice", slice_object(**fields)).values
+    assert isinstance(value, EndpointSlice)
+    return value
+
+
+def endpoint_of(**fields: Any) -> Endpoint:
+    return slice_of(endpoints=[{"addresses": ["10.1.0.5"], **fields}]).endpoints[0]
+
+
+def problems_of(kind: Kind, body: Json) -> list[tuple[str, str]]:
+    return [(problem.field, problem.message) for problem in decoded(kind, body).problems]
+
+
+# Service ---------------------------------------------------------------------------------------------------------
+
+NOTHING: tuple[str, ...] = ()
+
+SERVICE_FIELDS: list[tuple[Json, str, Any]] = [
+    ({"clusterIP": "None"}, "cluster_ips", NOTHING),
+    ({"clusterIP": ""}, "cluster_ips", NOTHING),
+    ({"clusterIP": None}, "cluster_ips", NOTHING),
+    ({"clusterIP": "None", "clusterIPs": ["None"], "ipFamilies": ["IPv4"]}, "cluster_ips", NOTHING),
+    ({"type": "ExternalName", "externalName": "example.com"}, "cluster_ips", NOTHING),
+    ({"clusterIP": "010.096.0.1"}, "cluster_ips", ("10.96.0.1",)),
+    ({"clusterIP": "FD00:0:0::1"}, "cluster_ips", ("fd00::1",)),
+    ({"clusterIP": "::ffff:10.96.0.1"}, "cluster_ips", ("10.96.0.1",)),
+    ({"clusterIPs": ["10.96.0.10", "fd00::1"]}, "cluster_ips", ("10.96.0.10", "fd00::1")),
+    (
+        {"clusterIPs": ["10.96.0.10", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"]},
+        "cluster_ips",
+        ("10.96.0.10", "fd00::1"),
+    ),
+    ({"clusterIP": None, "clusterIPs": ["10.96.0.10"]}, "cluster_ips", ("10.96.0.10",)),
+    ({"type": None}, "type", "ClusterIP"),
+    ({"type": "LoadBalancer"}, "type", "LoadBalancer"),
+    ({"ports": None}, "ports", ()),
+    ({"externalIPs": ["1.2.3.4", "01.2.3.4", "fd00::0:2"]}, "external_ips", ("1.2.3.4", "fd00::2")),
+    ({"loadBalancerSourceRanges": [" 10.1.2.3/8 ", "fd00::ff/64"]}, "source_ranges", ("10.0.0.0/8", "fd00::/64")),
+    ({"loadBalancerSourceRanges": ["0.0.0.0/0"]}, "source_ranges", ("0.0.0.0/0",)),
+    ({"sessionAffinity": "None"}, "affinity_timeout_s", 0),
+    ({"sessionAffinity": "ClientIP"}, "affinity_timeout_s", 10800),
+    ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}, "affinity_timeout_s", 10800),
+    (
+        {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}},
+        "affinity_timeout_s",
+        5,
+    ),
+    ({"internalTrafficPolicy": "Local"}, "internal_local", True),
+    ({"internalTrafficPolicy": None}, "internal_local", False),
+    ({"externalTrafficPolicy": "Local"}, "external_local", True),
+    ({"externalTrafficPolicy": "Cluster"}, "external_local", False),
+    ({"healthCheckNodePort": 32000}, "health_check_node_port", 32000),
+    ({"healthCheckNodePort": 0}, "health_check_node_port", 0),
+]
+
+
+@pytest.mark.parametrize(("spec", "field", "value"), SERVICE_FIELDS)
+def test_a_field_of_a_service_is_read_as_upstream_reads_it(spec: Json, field: str, value: object) -> None:
+    assert getattr(service_of(spec), field) == value
+
+
+def test_ports_are_read_with_their_defaults() -> None:
+    ports = [{"port": 80}, {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053}]
+    read = [(port.name, port.protocol, port.port, port.node_port) for port in service_of({"ports": ports}).ports]
+    assert read == [("", "TCP", 80, 0), ("dns", "UDP", 53, 30053)]
+
+
+def test_only_addresses_of_ip_mode_vip_are_load_balancer_addresses() -> None:
+    ingress = [
+        {"ip": "192.0.2.1"},
+        {"ip": "192.0.2.2", "ipMode": "VIP"},
+        {"ip": "192.0.2.3", "ipMode": "Proxy"},
+        {"hostname": "lb.example.com"},
+    ]
+    assert service_of(status={"loadBalancer": {"ingress": ingress}}).load_balancer_ips == ("192.0.2.1", "192.0.2.2")
+
+
+@pytest.mark.parametrize(("label", "proxy_name"), [(None, ""), ("other", "other"), ("", "(empty)")])
+def test_the_proxy_name_label_is_read_even_if_it_is_empty(label: str | None, proxy_name: str) -> None:
+    labels = {} if label is None else {"service.kubernetes.io/service-proxy-name": label}
+    assert service_of(labels=labels).proxy_name == proxy_name
+
+
+def test_the_name_and_the_resource_version_are_told() -> None:
+    result = decoded("Service", service_object())
+    assert (result.name, result.resource_version) == (ObjectName("shop", "web"), "7")
+
+
+BROKEN_SERVICES: list[tuple[Json, str, str]] = [
+    ({"clusterIP": "10.96.0.300"}, "spec.clusterIP", "'10.96.0.300' is not an IP address"),
+    ({"clusterIPs": ["10.96.0.10", "x"]}, "spec.clusterIPs[1]", "'x' is not an IP address"),
+    ({"clusterIPs": ["10.96.0.10", "10.96.0.11"]}, "spec.clusterIPs", "has two addresses of one family"),
+    ({"clusterIPs": ["10.96.0.11"]}, "spec.clusterIP", "is not the first of spec.clusterIPs"),
+    ({"ipFamilies": ["IPv6"]}, "spec.ipFamilies[0]", "'IPv6', but the address is IPv4"),
+    ({"ports": [{"port": 70000}]}, "spec.ports[0].port", "70000 is not a port"),
+    ({"ports": [{"port": 0}]}, "spec.ports[0].port", "0 is not a port"),
+    ({"ports": [{"port": -1}]}, "spec.ports[0].port", "-1 is not a port"),
+    ({"ports": [{"port": 80}, {"name": "b", "port": "81"}]}, "spec.ports[1].port", "expected int, got str"),
+    ({"ports": [{"port": 80, "nodePort": 65536}]}, "spec.ports[0].nodePort", "65536 is not a port"),
+    ({"ports": [{"port": 80, "protocol": "tcp"}]}, "spec.ports[0].protocol", "unknown protocol 'tcp'"),
+    ({"ports": [{"port": 80}, {"port": 81}]}, "spec.ports[1].name", "is the same as another port's"),
+    (
+        {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]},
+        "spec.ports[1].port",
+        "is the same as another port's",
+    ),
+    ({"ports": {"port": 80}}, "spec.ports", "expected array, got object"),
+    ({"ports": [None]}, "spec.ports[0]", "expected object, got null"),
+    ({"type": "Nodeport"}, "spec.type", "unknown value 'Nodeport'"),
+    ({"sessionAffinity": "clientip"}, "spec.sessionAffinity", "unknown value 'clientip'"),
+    (
+        {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}},
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+        "86401 is not a timeout",
+    ),
+    ({"internalTrafficPolicy": "local"}, "spec.internalTrafficPolicy", "unknown value 'local'"),
+    ({"externalTrafficPolicy": "No"}, "spec.externalTrafficPolicy", "unknown value 'No'"),
+    ({"externalIPs": ["fe80::1%eth0"]}, "spec.externalIPs[0]", "'fe80::1%eth0' is not an IP address"),
+    ({"loadBalancerSourceRanges": ["10.0.0.1"]}, "spec.loadBalancerSourceRanges[0]", "'10.0.0.1' is not a network"),
+    (
+        {"loadBalancerSourceRanges": ["10.0.0.0/33"]},
+        "spec.loadBalancerSourceRanges[0]",
+        "'10.0.0.0/33' has a prefix length that no address of its family has",
+    ),
+    ({"healthCheckNodePort": -5}, "spec.healthCheckNodePort", "-5 is not a port"),
+]
+
+
+@pytest.mark.parametrize(("spec", "field", "message"), BROKEN_SERVICES)
+def test_a_broken_service_is_not_used_and_its_field_is_named(spec: Json, field: str, message: str) -> None:
+    result = decoded("Service", service_object(spec))
+    assert (result.broken, result.values, result.name) == (True, (), ObjectName("shop", "web"))
+    (problem,) = result.problems
+    assert (problem.where, problem.field, problem.message) == ("Service shop/web", field, message)
+
+
+def test_all_flaws_of_a_service_are_told_at_once() -> None:
+    spec = {"clusterIP": "x", "ports": [{"port": 0}, {"port": 80, "protocol": "ICMP"}], "externalIPs": ["y"]}
+    fields = [field for field, _ in problems_of("Service", service_object(spec))]
+    assert sorted(fields) == sorted(
+        ["spec.ports[0].port", "spec.ports[1].protocol", "spec.clusterIP", "spec.externalIPs[0]"]
+    )
+
+
+def test_a_problem_has_a_hint_and_says_where_the_object_was_found() -> None:
+    body = service_object({"ports": [{"port": 70000}]})
+    (problem,) = decode("Service", body, within="games.yaml, document 3").problems
+    assert str(problem) == (
+        "games.yaml, document 3: Service shop/web: spec.ports[0].port: 70000 is not a port (1 to 65535)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"namespace": "shop"}, "metadata.name"),
+        ({"name": "Web!", "namespace": "shop"}, "metadata.name"),
+        ({"name": "web"}, "metadata.namespace"),
+        ({"name": 5, "namespace": "shop"}, "metadata.name"),
+        (None, "metadata.name"),
+    ],
+)
+def test_an_object_without_a_name_is_broken(metadata: Json | None, field: str) -> None:
+    result = decoded("Service", {**service_object(), "metadata": metadata})
+    assert result.broken
+    assert [problem.field for problem in result.problems] == [field]
+
+
+def test_the_namespace_of_a_manifest_that_names_none_is_the_given_one() -> None:
+    body = {**service_object(), "metadata": {"name": "web"}}
+    assert decode("Service", body, namespace="default").name == ObjectName("default", "web")
+
+
+# EndpointSlice ---------------------------------------------------------------------------------------------------
+
+
+def test_nil_conditions_are_read_as_ready_and_serving() -> None:
+    assert endpoint_of() == Endpoint("10.1.0.5", ready=True, serving=True, terminating=False)
+    conditions = {"ready": None, "serving": None, "terminating": None}
+    assert endpoint_of(conditions=conditions) == endpoint_of(conditions=None) == endpoint_of()
+
+
+@pytest.mark.parametrize("condition", ["ready", "serving", "terminating"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_condition_that_is_written_is_what_counts(condition: str, value: bool) -> None:
+    assert getattr(endpoint_of(conditions={condition: value}), condition) is value
+
+
+def test_the_first_address_is_the_one_that_is_used_and_made_canonical() -> None:
+    assert endpoint_of(addresses=["010.1.00.5", "10.9.9.9"]).address == "10.1.0.5"
+
+
+def test_the_node_and_the_hints_are_read() -> None:
+    hints = {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "node-a"}]}
+    endpoint = endpoint_of(nodeName="node-a", hints=hints)
+    assert (endpoint.node, endpoint.zone_hints, endpoint.node_hints) == ("node-a", ("a", "b"), ("node-a",))
+
+
+def test_equal_hints_are_one_tuple() -> None:
+    hints = {"forZones": [{"name": "a"}]}
+    assert endpoint_of(hints=hints).zone_hints is endpoint_of(hints=hints).zone_hints
+
+
+def test_a_slice_names_its_service_in_its_own_namespace() -> None:
+    value = slice_of()
+    assert (value.name, value.service) == (ObjectName("shop", "web-1"), ObjectName("shop", "web"))
+
+
+def test_a_port_without_name_and_protocol_is_the_unnamed_tcp_port() -> None:
+    assert slice_of(ports=[{"port": 80}]).ports == (SlicePort("", "TCP", 80),)
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_slice_may_have_no_endpoints_and_no_ports(nothing: object) -> None:
+    value = slice_of(endpoints=nothing, ports=nothing)
+    assert (value.endpoints, value.ports) == ((), ())
+
+
+def test_a_slice_of_host_names_is_neither_used_nor_a_problem() -> None:
+    body = slice_object(addressType="FQDN", endpoints=[{"addresses": ["a.example.com"]}])
+    result = decoded("EndpointSlice", body)
+    assert (result.values, result.problems, result.broken) == ((), (), False)
+
+
+SPOILED_ENDPOINTS: list[tuple[object, str, str]] = [
+    ({"addresses": []}, "endpoints[1].addresses", "has no address"),
+    ({"addresses": None}, "endpoints[1].addresses", "has no address"),
+    ({"addresses": ["10.1.0.256"]}, "endpoints[1].addresses[0]", "'10.1.0.256' is not an IP address"),
+    ({"addresses": ["fd00::1"]}, "endpoints[1].addresses[0]", "fd00::1 is not IPv4"),
+    ({"addresses": "10.1.0.6"}, "endpoints[1].addresses", "expected array, got str"),
+    ({"addresses": [6]}, "endpoints[1].addresses[0]", "expected str, got int"),
+    ({"addresses": ["10.1.0.6"], "conditions": {"ready": "yes"}}, "endpoints[1].conditions.ready", ""),
+    (None, "endpoints[1]", "expected object, got null"),
+    ("10.1.0.6", "endpoints[1]", "expected object, got str"),
+]
+
+
+@pytest.mark.parametrize(("spoiled", "field", "message"), SPOILED_ENDPOINTS)
+def test_a_broken_endpoint_is_left_out_and_the_others_are_used(spoiled: object, field: str, message: str) -> None:
+    good = [{"addresses": ["10.1.0.5"]}, {"addresses": ["10.1.0.7"]}]
+    result = decoded("EndpointSlice", slice_object(endpoints=[good[0], spoiled, good[1]]))
+    (value,) = result.values
+    assert isinstance(value, EndpointSlice)
+    assert [endpoint.address for endpoint in value.endpoints] == ["10.1.0.5", "10.1.0.7"]
+    (problem,) = result.problems
+    assert (problem.where, problem.field) == ("EndpointSlice shop/web-1", field)
+    assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "field"),
+    [
+        ({"name": "b"}, "ports[1].port"),
+        ({"name": "b", "port": 0}, "ports[1].port"),
+        ({"name": "b", "port": 65536}, "ports[1].port"),
+        ({"name": "b", "port": "80"}, "ports[1].port"),
+        ({"name": "b", "port": 80, "protocol": "ICMP"}, "ports[1].protocol"),
+        ({"name": "http", "port": 81}, "ports[1].name"),
+    ],
+)
+def test_a_broken_port_is_left_out_and_the_others_are_used(spoiled: Json, field: str) -> None:
+    ports = [{"name": "http", "port": 8080}, spoiled, {"name": "c", "port": 90}]
+    result = decoded("EndpointSlice", slice_object(ports=ports))
+    (value,) = result.values
+    assert isinstance(value, EndpointSlice)
+    assert [port.name for port in value.ports] == ["http", "c"]
+    assert [problem.field for problem in result.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"metadata": {"name": "web-1", "namespace": "shop"}}, "metadata.labels"),
+        ({"addressType": "IPv5"}, "addressType"),
+        ({"addressType": None}, "addressType"),
+        ({"endpoints": {"addresses": ["10.1.0.5"]}}, "endpoints"),
+        ({"ports": "http"}, "ports"),
+    ],
+)
+def test_a_slice_that_is_broken_as_a_whole_is_not_used(fields: Json, field: str) -> None:
+    result = decoded("EndpointSlice", slice_object(**fields))
+    assert (result.broken, result.values, result.name) == (True, (), ObjectName("shop", "web-1"))
+    assert [problem.field for problem in result.problems] == [field]
+
+
+# Endpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_endpoints_become_a_slice_for_each_subset_and_family() -> None:
+    body = {
+        "metadata": {"name": "web", "namespace": "shop"},
+        "subsets": [
+            {
+                "addresses": [{"ip": "10.1.0.5", "nodeName": "node-a"}, {"ip": "fd00::5"}],
+                "notReadyAddresses": [{"ip": "10.1.0.6"}],
+                "ports": [{"name": "http", "port": 8080}],
+            },
+            {"addresses": [{"ip": "10.1.0.7"}], "ports": None},
+            {"addresses": None},
+        ],
+    }
+    service, ports = ObjectName("shop", "web"), (SlicePort("http", "TCP", 8080),)
+    assert decoded("Endpoints", body).values == (
+        EndpointSlice(
+            ObjectName("shop", "endpoints/web/0/IPv4"),
+            service,
+            "IPv4",
+            (Endpoint("10.1.0.5", node="node-a"), Endpoint("10.1.0.6", ready=False, serving=False)),
+            ports,
+        ),
+        EndpointSlice(ObjectName("shop", "endpoints/web/0/IPv6"), service, "IPv6", (Endpoint("fd00::5"),), ports),
+        EndpointSlice(ObjectName("shop", "endpoints/web/1/IPv4"), service, "IPv4", (Endpoint("10.1.0.7"),), ()),
+    )
+
+
+def test_a_broken_address_of_endpoints_is_left_out() -> None:
+    body = {
+        "metadata": {"name": "web", "namespace": "shop"},
+        "subsets": [{"addresses": [{"ip": "10.1.0.5"}, {"ip": "x"}, {"hostname": "y"}]}],
+    }
+    assert [field for field, _ in problems_of("Endpoints", body)] == [
+        "subsets[0].addresses[1].ip",
+        "subsets[0].addresses[2].ip",
+    ]
+    assert len(decoded("Endpoints", body).values) == 1
+
+
+# Node ------------------------------------------------------------------------------------------------------------
+
+
+def node_of(**fields: Any) -> Node:
+    (node,) = decoded("Node", {"metadata": {"name": "node-a"}, **fields}).values
+    assert isinstance(node, Node)
+    return node
+
+
+def test_internal_addresses_of_a_node_stand_before_external_ones() -> None:
+    addresses = [
+        {"type": "Hostname", "address": "node-a"},
+        {"type": "ExternalIP", "address": "192.0.2.1"},
+        {"type": "InternalIP", "address": "10.0.0.1"},
+        {"type": "InternalIP", "address": "fd00::01"},
+    ]
+    assert node_of(status={"addresses": addresses}).addresses == ("10.0.0.1", "fd00::1", "192.0.2.1")
+
+
+def test_a_broken_address_of_a_node_is_left_out() -> None:
+    body = {
+        "metadata": {"name": "node-a"},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "x"}, {"type": "InternalIP", "address": "10.0.0.1"}]
+        },
+    }
+    result = decoded("Node", body)
+    assert result.values == (Node("node-a", addresses=("10.0.0.1",)),)
+    assert [(problem.where, problem.field) for problem in result.problems] == [
+        ("Node node-a", "status.addresses[0].address")
+    ]
+
+
+def test_the_zone_and_the_pod_networks_of_a_node_are_read() -> None:
+    labels = {"topology.kubernetes.io/zone": "zone-a"}
+    node = node_of(metadata={"name": "node-a", "labels": labels}, spec={"podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]})
+    assert (node.zone, node.pod_cidrs) == ("zone-a", ("10.244.1.0/24", "fd00:1::/64"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "being_deleted"),
+    [
+        ({}, False),
+        ({"spec": {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]}}, False),
+        ({"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}}, True),
+        ({"metadata": {"name": "node-a", "deletionTimestamp": "2024-01-01T00:00:00Z"}}, True),
+    ],
+)
+def test_a_node_that_goes_is_known_by_its_timestamp_or_taint(fields: Json, being_deleted: bool) -> None:
+    assert node_of(**fields).being_deleted is being_deleted
+
+
+# Bytes that are no object ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "message"),
+    [
+        (b'{"metadata":\n{"name":\n!}}', "line 3", "is not JSON"),
+        (b'{"metadata":', "(all)", "is not JSON"),
+        (b'{"metadata": {"name": "\xff"}}', "(all)", "is not UTF-8"),
+        (b"[]", "(all)", "expected object, got array"),
+        (b'{"x":' + b"[" * 100_000, "(all)", "is nested too deep"),
+    ],
+)
+def test_bytes_that_are_no_object_are_a_problem(body: bytes, field: str, message: str) -> None:
+    result = decode("Service", body)
+    assert (result.broken, result.name) == (True, None)
+    (problem,) = result.problems
+    assert problem.field == field
+    assert message in problem.message
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def spoiled(body: Any) -> st.SearchStrategy[Any]:
+    """*body* with anything in some of its places."""
+    if isinstance(body, Mapping):
+        whole: st.SearchStrategy[Any] = st.fixed_dictionaries({key: spoiled(value) for key, value in body.items()})
+    elif isinstance(body, list):
+        whole = st.tuples(*map(spoiled, body)).map(list)
+    else:
+        whole = st.just(body)
+    return st.one_of(whole, whole, whole, anything)
+
+
+KINDS: dict[Kind, Json] = {
+    "Service": service_object({"clusterIPs": ["10.96.0.10"], "externalIPs": ["1.2.3.4"]}, {}, {"loadBalancer": {}}),
+    "EndpointSlice": slice_object(),
+    "Endpoints": {
+        "metadata": {"name": "web", "namespace": "shop"},
+        "subsets": [{"addresses": [{"ip": "10.1.0.5"}], "ports": [{"port": 80}]}],
+    },
+    "Node": {"metadata": {"name": "node-a"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}, "status": {"addresses": []}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_decode_never_raises_and_tells_why_it_refuses(kind: Kind, data: st.DataObject) -> None:
+    body = data.draw(spoiled(KINDS[kind]) if data.draw(st.booleans()) else anything)
+    result = decode(kind, json.dumps(body).encode())
+    assert bool(result.broken) <= bool(result.problems)
+    if isinstance(body, Mapping):
+        assert decode(kind, body).values == result.values
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_untouched_bodies_of_the_property_are_good(kind: Kind) -> None:
+    assert decoded(kind, KINDS[kind]).problems == ()
+
+
+def test_yaml_values_of_unexpected_types_are_problems() -> None:
+    text = "{metadata: {name: web, namespace: 2024-01-01}, spec: {ports: [{port: 0x50, name: yes}], 8: x}}"
+    result = decode("Service", yaml.safe_load(text))
+    assert (result.broken, len(result.problems)) == (True, 1)
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 5), min_size=4, max_size=4))
+def test_leading_zeros_never_change_an_ipv4_address(number: int, zeros: list[int]) -> None:
+    octets = [number >> shift & 255 for shift in (24, 16, 8, 0)]
+    written = ".".join("0" * zero + str(octet) for zero, octet in zip(zeros, octets, strict=True))
+    assert service_of({"clusterIP": written}).cluster_ips == (".".join(map(str, octets)),)
