@@ -1,0 +1,47 @@
+"""ConfigError: what the operator must mend, all of it at once."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+
+class Problem(Struct, frozen=True, gc=False):
+    """One thing that is wrong, or is not what it seems, in the configuration."""
+
+    field: str  # as the operator wrote it: "ipvs.scheduler", or "--ipvs-scheduler"
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.field}: {self.message}{hint}"
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; ``problems`` has every reason, in the order of the fields.
+
+    ``warnings`` has what was odd besides, which may be the cause: a misspelt field, say.
+    """
+
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[Problem] = ()) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
+
+
+class Refused(Exception):  # noqa: N818 - a verdict on one value, which its reader turns into a Problem
+    """One value can't be what its field wants; the reader of the field adds where it stands."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def at(self, field: str) -> Problem:
+        return Problem(field, self.message, self.hint)
+
+
+def shown(value: object) -> str:
+    """*value* as a message quotes it: on one line, and short."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

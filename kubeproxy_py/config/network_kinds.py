@@ -1,0 +1,112 @@
+"""The kinds of value that speak of networks and nodes: addresses, ranges, sockets, interfaces, node names.
+
+Law: as in ``kinds``; besides, every address that leaves here is canonical, and no name can end a word of an iptables
+rule.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from kubeproxy_py.config.addresses import CIDR, SocketAddress, is_ipv6, parse_cidr, parse_ip, parse_socket
+from kubeproxy_py.config.errors import Refused, shown
+from kubeproxy_py.config.kinds import Kind, read_text, words_from_text
+
+
+def _read_ip(raw: Any) -> str:
+    text = read_text(raw)
+    try:
+        return parse_ip(text) if text else ""
+    except ValueError:
+        raise Refused(f"{shown(raw)} is not an IP address", "such as 0.0.0.0 or ::") from None
+
+
+ADDRESS = Kind("IP", _read_ip)
+
+
+def socket_address(default_port: int) -> Kind:
+    """``IP:port``; *default_port* if it names none."""
+
+    def read(raw: Any) -> SocketAddress | None:
+        try:
+            return parse_socket(raw, default_port) if read_text(raw) else None
+        except ValueError as reason:
+            raise Refused(f"{shown(raw)}: {reason}", f"IP:port, such as 0.0.0.0:{default_port}") from None
+
+    return Kind("IP:PORT", read, write=lambda socket: str(socket or ""))
+
+
+def _read_words(raw: Any) -> list[str]:
+    if isinstance(raw, list) and all(isinstance(word, str) for word in raw):
+        return raw
+    raise Refused(f"expected a list of texts, got {shown(raw)}", "one item a line, each with a dash")
+
+
+def _networks(words: Iterable[str]) -> tuple[CIDR, ...]:
+    """*words* as networks, all bad ones named at once."""
+    good, bad = [], []
+    for word in words:
+        try:
+            good.append(parse_cidr(word))
+        except ValueError:
+            bad.append(shown(word))
+    if bad:
+        raise Refused(f"{', '.join(bad)}: not a network", "address/length, such as 10.244.0.0/16")
+    return tuple(good)
+
+
+def _read_networks(raw: Any) -> tuple[CIDR, ...]:
+    return _networks(_read_words(raw))
+
+
+CIDRS = Kind("CIDR,...", _read_networks, write=list, from_text=words_from_text, adds_up=True)
+
+
+def _read_node_port_addresses(raw: Any) -> tuple[str, ...]:
+    """Networks, or the lone word ``primary``; ``all`` is what an empty list means, and becomes one."""
+    words = _read_words(raw)
+    keywords = [word for word in words if word in ("primary", "all", "localhost")]
+    if not keywords:
+        return _networks(words)
+    if len(words) > 1:
+        raise Refused(f"{shown(keywords[0])} must stand alone", "either one keyword, or networks")
+    if keywords == ["localhost"]:
+        raise Refused("IPVS can't serve NodePorts on loopback addresses", "primary, all, or networks")
+    return () if keywords == ["all"] else ("primary",)
+
+
+NODE_PORT_ADDRESSES = replace(CIDRS, read=_read_node_port_addresses)
+
+
+def _read_cluster_cidr(raw: Any) -> tuple[CIDR, ...]:
+    return _networks(words_from_text(read_text(raw)))
+
+
+def _check_cluster_cidr(networks: tuple[CIDR, ...]) -> None:
+    if len(networks) > 2:
+        raise Refused(f"{len(networks)} networks", "at most one of each family")
+    if len(networks) == 2 and is_ipv6(networks[0]) == is_ipv6(networks[1]):
+        raise Refused("two networks of one family", "at most one of each family")
+
+
+CLUSTER_CIDR = Kind("CIDR[,CIDR]", _read_cluster_cidr, _check_cluster_cidr, ",".join)
+
+
+def _check_interface(name: str) -> None:
+    # Linux refuses the first four (dev_valid_name, net/core/dev.c); the rest would end or quote a word in an
+    # iptables rule, or begin an option there.
+    if len(name.encode()) > 15 or name in (".", "..") or re.search(r"[\s/:\"'\\\x00-\x1f]|^[-!]", name):
+        raise Refused(f"{shown(name)} can't be the name of an interface", "at most 15 bytes, such as cni0")
+
+
+INTERFACE = Kind("NAME", read_text, _check_interface)
+
+
+def _check_node_name(name: str) -> None:
+    if not name.strip():
+        raise Refused("only blanks", "the name of this node's Node object")
+
+
+NODE_NAME = Kind("NAME", read_text, _check_node_name)

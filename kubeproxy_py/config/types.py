@@ -1,0 +1,222 @@
+"""KubeProxyConfiguration v1alpha1, and our own settings beside it.
+
+Law: each setting is declared here once, with its default and its kind.  Its name in the file follows from its name
+here (``upstream_name``); units end our names.  Defaults are kube-proxy's (1.36), but for ``mode``, which is ``ipvs``.
+"""
+
+from functools import cache
+from typing import Annotated, Any, Literal, get_origin
+
+from msgspec import Struct
+
+from kubeproxy_py.config.addresses import CIDR, IP, SocketAddress
+from kubeproxy_py.config.kinds import (
+    BOOLEAN,
+    DURATION,
+    FLUSH_FREQUENCY,
+    NUMBER,
+    PERIOD,
+    TEXT,
+    Kind,
+    one_of,
+    pointer,
+    unused,
+    whole,
+)
+from kubeproxy_py.config.kube_kinds import FEATURE_GATES, MODE, QUANTITY, SCHEDULER, VERSION, VMODULE, Patterns
+from kubeproxy_py.config.network_kinds import (
+    ADDRESS,
+    CIDRS,
+    CLUSTER_CIDR,
+    INTERFACE,
+    NODE_NAME,
+    NODE_PORT_ADDRESSES,
+    socket_address,
+)
+
+API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
+KIND = "KubeProxyConfiguration"
+
+HEALTHZ_PORT = 10256
+METRICS_PORT = 10249
+
+DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
+Flavour = Literal["auto", "legacy", "nft"]
+Backend = Literal["restore", "libiptc"]
+
+_CAPITALS = {"Cidr": "CIDR", "Cidrs": "CIDRs", "Arp": "ARP", "Dsr": "DSR"}
+
+
+def upstream_name(name: str) -> str:
+    """``exclude_cidrs`` -> ``excludeCIDRs``; the ``_s`` of seconds, which the file writes as a duration, goes."""
+    first, *rest = name.removesuffix("_s").split("_")
+    return first + "".join(_CAPITALS.get(word.capitalize(), word.capitalize()) for word in rest)
+
+
+class Section(Struct, frozen=True, gc=False, kw_only=True, rename=upstream_name):
+    """A group of settings; every one has a default."""
+
+
+class ClientConnection(Section, frozen=True):
+    """How to reach the API server.  ``kubeconfig`` "": the Pod's own service account."""
+
+    kubeconfig: Annotated[str, TEXT] = ""
+    accept_content_types: Annotated[str, unused(TEXT)] = ""
+    content_type: Annotated[str, unused(TEXT)] = "application/vnd.kubernetes.protobuf"
+    qps: Annotated[float, unused(NUMBER)] = 5.0
+    burst: Annotated[int, unused(whole(0))] = 10
+
+
+class LogStream(Section, frozen=True):
+    split_stream: Annotated[bool, unused(BOOLEAN)] = False
+    info_buffer_size: Annotated[str, unused(QUANTITY)] = "0"
+
+
+class LogOptions(Section, frozen=True):
+    text: LogStream = LogStream()
+    json: LogStream = LogStream()
+
+
+class Logging(Section, frozen=True):
+    format: Annotated[Literal["text", "json"], one_of("log format", "text", "json")] = "text"
+    flush_frequency_s: Annotated[float, unused(FLUSH_FREQUENCY)] = 5.0
+    verbosity: Annotated[int, whole(0)] = 0
+    vmodule: Annotated[Patterns, unused(VMODULE)] = ()
+    options: LogOptions = LogOptions()
+
+
+class Iptables(Section, frozen=True):
+    """Of these, IPVS mode uses the first two."""
+
+    masquerade_bit: Annotated[int, pointer(whole(0, 31))] = 14
+    masquerade_all: Annotated[bool, BOOLEAN] = False
+    localhost_node_ports: Annotated[bool, unused(pointer(BOOLEAN))] = True
+    sync_period_s: Annotated[float, unused(PERIOD)] = 30.0
+    min_sync_period_s: Annotated[float, unused(DURATION)] = 1.0
+
+
+class Ipvs(Section, frozen=True):
+    """A timeout of 0 leaves the kernel's as it is."""
+
+    sync_period_s: Annotated[float, PERIOD] = 30.0
+    min_sync_period_s: Annotated[float, DURATION] = 0.0
+    scheduler: Annotated[str, SCHEDULER] = "rr"
+    exclude_cidrs: Annotated[tuple[CIDR, ...], CIDRS] = ()
+    strict_arp: Annotated[bool, BOOLEAN] = False
+    tcp_timeout_s: Annotated[float, DURATION] = 0.0
+    tcp_fin_timeout_s: Annotated[float, DURATION] = 0.0
+    udp_timeout_s: Annotated[float, DURATION] = 0.0
+
+
+class Nftables(Section, frozen=True):
+    """For another mode of kube-proxy."""
+
+    masquerade_bit: Annotated[int, unused(pointer(whole(0, 31)))] = 14
+    masquerade_all: Annotated[bool, unused(BOOLEAN)] = False
+    sync_period_s: Annotated[float, unused(PERIOD)] = 30.0
+    min_sync_period_s: Annotated[float, unused(DURATION)] = 1.0
+
+
+class Winkernel(Section, frozen=True):
+    """For another system."""
+
+    network_name: Annotated[str, unused(TEXT)] = ""
+    source_vip: Annotated[str, unused(TEXT)] = ""
+    enable_dsr: Annotated[bool, unused(BOOLEAN)] = False
+    root_hns_endpoint_name: Annotated[str, unused(TEXT)] = ""
+    forward_health_check_vip: Annotated[bool, unused(BOOLEAN)] = False
+
+
+class DetectLocal(Section, frozen=True):
+    """Each is needed in the mode of its name."""
+
+    bridge_interface: Annotated[str, INTERFACE] = ""
+    interface_name_prefix: Annotated[str, INTERFACE] = ""
+
+
+class Conntrack(Section, frozen=True):
+    """Limits of the kernel's connection tracking; 0 leaves one as it is."""
+
+    max_per_core: Annotated[int, pointer(whole(0))] = 32768
+    min: Annotated[int, pointer(whole(0))] = 131072
+    tcp_established_timeout_s: Annotated[float, pointer(DURATION)] = 86400.0
+    tcp_close_wait_timeout_s: Annotated[float, pointer(DURATION)] = 3600.0
+    tcp_be_liberal: Annotated[bool, BOOLEAN] = False
+    udp_timeout_s: Annotated[float, DURATION] = 0.0
+    udp_stream_timeout_s: Annotated[float, DURATION] = 0.0
+
+
+class KubeProxyConfiguration(Section, frozen=True):
+    """What the file says, every null and zero replaced by its default.
+
+    ``healthz_bind_address`` None: no health server (``--healthz-port=0``).  ``node_port_addresses`` is empty (all
+    addresses of the node), or the lone word ``primary``, or networks.
+    """
+
+    feature_gates: Annotated[dict[str, bool], FEATURE_GATES] = {}
+    client_connection: ClientConnection = ClientConnection()
+    logging: Logging = Logging()
+    hostname_override: Annotated[str, NODE_NAME] = ""
+    bind_address: Annotated[IP, ADDRESS] = "0.0.0.0"
+    healthz_bind_address: Annotated[SocketAddress | None, socket_address(HEALTHZ_PORT)] = SocketAddress(
+        "0.0.0.0", HEALTHZ_PORT
+    )
+    metrics_bind_address: Annotated[SocketAddress, socket_address(METRICS_PORT)] = SocketAddress(
+        "127.0.0.1", METRICS_PORT
+    )
+    bind_address_hard_fail: Annotated[bool, BOOLEAN] = False
+    enable_profiling: Annotated[bool, BOOLEAN] = False
+    show_hidden_metrics_for_version: Annotated[str, unused(VERSION)] = ""
+    mode: Annotated[Literal["ipvs"], MODE] = "ipvs"
+    iptables: Iptables = Iptables()
+    ipvs: Ipvs = Ipvs()
+    nftables: Nftables = Nftables()
+    winkernel: Winkernel = Winkernel()
+    detect_local_mode: Annotated[
+        DetectLocalMode,
+        one_of("mode of local traffic detection", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"),
+    ] = "ClusterCIDR"
+    detect_local: DetectLocal = DetectLocal()
+    cluster_cidr: Annotated[tuple[CIDR, ...], CLUSTER_CIDR] = ()
+    node_port_addresses: Annotated[tuple[str, ...], NODE_PORT_ADDRESSES] = ()
+    oom_score_adj: Annotated[int, pointer(whole(-1000, 1000))] = -999
+    conntrack: Conntrack = Conntrack()
+    config_sync_period_s: Annotated[float, PERIOD] = 900.0
+    port_range: Annotated[str, unused(TEXT)] = ""
+    windows_run_as_service: Annotated[bool, unused(BOOLEAN)] = False
+
+
+class OwnSettings(Section, frozen=True):
+    """What kube-proxy's file has no field for: kube-proxy's flags of that kind, then settings of our own."""
+
+    master: Annotated[str, TEXT] = ""  # URL of the API server, instead of the kubeconfig's
+    cleanup: Annotated[bool, BOOLEAN] = False
+    init_only: Annotated[bool, BOOLEAN] = False
+    write_config_to: Annotated[str, TEXT] = ""
+    manifests: Annotated[str, TEXT] = ""  # a folder to watch instead of an API server
+    iptables_flavour: Annotated[Flavour, one_of("iptables flavour", "auto", "legacy", "nft")] = "auto"
+    iptables_backend: Annotated[Backend, one_of("iptables backend", "restore", "libiptc")] = "restore"
+    drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a draining real server stays while it has connections
+
+
+class Field(Struct, frozen=True, gc=False):
+    """One setting, or one group of them, as its section declares it."""
+
+    name: str
+    key: str  # its name in the file
+    default: Any
+    kind: Kind | None  # None: a group, of the type of its default
+
+
+@cache
+def fields_of(section: type[Section]) -> tuple[Field, ...]:
+    """The fields of *section* in the order declared."""
+    defaults = section()
+    return tuple(
+        Field(name, key, getattr(defaults, name), _kind_of(section.__annotations__[name]))
+        for name, key in zip(section.__struct_fields__, section.__struct_encode_fields__, strict=True)
+    )
+
+
+def _kind_of(annotation: Any) -> Kind | None:
+    return annotation.__metadata__[0] if get_origin(annotation) is Annotated else None
