@@ -30,8 +30,8 @@ def run(
     """Run *argv* on a kernel with IPVS, as root there, and return its exit status.
 
     128 + N if signal N ended it, TIMED_OUT after *timeout_s* seconds, LAB_FAILED if the kernel died.  *env* replaces
-    the environment (default: this process's), *memory* is the kernel's, as "2G" or "512M"; *stdout* and *stderr* are files
-    or descriptors (default: 1 and 2).
+    the environment (default: this process's), *memory* is the kernel's, as "2G" or "512M"; *stdout* and *stderr* are
+    files or descriptors (default: 1 and 2).
 
     Raises LabError if this machine can't give such a kernel; it says why and what to do.
     """

@@ -1,7 +1,7 @@
 """ask: one question to an echo server, and what became of it.
 
-The four fates of a packet are told apart, since each rule has its own: an Answer; Refused, the host's own no (TCP reset, SCTP abort);
-Unreachable, an ICMP error on the way or from a REJECT rule; NoAnswer, dropped somewhere.
+The four fates of a packet are told apart, since each rule has its own: an Answer; Refused, the host's own no (TCP
+reset, SCTP abort); Unreachable, an ICMP error on the way or from a REJECT rule; NoAnswer, dropped somewhere.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class AskError(Exception):
     """No answer came, for the reason that the subclass names."""
 
 
-class Refused(AskError):
+class Refused(AskError):  # noqa: N818  # a fate of the packet, read at `raises(Refused)`
     """The peer itself said no: TCP reset or SCTP abort."""
 
 
-class Unreachable(AskError):
+class Unreachable(AskError):  # noqa: N818
     """An ICMP error came back; *icmp* is its (type, code) if the kernel passed it on."""
 
     def __init__(self, text: str, icmp: tuple[int, int] | None) -> None:
@@ -54,7 +54,7 @@ class Unreachable(AskError):
         self.icmp = icmp
 
 
-class NoAnswer(AskError):
+class NoAnswer(AskError):  # noqa: N818
     """Nothing came back in time."""
 
 
@@ -136,7 +136,7 @@ def _queued_icmp(sock: socket.socket) -> tuple[int, int] | None:
     except OSError:
         return None
     for level, kind, data in messages:
-        if (level, kind) == _RECVERR[sock.family]:  # type: ignore[index]  # typeshed has family as int
+        if (level, kind) == _RECVERR[sock.family]:
             _, origin, icmp_type, code = struct.unpack_from("=IBBB", data)
             return (icmp_type, code) if origin in _FROM_ICMP else None
     return None

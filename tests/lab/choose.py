@@ -1,7 +1,7 @@
 """choose: the way to a kernel with IPVS that this machine allows.
 
-The environment's LAB names one (uml, host, qemu); else the first of the table that has no obstacle.  Inside the lab the kernel
-at hand is it, so that a command run there may use the lab as well.
+The environment's LAB names one (uml, host, qemu); else the first of the table that has no obstacle.  Inside the lab
+the kernel at hand is it, so that a command run there may use the lab as well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """echo: servers that say who they are and whom they saw, in any namespace, from one thread.
 
-Law: each conversation begins with one line, `NAME ADDRESS:PORT` (IPv6 in brackets): the server's name and the peer as it looked to the
-server, which tells whether an address was translated on the way.  TCP and SCTP servers say it on accepting and then echo
-what comes; UDP servers say it in reply to each datagram, from the address to which that was sent.
+Law: each conversation begins with one line, `NAME ADDRESS:PORT` (IPv6 in brackets): the server's name and the peer as
+it looked to the server, which tells whether an address was translated on the way.  TCP and SCTP servers say it on
+accepting and then echo what comes; UDP servers say it in reply to each datagram, from the address to which that was
+sent.
 """
 
 from __future__ import annotations
@@ -134,8 +135,9 @@ class EchoServers:
 
 def _answer_datagram(sock: socket.socket, name: str) -> None:
     _, messages, _, peer = sock.recvmsg(_CHUNK_BYTES, 256)
-    level, _, told_by = _DESTINATION[sock.family]  # type: ignore[index]  # typeshed has family as int
-    # The same message sent back fixes the source address of the answer, so a host with several answers from the right one.
+    level, _, told_by = _DESTINATION[sock.family]
+    # The same message sent back fixes the source address of the answer, so a host with several answers from the right
+    # one.
     told = [(lvl, kind, _as_source(sock, data)) for lvl, kind, data in messages if (lvl, kind) == (level, told_by)]
     sock.sendmsg([f"{name} {format_peer(peer)}\n".encode()], told, 0, peer)
 

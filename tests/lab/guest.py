@@ -1,8 +1,8 @@
 """guest: process 1 of the lab; sets the kernel up (stage.py), runs the one command, hands its status out.
 
-Started as `python -IS guest.py FOLDER [host]`, with the job in FOLDER/job.json.  Under user-mode-linux it is the kernel's
-init: output goes through pipes to FOLDER/stdout and FOLDER/stderr, the status to FOLDER/status, then the power is cut.
-As `host` it makes itself namespaces first, and output goes where it always went.
+Started as `python -IS guest.py FOLDER [host]`, with the job in FOLDER/job.json.  Under user-mode-linux it is the
+kernel's init: output goes through pipes to FOLDER/stdout and FOLDER/stderr, the status to FOLDER/status, then the
+power is cut. As `host` it makes itself namespaces first, and output goes where it always went.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(folder: Path, way: str) -> int:
         return _in_namespaces(job, folder)
     status = LAB_FAILED
     try:
-        stage.prepare(job, folder)
+        stage.prepare(job, folder, "uml")
         status = _run_piped(job, folder)
     except BaseException:  # process 1 must never die: the kernel would panic and hide the reason
         _append(folder / "stderr", traceback.format_exc().encode())
@@ -45,8 +45,8 @@ def _in_namespaces(job: Job, folder: Path) -> int:
     pid = os.fork()  # the child is process 1 of the new pid namespace: with it dies all that it started
     if pid == 0:
         linux.die_with_parent(signal.SIGKILL)
-        stage.prepare(job, folder)
-        os._exit(_relay(_spawn(job, job.stdout, job.stderr), {}))
+        stage.prepare(job, folder, "host")
+        os._exit(_relay(_spawn(job, "host", job.stdout, job.stderr), {}))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256
 
 
@@ -54,14 +54,14 @@ def _run_piped(job: Job, folder: Path) -> int:
     # Pipes rather than the files themselves: /dev/stdout then means what the command expects.
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe() if job.stderr != job.stdout else (-1, out_write)
-    pid = _spawn(job, out_write, err_write)
+    pid = _spawn(job, "uml", out_write, err_write)
     for descriptor in {out_write, err_write}:
         os.close(descriptor)
     return _relay(pid, {out_read: folder / "stdout", err_read: folder / "stderr"})
 
 
-def _spawn(job: Job, stdout: int, stderr: int) -> int:
-    """Start the job's command in a session of its own; a command that can't start ends with 127 or 126 as in a shell."""
+def _spawn(job: Job, way: str, stdout: int, stderr: int) -> int:
+    """Start the job's command in a session of its own; one that can't start ends with 127 or 126, as in a shell."""
     pid = os.fork()
     if pid:
         return pid
@@ -74,14 +74,14 @@ def _spawn(job: Job, stdout: int, stderr: int) -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python's own settings must not reach the command
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         os.chdir(job.cwd)
-        os.execvpe(job.argv[0], job.argv, stage.environment(job))
+        os.execvpe(job.argv[0], job.argv, stage.environment(job, way))
     except OSError as error:
         os.write(2, f"lab: can't run {job.argv[0]}: {error.strerror}\n".encode())
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
 
 
 def _relay(command: int, copies: dict[int, Path]) -> int:
-    """Copy each pipe to its file until *command* has ended, reaping all orphans; return its status, 128 + N for signal N."""
+    """Copy each pipe to its file until *command* has ended, and reap orphans; its status, 128 + N for signal N."""
     poll = select.poll()
     ended = os.pidfd_open(command)
     for descriptor in (ended, *(d for d in copies if d >= 0)):

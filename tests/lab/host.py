@@ -58,6 +58,5 @@ def _has_module(name: str) -> bool:
     """Whether the module is loaded, built in or loadable; loads it."""
     if Path("/sys/module", name).exists():
         return True
-    modprobe = shutil.which("modprobe") or "/sbin/modprobe"
-    loaded = os.path.exists(modprobe) and subprocess.run([modprobe, "-q", name], check=False).returncode == 0
-    return loaded or (name == "ip_vs" and Path("/proc/net/ip_vs").exists())
+    modprobe = shutil.which("modprobe", path="/sbin:/usr/sbin")
+    return modprobe is not None and subprocess.run([modprobe, "-q", name], check=False).returncode == 0

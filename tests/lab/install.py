@@ -34,7 +34,9 @@ def install() -> tuple[str, ...]:
     if not names:
         return ()
     if shutil.which("apt-get") is None:
-        raise LabError("only Debian and its like have the user-mode-linux package", f"install {' '.join(names)} by hand")
+        raise LabError(
+            "only Debian and its like have the user-mode-linux package", f"install {' '.join(names)} by hand"
+        )
     _apt_get("update")
     _apt_get("install", "--yes", "--no-install-recommends", *names)
     return names

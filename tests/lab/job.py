@@ -63,17 +63,17 @@ def new_job(
 
     Raises LabError if *argv* is empty or *cwd* is no folder.
     """
-    where = os.path.abspath(cwd or os.getcwd())
+    where = Path.cwd() / (cwd or "")
     if not argv:
         raise LabError("no command was given", "python3 -m tests.lab run -- COMMAND ARG...")
-    if not os.path.isdir(where):
+    if not where.is_dir():
         raise LabError(f"{where} is not a folder", "give cwd= a folder that exists")
     out, err = _descriptor(stdout, 1), _descriptor(stderr, 2)
     return Job(
         argv=tuple(argv),
         env=_environment(os.environ if env is None else env),
-        cwd=where,
-        shared=_shared(argv, where),
+        cwd=str(where),
+        shared=_shared(argv, str(where)),
         stdout=out,
         stderr=out if _same_file(out, err) else err,
     )
@@ -99,4 +99,4 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
 def _shared(argv: Sequence[str], cwd: str) -> tuple[str, ...]:
     """What the command needs wherever it lies: this repository, its interpreter, its folder and the paths it names."""
     wanted = [str(REPOSITORY), cwd, sys.prefix, sys.base_prefix, *(word for word in argv if word.startswith("/"))]
-    return tuple(dict.fromkeys(path for path in wanted if os.path.exists(path)))
+    return tuple(dict.fromkeys(path for path in wanted if Path(path).exists()))

@@ -1,6 +1,7 @@
 """The system calls that Python 3.11 has no function for: mount, unshare, setns, reboot, prctl, and raising `lo`.
 
-Each either holds when it returns or raises OSError with the kernel's errno.  Constants are from the kernel's uapi headers.
+Each either holds when it returns or raises OSError with the kernel's errno.  Constants are from the kernel's uapi
+headers.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@
                            |
     eth1 172.16.5.10 --- node-a 192.168.3.10 --- cni0 10.244.1.1 --- pod-a1, pod-a2  10.244.1.5-6
 
-IPv6 alike: fd00:3::/64 on the LAN (outside is fd00:3::175), fd00:10:244:1::/64 and fd00:10:244:2::/64 for the pods.  Node A is the machine under
-test and looks as it did when the recorded cases were made: net.ipv4.ip_forward is 0 unless asked for, its only routes are
-the links' and the defaults by the router.  IPv6 forwarding is on, since setting it is not kube-proxy's job.
+IPv6 alike: fd00:3::/64 on the LAN (outside is fd00:3::175), fd00:10:244:1::/64 and fd00:10:244:2::/64 for the pods.
+Node A is the machine under test and looks as it did when the recorded cases were made: net.ipv4.ip_forward is 0 unless
+asked for, its only routes are the links' and the defaults by the router.  IPv6 forwarding is on, since setting it is
+not kube-proxy's job.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NODE_NAME = "node-a"
 
 @dataclass(frozen=True)
 class Machine:
-    """One player: its place (the machine whose bridge it is plugged into, and the port's name there) and its addresses."""
+    """One player: the machine whose bridge it is plugged into, the port's name there, addresses, default routes."""
 
     name: str
     plugged_into: str
@@ -75,8 +76,9 @@ _EVERYWHERE = {"ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/accept_ra":
 class Cluster:
     """The picture above, built on entering and gone on leaving.
 
-    *node_a*: "own", a namespace of its own, so that clusters don't meet; or "initial", the one that the caller is in, where
-    the kernel's global sysctls can be written.  There the host name becomes node-a as well; see `pristine.py` for the rest.
+    *node_a*: "own", a namespace of its own, so that clusters don't meet; or "initial", the one that the caller is in,
+    where the kernel's global sysctls can be written.  There the host name becomes node-a as well; see `pristine.py`
+    for the rest.
     """
 
     def __init__(self, *, node_a: Literal["own", "initial"] = "own", ipv4_forward: bool = False) -> None:

@@ -1,8 +1,9 @@
 """pristine: make the initial namespace look freshly booted, so that one boot carries many cases.
 
-After `reset_host_state` there are: no virtual servers, no ipsets, no iptables rules, chains or policies, no conntrack entries, no
-kube-ipvs0; IPVS's timeouts are the kernel's own; the sysctls in SYSCTLS are as they were noted at boot.  What the kernel gives no
-means to undo stays: IPVS connections (each until it expires), the trash of its destinations, loaded modules, empty iptables tables.
+After `reset_host_state` there are: no virtual servers, no ipsets, no iptables rules, chains or policies, no conntrack
+entries, no kube-ipvs0; IPVS's timeouts are the kernel's own; the sysctls in SYSCTLS are as they were noted at boot.
+What the kernel gives no means to undo stays: IPVS connections (each until it expires), the trash of its destinations,
+loaded modules, empty iptables tables.
 """
 
 from __future__ import annotations

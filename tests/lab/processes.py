@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PATIENCE_S = 5.0
@@ -19,7 +19,8 @@ _PATIENCE_S = 5.0
 
 def session_members(session: int) -> list[int]:
     """The processes of *session* that still run or could run (zombies left out)."""
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session_of(pid) == session]
+    pids = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return [pid for pid in pids if _session_of(pid) == session]
 
 
 def kill_session(session: int) -> None:
@@ -42,7 +43,7 @@ def swept(session: int, folder: Path) -> Iterator[None]:
 
     A small process waits for the pipe from this one to close; SIGKILL leaves no one else to do it.
     """
-    script = 'read _; kill -9 -- "-$1"; rm -rf -- "$2"'
+    script = 'read _; kill -9 "-$1"; rm -rf -- "$2"'
     words = ["sh", "-c", script, "sh", str(session), str(folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as sweeper:
         try:
@@ -53,16 +54,15 @@ def swept(session: int, folder: Path) -> Iterator[None]:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it may have ended by itself
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended by itself
 
 
 def _session_of(pid: int) -> int | None:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, _, _, session = file.read().rpartition(b")")[2].split()[:4]
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    # proc(5): "PID (NAME) STATE PPID PGRP SESSION ..."; a name may hold blanks and brackets.
+    state, _, _, session = stat.rpartition(b")")[2].split()[:4]
     return None if state in (b"Z", b"X") else int(session)

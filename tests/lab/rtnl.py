@@ -1,8 +1,8 @@
 """rtnl: the few rtnetlink requests that lay out a network: links, addresses, routes.
 
-One socket for each network namespace (a socket stays where it was made), one request and one acknowledgement at a time: about
-0.1 ms each in the lab, where a process of `ip` costs 30 to 50.  Each request holds when it returns, or raises OSError
-with the kernel's errno.
+One socket for each network namespace (a socket stays where it was made), one request and one acknowledgement at a
+time: about 0.1 ms each in the lab, where a process of `ip` costs 30 to 50.  Each request holds when it returns, or
+raises OSError with the kernel's errno.
 
 Source: rtnetlink(7), include/uapi/linux/{rtnetlink,if_link,if_addr,veth}.h.
 """
@@ -68,8 +68,9 @@ class Rtnl:
     def add_veth(self, name: str, peer: str, peer_namespace: int) -> None:
         """A cable: *name* here, *peer* in the namespace that the descriptor *peer_namespace* stands for.
 
-        The two ends get different numbers: with equal ones (each namespace counts for itself) the kernel takes the cable for
-        a plain card, and tells its bridge of the carrier only at the next full second.  Source: linkwatch_urgent_event.
+        The two ends get different numbers: with equal ones (each namespace counts for itself) the kernel takes the
+        cable for a plain card, and tells its bridge of the carrier only at the next full second.  Source:
+        linkwatch_urgent_event.
         """
         end = _link_header(_PEER_INDEX) + _attribute(_IFNAME, peer.encode() + b"\0")
         end += _attribute(_NET_NS_FD, struct.pack("i", peer_namespace))
@@ -86,7 +87,7 @@ class Rtnl:
             self._ask(_DELLINK, _link_header(index))
 
     def add_address(self, name: str, address: str) -> None:
-        """An address with prefix length, as 10.0.0.1/24; IPv6 without duplicate address detection, so usable at once."""
+        """An address with prefix length, as 10.0.0.1/24; IPv6 without duplicate address detection: usable at once."""
         interface = ip_interface(address)
         family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
         body = struct.pack("BBBBi", family, interface.network.prefixlen, 0, 0, self.index(name))

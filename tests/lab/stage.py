@@ -19,49 +19,62 @@ UML_MODULES = Path("/usr/lib/uml/modules")
 _IN_MEMORY = ("/tmp", "/var/tmp", "/var/lib", "/var/log", "/dev/shm")
 _SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh")
 # Loaded at the start because the agent, or a test, finds them by what they leave in /proc; the rest load on demand.
-MODULES = ("ip_vs", *(f"ip_vs_{name}" for name in _SCHEDULERS), "nf_conntrack_netlink", "dummy", "veth", "br_netfilter", "sctp")
-_LEGACY = "/usr/sbin/xtables-legacy-multi"
+MODULES = (
+    "ip_vs",
+    *(f"ip_vs_{name}" for name in _SCHEDULERS),
+    "nf_conntrack_netlink",
+    "dummy",
+    "veth",
+    "br_netfilter",
+    "sctp",
+)
+_LEGACY = Path("/usr/sbin/xtables-legacy-multi")
 
 
 def separate() -> None:
-    """Give this process its own network, mounts, host name, IPC and (for children) pids; nothing it mounts leaks out."""
-    linux.unshare(
-        linux.CLONE_NEWNET | linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWPID
-    )
+    """Give this process its own network, mounts, host name, IPC and (for children) pids; its mounts don't leak out."""
+    linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWPID)
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
 
 
-def prepare(job: Job, folder: Path) -> None:
-    """Set the kernel up for *job*; *folder* and what the job shares stay visible."""
-    _mount_all((str(folder), *job.shared))
+def prepare(job: Job, folder: Path, way: str) -> None:
+    """Set the kernel up for *job*; *folder* and what the job shares stay visible.
+
+    *way* is "uml" where the whole kernel is ours, "host" where only namespaces are.
+    """
+    linux.mount("proc", "/proc", "proc")
+    linux.mount("sysfs", "/sys", "sysfs")
+    if way == "uml":
+        _complete_dev()
+    _hide_behind_memory((str(folder), *job.shared))
     linux.raise_loopback()
-    _choose_legacy_iptables()
-    _load_modules()
+    if way == "uml":
+        _choose_legacy_iptables()
+        _load_modules()
     pristine.note_sysctls()
 
 
-def environment(job: Job) -> dict[str, str]:
+def environment(job: Job, way: str) -> dict[str, str]:
     """The job's environment and how to load modules; LAB_INSIDE says that this is the lab."""
-    options = {"MODPROBE_OPTIONS": f"-d {LAB}"} if _is_uml() else {}
-    return {**job.env, **options, "LAB_INSIDE": "uml" if _is_uml() else "host"}
+    options = {"MODPROBE_OPTIONS": f"-d {LAB}"} if way == "uml" else {}
+    return {**job.env, **options, "LAB_INSIDE": way}
 
 
-def _is_uml() -> bool:
-    return UML_MODULES.joinpath(os.uname().release).is_dir()
+def _complete_dev() -> None:
+    """Add what the kernel's own /dev lacks: pseudo-terminals and POSIX shared memory."""
+    Path("/dev/pts").mkdir()
+    Path("/dev/shm").mkdir()
+    linux.mount("devpts", "/dev/pts", "devpts")
 
 
-def _mount_all(shared: tuple[str, ...]) -> None:
-    linux.mount("proc", "/proc", "proc")
-    linux.mount("sysfs", "/sys", "sysfs")
+def _hide_behind_memory(shared: tuple[str, ...]) -> None:
     kept = _hold(shared)
     for path in _IN_MEMORY:
-        if os.path.isdir(path):
+        if Path(path).is_dir():
             linux.mount("tmpfs", path, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
     for held, path in kept:
         _make_target(held, path)
         linux.mount(held, path, flags=linux.MS_BIND)
-    if os.path.isdir("/dev/pts"):
-        linux.mount("devpts", "/dev/pts", "devpts")
 
 
 def _hold(shared: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -82,22 +95,23 @@ def _hold(shared: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _make_target(source: str, target: str) -> None:
-    is_folder = os.path.isdir(source)
-    os.makedirs(target if is_folder else os.path.dirname(target), exist_ok=True)
+    is_folder = Path(source).is_dir()
+    folder = Path(target) if is_folder else Path(target).parent
+    folder.mkdir(parents=True, exist_ok=True)
     if not is_folder:
         Path(target).touch()
 
 
 def _choose_legacy_iptables() -> None:
-    """Cover /etc/alternatives by a copy in which the iptables commands mean legacy, as update-alternatives would do it."""
+    """Cover /etc/alternatives by a copy in which iptables is the legacy one, as update-alternatives would make it."""
     alternatives = Path("/etc/alternatives")
-    if not _is_uml() or not alternatives.is_dir() or not os.path.exists(_LEGACY):
+    if not alternatives.is_dir() or not _LEGACY.exists():
         return
-    links = {entry.name: os.readlink(entry) for entry in os.scandir(alternatives) if entry.is_symlink()}
+    links = {link.name: link.readlink() for link in alternatives.iterdir() if link.is_symlink()}
     linux.mount("tmpfs", str(alternatives), "tmpfs", 0, "mode=755")
     for name, target in links.items():
         legacy = name.removesuffix("-save").removesuffix("-restore") in ("iptables", "ip6tables")
-        os.symlink(_LEGACY if legacy else target, alternatives / name)
+        (alternatives / name).symlink_to(_LEGACY if legacy else target)
 
 
 def _load_modules() -> None:
@@ -105,8 +119,6 @@ def _load_modules() -> None:
 
     UML's modules lie where neither modprobe nor the kernel looks.
     """
-    if not _is_uml():
-        return
     (LAB / "lib").mkdir()
     (LAB / "lib/modules").symlink_to(UML_MODULES)
     loader = LAB / "modprobe"

@@ -66,8 +66,20 @@ def _boot(folder: Path, memory: str) -> subprocess.Popen[bytes]:
         "uml_dir": f"{folder}/",
         "umid": "kernel",
     }
-    words = [str(KERNEL), *(f"{name}={value}" for name, value in settings.items()), "rw", "quiet", "--", "-IS", *init[1:]]
-    env = {"PATH": os.environ.get("PATH", ""), "TMPDIR": str(_memory_folder(memory)), **preload_for_large_xstate(folder)}
+    words = [
+        str(KERNEL),
+        *(f"{name}={value}" for name, value in settings.items()),
+        "rw",
+        "quiet",
+        "--",
+        "-IS",
+        *init[1:],
+    ]
+    env = {
+        "PATH": os.environ.get("PATH", ""),
+        "TMPDIR": str(_memory_folder(memory)),
+        **preload_for_large_xstate(folder),
+    }
     with (folder / "console").open("wb") as console:
         return subprocess.Popen(
             words,

@@ -1,6 +1,7 @@
 """xstate: on a processor with AMX, preload xstate.c into user-mode-linux 6.1, which else dies at once.
 
-xstate.c says why.  Asked of the kernel by size, not by the processor's name: what counts is how long the whole vector state is.
+xstate.c says why.  Asked of the kernel by size, not by the processor's name: what counts is how long the whole vector
+state is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def preload_for_large_xstate(folder: Path) -> dict[str, str]:
         return {}
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise LabError("this processor has AMX, and user-mode-linux 6.1 needs a compiled shim there", "apt-get install gcc libc6-dev")
+        raise LabError(
+            "this processor has AMX, and user-mode-linux 6.1 needs a compiled shim there",
+            "apt-get install gcc libc6-dev",
+        )
     library = folder / "xstate.so"
     source = Path(__file__).with_name("xstate.c")
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)

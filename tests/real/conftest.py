@@ -27,7 +27,7 @@ def _kernel_with_ipvs() -> None:
 
 @pytest.fixture(scope="module")
 def cluster(_kernel_with_ipvs: None) -> Iterator[Cluster]:
-    """A cluster whose node A has a namespace of its own and forwards; echo servers on all pods, all protocols, PORTS."""
+    """A cluster whose node A has its own namespace and forwards; echo servers on all pods, each protocol, PORTS."""
     with Cluster(ipv4_forward=True) as built:
         listeners = [
             Listener(pod.name, built[pod.name], protocol, port)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import subprocess
 from pathlib import Path
@@ -77,10 +76,13 @@ def test_closed_udp_port_is_port_unreachable(cluster: Cluster, address: str, icm
     assert caught.value.icmp == icmp
 
 
-@pytest.mark.parametrize(("command", "address", "icmp"), [
-    ("iptables", "10.244.2.6", (3, 3)),
-    ("ip6tables", "fd00:10:244:2::6", (1, 4)),
-])
+@pytest.mark.parametrize(
+    ("command", "address", "icmp"),
+    [
+        ("iptables", "10.244.2.6", (3, 3)),
+        ("ip6tables", "fd00:10:244:2::6", (1, 4)),
+    ],
+)
 def test_reject_rule_is_told_apart_from_a_closed_port(
     cluster: Cluster, command: str, address: str, icmp: tuple[int, int]
 ) -> None:
@@ -113,7 +115,9 @@ def test_udp_answer_comes_from_the_address_that_was_asked(cluster: Cluster) -> N
 def test_node_a_as_initial_namespace_looks_as_recorded() -> None:
     with Cluster(node_a="initial") as cluster:
         with cluster.node_a.inside():
-            routes = subprocess.run(["ip", "route", "show", "default"], capture_output=True, text=True, check=True).stdout
+            routes = subprocess.run(
+                ["ip", "route", "show", "default"], capture_output=True, text=True, check=True
+            ).stdout
         assert (socket.gethostname(), routes.split()[2], Path("/proc/sys/net/ipv4/ip_forward").read_text()) == (
             "node-a",
             "192.168.3.1",
@@ -121,11 +125,15 @@ def test_node_a_as_initial_namespace_looks_as_recorded() -> None:
         )
 
 
+def _links() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
 def test_a_cluster_leaves_no_link_behind() -> None:
-    before = os.listdir("/sys/class/net")
+    before = _links()
     with Cluster(node_a="initial"):
-        assert set(os.listdir("/sys/class/net")) - set(before) >= {"eth0", "eth1", "cni0", "vpod1", "vpod2"}
-    assert os.listdir("/sys/class/net") == before
+        assert _links() - before >= {"eth0", "eth1", "cni0", "vpod1", "vpod2"}
+    assert _links() == before
 
 
 _MESS = """
