@@ -1,0 +1,172 @@
+"""kube-ipvs0, the addresses on it, and the addresses of the whole host, by batched rtnetlink.
+
+Law: the device is there so that its addresses are this host's own; it carries no traffic and stays down.  What is
+there already, whoever made it, is done; so is deleting what is gone.  Any device of the name will do.
+
+Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h.  EADDRNOTAVAIL is what Linux says of an address that
+is gone, ENXIO what it once said, ENODEV what it says when the device went with it.
+"""
+
+from collections.abc import Iterator, Sequence
+from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
+from functools import cached_property
+from itertools import groupby
+from socket import AF_INET, AF_INET6, AF_UNSPEC, inet_ntop, inet_pton
+from struct import Struct
+
+from kubeproxy_py.kernel import LINK, KernelError, Scope
+from kubeproxy_py.kernel.attributes import attribute, attributes, nest, read_text, text, u32
+from kubeproxy_py.kernel.netlink import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, Refusal, Socket
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import IPVS_DEVICE, Address, Link, Rows
+from kubeproxy_py.model.services import IP
+from kubeproxy_py.plan.steps import Failed, Step
+
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18  # RTM_*
+_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+
+_IFINFO = Struct("=BxHiII")  # family, type, index, flags, which flags to change
+_IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 18, 29
+_IFLA_INFO_KIND = 1
+_SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
+_HOST_PREFIX: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
+
+_DONE: dict[tuple[type, str], frozenset[int]] = {  # (kind, verb) -> refusals that mean that nothing was left to do
+    (Link, "add"): frozenset((EEXIST,)),
+    (Link, "delete"): frozenset((ENODEV,)),
+    (Address, "add"): frozenset((EEXIST,)),
+    (Address, "delete"): frozenset((EADDRNOTAVAIL, ENXIO, ENODEV)),
+}
+
+
+class AddressAdapter:
+    """Link and Address rows of the network namespace in which it was first used."""
+
+    def __init__(self) -> None:
+        # Prefix lengths of addresses on the device that others put there, which deleting has to name.
+        self._odd_prefixes: dict[IP, int] = {}
+
+    def scopes(self) -> list[Scope]:
+        """One: the device with its addresses."""
+        return [LINK]
+
+    def read(self, scope: Scope) -> Rows:
+        """kube-ipvs0 and its addresses, but for those that Linux itself gives a device.  Raises KernelError."""
+        assert scope == LINK, scope
+        index = self._index(IPVS_DEVICE)
+        if not index:
+            return {}
+        rows: Rows = {Link(IPVS_DEVICE): None}
+        self._odd_prefixes.clear()
+        for family, prefix, scope_number, owner, address in self._addresses():
+            if owner == index and not _is_automatic(family, scope_number, address):
+                rows[Address(address)] = None
+                if prefix != _HOST_PREFIX[family]:
+                    self._odd_prefixes[address] = prefix
+        return rows
+
+    def apply(self, steps: Sequence[Step]) -> list[Failed]:
+        """Carry out *steps*.  Raises KernelError if the kernel could not be asked."""
+        failed: list[Failed] = []
+        for kind, run in groupby(steps, key=lambda step: type(step.key)):
+            failed += (self._apply_links if kind is Link else self._apply_addresses)(list(run))
+        return failed
+
+    def host_addresses(self) -> tuple[HostAddress, ...]:
+        """All addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
+        names = self._names()
+        found = ((names.get(index), address) for _, _, _, index, address in self._addresses())
+        return tuple(sorted(HostAddress(name, address) for name, address in found if name))
+
+    def close(self) -> None:
+        """Close the socket; a later use opens another."""
+        if "_netlink" in self.__dict__:
+            self.__dict__.pop("_netlink").close()
+
+    @cached_property
+    def _netlink(self) -> Socket:
+        return Socket(NETLINK_ROUTE)
+
+    def _apply_links(self, steps: Sequence[Step]) -> list[Failed]:
+        return self._carry_out(steps, [encode_link(step) for step in steps])
+
+    def _apply_addresses(self, steps: Sequence[Step]) -> list[Failed]:
+        index = self._index(IPVS_DEVICE)
+        if not index:
+            gone = Refusal(ENODEV, f"there is no device {IPVS_DEVICE}")
+            return [_failed(step, gone) for step in steps if not _is_done(step, gone)]
+        return self._carry_out(steps, [encode_address(step, index, self._odd_prefixes) for step in steps])
+
+    def _carry_out(self, steps: Sequence[Step], messages: Sequence[Message]) -> list[Failed]:
+        refused = ((steps[index], refusal) for index, refusal in self._netlink.execute(messages).items())
+        return [_failed(step, refusal) for step, refusal in refused if not _is_done(step, refusal)]
+
+    def _index(self, name: str) -> int:
+        """The interface index of *name*; 0 if there is none."""
+        try:
+            reply = self._netlink.ask((_GETLINK, 0, _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, name)))
+        except KernelError as error:
+            if error.errno == ENODEV:
+                return 0
+            raise
+        return int(_IFINFO.unpack_from(reply)[2])
+
+    def _names(self) -> dict[int, str]:
+        """Interface names by index."""
+        body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+        replies = self._netlink.dump((_GETLINK, 0, body))
+        return {
+            _IFINFO.unpack_from(reply)[2]: read_text(attributes(reply, _IFINFO.size)[_IFLA_IFNAME]) for reply in replies
+        }
+
+    def _addresses(self) -> Iterator[tuple[int, int, int, int, IP]]:
+        """(family, prefix length, scope, interface index, address) of every address of the host."""
+        for body in self._netlink.dump((_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0))):
+            family, prefix, _, scope, index = _IFADDR.unpack_from(body)
+            if family in _HOST_PREFIX:
+                found = attributes(body, _IFADDR.size)
+                # On a point-to-point link ADDRESS is the far end, and LOCAL our own.
+                yield family, prefix, scope, index, inet_ntop(family, found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])
+
+
+def encode_link(step: Step) -> Message:
+    """Make or delete the dummy device that *step* names; new devices are down."""
+    assert isinstance(step.key, Link)
+    body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, step.key.name)
+    if step.verb == "delete":
+        return _DELLINK, 0, body
+    return _NEWLINK, CREATE | EXCLUSIVE, body + nest(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"dummy"))
+
+
+def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Message:
+    """Put the address of *step* on interface *index*, as a host address of global scope, or take it off.
+
+    No flags: a dummy has no neighbours, so IPv6 skips its search for duplicates without being told (seen on 6.1).
+    """
+    assert isinstance(step.key, Address)
+    address = step.key.address
+    family = AF_INET6 if ":" in address else AF_INET
+    packed = inet_pton(family, address)
+    prefix = _HOST_PREFIX[family]
+    local = attribute(_IFA_LOCAL, packed)
+    if step.verb == "delete":
+        prefix = odd_prefixes.get(address, prefix)
+        return _DELADDR, 0, _IFADDR.pack(family, prefix, 0, _SCOPE_UNIVERSE, index) + local
+    body = _IFADDR.pack(family, prefix, 0, _SCOPE_UNIVERSE, index) + local + attribute(_IFA_ADDRESS, packed)
+    return _NEWADDR, CREATE | EXCLUSIVE, body
+
+
+def _is_automatic(family: int, scope: int, address: IP) -> bool:
+    """Whether nobody has to have asked for *address*: loopback, and the link-local one of a device that was up."""
+    return address.startswith("127.") or address == "::1" or (family == AF_INET6 and scope == _SCOPE_LINK)
+
+
+def _is_done(step: Step, refusal: Refusal) -> bool:
+    return refusal.errno in _DONE.get((type(step.key), step.verb), ())
+
+
+def _failed(step: Step, refusal: Refusal) -> Failed:
+    return Failed(step, refusal.errno, refusal.text)

@@ -1,0 +1,172 @@
+"""Virtual servers and their real servers, by batched generic netlink.
+
+Law: an add makes its row true whether or not something stood there before; a delete of what is gone is done.
+Deleting a virtual server drops its real servers with it, so their deletes in the same run are not sent: they are as
+done as their virtual server's.
+"""
+
+import os
+from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
+from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
+from functools import cached_property
+
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Scope, command
+from kubeproxy_py.kernel.ipvs_wire import (
+    FAMILY_NAME,
+    RealServerState,
+    Timeouts,
+    decode_dest,
+    decode_service,
+    decode_timeouts,
+    encode_get_timeouts,
+    encode_list_dests,
+    encode_list_services,
+    encode_set_timeouts,
+    encode_step,
+)
+from kubeproxy_py.kernel.netlink import NETLINK_GENERIC, Message, Refusal, Socket, generic_family
+from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.plan.steps import Failed, Step
+
+_GONE = frozenset((ESRCH, ENOENT))
+_MODPROBE_TIMEOUT_S = 30.0
+
+# (kind, errno) -> what it means there; seen on Linux 6.1
+_MEANINGS: dict[tuple[type, int], str] = {
+    (VirtualServer, ENOENT): "the kernel has no scheduler '{scheduler}' (modprobe ip_vs_{scheduler})",
+    (VirtualServer, ESRCH): "no such virtual server",
+    (RealServer, ESRCH): "its virtual server does not exist",
+    (RealServer, ENOENT): "no such real server",
+    (RealServer, EINVAL): "refused as invalid; in a new network namespace, is the loopback interface up?",
+    (RealServer, EOVERFLOW): "weight out of range",
+}
+
+
+class IpvsAdapter:
+    """VirtualServer and RealServer rows of the network namespace in which it was first used."""
+
+    def scopes(self) -> list[Scope]:
+        """One: a real server is only found through its virtual server."""
+        return [VIRTUAL_SERVERS]
+
+    def read(self, scope: Scope) -> Rows:
+        """All virtual servers but those that go by firewall mark, and their real servers.  Raises KernelError."""
+        assert scope == VIRTUAL_SERVERS, scope
+        rows: Rows = {}
+        services = self._services()
+        rows.update(services)
+        rows.update((state.key, state.spec) for state in self._states([key for key, _ in services]))
+        return rows
+
+    def apply(self, steps: Sequence[Step]) -> list[Failed]:
+        """Carry out *steps*.  Raises KernelError if the kernel has no IPVS."""
+        doomed: set[Key] = {step.key for step in steps if step.verb == "delete" and isinstance(step.key, VirtualServer)}
+        sent, folded = (steps, []) if not doomed else _fold(steps, doomed)
+        failed = [_failed(step, refusal) for step, refusal in self._carry_out(sent)]
+        if folded and failed:
+            errors: dict[Key, Failed] = {failure.step.key: failure for failure in failed}
+            failed += [
+                Failed(step, error.errno, f"its virtual server stands: {error.message}")
+                for step, virtual_server in folded
+                if (error := errors.get(virtual_server))
+            ]
+        return failed
+
+    def connections(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, int]:
+        """How many connections, busy and idle, each real server of *virtual_servers* has.  Raises KernelError."""
+        return {state.key: state.connections for state in self._states(virtual_servers)}
+
+    def timeouts(self) -> Timeouts:
+        """The namespace's timeouts.  Raises KernelError."""
+        return decode_timeouts(self._netlink.ask(self._message(encode_get_timeouts())))
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Set those that are not 0.  Raises KernelError if the kernel refuses."""
+        refused = self._netlink.execute([self._message(encode_set_timeouts(timeouts))])
+        for refusal in refused.values():
+            raise KernelError(f"IPVS timeouts: {refusal.text}", errno=refusal.errno)
+
+    def close(self) -> None:
+        """Close the socket; a later use opens another."""
+        if "_netlink" in self.__dict__:
+            self._netlink.close()
+            self._forget()
+
+    @cached_property
+    def _netlink(self) -> Socket:
+        return Socket(NETLINK_GENERIC)
+
+    @cached_property
+    def _family(self) -> int:
+        """The message type that the kernel gave to IPVS when ip_vs was loaded; loads it if it was not."""
+        with suppress(KernelError):
+            return generic_family(self._netlink, FAMILY_NAME)
+        with suppress(KernelError):  # no modprobe: then the kernel has the last word
+            command.run(["modprobe", "ip_vs"], timeout_s=_MODPROBE_TIMEOUT_S)
+        try:
+            return generic_family(self._netlink, FAMILY_NAME)
+        except KernelError as error:
+            hint = "modprobe ip_vs on the host, or a kernel built with CONFIG_IP_VS"
+            raise KernelError("this kernel has no IPVS", errno=error.errno, hint=hint) from error
+
+    def _forget(self) -> None:
+        """Open and ask anew next time: ip_vs may have been unloaded and have another number when it is back."""
+        for name in ("_netlink", "_family"):
+            self.__dict__.pop(name, None)
+
+    def _message(self, body: bytes) -> Message:
+        return self._family, 0, body
+
+    def _services(self) -> list[tuple[VirtualServer, VirtualServerSpec]]:
+        try:
+            bodies = self._netlink.dump(self._message(encode_list_services()))
+        except KernelError:
+            self.close()
+            raise
+        return [service for body in bodies if (service := decode_service(body))]
+
+    def _states(self, virtual_servers: Iterable[VirtualServer]) -> Iterable[RealServerState]:
+        dump, family = self._netlink.dump, self._family
+        for virtual_server in virtual_servers:
+            for body in dump((family, 0, encode_list_dests(virtual_server))):
+                yield decode_dest(body, virtual_server)
+
+    def _carry_out(self, steps: Sequence[Step]) -> list[tuple[Step, Refusal]]:
+        """Send *steps*; adds that met their row are sent again as updates."""
+        refused = [(step, refusal) for step, refusal in self._send(steps) if not _is_done(step, refusal)]
+        if not any(refusal.errno == EEXIST for _, refusal in refused):
+            return refused
+        met = [Step("update", step.key, step.spec) for step, refusal in refused if refusal.errno == EEXIST]
+        originals = {step.key: step for step, _ in refused}
+        again = [(originals[step.key], refusal) for step, refusal in self._send(met)]
+        return [pair for pair in refused if pair[1].errno != EEXIST] + again
+
+    def _send(self, steps: Sequence[Step]) -> list[tuple[Step, Refusal]]:
+        if not steps:
+            return []
+        family = self._family
+        refused = self._netlink.execute([(family, 0, encode_step(step)) for step in steps])
+        return [(steps[index], refusal) for index, refusal in sorted(refused.items())]
+
+
+def _fold(steps: Sequence[Step], doomed: Set[Key]) -> tuple[list[Step], list[tuple[Step, Key]]]:
+    """Part *steps* into those to send, and deletes of real servers that go with a virtual server of *doomed*."""
+    sent: list[Step] = []
+    folded: list[tuple[Step, Key]] = []
+    for step in steps:
+        if step.verb == "delete" and isinstance(step.key, RealServer) and step.key.virtual_server in doomed:
+            folded.append((step, step.key.virtual_server))
+        else:
+            sent.append(step)
+    return sent, folded
+
+
+def _is_done(step: Step, refusal: Refusal) -> bool:
+    return step.verb == "delete" and refusal.errno in _GONE
+
+
+def _failed(step: Step, refusal: Refusal) -> Failed:
+    scheduler = step.spec.scheduler if isinstance(step.spec, VirtualServerSpec) else ""
+    meaning = _MEANINGS.get((type(step.key), refusal.errno), "").format(scheduler=scheduler)
+    return Failed(step, refusal.errno, meaning or refusal.text or os.strerror(refusal.errno))

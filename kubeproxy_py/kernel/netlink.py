@@ -1,0 +1,293 @@
+"""One batching netlink socket: many requests in one send, each with its own answer.
+
+Law: what ``execute`` reports is what happened.  Linux carries out all messages of a send before it returns, goes on
+after one that fails, and answers each failure by its sequence number, wanted or not; so only the last message asks
+for an acknowledgement, and when that has come, all that was not refused is done.  Where answers were lost (the
+receive buffer ran over), nothing is guessed: what has no answer is sent again in parts small enough to be answered.
+So every message given must be harmless when sent twice.
+
+Not for two threads at once.  Source: include/uapi/linux/netlink.h; net/netlink/af_netlink.c; batch sizes measured.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from errno import EINTR, EMSGSIZE, ENOBUFS, ENOENT, EPERM, ETIMEDOUT
+from struct import Struct, pack
+
+import msgspec
+
+from kubeproxy_py.kernel import KernelError
+from kubeproxy_py.kernel.attributes import attributes, read_text, read_u16, text
+
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+NETLINK_GENERIC = 16
+
+REQUEST = 0x1
+ACK = 0x4
+DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
+EXCLUSIVE = 0x200
+CREATE = 0x400
+
+Message = tuple[int, int, bytes]
+"""(type, flags besides REQUEST, body with a length that is a multiple of four)."""
+
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_FLAG_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is being listed changed meanwhile
+_FLAG_CAPPED = 0x100  # in an error: the request isn't repeated
+_FLAG_TLVS = 0x200  # in an error: attributes follow
+
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+
+_HEADER = Struct("=IHHII")  # length, type, flags, sequence number, port
+_HEADER_SIZE = 16
+_ERRNO = Struct("=i")
+
+_SEND_BUFFER_BYTES = 4 << 20
+_RECEIVE_BUFFER_BYTES = 8 << 20
+_ANSWER_BYTES = 768  # what one queued answer takes of the receive buffer (its truesize, not its length)
+_SEND_RESERVE_BYTES = 4096  # a send may be 32 bytes less than the buffer; be modest
+_BATCH_MAX = 5000  # messages; about 15 ms, after which Python may run other threads
+_PARTS = 8  # into how many parts a batch is cut whose answers were lost
+_DUMP_TRIES = 10
+_READ_BYTES = 128 << 10  # more than the longest answer: ipset repeats a request of up to 64 KiB
+
+_CTRL_FAMILY = 0x10  # GENL_ID_CTRL
+_CTRL_GETFAMILY = b"\x03\x01\x00\x00"
+_CTRL_ATTR_FAMILY_ID = 1
+_CTRL_ATTR_FAMILY_NAME = 2
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """The kernel's no to one message: a positive errno, words for people, and the request where it was repeated."""
+
+    errno: int
+    text: str
+    request: bytes = b""
+
+
+class Socket:
+    """A netlink socket of one protocol, in the network namespace in which it was made.
+
+    Raises KernelError if the kernel has no such protocol.
+    """
+
+    def __init__(self, protocol: int, *, timeout_s: float = 5.0) -> None:
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        except OSError as error:
+            hint = "modprobe nfnetlink, or run as root" if protocol == NETLINK_NETFILTER else ""
+            raise KernelError(
+                f"netlink protocol {protocol}: {error.strerror}", errno=error.errno or 0, hint=hint
+            ) from None
+        self._socket.bind((0, 0))
+        # The kernel's own timeout: Python's would cost a poll() for each read.
+        timeout = pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        _try_option(self._socket, _SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # since Linux 4.3
+        _try_option(self._socket, _SOL_NETLINK, _NETLINK_EXT_ACK, 1)  # since Linux 4.12
+        self._sequence = 0
+        self._buffer = bytearray(_READ_BYTES)
+        self._size_to_buffers()
+
+    def execute(self, messages: Sequence[Message]) -> dict[int, Refusal]:
+        """Carry out *messages* in order; tell which were refused, by index.
+
+        Messages that got no answer, though asked alone, are refused with ETIMEDOUT.
+        """
+        refused: dict[int, Refusal] = {}
+        for start, end in _batches(messages, self.batch_max, self._send_max_bytes):
+            self._settle(messages, range(start, end), refused)
+        return refused
+
+    def ask(self, message: Message) -> bytes:
+        """The body of the one reply to *message*.  Raises KernelError with the errno if it is refused."""
+        kind, flags, body = message
+        replies, _ = self._converse((kind, flags | ACK, body))
+        if not replies:
+            raise KernelError(f"no reply to netlink message {kind}", errno=ENOENT)
+        return replies[0]
+
+    def dump(self, message: Message) -> list[bytes]:
+        """The bodies of a whole listing, taken again if it changed under way.  Raises KernelError."""
+        kind, flags, body = message
+        for _ in range(_DUMP_TRIES):
+            replies, interrupted = self._converse((kind, flags | DUMP, body))
+            if not interrupted:
+                return replies
+        raise KernelError(f"a netlink listing changed {_DUMP_TRIES} times while it was read", errno=EINTR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _size_to_buffers(self) -> None:
+        """Ask for large buffers, which CAP_NET_ADMIN may have, and fit batches to what was got."""
+        for forced, plain, size in (
+            (_SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES),
+            (_SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES),
+        ):
+            if not _try_option(self._socket, socket.SOL_SOCKET, forced, size):
+                self._socket.setsockopt(socket.SOL_SOCKET, plain, size)
+        receive_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.batch_max = max(1, min(_BATCH_MAX, receive_bytes // _ANSWER_BYTES - 1))
+        self._send_max_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _SEND_RESERVE_BYTES
+
+    def _settle(self, messages: Sequence[Message], indexes: Sequence[int], refused: dict[int, Refusal]) -> None:
+        """Send the messages at *indexes* until each has its answer."""
+        answers, complete = self._exchange([messages[index] for index in indexes])
+        refused.update((indexes[place], answer) for place, answer in answers.items() if answer.errno)
+        if complete:
+            return
+        if len(indexes) == 1:
+            if not answers:
+                refused[indexes[0]] = Refusal(ETIMEDOUT, "the kernel gave no answer")
+            return
+        unanswered = [index for place, index in enumerate(indexes) if place not in answers]
+        size = max(1, len(indexes) // _PARTS)
+        for start in range(0, len(unanswered), size):
+            self._settle(messages, unanswered[start : start + size], refused)
+
+    def _exchange(self, batch: list[Message]) -> tuple[dict[int, Refusal], bool]:
+        """Send *batch* at once: the answers by place, and whether they are all that there were."""
+        kind, flags, body = batch[-1]
+        batch[-1] = (kind, flags | ACK, body)
+        first = self._next_sequence(len(batch))
+        last = first + len(batch) - 1
+        answers: dict[int, Refusal] = {}
+        complete, wait = True, 0
+        try:
+            self._socket.send(_join(batch, first))
+            while last - first not in answers:
+                try:
+                    data = self._receive(wait)
+                except OSError as error:
+                    if error.errno != ENOBUFS:
+                        raise
+                    # Answers were dropped.  Those that came before still lie there: take them, don't wait.
+                    complete, wait = False, socket.MSG_DONTWAIT
+                    continue
+                for kind, seq, seq_flags, body in _split(data):
+                    if kind == _NLMSG_ERROR and first <= seq <= last:
+                        answers[seq - first] = _refusal(seq_flags, body)
+        except BlockingIOError:
+            return answers, False
+        except OSError as error:
+            if error.errno not in (ENOBUFS, EMSGSIZE):
+                raise KernelError(f"netlink: {error.strerror}", errno=error.errno or 0) from error
+            return answers, False
+        return answers, complete
+
+    def _converse(self, message: Message) -> tuple[list[bytes], bool]:
+        """Send one message: the bodies of its replies, and whether they were gathered while things changed."""
+        sequence = self._next_sequence(1)
+        replies: list[bytes] = []
+        interrupted = False
+        try:
+            self._socket.send(_join((message,), sequence))
+            while True:
+                for kind, seq, flags, body in _split(self._receive(0)):
+                    if seq != sequence:
+                        continue  # a late answer to something given up
+                    interrupted = interrupted or bool(flags & _FLAG_INTERRUPTED)
+                    if kind not in (_NLMSG_ERROR, _NLMSG_DONE):
+                        replies.append(body)
+                        continue
+                    refusal = _refusal(flags, body)
+                    if refusal.errno:
+                        raise KernelError(refusal.text, errno=refusal.errno, hint=_HINTS.get(refusal.errno, ""))
+                    return replies, interrupted
+        except OSError as error:
+            errno = ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or 0
+            raise KernelError(f"netlink: {os.strerror(errno)}", errno=errno) from error
+
+    def _receive(self, flags: int) -> bytes:
+        """One read.  Raises BlockingIOError after the timeout, OSError ENOBUFS if answers were dropped."""
+        while True:
+            size, sender = self._socket.recvfrom_into(self._buffer, 0, flags)
+            if sender[0] == 0:  # else it is another process that speaks, not the kernel
+                return bytes(memoryview(self._buffer)[:size])
+
+    def _next_sequence(self, count: int) -> int:
+        if self._sequence + count > 0x7FFFFFFF:
+            self._sequence = 0
+        first = self._sequence + 1
+        self._sequence += count
+        return first
+
+
+_HINTS = {EPERM: "this needs the capability NET_ADMIN"}
+
+
+def generic_family(netlink: Socket, name: str) -> int:
+    """The message type of the generic netlink family *name*.  Raises KernelError, ENOENT if there is none."""
+    body = _CTRL_GETFAMILY + text(_CTRL_ATTR_FAMILY_NAME, name)
+    return read_u16(attributes(netlink.ask((_CTRL_FAMILY, 0, body)), 4)[_CTRL_ATTR_FAMILY_ID])
+
+
+def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def _batches(messages: Sequence[Message], most: int, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut *messages* into (start, end) of at most *most* messages and *most_bytes* each."""
+    start = size = 0
+    for index, (_, _, body) in enumerate(messages):
+        length = _HEADER_SIZE + len(body)
+        if index > start and (index - start == most or size + length > most_bytes):
+            yield start, index
+            start, size = index, 0
+        size += length
+    if messages:
+        yield start, len(messages)
+
+
+def _join(batch: Sequence[Message], first: int) -> bytes:
+    """One send: each message behind its header."""
+    header = _HEADER.pack
+    parts = []
+    for sequence, (kind, flags, body) in enumerate(batch, first):
+        parts.append(header(_HEADER_SIZE + len(body), kind, flags | REQUEST, sequence, 0))
+        parts.append(body)
+    return b"".join(parts)
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """(type, sequence number, flags, body) of each message in one read."""
+    offset, end = 0, len(data)
+    while offset + _HEADER_SIZE <= end:
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER_SIZE:
+            return
+        yield kind, sequence, flags, data[offset + _HEADER_SIZE : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _refusal(flags: int, body: bytes) -> Refusal:
+    """What an NLMSG_ERROR or NLMSG_DONE says: errno 0 is yes.
+
+    Layout: the negative errno, then (errors only) the header of the request, the rest of it unless CAPPED, then
+    attributes, of which the first may be words.
+    """
+    errno = -_ERRNO.unpack_from(body)[0] if len(body) >= _ERRNO.size else 0
+    if errno <= 0:
+        return _DONE
+    request = body[_ERRNO.size :]
+    words = ""
+    if flags & _FLAG_TLVS and len(request) >= _HEADER_SIZE:
+        length = _HEADER_SIZE if flags & _FLAG_CAPPED else (_HEADER.unpack_from(request)[0] + 3) & ~3
+        words = read_text(attributes(request, length).get(1, b""))
+    return Refusal(errno, words or os.strerror(errno), request)
+
+
+_DONE = Refusal(0, "done")
