@@ -69,11 +69,12 @@ class Desired:
             self._claims.pop(owner, None)
 
     def _is_contested(self, key: Key, contested: dict[VirtualServer, None]) -> bool:
-        """Whether *key* is a real server whose virtual server two owners want; noted for _settle."""
-        if self._rivals and isinstance(key, RealServer) and key.virtual_server in self._rivals:
+        """Whether *key* is a real server of a virtual server that two owners want, or did until now; _settle's then."""
+        if not (self._rivals or contested) or not isinstance(key, RealServer):
+            return False
+        if key.virtual_server in self._rivals:
             contested[key.virtual_server] = None
-            return True
-        return False
+        return key.virtual_server in contested
 
     def _claim(
         self, owner: Owner, key: Key, spec: Spec, changed: list[Key], contested: dict[VirtualServer, None]

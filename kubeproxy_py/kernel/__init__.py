@@ -78,6 +78,19 @@ SYSCTLS = Scope("sysctls")
 LINK = Scope("link")
 VIRTUAL_SERVERS = Scope("virtual servers")
 
+
+@cache
+def ipset_scope(name: str) -> Scope:
+    """The scope of one set with its entries."""
+    return Scope("ipset", name)
+
+
+@cache
+def table_scope(family: Family, table: Table) -> Scope:
+    """The scope of one iptables table with its chains and jumps."""
+    return Scope("table", f"{family} {table}")
+
+
 _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
     Sysctl: lambda _: SYSCTLS,
     Link: lambda _: LINK,
@@ -94,18 +107,6 @@ _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
 def scope_of(key: Key) -> Scope:
     """The scope in which *key* is read."""
     return _SCOPE_OF[type(key)](key)
-
-
-@cache
-def ipset_scope(name: str) -> Scope:
-    """The scope of one set with its entries."""
-    return Scope("ipset", name)
-
-
-@cache
-def table_scope(family: Family, table: Table) -> Scope:
-    """The scope of one iptables table with its chains and jumps."""
-    return Scope("table", f"{family} {table}")
 
 
 class KernelError(Exception):

@@ -136,7 +136,7 @@ class MemoryKernel:
         spec = self.rows.get(Ipset(key.set))
         if not isinstance(spec, IpsetSpec):
             return ENOENT
-        if spec.family and family_of(key.entry) != spec.family:
+        if spec.family and family_of(key.entry.partition(",")[0]) != spec.family:
             return EINVAL
         size = sum(1 for other in self.rows if isinstance(other, IpsetEntry) and other.set == key.set)
         return IPSET_ERR_HASH_FULL if spec.family and size >= spec.maxelem else 0

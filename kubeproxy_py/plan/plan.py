@@ -29,6 +29,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.services import FAMILIES
+from kubeproxy_py.plan.drain import drains
 from kubeproxy_py.plan.steps import Plan, Step
 
 BUILD_ORDER: tuple[type[Key], ...] = (
@@ -83,19 +84,6 @@ def make_plan(desired: Rows, actual: Rows, keys: Iterable[Key] | None = None) ->
     for kind in reversed(BUILD_ORDER):
         steps += reversed(_ranked(kind, remove[kind]))
     return Plan(tuple(steps))
-
-
-def is_draining(key: Key, spec: Spec, desired: Rows) -> bool:
-    """Whether a row of the kernel is a real server on its way out: weight 0, not wanted, its virtual server wanted."""
-    return isinstance(key, RealServer) and spec == DRAINING and key not in desired and drains(key, desired)
-
-
-def drains(key: RealServer, desired: Rows) -> bool:
-    """Whether *key*, no longer wanted, is to go by weight 0.
-
-    TCP alone; UDP and SCTP real servers go at once, and so do those of a virtual server that goes, as upstream.
-    """
-    return key.virtual_server.protocol == "TCP" and key.virtual_server in desired
 
 
 def _differing(desired: Rows, actual: Rows) -> Iterable[Key]:

@@ -1,0 +1,267 @@
+"""Agent: the one owner of the state of the sync (law 6), in one thread.
+
+Law: it is told events and the time, and asks the kernel alone.  Nothing is touched before every feed has said that
+its first list is whole (law 3); what a step did is known from its outcome, so no sync reads the kernel (law 7); a
+row that failed stays pending with backoff while all others go on (law 5).
+"""
+
+from collections.abc import Callable, Collection
+
+from msgspec import Struct
+
+from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Kernel, Scope, read_all, scope_of
+from kubeproxy_py.model.events import AddressesSet, Event, Feed, Problem, Synced
+from kubeproxy_py.model.rows import Key, RealServer, Rows
+from kubeproxy_py.model.services import CIDR
+from kubeproxy_py.plan.drain import FIRST_CHECK_S, LONGEST_WAIT_S, is_draining, plan_drained
+from kubeproxy_py.plan.ours import ours
+from kubeproxy_py.plan.plan import make_plan
+from kubeproxy_py.plan.report import SyncReport
+from kubeproxy_py.plan.steps import Failed, Plan
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 30.0
+
+NEVER = float("inf")
+
+
+class Retry(Struct, frozen=True, gc=False):
+    """A row that failed: how often, and when it may be tried again (seconds of the agent's clock)."""
+
+    attempts: int
+    due_s: float
+
+
+class Timing(Struct, frozen=True, gc=False):
+    """The periods of KubeProxyConfiguration that the loop honours."""
+
+    sync_period_s: float = 30.0
+    min_sync_period_s: float = 0.0
+
+
+class Agent:
+    """Cluster, Desired and Actual, and what is pending between the last two.
+
+    *clock* tells seconds that only grow.  *exclude* are the addresses at which virtual servers are not ours.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        compiler: Compiler,
+        clock: Callable[[], float],
+        *,
+        exclude: tuple[CIDR, ...] = (),
+        timing: Timing = Timing(),  # noqa: B008 - frozen
+        on_problem: Callable[[Problem], None] = lambda _problem: None,
+    ) -> None:
+        self.kernel = kernel
+        self.compiler = compiler
+        self.actual: Rows = {}
+        self.draining: dict[RealServer, None] = {}
+        self.awaited: set[Feed] = {"services", "slices", "node"}
+        self.adopted = False  # the kernel was read
+        self._clock = clock
+        self._exclude = exclude
+        self._timing = timing
+        self._on_problem = on_problem
+        self._pending: dict[Key, None] = {}
+        self._retries: dict[Key, Retry] = {}
+        self._oldest_event_s: float | None = None
+        self._last_sync_s = -NEVER
+        self._drain_wait_s = FIRST_CHECK_S
+        self._drain_due_s = NEVER
+        self._compare_due_s = NEVER
+
+    # What it is told
+
+    def take(self, event: Event, at_s: float) -> None:
+        """Know what *event* says, which came at *at_s* of the clock."""
+        match event:
+            case Synced(feed=feed):
+                self.awaited.discard(feed)
+            case Problem():
+                self._on_problem(event)
+            case _:
+                self.compiler.take(event)
+                if self._oldest_event_s is None:
+                    self._oldest_event_s = at_s
+
+    def addresses_changed(self) -> None:
+        """Interfaces or addresses of this host changed: read them again, and what is on kube-ipvs0."""
+        self.compiler.take(AddressesSet(self.kernel.host_addresses()))
+        if self.adopted:
+            self._compare(LINK)
+
+    # When it wants to work
+
+    def due_s(self) -> float:
+        """When step() next has something to do, by the clock; -inf: now."""
+        if self.awaited:
+            return NEVER
+        if not self.adopted:
+            return -NEVER
+        wanted = [self._drain_due_s, self._compare_due_s, *(retry.due_s for retry in self._retries.values())]
+        if self.compiler.has_work() or self._pending.keys() - self._retries.keys():
+            wanted.append(self._last_sync_s + self._timing.min_sync_period_s)
+        return min(wanted)
+
+    # What it does
+
+    def step(self) -> list[SyncReport]:
+        """Do what is due, at most one sync of each sort; what was done."""
+        now_s = self._clock()
+        if now_s < self.due_s():
+            return []
+        if not self.adopted:
+            return [self._first_sync()]
+        reports = []
+        if now_s >= self._compare_due_s and (drift := self._full_compare()):
+            reports.append(self._sync(f"drift: {drift} rows"))
+        if now_s >= self._drain_due_s and (drained := self._drained()):
+            reports.append(self._carry_out(drained, 0, "drained"))
+        if self.compiler.has_work() or self._due_keys(now_s):
+            reports.append(self._sync(""))
+        return reports
+
+    def _first_sync(self) -> SyncReport:
+        """Adopt what the kernel has, and compare all of it with all that is desired.  Raises KernelError."""
+        self.compiler.take(AddressesSet(self.kernel.host_addresses()))
+        self.actual = ours(read_all(self.kernel), self._exclude)
+        self.adopted = True
+        self._compare_due_s = self._clock() + self._timing.sync_period_s
+        self.compiler.compile()
+        self._pending = dict.fromkeys((*self.compiler.desired.rows, *self.actual))
+        for key in self.actual:
+            self._note_draining(key)
+        return self._sync("first sync")
+
+    def _sync(self, why: str) -> SyncReport:
+        started_s = self._clock()
+        services = self.compiler.dirty_services()
+        for key in self.compiler.compile():
+            self._pending[key] = None
+            self._retries.pop(key, None)  # it was asked for anew
+        compiled_s = self._clock()
+        due = self._due_keys(compiled_s)
+        # What drains has to go with its virtual server, though nobody asks for it by name.
+        plan = make_plan(self.compiler.desired.rows, self.actual, dict.fromkeys((*due, *self.draining)))
+        report = self._carry_out(plan, services, why, due=due, compile_s=compiled_s - started_s, began_s=compiled_s)
+        self._oldest_event_s = None
+        return report
+
+    def _due_keys(self, now_s: float) -> list[Key]:
+        if not self._retries:
+            return list(self._pending)
+        return [key for key in self._pending if key not in self._retries or self._retries[key].due_s <= now_s]
+
+    def _carry_out(
+        self,
+        plan: Plan,
+        services: int,
+        why: str,
+        *,
+        due: Collection[Key] = (),
+        compile_s: float = 0.0,
+        began_s: float | None = None,
+    ) -> SyncReport:
+        planned_s = self._clock()
+        outcome = self.kernel.apply(plan) if plan.steps else None
+        failed = outcome.failed if outcome else ()
+        applied_s = self._clock()
+        self._settle(plan, failed, due, applied_s)
+        self._last_sync_s = applied_s
+        return SyncReport(
+            services=services,
+            steps=plan.steps,
+            failed=failed,
+            rows=len(self.actual),
+            pending=len(self._pending),
+            compile_s=compile_s,
+            plan_s=planned_s - (planned_s if began_s is None else began_s),
+            apply_s=applied_s - planned_s,
+            since_event_s=None if self._oldest_event_s is None or not due else applied_s - self._oldest_event_s,
+            why=why,
+        )
+
+    def _settle(self, plan: Plan, failed: tuple[Failed, ...], due: Collection[Key], now_s: float) -> None:
+        """Know what the kernel has now; keep what failed pending."""
+        refused = {failure.step.key for failure in failed}
+        for step in plan:
+            if step.key in refused:
+                continue
+            if step.verb == "delete":
+                self.actual.pop(step.key, None)
+                self.draining.pop(step.key, None)  # type: ignore[call-overload]
+            else:
+                self.actual[step.key] = step.spec
+                self._note_draining(step.key)
+        for key in due:
+            if key not in refused:
+                self._pending.pop(key, None)
+                self._retries.pop(key, None)
+        for key in refused:
+            attempts = self._retries[key].attempts + 1 if key in self._retries else 1
+            self._pending[key] = None
+            self._retries[key] = Retry(attempts, now_s + min(FIRST_RETRY_S * 2 ** (attempts - 1), LONGEST_RETRY_S))
+
+    # Draining
+
+    def _note_draining(self, key: Key) -> None:
+        if not isinstance(key, RealServer):
+            return
+        if is_draining(key, self.actual[key], self.compiler.desired.rows):
+            if key not in self.draining:
+                self.draining[key] = None
+                self._drain_wait_s = FIRST_CHECK_S
+                self._drain_due_s = min(self._drain_due_s, self._clock() + FIRST_CHECK_S)
+        else:
+            self.draining.pop(key, None)
+
+    def _drained(self) -> Plan:
+        """Count connections of what drains, once for each virtual server, and plan away what has none."""
+        servers = {key.virtual_server for key in self.draining}
+        plan = plan_drained(self.draining, self.kernel.connections(servers)) if servers else Plan()
+        self._drain_wait_s = min(2 * self._drain_wait_s, LONGEST_WAIT_S)
+        self._drain_due_s = self._clock() + self._drain_wait_s if len(plan) < len(self.draining) else NEVER
+        return plan
+
+    # Drift
+
+    def _full_compare(self) -> int:
+        """Read every scope and hold it against what we believe; how many rows differ."""
+        self._compare_due_s = self._clock() + self._timing.sync_period_s
+        believed: dict[Scope, Rows] = {}
+        for key, spec in self.actual.items():
+            believed.setdefault(scope_of(key), {})[key] = spec
+        return sum(self._compare(scope, believed.get(scope, {})) for scope in self.kernel.scopes())
+
+    def _compare(self, scope: Scope, believed: Rows | None = None) -> int:
+        """Read *scope*; what differs from what we *believed* is known from now on, and pending."""
+        if believed is None:
+            believed = {key: spec for key, spec in self.actual.items() if scope_of(key) == scope}
+        found = self.kernel.read(scope)
+        if scope == VIRTUAL_SERVERS:
+            found = ours(found, self._exclude)
+        if found == believed:
+            return 0
+        differing = [
+            key
+            for key in {**found, **believed}
+            if key not in found or key not in believed or found[key] != believed[key]
+        ]
+        for key in differing:
+            if key in found:
+                self.actual[key] = found[key]
+            else:
+                self.actual.pop(key, None)
+            self._pending[key] = None
+            self._note_found(key)
+        return len(differing)
+
+    def _note_found(self, key: Key) -> None:
+        if key in self.actual:
+            self._note_draining(key)
+        elif isinstance(key, RealServer):
+            self.draining.pop(key, None)

@@ -1,0 +1,111 @@
+"""Random histories of a small cluster, in which Services share addresses, change their kind and lose their pods.
+
+The universe is small on purpose: four Services over few addresses, so that they meet.
+"""
+
+from hypothesis import strategies as st
+
+from kubeproxy_py.model.events import NodeSet, ObjectEvent, ServiceGone, ServiceSet, SliceGone, SliceSet
+from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, ServicePort, SlicePort
+from tests.builders import HERE, THERE
+
+_SERVICE_NAMES = [ObjectName("shop", n) for n in ("api", "cart", "db", "web")]
+_CLUSTER_IPS = {n: (f"10.96.0.{i}", f"fd00:96::{i}") for i, n in enumerate(_SERVICE_NAMES, 10)}
+_SHARED_IPS = ["203.0.113.7", "203.0.113.8", "2001:db8::7", "192.168.3.10"]
+_PODS = ["10.244.1.5", "10.244.1.6", "10.244.2.5", "10.244.2.6"]
+_PODS_6 = ["fd00:10:244:1::5", "fd00:10:244:2::5"]
+_RANGES = ["0.0.0.0/0", "198.51.100.0/24", "192.168.3.0/24", "192.0.2.7/32", "2001:db8:1::/64"]
+
+_ports = st.lists(
+    st.builds(
+        ServicePort,
+        name=st.sampled_from(["a", "b"]),
+        protocol=st.sampled_from(["TCP", "UDP", "SCTP"]),
+        port=st.sampled_from([53, 80]),
+        node_port=st.sampled_from([0, 0, 30053, 30080]),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda port: (port.name, port.protocol),
+).filter(lambda ports: len({(p.port, p.protocol) for p in ports}) == len(ports))
+
+
+@st.composite
+def services(draw: st.DrawFn) -> Service:
+    name = draw(st.sampled_from(_SERVICE_NAMES))
+    kind = draw(st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer", "ExternalName"]))
+    ips = draw(st.sampled_from([_CLUSTER_IPS[name], _CLUSTER_IPS[name][:1], ()]))
+    shared = st.lists(st.sampled_from(_SHARED_IPS), max_size=2, unique=True).map(tuple)
+    return Service(
+        name,
+        kind,
+        ips,
+        tuple(draw(_ports)),
+        external_ips=draw(shared),
+        load_balancer_ips=draw(shared) if kind == "LoadBalancer" else (),
+        source_ranges=tuple(draw(st.lists(st.sampled_from(_RANGES), max_size=2, unique=True))),
+        affinity_timeout_s=draw(st.sampled_from([0, 0, 600])),
+        internal_local=draw(st.booleans()),
+        external_local=draw(st.booleans()),
+        health_check_node_port=draw(st.sampled_from([0, 31000])),
+        proxy_name=draw(st.sampled_from(["", "", "", "other"])),
+    )
+
+
+@st.composite
+def slices(draw: st.DrawFn) -> EndpointSlice:
+    service = draw(st.sampled_from(_SERVICE_NAMES))
+    suffix, family, pods = draw(st.sampled_from([("1", "IPv4", _PODS), ("2", "IPv4", _PODS), ("6", "IPv6", _PODS_6)]))
+    endpoints = draw(
+        st.lists(
+            st.builds(
+                Endpoint,
+                address=st.sampled_from(pods),
+                ready=st.booleans(),
+                serving=st.booleans(),
+                terminating=st.booleans(),
+                node=st.sampled_from([HERE, THERE, ""]),
+                zone_hints=st.sampled_from([(), ("zone-a",), ("zone-b",)]),
+                node_hints=st.sampled_from([(), (), (HERE,), (THERE,)]),
+            ),
+            max_size=4,
+        )
+    )
+    ports = [
+        SlicePort(name, protocol, draw(st.sampled_from([8080, 8081])))
+        for name in ("a", "b")
+        for protocol in ("TCP", "UDP", "SCTP")
+    ]
+    return EndpointSlice(
+        ObjectName(service.namespace, f"{service.name}-{suffix}"), service, family, tuple(endpoints), tuple(ports)
+    )
+
+
+_nodes = st.builds(
+    Node,
+    name=st.just(HERE),
+    zone=st.sampled_from(["", "zone-a", "zone-b"]),
+    addresses=st.sampled_from([("192.168.3.10",), ("198.51.100.9",), ("192.168.3.10", "fd00:3::10")]),
+)
+
+events: st.SearchStrategy[ObjectEvent] = st.one_of(
+    st.builds(ServiceSet, services()),
+    st.builds(ServiceSet, services()),
+    st.builds(SliceSet, slices()),
+    st.builds(SliceSet, slices()),
+    st.builds(ServiceGone, st.sampled_from(_SERVICE_NAMES)),
+    st.builds(
+        SliceGone,
+        st.builds(
+            lambda service, suffix: ObjectName(service.namespace, f"{service.name}-{suffix}"),
+            st.sampled_from(_SERVICE_NAMES),
+            st.sampled_from(["1", "2", "6"]),
+        ),
+    ),
+    st.builds(NodeSet, _nodes),
+)
+"""One change of one object."""
+
+batches = st.lists(st.lists(events, min_size=1, max_size=6), min_size=1, max_size=5)
+"""What happens between one sync and the next, a few times over."""
