@@ -59,7 +59,7 @@ def setns(descriptor: int, flags: int) -> None:
 
 def power_off() -> None:
     """End the machine at once, without syncing or stopping anything."""
-    _check(_libc.reboot(ctypes.c_int(_POWER_OFF - (1 << 32) if _POWER_OFF > 0x7FFFFFFF else _POWER_OFF)), "reboot")
+    _check(_libc.reboot(_POWER_OFF), "reboot")
 
 
 def die_with_parent(signal_number: int) -> None:

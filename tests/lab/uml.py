@@ -20,10 +20,10 @@ from pathlib import Path
 from tests.lab import LAB_FAILED, TIMED_OUT, linux
 from tests.lab.job import Job, LabError
 from tests.lab.processes import swept
+from tests.lab.stage import UML_MODULES
 from tests.lab.xstate import preload_for_large_xstate
 
 KERNEL = Path("/usr/bin/linux.uml")
-MODULES = Path("/usr/lib/uml/modules")
 _POLL_S = 0.01
 _CONSOLE_LINES = 60
 _TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory")
@@ -31,7 +31,7 @@ _TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory
 
 def obstacle() -> LabError | None:
     """Why this machine can't run user-mode-linux, or None."""
-    needed = (KERNEL, MODULES, Path("/sbin/modprobe"))
+    needed = (KERNEL, UML_MODULES, Path("/sbin/modprobe"))
     missing = [str(path) for path in needed if not path.exists()]
     if missing:
         return LabError(f"not installed: {', '.join(missing)}", "python3 -m tests.lab install")
