@@ -5,13 +5,12 @@ refuses costs only itself.  A set whose header isn't the wanted one is never emp
 into a set of the wanted kind, which then takes its name, and rules that refer to it never see a gap.
 """
 
-import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from errno import EEXIST, EINVAL, ENOENT
+from collections.abc import Callable, Iterable, Sequence
+from errno import EEXIST, ENOENT
 from functools import cached_property
 from itertools import groupby
 
-from kubeproxy_py.kernel import KernelError, Scope, ipset_scope
+from kubeproxy_py.kernel import KernelError, Scope, ipset_entries, ipset_scope
 from kubeproxy_py.kernel.ipset_wire import (
     ADD,
     CREATE,
@@ -29,14 +28,11 @@ from kubeproxy_py.kernel.ipset_wire import (
     decode_spec,
     encode_create,
     encode_entries,
-    encode_entry,
     encode_list,
     encode_named,
     encode_swap,
     encode_type,
     message_type,
-    parcels,
-    refused_line,
 )
 from kubeproxy_py.kernel.netlink import ACK, EXCLUSIVE, NETLINK_NETFILTER, Message, Refusal, Socket
 from kubeproxy_py.model import tables
@@ -134,20 +130,20 @@ class IpsetAdapter:
         makeable: list[Step] = []
         for step in steps:
             try:
-                bodies.append(self._create_body(_name(step), _wanted(step)))
+                bodies.append(self._create_body(set_name(step), wanted_spec(step)))
                 makeable.append(step)
             except KernelError as error:
-                failed.append(Failed(step, error.errno, f"set type {_wanted(step).type} is not to be had: {error}"))
+                failed.append(Failed(step, error.errno, f"set type {wanted_spec(step).type} is not to be had: {error}"))
         for index, refusal in self._execute(CREATE, bodies, EXCLUSIVE).items():
             step = makeable[index]
             if refusal.errno != EEXIST:
                 failed.append(_failed(step, refusal))
-            elif self._header(_name(step)) != as_listed(_wanted(step)):
+            elif self._header(set_name(step)) != as_listed(wanted_spec(step)):
                 failed += self._replace_each([step])
         return failed
 
     def _destroy(self, steps: Sequence[Step]) -> list[Failed]:
-        refused = self._execute(DESTROY, (encode_named(_name(step)) for step in steps))
+        refused = self._execute(DESTROY, (encode_named(set_name(step)) for step in steps))
         return [_failed(steps[i], refusal) for i, refusal in refused.items() if refusal.errno != ENOENT]
 
     def _replace_each(self, steps: Sequence[Step]) -> list[Failed]:
@@ -162,7 +158,7 @@ class IpsetAdapter:
 
     def _replace(self, step: Step) -> list[Failed]:
         """Put the wanted set, with the entries that it has, in the place of the one there."""
-        name, spec = _name(step), _wanted(step)
+        name, spec = set_name(step), wanted_spec(step)
         rows = self.read(ipset_scope(name))
         if not rows:
             return self._create([step])
@@ -182,7 +178,7 @@ class IpsetAdapter:
 
     def _make_anew(self, step: Step) -> list[Failed]:
         """Sets of different kinds can't be swapped: destroy the old one, which no rule may refer to then."""
-        if refusal := self._do(DESTROY, encode_named(_name(step))):
+        if refusal := self._do(DESTROY, encode_named(set_name(step))):
             words = ERROR_TEXTS.get(refusal.errno, refusal.text)
             return [Failed(step, refusal.errno, f"{words}, with another type (remove the rules that name it)")]
         return self._create([step])
@@ -194,52 +190,17 @@ class IpsetAdapter:
         sent again, each alone, so that the second answer is the last.
         """
         command = DELETE if steps and steps[0].verb == "delete" else ADD
-        sendable, encoded, failed = _encode(steps)
-        messages = list(_pack(sendable, encoded))
+        sendable, encoded, failed = ipset_entries.encode(steps)
+        messages = list(ipset_entries.pack(sendable, encoded))
         again: list[int] = []
         for number, refusal in self._execute(command, (body for _, body in messages)).items():
-            culprits, unsure = _blame(messages[number][0], refusal)
+            culprits, unsure = ipset_entries.blame(messages[number][0], refusal)
             failed += _entry_failures(sendable, culprits, refusal)
             again += unsure
-        singles = (encode_entries(_set_name(sendable[index]), [encoded[index]]) for index in again)
+        singles = (encode_entries(ipset_entries.set_of(sendable[index]), [encoded[index]]) for index in again)
         for number, refusal in self._execute(command, singles).items():
             failed += _entry_failures(sendable, again[number : number + 1], refusal)
         return failed
-
-
-def _encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[Failed]]:
-    """The steps whose entry can be written at all, their entries with line 1, 2, ..., and the others."""
-    sendable: list[Step] = []
-    encoded: list[bytes] = []
-    failed: list[Failed] = []
-    for step in steps:
-        assert isinstance(step.key, IpsetEntry)
-        try:
-            encoded.append(encode_entry(step.key.entry, len(encoded) + 1))
-            sendable.append(step)
-        except (ValueError, struct.error) as error:
-            failed.append(Failed(step, EINVAL, f"not an entry: {error}"))
-    return sendable, encoded, failed
-
-
-def _pack(steps: Sequence[Step], encoded: Sequence[bytes]) -> Iterator[tuple[range, bytes]]:
-    """The messages, each with the range of steps that it carries out; entries of one set go together."""
-    for name, run in groupby(range(len(steps)), key=lambda index: _set_name(steps[index])):
-        indexes = list(run)
-        start = indexes[0]
-        for count in parcels(encoded[start : indexes[-1] + 1]):
-            yield range(start, start + count), encode_entries(name, encoded[start : start + count])
-            start += count
-
-
-def _blame(parcel: range, refusal: Refusal) -> tuple[Sequence[int], Sequence[int]]:
-    """Which entries of a refused message were refused, and of which that isn't known yet."""
-    line = refused_line(refusal.request)
-    if refusal.errno == ENOENT or len(parcel) == 1:  # ENOENT: there is no such set
-        return parcel, ()
-    if line - 1 in parcel:
-        return (line - 1,), range(line, parcel.stop)
-    return (), parcel
 
 
 def _entry_failures(steps: Sequence[Step], indexes: Iterable[int], refusal: Refusal) -> list[Failed]:
@@ -248,17 +209,14 @@ def _entry_failures(steps: Sequence[Step], indexes: Iterable[int], refusal: Refu
     return [failure for failure in failed if not (failure.step.verb == "delete" and failure.errno == ENOENT)]
 
 
-def _set_name(step: Step) -> str:
-    assert isinstance(step.key, IpsetEntry)
-    return step.key.set
-
-
-def _name(step: Step) -> str:
+def set_name(step: Step) -> str:
+    """The set that *step* is about."""
     assert isinstance(step.key, Ipset)
     return step.key.name
 
 
-def _wanted(step: Step) -> IpsetSpec:
+def wanted_spec(step: Step) -> IpsetSpec:
+    """The header that *step* shall bring about."""
     assert isinstance(step.spec, IpsetSpec)
     return step.spec
 

@@ -1,0 +1,56 @@
+"""Steps on ipset entries, put together into few messages, and told apart again when one is refused.
+
+Law: pure.  Every step is in exactly one message, in order; a message holds entries of one set; an entry's line is
+its place among all steps given, from 1, so the line in an error names the step.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from errno import EINVAL, ENOENT
+from itertools import groupby
+
+from kubeproxy_py.kernel.ipset_wire import encode_entries, encode_entry, parcels, refused_line
+from kubeproxy_py.kernel.netlink import Refusal
+from kubeproxy_py.model.rows import IpsetEntry
+from kubeproxy_py.plan.steps import Failed, Step
+
+
+def encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[Failed]]:
+    """The steps whose entry can be written at all, their entries with line 1, 2, ..., and the others."""
+    sendable: list[Step] = []
+    encoded: list[bytes] = []
+    failed: list[Failed] = []
+    for step in steps:
+        assert isinstance(step.key, IpsetEntry)
+        try:
+            encoded.append(encode_entry(step.key.entry, len(encoded) + 1))
+            sendable.append(step)
+        except (ValueError, struct.error) as error:
+            failed.append(Failed(step, EINVAL, f"not an entry: {error}"))
+    return sendable, encoded, failed
+
+
+def pack(steps: Sequence[Step], encoded: Sequence[bytes]) -> Iterator[tuple[range, bytes]]:
+    """The messages, each with the range of steps that it carries out; entries of one set go together."""
+    for name, run in groupby(range(len(steps)), key=lambda index: set_of(steps[index])):
+        indexes = list(run)
+        start = indexes[0]
+        for count in parcels(encoded[start : indexes[-1] + 1]):
+            yield range(start, start + count), encode_entries(name, encoded[start : start + count])
+            start += count
+
+
+def blame(parcel: range, refusal: Refusal) -> tuple[Sequence[int], Sequence[int]]:
+    """Which entries of a refused message were refused, and of which that isn't known yet."""
+    line = refused_line(refusal.request)
+    if refusal.errno == ENOENT or len(parcel) == 1:  # ENOENT: there is no such set
+        return parcel, ()
+    if line - 1 in parcel:
+        return (line - 1,), range(line, parcel.stop)
+    return (), parcel
+
+
+def set_of(step: Step) -> str:
+    """The set that the entry of *step* is in."""
+    assert isinstance(step.key, IpsetEntry)
+    return step.key.set
