@@ -83,15 +83,16 @@ def _lines_of(saved: bytes, table: Table) -> Iterator[tuple[str, str, str]]:
 
 def _table_lines(table: Table, steps: Sequence[Step], copies: Copies) -> list[str]:
     """The lines of one table, ``*table`` to ``COMMIT``; none where nothing is to do."""
-    chains = [(step, step.key) for step in steps if isinstance(step.key, Chain) and step.key.table == table]
+    # A chain that loses rules stands twice in a plan: what was added to it goes, and only its last state is written.
+    chains = {step.key: step for step in steps if isinstance(step.key, Chain) and step.key.table == table}
     jumps = [(step, step.key) for step in steps if isinstance(step.key, Jump) and step.key.table == table]
-    body = [f":{key.name} - [0:0]" for _step, key in chains]
-    for step, key in chains:
+    body = [f":{chain.name} - [0:0]" for chain in chains]
+    for chain, step in chains.items():
         if isinstance(step.spec, ChainSpec) and step.verb != "delete":
-            body += [f"-A {key.name} {_one_line(rule)}" for rule in step.spec.rules]
+            body += [f"-A {chain.name} {_one_line(rule)}" for rule in step.spec.rules]
     for step, jump in jumps:
         body += _jump_lines(step, jump, copies)
-    body += [f"-X {key.name}" for step, key in chains if step.verb == "delete"]
+    body += [f"-X {chain.name}" for chain, step in chains.items() if step.verb == "delete"]
     return [f"*{table}", *body, "COMMIT"] if body else []
 
 
