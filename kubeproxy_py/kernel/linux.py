@@ -1,0 +1,88 @@
+"""LinuxKernel: the kernel of this network namespace, part by part.
+
+Law: one adapter for each part, none of which knows another; dispatch.py keeps their order and ``scope_of`` their
+borders.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from kubeproxy_py.kernel import Scope
+from kubeproxy_py.kernel.address import AddressAdapter
+from kubeproxy_py.kernel.dispatch import Adapter, dispatch
+from kubeproxy_py.kernel.flavour import Programs
+from kubeproxy_py.kernel.ipset import IpsetAdapter
+from kubeproxy_py.kernel.ipset_tool import IpsetToolAdapter
+from kubeproxy_py.kernel.iptables import IptablesAdapter
+from kubeproxy_py.kernel.ipvs import IpvsAdapter
+from kubeproxy_py.kernel.sysctl import SysctlAdapter
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import (
+    Address,
+    Chain,
+    Ipset,
+    IpsetEntry,
+    Jump,
+    Key,
+    Link,
+    RealServer,
+    Rows,
+    Sysctl,
+    VirtualServer,
+)
+from kubeproxy_py.plan.steps import Outcome, Plan
+
+
+class LinuxKernel:
+    """Carries out plans on the running kernel.
+
+    *programs* has the iptables programs of each family that is used (flavour.py); *sysctls* are the settings that
+    ``read`` tells; *ipset_by_tool* is for kernels whose sets netlink can't handle (probe.py).
+    """
+
+    def __init__(
+        self, programs: Sequence[Programs], *, sysctls: Iterable[str] = (), ipset_by_tool: bool = False
+    ) -> None:
+        families = tuple(each.family for each in programs)
+        self._device, self._servers = AddressAdapter(), IpvsAdapter()
+        settings, rules = SysctlAdapter(sysctls), IptablesAdapter(programs)
+        sets: Adapter = IpsetToolAdapter(families) if ipset_by_tool else IpsetAdapter(families)
+        self._adapters: dict[type[Key], Adapter] = {
+            Sysctl: settings,
+            Link: self._device,
+            Address: self._device,
+            Ipset: sets,
+            IpsetEntry: sets,
+            Chain: rules,
+            Jump: rules,
+            VirtualServer: self._servers,
+            RealServer: self._servers,
+        }
+        self._readers = {scope: adapter for adapter in self._each() for scope in adapter.scopes()}
+
+    def scopes(self) -> Sequence[Scope]:
+        """Settings, device, sets, tables, virtual servers."""
+        return list(self._readers)
+
+    def read(self, scope: Scope) -> Rows:
+        """The rows of *scope* as they are now.  Raises KernelError."""
+        return self._readers[scope].read(scope)
+
+    def apply(self, plan: Plan) -> Outcome:
+        """Carry out every step that can be, in order; see dispatch.py for those that wait."""
+        return dispatch(plan, self._adapters)
+
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, int]:
+        """How many connection entries each real server of *virtual_servers* has now.  Raises KernelError."""
+        return self._servers.connections(virtual_servers)
+
+    def host_addresses(self) -> tuple[HostAddress, ...]:
+        """All addresses of all interfaces, sorted.  Raises KernelError."""
+        return self._device.host_addresses()
+
+    def close(self) -> None:
+        """Give back sockets; the state of the kernel stays."""
+        for adapter in self._each():
+            adapter.close()
+
+    def _each(self) -> Iterable[Adapter]:
+        return dict.fromkeys(self._adapters.values())
