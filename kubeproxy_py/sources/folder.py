@@ -1,0 +1,187 @@
+"""A folder of manifests: what is in it now, against what has been told of it, to events.
+
+Law: what can't be read doesn't vanish.  A broken object, a broken document, an unreadable file or folder keeps what
+it last said well; only what is no longer there, and is known to be so, is told as gone.
+
+Files change while we look.  A file is read once it is known to be whole: a writer closed it, it was renamed into
+place, or it looked the same twice; and it is gone once it was missing twice, since editors move a file away before
+they write it anew.
+
+Of an object in two files, the first file by name has it; when that one lets go, the other's is used.
+"""
+
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from stat import S_ISREG
+
+from msgspec import Struct
+
+from kubeproxy_py.model.events import Event, Problem
+from kubeproxy_py.sources.manifest import Manifest, read_manifest
+from kubeproxy_py.sources.told import Identity, Told
+
+SUFFIXES = (".yaml", ".yml", ".json")
+FILES_MAX = 10_000
+SIZE_MAX_BYTES = {".yaml": 16 << 20, ".yml": 16 << 20, ".json": 256 << 20}  # YAML's nodes take 50 times its size
+
+_SWAPPED = ".."  # a ConfigMap's volume changes by renaming its ..data link: all files at once, and whole
+
+Stamp = tuple[int, int, int, int, int]
+"""Device, inode, size in bytes, times of modification and of change in ns: differs if the file, or its mode, did."""
+
+
+class Look(Struct, frozen=True, gc=False):
+    """What came of looking at the folder once."""
+
+    events: list[Event]
+    readable: bool  # the folder could be listed
+    settled: bool  # False: look again soon, a file may be half written
+
+
+class Folder:
+    """Knows what each file last said well, and what was told."""
+
+    def __init__(self, directory: str, node_name: str) -> None:
+        self._directory = Path(directory)
+        self._node_name = node_name
+        self._manifests: dict[str, Manifest] = {}  # by file name
+        self._read: dict[str, Stamp] = {}  # what each file looked like when it was read
+        self._seen: dict[str, Stamp | None] = {}  # changed since (None: missing), but not known to be whole
+        self._holders: dict[Identity, tuple[str, ...]] = {}  # the files that have an object, by name in order
+        self._told = Told()
+        self._complaints: frozenset[Problem] = frozenset()  # of the folder as a whole, told once
+
+    def look(self, whole: Collection[str] | None = None) -> Look:
+        """The events since the last look.
+
+        *whole* names the files that are known to be whole (None: all of them).
+        """
+        try:
+            stamps = self._list()
+        except OSError as error:
+            complaint = self._problem(f"can't be read: {error.strerror or error}", "mount it, or name another folder")
+            return Look(self._complain({complaint}), readable=False, settled=True)
+        problems: list[Event] = []
+        touched: dict[Identity, None] = {}  # a set that keeps its order
+        for name in self._changed(stamps, whole):
+            before = self._manifests.get(name, Manifest())
+            problems.extend(self._take(name, stamps.get(name)))
+            touched |= dict.fromkeys(self._hold(name, before))
+        events = self._tell(touched)
+        return Look([*self._complain(self._complaints_now()), *problems, *events], True, settled=not self._seen)
+
+    def _list(self) -> dict[str, Stamp]:
+        """The files that count, by name in order.  Raises OSError if the folder can't be listed."""
+        names = sorted(entry for entry in os.listdir(self._directory) if _counts(entry))  # noqa: PTH208 -- 10,000 Paths
+        stamps: dict[str, Stamp] = {}
+        for name in names[:FILES_MAX]:
+            try:
+                status = os.stat(self._directory / name)  # noqa: PTH116 -- follows links, as a ConfigMap needs
+            except FileNotFoundError:
+                continue
+            except OSError:
+                stamps[name] = (0, 0, 0, 0, 0)  # it is there: reading it will say what is wrong
+                continue
+            if S_ISREG(status.st_mode):
+                stamps[name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return stamps
+
+    def _changed(self, stamps: dict[str, Stamp], whole: Collection[str] | None) -> list[str]:
+        """The files to be read, or forgotten, now; those that aren't whole yet are kept in mind."""
+        all_whole = whole is None or any(name.startswith(_SWAPPED) for name in whole)
+        seen, self._seen = self._seen, {}
+        ready: list[str] = []
+        for name in [*stamps, *(name for name in self._read if name not in stamps)]:
+            stamp = stamps.get(name)
+            told_whole = whole is not None and name in whole and stamp is not None
+            if stamp == self._read.get(name) and not told_whole:
+                continue
+            if all_whole or told_whole or (name in seen and seen[name] == stamp):
+                ready.append(name)
+            else:
+                self._seen[name] = stamp
+        return ready
+
+    def _take(self, name: str, stamp: Stamp | None) -> list[Problem]:
+        """Read the file *name*, or forget it if it has no stamp; what is wrong with it."""
+        if stamp is None:
+            del self._read[name]
+            self._manifests.pop(name, None)
+            return []
+        self._read[name] = stamp
+        before = self._manifests.get(name, Manifest())
+        try:
+            body = _bounded(self._directory / name)
+        except OSError as error:
+            return [Problem(name, "(all)", f"can't be read: {error.strerror or error}", "its last good version stays")]
+        manifest = read_manifest(name, body, self._node_name)
+        self._manifests[name] = _mended(manifest, before)
+        return list(manifest.problems)
+
+    def _hold(self, name: str, before: Manifest) -> Iterable[Identity]:
+        """Note which objects the file *name* has, and had *before*; which these are."""
+        after = self._manifests.get(name, Manifest())
+        for identity in before.objects.keys() - after.objects.keys():
+            self._holders[identity] = tuple(holder for holder in self._holders[identity] if holder != name)
+        for identity in after.objects.keys() - before.objects.keys():
+            self._holders[identity] = tuple(sorted((*self._holders.get(identity, ()), name)))
+        return {**before.objects, **after.objects}
+
+    def _tell(self, touched: Iterable[Identity]) -> list[Event]:
+        """The events of the objects *touched*, and a Problem for each that several files have."""
+        events: list[Event] = []
+        for identity in touched:
+            holder, *others = self._holders[identity] or ("",)
+            values = self._manifests[holder].objects[identity] if holder else ()
+            events.extend(self._told.tell(identity, values))
+            events.extend(_twice(other, holder, identity) for other in others)
+            if not holder:
+                del self._holders[identity]
+        return events
+
+    def _complaints_now(self) -> set[Problem]:
+        found: set[Problem] = set()
+        if not self._read:
+            found.add(self._problem("has no manifests", f"files that end in {', '.join(SUFFIXES)}"))
+        if len(self._read) >= FILES_MAX:
+            found.add(self._problem(f"has {FILES_MAX} files or more", "the first by name are used"))
+        return found
+
+    def _complain(self, complaints: set[Problem]) -> list[Event]:
+        """Those of *complaints* that were not told last time."""
+        new = [problem for problem in complaints if problem not in self._complaints]
+        self._complaints = frozenset(complaints)
+        return sorted(new, key=str)
+
+    def _problem(self, message: str, hint: str) -> Problem:
+        return Problem(f"manifest folder {self._directory}", "(all)", message, hint)
+
+
+def _counts(name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _bounded(path: Path) -> bytes:
+    """The file's bytes.  Raises OSError if it can't be read, or has too many."""
+    limit = SIZE_MAX_BYTES[path.suffix]
+    with path.open("rb") as file:
+        body = file.read(limit + 1)
+    if len(body) > limit:
+        raise OSError(f"it has more than {limit >> 20} MiB")
+    return body
+
+
+def _mended(manifest: Manifest, before: Manifest) -> Manifest:
+    """*manifest*, with what *before* said in place of what can't be read."""
+    lost = before.objects.keys() - manifest.objects.keys()
+    kept = {
+        identity: before.objects[identity] for identity in lost if identity in manifest.broken or not manifest.whole
+    }
+    return Manifest({**manifest.objects, **kept}) if kept else Manifest(manifest.objects)
+
+
+def _twice(name: str, holder: str, identity: Identity) -> Problem:
+    kind, object_name = identity
+    who = f"{name}: {kind} {str(object_name).lstrip('/')}"
+    return Problem(who, "metadata.name", f"is in {holder} too", f"the one in {holder} is used")
