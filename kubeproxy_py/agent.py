@@ -118,7 +118,7 @@ class Agent:
             return [self._first_sync()]
         reports = []
         if now_s >= self._compare_due_s and (drift := self._full_compare()):
-            reports.append(self._sync(f"drift: {drift} rows"))
+            reports.append(self._sync(f"drift in {drift} rows"))
         if now_s >= self._drain_due_s and (drained := self._drained()):
             reports.append(self._carry_out(drained, 0, "drained"))
         if self.compiler.has_work() or self._due_keys(now_s):
@@ -131,11 +131,11 @@ class Agent:
         self.actual = ours(read_all(self.kernel), self._exclude)
         self.adopted = True
         self._compare_due_s = self._clock() + self._timing.sync_period_s
-        self.compiler.compile()
-        self._pending = dict.fromkeys((*self.compiler.desired.rows, *self.actual))
+        self._pending = dict.fromkeys(self.actual)
+        report = self._sync("first sync")
         for key in self.actual:
             self._note_draining(key)
-        return self._sync("first sync")
+        return report
 
     def _sync(self, why: str) -> SyncReport:
         started_s = self._clock()

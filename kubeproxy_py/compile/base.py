@@ -39,6 +39,11 @@ def setting_rows(config: KubeProxyConfiguration, machine: Machine, present: Rows
     return {**_ipvs_settings(config, machine), **_conntrack_settings(config, machine, present)}
 
 
+def setting_paths(config: KubeProxyConfiguration, machine: Machine) -> tuple[str, ...]:
+    """The paths of the settings that ``setting_rows`` asks for, whatever is present."""
+    return tuple(key.path for key in setting_rows(config, machine, {}) if isinstance(key, Sysctl))
+
+
 def _ipvs_settings(config: KubeProxyConfiguration, machine: Machine) -> Rows:
     values = {
         "net/ipv4/vs/conntrack": 1,  # without it no masquerading of what IPVS forwards

@@ -8,7 +8,8 @@ from ipaddress import ip_address, ip_network
 
 from msgspec import Struct, field
 
-from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.config.types import KubeProxyConfiguration
+from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE
 from kubeproxy_py.model.services import CIDR, FAMILIES, IP, Family, family_of
 
@@ -37,6 +38,68 @@ class Site(Struct, frozen=True, gc=False):
 
 
 LOOPBACK: dict[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
+_UNSPECIFIED = ("0.0.0.0", "::")
+
+
+class Host(Struct, frozen=True, gc=False):
+    """What is found out about this host at start and stays."""
+
+    node_name: str
+    families: tuple[Family, ...] = FAMILIES
+    random_fully: bool = True
+
+
+def make_site(
+    config: KubeProxyConfiguration, host: Host, node: Node | None, addresses: tuple[HostAddress, ...]
+) -> Site:
+    """The Site that *config*, the *node* object (None: there is none) and the interfaces' *addresses* make."""
+    ips = node_ips(config.bind_address, node)
+    cidrs = _node_port_cidrs(config.node_port_addresses, ips)
+    not_local = {family: match for family in host.families if (match := _not_local(config, node, family))}
+    return Site(
+        node_name=host.node_name,
+        zone=node.zone if node else "",
+        families=host.families,
+        node_ips=ips,
+        foreign_addresses={family: frozenset(foreign_addresses(addresses, family)) for family in host.families},
+        node_port_addresses={family: node_port_addresses(addresses, cidrs, family) for family in host.families},
+        not_local=not_local,
+        scheduler=config.ipvs.scheduler,
+        masquerade_all=config.iptables.masquerade_all,
+        masquerade_mark=1 << config.iptables.masquerade_bit,
+        random_fully=host.random_fully,
+    )
+
+
+def node_ips(bind_address: IP, node: Node | None) -> dict[Family, IP]:
+    """The node's IP in each family: ``bindAddress`` if it names one, else the Node's first, else loopback.
+
+    Source: getNodeIPs in cmd/kube-proxy.
+    """
+    own = {} if bind_address in _UNSPECIFIED else by_family((bind_address,))
+    return {**LOOPBACK, **by_family(node.addresses if node else ()), **own}
+
+
+def _node_port_cidrs(configured: tuple[str, ...], ips: dict[Family, IP]) -> tuple[CIDR, ...]:
+    if configured != ("primary",):
+        return configured
+    known = [ip for ip in ips.values() if not _is_loopback(ip)]
+    return tuple(f"{ip}/{128 if ':' in ip else 32}" for ip in known)
+
+
+def _not_local(config: KubeProxyConfiguration, node: Node | None, family: Family) -> str:
+    """The match for packets that no pod of this node sent; "" if there is no way to tell."""
+    match config.detect_local_mode:
+        case "BridgeInterface":
+            return f"! -i {config.detect_local.bridge_interface}"
+        case "InterfaceNamePrefix":
+            return f"! -i {config.detect_local.interface_name_prefix}+"
+        case "NodeCIDR":
+            cidrs = node.pod_cidrs if node else ()
+        case _:
+            cidrs = config.cluster_cidr
+    first = by_family(cidrs).get(family)
+    return f"! -s {first}" if first else ""
 
 
 def by_family(addresses: tuple[IP, ...]) -> dict[Family, IP]:

@@ -1,0 +1,114 @@
+"""The command line: run | plan | status | cleanup.
+
+Law: a verb is a few lines that call down.  Without a verb it is ``run``, so that a kube-proxy command line works as
+it stands.  Exit status: 0 done, 1 failed, 2 the command line or the configuration can't be used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from kubeproxy_py import __version__
+from kubeproxy_py.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from kubeproxy_py.config.load import Loaded
+
+FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
+        words.insert(0, "run")
+    arguments = _parser().parse_args(words)
+    try:
+        return _do(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        return UNUSABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _do(arguments: Namespace) -> int:
+    """Carry out the verb; what must be mended elsewhere is one line in the log.  Raises ConfigError."""
+    from kubeproxy_py.kernel import KernelError
+    from kubeproxy_py.sources import SourceError
+
+    loaded = _loaded(arguments)
+    try:
+        return _VERBS[arguments.verb][1](loaded, arguments)
+    except (KernelError, SourceError) as error:
+        import logging
+
+        logging.getLogger(__name__).error(str(error))
+        return FAILED
+
+
+def _parser() -> ArgumentParser:
+    from argparse import ArgumentParser
+
+    from kubeproxy_py.config import flags
+
+    parser = ArgumentParser(prog="kubeproxy-py", description="kube-proxy in IPVS mode, as a node agent of its own.")
+    parser.add_argument("--version", action="version", version=f"kubeproxy-py {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (text, _) in _VERBS.items():
+        each = verbs.add_parser(verb, help=text, description=text)
+        flags.add_to(each)
+        if verb == "plan":
+            each.add_argument("--assume-empty", action="store_true", help="against a kernel that has nothing yet")
+            each.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to print it")
+    return parser
+
+
+def _loaded(arguments: Namespace) -> Loaded:
+    """The configuration, with the log set up by it and its warnings told.  Raises ConfigError."""
+    import logging
+
+    from kubeproxy_py import logs
+    from kubeproxy_py.config.load import configuration
+
+    loaded = configuration(arguments)
+    logs.setup(loaded.config.logging.format, loaded.config.logging.verbosity)
+    for warning in loaded.warnings:
+        logging.getLogger(__name__).warning(str(warning))
+    return loaded
+
+
+def _run(loaded: Loaded, _arguments: Namespace) -> int:
+    from kubeproxy_py import verbs
+
+    return verbs.cleanup(loaded) if loaded.own.cleanup else verbs.run(loaded)
+
+
+def _plan(loaded: Loaded, arguments: Namespace) -> int:
+    from kubeproxy_py import verbs
+
+    return verbs.plan(loaded, assume_empty=arguments.assume_empty, as_json=arguments.output == "json")
+
+
+def _status(loaded: Loaded, _arguments: Namespace) -> int:
+    from kubeproxy_py import verbs
+
+    return verbs.status(loaded)
+
+
+def _cleanup(loaded: Loaded, _arguments: Namespace) -> int:
+    from kubeproxy_py import verbs
+
+    return verbs.cleanup(loaded)
+
+
+_VERBS: dict[str, tuple[str, Callable[[Loaded, Namespace], int]]] = {
+    "run": ("keep this node's kernel as the Services ask, until told to stop", _run),
+    "plan": ("print what a sync would change now, and change nothing", _plan),
+    "status": ("print the virtual servers that the kernel has, with the Services' names", _status),
+    "cleanup": ("remove all that is ours from the kernel, and nothing else", _cleanup),
+}

@@ -1,0 +1,94 @@
+"""The loop: what other threads say goes through one queue to the Agent.
+
+Law: the queue is the only crossing between threads, and only this thread touches the Agent.  Whatever goes wrong
+below is logged and tried again; nothing but the end of the process ends the loop.
+"""
+
+import logging
+import queue
+from collections.abc import Callable
+from time import monotonic
+
+from msgspec import Struct
+
+from kubeproxy_py.agent import NEVER, Agent
+from kubeproxy_py.kernel import KernelError
+from kubeproxy_py.logs import level, values
+from kubeproxy_py.model.events import Event, Synced
+from kubeproxy_py.plan.report import SyncReport
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+"""After the kernel could not be asked at all."""
+
+
+class AddressesChanged(Struct, frozen=True, gc=False):
+    """Interfaces or addresses of this host are not what they were."""
+
+
+Told = Event | AddressesChanged
+
+
+class Loop:
+    """Feeds one Agent.  ``tell`` may be called from any thread; ``run`` from one."""
+
+    def __init__(self, agent: Agent, on_report: Callable[[SyncReport], None] = lambda _report: None) -> None:
+        self._agent = agent
+        self._on_report = on_report
+        self._queue: queue.SimpleQueue[tuple[float, Told]] = queue.SimpleQueue()
+
+    def tell(self, told: Told) -> None:
+        """Have the agent know *told* soon."""
+        self._queue.put((monotonic(), told))
+
+    def run(self) -> None:
+        """Serve until the process ends."""
+        while True:
+            try:
+                self.turn()
+            except KernelError as error:
+                log.error(f"can't ask the kernel, trying again in {_RETRY_S:.0f} s: {error}")
+                self._take_all(_RETRY_S)
+
+    def turn(self) -> None:
+        """Wait until there is something to do, and do it.  Raises KernelError."""
+        wait_s = self._agent.due_s() - monotonic()
+        self._take_all(None if wait_s == NEVER else max(0.0, wait_s))
+        for report in self._agent.step():
+            _log_report(report)
+            self._on_report(report)
+
+    def _take_all(self, timeout_s: float | None) -> None:
+        """Take what is in the queue; wait for the first up to *timeout_s* (None: for ever)."""
+        try:
+            self._take(*self._queue.get(timeout=timeout_s))
+            while True:
+                self._take(*self._queue.get_nowait())
+        except queue.Empty:
+            return
+
+    def _take(self, at_s: float, told: Told) -> None:
+        if isinstance(told, AddressesChanged):
+            self._agent.addresses_changed()
+            return
+        if isinstance(told, Synced):
+            log.log(level(2), f"first list of the feed {told.feed} is whole")
+        self._agent.take(told, at_s)
+
+
+def _log_report(report: SyncReport) -> None:
+    """One sentence a sync, and one for each row that failed; drift is told at least as loud as it is rare."""
+    named = values(
+        compile_ms=round(report.compile_s * 1000, 1),
+        plan_ms=round(report.plan_s * 1000, 1),
+        apply_ms=round(report.apply_s * 1000, 1),
+    )
+    quiet = not report.steps and not report.failed and not report.why
+    log.log(
+        level(2) if quiet else logging.WARNING if report.why.startswith("drift") else logging.INFO,
+        str(report),
+        extra=named,
+    )
+    for failure in report.failed:
+        log.error(f"failed: {failure}", extra=values(errno=failure.errno))

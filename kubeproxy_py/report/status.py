@@ -1,0 +1,67 @@
+"""The status table: what people know from ``ipvsadm -Ln``, with the Services' names beside the addresses.
+
+Law: it prints the kernel's rows, not what we wish they were; a virtual server that no Service wants has no name, and
+a real server that is on its way out is called draining.
+"""
+
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+
+from msgspec import Struct
+
+from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec, endpoint_text
+
+_HEADER = ("Prot", "LocalAddress:Port", "Scheduler", "Service")
+_SUBHEADER = ("  ->", "RemoteAddress:Port", "Weight", "ActiveConn", "InActConn")
+
+
+class Load(Struct, frozen=True, gc=False):
+    """Connection entries of one real server."""
+
+    active: int = 0
+    inactive: int = 0
+
+
+def status_text(rows: Rows, names: Callable[[VirtualServer], str], loads: Mapping[RealServer, Load]) -> str:
+    """The virtual servers among *rows*, in order of address, port and protocol, each with its real servers."""
+    real_servers: dict[VirtualServer, list[RealServer]] = {}
+    for key in rows:
+        if isinstance(key, RealServer):
+            real_servers.setdefault(key.virtual_server, []).append(key)
+    lines = [_server_line(*_HEADER), _real_line(*_SUBHEADER)]
+    servers = sorted((key for key in rows if isinstance(key, VirtualServer)), key=_place)
+    for server in servers:
+        lines.append(_server_line(*_server_cells(server, rows, names(server))))
+        backends = sorted(real_servers.get(server, ()), key=lambda key: (ip_address(key.address).packed, key.port))
+        lines += [_real_line(*_real_cells(key, rows, loads)) for key in backends]
+        if not backends:
+            lines.append("  -> (no endpoints: refused)")
+    count = sum(len(found) for found in real_servers.values())
+    return "\n".join((*lines, f"{len(servers):,} virtual servers, {count:,} real servers")) + "\n"
+
+
+def _place(server: VirtualServer) -> tuple[int, bytes, int, str]:
+    address = ip_address(server.address)
+    return address.version, address.packed, server.port, server.protocol
+
+
+def _server_cells(server: VirtualServer, rows: Rows, name: str) -> tuple[str, str, str, str]:
+    spec = rows[server]
+    scheduler = str(spec) if isinstance(spec, VirtualServerSpec) else "?"
+    return server.protocol, endpoint_text(server.address, server.port), scheduler, name or "-"
+
+
+def _real_cells(key: RealServer, rows: Rows, loads: Mapping[RealServer, Load]) -> tuple[str, str, str, str, str]:
+    spec, load = rows[key], loads.get(key, Load())
+    weight = str(spec.weight) if isinstance(spec, RealServerSpec) else "?"
+    if weight == "0":
+        weight = "draining"
+    return "  ->", endpoint_text(key.address, key.port), weight, str(load.active), str(load.inactive)
+
+
+def _server_line(protocol: str, place: str, scheduler: str, name: str) -> str:
+    return f"{protocol:5}{place:31}{scheduler:22}{name}".rstrip()
+
+
+def _real_line(arrow: str, place: str, weight: str, active: str, inactive: str) -> str:
+    return f"{arrow:5}{place:31}{weight:9}{active:11}{inactive}".rstrip()
