@@ -1,7 +1,8 @@
 """Bytes of a configuration file -> one plain dict, and a warning for each key that stands twice.
 
-Law: reading costs memory in proportion to the file, whose size is bounded, and makes nothing but plain data: YAML's
-tags of objects are refused, and so are its merge keys (``<<``), by which a small file can grow without limit.
+Law: reading costs memory in proportion to the file, whose size and depth are bounded, and makes nothing but plain
+data: YAML's tags of objects are refused, and so are its merge keys (``<<``), by which a small file can grow without
+limit.
 """
 
 from collections.abc import Hashable
@@ -12,6 +13,7 @@ import yaml
 from kubeproxy_py.config.errors import ConfigError, Problem
 
 SIZE_MAX_BYTES = 1 << 20  # what a ConfigMap can hold
+DEPTH_MAX = 32  # the fields of KubeProxyConfiguration need 5
 
 _HINT = "YAML or JSON with apiVersion, kind and the fields of KubeProxyConfiguration"
 _Loader: type[yaml.CSafeLoader] | type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,9 +66,20 @@ def _parse_yaml(content: bytes, where: str, warnings: list[Problem]) -> Any:
             return dict(super().construct_mapping(node, deep))
 
     try:
+        _check_depth(content)
         return yaml.load(content, Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError([_broken(error, where)]) from None
+
+
+def _check_depth(content: bytes) -> None:
+    # libyaml's composer calls itself for each level and, unlike Python, never says when the stack ends: the process
+    # would die of 100,000 brackets.  Its parser, which gives these events, does not recurse.
+    depth = 0
+    for event in yaml.parse(content, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX:
+            raise yaml.YAMLError(f"deeper than {DEPTH_MAX} levels")
 
 
 def _check_key(key: yaml.Node, seen: set[str], where: str, warnings: list[Problem]) -> None:
@@ -86,5 +99,5 @@ def _stands_twice(where: str, key: str) -> Problem:
 def _broken(error: Exception, where: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     return Problem(where + line, f"can't be read: {reason}", _HINT)

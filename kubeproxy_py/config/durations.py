@@ -1,7 +1,7 @@
 """Durations as Go writes them: ``1h30m``, ``250ms``, ``0s``.
 
 Law: ``parse_duration(format_duration(s)) == s`` for every whole number of nanoseconds (the unit in which Go counts)
-that a float tells apart.
+below 2**50, which is 13 days; beyond, for whole seconds: a float holds no more.
 
 Source: Go's ``time.ParseDuration`` and ``Duration.String``.
 """

@@ -1,6 +1,7 @@
 """ConfigError: what the operator must mend, all of it at once."""
 
 from collections.abc import Sequence
+from reprlib import Repr
 
 from msgspec import Struct
 
@@ -41,7 +42,14 @@ class Refused(Exception):  # noqa: N818 - a verdict on one value, which its read
         return Problem(field, self.message, self.hint)
 
 
+_short = Repr()
+# Aliases can make a small file describe a huge list, and writing that out must not take for ever.
+_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring, _short.maxlong = 2, 4, 4, 80, 80
+
+
 def shown(value: object) -> str:
-    """*value* as a message quotes it: on one line, and short."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """*value* as a message quotes it: on one line, and short whatever it is."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python does not write out integers of more than 4300 digits
+        return "a huge number"

@@ -6,6 +6,7 @@ takes what YAML or JSON gives; ``check`` is asked only about values that are not
 
 import re
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from msgspec import Struct
@@ -74,8 +75,9 @@ def _boolean_from_text(text: str) -> bool:
 BOOLEAN = Kind("BOOL", _read_boolean, from_text=_boolean_from_text)
 
 
-def _read_whole(raw: Any) -> int:
-    if isinstance(raw, int) and not isinstance(raw, bool):
+def read_whole(raw: Any) -> int:
+    """A whole number that Go's int64 holds; others, which may be endless, are not even written out."""
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw.bit_length() < 64:
         return raw
     raise Refused(f"expected a whole number, got {shown(raw)}", "without quotes")
 
@@ -93,13 +95,16 @@ def whole(least: int, most: int = 2**31 - 1) -> Kind:
         if not least <= value <= most:
             raise Refused(f"{value} is out of range", f"{least} to {most}")
 
-    return Kind("N", _read_whole, check, from_text=_whole_from_text)
+    return Kind("N", read_whole, check, from_text=_whole_from_text)
 
 
 def _read_number(raw: Any) -> float:
-    if isinstance(raw, int | float) and not isinstance(raw, bool):
-        return float(raw)
-    raise Refused(f"expected a number, got {shown(raw)}", "without quotes")
+    if isinstance(raw, float) and isfinite(raw):
+        return raw
+    try:
+        return float(read_whole(raw))
+    except Refused:
+        raise Refused(f"expected a number, got {shown(raw)}", "without quotes") from None
 
 
 def _number_from_text(text: str) -> float:
@@ -138,7 +143,7 @@ PERIOD = replace(DURATION, check=_positive)
 
 
 def _read_flush_frequency(raw: Any) -> float:
-    return raw / 1e9 if type(raw) is int else _read_duration(raw)
+    return read_whole(raw) / 1e9 if type(raw) is int else _read_duration(raw)
 
 
 # The one duration that may be a number, of nanoseconds (upstream's TimeOrMetaDuration); kubeadm writes 0.

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from kubeproxy_py.config.errors import Refused, shown
-from kubeproxy_py.config.kinds import SWITCHES, TEXT, Kind, one_of, pointer, read_text, words_from_text
+from kubeproxy_py.config.kinds import SWITCHES, TEXT, Kind, one_of, pointer, read_text, read_whole, words_from_text
 
 
 def _check_mode(mode: str) -> None:
@@ -48,7 +48,7 @@ VERSION = replace(TEXT, metavar="VERSION", check=_check_version)
 
 
 def _read_quantity(raw: Any) -> str:
-    text = str(raw) if type(raw) is int else read_text(raw)
+    text = str(read_whole(raw)) if type(raw) is int else read_text(raw)
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?([KMGTPE]i|[mkMGTPE]|[eE][0-9]{1,2})?|", text):
         return text
     raise Refused(f"{shown(raw)} is not a quantity", "such as 0 or 64Mi")
@@ -64,7 +64,7 @@ def _read_patterns(raw: Any) -> Patterns:
     items = raw if isinstance(raw, list) else [raw]
     if all(isinstance(item, dict) and set(item) == {"filePattern", "verbosity"} for item in items):
         patterns = tuple((item["filePattern"], item["verbosity"]) for item in items)
-        if all(isinstance(pattern, str) and type(level) is int and level >= 0 for pattern, level in patterns):
+        if all(isinstance(pattern, str) and type(level) is int and 0 <= level < 2**31 for pattern, level in patterns):
             return patterns
     raise Refused(f"expected a list of filePattern and verbosity, got {shown(raw)}")
 

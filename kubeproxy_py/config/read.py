@@ -38,7 +38,7 @@ def read_section(section: type[S], raw: Any, findings: Findings, path: str = "")
     if raw is not None and not isinstance(raw, dict):
         findings.refuse(path, Refused(f"expected fields, got {shown(raw)}", ", ".join(_keys(section))))
     fields = raw if isinstance(raw, dict) else {}
-    for key in fields.keys() - set(_keys(section)):
+    for key in [key for key in fields if key not in _keys(section)]:
         findings.warnings.append(Problem(_join(path, key), "unknown field, ignored", _nearest(str(key), section)))
     return section(**{
         field.name: _read_field(field, fields.get(field.key), findings, _join(path, field.key))
