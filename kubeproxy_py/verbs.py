@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 DONE, FAILED = 0, 1
 _LIST_TIMEOUT_S = 60.0
 
+
 def run(loaded: "Loaded") -> int:
     """Keep the kernel as the Services ask.  SIGTERM or SIGINT end it at once; the kernel's state stays."""
     from kubeproxy_py.kernel.monitor import AddressMonitor
@@ -69,9 +70,9 @@ def status(loaded: "Loaded") -> int:
     _desired(parts)
     desired, cluster = parts.compiler.desired, parts.compiler.cluster
     rows = parts.kernel.read(VIRTUAL_SERVERS)
-    loads = parts.kernel.loads([key for key in rows if isinstance(key, VirtualServer)])
+    connections = parts.kernel.connections([key for key in rows if isinstance(key, VirtualServer)])
     sys.stdout.write(
-        status_text(rows, lambda server: front_name(server, desired.owners(server), cluster.services), loads)
+        status_text(rows, lambda server: front_name(server, desired.owners(server), cluster.services), connections)
     )
     return DONE
 

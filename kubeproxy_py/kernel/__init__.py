@@ -14,6 +14,7 @@ from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     Address,
     Chain,
+    Connections,
     Ipset,
     IpsetEntry,
     Jump,
@@ -61,8 +62,8 @@ class Kernel(Protocol):
         """Carry out every step that can be; one failed step never stops those that do not depend on it."""
         ...
 
-    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, int]:
-        """How many connection entries, active and inactive, each real server of *virtual_servers* has now."""
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
+        """How many connection entries each real server of *virtual_servers* has now."""
         ...
 
     def host_addresses(self) -> tuple[HostAddress, ...]:

@@ -26,7 +26,7 @@ from kubeproxy_py.kernel.ipvs_wire import (
     encode_step,
 )
 from kubeproxy_py.kernel.netlink import NETLINK_GENERIC, Message, Refusal, Socket, generic_family
-from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import Connections, Key, RealServer, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.plan.steps import Failed, Step
 
 _GONE = frozenset((ESRCH, ENOENT))
@@ -73,7 +73,7 @@ class IpvsAdapter:
             ]
         return failed
 
-    def connections(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, int]:
+    def connections(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, Connections]:
         """How many connections, busy and idle, each real server of *virtual_servers* has.  Raises KernelError."""
         return {state.key: state.connections for state in self._states(virtual_servers)}
 

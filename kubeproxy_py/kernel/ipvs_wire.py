@@ -14,7 +14,7 @@ from struct import Struct
 import msgspec
 
 from kubeproxy_py.kernel.attributes import NESTED, attributes, read_text, read_u16, read_u32, u32
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import Connections, RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import IP, Protocol
 from kubeproxy_py.plan.steps import Step
 
@@ -99,7 +99,7 @@ class RealServerState(msgspec.Struct, frozen=True, gc=False):
 
     key: RealServer
     spec: RealServerSpec
-    connections: int
+    connections: Connections
 
 
 def encode_step(step: Step) -> bytes:
@@ -159,7 +159,9 @@ def decode_dest(body: bytes, virtual_server: VirtualServer) -> RealServerState:
     address, port, method, weight, active, inactive, family = _dest_fields(body, _family(virtual_server.address))
     key = RealServer(virtual_server, _read_address(family, address), ntohs(port))
     masquerading = method & _FORWARD_MASK in (_MASQUERADE, _LOCAL_NODE)
-    return RealServerState(key, RealServerSpec(weight) if masquerading else NOT_MASQUERADING, active + inactive)
+    return RealServerState(
+        key, RealServerSpec(weight) if masquerading else NOT_MASQUERADING, Connections(active, inactive)
+    )
 
 
 def _dest_fields(body: bytes, family: int) -> tuple[bytes, int, int, int, int, int, int]:

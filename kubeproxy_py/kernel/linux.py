@@ -19,6 +19,7 @@ from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     Address,
     Chain,
+    Connections,
     Ipset,
     IpsetEntry,
     Jump,
@@ -71,7 +72,7 @@ class LinuxKernel:
         """Carry out every step that can be, in order; see dispatch.py for those that wait."""
         return dispatch(plan, self._adapters)
 
-    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, int]:
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """How many connection entries each real server of *virtual_servers* has now.  Raises KernelError."""
         return self._servers.connections(virtual_servers)
 

@@ -18,6 +18,7 @@ from kubeproxy_py.model.rows import (
     Address,
     Chain,
     ChainSpec,
+    Connections,
     Ipset,
     IpsetEntry,
     IpsetSpec,
@@ -59,7 +60,7 @@ class MemoryKernel:
     def __init__(self, rows: Rows | None = None, *, forgiving: bool = False) -> None:
         self.rows: Rows = dict(rows or {})
         self.addresses: tuple[HostAddress, ...] = ()
-        self.open_connections: dict[RealServer, int] = {}
+        self.open_connections: dict[RealServer, Connections] = {}
         self.forgiving = forgiving
         self.applied: list[Step] = []
         self.fault: Callable[[Step], int] = lambda _step: 0
@@ -73,10 +74,10 @@ class MemoryKernel:
         """The rows of *scope*."""
         return {key: spec for key, spec in self.rows.items() if scope_of(key) == scope}
 
-    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, int]:
-        """What a test gave as ``open_connections``; 0 for the others."""
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
+        """What a test gave as ``open_connections``; none for the others."""
         return {
-            key: self.open_connections.get(key, 0)
+            key: self.open_connections.get(key, Connections())
             for key in self.rows
             if isinstance(key, RealServer) and key.virtual_server in virtual_servers
         }

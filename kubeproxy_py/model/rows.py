@@ -165,6 +165,18 @@ class RealServerSpec(Struct, frozen=True, gc=False):
 SERVING = RealServerSpec(1)
 DRAINING = RealServerSpec(0)
 
+
+class Connections(Struct, frozen=True, gc=False):
+    """How many connection entries a real server has; no row of ours, but what decides when one may go."""
+
+    active: int = 0
+    inactive: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.active + self.inactive
+
+
 Spec = str | IpsetSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | None
 Rows = dict[Key, Spec]
 

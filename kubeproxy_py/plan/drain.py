@@ -6,7 +6,7 @@ not wanted), so the list survives a restart; plan.py puts them there, this modul
 
 from collections.abc import Iterable, Mapping
 
-from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, Spec
+from kubeproxy_py.model.rows import DRAINING, Connections, Key, RealServer, Rows, Spec
 from kubeproxy_py.plan.steps import Plan, Step
 
 FIRST_CHECK_S = 1.0
@@ -29,6 +29,7 @@ def drains(key: RealServer, desired: Rows) -> bool:
     return key.virtual_server.protocol == "TCP" and key.virtual_server in desired
 
 
-def plan_drained(draining: Iterable[RealServer], connections: Mapping[RealServer, int]) -> Plan:
+def plan_drained(draining: Iterable[RealServer], connections: Mapping[RealServer, Connections]) -> Plan:
     """Delete those of *draining* that have no connections left; one that was not counted stays."""
-    return Plan(tuple(Step("delete", key, None, DRAINING) for key in draining if connections.get(key) == 0))
+    idle = (key for key in draining if key in connections and not connections[key].total)
+    return Plan(tuple(Step("delete", key, None, DRAINING) for key in idle))

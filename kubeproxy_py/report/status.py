@@ -7,22 +7,23 @@ a real server that is on its way out is called draining.
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
-from msgspec import Struct
-
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec, endpoint_text
+from kubeproxy_py.model.rows import (
+    Connections,
+    RealServer,
+    RealServerSpec,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+    endpoint_text,
+)
 
 _HEADER = ("Prot", "LocalAddress:Port", "Scheduler", "Service")
 _SUBHEADER = ("  ->", "RemoteAddress:Port", "Weight", "ActiveConn", "InActConn")
 
 
-class Load(Struct, frozen=True, gc=False):
-    """Connection entries of one real server."""
-
-    active: int = 0
-    inactive: int = 0
-
-
-def status_text(rows: Rows, names: Callable[[VirtualServer], str], loads: Mapping[RealServer, Load]) -> str:
+def status_text(
+    rows: Rows, names: Callable[[VirtualServer], str], connections: Mapping[RealServer, Connections]
+) -> str:
     """The virtual servers among *rows*, in order of address, port and protocol, each with its real servers."""
     real_servers: dict[VirtualServer, list[RealServer]] = {}
     for key in rows:
@@ -33,7 +34,7 @@ def status_text(rows: Rows, names: Callable[[VirtualServer], str], loads: Mappin
     for server in servers:
         lines.append(_server_line(*_server_cells(server, rows, names(server))))
         backends = sorted(real_servers.get(server, ()), key=lambda key: (ip_address(key.address).packed, key.port))
-        lines += [_real_line(*_real_cells(key, rows, loads)) for key in backends]
+        lines += [_real_line(*_real_cells(key, rows, connections)) for key in backends]
         if not backends:
             lines.append("  -> (no endpoints: refused)")
     count = sum(len(found) for found in real_servers.values())
@@ -51,12 +52,14 @@ def _server_cells(server: VirtualServer, rows: Rows, name: str) -> tuple[str, st
     return server.protocol, endpoint_text(server.address, server.port), scheduler, name or "-"
 
 
-def _real_cells(key: RealServer, rows: Rows, loads: Mapping[RealServer, Load]) -> tuple[str, str, str, str, str]:
-    spec, load = rows[key], loads.get(key, Load())
+def _real_cells(
+    key: RealServer, rows: Rows, connections: Mapping[RealServer, Connections]
+) -> tuple[str, str, str, str, str]:
+    spec, count = rows[key], connections.get(key, Connections())
     weight = str(spec.weight) if isinstance(spec, RealServerSpec) else "?"
     if weight == "0":
         weight = "draining"
-    return "  ->", endpoint_text(key.address, key.port), weight, str(load.active), str(load.inactive)
+    return "  ->", endpoint_text(key.address, key.port), weight, str(count.active), str(count.inactive)
 
 
 def _server_line(protocol: str, place: str, scheduler: str, name: str) -> str:
