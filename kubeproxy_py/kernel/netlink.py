@@ -4,7 +4,7 @@ Law: what ``execute`` reports is what happened.  Linux carries out all messages 
 after one that fails, and answers each failure by its sequence number, wanted or not; so only the last message asks
 for an acknowledgement, and when that has come, all that was not refused is done.  Where answers were lost (the
 receive buffer ran over), nothing is guessed: what has no answer is sent again in parts small enough to be answered.
-So every message given must be harmless when sent twice.
+So messages given together must be harmless when sent twice; one given alone never is.
 
 Not for two threads at once.  Source: include/uapi/linux/netlink.h; net/netlink/af_netlink.c; batch sizes measured.
 """
