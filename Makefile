@@ -1,0 +1,57 @@
+# The README shows two commands: make run, make test.  `make help` lists the rest.
+
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+LAB := python3 -m tests.lab run
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fast kernel bench conformance golden lock setup lab clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup lab ## show the main job on a real kernel: from a Service to an answered packet
+	@$(LAB) --timeout 120 -- $(PYTHON) -m tests.demo
+
+test: check lab ## all tests, those on a real kernel with IPVS included
+	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
+	$(PYTHON) -m pytest -m lab
+	$(LAB) --timeout 900 -- $(PYTHON) -m pytest -m kernel
+
+check: setup ## lint, format, types, layers and the fast tests; under a minute
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(PYTHON) -m pytest
+
+conformance: setup lab ## hold the agent against recorded kernel states: make conformance CASES=DIR [ONLY=name]
+	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/cases)) $(if $(ONLY),--only $(ONLY))
+
+bench: setup lab ## measure on the lab kernel: a table, and build/bench.json
+	@$(PYTHON) -m bench
+
+golden: setup ## write the golden files anew; read the diff
+	$(PYTHON) -m tests.kernel.regenerate
+
+lock: setup ## pin the dependencies anew
+	$(VENV)/bin/pip install --quiet pip-tools
+	$(VENV)/bin/pip-compile --quiet --upgrade --extra dev --generate-hashes --allow-unsafe --strip-extras \
+		--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links -o requirements.lock pyproject.toml
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+lab: #  install what the lab kernel needs
+	@python3 -m tests.lab install
