@@ -31,6 +31,7 @@ _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 18, 29
 _IFLA_INFO_KIND = 1
 _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NO_DUPLICATE_SEARCH = 0x02  # IFA_F_NODAD
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _HOST_PREFIX: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
 
@@ -144,7 +145,8 @@ def encode_link(step: Step) -> Message:
 def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Message:
     """Put the address of *step* on interface *index*, as a host address of global scope, or take it off.
 
-    No flags: a dummy has no neighbours, so IPv6 skips its search for duplicates without being told (seen on 6.1).
+    IPv6 is told not to look for duplicates.  A dummy has no neighbours and would not, but only finds that out a
+    moment later, and until then the address is tentative and refuses to be used (seen on 6.1).
     """
     assert isinstance(step.key, Address)
     address = step.key.address
@@ -155,7 +157,8 @@ def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Messa
     if step.verb == "delete":
         prefix = odd_prefixes.get(address, prefix)
         return _DELADDR, 0, _IFADDR.pack(family, prefix, 0, _SCOPE_UNIVERSE, index) + local
-    body = _IFADDR.pack(family, prefix, 0, _SCOPE_UNIVERSE, index) + local + attribute(_IFA_ADDRESS, packed)
+    flags = _NO_DUPLICATE_SEARCH if family == AF_INET6 else 0
+    body = _IFADDR.pack(family, prefix, flags, _SCOPE_UNIVERSE, index) + local + attribute(_IFA_ADDRESS, packed)
     return _NEWADDR, CREATE | EXCLUSIVE, body
 
 

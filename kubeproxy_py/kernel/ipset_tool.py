@@ -125,16 +125,16 @@ def _restore(steps: Sequence[Step]) -> list[Failed]:
         refused = _REFUSED_LINE.search(done.complaint)
         if not refused:
             raise KernelError(f"ipset restore: {done.complaint}")
-        culprit = left[int(refused[1]) - 1]
-        doomed = [step for step in left if step is culprit or _fails_like(step, culprit, _errno(refused[2]))]
-        failed += [_failed(step, refused[2]) for step in doomed if not _is_done(step, _errno(refused[2]))]
+        place, errno = int(refused[1]) - 1, _errno(refused[2])
+        doomed = [left[place], *(step for step in left[place + 1 :] if _fails_like(step, left[place], errno))]
+        failed += [_failed(step, refused[2]) for step in doomed if not _is_done(step, errno)]
         gone = {id(step) for step in doomed}
         left = [step for step in left if id(step) not in gone]
     return failed + [Failed(step, 0, "waits: ipset refused too much of what came with it") for step in left]
 
 
 def _fails_like(step: Step, culprit: Step, errno: int) -> bool:
-    """Whether *step* would be refused for the same reason: its set is missing, or full."""
+    """Whether *step*, after *culprit*, would be refused for the same reason: its set is missing, or full."""
     alike = isinstance(step.key, IpsetEntry) and isinstance(culprit.key, IpsetEntry) and step.key.set == culprit.key.set
     return alike and (errno == ENOENT or (errno == _SET_FULL and step.verb == culprit.verb == "add"))
 
