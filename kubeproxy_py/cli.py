@@ -56,11 +56,13 @@ def _parser() -> ArgumentParser:
 
     from kubeproxy_py.config import flags
 
-    parser = ArgumentParser(prog="kubeproxy-py", description="kube-proxy in IPVS mode, as a node agent of its own.")
+    parser = ArgumentParser(
+        prog="kubeproxy-py", description="kube-proxy in IPVS mode, as a node agent of its own.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"kubeproxy-py {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (text, _) in _VERBS.items():
-        each = verbs.add_parser(verb, help=text, description=text)
+        each = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
         flags.add_to(each)
         if verb == "plan":
             each.add_argument("--assume-empty", action="store_true", help="against a kernel that has nothing yet")

@@ -36,7 +36,7 @@ def service(
     cluster_ips: Iterable[str] = ("10.96.0.10",),
     ports: Iterable[ServicePort] = (port(),),
     *,
-    type: ServiceType = "ClusterIP",
+    type: ServiceType = "ClusterIP",  # noqa: A002 - the field is called so
     **fields: object,
 ) -> Service:
     return Service(name(text), type, tuple(cluster_ips), tuple(ports), **fields)  # type: ignore[arg-type]

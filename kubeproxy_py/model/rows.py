@@ -134,7 +134,7 @@ class ChainSpec(Struct, frozen=True, gc=False):
     rules: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{len(self.rules)} rules"
+        return f"{len(self.rules)} rule{'' if len(self.rules) == 1 else 's'}"
 
 
 class JumpSpec(Struct, frozen=True, gc=False):

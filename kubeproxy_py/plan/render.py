@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy_py.model.rows import ChainSpec
+from kubeproxy_py.model.rows import SERVING, ChainSpec
 from kubeproxy_py.plan.steps import Plan, Step
 
 _SIGNS = {"add": "+", "update": "~", "delete": "-"}
@@ -25,7 +25,7 @@ def _lines(step: Step) -> Iterator[str]:
     detail = ""
     if step.verb == "update" and not isinstance(step.spec, ChainSpec):
         detail = f"  ({step.before} -> {step.spec})"
-    elif step.spec is not None:
+    elif step.spec is not None and step.spec != SERVING:
         detail = f"  ({step.spec})"
     yield f"{_SIGNS[step.verb]} {type(step.key).__name__:{_KIND_WIDTH}} {step.key}{detail}"
     if isinstance(step.spec, ChainSpec):

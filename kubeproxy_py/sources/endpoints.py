@@ -49,14 +49,18 @@ def read_slice(
     flaws: list[Flaw],
     typed: Callable[[Any, type], Any] = lambda part, _: part,
 ) -> EndpointSlice | None:
-    """The slice of *endpoints* and *ports*, whose wire forms *typed* makes; None if its addresses are no IPs (FQDN).
+    """The slice of *endpoints* and *ports*, whose wire forms *typed* makes.
+
+    None if its addresses are no IPs (FQDN), or if it is labelled headless: kube-proxy never sees those, since it asks
+    the API server for slices without that label.
 
     Raises Flaw if the slice as a whole can't be used.
     """
-    if wire.address_type == "FQDN":
+    labels = (wire.metadata or NO_META).labels or NO_LABELS
+    if wire.address_type == "FQDN" or labels.headless is not None:
         return None
     family = _family(wire.address_type)
-    service = ((wire.metadata or NO_META).labels or NO_LABELS).service_name
+    service = labels.service_name
     if not service:
         raise Flaw("metadata.labels", "kubernetes.io/service-name is missing", "it names the slice's Service")
     in_family = _reader_of_endpoints(family)

@@ -19,6 +19,7 @@ class LabelsWire(Struct, gc=False):
     proxy_name: str | None = field(default=None, name="service.kubernetes.io/service-proxy-name")
     service_name: str | None = field(default=None, name="kubernetes.io/service-name")
     zone: str | None = field(default=None, name="topology.kubernetes.io/zone")
+    headless: str | None = field(default=None, name="service.kubernetes.io/headless")
 
 
 NO_LABELS = LabelsWire()

@@ -1,0 +1,237 @@
+"""The agent's laws: gating, backoff, drift, draining, and what it costs."""
+
+from errno import EBUSY
+
+from kubeproxy_py.agent import NEVER, Agent, Timing
+from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.model.events import Feed, Problem, ServiceGone, ServiceSet, SliceSet, Synced
+from kubeproxy_py.model.rows import (
+    DRAINING,
+    SERVING,
+    Address,
+    Connections,
+    IpsetEntry,
+    Key,
+    RealServer,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.plan.report import SyncReport
+from kubeproxy_py.plan.steps import Step
+from tests.builders import endpoint_slice, name, service, site
+
+SERVER = VirtualServer("10.96.0.10", 80, "TCP")
+POD = RealServer(SERVER, "10.244.1.5", 8080)
+FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
+
+
+class Bench:
+    """An agent on a MemoryKernel, with a clock that the test turns."""
+
+    def __init__(self, rows: Rows | None = None, *, synced: bool = True, **options: object) -> None:
+        self.now_s = 100.0
+        self.kernel = MemoryKernel(rows)
+        compiler = Compiler(lambda _node, _addresses: site(families=("IPv4",)))
+        self.problems: list[Problem] = []
+        self.agent = Agent(
+            self.kernel,
+            compiler,
+            lambda: self.now_s,
+            on_problem=self.problems.append,
+            **options,  # type: ignore[arg-type]
+        )
+        for feed in FEEDS if synced else ():
+            self.agent.take(Synced(feed), self.now_s)
+
+    def tell(self, *events: object) -> list[SyncReport]:
+        for event in events:
+            self.agent.take(event, self.now_s)  # type: ignore[arg-type]
+        return self.agent.step()
+
+    def after(self, seconds: float) -> list[SyncReport]:
+        self.now_s += seconds
+        return self.agent.step()
+
+    def steps(self) -> list[tuple[str, Key]]:
+        """What was applied since the last look."""
+        done = [(step.verb, step.key) for step in self.kernel.applied]
+        self.kernel.applied.clear()
+        return done
+
+
+def serving(**options: object) -> Bench:
+    """A bench on which shop/web is served by one pod, with nothing left to do."""
+    bench = Bench(**options)  # type: ignore[arg-type]
+    bench.tell(ServiceSet(service()), SliceSet(endpoint_slice()))
+    bench.steps()
+    return bench
+
+
+def test_nothing_is_touched_before_every_feed_is_whole() -> None:
+    bench = Bench({SERVER: VirtualServerSpec()}, synced=False)
+    for feed in FEEDS:
+        assert bench.tell(ServiceSet(service())) == []
+        assert bench.agent.due_s() == NEVER
+        assert bench.kernel.rows == {SERVER: VirtualServerSpec()}
+        bench.agent.take(Synced(feed), bench.now_s)
+    assert bench.agent.step()[0].why == "first sync"
+
+
+def test_the_first_sync_adopts_what_is_right_and_removes_what_is_nobodys() -> None:
+    stale = VirtualServer("10.96.0.99", 80, "TCP")
+    bench = Bench({SERVER: VirtualServerSpec(), POD: SERVING, stale: VirtualServerSpec()})
+    bench.tell(ServiceSet(service()), SliceSet(endpoint_slice()))
+    done = bench.steps()
+    assert ("delete", stale) in done
+    assert not [key for _, key in done if key in (SERVER, POD)]
+
+
+def test_excluded_virtual_servers_stay() -> None:
+    theirs = VirtualServer("192.0.2.1", 80, "TCP")
+    bench = Bench({theirs: VirtualServerSpec()}, exclude=("192.0.2.0/24",))
+    bench.tell()
+    bench.after(31)
+    assert theirs in bench.kernel.rows
+
+
+def test_a_changed_endpoint_costs_one_add_and_one_weight_and_no_read() -> None:
+    bench = serving()
+    bench.kernel.read = bench.kernel.host_addresses = None  # type: ignore[assignment,method-assign]
+    bench.tell(SliceSet(endpoint_slice(endpoints=["10.244.1.6"])))
+    assert bench.steps() == [
+        ("add", IpsetEntry("KUBE-LOOP-BACK", "10.244.1.6,tcp:8080,10.244.1.6")),
+        ("add", RealServer(SERVER, "10.244.1.6", 8080)),
+        ("update", POD),
+        ("delete", IpsetEntry("KUBE-LOOP-BACK", "10.244.1.5,tcp:8080,10.244.1.5")),
+    ]
+
+
+def test_an_event_that_changes_nothing_does_nothing() -> None:
+    bench = serving()
+    assert bench.tell(ServiceSet(service()), SliceSet(endpoint_slice())) == []
+
+
+def test_an_error_stays_at_its_row_and_is_tried_again_later_and_later() -> None:
+    bench = Bench()
+    bench.kernel.fault = lambda step: EBUSY if step.key == POD else 0
+    (report,) = bench.tell(ServiceSet(service()), SliceSet(endpoint_slice()))
+    assert [failure.step.key for failure in report.failed] == [POD]
+    assert Address("10.96.0.10") in bench.kernel.rows
+    bench.steps()
+    assert bench.after(0.4) == []
+    assert [report.pending for report in bench.after(0.2)] == [1]
+    assert bench.after(0.6) == []
+    bench.kernel.fault = lambda _step: 0
+    assert [report.pending for report in bench.after(0.5)] == [0]
+    assert bench.steps() == [("add", POD)]
+
+
+def test_a_failed_row_that_is_asked_for_anew_is_tried_at_once() -> None:
+    bench = Bench()
+    bench.kernel.fault = lambda step: EBUSY if step.key == POD else 0
+    bench.tell(ServiceSet(service()), SliceSet(endpoint_slice()))
+    bench.kernel.fault = lambda _step: 0
+    bench.tell(SliceSet(endpoint_slice(endpoints=[])))
+    bench.steps()
+    bench.tell(SliceSet(endpoint_slice()))
+    assert ("add", POD) in bench.steps()
+
+
+def test_drift_is_found_within_the_sync_period_and_planned_away() -> None:
+    bench = serving()
+    del bench.kernel.rows[POD]
+    bench.kernel.rows[VirtualServer("10.9.9.9", 1, "TCP")] = VirtualServerSpec()
+    assert bench.after(29) == []
+    (report,) = bench.after(2)
+    assert report.why == "drift in 2 rows"
+    assert bench.steps() == [("add", POD), ("delete", VirtualServer("10.9.9.9", 1, "TCP"))]
+
+
+def test_a_lost_address_is_put_back_as_soon_as_addresses_are_said_to_change() -> None:
+    bench = serving()
+    del bench.kernel.rows[Address("10.96.0.10")]
+    bench.agent.addresses_changed()
+    assert bench.agent.step()
+    assert bench.steps() == [("add", Address("10.96.0.10"))]
+
+
+def test_syncs_keep_their_distance() -> None:
+    bench = serving(timing=Timing(min_sync_period_s=1.0))
+    assert bench.tell(ServiceGone(name("web"))) == []
+    assert bench.agent.due_s() == 101.0
+    assert bench.after(1.0)
+
+
+def draining(connections: int) -> Bench:
+    bench = serving()
+    bench.kernel.open_connections[POD] = Connections(connections, 0)
+    bench.tell(SliceSet(endpoint_slice(endpoints=["10.244.1.6"])))
+    bench.steps()
+    return bench
+
+
+def test_a_real_server_that_left_stays_while_it_has_connections() -> None:
+    bench = draining(1)
+    for wait_s in (1.1, 2.1, 4.1, 60, 60):
+        bench.after(wait_s)
+    assert bench.kernel.rows[POD] == DRAINING
+    bench.kernel.open_connections.clear()
+    bench.after(61)
+    assert POD not in bench.kernel.rows
+    assert bench.agent.actual == bench.kernel.rows
+
+
+def test_an_idle_real_server_that_left_goes_after_a_second() -> None:
+    bench = draining(0)
+    bench.after(1.1)
+    assert bench.steps() == [("delete", POD)]
+    assert not bench.agent.draining
+
+
+def test_a_real_server_that_came_back_drains_no_more() -> None:
+    bench = draining(1)
+    bench.tell(SliceSet(endpoint_slice()))
+    assert bench.kernel.rows[POD] == SERVING
+    bench.kernel.open_connections.clear()
+    bench.after(70)
+    assert bench.kernel.rows[POD] == SERVING
+
+
+def test_what_drains_goes_at_once_with_its_service() -> None:
+    bench = draining(1)
+    bench.tell(ServiceGone(name("web")))
+    assert not [key for key in bench.kernel.rows if isinstance(key, RealServer | VirtualServer)]
+    assert bench.agent.actual == bench.kernel.rows
+
+
+def test_draining_goes_on_after_a_restart() -> None:
+    rows = dict(draining(1).kernel.rows)
+    reborn = Bench(rows)
+    reborn.kernel.open_connections[POD] = Connections(1, 0)
+    reborn.tell(ServiceSet(service()), SliceSet(endpoint_slice(endpoints=["10.244.1.6"])))
+    reborn.after(5)
+    assert reborn.kernel.rows[POD] == DRAINING
+    reborn.kernel.open_connections.clear()
+    reborn.after(61)
+    assert POD not in reborn.kernel.rows
+
+
+def test_problems_are_passed_on_and_stop_nothing() -> None:
+    bench = Bench()
+    problem = Problem("Service shop/bad", "spec.clusterIP", "not an IP address")
+    bench.tell(problem, ServiceSet(service()))
+    assert bench.problems == [problem]
+    assert SERVER in bench.kernel.rows
+
+
+def test_the_report_is_one_sentence() -> None:
+    bench = serving()
+    bench.now_s += 1
+    (report,) = bench.tell(SliceSet(endpoint_slice(endpoints=["10.244.2.9"])))
+    rows = len(bench.kernel.rows)
+    assert str(report) == (
+        f"synced 1 Service: 2 added, 1 removed, 1 draining; {rows} rows, 0 pending, 0.0 ms since the event"
+    )
+    assert Step("update", POD, DRAINING, SERVING) in report.steps

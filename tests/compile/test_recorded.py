@@ -1,0 +1,136 @@
+"""What the compiler desires for the recorded cases, against what kube-proxy had made of them.
+
+Law: fast and pure, so it runs everywhere; the same comparison on a real kernel is in tests/real.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.site import Host, make_site
+from kubeproxy_py.config.load import load
+from kubeproxy_py.model.events import AddressesSet, Problem, Synced
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import (
+    Address,
+    Chain,
+    ChainSpec,
+    IpsetEntry,
+    Jump,
+    JumpSpec,
+    RealServer,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+    endpoint_text,
+)
+from kubeproxy_py.model.services import Family
+from kubeproxy_py.sources.files import ManifestFolder
+
+CASES = Path(__file__).parents[1] / "cases"
+
+# The node of the recordings (tests/cases/README.md).
+ADDRESSES = tuple(
+    HostAddress(interface, address)
+    for interface, address in (
+        ("cni0", "10.244.1.1"),
+        ("cni0", "fd00:10:244:1::1"),
+        ("eth0", "192.168.3.10"),
+        ("eth0", "fd00:3::10"),
+        ("eth1", "172.16.5.10"),
+        ("lo", "127.0.0.1"),
+        ("lo", "::1"),
+    )
+)
+OPTIONS = {"TCP": "-t", "UDP": "-u", "SCTP": "--sctp-service"}
+
+
+def states() -> list[Path]:
+    """Every folder that holds objects and what was made of them."""
+    return sorted(expected.parent for expected in CASES.glob("**/expected"))
+
+
+def desired(state: Path, folder: Path) -> Rows:
+    case = CASES / state.relative_to(CASES).parts[0]
+    config = load({}, (case / "config.yaml").read_bytes()).config
+    compiler = Compiler(partial(make_site, config, Host("node-a")))
+    compiler.take(AddressesSet(ADDRESSES))
+    (folder / "objects.yaml").write_bytes((state / "objects.yaml").read_bytes())
+    for event in ManifestFolder(str(folder), "node-a").load():
+        assert not isinstance(event, Problem), event
+        if not isinstance(event, Synced):
+            compiler.take(event)
+    compiler.compile()
+    return compiler.desired.rows
+
+
+def lines(path: Path, keep: str) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.startswith(keep)]
+
+
+@pytest.mark.parametrize("state", states(), ids=lambda state: str(state.relative_to(CASES)))
+def test_the_desired_rows_are_what_was_recorded(state: Path, tmp_path: Path) -> None:
+    rows, expected = desired(state, tmp_path), state / "expected"
+    assert sorted(servers(rows)) == sorted(lines(expected / "ipvsadm-save.txt", "-"))
+    assert sorted(f"add {key}" for key in rows if isinstance(key, IpsetEntry)) == sorted(
+        lines(expected / "ipset-save.txt", "add")
+    )
+    assert sorted(addresses(rows)) == sorted(lines(expected / "addresses.txt", "inet"))
+    assert rules(rows, "IPv4") == recorded_rules(expected / "iptables-save.txt")
+    assert rules(rows, "IPv6") == recorded_rules(expected / "ip6tables-save.txt")
+
+
+def servers(rows: Rows) -> list[str]:
+    """As ``ipvsadm -Sn`` prints them."""
+    found = []
+    for key, spec in rows.items():
+        if isinstance(key, VirtualServer) and isinstance(spec, VirtualServerSpec):
+            persistence = f" -p {spec.persistence_s}" if spec.persistence_s else ""
+            found.append(f"-A {place(key)} -s {spec.scheduler}{persistence}")
+        elif isinstance(key, RealServer):
+            found.append(f"-a {place(key.virtual_server)} -r {endpoint_text(key.address, key.port)} -m -w 1")
+    return found
+
+
+def place(server: VirtualServer) -> str:
+    return f"{OPTIONS[server.protocol]} {endpoint_text(server.address, server.port)}"
+
+
+def addresses(rows: Rows) -> list[str]:
+    return [
+        f"inet6 {key.address}/128" if ":" in key.address else f"inet {key.address}/32"
+        for key in rows
+        if isinstance(key, Address)
+    ]
+
+
+Rules = dict[tuple[str, str], list[str]]
+
+
+def rules(rows: Rows, family: Family) -> Rules:
+    """The rules of each chain that has some, by table and chain."""
+    found: Rules = {}
+    for key, spec in rows.items():
+        if isinstance(key, Chain) and isinstance(spec, ChainSpec) and key.family == family and spec.rules:
+            found[key.table, key.name] = list(spec.rules)
+        elif isinstance(key, Jump) and isinstance(spec, JumpSpec) and key.family == family:
+            found.setdefault((key.table, key.source), []).insert(0, spec.rule)  # each goes on top of the last
+    return found
+
+
+def recorded_rules(path: Path) -> Rules:
+    found: Rules = {}
+    table = ""
+    for line in path.read_text().splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2)
+            found.setdefault((table, chain), []).append(rule)
+    return found
+
+
+def test_there_are_cases() -> None:
+    assert len(states()) >= 22
