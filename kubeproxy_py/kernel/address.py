@@ -7,7 +7,7 @@ Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h.  EADDRNOTAVAIL is 
 is gone, ENXIO what it once said, ENODEV what it says when the device went with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
 from functools import cached_property
 from itertools import groupby
@@ -92,16 +92,16 @@ class AddressAdapter:
         return Socket(NETLINK_ROUTE)
 
     def _apply_links(self, steps: Sequence[Step]) -> list[Failed]:
-        return self._carry_out(steps, [encode_link(step) for step in steps])
+        return self._carry_out(steps, (encode_link(step) for step in steps))
 
     def _apply_addresses(self, steps: Sequence[Step]) -> list[Failed]:
         index = self._index(IPVS_DEVICE)
         if not index:
             gone = Refusal(ENODEV, f"there is no device {IPVS_DEVICE}")
             return [_failed(step, gone) for step in steps if not _is_done(step, gone)]
-        return self._carry_out(steps, [encode_address(step, index, self._odd_prefixes) for step in steps])
+        return self._carry_out(steps, (encode_address(step, index, self._odd_prefixes) for step in steps))
 
-    def _carry_out(self, steps: Sequence[Step], messages: Sequence[Message]) -> list[Failed]:
+    def _carry_out(self, steps: Sequence[Step], messages: Iterable[Message]) -> list[Failed]:
         refused = ((steps[index], refusal) for index, refusal in self._netlink.execute(messages).items())
         return [_failed(step, refusal) for step, refusal in refused if not _is_done(step, refusal)]
 

@@ -34,7 +34,7 @@ from kubeproxy_py.kernel.ipset_wire import (
     encode_type,
     message_type,
 )
-from kubeproxy_py.kernel.netlink import ACK, EXCLUSIVE, NETLINK_NETFILTER, Message, Refusal, Socket
+from kubeproxy_py.kernel.netlink import ACK, EXCLUSIVE, NETLINK_NETFILTER, Refusal, Socket
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.services import Family
@@ -107,8 +107,7 @@ class IpsetAdapter:
 
     def _execute(self, command: int, bodies: Iterable[bytes], flags: int = 0) -> dict[int, Refusal]:
         kind = message_type(command)
-        messages: list[Message] = [(kind, flags, body) for body in bodies]
-        return self._netlink.execute(messages)
+        return self._netlink.execute((kind, flags, body) for body in bodies)
 
     def _do(self, command: int, body: bytes, flags: int = 0) -> Refusal | None:
         return self._execute(command, [body], flags).get(0)

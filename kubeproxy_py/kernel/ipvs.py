@@ -146,7 +146,7 @@ class IpvsAdapter:
         if not steps:
             return []
         family = self._family
-        refused = self._netlink.execute([(family, 0, encode_step(step)) for step in steps])
+        refused = self._netlink.execute((family, 0, encode_step(step)) for step in steps)
         return [(steps[index], refusal) for index, refusal in sorted(refused.items())]
 
 

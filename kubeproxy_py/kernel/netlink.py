@@ -11,7 +11,7 @@ Not for two threads at once.  Source: include/uapi/linux/netlink.h; net/netlink/
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from errno import EINTR, EMSGSIZE, ENOBUFS, ENOENT, EPERM, ETIMEDOUT
 from struct import Struct, pack
 
@@ -96,14 +96,17 @@ class Socket:
         self._buffer = bytearray(_READ_BYTES)
         self._size_to_buffers()
 
-    def execute(self, messages: Sequence[Message]) -> dict[int, Refusal]:
+    def execute(self, messages: Iterable[Message]) -> dict[int, Refusal]:
         """Carry out *messages* in order; tell which were refused, by index.
 
+        They are taken as they are sent, so a generator of 100,000 never has more than one batch in memory.
         Messages that got no answer, though asked alone, are refused with ETIMEDOUT.
         """
         refused: dict[int, Refusal] = {}
-        for start, end in _batches(messages, self.batch_max, self._send_max_bytes):
-            self._settle(messages, range(start, end), refused)
+        start = 0
+        for batch in _batches(messages, self.batch_max, self._send_max_bytes):
+            self._settle(batch, range(start, start + len(batch)), refused)
+            start += len(batch)
         return refused
 
     def ask(self, message: Message) -> bytes:
@@ -139,20 +142,21 @@ class Socket:
         self.batch_max = max(1, min(_BATCH_MAX, receive_bytes // _ANSWER_BYTES - 1))
         self._send_max_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _SEND_RESERVE_BYTES
 
-    def _settle(self, messages: Sequence[Message], indexes: Sequence[int], refused: dict[int, Refusal]) -> None:
-        """Send the messages at *indexes* until each has its answer."""
-        answers, complete = self._exchange([messages[index] for index in indexes])
+    def _settle(self, batch: list[Message], indexes: Sequence[int], refused: dict[int, Refusal]) -> None:
+        """Send *batch*, of which *indexes* are the places in the whole, until each message has its answer."""
+        answers, complete = self._exchange(batch)
         refused.update((indexes[place], answer) for place, answer in answers.items() if answer.errno)
         if complete:
             return
-        if len(indexes) == 1:
+        if len(batch) == 1:
             if not answers:
                 refused[indexes[0]] = Refusal(ETIMEDOUT, "the kernel gave no answer")
             return
-        unanswered = [index for place, index in enumerate(indexes) if place not in answers]
-        size = max(1, len(indexes) // _PARTS)
+        unanswered = [place for place in range(len(batch)) if place not in answers]
+        size = max(1, len(batch) // _PARTS)
         for start in range(0, len(unanswered), size):
-            self._settle(messages, unanswered[start : start + size], refused)
+            part = unanswered[start : start + size]
+            self._settle([batch[place] for place in part], [indexes[place] for place in part], refused)
 
     def _exchange(self, batch: list[Message]) -> tuple[dict[int, Refusal], bool]:
         """Send *batch* at once: the answers by place, and whether they are all that there were."""
@@ -239,17 +243,19 @@ def _try_option(sock: socket.socket, level: int, option: int, value: int) -> boo
     return True
 
 
-def _batches(messages: Sequence[Message], most: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut *messages* into (start, end) of at most *most* messages and *most_bytes* each."""
-    start = size = 0
-    for index, (_, _, body) in enumerate(messages):
-        length = _HEADER_SIZE + len(body)
-        if index > start and (index - start == most or size + length > most_bytes):
-            yield start, index
-            start, size = index, 0
+def _batches(messages: Iterable[Message], most: int, most_bytes: int) -> Iterator[list[Message]]:
+    """Cut *messages* into lists of at most *most* messages and *most_bytes* each."""
+    batch: list[Message] = []
+    size = 0
+    for message in messages:
+        length = _HEADER_SIZE + len(message[2])
+        if len(batch) == most or (batch and size + length > most_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
         size += length
-    if messages:
-        yield start, len(messages)
+    if batch:
+        yield batch
 
 
 def _join(batch: Sequence[Message], first: int) -> bytes:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import ENODEV, ENOENT, EPERM, ESRCH
 from pathlib import Path
@@ -135,9 +135,10 @@ class CountingSocket:
         self._real = real
         self.sent = 0
 
-    def execute(self, messages: list[Message]) -> dict[int, Refusal]:
-        self.sent += len(messages)
-        return self._real.execute(messages)
+    def execute(self, messages: Iterable[Message]) -> dict[int, Refusal]:
+        kept = list(messages)
+        self.sent += len(kept)
+        return self._real.execute(kept)
 
     def close(self) -> None:
         self._real.close()
