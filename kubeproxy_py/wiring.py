@@ -4,6 +4,7 @@ Law: it makes and connects, and decides nothing.  Heavy libraries are imported b
 are made.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from socket import gethostname
@@ -22,6 +23,9 @@ from kubeproxy_py.model.events import Problem
 from kubeproxy_py.sources import Source
 
 
+log = logging.getLogger(__name__)
+
+
 class Parts(Struct, frozen=True, gc=False):
     """What an agent is made of besides itself."""
 
@@ -37,6 +41,14 @@ def real_parts(loaded: Loaded) -> Parts:
 
     facts = probe(loaded.own.iptables_flavour)
     facts.require()
+    for problem in facts.problems:
+        log.warning(str(problem))
+    version = ".".join(map(str, facts.iptables_version))
+    ipset = "ipset restore" if facts.ipset_by_tool else "netlink"
+    log.info(
+        f"this host: Linux {facts.kernel_release}, {' and '.join(facts.families)}, "
+        f"iptables {version} ({facts.flavour}), ipsets by {ipset}"
+    )
     machine = Machine((facts.kernel_version[0], facts.kernel_version[1]), facts.cpus)
     kernel = LinuxKernel(
         facts.programs, sysctls=setting_paths(loaded.config, machine), ipset_by_tool=facts.ipset_by_tool
