@@ -22,7 +22,6 @@ from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Problem
 from kubeproxy_py.sources import Source
 
-
 log = logging.getLogger(__name__)
 
 
