@@ -7,9 +7,12 @@ started with the function that takes their events, and call it from threads of t
 from collections.abc import Callable
 from typing import Protocol
 
-from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.events import Event, Feed
 
 Emit = Callable[[Event], None]
+
+FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
+"""What a source tells of, and says Synced for."""
 
 
 class SourceError(Exception):

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeproxy_py.model.events import Event, Feed, Synced
-from kubeproxy_py.sources import Emit
+from kubeproxy_py.model.events import Event, Synced
+from kubeproxy_py.sources import FEEDS, Emit
 from kubeproxy_py.sources.folder import Folder, Look
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ SWEEP_PERIOD_S = 1.0
 SETTLE_S = 0.1  # after which a file that nobody said is whole is looked at again
 _SWEEP_SHARE = 0.02  # of the time may go into sweeping; large folders are swept less often
 _JOIN_TIMEOUT_S = 5.0
-
-_FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ class ManifestFolder:
         if self._synced or not look.readable:
             return look.events
         self._synced = True
-        return [*look.events, *(Synced(feed) for feed in _FEEDS)]
+        return [*look.events, *(Synced(feed) for feed in FEEDS)]
 
     def _run(self, emit: Emit) -> None:
         notifier = _Notifier(self._directory, self._news)

@@ -1,0 +1,123 @@
+"""Watcher: the thread that carries out one ListWatch over HTTP.
+
+Law: all that is decided is decided by ListWatch; here are only the connection, the clock and the end.  Whatever goes
+wrong ends in a wait and another attempt; nothing ends the thread but ``stop``.
+"""
+
+import logging
+import threading
+import time
+
+from kubeproxy_py.model.events import Problem
+from kubeproxy_py.sources import Emit, SourceError
+from kubeproxy_py.sources.access import Access
+from kubeproxy_py.sources.listwatch import ListWatch, Request
+from kubeproxy_py.sources.transport import Answer, TransportError
+
+LIST_TIMEOUT_S = 60.0  # the API server gives up on a list after as long
+
+log = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Lists and watches one resource until it is stopped.
+
+    A watch that says nothing for *silence_s*, not even a bookmark (of which there is one a minute), is taken for dead.
+    """
+
+    def __init__(self, listwatch: ListWatch, access: Access, emit: Emit, silence_s: float, name: str) -> None:
+        self._listwatch = listwatch
+        self._access = access
+        self._emit = emit
+        self._silence_s = silence_s
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # of _answer
+        self._answer: Answer | None = None  # whose body is being read
+        self._thread = threading.Thread(target=self._run, name=f"watch-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end; it does so at once, unless it waits for an answer's first byte."""
+        self._stopping.set()
+        with self._lock:
+            if self._answer:
+                self._answer.cut_off()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        request = self._listwatch.request()
+        while not self._stopping.wait(request.wait_s):
+            try:
+                self._carry_out(request)
+            except TransportError as error:
+                self._tell_failure(error.problem)
+            except Exception as error:  # the outermost line: a watch that ended for good would go unnoticed
+                log.exception("Watching failed in an unforeseen way")
+                self._tell_failure(Problem("watch", "(all)", f"unforeseen {type(error).__name__}", "please report it"))
+            request = self._listwatch.request()
+
+    def _tell_failure(self, problem: Problem) -> None:
+        for event in self._listwatch.failed(problem):
+            self._emit(event)
+
+    def _carry_out(self, request: Request) -> None:
+        """Ask, and tell ListWatch what came of it.  Raises TransportError."""
+        answer = self._ask(request)
+        with self._lock:
+            self._answer = answer
+        try:
+            if self._stopping.is_set():
+                return
+            if request.is_watch and answer.status == 200:
+                self._follow(answer)
+                return
+            for event in self._listwatch.answered(answer.status, answer.body(), answer.retry_after_s):
+                self._emit(event)
+        finally:
+            with self._lock:
+                self._answer = None
+            answer.close()
+
+    def _ask(self, request: Request) -> Answer:
+        """The answer; if the server doesn't know us, the one it gives to credentials that were read anew.
+
+        Raises TransportError.
+        """
+        answer = self._get(request)
+        if answer.status != 401:
+            return answer
+        answer.close()
+        return self._get(request)
+
+    def _get(self, request: Request) -> Answer:
+        timeout_s = self._silence_s if request.is_watch else LIST_TIMEOUT_S
+        try:
+            connection = self._access.connection()
+        except SourceError as error:
+            raise TransportError(Problem("Kubernetes API", "configuration", error.message, error.hint)) from None
+        try:
+            answer = connection.get(request.target, timeout_s)
+        except TransportError as error:
+            if error.problem.field != "connection":  # but TLS or the credentials, which may be wrong by now
+                self._access.forget(connection)
+            raise
+        if answer.status == 401:
+            self._access.forget(connection)
+        return answer
+
+    def _follow(self, answer: Answer) -> None:
+        """A watch's lines, until it ends.  A connection that breaks ends it too: the next watch takes up from there."""
+        began_s = time.monotonic()
+        try:
+            for line in answer.lines():
+                for event in self._listwatch.line(line) if line else ():
+                    self._emit(event)
+                if not self._listwatch.watching:
+                    return
+        except TransportError as error:
+            log.debug("A watch broke off, it is resumed: %s", error)
+        self._listwatch.ended(time.monotonic() - began_s)

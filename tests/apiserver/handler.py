@@ -1,0 +1,291 @@
+"""One connection to the stand-in: requests to answers, byte for byte as kube-apiserver writes them.
+
+Source: kubernetes.io/docs/reference/using-api/api-concepts; answers of kube-apiserver 1.36.
+"""
+
+import base64
+import binascii
+import json
+import ssl
+import time
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.apiserver.selector import Selects, selector
+from tests.apiserver.store import TYPES, ApiType, Change, Json, Key, RefusedError, Stored, at_version
+
+if TYPE_CHECKING:
+    from tests.apiserver.server import ApiServer
+
+EXPIRED = "too old resource version: {} ({})"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers requests, one after the other."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: "ApiServer"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the name is the base's
+        pass
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def do_PUT(self) -> None:
+        self._answer(self._put)
+
+    def do_DELETE(self) -> None:
+        self._answer(self._delete)
+
+    # Answers -----------------------------------------------------------------------------------------------------
+
+    def _answer(self, respond: Any) -> None:
+        """Send what *respond* makes of the request, or why not."""
+        length = int(self.headers.get("Content-Length") or 0)
+        self.body = self.rfile.read(length)
+        faults = self.server.faults
+        time.sleep(faults.delay_s)
+        try:
+            if faults.answers:
+                status, headers, body = faults.answers.pop(0)
+                self._send(status, _status_body(status, body.get("reason", ""), body.get("message", "")), headers)
+                return
+            self._authenticate()
+            respond()
+        except RefusedError as error:
+            self._send(error.code, _status_body(error.code, error.reason, error.message))
+        except (BrokenPipeError, ConnectionError, ssl.SSLError):
+            self.close_connection = True
+
+    def _authenticate(self) -> None:
+        tokens = self.server.faults.tokens
+        if tokens is None:
+            return
+        scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
+        if scheme.lower() != "bearer" or token not in tokens:
+            raise RefusedError(401, "Unauthorized", "Unauthorized")
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def _send_object(self, api_type: ApiType, found: Stored, status: int = 200) -> None:
+        self._send(status, _with_kind(api_type, found))
+
+    # Requests ----------------------------------------------------------------------------------------------------
+
+    def _target(self) -> tuple[ApiType, str | None, str | None, str]:
+        """Type, namespace, name and subresource of the path.  Raises RefusedError (404)."""
+        path = urlsplit(self.path).path
+        for api_type in TYPES:
+            if api_type.plural in self.server.faults.absent or not path.startswith(f"{api_type.root}/"):
+                continue
+            parts = path.removeprefix(f"{api_type.root}/").split("/")
+            namespace = parts[1] if parts[0] == "namespaces" and len(parts) > 2 else None
+            plural, *rest = parts[2:] if namespace else parts
+            if plural == api_type.plural and len(rest) <= 2:
+                name, subresource = [*rest, "", ""][:2]
+                return api_type, namespace, name or None, subresource
+        raise RefusedError(404, "NotFound", "the server could not find the requested resource")
+
+    def _get(self) -> None:
+        path = urlsplit(self.path).path
+        if path in ("/healthz", "/livez", "/readyz"):
+            self._send(200, b"ok")
+            return
+        if path == "/version":
+            self._send(200, b'{"major":"1","minor":"36","gitVersion":"v1.36.2"}')
+            return
+        api_type, namespace, name, _ = self._target()
+        if name:
+            self._send_object(api_type, self.server.store.get(api_type.plural, (namespace or "", name)))
+            return
+        query = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        selects = self._selects(api_type, namespace, query)
+        if query.get("watch") in ("true", "1"):
+            self._watch(api_type, query, selects)
+        else:
+            self._list(api_type, query, selects)
+
+    def _selects(self, api_type: ApiType, namespace: str | None, query: dict[str, str]) -> Selects:
+        labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
+        selects = selector(api_type.plural, labels, fields, self.server.faults.refused_fields)
+        return lambda candidate: (namespace is None or candidate.key[0] == namespace) and selects(candidate)
+
+    def _read_object(self, api_type: ApiType, namespace: str | None, name: str | None = None) -> Json:
+        try:
+            body = dict(json.loads(self.body))
+        except (ValueError, TypeError):
+            raise RefusedError(400, "BadRequest", "the object provided is unrecognized") from None
+        meta = body.setdefault("metadata", {})
+        if api_type.namespaced:
+            meta["namespace"] = namespace
+        if name:
+            meta["name"] = name
+        return body
+
+    def _post(self) -> None:
+        if self.path.startswith("/standin/"):
+            self._command(self.path.removeprefix("/standin/"))
+            return
+        api_type, namespace, _, _ = self._target()
+        body = self._read_object(api_type, namespace)
+        self._send_object(api_type, self.server.store.create(api_type.plural, body), 201)
+
+    def _put(self) -> None:
+        api_type, namespace, name, subresource = self._target()
+        key: Key = (namespace or "", name or "")
+        body = self._read_object(api_type, namespace, name)
+
+        def change(now: Json) -> Json:
+            if subresource == "status":
+                return {**now, "status": body.get("status"), "metadata": {**now["metadata"], **_version_of(body)}}
+            return {**body, "status": body.get("status") or now.get("status")}
+
+        self._send_object(api_type, self.server.store.replace(api_type.plural, key, change))
+
+    def _delete(self) -> None:
+        api_type, namespace, name, _ = self._target()
+        self._send_object(api_type, self.server.store.delete(api_type.plural, (namespace or "", name or "")))
+
+    def _command(self, command: str) -> None:
+        """What the stand-in can be told over HTTP: to cut all connections, or to forget its history."""
+        commands = {"cut": self.server.cut, "compact": self.server.store.compact}
+        if command not in commands:
+            raise RefusedError(404, "NotFound", f"one of {', '.join(commands)}")
+        self._send(200, b"{}")
+        commands[command]()
+
+    # Lists -------------------------------------------------------------------------------------------------------
+
+    def _list(self, api_type: ApiType, query: dict[str, str], selects: Selects) -> None:
+        store, limit = self.server.store, int(query.get("limit") or 0)
+        if "continue" in query:
+            version, page = _read_continue(query["continue"])
+            if self.server.faults.page_max is not None and page >= self.server.faults.page_max:
+                raise RefusedError(410, "Expired", "The provided continue parameter is too old")
+            found = store.held_page(api_type.plural, version)[page * limit :]
+        else:
+            page = 0
+            version, every = store.snapshot(api_type.plural)
+            found = [candidate for candidate in every if selects(candidate)]
+            if limit and len(found) > limit:
+                store.hold_page(api_type.plural, version, found)
+        meta: Json = {"resourceVersion": str(version)}
+        if limit and len(found) > limit:
+            meta["continue"] = _write_continue(version, page + 1)
+            found = found[:limit]
+        head = {"kind": f"{api_type.kind}List", "apiVersion": api_type.api_version, "metadata": meta}
+        items = b",".join(candidate.body for candidate in found)
+        self._send(200, _compact(head)[:-1] + b',"items":[' + items + b"]}")
+
+    # Watches -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, api_type: ApiType, query: dict[str, str], selects: Selects) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.flush()
+        end_s = time.monotonic() + float(query.get("timeoutSeconds") or 3600)
+        version = int(query.get("resourceVersion") or 0)
+        if version == 0:
+            version, every = self.server.store.snapshot(api_type.plural)
+            self._send_lines([_line("ADDED", _with_kind(api_type, found)) for found in every if selects(found)])
+        self._send_changes(api_type, version, selects, end_s, "allowWatchBookmarks" in query)
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+    def _send_changes(self, api_type: ApiType, version: int, selects: Selects, end_s: float, bookmarks: bool) -> None:
+        """All changes after *version*, until the time is over."""
+        store, faults = self.server.store, self.server.faults
+        bookmark_s = time.monotonic() + faults.bookmark_period_s
+        while not self.server.stopping and time.monotonic() < end_s:
+            with store.changed:
+                if version < store.oldest:
+                    message = EXPIRED.format(version, store.oldest)
+                    self._send_lines([_line("ERROR", _status_body(410, "Expired", message))])
+                    return
+                changes = store.changes_since(api_type.plural, version)
+                newest = store.version
+                if not changes:
+                    store.changed.wait(max(0.0, min(end_s, bookmark_s) - time.monotonic()))
+            if faults.silent:
+                time.sleep(0.05)
+                continue
+            self._send_lines([line for change in changes for line in _change_lines(api_type, change, selects)])
+            version = newest
+            if bookmarks and time.monotonic() >= bookmark_s:
+                bookmark_s += faults.bookmark_period_s
+                self._send_lines([_bookmark(api_type, version)])
+
+    def _send_lines(self, lines: list[bytes]) -> None:
+        """Each in a chunk of its own, as Go's encoder flushes them."""
+        for line in lines:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+        self.wfile.flush()
+
+
+def _change_lines(api_type: ApiType, change: Change, selects: Selects) -> list[bytes]:
+    """What a watch with this selector says of *change*: nothing, if it is not its business."""
+    was = change.before is not None and selects(change.before)
+    now = change.after is not None and selects(change.after)
+    if now and change.after:
+        return [_line("MODIFIED" if was else "ADDED", _with_kind(api_type, change.after))]
+    if was and change.before:
+        return [_line("DELETED", _with_kind(api_type, at_version(change.before, change.version)))]
+    return []
+
+
+def _line(event: str, body: bytes) -> bytes:
+    return b'{"type":"%s","object":%s}\n' % (event.encode(), body)
+
+
+def _bookmark(api_type: ApiType, version: int) -> bytes:
+    meta = {"resourceVersion": str(version), "creationTimestamp": None}
+    return _line("BOOKMARK", _compact({"kind": api_type.kind, "apiVersion": api_type.api_version, "metadata": meta}))
+
+
+def _with_kind(api_type: ApiType, found: Stored) -> bytes:
+    return b'{"kind":"%s","apiVersion":"%s",' % (api_type.kind.encode(), api_type.api_version.encode()) + found.body[1:]
+
+
+def _status_body(code: int, reason: str, message: str) -> bytes:
+    status = "Failure" if code >= 400 else "Success"
+    body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": status, "message": message}
+    return _compact({**body, "reason": reason, "code": code})
+
+
+def _version_of(body: Json) -> Json:
+    version = body["metadata"].get("resourceVersion")
+    return {"resourceVersion": version} if version else {}
+
+
+def _compact(value: Json) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _write_continue(version: int, page: int) -> str:
+    return base64.urlsafe_b64encode(_compact({"v": "meta.k8s.io/v1", "rv": version, "page": page})).decode()
+
+
+def _read_continue(text: str) -> tuple[int, int]:
+    try:
+        token = json.loads(base64.urlsafe_b64decode(text))
+        return int(token["rv"]), int(token["page"])
+    except (binascii.Error, ValueError, KeyError, TypeError):
+        raise RefusedError(400, "BadRequest", "continue key is not valid") from None

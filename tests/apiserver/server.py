@@ -1,0 +1,119 @@
+"""ApiServer: the stand-in's sockets, and how it can be made to misbehave."""
+
+import json
+import socket
+import ssl
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
+from typing import Any
+
+from tests.apiserver.handler import Handler
+from tests.apiserver.store import BY_KIND, Json, Store
+
+
+@dataclass
+class Faults:
+    """What is wrong with the server now; all can be set while it runs."""
+
+    tokens: set[str] | None = None  # which are known; None: nobody is asked for one
+    delay_s: float = 0.0  # before each answer
+    silent: bool = False  # watches say nothing, not even bookmarks
+    bookmark_period_s: float = 60.0
+    absent: set[str] = field(default_factory=set)  # types (plural) that the server does not have
+    refused_fields: frozenset[str] = frozenset()  # that nothing can be selected by
+    page_max: int | None = None  # lists break off (410) after so many pages
+    answers: list[tuple[int, dict[str, str], Json]] = field(default_factory=list)  # for the next requests
+
+
+class ApiServer(ThreadingHTTPServer):
+    """Serves on 127.0.0.1 from ``start`` to ``stop``; *tls* makes it HTTPS.
+
+    ``requests`` has the path and query of each GET there was.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, port: int = 0, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+        super().__init__((address, port), Handler)
+        self.tls = tls
+        self.store = Store()
+        self.faults = Faults()
+        self.requests: deque[str] = deque(maxlen=10_000)
+        self.stopping = False
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.server_address[1]}"
+
+    def start(self) -> "ApiServer":
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.shutdown()
+        self.server_close()
+        self.cut()
+
+    # Objects -----------------------------------------------------------------------------------------------------
+
+    def apply(self, body: Json) -> None:
+        """Create or replace the object *body*, which says its kind."""
+        plural = BY_KIND[body["apiVersion"], body["kind"]].plural
+        meta = body["metadata"]
+        key = (meta.get("namespace") or "", meta["name"])
+        if key in self.store.tables[plural].objects:
+            self.store.replace(plural, key, lambda _: json.loads(json.dumps(body)))
+        else:
+            self.store.create(plural, body)
+
+    # Misbehaviour ------------------------------------------------------------------------------------------------
+
+    def answer_next(self, status: int, headers: dict[str, str] | None = None, times: int = 1, **body: Any) -> None:
+        """Answer the next *times* requests with an error."""
+        self.faults.answers.extend([(status, headers or {}, body)] * times)
+
+    def cut(self) -> None:
+        """Break all connections."""
+        with self._lock:
+            broken = list(self._open)
+        for connection in broken:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        with self.store.changed:
+            self.store.changed.notify_all()
+
+    # Sockets -----------------------------------------------------------------------------------------------------
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            connection = self._secured(request)
+        except OSError:  # the client does not like our certificate, or has none
+            request.close()
+            return
+        with self._lock:
+            self._open.add(connection)
+        try:
+            super().process_request_thread(connection, client_address)
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+
+    def _secured(self, request: socket.socket) -> socket.socket:
+        if not self.tls:
+            return request
+        request.settimeout(5)
+        connection = self.tls.wrap_socket(request, server_side=True)
+        connection.settimeout(None)
+        return connection
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients go as they like: no tracebacks."""

@@ -1,0 +1,212 @@
+"""The stand-in's objects, their versions and their history.
+
+Law: one counter numbers all changes of all objects, as etcd's revision does; an object's resourceVersion is the
+number of its last change.  Objects are kept as the bytes that lists and watches send, so that 10,000 are cheap.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace ("" for nodes) and name."""
+
+FIRST_VERSION = 100  # so that small versions are too old, as in a server that has run for a while
+
+HISTORY_MAX = 50_000  # changes of a type
+
+
+class ApiType(NamedTuple):
+    plural: str
+    api_version: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def root(self) -> str:
+        return "/api/v1" if self.api_version == "v1" else f"/apis/{self.api_version}"
+
+
+TYPES = (
+    ApiType("services", "v1", "Service"),
+    ApiType("endpoints", "v1", "Endpoints"),
+    ApiType("nodes", "v1", "Node", namespaced=False),
+    ApiType("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
+)
+BY_KIND = {(api_type.api_version, api_type.kind): api_type for api_type in TYPES}
+
+
+class RefusedError(Exception):
+    """The request can't be done; becomes a Status."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message = code, reason, message
+
+
+class Stored(NamedTuple):
+    """An object as of one version."""
+
+    key: Key
+    labels: dict[str, str]
+    fields: dict[str, str]
+    version: int
+    body: bytes  # JSON without apiVersion and kind, as items of lists are
+
+    def parsed(self) -> Json:
+        return dict(json.loads(self.body))
+
+
+class Change(NamedTuple):
+    version: int
+    before: Stored | None
+    after: Stored | None
+
+
+@dataclass
+class Table:
+    """All that is known of one type."""
+
+    api_type: ApiType
+    objects: dict[Key, Stored] = field(default_factory=dict)
+    history: list[Change] = field(default_factory=list)
+
+
+class Store:
+    """Thread-safe; ``changed`` is notified of each change."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.version = FIRST_VERSION
+        self.oldest = FIRST_VERSION  # history before it is forgotten
+        self.tables = {api_type.plural: Table(api_type) for api_type in TYPES}
+        self._pages: dict[tuple[str, int], list[Stored]] = {}  # lists that are being read page by page
+
+    def compact(self) -> None:
+        """Forget all history, and the lists that are being read."""
+        with self.changed:
+            self.oldest = self.version
+            self._pages.clear()
+            for table in self.tables.values():
+                table.history.clear()
+
+    def snapshot(self, plural: str) -> tuple[int, list[Stored]]:
+        """All objects of a type, by key in order, and the version at which they are these."""
+        with self.changed:
+            objects = self.tables[plural].objects
+            return self.version, [objects[key] for key in sorted(objects)]
+
+    def hold_page(self, plural: str, version: int, rest: list[Stored]) -> None:
+        with self.changed:
+            self._pages[plural, version] = rest
+
+    def held_page(self, plural: str, version: int) -> list[Stored]:
+        with self.changed:
+            if (plural, version) not in self._pages:
+                raise RefusedError(
+                    410, "Expired", "The provided continue parameter is too old to display a consistent list"
+                )
+            return self._pages[plural, version]
+
+    def changes_since(self, plural: str, version: int) -> list[Change]:
+        """Call it with ``changed`` held."""
+        history = self.tables[plural].history
+        start = len(history)
+        while start and history[start - 1].version > version:
+            start -= 1
+        return history[start:]
+
+    def get(self, plural: str, key: Key) -> Stored:
+        with self.changed:
+            return self._existing(plural, key)
+
+    def create(self, plural: str, body: Json) -> Stored:
+        with self.changed:
+            key = _key(body)
+            if key in self.tables[plural].objects:
+                raise RefusedError(409, "AlreadyExists", f'{plural} "{key[1]}" already exists')
+            return self._write(plural, key, body, None)
+
+    def create_all(self, objects: Iterable[Json]) -> None:
+        """Each of *objects*, which say their kind."""
+        for body in objects:
+            self.create(BY_KIND[body["apiVersion"], body["kind"]].plural, body)
+
+    def replace(self, plural: str, key: Key, change: Callable[[Json], Json]) -> Stored:
+        """The object after *change*, which is given the one there is."""
+        with self.changed:
+            before = self._existing(plural, key)
+            now = before.parsed()
+            body = change(now)
+            expected = body["metadata"].get("resourceVersion")
+            if expected and int(expected) != before.version:
+                raise RefusedError(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{key[1]}": modified')
+            body["metadata"]["uid"] = now["metadata"]["uid"]
+            body["metadata"]["creationTimestamp"] = now["metadata"]["creationTimestamp"]
+            return self._write(plural, key, body, before)
+
+    def delete(self, plural: str, key: Key) -> Stored:
+        with self.changed:
+            before = self._existing(plural, key)
+            self.version += 1
+            del self.tables[plural].objects[key]
+            self._record(plural, Change(self.version, before, None))
+            return before
+
+    def _existing(self, plural: str, key: Key) -> Stored:
+        try:
+            return self.tables[plural].objects[key]
+        except KeyError:
+            raise RefusedError(404, "NotFound", f'{plural} "{key[1]}" not found') from None
+
+    def _write(self, plural: str, key: Key, body: Json, before: Stored | None) -> Stored:
+        self.version += 1
+        after = stored(key, body, self.version)
+        self.tables[plural].objects[key] = after
+        self._record(plural, Change(self.version, before, after))
+        return after
+
+    def _record(self, plural: str, change: Change) -> None:
+        history = self.tables[plural].history
+        history.append(change)
+        if len(history) > HISTORY_MAX:
+            self.oldest = history[HISTORY_MAX // 2].version
+            del history[: HISTORY_MAX // 2 + 1]
+        self.changed.notify_all()
+
+
+def stored(key: Key, body: Json, version: int) -> Stored:
+    """*body* as it is kept, with what a server adds."""
+    meta = {
+        "uid": str(uuid.uuid4()),
+        "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **body["metadata"],
+        "resourceVersion": str(version),
+    }
+    rest = {name: part for name, part in body.items() if name not in ("apiVersion", "kind", "metadata")}
+    spec = body.get("spec") or {}
+    fields = {
+        "metadata.name": key[1],
+        "metadata.namespace": key[0],
+        "spec.clusterIP": spec.get("clusterIP") or "",
+        "spec.type": spec.get("type") or "ClusterIP",
+    }
+    text = json.dumps({"metadata": meta, **rest}, separators=(",", ":"))
+    return Stored(key, meta.get("labels") or {}, fields, version, text.encode())
+
+
+def at_version(old: Stored, version: int) -> Stored:
+    """*old* with a newer version: how a watch tells what left it."""
+    return stored(old.key, old.parsed(), version)
+
+
+def _key(body: Json) -> Key:
+    meta = body.get("metadata") or {}
+    if not meta.get("name"):
+        raise RefusedError(422, "Invalid", "metadata.name: Required value")
+    return meta.get("namespace") or "", meta["name"]
