@@ -10,7 +10,7 @@ from errno import EINVAL, ENOENT
 from itertools import groupby
 
 from kubeproxy_py.kernel.ipset_wire import encode_entries, encode_entry, parcels, refused_line
-from kubeproxy_py.kernel.netlink import Refusal
+from kubeproxy_py.kernel.netlink_frames import Refusal
 from kubeproxy_py.model.rows import IpsetEntry
 from kubeproxy_py.plan.steps import Failed, Step
 

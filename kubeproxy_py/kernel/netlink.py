@@ -11,43 +11,50 @@ Not for two threads at once.  Source: include/uapi/linux/netlink.h; net/netlink/
 
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from errno import EINTR, EMSGSIZE, ENOBUFS, ENOENT, EPERM, ETIMEDOUT
-from struct import Struct, pack
-
-import msgspec
+from struct import pack
 
 from kubeproxy_py.kernel import KernelError
-from kubeproxy_py.kernel.attributes import attributes, read_text, read_u16, text
+from kubeproxy_py.kernel.attributes import attributes, read_u16, text
+from kubeproxy_py.kernel.netlink_frames import (
+    ACK,
+    CREATE,
+    DUMP,
+    EXCLUSIVE,
+    INTERRUPTED,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Message,
+    Refusal,
+    batches,
+    join,
+    refusal,
+    split,
+)
+
+__all__ = [  # with what messages are made of, so that a user of the socket imports one module
+    "ACK",
+    "CREATE",
+    "EXCLUSIVE",
+    "NETLINK_GENERIC",
+    "NETLINK_NETFILTER",
+    "NETLINK_ROUTE",
+    "Message",
+    "Refusal",
+    "Socket",
+    "generic_family",
+]
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
 NETLINK_GENERIC = 16
-
-REQUEST = 0x1
-ACK = 0x4
-DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
-EXCLUSIVE = 0x200
-CREATE = 0x400
-
-Message = tuple[int, int, bytes]
-"""(type, flags besides REQUEST, body with a length that is a multiple of four)."""
-
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
-_FLAG_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is being listed changed meanwhile
-_FLAG_CAPPED = 0x100  # in an error: the request isn't repeated
-_FLAG_TLVS = 0x200  # in an error: attributes follow
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
-
-_HEADER = Struct("=IHHII")  # length, type, flags, sequence number, port
-_HEADER_SIZE = 16
-_ERRNO = Struct("=i")
 
 _SEND_BUFFER_BYTES = 4 << 20
 _RECEIVE_BUFFER_BYTES = 8 << 20
@@ -62,14 +69,6 @@ _CTRL_FAMILY = 0x10  # GENL_ID_CTRL
 _CTRL_GETFAMILY = b"\x03\x01\x00\x00"
 _CTRL_ATTR_FAMILY_ID = 1
 _CTRL_ATTR_FAMILY_NAME = 2
-
-
-class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """The kernel's no to one message: a positive errno, words for people, and the request where it was repeated."""
-
-    errno: int
-    text: str
-    request: bytes = b""
 
 
 class Socket:
@@ -104,7 +103,7 @@ class Socket:
         """
         refused: dict[int, Refusal] = {}
         start = 0
-        for batch in _batches(messages, self.batch_max, self._send_max_bytes):
+        for batch in batches(messages, self.batch_max, self._send_max_bytes):
             self._settle(batch, range(start, start + len(batch)), refused)
             start += len(batch)
         return refused
@@ -167,7 +166,7 @@ class Socket:
         answers: dict[int, Refusal] = {}
         complete, wait = True, 0
         try:
-            self._socket.send(_join(batch, first))
+            self._socket.send(join(batch, first))
             while last - first not in answers:
                 try:
                     data = self._receive(wait)
@@ -177,9 +176,9 @@ class Socket:
                     # Answers were dropped.  Those that came before still lie there: take them, don't wait.
                     complete, wait = False, socket.MSG_DONTWAIT
                     continue
-                for kind, seq, seq_flags, body in _split(data):
-                    if kind == _NLMSG_ERROR and first <= seq <= last:
-                        answers[seq - first] = _refusal(seq_flags, body)
+                for kind, sequence, flags, body in split(data):
+                    if kind == NLMSG_ERROR and first <= sequence <= last:
+                        answers[sequence - first] = refusal(flags, body)
         except BlockingIOError:
             return answers, False
         except OSError as error:
@@ -194,18 +193,18 @@ class Socket:
         replies: list[bytes] = []
         interrupted = False
         try:
-            self._socket.send(_join((message,), sequence))
+            self._socket.send(join((message,), sequence))
             while True:
-                for kind, seq, flags, body in _split(self._receive(0)):
-                    if seq != sequence:
+                for kind, answered, flags, body in split(self._receive(0)):
+                    if answered != sequence:
                         continue  # a late answer to something given up
-                    interrupted = interrupted or bool(flags & _FLAG_INTERRUPTED)
-                    if kind not in (_NLMSG_ERROR, _NLMSG_DONE):
+                    interrupted = interrupted or bool(flags & INTERRUPTED)
+                    if kind not in (NLMSG_ERROR, NLMSG_DONE):
                         replies.append(body)
                         continue
-                    refusal = _refusal(flags, body)
-                    if refusal.errno:
-                        raise KernelError(refusal.text, errno=refusal.errno, hint=_HINTS.get(refusal.errno, ""))
+                    answer = refusal(flags, body)
+                    if answer.errno:
+                        raise KernelError(answer.text, errno=answer.errno, hint=_HINTS.get(answer.errno, ""))
                     return replies, interrupted
         except OSError as error:
             errno = ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or 0
@@ -241,59 +240,3 @@ def _try_option(sock: socket.socket, level: int, option: int, value: int) -> boo
     except OSError:
         return False
     return True
-
-
-def _batches(messages: Iterable[Message], most: int, most_bytes: int) -> Iterator[list[Message]]:
-    """Cut *messages* into lists of at most *most* messages and *most_bytes* each."""
-    batch: list[Message] = []
-    size = 0
-    for message in messages:
-        length = _HEADER_SIZE + len(message[2])
-        if len(batch) == most or (batch and size + length > most_bytes):
-            yield batch
-            batch, size = [], 0
-        batch.append(message)
-        size += length
-    if batch:
-        yield batch
-
-
-def _join(batch: Sequence[Message], first: int) -> bytes:
-    """One send: each message behind its header."""
-    header = _HEADER.pack
-    parts = []
-    for sequence, (kind, flags, body) in enumerate(batch, first):
-        parts.append(header(_HEADER_SIZE + len(body), kind, flags | REQUEST, sequence, 0))
-        parts.append(body)
-    return b"".join(parts)
-
-
-def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """(type, sequence number, flags, body) of each message in one read."""
-    offset, end = 0, len(data)
-    while offset + _HEADER_SIZE <= end:
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER_SIZE:
-            return
-        yield kind, sequence, flags, data[offset + _HEADER_SIZE : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _refusal(flags: int, body: bytes) -> Refusal:
-    """What an NLMSG_ERROR or NLMSG_DONE says: errno 0 is yes.
-
-    Layout: the negative errno, then (errors only) the header of the request, the rest of it unless CAPPED, then
-    attributes, of which the first may be words.
-    """
-    errno = -_ERRNO.unpack_from(body)[0] if len(body) >= _ERRNO.size else 0
-    if errno <= 0:
-        return _DONE
-    request = body[_ERRNO.size :]
-    words = ""
-    if flags & _FLAG_TLVS and len(request) >= _HEADER_SIZE:
-        length = _HEADER_SIZE if flags & _FLAG_CAPPED else (_HEADER.unpack_from(request)[0] + 3) & ~3
-        words = read_text(attributes(request, length).get(1, b""))
-    return Refusal(errno, words or os.strerror(errno), request)
-
-
-_DONE = Refusal(0, "done")
