@@ -56,7 +56,7 @@ class Bench:
 
     def steps(self) -> list[tuple[str, Key]]:
         """What was applied since the last look."""
-        done = [(step.verb, step.key) for step in self.kernel.applied]
+        done: list[tuple[str, Key]] = [(step.verb, step.key) for step in self.kernel.applied]
         self.kernel.applied.clear()
         return done
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kubeproxy_py.agent import Agent
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel.memory import DiedError, MemoryKernel
-from kubeproxy_py.model.events import ObjectEvent, Synced
+from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
     DRAINING,
     Address,
@@ -127,8 +127,9 @@ def both_say(rule: str, chain: Chain, before: Rows, desired: Rows, sets: list[st
 
 def agent_on(kernel: WatchedKernel, made: Compiler) -> Agent:
     agent = Agent(kernel, made, clock=lambda: 0.0)
-    for feed in ("services", "slices", "node"):
-        agent.take(Synced(feed), 0.0)  # type: ignore[arg-type]
+    feeds: tuple[Feed, ...] = ("services", "slices", "node")
+    for feed in feeds:
+        agent.take(Synced(feed), 0.0)
     return agent
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.model.events import NodeSet, ObjectEvent, ServiceSet, SliceSet
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.rows import Rows
 from tests.builders import service, site
 from tests.laws.histories import batches
 
@@ -56,13 +57,13 @@ def test_desired_rows_are_the_same_by_every_path(history: list[list[ObjectEvent]
 @given(history=batches)
 def test_changed_keys_name_every_change(history: list[list[ObjectEvent]]) -> None:
     made = compiler()
-    before: dict[object, object] = {}
+    before: Rows = {}
     for batch in history:
         for event in batch:
             made.take(event)
         changed = set(made.compile())
         now = dict(made.desired.rows)
-        differing = {key for key in {**before, **now} if (key in before, before.get(key)) != (key in now, now.get(key))}
+        differing = {key for key in (*before, *now) if (key in before, before.get(key)) != (key in now, now.get(key))}
         assert differing <= changed
         before = now
 
