@@ -8,6 +8,7 @@ What the package does not do, we do: a kubeconfig's tokenFile is read at each re
 kubeadm's kube-proxy has its rotated token there).
 """
 
+import logging
 import random
 import threading
 from pathlib import Path
@@ -26,6 +27,8 @@ from kubeproxy_py.sources.watcher import Watcher
 SILENCE_S = 90.0  # of a watch: a bookmark comes each minute, and half of one is margin
 _CONNECTIONS = 3  # one for each watch
 _JOIN_TIMEOUT_S = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class KubeSource:
@@ -73,8 +76,10 @@ class KubeSource:
 def connect(kubeconfig: str | None, master: str | None) -> Connection:
     """The connection that the configuration describes.  Raises SourceError."""
     # Imported here: a quarter of a second and 44 MiB that only those pay who talk to a cluster.
+    import urllib3
     from kubernetes.client import Configuration
     from kubernetes.client.rest import RESTClientObject
+    from urllib3.exceptions import InsecureRequestWarning
 
     configuration = Configuration()
     configuration.socket_options = KEEPALIVE
@@ -86,6 +91,9 @@ def connect(kubeconfig: str | None, master: str | None) -> Connection:
         _load_service_account(configuration)
     if master:
         configuration.host = _url(master, configuration)
+    if not configuration.verify_ssl:
+        log.warning("The API server's certificate is not verified (insecure-skip-tls-verify)")
+        urllib3.disable_warnings(InsecureRequestWarning)  # it would come with each request
     try:
         pool = RESTClientObject(configuration).pool_manager
     except (OSError, ValueError) as error:  # a certificate file that is none

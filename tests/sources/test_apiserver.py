@@ -1,0 +1,163 @@
+"""What kube-apiserver does, in the stand-in and, where its programs are, in the real one."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.apiserver.client import Client
+
+Json = dict[str, Any]
+
+_addresses = itertools.count(1)
+SERVICES = "/api/v1/services"
+
+
+def service(name: str, **meta: Any) -> Json:
+    """A Service with an address that no other has, within the real server's range."""
+    number = next(_addresses)
+    spec = {"clusterIP": f"10.100.{number // 250}.{number % 250 + 1}", "ports": [{"port": 80}]}
+    meta = {"name": name, "namespace": "default", **meta}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}
+
+
+def labelled(name: str, **labels: str) -> Json:
+    return service(name, labels=labels)
+
+
+@pytest.fixture
+def made(cluster: Client) -> Iterator[Any]:
+    """Makes Services that are gone after the test."""
+    bodies: dict[str, Json] = {}
+
+    def make(body: Json) -> Json:
+        bodies[body["metadata"]["name"]] = body
+        return cluster.apply(body)
+
+    yield make
+    for body in bodies.values():
+        cluster.ask("DELETE", f"/api/v1/namespaces/default/services/{body['metadata']['name']}")
+
+
+def list_of(cluster: Client, query: str = "") -> Json:
+    status, answer = cluster.ask("GET", f"{SERVICES}?{query}")
+    assert status == 200, answer
+    return answer
+
+
+def names_of(answer: Json) -> list[str]:
+    return [item["metadata"]["name"] for item in answer["items"] if item["metadata"]["name"] != "kubernetes"]
+
+
+def watch_path(version: str, **query: str) -> str:
+    terms = {"watch": "true", "resourceVersion": version, "timeoutSeconds": "1", **query}
+    return f"{SERVICES}?" + "&".join(f"{name}={quote(value)}" for name, value in terms.items())
+
+
+def test_a_list_says_its_version_and_its_items_say_no_kind(cluster: Client, made: Any) -> None:
+    made(service("a"))
+    answer = list_of(cluster)
+    assert (answer["kind"], answer["apiVersion"]) == ("ServiceList", "v1")
+    assert int(answer["metadata"]["resourceVersion"]) > 0
+    assert not {"kind", "apiVersion"} & answer["items"][0].keys()
+
+
+def test_lists_are_sent_in_pages_of_one_version(cluster: Client, made: Any) -> None:
+    for name in "abc":
+        made(labelled(f"page-{name}", paged="yes"))
+    first = list_of(cluster, "limit=2&labelSelector=paged%3Dyes")
+    made(labelled("page-d", paged="yes"))
+    token = quote(first["metadata"]["continue"])
+    second = list_of(cluster, f"limit=2&labelSelector=paged%3Dyes&continue={token}")
+    assert (names_of(first), names_of(second)) == (["page-a", "page-b"], ["page-c"])
+    assert first["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+    assert not second["metadata"].get("continue")
+
+
+def test_a_watch_tells_each_change_with_its_kind_and_version(cluster: Client, made: Any) -> None:
+    version = list_of(cluster)["metadata"]["resourceVersion"]
+    body = service("w")
+    made(body)
+    made({**body, "metadata": {**body["metadata"], "labels": {"x": "y"}}})
+    cluster.delete(body)
+    with cluster.watch(watch_path(version)) as lines:
+        events = [line for line in lines if line["object"]["metadata"]["name"] == "w"]
+    assert [event["type"] for event in events] == ["ADDED", "MODIFIED", "DELETED"]
+    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in events]
+    assert versions == sorted(set(versions))
+    assert {(event["object"]["kind"], event["object"]["apiVersion"]) for event in events} == {("Service", "v1")}
+
+
+def test_an_object_that_leaves_a_selector_is_deleted_for_its_watch(cluster: Client, made: Any) -> None:
+    version = list_of(cluster)["metadata"]["resourceVersion"]
+    body = service("leaves")
+    made(body)
+    made({**body, "metadata": {**body["metadata"], "labels": {"service.kubernetes.io/service-proxy-name": "other"}}})
+    made(body)
+    with cluster.watch(watch_path(version, labelSelector="!service.kubernetes.io/service-proxy-name")) as lines:
+        events = [line["type"] for line in lines if line["object"]["metadata"]["name"] == "leaves"]
+    assert events == ["ADDED", "DELETED", "ADDED"]
+
+
+def test_the_field_selector_leaves_headless_services_out(cluster: Client, made: Any) -> None:
+    body = service("headless")
+    made({**body, "spec": {**body["spec"], "clusterIP": "None"}})
+    made(service("headed"))
+    names = names_of(list_of(cluster, "fieldSelector=" + quote("spec.clusterIP!=None")))
+    assert ("headed" in names, "headless" in names) == (True, False)
+
+
+def test_a_watch_from_a_version_that_is_forgotten_ends_with_410(cluster: Client) -> None:
+    with cluster.watch(watch_path("1")) as lines:
+        first = next(lines)
+    answer = first.get("object", first)  # some servers refuse at once
+    assert (answer["kind"], answer["code"]) == ("Status", 410)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code", "reason"),
+    [
+        ("GET", "/api/v1/namespaces/default/services/none", 404, "NotFound"),
+        ("GET", "/apis/discovery.k8s.io/v9/endpointslices", 404, None),
+        ("GET", f"{SERVICES}?fieldSelector=spec.nothing%3Dx", 400, "BadRequest"),
+        ("GET", f"{SERVICES}?limit=1&continue=nonsense", 400, "BadRequest"),
+        ("DELETE", "/api/v1/namespaces/default/services/none", 404, "NotFound"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(cluster: Client, method: str, path: str, code: int, reason: str | None) -> None:
+    status, answer = cluster.ask(method, path)
+    assert status == code
+    assert reason is None or (answer["kind"], answer["code"], answer["reason"]) == ("Status", code, reason)
+
+
+def test_an_object_is_made_but_once(cluster: Client, made: Any) -> None:
+    body = service("once")
+    made(body)
+    status, answer = cluster.ask("POST", "/api/v1/namespaces/default/services", body)
+    assert (status, answer["reason"]) == (409, "AlreadyExists")
+
+
+def test_a_change_of_an_old_version_is_refused(cluster: Client, made: Any) -> None:
+    body = service("old")
+    old = made(body)
+    made({**body, "metadata": {**body["metadata"], "labels": {"x": "y"}}})
+    status, answer = cluster.ask("PUT", "/api/v1/namespaces/default/services/old", old)
+    assert (status, answer["reason"]) == (409, "Conflict")
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_who_has_no_good_token_is_not_known(cluster: Client, token: str) -> None:
+    status, answer = Client(cluster.url, token, cluster.ca_file).ask("GET", SERVICES)
+    assert (status, answer["reason"]) == (401, "Unauthorized")
+
+
+def test_the_status_is_changed_by_itself(cluster: Client, made: Any) -> None:
+    body = service("lb")
+    body["spec"]["type"] = "LoadBalancer"
+    now = made(body)
+    now["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+    status, after = cluster.ask("PUT", "/api/v1/namespaces/default/services/lb/status", now)
+    assert status == 200
+    assert after["status"]["loadBalancer"]["ingress"][0]["ip"] == "192.0.2.1"

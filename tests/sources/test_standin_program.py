@@ -1,0 +1,49 @@
+"""The stand-in as a program, as benchmarks and the lab run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubeproxy_py.model.events import ServiceSet
+from kubeproxy_py.sources.collect import collect
+from kubeproxy_py.sources.kube import KubeSource
+from tests.apiserver.client import Client
+from tests.sources.test_apiserver import service
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_the_program_serves_a_file_and_takes_changes(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"objects.{suffix}"
+    other = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}}
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service("a"), other]}))
+    command = [sys.executable, "-m", "tests.apiserver", "--objects", str(path), "--token", "t"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().removeprefix("serving on ").strip()
+            client = Client(f"http://{address}", "t")
+            client.apply(service("b"))
+            status, _ = client.ask("POST", "/standin/compact")
+            assert status == 200
+            assert names_at(client, tmp_path) == ["a", "b"]
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def names_at(client: Client, directory: Path) -> list[str]:
+    (directory / "kubeconfig").write_text(
+        json.dumps(
+            {
+                "current-context": "x",
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": client.url}}],
+                "users": [{"name": "u", "user": {"token": client.token}}],
+            }
+        )
+    )
+    events = collect(KubeSource(str(directory / "kubeconfig"), None, "node-a"), timeout_s=10)
+    return [event.service.name.name for event in events if isinstance(event, ServiceSet)]
