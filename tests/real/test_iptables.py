@@ -145,7 +145,7 @@ def test_what_others_wrote_is_no_row(adapter: IptablesAdapter, flavour: Flavour)
 
 
 def test_twenty_times_written_is_written_once(adapter: IptablesAdapter, flavour: Flavour) -> None:
-    _add(adapter, recorded_rows())
+    _add(adapter, recorded_rows("IPv4"))
     once = _saved_rules(flavour, "IPv4")
     for _ in range(19):
         _add(adapter, recorded_rows("IPv4"))
