@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from kubeproxy_py.model.events import NodeSet, ObjectEvent, ServiceGone, ServiceSet, SliceGone, SliceSet
 from kubeproxy_py.model.node import Node
-from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, ServicePort, SlicePort
+from kubeproxy_py.model.services import (
+    Endpoint,
+    EndpointSlice,
+    Family,
+    ObjectName,
+    Service,
+    ServicePort,
+    ServiceType,
+    SlicePort,
+)
 from tests.builders import HERE, THERE
 
 _SERVICE_NAMES = [ObjectName("shop", n) for n in ("api", "cart", "db", "web")]
@@ -16,6 +25,9 @@ _SHARED_IPS = ["203.0.113.7", "203.0.113.8", "2001:db8::7", "192.168.3.10"]
 _PODS = ["10.244.1.5", "10.244.1.6", "10.244.2.5", "10.244.2.6"]
 _PODS_6 = ["fd00:10:244:1::5", "fd00:10:244:2::5"]
 _RANGES = ["0.0.0.0/0", "198.51.100.0/24", "192.168.3.0/24", "192.0.2.7/32", "2001:db8:1::/64"]
+
+_TYPES: list[ServiceType] = ["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer", "ExternalName"]
+_SLICES: list[tuple[str, Family, list[str]]] = [("1", "IPv4", _PODS), ("2", "IPv4", _PODS), ("6", "IPv6", _PODS_6)]
 
 _ports = st.lists(
     st.builds(
@@ -34,7 +46,7 @@ _ports = st.lists(
 @st.composite
 def services(draw: st.DrawFn) -> Service:
     name = draw(st.sampled_from(_SERVICE_NAMES))
-    kind = draw(st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer", "ExternalName"]))
+    kind = draw(st.sampled_from(_TYPES))
     ips = draw(st.sampled_from([_CLUSTER_IPS[name], _CLUSTER_IPS[name][:1], ()]))
     shared = st.lists(st.sampled_from(_SHARED_IPS), max_size=2, unique=True).map(tuple)
     return Service(
@@ -55,8 +67,9 @@ def services(draw: st.DrawFn) -> Service:
 
 @st.composite
 def slices(draw: st.DrawFn) -> EndpointSlice:
-    service = draw(st.sampled_from(_SERVICE_NAMES))
-    suffix, family, pods = draw(st.sampled_from([("1", "IPv4", _PODS), ("2", "IPv4", _PODS), ("6", "IPv6", _PODS_6)]))
+    named_after = draw(st.sampled_from(_SERVICE_NAMES))
+    service = draw(st.sampled_from([named_after] * 7 + _SERVICE_NAMES))  # labels may change
+    suffix, family, pods = draw(st.sampled_from(_SLICES))
     endpoints = draw(
         st.lists(
             st.builds(
@@ -78,7 +91,11 @@ def slices(draw: st.DrawFn) -> EndpointSlice:
         for protocol in ("TCP", "UDP", "SCTP")
     ]
     return EndpointSlice(
-        ObjectName(service.namespace, f"{service.name}-{suffix}"), service, family, tuple(endpoints), tuple(ports)
+        ObjectName(named_after.namespace, f"{named_after.name}-{suffix}"),
+        service,
+        family,
+        tuple(endpoints),
+        tuple(ports),
     )
 
 
