@@ -42,6 +42,7 @@ _HINTS = {
     EOPNOTSUPP: "a kernel module is missing: modprobe xt_set xt_ipvs xt_conntrack, ...",
     EPERM: "this needs the capability NET_ADMIN",
 }
+_PASSED_OVER = re.compile(rb"# (Table `(?:nat|filter)' is incompatible)")  # iptables-nft-save, with exit code 0
 _NOISE = re.compile(r"^ip6?tables\S* v\S+ \([^)]*\): |\s*Error occurred at line.*|\s*Try `.*")
 
 
@@ -142,10 +143,14 @@ class IptablesAdapter:
 
 
 def _saved(argv: Sequence[str]) -> bytes:
-    """What iptables-save prints.  Raises KernelError."""
+    """What iptables-save prints.  Raises KernelError; also for a table that it passes over, which is not an empty one."""
     result = run(argv, timeout_s=_TIMEOUT_S)
     if result.exit_code:
         raise KernelError(_complaint(result), errno=_errno(result.complaint, EINVAL), hint="is the table usable?")
+    if passed_over := _PASSED_OVER.search(result.stdout):
+        raise KernelError(
+            passed_over[1].decode(), errno=EINVAL, hint="nft has put rules there that iptables can't read"
+        )
     return result.stdout
 
 

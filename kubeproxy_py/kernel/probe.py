@@ -149,9 +149,9 @@ def _check_family(flavour: Flavour, family: Family, root: Path) -> tuple[Program
         raise KernelError(f"{' '.join(words.save)}: {result.complaint}", hint="are its modules loaded, are we root?")
     if flavour == "nft" and not nf_tables.works(family):
         raise KernelError("the kernel has no nf_tables for it", hint="use --iptables-flavour=legacy")
-    header = result.stdout.partition(b"\n")[0].decode("ascii", "replace")
-    # iptables-nft-save of 1.8.2 and earlier prints nothing where there is no table yet.
-    return words, parse_version(header or run(words.version).stdout.decode("ascii", "replace"))
+    # iptables-nft-save of 1.8.2 and earlier prints nothing where there is no table yet, others a remark before this.
+    header = re.search(rb"tables\S*-save v\S+", result.stdout)
+    return words, parse_version((header[0] if header else run(words.version).stdout).decode("ascii", "replace"))
 
 
 def _ipv6_is_on(root: Path) -> bool:

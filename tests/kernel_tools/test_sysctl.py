@@ -1,7 +1,7 @@
 """Settings as rows, on a folder that stands for the host's /proc/sys and /sys."""
 
 import os
-from errno import ENOENT, EROFS
+from errno import EINVAL, ENOENT, EROFS
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from kubeproxy_py.kernel import SYSCTLS
 from kubeproxy_py.kernel.sysctl import SysctlAdapter
 from kubeproxy_py.model.rows import Sysctl
 from kubeproxy_py.plan.steps import Step
+from tests.kernel_tools.tables_of_a_node import network_of_ones_own
 
 FORWARD, CONNTRACK = Sysctl("net/ipv4/ip_forward"), Sysctl("net/ipv4/vs/conntrack")
 HASHSIZE = Sysctl("/sys/module/nf_conntrack/parameters/hashsize")
@@ -71,3 +72,12 @@ def test_one_failing_setting_leaves_the_others(host: Path) -> None:
     steps = [Step("add", CONNTRACK, "1"), Step("update", FORWARD, "1", "0")]
     assert [failed.step.key for failed in _adapter(host).apply(steps)] == [CONNTRACK]
     assert _adapter(host).read(SYSCTLS)[FORWARD] == "1"
+
+
+@pytest.mark.kernel
+def test_the_kernel_itself_takes_and_refuses_values() -> None:
+    with network_of_ones_own():
+        adapter = SysctlAdapter([FORWARD.path])
+        [failed] = adapter.apply([Step("update", FORWARD, "1", "0"), Step("update", CONNTRACK, "yes", "0")])
+        assert adapter.read(SYSCTLS) == {FORWARD: "1"}
+    assert (failed.step.key, failed.errno) == (CONNTRACK, EINVAL)

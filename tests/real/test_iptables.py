@@ -14,7 +14,7 @@ import pytest
 
 from kubeproxy_py.compile.chains import SetsInUse, compile_chains
 from kubeproxy_py.compile.site import Site
-from kubeproxy_py.kernel import command, iptables
+from kubeproxy_py.kernel import KernelError, command, iptables
 from kubeproxy_py.kernel import flavour as flavours
 from kubeproxy_py.kernel.command import Result
 from kubeproxy_py.kernel.flavour import Flavour, choose_flavour, programs
@@ -278,6 +278,16 @@ def test_a_lock_that_is_held_fails_the_steps_for_now(monkeypatch: pytest.MonkeyP
         fcntl.flock(lock, fcntl.LOCK_EX)
         errnos = _errnos(_adapter("legacy"), [Step("add", MARK, ChainSpec(())), Step("add", SERVICES, ChainSpec(()))])
     assert errnos == {MARK: EAGAIN, SERVICES: EAGAIN}
+
+
+@pytest.mark.parametrize("text", ["# Table `nat' is incompatible, use 'nft' tool.\n", None])
+def test_a_table_that_can_not_be_read_is_not_taken_for_an_empty_one(
+    text: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = Result(0, text.encode(), b"") if text else Result(4, b"", b"iptables-save: cannot open")
+    monkeypatch.setattr(iptables, "run", lambda *_, **__: result)
+    with pytest.raises(KernelError):
+        _read(_adapter("nft"))
 
 
 @pytest.mark.kernel
