@@ -3,6 +3,8 @@
 The universe is small on purpose: four Services over few addresses, so that they meet.
 """
 
+from collections.abc import Iterable
+
 from hypothesis import strategies as st
 
 from kubeproxy_py.model.events import NodeSet, ObjectEvent, ServiceGone, ServiceSet, SliceGone, SliceSet
@@ -126,3 +128,21 @@ events: st.SearchStrategy[ObjectEvent] = st.one_of(
 
 batches = st.lists(st.lists(events, min_size=1, max_size=6), min_size=1, max_size=5)
 """What happens between one sync and the next, a few times over."""
+
+
+def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
+    """The last word on each object that is still there after *history*: what a newcomer would be told."""
+    last: dict[tuple[str, object], ObjectEvent] = {}
+    for event in history:
+        match event:
+            case ServiceSet(service=service):
+                last["Service", service.name] = event
+            case ServiceGone(name=name):
+                last.pop(("Service", name), None)
+            case SliceSet(slice=part):
+                last["EndpointSlice", part.name] = event
+            case SliceGone(name=name):
+                last.pop(("EndpointSlice", name), None)
+            case _:
+                last["Node", HERE] = event
+    return list(last.values())

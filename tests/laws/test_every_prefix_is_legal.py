@@ -27,8 +27,8 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.plan.drain import is_draining
 from kubeproxy_py.plan.steps import Outcome, Plan
-from tests.laws.histories import batches
-from tests.laws.test_path_does_not_matter import compiler, known_objects
+from tests.laws.histories import batches, known
+from tests.laws.test_path_does_not_matter import compiler
 
 
 class WatchedKernel(MemoryKernel):
@@ -140,49 +140,49 @@ def wanted(rows: Rows, desired: Rows) -> Rows:
 
 @given(history=batches, lives=st.lists(st.integers(min_value=0, max_value=60), min_size=5, max_size=5))
 def test_crash_anywhere_is_healed_by_planning_again(history: list[list[ObjectEvent]], lives: list[int]) -> None:
-    kernel, made = WatchedKernel(), compiler()
-    agent = agent_on(kernel, made)
+    kernel, told = WatchedKernel(), list[ObjectEvent]()
+    agent = agent_on(kernel, compiler())
     for batch, life in zip(history, lives, strict=False):
+        told += batch
         for happened in batch:
             agent.take(happened, 0.0)
         kernel.dies_before = life if life < 60 else None
         try:
-            sync(agent, kernel)
+            sync(agent, kernel, told)
         except DiedError:
             event("died in the middle of a plan")
             kernel.dies_before = None
-            reborn = compiler()
-            for told in known_objects(agent.compiler):
-                reborn.take(told)
-            agent = agent_on(kernel, reborn)
-            sync(agent, kernel)
+            agent = newborn(kernel, told)
+            sync(agent, kernel, told)
         desired = agent.compiler.desired.rows
+        assert desired == kernel.desired
         assert wanted(kernel.rows, desired) == desired
         assert kernel.rows == agent.actual
     note(f"{kernel.steps_seen} steps")
 
 
-def sync(agent: Agent, kernel: WatchedKernel) -> None:
+@given(history=batches)
+def test_a_second_sync_has_nothing_to_do(history: list[list[ObjectEvent]]) -> None:
+    kernel, told = WatchedKernel(), [happened for batch in history for happened in batch]
+    sync(newborn(kernel, told), kernel, told)
+    kernel.applied.clear()
+    sync(newborn(kernel, told), kernel, told)
+    assert kernel.applied == []
+
+
+def newborn(kernel: WatchedKernel, told: list[ObjectEvent]) -> Agent:
+    """An agent that starts after *told*."""
+    agent = agent_on(kernel, compiler())
+    for happened in known(told):
+        agent.take(happened, 0.0)
+    return agent
+
+
+def sync(agent: Agent, kernel: WatchedKernel, told: list[ObjectEvent]) -> None:
     """One sync, with the kernel told beforehand where it leads."""
     probe = compiler()
-    for told in known_objects(agent.compiler):
-        probe.take(told)
+    for happened in known(told):
+        probe.take(happened)
     probe.compile()
     kernel.desired = dict(probe.desired.rows)
     agent.step()
-
-
-@given(history=batches)
-def test_a_second_sync_has_nothing_to_do(history: list[list[ObjectEvent]]) -> None:
-    kernel, made = WatchedKernel(), compiler()
-    agent = agent_on(kernel, made)
-    for batch in history:
-        for happened in batch:
-            agent.take(happened, 0.0)
-    sync(agent, kernel)
-    kernel.applied.clear()
-    reborn = compiler()
-    for told in known_objects(agent.compiler):
-        reborn.take(told)
-    sync(agent_on(kernel, reborn), kernel)
-    assert kernel.applied == []

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.model.events import NodeSet, ObjectEvent, ServiceSet, SliceSet
+from kubeproxy_py.model.events import ObjectEvent, ServiceSet
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Rows
 from tests.builders import service, site
-from tests.laws.histories import batches
+from tests.laws.histories import batches, known
 
 
 def compiler() -> Compiler:
@@ -25,14 +25,6 @@ def compiler() -> Compiler:
     return Compiler(make_site)  # type: ignore[arg-type]
 
 
-def known_objects(made: Compiler) -> list[ObjectEvent]:
-    """Events that tell a newcomer all that *made* knows."""
-    cluster = made.cluster
-    told: list[ObjectEvent] = [ServiceSet(service) for service in cluster.services.values()]
-    told += [SliceSet(part) for parts in cluster._slices.values() for part in parts.values()]
-    return [*told, NodeSet(cluster.node)] if cluster.node else told
-
-
 @given(history=batches, seed=st.integers())
 def test_desired_rows_are_the_same_by_every_path(history: list[list[ObjectEvent]], seed: int) -> None:
     lived = compiler()
@@ -42,7 +34,7 @@ def test_desired_rows_are_the_same_by_every_path(history: list[list[ObjectEvent]
         lived.compile()
 
     newborn = compiler()
-    objects = known_objects(lived)
+    objects = known(event for batch in history for event in batch)
     random.Random(seed).shuffle(objects)
     for event in objects:
         newborn.take(event)
@@ -72,6 +64,5 @@ def test_hearing_everything_again_changes_nothing() -> None:
     made = compiler()
     made.take(ServiceSet(service()))
     made.compile()
-    for event in known_objects(made):
-        made.take(event)
+    made.take(ServiceSet(service()))
     assert made.compile() == []
