@@ -150,5 +150,9 @@ def _token(path: str) -> str:
 
 def _authorization(configuration: Any) -> str:
     """The header's value, which the package renews if it is a service account's or an exec plugin's."""
-    settings = configuration.auth_settings()
+    try:
+        settings = configuration.auth_settings()
+    except Exception as error:  # as when it loads a kubeconfig: its messages are not for telling
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise SourceError(f"the token can't be renewed: {reason}", "is it mounted?") from None
     return next((setting["value"] or "" for setting in settings.values() if setting["in"] == "header"), "")

@@ -85,8 +85,8 @@ class Answer:
             raise TransportError(_problem(self._server, error)) from None
 
     def cut_off(self) -> None:
-        """End the body now, for whoever reads it in another thread."""
-        with self._lock, suppress(OSError, ValueError):
+        """End the body now, for whoever reads it in another thread; nothing, if it is over."""
+        with self._lock, suppress(OSError, ValueError, AttributeError):  # how a closed response has no fileno
             # On a duplicate: shutting down an SSLSocket pulls its state away under the reader.
             twin = socket.socket(fileno=os.dup(self._response.fileno()))
             with twin:

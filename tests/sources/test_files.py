@@ -10,28 +10,8 @@ import pytest
 from kubeproxy_py.model.events import Event, Problem, ServiceGone, ServiceSet, Synced
 from kubeproxy_py.sources import files
 from kubeproxy_py.sources.files import ManifestFolder
+from tests.sources.conftest import Heard
 from tests.sources.test_manifests import service
-
-
-class Heard:
-    """The events of a running source, with the time at which each came."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[float, Event]] = []
-
-    def __call__(self, event: Event) -> None:
-        self.events.append((time.monotonic(), event))
-
-    def wait_for(self, wanted: Callable[[Event], bool], timeout_s: float = 5) -> float:
-        """When the first event that is *wanted* came; what came before it is forgotten."""
-        end_s = time.monotonic() + timeout_s
-        while time.monotonic() < end_s:
-            for index, (when, event) in enumerate(self.events):
-                if wanted(event):
-                    del self.events[: index + 1]
-                    return when
-            time.sleep(0.001)
-        raise AssertionError(f"not heard within {timeout_s} s: {self.events}")
 
 
 def port_is(port: int) -> Callable[[Event], bool]:
@@ -40,11 +20,6 @@ def port_is(port: int) -> Callable[[Event], bool]:
 
 def synced(event: Event) -> bool:
     return event == Synced("node")
-
-
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
 
 
 @pytest.fixture
@@ -64,7 +39,7 @@ def test_a_renamed_file_arrives_within_20_ms(tmp_path: Path, heard: Heard) -> No
         (tmp_path / ".new").write_text(json.dumps(service("web", port)))
         before = time.monotonic()
         (tmp_path / ".new").rename(tmp_path / "a.json")
-        latencies_s.append(heard.wait_for(port_is(port)) - before)
+        latencies_s.append(heard.wait_for(port_is(port))[0] - before)
     assert min(latencies_s) < 0.02, latencies_s
 
 

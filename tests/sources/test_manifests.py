@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubeproxy_py.model.events import (
     Event,
@@ -19,6 +21,7 @@ from kubeproxy_py.model.events import (
 )
 from kubeproxy_py.model.services import ObjectName
 from kubeproxy_py.sources import folder as folder_module
+from kubeproxy_py.sources import yaml_text
 from kubeproxy_py.sources.files import ManifestFolder
 from kubeproxy_py.sources.folder import Folder
 
@@ -458,12 +461,39 @@ def test_a_slice_of_an_older_api_is_a_problem_with_a_hint(directory: Path) -> No
     assert loaded(directory) == ["! a.yaml, document 1: apiVersion: is not known (discovery.k8s.io/v1)"]
 
 
-def test_the_name_of_an_object_tells_its_identity(directory: Path) -> None:
+def test_an_object_under_another_name_is_another_object(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)
     source.load()
-    (directory / "a.yaml").write_text("{}")
-    events = [event for event in source.load() if isinstance(event, ServiceGone)]
-    assert events == []  # {} says neither apiVersion nor kind: the file is not whole
     (directory / "a.yaml").write_text(text_of(service("api")))
     assert ServiceGone(ObjectName("shop", "web")) in source.load()
+
+
+texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text("ab-#:'\" \n", max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", min_size=1), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(texts, max_size=5))
+def test_documents_are_cut_where_yaml_ends_them(values: list[Any]) -> None:
+    text = yaml.safe_dump_all(values, explicit_start=True)
+    read = [yaml_text.load(document) for document in yaml_text.documents(text)]
+    assert read == values
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: 1", [(1, 1)]),
+        ("---\na: 1\n---\nb: 2\n", [(1, 1), (2, 3)]),
+        ("# about\n---\na: 1\n---\n# nothing\n---\nb: 2\n", [(1, 2), (3, 6)]),
+        ("a: 1\r\n---\r\nb: 2\r\n", [(1, 1), (2, 2)]),
+        ("a: |\n  ---\n  x\n--- {b: 2}", [(1, 1), (2, 4)]),
+        ("", []),
+        ("---\n---\n", []),
+    ],
+)
+def test_documents_know_their_number_and_line(text: str, found: list[tuple[int, int]]) -> None:
+    assert [(document.number, document.line) for document in yaml_text.documents(text)] == found
