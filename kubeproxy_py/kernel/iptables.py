@@ -38,10 +38,11 @@ _ERRNOS = (  # iptables tells no errno; the first that its words match
     (re.compile(r"Permission denied|be root"), EPERM),
 )
 _HINTS = {
-    EAGAIN: "another program holds the lock of iptables",
+    EAGAIN: "another program holds the lock of iptables, or it can't be opened for writing",
     EOPNOTSUPP: "a kernel module is missing: modprobe xt_set xt_ipvs xt_conntrack, ...",
     EPERM: "this needs the capability NET_ADMIN",
 }
+_LOCKED = re.compile(rb"xtables.lock")  # held by another, or /run/xtables.lock can't be opened: no step is at fault
 _PASSED_OVER = re.compile(rb"# (Table `(?:nat|filter)' is incompatible)")  # iptables-nft-save, with exit code 0
 _NOISE = re.compile(r"^ip6?tables\S* v\S+ \([^)]*\): |\s*Error occurred at line.*|\s*Try `.*")
 
@@ -98,7 +99,7 @@ class IptablesAdapter:
         if not text:
             return None
         result = run([*programs.restore, "--noflush", "-w", str(_LOCK_WAIT_S)], stdin=text, timeout_s=_TIMEOUT_S)
-        if result.exit_code and b"xtables lock" in result.stderr:
+        if result.exit_code and _LOCKED.search(result.stderr):
             raise KernelError(_complaint(result), errno=EAGAIN, hint=_HINTS[EAGAIN])
         return _complaint(result) if result.exit_code else None
 
@@ -143,7 +144,7 @@ class IptablesAdapter:
 
 
 def _saved(argv: Sequence[str]) -> bytes:
-    """What iptables-save prints.  Raises KernelError; also for a table that it passes over, which is not an empty one."""
+    """What iptables-save prints.  Raises KernelError; also for a table that it passes over, for that isn't empty."""
     result = run(argv, timeout_s=_TIMEOUT_S)
     if result.exit_code:
         raise KernelError(_complaint(result), errno=_errno(result.complaint, EINVAL), hint="is the table usable?")
