@@ -43,6 +43,7 @@ _ABSENT: dict[type[Key], int] = {
     VirtualServer: ESRCH,
     IpsetEntry: IPSET_ERR_EXIST,
 }
+_MADE_BY_UPDATE = (Ipset, Chain, Jump)  # which the adapters replace whole
 _PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST}
 
 
@@ -54,7 +55,8 @@ class MemoryKernel:
     """The kernel's rows in a dict.
 
     ``forgiving`` is how the Linux adapters behave: an add that meets the row makes its spec true, a delete that
-    meets nothing is done.  Without it both are refused, which no plan from true rows may ever meet.
+    meets nothing is done, and so is an update that makes a set, chain or jump.  Without it all are refused, which no
+    plan from true rows may ever meet.
     """
 
     def __init__(self, rows: Rows | None = None, *, forgiving: bool = False) -> None:
@@ -110,12 +112,20 @@ class MemoryKernel:
             self.dies_before -= 1
 
     def _refusal(self, step: Step) -> int:
+        return self._presence_refusal(step) or (
+            self._delete_refusal(step.key) if step.verb == "delete" else self._make_refusal(step)
+        )
+
+    def _presence_refusal(self, step: Step) -> int:
+        """Whether *step* is refused since its row is there, or since it is not."""
         kind, present = type(step.key), step.key in self.rows
-        if step.verb == "add" and present and not self.forgiving:
-            return _PRESENT.get(kind, EEXIST)
-        if step.verb != "add" and not present and not (self.forgiving and step.verb == "delete"):
-            return _ABSENT.get(kind, ENOENT)
-        return self._delete_refusal(step.key) if step.verb == "delete" else self._make_refusal(step)
+        if step.verb == "add":
+            return _PRESENT.get(kind, EEXIST) if present and not self.forgiving else 0
+        if present or (self.forgiving and (step.verb == "delete" or kind in _MADE_BY_UPDATE)):
+            return 0
+        if step.verb == "update" and isinstance(step.key, RealServer) and step.key.virtual_server not in self.rows:
+            return ESRCH
+        return _ABSENT.get(kind, ENOENT)
 
     def _make_refusal(self, step: Step) -> int:
         match step.key:

@@ -36,7 +36,6 @@ from kubeproxy_py.plan.steps import Plan, Step
 from tests.kernel_tools.tables_of_a_node import network_of_ones_own
 
 # MemoryKernel refuses these where Linux does not, or says otherwise why; Linux wins, memory.py is to follow.
-UNLIKE_LINUX = pytest.param("memory", marks=pytest.mark.xfail(reason="memory.py is stricter than Linux", strict=True))
 LINUX = pytest.param("linux", marks=pytest.mark.kernel)
 LINUX_BY_TOOL = pytest.param("linux, sets by tool", marks=pytest.mark.kernel)
 

@@ -30,7 +30,6 @@ from tests.contract.contract import (
     FORWARD,
     HTTP,
     HTTP_6,
-    LINUX,
     MARK,
     MARK_SPEC,
     OTHERS,
@@ -42,7 +41,6 @@ from tests.contract.contract import (
     SERVICES,
     SETS,
     SETTING,
-    UNLIKE_LINUX,
     EveryRow,
     EveryRowThatChanges,
     add,
@@ -99,10 +97,6 @@ def test_a_real_server_that_is_not_there_can_not_be_changed(kernel: Kernel) -> N
     assert carry_out(kernel, [update(POD, RealServerSpec(0), RealServerSpec(1))]) == {POD: ENOENT}
 
 
-_unlike = pytest.mark.parametrize("kernel", [UNLIKE_LINUX, LINUX], indirect=True)
-
-
-@_unlike
 def test_a_real_server_can_not_be_changed_without_its_virtual_server(kernel: Kernel) -> None:
     assert carry_out(kernel, [update(POD, RealServerSpec(0), RealServerSpec(1))]) == {POD: ESRCH}
 
@@ -112,7 +106,6 @@ def test_a_real_server_can_not_be_changed_without_its_virtual_server(kernel: Ker
     [(CLUSTER_IP, PORTS_SPEC, {}), (MARK, MARK_SPEC, {}), (PORTALS, PORTALS_SPEC, {SERVICES: ChainSpec(())})],
     ids=str,
 )
-@_unlike
 def test_sets_chains_and_jumps_that_are_not_there_are_made_by_an_update(
     kernel: Kernel, key: Key, spec: Spec, there: Rows
 ) -> None:
