@@ -11,6 +11,7 @@ Of an object in two files, the first file by name has it; when that one lets go,
 """
 
 import os
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from stat import S_ISREG
@@ -25,6 +26,8 @@ SUFFIXES = (".yaml", ".yml", ".json")
 FILES_MAX = 10_000
 SIZE_MAX_BYTES = {".yaml": 16 << 20, ".yml": 16 << 20, ".json": 256 << 20}  # YAML's nodes take 50 times its size
 
+_TICK_S = 0.05
+_SLOW_TICK_S = 2.0  # FAT's
 _SWAPPED = ".."  # a ConfigMap's volume changes by renaming its ..data link: all files at once, and whole
 
 Stamp = tuple[int, int, int, int, int]
@@ -47,6 +50,7 @@ class Folder:
         self._node_name = node_name
         self._manifests: dict[str, Manifest] = {}  # by file name
         self._read: dict[str, Stamp] = {}  # what each file looked like when it was read
+        self._fresh: set[str] = set()  # files so new when they were read that a change since may have left no mark
         self._seen: dict[str, Stamp | None] = {}  # changed since (None: missing), but not known to be whole
         self._holders: dict[Identity, tuple[str, ...]] = {}  # the files that have an object, by name in order
         self._told = Told()
@@ -95,9 +99,10 @@ class Folder:
         for name in [*stamps, *(name for name in self._read if name not in stamps)]:
             stamp = stamps.get(name)
             told_whole = whole is not None and name in whole and stamp is not None
-            if stamp == self._read.get(name) and not told_whole:
+            read = self._read.get(name)
+            if stamp == read and not told_whole and name not in self._fresh:
                 continue
-            if all_whole or told_whole or (name in seen and seen[name] == stamp):
+            if all_whole or told_whole or stamp == seen.get(name, read):
                 ready.append(name)
             else:
                 self._seen[name] = stamp
@@ -105,11 +110,14 @@ class Folder:
 
     def _take(self, name: str, stamp: Stamp | None) -> list[Problem]:
         """Read the file *name*, or forget it if it has no stamp; what is wrong with it."""
+        self._fresh.discard(name)
         if stamp is None:
             del self._read[name]
             self._manifests.pop(name, None)
             return []
         self._read[name] = stamp
+        if _is_fresh(stamp, time.time()):
+            self._fresh.add(name)
         before = self._manifests.get(name, Manifest())
         try:
             body = _bounded(self._directory / name)
@@ -160,6 +168,16 @@ class Folder:
 
 def _counts(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _is_fresh(stamp: Stamp, now_s: float) -> bool:
+    """Whether the file could change once more at *now_s* and look the same: its clock ticks that slowly.
+
+    Linux stamps files with the time of the last timer tick (10 ms at 100 Hz); some file systems keep whole seconds.
+    """
+    changed_ns = stamp[-1]
+    tick_s = _SLOW_TICK_S if changed_ns % 10**9 == 0 else _TICK_S
+    return abs(now_s - changed_ns / 1e9) < tick_s
 
 
 def _bounded(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """A folder of manifests: what its files say, how they change, and what becomes of broken ones."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +209,25 @@ def test_a_configmap_volume_is_followed_when_its_data_link_is_swapped(directory:
     assert brief(source.load()) == ["+ shop/web 81"]
 
 
+@pytest.mark.parametrize(
+    ("age_s", "told"), [(0.0, ["+ shop/web 81"]), (0.02, ["+ shop/web 81"]), (1.5, []), (-3600.0, [])]
+)
+def test_a_file_is_read_again_if_it_was_too_fresh_to_show_a_change(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, told: list[str]
+) -> None:
+    changed_ns = int((time.time() - age_s) * 1e9) | 1
+    monkeypatch.setattr(Folder, "_list", lambda self: {"a.yaml": (1, 1, 1, 1, changed_ns)})
+    (directory / "a.yaml").write_text(text_of(service("web", 80)))
+    looker = Folder(str(directory), "node-a")
+    looker.look()
+    (directory / "a.yaml").write_text(text_of(service("web", 81)))  # as long, and within the same tick
+    assert brief(looker.look(whole=()).events) == told
+
+
 def test_an_unchanged_file_is_not_read_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)
+    time.sleep(0.06)
     source.load()
 
     def refuse(path: Path) -> bytes:
