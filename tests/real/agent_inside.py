@@ -1,0 +1,121 @@
+"""agent_inside: the agent within this process, one turn at a time, on the real kernel, with all that it does noted.
+
+Law: its parts are those of `run`, but its clock is the test's, its folder is read when the test says so, each plan is
+noted before the real LinuxKernel carries it out, and no full compare comes between.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from kubeproxy_py.agent import NEVER, Agent, Timing
+from kubeproxy_py.config.load import load
+from kubeproxy_py.kernel import Kernel, Scope, read_all
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
+from kubeproxy_py.plan.drain import FIRST_CHECK_S
+from kubeproxy_py.plan.steps import Outcome, Plan, Step
+from kubeproxy_py.sources.files import ManifestFolder
+from kubeproxy_py.wiring import real_parts
+
+_FLAGS = {
+    "hostname-override": "node-a",
+    "cluster-cidr": "10.244.0.0/16,fd00:10:244::/56",
+    "conntrack-max-per-core": "0",
+    "nodeport-addresses": "192.168.3.0/24",  # one address, so that plans are short to read
+}
+
+_started: list[str] = []
+
+
+def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        _started.append(Path(arguments[0]).name)
+
+
+sys.addaudithook(_note_process)  # the interpreter's own word: no way to start a process goes past it
+
+
+class AgentInside:
+    """The agent on the manifests in *folder*, in the network namespace that the thread is in."""
+
+    def __init__(self, folder: Path) -> None:
+        parts = real_parts(load({**_FLAGS, "manifests": str(folder)}))
+        assert isinstance(parts.source, ManifestFolder)
+        self._source = parts.source
+        self._kernel = _NotingKernel(parts.kernel)
+        self._now_s = 0.0
+        timing = Timing(sync_period_s=NEVER)
+        self._agent = Agent(self._kernel, parts.compiler, lambda: self._now_s, timing=timing, on_problem=_fail)
+
+    def take_in(self) -> list[str]:
+        """Read what changed in the folder, and do all that it asks for at once; the steps."""
+        for event in self._source.load():
+            self._agent.take(event, self._now_s)
+        return self._turn()
+
+    def let_drain(self) -> list[str]:
+        """Let the time pass after which draining real servers are first looked at; the steps."""
+        self._now_s += FIRST_CHECK_S
+        return self._turn()
+
+    def kernel_rows(self) -> Rows:
+        """What the kernel has, read anew."""
+        return read_all(self._kernel)
+
+    def desired_rows(self) -> Rows:
+        return self._agent.compiler.desired.rows
+
+    def close(self) -> None:
+        self._kernel.close()
+
+    def _turn(self) -> list[str]:
+        self._kernel.steps.clear()
+        for report in self._agent.step():
+            assert not report.failed
+        return [step_text(step) for step in self._kernel.steps]
+
+
+class _NotingKernel:
+    """A Kernel that notes the steps it is told, and has *kernel* do them."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.steps: list[Step] = []
+
+    def apply(self, plan: Plan) -> Outcome:
+        self.steps += plan.steps
+        return self._kernel.apply(plan)
+
+    def scopes(self) -> Sequence[Scope]:
+        return self._kernel.scopes()
+
+    def read(self, scope: Scope) -> Rows:
+        return self._kernel.read(scope)
+
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
+        return self._kernel.connections(virtual_servers)
+
+    def host_addresses(self) -> tuple[HostAddress, ...]:
+        return self._kernel.host_addresses()
+
+    def close(self) -> None:
+        self._kernel.close()
+
+
+def step_text(step: Step) -> str:
+    """`add RealServer 10.96.0.10:80/TCP -> 10.244.1.5:8080`; an update says to what."""
+    what = f"{step.verb} {type(step.key).__name__} {step.key}"
+    return f"{what} to {step.spec}" if step.verb == "update" else what
+
+
+def processes_started() -> list[str]:
+    """The names of all programs that this process has started so far."""
+    return list(_started)
+
+
+def _fail(problem: object) -> None:
+    raise AssertionError(problem)
