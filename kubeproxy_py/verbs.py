@@ -5,21 +5,19 @@ for what must be mended elsewhere.
 """
 
 import logging
-import queue
 import signal
 import sys
-from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from kubeproxy_py import __version__
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, read_all
-from kubeproxy_py.model.events import AddressesSet, Event, Feed, Problem, Synced
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, read_all
+from kubeproxy_py.model.events import AddressesSet, Problem, Synced
 from kubeproxy_py.model.rows import Rows, VirtualServer
 from kubeproxy_py.plan.ours import ours, removable
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.plan.report import changes
-from kubeproxy_py.sources import Source, SourceError
+from kubeproxy_py.sources.collect import collect
 from kubeproxy_py.wiring import Parts, imagined_parts, make_agent, real_parts
 
 if TYPE_CHECKING:
@@ -93,36 +91,13 @@ def cleanup(loaded: "Loaded") -> int:
 def _desired(parts: Parts) -> Rows:
     """The rows desired for all that the source lists now.  Raises KernelError, SourceError."""
     parts.compiler.take(AddressesSet(parts.kernel.host_addresses()))
-    for event in _list_once(parts.source):
+    for event in collect(parts.source, _LIST_TIMEOUT_S):
         if isinstance(event, Problem):
             _log_problem(event)
         elif not isinstance(event, Synced):
             parts.compiler.take(event)
     parts.compiler.compile()
     return parts.compiler.desired.rows
-
-
-def _list_once(source: Source) -> list[Event]:
-    """What *source* tells until it has told all.  Raises SourceError if that takes too long."""
-    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    awaited: set[Feed] = {"services", "slices", "node"}
-    events: list[Event] = []
-    deadline = monotonic() + _LIST_TIMEOUT_S
-    source.start(told.put)
-    try:
-        while awaited:
-            events.append(event := told.get(timeout=max(0.0, deadline - monotonic())))
-            if isinstance(event, Synced):
-                awaited.discard(event.feed)
-    except queue.Empty:
-        for event in events:
-            if isinstance(event, Problem):
-                _log_problem(event)
-        message = f"no complete list of {', '.join(sorted(awaited))} within {_LIST_TIMEOUT_S:.0f} s"
-        raise SourceError(message, "can the API server be reached, does the folder exist?") from None
-    finally:
-        source.stop()
-    return events
 
 
 def _log_problem(problem: Problem) -> None:
