@@ -12,7 +12,7 @@ from msgspec import Struct
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Kernel, Scope, read_all, scope_of
 from kubeproxy_py.model.events import AddressesSet, Event, Feed, Problem, Synced
-from kubeproxy_py.model.rows import Key, RealServer, Rows
+from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR
 from kubeproxy_py.plan.drain import FIRST_CHECK_S, LONGEST_WAIT_S, is_draining, plan_drained
 from kubeproxy_py.plan.ours import ours
@@ -146,7 +146,9 @@ class Agent:
         compiled_s = self._clock()
         due = self._due_keys(compiled_s)
         # What drains has to go with its virtual server, though nobody asks for it by name.
-        plan = make_plan(self.compiler.desired.rows, self.actual, dict.fromkeys((*due, *self.draining)))
+        servers = {key for key in due if isinstance(key, VirtualServer)}
+        along = (key for key in self.draining if key.virtual_server in servers) if servers else ()
+        plan = make_plan(self.compiler.desired.rows, self.actual, dict.fromkeys((*due, *along)))
         report = self._carry_out(plan, services, why, due=due, compile_s=compiled_s - started_s, began_s=compiled_s)
         self._oldest_event_s = None
         return report
@@ -201,6 +203,8 @@ class Agent:
             if key not in refused:
                 self._pending.pop(key, None)
                 self._retries.pop(key, None)
+        # A dict keeps the length that it once had, and is walked by it: after the first sync, 140,000 empty places.
+        self._pending = dict(self._pending)
         for key in refused:
             attempts = self._retries[key].attempts + 1 if key in self._retries else 1
             self._pending[key] = None
