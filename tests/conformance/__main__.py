@@ -1,0 +1,45 @@
+"""python -m tests.conformance DIR [--only NAME]: hold the agent against the cases in DIR; inside the lab kernel."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.conformance.case import find_cases
+from tests.conformance.run import run_folder
+
+
+def main(argv: list[str]) -> int:
+    """One line for each case, what differs below it, and a summary; 0 if there were cases and all are equal."""
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("cases", type=Path, metavar="DIR", help="folder of recorded cases, or one case")
+    parser.add_argument("--only", metavar="NAME", help="run the case of this name alone")
+    options = parser.parse_args(argv)
+    if obstacle := _obstacle(options.cases):
+        print(obstacle, file=sys.stderr)
+        return 2
+    folders = find_cases(options.cases.resolve(), options.only)
+    if not folders:
+        which = f"no case called {options.only}" if options.only else "no case"
+        print(f"{which} in {options.cases}; hint: a case is a folder with objects.yaml, config.yaml and expected/")
+        return 2
+    verdicts = []
+    for folder in folders:
+        verdicts.append(run_folder(folder))
+        print("\n".join(verdicts[-1].lines()), flush=True)
+    equal = sum(verdict.is_equal for verdict in verdicts)
+    print(f"{equal} equal, {len(verdicts) - equal} differ")
+    return 0 if equal == len(verdicts) else 1
+
+
+def _obstacle(cases: Path) -> str | None:
+    if not Path("/proc/net/ip_vs").exists():
+        return "this kernel has no IPVS; hint: make conformance CASES=DIR"
+    if not cases.is_dir():
+        return f"{cases} is not a folder; hint: give the folder of the cases"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""canon: what the tools print -> lines of which equal ones mean an equal kernel state.
+
+Law: two texts have the same lines exactly if the states are the same but for what depends on the moment or the tool's
+version: packet counters, comments, `initval` and `bucketsize` of a set.  Order counts inside a chain and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+SYSCTLS = "sysctls.txt"
+_COUNTERS = re.compile(r"\[\d+:\d+\]")
+_VOLATILE_OF_SETS = re.compile(r" (initval|bucketsize) \S+")
+
+
+def lines_of(file: str, text: str) -> list[str]:
+    """The canonical lines of *text*, which is what *file* of a recording holds."""
+    return _CANON[file](text)
+
+
+def differences(expected: Mapping[str, list[str]], found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """By file: `-` lines that only the recording has, `+` lines that only the kernel has.  Equal files are left out."""
+    diffs = {file: _diff(lines, found[file]) for file, lines in expected.items()}
+    return {file: diff for file, diff in diffs.items() if diff}
+
+
+def _diff(expected: list[str], found: list[str]) -> list[str]:
+    diff = difflib.unified_diff(expected, found, lineterm="", n=0)
+    return [line for line in list(diff)[2:] if not line.startswith("@@")]
+
+
+def _sorted_lines(text: str) -> list[str]:
+    return sorted(line.rstrip() for line in text.splitlines() if line.strip())
+
+
+def _sets(text: str) -> list[str]:
+    return sorted(_VOLATILE_OF_SETS.sub("", line) for line in _sorted_lines(text))
+
+
+def _rules(text: str) -> list[str]:
+    """Chains by table and name, each followed by its rules in their order; every line names its table."""
+    chains: dict[tuple[str, str], list[str]] = {}
+    for table, line in _with_table(text):
+        chain = line[1:].split()[0] if line.startswith(":") else line.split()[1]
+        chains.setdefault((table, chain), []).append(f"{table} {line}")
+    return [line for _, lines in sorted(chains.items()) for line in lines]
+
+
+def _with_table(text: str) -> Iterator[tuple[str, str]]:
+    """The lines of iptables-save that declare chains or rules, each with the table it stands in."""
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif line.startswith((":", "-A ")):
+            yield table, _COUNTERS.sub("[0:0]", line.rstrip())
+
+
+_CANON: dict[str, Callable[[str], list[str]]] = {
+    "ipvsadm-save.txt": _sorted_lines,
+    "ipset-save.txt": _sets,
+    "iptables-save.txt": _rules,
+    "ip6tables-save.txt": _rules,
+    "addresses.txt": _sorted_lines,
+    "timeouts.txt": _sorted_lines,
+    SYSCTLS: _sorted_lines,
+}
+FILES = tuple(_CANON)
+"""The files of a recording; the last is not recorded for steps."""
