@@ -2,7 +2,8 @@
 
 Law: with ``--config`` the file rules, but for the host name and the flags of the log (kube-proxy's precedence), and
 for what the file has no field for; without it, flags rule over defaults.  Everything wrong is raised at once, all
-that is merely odd comes as warnings.  Only ``read_file`` touches the world.
+that is merely odd comes as warnings.  Only ``read_file`` touches the world, and whoever keeps what was ``asked`` can
+load again when the file has changed.
 """
 
 from __future__ import annotations
@@ -26,19 +27,41 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 
+class Asked(Struct, frozen=True, gc=False):
+    """What a configuration is loaded from: the flags that were given (name -> text), and the file's content."""
+
+    given: Mapping[str, str]
+    content: bytes | None = None  # None: no file was named
+
+    @property
+    def path(self) -> str:
+        """The file that was named; "" for none."""
+        return self.given.get("config", "")
+
+
 class Loaded(Struct, frozen=True, gc=False):
-    """A configuration that may be used, and what the log should say of it once."""
+    """A configuration that may be used, and what the log should say of it once.
+
+    ``given`` has the paths of the fields that the operator set, be it to their defaults.
+    """
 
     config: KubeProxyConfiguration
     own: OwnSettings
     warnings: tuple[Problem, ...] = ()
+    given: frozenset[str] = frozenset()
+
+
+def asked(namespace: Namespace) -> Asked:
+    """What the command line asks for, and the content of the file that it names.  Raises ConfigError."""
+    given = flags.given(namespace)
+    path = given.get("config", "")
+    return Asked(given, read_file(path) if path else None)
 
 
 def configuration(namespace: Namespace) -> Loaded:
-    """What the command line asks for, and the file that it names.  Raises ConfigError."""
-    given = flags.given(namespace)
-    path = given.get("config", "")
-    return load(given, read_file(path) if path else None)
+    """The configuration that the command line asks for.  Raises ConfigError."""
+    words = asked(namespace)
+    return load(words.given, words.content)
 
 
 def read_file(path: str) -> bytes:
@@ -69,7 +92,8 @@ def load(given: Mapping[str, str], content: bytes | None = None) -> Loaded:
     if content is None and given.get("healthz-port") == "0":
         config = replace(config, healthz_bind_address=None)
     ignored = [str(flag) for flag in asked if flag not in used]
-    return Loaded(config, settings, (*findings.warnings, *_remarks(config, findings.unused, ignored)))
+    warnings = (*findings.warnings, *_remarks(config, findings.unused, ignored))
+    return Loaded(config, settings, warnings, frozenset(findings.given))
 
 
 def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:

@@ -23,6 +23,7 @@ class Findings:
         self.warnings: list[Problem] = []
         self.refused: set[str] = set()  # paths
         self.unused: list[str] = []  # what was set and does nothing
+        self.given: set[str] = set()  # paths of what was set, be it to the default
 
     def refuse(self, path: str, reason: Refused) -> None:
         self.refused.add(path)
@@ -51,6 +52,7 @@ def _read_field(field: Field, raw: Any, findings: Findings, path: str) -> Any:
         return read_section(type(field.default), raw, findings, path)
     if raw is None:
         return field.default
+    findings.given.add(path)
     try:
         value = _read_value(field.kind, field.default, raw, explicit=path in findings.flags and raw != "")
     except Refused as reason:
