@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
-from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.compiler import Compiler, SiteMaker
 from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Kernel, Scope, read_all, scope_of
 from kubeproxy_py.model.events import AddressesSet, Event, Feed, Problem, Synced
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
@@ -38,6 +38,14 @@ class Timing(Struct, frozen=True, gc=False):
 
     sync_period_s: float = 30.0
     min_sync_period_s: float = 0.0
+
+
+class Settings(Struct, frozen=True, gc=False):
+    """What of an agent may change while it runs: who we are, what is not ours, how often we look."""
+
+    make_site: SiteMaker
+    exclude: tuple[CIDR, ...] = ()
+    timing: Timing = Timing()
 
 
 class Agent:
@@ -93,6 +101,15 @@ class Agent:
         self.compiler.take(AddressesSet(self.kernel.host_addresses()))
         if self.adopted:
             self._compare(LINK)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Go by *settings* from now on; what follows from them is done by the next step.  Raises KernelError."""
+        whose_changed = settings.exclude != self._exclude
+        self._exclude, self._timing = settings.exclude, settings.timing
+        self.compiler.reconfigure(settings.make_site)
+        self._compare_due_s = min(self._compare_due_s, self._clock() + self._timing.sync_period_s)
+        if self.adopted and whose_changed:
+            self._compare(VIRTUAL_SERVERS)
 
     # When it wants to work
 

@@ -12,6 +12,7 @@ from time import monotonic
 from msgspec import Struct
 
 from kubeproxy_py.agent import NEVER, Agent
+from kubeproxy_py.config.load import Loaded
 from kubeproxy_py.kernel import KernelError
 from kubeproxy_py.logs import level, values
 from kubeproxy_py.model.events import Event, Synced
@@ -27,15 +28,27 @@ class AddressesChanged(Struct, frozen=True, gc=False):
     """Interfaces or addresses of this host are not what they were."""
 
 
-Told = Event | AddressesChanged
+class Reconfigured(Struct, frozen=True, gc=False):
+    """There is another configuration, and it is valid."""
+
+    loaded: Loaded
+
+
+Told = Event | AddressesChanged | Reconfigured
 
 
 class Loop:
     """Feeds one Agent.  ``tell`` may be called from any thread; ``run`` from one."""
 
-    def __init__(self, agent: Agent, on_report: Callable[[SyncReport], None] = lambda _report: None) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        on_report: Callable[[SyncReport], None] = lambda _report: None,
+        on_configuration: Callable[[Loaded], None] = lambda _loaded: None,
+    ) -> None:
         self._agent = agent
         self._on_report = on_report
+        self._on_configuration = on_configuration
         self._queue: queue.SimpleQueue[tuple[float, Told]] = queue.SimpleQueue()
 
     def tell(self, told: Told) -> None:
@@ -71,6 +84,9 @@ class Loop:
     def _take(self, at_s: float, told: Told) -> None:
         if isinstance(told, AddressesChanged):
             self._agent.addresses_changed()
+            return
+        if isinstance(told, Reconfigured):
+            self._on_configuration(told.loaded)
             return
         if isinstance(told, Synced):
             log.log(level(2), f"first list of the feed {told.feed} is whole")

@@ -38,11 +38,19 @@ class Compiler:
         """Know what *event* says."""
         self.cluster.take(event)
         if isinstance(event, NodeSet | NodeGone | AddressesSet):
-            site = self._make_site(self.cluster.node, self.cluster.addresses)
-            if site != self.site:
-                self.site = site
-                self._sets_in_use.clear()
-                self.cluster.mark_all_dirty()
+            self._renew_site()
+
+    def reconfigure(self, make_site: SiteMaker) -> None:
+        """Know who we are by another configuration."""
+        self._make_site = make_site
+        self._renew_site()
+
+    def _renew_site(self) -> None:
+        site = self._make_site(self.cluster.node, self.cluster.addresses)
+        if site != self.site:
+            self.site = site
+            self._sets_in_use.clear()
+            self.cluster.mark_all_dirty()
 
     def dirty_services(self) -> int:
         """How many Services wait to be compiled."""
