@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from socket import gethostname
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -21,6 +22,10 @@ from kubeproxy_py.kernel import SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Problem
 from kubeproxy_py.sources import Source
+
+if TYPE_CHECKING:
+    from kubeproxy_py.kernel.dispatch import Adapter
+    from kubeproxy_py.kernel.probe import HostFacts
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +55,20 @@ def real_parts(loaded: Loaded) -> Parts:
     )
     machine = Machine((facts.kernel_version[0], facts.kernel_version[1]), facts.cpus)
     kernel = LinuxKernel(
-        facts.programs, sysctls=setting_paths(loaded.config, machine), ipset_by_tool=facts.ipset_by_tool
+        facts.programs,
+        sysctls=setting_paths(loaded.config, machine),
+        ipset_by_tool=facts.ipset_by_tool,
+        rules=_rules_by_libiptc(facts) if loaded.own.iptables_backend == "libiptc" else None,
     )
     name = node_name(loaded.config, gethostname())
     host = Host(name, facts.families, facts.random_fully)
     return Parts(kernel, _compiler(loaded, kernel, host, machine), make_source(loaded, name))
+
+
+def _rules_by_libiptc(facts: "HostFacts") -> "Adapter":
+    from kubeproxy_py.kernel.libiptc import LibiptcAdapter
+
+    return LibiptcAdapter(facts.programs, facts.flavour)
 
 
 def imagined_parts(loaded: Loaded) -> Parts:

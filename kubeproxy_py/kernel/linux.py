@@ -37,15 +37,21 @@ class LinuxKernel:
     """Carries out plans on the running kernel.
 
     *programs* has the iptables programs of each family that is used (flavour.py); *sysctls* are the settings that
-    ``read`` tells; *ipset_by_tool* is for kernels whose sets netlink can't handle (probe.py).
+    ``read`` tells; *ipset_by_tool* is for kernels whose sets netlink can't handle (probe.py); *rules* is for
+    chains and jumps that are written in another way than by iptables-restore.
     """
 
     def __init__(
-        self, programs: Sequence[Programs], *, sysctls: Iterable[str] = (), ipset_by_tool: bool = False
+        self,
+        programs: Sequence[Programs],
+        *,
+        sysctls: Iterable[str] = (),
+        ipset_by_tool: bool = False,
+        rules: Adapter | None = None,
     ) -> None:
         families = tuple(each.family for each in programs)
         self._device, self._servers = AddressAdapter(), IpvsAdapter()
-        settings, rules = SysctlAdapter(sysctls), IptablesAdapter(programs)
+        settings, rules = SysctlAdapter(sysctls), rules or IptablesAdapter(programs)
         sets: Adapter = IpsetToolAdapter(families) if ipset_by_tool else IpsetAdapter(families)
         self._adapters: dict[type[Key], Adapter] = {
             Sysctl: settings,
