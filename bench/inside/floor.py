@@ -1,0 +1,155 @@
+"""The floor: the messages of a first sync, sent again already packed, against the agent's own programming.
+
+Law: the very bytes.  What the adapters send while they carry out the first plan is recorded as it leaves; to replay
+is to send the same bytes and to read the same answers, with nothing decided and nothing packed.  Both fill a fresh
+namespace, turn about, and both are read back.
+"""
+
+import gc
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+from unittest.mock import patch
+
+from bench.inside import agent
+from bench.inside.network import fresh_namespace
+from kubeproxy_py.kernel import Kernel
+from kubeproxy_py.model.events import Problem, Synced
+from kubeproxy_py.plan.ours import ours
+from kubeproxy_py.plan.plan import make_plan
+from kubeproxy_py.plan.steps import Plan
+
+Send = tuple[int, bytes]
+"""Netlink protocol, and what one send carries."""
+
+_HEADER = struct.Struct("=IHHII")
+_ERROR, _DONE = 2, 3
+_BUFFER_BYTES = 8 << 20
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_NAMES = {0: "addresses", 12: "ipset", 16: "IPVS"}
+
+
+def measure(n: int, repeats: int) -> dict[str, Any]:
+    """Seconds of *repeats* floors and as many programmings of *n* Services, turn about, and what they consist of."""
+    sends, kinds = _record(n)
+    floors, programmings = [], []
+    for _ in range(repeats):
+        floors.append(_floor(n, sends))
+        programmings.append(_programming(n))
+    return {
+        "floor": [sum(parts.values()) for parts in floors],
+        "floor_parts": floors,
+        "programming": programmings,
+        "programming_parts": kinds,
+        "sends": len(sends),
+        "bytes": sum(len(data) for _, data in sends),
+    }
+
+
+def _first_plan(n: int) -> tuple[Kernel, Plan]:
+    """The plan of the first sync here, of an agent that was told of *n* Services, and the kernel to carry it out."""
+    made = agent.parts()
+    for event in agent.first_events(n):
+        if not isinstance(event, Synced | Problem):
+            made.compiler.take(event)
+    made.compiler.compile()
+    rows = {key: spec for scope in made.kernel.scopes() for key, spec in made.kernel.read(scope).items()}
+    return made.kernel, make_plan(made.compiler.desired.rows, ours(rows, ()))
+
+
+def _record(n: int) -> tuple[list[Send], dict[str, float]]:
+    """What a programming sends; and how long each kind of row took, with the recorder in the way."""
+    with fresh_namespace(), _recorded() as sends:
+        kernel, plan = _first_plan(n)
+        sends.clear()  # what was only asked
+        took: dict[str, float] = {}
+        for kind, steps in groupby(plan.steps, lambda step: type(step.key).__name__):
+            began_s = time.perf_counter()
+            assert not kernel.apply(Plan(tuple(steps))).failed
+            took[kind] = took.get(kind, 0.0) + time.perf_counter() - began_s
+        programming = list(sends)
+        agent.check_programmed(kernel, n)
+        kernel.close()
+        return programming, took
+
+
+def _programming(n: int) -> float:
+    with fresh_namespace():
+        kernel, plan = _first_plan(n)
+        gc.collect()
+        began_s = time.perf_counter()
+        outcome = kernel.apply(plan)
+        took_s = time.perf_counter() - began_s
+        assert not outcome.failed, outcome.failed[:3]
+        agent.check_programmed(kernel, n)
+        kernel.close()
+        return took_s
+
+
+def _floor(n: int, sends: list[Send]) -> dict[str, float]:
+    """Seconds for each netlink protocol."""
+    with fresh_namespace():
+        sockets = {protocol: _socket(protocol) for protocol, _ in sends}
+        took = dict.fromkeys((_NAMES[protocol] for protocol in sockets), 0.0)
+        for protocol, data in sends:
+            last = _last_sequence(data)
+            began_s = time.perf_counter()
+            refused = _exchange(sockets[protocol], data, last)
+            took[_NAMES[protocol]] += time.perf_counter() - began_s
+            assert not refused, f"{refused} messages were refused"
+        for each in sockets.values():
+            each.close()
+        kernel = agent.parts().kernel
+        agent.check_programmed(kernel, n)
+        kernel.close()
+        return took
+
+
+@contextmanager
+def _recorded() -> Iterator[list[Send]]:
+    """All that is sent by netlink sockets that are made meanwhile."""
+    sends: list[Send] = []
+
+    class Recorder(socket.socket):
+        def send(self, data: Any, flags: int = 0, /) -> int:
+            sends.append((self.proto, bytes(data)))
+            return super().send(data, flags)
+
+    with patch("kubeproxy_py.kernel.netlink.socket.socket", Recorder):
+        yield sends
+
+
+def _socket(protocol: int) -> socket.socket:
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    made.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_BYTES)
+    made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    made.bind((0, 0))
+    return made
+
+
+def _exchange(netlink: socket.socket, data: bytes, last: int) -> int:
+    """Send *data* and read until its *last* message was answered; how many messages were refused."""
+    netlink.send(data)
+    refused = 0
+    while True:
+        answer = netlink.recv(1 << 17)
+        offset = 0
+        while offset < len(answer):
+            length, kind, _, sequence, _ = _HEADER.unpack_from(answer, offset)
+            if kind in (_ERROR, _DONE):
+                refused += bool(struct.unpack_from("=i", answer, offset + _HEADER.size)[0])
+                if sequence == last:
+                    return refused
+            offset += (length + 3) & ~3
+
+
+def _last_sequence(data: bytes) -> int:
+    offset = sequence = 0
+    while offset < len(data):
+        length, _, _, sequence, _ = _HEADER.unpack_from(data, offset)
+        offset += (length + 3) & ~3
+    return int(sequence)

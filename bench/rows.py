@@ -1,0 +1,55 @@
+"""Row: one figure with its bar, and the two ways in which all are told: a table for people, JSON for machines.
+
+Law: a row that has a bar holds or does not; one without a bar is told for the reader and never fails.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+_HEADINGS = ("measure", "n", "value", "unit", "bar", "holds")
+_GAP = "  "
+
+
+class Row(Struct, frozen=True, gc=False):
+    """One figure.  ``bar`` is the most that it may be; None: no bar."""
+
+    measure: str
+    n: int  # Services, of 10 endpoints each
+    value: float
+    unit: str  # "s", "ms", "MB" (10^6 bytes), "x" (a ratio), "us/row"
+    bar: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the figure is within its bar; None if it has none."""
+        return None if self.bar is None else self.value <= self.bar
+
+
+def table_text(rows: Iterable[Row]) -> str:
+    """*rows* below their headings, columns aligned."""
+    cells = [_HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
+    return "".join(_line(line, widths) for line in cells)
+
+
+def rows_json(rows: Iterable[Row]) -> bytes:
+    """A JSON list of ``{measure, n, value, unit, bar, holds}``; bar and holds are null where there is no bar."""
+    plain = [{**msgspec.structs.asdict(row), "holds": row.holds} for row in rows]
+    return msgspec.json.format(msgspec.json.encode(plain)) + b"\n"
+
+
+def _cells(row: Row) -> Sequence[str]:
+    holds = {None: "", True: "yes", False: "NO"}[row.holds]
+    return row.measure, f"{row.n:,}", _number(row.value), row.unit, "" if row.bar is None else f"{row.bar:g}", holds
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value < 10 else f"{value:.1f}"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = cells
+    columns = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+    return _GAP.join(columns).rstrip() + "\n"
