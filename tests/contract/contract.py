@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel import Kernel, read_all, scope_of
 from kubeproxy_py.kernel.flavour import choose_flavour, programs
+from kubeproxy_py.kernel.libiptc import LibiptcAdapter
 from kubeproxy_py.kernel.linux import LinuxKernel
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -38,6 +39,7 @@ from tests.kernel_tools.tables_of_a_node import network_of_ones_own
 # MemoryKernel refuses these where Linux does not, or says otherwise why; Linux wins, memory.py is to follow.
 LINUX = pytest.param("linux", marks=pytest.mark.kernel)
 LINUX_BY_TOOL = pytest.param("linux, sets by tool", marks=pytest.mark.kernel)
+LINUX_BY_LIBIPTC = pytest.param("linux, rules by libiptc", marks=pytest.mark.kernel)
 
 SETTING = Sysctl("net/ipv4/ip_forward")
 DEVICE = Link(IPVS_DEVICE)
@@ -172,13 +174,14 @@ def each_that_changes(samples: Sequence[Sample]) -> pytest.MarkDecorator:
 
 
 @contextmanager
-def linux_kernel(*, ipset_by_tool: bool = False) -> Iterator[LinuxKernel]:
+def linux_kernel(*, ipset_by_tool: bool = False, by_libiptc: bool = False) -> Iterator[LinuxKernel]:
     """LinuxKernel in a network namespace of its own; a failure, not a skip, where there is no IPVS."""
     if not Path("/proc/net/ip_vs").exists():
         pytest.fail("this kernel has no IPVS; hint: python3 -m tests.lab run -- ...", pytrace=False)
     with network_of_ones_own():
         found = [words for family in FAMILIES if (words := programs(choose_flavour(), family))]
-        kernel = LinuxKernel(found, sysctls=[SETTING.path], ipset_by_tool=ipset_by_tool)
+        rules = LibiptcAdapter(found, "legacy") if by_libiptc else None
+        kernel = LinuxKernel(found, sysctls=[SETTING.path], ipset_by_tool=ipset_by_tool, rules=rules)
         try:
             yield kernel
         finally:
