@@ -5,20 +5,26 @@ its first list is whole (law 3); what a step did is known from its outcome, so n
 row that failed stays pending with backoff while all others go on (law 5).
 """
 
+import logging
 from collections.abc import Callable, Collection
+from functools import partial
 
 from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, SiteMaker
-from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Kernel, Scope, read_all, scope_of
+from kubeproxy_py.compile.flows import allowed_destinations, udp_server, udp_servers
+from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, FlowTable, Kernel, KernelError, Scope, read_all, scope_of
+from kubeproxy_py.kernel.sweep import Sweep
 from kubeproxy_py.model.events import AddressesSet, Event, Feed, Problem, Synced
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
-from kubeproxy_py.model.services import CIDR
+from kubeproxy_py.model.services import CIDR, ServiceName
 from kubeproxy_py.plan.drain import FIRST_CHECK_S, LONGEST_WAIT_S, is_draining, plan_drained
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.plan.report import SyncReport
 from kubeproxy_py.plan.steps import Failed, Plan
+
+log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
@@ -81,6 +87,8 @@ class Agent:
         self._drain_wait_s = FIRST_CHECK_S
         self._drain_due_s = NEVER
         self._compare_due_s = NEVER
+        flow_table = kernel if isinstance(kernel, FlowTable) else None
+        self._sweep = Sweep(flow_table, partial(allowed_destinations, compiler=compiler))
 
     # What it is told
 
@@ -119,7 +127,10 @@ class Agent:
             return NEVER
         if not self.adopted:
             return -NEVER
-        wanted = [self._drain_due_s, self._compare_due_s, *(retry.due_s for retry in self._retries.values())]
+        return min(self._drain_due_s, self._compare_due_s, self._sweep.due_s, self._sync_due_s())
+
+    def _sync_due_s(self) -> float:
+        wanted = [NEVER, *(retry.due_s for retry in self._retries.values())]
         if self.compiler.has_work() or self._pending.keys() - self._retries.keys():
             wanted.append(self._last_sync_s + self._timing.min_sync_period_s)
         return min(wanted)
@@ -134,12 +145,15 @@ class Agent:
         if not self.adopted:
             return [self._first_sync()]
         reports = []
+        sweeps = now_s >= self._sweep.due_s  # for earlier syncs: traffic first, and its report
         if now_s >= self._compare_due_s and (drift := self._full_compare()):
             reports.append(self._sync(f"drift in {drift} rows"))
         if now_s >= self._drain_due_s and (drained := self._drained()):
             reports.append(self._carry_out(drained, 0, "drained"))
-        if self.compiler.has_work() or self._due_keys(now_s):
+        if now_s >= self._sync_due_s():
             reports.append(self._sync(""))
+        if sweeps:
+            reports += self._sweep_flows(now_s)
         return reports
 
     def _first_sync(self) -> SyncReport:
@@ -156,7 +170,7 @@ class Agent:
 
     def _sync(self, why: str) -> SyncReport:
         started_s = self._clock()
-        services = self.compiler.dirty_services()
+        services = list(self.compiler.cluster.dirty)
         for key in self.compiler.compile():
             self._pending[key] = None
             self._retries.pop(key, None)  # it was asked for anew
@@ -166,8 +180,10 @@ class Agent:
         servers = {key for key in due if isinstance(key, VirtualServer)}
         along = (key for key in self.draining if key.virtual_server in servers) if servers else ()
         plan = make_plan(self.compiler.desired.rows, self.actual, dict.fromkeys((*due, *along)))
-        report = self._carry_out(plan, services, why, due=due, compile_s=compiled_s - started_s, began_s=compiled_s)
+        compile_s = compiled_s - started_s
+        report = self._carry_out(plan, len(services), why, due=due, compile_s=compile_s, began_s=compiled_s)
         self._oldest_event_s = None
+        self._note_flows(services, report)
         return report
 
     def _due_keys(self, now_s: float) -> list[Key]:
@@ -286,3 +302,24 @@ class Agent:
             self._note_draining(key)
         elif isinstance(key, RealServer):
             self.draining.pop(key, None)
+
+    # Flows
+
+    def _note_flows(self, services: list[ServiceName], report: SyncReport) -> None:
+        """Have the flows of the UDP virtual servers of *services*, and of those that were touched, looked at."""
+        failed = {failure.step.key for failure in report.failed}
+        done = (udp_server(step.key) for step in report.steps if step.key not in failed)
+        self._sweep.note({*udp_servers(services, self.compiler), *filter(None, done)}, self._clock())
+
+    def _sweep_flows(self, now_s: float) -> list[SyncReport]:
+        """Go on with the sweep; a report when it is done.  That the kernel can't be asked is said once, and no harm."""
+        try:
+            flows = self._sweep.turn(now_s)
+        except KernelError as error:
+            if self._sweep.failures == 1:
+                log.warning(f"UDP flows to endpoints that are gone stay until they time out: {error}")
+            return []
+        if not flows:
+            return []
+        why = "stale flows" if flows.forgotten or flows.refused else ""
+        return [SyncReport(0, (), (), len(self.actual), len(self._pending), 0.0, 0.0, 0.0, None, why, flows)]

@@ -4,9 +4,9 @@ Law: a kernel decides nothing.  It does the steps in the order given, says of ea
 back rows exactly as the compiler writes them, so that a row that was written compares equal when read.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -27,6 +27,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.services import Family
+from kubeproxy_py.plan.flows import Flow
 from kubeproxy_py.plan.steps import Outcome, Plan
 
 
@@ -72,6 +73,25 @@ class Kernel(Protocol):
 
     def close(self) -> None:
         """Give back sockets; the state of the kernel stays."""
+        ...
+
+
+@runtime_checkable
+class FlowTable(Protocol):
+    """A kernel whose UDP flows can be listed and deleted; the agent asks those that are one (tests/contract)."""
+
+    def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
+        """The UDP flows to *servers* in parts, each as it is read; perhaps some of them twice.
+
+        Raises KernelError if the kernel can't list flows.
+        """
+        ...
+
+    def forget(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
+        """Delete *flows*: how many were deleted, and the kernel's words on each that it would not delete.
+
+        One that was gone already is neither.  Raises KernelError if the kernel could not be asked.
+        """
         ...
 
 

@@ -4,10 +4,11 @@ Law: one adapter for each part, none of which knows another; dispatch.py keeps t
 borders.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from kubeproxy_py.kernel import Scope
 from kubeproxy_py.kernel.address import AddressAdapter
+from kubeproxy_py.kernel.conntrack import Conntrack
 from kubeproxy_py.kernel.dispatch import Adapter, dispatch
 from kubeproxy_py.kernel.flavour import Programs
 from kubeproxy_py.kernel.ipset import IpsetAdapter
@@ -30,6 +31,7 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
 )
+from kubeproxy_py.plan.flows import Flow
 from kubeproxy_py.plan.steps import Outcome, Plan
 
 
@@ -50,7 +52,7 @@ class LinuxKernel:
         rules: Adapter | None = None,
     ) -> None:
         families = tuple(each.family for each in programs)
-        self._device, self._servers = AddressAdapter(), IpvsAdapter()
+        self._device, self._servers, self._conntrack = AddressAdapter(), IpvsAdapter(), Conntrack()
         settings, rules = SysctlAdapter(sysctls), rules or IptablesAdapter(programs)
         sets: Adapter = IpsetToolAdapter(families) if ipset_by_tool else IpsetAdapter(families)
         self._adapters: dict[type[Key], Adapter] = {
@@ -85,6 +87,14 @@ class LinuxKernel:
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """All addresses of all interfaces, sorted.  Raises KernelError."""
         return self._device.host_addresses()
+
+    def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
+        """The UDP flows to *servers* in parts, each as it is read; perhaps some of them twice.  Raises KernelError."""
+        return self._conntrack.udp_flows(servers)
+
+    def forget(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
+        """Delete *flows*: how many were, and the words with which the kernel refused others.  Raises KernelError."""
+        return self._conntrack.forget(flows)
 
     def close(self) -> None:
         """Give back sockets; the state of the kernel stays."""

@@ -8,7 +8,7 @@ are tested: stop anywhere, look, plan again.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
 from kubeproxy_py.kernel import Scope, scope_of
@@ -31,6 +31,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.services import family_of
+from kubeproxy_py.plan.flows import Flow
 from kubeproxy_py.plan.steps import Failed, Outcome, Plan, Step
 
 IPSET_ERR_BUSY = 4100  # include/uapi/linux/netfilter/ipset/ip_set.h
@@ -63,6 +64,7 @@ class MemoryKernel:
         self.rows: Rows = dict(rows or {})
         self.addresses: tuple[HostAddress, ...] = ()
         self.open_connections: dict[RealServer, Connections] = {}
+        self.flows: list[Flow] = []
         self.forgiving = forgiving
         self.applied: list[Step] = []
         self.fault: Callable[[Step], int] = lambda _step: 0
@@ -88,6 +90,16 @@ class MemoryKernel:
         """What a test gave as ``addresses``, with those on kube-ipvs0."""
         ours = (HostAddress(IPVS_DEVICE, key.address) for key in self.rows if isinstance(key, Address))
         return tuple(sorted((*self.addresses, *ours)))
+
+    def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
+        """What a test gave as ``flows``, each in a part of its own."""
+        yield from ([flow] for flow in list(self.flows) if flow.virtual_server in servers)
+
+    def forget(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
+        """Delete *flows*."""
+        gone = [flow for flow in flows if flow in self.flows]
+        self.flows = [flow for flow in self.flows if flow not in gone]
+        return len(gone), []
 
     def close(self) -> None:
         """Nothing to give back."""

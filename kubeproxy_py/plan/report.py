@@ -5,6 +5,7 @@ from collections import Counter
 from msgspec import Struct
 
 from kubeproxy_py.model.rows import DRAINING, RealServer
+from kubeproxy_py.plan.flows import FlowReport
 from kubeproxy_py.plan.steps import Failed, Plan, Step
 
 
@@ -18,10 +19,13 @@ class SyncReport(Struct, frozen=True, gc=False):
     plan_s: float
     apply_s: float
     since_event_s: float | None  # since the oldest event that this sync answers; None: no event did ask for it
-    why: str = ""  # "first sync", "drift in ...", "drained"; empty: an event
+    why: str = ""  # "first sync", "drift in ...", "drained", "stale flows"; empty: an event
+    flows: FlowReport | None = None  # set where the UDP flows of earlier syncs were looked at, and no more
 
     def __str__(self) -> str:
         """One sentence of what was done."""
+        if self.flows:
+            return str(self.flows)
         done = f"{_services(self.services)}: {changes(Plan(self.steps), self.failed)}"
         since = "" if self.since_event_s is None else f", {self.since_event_s * 1000:.1f} ms since the event"
         why = f" ({self.why})" if self.why else ""
