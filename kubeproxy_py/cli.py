@@ -1,7 +1,8 @@
-"""The command line: run | plan | status | cleanup.
+"""The command line: run | plan | status | check | cleanup.
 
 Law: a verb is a few lines that call down.  Without a verb it is ``run``, so that a kube-proxy command line works as
-it stands.  Exit status: 0 done, 1 failed, 2 the command line or the configuration can't be used.
+it stands.  Exit status: 0 done, 1 failed, 2 the command line or the configuration can't be used (kube-proxy says 1
+to both): the first may be worth another try, the second is not before somebody has mended it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kubeproxy_py import __version__
-from kubeproxy_py.config.errors import ConfigError
+from kubeproxy_py.config.errors import ConfigError, error_text
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from kubeproxy_py.config.load import Loaded
+    from kubeproxy_py.config.load import Asked, Loaded
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _do(arguments)
     except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        print(error_text(error), file=sys.stderr)  # noqa: T201 - before there is a log
         return UNUSABLE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -38,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _do(arguments: Namespace) -> int:
     """Carry out the verb; what must be mended elsewhere is one line in the log.  Raises ConfigError."""
+    from kubeproxy_py.config.load import asked
     from kubeproxy_py.kernel import KernelError
     from kubeproxy_py.sources import SourceError
 
-    loaded = _loaded(arguments)
     try:
-        return _VERBS[arguments.verb][1](loaded, arguments)
+        return _VERBS[arguments.verb][1](asked(arguments), arguments)
     except (KernelError, SourceError) as error:
         import logging
 
@@ -70,47 +71,60 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _loaded(arguments: Namespace) -> Loaded:
+def _loaded(words: Asked) -> Loaded:
     """The configuration, with the log set up by it and its warnings told.  Raises ConfigError."""
     import logging
 
     from kubeproxy_py import logs
-    from kubeproxy_py.config.load import configuration
+    from kubeproxy_py.config.load import load
 
-    loaded = configuration(arguments)
+    loaded = load(words.given, words.content)
     logs.setup(loaded.config.logging.format, loaded.config.logging.verbosity)
     for warning in loaded.warnings:
         logging.getLogger(__name__).warning(str(warning))
     return loaded
 
 
-def _run(loaded: Loaded, _arguments: Namespace) -> int:
+def _run(words: Asked, _arguments: Namespace) -> int:
+    """Run, or what a flag of kube-proxy asks for instead; the order is kube-proxy's."""
     from kubeproxy_py import verbs
 
-    return verbs.cleanup(loaded) if loaded.own.cleanup else verbs.run(loaded)
+    loaded = _loaded(words)
+    if loaded.own.write_config_to:
+        return verbs.write_config(loaded)
+    if loaded.own.cleanup:
+        return verbs.cleanup(loaded)
+    return verbs.init_only(loaded) if loaded.own.init_only else verbs.run(loaded, words)
 
 
-def _plan(loaded: Loaded, arguments: Namespace) -> int:
+def _plan(words: Asked, arguments: Namespace) -> int:
     from kubeproxy_py import verbs
 
-    return verbs.plan(loaded, assume_empty=arguments.assume_empty, as_json=arguments.output == "json")
+    return verbs.plan(_loaded(words), assume_empty=arguments.assume_empty, as_json=arguments.output == "json")
 
 
-def _status(loaded: Loaded, _arguments: Namespace) -> int:
+def _status(words: Asked, _arguments: Namespace) -> int:
     from kubeproxy_py import verbs
 
-    return verbs.status(loaded)
+    return verbs.status(_loaded(words))
 
 
-def _cleanup(loaded: Loaded, _arguments: Namespace) -> int:
+def _check(words: Asked, _arguments: Namespace) -> int:
     from kubeproxy_py import verbs
 
-    return verbs.cleanup(loaded)
+    return verbs.check(words)
 
 
-_VERBS: dict[str, tuple[str, Callable[[Loaded, Namespace], int]]] = {
+def _cleanup(words: Asked, _arguments: Namespace) -> int:
+    from kubeproxy_py import verbs
+
+    return verbs.cleanup(_loaded(words))
+
+
+_VERBS: dict[str, tuple[str, Callable[[Asked, Namespace], int]]] = {
     "run": ("keep this node's kernel as the Services ask, until told to stop", _run),
     "plan": ("print what a sync would change now, and change nothing", _plan),
     "status": ("print the virtual servers that the kernel has, with the Services' names", _status),
+    "check": ("say what is wrong with a configuration, all at once, or ok; exit status 2 or 0", _check),
     "cleanup": ("remove all that is ours from the kernel, and nothing else", _cleanup),
 }

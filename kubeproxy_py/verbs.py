@@ -7,42 +7,98 @@ for what must be mended elsewhere.
 import logging
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from kubeproxy_py import __version__
+from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, read_all
 from kubeproxy_py.model.events import AddressesSet, Problem, Synced
 from kubeproxy_py.model.rows import Rows, VirtualServer
-from kubeproxy_py.plan.ours import ours, removable
+from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.plan.report import changes
+from kubeproxy_py.plan.report import SyncReport, changes
 from kubeproxy_py.sources.collect import collect
-from kubeproxy_py.wiring import Parts, imagined_parts, make_agent, real_parts
+from kubeproxy_py.start import prepare, set_oom_score
+from kubeproxy_py.wiring import Parts, Platform, imagined_parts, make_agent, make_parts, real_parts, real_platform
 
 if TYPE_CHECKING:
-    from kubeproxy_py.config.load import Loaded
+    from kubeproxy_py.config.load import Asked, Loaded
+    from kubeproxy_py.loop import Loop
 
 log = logging.getLogger(__name__)
 
-DONE, FAILED = 0, 1
+DONE, FAILED, UNUSABLE = 0, 1, 2
 _LIST_TIMEOUT_S = 60.0
 
 
-def run(loaded: "Loaded") -> int:
-    """Keep the kernel as the Services ask.  SIGTERM or SIGINT end it at once; the kernel's state stays."""
+def run(loaded: "Loaded", asked: "Asked") -> int:
+    """Keep the kernel as the Services ask.  SIGTERM or SIGINT end it at once; the kernel's state stays.
+
+    SIGHUP has it look at the configuration file at once.
+    """
+    from kubeproxy_py.cleanup import warn_of_leftovers
     from kubeproxy_py.kernel.monitor import AddressMonitor
     from kubeproxy_py.loop import AddressesChanged, Loop
+    from kubeproxy_py.reload import Reload
 
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
-    log.info(f"kubeproxy-py {__version__} starts")
-    parts = real_parts(loaded)
-    loop = Loop(make_agent(loaded, parts, _log_problem))
+    platform, settings = _prepare(loaded)
+    set_oom_score(loaded.config.oom_score_adj)
+    parts = make_parts(loaded, platform, settings)
+    agent = make_agent(loaded, parts, _log_problem)
+    reload = Reload(loaded, agent, platform.host)
+    loop = Loop(agent, _after_first(lambda: warn_of_leftovers(platform.programs)), reload.take)
+    _watch_configuration(asked, loop)
     monitor = AddressMonitor(lambda: loop.tell(AddressesChanged()))
     parts.source.start(loop.tell)
     monitor.start()
     loop.run()
+    return DONE
+
+
+def init_only(loaded: "Loaded") -> int:
+    """Make the settings that need privileges, and set the timeouts; then an agent with NET_ADMIN alone can run."""
+    _prepare(loaded)
+    log.info("settings and timeouts are made; ends, for --init-only is given")
+    return DONE
+
+
+def cleanup(loaded: "Loaded") -> int:
+    """Remove all that is ours, and what kube-proxy's other modes left; nothing else."""
+    from kubeproxy_py.cleanup import clean_up
+
+    return DONE if clean_up(loaded) else FAILED
+
+
+def check(asked: "Asked") -> int:
+    """Print what is wrong with the configuration, all of it, and what is merely odd.  Asks no kernel and no cluster."""
+    from kubeproxy_py.config.load import load
+
+    try:
+        loaded = load(asked.given, asked.content)
+    except ConfigError as error:
+        sys.stdout.write(f"{error_text(error)}\n")
+        return UNUSABLE
+    sys.stdout.write("".join(f"warning: {odd}\n" for odd in loaded.warnings) + "ok\n")
+    return DONE
+
+
+def write_config(loaded: "Loaded") -> int:
+    """Write the effective configuration to the file that --write-config-to names."""
+    from kubeproxy_py.config.write import as_yaml
+
+    path = loaded.own.write_config_to
+    try:
+        Path(path).write_text(as_yaml(loaded.config), encoding="utf-8")
+    except OSError as error:
+        log.error(f"--write-config-to: can't write {path}: {error.strerror}")
+        return FAILED
+    log.info(f"wrote the effective configuration to {path}")
     return DONE
 
 
@@ -75,19 +131,6 @@ def status(loaded: "Loaded") -> int:
     return DONE
 
 
-def cleanup(loaded: "Loaded") -> int:
-    """Remove all that is ours, and nothing else; settings stay as they are."""
-    parts = real_parts(loaded)
-    addresses = [host.address for host in parts.kernel.host_addresses()]
-    mine = removable(ours(read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs), addresses)
-    made = make_plan({}, mine)
-    outcome = parts.kernel.apply(made)
-    for failure in outcome.failed:
-        log.error(f"failed: {failure}")
-    log.info(f"cleaned up: {changes(made, outcome.failed)}")
-    return FAILED if outcome.failed else DONE
-
-
 def _desired(parts: Parts) -> Rows:
     """The rows desired for all that the source lists now.  Raises KernelError, SourceError."""
     parts.compiler.take(AddressesSet(parts.kernel.host_addresses()))
@@ -98,6 +141,34 @@ def _desired(parts: Parts) -> Rows:
             parts.compiler.take(event)
     parts.compiler.compile()
     return parts.compiler.desired.rows
+
+
+def _prepare(loaded: "Loaded") -> tuple[Platform, Rows]:
+    """This host, made ready; with the settings that stand.  Raises ConfigError, KernelError."""
+    log.info(f"kubeproxy-py {__version__} starts")
+    platform = real_platform(loaded)
+    return platform, prepare(loaded, platform.kernel, platform.machine, platform.host.families)
+
+
+def _watch_configuration(asked: "Asked", loop: "Loop") -> None:
+    """Follow the configuration file, if there is one; without one SIGHUP ends us, as it does kube-proxy."""
+    from kubeproxy_py.reload import ConfigFile
+
+    if asked.path:
+        file = ConfigFile(asked, loop.tell)
+        signal.signal(signal.SIGHUP, lambda _signum, _frame: file.look_now())
+        file.start()
+
+
+def _after_first(act: Callable[[], None]) -> Callable[[SyncReport], None]:
+    """Has *act* done once, in a thread of its own, when the first sync is reported."""
+    todo = [act]
+
+    def on_report(_report: SyncReport) -> None:
+        if todo:
+            threading.Thread(target=todo.pop(), name="after the first sync", daemon=True).start()
+
+    return on_report
 
 
 def _log_problem(problem: Problem) -> None:

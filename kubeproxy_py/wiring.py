@@ -6,28 +6,41 @@ are made.
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from socket import gethostname
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from kubeproxy_py.agent import Agent, Timing
+from kubeproxy_py.agent import Agent, Settings, Timing
 from kubeproxy_py.compile.base import Machine, setting_paths, setting_rows
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.site import Host, make_site
+from kubeproxy_py.compile.doubts import node_doubts
+from kubeproxy_py.compile.site import Host, Site, make_site
 from kubeproxy_py.config.load import Loaded, node_name
+from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.kernel import SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Problem
+from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.sources import Source
 
 if TYPE_CHECKING:
     from kubeproxy_py.kernel.dispatch import Adapter
+    from kubeproxy_py.kernel.flavour import Programs
     from kubeproxy_py.kernel.probe import HostFacts
 
 log = logging.getLogger(__name__)
+
+
+class Platform(Struct, frozen=True, gc=False):
+    """What an agent stands on: this host, its kernel, and who we are on it."""
+
+    kernel: Kernel
+    host: Host
+    machine: Machine
+    programs: "tuple[Programs, ...]" = ()
 
 
 class Parts(Struct, frozen=True, gc=False):
@@ -38,13 +51,11 @@ class Parts(Struct, frozen=True, gc=False):
     source: Source
 
 
-def real_parts(loaded: Loaded) -> Parts:
-    """The parts for this host.  Raises KernelError with all that the host lacks."""
-    from kubeproxy_py.kernel.linux import LinuxKernel
+def host_facts(loaded: Loaded) -> "HostFacts":
+    """What this host can do; what it can't is told in the log."""
     from kubeproxy_py.kernel.probe import probe
 
     facts = probe(loaded.own.iptables_flavour)
-    facts.require()
     for problem in facts.problems:
         log.warning(str(problem))
     version = ".".join(map(str, facts.iptables_version))
@@ -53,29 +64,58 @@ def real_parts(loaded: Loaded) -> Parts:
         f"this host: Linux {facts.kernel_release}, {' and '.join(facts.families)}, "
         f"iptables {version} ({facts.flavour}), ipsets by {ipset}"
     )
-    machine = Machine((facts.kernel_version[0], facts.kernel_version[1]), facts.cpus)
-    kernel = LinuxKernel(
+    return facts
+
+
+def linux_kernel(loaded: Loaded, facts: "HostFacts", machine: Machine) -> Kernel:
+    """The kernel of this network namespace."""
+    from kubeproxy_py.kernel.linux import LinuxKernel
+
+    return LinuxKernel(
         facts.programs,
         sysctls=setting_paths(loaded.config, machine),
         ipset_by_tool=facts.ipset_by_tool,
         rules=_rules_by_libiptc(facts) if loaded.own.iptables_backend == "libiptc" else None,
     )
+
+
+def real_platform(loaded: Loaded) -> Platform:
+    """This host.  Raises KernelError with all that it lacks, ConfigError if it has no name."""
+    facts = host_facts(loaded)
+    facts.require()
+    machine = Machine((facts.kernel_version[0], facts.kernel_version[1]), facts.cpus)
     name = node_name(loaded.config, gethostname())
     host = Host(name, facts.families, facts.random_fully)
-    return Parts(kernel, _compiler(loaded, kernel, host, machine), make_source(loaded, name))
+    return Platform(linux_kernel(loaded, facts, machine), host, machine, facts.programs)
+
+
+def imagined_platform(loaded: Loaded) -> Platform:
+    """A host that has nothing yet, which nobody needs to be root for."""
+    return Platform(MemoryKernel(), Host(node_name(loaded.config, gethostname())), Machine())
+
+
+def make_parts(loaded: Loaded, platform: Platform, settings: Rows | None = None) -> Parts:
+    """The parts on this *platform*; *settings* are those that it has been given (None: those that it would be)."""
+    if settings is None:
+        settings = setting_rows(loaded.config, platform.machine, platform.kernel.read(SYSCTLS))
+    compiler = Compiler(_SiteMaker(loaded.config, platform.host), settings)
+    return Parts(platform.kernel, compiler, make_source(loaded, platform.host.node_name))
+
+
+def real_parts(loaded: Loaded) -> Parts:
+    """The parts for this host.  Raises KernelError with all that the host lacks."""
+    return make_parts(loaded, real_platform(loaded))
+
+
+def imagined_parts(loaded: Loaded) -> Parts:
+    """The parts for a host that has nothing yet."""
+    return make_parts(loaded, imagined_platform(loaded))
 
 
 def _rules_by_libiptc(facts: "HostFacts") -> "Adapter":
     from kubeproxy_py.kernel.libiptc import LibiptcAdapter
 
     return LibiptcAdapter(facts.programs, facts.flavour)
-
-
-def imagined_parts(loaded: Loaded) -> Parts:
-    """The parts for a host that has nothing yet, which nobody needs to be root for."""
-    kernel = MemoryKernel()
-    name = node_name(loaded.config, gethostname())
-    return Parts(kernel, _compiler(loaded, kernel, Host(name), Machine()), make_source(loaded, name))
 
 
 def make_source(loaded: Loaded, name: str) -> Source:
@@ -97,11 +137,32 @@ def make_agent(loaded: Loaded, parts: Parts, on_problem: Callable[[Problem], Non
         parts.compiler,
         monotonic,
         exclude=ipvs.exclude_cidrs,
-        timing=Timing(ipvs.sync_period_s, ipvs.min_sync_period_s),
+        timing=_timing(loaded.config),
         on_problem=on_problem,
     )
 
 
-def _compiler(loaded: Loaded, kernel: Kernel, host: Host, machine: Machine) -> Compiler:
-    settings = setting_rows(loaded.config, machine, kernel.read(SYSCTLS))
-    return Compiler(partial(make_site, loaded.config, host), settings)
+def agent_settings(loaded: Loaded, host: Host) -> Settings:
+    """What a running agent takes over of another configuration."""
+    return Settings(_SiteMaker(loaded.config, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded.config))
+
+
+def _timing(config: KubeProxyConfiguration) -> Timing:
+    return Timing(config.ipvs.sync_period_s, config.ipvs.min_sync_period_s)
+
+
+class _SiteMaker:
+    """make_site by one configuration; what of the Node does not fit it is told once, until it changes."""
+
+    def __init__(self, config: KubeProxyConfiguration, host: Host) -> None:
+        self._config = config
+        self._host = host
+        self._told: tuple[str, ...] = ()
+
+    def __call__(self, node: Node | None, addresses: tuple[HostAddress, ...]) -> Site:
+        doubts = node_doubts(self._config, self._host.families, node)
+        for doubt in doubts:
+            if doubt not in self._told:
+                log.warning(doubt)
+        self._told = doubts
+        return make_site(self._config, self._host, node, addresses)

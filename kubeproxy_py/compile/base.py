@@ -1,4 +1,9 @@
-"""The rows that exist without any Service: the device, the sets, the jumps, the kernel settings."""
+"""The rows that exist without any Service: the device, the sets, the jumps, the kernel settings.
+
+Law: a limit of connection tracking that the operator did not ask for is never lowered.  kube-proxy lowers
+nf_conntrack_max to what its defaults come to, whatever an administrator had set; here a larger value stays, unless
+conntrack.maxPerCore or conntrack.min stands in the configuration, which then is that administrator's word.
+"""
 
 from msgspec import Struct
 
@@ -11,6 +16,12 @@ CONNTRACK_MAX = Sysctl("net/netfilter/nf_conntrack_max")
 CONNTRACK_BUCKETS = Sysctl("/sys/module/nf_conntrack/parameters/hashsize")
 _CONNTRACK_MAX_CAP = 1 << 20  # kube-proxy 1.36 scales no further than this
 _CONNECTIONS_PER_BUCKET = 4
+
+EXPENDABLE = frozenset((CONNTRACK_BUCKETS,))
+"""Settings without which every Service is served all the same; the hash table is slower when it is full, no more."""
+
+LIMIT_FIELDS = frozenset(("conntrack.maxPerCore", "conntrack.min"))
+"""The fields that mean nf_conntrack_max; one that is given may lower it."""
 
 
 class Machine(Struct, frozen=True, gc=False):
@@ -31,12 +42,12 @@ def base_rows(families: tuple[Family, ...], settings: Rows) -> Rows:
     return rows
 
 
-def setting_rows(config: KubeProxyConfiguration, machine: Machine, present: Rows) -> Rows:
+def setting_rows(config: KubeProxyConfiguration, machine: Machine, present: Rows, *, may_lower: bool = False) -> Rows:
     """The kernel settings that IPVS mode asks for, given those *present*.
 
-    Conntrack limits are never lowered: a larger table that an administrator has set stays (upstream lowers it).
+    A larger nf_conntrack_max stays unless *may_lower*; a larger hash table stays in any case.
     """
-    return {**_ipvs_settings(config, machine), **_conntrack_settings(config, machine, present)}
+    return {**_ipvs_settings(config, machine), **_conntrack_settings(config, machine, present, may_lower)}
 
 
 def setting_paths(config: KubeProxyConfiguration, machine: Machine) -> tuple[str, ...]:
@@ -59,12 +70,12 @@ def _ipvs_settings(config: KubeProxyConfiguration, machine: Machine) -> Rows:
     return {Sysctl(path): str(value) for path, value in values.items()}
 
 
-def _conntrack_settings(config: KubeProxyConfiguration, machine: Machine, present: Rows) -> Rows:
+def _conntrack_settings(config: KubeProxyConfiguration, machine: Machine, present: Rows, may_lower: bool) -> Rows:
     conntrack = config.conntrack
     rows: Rows = {}
     limit = _conntrack_max(conntrack.max_per_core, conntrack.min, machine.cpus)
     if limit:
-        rows[CONNTRACK_MAX] = str(max(limit, _number(present, CONNTRACK_MAX)))
+        rows[CONNTRACK_MAX] = str(limit if may_lower else max(limit, _number(present, CONNTRACK_MAX)))
         rows[CONNTRACK_BUCKETS] = str(max(limit // _CONNECTIONS_PER_BUCKET, _number(present, CONNTRACK_BUCKETS)))
     seconds = {
         "tcp_timeout_established": conntrack.tcp_established_timeout_s,
@@ -81,8 +92,10 @@ def _conntrack_settings(config: KubeProxyConfiguration, machine: Machine, presen
 
 
 def _conntrack_max(per_core: int, least: int, cpus: int) -> int:
-    """Entries to allow; 0: leave alone."""
-    return min(max(per_core * cpus, least), _CONNTRACK_MAX_CAP) if per_core > 0 else 0
+    """Entries to allow; 0: leave alone.  The cap is on what the cores come to, not on what is asked for outright."""
+    if per_core <= 0:
+        return 0
+    return _CONNTRACK_MAX_CAP if per_core * cpus > _CONNTRACK_MAX_CAP else max(per_core * cpus, least)
 
 
 def _number(present: Rows, key: Sysctl) -> int:

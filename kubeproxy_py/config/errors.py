@@ -30,6 +30,11 @@ class ConfigError(Exception):
         self.warnings = tuple(warnings)
 
 
+def error_text(error: ConfigError) -> str:
+    """Every problem as a line, and then what was odd besides."""
+    return "\n".join([*map(str, error.problems), *(f"warning: {odd}" for odd in error.warnings)])
+
+
 class Refused(Exception):  # noqa: N818 - a verdict on one value, which its reader turns into a Problem
     """One value can't be what its field wants; the reader of the field adds where it stands."""
 

@@ -54,7 +54,7 @@ class IpvsAdapter:
         """All virtual servers but those that go by firewall mark, and their real servers.  Raises KernelError."""
         assert scope == VIRTUAL_SERVERS, scope
         rows: Rows = {}
-        services = self._services()
+        services = self.virtual_servers()
         rows.update(services)
         rows.update((state.key, state.spec) for state in self._states([key for key, _ in services]))
         return rows
@@ -118,7 +118,8 @@ class IpvsAdapter:
     def _message(self, body: bytes) -> Message:
         return self._family, 0, body
 
-    def _services(self) -> list[tuple[VirtualServer, VirtualServerSpec]]:
+    def virtual_servers(self) -> list[tuple[VirtualServer, VirtualServerSpec]]:
+        """All but those that go by firewall mark, without their real servers.  Raises KernelError."""
         try:
             bodies = self._netlink.dump(self._message(encode_list_services()))
         except KernelError:

@@ -1,4 +1,4 @@
-"""Three questions to the kernel's nf_tables, each a message and not a process.
+"""Four questions to the kernel's nf_tables, each a message and not a process.
 
 Law: asking changes nothing.  "Does it work?" is asked by a batch that makes a table with a NAT chain and has no end:
 Linux checks it, loading modules as it would for ``iptables-nft``, answers, and forgets it (net/netfilter/nfnetlink.c,
@@ -21,7 +21,7 @@ from kubeproxy_py.model.services import Family
 
 _NFTABLES, _NFT_COMPAT = 10, 11  # NFNL_SUBSYS_*
 _BATCH_BEGIN = 0x10
-_NEW_TABLE, _NEW_CHAIN, _GET_CHAIN = (_NFTABLES << 8 | message for message in (0, 3, 4))
+_NEW_TABLE, _GET_TABLE, _NEW_CHAIN, _GET_CHAIN = (_NFTABLES << 8 | message for message in (0, 1, 3, 4))
 _COMPAT_GET = _NFT_COMPAT << 8
 _POSTROUTING, _PRIORITY_SRCNAT = 4, 100
 _TIMEOUT_S = 1.0
@@ -47,6 +47,11 @@ def works(family: Family) -> bool:
         return False
     finally:
         netlink.close()
+
+
+def has_table(family: Family, table: str) -> bool:
+    """Whether nf_tables holds *table*."""
+    return _refusal((_GET_TABLE, 0, _netfilter_header(_AF[family]) + text(1, table))) == 0
 
 
 def has_chain(family: Family, table: str, chain: str) -> bool:

@@ -1,0 +1,41 @@
+"""What of the Node does not fit the configuration: worth a line in the log, and no reason not to serve.
+
+Law: pure, and says nothing of what is as it should be.  kube-proxy ends for these; here the rules follow the Node
+whenever it changes, so they mend themselves.
+"""
+
+from kubeproxy_py.compile.site import LOOPBACK, by_family, node_ips
+from kubeproxy_py.config.types import KubeProxyConfiguration
+from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.services import Family, family_of
+
+
+def node_doubts(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node | None) -> tuple[str, ...]:
+    """Each doubt as a sentence; none before the Node is known."""
+    if node is None:
+        return ()
+    return tuple(filter(None, (_pod_networks(config, node), _addresses(config, families, node))))
+
+
+def _pod_networks(config: KubeProxyConfiguration, node: Node) -> str:
+    if config.detect_local_mode != "NodeCIDR":
+        return ""
+    if not node.pod_cidrs:
+        return (
+            f"Node {node.name} has no podCIDRs yet, which detectLocalMode NodeCIDR needs: until it has, "
+            "traffic from outside the cluster to ClusterIPs is not masqueraded"
+        )
+    first = next(iter(node.addresses), "")
+    if first and family_of(first) not in by_family(node.pod_cidrs):
+        return (
+            f"Node {node.name} has no podCIDR of its own family, {family_of(first)}: traffic from outside the "
+            "cluster to ClusterIPs of that family is not masqueraded"
+        )
+    return ""
+
+
+def _addresses(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node) -> str:
+    ips = node_ips(config.bind_address, node)
+    if any(ips[family] != LOOPBACK[family] for family in families):
+        return ""
+    return f"Node {node.name} has no address that this host serves: its own IP is taken to be {ips[families[0]]}"

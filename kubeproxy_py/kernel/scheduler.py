@@ -1,0 +1,37 @@
+"""Whether the kernel can balance by a scheduler, found out before it matters.
+
+Law: a virtual server that has the scheduler already is proof enough.  Else one is made with it and removed at once,
+at an address that no host has: making it has the kernel load ``ip_vs_<scheduler>``, and nothing else would tell.
+
+Source: kube-proxy's CanUseIPVSProxier, which takes the same address and port.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from kubeproxy_py.kernel import KernelError
+from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
+from kubeproxy_py.plan.steps import Failed, Step
+
+PROBE = VirtualServer("198.51.100.0", 20000, "TCP")  # TEST-NET-2, RFC 5737
+
+
+class VirtualServers(Protocol):
+    """What is needed of IPVS; kept by IpvsAdapter."""
+
+    def virtual_servers(self) -> Iterable[tuple[VirtualServer, VirtualServerSpec]]: ...
+
+    def apply(self, steps: Sequence[Step]) -> Sequence[Failed]: ...
+
+
+def check_scheduler(ipvs: VirtualServers, scheduler: str) -> None:
+    """Raises KernelError unless virtual servers can have *scheduler*; the kernel's state is as it was."""
+    if any(spec.scheduler == scheduler for key, spec in ipvs.virtual_servers() if key != PROBE):
+        return
+    for step in (Step("add", PROBE, VirtualServerSpec(scheduler)), Step("delete", PROBE)):
+        for failed in ipvs.apply([step]):
+            raise KernelError(
+                f"can't use IPVS with the scheduler {scheduler}: {failed.message}",
+                errno=failed.errno,
+                hint="install your distribution's kernel modules, or choose another ipvs.scheduler, such as rr",
+            )
