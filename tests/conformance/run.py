@@ -17,7 +17,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tests.conformance.agent import OBJECTS, AgentProcess, running, write_whole
-from tests.conformance.canon import SYSCTLS, differences
+from tests.conformance.canon import SYSCTLS, differences, torn_tables
 from tests.conformance.case import START, Case, Malformed, Stage, read_case
 from tests.conformance.look import Sysctls, look, snapshot_sysctls
 from tests.lab.network import Cluster
@@ -35,12 +35,14 @@ _LINKS = Path("/sys/class/net")
 class Verdict(Struct, frozen=True, gc=False):
     """How a case ended: equal, or *differing* lines by stage and file, or what kept it from being judged.
 
-    *notes* are what helps to understand a difference: what pre.sh said, the end of the agent's log.
+    *torn* names what the recording caught half made and could not be compared (canon.py).  *notes* are what helps to
+    understand a difference: what pre.sh said, the end of the agent's log.
     """
 
     name: str
     differing: Mapping[str, Mapping[str, Sequence[str]]] = {}
     trouble: str = ""
+    torn: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -50,6 +52,8 @@ class Verdict(Struct, frozen=True, gc=False):
     def lines(self) -> Iterator[str]:
         """`NAME  equal`, or `NAME  DIFFERS` and what differs, by stage and file."""
         yield f"{self.name:<32}{'equal' if self.is_equal else 'DIFFERS'}"
+        for where in self.torn:
+            yield f"    {where}: recorded without the rules in kube-proxy's chains, which are not compared"
         if self.trouble:
             yield f"    {self.trouble}"
         for stage, files in self.differing.items():
@@ -95,14 +99,24 @@ def _run(case: Case, scratch: Path, alter: Alter, before_start: BeforeStart | No
             differing = settle(stage, before, agent)
             if differing or agent.status is not None:
                 return _differs(case, stage, differing, agent, notes)
-        return Verdict(case.name, notes=[*notes, *agent.last_words()])
+        return Verdict(case.name, torn=_torn(case), notes=[*notes, *agent.last_words()])
 
 
 def _differs(
     case: Case, stage: Stage, differing: Mapping[str, Sequence[str]], agent: AgentProcess, notes: Sequence[str]
 ) -> Verdict:
     ended = "" if agent.status is None else f"{stage.name}: the agent ended by itself, with status {agent.status}"
-    return Verdict(case.name, {stage.name: differing} if differing else {}, ended, [*notes, *agent.last_words()])
+    differs = {stage.name: differing} if differing else {}
+    return Verdict(case.name, differs, ended, _torn(case), [*notes, *agent.last_words()])
+
+
+def _torn(case: Case) -> list[str]:
+    return [
+        f"{stage.name}: {file}, table {table}"
+        for stage in case.stages
+        for file, lines in stage.expected.items()
+        for table in torn_tables(file, lines)
+    ]
 
 
 def settle(stage: Stage, before: Sysctls, agent: AgentProcess) -> Mapping[str, Sequence[str]]:
