@@ -1,8 +1,8 @@
 """guest: process 1 of the lab; sets the kernel up (stage.py), runs the one command, hands its status out.
 
-Started as `python -IS guest.py FOLDER [host]`, with the job in FOLDER/job.json.  Under user-mode-linux it is the
-kernel's init: output goes through pipes to FOLDER/stdout and FOLDER/stderr, the status to FOLDER/status, then the
-power is cut. As `host` it makes itself namespaces first, and output goes where it always went.
+Started as `python -IS guest.py FOLDER WAY`, with the job in FOLDER/job.json.  In user-mode-linux and qemu it is
+the kernel's init: output goes through pipes to FOLDER/stdout and FOLDER/stderr, the status to FOLDER/status, then the
+power is cut.  As `host` it makes itself namespaces first, and output goes where it always went.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ def main(folder: Path, way: str) -> int:
         return _in_namespaces(job, folder)
     status = LAB_FAILED
     try:
-        stage.prepare(job, folder, "uml")
-        status = _run_piped(job, folder)
+        stage.prepare(job, folder, way)
+        status = _run_piped(job, folder, way)
     except BaseException:  # process 1 must never die: the kernel would panic and hide the reason
         _append(folder / "stderr", traceback.format_exc().encode())
     _append(folder / "status", str(status).encode())
+    os.sync()  # hostfs writes through, 9p with a cache does not
     linux.power_off()
     return status
 
@@ -50,11 +51,11 @@ def _in_namespaces(job: Job, folder: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256
 
 
-def _run_piped(job: Job, folder: Path) -> int:
+def _run_piped(job: Job, folder: Path, way: str) -> int:
     # Pipes rather than the files themselves: /dev/stdout then means what the command expects.
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe() if job.stderr != job.stdout else (-1, out_write)
-    pid = _spawn(job, "uml", out_write, err_write)
+    pid = _spawn(job, way, out_write, err_write)
     for descriptor in {out_write, err_write}:
         os.close(descriptor)
     return _relay(pid, {out_read: folder / "stdout", err_read: folder / "stderr"})
@@ -121,11 +122,11 @@ def _copy(descriptor: int, target: Path) -> bool:
 
 
 def _append(path: Path, content: bytes) -> None:
-    # hostfs writes through: what was written here can be read outside at once.
+    # Neither hostfs nor the folder's own 9p mount has a cache: what was written here can be read outside at once.
     if content:
         with path.open("ab") as file:
             file.write(content)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "uml"))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))  # user-mode-linux adds a console=tty0 behind

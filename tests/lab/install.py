@@ -1,4 +1,7 @@
-"""install: the Debian packages that the lab and the tests in it need; installs only those that are missing."""
+"""install: the Debian packages that the lab and the tests in it need; installs only those that are missing.
+
+For LAB=qemu its emulator and kernel as well, which nothing else needs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import shutil
 import subprocess
 
+from tests.lab import qemu
 from tests.lab.job import LabError
 from tests.lab.xstate import UML_XSTATE_BYTES, xstate_bytes
 
@@ -14,8 +18,9 @@ _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
 
 def wanted() -> tuple[str, ...]:
-    """The packages for this processor."""
-    return PACKAGES + (_FOR_LARGE_XSTATE if xstate_bytes() > UML_XSTATE_BYTES else ())
+    """The packages for this processor and way."""
+    for_xstate = _FOR_LARGE_XSTATE if xstate_bytes() > UML_XSTATE_BYTES else ()
+    return PACKAGES + for_xstate + (qemu.PACKAGES if _with_qemu() else ())
 
 
 def missing() -> tuple[str, ...]:
@@ -30,6 +35,15 @@ def install() -> tuple[str, ...]:
 
     Raises LabError where there is no apt-get or no right to use it.
     """
+    names = _install_packages()
+    return names + (qemu.unpack_kernel() if _with_qemu() else ())
+
+
+def _with_qemu() -> bool:
+    return os.environ.get("LAB") == "qemu"
+
+
+def _install_packages() -> tuple[str, ...]:
     names = missing() if shutil.which("dpkg-query") else wanted()
     if not names:
         return ()

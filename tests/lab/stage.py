@@ -1,7 +1,8 @@
 """stage: makes a bare kernel into a machine that a node agent could run on, and keeps the host's files clean.
 
-What the command writes to /tmp, /run and most of /var goes to memory.  Kernel modules load by themselves.  `iptables`
-means the legacy flavour, because user-mode-linux 6.1 has nf_tables without families; the host's choice is untouched.
+What the command writes to /tmp, /run and most of /var goes to memory.  Kernel modules load by themselves.  In
+user-mode-linux `iptables` means the legacy flavour, because 6.1 has nf_tables without families there; elsewhere it is
+the host's choice, which is untouched.
 `lo` is up.  The sysctls of the fresh kernel are noted, for `pristine.reset_host_state`.
 """
 
@@ -12,10 +13,12 @@ import subprocess
 from pathlib import Path
 
 from tests.lab import linux, pristine
-from tests.lab.job import Job
+from tests.lab.job import REPOSITORY, Job
 from tests.lab.pristine import LAB
 
 UML_MODULES = Path("/usr/lib/uml/modules")
+QEMU_MODULES = REPOSITORY / "build/qemu/lib/modules"
+_MODULES_OF = {"uml": UML_MODULES, "qemu": QEMU_MODULES}  # the ways where the whole kernel is ours
 _IN_MEMORY = ("/tmp", "/var/tmp", "/var/lib", "/var/log", "/dev/shm")
 _SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh")
 # Loaded at the start because the agent, or a test, finds them by what they leave in /proc; the rest load on demand.
@@ -40,23 +43,24 @@ def separate() -> None:
 def prepare(job: Job, folder: Path, way: str) -> None:
     """Set the kernel up for *job*; *folder* and what the job shares stay visible.
 
-    *way* is "uml" where the whole kernel is ours, "host" where only namespaces are.
+    *way* is "uml" or "qemu" where the whole kernel is ours, "host" where only namespaces are.
     """
     linux.mount("proc", "/proc", "proc")
     linux.mount("sysfs", "/sys", "sysfs")
-    if way == "uml":
+    if way in _MODULES_OF:
         _complete_dev()
     _hide_behind_memory((str(folder), *job.shared))
     linux.raise_loopback()
     if way == "uml":
         _choose_legacy_iptables()
-        _load_modules()
+    if way in _MODULES_OF:
+        _load_modules(_MODULES_OF[way])
     pristine.note_sysctls()
 
 
 def environment(job: Job, way: str) -> dict[str, str]:
     """The job's environment and how to load modules; LAB_INSIDE says that this is the lab."""
-    options = {"MODPROBE_OPTIONS": f"-d {LAB}"} if way == "uml" else {}
+    options = {"MODPROBE_OPTIONS": f"-d {LAB}"} if way in _MODULES_OF else {}
     return {**job.env, **options, "LAB_INSIDE": way}
 
 
@@ -114,13 +118,13 @@ def _choose_legacy_iptables() -> None:
         (alternatives / name).symlink_to(_LEGACY if legacy else target)
 
 
-def _load_modules() -> None:
+def _load_modules(folder: Path) -> None:
     """Load MODULES, and let the kernel load what else it needs.
 
-    UML's modules lie where neither modprobe nor the kernel looks.
+    They lie in *folder*, where neither modprobe nor the kernel looks.
     """
     (LAB / "lib").mkdir()
-    (LAB / "lib/modules").symlink_to(UML_MODULES)
+    (LAB / "lib/modules").symlink_to(folder)
     loader = LAB / "modprobe"
     loader.write_text(f'#!/bin/sh\nexec /sbin/modprobe -d {LAB} "$@"\n')
     loader.chmod(0o755)
