@@ -7,10 +7,10 @@ LAB := python3 -m tests.lab run
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast kernel bench conformance golden lock setup lab clean
+.PHONY: help run test test-qemu check fast kernel bench conformance golden lock setup lab clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup lab ## show the main job on a real kernel: from a Service to an answered packet
 	@$(LAB) --timeout 120 -- $(PYTHON) -m tests.demo
@@ -19,6 +19,11 @@ test: check lab ## all tests, those on a real kernel with IPVS included
 	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
 	$(PYTHON) -m pytest -m lab
 	$(LAB) --timeout 900 -- $(PYTHON) -m pytest -m kernel
+
+test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
+	LAB=qemu python3 -m tests.lab install
+	$(PYTHON) -m pytest -m qemu tests/lab_checks
+	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/real
 
 check: setup ## lint, format, types, layers and the fast tests; under a minute
 	$(VENV)/bin/ruff check .
@@ -48,6 +53,7 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	@command -v gcc >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq gcc libc6-dev; }
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .

@@ -3,9 +3,9 @@
 Law: a table is committed as one or not at all, and nothing of the library's own habits is left to chance.  What
 python-iptables 1.2 would do to us, and what keeps it from it:
 
-- It throws past Python's frames when libxtables complains, which can crash the interpreter.  Rules are checked before
-  they come here; should one still be refused, as when its set went just now, the throw stays within C
-  (``_let_c_throw``).
+- When libxtables complains, it throws past Python's frames, so that the interpreter crashes, or counts them for ever
+  and after a thousand has no depth left to call anything.  Rules are checked before they come here; should one still
+  be refused, as when its set went just now, the throw stays within C (``_let_c_throw``).
 - ``append_rule`` has each match print itself on this process's descriptor 1 and reads that back, so lines that other
   threads write meanwhile are lost: entries are put together here and given to libiptc directly.
 - To know a chain from a target it opens all five tables, which makes them: our rules know the table at hand alone.

@@ -187,7 +187,7 @@ from tests.real.test_libiptc import MARK, NO_SUCH_SET, ChainSpec, Step, legacy_a
 libiptc.first_absent_set = lambda names: ""
 with network_of_ones_own():
     adapter = legacy_adapter()
-    messages = {failed.message for _ in range(300) for failed in adapter.apply([Step("add", MARK, NO_SUCH_SET)])}
+    messages = {failed.message for _ in range(1500) for failed in adapter.apply([Step("add", MARK, NO_SUCH_SET)])}
     assert messages == {"set: invalid value KUBE-LOOP-BACK"}, messages
     assert adapter.apply([Step("add", MARK, ChainSpec(("-j RETURN",)))]) == []
 print("alive")
