@@ -15,8 +15,8 @@ from kubeproxy_py.compile.compiler import Compiler, SiteMaker
 from kubeproxy_py.compile.flows import allowed_destinations, udp_server, udp_servers
 from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, FlowTable, Kernel, KernelError, Scope, read_all, scope_of
 from kubeproxy_py.kernel.sweep import Sweep
-from kubeproxy_py.model.events import AddressesSet, Event, Feed, Problem, Synced
-from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Feed, Problem, Synced
+from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
 from kubeproxy_py.plan.drain import FIRST_CHECK_S, LONGEST_WAIT_S, is_draining, plan_drained
 from kubeproxy_py.plan.ours import ours
@@ -30,6 +30,7 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
 
 NEVER = float("inf")
+FIRST_SYNC = "first sync"
 
 
 class Retry(Struct, frozen=True, gc=False):
@@ -104,10 +105,15 @@ class Agent:
                 if self._oldest_event_s is None:
                     self._oldest_event_s = at_s
 
-    def addresses_changed(self) -> None:
-        """Interfaces or addresses of this host changed: read them again, and what is on kube-ipvs0."""
-        self.compiler.take(AddressesSet(self.kernel.host_addresses()))
-        if self.adopted:
+    def addresses_changed(self, change: AddressesChanged) -> None:
+        """Addresses of this host changed: read again what is concerned.  Raises KernelError.
+
+        An echo of what we did ourselves agrees with what we believe, and costs nothing (law 7).
+        """
+        if change.elsewhere:
+            self.compiler.take(AddressesSet(self.kernel.host_addresses()))
+        unknown = any(there != (Address(address) in self.actual) for address, there in change.ours.items())
+        if self.adopted and (change.device or unknown):
             self._compare(LINK)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -118,6 +124,10 @@ class Agent:
         self._compare_due_s = min(self._compare_due_s, self._clock() + self._timing.sync_period_s)
         if self.adopted and whose_changed:
             self._compare(VIRTUAL_SERVERS)
+
+    def forget(self) -> None:
+        """Believe nothing of the kernel any more: the next step reads it, and compares all of it."""
+        self.adopted = False
 
     # When it wants to work
 
@@ -162,8 +172,8 @@ class Agent:
         self.actual = ours(read_all(self.kernel), self._exclude)
         self.adopted = True
         self._compare_due_s = self._clock() + self._timing.sync_period_s
-        self._pending = dict.fromkeys(self.actual)
-        report = self._sync("first sync")
+        self._pending = dict.fromkeys((*self.compiler.desired.rows, *self.actual))
+        report = self._sync(FIRST_SYNC)
         for key in self.actual:
             self._note_draining(key)
         return report

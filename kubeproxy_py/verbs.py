@@ -42,7 +42,7 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
     """
     from kubeproxy_py.cleanup import warn_of_leftovers
     from kubeproxy_py.kernel.monitor import AddressMonitor
-    from kubeproxy_py.loop import AddressesChanged, Loop
+    from kubeproxy_py.loop import Loop
     from kubeproxy_py.reload import Reload
 
     signal.signal(signal.SIGTERM, _end)
@@ -54,7 +54,7 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
     reload = Reload(loaded, agent, platform.host)
     loop = Loop(agent, _after_first(lambda: warn_of_leftovers(platform.programs)), reload.take)
     _watch_configuration(asked, loop)
-    monitor = AddressMonitor(lambda: loop.tell(AddressesChanged()))
+    monitor = AddressMonitor(loop.tell)
     parts.source.start(loop.tell)
     monitor.start()
     loop.run()

@@ -20,8 +20,8 @@ from bench.inside.network import fresh_namespace
 from kubeproxy_py import logs
 from kubeproxy_py.kernel import read_all
 from kubeproxy_py.kernel.monitor import AddressMonitor
-from kubeproxy_py.loop import AddressesChanged, Loop
-from kubeproxy_py.model.events import Event, ServiceGone, ServiceSet, SliceGone, SliceSet
+from kubeproxy_py.loop import Loop
+from kubeproxy_py.model.events import AddressesChanged, Event, ServiceGone, ServiceSet, SliceGone, SliceSet
 from kubeproxy_py.plan.report import SyncReport
 
 _ECHO_S = 0.25  # twice the time in which the monitor tells
@@ -116,9 +116,9 @@ class Bench:
         self._loop.turn()
         return (time.perf_counter() - began_s) * 1e3
 
-    def _on_addresses(self) -> None:
+    def _on_addresses(self, change: AddressesChanged) -> None:
         self._heard += 1
-        self._loop.tell(AddressesChanged())
+        self._loop.tell(change)
 
 
 class Worker:

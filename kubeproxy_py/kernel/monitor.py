@@ -1,8 +1,12 @@
 """AddressMonitor: tells that addresses or links of this host have changed.
 
-Law: it says that something changed, never what; whoever is told reads for himself.  So notifications are not even
-taken apart, and one that was lost (ENOBUFS: more came than were read) is as good as one that was read.  Many at once
-are one: after the first, it waits, empties the socket, and only then tells.  What changes after that is told again.
+Law: it says what changed, and whoever must know more reads for himself.  One notification that was lost (ENOBUFS:
+more came than were read) is told as a change of everything.  Many at once are one: after the first, it waits, empties
+the socket, and only then tells.  What changes after that is told again.
+
+It hears the agent's own work as well, so it says of each address of kube-ipvs0 whether it is there now: whoever put it
+there can tell an echo from news.  Links other than kube-ipvs0 are passed over, since every pod that starts has one;
+their addresses count.
 
 Raw on purpose: importing pyroute2 for it would cost 90-140 ms at start and 21 MiB for as long as the agent lives.
 """
@@ -13,11 +17,28 @@ import socket
 import threading
 from collections.abc import Callable
 from errno import ENOBUFS
+from socket import inet_ntop
+from struct import Struct
 
+from msgspec.structs import replace
+
+from kubeproxy_py.kernel.attributes import attributes, read_text
 from kubeproxy_py.kernel.netlink import NETLINK_ROUTE
+from kubeproxy_py.model.events import AddressesChanged
+from kubeproxy_py.model.rows import IPVS_DEVICE
+
+NOTHING = AddressesChanged()
+EVERYTHING = AddressesChanged(elsewhere=True, device=True)
+
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR = 16, 17, 20, 21  # RTM_*
+_LINK_KINDS, _ADDRESS_KINDS = (_NEWLINK, _DELLINK), (_NEWADDR, _DELADDR)
+_HEADER = Struct("=IHHII")  # length, type, flags, sequence number, port
+_IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_LINK_OFFSET = _HEADER.size + 16  # behind ifinfomsg
+_IFLA_IFNAME, _IFA_ADDRESS, _IFA_LOCAL = 3, 1, 2
 
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-_READ_BYTES = 4096  # a longer message is cut; nobody reads it
+_READ_BYTES = 4096  # a longer message is cut; what we read stands at its beginning
 # Small, so that a burst (10,000 addresses of our own) runs over at once instead of having to be read: about 80 reads.
 _RECEIVE_BUFFER_BYTES = 32 << 10
 
@@ -29,7 +50,7 @@ class AddressMonitor:
     Raises OSError if the kernel gives no socket.
     """
 
-    def __init__(self, on_change: Callable[[], None], *, debounce_s: float = 0.1) -> None:
+    def __init__(self, on_change: Callable[[AddressesChanged], None], *, debounce_s: float = 0.1) -> None:
         self._on_change = on_change
         self._debounce_s = debounce_s
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
@@ -61,16 +82,46 @@ class AddressMonitor:
             poll.poll()
             if self._stopped.wait(self._debounce_s):
                 return
-            self._drain()
-            self._on_change()
+            change = self._drain()
+            if change != NOTHING:
+                self._on_change(change)
 
-    def _drain(self) -> None:
-        """Take all that is queued off the socket."""
+    def _drain(self) -> AddressesChanged:
+        """Take all that is queued off the socket; what it says."""
+        device = _index(IPVS_DEVICE)
+        told = NOTHING
         while True:
             try:
-                self._socket.recv(_READ_BYTES)
+                told = heard(self._socket.recv(_READ_BYTES), device, told)
             except BlockingIOError:
-                return
+                return told
             except OSError as error:
                 if error.errno != ENOBUFS:
                     raise
+                told = EVERYTHING
+
+
+def heard(message: bytes, device: int, before: AddressesChanged) -> AddressesChanged:
+    """What is known to have changed after one notification, given what was *before*.
+
+    *device* is the index of kube-ipvs0; 0: there is none.
+    Layout: nlmsghdr, then ifaddrmsg or ifinfomsg, then attributes (include/uapi/linux/rtnetlink.h).
+    """
+    kind = _HEADER.unpack_from(message)[1]
+    if kind in _ADDRESS_KINDS:
+        family, _, _, _, index = _IFADDR.unpack_from(message, _HEADER.size)
+        if index != device:
+            return replace(before, elsewhere=True)
+        found = attributes(message, _HEADER.size + _IFADDR.size)
+        address = inet_ntop(family, found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])
+        return replace(before, ours={**before.ours, address: kind == _NEWADDR})
+    if kind in _LINK_KINDS and read_text(attributes(message, _LINK_OFFSET)[_IFLA_IFNAME]) == IPVS_DEVICE:
+        return replace(before, device=True)
+    return before
+
+
+def _index(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0

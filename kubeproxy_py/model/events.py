@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
+from kubeproxy_py.model.services import IP, EndpointSlice, Service, ServiceName, SliceName
 
 Feed = Literal["services", "slices", "node", "addresses"]
 """What must each be heard of in full before anything is programmed."""
@@ -43,6 +43,14 @@ class AddressesSet(Struct, frozen=True, gc=False):
     """All addresses of all interfaces of this host, kube-ipvs0 included."""
 
     addresses: tuple[HostAddress, ...]
+
+
+class AddressesChanged(Struct, frozen=True, gc=False):
+    """What the kernel said that changed; whoever must know more reads for himself."""
+
+    elsewhere: bool = False  # addresses of interfaces other than kube-ipvs0
+    device: bool = False  # kube-ipvs0 itself came or went
+    ours: dict[IP, bool] = {}  # addresses on kube-ipvs0 that changed, and whether each is there now
 
 
 class Synced(Struct, frozen=True, gc=False):

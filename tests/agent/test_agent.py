@@ -5,7 +5,7 @@ from errno import EBUSY
 from kubeproxy_py.agent import NEVER, Agent, Timing
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel.memory import MemoryKernel
-from kubeproxy_py.model.events import Feed, Problem, ServiceGone, ServiceSet, SliceSet, Synced
+from kubeproxy_py.model.events import AddressesChanged, Feed, Problem, ServiceGone, ServiceSet, SliceSet, Synced
 from kubeproxy_py.model.rows import (
     DRAINING,
     SERVING,
@@ -13,6 +13,7 @@ from kubeproxy_py.model.rows import (
     Connections,
     IpsetEntry,
     Key,
+    Link,
     RealServer,
     Rows,
     VirtualServer,
@@ -152,9 +153,33 @@ def test_drift_is_found_within_the_sync_period_and_planned_away() -> None:
 def test_a_lost_address_is_put_back_as_soon_as_addresses_are_said_to_change() -> None:
     bench = serving()
     del bench.kernel.rows[Address("10.96.0.10")]
-    bench.agent.addresses_changed()
+    bench.agent.addresses_changed(AddressesChanged(ours={"10.96.0.10": False}))
     assert bench.agent.step()
     assert bench.steps() == [("add", Address("10.96.0.10"))]
+
+
+def test_an_echo_of_our_own_work_reads_nothing() -> None:
+    bench = serving()
+    bench.kernel.read = bench.kernel.host_addresses = None  # type: ignore[assignment,method-assign]
+    bench.agent.addresses_changed(AddressesChanged(ours={"10.96.0.10": True, "10.96.0.99": False}))
+    assert bench.agent.step() == []
+
+
+def test_a_lost_device_is_made_again_with_all_that_was_on_it() -> None:
+    bench = serving()
+    for key in (Link("kube-ipvs0"), Address("10.96.0.10")):
+        del bench.kernel.rows[key]
+    bench.agent.addresses_changed(AddressesChanged(device=True))
+    bench.agent.step()
+    assert bench.steps() == [("add", Link("kube-ipvs0")), ("add", Address("10.96.0.10"))]
+
+
+def test_what_is_forgotten_is_read_and_compared_anew() -> None:
+    bench = serving()
+    del bench.kernel.rows[POD]
+    bench.agent.forget()
+    bench.agent.step()
+    assert bench.steps() == [("add", POD)]
 
 
 def test_syncs_keep_their_distance() -> None:

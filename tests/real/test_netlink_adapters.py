@@ -23,6 +23,7 @@ from kubeproxy_py.kernel.ipvs_wire import NOT_MASQUERADING, Timeouts
 from kubeproxy_py.kernel.monitor import AddressMonitor
 from kubeproxy_py.kernel.netlink import Message, Refusal, Socket
 from kubeproxy_py.model import tables
+from kubeproxy_py.model.events import AddressesChanged
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     DRAINING,
@@ -635,10 +636,12 @@ class Heard:
 
     def __init__(self) -> None:
         self.count = 0
+        self.changes: list[AddressesChanged] = []
         self._called = threading.Event()
 
-    def __call__(self) -> None:
+    def __call__(self, change: AddressesChanged) -> None:
         self.count += 1
+        self.changes.append(change)
         self._called.set()
 
     def within(self, timeout_s: float) -> bool:
@@ -648,7 +651,7 @@ class Heard:
 
 
 @contextmanager
-def monitored(on_change: Callable[[], None]) -> Iterator[AddressMonitor]:
+def monitored(on_change: Callable[[AddressesChanged], None]) -> Iterator[AddressMonitor]:
     monitor = AddressMonitor(on_change, debounce_s=0.05)
     monitor.start()
     try:
@@ -665,6 +668,25 @@ def test_the_monitor_tells_of_addresses_and_links_that_come_and_go(address: Addr
             assert heard.within(2), f"not told of {step}"
 
 
+def test_the_monitor_says_of_our_addresses_which_are_there_now(address: AddressAdapter) -> None:
+    address.apply([add(DEVICE)])
+    heard = Heard()
+    with monitored(heard):
+        address.apply([add(Address("10.96.0.1")), add(Address("fd00::1")), delete(Address("10.96.0.1"))])
+        assert heard.within(2)
+    assert heard.changes == [AddressesChanged(ours={"10.96.0.1": False, "fd00::1": True})]
+
+
+def test_the_monitor_passes_over_links_of_others_and_tells_of_their_addresses(address: AddressAdapter) -> None:
+    heard = Heard()
+    with monitored(heard):
+        tool("ip", "link", "add", "other0", "type", "dummy")
+        assert not heard.within(0.3)
+        tool("ip", "addr", "add", "192.0.2.1/24", "dev", "other0")
+        assert heard.within(2)
+    assert heard.changes == [AddressesChanged(elsewhere=True)]
+
+
 def test_the_monitor_is_silent_while_nothing_changes(address: AddressAdapter) -> None:
     address.apply(adding(HELD))
     heard = Heard()
@@ -679,7 +701,7 @@ def test_a_burst_is_told_few_times_and_the_last_time_after_its_end(address: Addr
     reader = AddressAdapter()
     reader.host_addresses()  # opens its socket here, for the monitor's thread
     address.apply([add(DEVICE)])
-    with monitored(lambda: seen.append(len(reader.host_addresses()))):
+    with monitored(lambda _: seen.append(len(reader.host_addresses()))):
         address.apply([add(Address(f"10.96.{i >> 8}.{i & 255}")) for i in range(3000)])
         time.sleep(0.3)
     reader.close()
