@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 from tests.lab.namespace import Namespace
 
 State = dict[str, tuple[str, ...]]
 
-# initval is where a set's hash begins, anew each time it is made.
+_ENDS = "-- end of "
 _LOOKS = {
     "virtual servers": "ipvsadm -Sn",
-    "ipsets": r"ipset save | sed 's/ initval 0x[0-9a-f]*//'",
-    "iptables nat": "iptables-save -t nat",
-    "iptables filter": "iptables-save -t filter",
-    "ip6tables nat": "ip6tables-save -t nat",
-    "ip6tables filter": "ip6tables-save -t filter",
-    "addresses": "ip -o address show | sed 's/valid_lft.*//'",
-    "settings": "cd /proc/sys/net/ipv4; grep . vs/conntrack vs/expire_nodest_conn vs/expire_quiescent_template",
+    "ipsets": "ipset save",
+    "iptables": "iptables-save",
+    "ip6tables": "ip6tables-save",
+    "addresses": "ip -o address show",
 }
-_ENDS = "-- end of "
+_SCRIPT = "".join(f"{command}; echo '{_ENDS}{look}'\n" for look, command in _LOOKS.items())
+_SETTINGS = ("vs/conntrack", "vs/expire_nodest_conn", "vs/expire_quiescent_template")
+# What differs by chance: where a set's hash begins, the numbers of interfaces, how long an address is still valid.
+_CHANCE = re.compile(r" initval 0x[0-9a-f]+|^\d+: | +valid_lft.*| \[\d+:\d+\]$")
 
 
 def run(namespace: Namespace, *argv: str) -> str:
@@ -41,17 +42,36 @@ def shell(namespace: Namespace, script: str) -> str:
 
 
 def kernel_state(namespace: Namespace) -> State:
-    """The state now."""
-    script = "".join(f"{command}; echo '{_ENDS}{look}'\n" for look, command in _LOOKS.items())
-    state: State = {}
+    """The state now; link-local addresses, which are random, left out."""
+    state: State = {"settings": _settings(namespace)}
     lines: list[str] = []
-    for line in shell(namespace, script).splitlines():
+    for line in shell(namespace, _SCRIPT).splitlines():
         if line.startswith(_ENDS):
-            state[line.removeprefix(_ENDS)] = _canonical(lines)
+            look = line.removeprefix(_ENDS)
+            state[look] = tuple(_rules(lines)) if "tables" in look else tuple(sorted(lines))
             lines = []
-        elif not line.startswith("#"):
-            lines.append(re.sub(r" \[\d+:\d+\]$", "", line.rstrip()))
+        elif " fe80:" not in line:
+            lines.append(_CHANCE.sub("", line.rstrip()))
     return state
+
+
+def _settings(namespace: Namespace) -> tuple[str, ...]:
+    with namespace.inside():
+        return tuple(f"{name}:{Path('/proc/sys/net/ipv4', name).read_text().strip()}" for name in _SETTINGS)
+
+
+def _rules(saved: list[str]) -> list[str]:
+    """Chains and rules, each with its table; the order is that within a chain.
+
+    A table that was only looked at, with its own chains empty, counts for nothing.
+    """
+    table, found = "", []
+    for line in saved:
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A") or (line.startswith(":") and not line.endswith(" ACCEPT")):
+            found.append(f"{table} {line}")
+    return sorted(found, key=lambda line: line.split()[:3] if " -A " in line else [line])
 
 
 def differences(one: State, other: State) -> list[str]:
@@ -80,9 +100,3 @@ def counters(namespace: Namespace) -> dict[str, int]:
         server = f"{kind} {address}" if kind != "->" else server
         counted[server if kind != "->" else f"{server} -> {address}"] = int(connections)
     return counted
-
-
-def _canonical(lines: list[str]) -> tuple[str, ...]:
-    """Sorted; but rules (-A CHAIN ...) by their chain alone, so that those of one chain keep their order."""
-    is_rules = any(line.startswith("*") for line in lines)
-    return tuple(sorted(lines, key=lambda line: line.split()[:2] if is_rules else [line]))
