@@ -4,6 +4,14 @@ One Service with a ClusterIP, NodePort and load balancer, and one without endpoi
 1.36 makes them; kubelet's, a CNI plugin's and an administrator's must stay.
 """
 
+import os
+import re
+import subprocess
+import sys
+
+from kubeproxy_py.kernel.flavour import Flavour, Programs, programs
+from kubeproxy_py.model.services import FAMILIES
+
 MANGLE = """\
 *mangle
 :PREROUTING ACCEPT [0:0]
@@ -36,7 +44,7 @@ FILTER = """\
 -A INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" \
 -j KUBE-EXTERNAL-SERVICES
 -A INPUT -j KUBE-FIREWALL
--A INPUT -p tcp -m tcp --dport 22 -m comment --comment "the administrator's" -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 22 -m comment --comment "of the administrator" -j ACCEPT
 -A FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
 -A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
 -A FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
@@ -96,7 +104,7 @@ OTHERS = (
     ":KUBE-KUBELET-CANARY - [0:0]",
     ":KUBE-FIREWALL - [0:0]",
     "-A INPUT -j KUBE-FIREWALL",
-    '-A INPUT -p tcp -m tcp --dport 22 -m comment --comment "the administrator\'s" -j ACCEPT',
+    '-A INPUT -p tcp -m tcp --dport 22 -m comment --comment "of the administrator" -j ACCEPT',
     "-A FORWARD -j CNI-FORWARD",
     "-A OUTPUT -j KUBE-FIREWALL",
     "-A CNI-FORWARD -s 10.244.0.0/16 -j ACCEPT",
@@ -105,3 +113,39 @@ OTHERS = (
     "-A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE",
 )
 """Lines that are none of kube-proxy's."""
+
+SAVED_IPV6 = (
+    re.sub(r"(?<= )\d+(\.\d+){3}(/\d+)?(?= )", "fd00::/64", SAVED)
+    .replace("10.244.1.5:8080", "[fd00::5]:8080")
+    .replace("icmp-port-unreachable", "icmp6-port-unreachable")
+)
+
+
+def leave_iptables_mode(flavour: Flavour) -> None:
+    """Have both families, in the namespace that we are in, as kube-proxy in iptables mode left them."""
+    for tool, text in (("iptables", SAVED), ("ip6tables", SAVED_IPV6)):
+        subprocess.run([f"{tool}-{flavour}-restore"], input=text, text=True, check=True)
+
+
+def without_counters(saved: str) -> list[str]:
+    """The lines of a saved text; a built-in chain's counters are 0."""
+    return re.sub(r" \[\d+:\d+\]$", " [0:0]", saved, flags=re.MULTILINE).splitlines()
+
+
+def mine(saved: str) -> list[str]:
+    """What a saved text has of kube-proxy's chains and rules, which leaves out kubelet's."""
+    return [
+        line for line in without_counters(saved) if re.search("KUBE-(?!FIREWALL|KUBELET-CANARY|IPTABLES-HINT)", line)
+    ]
+
+
+def programs_of(flavour: Flavour) -> list[Programs]:
+    """The programs of *flavour* for both families."""
+    return [each for family in FAMILIES if (each := programs(flavour, family))]
+
+
+def kubeproxy_py(*words: str) -> subprocess.CompletedProcess[str]:
+    """`kubeproxy-py WORDS`, in the namespace that we are in, with no cluster to ask."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KUBE")}
+    argv = [sys.executable, "-m", "kubeproxy_py", *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env=environment)

@@ -1,13 +1,23 @@
 """What is found of kube-proxy's other modes, and what is written to remove it."""
 
+import subprocess
+
 import pytest
 
 from kubeproxy_py.kernel.iptables_text import saved_rows
-from kubeproxy_py.kernel.leftovers import Leftovers, Table, cut_off_text, left_in, removal_text
+from kubeproxy_py.kernel.leftovers import Leftovers, Table, cut_off_text, find_leftovers, left_in, removal_text
 from kubeproxy_py.model.rows import Chain, Jump
 from kubeproxy_py.model.services import Family
-from tests.kernel_tools.iptables_mode import OTHERS, SAVED
-from tests.kernel_tools.tables_of_a_node import recorded_text
+from tests.kernel_tools.iptables_mode import (
+    OTHERS,
+    SAVED,
+    kubeproxy_py,
+    leave_iptables_mode,
+    mine,
+    programs_of,
+    without_counters,
+)
+from tests.kernel_tools.tables_of_a_node import network_of_ones_own, recorded_text
 
 NEW = "-m conntrack --ctstate NEW"
 
@@ -79,3 +89,24 @@ def test_what_is_left_is_told_in_a_line() -> None:
     assert str(left) == "10 chains and 8 rules of iptables mode (IPv4), the table of nftables mode (IPv4, IPv6)"
     assert left
     assert not Leftovers({})
+
+
+@pytest.mark.lab
+def test_on_nf_tables_both_other_modes_go_though_the_kernel_has_no_ipvs() -> None:
+    with network_of_ones_own():
+        leave_iptables_mode("nft")
+        for family in ("ip", "ip6"):
+            script = f"add table {family} kube-proxy; add chain {family} kube-proxy services; add table {family} others"
+            subprocess.run(["nft", script], check=True)
+        found = find_leftovers(programs_of("nft"))
+        assert str(found).endswith("the table of nftables mode (IPv4, IPv6)")
+        assert set(found.iptables) == {"IPv4", "IPv6"}
+        done = kubeproxy_py("cleanup", "--iptables-flavour=nft")
+        assert done.returncode == 0, done.stderr
+        assert not find_leftovers(programs_of("nft"))
+        tables = subprocess.check_output(["nft", "list", "tables"], text=True)
+        assert "kube-proxy" not in tables
+        assert tables.count("others") == 2
+        saved = subprocess.check_output(["iptables-nft-save"], text=True)
+        assert mine(saved) == []
+        assert set(OTHERS) <= set(without_counters(saved))
