@@ -290,7 +290,7 @@ class Agent:
             believed = {key: spec for key, spec in self.actual.items() if scope_of(key) == scope}
         found = self.kernel.read(scope)
         if scope == VIRTUAL_SERVERS:
-            found = ours(found, self._exclude)
+            found = self._ours(found)
         if found == believed:
             return 0
         differing = [
@@ -306,6 +306,15 @@ class Agent:
             self._pending[key] = None
             self._note_found(key)
         return len(differing)
+
+    def _ours(self, found: Rows) -> Rows:
+        """*found* without what is excluded; but what a Service asks for is ours wherever it is (as upstream)."""
+        mine = ours(found, self._exclude)
+        if len(mine) == len(found):
+            return mine
+        desired = self.compiler.desired.rows
+        wanted = (key for key in found if (key.virtual_server if isinstance(key, RealServer) else key) in desired)
+        return {**mine, **{key: found[key] for key in wanted}}
 
     def _note_found(self, key: Key) -> None:
         if key in self.actual:

@@ -97,6 +97,18 @@ def test_excluded_virtual_servers_stay() -> None:
     assert theirs in bench.kernel.rows
 
 
+def test_a_virtual_server_that_is_asked_for_is_ours_even_where_others_are_excluded() -> None:
+    bench = serving(exclude=("10.96.0.0/16",))
+    theirs = VirtualServer("10.96.0.99", 80, "TCP")
+    bench.kernel.rows[theirs] = VirtualServerSpec()
+    assert bench.after(31) == []
+    assert SERVER in bench.agent.actual
+    del bench.kernel.rows[POD]
+    (report,) = bench.after(31)
+    assert report.why == "drift in 1 rows"
+    assert theirs in bench.kernel.rows
+
+
 def test_a_changed_endpoint_costs_one_add_and_one_weight_and_no_read() -> None:
     bench = serving()
     bench.kernel.read = bench.kernel.host_addresses = None  # type: ignore[assignment,method-assign]
