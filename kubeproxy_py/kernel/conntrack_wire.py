@@ -2,7 +2,8 @@
 
 Law: pure, and lazy: a listing may have 100,000 entries of which few are ours, so an entry's destination is compared
 as the bytes that it is, and only what is ours is decoded.  A delete names the whole original tuple, its zone and the
-entry's id, so it never hits a newer flow of the same tuple; without a tuple the kernel would delete all flows.
+entry's id (made of the tuple and the entry's place in memory), lest it hit a newer flow of the same tuple; without a
+tuple the kernel would delete all flows.
 
 A tuple, as every kernel so far writes it (v4; v6 has types 3 and 4 and 16 bytes for the addresses):
 TUPLE {IP {SRC 4 bytes, DST 4 bytes}, PROTO {NUM 1 byte, SRC_PORT, DST_PORT 2 bytes each}, ZONE if it has one}.
@@ -39,23 +40,29 @@ _FILTER_ORIG_FLAGS = 1
 _FILTER_PROTO_NUM = 1 << 3
 _UDP = 17
 
-_HEADERS_AFTER = 4  # of a tuple: its own header
-
-# By address family: a tuple without its own header, and what its attributes' headers must be for that to be true.
-# Each pair of H is length and type; of what stands between, source, destination, protocol and both ports are kept.
-_LAYOUTS: dict[int, tuple[Struct, tuple[int, ...]]] = {
-    AF_INET: (
-        Struct("=HH HH4s HH4s HH HHB3x HH2s2x HH2s2x"),
-        (20, _TUPLE_IP | NESTED, 8, 1, 8, 2, 28, _TUPLE_PROTO | NESTED, 5, _PROTO_NUM, 6, _SRC_PORT, 6, _DST_PORT),
-    ),
-    AF_INET6: (
-        Struct("=HH HH16s HH16s HH HHB3x HH2s2x HH2s2x"),
-        (44, _TUPLE_IP | NESTED, 20, 3, 20, 4, 28, _TUPLE_PROTO | NESTED, 5, _PROTO_NUM, 6, _SRC_PORT, 6, _DST_PORT),
-    ),
-}
-_LENGTH = Struct("=H")
-
+_HEADER = Struct("=HH")
 _Tuple = tuple[bytes, bytes, bytes, bytes]  # source, its port, destination, its port
+_Layout = tuple[int, int, int, int]  # size, mask of what is fixed, what it is there, size of an address
+
+
+def _layout(size: int, source: int) -> _Layout:
+    """What the module says of a tuple, without its own header: addresses of *size* bytes, SRC being type *source*."""
+    value = bytes(4)  # of a number or port, padded
+    parts = (
+        _HEADER.pack(12 + 2 * size, _TUPLE_IP | NESTED),
+        *(_HEADER.pack(4 + size, source), bytes(size)),
+        *(_HEADER.pack(4 + size, source + 1), bytes(size)),
+        _HEADER.pack(28, _TUPLE_PROTO | NESTED),
+        *(_HEADER.pack(5, _PROTO_NUM), value),
+        *(_HEADER.pack(6, _SRC_PORT), value),
+        *(_HEADER.pack(6, _DST_PORT), value),
+    )
+    fixed = b"".join(parts)
+    mask = b"".join((b"\xff" if any(part) else b"\0") * len(part) for part in parts)
+    return len(fixed), int.from_bytes(mask, "big"), int.from_bytes(fixed, "big"), size
+
+
+_LAYOUTS = {int(AF_INET): _layout(4, 1), int(AF_INET6): _layout(16, 3)}
 
 
 def places(servers: Iterable[VirtualServer], family: Family) -> dict[tuple[bytes, bytes], VirtualServer]:
@@ -88,7 +95,7 @@ def encode_list(family: Family) -> Message:
 
 
 def encode_delete(flow: Flow) -> Message:
-    """Delete *flow*, and nothing that has come in its place since."""
+    """Delete *flow*, and no other."""
     found = attributes(flow.entry, _NFGENMSG_SIZE)
     parts = [nest(_TUPLE_ORIG, found[_TUPLE_ORIG])]
     parts += [attribute(kind, found[kind]) for kind in (_ZONE, _ID) if kind in found]
@@ -101,7 +108,7 @@ def flows_in(entries: Iterable[bytes], servers: Places) -> list[Flow]:
     for entry in entries:
         original = _udp_tuple(entry, _NFGENMSG_SIZE)
         if original and (server := servers.get(original[2:])):
-            reply = _udp_tuple(entry, _NFGENMSG_SIZE + _LENGTH.unpack_from(entry, _NFGENMSG_SIZE)[0])
+            reply = _udp_tuple(entry, _NFGENMSG_SIZE + _HEADER.unpack_from(entry, _NFGENMSG_SIZE)[0])
             if reply:
                 flows.append(Flow(server, _destination(*reply[:2]), entry))
     return flows
@@ -109,11 +116,17 @@ def flows_in(entries: Iterable[bytes], servers: Places) -> list[Flow]:
 
 def _udp_tuple(entry: bytes, offset: int) -> _Tuple | None:
     """The tuple that begins at *offset* of *entry*; None if it is not UDP's."""
-    layout, headers = _LAYOUTS[entry[0]]
-    if len(entry) >= offset + _HEADERS_AFTER + layout.size:
-        fields = layout.unpack_from(entry, offset + _HEADERS_AFTER)
-        if (*fields[:4], *fields[5:7], *fields[8:12], *fields[13:15], *fields[16:18]) == headers:
-            return (fields[4], fields[15], fields[7], fields[18]) if fields[12] == _UDP else None
+    layout_size, mask, fixed, size = _LAYOUTS[entry[0]]
+    start = offset + _HEADER.size
+    end = start + layout_size
+    if int.from_bytes(entry[start:end], "big") & mask == fixed:
+        if entry[end - 20] != _UDP:
+            return None
+        source, destination = start + 8, start + 12 + size
+        return (
+            *(entry[source : source + size], entry[end - 12 : end - 10]),
+            *(entry[destination : destination + size], entry[end - 4 : end - 2]),
+        )
     return _odd_udp_tuple(entry, offset)
 
 
