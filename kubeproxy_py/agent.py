@@ -6,7 +6,7 @@ row that failed stays pending with backoff while all others go on (law 5).
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from msgspec import Struct
@@ -18,33 +18,24 @@ from kubeproxy_py.kernel.sweep import Sweep
 from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Feed, Problem, Synced
 from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
-from kubeproxy_py.plan.drain import FIRST_CHECK_S, LONGEST_WAIT_S, is_draining, plan_drained
+from kubeproxy_py.plan.drain import Draining
 from kubeproxy_py.plan.ours import ours
+from kubeproxy_py.plan.pending import NEVER, Pending
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.plan.report import SyncReport
 from kubeproxy_py.plan.steps import Failed, Plan
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S = 0.5
-LONGEST_RETRY_S = 30.0
-
-NEVER = float("inf")
 FIRST_SYNC = "first sync"
 
 
-class Retry(Struct, frozen=True, gc=False):
-    """A row that failed: how often, and when it may be tried again (seconds of the agent's clock)."""
-
-    attempts: int
-    due_s: float
-
-
 class Timing(Struct, frozen=True, gc=False):
-    """The periods of KubeProxyConfiguration that the loop honours."""
+    """The periods that the agent honours."""
 
     sync_period_s: float = 30.0
     min_sync_period_s: float = 0.0
+    drain_deadline_s: float = 0.0  # 0: a real server drains for as long as it has connections
 
 
 class Settings(Struct, frozen=True, gc=False):
@@ -74,19 +65,16 @@ class Agent:
         self.kernel = kernel
         self.compiler = compiler
         self.actual: Rows = {}
-        self.draining: dict[RealServer, None] = {}
+        self.draining = Draining(self._drain_deadline_s)
+        self.pending = Pending()
         self.awaited: set[Feed] = {"services", "slices", "node"}
         self.adopted = False  # the kernel was read
         self._clock = clock
         self._exclude = exclude
         self._timing = timing
         self._on_problem = on_problem
-        self._pending: dict[Key, None] = {}
-        self._retries: dict[Key, Retry] = {}
         self._oldest_event_s: float | None = None
         self._last_sync_s = -NEVER
-        self._drain_wait_s = FIRST_CHECK_S
-        self._drain_due_s = NEVER
         self._compare_due_s = NEVER
         flow_table = kernel if isinstance(kernel, FlowTable) else None
         self._sweep = Sweep(flow_table, partial(allowed_destinations, compiler=compiler))
@@ -137,13 +125,12 @@ class Agent:
             return NEVER
         if not self.adopted:
             return -NEVER
-        return min(self._drain_due_s, self._compare_due_s, self._sweep.due_s, self._sync_due_s())
+        return min(self.draining.due_s, self._compare_due_s, self._sweep.due_s, self._sync_due_s())
 
     def _sync_due_s(self) -> float:
-        wanted = [NEVER, *(retry.due_s for retry in self._retries.values())]
-        if self.compiler.has_work() or self._pending.keys() - self._retries.keys():
-            wanted.append(self._last_sync_s + self._timing.min_sync_period_s)
-        return min(wanted)
+        if self.compiler.has_work() or self.pending.is_asked:
+            return min(self._last_sync_s + self._timing.min_sync_period_s, self.pending.retry_due_s)
+        return self.pending.retry_due_s
 
     # What it does
 
@@ -158,7 +145,7 @@ class Agent:
         sweeps = now_s >= self._sweep.due_s  # for earlier syncs: traffic first, and its report
         if now_s >= self._compare_due_s and (drift := self._full_compare()):
             reports.append(self._sync(f"drift in {drift} rows"))
-        if now_s >= self._drain_due_s and (drained := self._drained()):
+        if now_s >= self.draining.due_s and (drained := self.draining.let_go(self.kernel.connections, now_s)):
             reports.append(self._carry_out(drained, 0, "drained"))
         if now_s >= self._sync_due_s():
             reports.append(self._sync(""))
@@ -172,34 +159,25 @@ class Agent:
         self.actual = ours(read_all(self.kernel), self._exclude)
         self.adopted = True
         self._compare_due_s = self._clock() + self._timing.sync_period_s
-        self._pending = dict.fromkeys((*self.compiler.desired.rows, *self.actual))
+        self.pending = Pending()
+        self.pending.ask((*self.compiler.desired.rows, *self.actual))
         report = self._sync(FIRST_SYNC)
-        for key in self.actual:
-            self._note_draining(key)
+        self._note_draining(self.actual)
         return report
 
     def _sync(self, why: str) -> SyncReport:
         started_s = self._clock()
         services = list(self.compiler.cluster.dirty)
-        for key in self.compiler.compile():
-            self._pending[key] = None
-            self._retries.pop(key, None)  # it was asked for anew
+        self.pending.ask(self.compiler.compile())
         compiled_s = self._clock()
-        due = self._due_keys(compiled_s)
-        # What drains has to go with its virtual server, though nobody asks for it by name.
-        servers = {key for key in due if isinstance(key, VirtualServer)}
-        along = (key for key in self.draining if key.virtual_server in servers) if servers else ()
+        due = self.pending.due(compiled_s)
+        along = self.draining.behind({key for key in due if isinstance(key, VirtualServer)})
         plan = make_plan(self.compiler.desired.rows, self.actual, dict.fromkeys((*due, *along)))
         compile_s = compiled_s - started_s
         report = self._carry_out(plan, len(services), why, due=due, compile_s=compile_s, began_s=compiled_s)
         self._oldest_event_s = None
         self._note_flows(services, report)
         return report
-
-    def _due_keys(self, now_s: float) -> list[Key]:
-        if not self._retries:
-            return list(self._pending)
-        return [key for key in self._pending if key not in self._retries or self._retries[key].due_s <= now_s]
 
     def _carry_out(
         self,
@@ -222,7 +200,7 @@ class Agent:
             steps=plan.steps,
             failed=failed,
             rows=len(self.actual),
-            pending=len(self._pending),
+            pending=len(self.pending),
             compile_s=compile_s,
             plan_s=planned_s - (planned_s if began_s is None else began_s),
             apply_s=applied_s - planned_s,
@@ -238,41 +216,24 @@ class Agent:
                 continue
             if step.verb == "delete":
                 self.actual.pop(step.key, None)
-                self.draining.pop(step.key, None)  # type: ignore[call-overload]
             else:
                 self.actual[step.key] = step.spec
-                self._note_draining(step.key)
-        for key in due:
-            if key not in refused:
-                self._pending.pop(key, None)
-                self._retries.pop(key, None)
-        # A dict keeps the length that it once had, and is walked by it: after the first sync, 140,000 empty places.
-        self._pending = dict(self._pending)
-        for key in refused:
-            attempts = self._retries[key].attempts + 1 if key in self._retries else 1
-            self._pending[key] = None
-            self._retries[key] = Retry(attempts, now_s + min(FIRST_RETRY_S * 2 ** (attempts - 1), LONGEST_RETRY_S))
+        self._note_draining(step.key for step in plan)
+        self.pending.settle(due, refused, now_s)
 
     # Draining
 
-    def _note_draining(self, key: Key) -> None:
-        if not isinstance(key, RealServer):
-            return
-        if is_draining(key, self.actual[key], self.compiler.desired.rows):
-            if key not in self.draining:
-                self.draining[key] = None
-                self._drain_wait_s = FIRST_CHECK_S
-                self._drain_due_s = min(self._drain_due_s, self._clock() + FIRST_CHECK_S)
-        else:
-            self.draining.pop(key, None)
+    def _note_draining(self, keys: Iterable[Key]) -> None:
+        now_s, desired = self._clock(), self.compiler.desired.rows
+        for key in keys:
+            self.draining.note(key, self.actual, desired, now_s)
 
-    def _drained(self) -> Plan:
-        """Count connections of what drains, once for each virtual server, and plan away what has none."""
-        servers = {key.virtual_server for key in self.draining}
-        plan = plan_drained(self.draining, self.kernel.connections(servers)) if servers else Plan()
-        self._drain_wait_s = min(2 * self._drain_wait_s, LONGEST_WAIT_S)
-        self._drain_due_s = self._clock() + self._drain_wait_s if len(plan) < len(self.draining) else NEVER
-        return plan
+    def _drain_deadline_s(self, key: RealServer) -> float:
+        """What its Service says, else the agent's own setting."""
+        owners = self.compiler.desired.owners(key.virtual_server)
+        service = self.compiler.cluster.services.get(owners[0]) if owners else None
+        own_s = service.drain_deadline_s if service else None
+        return self._timing.drain_deadline_s if own_s is None else own_s
 
     # Drift
 
@@ -303,8 +264,8 @@ class Agent:
                 self.actual[key] = found[key]
             else:
                 self.actual.pop(key, None)
-            self._pending[key] = None
-            self._note_found(key)
+        self.pending.ask(differing)
+        self._note_draining(differing)
         return len(differing)
 
     def _ours(self, found: Rows) -> Rows:
@@ -315,12 +276,6 @@ class Agent:
         desired = self.compiler.desired.rows
         wanted = (key for key in found if (key.virtual_server if isinstance(key, RealServer) else key) in desired)
         return {**mine, **{key: found[key] for key in wanted}}
-
-    def _note_found(self, key: Key) -> None:
-        if key in self.actual:
-            self._note_draining(key)
-        elif isinstance(key, RealServer):
-            self.draining.pop(key, None)
 
     # Flows
 
@@ -341,4 +296,4 @@ class Agent:
         if not flows:
             return []
         why = "stale flows" if flows.forgotten or flows.refused else ""
-        return [SyncReport(0, (), (), len(self.actual), len(self._pending), 0.0, 0.0, 0.0, None, why, flows)]
+        return [SyncReport(0, (), (), len(self.actual), len(self.pending), 0.0, 0.0, 0.0, None, why, flows)]

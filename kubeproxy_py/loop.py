@@ -12,11 +12,12 @@ from time import monotonic, sleep
 
 from msgspec import Struct
 
-from kubeproxy_py.agent import FIRST_SYNC, NEVER, Agent
+from kubeproxy_py.agent import FIRST_SYNC, Agent
 from kubeproxy_py.config.load import Loaded
 from kubeproxy_py.kernel import KernelError
 from kubeproxy_py.logs import level, values
 from kubeproxy_py.model.events import AddressesChanged, Event, Synced
+from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.report import SyncReport
 
 log = logging.getLogger(__name__)

@@ -137,18 +137,19 @@ def make_agent(loaded: Loaded, parts: Parts, on_problem: Callable[[Problem], Non
         parts.compiler,
         monotonic,
         exclude=ipvs.exclude_cidrs,
-        timing=_timing(loaded.config),
+        timing=_timing(loaded),
         on_problem=on_problem,
     )
 
 
 def agent_settings(loaded: Loaded, host: Host) -> Settings:
     """What a running agent takes over of another configuration."""
-    return Settings(_SiteMaker(loaded.config, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded.config))
+    return Settings(_SiteMaker(loaded.config, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded))
 
 
-def _timing(config: KubeProxyConfiguration) -> Timing:
-    return Timing(config.ipvs.sync_period_s, config.ipvs.min_sync_period_s)
+def _timing(loaded: Loaded) -> Timing:
+    ipvs = loaded.config.ipvs
+    return Timing(ipvs.sync_period_s, ipvs.min_sync_period_s, loaded.own.drain_deadline_s)
 
 
 class _SiteMaker:

@@ -61,6 +61,7 @@ class Service(Struct, frozen=True, gc=False):
     internal_local: bool = False  # internalTrafficPolicy: Local
     external_local: bool = False  # externalTrafficPolicy: Local, as written
     health_check_node_port: int = 0
+    drain_deadline_s: float | None = None  # our annotation drain-deadline; None: as the agent is configured
     proxy_name: str = ""  # label service.kubernetes.io/service-proxy-name: somebody else's Service
 
 

@@ -1,12 +1,14 @@
 """Draining: a TCP real server that left has weight 0 and stays while it has connections.
 
-Law: pure over (rows, desired, connections).  Which real servers drain is read off the rows themselves (weight 0 and
-not wanted), so the list survives a restart; plan.py puts them there, this module lets them go.
+Law: which real servers drain is read off the rows (weight 0 and not wanted), so the list survives a restart; plan.py
+puts them there, this module lets them go: when they have no connections left, or when their deadline is over.
+Connections are counted only while something drains, and the less often the longer it takes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from kubeproxy_py.model.rows import DRAINING, Connections, Key, RealServer, Rows, Spec
+from kubeproxy_py.model.rows import DRAINING, Connections, Key, RealServer, Rows, Spec, VirtualServer
+from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.steps import Plan, Step
 
 FIRST_CHECK_S = 1.0
@@ -14,6 +16,9 @@ FIRST_CHECK_S = 1.0
 
 LONGEST_WAIT_S = 60.0
 """Counting again waits twice as long each time, up to this: upstream counts once a minute."""
+
+DeadlineOf = Callable[[RealServer], float]
+"""The longest that a real server may drain, in seconds; 0: as long as it has connections."""
 
 
 def is_draining(key: Key, spec: Spec, desired: Rows) -> bool:
@@ -33,3 +38,58 @@ def plan_drained(draining: Iterable[RealServer], connections: Mapping[RealServer
     """Delete those of *draining* that have no connections left; one that was not counted stays."""
     idle = (key for key in draining if key in connections and not connections[key].total)
     return Plan(tuple(Step("delete", key, None, DRAINING) for key in idle))
+
+
+class Draining:
+    """The real servers that drain, since when, and when they are to be looked at next.
+
+    All times are seconds of the caller's clock.
+    """
+
+    def __init__(self, deadline_of: DeadlineOf = lambda _key: 0.0) -> None:
+        self.due_s = NEVER
+        self._deadline_of = deadline_of
+        self._ends_s: dict[RealServer, float] = {}
+        self._count_s = NEVER  # when connections are counted next
+        self._wait_s = FIRST_CHECK_S
+
+    def __len__(self) -> int:
+        return len(self._ends_s)
+
+    def note(self, key: Key, rows: Rows, desired: Rows, now_s: float) -> None:
+        """Know whether *key*, which the kernel has as *rows* say, drains."""
+        if not isinstance(key, RealServer):
+            return
+        if key not in rows or not is_draining(key, rows[key], desired):
+            self._ends_s.pop(key, None)
+        elif key not in self._ends_s:
+            self._ends_s[key] = now_s + (self._deadline_of(key) or NEVER)
+            self._wait_s = FIRST_CHECK_S
+            self._count_s = min(self._count_s, now_s + FIRST_CHECK_S)
+            self.due_s = min(self.due_s, self._count_s, self._ends_s[key])
+
+    def behind(self, servers: Collection[VirtualServer]) -> list[RealServer]:
+        """Those that drain behind one of *servers*: they go with it, though nobody asks for them by name."""
+        return [key for key in self._ends_s if key.virtual_server in servers] if servers else []
+
+    def let_go(
+        self, count: Callable[[Collection[VirtualServer]], Mapping[RealServer, Connections]], now_s: float
+    ) -> Plan:
+        """Delete what is over, and what *count* says is idle; *count* is asked once, if it is time to."""
+        over = [key for key, end_s in self._ends_s.items() if end_s <= now_s]
+        plan = Plan(tuple(Step("delete", key, None, DRAINING) for key in over))
+        if now_s >= self._count_s and len(over) < len(self._ends_s):
+            counted = count({key.virtual_server for key in self._ends_s})
+            rest = (key for key in self._ends_s if key not in set(over))
+            plan = Plan(plan.steps + plan_drained(rest, counted).steps)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+            self._count_s = now_s + self._wait_s
+        self._look_again(len(plan), now_s)
+        return plan
+
+    def _look_again(self, going: int, now_s: float) -> None:
+        """Say when to look next, if *going* of them go."""
+        if going == len(self._ends_s):
+            self.due_s = self._count_s = NEVER
+        else:
+            self.due_s = min(self._count_s, *(end_s for end_s in self._ends_s.values() if end_s > now_s), NEVER)

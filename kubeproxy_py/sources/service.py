@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TypeVar
 
+from kubeproxy_py.config.durations import parse_duration
 from kubeproxy_py.model.services import (
     FAMILIES,
     IP,
@@ -22,9 +23,18 @@ from kubeproxy_py.model.services import (
 )
 from kubeproxy_py.sources.address import canonical_cidr, canonical_ip
 from kubeproxy_py.sources.flaw import Flaw, read_each, read_one
-from kubeproxy_py.sources.wire import NO_LABELS, NO_META, IngressWire, ServicePortWire, ServiceSpecWire, ServiceWire
+from kubeproxy_py.sources.wire import (
+    NO_ANNOTATIONS,
+    NO_LABELS,
+    NO_META,
+    IngressWire,
+    ServicePortWire,
+    ServiceSpecWire,
+    ServiceWire,
+)
 
 PORT_MAX = 65535
+_DRAIN_DEADLINE = 'metadata.annotations["kubeproxy-py/drain-deadline"]'
 AFFINITY_DEFAULT_S = 10800  # core/v1, DefaultClientIPServiceAffinitySeconds
 AFFINITY_MAX_S = 86400  # core/v1, MaxClientIPServiceAffinitySeconds
 
@@ -63,8 +73,24 @@ def read_service(name: ServiceName, wire: ServiceWire, flaws: list[Flaw]) -> Ser
         choose("spec.internalTrafficPolicy", _POLICIES, spec.internal_traffic_policy, flaws),
         choose("spec.externalTrafficPolicy", _POLICIES, spec.external_traffic_policy, flaws),
         _port_or_none("spec.healthCheckNodePort", spec.health_check_node_port, flaws),
+        _drain_deadline_s(wire, flaws),
         _proxy_name(wire),
     )
+
+
+def _drain_deadline_s(wire: ServiceWire, flaws: list[Flaw]) -> float | None:
+    """How long a TCP real server may drain, by our annotation; None: it says nothing."""
+    text = ((wire.metadata or NO_META).annotations or NO_ANNOTATIONS).drain_deadline
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        flaws.append(Flaw(_DRAIN_DEADLINE, f"{text!r:.64} is no duration: {error}", "such as 30s, 5m; 0s: no deadline"))
+        return None
+    if seconds < 0:
+        flaws.append(Flaw(_DRAIN_DEADLINE, f"{text} is negative", "such as 30s, 5m; 0s: no deadline"))
+    return seconds
 
 
 def choose(field: str, table: dict[str | None, Meaning], value: str | None, flaws: list[Flaw]) -> Meaning:

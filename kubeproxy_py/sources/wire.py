@@ -25,11 +25,19 @@ class LabelsWire(Struct, gc=False):
 NO_LABELS = LabelsWire()
 
 
+class AnnotationsWire(Struct, gc=False):
+    drain_deadline: str | None = field(default=None, name="kubeproxy-py/drain-deadline")
+
+
+NO_ANNOTATIONS = AnnotationsWire()
+
+
 class MetaWire(Wire):
     name: str = ""
     namespace: str = ""
     resource_version: str = ""
     labels: LabelsWire | None = None
+    annotations: AnnotationsWire | None = None
     deletion_timestamp: Any = None
 
 

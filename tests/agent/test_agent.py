@@ -2,7 +2,9 @@
 
 from errno import EBUSY
 
-from kubeproxy_py.agent import NEVER, Agent, Timing
+import pytest
+
+from kubeproxy_py.agent import Agent, Timing
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import AddressesChanged, Feed, Problem, ServiceGone, ServiceSet, SliceSet, Synced
@@ -19,6 +21,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
+from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.report import SyncReport
 from kubeproxy_py.plan.steps import Step
 from tests.builders import endpoint_slice, name, service, site
@@ -253,6 +256,28 @@ def test_draining_goes_on_after_a_restart() -> None:
     reborn.kernel.open_connections.clear()
     reborn.after(61)
     assert POD not in reborn.kernel.rows
+
+
+def test_a_deadline_ends_draining_whatever_is_connected() -> None:
+    bench = serving(timing=Timing(sync_period_s=1000, drain_deadline_s=20.0))
+    bench.kernel.open_connections[POD] = Connections(1, 0)
+    bench.tell(SliceSet(endpoint_slice(endpoints=["10.244.1.6"])))
+    bench.after(1.1)
+    bench.after(18.8)
+    assert POD in bench.kernel.rows
+    assert bench.agent.due_s() == 120.0
+    bench.after(0.2)
+    assert POD not in bench.kernel.rows
+    assert bench.agent.due_s() > 1000
+
+
+@pytest.mark.parametrize(("own_s", "gone"), [(None, True), (0.0, False), (5.0, True), (60.0, False)])
+def test_a_services_own_deadline_goes_before_the_agents(own_s: float | None, gone: bool) -> None:
+    bench = serving(timing=Timing(sync_period_s=1000, drain_deadline_s=20.0))
+    bench.kernel.open_connections[POD] = Connections(1, 0)
+    bench.tell(ServiceSet(service(drain_deadline_s=own_s)), SliceSet(endpoint_slice(endpoints=["10.244.1.6"])))
+    bench.after(21)
+    assert (POD not in bench.kernel.rows) is gone
 
 
 def test_problems_are_passed_on_and_stop_nothing() -> None:

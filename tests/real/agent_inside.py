@@ -11,12 +11,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from kubeproxy_py.agent import NEVER, Agent, Timing
+from kubeproxy_py.agent import Agent, Timing
 from kubeproxy_py.config.load import load
 from kubeproxy_py.kernel import Kernel, Scope, read_all
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
 from kubeproxy_py.plan.drain import FIRST_CHECK_S
+from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.steps import Outcome, Plan, Step
 from kubeproxy_py.sources.files import ManifestFolder
 from kubeproxy_py.wiring import real_parts
