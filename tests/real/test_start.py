@@ -86,12 +86,14 @@ def test_a_kernel_without_the_scheduler_ends_the_start_and_what_serves_stays(
     namespace: Namespace, folder: Folder
 ) -> None:
     shell(namespace, "ipvsadm -A -t 10.96.0.10:80 -s rr; ipset create KUBE-CLUSTER-IP hash:ip,port")
+    # All that a start loads but for the scheduler.
+    shell(namespace, "for tool in iptables ip6tables; do $tool -t nat -S; $tool -S; done; modprobe -a dummy ip_vs")
     shell(namespace, "rmmod ip_vs_ovf 2>/dev/null || true")
     before = kernel_state(namespace)
     with no_module_can_be_loaded():
         status, log = ended(namespace, folder, "--ipvs-scheduler=ovf")
     assert status == 1
-    assert "can't use IPVS with the scheduler ovf" in log
+    assert "can't use IPVS with the scheduler ovf" in log, log
     assert "choose another ipvs.scheduler" in log
     assert kernel_state(namespace) == before
 
@@ -174,3 +176,29 @@ def test_the_process_tells_the_kernel_its_oom_score(namespace: Namespace, folder
         agent.wait_synced()
         pid = int(agent.wait_synced().split()[2])  # klog's line has it there
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "-500"
+
+
+def test_pod_networks_of_the_node_are_followed_when_they_come_and_when_they_change(
+    namespace: Namespace, folder: Folder
+) -> None:
+    folder.put("node", [node_with([])])
+    with AgentProcess(namespace, folder.path, "--detect-local-mode=NodeCIDR") as agent:
+        agent.wait_for("has no podCIDRs yet")
+        agent.wait_synced()
+        assert "--match-set KUBE-CLUSTER-IP src,dst -j KUBE-MARK-MASQ" in shell(namespace, "iptables-save -t nat")
+        for network in ("10.244.1.0/24", "10.244.7.0/24"):
+            with agent.syncing():
+                folder.put("node", [node_with([network])])
+            assert f"! -s {network} " in shell(namespace, "iptables-save -t nat")
+
+
+def node_with(pod_cidrs: list[str]) -> dict[str, object]:
+    """The Node that we are on."""
+    addresses = [{"type": "InternalIP", "address": "192.168.3.10"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "node-a"},
+        "spec": {"podCIDRs": pod_cidrs},
+        "status": {"addresses": addresses},
+    }

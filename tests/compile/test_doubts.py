@@ -1,0 +1,52 @@
+"""What of a Node does not fit the configuration: said in a sentence, and only then."""
+
+import pytest
+
+from kubeproxy_py.compile.doubts import node_doubts
+from kubeproxy_py.compile.site import Host
+from kubeproxy_py.config.load import Loaded, load
+from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.services import FAMILIES
+from kubeproxy_py.wiring import agent_settings
+
+V4, V6 = "192.168.3.10", "fd00:3::10"
+PODS_V4, PODS_V6 = "10.244.1.0/24", "fd00:10:244:1::/64"
+
+
+def node_cidr() -> Loaded:
+    return load({"detect-local-mode": "NodeCIDR"})
+
+
+def doubts(loaded: Loaded, node: Node | None) -> tuple[str, ...]:
+    return node_doubts(loaded.config, FAMILIES, node)
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        (Node("a", addresses=(V4,)), "Node a has no podCIDRs yet"),
+        (Node("a", addresses=(V4,), pod_cidrs=(PODS_V6,)), "no podCIDR of its own family, IPv4"),
+        (Node("a", addresses=(V6, V4), pod_cidrs=(PODS_V4,)), "no podCIDR of its own family, IPv6"),
+        (Node("a", pod_cidrs=(PODS_V4,)), "no address that this host serves: its own IP is taken to be 127.0.0.1"),
+    ],
+)
+def test_what_does_not_fit_is_said(node: Node, says: str) -> None:
+    (doubt,) = doubts(node_cidr(), node)
+    assert says in doubt
+
+
+@pytest.mark.parametrize("node", [None, Node("a", addresses=(V4,), pod_cidrs=(PODS_V4,))])
+def test_what_fits_and_what_is_not_known_is_passed_over(node: Node | None) -> None:
+    assert doubts(node_cidr(), node) == ()
+
+
+def test_pod_networks_matter_only_where_they_are_asked_for() -> None:
+    assert doubts(load({}), Node("a", addresses=(V4,))) == ()
+
+
+def test_a_doubt_is_logged_once_until_it_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    make_site = agent_settings(node_cidr(), Host("a")).make_site
+    bare, whole = Node("a", addresses=(V4,)), Node("a", addresses=(V4,), pod_cidrs=(PODS_V4,))
+    for node in (None, bare, bare, whole, bare):
+        make_site(node, ())
+    assert len(caplog.messages) == 2
