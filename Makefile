@@ -18,7 +18,7 @@ run: setup lab ## show the main job on a real kernel: from a Service to an answe
 test: check lab ## all tests, those on a real kernel with IPVS included
 	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
 	$(PYTHON) -m pytest -m lab
-	$(LAB) --timeout 900 -- $(PYTHON) -m pytest -m kernel
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel
 
 test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
 	LAB=qemu python3 -m tests.lab install

@@ -12,7 +12,7 @@ Of an object in two files, the first file by name has it; when that one lets go,
 
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from stat import S_ISREG
 
@@ -53,6 +53,7 @@ class Folder:
         self._fresh: set[str] = set()  # files so new when they were read that a change since may have left no mark
         self._seen: dict[str, Stamp | None] = {}  # changed since (None: missing), but not known to be whole
         self._holders: dict[Identity, tuple[str, ...]] = {}  # the files that have an object, by name in order
+        self._problems: dict[str, Sequence[Problem]] = {}  # what was wrong with each when it was read
         self._told = Told()
         self._complaints: frozenset[Problem] = frozenset()  # of the folder as a whole, told once
 
@@ -114,7 +115,9 @@ class Folder:
         if stamp is None:
             del self._read[name]
             self._manifests.pop(name, None)
+            self._problems.pop(name, None)
             return []
+        read_again = self._read.get(name) == stamp
         self._read[name] = stamp
         if _is_fresh(stamp, time.time()):
             self._fresh.add(name)
@@ -125,7 +128,9 @@ class Folder:
             return [Problem(name, "(all)", f"can't be read: {error.strerror or error}", "its last good version stays")]
         manifest = read_manifest(name, body, self._node_name)
         self._manifests[name] = _mended(manifest, before)
-        return list(manifest.problems)
+        known = self._problems.get(name, ()) if read_again else ()
+        self._problems[name] = manifest.problems
+        return [problem for problem in manifest.problems if problem not in known]
 
     def _hold(self, name: str, before: Manifest) -> Iterable[Identity]:
         """Note which objects the file *name* has, and had *before*; which these are."""

@@ -224,6 +224,14 @@ def test_a_file_is_read_again_if_it_was_too_fresh_to_show_a_change(
     assert brief(looker.look(whole=()).events) == told
 
 
+def test_what_is_wrong_with_a_file_is_told_once_though_it_is_read_again(directory: Path) -> None:
+    (directory / "web.yaml").write_text(text_of(service(port=70000)))
+    seen = Folder(str(directory), "node-a")
+    first = [event for event in seen.look().events if isinstance(event, Problem)]
+    again = [event for event in seen.look().events if isinstance(event, Problem)]
+    assert (len(first), again) == (1, [])
+
+
 def test_an_unchanged_file_is_not_read_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)
