@@ -75,21 +75,17 @@ class Draining:
     def let_go(
         self, count: Callable[[Collection[VirtualServer]], Mapping[RealServer, Connections]], now_s: float
     ) -> Plan:
-        """Delete what is over, and what *count* says is idle; *count* is asked once, if it is time to."""
-        over = [key for key, end_s in self._ends_s.items() if end_s <= now_s]
-        plan = Plan(tuple(Step("delete", key, None, DRAINING) for key in over))
-        if now_s >= self._count_s and len(over) < len(self._ends_s):
-            counted = count({key.virtual_server for key in self._ends_s})
-            rest = (key for key in self._ends_s if key not in set(over))
-            plan = Plan(plan.steps + plan_drained(rest, counted).steps)
-            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
-            self._count_s = now_s + self._wait_s
-        self._look_again(len(plan), now_s)
-        return plan
+        """Delete what is over, and what *count* says is idle; *count* is asked once, if it is time to.
 
-    def _look_again(self, going: int, now_s: float) -> None:
-        """Say when to look next, if *going* of them go."""
-        if going == len(self._ends_s):
-            self.due_s = self._count_s = NEVER
-        else:
-            self.due_s = min(self._count_s, *(end_s for end_s in self._ends_s.values() if end_s > now_s), NEVER)
+        What the kernel refuses to let go still drains, and is looked at again when connections are counted next.
+        """
+        over = {key for key, end_s in self._ends_s.items() if end_s <= now_s}
+        plan = Plan(tuple(Step("delete", key, None, DRAINING) for key in over))
+        rest = [key for key in self._ends_s if key not in over]
+        if now_s >= self._count_s:
+            if rest:
+                plan = Plan(plan.steps + plan_drained(rest, count({key.virtual_server for key in rest})).steps)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+            self._count_s = now_s + self._wait_s if self._ends_s else NEVER
+        self.due_s = min([self._count_s, *(self._ends_s[key] for key in rest)])
+        return plan
