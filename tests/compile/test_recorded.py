@@ -3,6 +3,8 @@
 Law: fast and pure, so it runs everywhere; the same comparison on a real kernel is in tests/real.
 """
 
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -49,17 +51,21 @@ RULES: dict[Family, str] = {"IPv4": "iptables-save.txt", "IPv6": "ip6tables-save
 OPTIONS = {"TCP": "-t", "UDP": "-u", "SCTP": "--sctp-service"}
 
 
+def reversed_documents(text: str) -> str:
+    return "\n---\n".join(reversed(re.split(r"^---$", text, flags=re.MULTILINE)))
+
+
 def states() -> list[Path]:
     """Every folder that holds objects and what was made of them."""
     return sorted(expected.parent for expected in CASES.glob("**/expected"))
 
 
-def desired(state: Path, folder: Path) -> Rows:
+def desired(state: Path, folder: Path, alter: Callable[[str], str] = str) -> Rows:
     case = CASES / state.relative_to(CASES).parts[0]
     config = load({}, (case / "config.yaml").read_bytes()).config
     compiler = Compiler(partial(make_site, config, Host("node-a")))
     compiler.take(AddressesSet(ADDRESSES))
-    (folder / "objects.yaml").write_bytes((state / "objects.yaml").read_bytes())
+    (folder / "objects.yaml").write_text(alter((state / "objects.yaml").read_text()))
     for event in ManifestFolder(str(folder), "node-a").load():
         assert not isinstance(event, Problem), event
         if not isinstance(event, Synced):
@@ -123,6 +129,14 @@ def rules(rows: Rows, family: Family, file: str, torn: list[str]) -> list[str]:
         elif isinstance(key, Jump) and isinstance(spec, JumpSpec) and key.family == family:
             text += [f"*{key.table}", f"-A {key.source} {spec.rule}"]
     return lines_of(file, "\n".join(text))
+
+
+@pytest.mark.parametrize("state", states(), ids=lambda state: str(state.relative_to(CASES)))
+def test_the_order_of_objects_does_not_matter(state: Path, tmp_path: Path) -> None:
+    forwards, backwards = tmp_path / "forwards", tmp_path / "backwards"
+    forwards.mkdir()
+    backwards.mkdir()
+    assert desired(state, backwards, reversed_documents) == desired(state, forwards)
 
 
 def test_there_are_cases() -> None:

@@ -6,6 +6,7 @@ of it (its value may have been there already on a kernel with other defaults).
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from tests.conformance.canon import SYSCTLS, lines_of
 
-_NET = Path("/proc/sys/net")
+_ROOT, _NET = "/proc/sys", "net"
+_LONGEST_VALUE_BYTES = 64 << 10  # ip_local_reserved_ports
 # Each file of a recording and the command that prints it.
 _COMMANDS = {
     "ipvsadm-save.txt": ("ipvsadm", "-Sn"),
@@ -41,7 +43,7 @@ def look(files: Iterable[str], before: Sysctls, mentioned: Iterable[str] = ()) -
 
 def snapshot_sysctls() -> dict[str, str]:
     """Every setting of the network that can be read, by its path below /proc/sys."""
-    return {name: value for name, path in _readable() if (value := _value(path)) is not None}
+    return {name: value for name in _names(_NET) if (value := _value(name)) is not None}
 
 
 def _text(file: str, before: Sysctls, mentioned: Iterable[str]) -> str:
@@ -60,18 +62,28 @@ def _told_sysctls(before: Sysctls, mentioned: set[str]) -> Iterator[str]:
             yield f"{name} = {value}"
 
 
-def _readable() -> Iterator[tuple[str, Path]]:
-    for path in _NET.rglob("*"):
-        name = str(path.relative_to("/proc/sys"))
-        if name not in _LEFT_OUT and path.is_file():
-            yield name, path
+def _names(folder: str) -> Iterator[str]:
+    """Settings below *folder*.  By plain calls: there are 1,400, and with pathlib a snapshot takes 3 s in the lab."""
+    with os.scandir(f"{_ROOT}/{folder}") as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}"
+            if entry.is_dir():
+                yield from _names(name)
+            elif name not in _LEFT_OUT:
+                yield name
 
 
-def _value(path: Path) -> str | None:
+def _value(name: str) -> str | None:
     try:
-        return " ".join(path.read_text().split())
+        descriptor = os.open(f"{_ROOT}/{name}", os.O_RDONLY)
     except OSError:
-        return None  # write-only, never set, or of a link that has just gone
+        return None  # write-only, or of a link that has just gone
+    try:
+        return " ".join(os.read(descriptor, _LONGEST_VALUE_BYTES).decode().split())
+    except OSError:
+        return None  # never set
+    finally:
+        os.close(descriptor)
 
 
 def _addresses() -> str:
