@@ -4,10 +4,11 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 -m tests.lab run
+RECORDINGS := tests/real/test_conformance.py
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu check fast kernel bench conformance golden lock setup lab clean
+.PHONY: help run test test-qemu check bench conformance golden lock setup lab clean kernel-recordings kernel-rest
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,12 +19,19 @@ run: setup lab ## show the main job on a real kernel: from a Service to an answe
 test: check lab ## all tests, those on a real kernel with IPVS included
 	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
 	$(PYTHON) -m pytest -m lab
-	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target kernel-recordings kernel-rest
 
 test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
 	LAB=qemu python3 -m tests.lab install
 	$(PYTHON) -m pytest -m qemu tests/lab_checks
 	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/real
+
+# The lab's kernel has one CPU, so two of them take half the time of one; each prints when it is done.
+kernel-recordings:
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel $(RECORDINGS)
+
+kernel-rest:
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel --ignore=$(RECORDINGS)
 
 check: setup ## lint, format, types, layers and the fast tests; under a minute
 	$(VENV)/bin/ruff check .
