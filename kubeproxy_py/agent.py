@@ -145,10 +145,10 @@ class Agent:
         sweeps = now_s >= self._sweep.due_s  # for earlier syncs: traffic first, and its report
         if now_s >= self._compare_due_s and (drift := self._full_compare()):
             reports.append(self._sync(f"drift in {drift} rows"))
-        if now_s >= self.draining.due_s and (drained := self.draining.let_go(self.kernel.connections, now_s)):
-            reports.append(self._carry_out(drained, 0, "drained"))
         if now_s >= self._sync_due_s():
             reports.append(self._sync(""))
+        if now_s >= self.draining.due_s and (drained := self.draining.let_go(self.kernel.connections, now_s)):
+            reports.append(self._carry_out(drained, 0, "drained"))
         if sweeps:
             reports += self._sweep_flows(now_s)
         return reports
