@@ -52,10 +52,6 @@ class Compiler:
             self._sets_in_use.clear()
             self.cluster.mark_all_dirty()
 
-    def dirty_services(self) -> int:
-        """How many Services wait to be compiled."""
-        return len(self.cluster.dirty)
-
     def has_work(self) -> bool:
         """Whether compile() has anything to do."""
         return bool(self.cluster.dirty) or not self._sets_in_use

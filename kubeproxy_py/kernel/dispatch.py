@@ -8,7 +8,6 @@ LEANS_ON alone.  A row that could not be *updated* still exists, so nothing wait
 A plan of 140,000 steps costs some 10 ms here: one pass to find the runs, and nothing more until something fails.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
@@ -27,6 +26,8 @@ from kubeproxy_py.model.rows import (
     Rows,
     Spec,
     VirtualServer,
+    named_chains,
+    named_sets,
 )
 from kubeproxy_py.model.services import IP
 from kubeproxy_py.plan.steps import Failed, Outcome, Plan, Step
@@ -71,9 +72,9 @@ def _apply(adapter: Adapter, steps: Sequence[Step]) -> Sequence[Failed]:
 
 
 def _chain_needs(key: Any, spec: Spec) -> list[Key]:
-    rules = "\n".join(spec.rules) if isinstance(spec, ChainSpec) else ""
-    sets = (Ipset(name) for name in re.findall(r"--match-set (\S+)", rules))
-    chains = (Chain(key.family, key.table, name) for name in re.findall(r"-[jg] (KUBE-\S+)", rules))
+    rules = spec.rules if isinstance(spec, ChainSpec) else ()
+    sets = (Ipset(name) for name in named_sets(rules))
+    chains = (Chain(key.family, key.table, name) for name in named_chains(rules))
     return [*sets, *chains]
 
 

@@ -7,8 +7,7 @@ It can be told to fail a step (``fault``) and to die before one (``dies_before``
 are tested: stop anywhere, look, plan again.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
 from kubeproxy_py.kernel import Scope, scope_of
@@ -29,6 +28,8 @@ from kubeproxy_py.model.rows import (
     Rows,
     Sysctl,
     VirtualServer,
+    named_chains,
+    named_sets,
 )
 from kubeproxy_py.model.services import family_of
 from kubeproxy_py.plan.flows import Flow
@@ -202,13 +203,3 @@ def _lies_in(key: Key, whole: Key) -> bool:
         case Link():
             return isinstance(key, Address)
     return False
-
-
-def named_sets(rules: Iterable[str]) -> set[str]:
-    """The sets that *rules* match on."""
-    return {name for rule in rules for name in re.findall(r"--match-set (\S+)", rule)}
-
-
-def named_chains(rules: Iterable[str]) -> set[str]:
-    """The chains of ours that *rules* go to."""
-    return {name for rule in rules for name in re.findall(r"-j (KUBE-\S+)", rule)}

@@ -14,14 +14,13 @@ from kubeproxy_py.compile.flows import Allowed, Destination
 from kubeproxy_py.kernel import FlowTable, KernelError
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.plan.flows import Flow, FlowReport, stale_flows
+from kubeproxy_py.plan.pending import NEVER
 
 TURN_PARTS = 8
 """Parts of a listing that are looked at in one turn: of Linux 1,400 entries, some 5 ms (40 if all are stale)."""
 
 RETRY_S = 30.0
 """After the kernel could not be asked; cheap, since a kernel without conntrack says so at the first message."""
-
-_NEVER = float("inf")
 
 
 class Sweep:
@@ -32,7 +31,7 @@ class Sweep:
     """
 
     def __init__(self, table: FlowTable | None, allowed: Callable[[Iterable[VirtualServer]], Allowed]) -> None:
-        self.due_s = _NEVER
+        self.due_s = NEVER
         self.failures = 0  # in a row
         self._table = table
         self._allowed_now = allowed
@@ -93,5 +92,5 @@ class Sweep:
         report = FlowReport(len(self._allowed), self._seen, self._forgotten, tuple(self._refused))
         self._allowed, self._listing = {}, None
         self.failures = 0
-        self.due_s = now_s if self._waiting else _NEVER
+        self.due_s = now_s if self._waiting else NEVER
         return report

@@ -11,7 +11,7 @@ from msgspec import Struct
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.services import IP, EndpointSlice, Service, ServiceName, SliceName
 
-Feed = Literal["services", "slices", "node", "addresses"]
+Feed = Literal["services", "slices", "node"]
 """What must each be heard of in full before anything is programmed."""
 
 

@@ -7,6 +7,8 @@ different kinds are never equal, and a key's text is what people know from ``ipv
 Hashes are cached, and keys that name another key hold it, because at 10,000 Services there are 140,000 of them.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct
@@ -184,3 +186,13 @@ Rows = dict[Key, Spec]
 def endpoint_text(address: IP, port: int) -> str:
     """``address:port``, with IPv6 in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def named_sets(rules: Iterable[str]) -> set[str]:
+    """The sets that *rules* match on."""
+    return {name for rule in rules for name in re.findall(r"--match-set (\S+)", rule)}
+
+
+def named_chains(rules: Iterable[str]) -> set[str]:
+    """The chains of ours that *rules* go to."""
+    return {name for rule in rules for name in re.findall(r"-[jg] (KUBE-\S+)", rule)}
