@@ -1,7 +1,8 @@
 """The loop: what other threads say goes through one queue to the Agent.
 
 Law: the queue is the only crossing between threads, and only this thread touches the Agent.  Whatever goes wrong
-below is logged and tried again; nothing but the end of the process ends the loop.
+below is logged and tried again; nothing but the end of the process ends the loop.  It says at each turn that it is
+alive, and as often as it is asked to while it waits; so a supervisor knows this thread from one that hangs.
 """
 
 import gc
@@ -43,10 +44,12 @@ class Loop:
         agent: Agent,
         on_report: Callable[[SyncReport], None] = lambda _report: None,
         on_configuration: Callable[[Loaded], None] = lambda _loaded: None,
+        alive: Callable[[], float] = lambda: NEVER,
     ) -> None:
         self._agent = agent
         self._on_report = on_report
         self._on_configuration = on_configuration
+        self._alive = alive  # says so, and in how many seconds it wants to be called again
         self._queue: queue.SimpleQueue[tuple[float, Told]] = queue.SimpleQueue()
 
     def tell(self, told: Told) -> None:
@@ -68,18 +71,24 @@ class Loop:
             except Exception:
                 log.exception(f"a bug: please report it; starting anew in {retry_s:.0f} s")
                 self._agent.forget()
-            sleep(retry_s)
+            self._rest(retry_s)
             retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     def turn(self) -> None:
         """Wait until there is something to do, and do it.  Raises KernelError."""
-        wait_s = self._agent.due_s() - monotonic()
+        wait_s = min(self._agent.due_s() - monotonic(), self._alive())
         self._take_all(None if wait_s == NEVER else max(0.0, wait_s))
         for report in self._agent.step():
             _log_report(report)
             self._on_report(report)
             if report.why == FIRST_SYNC:
                 _settle_memory()
+
+    def _rest(self, rest_s: float) -> None:
+        while rest_s > 0:
+            nap_s = min(rest_s, self._alive())
+            sleep(nap_s)
+            rest_s -= nap_s
 
     def _take_all(self, timeout_s: float | None) -> None:
         """Take what is in the queue; wait for the first up to *timeout_s* (None: for ever)."""

@@ -22,6 +22,7 @@ from kubeproxy_py.kernel import KernelError
 from kubeproxy_py.kernel.ipvs import IpvsAdapter
 from kubeproxy_py.kernel.scheduler import check_scheduler
 from kubeproxy_py.loop import Reconfigured
+from kubeproxy_py.notify import Supervisor
 from kubeproxy_py.start import check_pod_networks, set_timeouts
 from kubeproxy_py.wiring import agent_settings
 
@@ -37,11 +38,14 @@ log = logging.getLogger(__name__)
 class ConfigFile:
     """Looks at the configuration file, and tells of each valid configuration that it comes to hold."""
 
-    def __init__(self, asked: Asked, tell: Callable[[Reconfigured], None]) -> None:
+    def __init__(
+        self, asked: Asked, tell: Callable[[Reconfigured], None], supervisor: Supervisor | None = None
+    ) -> None:
         self._given = asked.given
         self._path = asked.path
         self._known: bytes | str | None = asked.content  # what it held when last looked at; text: why it can't be read
         self._tell = tell
+        self._supervisor = supervisor or Supervisor({})
         self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put() may be called by a signal handler
 
     def start(self) -> None:
@@ -52,8 +56,8 @@ class ConfigFile:
         """Look at once, and say what was found even if nothing changed; may be called from anywhere."""
         self._asked.put(None)
 
-    def look(self, *, settle_s: float = 0.0, tell_same: bool = False) -> None:
-        """Look, and tell.  A change counts once it has stood for *settle_s*."""
+    def look(self, *, settle_s: float = 0.0, tell_same: bool = False) -> bool:
+        """Look; whether there was a valid configuration to tell of.  A change counts once it stood for *settle_s*."""
         found = self._content()
         while found != self._known and settle_s and not self._is_asked(settle_s):
             before, found = found, self._content()
@@ -61,14 +65,17 @@ class ConfigFile:
                 break
         if found != self._known:
             self._known = found
-            self._take(found)
-        elif tell_same:
+            return self._take(found)
+        if tell_same:
             log.info(f"{self._path} is as it was")
+        return False
 
     def _run(self) -> None:
         while True:
             if self._is_asked(LOOK_PERIOD_S):
-                self.look(tell_same=True)
+                self._supervisor.reloading()
+                if not self.look(tell_same=True):
+                    self._supervisor.reloaded()  # else whoever was told says so
             else:
                 self.look(settle_s=SETTLE_S)
 
@@ -85,25 +92,27 @@ class ConfigFile:
         except ConfigError as error:
             return str(error)
 
-    def _take(self, found: bytes | str | None) -> None:
+    def _take(self, found: bytes | str | None) -> bool:
         if not isinstance(found, bytes):
             log.error(f"the configuration in use stays: {found}")
-            return
+            return False
         try:
             loaded = load(self._given, found)
         except ConfigError as error:
             refuse(error)
-        else:
-            self._tell(Reconfigured(loaded))
+            return False
+        self._tell(Reconfigured(loaded))
+        return True
 
 
 class Reload:
     """The configuration in use, and how another takes its place.  For the thread that owns *agent*."""
 
-    def __init__(self, loaded: Loaded, agent: Agent, host: Host) -> None:
+    def __init__(self, loaded: Loaded, agent: Agent, host: Host, supervisor: Supervisor | None = None) -> None:
         self._loaded = loaded
         self._agent = agent
         self._host = host
+        self._supervisor = supervisor or Supervisor({})
 
     def take(self, new: Loaded) -> None:
         """Go by *new*.  Raises SystemExit if that takes another process.
@@ -115,12 +124,14 @@ class Reload:
         try:
             self._check(ipvs, new, change.live)
             if change.restart:
+                self._supervisor.stopping()
                 _end(change.restart)
             self._apply(ipvs, new, change.live)
         except (ConfigError, KernelError) as error:
             refuse(error)
         finally:
             ipvs.close()
+            self._supervisor.reloaded()
 
     def _check(self, ipvs: IpvsAdapter, new: Loaded, fields: tuple[str, ...]) -> None:
         """Raises ConfigError, KernelError if *new* can't work on this host."""

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, read_all
 from kubeproxy_py.model.events import AddressesSet, Problem, Synced
 from kubeproxy_py.model.rows import Rows, VirtualServer
+from kubeproxy_py.notify import Supervisor
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.plan.report import SyncReport, changes
@@ -46,15 +48,18 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
     from kubeproxy_py.loop import Loop
     from kubeproxy_py.reload import Reload
 
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, _end)
+    supervisor = Supervisor()
+    end = partial(_end, supervisor)
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     platform, settings = _prepare(loaded)
     set_oom_score(loaded.config.oom_score_adj)
     parts = make_parts(loaded, platform, settings)
     agent = make_agent(loaded, parts, _log_problem)
-    reload = Reload(loaded, agent, platform.host)
-    loop = Loop(agent, _after_first(lambda: warn_of_leftovers(platform.programs)), reload.take)
-    _watch_configuration(asked, loop)
+    reload = Reload(loaded, agent, platform.host, supervisor)
+    on_first = _after_first(lambda: warn_of_leftovers(platform.programs))
+    loop = Loop(agent, _both(supervisor.told, on_first), reload.take, supervisor.alive)
+    _watch_configuration(asked, loop, supervisor)
     monitor = AddressMonitor(loop.tell)
     parts.source.start(loop.tell)
     monitor.start()
@@ -151,14 +156,22 @@ def _prepare(loaded: "Loaded") -> tuple[Platform, Rows]:
     return platform, prepare(loaded, platform.kernel, platform.machine, platform.host.families)
 
 
-def _watch_configuration(asked: "Asked", loop: "Loop") -> None:
+def _watch_configuration(asked: "Asked", loop: "Loop", supervisor: Supervisor) -> None:
     """Follow the configuration file, if there is one; without one SIGHUP ends us, as it does kube-proxy."""
     from kubeproxy_py.reload import ConfigFile
 
     if asked.path:
-        file = ConfigFile(asked, loop.tell)
+        file = ConfigFile(asked, loop.tell, supervisor)
         signal.signal(signal.SIGHUP, lambda _signum, _frame: file.look_now())
         file.start()
+
+
+def _both(one: Callable[[SyncReport], None], other: Callable[[SyncReport], None]) -> Callable[[SyncReport], None]:
+    def on_report(report: SyncReport) -> None:
+        one(report)
+        other(report)
+
+    return on_report
 
 
 def _after_first(act: Callable[[], None]) -> Callable[[SyncReport], None]:
@@ -176,8 +189,9 @@ def _log_problem(problem: Problem) -> None:
     log.error(str(problem))
 
 
-def _end(signum: int, _frame: FrameType | None) -> None:
+def _end(supervisor: Supervisor, signum: int, _frame: FrameType | None) -> None:
     """Go at once: every prefix of a plan is a state in which packets are served, so there is nothing to finish."""
     log.info(f"ends on {signal.Signals(signum).name}; the kernel's state stays")
+    supervisor.stopping()
     logging.shutdown()
     os._exit(DONE)  # at once: taking the interpreter apart takes up to 0.4 s, in which another signal would be heard
