@@ -156,19 +156,25 @@ class Agent:
     def _first_sync(self) -> SyncReport:
         """Adopt what the kernel has, and compare all of it with all that is desired.  Raises KernelError."""
         self.compiler.take(AddressesSet(self.kernel.host_addresses()))
-        self.actual = ours(read_all(self.kernel), self._exclude)
-        self.adopted = True
+        found = read_all(self.kernel)
         self._compare_due_s = self._clock() + self._timing.sync_period_s
-        self.pending = Pending()
-        self.pending.ask((*self.compiler.desired.rows, *self.actual))
-        report = self._sync(FIRST_SYNC)
+        report = self._sync(FIRST_SYNC, found)
         self._note_draining(self.actual)
         return report
 
-    def _sync(self, why: str) -> SyncReport:
+    def _adopt(self, found: Rows) -> None:
+        """Believe that the kernel has *found*, and hold all of it against what is desired, which is known by now."""
+        self.actual = self._ours(found)
+        self.adopted = True
+        self.pending = Pending()
+        self.pending.ask((*self.compiler.desired.rows, *self.actual))
+
+    def _sync(self, why: str, found: Rows | None = None) -> SyncReport:
         started_s = self._clock()
         services = list(self.compiler.cluster.dirty)
         self.pending.ask(self.compiler.compile())
+        if found is not None:
+            self._adopt(found)
         compiled_s = self._clock()
         due = self.pending.due(compiled_s)
         along = self.draining.behind({key for key in due if isinstance(key, VirtualServer)})
@@ -269,13 +275,7 @@ class Agent:
         return len(differing)
 
     def _ours(self, found: Rows) -> Rows:
-        """*found* without what is excluded; but what a Service asks for is ours wherever it is (as upstream)."""
-        mine = ours(found, self._exclude)
-        if len(mine) == len(found):
-            return mine
-        desired = self.compiler.desired.rows
-        wanted = (key for key in found if (key.virtual_server if isinstance(key, RealServer) else key) in desired)
-        return {**mine, **{key: found[key] for key in wanted}}
+        return ours(found, self._exclude, self.compiler.desired.rows)
 
     # Flows
 

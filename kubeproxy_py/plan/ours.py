@@ -1,11 +1,12 @@
 """We know our own: which rows that the kernel has are ours to change or remove.
 
 Law: said from rows alone, with no memory of what some process did.  While we run, every virtual server outside
-``excludeCIDRs`` is ours, as upstream has it.  To clean up, only those are that our sets speak of: a set entry is made
-before its virtual server and removed after it, so a virtual server that no set names was never ours.
+``excludeCIDRs`` is ours, and within them those that a Service asks for, as upstream has it.  To clean up, only those
+are that our sets speak of: a set entry is made before its virtual server and removed after it, so a virtual server
+that no set names was never ours.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable, Set
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from kubeproxy_py.model import tables
@@ -25,12 +26,19 @@ _NODE_PORT_KINDS: tuple[tuple[tables.SetKind, Protocol], ...] = (
 _NODE_PORT_SETS = {kind.name_in(family): protocol for family in FAMILIES for kind, protocol in _NODE_PORT_KINDS}
 
 
-def ours(rows: Rows, exclude: Iterable[CIDR]) -> Rows:
-    """*rows* without the virtual servers, and their real servers, whose address is within *exclude*."""
+def ours(rows: Rows, exclude: Iterable[CIDR], desired: Collection[Key] = ()) -> Rows:
+    """*rows* without the virtual servers, and their real servers, whose address is within *exclude*.
+
+    But what is *desired* is ours wherever it is, with all real servers that it has.
+    """
     networks = [ip_network(cidr) for cidr in exclude]
     if not networks:
         return rows
-    return {key: spec for key, spec in rows.items() if not _is_within(key, networks)}
+    return {
+        key: spec
+        for key, spec in rows.items()
+        if (server := _server_of(key)) is None or server in desired or not _is_within(server, networks)
+    }
 
 
 def removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
@@ -79,6 +87,5 @@ def _server_of(key: Key) -> VirtualServer | None:
     return key if isinstance(key, VirtualServer) else None
 
 
-def _is_within(key: Key, networks: list[IPv4Network | IPv6Network]) -> bool:
-    server = _server_of(key)
-    return server is not None and any(ip_address(server.address) in network for network in networks)
+def _is_within(server: VirtualServer, networks: list[IPv4Network | IPv6Network]) -> bool:
+    return any(ip_address(server.address) in network for network in networks)

@@ -112,6 +112,24 @@ def test_a_virtual_server_that_is_asked_for_is_ours_even_where_others_are_exclud
     assert theirs in bench.kernel.rows
 
 
+def test_a_restart_has_nothing_to_do_where_a_service_wants_what_is_excluded() -> None:
+    before = serving(exclude=("10.96.0.0/16",))
+    theirs = VirtualServer("10.96.0.99", 80, "TCP")
+    before.kernel.rows[theirs] = VirtualServerSpec()
+    reborn = Bench(before.kernel.rows, exclude=("10.96.0.0/16",))
+    (report,) = reborn.tell(ServiceSet(service()), SliceSet(endpoint_slice()))
+    assert report.why == "first sync"
+    assert reborn.steps() == []
+    assert theirs not in reborn.agent.actual
+
+
+def test_a_real_server_that_left_while_nobody_ran_goes_from_an_excluded_virtual_server_too() -> None:
+    before = serving(exclude=("10.96.0.0/16",))
+    reborn = Bench(before.kernel.rows, exclude=("10.96.0.0/16",))
+    reborn.tell(ServiceSet(service()), SliceSet(endpoint_slice(endpoints=["10.244.1.6"])))
+    assert ("update", POD) in reborn.steps()
+
+
 def test_a_changed_endpoint_costs_one_add_and_one_weight_and_no_read() -> None:
     bench = serving()
     bench.kernel.read = bench.kernel.host_addresses = None  # type: ignore[assignment,method-assign]
