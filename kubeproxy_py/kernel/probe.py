@@ -133,7 +133,9 @@ def _usable(flavour: Flavour, family: Family, root: Path, problems: list[Problem
     try:
         return _check_family(flavour, family, root)
     except KernelError as error:
-        problems.append(Problem(f"{family} is not usable: {error}", error.hint or "this family is left out"))
+        problems.append(
+            Problem(f"{family} is not usable: {_without_hint(error)}", error.hint or "this family is left out")
+        )
         return None
 
 
@@ -195,8 +197,12 @@ def _ipset_speaks_netlink() -> bool:
 
 
 def _problem(error: KernelError) -> Problem:
-    hint = f" ({error.hint})"
-    return Problem(str(error).removesuffix(hint), error.hint, fatal=True)
+    return Problem(_without_hint(error), error.hint, fatal=True)
+
+
+def _without_hint(error: KernelError) -> str:
+    """What *error* says; its hint is told once, beside it."""
+    return str(error).removesuffix(f" ({error.hint})")
 
 
 def _read(path: Path) -> str:

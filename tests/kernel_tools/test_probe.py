@@ -193,6 +193,15 @@ def test_a_family_whose_iptables_fails_is_left_out_and_told(host: Host, tmp_path
 
 
 @pytest.mark.usefixtures("bare_kernel")
+def test_what_to_do_about_a_family_is_told_once(host: Host, tmp_path: Path) -> None:
+    host.install("xtables-legacy-multi", exit_code=3)
+    _proc(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    switched_off, no_modules = (str(p) for p in reversed(probe(root=tmp_path).problems) if "is not usable" in p.message)
+    assert switched_off.endswith("IPv6 switched off (sysctl -w net.ipv6.conf.all.disable_ipv6=0)")
+    assert no_modules.count("are its modules loaded, are we root?") == 1
+
+
+@pytest.mark.usefixtures("bare_kernel")
 @pytest.mark.parametrize(
     ("saved", "version"),
     [
