@@ -4,7 +4,7 @@ Law: a frozen value; if two Sites are equal, every Service compiles to the same 
 changes no field of the Site costs nothing.
 """
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from msgspec import Struct, field
 
@@ -23,6 +23,7 @@ class Site(Struct, frozen=True, gc=False):
     node_ips: dict[Family, IP] = field(default_factory=dict)
     foreign_addresses: dict[Family, frozenset[IP]] = field(default_factory=dict)  # on interfaces other than kube-ipvs0
     node_port_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where NodePorts answer
+    health_port_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where health-check ports do
     # What iptables is to match for a packet that no pod of this node sent, as iptables-save prints it (``! -s
     # 10.244.0.0/16``, ``! -i cni0``); a family without it has no way to tell (detectLocalMode).
     not_local: dict[Family, str] = field(default_factory=dict)
@@ -38,7 +39,8 @@ class Site(Struct, frozen=True, gc=False):
 
 
 LOOPBACK: dict[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
-_UNSPECIFIED = ("0.0.0.0", "::")
+EVERYWHERE: dict[Family, IP] = {"IPv4": "0.0.0.0", "IPv6": "::"}
+_UNSPECIFIED = tuple(EVERYWHERE.values())
 
 
 class Host(Struct, frozen=True, gc=False):
@@ -54,7 +56,7 @@ def make_site(
 ) -> Site:
     """The Site that *config*, the *node* object (None: there is none) and the interfaces' *addresses* make."""
     ips = node_ips(config.bind_address, node)
-    cidrs = _node_port_cidrs(config.node_port_addresses, ips)
+    cidrs = node_port_networks(config.node_port_addresses, ips)
     not_local = {family: match for family in host.families if (match := _not_local(config, node, family))}
     return Site(
         node_name=host.node_name,
@@ -63,6 +65,7 @@ def make_site(
         node_ips=ips,
         foreign_addresses={family: frozenset(foreign_addresses(addresses, family)) for family in host.families},
         node_port_addresses={family: node_port_addresses(addresses, cidrs, family) for family in host.families},
+        health_port_addresses={family: health_port_addresses(addresses, cidrs, family) for family in host.families},
         not_local=not_local,
         scheduler=config.ipvs.scheduler,
         masquerade_all=config.iptables.masquerade_all,
@@ -80,11 +83,11 @@ def node_ips(bind_address: IP, node: Node | None) -> dict[Family, IP]:
     return {**LOOPBACK, **by_family(node.addresses if node else ()), **own}
 
 
-def _node_port_cidrs(configured: tuple[str, ...], ips: dict[Family, IP]) -> tuple[CIDR, ...]:
-    if configured != ("primary",):
-        return configured
-    known = [ip for ip in ips.values() if not _is_loopback(ip)]
-    return tuple(f"{ip}/{128 if ':' in ip else 32}" for ip in known)
+def node_port_networks(configured: tuple[str, ...], ips: dict[Family, IP]) -> tuple[CIDR, ...]:
+    """``nodePortAddresses`` with its words as networks: ``primary`` is those of *ips* that are known."""
+    known = [f"{ip}/{128 if ':' in ip else 32}" for ip in ips.values() if not _is_loopback(ip)]
+    words = {"primary": known, "localhost": ["127.0.0.0/8", "::1/128"]}
+    return tuple(network for word in configured for network in words.get(word, [word]))
 
 
 def _not_local(config: KubeProxyConfiguration, node: Node | None, family: Family) -> str:
@@ -125,14 +128,34 @@ def node_port_addresses(addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, .
     CIDRs, link-local ones too, but never loopback.  Other than upstream those on kube-ipvs0 are left out: a NodePort
     on a ClusterIP is served to nobody's use (kubernetes#75443).
     """
-    networks = [ip_network(cidr) for cidr in cidrs if family_of(cidr) == family]
-    if not networks or any(network.prefixlen == 0 for network in networks):
+    networks = _networks(cidrs, family)
+    if not networks:
         return foreign_addresses(addresses, family)
-    found = (
-        host.address
-        for host in addresses
-        if host.interface != IPVS_DEVICE and family_of(host.address) == family and not _is_loopback(host.address)
-    )
+    return tuple(address for address in _within(networks, addresses, family) if not _is_loopback(address))
+
+
+def health_port_addresses(
+    addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, ...], family: Family
+) -> tuple[IP, ...]:
+    """Where health-check node ports of *family* answer: everywhere, or at addresses within the CIDRs.
+
+    A process listens there, so loopback addresses may be among them, as upstream; those on kube-ipvs0 are not.
+    """
+    networks = _networks(cidrs, family)
+    return _within(networks, addresses, family) if networks else (EVERYWHERE[family],)
+
+
+def _networks(cidrs: tuple[CIDR, ...], family: Family) -> list[IPv4Network | IPv6Network]:
+    """Those of *cidrs* that are of *family*; none, if one of them covers it all."""
+    networks = [ip_network(cidr) for cidr in cidrs if family_of(cidr) == family]
+    return [] if any(network.prefixlen == 0 for network in networks) else networks
+
+
+def _within(
+    networks: list[IPv4Network | IPv6Network], addresses: tuple[HostAddress, ...], family: Family
+) -> tuple[IP, ...]:
+    """This host's addresses of *family* in *networks*, without those on kube-ipvs0."""
+    found = (host.address for host in addresses if host.interface != IPVS_DEVICE and family_of(host.address) == family)
     return tuple(dict.fromkeys(a for a in found if any(ip_address(a) in network for network in networks)))
 
 

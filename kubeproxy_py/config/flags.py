@@ -71,7 +71,7 @@ UPSTREAM_FLAGS: tuple[Flag, ...] = (
     Flag("pod-bridge-interface", "detectLocal.bridgeInterface", "bridge of the pods, for BridgeInterface"),
     Flag("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", "for InterfaceNamePrefix"),
     Flag("cluster-cidr", "clusterCIDR", "networks of all pods, one of each family"),
-    Flag("nodeport-addresses", "nodePortAddresses", "networks, or primary: where NodePorts are served"),
+    Flag("nodeport-addresses", "nodePortAddresses", "networks, primary, all: where NodePorts are served"),
     Flag("oom-score-adj", "oomScoreAdj", "of this process, for the kernel's OOM killer"),
     Flag("config-sync-period", "configSyncPeriod", "how often all objects are looked at anew"),
     Flag("conntrack-max-per-core", "conntrack.maxPerCore", "tracked connections for each core; 0: leave the limit"),

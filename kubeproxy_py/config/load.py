@@ -127,9 +127,11 @@ def _fields_of_file(content: bytes | None, where: str, findings: Findings) -> Fi
 def _remarks(config: KubeProxyConfiguration, unused: list[str], ignored: list[str]) -> list[Problem]:
     """What does nothing, each kind of it in one line."""
     gates = sorted(config.feature_gates.keys() - {"KubeProxyIPVS"})
+    loopback = ["nodePortAddresses: localhost"] if "localhost" in config.node_port_addresses else []
     remarks = (
         (unused, "set, but means nothing to this agent"),
         (ignored, "ignored, because --config is given"),
         ([f"featureGates.{gate}" for gate in gates], "no such gate changes this agent"),
+        (loopback, "IPVS serves no NodePort on loopback addresses"),
     )
     return [Problem(", ".join(names), message) for names, message in remarks if names]

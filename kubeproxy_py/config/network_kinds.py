@@ -64,17 +64,18 @@ def _read_networks(raw: Any) -> tuple[CIDR, ...]:
 CIDRS = Kind("CIDR,...", _read_networks, write=list, from_text=words_from_text, adds_up=True)
 
 
+NODE_PORT_WORDS = ("primary", "localhost")
+
+
 def _read_node_port_addresses(raw: Any) -> tuple[str, ...]:
-    """Networks, or the lone word ``primary``; ``all`` is what an empty list means, and becomes one."""
+    """Networks and the words ``primary`` and ``localhost``, mixed as kube-proxy 1.37 has it (1.36: ``primary`` alone).
+
+    ``all`` is what an empty list means, and makes it one, whatever else is there.
+    """
     words = _read_words(raw)
-    keywords = [word for word in words if word in ("primary", "all", "localhost")]
-    if not keywords:
-        return _networks(words)
-    if len(words) > 1:
-        raise Refused(f"{shown(keywords[0])} must stand alone", "either one keyword, or networks")
-    if keywords == ["localhost"]:
-        raise Refused("IPVS can't serve NodePorts on loopback addresses", "primary, all, or networks")
-    return () if keywords == ["all"] else ("primary",)
+    networks = iter(_networks(word for word in words if word not in (*NODE_PORT_WORDS, "all")))
+    found = tuple(word if word in NODE_PORT_WORDS else next(networks) for word in words if word != "all")
+    return () if "all" in words else found
 
 
 NODE_PORT_ADDRESSES = replace(CIDRS, read=_read_node_port_addresses)

@@ -150,7 +150,7 @@ class KubeProxyConfiguration(Section, frozen=True):
     """What the file says, every null and zero replaced by its default.
 
     ``healthz_bind_address`` None: no health server (``--healthz-port=0``).  ``node_port_addresses`` is empty (all
-    addresses of the node), or the lone word ``primary``, or networks.
+    addresses of the node), or networks and the words ``primary`` and ``localhost``.
     """
 
     feature_gates: Annotated[dict[str, bool], FEATURE_GATES] = {}

@@ -187,19 +187,38 @@ def test_a_file_must_ask_for_ipvs(mode: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "value"), [(["primary"], ("primary",)), (["all"], ()), ([], ()), (["0.0.0.0/0"], ("0.0.0.0/0",))]
+    ("words", "value"),
+    [
+        (["primary"], ("primary",)),
+        (["all"], ()),
+        ([], ()),
+        (["0.0.0.0/0"], ("0.0.0.0/0",)),
+        (["10.1.2.3/8", "primary", "fd00::1/8"], ("10.0.0.0/8", "primary", "fd00::/8")),
+        (["localhost", "primary"], ("localhost", "primary")),
+        (["primary", "all", "10.0.0.0/8"], ()),
+    ],
 )
-def test_node_port_addresses_may_be_a_keyword(words: list[str], value: tuple[str, ...]) -> None:
+def test_node_port_addresses_may_be_keywords(words: list[str], value: tuple[str, ...]) -> None:
     assert from_file({"nodePortAddresses": words}).config.node_port_addresses == value
 
 
+def test_a_bad_network_among_keywords_is_refused() -> None:
+    [problem] = problems(document({"nodePortAddresses": ["all", "primary", "nonesuch"]}))
+    assert problem.startswith("nodePortAddresses: 'nonesuch': not a network")
+
+
 @pytest.mark.parametrize(
-    ("words", "says"),
-    [(["primary", "10.0.0.0/8"], "'primary' must stand alone"), (["localhost"], "can't serve NodePorts on loopback")],
+    ("words", "warned"),
+    [
+        (["localhost"], ["nodePortAddresses: localhost"]),
+        (["primary"], []),
+        (["all", "localhost"], []),
+    ],
 )
-def test_a_keyword_that_cannot_be_met_is_refused(words: list[str], says: str) -> None:
-    [problem] = problems(document({"nodePortAddresses": words}))
-    assert says in problem
+def test_loopback_is_accepted_and_told_once_to_serve_nobody(words: list[str], warned: list[str]) -> None:
+    warnings = from_file({"nodePortAddresses": words}).warnings
+    assert [warning.field for warning in warnings] == warned
+    assert all(warning.message == "IPVS serves no NodePort on loopback addresses" for warning in warnings)
 
 
 @pytest.mark.parametrize(
