@@ -1,5 +1,7 @@
 """Who this node is: its IPs, where its NodePorts answer, and how its own pods are told from others."""
 
+from typing import Any
+
 import pytest
 
 from kubeproxy_py.compile.site import Host, Site, make_site, node_ips
@@ -24,7 +26,7 @@ EVERY_ADDRESS = ("203.0.113.1", "192.168.3.10", "172.16.5.10")
 NODE = Node("node-a", addresses=("192.168.3.10", "fd00:3::10"), pod_cidrs=("10.244.1.0/24", "fd00:10:244:1::/64"))
 
 
-def made(node: Node | None = NODE, **fields: object) -> Site:
+def made(node: Node | None = NODE, **fields: Any) -> Site:
     config = from_file({key.replace("__", "."): value for key, value in fields.items()}).config
     return make_site(config, Host("node-a"), node, ADDRESSES)
 
@@ -113,7 +115,7 @@ def test_primary_means_all_addresses_while_none_is_known() -> None:
     ],
 )
 def test_how_packets_that_no_pod_of_this_node_sent_are_known(
-    fields: dict[str, object], matches: dict[Family, str]
+    fields: dict[str, Any], matches: dict[Family, str]
 ) -> None:
     assert made(**fields).not_local == matches
 
