@@ -1,15 +1,18 @@
-"""Access: the connection to the API server that is now good, shared by the watchers.
+"""Access: the connection to the API server that is now good, shared by all who ask it.
 
-Law: credentials are read anew when the server no longer accepts them (401), or when TLS fails, and once for all
-watchers; so rotated tokens, certificates and CAs come into use whatever kind they are.
+Law: credentials are read anew when the server no longer accepts them (401), or when TLS fails, and once for all who
+ask; so rotated tokens, certificates and CAs come into use whatever kind they are.
 """
 
 import threading
 from collections.abc import Callable
 
-from kubeproxy_py.sources.transport import Connection
+from kubeproxy_py.model.events import Problem
+from kubeproxy_py.sources import SourceError
+from kubeproxy_py.sources.transport import Answer, Connection, TransportError
 
 Connect = Callable[[], Connection]
+Send = Callable[[Connection], Answer]
 
 
 class Access:
@@ -26,6 +29,32 @@ class Access:
             if self._connection is None:
                 self._connection = self._connect()
             return self._connection
+
+    def ask(self, send: Send) -> Answer:
+        """The answer that *send* gets; if the server doesn't know us, the one to credentials that were read anew.
+
+        Raises TransportError.
+        """
+        answer = self._ask_once(send)
+        if answer.status != 401:
+            return answer
+        answer.close()
+        return self._ask_once(send)
+
+    def _ask_once(self, send: Send) -> Answer:
+        try:
+            connection = self.connection()
+        except SourceError as error:
+            raise TransportError(Problem("Kubernetes API", "configuration", error.message, error.hint)) from None
+        try:
+            answer = send(connection)
+        except TransportError as error:
+            if error.problem.field != "connection":  # but TLS or the credentials, which may be wrong by now
+                self.forget(connection)
+            raise
+        if answer.status == 401:
+            self.forget(connection)
+        return answer
 
     def forget(self, refused: Connection) -> None:
         """*refused* is of no use any more: the next connection is made anew."""

@@ -25,7 +25,7 @@ from kubeproxy_py.sources.transport import KEEPALIVE, Connection
 from kubeproxy_py.sources.watcher import Watcher
 
 SILENCE_S = 90.0  # of a watch: a bookmark comes each minute, and half of one is margin
-_CONNECTIONS = 3  # one for each watch
+_CONNECTIONS = 4  # one for each watch, and one to post events
 _JOIN_TIMEOUT_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class KubeSource:
     def __init__(
         self, kubeconfig: str | None, master: str | None, node_name: str, *, silence_s: float = SILENCE_S
     ) -> None:
-        self._access = Access(lambda: connect(kubeconfig, master))
+        self.access = Access(lambda: connect(kubeconfig, master))
         self._resources = (SERVICES, SLICES, node(node_name))
         self._silence_s = silence_s
         self._watchers: list[Watcher] = []
@@ -50,7 +50,7 @@ class KubeSource:
 
     def start(self, emit: Emit) -> None:
         """Raises SourceError if the configuration can't be used."""
-        self._access.connection()
+        self.access.connection()
 
         def tell(event: Event) -> None:
             with self._lock:
@@ -59,7 +59,7 @@ class KubeSource:
 
         for resource in self._resources:
             listwatch = ListWatch(resource, random.random)
-            watcher = Watcher(listwatch, self._access, tell, self._silence_s, resource.feed)
+            watcher = Watcher(listwatch, self.access, tell, self._silence_s, resource.feed)
             self._watchers.append(watcher)
             watcher.start()
 
@@ -70,7 +70,7 @@ class KubeSource:
             watcher.stop()
         for watcher in self._watchers:
             watcher.join(_JOIN_TIMEOUT_S)
-        self._access.close()
+        self.access.close()
 
 
 def connect(kubeconfig: str | None, master: str | None) -> Connection:

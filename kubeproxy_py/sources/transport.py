@@ -115,11 +115,26 @@ class Connection:
 
         Raises TransportError.
         """
+        return self._request("GET", target, read_timeout_s)
+
+    def send(self, method: str, target: str, body: bytes, content_type: str, read_timeout_s: float) -> Answer:
+        """The answer to *method* on *target* with this *body*.  Raises TransportError."""
+        return self._request(method, target, read_timeout_s, body, {"Content-Type": content_type})
+
+    def _request(
+        self,
+        method: str,
+        target: str,
+        read_timeout_s: float,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         try:
             response = self._pool.request(
-                "GET",
+                method,
                 self._server + target,
-                headers=self._headers(),
+                body=body,
+                headers={**self._headers(), **(headers or {})},
                 timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_timeout_s),
                 retries=False,
                 preload_content=False,

@@ -9,7 +9,7 @@ import threading
 import time
 
 from kubeproxy_py.model.events import Problem
-from kubeproxy_py.sources import Emit, SourceError
+from kubeproxy_py.sources import Emit
 from kubeproxy_py.sources.access import Access
 from kubeproxy_py.sources.listwatch import ListWatch, Request
 from kubeproxy_py.sources.transport import Answer, TransportError
@@ -66,7 +66,8 @@ class Watcher:
 
     def _carry_out(self, request: Request) -> None:
         """Ask, and tell ListWatch what came of it.  Raises TransportError."""
-        answer = self._ask(request)
+        timeout_s = self._silence_s if request.is_watch else LIST_TIMEOUT_S
+        answer = self._access.ask(lambda connection: connection.get(request.target, timeout_s))
         with self._lock:
             self._answer = answer
         try:
@@ -81,33 +82,6 @@ class Watcher:
             with self._lock:
                 self._answer = None
             answer.close()
-
-    def _ask(self, request: Request) -> Answer:
-        """The answer; if the server doesn't know us, the one it gives to credentials that were read anew.
-
-        Raises TransportError.
-        """
-        answer = self._get(request)
-        if answer.status != 401:
-            return answer
-        answer.close()
-        return self._get(request)
-
-    def _get(self, request: Request) -> Answer:
-        timeout_s = self._silence_s if request.is_watch else LIST_TIMEOUT_S
-        try:
-            connection = self._access.connection()
-        except SourceError as error:
-            raise TransportError(Problem("Kubernetes API", "configuration", error.message, error.hint)) from None
-        try:
-            answer = connection.get(request.target, timeout_s)
-        except TransportError as error:
-            if error.problem.field != "connection":  # but TLS or the credentials, which may be wrong by now
-                self._access.forget(connection)
-            raise
-        if answer.status == 401:
-            self._access.forget(connection)
-        return answer
 
     def _follow(self, answer: Answer) -> None:
         """A watch's lines, until it ends.  A connection that breaks ends it too: the next watch takes up from there."""
