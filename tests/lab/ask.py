@@ -7,6 +7,7 @@ reset, SCTP abort); Unreachable, an ICMP error on the way or from a REJECT rule;
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.lab.echo import KINDS, Protocol
 from tests.lab.namespace import Namespace
 
 _LINE_BYTES = 4096
+_LOOPED_BACK_MS = 500
 # "Queue ICMP errors, so that they can be read": by family, level and option.  Source: ip(7), ipv6(7).
 _RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 _FROM_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, linux/errqueue.h
@@ -65,11 +67,15 @@ def ask(
     port: int,
     timeout_s: float = 1.0,
     source_port: int | None = None,
+    said: bytes = b"who are you?\n",
 ) -> Answer:
-    """Ask the echo server at *address* from *namespace*; see the module for Refused, Unreachable and NoAnswer."""
+    """Ask the echo server at *address* from *namespace*; see the module for Refused, Unreachable and NoAnswer.
+
+    *said*: the datagram that asks; of TCP and SCTP the connection is the question.
+    """
     with connect(namespace, protocol, address, port, timeout_s, source_port) as sock, _told_apart(sock):
         if protocol == "udp":
-            sock.send(b"who are you?\n")
+            sock.send(said)
         return read_answer(sock)
 
 
@@ -117,12 +123,24 @@ def _told_apart(sock: socket.socket) -> Iterator[None]:
     except TimeoutError as error:
         raise NoAnswer(str(error)) from error
     except OSError as error:
+        if error.errno == errno.EPERM:
+            _await_icmp(sock)
         icmp = _queued_icmp(sock)
         if icmp or error.errno in _UNREACHABLE:
             raise Unreachable(str(error), icmp) from error
         if error.errno in (errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE):
             raise Refused(str(error)) from error
         raise
+
+
+def _await_icmp(sock: socket.socket) -> None:
+    """Wait a moment for a queued ICMP error.
+
+    IPVS refuses this host's own datagram by an ICMP error that loops back, and by EPERM; under load EPERM is first.
+    """
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLERR is always told
+    poll.poll(_LOOPED_BACK_MS)
 
 
 def _queued_icmp(sock: socket.socket) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 Law: each conversation begins with one line, `NAME ADDRESS:PORT` (IPv6 in brackets): the server's name and the peer as
 it looked to the server, which tells whether an address was translated on the way.  TCP and SCTP servers say it on
 accepting and then echo what comes; UDP servers say it in reply to each datagram, from the address to which that was
-sent.
+sent.  Datagrams are kept (`heard`): one may arrive whose answer goes astray.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import selectors
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -33,6 +34,7 @@ _DESTINATION = {
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, socket.IPV6_PKTINFO),
 }
 _CHUNK_BYTES = 1 << 16
+_HEARD = 1 << 14  # so many datagrams are remembered
 
 
 class Listener(NamedTuple):
@@ -49,10 +51,22 @@ def format_peer(peer: tuple[str, int] | tuple[str, int, int, int]) -> str:
     return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
 
 
+class Heard(NamedTuple):
+    """A datagram: the server that received it, the peer as it looked there, and what was said."""
+
+    name: str
+    peer: str
+    said: bytes
+
+
 class EchoServers:
-    """All servers of a cluster within a `with`; they listen once it is entered."""
+    """All servers of a cluster within a `with`; they listen once it is entered.
+
+    *heard*: the latest datagrams, oldest first.
+    """
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
+        self.heard: deque[Heard] = deque(maxlen=_HEARD)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._sockets: set[socket.socket] = set()
@@ -91,7 +105,7 @@ class EchoServers:
             sock.setsockopt(level, option, 1)
         sock.bind(("", listener.port))
         if listener.protocol == "udp":
-            self._watch(sock, lambda: _answer_datagram(sock, listener.name))
+            self._watch(sock, lambda: self._answer_datagram(sock, listener.name))
         else:
             sock.listen(128)
             self._watch(sock, lambda: self._accept(sock, listener.name))
@@ -104,6 +118,15 @@ class EchoServers:
         self._sockets.add(connection)
         self._watch(connection, lambda: self._echo(connection))
         connection.sendall(f"{name} {format_peer(peer)}\n".encode())
+
+    def _answer_datagram(self, sock: socket.socket, name: str) -> None:
+        said, messages, _, peer = sock.recvmsg(_CHUNK_BYTES, 256)
+        self.heard.append(Heard(name, format_peer(peer), said))
+        level, _, told_by = _DESTINATION[sock.family]
+        # The same message sent back fixes the source address of the answer, so a host with several answers from the
+        # right one.
+        told = [(lvl, kind, _as_source(sock, data)) for lvl, kind, data in messages if (lvl, kind) == (level, told_by)]
+        sock.sendmsg([f"{name} {format_peer(peer)}\n".encode()], told, 0, peer)
 
     def _echo(self, connection: socket.socket) -> None:
         try:
@@ -131,15 +154,6 @@ class EchoServers:
             sock.close()
         self._selector.close()
         os.close(self._wake_read)
-
-
-def _answer_datagram(sock: socket.socket, name: str) -> None:
-    _, messages, _, peer = sock.recvmsg(_CHUNK_BYTES, 256)
-    level, _, told_by = _DESTINATION[sock.family]
-    # The same message sent back fixes the source address of the answer, so a host with several answers from the right
-    # one.
-    told = [(lvl, kind, _as_source(sock, data)) for lvl, kind, data in messages if (lvl, kind) == (level, told_by)]
-    sock.sendmsg([f"{name} {format_peer(peer)}\n".encode()], told, 0, peer)
 
 
 def _as_source(sock: socket.socket, told: bytes) -> bytes:

@@ -21,14 +21,21 @@ _SECOND_NETWORK = "172.16.5.0/24"
 @contextmanager
 def serving_cluster() -> Iterator[Cluster]:
     """A cluster as in the module's words; node A is in a namespace of its own, and forwards."""
+    with cluster_and_servers() as (cluster, _):
+        yield cluster
+
+
+@contextmanager
+def cluster_and_servers() -> Iterator[tuple[Cluster, EchoServers]]:
+    """The same, and the pods' servers, which know what they heard."""
     with Cluster(ipv4_forward=True) as cluster:
         shell(cluster.node_a, "for port in vpod1 vpod2; do bridge link set dev $port hairpin on; done")
         for setting in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):
             cluster.node_a.set_sysctl(setting, 0)
         for name in ("outside", "node-b"):
             shell(cluster[name], f"ip route add {_SECOND_NETWORK} via {BY_NAME['node-a'].ipv4}")
-        with EchoServers(_listeners(cluster)):
-            yield cluster
+        with EchoServers(_listeners(cluster)) as servers:
+            yield cluster, servers
 
 
 def _listeners(cluster: Cluster) -> Iterator[Listener]:

@@ -16,6 +16,7 @@ from tests.lab.echo import PROTOCOLS, Protocol
 from tests.lab.namespace import Namespace
 from tests.lab.network import Cluster
 from tests.real.agent_process import AgentProcess
+from tests.real.asking import PORT_UNREACHABLE, Request, ask_one
 from tests.real.kernel_state import kernel_state
 from tests.real.manifests import Folder, Object, Port, backed, endpoint_slice, endpoints, service
 from tests.real.packets_table import CLUSTER_IP, CLUSTER_IP_6, NODE_PORT, PORT, ROWS, WEB_PODS, Row
@@ -65,8 +66,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield built
 
 
-def who_answers(client: Namespace, protocol: Protocol, address: str, port: int) -> list[tuple[str, str]]:
-    answers = [ask(client, protocol, address, port) for _ in range(REQUESTS)]
+def who_answers(cluster: Cluster, client: str, protocol: Protocol, address: str, port: int) -> list[tuple[str, str]]:
+    answers = [ask_one(cluster, Request(client, protocol, address, port)) for _ in range(REQUESTS)]
     return [(answer.name, answer.peer_address) for answer in answers]
 
 
@@ -75,7 +76,7 @@ def who_answers(client: Namespace, protocol: Protocol, address: str, port: int) 
 def test_each_pod_answers_its_share_and_sees_the_source_that_the_rules_give(
     cluster: Cluster, row: Row, protocol: Protocol
 ) -> None:
-    answers = Counter(who_answers(cluster[row.client], protocol, row.address, row.port))
+    answers = Counter(who_answers(cluster, row.client, protocol, row.address, row.port))
     share = REQUESTS // len(row.sources)
     assert answers == dict.fromkeys(row.sources.items(), share), row.why
 
@@ -86,7 +87,7 @@ def test_hand_made_endpoints_of_a_service_without_selector_are_served_at_their_p
 
 def test_session_affinity_keeps_each_client_on_a_pod(cluster: Cluster) -> None:
     chosen = [
-        {name for name, _ in who_answers(cluster[client], "tcp", "10.96.0.30", 80)} for client in ("outside", "pod-a2")
+        {name for name, _ in who_answers(cluster, client, "tcp", "10.96.0.30", 80)} for client in ("outside", "pod-a2")
     ]
     assert [len(pods) for pods in chosen] == [1, 1]
 
@@ -97,7 +98,7 @@ def test_session_affinity_gives_the_next_client_the_next_pod(cluster: Cluster) -
 
 
 def test_without_affinity_one_client_meets_all_pods(cluster: Cluster) -> None:
-    assert {name for name, _ in who_answers(cluster["outside"], "tcp", "10.96.0.31", 80)} == set(WEB_PODS)
+    assert {name for name, _ in who_answers(cluster, "outside", "tcp", "10.96.0.31", 80)} == set(WEB_PODS)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -115,9 +116,6 @@ def fate_of(client: Namespace, protocol: Protocol, address: str, port: int) -> o
         return error.icmp
     except AskError as error:
         return type(error)
-
-
-PORT_UNREACHABLE = {4: (3, 3), 6: (1, 4)}  # RFC 792; RFC 4443, 3.1
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
