@@ -5,6 +5,8 @@ nf_conntrack_max to what its defaults come to, whatever an administrator had set
 conntrack.maxPerCore or conntrack.min stands in the configuration, which then is that administrator's word.
 """
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from kubeproxy_py.config.types import KubeProxyConfiguration
@@ -31,11 +33,11 @@ class Machine(Struct, frozen=True, gc=False):
     cpus: int = 1
 
 
-def base_rows(families: tuple[Family, ...], settings: Rows) -> Rows:
-    """*settings*, the device, and every set and jump of *families*."""
+def base_rows(families: tuple[Family, ...], settings: Rows, maxelems: Mapping[str, int] | None = None) -> Rows:
+    """*settings*, the device, and every set and jump of *families*; *maxelems* as tables.ipsets takes them."""
     rows: Rows = {**settings, Link(IPVS_DEVICE): None}
     for family in families:
-        for ipset, header in tables.ipsets(family).items():
+        for ipset, header in tables.ipsets(family, maxelems).items():
             rows[ipset] = header
         for jump, rule in tables.jumps(family).items():
             rows[jump] = JumpSpec(rule)

@@ -22,10 +22,11 @@ _HOST_LENGTH: dict[Family, int] = {"IPv4": 32, "IPv6": 128}
 
 
 class SetsInUse(Struct, frozen=True, gc=False):
-    """What the chains of one family depend on."""
+    """What the chains of one family, and the headers of its sets, depend on."""
 
     filled: frozenset[str] = frozenset()  # names of sets that have entries
     shut_to_node: tuple[str, ...] = ()  # ``vip,proto:port`` with source ranges that leave this node out, sorted
+    large: tuple[tuple[str, int], ...] = ()  # sets that kube-proxy's size is too small for, with the maxelem they need
 
 
 def compile_chains(family: Family, sets: SetsInUse, site: Site) -> Rows:

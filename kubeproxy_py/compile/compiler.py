@@ -67,16 +67,16 @@ class Compiler:
         return changed + self._compile_fixed()
 
     def _compile_fixed(self) -> list[Key]:
-        changed: list[Key] = []
-        if not self._sets_in_use:
-            changed += self.desired.replace(BASE, base_rows(self.site.families, self._settings))
-        if self.desired.sets.changed or not self._sets_in_use:
-            in_use = {family: self.desired.sets.in_use(family) for family in self.site.families}
-            self.desired.sets.changed = False
-            if in_use != self._sets_in_use:
-                self._sets_in_use = in_use
-                changed += self.desired.replace(CHAINS, self._chains())
-        return changed
+        if self._sets_in_use and not self.desired.sets.changed:
+            return []
+        in_use = {family: self.desired.sets.in_use(family) for family in self.site.families}
+        self.desired.sets.changed = False
+        if in_use == self._sets_in_use:
+            return []
+        self._sets_in_use = in_use
+        large = dict(each for sets in in_use.values() for each in sets.large)
+        base = base_rows(self.site.families, self._settings, large)
+        return self.desired.replace(BASE, base) + self.desired.replace(CHAINS, self._chains())
 
     def _chains(self) -> Rows:
         rows: Rows = {}

@@ -138,6 +138,9 @@ def _real_servers(rows: Rows, server: VirtualServer) -> Rows:
     return {key: spec for key, spec in rows.items() if isinstance(key, RealServer) and key.virtual_server == server}
 
 
+_USUAL = tables.maxelem_for(0)
+
+
 class _SetUse:
     """How many entries each set has, and the entries of the few sets whose content shapes a chain."""
 
@@ -154,8 +157,8 @@ class _SetUse:
         """Note that *key* came (+1) or went (-1)."""
         if not isinstance(key, IpsetEntry):
             return
-        self._sizes[key.set] += more
-        if self._sizes[key.set] == (1 if more > 0 else 0):
+        size = self._sizes[key.set] = self._sizes[key.set] + more
+        if size == (1 if more > 0 else 0) or (size >= _USUAL and _outgrows(size, more)):
             self.changed = True
         if key.set in self._entries:
             self.changed = True
@@ -163,13 +166,19 @@ class _SetUse:
 
     def in_use(self, family: Family) -> SetsInUse:
         """What the chains of *family* depend on."""
-        mine = (kind.name_in(family) for kind in tables.SET_KINDS)
+        mine = [kind.name_in(family) for kind in tables.SET_KINDS]
         guarded = self._entries[tables.LOAD_BALANCER_FW.name_in(family)]
         open_to_node = self._entries[tables.LOAD_BALANCER_SOURCE_IP.name_in(family)]
         return SetsInUse(
             frozenset(name for name in mine if self._sizes[name]),
             tuple(sorted(guarded - _fronts_of(open_to_node))),
+            tuple((name, most) for name in mine if (most := tables.maxelem_for(self._sizes[name])) > _USUAL),
         )
+
+
+def _outgrows(size: int, more: int) -> bool:
+    """Whether a set that came to *size* by *more* needs another header."""
+    return tables.maxelem_for(size) != tables.maxelem_for(size - more)
 
 
 def _fronts_of(entries: Iterable[str]) -> set[str]:

@@ -47,7 +47,7 @@ class IpsetAdapter:
     """Ipset and IpsetEntry rows of *families*, in the network namespace in which it was first used."""
 
     def __init__(self, families: Iterable[Family]) -> None:
-        self._scopes = [ipset_scope(key.name) for family in families for key in tables.ipsets(family)]
+        self._scopes = [ipset_scope(name) for name in scope_names(families)]
         self._revisions: dict[tuple[str, Family | None], int] = {}
         self._ways: dict[tuple[type[Key], str], Callable[[Sequence[Step]], list[Failed]]] = {
             (Ipset, "add"): self._create,
@@ -59,7 +59,7 @@ class IpsetAdapter:
         }
 
     def scopes(self) -> list[Scope]:
-        """One for each set of ours."""
+        """One for each set of ours, and for those that a process may have left that was killed."""
         return self._scopes
 
     def read(self, scope: Scope) -> Rows:
@@ -166,7 +166,7 @@ class IpsetAdapter:
             return [_failed(step, refusal)]
         old = rows.pop(Ipset(name))
         assert isinstance(old, IpsetSpec)
-        if (old.type, old.family) == (spec.type, spec.family):
+        if spec.is_like(old):
             entries = [Step("add", IpsetEntry(TEMPORARY, key.entry)) for key in rows if isinstance(key, IpsetEntry)]
             if unfit := self._entries(entries):
                 return [Failed(step, unfit[0].errno, f"{len(unfit)} entries of the set don't fit: {unfit[0].message}")]
@@ -206,6 +206,11 @@ def _entry_failures(steps: Sequence[Step], indexes: Iterable[int], refusal: Refu
     """The entries at *indexes* as failed; one to be deleted from a set that is gone is gone as well."""
     failed = (_failed(steps[index], refusal) for index in indexes)
     return [failure for failure in failed if not (failure.step.verb == "delete" and failure.errno == ENOENT)]
+
+
+def scope_names(families: Iterable[Family]) -> list[str]:
+    """The sets that may be ours."""
+    return [*(key.name for family in families for key in tables.ipsets(family)), tables.STAND_IN, TEMPORARY]
 
 
 def set_name(step: Step) -> str:

@@ -13,9 +13,8 @@ from itertools import groupby
 
 from kubeproxy_py.kernel import KernelError, Scope, ipset_scope
 from kubeproxy_py.kernel.command import Result, run
-from kubeproxy_py.kernel.ipset import TEMPORARY, set_name, wanted_spec
+from kubeproxy_py.kernel.ipset import TEMPORARY, scope_names, set_name, wanted_spec
 from kubeproxy_py.kernel.ipset_wire import ENTRY_TYPES, ERR_TYPE_MISMATCH, as_listed, listed_spec
-from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.services import Family
 from kubeproxy_py.plan.steps import Failed, Step
@@ -40,14 +39,14 @@ class IpsetToolAdapter:
     """Ipset and IpsetEntry rows of *families*, in the network namespace of the calling thread."""
 
     def __init__(self, families: Iterable[Family]) -> None:
-        self._scopes = [ipset_scope(key.name) for family in families for key in tables.ipsets(family)]
+        self._scopes = [ipset_scope(name) for name in scope_names(families)]
         self._ways: dict[tuple[type[Key], str], Callable[[Sequence[Step]], list[Failed]]] = {
             (Ipset, "add"): _create,
             (Ipset, "update"): lambda steps: [failure for step in steps for failure in _replace(step)],
         }
 
     def scopes(self) -> list[Scope]:
-        """One for each set of ours."""
+        """One for each set of ours, and for those that a process may have left that was killed."""
         return self._scopes
 
     def read(self, scope: Scope) -> Rows:
@@ -97,8 +96,7 @@ def _replace(step: Step) -> list[Failed]:
         return _restore([Step("add", step.key, spec)])
     old = rows.pop(Ipset(name))
     assert isinstance(old, IpsetSpec)
-    alike = (old.type, old.family) == (spec.type, spec.family)
-    entries = [key.entry for key in rows if isinstance(key, IpsetEntry)] if alike else []
+    entries = [key.entry for key in rows if isinstance(key, IpsetEntry)] if spec.is_like(old) else []
     _ipset(["destroy", TEMPORARY])
     lines = [
         _create_line(TEMPORARY, spec),

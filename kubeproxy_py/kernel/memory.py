@@ -148,6 +148,8 @@ class MemoryKernel:
                 return 0 if Link(IPVS_DEVICE) in self.rows else ENODEV
             case IpsetEntry():
                 return self._entry_refusal(step.key)
+            case Ipset() if isinstance(step.spec, IpsetSpec) and step.key in self.rows:
+                return self._set_refusal(step.key, step.spec)
             case Chain(family=family, table=table) if isinstance(step.spec, ChainSpec):
                 missing_set = any(Ipset(name) not in self.rows for name in named_sets(step.spec.rules))
                 missing_chain = any(Chain(family, table, n) not in self.rows for n in named_chains(step.spec.rules))
@@ -156,14 +158,23 @@ class MemoryKernel:
                 return 0 if Chain(family, table, target) in self.rows else ENOENT
         return 0
 
+    def _set_refusal(self, key: Ipset, wanted: IpsetSpec) -> int:
+        """A set takes another's place with its entries if they are alike, and otherwise only where no rule looks."""
+        spec = self.rows[key]
+        if isinstance(spec, IpsetSpec) and not wanted.is_like(spec):
+            return self._delete_refusal(key)
+        return IPSET_ERR_HASH_FULL if wanted.family and self._size(key.name) > wanted.maxelem else 0
+
+    def _size(self, name: str) -> int:
+        return sum(1 for key in self.rows if isinstance(key, IpsetEntry) and key.set == name)
+
     def _entry_refusal(self, key: IpsetEntry) -> int:
         spec = self.rows.get(Ipset(key.set))
         if not isinstance(spec, IpsetSpec):
             return ENOENT
         if spec.family and family_of(key.entry.partition(",")[0]) != spec.family:
             return EINVAL
-        size = sum(1 for other in self.rows if isinstance(other, IpsetEntry) and other.set == key.set)
-        return IPSET_ERR_HASH_FULL if spec.family and size >= spec.maxelem else 0
+        return IPSET_ERR_HASH_FULL if spec.family and self._size(key.set) >= spec.maxelem else 0
 
     def _delete_refusal(self, key: Key) -> int:
         match key:
@@ -184,12 +195,18 @@ class MemoryKernel:
 
     def _do(self, step: Step) -> None:
         if step.verb != "delete":
+            before = self.rows.get(step.key)
+            if isinstance(before, IpsetSpec) and isinstance(step.spec, IpsetSpec) and not step.spec.is_like(before):
+                self._drop_along(step.key)
             self.rows[step.key] = step.spec
             return
         if isinstance(step.key, Sysctl):
             return  # a setting can't be taken away
         self.rows.pop(step.key, None)
-        for key in [other for other in self.rows if _lies_in(other, step.key)]:
+        self._drop_along(step.key)
+
+    def _drop_along(self, whole: Key) -> None:
+        for key in [other for other in self.rows if _lies_in(other, whole)]:
             del self.rows[key]
 
 

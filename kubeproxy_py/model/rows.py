@@ -126,6 +126,10 @@ class IpsetSpec(Struct, frozen=True, gc=False):
     hashsize: int = 1024
     maxelem: int = 65536
 
+    def is_like(self, other: "IpsetSpec") -> bool:
+        """Whether the kernel lets sets with these headers take each other's place."""
+        return (self.type, self.family) == (other.type, other.family)
+
     def __str__(self) -> str:
         return f"{self.type} family {'inet6' if self.family == 'IPv6' else 'inet'}" if self.family else self.type
 

@@ -4,12 +4,18 @@ Law: these tables are the only place where a set, a chain or a jump is named; al
 types, comments and orders are kube-proxy's own, so that either may adopt what the other left on a node.
 """
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from kubeproxy_py.model.rows import Chain, Ipset, IpsetSpec, Jump, Table
 from kubeproxy_py.model.services import Family
 
 _NAME_MAX = 31  # IPSET_MAXNAMELEN is 32, the final NUL included
+_MAXELEM = 65536  # what kube-proxy makes every set for
+
+STAND_IN = "KUBE-PY-STAND-IN"
+"""The set that rules look at while one of ours is made anew; left behind only by a process that was killed then."""
 
 
 class SetKind(Struct, frozen=True, gc=False):
@@ -21,9 +27,11 @@ class SetKind(Struct, frozen=True, gc=False):
         """The set's name in *family*: ``KUBE-6-...`` for IPv6, cut to what the kernel takes."""
         return self.name if family == "IPv4" else f"KUBE-6-{self.name.removeprefix('KUBE-')}"[:_NAME_MAX]
 
-    def spec_in(self, family: Family) -> IpsetSpec:
+    def spec_in(self, family: Family, maxelem: int = _MAXELEM) -> IpsetSpec:
         """The header it is made with."""
-        return IpsetSpec(self.type, None if self.type == "bitmap:port" else family)
+        if self.type == "bitmap:port":
+            return IpsetSpec(self.type, None)
+        return IpsetSpec(self.type, family, maxelem=maxelem)
 
 
 LOOP_BACK = SetKind(
@@ -127,9 +135,23 @@ JUMPS: tuple[tuple[Table, str, str, str], ...] = (
 )
 
 
-def ipsets(family: Family) -> dict[Ipset, IpsetSpec]:
-    """The sets of *family* with their headers, in the order of the table."""
-    return {Ipset(kind.name_in(family)): kind.spec_in(family) for kind in SET_KINDS}
+def maxelem_for(entries: int) -> int:
+    """How many entries a set is made for that shall have *entries*.
+
+    kube-proxy's 65536; where that is too few (kubernetes#129389), a power of two of which an eighth is to spare, for
+    a plan adds before it deletes.  What is not used costs no memory.
+    """
+    return _MAXELEM if entries <= _MAXELEM else 1 << (entries * 8 // 7).bit_length()
+
+
+def ipsets(family: Family, maxelems: Mapping[str, int] | None = None) -> dict[Ipset, IpsetSpec]:
+    """The sets of *family* with their headers, in the order of the table.
+
+    *maxelems* has by name those that differ from kube-proxy's.
+    """
+    large = maxelems or {}
+    names = ((kind, kind.name_in(family)) for kind in SET_KINDS)
+    return {Ipset(name): kind.spec_in(family, large.get(name, _MAXELEM)) for kind, name in names}
 
 
 def chains(family: Family) -> list[Chain]:

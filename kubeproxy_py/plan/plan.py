@@ -6,10 +6,13 @@ deletions: a virtual server that changes its real servers always has one of them
 
 A chain that loses rules belongs to both halves: while the entries and servers that a rule speaks of still stand, the
 rule must stand as well.  So it first gets what is new beside what is old, and is cut down at its turn to be deleted.
+A set that is to hold less gets smaller when the entries that are too much have gone; one of another type, which
+can't be changed while rules look at it, is made anew before all else (exchange.py).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import Enum
+from itertools import takewhile
 
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import (
@@ -19,6 +22,7 @@ from kubeproxy_py.model.rows import (
     ChainSpec,
     Ipset,
     IpsetEntry,
+    IpsetSpec,
     Jump,
     Key,
     Link,
@@ -30,6 +34,7 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.model.services import FAMILIES
 from kubeproxy_py.plan.drain import drains
+from kubeproxy_py.plan.exchange import exchange, is_exchange
 from kubeproxy_py.plan.steps import Plan, Step
 
 BUILD_ORDER: tuple[type[Key], ...] = (
@@ -66,12 +71,27 @@ _RANKED: dict[type[Key], Callable[[Step], int]] = {
 }
 
 
-def make_plan(desired: Rows, actual: Rows, keys: Iterable[Key] | None = None) -> Plan:
+def make_plan(desired: Rows, actual: Rows, keys: Collection[Key] | None = None) -> Plan:
     """The steps that make *actual* into *desired*, for *keys* alone if they are given.
 
     Both halves of a plan depend only on the arguments.  A TCP real server that leaves a virtual server which stays
     is not deleted but gets weight 0: drain.py says when it may go.
     """
+    steps = _steps(desired, actual, keys)
+    unlike = [step for step in _leading(steps) if is_exchange(step)]
+    if not unlike:
+        return Plan(tuple(steps))
+    first, then = exchange(unlike, desired, actual, _steps)
+    return Plan((*first, *_steps(desired, then, keys)))
+
+
+def _leading(steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps up to those on sets: where a plan would change the header of one."""
+    last = BUILD_ORDER.index(Ipset)
+    return takewhile(lambda step: step.verb != "delete" and BUILD_ORDER.index(type(step.key)) <= last, steps)
+
+
+def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step]:
     make: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
     remove: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
     for key in _differing(desired, actual) if keys is None else keys:
@@ -83,7 +103,7 @@ def make_plan(desired: Rows, actual: Rows, keys: Iterable[Key] | None = None) ->
         steps += _ranked(kind, make[kind])
     for kind in reversed(BUILD_ORDER):
         steps += reversed(_ranked(kind, remove[kind]))
-    return Plan(tuple(steps))
+    return steps
 
 
 def _differing(desired: Rows, actual: Rows) -> Iterable[Key]:
@@ -105,7 +125,12 @@ def _sort_in(key: Key, want: _MaybeSpec, have: _MaybeSpec, desired: Rows, make: 
     elif isinstance(want, ChainSpec) and isinstance(have, ChainSpec):
         _sort_in_chain(key, want, have, make, remove)
     else:
-        make.append(Step("update", key, want, have))
+        half = remove if isinstance(want, IpsetSpec) and _gets_smaller(want, have) else make
+        half.append(Step("update", key, want, have))
+
+
+def _gets_smaller(want: IpsetSpec, have: _MaybeSpec) -> bool:
+    return isinstance(have, IpsetSpec) and want.is_like(have) and want.maxelem < have.maxelem
 
 
 def _sort_in_chain(key: Key, want: ChainSpec, have: ChainSpec, make: list[Step], remove: list[Step]) -> None:
