@@ -61,6 +61,7 @@ class Agent:
         exclude: tuple[CIDR, ...] = (),
         timing: Timing = Timing(),  # noqa: B008 - frozen
         on_problem: Callable[[Problem], None] = lambda _problem: None,
+        on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -73,6 +74,7 @@ class Agent:
         self._exclude = exclude
         self._timing = timing
         self._on_problem = on_problem
+        self._on_compiled = on_compiled
         self._oldest_event_s: float | None = None
         self._last_sync_s = -NEVER
         self._compare_due_s = NEVER
@@ -183,6 +185,7 @@ class Agent:
         report = self._carry_out(plan, len(services), why, due=due, compile_s=compile_s, began_s=compiled_s)
         self._oldest_event_s = None
         self._note_flows(services, report)
+        self._on_compiled(services)  # last, for what is said of Services serves none of them
         return report
 
     def _carry_out(

@@ -19,6 +19,7 @@ from kubeproxy_py import __version__
 from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, read_all
 from kubeproxy_py.model.events import AddressesSet, Problem, Synced
+from kubeproxy_py.model.notices import starting
 from kubeproxy_py.model.rows import Rows, VirtualServer
 from kubeproxy_py.notify import Supervisor
 from kubeproxy_py.plan.ours import ours
@@ -63,6 +64,8 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
     monitor = AddressMonitor(loop.tell)
     parts.source.start(loop.tell)
     monitor.start()
+    parts.announcer.start()
+    parts.announcer.tell(starting(platform.host.node_name))
     loop.run()
     return DONE
 

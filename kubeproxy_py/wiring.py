@@ -6,6 +6,7 @@ are made.
 
 import logging
 from collections.abc import Callable
+from random import random
 from socket import gethostname
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Problem
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.report.announce import Announcer
+from kubeproxy_py.report.external_ips import ExternalIps
 from kubeproxy_py.sources import Source
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class Parts(Struct, frozen=True, gc=False):
     kernel: Kernel
     compiler: Compiler
     source: Source
+    announcer: Announcer = Announcer()  # tells in the log alone
 
 
 def host_facts(loaded: Loaded) -> "HostFacts":
@@ -99,7 +103,8 @@ def make_parts(loaded: Loaded, platform: Platform, settings: Rows | None = None)
     if settings is None:
         settings = setting_rows(loaded.config, platform.machine, platform.kernel.read(SYSCTLS))
     compiler = Compiler(_SiteMaker(loaded.config, platform.host), settings)
-    return Parts(platform.kernel, compiler, make_source(loaded, platform.host.node_name))
+    source = make_source(loaded, platform.host.node_name)
+    return Parts(platform.kernel, compiler, source, make_announcer(loaded, source))
 
 
 def real_parts(loaded: Loaded) -> Parts:
@@ -129,6 +134,18 @@ def make_source(loaded: Loaded, name: str) -> Source:
     return KubeSource(loaded.config.client_connection.kubeconfig, loaded.own.master, name)
 
 
+def make_announcer(loaded: Loaded, source: Source) -> Announcer:
+    """Tells people in the log, and by Events where the *source* is an API server."""
+    if loaded.own.manifests:
+        return Announcer()
+    from kubeproxy_py.report.events import Recorder
+    from kubeproxy_py.sources.kube import KubeSource
+    from kubeproxy_py.sources.poster import Poster
+
+    assert isinstance(source, KubeSource)
+    return Announcer(Poster(source.access, Recorder(gethostname()), random))
+
+
 def make_agent(loaded: Loaded, parts: Parts, on_problem: Callable[[Problem], None]) -> Agent:
     """The agent of these *parts*."""
     ipvs = loaded.config.ipvs
@@ -139,6 +156,7 @@ def make_agent(loaded: Loaded, parts: Parts, on_problem: Callable[[Problem], Non
         exclude=ipvs.exclude_cidrs,
         timing=_timing(loaded),
         on_problem=on_problem,
+        on_compiled=ExternalIps(parts.compiler, parts.announcer.tell).look,
     )
 
 

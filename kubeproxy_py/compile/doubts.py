@@ -1,13 +1,13 @@
-"""What of the Node does not fit the configuration: worth a line in the log, and no reason not to serve.
+"""What of the Node does not fit the configuration, or of a Service not the Node: worth telling, no reason not to serve.
 
 Law: pure, and says nothing of what is as it should be.  kube-proxy ends for these; here the rules follow the Node
 whenever it changes, so they mend themselves.
 """
 
-from kubeproxy_py.compile.site import LOOPBACK, by_family, node_ips
+from kubeproxy_py.compile.site import LOOPBACK, Site, by_family, node_ips
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model.node import Node
-from kubeproxy_py.model.services import Family, family_of
+from kubeproxy_py.model.services import IP, Family, Service, family_of
 
 
 def node_doubts(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node | None) -> tuple[str, ...]:
@@ -39,3 +39,15 @@ def _addresses(config: KubeProxyConfiguration, families: tuple[Family, ...], nod
     if any(ips[family] != LOOPBACK[family] for family in families):
         return ""
     return f"Node {node.name} has no address that this host serves: its own IP is taken to be {ips[families[0]]}"
+
+
+def external_ips_on_node(service: Service, site: Site) -> tuple[IP, ...]:
+    """The externalIPs of *service* that another interface of this node has than kube-ipvs0, which they should be on.
+
+    Of load balancers' addresses that is not said: some load balancers (k3s's) give out the nodes' own, on purpose.
+    """
+    if not service.external_ips or service.proxy_name or service.type == "ExternalName":
+        return ()
+    served = [family for family in by_family(service.cluster_ips) if family in site.families]
+    taken = frozenset[IP]().union(*(site.foreign_addresses.get(family, ()) for family in served))
+    return tuple(address for address in service.external_ips if address in taken)

@@ -2,6 +2,8 @@
 
 Law: both say the same events (``model/events.py``), each as a difference to what it has said before; both are
 started with the function that takes their events, and call it from threads of their own.
+
+``poster.py`` goes the other way, to the same API server by the same connection: it posts what people are told.
 """
 
 from collections.abc import Callable

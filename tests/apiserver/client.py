@@ -29,14 +29,14 @@ class Client:
 
     def ask(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
         """The status and the JSON body of the answer."""
-        with self._open(method, path, body) as answer:
+        with self.open(self.request(method, path, body)) as answer:
             text = answer.read()
             return answer.status, json.loads(text) if text.startswith(b"{") else {}
 
     @contextmanager
     def watch(self, path: str) -> Iterator[Iterator[Json]]:
         """The events of a watch, as they come."""
-        with self._open("GET", path, None) as answer:
+        with self.open(self.request("GET", path)) as answer:
             yield (json.loads(line) for line in answer)
 
     def apply(self, body: Json) -> Json:
@@ -55,12 +55,16 @@ class Client:
         status, answer = self.ask("DELETE", _path(body))
         assert status == 200, answer
 
-    def _open(self, method: str, path: str, body: Json | None) -> Any:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
+    def request(self, method: str, path: str, body: Json | None = None) -> urllib.request.Request:
+        """A request that has *body* as JSON."""
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        return urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+
+    def open(self, request: urllib.request.Request) -> Any:
+        """The answer to *request*, an error's as well as any other."""
+        request.add_header("Accept", "application/json")
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
         try:
             return self._opener.open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:

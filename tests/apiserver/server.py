@@ -25,13 +25,14 @@ class Faults:
     absent: set[str] = field(default_factory=set)  # types (plural) that the server does not have
     refused_fields: frozenset[str] = frozenset()  # that nothing can be selected by
     page_max: int | None = None  # lists break off (410) after so many pages
+    forbidden: set[tuple[str, str]] = field(default_factory=set)  # verb and type (plural); create and patch alone
     answers: list[tuple[int, dict[str, str], Json]] = field(default_factory=list)  # for the next requests
 
 
 class ApiServer(ThreadingHTTPServer):
     """Serves on 127.0.0.1 from ``start`` to ``stop``; *tls* makes it HTTPS.
 
-    ``requests`` has the path and query of each GET there was.
+    ``requests`` has the path and query of each GET there was, ``writes`` method and path of each POST and PATCH.
     """
 
     daemon_threads = True
@@ -44,6 +45,7 @@ class ApiServer(ThreadingHTTPServer):
         self.store = Store()
         self.faults = Faults()
         self.requests: deque[str] = deque(maxlen=10_000)
+        self.writes: deque[str] = deque(maxlen=10_000)
         self.stopping = False
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()

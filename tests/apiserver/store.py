@@ -37,6 +37,7 @@ TYPES = (
     ApiType("endpoints", "v1", "Endpoints"),
     ApiType("nodes", "v1", "Node", namespaced=False),
     ApiType("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
+    ApiType("events", "events.k8s.io/v1", "Event"),
 )
 BY_KIND = {(api_type.api_version, api_type.kind): api_type for api_type in TYPES}
 
