@@ -1,7 +1,8 @@
 """The log: one sentence a line and its values, on stderr, in kube-proxy's two formats and by its -v levels.
 
-Law: a record is one line, whatever is in it, and no credential leaves by it.  Other people's libraries are heard from
-WARNING on only: at debug level the Kubernetes client prints whole answers.
+Law: a record is one line, whatever is in it, and no credential leaves by it; what Python would print of an exception
+that nobody caught is such a record too.  Other people's libraries are heard from WARNING on only: at debug level the
+Kubernetes client prints whole answers.
 
 ``logger.info`` is always seen, ``logger.log(level(2), ...)`` from -v2 on, ``logger.debug`` from -v4 on.  Values go
 beside the sentence: ``logger.info("synced 1 Service", extra=values(added=1))``.
@@ -11,9 +12,12 @@ import json
 import logging
 import math
 import re
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, Literal, TextIO
 
 ROOT = "kubeproxy_py"  # the parent of all our loggers
@@ -42,6 +46,20 @@ def setup(format: Literal["text", "json"] = "text", verbosity: int = 0, stream: 
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(ROOT).setLevel(level(verbosity))
     logging.captureWarnings(True)
+    sys.excepthook = _tell_uncaught
+    threading.excepthook = _tell_uncaught_in_thread
+
+
+def _tell_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger(ROOT).critical("ends for a bug: please report it", exc_info=(kind, error, trace))
+
+
+def _tell_uncaught_in_thread(told: threading.ExceptHookArgs) -> None:
+    if told.exc_type is SystemExit or told.exc_value is None:
+        return
+    name = told.thread.name if told.thread else "(unknown)"
+    trace = (told.exc_type, told.exc_value, told.exc_traceback)
+    logging.getLogger(ROOT).critical(f"the thread {name} ends for a bug: please report it", exc_info=trace)
 
 
 def level(verbosity: int) -> int:

@@ -4,6 +4,10 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -20,8 +24,10 @@ logger = logging.getLogger("kubeproxy_py.tests")
 def leave_logging_as_it_was() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger(logs.ROOT)
     before = (root.handlers[:], root.level, ours.level)
+    hooks = (sys.excepthook, threading.excepthook)
     yield
     root.handlers[:], root.level, ours.level = before
+    sys.excepthook, threading.excepthook = hooks
     logging.captureWarnings(False)
 
 
@@ -111,6 +117,31 @@ def test_setting_up_again_replaces_the_first_log() -> None:
     first, second = log(), log()
     logger.info("x")
     assert (first(), second().count("\n")) == ("", 1)
+
+
+def test_a_json_lines_time_is_milliseconds_since_1970() -> None:
+    fields = json_log()
+    before_s = time.time()
+    logger.info("x")
+    assert before_s * 1e3 <= fields()["ts"] <= time.time() * 1e3
+
+
+def test_a_bug_that_ends_a_thread_is_one_line_of_the_log() -> None:
+    written = log("json")
+    thread = threading.Thread(target=lambda: 1 / 0, name="watch-slices")
+    thread.start()
+    thread.join()
+    (line,) = written().splitlines()
+    fields = json.loads(line)
+    assert "watch-slices" in fields["msg"]
+    assert (fields["err"], "ZeroDivisionError" in fields["stack"]) == ("division by zero", True)
+
+
+def test_a_bug_that_ends_the_process_is_one_line_of_the_log() -> None:
+    program = "from kubeproxy_py import logs; logs.setup('json'); raise ValueError('password=x Bearer s3cr3t-value')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, json.loads(line)["err"]) == (1, "password=x Bearer ***")
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
