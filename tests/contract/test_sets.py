@@ -3,11 +3,12 @@
 import pytest
 
 from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.kernel.memory import IPSET_ERR_HASH_FULL
+from kubeproxy_py.kernel.memory import IPSET_ERR_BUSY, IPSET_ERR_HASH_FULL
 from kubeproxy_py.model import tables
-from kubeproxy_py.model.rows import ChainSpec, Ipset, IpsetEntry, IpsetSpec, Rows
+from kubeproxy_py.model.rows import ChainSpec, Ipset, IpsetEntry, IpsetSpec, Rows, named_sets
 from kubeproxy_py.model.services import FAMILIES, Family
 from kubeproxy_py.model.tables import SET_KINDS
+from kubeproxy_py.plan.plan import make_plan
 from tests.contract.contract import (
     CLUSTER_IP,
     ENTRY,
@@ -98,3 +99,39 @@ def test_a_full_set_refuses_what_is_too_much(kernel: Kernel) -> None:
     entries = [IpsetEntry(ips.name, f"10.96.0.{n}") for n in range(1, 67)]
     make(kernel, {ips: small})
     assert carry_out(kernel, [add(entry) for entry in entries]) == dict.fromkeys(entries[64:], IPSET_ERR_HASH_FULL)
+
+
+_OTHER_KIND = IpsetSpec("hash:ip", "IPv4")
+_LOOKING = ChainSpec(("-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT",))
+
+
+def test_a_set_is_not_given_another_type_while_a_rule_looks_at_it(kernel: Kernel) -> None:
+    make(kernel, {CLUSTER_IP: _OTHER_KIND, SERVICES: _LOOKING})
+    assert carry_out(kernel, [update(CLUSTER_IP, PORTS_SPEC, _OTHER_KIND)]) == {CLUSTER_IP: IPSET_ERR_BUSY}
+    assert rows_of(kernel, CLUSTER_IP) == {CLUSTER_IP: _OTHER_KIND}
+
+
+def test_a_plan_makes_a_set_of_another_type_anew_and_once_it_serves_it_does_at_every_step(kernel: Kernel) -> None:
+    desired: Rows = {CLUSTER_IP: PORTS_SPEC, ENTRY: None, SERVICES: _LOOKING}
+    make(kernel, {CLUSTER_IP: _OTHER_KIND, IpsetEntry(CLUSTER_IP.name, "10.96.0.9"): None, SERVICES: _LOOKING})
+    concerned = (CLUSTER_IP, Ipset(tables.STAND_IN), SERVICES)
+    served = []
+    for step in make_plan(desired, rows_of(kernel, *concerned)).steps:
+        assert carry_out(kernel, [step]) == {}
+        served.append(_is_served(rows_of(kernel, *concerned)))
+    assert served == sorted(served), "a packet met a gap"
+    assert rows_of(kernel, *concerned) == desired
+
+
+def _is_served(rows: Rows) -> bool:
+    spec = rows[SERVICES]
+    assert isinstance(spec, ChainSpec)
+    return any(rows.get(IpsetEntry(name, ENTRY.entry), 1) is None for name in named_sets(spec.rules))
+
+
+def test_a_set_does_not_get_smaller_than_what_it_holds(kernel: Kernel) -> None:
+    ips, large, small = Ipset("KUBE-IPVS-IPS"), IpsetSpec("hash:ip", "IPv4"), IpsetSpec("hash:ip", "IPv4", maxelem=64)
+    rows: Rows = {ips: large, **{IpsetEntry(ips.name, f"10.96.0.{n}"): None for n in range(1, 67)}}
+    make(kernel, rows)
+    assert carry_out(kernel, [update(ips, small, large)]) == {ips: IPSET_ERR_HASH_FULL}
+    assert rows_of(kernel, ips) == rows
