@@ -68,12 +68,15 @@ def ask(
     timeout_s: float = 1.0,
     source_port: int | None = None,
     said: bytes = b"who are you?\n",
+    source_address: str = "",
 ) -> Answer:
     """Ask the echo server at *address* from *namespace*; see the module for Refused, Unreachable and NoAnswer.
 
-    *said*: the datagram that asks; of TCP and SCTP the connection is the question.
+    *said*: the datagram that asks; of TCP and SCTP the connection is the question.  *source_address*: the client's own;
+    "": as the kernel chooses.
     """
-    with connect(namespace, protocol, address, port, timeout_s, source_port) as sock, _told_apart(sock):
+    asking = connect(namespace, protocol, address, port, timeout_s, source_port, source_address)
+    with asking as sock, _told_apart(sock):
         if protocol == "udp":
             sock.send(said)
         return read_answer(sock)
@@ -87,6 +90,7 @@ def connect(
     port: int,
     timeout_s: float = 1.0,
     source_port: int | None = None,
+    source_address: str = "",
 ) -> Iterator[socket.socket]:
     """A connected socket of *namespace*, closed at the end; for conversations that stay open.  Raises as `ask`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -98,8 +102,8 @@ def connect(
         if protocol != "sctp":
             sock.setsockopt(*_RECVERR[family], 1)
         with _told_apart(sock):
-            if source_port is not None:
-                sock.bind(("", source_port))
+            if source_port is not None or source_address:
+                sock.bind((source_address, source_port or 0))
             sock.connect((address, port))
         yield sock
 

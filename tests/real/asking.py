@@ -26,12 +26,13 @@ _TIMEOUT_S = 1.0
 
 
 class Request(NamedTuple):
-    """*client* asks *address*:*port*."""
+    """*client* asks *address*:*port*, from *source*, an address of its own, if it doesn't leave that to the kernel."""
 
     client: str
     protocol: Protocol
     address: str
     port: int
+    source: str = ""
 
 
 class Met(NamedTuple):
@@ -87,8 +88,8 @@ def _ask_marked(cluster: Cluster, request: Request) -> _Asked:
 
 
 def _ask(cluster: Cluster, request: Request, source_port: int, said: bytes, timeout_s: float) -> Answer:
-    client, protocol, address, port = request
-    return ask(cluster[client], protocol, address, port, timeout_s, source_port, said)
+    client, protocol, address, port, source = request
+    return ask(cluster[client], protocol, address, port, timeout_s, source_port, said, source)
 
 
 def _what_it_met(asked: _Asked, heard: Heard | None) -> Met:

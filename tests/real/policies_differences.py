@@ -35,6 +35,12 @@ DIFFERENCES = {
         " answer passes the node by.  A load balancer learns from the health-check node port not to send here",
         "kubernetes#75262, kubernetes PR 97081",
     ),
+    "by its own address": Difference(
+        "the node's own requests are held against the source ranges, whatever their source address",
+        "they meet IPVS before the filter, which then tells them by having the Service address as source; a program"
+        " that binds to another address of the node isn't told",
+        "the rule of KUBE-IPVS-OUT-FILTER, `-s VIP -m ipvs --vaddr VIP ... -j DROP`; seen on Linux 6.1",
+    ),
     "internal falls back": Difference(
         "dropped where there is no local endpoint",
         "a Service that can be reached from outside has the cluster's endpoints at hand, and they fill the empty list",

@@ -5,7 +5,8 @@ for each of its services, fronts and clients, for both IP versions and for TCP a
 kube-proxy's iptables mode would do otherwise, *differs* names the reasons, of `policies_differences.py`.
 
 The clients: pod-a1 is behind each near Service itself, pod-a2 and pod-b2 are behind none; the router sends all Service
-addresses to node A, so what pod-b2, node-b and outside ask comes in from the LAN.
+addresses to node A, so what pod-b2, node-b and outside ask comes in from the LAN.  "node-a, bound" is a program of node
+A that binds to the node's address before it asks, as few do.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ FRONT: Seen = "front"
 PODS_HERE = ("pod-a1", "pod-a2")
 LAN = ("node-b", "outside")
 OTHERS = ("node-a", *LAN)
+BOUND_NODE = "node-a, bound"
 EVERYONE = (*PODS_HERE, "pod-b2", *OTHERS)
 OUTER: tuple[Front, ...] = ("externalIP", "LB VIP", "NodePort")
-BOUND: tuple[Front, ...] = ("externalIP", "LB VIP")
+ON_DEVICE: tuple[Front, ...] = ("externalIP", "LB VIP")  # on kube-ipvs0
 ALL_FRONTS: tuple[Front, ...] = ("ClusterIP", *OUTER)
 
 
@@ -101,22 +103,24 @@ _CLUSTER_IP_ROWS = (
 _OUTER_ROWS = (
     # Cluster: all endpoints, everyone masqueraded.
     Row(_NEAR_OUTER, OUTER, EVERYONE, seen_as(NODE, *NEAR)),
-    # SCTP but for node A itself: an unbound socket names all addresses of its host when it connects, so all that are on
-    # kube-ipvs0, and some 50 of IPv6 are more than a packet holds.
-    Row(_NEAR_OUTER, _NODE_PORT, (*PODS_HERE, "pod-b2", *LAN), seen_as(NODE, *NEAR), protocols=("sctp",)),
+    # SCTP by node A itself only bound: an unbound socket names all addresses of its host when it connects, those of
+    # kube-ipvs0 too.  60 of each family are more than a packet holds, and IPVS doesn't fragment IPv6 (seen on 6.1).
+    Row(_NEAR_OUTER, _NODE_PORT, (*PODS_HERE, "pod-b2", BOUND_NODE, *LAN), seen_as(NODE, *NEAR), protocols=("sctp",)),
     Row(_FAR_OUTER, OUTER, EVERYONE, seen_as(NODE, *FAR)),
     # Local, with a local endpoint: that alone, and nobody masqueraded but a pod that meets itself.
     Row(_NEAR_LOCAL, OUTER, ("pod-a1",), seen_as(NODE, *_ONE), ("local for all",)),
     Row(_NEAR_LOCAL, OUTER, ("pod-a2", "pod-b2"), seen_as(OWN, *_ONE), ("local for all",)),
-    Row(_NEAR_LOCAL, BOUND, ("node-a",), seen_as(FRONT, *_ONE), ("local for all", "as the address asked")),
+    Row(_NEAR_LOCAL, ON_DEVICE, ("node-a",), seen_as(FRONT, *_ONE), ("local for all", "as the address asked")),
     Row(_NEAR_LOCAL, _NODE_PORT, ("node-a",), seen_as(OWN, *_ONE), ("local for all", "as the address asked")),
+    Row(_NEAR_LOCAL, OUTER, (BOUND_NODE,), seen_as(OWN, *_ONE), ("local for all",)),
     Row(_NEAR_LOCAL, OUTER, LAN, seen_as(OWN, *_ONE)),
     Row(_NEAR_LOCAL, _NODE_PORT, LAN, seen_as(OWN, *_ONE), protocols=("sctp",)),
     # Local, without one: those of other nodes, still nobody masqueraded.
     Row(_FAR_LOCAL, OUTER, PODS_HERE, seen_as(OWN, *FAR)),
     Row(_FAR_LOCAL, OUTER, ("pod-b2",), in_vain(OWN, *FAR)),
-    Row(_FAR_LOCAL, BOUND, ("node-a",), seen_as(FRONT, *FAR), ("as the address asked",)),
+    Row(_FAR_LOCAL, ON_DEVICE, ("node-a",), seen_as(FRONT, *FAR), ("as the address asked",)),
     Row(_FAR_LOCAL, _NODE_PORT, ("node-a",), seen_as(OWN, *FAR)),
+    Row(_FAR_LOCAL, OUTER, (BOUND_NODE,), seen_as(OWN, *FAR)),
     Row(_FAR_LOCAL, OUTER, ("outside",), in_vain(OWN, *FAR), ("on to other nodes",)),
     # What node B asked comes back to it with its own address as source: a martian for IPv4; IPv6 does not look.
     Row(_FAR_LOCAL, OUTER, ("node-b",), DROPPED, ("on to other nodes",), versions=(4,)),
@@ -124,6 +128,7 @@ _OUTER_ROWS = (
     # The same at an address that the network doesn't route to node A.
     Row(("far, external Local, unrouted",), _VIP, PODS_HERE, seen_as(OWN, *FAR)),
     Row(("far, external Local, unrouted",), _VIP, ("node-a",), in_vain(FRONT, *FAR), ("as the address asked",)),
+    Row(("far, external Local, unrouted",), _VIP, (BOUND_NODE,), seen_as(OWN, *FAR)),
     # Local, and the local endpoint is terminating: it serves until it is gone.
     Row(("near ends, external Local",), OUTER, LAN, seen_as(OWN, *_ONE)),
     Row(("near ends, external Local",), _CLUSTER, ("pod-a2",), seen_as(OWN, "pod-b1")),
@@ -133,6 +138,7 @@ _SOURCE_RANGE_ROWS = (
     # Only the load balancer's address is shut, and to node A and its pods as well as to others.
     Row(("for outside",), _VIP, ("outside",), seen_as(NODE, *NEAR)),
     Row(("for outside",), _VIP, (*PODS_HERE, "pod-b2", "node-a", "node-b"), DROPPED),
+    Row(("for outside",), _VIP, (BOUND_NODE,), seen_as(NODE, *NEAR), ("by its own address",)),
     Row(("for outside",), ("externalIP", "NodePort"), EVERYONE, seen_as(NODE, *NEAR)),
     Row(("for outside",), _CLUSTER, OTHERS, seen_as(NODE, *NEAR)),
     Row(("for node A",), _VIP, ("node-a",), seen_as(NODE, *NEAR)),

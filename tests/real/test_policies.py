@@ -14,8 +14,8 @@ from tests.real.agent_process import AgentProcess
 from tests.real.asking import Met, Request, ask_all
 from tests.real.manifests import Folder
 from tests.real.policies_differences import DIFFERENCES
-from tests.real.policies_services import HOST_PORT, SERVED, VERSIONS, objects, place
-from tests.real.policies_table import ALL_FRONTS, CASES, EVERYONE, ROWS, Case, Seen
+from tests.real.policies_services import HOST_PORT, SERVED, VERSIONS, Version, objects, place
+from tests.real.policies_table import ALL_FRONTS, BOUND_NODE, CASES, EVERYONE, ROWS, Case, Seen
 from tests.real.serving import cluster_and_servers
 
 pytestmark = pytest.mark.kernel
@@ -44,7 +44,10 @@ def met(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Request, C
 
 
 def request_of(case: Case) -> Request:
-    return Request(case.client, case.protocol, *place(SERVED[case.service], case.front, case.version))
+    address, port = place(SERVED[case.service], case.front, case.version)
+    if case.client == BOUND_NODE:
+        return Request("node-a", case.protocol, address, port, _own_address("node-a", case.version))
+    return Request(case.client, case.protocol, address, port)
 
 
 def expected_of(case: Case) -> Counter[Met]:
@@ -68,12 +71,15 @@ def _address(case: Case, pod: str, saw: Seen) -> str:
     """The address that *pod* sees; a Row's words for it are `Seen`."""
     match saw:
         case "own":
-            client = BY_NAME[case.client]
-            return client.ipv4 if case.version == 4 else client.ipv6
+            return _own_address(request_of(case).client, case.version)
         case "node":
             return _MASQUERADED[case.version][BY_NAME[pod].plugged_into]
         case "front":
             return place(SERVED[case.service], case.front, case.version)[0]
+
+
+def _own_address(machine: str, version: Version) -> str:
+    return BY_NAME[machine].ipv4 if version == 4 else BY_NAME[machine].ipv6
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
