@@ -68,12 +68,12 @@ class Control:
 
 
 class Agent(AgentProcess):
-    """An agent that asks the API server."""
+    """An agent that asks the API server, with *flags* besides FLAGS."""
 
-    def __init__(self, cluster: Cluster, control: Control) -> None:
+    def __init__(self, cluster: Cluster, control: Control, *flags: str) -> None:
         super().__init__(cluster.node_a, Path("/nowhere"))
         source = ("--kubeconfig", str(control.kubeconfig))
-        self._argv = [sys.executable, "-m", "kubeproxy_py", "run", *source, *FLAGS]
+        self._argv = [sys.executable, "-m", "kubeproxy_py", "run", *source, *FLAGS, *flags]
 
 
 @pytest.fixture
@@ -87,10 +87,10 @@ def control(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[
     server.stop()
 
 
-def answerers(cluster: Cluster, address: str = WEB, count: int = 4) -> set[str]:
-    """Who answers a pod at *address*, port 80; empty if nobody does."""
+def answerers(cluster: Cluster, address: str = WEB, count: int = 4, port: int = 80) -> set[str]:
+    """Who answers a pod at *address* and *port*; empty if nobody does."""
     try:
-        return {ask(cluster["pod-a2"], "tcp", address, 80, 2.0).name for _ in range(count)}
+        return {ask(cluster["pod-a2"], "tcp", address, port, 2.0).name for _ in range(count)}
     except AskError:
         return set()
 
