@@ -89,7 +89,7 @@ def real_platform(loaded: Loaded) -> Platform:
     facts.require()
     machine = Machine((facts.kernel_version[0], facts.kernel_version[1]), facts.cpus)
     name = node_name(loaded.config, gethostname())
-    host = Host(name, facts.families, facts.random_fully)
+    host = Host(name, facts.families, facts.random_fully, facts.match_ipvs)
     return Platform(linux_kernel(loaded, facts, machine), host, machine, facts.programs)
 
 

@@ -152,9 +152,10 @@ def _access_filter(family: Family, _sets: SetsInUse, _site: Site) -> Rules:
     )
 
 
-def _out_filter(family: Family, sets: SetsInUse, _site: Site) -> Rules:
+def _out_filter(family: Family, sets: SetsInUse, site: Site) -> Rules:
     # A process of this node meets IPVS before any chain sees the address it asked for: so match what IPVS knows.
-    for entry in sets.shut_to_node:
+    # Where the kernel can't, the node gets in, and all others are held to the source ranges (start says so).
+    for entry in sets.shut_to_node if site.match_ipvs else ():
         address, _, service = entry.partition(",")
         protocol, _, port = service.partition(":")
         yield (

@@ -31,6 +31,7 @@ class Site(Struct, frozen=True, gc=False):
     masquerade_all: bool = False
     masquerade_mark: int = 1 << 14
     random_fully: bool = True  # iptables >= 1.6.2 knows MASQUERADE --random-fully
+    match_ipvs: bool = True  # the kernel has the match ipvs (module xt_ipvs)
 
     @property
     def scheduler_flags(self) -> int:
@@ -49,6 +50,7 @@ class Host(Struct, frozen=True, gc=False):
     node_name: str
     families: tuple[Family, ...] = FAMILIES
     random_fully: bool = True
+    match_ipvs: bool = True
 
 
 def make_site(
@@ -71,6 +73,7 @@ def make_site(
         masquerade_all=config.iptables.masquerade_all,
         masquerade_mark=1 << config.iptables.masquerade_bit,
         random_fully=host.random_fully,
+        match_ipvs=host.match_ipvs,
     )
 
 

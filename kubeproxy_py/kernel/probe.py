@@ -9,7 +9,7 @@ A family is usable if its iptables works and, for IPv6, the kernel has it switch
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +52,7 @@ class HostFacts(Struct, frozen=True):
     programs: tuple[Programs, ...]  # one for each usable family
     ipset_by_tool: bool  # netlink can't speak to ip_set here
     problems: tuple[Problem, ...] = ()
+    match_ipvs: bool = True  # rules may match on IPVS
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -86,6 +87,9 @@ def probe(asked: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path
         problems.append(_problem(error))
     if not usable:
         problems.append(Problem("no address family is usable", "iptables must work: see above", fatal=True))
+    match_ipvs = can_match_ipvs(each.family for each, _ in usable)
+    if not match_ipvs:
+        problems.append(_NO_MATCH_IPVS)
     return HostFacts(
         kernel_release=release,
         kernel_version=parse_version(release),
@@ -95,6 +99,7 @@ def probe(asked: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path
         programs=tuple(each for each, _ in usable),
         ipset_by_tool=not _ipset_speaks_netlink(),
         problems=tuple(problems),
+        match_ipvs=match_ipvs,
     )
 
 
@@ -118,8 +123,19 @@ def count_cpus(root: Path = Path("/")) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def can_match_ipvs(families: tuple[Family, ...]) -> bool:
-    """Whether rules may match on IPVS (module xt_ipvs).  Asked only when the first such rule is wanted."""
+_NO_MATCH_IPVS = Problem(
+    "the kernel has no match for IPVS, so processes of this node can't be kept from load balancer addresses whose "
+    "loadBalancerSourceRanges leave the node out; all others are",
+    "modprobe xt_ipvs, then start again",
+)
+
+
+def can_match_ipvs(families: Iterable[Family]) -> bool:
+    """Whether rules may match on IPVS (module xt_ipvs).
+
+    kube-proxy never asks; one such rule then fails every restore, and with it all other rules.  True too where it
+    can't be found out, as without the module nft_compat: then the chain with the rule fails, and it alone.
+    """
     return all(nf_tables.has_match(family, "ipvs") for family in families)
 
 

@@ -147,6 +147,28 @@ def test_a_setting_that_cannot_be_written_but_is_right_is_fine_and_a_small_hash_
             assert told[0].startswith("W")
 
 
+def on_read_only_settings(namespace: Namespace, folder: Folder, *flags: str) -> subprocess.CompletedProcess[str]:
+    """--init-only where /proc/sys can't be written, as in a container that is not privileged."""
+    script = 'mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec "$@"'
+    argv = ["unshare", "-m", "sh", "-ec", script, "sh", *command(folder.path, "run", "--init-only", *flags)]
+    return subprocess.run(namespace.wrap(argv), capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_read_only_settings_that_are_right_are_no_reason_to_end(namespace: Namespace, folder: Folder) -> None:
+    assert ended(namespace, folder, "--init-only", "--ipvs-strict-arp")[0] == 0
+    done = on_read_only_settings(namespace, folder, "--ipvs-strict-arp")
+    assert (done.returncode, [line for line in done.stderr.splitlines() if line.startswith(("W", "E"))]) == (0, [])
+
+
+def test_read_only_settings_that_are_not_right_are_all_named(namespace: Namespace, folder: Folder) -> None:
+    shell(namespace, "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=0 net.ipv4.conf.all.arp_ignore=0")
+    done = on_read_only_settings(namespace, folder, "--ipvs-strict-arp")
+    assert done.returncode == 1
+    for name, value in (("vs/conntrack", 1), ("conf/all/arp_ignore", 1), ("conf/all/arp_announce", 2)):
+        assert f"net/ipv4/{name} could not be set to {value}: Read-only file system" in done.stderr
+    assert "ip_forward" not in done.stderr
+
+
 def test_a_limit_is_lowered_for_who_configured_it_and_for_nobody_else(folder: Folder) -> None:
     initial = this_namespace("initial-start")
     with put_back(CONNTRACK_MAX, HASHSIZE):
