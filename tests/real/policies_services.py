@@ -19,6 +19,8 @@ Front = Literal["ClusterIP", "externalIP", "LB VIP", "NodePort", "host port"]
 Version = Literal[4, 6]
 VERSIONS: tuple[Version, ...] = (4, 6)
 
+OUTER: tuple[Front, ...] = ("externalIP", "LB VIP", "NodePort")
+ALL_FRONTS: tuple[Front, ...] = ("ClusterIP", *OUTER)
 NEAR = ("pod-a1", "pod-b1")
 FAR = ("pod-b1", "pod-b3")
 
@@ -26,6 +28,7 @@ HOST_PORT = 9999  # a program of node A's own, listening on all its addresses
 
 _NODE_A = BY_NAME[NODE_NAME]
 _AT_NODE_A: dict[Version, str] = {4: _NODE_A.ipv4, 6: _NODE_A.ipv6}
+_AT_13: dict[Version, str] = {4: "203.0.113.13", 6: "2001:db8:f::13"}
 _UNROUTED: dict[Version, str] = {4: "192.0.2.23", 6: "fd00:99::23"}  # the router sends it nowhere
 _CLUSTER_IP: dict[Version, str] = {4: "10.96.7.{}", 6: "fd00:10:96::7:{}"}
 _EXTERNAL_IP: dict[Version, str] = {4: "198.51.100.{}", 6: "2001:db8:e::{}"}
@@ -39,8 +42,8 @@ _BOTH_LOCAL = _INTERNAL_LOCAL | _EXTERNAL_LOCAL
 class Served(NamedTuple):
     """A Service: its fields beside type and addresses, and the pods behind it.
 
-    *inner*: of type ClusterIP, with no other address.  *vip*: the load balancer's address, if not one by the number.
-    *ending*: pods that are terminating, and serve meanwhile.
+    *outer*: how it can be reached from outside; its type follows.  *vip*: the load balancer's address, if not one by
+    the number.  *ending*: pods that are terminating, and serve meanwhile.
     """
 
     number: int
@@ -48,7 +51,7 @@ class Served(NamedTuple):
     pods: tuple[str, ...]
     fields: Object
     port: int = 80
-    inner: bool = False
+    outer: tuple[Front, ...] = OUTER
     vip: dict[Version, str] = {}  # noqa: RUF012  # never written to
     ending: tuple[str, ...] = ()
 
@@ -70,8 +73,8 @@ _ROWS = (
     Served(6, "far, internal Local", FAR, _INTERNAL_LOCAL),
     Served(7, "near, both Local", NEAR, _BOTH_LOCAL),
     Served(8, "far, both Local", FAR, _BOTH_LOCAL),
-    Served(9, "inner near, internal Local", NEAR, _INTERNAL_LOCAL, inner=True),
-    Served(10, "inner far, internal Local", FAR, _INTERNAL_LOCAL, inner=True),
+    Served(9, "inner near, internal Local", NEAR, _INTERNAL_LOCAL, outer=()),
+    Served(10, "inner far, internal Local", FAR, _INTERNAL_LOCAL, outer=()),
     Served(11, "nobody", (), {}),
     Served(12, "nobody, both Local", (), _BOTH_LOCAL),
     Served(13, "for outside", NEAR, _ranges("192.168.3.175/32", "fd00:3::175/128")),
@@ -85,6 +88,13 @@ _ROWS = (
     Served(21, "near ends, external Local", NEAR, _EXTERNAL_LOCAL, ending=("pod-a1",)),
     Served(22, "on near's NodePort number, external Local", NEAR, _EXTERNAL_LOCAL, port=30101),
     Served(23, "far, external Local, unrouted", FAR, _EXTERNAL_LOCAL, vip=_UNROUTED),
+    Served(24, "at the same address as for outside", NEAR, {}, port=82, vip=_AT_13),
+    Served(25, "near, both Local, externalIP alone", NEAR, _BOTH_LOCAL, outer=("externalIP",)),
+    Served(26, "near, both Local, LB VIP alone", NEAR, _BOTH_LOCAL, outer=("LB VIP",)),
+    Served(27, "near, both Local, NodePort alone", NEAR, _BOTH_LOCAL, outer=("NodePort",)),
+    Served(28, "far, both Local, externalIP alone", FAR, _BOTH_LOCAL, outer=("externalIP",)),
+    Served(29, "far, both Local, LB VIP alone", FAR, _BOTH_LOCAL, outer=("LB VIP",)),
+    Served(30, "far, both Local, NodePort alone", FAR, _BOTH_LOCAL, outer=("NodePort",)),
 )
 SERVED = {served.name: served for served in _ROWS}
 
@@ -117,7 +127,7 @@ def _object_name(served: Served) -> str:
 
 
 def _ports(served: Served) -> list[Port]:
-    node_port = 0 if served.inner else served.node_port
+    node_port = served.node_port if "NodePort" in served.outer else 0
     return [Port(served.port, protocol.upper(), 8080, node_port) for protocol in PROTOCOLS]
 
 
@@ -126,9 +136,11 @@ def _service(served: Served) -> Object:
         return [place(served, front, version)[0] for version in VERSIONS]
 
     fields: Object = {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack", **served.fields}
-    if served.inner:
+    if "externalIP" in served.outer:
+        fields["externalIPs"] = both("externalIP")
+    if "LB VIP" not in served.outer:
         return service(_object_name(served), both("ClusterIP"), _ports(served), **fields)
-    fields |= {"type": "LoadBalancer", "externalIPs": both("externalIP")}
+    fields |= {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": "NodePort" in served.outer}
     made = service(_object_name(served), both("ClusterIP"), _ports(served), **fields)
     ingress = [{"ip": address, "ipMode": "VIP"} for address in both("LB VIP")]
     return made | {"status": {"loadBalancer": {"ingress": ingress}}}

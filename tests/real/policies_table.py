@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from tests.lab.echo import Protocol
-from tests.real.policies_services import FAR, NEAR, VERSIONS, Front, Version
+from tests.real.policies_services import ALL_FRONTS, FAR, NEAR, OUTER, VERSIONS, Front, Version
 
 Seen = Literal["own", "node", "front"]
 # As whom a pod sees the client: by its own address; masqueraded, as the interface by which node A sends it on; by the
@@ -28,9 +28,7 @@ LAN = ("node-b", "outside")
 OTHERS = ("node-a", *LAN)
 BOUND_NODE = "node-a, bound"
 EVERYONE = (*PODS_HERE, "pod-b2", *OTHERS)
-OUTER: tuple[Front, ...] = ("externalIP", "LB VIP", "NodePort")
 ON_DEVICE: tuple[Front, ...] = ("externalIP", "LB VIP")  # on kube-ipvs0
-ALL_FRONTS: tuple[Front, ...] = ("ClusterIP", *OUTER)
 
 
 class Fate(NamedTuple):
@@ -133,6 +131,19 @@ _OUTER_ROWS = (
     Row(("near ends, external Local",), OUTER, LAN, seen_as(OWN, *_ONE)),
     Row(("near ends, external Local",), _CLUSTER, ("pod-a2",), seen_as(OWN, "pod-b1")),
 )
+# Each way from outside makes both policies hold, be it the only one.
+_ALONE_ROWS = tuple(
+    row
+    for front in OUTER
+    for near, far in [(f"near, both Local, {front} alone", f"far, both Local, {front} alone")]
+    for row in (
+        Row((near,), (front,), LAN, seen_as(OWN, *_ONE)),
+        Row((near,), _CLUSTER, LAN, seen_as(NODE, *_ONE)),
+        Row((far,), (front,), PODS_HERE, seen_as(OWN, *FAR)),
+        Row((far,), (front,), ("outside",), in_vain(OWN, *FAR), ("on to other nodes",)),
+        Row((far,), _CLUSTER, ("pod-a2",), seen_as(OWN, *FAR), ("internal falls back",)),
+    )
+)
 _NOBODY_ROWS = (Row(("nobody", "nobody, both Local"), ALL_FRONTS, EVERYONE, REFUSED),)
 _SOURCE_RANGE_ROWS = (
     # Only the load balancer's address is shut, and to node A and its pods as well as to others.
@@ -158,6 +169,8 @@ _ODD_ROWS = (
     Row(("at node A's address",), _VIP, EVERYONE, seen_as(NODE, *NEAR)),
     Row(("at node A's address, external Local",), _VIP, ("pod-a2", "node-a"), seen_as(OWN, *_ONE), ("local for all",)),
     Row(("at node A's address, external Local",), _VIP, LAN, seen_as(OWN, *_ONE)),
+    # Source ranges are of one Service, not of the address that it shares with another.
+    Row(("at the same address as for outside",), _VIP, EVERYONE, seen_as(NODE, *NEAR)),
     # A port that no Service has: host programs are not reached by an address of kube-ipvs0, but by node A's own.
     Row(("near",), _HOST, EVERYONE, REFUSED, ("local address",)),
     Row(("at node A's address",), _HOST, EVERYONE, seen_as(OWN, "node-a")),
@@ -176,7 +189,7 @@ _ODD_ROWS = (
         ("a NodePort's number",),
     ),
 )
-ROWS = (*_CLUSTER_IP_ROWS, *_OUTER_ROWS, *_NOBODY_ROWS, *_SOURCE_RANGE_ROWS, *_ODD_ROWS)
+ROWS = (*_CLUSTER_IP_ROWS, *_OUTER_ROWS, *_ALONE_ROWS, *_NOBODY_ROWS, *_SOURCE_RANGE_ROWS, *_ODD_ROWS)
 
 
 class Case(NamedTuple):

@@ -14,8 +14,8 @@ from tests.real.agent_process import AgentProcess
 from tests.real.asking import Met, Request, ask_all
 from tests.real.manifests import Folder
 from tests.real.policies_differences import DIFFERENCES
-from tests.real.policies_services import HOST_PORT, SERVED, VERSIONS, Version, objects, place
-from tests.real.policies_table import ALL_FRONTS, BOUND_NODE, CASES, EVERYONE, ROWS, Case, Seen
+from tests.real.policies_services import ALL_FRONTS, HOST_PORT, SERVED, VERSIONS, Version, objects, place
+from tests.real.policies_table import BOUND_NODE, CASES, EVERYONE, ROWS, Case, Seen
 from tests.real.serving import cluster_and_servers
 
 pytestmark = pytest.mark.kernel
