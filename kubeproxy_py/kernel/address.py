@@ -3,16 +3,22 @@
 Law: the device is there so that its addresses are this host's own; it carries no traffic and stays down.  What is
 there already, whoever made it, is done; so is deleting what is gone.  Any device of the name will do.
 
-Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h.  EADDRNOTAVAIL is what Linux says of an address that
-is gone, ENXIO what it once said, ENODEV what it says when the device went with it.
+An address that was added is the host's own when ``apply`` returns.  For IPv6 the kernel's acknowledgement does not
+say so: the local route is made by a worker of its own (addrconf_dad_work), up to 140 ms later on a busy machine
+(6.1).  Until then packets to a new address are routed on, and each leaves a conntrack entry by which its flow would
+pass IPVS by for as long as it lives.
+
+Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h; net/ipv6/addrconf.c.  EADDRNOTAVAIL is what Linux says
+of an address that is gone, ENXIO what it once said, ENODEV what it says when the device went with it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
 from functools import cached_property
 from itertools import groupby
 from socket import AF_INET, AF_INET6, AF_UNSPEC, inet_ntop, inet_pton
 from struct import Struct
+from time import sleep
 
 from kubeproxy_py.kernel import LINK, KernelError, Scope
 from kubeproxy_py.kernel.attributes import attribute, attributes, nest, read_text, text, u32
@@ -24,13 +30,17 @@ from kubeproxy_py.plan.steps import Failed, Step
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18  # RTM_*
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+_GETROUTE = 26
 
 _IFINFO = Struct("=BxHiII")  # family, type, index, flags, which flags to change
 _IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_RTMSG = Struct("=BBBBBBBBI")  # family, prefix lengths of target and source, TOS, table, protocol, scope, type, flags
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 18, 29
 _IFLA_INFO_KIND = 1
 _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_DST = 1
+_ROUTE_LOCAL = 2  # RTN_LOCAL
 _NO_DUPLICATE_SEARCH = 0x02  # IFA_F_NODAD
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _HOST_PREFIX: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
@@ -41,6 +51,12 @@ _DONE: dict[tuple[type, str], frozenset[int]] = {  # (kind, verb) -> refusals th
     (Address, "add"): frozenset((EEXIST,)),
     (Address, "delete"): frozenset((EADDRNOTAVAIL, ENXIO, ENODEV)),
 }
+
+_WAITS_S = tuple(0.001 * 2**number for number in range(10))
+"""Between looks whether new addresses are local: a second in all, some seven times the worst that was seen."""
+
+_FEW = 100
+"""Up to so many routes are asked for one by one, 30 us each; more are found in a listing of all."""
 
 
 class AddressAdapter:
@@ -99,7 +115,38 @@ class AddressAdapter:
         if not index:
             gone = Refusal(ENODEV, f"there is no device {IPVS_DEVICE}")
             return [_failed(step, gone) for step in steps if not _is_done(step, gone)]
-        return self._carry_out(steps, (encode_address(step, index, self._odd_prefixes) for step in steps))
+        failed = self._carry_out(steps, (encode_address(step, index, self._odd_prefixes) for step in steps))
+        self._await_local(_ipv6_added(steps) - _ipv6_added(each.step for each in failed))
+        return failed
+
+    def _await_local(self, addresses: set[IP]) -> None:
+        """Wait until packets to each of these IPv6 *addresses* are the host's own.
+
+        Not for ever: where somebody's routing rules say otherwise, it will never be so.
+        """
+        for wait_s in _WAITS_S:
+            addresses -= self._local(addresses)
+            if not addresses:
+                return
+            sleep(wait_s)
+
+    def _local(self, addresses: Collection[IP]) -> set[IP]:
+        """Those of these IPv6 *addresses* to which the kernel has a local route."""
+        if len(addresses) <= _FEW:
+            return {address for address in addresses if self._is_local(address)}
+        wanted = {inet_pton(AF_INET6, address): address for address in addresses}
+        routes = self._netlink.dump((_GETROUTE, 0, _RTMSG.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)))
+        local = (route for route in routes if _RTMSG.unpack_from(route)[7] == _ROUTE_LOCAL)
+        targets = (attributes(route, _RTMSG.size).get(_RTA_DST, b"") for route in local)
+        return {wanted[target] for target in targets if target in wanted}
+
+    def _is_local(self, address: IP) -> bool:
+        target = attribute(_RTA_DST, inet_pton(AF_INET6, address))
+        try:
+            reply = self._netlink.ask((_GETROUTE, 0, _RTMSG.pack(AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + target))
+        except KernelError:  # no route at all
+            return False
+        return bool(_RTMSG.unpack_from(reply)[7] == _ROUTE_LOCAL)
 
     def _carry_out(self, steps: Sequence[Step], messages: Iterable[Message]) -> list[Failed]:
         refused = ((steps[index], refusal) for index, refusal in self._netlink.execute(messages).items())
@@ -160,6 +207,11 @@ def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Messa
     flags = _NO_DUPLICATE_SEARCH if family == AF_INET6 else 0
     body = _IFADDR.pack(family, prefix, flags, _SCOPE_UNIVERSE, index) + local + attribute(_IFA_ADDRESS, packed)
     return _NEWADDR, CREATE | EXCLUSIVE, body
+
+
+def _ipv6_added(steps: Iterable[Step]) -> set[IP]:
+    added = (step.key.address for step in steps if step.verb == "add" and isinstance(step.key, Address))
+    return {address for address in added if ":" in address}
 
 
 def _is_automatic(family: int, scope: int, address: IP) -> bool:

@@ -550,6 +550,30 @@ def test_no_address_waits_for_duplicate_detection(address: AddressAdapter) -> No
     assert not [line for line in tool("ip", "addr", "show", "dev", IPVS_DEVICE) if "tentative" in line]
 
 
+@pytest.mark.parametrize("at_once", [1, 150], ids=["one by one", "listed"])
+def test_packets_to_ipv6_addresses_are_ours_once_applied_though_the_machine_is_busy(
+    address: AddressAdapter, at_once: int
+) -> None:
+    address.apply([add(DEVICE)])
+    rows = [Address(f"fd00:96::{number:x}") for number in range(1, 301)]
+    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(4)]
+    try:
+        for start in range(0, len(rows) if at_once > 1 else 30, at_once):
+            added = rows[start : start + at_once]
+            assert address.apply([add(key) for key in added]) == []
+            assert [key.address for key in added if not is_reached(key.address)] == []
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+
+
+def is_reached(address: str) -> bool:
+    """Whether packets to an IPv6 *address* have a way, and be it to ourselves; there is no other here."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        return sock.connect_ex((address, 9)) == 0
+
+
 def test_addresses_are_read_as_written(address: AddressAdapter) -> None:
     address.apply(adding(HELD))
     assert address.read(LINK) == HELD
