@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
             self._authenticate()
             respond()
         except RefusedError as error:
-            self._send(error.code, _status_body(error.code, error.reason, error.message))
+            self._send(error.code, _status_body(error.code, error.reason, error.message, error.cause))
         except (BrokenPipeError, ConnectionError, ssl.SSLError):
             self.close_connection = True
 
@@ -155,6 +155,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         api_type, namespace, _, _ = self._target()
         self._authorize("create", api_type)
+        if namespace in self.server.faults.terminating:
+            message = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise RefusedError(403, "Forbidden", message, cause="NamespaceTerminating")
         body = self._read_object(api_type, namespace)
         if api_type.kind == "Event":
             events.check_created(body, namespace or "")
@@ -295,10 +298,11 @@ def _with_kind(api_type: ApiType, found: Stored) -> bytes:
     return b'{"kind":"%s","apiVersion":"%s",' % (api_type.kind.encode(), api_type.api_version.encode()) + found.body[1:]
 
 
-def _status_body(code: int, reason: str, message: str) -> bytes:
+def _status_body(code: int, reason: str, message: str, cause: str = "") -> bytes:
     status = "Failure" if code >= 400 else "Success"
     body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": status, "message": message}
-    return _compact({**body, "reason": reason, "code": code})
+    details = {"details": {"causes": [{"reason": cause}]}} if cause else {}
+    return _compact({**body, "reason": reason, **details, "code": code})
 
 
 def _version_of(body: Json) -> Json:

@@ -26,6 +26,7 @@ class Faults:
     refused_fields: frozenset[str] = frozenset()  # that nothing can be selected by
     page_max: int | None = None  # lists break off (410) after so many pages
     forbidden: set[tuple[str, str]] = field(default_factory=set)  # verb and type (plural); create and patch alone
+    terminating: set[str] = field(default_factory=set)  # namespaces in which nothing can be made any more
     answers: list[tuple[int, dict[str, str], Json]] = field(default_factory=list)  # for the next requests
 
 

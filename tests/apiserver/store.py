@@ -45,9 +45,9 @@ BY_KIND = {(api_type.api_version, api_type.kind): api_type for api_type in TYPES
 class RefusedError(Exception):
     """The request can't be done; becomes a Status."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(self, code: int, reason: str, message: str, cause: str = "") -> None:
         super().__init__(message)
-        self.code, self.reason, self.message = code, reason, message
+        self.code, self.reason, self.message, self.cause = code, reason, message, cause
 
 
 class Stored(NamedTuple):

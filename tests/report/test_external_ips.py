@@ -68,6 +68,11 @@ def test_an_external_ip_of_the_node_is_found_where_it_is_served(wanted: Service,
     assert external_ips_on_node(wanted, site()) == found
 
 
+def test_an_external_ip_of_a_family_that_this_host_does_not_serve_is_nothing_to_tell() -> None:
+    wanted = with_external(MINE, MINE_6, cluster_ips=BOTH)
+    assert external_ips_on_node(wanted, site(families=("IPv4",))) == (MINE,)
+
+
 def test_a_warning_tells_the_service_the_address_and_the_node() -> None:
     (notice,) = Bench().tell(ServiceSet(with_external(MINE)))
     assert (notice.type, str(notice.regarding)) == ("Warning", "Service shop/web")

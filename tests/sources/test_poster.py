@@ -156,6 +156,15 @@ def test_a_role_is_warned_of_once_though_some_events_pass(
     assert len(events(server)) == 2
 
 
+def test_a_namespace_that_is_being_deleted_is_no_fault_of_the_role(
+    server: ApiServer, posting: Poster, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.faults.terminating = {"shop"}
+    posting.tell(WEB)
+    assert posting.flush(PATIENCE_S)
+    assert (len(server.writes), warnings(caplog)) == (1, [])
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_server_that_is_busy_is_asked_again(server: ApiServer, posting: Poster, status: int) -> None:
     server.answer_next(status, times=3)
