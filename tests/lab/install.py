@@ -1,6 +1,6 @@
 """install: the Debian packages that the lab and the tests in it need; installs only those that are missing.
 
-For LAB=qemu its emulator and kernel as well, which nothing else needs.
+Prometheus is unpacked below build/.  For LAB=qemu its emulator and kernel as well, which nothing else needs.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import os
 import shutil
 import subprocess
 
-from tests.lab import qemu
+from tests.lab import prometheus, qemu
 from tests.lab.job import LabError
 from tests.lab.xstate import UML_XSTATE_BYTES, xstate_bytes
 
-PACKAGES = ("user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack", "procps")
+PACKAGES = ("user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack", "procps", "systemd")
 _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
 
@@ -36,6 +36,10 @@ def install() -> tuple[str, ...]:
     Raises LabError where there is no apt-get or no right to use it.
     """
     names = _install_packages()
+    if prometheus.is_missing():
+        if not names:
+            _apt_get("update")
+        names += (prometheus.unpack(),)
     return names + (qemu.unpack_kernel() if _with_qemu() else ())
 
 
