@@ -94,8 +94,25 @@ def test_a_kernel_without_the_scheduler_ends_the_start_and_what_serves_stays(
         status, log = ended(namespace, folder, "--ipvs-scheduler=ovf")
     assert status == 1
     assert "can't use IPVS with the scheduler ovf" in log, log
+    assert "(modprobe ip_vs_ovf)" in log
     assert "choose another ipvs.scheduler" in log
     assert kernel_state(namespace) == before
+
+
+@pytest.mark.parametrize("scheduler", ["mh", "sh", "lc"])
+def test_a_scheduler_is_given_to_every_virtual_server_and_mh_alone_spreads_by_port(
+    namespace: Namespace, folder: Folder, scheduler: str
+) -> None:
+    with AgentProcess(namespace, folder.path, f"--ipvs-scheduler={scheduler}") as agent:
+        agent.wait_synced()
+        written = shell(namespace, "ipvsadm -Sn").splitlines()[0]
+    assert written == f"-A -t 10.96.0.10:80 -s {scheduler}{' -b mh-port' if scheduler == 'mh' else ''}"
+
+
+def test_an_unknown_scheduler_is_refused_with_those_that_there_are(namespace: Namespace, folder: Folder) -> None:
+    status, log = ended(namespace, folder, "--ipvs-scheduler=rrr")
+    assert status == 2
+    assert "--ipvs-scheduler: unknown scheduler 'rrr' (one of rr, wrr, lc, wlc, lblc, lblcr, sh, dh, sed, nq" in log
 
 
 def test_a_scheduler_in_use_needs_no_proof(namespace: Namespace) -> None:
