@@ -19,10 +19,12 @@ from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Fee
 from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
 from kubeproxy_py.plan.drain import Draining
+from kubeproxy_py.plan.drift import Drift
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.pending import NEVER, Pending
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.plan.report import SyncReport
+from kubeproxy_py.plan.standing import Standing, by_kind, stuck_families
 from kubeproxy_py.plan.steps import Failed, Plan
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,9 @@ class Agent:
         self._oldest_event_s: float | None = None
         self._last_sync_s = -NEVER
         self._compare_due_s = NEVER
+        self._drift = Drift()
+        self._compares = 0
+        self._swept_s = 0.0  # what the sweep under way took so far
         flow_table = kernel if isinstance(kernel, FlowTable) else None
         self._sweep = Sweep(flow_table, partial(allowed_destinations, compiler=compiler))
 
@@ -133,6 +138,22 @@ class Agent:
         if self.compiler.has_work() or self.pending.is_asked:
             return min(self._last_sync_s + self._timing.min_sync_period_s, self.pending.retry_due_s)
         return self.pending.retry_due_s
+
+    def standing(self) -> Standing:
+        """How the kernel stands to what is desired, for other threads to read; costs what is pending."""
+        failed = self.pending.failed
+        return Standing(
+            dict(self.compiler.desired.counts),
+            by_kind(self.pending.keys),
+            by_kind(failed),
+            dict(self._drift.found),
+            dict(self._drift.repaired),
+            len(self.draining),
+            self._compares,
+            stuck_families(failed),
+            is_waiting=bool(self.awaited),
+            has_work=not self.adopted or self.compiler.has_work() or self.pending.is_asked,
+        )
 
     # What it does
 
@@ -215,6 +236,7 @@ class Agent:
             apply_s=applied_s - planned_s,
             since_event_s=None if self._oldest_event_s is None or not due else applied_s - self._oldest_event_s,
             why=why,
+            states=self.compiler.take_states(),
         )
 
     def _settle(self, plan: Plan, failed: tuple[Failed, ...], due: Collection[Key], now_s: float) -> None:
@@ -229,6 +251,7 @@ class Agent:
                 self.actual[step.key] = step.spec
         self._note_draining(step.key for step in plan)
         self.pending.settle(due, refused, now_s)
+        self._drift.settle(due, refused)
 
     # Draining
 
@@ -252,7 +275,9 @@ class Agent:
         believed: dict[Scope, Rows] = {}
         for key, spec in self.actual.items():
             believed.setdefault(scope_of(key), {})[key] = spec
-        return sum(self._compare(scope, believed.get(scope, {})) for scope in self.kernel.scopes())
+        differing = sum(self._compare(scope, believed.get(scope, {})) for scope in self.kernel.scopes())
+        self._compares += 1
+        return differing
 
     def _compare(self, scope: Scope, believed: Rows | None = None) -> int:
         """Read *scope*; what differs from what we *believed* is known from now on, and pending."""
@@ -274,6 +299,7 @@ class Agent:
             else:
                 self.actual.pop(key, None)
         self.pending.ask(differing)
+        self._drift.note(differing)
         self._note_draining(differing)
         return len(differing)
 
@@ -290,13 +316,16 @@ class Agent:
 
     def _sweep_flows(self, now_s: float) -> list[SyncReport]:
         """Go on with the sweep; a report when it is done.  That the kernel can't be asked is said once, and no harm."""
+        began_s = self._clock()
         try:
             flows = self._sweep.turn(now_s)
         except KernelError as error:
             if self._sweep.failures == 1:
                 log.warning(f"UDP flows to endpoints that are gone stay until they time out: {error}")
             return []
+        self._swept_s += self._clock() - began_s
         if not flows:
             return []
+        swept_s, self._swept_s = self._swept_s, 0.0
         why = "stale flows" if flows.forgotten or flows.refused else ""
-        return [SyncReport(0, (), (), len(self.actual), len(self.pending), 0.0, 0.0, 0.0, None, why, flows)]
+        return [SyncReport(0, (), (), len(self.actual), len(self.pending), 0.0, 0.0, swept_s, None, why, flows=flows)]

@@ -9,7 +9,9 @@ import gc
 import logging
 import queue
 from collections.abc import Callable
+from threading import Lock
 from time import monotonic, sleep
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -20,6 +22,7 @@ from kubeproxy_py.logs import level, values
 from kubeproxy_py.model.events import AddressesChanged, Event, Synced
 from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.report import SyncReport
+from kubeproxy_py.plan.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,22 @@ class Reconfigured(Struct, frozen=True, gc=False):
 Told = Event | AddressesChanged | Reconfigured
 
 
+class Observer(Protocol):
+    """Who watches the loop; all but ``asked`` is called in its thread, and must be quick."""
+
+    def asked(self, since_s: float | None) -> None:
+        """Something was told at *since_s* of time.monotonic that is not dealt with; None: all is.  Any thread."""
+
+    def took(self, event: Event) -> None:
+        """The agent knows *event*."""
+
+    def did(self, report: SyncReport) -> None:
+        """The agent did something."""
+
+    def stands(self, standing: Standing) -> None:
+        """A turn is over."""
+
+
 class Loop:
     """Feeds one Agent.  ``tell`` may be called from any thread; ``run`` from one."""
 
@@ -45,16 +64,24 @@ class Loop:
         on_report: Callable[[SyncReport], None] = lambda _report: None,
         on_configuration: Callable[[Loaded], None] = lambda _loaded: None,
         alive: Callable[[], float] = lambda: NEVER,
+        observer: Observer | None = None,
     ) -> None:
         self._agent = agent
         self._on_report = on_report
         self._on_configuration = on_configuration
         self._alive = alive  # says so, and in how many seconds it wants to be called again
+        self._observer = observer
         self._queue: queue.SimpleQueue[tuple[float, Told]] = queue.SimpleQueue()
+        self._lock = Lock()  # of _asked_s
+        self._asked_s: float | None = None  # since when something waits that was told
 
     def tell(self, told: Told) -> None:
         """Have the agent know *told* soon."""
-        self._queue.put((monotonic(), told))
+        now_s = monotonic()
+        with self._lock:
+            self._queue.put((now_s, told))
+            if self._asked_s is None:
+                self._note_asked(now_s)
 
     def run(self) -> None:
         """Serve until the process ends."""
@@ -81,8 +108,25 @@ class Loop:
         for report in self._agent.step():
             _log_report(report)
             self._on_report(report)
+            if self._observer:
+                self._observer.did(report)
             if report.why == FIRST_SYNC:
                 _settle_memory()
+        if self._observer:
+            self._end_turn(self._observer)
+
+    def _end_turn(self, observer: Observer) -> None:
+        """Tell how things stand; what was told is dealt with, unless the agent has work that waits."""
+        standing = self._agent.standing()
+        observer.stands(standing)
+        with self._lock:
+            if standing.is_waiting or not standing.has_work:
+                self._note_asked(None if self._queue.empty() else monotonic())
+
+    def _note_asked(self, since_s: float | None) -> None:
+        if since_s != self._asked_s and self._observer:
+            self._observer.asked(since_s)
+        self._asked_s = since_s
 
     def _rest(self, rest_s: float) -> None:
         while rest_s > 0:
@@ -109,6 +153,8 @@ class Loop:
         if isinstance(told, Synced):
             log.log(level(2), f"first list of the feed {told.feed} is whole")
         self._agent.take(told, at_s)
+        if self._observer:
+            self._observer.took(told)
 
 
 def _settle_memory() -> None:

@@ -114,6 +114,11 @@ class Reload:
         self._host = host
         self._supervisor = supervisor or Supervisor({})
 
+    @property
+    def loaded(self) -> Loaded:
+        """The configuration in use."""
+        return self._loaded
+
     def take(self, new: Loaded) -> None:
         """Go by *new*.  Raises SystemExit if that takes another process.
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 DONE, FAILED, UNUSABLE = 0, 1, 2
 _LIST_TIMEOUT_S = 60.0
+_FLUSH_TIMEOUT_S = 5.0  # for the last words of a process that can't start
 
 
 def run(loaded: "Loaded", asked: "Asked") -> int:
@@ -45,9 +46,11 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
     SIGHUP has it look at the configuration file at once.
     """
     from kubeproxy_py.cleanup import warn_of_leftovers
+    from kubeproxy_py.kernel.ipvs import IpvsAdapter
     from kubeproxy_py.kernel.monitor import AddressMonitor
     from kubeproxy_py.loop import Loop
     from kubeproxy_py.reload import Reload
+    from kubeproxy_py.serving import ServeError, Serving
 
     supervisor = Supervisor()
     end = partial(_end, supervisor)
@@ -55,16 +58,24 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
     signal.signal(signal.SIGINT, end)
     platform, settings = _prepare(loaded)
     set_oom_score(loaded.config.oom_score_adj)
-    parts = make_parts(loaded, platform, settings)
+    serving = Serving(loaded, platform.host.node_name, platform.host.families, IpvsAdapter)
+    parts = make_parts(loaded, platform, settings, serving.tally)
     agent = make_agent(loaded, parts, _log_problem)
     reload = Reload(loaded, agent, platform.host, supervisor)
     on_first = _after_first(lambda: warn_of_leftovers(platform.programs))
-    loop = Loop(agent, _both(supervisor.told, on_first), reload.take, supervisor.alive)
+    serving.current = lambda: reload.loaded
+    loop = Loop(agent, _both(supervisor.told, on_first), reload.take, supervisor.alive, serving)
     _watch_configuration(asked, loop, supervisor)
     monitor = AddressMonitor(loop.tell)
+    parts.announcer.start()
+    try:
+        serving.start(parts.announcer.tell)
+    except ServeError as error:
+        log.error(f"{error}, and bindAddressHardFail is set")
+        parts.announcer.flush(_FLUSH_TIMEOUT_S)
+        return FAILED
     parts.source.start(loop.tell)
     monitor.start()
-    parts.announcer.start()
     parts.announcer.tell(starting(platform.host.node_name))
     loop.run()
     return DONE

@@ -28,6 +28,7 @@ from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.report.announce import Announcer
 from kubeproxy_py.report.external_ips import ExternalIps
 from kubeproxy_py.sources import Source
+from kubeproxy_py.sources.tally import NO_TALLY, Tally
 
 if TYPE_CHECKING:
     from kubeproxy_py.kernel.dispatch import Adapter
@@ -98,12 +99,12 @@ def imagined_platform(loaded: Loaded) -> Platform:
     return Platform(MemoryKernel(), Host(node_name(loaded.config, gethostname())), Machine())
 
 
-def make_parts(loaded: Loaded, platform: Platform, settings: Rows | None = None) -> Parts:
+def make_parts(loaded: Loaded, platform: Platform, settings: Rows | None = None, tally: Tally = NO_TALLY) -> Parts:
     """The parts on this *platform*; *settings* are those that it has been given (None: those that it would be)."""
     if settings is None:
         settings = setting_rows(loaded.config, platform.machine, platform.kernel.read(SYSCTLS))
     compiler = Compiler(_SiteMaker(loaded.config, platform.host), settings)
-    source = make_source(loaded, platform.host.node_name)
+    source = make_source(loaded, platform.host.node_name, tally)
     return Parts(platform.kernel, compiler, source, make_announcer(loaded, source))
 
 
@@ -123,15 +124,15 @@ def _rules_by_libiptc(facts: "HostFacts") -> "Adapter":
     return LibiptcAdapter(facts.programs, facts.flavour)
 
 
-def make_source(loaded: Loaded, name: str) -> Source:
+def make_source(loaded: Loaded, name: str, tally: Tally = NO_TALLY) -> Source:
     """The folder of manifests if there is one, else the API server."""
     if loaded.own.manifests:
         from kubeproxy_py.sources.files import ManifestFolder
 
-        return ManifestFolder(loaded.own.manifests, name)
+        return ManifestFolder(loaded.own.manifests, name, tally)
     from kubeproxy_py.sources.kube import KubeSource
 
-    return KubeSource(loaded.config.client_connection.kubeconfig, loaded.own.master, name)
+    return KubeSource(loaded.config.client_connection.kubeconfig, loaded.own.master, name, tally=tally)
 
 
 def make_announcer(loaded: Loaded, source: Source) -> Announcer:

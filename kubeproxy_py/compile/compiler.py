@@ -10,12 +10,13 @@ from kubeproxy_py.compile.base import base_rows
 from kubeproxy_py.compile.chains import SetsInUse, compile_chains
 from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
+from kubeproxy_py.compile.health import ServiceState, service_state
 from kubeproxy_py.compile.service import compile_service
 from kubeproxy_py.compile.site import Site
 from kubeproxy_py.model.events import AddressesSet, NodeGone, NodeSet, ObjectEvent
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Key, Rows
-from kubeproxy_py.model.services import Family
+from kubeproxy_py.model.services import Family, ServiceName
 
 SiteMaker = Callable[[Node | None, tuple[HostAddress, ...]], Site]
 
@@ -33,6 +34,7 @@ class Compiler:
         self._make_site = make_site
         self._settings = settings or {}
         self._sets_in_use: dict[Family, SetsInUse] = {}
+        self._states: dict[ServiceName, ServiceState] = {}
 
     def take(self, event: ObjectEvent) -> None:
         """Know what *event* says."""
@@ -61,10 +63,17 @@ class Compiler:
         changed: list[Key] = []
         for name in self.cluster.dirty:
             service = self.cluster.services.get(name)
-            rows = compile_service(service, self.cluster.slices_of(name), self.site) if service else {}
+            slices = self.cluster.slices_of(name) if service else []
+            rows = compile_service(service, slices, self.site) if service else {}
             changed += self.desired.replace(name, rows)
+            self._states[name] = service_state(name, service, slices, self.site)
         self.cluster.dirty.clear()
         return changed + self._compile_fixed()
+
+    def take_states(self) -> tuple[ServiceState, ...]:
+        """The state of each Service that was compiled since the last call."""
+        states, self._states = self._states, {}
+        return tuple(states.values())
 
     def _compile_fixed(self) -> list[Key]:
         if self._sets_in_use and not self.desired.sets.changed:

@@ -28,6 +28,7 @@ class Desired:
     def __init__(self) -> None:
         self.rows: Rows = {}
         self.sets = _SetUse()
+        self.counts: Counter[str] = Counter()  # rows by the name of their kind
         self._claims: dict[Owner, Rows] = {}
         self._holder: dict[Key, Owner] = {}
         self._rivals: dict[Key, list[Owner]] = {}  # all owners of a key, where there is more than one
@@ -122,6 +123,7 @@ class Desired:
     def _put(self, key: Key, spec: Spec, changed: list[Key]) -> None:
         if key not in self.rows:
             self.sets.count(key, 1)
+            self.counts[type(key).__name__] += 1
         elif self.rows[key] == spec:
             return
         self.rows[key] = spec
@@ -131,6 +133,7 @@ class Desired:
         if key in self.rows:
             del self.rows[key]
             self.sets.count(key, -1)
+            self.counts[type(key).__name__] -= 1
             changed.append(key)
 
 

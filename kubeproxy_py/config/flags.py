@@ -95,6 +95,8 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("manifests", "manifests", "folder of YAML or JSON objects to watch, instead of an API server", OwnSettings),
     Flag("iptables-flavour", "iptablesFlavour", "which iptables tables; auto: those that the node uses", OwnSettings),
     Flag("iptables-backend", "iptablesBackend", "libiptc: python-iptables, for legacy tables", OwnSettings),
+    Flag("traffic-series", "trafficSeries", "service ports with traffic metrics of their own; 0: none", OwnSettings),
+    Flag("traffic-services-max", "trafficServicesMax", "above so many service ports, no traffic metrics", OwnSettings),
     Flag("drain-deadline", "drainDeadline", "longest time that a real server drains; 0s: no limit", OwnSettings),
 )  # fmt: skip
 

@@ -196,6 +196,8 @@ class OwnSettings(Section, frozen=True):
     manifests: Annotated[str, TEXT] = ""  # a folder to watch instead of an API server
     iptables_flavour: Annotated[Flavour, one_of("iptables flavour", "auto", "legacy", "nft")] = "auto"
     iptables_backend: Annotated[Backend, one_of("iptables backend", "restore", "libiptc")] = "restore"
+    traffic_series: Annotated[int, pointer(whole(0))] = 1000  # service ports with metrics of their own; 0: none
+    traffic_services_max: Annotated[int, pointer(whole(0))] = 20_000  # above so many service ports, no traffic metrics
     drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a draining real server stays while it has connections
 
 

@@ -12,6 +12,7 @@ from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
 from functools import cached_property
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Scope, command
+from kubeproxy_py.kernel.ipvs_stats import decode_traffic
 from kubeproxy_py.kernel.ipvs_wire import (
     FAMILY_NAME,
     RealServerState,
@@ -26,7 +27,7 @@ from kubeproxy_py.kernel.ipvs_wire import (
     encode_step,
 )
 from kubeproxy_py.kernel.netlink import NETLINK_GENERIC, Message, Refusal, Socket, generic_family
-from kubeproxy_py.model.rows import Connections, Key, RealServer, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import Connections, Key, RealServer, Rows, Traffic, VirtualServer, VirtualServerSpec
 from kubeproxy_py.plan.steps import Failed, Step
 
 _GONE = frozenset((ESRCH, ENOENT))
@@ -76,6 +77,15 @@ class IpvsAdapter:
     def connections(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, Connections]:
         """How many connections, busy and idle, each real server of *virtual_servers* has.  Raises KernelError."""
         return {state.key: state.connections for state in self._states(virtual_servers)}
+
+    def traffic(self) -> dict[VirtualServer, Traffic]:
+        """What each virtual server has carried, in one dump.  Raises KernelError."""
+        try:
+            bodies = self._netlink.dump(self._message(encode_list_services()))
+        except KernelError:
+            self.close()
+            raise
+        return dict(found for body in bodies if (found := decode_traffic(body)))
 
     def timeouts(self) -> Timeouts:
         """The namespace's timeouts.  Raises KernelError."""

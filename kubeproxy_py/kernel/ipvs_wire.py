@@ -140,8 +140,8 @@ def decode_timeouts(body: bytes) -> Timeouts:
     return Timeouts(*(read_u32(found[k]) if k in found else 0 for k in (_TIMEOUT_TCP, _TIMEOUT_TCP_FIN, _TIMEOUT_UDP)))
 
 
-def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
-    """One virtual server of a listing; None if it goes by a firewall mark."""
+def service_attributes(body: bytes) -> tuple[VirtualServer, dict[int, bytes]] | None:
+    """One virtual server of a listing, and all that is told of it; None if it goes by a firewall mark."""
     found = attributes(attributes(body, 4)[_SERVICE])
     if _FWMARK in found:
         return None
@@ -150,6 +150,15 @@ def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | Non
         int.from_bytes(found[_PORT], "big"),
         _PROTOCOL_NAMES[read_u16(found[_PROTOCOL])],
     )
+    return key, found
+
+
+def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
+    """One virtual server of a listing; None if it goes by a firewall mark."""
+    service = service_attributes(body)
+    if service is None:
+        return None
+    key, found = service
     flags = read_u32(found[_FLAGS]) & ~FLAG_HASHED
     return key, VirtualServerSpec(read_text(found[_SCHED_NAME]), flags, read_u32(found[_TIMEOUT]))
 

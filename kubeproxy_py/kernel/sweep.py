@@ -38,7 +38,7 @@ class Sweep:
         self._waiting: dict[VirtualServer, None] = {}
         self._allowed: dict[VirtualServer, frozenset[Destination]] = {}  # of the sweep under way
         self._listing: Iterator[list[Flow]] | None = None
-        self._seen = self._forgotten = 0
+        self._seen = self._forgotten = self._forgotten_ipv6 = 0
         self._refused: list[str] = []
 
     def note(self, servers: Iterable[VirtualServer], now_s: float) -> None:
@@ -76,20 +76,25 @@ class Sweep:
     def _begin(self) -> Iterator[list[Flow]]:
         self._allowed = dict(self._allowed_now(self._waiting))
         self._waiting = {}
-        self._seen, self._forgotten, self._refused = 0, 0, []
+        self._seen, self._forgotten, self._forgotten_ipv6, self._refused = 0, 0, 0, []
         assert self._table is not None, "nothing is due"
         self._listing = self._table.udp_flows(list(self._allowed))
         return self._listing
 
     def _look_at(self, part: list[Flow]) -> None:
         self._seen += len(part)
-        if self._table and (stale := stale_flows(part, self._allowed)):
-            forgotten, refused = self._table.forget(stale)
-            self._forgotten += forgotten
-            self._refused += refused
+        stale = stale_flows(part, self._allowed)
+        for is_ipv6 in (False, True):
+            mine = [flow for flow in stale if (":" in flow.virtual_server.address) == is_ipv6]
+            if self._table and mine:
+                forgotten, refused = self._table.forget(mine)
+                self._forgotten += forgotten
+                self._forgotten_ipv6 += forgotten if is_ipv6 else 0
+                self._refused += refused
 
     def _end(self, now_s: float) -> FlowReport:
-        report = FlowReport(len(self._allowed), self._seen, self._forgotten, tuple(self._refused))
+        refused = tuple(self._refused)
+        report = FlowReport(len(self._allowed), self._seen, self._forgotten, refused, self._forgotten_ipv6)
         self._allowed, self._listing = {}, None
         self.failures = 0
         self.due_s = now_s if self._waiting else NEVER

@@ -25,6 +25,7 @@ class ServiceGone(Struct, frozen=True, gc=False):
 
 class SliceSet(Struct, frozen=True, gc=False):
     slice: EndpointSlice
+    triggered_s: float = 0.0  # when the change that it tells of was made, since 1970; 0: it doesn't tell
 
 
 class SliceGone(Struct, frozen=True, gc=False):

@@ -183,6 +183,16 @@ class Connections(Struct, frozen=True, gc=False):
         return self.active + self.inactive
 
 
+class Traffic(Struct, frozen=True, gc=False):
+    """What a virtual server has carried since it was made; what clients sent is received."""
+
+    connections: int = 0
+    received_packets: int = 0
+    sent_packets: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
 Spec = str | IpsetSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | None
 Rows = dict[Key, Spec]
 

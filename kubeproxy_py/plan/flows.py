@@ -31,6 +31,7 @@ class FlowReport(Struct, frozen=True, gc=False):
     seen: int  # flows that they had
     forgotten: int  # stale ones, now deleted
     refused: tuple[str, ...]  # the kernel's words on each that it would not delete
+    forgotten_ipv6: int = 0  # those of the forgotten that were IPv6
 
     def __str__(self) -> str:
         """One sentence."""

@@ -45,6 +45,16 @@ class Pending:
         return len(self._retries) < len(self._keys)
 
     @property
+    def keys(self) -> Collection[Key]:
+        """All that is pending."""
+        return self._keys.keys()
+
+    @property
+    def failed(self) -> Collection[Key]:
+        """Those that failed and wait."""
+        return self._retries.keys()
+
+    @property
     def retry_due_s(self) -> float:
         """When the first of those that failed may be tried again."""
         return min((retry.due_s for retry in self._retries.values()), default=NEVER)

@@ -4,6 +4,7 @@ from collections import Counter
 
 from msgspec import Struct
 
+from kubeproxy_py.compile.health import ServiceState
 from kubeproxy_py.model.rows import DRAINING, RealServer
 from kubeproxy_py.plan.flows import FlowReport
 from kubeproxy_py.plan.steps import Failed, Plan, Step
@@ -20,6 +21,7 @@ class SyncReport(Struct, frozen=True, gc=False):
     apply_s: float
     since_event_s: float | None  # since the oldest event that this sync answers; None: no event did ask for it
     why: str = ""  # "first sync", "drift in ...", "drained", "stale flows"; empty: an event
+    states: tuple[ServiceState, ...] = ()  # of the Services that were compiled
     flows: FlowReport | None = None  # set where the UDP flows of earlier syncs were looked at, and no more
 
     def __str__(self) -> str:

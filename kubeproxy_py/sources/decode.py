@@ -7,6 +7,8 @@ whoever knows an older version of it keeps that.
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -19,7 +21,7 @@ from kubeproxy_py.sources.endpoints import read_endpoints, read_slice
 from kubeproxy_py.sources.flaw import UNREADABLE, Flaw, of_syntax_error, of_type_error
 from kubeproxy_py.sources.node import read_node
 from kubeproxy_py.sources.service import read_service
-from kubeproxy_py.sources.wire import NO_META, EndpointsWire, MetaWire, NodeWire, ServiceWire, SliceWire
+from kubeproxy_py.sources.wire import NO_ANNOTATIONS, NO_META, EndpointsWire, MetaWire, NodeWire, ServiceWire, SliceWire
 
 Kind = Literal["Service", "EndpointSlice", "Endpoints", "Node"]
 Value = Service | EndpointSlice | Node
@@ -42,6 +44,7 @@ class Decoded(Struct, frozen=True, gc=False):
     values: tuple[Value, ...] = ()
     problems: tuple[Problem, ...] = ()
     broken: bool = False
+    triggered_s: float = 0.0  # when the change was made that an EndpointSlice tells of, since 1970; 0: it doesn't say
 
 
 WireType = TypeVar("WireType", ServiceWire, SliceWire, EndpointsWire, NodeWire)
@@ -103,7 +106,18 @@ def _decode(kind: Kind, body: Body, within: str, namespace: str) -> Decoded:
         values = read(name, wire, flaws)
     except Flaw as flaw:
         return _broken(kind, name, within, meta.resource_version, [*flaws, flaw])
-    return Decoded(kind, name, meta.resource_version, values, _problems(kind, name, within, flaws))
+    problems = _problems(kind, name, within, flaws)
+    return Decoded(kind, name, meta.resource_version, values, problems, triggered_s=_triggered_s(meta))
+
+
+def _triggered_s(meta: MetaWire) -> float:
+    """What the controller that wrote it says; a time that can't be read is no reason not to use the object."""
+    text = (meta.annotations or NO_ANNOTATIONS).triggered
+    if not text:
+        return 0.0
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).timestamp()
+    return 0.0
 
 
 def _name(kind: Kind, meta: MetaWire, namespace: str) -> ObjectName:

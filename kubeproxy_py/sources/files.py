@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kubeproxy_py.model.events import Event, Synced
 from kubeproxy_py.sources import FEEDS, Emit
 from kubeproxy_py.sources.folder import Folder, Look
+from kubeproxy_py.sources.tally import NO_TALLY, Tally
 
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
@@ -34,8 +35,9 @@ class ManifestFolder:
     that the kernel has be taken for unwanted.
     """
 
-    def __init__(self, directory: str, node_name: str) -> None:
+    def __init__(self, directory: str, node_name: str, tally: Tally = NO_TALLY) -> None:
         self._directory = directory
+        self._tally = tally
         self._folder = Folder(directory, node_name)
         self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # names of whole files; None: stop
         self._thread: threading.Thread | None = None
@@ -70,6 +72,8 @@ class ManifestFolder:
                 before_s = time.monotonic()
                 look = self._folder.look(whole)
                 cost_s = time.monotonic() - before_s
+                if look.events:
+                    self._tally.decoded(cost_s)
                 for event in self._told(look):
                     emit(event)
                 whole = self._wait(max(SWEEP_PERIOD_S, cost_s / _SWEEP_SHARE) if look.settled else SETTLE_S)

@@ -21,6 +21,7 @@ from kubeproxy_py.sources.access import Access
 from kubeproxy_py.sources.kubeconfig import Kubeconfig, read_kubeconfig
 from kubeproxy_py.sources.listwatch import ListWatch
 from kubeproxy_py.sources.resources import SERVICES, SLICES, node
+from kubeproxy_py.sources.tally import NO_TALLY, Tally
 from kubeproxy_py.sources.transport import KEEPALIVE, Connection
 from kubeproxy_py.sources.watcher import Watcher
 
@@ -39,9 +40,16 @@ class KubeSource:
     """
 
     def __init__(
-        self, kubeconfig: str | None, master: str | None, node_name: str, *, silence_s: float = SILENCE_S
+        self,
+        kubeconfig: str | None,
+        master: str | None,
+        node_name: str,
+        *,
+        silence_s: float = SILENCE_S,
+        tally: Tally = NO_TALLY,
     ) -> None:
-        self.access = Access(lambda: connect(kubeconfig, master))
+        self.access = Access(lambda: connect(kubeconfig, master, tally))
+        self._tally = tally
         self._resources = (SERVICES, SLICES, node(node_name))
         self._silence_s = silence_s
         self._watchers: list[Watcher] = []
@@ -59,7 +67,7 @@ class KubeSource:
 
         for resource in self._resources:
             listwatch = ListWatch(resource, random.random)
-            watcher = Watcher(listwatch, self.access, tell, self._silence_s, resource.feed)
+            watcher = Watcher(listwatch, self.access, tell, self._silence_s, resource.feed, self._tally)
             self._watchers.append(watcher)
             watcher.start()
 
@@ -73,7 +81,7 @@ class KubeSource:
         self.access.close()
 
 
-def connect(kubeconfig: str | None, master: str | None) -> Connection:
+def connect(kubeconfig: str | None, master: str | None, tally: Tally = NO_TALLY) -> Connection:
     """The connection that the configuration describes.  Raises SourceError."""
     # Imported here: a quarter of a second and 44 MiB that only those pay who talk to a cluster.
     import urllib3
@@ -102,7 +110,8 @@ def connect(kubeconfig: str | None, master: str | None) -> Connection:
     def authorization() -> str:
         return _token(token_file) if token_file else _authorization(configuration)
 
-    return Connection(configuration.host.rstrip("/"), pool, authorization, f"kubeproxy-py/{__version__}")
+    tally.connected()
+    return Connection(configuration.host.rstrip("/"), pool, authorization, f"kubeproxy-py/{__version__}", tally)
 
 
 def _load_kubeconfig(path: str, configuration: Any) -> str:

@@ -38,6 +38,7 @@ class Request(Struct, frozen=True, gc=False):
     target: str
     is_watch: bool
     wait_s: float = 0.0
+    is_first_page: bool = False  # of a list
 
 
 class _Phase(Enum):
@@ -89,7 +90,9 @@ class ListWatch:
         selectors = {"labelSelector": self._resource.label_selector, "fieldSelector": self._resource.field_selector}
         query = self._watch_query() if self._phase is _Phase.WATCH else self._list_query()
         query |= {key: selector for key, selector in selectors.items() if selector}
-        return Request(f"{self._resource.path}?{urlencode(query)}", self._phase is _Phase.WATCH, self._wait_s)
+        is_watch = self._phase is _Phase.WATCH
+        target = f"{self._resource.path}?{urlencode(query)}"
+        return Request(target, is_watch, self._wait_s, is_first_page=not is_watch and not self._continue)
 
     def _list_query(self) -> dict[str, str]:
         query = {"limit": str(PAGE_LIMIT)} if self._paged else {}
@@ -196,7 +199,7 @@ class ListWatch:
         identity: Identity = (found.kind, found.name)
         if self._phase is _Phase.LIST:
             self._listed.add(identity)
-        changes = [] if found.broken else self._told.tell(identity, found.values)
+        changes = [] if found.broken else self._told.tell(identity, found.values, found.triggered_s)
         return [*found.problems, *changes]
 
     def _take_error(self, body: Raw) -> list[Event]:

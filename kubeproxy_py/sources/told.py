@@ -29,8 +29,11 @@ class Told:
     def __init__(self) -> None:
         self._values: dict[Identity, tuple[Value, ...]] = {}
 
-    def tell(self, identity: Identity, values: tuple[Value, ...]) -> list[ObjectEvent]:
-        """The events after which *identity* is known to say *values* (none: it is gone, or of no use)."""
+    def tell(self, identity: Identity, values: tuple[Value, ...], triggered_s: float = 0.0) -> list[ObjectEvent]:
+        """The events after which *identity* is known to say *values* (none: it is gone, or of no use).
+
+        *triggered_s* is when the change was made, for slices.  It is no part of a value: alone, it is no news.
+        """
         before = self._values.get(identity, ())
         if before == values:
             return []
@@ -42,7 +45,7 @@ class Told:
         new = {value.name: value for value in values}
         return [
             *(_gone(value) for name, value in old.items() if name not in new),
-            *(_set(value) for name, value in new.items() if old.get(name) != value),
+            *(_set(value, triggered_s) for name, value in new.items() if old.get(name) != value),
         ]
 
     def tell_only(self, identities: Collection[Identity]) -> list[ObjectEvent]:
@@ -55,12 +58,12 @@ def _joined(parts: Iterable[list[ObjectEvent]]) -> list[ObjectEvent]:
     return [event for part in parts for event in part]
 
 
-def _set(value: Value) -> ObjectEvent:
+def _set(value: Value, triggered_s: float) -> ObjectEvent:
     match value:
         case Service():
             return ServiceSet(value)
         case EndpointSlice():
-            return SliceSet(value)
+            return SliceSet(value, triggered_s)
         case Node():
             return NodeSet(value)
         case _:

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 
 from kubeproxy_py.model.events import Problem
 from kubeproxy_py.sources import SourceError
+from kubeproxy_py.sources.tally import NO_TALLY, Tally
 
 CONNECT_TIMEOUT_S = 10.0
 BODY_MAX_BYTES = 1 << 30  # 100,000 slices with their managedFields, if a server refuses to send pages
@@ -44,8 +46,9 @@ class TransportError(Exception):
 class Answer:
     """An HTTP answer whose body is yet to come."""
 
-    def __init__(self, server: str, response: Any) -> None:
+    def __init__(self, server: str, response: Any, on_body: Callable[[int], None] = lambda _size_bytes: None) -> None:
         self._server = server
+        self._on_body = on_body
         self._response = response
         self._lock = threading.Lock()
         self.status: int = response.status
@@ -65,6 +68,7 @@ class Answer:
             size_bytes += len(part)
             if size_bytes > BODY_MAX_BYTES:
                 raise TransportError(Problem(self._server, "body", f"is larger than {BODY_MAX_BYTES >> 20} MiB"))
+        self._on_body(size_bytes)
         return b"".join(parts)
 
     def lines(self) -> Iterator[bytes]:
@@ -104,11 +108,24 @@ class Connection:
     *authorization* gives the header's value for each request ("" for none), and may read files to do so.
     """
 
-    def __init__(self, server: str, pool: urllib3.PoolManager, authorization: Callable[[], str], agent: str) -> None:
+    def __init__(
+        self,
+        server: str,
+        pool: urllib3.PoolManager,
+        authorization: Callable[[], str],
+        agent: str,
+        tally: Tally = NO_TALLY,
+    ) -> None:
         self._server = server
         self._pool = pool
         self._authorization = authorization
         self._agent = agent
+        self._tally = tally
+
+    @property
+    def host(self) -> str:
+        """``host:port`` of the server."""
+        return self._server.partition("://")[2].partition("/")[0]
 
     def get(self, target: str, read_timeout_s: float) -> Answer:
         """The answer to GET *target*, a path with a query; *read_timeout_s* is the longest silence in it.
@@ -129,6 +146,7 @@ class Connection:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
+        began_s, code = time.monotonic(), "<error>"
         try:
             response = self._pool.request(
                 method,
@@ -139,11 +157,14 @@ class Connection:
                 retries=False,
                 preload_content=False,
             )
+            code = str(response.status)
         except SourceError as error:
             raise TransportError(Problem(self._server, "credentials", error.message, error.hint)) from None
         except (HTTPError, OSError) as error:
             raise TransportError(_problem(self._server, error)) from None
-        return Answer(self._server, response)
+        finally:
+            self._tally.requested(self.host, method, code, time.monotonic() - began_s, len(body or b""))
+        return Answer(self._server, response, lambda size_bytes: self._tally.received(self.host, method, size_bytes))
 
     def _headers(self) -> Mapping[str, str]:
         """Raises SourceError if the credentials can't be had, or can't be sent."""

@@ -7,12 +7,15 @@ wrong ends in a wait and another attempt; nothing ends the thread but ``stop``.
 import logging
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
-from kubeproxy_py.model.events import Problem
+from kubeproxy_py.model.events import Event, Feed, Problem
 from kubeproxy_py.sources import Emit
 from kubeproxy_py.sources.access import Access
 from kubeproxy_py.sources.listwatch import ListWatch, Request
-from kubeproxy_py.sources.transport import Answer, TransportError
+from kubeproxy_py.sources.tally import NO_TALLY, Tally
+from kubeproxy_py.sources.transport import Answer, Connection, TransportError
 
 LIST_TIMEOUT_S = 60.0  # the API server gives up on a list after as long
 
@@ -25,15 +28,25 @@ class Watcher:
     A watch that says nothing for *silence_s*, not even a bookmark (of which there is one a minute), is taken for dead.
     """
 
-    def __init__(self, listwatch: ListWatch, access: Access, emit: Emit, silence_s: float, name: str) -> None:
+    def __init__(
+        self,
+        listwatch: ListWatch,
+        access: Access,
+        emit: Emit,
+        silence_s: float,
+        feed: Feed,
+        tally: Tally = NO_TALLY,
+    ) -> None:
         self._listwatch = listwatch
+        self._feed = feed
+        self._tally = tally
         self._access = access
         self._emit = emit
         self._silence_s = silence_s
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # of _answer
         self._answer: Answer | None = None  # whose body is being read
-        self._thread = threading.Thread(target=self._run, name=f"watch-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"watch-{feed}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -66,8 +79,7 @@ class Watcher:
 
     def _carry_out(self, request: Request) -> None:
         """Ask, and tell ListWatch what came of it.  Raises TransportError."""
-        timeout_s = self._silence_s if request.is_watch else LIST_TIMEOUT_S
-        answer = self._access.ask(lambda connection: connection.get(request.target, timeout_s))
+        answer = self._access.ask(lambda connection: self._get(connection, request))
         with self._lock:
             self._answer = answer
         try:
@@ -76,20 +88,37 @@ class Watcher:
             if request.is_watch and answer.status == 200:
                 self._follow(answer)
                 return
-            for event in self._listwatch.answered(answer.status, answer.body(), answer.retry_after_s):
-                self._emit(event)
+            body = answer.body()
+            self._tell(lambda: self._listwatch.answered(answer.status, body, answer.retry_after_s))
         finally:
             with self._lock:
                 self._answer = None
             answer.close()
+
+    def _get(self, connection: Connection, request: Request) -> Answer:
+        """Raises TransportError."""
+        self._tally.held_back(connection.host, "GET", request.wait_s)
+        if request.is_watch or request.is_first_page:
+            self._tally.began(self._feed, watch=request.is_watch)
+        return connection.get(request.target, self._silence_s if request.is_watch else LIST_TIMEOUT_S)
+
+    def _tell(self, decode: Callable[[], list[Event]]) -> None:
+        """Tell what *decode* makes of something that the server said."""
+        self._tally.heard(self._feed)
+        began_s = time.perf_counter()
+        events = decode()
+        if events:
+            self._tally.decoded(time.perf_counter() - began_s)
+        for event in events:
+            self._emit(event)
 
     def _follow(self, answer: Answer) -> None:
         """A watch's lines, until it ends.  A connection that breaks ends it too: the next watch takes up from there."""
         began_s = time.monotonic()
         try:
             for line in answer.lines():
-                for event in self._listwatch.line(line) if line else ():
-                    self._emit(event)
+                if line:
+                    self._tell(partial(self._listwatch.line, line))
                 if not self._listwatch.watching:
                     return
         except TransportError as error:

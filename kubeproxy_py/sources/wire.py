@@ -27,6 +27,7 @@ NO_LABELS = LabelsWire()
 
 class AnnotationsWire(Struct, gc=False):
     drain_deadline: str | None = field(default=None, name="kubeproxy-py/drain-deadline")
+    triggered: str | None = field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
 
 
 NO_ANNOTATIONS = AnnotationsWire()

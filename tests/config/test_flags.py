@@ -84,6 +84,8 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "manifests": ("/etc/objects", "/etc/objects", "", ""),
     "iptables-flavour": ("nft", "nft", "x", "unknown iptables flavour 'x' (one of auto, legacy, nft)"),
     "iptables-backend": ("libiptc", "libiptc", "x", "unknown iptables backend 'x' (one of restore, libiptc)"),
+    "traffic-series": ("50", 50, "-1", "-1 is out of range"),
+    "traffic-services-max": ("500", 500, "x", "expected a whole number"),
     "drain-deadline": ("5m", 300.0, "-1s", "-1s is negative"),
 }
 READ_ELSEWHERE = {"config", "healthz-port", "metrics-port"}
