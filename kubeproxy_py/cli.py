@@ -24,8 +24,11 @@ FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
+    words = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
+    if not _VERSION.isdisjoint(words):
+        print(f"kubeproxy-py {__version__}")  # noqa: T201 - what was asked for
+        return 0
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
     arguments = _parser().parse_args(words)
     try:
@@ -35,6 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNUSABLE
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+_VERSION = frozenset(("--version", "--version=true", "--version=raw"))  # kube-proxy takes it anywhere
+
+
+def _with_dashes(word: str) -> str:
+    """``--cluster_cidr=X`` as ``--cluster-cidr=X``: all Kubernetes components take both (WordSepNormalizeFunc)."""
+    name, equals, value = word.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
 
 
 def _do(arguments: Namespace) -> int:
@@ -58,9 +70,12 @@ def _parser() -> ArgumentParser:
     from kubeproxy_py.config import flags
 
     parser = ArgumentParser(
-        prog="kubeproxy-py", description="kube-proxy in IPVS mode, as a node agent of its own.", allow_abbrev=False
+        prog="kubeproxy-py",
+        description="kube-proxy in IPVS mode, as a node agent of its own.",
+        epilog="Without a verb it runs, as kube-proxy does with the same flags: see kubeproxy-py run --help.",
+        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"kubeproxy-py {__version__}")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (text, _) in _VERBS.items():
         each = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
