@@ -179,6 +179,9 @@ class Agent:
     def _first_sync(self) -> SyncReport:
         """Adopt what the kernel has, and compare all of it with all that is desired.  Raises KernelError."""
         self.compiler.take(AddressesSet(self.kernel.host_addresses()))
+        if self.compiler.cluster.node is None:
+            name, ips = self.compiler.site.node_name, self.compiler.site.node_ips
+            log.warning(f"there is no Node {name}: its zone is not known, its IPs are taken to be {list(ips.values())}")
         found = read_all(self.kernel)
         self._compare_due_s = self._clock() + self._timing.sync_period_s
         report = self._sync(FIRST_SYNC, found)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kubeproxy_py.compile.base import EXPENDABLE, LIMIT_FIELDS, Machine, setting_rows
+from kubeproxy_py.compile.doubts import family_doubts
 from kubeproxy_py.config.errors import ConfigError, Problem
 from kubeproxy_py.config.load import Loaded
 from kubeproxy_py.config.types import KubeProxyConfiguration
@@ -30,7 +31,10 @@ def prepare(loaded: Loaded, kernel: Kernel, machine: Machine, families: Iterable
     Raises ConfigError for what can't work on this host, KernelError for a scheduler that is not to be had, and for
     settings, all of them at once.
     """
-    check_pod_networks(loaded.config, families)
+    served = tuple(families)
+    check_pod_networks(loaded.config, served)
+    for doubt in family_doubts(loaded.config, served):
+        log.warning(doubt)
     ipvs = IpvsAdapter()
     try:
         check_scheduler(ipvs, loaded.config.ipvs.scheduler)

@@ -4,7 +4,7 @@ Law: pure, and says nothing of what is as it should be.  kube-proxy ends for the
 whenever it changes, so they mend themselves.
 """
 
-from kubeproxy_py.compile.site import LOOPBACK, Site, by_family, node_ips
+from kubeproxy_py.compile.site import LOOPBACK, Site, by_family, node_ips, primary_family
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import IP, Family, Service, family_of
@@ -17,6 +17,22 @@ def node_doubts(config: KubeProxyConfiguration, families: tuple[Family, ...], no
     return tuple(filter(None, (_pod_networks(config, node), _addresses(config, families, node))))
 
 
+def family_doubts(config: KubeProxyConfiguration, families: tuple[Family, ...]) -> tuple[str, ...]:
+    """What is configured for a family that this host does not serve, a sentence for each field."""
+    fields = {
+        "bindAddress": () if config.bind_address in ("0.0.0.0", "::") else (config.bind_address,),
+        "ipvs.excludeCIDRs": config.ipvs.exclude_cidrs,
+        "clusterCIDR": config.cluster_cidr,
+        "nodePortAddresses": tuple(word for word in config.node_port_addresses if "/" in word),
+    }
+    useless = {field: [word for word in words if family_of(word) not in families] for field, words in fields.items()}
+    return tuple(
+        f"{field}: {', '.join(words)}: means nothing, for this host serves {' and '.join(families)} alone"
+        for field, words in useless.items()
+        if words
+    )
+
+
 def _pod_networks(config: KubeProxyConfiguration, node: Node) -> str:
     if config.detect_local_mode != "NodeCIDR":
         return ""
@@ -25,20 +41,20 @@ def _pod_networks(config: KubeProxyConfiguration, node: Node) -> str:
             f"Node {node.name} has no podCIDRs yet, which detectLocalMode NodeCIDR needs: until it has, "
             "traffic from outside the cluster to ClusterIPs is not masqueraded"
         )
-    first = next(iter(node.addresses), "")
-    if first and family_of(first) not in by_family(node.pod_cidrs):
+    family = primary_family(config.bind_address, node)
+    if family not in by_family(node.pod_cidrs):
         return (
-            f"Node {node.name} has no podCIDR of its own family, {family_of(first)}: traffic from outside the "
+            f"Node {node.name} has no podCIDR of its own family, {family}: traffic from outside the "
             "cluster to ClusterIPs of that family is not masqueraded"
         )
     return ""
 
 
 def _addresses(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node) -> str:
-    ips = node_ips(config.bind_address, node)
-    if any(ips[family] != LOOPBACK[family] for family in families):
-        return ""
-    return f"Node {node.name} has no address that this host serves: its own IP is taken to be {ips[families[0]]}"
+    ips, first = node_ips(config.bind_address, node), primary_family(config.bind_address, node)
+    if all(ips[family] == LOOPBACK[family] for family in families):
+        return f"Node {node.name} has no address that this host serves: its own IP is taken to be {ips[families[0]]}"
+    return "" if first in families else f"Node {node.name} is one of {first} first, which this host does not serve"
 
 
 def external_ips_on_node(service: Service, site: Site) -> tuple[IP, ...]:

@@ -86,6 +86,13 @@ def node_ips(bind_address: IP, node: Node | None) -> dict[Family, IP]:
     return {**LOOPBACK, **by_family(node.addresses if node else ()), **own}
 
 
+def primary_family(bind_address: IP, node: Node | None) -> Family:
+    """The family of ``bindAddress`` if it names an address, else of the Node's first; IPv4 while there is none."""
+    if bind_address not in _UNSPECIFIED:
+        return family_of(bind_address)
+    return family_of(node.addresses[0]) if node and node.addresses else "IPv4"
+
+
 def node_port_networks(configured: tuple[str, ...], ips: dict[Family, IP]) -> tuple[CIDR, ...]:
     """``nodePortAddresses`` with its words as networks: ``primary`` is those of *ips* that are known."""
     known = [f"{ip}/{128 if ':' in ip else 32}" for ip in ips.values() if not _is_loopback(ip)]

@@ -7,7 +7,17 @@ import pytest
 from kubeproxy_py.agent import Agent, Timing
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel.memory import MemoryKernel
-from kubeproxy_py.model.events import AddressesChanged, Feed, Problem, ServiceGone, ServiceSet, SliceSet, Synced
+from kubeproxy_py.model.events import (
+    AddressesChanged,
+    Feed,
+    NodeSet,
+    Problem,
+    ServiceGone,
+    ServiceSet,
+    SliceSet,
+    Synced,
+)
+from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.rows import (
     DRAINING,
     SERVING,
@@ -81,6 +91,16 @@ def test_nothing_is_touched_before_every_feed_is_whole() -> None:
         assert bench.kernel.rows == {SERVER: VirtualServerSpec()}
         bench.agent.take(Synced(feed), bench.now_s)
     assert bench.agent.step()[0].why == "first sync"
+
+
+@pytest.mark.parametrize(("events", "said"), [((), 1), ((NodeSet(Node("node-a", addresses=("192.168.3.10",))),), 0)])
+def test_that_there_is_no_node_is_said_at_the_first_sync(
+    events: tuple[object, ...], said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench()
+    bench.tell(*events)
+    bench.after(31)
+    assert len([line for line in caplog.messages if line.startswith("there is no Node node-a: its zone")]) == said
 
 
 def test_the_first_sync_adopts_what_is_right_and_removes_what_is_nobodys() -> None:

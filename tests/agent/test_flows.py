@@ -148,6 +148,7 @@ class WithoutConntrack(MemoryKernel):
 
 def test_a_kernel_without_conntrack_is_warned_of_once_and_serves_on(caplog: pytest.LogCaptureFixture) -> None:
     bench = serving(kernel=WithoutConntrack())
+    caplog.clear()
     for part in (ONE, BOTH, ONE):
         bench.now_s += 31.0
         bench.tell(SliceSet(part))

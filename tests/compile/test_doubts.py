@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubeproxy_py.compile.doubts import node_doubts
+from kubeproxy_py.compile.doubts import family_doubts, node_doubts
 from kubeproxy_py.compile.site import Host
 from kubeproxy_py.config.load import Loaded, load
 from kubeproxy_py.model.node import Node
@@ -38,6 +38,40 @@ def test_what_does_not_fit_is_said(node: Node, says: str) -> None:
 @pytest.mark.parametrize("node", [None, Node("a", addresses=(V4,), pod_cidrs=(PODS_V4,))])
 def test_what_fits_and_what_is_not_known_is_passed_over(node: Node | None) -> None:
     assert doubts(node_cidr(), node) == ()
+
+
+def test_the_family_of_the_bind_address_is_the_node_s_own() -> None:
+    node = Node("a", addresses=(V4, V6), pod_cidrs=(PODS_V4,))
+    assert doubts(load({"detect-local-mode": "NodeCIDR", "bind-address": "0.0.0.0"}), node) == ()
+    (doubt,) = doubts(load({"detect-local-mode": "NodeCIDR", "bind-address": V6}), node)
+    assert "no podCIDR of its own family, IPv6" in doubt
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"nodeport-addresses": "primary,fd00::/8,10.0.0.0/8"}, "nodePortAddresses: fd00::/8"),
+        ({"ipvs-exclude-cidrs": "fd00::/8,fe80::/10"}, "ipvs.excludeCIDRs: fd00::/8, fe80::/10"),
+        ({"cluster-cidr": "10.244.0.0/16,fd00:10:244::/56"}, "clusterCIDR: fd00:10:244::/56"),
+        ({"bind-address": "fd00:3::10"}, "bindAddress: fd00:3::10"),
+    ],
+)
+def test_what_is_configured_for_a_family_that_is_not_served_is_said(given: dict[str, str], says: str) -> None:
+    (doubt,) = family_doubts(load(given).config, ("IPv4",))
+    assert doubt == f"{says}: means nothing, for this host serves IPv4 alone"
+    assert family_doubts(load(given).config, FAMILIES) == ()
+
+
+def test_a_host_that_cannot_serve_the_node_s_own_family_is_told() -> None:
+    (doubt,) = node_doubts(load({}).config, ("IPv4",), Node("a", addresses=(V6, V4)))
+    assert doubt == "Node a is one of IPv6 first, which this host does not serve"
+    assert node_doubts(load({}).config, ("IPv4",), Node("a", addresses=(V4, V6))) == ()
+
+
+def test_unspecified_addresses_are_of_every_family() -> None:
+    for unspecified in ("0.0.0.0", "::"):
+        for family in FAMILIES:
+            assert family_doubts(load({"bind-address": unspecified}).config, (family,)) == ()
 
 
 def test_pod_networks_matter_only_where_they_are_asked_for() -> None:
