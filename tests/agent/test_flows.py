@@ -148,13 +148,12 @@ class WithoutConntrack(MemoryKernel):
 
 def test_a_kernel_without_conntrack_is_warned_of_once_and_serves_on(caplog: pytest.LogCaptureFixture) -> None:
     bench = serving(kernel=WithoutConntrack())
-    caplog.clear()
     for part in (ONE, BOTH, ONE):
         bench.now_s += 31.0
         bench.tell(SliceSet(part))
         bench.settle()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == [
+    assert [warning for warning in warnings if "flows" in warning] == [
         "UDP flows to endpoints that are gone stay until they time out: "
         "this kernel can't list UDP flows (modprobe nf_conntrack_netlink)"
     ]
