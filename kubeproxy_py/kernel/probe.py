@@ -26,6 +26,7 @@ from kubeproxy_py.model.services import FAMILIES, Family
 Version = tuple[int, int, int]
 
 _RANDOM_FULLY_SINCE: Version = (1, 6, 2)
+_CONN_REUSE_MODE_SINCE: Version = (4, 1, 0)
 _IPSET_PROTOCOL = 6 << 8 | 1  # NFNL_SUBSYS_IPSET, IPSET_CMD_PROTOCOL
 _IPSET_PROTOCOL_MIN = 6
 
@@ -77,7 +78,7 @@ def probe(asked: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path
     Never fails: what is missing stands in ``problems``.  *root* is where /proc and /sys are looked for.
     """
     release = _read(root / "proc/sys/kernel/osrelease")
-    problems = [*_modules_missing(root)]
+    problems = [*_version_doubts(release), *_modules_missing(root)]
     flavour: Flavour = "legacy"
     usable: list[tuple[Programs, Version]] = []
     try:
@@ -174,6 +175,16 @@ def _check_family(flavour: Flavour, family: Family, root: Path) -> tuple[Program
 
 def _ipv6_is_on(root: Path) -> bool:
     return (root / "proc/net/if_inet6").exists() and _read(root / "proc/sys/net/ipv6/conf/all/disable_ipv6") != "1"
+
+
+def _version_doubts(release: str) -> Iterator[Problem]:
+    """As kube-proxy has it: without a version nobody knows which settings are right; before 4.1 one is missing."""
+    version = parse_version(release)
+    if version == (0, 0, 0):
+        yield Problem("/proc/sys/kernel/osrelease tells no kernel version", "is /proc mounted?", fatal=True)
+    elif version < _CONN_REUSE_MODE_SINCE:
+        hint = "clients that use a source port again may meet a delay of a second"
+        yield Problem(f"Linux {release} has no net/ipv4/vs/conn_reuse_mode, which came with 4.1", hint)
 
 
 def _modules_missing(root: Path) -> Iterator[Problem]:

@@ -167,6 +167,7 @@ def _proc(root: Path, *files: str) -> None:
 def test_everything_that_is_missing_is_told(host: Host, tmp_path: Path) -> None:
     facts = probe(root=tmp_path)
     assert [problem.message for problem in facts.problems if problem.fatal] == [
+        "/proc/sys/kernel/osrelease tells no kernel version",
         "the kernel has no IPVS",
         "iptables is not installed",
         "no address family is usable",
@@ -189,7 +190,17 @@ def test_a_family_whose_iptables_fails_is_left_out_and_told(host: Host, tmp_path
     host.install("xtables-legacy-multi", exit_code=3)
     facts = probe(root=tmp_path)
     assert facts.families == ()
-    assert "IPv4 is not usable: xtables-legacy-multi iptables-save: exit code 3" in facts.problems[0].message
+    (told, _) = (problem.message for problem in facts.problems if "is not usable" in problem.message)
+    assert told.startswith("IPv4 is not usable: xtables-legacy-multi iptables-save: exit code 3")
+
+
+@pytest.mark.parametrize(("release", "told"), [("3.10.0-1160.el7", 1), ("4.1.0", 0), ("6.1.176", 0)])
+@pytest.mark.usefixtures("bare_kernel", "host")
+def test_a_kernel_before_4_1_is_told_of(release: str, told: int, tmp_path: Path) -> None:
+    _proc(tmp_path, "proc/sys/kernel/osrelease")
+    (tmp_path / "proc/sys/kernel/osrelease").write_text(f"{release}\n")
+    found = [problem for problem in probe(root=tmp_path).problems if "conn_reuse_mode" in problem.message]
+    assert [problem.fatal for problem in found] == [False] * told
 
 
 @pytest.mark.usefixtures("bare_kernel")
