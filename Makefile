@@ -10,7 +10,7 @@ PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allo
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu check bench conformance golden lock setup lab clean kernel-recordings kernel-rest
+.PHONY: help run test test-qemu check bench conformance golden metrics-page image lock setup lab clean kernel-recordings kernel-rest
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ check: setup ## lint, format, types, layers and the fast tests; under a minute
 	$(VENV)/bin/lint-imports --no-logo
 	$(PYTHON) -m pytest
 
+image: ## build the container image: build/image/kubeproxy-py.tar; make image [BASE=debian:12-slim]
+	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
+		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah mmdebstrap runc ca-certificates; }
+	@$(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build $(BASE)
+
 conformance: setup lab ## hold the agent against recorded kernel states: make conformance CASES=DIR [ONLY=name]
 	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/cases)) $(if $(ONLY),--only $(ONLY))
 
@@ -51,13 +56,14 @@ bench: setup lab ## measure on the lab kernel: a table, and build/bench.json
 golden: setup ## write the golden files anew; read the diff
 	$(PYTHON) -m tests.kernel.regenerate
 
-lock: setup ## pin the dependencies anew
-	$(VENV)/bin/pip install --quiet pip-tools
-	$(VENV)/bin/pip-compile --quiet --upgrade --extra dev --generate-hashes --allow-unsafe --strip-extras \
-		--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links -o requirements.lock pyproject.toml
-
 metrics-page: setup ## print docs/metrics.md from the table of metrics
 	$(PYTHON) -m tests.serve.metrics_page
+
+lock: setup ## pin the dependencies anew
+	$(VENV)/bin/pip install --quiet pip-tools
+	$(PIP_COMPILE) --extra dev -o requirements.lock pyproject.toml
+	$(PIP_COMPILE) --constraint requirements.lock -o image/requirements.lock pyproject.toml
+	$(PIP_COMPILE) -o image/tools.lock image/tools.in
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,51 @@
+# kubeproxy-py as an image: Debian's packages and locked wheels, and nothing else: no shell, no compiler, no installer.
+#
+#   docker build --tag kubeproxy-py .      (or podman, buildah)
+#   make image                             needs neither an engine nor a registry: it makes BASE from Debian's archive
+#
+# The first stage gathers the agent, its libraries and the file system; the image is that, as one layer.
+# Same inputs, same bytes: wheels are locked by hash, times are SOURCE_DATE_EPOCH, no file tells when or where it was made.
+
+ARG BASE=docker.io/library/debian:12-slim
+
+FROM ${BASE} AS build
+RUN apt-get -q update \
+    && DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends \
+        ca-certificates libcap2-bin python3-pip python3-venv \
+        base-files ipset iptables kmod netbase python3.11
+WORKDIR /src
+COPY image/requirements.lock image/tools.lock image/
+# Both secrets are optional: where a proxy has a certificate authority of its own, and where pip must use a mirror.
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip.conf \
+    if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    if [ -s /run/secrets/pip.conf ]; then export PIP_CONFIG_FILE=/run/secrets/pip.conf; fi; \
+    export PIP_NO_CACHE_DIR=1 PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all: PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    && python3.11 -m venv --without-pip /opt/kubeproxy-py \
+    && python3 -m pip --python /opt/kubeproxy-py/bin/python install --quiet --no-compile --requirement image/requirements.lock \
+    && python3 -m venv /tools \
+    && /tools/bin/pip install --quiet --requirement image/tools.lock
+COPY LICENSE README.md pyproject.toml ./
+COPY kubeproxy_py kubeproxy_py
+COPY image image
+RUN /tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /wheel . \
+    && python3 -m pip --python /opt/kubeproxy-py/bin/python install --quiet --no-index --no-deps --no-compile /wheel/*.whl \
+    && python3 image/prune.py /opt/kubeproxy-py \
+    && /tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --mc-type application \
+        --output-file /python.cdx.json /opt/kubeproxy-py/bin/python
+ARG SOURCE_DATE_EPOCH=0
+RUN python3 image/assemble.py /root-of-image \
+    && python3 image/bill.py /python.cdx.json /root-of-image \
+    && python3 image/finish.py /root-of-image
+
+FROM scratch
+COPY --from=build /root-of-image /
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="kubeproxy-py" \
+    org.opencontainers.image.description="A Linux node agent that does the whole job of kube-proxy in IPVS mode" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
+ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/kube-proxy"]

@@ -1,0 +1,137 @@
+"""assemble: copies Debian packages, whole but for documentation, and the agent into an empty folder: the image's root.
+
+Law: what is in the image is in a package that WANTED names or needs, in the agent's own folder, or written here.
+dpkg itself stays outside; what scanners ask it is in /var/lib/dpkg/status.d, one file for each package.
+
+Usage: assemble.py ROOT
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+WANTED = {
+    "base-files": "the distribution's name, by which scanners know it",
+    "ipset": "where netlink can't speak to ip_set",
+    "iptables": "both flavours: the node decides",
+    "kmod": "modprobe, for whom /lib/modules is mounted",
+    "netbase": "names of protocols and ports, which iptables prints",
+    "python3.11": "the interpreter and its library",
+}
+UNNEEDED = {
+    "dpkg": "readline-common's scripts call it at installation",
+    "mawk": "base-files' scripts call it at installation",
+}
+AGENT = "/opt/kubeproxy-py"
+_DOCUMENTATION = re.compile(
+    r"/usr/share/(doc/.*/(?!copyright$)[^/]*$|man/|info/|lintian/|bug/|doc-base/|locale/|bash-completion/)"
+)
+_FOLDERS = {  # empty ones, to mount on: a root that is read-only can't make them; with their modes
+    "dev": 0o755,
+    "proc": 0o755,
+    "sys": 0o755,
+    "run": 0o755,
+    "tmp": 0o1777,
+    "usr/lib/modules": 0o755,
+    "var/lib/kube-proxy": 0o755,
+}
+_LINKS = {
+    "bin": "usr/bin",
+    "sbin": "usr/sbin",
+    "lib": "usr/lib",
+    "lib64": "usr/lib64",
+    "var/run": "/run",
+    "usr/local/bin/kube-proxy": f"{AGENT}/bin/kubeproxy-py",  # the path that kubeadm's DaemonSet calls
+    "usr/local/bin/kubeproxy-py": f"{AGENT}/bin/kubeproxy-py",
+}
+_TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnonroot:x:65532:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\nservices: files\n",
+}
+
+
+def main(root: Path) -> None:
+    """Make *root*, which must not exist."""
+    root.mkdir()
+    _lay_out(root)
+    for package in _with_dependencies():
+        for path in _files(package):
+            _copy(path, root)
+        _write(root / "var/lib/dpkg/status.d" / package, _say("dpkg-query", "--status", package))
+    for link in Path("/etc/alternatives").glob("*ip*tables*"):
+        _copy(link, root)
+        _copy(Path("/usr/sbin") / link.name, root)
+    shutil.copytree(AGENT, root / AGENT[1:], symlinks=True)
+
+
+def _lay_out(root: Path) -> None:
+    for name, mode in _FOLDERS.items():
+        (root / name).mkdir(parents=True)
+        (root / name).chmod(mode)
+    for name, text in _TEXTS.items():
+        _write(root / name, text)
+    for name, target in _LINKS.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(target)
+
+
+def _with_dependencies() -> list[str]:
+    """WANTED and all that these need, sorted; of alternatives the one that is installed."""
+    needs = _needs()
+    found: set[str] = set()
+    waiting = list(WANTED)
+    while waiting:
+        package = waiting.pop()
+        if package not in found:
+            found.add(package)
+            waiting += [each for each in needs[package] if each not in UNNEEDED]
+    return sorted(found)
+
+
+def _needs() -> dict[str, list[str]]:
+    """Each installed package -> the installed packages that it depends on."""
+    fields = "${Package}\t${Pre-Depends}, ${Depends}\t${Provides}\n"
+    rows = [line.split("\t") for line in _say("dpkg-query", "--show", "--showformat", fields).splitlines()]
+    provided = {name: package for package, _, provides in rows for name in _names(provides.replace(",", "|"))}
+    provided |= {package: package for package, _, _ in rows}
+    groups = {package: [_names(group) for group in depends.split(",")] for package, depends, _ in rows}
+    return {
+        package: [next(provided[name] for name in group if name in provided) for group in each if group]
+        for package, each in groups.items()
+    }
+
+
+def _names(alternatives: str) -> list[str]:
+    """`a (>= 1) | b:any` -> [a, b]"""
+    return [re.split(r"[ (:]", each.strip())[0] for each in alternatives.split("|") if each.strip()]
+
+
+def _files(package: str) -> list[Path]:
+    """The files and links of *package* that are no documentation."""
+    paths = map(Path, _say("dpkg-query", "--listfiles", package).splitlines())
+    return [path for path in paths if not _DOCUMENTATION.match(str(path)) and (path.is_symlink() or path.is_file())]
+
+
+def _copy(path: Path, root: Path) -> None:
+    """The file or link *path* to the same place below *root*; /lib and its like are links there too."""
+    target = root / str(path.parent.resolve())[1:] / path.name
+    if target.is_symlink():  # one of _LINKS, which base-files has too
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _say(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

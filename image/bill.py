@@ -1,0 +1,55 @@
+"""bill: the image's bill of materials: what cyclonedx-py found in the agent's environment, and Debian's packages.
+
+Law: it is read from what the image holds, never from what was asked for.  CycloneDX 1.6 as JSON, with a package URL
+for each component (pkg:pypi, pkg:deb), in /usr/share/sbom/kubeproxy-py.cdx.json.  Usage: bill.py PYTHON.cdx.json ROOT
+"""
+
+import json
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+SITE_PACKAGES = "opt/kubeproxy-py/lib/python3.11/site-packages"
+PLACE = "usr/share/sbom/kubeproxy-py.cdx.json"
+
+
+def main(python_bill: Path, root: Path) -> None:
+    """Write the bill of *root*; *python_bill* is that of its Python environment."""
+    bill = json.loads(python_bill.read_text())
+    os_release = dict(line.split("=", 1) for line in (root / "etc/os-release").read_text().splitlines() if "=" in line)
+    distribution = f"debian-{os_release['VERSION_ID'].strip(chr(34))}"
+    packages = [_component(path, distribution) for path in sorted((root / "var/lib/dpkg/status.d").iterdir())]
+    bill["components"] += packages
+    bill["metadata"]["component"]["version"] = _version(root)
+    bill["dependencies"] += [{"ref": package["bom-ref"]} for package in packages]
+    place = root / PLACE
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(bill, indent=1, sort_keys=True) + "\n")
+
+
+def _version(root: Path) -> str:
+    """That of the agent, by its metadata; cyclonedx-py knows it only where pyproject.toml says it outright."""
+    return next(found.version for found in distributions(name="kubeproxy-py", path=[str(root / SITE_PACKAGES)]))
+
+
+def _component(status: Path, distribution: str) -> dict[str, Any]:
+    """The component that *status*, one paragraph of dpkg's status, tells of."""
+    fields = dict(line.split(": ", 1) for line in status.read_text().splitlines() if ": " in line and line[0] != " ")
+    name, version = fields["Package"], fields["Version"]
+    url = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={fields['Architecture']}&distro={distribution}"
+    source = fields.get("Source", name).split()[0]
+    return {
+        "type": "library",
+        "bom-ref": url,
+        "name": name,
+        "version": version,
+        "purl": url,
+        "supplier": {"name": "Debian"},
+        "properties": [{"name": "debian:source", "value": source}],
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

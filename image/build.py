@@ -1,0 +1,110 @@
+"""build: the image from the Dockerfile, by buildah: no daemon, no engine, no registry.
+
+Law: what comes out depends on the checkout, the time of its last commit and Debian's archive alone; the machine
+lends a certificate authority and pip's settings, and leaves no trace of them.  Everything lies in build/image:
+kubeproxy-py.tar, an OCI archive for podman, skopeo and `ctr image import`; its bill of materials; and the base.
+
+Usage: python3 -m image.build [BASE], as root.  BASE is an image that a registry has; without it one is made from
+Debian's archive, and made anew when it is a day old.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+from image import bill
+from image.archive import Archive, describe
+from kubeproxy_py import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FOLDER = REPOSITORY / "build/image"
+ARCHIVE = FOLDER / "kubeproxy-py.tar"
+BILL = FOLDER / "kubeproxy-py.cdx.json"
+_BASE = FOLDER / "base.tar"
+_BASE_MAX_AGE_S = 24 * 3600
+_STORAGE = FOLDER / "storage"
+_BUILDAH = ("buildah", "--root", str(_STORAGE), "--runroot", str(_STORAGE / "run"), "--storage-driver", "vfs")
+_NAME = "localhost/kubeproxy-py"
+# Where a machine says that its certificate authorities, or pip's settings, are not the usual ones; the last wins.
+_LENT = {"ca": ("SSL_CERT_FILE", "PIP_CERT"), "pip.conf": ("PIP_CONFIG_FILE",)}
+_INPUTS = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "image", "kubeproxy_py")
+
+
+def main(base: str | None) -> None:
+    """Build, and say what came out."""
+    began_s = time.monotonic()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    try:
+        build(base, os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct"))
+    finally:
+        shutil.rmtree(_STORAGE, ignore_errors=True)
+    archive = Archive(ARCHIVE)
+    with archive.layer() as files:
+        BILL.write_bytes(_content(files, bill.PLACE))
+    print(f"{ARCHIVE.relative_to(REPOSITORY)}, built in {time.monotonic() - began_s:.0f} s\n{describe(archive)}")
+
+
+def build(base: str | None, epoch: str) -> None:
+    """Write ARCHIVE; *epoch* is the time that its files are given, in seconds since 1970."""
+    image = f"{_NAME}:{__version__}"
+    arguments = {
+        "BASE": base or _make_base(epoch),
+        "SOURCE_DATE_EPOCH": epoch,
+        "VERSION": __version__,
+        "REVISION": _revision(),
+    }
+    words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+    words += [word for name, path in _lent().items() for word in ("--secret", f"id={name},src={path}")]
+    _run(*_BUILDAH, "bud", "--isolation=chroot", "--timestamp", epoch, "--tag", image, *words, str(REPOSITORY))
+    ARCHIVE.unlink(missing_ok=True)
+    _run(*_BUILDAH, "push", "--quiet", image, f"oci-archive:{ARCHIVE}:{image}")
+
+
+def _make_base(epoch: str) -> str:
+    """The name of an image made from Debian's archive."""
+    if not _BASE.exists() or time.time() - _BASE.stat().st_mtime > _BASE_MAX_AGE_S:
+        _run("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(_BASE), SOURCE_DATE_EPOCH=epoch)
+    container = _say(*_BUILDAH, "from", "scratch")
+    _run(*_BUILDAH, "add", "--quiet", container, str(_BASE), "/")
+    _run(*_BUILDAH, "commit", "--quiet", "--rm", "--timestamp", epoch, container, f"{_NAME}-base")
+    return f"{_NAME}-base"
+
+
+def _lent() -> dict[str, str]:
+    """Each secret that this machine has -> its file."""
+    named = ((name, os.environ.get(variable, "")) for name, variables in _LENT.items() for variable in variables)
+    return {name: path for name, path in named if Path(path).is_file()}
+
+
+def _revision() -> str:
+    """The commit; with -dirty behind it if the image's inputs differ from it."""
+    changed = _git("status", "--porcelain", "--", *_INPUTS)
+    return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+
+
+def _content(files: tarfile.TarFile, name: str) -> bytes:
+    file = files.extractfile(name)
+    assert file, f"{name} is no file"
+    return file.read()
+
+
+def _git(*words: str) -> str:
+    return _say("git", "-c", f"safe.directory={REPOSITORY}", "-C", str(REPOSITORY), *words)
+
+
+def _say(*words: str) -> str:
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def _run(*words: str, **env: str) -> None:
+    subprocess.run(words, check=True, env={**os.environ, **env})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else None)
