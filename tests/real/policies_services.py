@@ -59,6 +59,10 @@ class Served(NamedTuple):
     def node_port(self) -> int:
         return 30100 + self.number
 
+    @property
+    def health_check_node_port(self) -> int:
+        return 32100 + self.number
+
 
 def _ranges(*cidrs: str, **fields: object) -> Object:
     return {"loadBalancerSourceRanges": list(cidrs), **fields}
@@ -141,6 +145,7 @@ def _service(served: Served) -> Object:
     if "LB VIP" not in served.outer:
         return service(_object_name(served), both("ClusterIP"), _ports(served), **fields)
     fields |= {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": "NodePort" in served.outer}
+    fields["healthCheckNodePort"] = served.health_check_node_port
     made = service(_object_name(served), both("ClusterIP"), _ports(served), **fields)
     ingress = [{"ip": address, "ipMode": "VIP"} for address in both("LB VIP")]
     return made | {"status": {"loadBalancer": {"ingress": ingress}}}
