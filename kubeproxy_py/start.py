@@ -35,6 +35,8 @@ def prepare(loaded: Loaded, kernel: Kernel, machine: Machine, families: Iterable
     check_pod_networks(loaded.config, served)
     for doubt in family_doubts(loaded.config, served):
         log.warning(doubt)
+    if not loaded.config.node_port_addresses:
+        log.info("nodePortAddresses is empty: NodePorts answer at every address of this node; primary: at its own IP")
     ipvs = IpvsAdapter()
     try:
         check_scheduler(ipvs, loaded.config.ipvs.scheduler)

@@ -128,7 +128,7 @@ def plan(loaded: "Loaded", *, assume_empty: bool, as_json: bool) -> int:
 
     parts = imagined_parts(loaded) if assume_empty else real_parts(loaded)
     desired = _desired(parts)
-    made = make_plan(desired, ours(read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs))
+    made = make_plan(desired, ours(read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs, desired))
     sys.stdout.write(plan_json(made).decode() + "\n" if as_json else plan_text(made))
     if not as_json:
         sys.stdout.write(f"{changes(made)}\n")

@@ -127,6 +127,12 @@ def test_virtual_servers_in_excluded_networks_are_not_ours() -> None:
     assert ours(rows, ["192.0.2.0/24"]) == {SERVER: RR}
 
 
+def test_what_a_service_wants_in_excluded_networks_is_ours_with_every_real_server_that_it_has() -> None:
+    theirs = VirtualServer("10.96.0.99", 80, "TCP")
+    rows: Rows = {SERVER: RR, OLD: SERVING, theirs: RR, RealServer(theirs, "10.9.9.9", 80): SERVING}
+    assert ours(rows, ["10.96.0.0/16"], {SERVER: RR}) == {SERVER: RR, OLD: SERVING}
+
+
 def test_cleaning_up_takes_only_virtual_servers_that_our_sets_name() -> None:
     node_port, theirs = VirtualServer("192.168.3.10", 30080, "TCP"), VirtualServer("192.0.2.1", 80, "TCP")
     rows: Rows = {
