@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver import ApiServer
+from tests.deploy.role import GuardedServer
 from tests.deploy.systemd_host import NODE_FOLDER, UNIT, SystemdHost
 from tests.lab.network import NODE_NAME, Cluster
 from tests.real.agent_process import wait_until
@@ -45,9 +46,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def server(cluster: Cluster) -> Iterator[ApiServer]:
+def server(cluster: Cluster) -> Iterator[GuardedServer]:
+    """An API server that allows what the ClusterRole of deploy/ does, and no more."""
     with cluster.node_a.inside():
-        made = ApiServer()
+        made = GuardedServer()
     made.start()
     for each in (NODE, *backed("web", WEB, ["pod-a1", "pod-b1"], [WEB_PORT, Port(53, "UDP")])):
         made.apply(each)
@@ -215,6 +217,11 @@ def test_the_agent_can_not_write_elsewhere(running: SystemdHost, path: str) -> N
     done = running.inside_unit("sh", "-c", f"echo 1 > {path}")
     assert done.returncode != 0
     assert "Read-only" in done.stderr or "nonexistent" in done.stderr, done.stderr
+
+
+def test_the_role_is_enough(running: SystemdHost, server: GuardedServer) -> None:
+    assert server.used <= server.allowed, running.journal()
+    assert {right.verb for right in server.used} >= {"list", "watch"}
 
 
 def test_systemd_rates_the_exposure_of_the_unit_as_ok(host: SystemdHost) -> None:

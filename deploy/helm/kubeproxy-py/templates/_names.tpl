@@ -1,0 +1,23 @@
+{{- define "kubeproxy-py.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{- define "kubeproxy-py.configMap" -}}
+{{ .Values.existingConfigMap | default "kubeproxy-py" }}
+{{- end -}}
+
+{{- /* What both containers have alike. */ -}}
+{{- define "kubeproxy-py.container" -}}
+image: {{ include "kubeproxy-py.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+command: [/usr/local/bin/kube-proxy]
+env:
+  - name: NODE_NAME
+    valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+volumeMounts:
+  - {name: config, mountPath: /var/lib/kube-proxy, readOnly: true}
+  - {name: xtables-lock, mountPath: /run/xtables.lock}
+  - {name: modules, mountPath: /lib/modules, readOnly: true}
+{{- end -}}

@@ -1,0 +1,209 @@
+"""The files of deploy/: objects that a cluster takes, and that say what docs/security.md says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from kubeproxy_py.config.load import load
+from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
+
+BASE_FOLDER = BASE.parent
+OVERLAYS = sorted((DEPLOY / "daemonset/overlays").iterdir())
+COMPONENTS = sorted((DEPLOY / "daemonset/components").iterdir())
+# What the Kubernetes API has no schema for: kustomize's, kind's and k3d's own files, and the Prometheus operator's.
+_OTHERS = (
+    "kustomize.config.k8s.io/",
+    "kind.x-k8s.io/",
+    "k3d.io/",
+    "monitoring.coreos.com/",
+    "kubeproxy.config.k8s.io/",
+)
+VERSIONS = ("1.29", "1.32", "1.36")
+
+
+def patches() -> set[Path]:
+    """Files that kustomizations name as patches: no whole objects, and seen as such where kustomize renders them."""
+    return {
+        folder / patch["path"]
+        for folder in (*OVERLAYS, *COMPONENTS)
+        for patch in objects_of(folder / "kustomization.yaml")[0].get("patches", ())
+        if "path" in patch
+    }
+
+
+def kubernetes_objects() -> Iterator[Any]:
+    templates = DEPLOY / "helm"  # Helm's language, and not YAML
+    for path in sorted({*DEPLOY.rglob("*.yaml")} - {*templates.rglob("*.yaml")} - patches()):
+        for number, each in enumerate(objects_of(path)):
+            version = str(each.get("apiVersion", ""))
+            if version and not version.startswith(_OTHERS):
+                yield pytest.param(each, id=f"{path.relative_to(DEPLOY)}-{number}-{each['kind']}")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_api_servers_schemas_take_every_object_of_the_daemon_set(version: str) -> None:
+    for each in objects_of(BASE):
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_a_field_that_does_not_exist_would_be_found() -> None:
+    daemon_set = find(objects_of(BASE), "DaemonSet")
+    pod_of(daemon_set)["hostNetworking"] = True
+    with pytest.raises(kubernetes_validate.ValidationError, match="hostNetworking"):
+        kubernetes_validate.validate(daemon_set, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("each", list(kubernetes_objects()))
+def test_every_object_of_the_folder_is_one_that_the_api_server_takes(each: Object) -> None:
+    kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+
+
+def test_the_one_file_manifest_is_the_base() -> None:
+    assert (DEPLOY / "daemonset.yaml").read_text() == BASE.read_text()
+
+
+@pytest.mark.parametrize("folder", [BASE_FOLDER, *OVERLAYS, *COMPONENTS], ids=lambda folder: folder.name)
+def test_a_kustomization_names_files_that_are_there(folder: Path) -> None:
+    [kustomization] = objects_of(folder / "kustomization.yaml")
+    named = [*kustomization.get("resources", []), *(patch["path"] for patch in kustomization.get("patches", [])
+                                                    if "path" in patch)]  # fmt: skip
+    assert [name for name in named if not (folder / name).exists()] == []
+    assert not [name for name in named if (folder / name).resolve() in folder.resolve().parents]  # kustomize: a cycle
+
+
+def rendered(folder: Path) -> list[Object]:
+    """What kustomize makes of *folder*; a skip where it is not installed (apt and PyPI have none)."""
+    programs = {"kustomize": ["kustomize", "build"], "kubectl": ["kubectl", "kustomize"]}
+    words = next((words for name, words in programs.items() if shutil.which(name)), None)
+    if words is None:
+        pytest.skip("neither kustomize nor kubectl is installed: overlays are not rendered")
+    done = subprocess.run([*words, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+@pytest.mark.parametrize("folder", [BASE_FOLDER, *OVERLAYS], ids=lambda folder: folder.name)
+def test_kustomize_renders_objects_that_the_api_server_takes(folder: Path) -> None:
+    for each in rendered(folder):
+        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+
+
+def test_the_components_take_away_what_they_say(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"  # kustomize wants relative paths
+    inside.symlink_to(DEPLOY / "daemonset")
+    words = {
+        "resources": ["inside/base"],
+        "components": [f"inside/components/{name}" for name in ("no-init", "nft-only")],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(words))
+    pod = pod_of(find(rendered(tmp_path), "DaemonSet"))
+    assert "initContainers" not in pod
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+
+
+def configurations() -> Iterator[Any]:
+    for path in (BASE, *(folder / "configuration.yaml" for folder in OVERLAYS)):
+        if path.exists():
+            yield pytest.param(find(objects_of(path), "ConfigMap")["data"], id=path.parent.name)
+    yield pytest.param({"config.conf": (DEPLOY / "systemd/config.yaml").read_text()}, id="systemd")
+
+
+@pytest.mark.parametrize("data", list(configurations()))
+def test_the_agent_takes_the_configuration_and_has_nothing_to_remark(data: dict[str, str]) -> None:
+    assert load({}, data["config.conf"].encode()).warnings == ()
+
+
+@pytest.mark.parametrize("data", [each for each in configurations() if each.id != "systemd"])
+def test_the_kubeconfig_names_the_pods_own_credentials(data: dict[str, str]) -> None:
+    kubeconfig = yaml.safe_load(data["kubeconfig.conf"])
+    account = "/var/run/secrets/kubernetes.io/serviceaccount/"
+    assert kubeconfig["clusters"][0]["cluster"]["certificate-authority"] == f"{account}ca.crt"
+    assert kubeconfig["users"][0]["user"] == {"tokenFile": f"{account}token"}
+
+
+# The DaemonSet, as docs/security.md describes it
+
+
+@pytest.fixture
+def pod() -> Object:
+    return pod_of(find(objects_of(BASE), "DaemonSet"))
+
+
+def test_the_agents_container_has_two_rights_of_root_and_can_not_get_more(pod: Object) -> None:
+    [container] = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def test_only_the_container_that_ends_is_privileged(pod: Object) -> None:
+    [container] = pod["initContainers"]
+    assert container["securityContext"]["privileged"]
+    assert "--init-only" in container["args"]
+
+
+def test_it_runs_on_every_linux_node_at_any_time(pod: Object) -> None:
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert (pod["priorityClassName"], pod["hostNetwork"]) == ("system-node-critical", True)
+
+
+def test_nodes_are_updated_one_by_one() -> None:
+    strategy = find(objects_of(BASE), "DaemonSet")["spec"]["updateStrategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+
+
+def test_the_host_shows_it_its_modules_and_one_lock(pod: Object) -> None:
+    paths = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    assert paths == {"/run/xtables.lock", "/lib/modules"}
+    for container in (*pod["containers"], *pod["initContainers"]):
+        writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+        assert writable == ["/run/xtables.lock"]
+
+
+def test_it_is_asked_whether_it_lives_where_it_answers(pod: Object) -> None:
+    [container] = pod["containers"]
+    port = next(port for port in container["ports"] if port["name"] == "healthz")["containerPort"]
+    config = load({}, find(objects_of(BASE), "ConfigMap")["data"]["config.conf"].encode()).config
+    assert config.healthz_bind_address
+    assert port == config.healthz_bind_address.port
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        assert container[probe]["httpGet"] == {"path": "/livez", "port": "healthz"}
+
+
+def test_the_image_has_one_name_everywhere() -> None:
+    pod = pod_of(find(objects_of(BASE), "DaemonSet"))
+    images = {container["image"] for container in (*pod["containers"], *pod["initContainers"])}
+    [values] = objects_of(DEPLOY / "helm/kubeproxy-py/values.yaml")
+    [chart] = objects_of(DEPLOY / "helm/kubeproxy-py/Chart.yaml")
+    assert images == {f"{values['image']['repository']}:{chart['appVersion']}"}
+
+
+def test_kind_and_k3d_run_no_proxy_of_their_own() -> None:
+    [kind] = objects_of(DEPLOY / "kind/cluster.yaml")
+    [k3d] = objects_of(DEPLOY / "k3d/cluster.yaml")
+    assert kind["networking"]["kubeProxyMode"] == "none"
+    assert "--disable-kube-proxy" in [each["arg"] for each in k3d["options"]["k3s"]["extraArgs"]]
+
+
+@pytest.mark.parametrize(("name", "node"), [("kind", "{}-control-plane"), ("k3d", "k3d-{}-server-0")])
+def test_an_overlay_names_the_control_plane_of_its_cluster(name: str, node: str) -> None:
+    [cluster] = objects_of(DEPLOY / name / "cluster.yaml")
+    cluster_name = cluster.get("name") or cluster["metadata"]["name"]
+    text = (DEPLOY / f"daemonset/overlays/{name}/configuration.yaml").read_text()
+    assert re.findall(r"server: (\S+)", text) == [f"https://{node.format(cluster_name)}:6443"]
