@@ -210,6 +210,16 @@ def test_a_hash_table_that_the_kernel_rounds_is_not_taken_for_drift(folder: Fold
     initial.close()
 
 
+def test_a_restart_writes_nothing_anew_of_what_a_service_wants_inside_exclude_cidrs(
+    namespace: Namespace, folder: Folder
+) -> None:
+    shell(namespace, "ipvsadm -A -t 10.96.0.99:80 -s rr")
+    for work in ("added", "nothing to do"):
+        with AgentProcess(namespace, folder.path, "--ipvs-exclude-cidrs=10.96.0.0/16") as agent:
+            assert work in agent.wait_synced()
+    assert "-A -t 10.96.0.99:80" in shell(namespace, "ipvsadm -Sn")
+
+
 def test_the_process_tells_the_kernel_its_oom_score(namespace: Namespace, folder: Folder) -> None:
     with AgentProcess(namespace, folder.path, "--oom-score-adj=-500") as agent:
         agent.wait_synced()
