@@ -4,13 +4,13 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 -m tests.lab run
-RECORDINGS := tests/real/test_conformance.py
+RECORDINGS := tests/real/test_conformance.py tests/real/test_written.py tests/real/test_many_restarts.py
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu check bench conformance golden metrics-page image lock setup lab clean kernel-recordings kernel-rest
+.PHONY: help run test test-qemu check bench conformance golden configuration-page metrics-page image lock setup lab clean kernel-recordings kernel-rest
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ kernel-recordings:
 	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel $(RECORDINGS)
 
 kernel-rest:
-	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel --ignore=$(RECORDINGS)
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel $(RECORDINGS:%=--ignore=%)
 
 check: setup ## lint, format, types, layers and the fast tests; under a minute
 	$(VENV)/bin/ruff check .
@@ -47,7 +47,7 @@ image: ## build the container image: build/image/kubeproxy-py.tar; make image [B
 		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah mmdebstrap runc ca-certificates; }
 	@$(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build $(BASE)
 
-conformance: setup lab ## hold the agent against recorded kernel states: make conformance CASES=DIR [ONLY=name]
+conformance: setup lab ## hold the agent against expected kernel states: make conformance CASES=DIR [ONLY=name]
 	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/cases)) $(if $(ONLY),--only $(ONLY))
 
 bench: setup lab ## measure on the lab kernel: a table, and build/bench.json
@@ -55,6 +55,9 @@ bench: setup lab ## measure on the lab kernel: a table, and build/bench.json
 
 golden: setup ## write the golden files anew; read the diff
 	$(PYTHON) -m tests.kernel.regenerate
+
+configuration-page: setup ## print docs/configuration.md from the configuration's types
+	$(PYTHON) -m tests.deploy.configuration_page
 
 metrics-page: setup ## print docs/metrics.md from the table of metrics
 	$(PYTHON) -m tests.serve.metrics_page

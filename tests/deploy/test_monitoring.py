@@ -1,0 +1,139 @@
+"""The rules and the dashboard of deploy/monitoring: they are right, and ask for metrics that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kubeproxy_py.serve.table import METRICS
+from tests.deploy.manifests import DEPLOY, Object, objects_of
+from tests.lab import prometheus
+from tests.lab.job import REPOSITORY
+
+RULES = DEPLOY / "monitoring/rules.yaml"
+UNIT_TESTS = Path(__file__).parent / "rules/alerts.test.yaml"
+DASHBOARD = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())
+_NAME = re.compile(r"\b(?:kubeproxy|process|rest_client|kubernetes)_\w+")
+_SUFFIX = re.compile(r"_(?:bucket|sum|count)$")
+
+
+def rules() -> list[Object]:
+    [document] = objects_of(RULES)
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
+def alerts() -> list[Object]:
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def records() -> set[str]:
+    return {rule["record"] for rule in rules() if "record" in rule}
+
+
+def queries() -> Iterator[str]:
+    for panel in DASHBOARD["panels"]:
+        yield from (target["expr"] for target in panel.get("targets", ()))
+
+
+def metrics_of(expression: str) -> set[str]:
+    """The metrics that *expression* asks for, but for those that our own rules record."""
+    for record in records():
+        expression = expression.replace(record, "")
+    return {_name(found) for found in _NAME.findall(expression)}
+
+
+def _name(found: str) -> str:
+    bare = _SUFFIX.sub("", found)
+    return bare if METRICS.get(bare) and METRICS[bare].type == "histogram" else found
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_asks_for_metrics_that_are_served(rule: Object) -> None:
+    assert metrics_of(rule["expr"]) <= set(METRICS)
+
+
+@pytest.mark.parametrize("query", list(queries()))
+def test_a_panel_asks_for_metrics_that_are_served(query: str) -> None:
+    assert metrics_of(query) <= set(METRICS)
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
+def test_an_alert_is_told_what_to_do_about(alert: Object) -> None:
+    path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    headings = re.findall(r"^#+ (.+)$", (REPOSITORY / path).read_text(), re.MULTILINE)
+    assert anchor == alert["alert"].lower()
+    assert alert["alert"] in headings
+
+
+def test_every_alert_has_a_test_where_it_fires_and_one_where_it_does_not() -> None:
+    tests = [
+        test for each in yaml.safe_load(UNIT_TESTS.read_text())["tests"] for test in each.get("alert_rule_test", ())
+    ]
+    names = {alert["alert"] for alert in alerts()}
+    assert {test["alertname"] for test in tests if test.get("exp_alerts")} == names
+    assert {test["alertname"] for test in tests if not test.get("exp_alerts")} == names
+
+
+def test_no_name_of_kubernetes_mixin_is_taken() -> None:
+    """Its rules for kube-proxy go on working beside ours.  Source: kubernetes-mixin, alerts and dashboards/proxy."""
+    theirs = {"KubeProxyDown", "KubeClientErrors", "KubeVersionMismatch"}
+    assert not theirs & {alert["alert"] for alert in alerts()}
+    for metric in (
+        "kubeproxy_sync_proxy_rules_duration_seconds",
+        "kubeproxy_network_programming_duration_seconds",
+        "rest_client_requests_total",
+        "rest_client_request_duration_seconds",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+    ):
+        assert metric in METRICS
+
+
+def test_panels_do_not_overlap_and_have_numbers_of_their_own() -> None:
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for at in [panel["gridPos"]]
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    numbers = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(numbers) == len(set(numbers))
+
+
+# By promtool, which `make lab` brings
+
+
+def promtool(*words: str | Path) -> str:
+    done = subprocess.run([prometheus.program("promtool"), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.lab
+def test_promtool_takes_the_rules() -> None:
+    assert f"{len(rules())} rules found" in promtool("check", "rules", RULES)
+
+
+@pytest.mark.lab
+def test_each_alert_fires_where_it_must_and_nowhere_else() -> None:
+    assert "SUCCESS" in promtool("test", "rules", UNIT_TESTS)
+
+
+@pytest.mark.lab
+def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    ready = [query.replace("$__rate_interval", "5m") for query in queries()]
+    made: dict[str, Any] = {
+        "rules": [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(ready)]
+    }
+    path = tmp_path / "dashboard.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", **made}]}))
+    promtool("check", "rules", path)
