@@ -46,11 +46,15 @@ class Archive:
         """How much a node fetches."""
         return sum(layer["size"] for layer in self.manifest["layers"])
 
+    def layer_bytes(self) -> bytes:
+        """The image's one layer, a tar that gzip packed."""
+        (described,) = self.manifest["layers"]
+        return self._blob(described["digest"])
+
     @contextmanager
     def layer(self) -> Iterator[tarfile.TarFile]:
-        """The files of the image, which has one layer."""
-        (described,) = self.manifest["layers"]
-        with tarfile.open(fileobj=io.BytesIO(self._blob(described["digest"]))) as files:
+        """The files of the image."""
+        with tarfile.open(fileobj=io.BytesIO(self.layer_bytes())) as files:
             yield files
 
     def _blob(self, digest: str) -> bytes:

@@ -25,6 +25,7 @@ UNNEEDED = {
     "mawk": "base-files' scripts call it at installation",
 }
 AGENT = "/opt/kubeproxy-py"
+ENTRY = "usr/local/bin/kube-proxy"  # the path that kubeadm's DaemonSet calls
 _DOCUMENTATION = re.compile(
     r"/usr/share/(doc/.*/(?!copyright$)[^/]*$|man/|info/|lintian/|bug/|doc-base/|locale/|bash-completion/)"
 )
@@ -43,8 +44,7 @@ _LINKS = {
     "lib": "usr/lib",
     "lib64": "usr/lib64",
     "var/run": "/run",
-    "usr/local/bin/kube-proxy": f"{AGENT}/bin/kubeproxy-py",  # the path that kubeadm's DaemonSet calls
-    "usr/local/bin/kubeproxy-py": f"{AGENT}/bin/kubeproxy-py",
+    "usr/local/bin/kubeproxy-py": "kube-proxy",
 }
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n",
@@ -65,6 +65,8 @@ def main(root: Path) -> None:
         _copy(link, root)
         _copy(Path("/usr/sbin") / link.name, root)
     shutil.copytree(AGENT, root / AGENT[1:], symlinks=True)
+    shutil.copy(Path(__file__).with_name("entry.py"), root / ENTRY)
+    (root / ENTRY).chmod(0o755)
 
 
 def _lay_out(root: Path) -> None:

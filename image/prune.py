@@ -31,7 +31,7 @@ FILES = {
     "kubernetes/client/api/*_api.py": "23 MB; one class for each group of the API, loaded on first use",
     "kubernetes/client/models/*_*.py": "10 MB; one class for each kind, loaded on first use",
 }
-PROGRAMS_KEPT = ("kubeproxy-py", "python", "python3", "python3.11")
+PROGRAMS_KEPT = ("python", "python3", "python3.11")
 
 
 def main(environment: Path) -> None:
