@@ -6,7 +6,7 @@ row that failed stays pending with backoff while all others go on (law 5).
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 
 from msgspec import Struct
@@ -15,6 +15,7 @@ from kubeproxy_py.compile.compiler import Compiler, SiteMaker
 from kubeproxy_py.compile.flows import allowed_destinations, udp_server, udp_servers
 from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, FlowTable, Kernel, KernelError, Scope, read_all, scope_of
 from kubeproxy_py.kernel.sweep import Sweep
+from kubeproxy_py.kernel.walk import Piece, walk
 from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Feed, Problem, Synced
 from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
@@ -30,6 +31,12 @@ from kubeproxy_py.plan.steps import Failed, Plan
 log = logging.getLogger(__name__)
 
 FIRST_SYNC = "first sync"
+
+COMPARE_TURN_S = 0.02
+"""How long an event waits for the full compare, besides the piece that is being read: at most one set or one table."""
+
+COMPARE_SHARE_MAX = 0.05
+"""Of the time, that full compares may take of one core."""
 
 
 class Timing(Struct, frozen=True, gc=False):
@@ -82,6 +89,8 @@ class Agent:
         self._compare_due_s = NEVER
         self._drift = Drift()
         self._compares = 0
+        self._walk: Iterator[Piece] | None = None
+        self._walked_s = 0.0  # what the full compare under way took so far
         self._swept_s = 0.0  # what the sweep under way took so far
         flow_table = kernel if isinstance(kernel, FlowTable) else None
         self._sweep = Sweep(flow_table, partial(allowed_destinations, compiler=compiler))
@@ -166,7 +175,7 @@ class Agent:
             return [self._first_sync()]
         reports = []
         sweeps = now_s >= self._sweep.due_s  # for earlier syncs: traffic first, and its report
-        if now_s >= self._compare_due_s and (drift := self._full_compare()):
+        if now_s >= self._compare_due_s and (drift := self._compare_on()):
             reports.append(self._sync(f"drift in {drift} rows"))
         if now_s >= self._sync_due_s():
             reports.append(self._sync(""))
@@ -183,7 +192,7 @@ class Agent:
             name, ips = self.compiler.site.node_name, self.compiler.site.node_ips
             log.warning(f"there is no Node {name}: its zone is not known, its IPs are taken to be {list(ips.values())}")
         found = read_all(self.kernel)
-        self._compare_due_s = self._clock() + self._timing.sync_period_s
+        self._end_compare()
         report = self._sync(FIRST_SYNC, found)
         self._note_draining(self.actual)
         return report
@@ -272,35 +281,46 @@ class Agent:
 
     # Drift
 
-    def _full_compare(self) -> int:
-        """Read every scope and hold it against what we believe; how many rows differ."""
-        self._compare_due_s = self._clock() + self._timing.sync_period_s
-        believed: dict[Scope, Rows] = {}
-        for key, spec in self.actual.items():
-            believed.setdefault(scope_of(key), {})[key] = spec
-        differing = sum(self._compare(scope, believed.get(scope, {})) for scope in self.kernel.scopes())
+    def _compare_on(self) -> int:
+        """Go on with the full compare for about COMPARE_TURN_S; how many rows differ.  Raises KernelError."""
+        began_s = self._clock()
+        self._walk = self._walk or walk(self.kernel, self.actual, self._ours)
+        differing = 0
+        try:
+            for piece in self._walk:
+                differing += self._hold(piece)
+                if self._clock() - began_s >= COMPARE_TURN_S:
+                    self._walked_s += self._clock() - began_s
+                    return differing
+        except KernelError:
+            self._end_compare()
+            raise
+        self._walked_s += self._clock() - began_s
         self._compares += 1
+        self._end_compare()
         return differing
 
-    def _compare(self, scope: Scope, believed: Rows | None = None) -> int:
-        """Read *scope*; what differs from what we *believed* is known from now on, and pending."""
-        if believed is None:
-            believed = {key: spec for key, spec in self.actual.items() if scope_of(key) == scope}
+    def _end_compare(self) -> None:
+        """The next begins a period from now; later, if this one was so long that it would take too much of the time."""
+        self._compare_due_s = self._clock() + max(self._timing.sync_period_s, self._walked_s / COMPARE_SHARE_MAX)
+        self._walk, self._walked_s = None, 0.0
+
+    def _compare(self, scope: Scope) -> None:
+        """Read *scope* and hold it against all that we believe to be in it."""
         found = self.kernel.read(scope)
-        if scope == VIRTUAL_SERVERS:
-            found = self._ours(found)
-        if found == believed:
+        mine = self._ours(found) if scope == VIRTUAL_SERVERS else found
+        self._hold(Piece(mine, [key for key in self.actual if scope_of(key) == scope]))
+
+    def _hold(self, piece: Piece) -> int:
+        """What differs in *piece* from what we believe is known from now on, and pending; how many rows."""
+        differing = piece.differing(self.actual)
+        if not differing:
             return 0
-        differing = [
-            key
-            for key in {**found, **believed}
-            if key not in found or key not in believed or found[key] != believed[key]
-        ]
         for key in differing:
-            if key in found:
-                self.actual[key] = found[key]
+            if key in piece.found:
+                self.actual[key] = piece.found[key]
             else:
-                self.actual.pop(key, None)
+                del self.actual[key]
         self.pending.ask(differing)
         self._drift.note(differing)
         self._note_draining(differing)

@@ -59,6 +59,14 @@ class Kernel(Protocol):
         """
         ...
 
+    def virtual_servers(self) -> Rows:
+        """The virtual servers alone, as ``read`` tells them.  Raises KernelError."""
+        ...
+
+    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
+        """The real servers of *virtual_servers*; none of those that are gone.  Raises KernelError."""
+        ...
+
     def apply(self, plan: Plan) -> Outcome:
         """Carry out every step that can be; one failed step never stops those that do not depend on it."""
         ...

@@ -54,11 +54,13 @@ class IpvsAdapter:
     def read(self, scope: Scope) -> Rows:
         """All virtual servers but those that go by firewall mark, and their real servers.  Raises KernelError."""
         assert scope == VIRTUAL_SERVERS, scope
-        rows: Rows = {}
-        services = self.virtual_servers()
-        rows.update(services)
-        rows.update((state.key, state.spec) for state in self._states([key for key, _ in services]))
+        rows: Rows = dict(self.virtual_servers())
+        rows |= self.real_servers([key for key in rows if isinstance(key, VirtualServer)])
         return rows
+
+    def real_servers(self, virtual_servers: Iterable[VirtualServer]) -> Rows:
+        """The real servers of *virtual_servers*; none of those that are gone.  Raises KernelError."""
+        return {state.key: state.spec for state in self._states(virtual_servers)}
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no IPVS."""

@@ -63,9 +63,18 @@ _SERVICE_TAIL = Struct("=HHII HHI HHI")
 _DEST_KEY: dict[int, Struct] = {AF_INET: Struct("=HH HH4s HHHxx"), AF_INET6: Struct("=HH HH16s HHHxx")}
 _DEST_TAIL = Struct("=HHI HHI HHI HHI")
 
+# A virtual server as Linux lists it, up to the header of its scheduler's name: taken apart in one go as well.
+_LISTED_OFFSET = 8  # behind the generic netlink header and that of the SERVICE or DEST attribute
+_SERVICE_AS_LISTED = Struct("=4sH2x 4sH2x 4s16s 4sH2x H2x")
+_SERVICE_HEADERS = tuple(
+    Struct("=HH").pack(length, kind) for length, kind in ((6, _AF), (6, _PROTOCOL), (20, _ADDR), (6, _PORT))
+)
+_SPEC_OFFSET = _LISTED_OFFSET + _SERVICE_AS_LISTED.size - 4
+_SPEC_TAIL_SIZE = 12 + 8 + 8  # flags with mask, timeout, netmask
+_SPEC_AS_LISTED = {_SCHED_NAME, _FLAGS, _TIMEOUT, _NETMASK}
+
 # A real server as Linux >= 5.2 lists it, taken apart in one go where all headers stand as foreseen: a listing of
 # 100,000 is taken apart in a fifth of the time.  Any other order or content goes the general way.
-_DEST_OFFSET = 8  # behind the generic netlink header and that of the DEST attribute
 _DEST_AS_LISTED = Struct("=4s16s 4sH2x 4sI 4sI 4sB3x 4sH2x 4sH2x 4sI 4sI 4sI 4sI 4sI 4sH2x")
 _DEST_HEADERS = tuple(
     Struct("=HH").pack(length, kind)
@@ -155,12 +164,45 @@ def service_attributes(body: bytes) -> tuple[VirtualServer, dict[int, bytes]] | 
 
 def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
     """One virtual server of a listing; None if it goes by a firewall mark."""
-    service = service_attributes(body)
-    if service is None:
+    return _service_as_listed(body) or _service_in_any_order(body)
+
+
+def _service_as_listed(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
+    """None if it is not told as Linux tells it."""
+    if len(body) < _SPEC_OFFSET + _SPEC_TAIL_SIZE:
         return None
-    key, found = service
+    fields = _SERVICE_AS_LISTED.unpack_from(body, _LISTED_OFFSET)
+    if fields[:-1:2] != _SERVICE_HEADERS:
+        return None
+    _, family, _, protocol, _, address, _, port, scheduler_length = fields
+    spec = _spec_as_listed(body[_SPEC_OFFSET : _SPEC_OFFSET + (scheduler_length + 3 & ~3) + _SPEC_TAIL_SIZE])
+    if not spec:
+        return None
+    return VirtualServer(_read_address(family, address), ntohs(port), _PROTOCOL_NAMES[protocol]), spec
+
+
+@lru_cache(maxsize=64)  # there are few different ones, and one value for each takes little memory
+def _spec_as_listed(data: bytes) -> VirtualServerSpec | None:
+    """From the scheduler's name to the netmask, which the counters follow; None if something stands between."""
+    found = attributes(data)
+    return _spec(found) if found.keys() == _SPEC_AS_LISTED else None
+
+
+def _service_in_any_order(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
+    found = attributes(attributes(body, 4)[_SERVICE])
+    if _FWMARK in found:
+        return None
+    key = VirtualServer(
+        _read_address(read_u16(found[_AF]), found[_ADDR]),
+        int.from_bytes(found[_PORT], "big"),
+        _PROTOCOL_NAMES[read_u16(found[_PROTOCOL])],
+    )
+    return key, _spec(found)
+
+
+def _spec(found: dict[int, bytes]) -> VirtualServerSpec:
     flags = read_u32(found[_FLAGS]) & ~FLAG_HASHED
-    return key, VirtualServerSpec(read_text(found[_SCHED_NAME]), flags, read_u32(found[_TIMEOUT]))
+    return VirtualServerSpec(read_text(found[_SCHED_NAME]), flags, read_u32(found[_TIMEOUT]))
 
 
 def decode_dest(body: bytes, virtual_server: VirtualServer) -> RealServerState:
@@ -175,8 +217,8 @@ def decode_dest(body: bytes, virtual_server: VirtualServer) -> RealServerState:
 
 def _dest_fields(body: bytes, family: int) -> tuple[bytes, int, int, int, int, int, int]:
     """(address, port in network order, forwarding method, weight, active, inactive connections, family)."""
-    if len(body) >= _DEST_AS_LISTED.size + _DEST_OFFSET:
-        fields = _DEST_AS_LISTED.unpack_from(body, _DEST_OFFSET)
+    if len(body) >= _DEST_AS_LISTED.size + _LISTED_OFFSET:
+        fields = _DEST_AS_LISTED.unpack_from(body, _LISTED_OFFSET)
         if fields[::2] == _DEST_HEADERS:
             _, address, _, port, _, method, _, weight, *_, active, _, inactive, _, _, _, family = fields
             return address, port, method, weight, active, inactive, family

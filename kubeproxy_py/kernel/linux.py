@@ -76,6 +76,14 @@ class LinuxKernel:
         """The rows of *scope* as they are now.  Raises KernelError."""
         return self._readers[scope].read(scope)
 
+    def virtual_servers(self) -> Rows:
+        """The virtual servers alone.  Raises KernelError."""
+        return dict(self._servers.virtual_servers())
+
+    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
+        """The real servers of *virtual_servers*; none of those that are gone.  Raises KernelError."""
+        return self._servers.real_servers(virtual_servers)
+
     def apply(self, plan: Plan) -> Outcome:
         """Carry out every step that can be, in order; see dispatch.py for those that wait."""
         return dispatch(plan, self._adapters)

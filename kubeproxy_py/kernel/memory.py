@@ -79,6 +79,16 @@ class MemoryKernel:
         """The rows of *scope*."""
         return {key: spec for key, spec in self.rows.items() if scope_of(key) == scope}
 
+    def virtual_servers(self) -> Rows:
+        """The virtual servers alone."""
+        return {key: spec for key, spec in self.rows.items() if isinstance(key, VirtualServer)}
+
+    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
+        """The real servers of *virtual_servers*."""
+        behind = set(virtual_servers)
+        rows = self.rows.items()
+        return {key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server in behind}
+
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """What a test gave as ``open_connections``; none for the others."""
         return {

@@ -16,7 +16,7 @@ from kubeproxy_py.model.events import Event, ServiceSet, SliceSet, Synced
 from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
 from kubeproxy_py.reload import ConfigFile, Reload
 from kubeproxy_py.wiring import agent_settings
-from tests.agent.test_agent import FEEDS
+from tests.agent.bench import FEEDS
 from tests.builders import endpoint_slice, service
 from tests.config.build import document, from_file
 

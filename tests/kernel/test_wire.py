@@ -1,12 +1,14 @@
 """What is encoded is what is decoded, and what Linux 6.1 answered is understood."""
 
 from ipaddress import IPv4Address, IPv6Address
+from socket import AF_INET, AF_INET6, inet_pton
+from struct import pack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeproxy_py.kernel.attributes import attributes, nest, u32
+from kubeproxy_py.kernel.attributes import attribute, attributes, big16, nest, text, u16, u32
 from kubeproxy_py.kernel.ipset_wire import (
     as_listed,
     decode_entries,
@@ -55,6 +57,22 @@ def test_a_virtual_server_is_read_as_written(key: VirtualServer, spec: VirtualSe
 def test_the_kernels_own_flag_is_not_told(key: VirtualServer, spec: VirtualServerSpec) -> None:
     hashed = VirtualServerSpec(spec.scheduler, spec.flags | 0x2, spec.persistence_s)
     assert decode_service(encode_step(Step("add", key, hashed))) == (key, spec)
+
+
+@given(SERVERS, SPECS, st.binary(max_size=24))
+def test_a_virtual_server_is_read_as_listed_by_linux_in_order_or_with_more_between(
+    key: VirtualServer, spec: VirtualServerSpec, more: bytes
+) -> None:
+    family = AF_INET6 if ":" in key.address else AF_INET
+    name = [
+        *(u16(1, family), u16(2, {"TCP": 6, "UDP": 17, "SCTP": 132}[key.protocol])),
+        *(attribute(3, inet_pton(family, key.address).ljust(16, b"\0")), big16(4, key.port)),
+        text(6, spec.scheduler),
+    ]
+    rest = [attribute(7, pack("=II", spec.flags | 2, 0xFFFFFFFF)), u32(8, spec.persistence_s), u32(9, 0xFFFFFFFF)]
+    counters = attribute(10, bytes(80))
+    for fields in ([*name, *rest, counters], [*name, attribute(11, more), *rest, counters], [*rest, *name]):
+        assert decode_service(b"\x01\x01\0\0" + nest(1, *fields)) == (key, spec)
 
 
 def test_a_service_by_firewall_mark_is_nobodys_virtual_server() -> None:

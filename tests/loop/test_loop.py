@@ -7,7 +7,7 @@ from kubeproxy_py.kernel import KernelError
 from kubeproxy_py.loop import Loop
 from kubeproxy_py.model.events import ServiceSet, SliceSet
 from kubeproxy_py.model.rows import Address
-from tests.agent.test_agent import Bench
+from tests.agent.bench import Bench
 from tests.builders import endpoint_slice, service
 
 

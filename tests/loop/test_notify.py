@@ -14,7 +14,7 @@ from kubeproxy_py.notify import Supervisor
 from kubeproxy_py.plan.report import SyncReport
 from kubeproxy_py.plan.steps import Step
 from kubeproxy_py.reload import ConfigFile
-from tests.agent.test_agent import Bench
+from tests.agent.bench import Bench
 from tests.loop.test_loop import run_until_tired
 
 WATCHDOG = {"WATCHDOG_USEC": "10000000"}

@@ -97,6 +97,12 @@ class _NotingKernel:
     def read(self, scope: Scope) -> Rows:
         return self._kernel.read(scope)
 
+    def virtual_servers(self) -> Rows:
+        return self._kernel.virtual_servers()
+
+    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
+        return self._kernel.real_servers(virtual_servers)
+
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return self._kernel.connections(virtual_servers)
 

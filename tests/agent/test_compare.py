@@ -1,0 +1,96 @@
+"""The full compare: in short turns, whole at each, and never too much of the time."""
+
+from errno import EIO
+
+import pytest
+
+from kubeproxy_py.agent import COMPARE_SHARE_MAX, COMPARE_TURN_S
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Scope
+from kubeproxy_py.model.events import ServiceSet
+from kubeproxy_py.model.rows import Rows, VirtualServer
+from tests.agent.bench import POD, SERVER, Bench, serving
+from tests.builders import service
+
+PERIOD_S = 30.0
+
+
+def slow(bench: Bench, seconds: float) -> list[Scope]:
+    """Have each scope take *seconds* to read; which were read, as they are."""
+    read, seen = bench.kernel.read, []
+
+    def slowly(scope: Scope) -> Rows:
+        bench.now_s += seconds
+        seen.append(scope)
+        return read(scope)
+
+    bench.kernel.read = slowly  # type: ignore[method-assign]
+    return seen
+
+
+def walk_to_the_end(bench: Bench) -> int:
+    """Let the compare that is due end; in how many turns."""
+    turns = 0
+    while bench.agent.due_s() <= bench.now_s:
+        bench.agent.step()
+        turns += 1
+    return turns
+
+
+def test_an_event_waits_for_one_turn_and_not_for_the_whole() -> None:
+    bench = serving()
+    seen = slow(bench, COMPARE_TURN_S)
+    bench.after(PERIOD_S)
+    assert len(seen) == 1
+    other = VirtualServer("10.96.0.77", 80, "TCP")
+    (report,) = bench.tell(ServiceSet(service("other", ["10.96.0.77"])))
+    assert report.why == ""
+    assert other in bench.kernel.rows
+    assert len(seen) == 2
+    walk_to_the_end(bench)
+    assert set(seen) == {scope for scope in bench.kernel.scopes() if scope != VIRTUAL_SERVERS}
+    assert len(seen) == len(set(seen))
+
+
+def test_what_is_compiled_while_a_compare_is_under_way_is_no_drift() -> None:
+    bench = serving()
+    slow(bench, COMPARE_TURN_S)
+    bench.after(PERIOD_S)
+    bench.tell(ServiceSet(service("other", ["10.96.0.77"])))
+    bench.steps()
+    walk_to_the_end(bench)
+    assert bench.steps() == []
+
+
+def test_a_virtual_server_that_is_lost_comes_back_with_its_real_servers_in_one_sync() -> None:
+    bench = serving()
+    for key in (SERVER, POD):
+        del bench.kernel.rows[key]
+    (report,) = bench.after(PERIOD_S)
+    assert report.why == "drift in 2 rows"
+    assert bench.steps() == [("add", SERVER), ("add", POD)]
+
+
+def test_a_compare_that_the_kernel_refuses_is_begun_anew_a_period_later() -> None:
+    bench = serving()
+    read = bench.kernel.read
+
+    def refuses(scope: Scope) -> Rows:
+        raise KernelError(f"{scope} can't be read", errno=EIO)
+
+    bench.kernel.read = refuses  # type: ignore[method-assign]
+    with pytest.raises(KernelError):
+        bench.after(PERIOD_S)
+    bench.kernel.read = read  # type: ignore[method-assign]
+    del bench.kernel.rows[POD]
+    assert bench.after(PERIOD_S - 1) == []
+    assert [report.why for report in bench.after(1)] == ["drift in 1 rows"]
+
+
+def test_compares_take_a_bounded_share_of_the_time() -> None:
+    bench = serving()
+    seen = slow(bench, 1.0)
+    bench.after(PERIOD_S)
+    walk_to_the_end(bench)
+    took_s = len(seen) * 1.0
+    assert bench.agent.due_s() == pytest.approx(bench.now_s + took_s / COMPARE_SHARE_MAX)
+    assert took_s / COMPARE_SHARE_MAX > PERIOD_S
