@@ -34,7 +34,7 @@ RUN /tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --whe
         --output-file /python.cdx.json /opt/kubeproxy-py/bin/python
 ARG SOURCE_DATE_EPOCH=0
 RUN python3 image/assemble.py /root-of-image \
-    && python3 image/bill.py /python.cdx.json /root-of-image \
+    && /tools/bin/python image/bill.py /python.cdx.json /root-of-image \
     && python3 image/finish.py /root-of-image
 
 FROM scratch

@@ -18,9 +18,10 @@ help: ## list the targets
 run: setup lab ## show the main job on a real kernel: from a Service to an answered packet
 	@$(LAB) --timeout 120 -- $(PYTHON) -m tests.demo
 
-test: check lab ## all tests, those on a real kernel with IPVS included
+test: check lab image ## all tests, those on a real kernel with IPVS included
 	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
 	$(PYTHON) -m pytest -m lab
+	$(PYTHON) -m pytest -m image
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target kernel-recordings kernel-rest
 
 test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow

@@ -1,7 +1,9 @@
 """bill: the image's bill of materials: what cyclonedx-py found in the agent's environment, and Debian's packages.
 
 Law: it is read from what the image holds, never from what was asked for.  CycloneDX 1.6 as JSON, with a package URL
-for each component (pkg:pypi, pkg:deb), in /usr/share/sbom/kubeproxy-py.cdx.json.  Usage: bill.py PYTHON.cdx.json ROOT
+for each component (pkg:pypi, pkg:deb), held to its schema, in /usr/share/sbom/kubeproxy-py.cdx.json.
+
+Usage: bill.py PYTHON.cdx.json ROOT, with cyclonedx-python-lib
 """
 
 import json
@@ -26,7 +28,17 @@ def main(python_bill: Path, root: Path) -> None:
     bill["dependencies"] += [{"ref": package["bom-ref"]} for package in packages]
     place = root / PLACE
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps(bill, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(bill, indent=1, sort_keys=True) + "\n"
+    _hold_to_schema(text)
+    place.write_text(text)
+
+
+def _hold_to_schema(text: str) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    if error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
+        sys.exit(f"bill: {error}")
 
 
 def _version(root: Path) -> str:
