@@ -93,10 +93,10 @@ class HttpServer:
 
     def close(self, listening: socket.socket) -> None:
         """Listen there no more, and let go who came in there."""
+        self._selector.unregister(listening)
+        listening.close()  # first, so that who is let go and comes again is refused
         for client in [client for client in self._clients.values() if client.listening is listening]:
             self._drop(client)
-        self._selector.unregister(listening)
-        listening.close()
 
     # The thread
 
