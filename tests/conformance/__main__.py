@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.conformance.case import find_cases
-from tests.conformance.run import run_folder
+from tests.conformance.find import find_cases
+from tests.conformance.run import run_case
 
 
 def main(argv: list[str]) -> int:
     """One line for each case, what differs below it, and a summary; 0 if there were cases and all are equal."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    parser.add_argument("cases", type=Path, metavar="DIR", help="folder of recorded cases, or one case")
+    parser.add_argument("cases", type=Path, metavar="DIR", help="folder of cases, recorded or written, or one case")
     parser.add_argument("--only", metavar="NAME", help="run the case of this name alone")
     options = parser.parse_args(argv)
     if obstacle := _obstacle(options.cases):
@@ -22,11 +22,11 @@ def main(argv: list[str]) -> int:
     folders = find_cases(options.cases.resolve(), options.only)
     if not folders:
         which = f"no case called {options.only}" if options.only else "no case"
-        print(f"{which} in {options.cases}; hint: a case is a folder with objects.yaml, config.yaml and expected/")
+        print(f"{which} in {options.cases}; hint: a case is a YAML file, or a folder with objects.yaml and expected/")
         return 2
     verdicts = []
     for folder in folders:
-        verdicts.append(run_folder(folder))
+        verdicts.append(run_case(folder))
         print("\n".join(verdicts[-1].lines()), flush=True)
     equal = sum(verdict.is_equal for verdict in verdicts)
     print(f"{equal} equal, {len(verdicts) - equal} differ")
@@ -36,8 +36,8 @@ def main(argv: list[str]) -> int:
 def _obstacle(cases: Path) -> str | None:
     if not Path("/proc/net/ip_vs").exists():
         return "this kernel has no IPVS; hint: make conformance CASES=DIR"
-    if not cases.is_dir():
-        return f"{cases} is not a folder; hint: give the folder of the cases"
+    if not cases.exists():
+        return f"{cases} is not there; hint: give the folder of the cases"
     return None
 
 

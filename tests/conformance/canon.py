@@ -1,7 +1,9 @@
 """canon: what the tools print -> lines of which equal ones mean an equal kernel state.
 
 Law: two texts have the same lines exactly if the states are the same but for what depends on the moment or the tool's
-version: packet counters, comments, `initval` and `bucketsize` of a set.  Order counts inside a chain and nowhere else.
+version: packet counters, comments, `initval` and `bucketsize` of a set.  Order counts inside a chain and nowhere else,
+but for KUBE-IPVS-OUT-FILTER: kube-proxy writes its rules as it comes upon Services, in another order each time, and no
+order makes a difference, since all of them DROP.
 
 A recording may be torn: kube-proxy makes its chains one by one, then fills a table's all at once, and where that once
 failed it does not try again before the next event or period.  Such a table has every chain of kube-proxy's and a rule
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 SYSCTLS = "sysctls.txt"
 _COUNTERS = re.compile(r"\[\d+:\d+\]")
+_UNORDERED = ("filter", "KUBE-IPVS-OUT-FILTER")
 _VOLATILE_OF_SETS = re.compile(r" (initval|bucketsize) \S+")
 
 
@@ -61,7 +64,7 @@ def _rules(text: str) -> list[str]:
     for table, line in _with_table(text):
         chain = line[1:].split()[0] if line.startswith(":") else line.split()[1]
         chains.setdefault((table, chain), []).append(f"{table} {line}")
-    return [line for _, lines in sorted(chains.items()) for line in lines]
+    return [line for key, lines in sorted(chains.items()) for line in (sorted(lines) if key == _UNORDERED else lines)]
 
 
 def _with_table(text: str) -> Iterator[tuple[str, str]]:

@@ -1,26 +1,20 @@
-"""case: a folder with a recorded case -> a Case value.
+"""case: what is judged, recorded or written: objects that the API has, and the kernel state that must follow.
 
-Law: what is needed to judge a case is there when it was read, or it is Malformed, with the path that is wrong.  So a
-case can't pass for want of something to compare.
+Law: a Case holds all that it takes to judge it, or there is none, but Malformed, which says why.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from msgspec import Struct
 
-from tests.conformance.canon import FILES, SYSCTLS, lines_of
-
 START = "start"
-_STEP = re.compile(r"step-(\d+)(-.*)?")
 
 
 class Malformed(Exception):  # noqa: N818 - read at `except Malformed`
-    """A case that can't be judged, and why."""
+    """A case that can't be judged, and why.  It counts as differing, so that none passes for want of sense."""
 
 
 class Stage(Struct, frozen=True, gc=False):
@@ -35,68 +29,15 @@ class Stage(Struct, frozen=True, gc=False):
 
 
 class Case(Struct, frozen=True, gc=False):
-    """*stages*: the start, then the steps in order.  *prepare* is the path of pre.sh, if there is one."""
+    """*stages*: the start, then the steps in order, gone through *times* times in all.
+
+    *config* is the text of the configuration file.  *prepare* is the command that puts something into the kernel
+    before the agent starts, run in *folder*; empty: nothing.
+    """
 
     name: str
     folder: Path
-    config: Path
-    prepare: Path | None
+    config: str
+    prepare: tuple[str, ...]
     stages: tuple[Stage, ...]
-
-
-def find_cases(folder: Path, only: str | None = None) -> list[Path]:
-    """The case folders in *folder*, by name: all its folders, or itself if it is a case; with *only*, that one."""
-    if (folder / "objects.yaml").exists():
-        found = [folder]
-    else:
-        found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    return [path for path in found if only in (None, path.name)]
-
-
-def read_case(folder: Path) -> Case:
-    """The case in *folder*.  Raises Malformed."""
-    config, prepare = folder / "config.yaml", folder / "pre.sh"
-    _read(config)
-    steps = [_read_stage(path.name, path, required=FILES[:-1]) for path in _step_folders(folder)]
-    return Case(
-        name=folder.name,
-        folder=folder,
-        config=config,
-        prepare=prepare if prepare.exists() else None,
-        stages=(_read_stage(START, folder, required=FILES), *steps),
-    )
-
-
-def _step_folders(folder: Path) -> list[Path]:
-    """The steps in the order of their numbers: step-10 comes after step-9."""
-    numbered: dict[int, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if path.name.startswith("step")):
-        match = _STEP.fullmatch(path.name)
-        if not match or not path.is_dir():
-            raise Malformed(f"{path}: a step is a folder called step-NUMBER-NAME")
-        if int(match[1]) in numbered:
-            raise Malformed(f"{path}: there are two steps {match[1]}")
-        numbered[int(match[1])] = path
-    return [numbered[number] for number in sorted(numbered)]
-
-
-def _read_stage(name: str, folder: Path, required: tuple[str, ...]) -> Stage:
-    """The stage in *folder*; sysctls.txt is compared where it was recorded."""
-    objects = _read(folder / "objects.yaml")
-    try:
-        documents = [document for document in yaml.load_all(objects, yaml.CSafeLoader) if document]
-    except yaml.YAMLError as error:
-        raise Malformed(f"{folder / 'objects.yaml'}: not YAML: {error}") from error
-    if not documents:
-        raise Malformed(f"{folder / 'objects.yaml'}: no objects")
-    texts = {file: _read(folder / "expected" / file) for file in required}
-    if SYSCTLS not in texts and (folder / "expected" / SYSCTLS).exists():
-        texts[SYSCTLS] = _read(folder / "expected" / SYSCTLS)
-    return Stage(name, objects, {file: lines_of(file, text) for file, text in texts.items()})
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Malformed(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from error
+    times: int = 1

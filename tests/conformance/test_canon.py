@@ -40,6 +40,19 @@ def test_order_inside_a_chain_counts() -> None:
     assert len(_differ("iptables-save.txt", _RULES, swapped)) == 2
 
 
+def _out_filter(*rules: str) -> str:
+    return "\n".join(
+        ["*filter", ":KUBE-IPVS-OUT-FILTER - [0:0]", *(f"-A KUBE-IPVS-OUT-FILTER {rule}" for rule in rules)]
+    )
+
+
+def test_in_the_chain_of_drops_order_does_not_count_but_every_rule_does() -> None:
+    one, other = "-s 203.0.113.9/32 -j DROP", "-s 203.0.113.10/32 -j DROP"
+    assert _differ("iptables-save.txt", _out_filter(one, other), _out_filter(other, one)) == []
+    assert len(_differ("iptables-save.txt", _out_filter(one, other), _out_filter(one))) == 1
+    assert len(_differ("iptables-save.txt", _out_filter(one), _out_filter(one, one))) == 1
+
+
 def test_a_chain_that_only_one_has_is_told() -> None:
     more = _RULES.replace(":KUBE-MARK-MASQ", ":KUBE-EXTRA - [0:0]\n:KUBE-MARK-MASQ")
     assert _differ("ip6tables-save.txt", _RULES, more) == ["+nat :KUBE-EXTRA - [0:0]"]

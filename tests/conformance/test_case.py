@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.__main__ import main
-from tests.conformance.case import Malformed, find_cases, read_case
+from tests.conformance.case import Malformed
+from tests.conformance.find import find_cases, read_case
 
 CASES = Path(__file__).resolve().parents[1] / "cases"
 
