@@ -9,6 +9,8 @@
 ARG BASE=docker.io/library/debian:12-slim
 
 FROM ${BASE} AS build
+# finish.py alone writes byte code; what pip's own imports left would hold times.
+ENV PYTHONDONTWRITEBYTECODE=1
 RUN apt-get -q update \
     && DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends \
         ca-certificates libcap2-bin python3-pip python3-venv \
