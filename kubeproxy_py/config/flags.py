@@ -50,7 +50,7 @@ UPSTREAM_FLAGS: tuple[Flag, ...] = (
     Flag("healthz-port", "", "deprecated: port of the health server; 0 turns it off", kind=whole(0, 65535)),
     Flag("metrics-port", "", "deprecated: port of the metrics server", kind=whole(1, 65535)),
     Flag("bind-address-hard-fail", "bindAddressHardFail", "exit if a server can't listen"),
-    Flag("profiling", "enableProfiling", "serve /debug/pprof on the metrics server"),
+    Flag("profiling", "enableProfiling", "accepted; there is nothing of Go to profile"),
     Flag("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", "accepted; no metric is hidden"),
     Flag("feature-gates", "featureGates", "accepted; only KubeProxyIPVS is looked at"),
     Flag("proxy-mode", "mode", "ipvs, the only mode"),
