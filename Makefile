@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 -m tests.lab run
-RECORDINGS := tests/real/test_conformance.py
+RECORDINGS := tests/real/test_conformance.py tests/real/test_written.py
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -48,7 +48,7 @@ image: ## build the container image: build/image/kubeproxy-py.tar; make image [B
 		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah mmdebstrap runc ca-certificates; }
 	@$(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build $(BASE)
 
-conformance: setup lab ## hold the agent against recorded kernel states: make conformance CASES=DIR [ONLY=name]
+conformance: setup lab ## hold the agent against expected kernel states: make conformance CASES=DIR [ONLY=name]
 	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/cases)) $(if $(ONLY),--only $(ONLY))
 
 bench: setup lab ## measure on the lab kernel: a table, and build/bench.json
