@@ -129,7 +129,7 @@ def change_to(running: tuple[AgentProcess, Folder], files: Files) -> None:
 def who_answers(client: Namespace, front: Front) -> set[str]:
     """Who answers six requests, which are enough to meet up to three pods in turn; nobody if it is refused."""
     try:
-        return {ask(client, *front, timeout_s=0.5).name for _ in range(6)}
+        return {ask(client, *front, timeout_s=2.0).name for _ in range(6)}
     except AskError:
         return set()
 

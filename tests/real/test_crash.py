@@ -25,7 +25,7 @@ pytestmark = pytest.mark.kernel
 
 SERVICES = 300
 SEED = int(os.environ.get("CRASH_SEED", "20"))
-SIGTERM_WITHIN_S = 0.1
+SIGTERM_WITHIN_S = 1.0  # 2 to 22 ms here; waiting for a watch, a thread or a sync would be seconds on a busy machine
 
 
 def many_services() -> Iterator[Object]:

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import ENODEV, ENOENT, EPERM, ESRCH
@@ -48,6 +47,7 @@ from kubeproxy_py.model.services import FAMILIES
 from kubeproxy_py.plan.steps import Failed, Step
 from tests import kernel
 from tests.lab import linux
+from tests.real.agent_process import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -56,6 +56,7 @@ DNS = VirtualServer("fd00:96::10", 53, "UDP")
 SIGNAL = VirtualServer("203.0.113.7", 2905, "SCTP")
 POD = RealServer(WEB, "10.244.1.5", 8080)
 CLUSTER_IP = "KUBE-CLUSTER-IP"
+TOLD_WITHIN_S = 20.0  # a debounce of 50 ms, and time for a busy machine
 
 
 @pytest.fixture(autouse=True)
@@ -668,6 +669,10 @@ class Heard:
         self.changes.append(change)
         self._called.set()
 
+    def ours(self) -> dict[str, bool]:
+        """Which of our addresses are there, by all that was said."""
+        return {address: there for change in self.changes for address, there in change.ours.items()}
+
     def within(self, timeout_s: float) -> bool:
         heard = self._called.wait(timeout_s)
         self._called.clear()
@@ -689,7 +694,7 @@ def test_the_monitor_tells_of_addresses_and_links_that_come_and_go(address: Addr
     with monitored(heard):
         for step in [*adding(HELD), *(delete(key) for key in reversed(HELD))]:
             address.apply([step])
-            assert heard.within(2), f"not told of {step}"
+            assert heard.within(TOLD_WITHIN_S), f"not told of {step}"
 
 
 def test_the_monitor_says_of_our_addresses_which_are_there_now(address: AddressAdapter) -> None:
@@ -697,8 +702,8 @@ def test_the_monitor_says_of_our_addresses_which_are_there_now(address: AddressA
     heard = Heard()
     with monitored(heard):
         address.apply([add(Address("10.96.0.1")), add(Address("fd00::1")), delete(Address("10.96.0.1"))])
-        assert heard.within(2)
-    assert heard.changes == [AddressesChanged(ours={"10.96.0.1": False, "fd00::1": True})]
+        wait_until(lambda: heard.ours() == {"10.96.0.1": False, "fd00::1": True})
+    assert not any(change.elsewhere or change.device for change in heard.changes)
 
 
 def test_the_monitor_passes_over_links_of_others_and_tells_of_their_addresses(address: AddressAdapter) -> None:
@@ -707,7 +712,7 @@ def test_the_monitor_passes_over_links_of_others_and_tells_of_their_addresses(ad
         tool("ip", "link", "add", "other0", "type", "dummy")
         assert not heard.within(0.3)
         tool("ip", "addr", "add", "192.0.2.1/24", "dev", "other0")
-        assert heard.within(2)
+        assert heard.within(TOLD_WITHIN_S)
     assert heard.changes == [AddressesChanged(elsewhere=True)]
 
 
@@ -727,9 +732,9 @@ def test_a_burst_is_told_few_times_and_the_last_time_after_its_end(address: Addr
     address.apply([add(DEVICE)])
     with monitored(lambda _: seen.append(len(reader.host_addresses()))):
         address.apply([add(Address(f"10.96.{i >> 8}.{i & 255}")) for i in range(3000)])
-        time.sleep(0.3)
+        wait_until(lambda: seen[-1:] == [3002])
     reader.close()
-    assert (seen[-1], len(seen) < 20) == (3002, True)
+    assert len(seen) < 20
 
 
 def test_a_stopped_monitor_tells_nothing_and_leaves_no_thread(address: AddressAdapter) -> None:

@@ -25,7 +25,7 @@ OBJECTS = [
     *backed("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [Port(53, "UDP", 8080)]),
 ]
 ROUNDS = 50  # of traffic before and after
-ENDS_WITHIN_S = 0.1
+ENDS_WITHIN_S = 1.0  # 2 to 22 ms here, and more where the machine is busy
 
 
 class Restart(NamedTuple):

@@ -7,9 +7,9 @@ that ended without a word, it drops the SYN that finds this out, and serves the 
 
 What older kernels do not permit, and this lab's 6.1 does not show.  Before 5.9 mode 1 drops such a SYN whenever
 conntrack has an entry of the old connection, so that a client waits a second each time (f0a5e4d7a594); so kube-proxy
-sets conn_reuse_mode 0 there, and so do we.  In mode 0 a SYN goes where the last connection from its port went, be that real
-server draining: until 5.16 and the stable kernels of December 2021 (c95c07836fa4).  On a kernel without that, a client
-may be refused for as long as IPVS remembers its last connection to a pod that is gone.
+sets conn_reuse_mode 0 there, and so do we.  In mode 0 a SYN goes where the last connection from its port went, be that
+real server draining: until 5.16 and the stable kernels of December 2021 (c95c07836fa4).  On a kernel without that, a
+client may be refused for as long as IPVS remembers its last connection to a pod that is gone.
 
 Source: ip_vs_in and is_new_conn_expected in net/netfilter/ipvs/ip_vs_core.c.
 """
