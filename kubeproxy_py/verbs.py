@@ -4,6 +4,7 @@ Law: each function is one story from top to bottom, and returns an exit status. 
 for what must be mended elsewhere.
 """
 
+import faulthandler
 import logging
 import os
 import signal
@@ -54,6 +55,7 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
 
     supervisor = Supervisor()
     end = partial(_end, supervisor)
+    faulthandler.enable()  # a watchdog's SIGABRT: the log shows where each thread was
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     platform, settings = _prepare(loaded)

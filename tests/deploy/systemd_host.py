@@ -126,7 +126,7 @@ class SystemdHost:
 
     def journal(self) -> str:
         """The end of the unit's log."""
-        return self.run("journalctl", f"--unit={UNIT}", "--no-pager", "--output=cat", "--lines=40").stdout
+        return self.run("journalctl", f"--unit={UNIT}", "--no-pager", "--output=cat", "--lines=200").stdout
 
     def signal(self, number: signal.Signals) -> None:
         """Send it to the agent's process alone."""

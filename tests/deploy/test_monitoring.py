@@ -54,6 +54,11 @@ def _name(found: str) -> str:
     return bare if METRICS.get(bare) and METRICS[bare].type == "histogram" else found
 
 
+def test_the_prometheus_operator_is_given_the_same_rules() -> None:
+    [wrapped] = objects_of(DEPLOY / "daemonset/components/monitoring/rules.yaml")
+    assert [wrapped["spec"]] == objects_of(RULES)
+
+
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_a_rule_asks_for_metrics_that_are_served(rule: Object) -> None:
     assert metrics_of(rule["expr"]) <= set(METRICS)

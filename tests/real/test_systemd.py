@@ -155,10 +155,13 @@ def test_a_process_that_hangs_is_replaced_and_no_packet_is_lost(
     gone(server)
 
 
-def test_a_process_that_is_killed_comes_back(running: SystemdHost) -> None:
+def test_a_process_that_is_aborted_shows_where_it_was_and_comes_back(running: SystemdHost) -> None:
     killed = main_pid(running)
-    running.signal(signal.SIGKILL)
+    running.signal(signal.SIGABRT)  # as the watchdog does
     wait_until(lambda: running.show("ActiveState") == ("active",) and main_pid(running) not in (0, killed), look_s=0.3)
+    said = running.journal()
+    assert "Fatal Python error: Aborted" in said
+    assert '/kubeproxy_py/loop.py", line' in said
 
 
 def test_reload_has_a_changed_file_followed_by_the_same_process(
