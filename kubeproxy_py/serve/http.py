@@ -20,6 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 
 from kubeproxy_py.serve.http_text import BadRequestError, Request, Response, parse_head, response_bytes
 
@@ -34,6 +35,7 @@ _BACKLOG = 128
 _READ_BYTES = 16 << 10
 _SWEEP_S = 1.0
 _ACCEPTS_AT_ONCE = 64
+_EXHAUSTED = frozenset((EMFILE, ENFILE, ENOBUFS, ENOMEM))
 _FILE_SHARE = 4  # no server takes more than a quarter of the files that the process may have
 
 Handler = Callable[[Request], Response]
@@ -136,18 +138,23 @@ class HttpServer:
                 sock, _ = listening.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # no file or memory is left, or the client went away meanwhile
-                if not self._clients:
-                    log.debug("%s: %s", self._name, error)
-                    time.sleep(0.05)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._make_room()
                     return
-                self._drop_oldest()
-                continue
+                continue  # the client went away meanwhile
             sock.setblocking(False)
             self._clients[sock] = _Client(sock, listening, handler, time.monotonic())
             self._selector.register(sock, selectors.EVENT_READ)
             while len(self._clients) > self._clients_max:
                 self._drop_oldest()
+
+    def _make_room(self) -> None:
+        """No file or memory is left for another client: one less, or a pause, for the socket goes on being ready."""
+        if self._clients:
+            self._drop_oldest()
+        else:
+            time.sleep(0.05)
 
     def _attend(self, client: _Client, events: int) -> None:
         """Go on with *client* as far as it goes without waiting."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -215,3 +217,26 @@ def test_everywhere_means_both_families() -> None:
         with socket.create_connection((address, number), timeout=PATIENCE_S) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert read_all(client).endswith(b"GET /?")
+
+
+def test_where_no_file_is_left_the_longest_silent_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = HttpServer("test")
+    number = server.listen("127.0.0.1", 0, handle).getsockname()[1]
+    server.start()
+    with connect(number) as silent, connect(number) as other:
+        other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert other.recv(1000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        newcomer = socket.socket()
+        lowest_free = os.dup(newcomer.fileno())
+        os.close(lowest_free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            newcomer.connect(("127.0.0.1", number))
+            newcomer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            silent.settimeout(PATIENCE_S)
+            assert closed(silent)
+            assert read_all(newcomer).endswith(b"GET /?")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            newcomer.close()
