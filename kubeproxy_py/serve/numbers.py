@@ -66,7 +66,10 @@ class Numbers:
             self._counts(name, labels)
 
     def _counts(self, name: str, labels: Labels) -> list[float]:
-        return self._histograms.setdefault(name, {}).setdefault(labels, [0.0] * (len(self._bounds[name]) + 2))
+        histograms = self._histograms.setdefault(name, {})
+        if labels not in histograms:
+            histograms[labels] = [0.0] * (len(self._bounds[name]) + 2)
+        return histograms[labels]
 
     def families(self) -> Iterator[Family]:
         """All of it, as it is now."""
