@@ -257,3 +257,29 @@ def test_health_can_be_turned_off(alone: tuple[Namespace, Folder]) -> None:
         assert get(namespace, "127.0.0.1", METRICS, "/proxyMode").body == b"ipvs"
         with pytest.raises(Refused):
             get(namespace, "127.0.0.1", HEALTHZ)
+
+
+def test_ports_answer_only_where_node_port_addresses_says_and_follow_new_addresses(
+    alone: tuple[Namespace, Folder],
+) -> None:
+    namespace, folder = alone
+    run(namespace, "ip", "address", "add", "172.16.9.1/32", "dev", "lo")
+    folder.put("front", balanced(30130, "pod-a1"))
+    with AgentProcess(namespace, folder.path, "--nodeport-addresses=10.9.0.0/16") as agent:
+        agent.wait_synced()
+        run(namespace, "ip", "address", "add", "10.9.0.1/32", "dev", "lo")
+        wait_until(lambda: answers(namespace, "10.9.0.1", 30130))
+        assert get(namespace, "10.9.0.1", 30130).weight == (200, "1")
+        assert answers(namespace, "::1", 30130), "no network of the family means everywhere"
+        assert not answers(namespace, "172.16.9.1", 30130)
+        run(namespace, "ip", "address", "delete", "10.9.0.1/32", "dev", "lo")
+        run(namespace, "ip", "address", "add", "10.9.0.2/32", "dev", "lo")
+        wait_until(lambda: answers(namespace, "10.9.0.2", 30130))
+
+
+def answers(namespace: Namespace, address: str, port: int) -> bool:
+    """Whether anybody listens there."""
+    try:
+        return get(namespace, address, port).status in (200, 503)
+    except Refused:
+        return False
