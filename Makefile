@@ -10,7 +10,7 @@ PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allo
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu check bench conformance golden configuration-page metrics-page image lock setup lab clean kernel-recordings kernel-rest
+.PHONY: help run test test-qemu check bench conformance golden configuration-page metrics-page image image-again lock setup lab clean kernel-recordings kernel-rest
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ image: ## build the container image: build/image/kubeproxy-py.tar; make image [B
 	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
 		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah mmdebstrap runc ca-certificates; }
 	@$(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build $(BASE)
+
+image-again: image ## build the image anew from nothing, and fail if a byte is different
+	@python3 -m image.archive build/image/kubeproxy-py.tar >build/image/first && rm -f build/image/base.tar
+	@$(MAKE) --no-print-directory image
+	@python3 -m image.archive build/image/kubeproxy-py.tar | diff build/image/first - && echo "the same, byte for byte"
 
 conformance: setup lab ## hold the agent against expected kernel states: make conformance CASES=DIR [ONLY=name]
 	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/cases)) $(if $(ONLY),--only $(ONLY))

@@ -47,6 +47,7 @@ def main(base: str | None) -> None:
     archive = Archive(ARCHIVE)
     with archive.layer() as files:
         BILL.write_bytes(_content(files, bill.PLACE))
+    _give_to_caller()
     print(f"{ARCHIVE.relative_to(REPOSITORY)}, built in {time.monotonic() - began_s:.0f} s\n{describe(archive)}")
 
 
@@ -86,6 +87,13 @@ def _revision() -> str:
     """The commit; with -dirty behind it if the image's inputs differ from it."""
     changed = _git("status", "--porcelain", "--", *_INPUTS)
     return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+
+
+def _give_to_caller() -> None:
+    """What sudo made is its caller's, so that `make clean` can remove it."""
+    uid, gid = (int(os.environ.get(name, "0")) for name in ("SUDO_UID", "SUDO_GID"))
+    for path in (FOLDER.parent, FOLDER, *FOLDER.iterdir()):
+        os.chown(path, uid, gid)
 
 
 def _content(files: tarfile.TarFile, name: str) -> bytes:

@@ -182,11 +182,12 @@ def _resources(container: Json, privileged: bool) -> Json:
     """Requests are the scheduler's; of the limits only memory's is known here.  Devices: none but the usual ones."""
     limits = container.get("resources", {}).get("limits", {})
     _know(limits, {"memory"})
-    memory = {"memory": {"limit": _bytes(limits["memory"])}} if "memory" in limits else {}
+    memory = {"memory": {"limit": memory_bytes(limits["memory"])}} if "memory" in limits else {}
     return {"devices": [{"allow": privileged, "access": "rwm"}], **memory}
 
 
-def _bytes(quantity: str) -> int:
+def memory_bytes(quantity: str) -> int:
+    """512Mi as a number."""
     return int(quantity[:-2]) * _SUFFIXES[quantity[-2:]]
 
 

@@ -24,7 +24,7 @@ from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.image.container import SECCOMP, Container, built_image, control_groups, unpacked
 from tests.image.modprobe import usual_modprobe
-from tests.image.pod import Machine, oci_config, write_config_map
+from tests.image.pod import Machine, memory_bytes, oci_config, write_config_map
 from tests.lab.ask import ask
 from tests.lab.echo import EchoServers, Listener
 from tests.lab.network import BY_NAME, NODE_NAME, PODS, Cluster
@@ -192,6 +192,12 @@ def test_the_process_has_the_rights_of_the_manifest_and_no_others(running: Conta
         assert int(status[which], 16) == NET_ADMIN | NET_RAW, which
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"  # SECCOMP_MODE_FILTER, linux/seccomp.h
+
+
+def test_its_memory_is_limited_as_the_manifest_says(node: Node, running: Container) -> None:
+    limit = node.pod["containers"][0]["resources"]["limits"]["memory"]
+    group = Path(f"/proc/{running.first_pid}/cgroup").read_text().strip().removeprefix("0::/")
+    assert Path("/sys/fs/cgroup", group, "memory.max").read_text() == f"{memory_bytes(limit)}\n"
 
 
 def test_nothing_can_be_written(running: Container) -> None:
