@@ -11,6 +11,7 @@ Debian's archive, and made anew when it is a day old.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,8 @@ _BASE = FOLDER / "base.tar"
 _BASE_MAX_AGE_S = 24 * 3600
 _STORAGE = FOLDER / "storage"
 _BUILDAH = ("buildah", "--root", str(_STORAGE), "--runroot", str(_STORAGE / "run"), "--storage-driver", "vfs")
-_NAME = "localhost/kubeproxy-py"
+_BASE_NAME = "localhost/kubeproxy-py-base"
+_MANIFEST = REPOSITORY / "deploy/daemonset.yaml"
 # Where a machine says that its certificate authorities, or pip's settings, are not the usual ones; the last wins.
 _LENT = {"ca": ("SSL_CERT_FILE", "PIP_CERT"), "pip.conf": ("PIP_CONFIG_FILE",)}
 _INPUTS = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "image", "kubeproxy_py")
@@ -53,7 +55,7 @@ def main(base: str | None) -> None:
 
 def build(base: str | None, epoch: str) -> None:
     """Write ARCHIVE; *epoch* is the time that its files are given, in seconds since 1970."""
-    image = f"{_NAME}:{__version__}"
+    image = _name()
     arguments = {
         "BASE": base or _make_base(epoch),
         "SOURCE_DATE_EPOCH": epoch,
@@ -67,14 +69,21 @@ def build(base: str | None, epoch: str) -> None:
     _run(*_BUILDAH, "push", "--quiet", image, f"oci-archive:{ARCHIVE}:{image}")
 
 
+def _name() -> str:
+    """The name by which our own manifest asks for the image, so that a node that has it need not pull."""
+    found = re.search(r"image: (\S+)", _MANIFEST.read_text())
+    assert found, f"{_MANIFEST} names no image"
+    return found[1]
+
+
 def _make_base(epoch: str) -> str:
     """The name of an image made from Debian's archive."""
     if not _BASE.exists() or time.time() - _BASE.stat().st_mtime > _BASE_MAX_AGE_S:
         _run("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(_BASE), SOURCE_DATE_EPOCH=epoch)
     container = _say(*_BUILDAH, "from", "scratch")
     _run(*_BUILDAH, "add", "--quiet", container, str(_BASE), "/")
-    _run(*_BUILDAH, "commit", "--quiet", "--rm", "--timestamp", epoch, container, f"{_NAME}-base")
-    return f"{_NAME}-base"
+    _run(*_BUILDAH, "commit", "--quiet", "--rm", "--timestamp", epoch, container, _BASE_NAME)
+    return _BASE_NAME
 
 
 def _lent() -> dict[str, str]:
