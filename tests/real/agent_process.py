@@ -35,6 +35,7 @@ FLAGS = (
 )
 LISTED = r"first list of the feed node is whole"  # the last line before the first sync
 SYNCED = r'"synced '
+EVENT = r'"synced .* since the event'  # not a sync for drift, nor for what has drained
 
 _PATIENCE_S = 20.0
 _LOOK_S = 0.005

@@ -18,7 +18,7 @@ from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.lab.ask import AskError, ask
 from tests.lab.network import Cluster
-from tests.real.agent_process import FLAGS, AgentProcess, wait_until
+from tests.real.agent_process import EVENT, FLAGS, AgentProcess, wait_until
 from tests.real.manifests import Object, backed, endpoint_slice, service
 from tests.real.serving import serving_cluster
 
@@ -105,13 +105,13 @@ def agent(cluster: Cluster, control: Control) -> Iterator[Agent]:
 def test_what_is_written_to_the_api_server_is_answered(cluster: Cluster, control: Control) -> None:
     with agent(cluster, control) as running:
         assert answerers(cluster) == {"pod-a1", "pod-b1"}
-        with running.syncing():
+        with running.syncing(EVENT):
             control.apply(endpoint_slice("web", ["pod-b2"]))
         assert answerers(cluster) == {"pod-b2"}
-        with running.syncing():
+        with running.syncing(EVENT):
             control.apply(*backed("late", "10.96.80.2", ["pod-a1"]))
         wait_until(lambda: answerers(cluster, "10.96.80.2") == {"pod-a1"})
-        with running.syncing():
+        with running.syncing(EVENT):
             control.server.store.delete("services", ("shop", "late"))
         assert answerers(cluster, "10.96.80.2") == set()
 
@@ -120,7 +120,7 @@ def test_a_service_that_is_given_to_another_proxy_is_let_go(cluster: Cluster, co
     with agent(cluster, control) as running:
         theirs = service("web", WEB)
         theirs["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] = "other"
-        with running.syncing():
+        with running.syncing(EVENT):
             control.apply(theirs)
         assert answerers(cluster) == set()
 
@@ -132,7 +132,7 @@ def test_traffic_flows_while_the_api_server_is_away_and_changes_arrive_when_it_i
         control.server.answer_next(503, times=2, kind="Status", reason="ServiceUnavailable", code=503)
         control.server.cut()
         assert answerers(cluster) == {"pod-a1", "pod-b1"}
-        with running.syncing():
+        with running.syncing(EVENT):
             control.apply(endpoint_slice("web", ["pod-b2"]))
         assert answerers(cluster) == {"pod-b2"}
 
@@ -141,7 +141,7 @@ def test_a_history_that_was_compacted_away_is_listed_anew(cluster: Cluster, cont
     with agent(cluster, control) as running:
         control.server.faults.delay_s = 0.3  # so that the change comes before the watch is back
         control.server.cut()
-        with running.syncing():
+        with running.syncing(EVENT):
             control.server.store.delete("services", ("shop", "web"))
             control.apply(*backed("late", "10.96.80.2", ["pod-a1"]))
             control.server.store.compact()
@@ -154,7 +154,7 @@ def test_a_rotated_token_is_used_from_the_next_request_on(cluster: Cluster, cont
     with agent(cluster, control) as running:
         control.set_token("second")
         control.server.cut()
-        with running.syncing():
+        with running.syncing(EVENT):
             control.apply(endpoint_slice("web", ["pod-b2"]))
         assert answerers(cluster) == {"pod-b2"}
         assert not [line for line in running.lines() if "second" in line or "first\\n" in line]

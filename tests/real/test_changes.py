@@ -10,7 +10,7 @@ from tests.lab.ask import AskError, ask
 from tests.lab.namespace import Namespace
 from tests.lab.network import Cluster
 from tests.real.agent_inside import AgentInside, processes_started
-from tests.real.agent_process import AgentProcess
+from tests.real.agent_process import EVENT, AgentProcess
 from tests.real.changes_table import AFFINITY_ON, BASE, CHANGES, CLUSTER, Change, Files, Front, base_with, web
 from tests.real.kernel_state import counters
 from tests.real.manifests import Folder, Port, backed
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.kernel
 
 ALL_CHANGES = (*CHANGES, AFFINITY_ON)
 FELT_CHANGES = tuple(change for change in CHANGES if change.steps)
-EVENT = r'"synced .* since the event'  # not a sync for what has drained
 
 
 def put(folder: Folder, files: Files) -> None:

@@ -22,7 +22,7 @@ from kubeproxy_py.plan.drain import FIRST_CHECK_S
 from tests.lab.ask import ask, connect
 from tests.lab.network import BY_NAME, Cluster
 from tests.real.agent_inside import AgentInside
-from tests.real.agent_process import AgentProcess, wait_until
+from tests.real.agent_process import EVENT, AgentProcess, wait_until
 from tests.real.kernel_state import run
 from tests.real.manifests import Folder, Object, Port, backed
 from tests.real.serving import serving_cluster
@@ -43,12 +43,12 @@ class Running(NamedTuple):
 
     def back(self, vip: str, *pods: str, port: Port = HELD_PORT, deadline: str = "") -> None:
         """Have *pods*, and no others, behind the Service at *vip*, and perhaps a drain deadline of its own."""
-        with self.agent.syncing():
+        with self.agent.syncing(EVENT):
             self.folder.put(vip, objects(vip, *pods, port=port, deadline=deadline))
 
     def drop(self, vip: str) -> None:
         """Have no Service at *vip*."""
-        with self.agent.syncing():
+        with self.agent.syncing(EVENT):
             self.folder.drop(vip)
 
     def server(self, vip: str, pod: str) -> RealServerSeen | None:

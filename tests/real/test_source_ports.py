@@ -32,7 +32,7 @@ import pytest
 from tests.lab.ask import AskError, connect, read_answer
 from tests.lab.namespace import Namespace
 from tests.lab.network import PODS, Cluster
-from tests.real.agent_process import AgentProcess, wait_until
+from tests.real.agent_process import EVENT, AgentProcess, wait_until
 from tests.real.kernel_state import shell
 from tests.real.manifests import Folder, Port, backed
 from tests.real.serving import serving_cluster
@@ -166,7 +166,7 @@ class Served(NamedTuple):
     def back(self, pod: str, ending: Ending) -> None:
         """Have *pod*, and no other, behind it."""
         name = f"web-{self.number}"
-        with self.agent.syncing():
+        with self.agent.syncing(EVENT):
             self.folder.put(name, backed(name, self.vip, [pod], [Port(80, "TCP", ending.port)]))
 
 
