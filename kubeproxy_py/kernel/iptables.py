@@ -104,10 +104,12 @@ class IptablesAdapter:
         return _complaint(result) if result.exit_code else None
 
     def _jumps_present(self, programs: Programs, steps: Sequence[Step]) -> Counter[tuple[str, str, str]]:
-        """How often each jump stands now; nobody is asked if no step is about jumps, which is nearly always."""
-        if not any(isinstance(step.key, Jump) for step in steps):
-            return Counter()
-        return count_jumps(_saved([*programs.save]))
+        """How often each jump stands now; nobody is asked if no step is about jumps, which is nearly always.
+
+        Table by table: which tables there are, as iptables-legacy-save asks without ``-t``, is told to root alone.
+        """
+        tables = dict.fromkeys(step.key.table for step in steps if isinstance(step.key, Jump))
+        return count_jumps(b"".join(_saved([*programs.save, "-t", table]) for table in tables))
 
     def _remember(self, steps: Sequence[Step]) -> None:
         """Note what was written; read back the tables in which something had been printed unexpectedly."""

@@ -10,6 +10,8 @@ import http.client
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from tests.lab.network import BY_NAME, NODE_NAME, PODS, Cluster
 from tests.lab.pristine import reset_host_state
 from tests.lab.stage import UML_MODULES
 from tests.real.agent_process import wait_until
+from tests.real.kernel_state import run
 from tests.real.manifests import Port, backed, endpoint_slice
 from tests.real.test_api_server import NODE, answerers
 
@@ -220,15 +223,18 @@ def test_a_container_that_is_replaced_finds_nothing_to_do_and_traffic_goes_on(no
         assert "nothing to do" in new.wait_synced()
 
 
-def test_as_the_images_own_user_it_keeps_a_node_whose_chains_stand(node: Node, prepared: str) -> None:
-    with agent_of(node, "root"):
-        pass
-    shutil.chown(LOCK, NOBODY)  # iptables-legacy opens it for writing; and that it lists its tables takes root
+def test_as_the_images_own_user_it_does_the_main_job_from_nothing(node: Node, prepared: str) -> None:
+    with node.cluster.node_a.inside():
+        subprocess.run([sys.executable, "-m", "kubeproxy_py", "cleanup"], check=True, capture_output=True)
+    assert "KUBE-SERVICES" not in run(node.cluster.node_a, "iptables-save")
+    shutil.chown(LOCK, NOBODY)  # iptables-legacy opens it for writing
     try:
         with agent_of(node, "nobody", runAsUser=None, runAsGroup=None) as container:
             status = container.status()
             assert status["Uid"].split() == [str(NOBODY)] * 4
             assert [int(status[which], 16) for which in ("CapEff", "CapAmb")] == [NET_ADMIN | NET_RAW] * 2
+            assert answerers(node.cluster, WEB) == {"pod-a1", "pod-b1"}
+            assert ask(node.cluster["outside"], "tcp", BY_NAME["node-a"].ipv4, 30080).name in {"pod-a1", "pod-b1"}
             with container.syncing():
                 for each in backed("late", LATE, ["pod-a1"]):
                     node.server.apply(each)
