@@ -4,6 +4,8 @@ Exit status: 0 if every bar holds, 1 if one does not, 2 if something could not b
 """
 
 import argparse
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,8 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
-from bench.figures import Raw, change_rows, floor_rows, growth_row, start_rows
+from bench import figures, figures_load
+from bench.figures import Raw
 from bench.rows import Row, rows_json, table_text
 from tests import lab
 
@@ -25,15 +28,48 @@ HELD, BROKEN, FAILED = 0, 1, 2
 class Extent(Struct, frozen=True, gc=False):
     """How much is measured: the numbers of Services, and how often each figure is taken."""
 
-    sizes: tuple[int, ...]
-    starts: int
+    repeats: int
+    starts: tuple[int, ...]
+    api_starts: tuple[int, ...]
+    change_sizes: tuple[int, ...]
     changes: int
-    floors: int
-    floor_sizes: tuple[int, ...]
+    floors: tuple[int, ...]
+    churn: tuple[int, int]  # Services, seconds
+    rollouts: tuple[int, ...]  # pods
+    compares: tuple[int, ...]
+    idle: tuple[int, ...]
+    idle_s: int
+    beside: int
 
 
-FULL = Extent(sizes=(100, 1000, 10_000), starts=5, changes=50, floors=5, floor_sizes=(10_000,))
-QUICK = Extent(sizes=(100, 1000), starts=1, changes=20, floors=1, floor_sizes=())
+FULL = Extent(
+    repeats=5,
+    starts=(10, 100, 1000, 10_000),
+    api_starts=(100, 10_000),
+    change_sizes=(100, 1000, 10_000, 30_000),
+    changes=200,
+    floors=(10_000,),
+    churn=(5000, 60),
+    rollouts=(250, 1000),
+    compares=(10_000,),
+    idle=(100, 10_000),
+    idle_s=60,
+    beside=1000,
+)
+QUICK = Extent(
+    repeats=1,
+    starts=(10, 1000),
+    api_starts=(1000,),
+    change_sizes=(100, 1000),
+    changes=20,
+    floors=(1000,),
+    churn=(1000, 5),
+    rollouts=(50, 200),
+    compares=(1000,),
+    idle=(100,),
+    idle_s=10,
+    beside=100,
+)
 
 
 class NotMeasuredError(Exception):
@@ -43,7 +79,7 @@ class NotMeasuredError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, tell, and say by the status whether all bars hold."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the agent on the lab kernel.")
-    parser.add_argument("--quick", action="store_true", help="100 and 1,000 Services, few repeats, no floor")
+    parser.add_argument("--quick", action="store_true", help="small numbers, few repeats: to try the bench itself")
     parser.add_argument("--output", type=Path, default=_RESULT, help="where the JSON goes (default: build/bench.json)")
     options = parser.parse_args(argv)
     try:
@@ -58,22 +94,58 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(extent: Extent) -> Iterator[Row]:
-    for n in extent.sizes:
-        yield from start_rows(n, _measure("cold", extent.starts, n)[str(n)])
-    changes = _measure("change", extent.changes, *extent.sizes)
-    for n in extent.sizes:
-        yield from change_rows(n, changes[str(n)])
-    smallest, largest = min(extent.sizes), max(extent.sizes)
-    yield growth_row(changes[str(smallest)], changes[str(largest)], largest)
-    for n in extent.floor_sizes:
-        yield from floor_rows(n, _measure("floor", extent.floors, n)[str(n)])
+    floors = {n: _measure("floor", extent.repeats, n)[str(n)] for n in extent.floors}
+    for n, raw in floors.items():
+        yield from figures.floor_rows(n, raw)
+    floors_s = {n: figures.floor_s(raw) for n, raw in floors.items()}
+    for n in extent.starts:
+        yield from figures.start_rows(n, _measure("cold", extent.repeats, n)[str(n)], floors_s.get(n))
+    for n in extent.api_starts:
+        yield from figures.api_rows(n, _measure("cold-api", extent.repeats, n)[str(n)], floors_s.get(n))
+    yield from _change_rows(extent)
+    yield from _load_rows(extent)
+    yield figures_load.help_row(_help_s(max(5, extent.repeats)))
+    if os.environ.get("KUBE_PROXY_BIN"):
+        yield from figures_load.beside_rows(extent.beside, _measure("beside", 1, extent.beside)[str(extent.beside)])
+
+
+def _change_rows(extent: Extent) -> Iterator[Row]:
+    changes = _measure("change", extent.changes, *extent.change_sizes)
+    for n in extent.change_sizes:
+        yield from figures.change_rows(n, changes[str(n)])
+    smallest, *larger = extent.change_sizes
+    for n in larger:
+        yield figures.growth_row(changes[str(smallest)], changes[str(n)], n)
+
+
+def _load_rows(extent: Extent) -> Iterator[Row]:
+    n, seconds = extent.churn
+    yield from figures_load.churn_rows(n, _measure("churn", seconds, n)[str(n)])
+    yield from figures_load.rollout_rows(_measure("rollout", extent.repeats, *extent.rollouts))
+    for n in extent.compares:
+        yield from figures_load.drift_rows(n, _measure("drift", extent.repeats, n)[str(n)])
+    idle = _measure("idle", extent.idle_s, *extent.idle)
+    for n in extent.idle:
+        yield from figures_load.idle_rows(n, idle[str(n)])
+
+
+def _help_s(repeats: int) -> list[float]:
+    """Seconds of ``kubeproxy-py --help`` on this host, after one that fetches it from the disk."""
+    words = [sys.executable, "-m", "kubeproxy_py", "--help"]
+    return [_seconds(words) for _ in range(repeats + 1)][1:]
+
+
+def _seconds(words: Sequence[str]) -> float:
+    began_s = monotonic()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return monotonic() - began_s
 
 
 def _measure(what: str, repeats: int, *sizes: int) -> Raw:
     """One boot of the lab, for one measurement; raw figures by size.  Raises NotMeasuredError."""
     began_s = monotonic()
     words = [sys.executable, "-m", "bench.inside", what, str(repeats), *map(str, sizes)]
-    about = f"{what} at {', '.join(f'{n:,}' for n in sizes)} Services"
+    about = f"{what} at {', '.join(f'{n:,}' for n in sizes)}"
     with tempfile.TemporaryFile() as output:
         status = lab.run(words, timeout_s=_TIMEOUT_S, stdout=output)
         output.seek(0)

@@ -1,11 +1,12 @@
-"""The objects that are measured with: N Services of 10 endpoints each, as values and as the JSON that an API gives.
+"""The objects that are measured with: N Services of 10 endpoints each, as values and as the JSON that an API gives;
+and one Service of many endpoints, as values.
 
 Law: the same N gives the same objects, and the JSON decodes to the values.  One endpoint in a thousand is on this
 node, as on a cluster of a thousand nodes; an object carries what the API server puts beside the fields that we read
 (UIDs, owner references, target references), because skipping that is part of the cost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ _PORT, _TARGET_PORT = 80, 8080
 _SERVICE_NETWORK = int(IPv4Address("10.96.0.0"))
 _POD_NETWORK = int(IPv4Address("10.128.0.0"))
 _PER_FILE = 1000  # objects
+_PER_PAGE = 500  # objects of a list, as the agent asks for them
+_PER_SLICE = 100  # endpoints; kube-controller-manager's --max-endpoints-per-slice
 
 
 def service(number: int) -> Service:
@@ -44,18 +47,69 @@ def endpoint_slice(number: int, *, replaced: bool = False) -> EndpointSlice:
     return EndpointSlice(ObjectName(name.namespace, f"{name.name}-abcde"), name, "IPv4", endpoints, ports)
 
 
+def is_local(number: int) -> bool:
+    """Whether a pod of the Service *number* is on the node that is measured."""
+    return any(endpoint.node == NODE_NAME for endpoint in endpoint_slice(number).endpoints)
+
+
 def write_manifests(directory: Path, n: int) -> None:
     """The objects of *n* Services as files of JSON lists."""
-    objects = [text for number in range(n) for text in (_service_json(number), _slice_json(number))]
+    objects = [text for number in range(n) for text in (_service_json(number), slice_json(number))]
     for start in range(0, len(objects), _PER_FILE):
         items = objects[start : start + _PER_FILE]
         text = msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": items})
         (directory / f"objects-{start:06}.json").write_bytes(text)
 
 
-def values(n: int) -> Iterator[tuple[Service, EndpointSlice]]:
-    """The objects of *n* Services as the agent knows them."""
-    return ((service(number), endpoint_slice(number)) for number in range(n))
+def write_list(path: Path, n: int) -> None:
+    """The objects of *n* Services, and the node, as one JSON list."""
+    items = [node_json(), *(each for number in range(n) for each in (_service_json(number), slice_json(number)))]
+    path.write_bytes(msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": items}))
+
+
+def creations(n: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What an API server that has nothing is asked to create, in order: the path, and the object."""
+    yield "/api/v1/nodes", node_json()
+    for name in sorted({_name(number).namespace for number in range(n)}):
+        yield "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    for number in range(n):
+        namespace = _name(number).namespace
+        yield f"/api/v1/namespaces/{namespace}/services", _fresh(_service_json(number))
+        yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", _fresh(slice_json(number))
+
+
+def service_pages(n: int) -> Iterator[bytes]:
+    """The answers of an API server that is asked for the Services."""
+    return _pages(n, _service_json)
+
+
+def slice_pages(n: int) -> Iterator[bytes]:
+    """The answers of an API server that is asked for the EndpointSlices."""
+    return _pages(n, slice_json)
+
+
+def service_line(number: int, event: str) -> bytes:
+    """What a watch says of the Service *number*: ADDED, MODIFIED, DELETED."""
+    return msgspec.json.encode({"type": event, "object": _service_json(number)})
+
+
+def slice_line(number: int, event: str = "MODIFIED", *, replaced: bool = False) -> bytes:
+    """What a watch says of the slice of the Service *number*."""
+    return msgspec.json.encode({"type": event, "object": slice_json(number, replaced=replaced)})
+
+
+def wide(pods: int) -> tuple[Service, list[EndpointSlice]]:
+    """One Service of *pods* endpoints, and its slices."""
+    return service(0), [wide_slice(start, pods) for start in range(0, pods, _PER_SLICE)]
+
+
+def wide_slice(place: int, pods: int, replaced: int = 0) -> EndpointSlice:
+    """The slice of the endpoint *place* of ``wide(pods)``, when the first *replaced* of all pods were replaced."""
+    start, name = place - place % _PER_SLICE, _name(0)
+    places = range(start, min(pods, start + _PER_SLICE))
+    endpoints = tuple(_endpoint(each, each < replaced) for each in places)
+    ports = (SlicePort("http", "TCP", _TARGET_PORT),)
+    return EndpointSlice(ObjectName(name.namespace, f"{name.name}-{start:05}"), name, "IPv4", endpoints, ports)
 
 
 def _name(number: int) -> ObjectName:
@@ -91,8 +145,15 @@ def _service_json(number: int) -> dict[str, Any]:
     }
 
 
-def _slice_json(number: int) -> dict[str, Any]:
-    one = endpoint_slice(number)
+def node_json() -> dict[str, Any]:
+    """The node that is measured."""
+    addresses = [{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": NODE_NAME}]
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME}, "status": {"addresses": addresses}}
+
+
+def slice_json(number: int, *, replaced: bool = False) -> dict[str, Any]:
+    """The slice of the Service *number* as an API server gives it."""
+    one = endpoint_slice(number, replaced=replaced)
     labels = {
         "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
         "kubernetes.io/service-name": one.service.name,
@@ -119,6 +180,12 @@ def _endpoint_json(part: EndpointSlice, endpoint: Endpoint, index: int) -> dict[
     }
 
 
+def _fresh(body: dict[str, Any]) -> dict[str, Any]:
+    """*body* without what an API server gives it itself; its owner would have to exist."""
+    own = {"uid", "resourceVersion", "creationTimestamp", "ownerReferences"}
+    return {**body, "metadata": {name: value for name, value in body["metadata"].items() if name not in own}}
+
+
 def _metadata(name: ObjectName, number: int) -> dict[str, Any]:
     return {
         "name": name.name,
@@ -127,6 +194,13 @@ def _metadata(name: ObjectName, number: int) -> dict[str, Any]:
         "resourceVersion": str(1000 + number),
         "creationTimestamp": "2025-01-01T00:00:00Z",
     }
+
+
+def _pages(n: int, make: Callable[[int], dict[str, Any]]) -> Iterator[bytes]:
+    for start in range(0, n, _PER_PAGE):
+        end = min(n, start + _PER_PAGE)
+        meta = {"resourceVersion": "1000000", "continue": str(end) if end < n else ""}
+        yield msgspec.json.encode({"metadata": meta, "items": [make(number) for number in range(start, end)]})
 
 
 def _uid(number: int) -> str:

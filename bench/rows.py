@@ -16,9 +16,9 @@ class Row(Struct, frozen=True, gc=False):
     """One figure.  ``bar`` is the most that it may be; None: no bar."""
 
     measure: str
-    n: int  # Services, of 10 endpoints each
+    n: int  # Services, of 10 endpoints each; 0 where it is not a matter of these
     value: float
-    unit: str  # "s", "ms", "MB" (10^6 bytes), "x" (a ratio), "us/row"
+    unit: str  # "s", "ms", "MB" (10^6 bytes), "x" (a ratio), "%" (of a core); "": a count
     bar: float | None = None
 
     @property
@@ -42,7 +42,7 @@ def rows_json(rows: Iterable[Row]) -> bytes:
 
 def _cells(row: Row) -> Sequence[str]:
     holds = {None: "", True: "yes", False: "NO"}[row.holds]
-    return row.measure, f"{row.n:,}", _number(row.value), row.unit, "" if row.bar is None else f"{row.bar:g}", holds
+    return row.measure, f"{row.n:,}", _number(row.value), row.unit, "" if row.bar is None else f"{row.bar:.3g}", holds
 
 
 def _number(value: float) -> str:

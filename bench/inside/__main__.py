@@ -1,4 +1,7 @@
-"""``python -m bench.inside cold|change|floor REPEATS N...``, in the lab: the raw figures as JSON, by N."""
+"""``python -m bench.inside WHAT REPEATS N...``, in the lab: the raw figures as JSON, by N.
+
+REPEATS are seconds where a measurement is as long as it is told to be (idle, churn).
+"""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +9,26 @@ from typing import Any
 
 import msgspec
 
-from bench.inside import change, cold, floor
+from bench.inside import beside, change, churn, cold, drift, floor, idle, rollout
 
-_MEASURES: dict[str, Callable[[Sequence[int], int], Mapping[str, Any]]] = {
-    "cold": lambda sizes, repeats: {str(n): cold.measure(n, repeats) for n in sizes},
+_Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
+
+
+def _each(measure: Callable[[int, int], Any]) -> _Measure:
+    """One N after the other."""
+    return lambda sizes, repeats: {str(n): measure(n, repeats) for n in sizes}
+
+
+_MEASURES: dict[str, _Measure] = {
+    "cold": _each(cold.measure),
+    "cold-api": _each(cold.measure_api),
     "change": change.measure,
-    "floor": lambda sizes, repeats: {str(n): floor.measure(n, repeats) for n in sizes},
+    "churn": _each(churn.measure),
+    "rollout": rollout.measure,
+    "drift": _each(drift.measure),
+    "floor": _each(floor.measure),
+    "idle": idle.measure,
+    "beside": _each(beside.measure),
 }
 
 if __name__ == "__main__":

@@ -5,39 +5,52 @@ Law: wiring.py puts the parts together, as it does for the product.
 
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 from bench import objects
-from kubeproxy_py.config.load import load
+from kubeproxy_py.agent import Agent
+from kubeproxy_py.config.load import Loaded, load
 from kubeproxy_py.kernel import Kernel, read_all
-from kubeproxy_py.loop import Loop
-from kubeproxy_py.model.events import Event, ServiceSet, SliceSet, Synced
+from kubeproxy_py.loop import Loop, Observer
 from kubeproxy_py.model.rows import Address, IpsetEntry, RealServer, VirtualServer
+from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.report import SyncReport
-from kubeproxy_py.sources import FEEDS
 from kubeproxy_py.wiring import Parts, make_agent, real_parts
 
 # The limit of tracked connections is the host's alone: no other namespace may write it.
 FLAGS = {"hostname-override": objects.NODE_NAME, "conntrack-max-per-core": "0"}
-# The full compare is measured by itself, and kept out of what else is.
-_FLAGS = {**FLAGS, "ipvs-sync-period": "24h", "manifests": "/nowhere"}
+NEVER_COMPARED = "24h"  # the full compare is measured by itself, and kept out of what else is
+
+
+class Whole(NamedTuple):
+    """An agent, its parts, and the loop that feeds it."""
+
+    parts: Parts
+    agent: Agent
+    loop: Loop
 
 
 def parts() -> Parts:
     """The parts of an agent for this network namespace; its source is never started."""
-    return real_parts(load(_FLAGS))
+    return real_parts(_loaded(NEVER_COMPARED))
 
 
-def loop_of(made: Parts, on_report: Callable[[SyncReport], None]) -> Loop:
-    """The loop of an agent that has *made*."""
-    return Loop(make_agent(load(_FLAGS), made, print), on_report)
+def whole(
+    on_report: Callable[[SyncReport], None],
+    *,
+    sync_period: str = NEVER_COMPARED,
+    observer: Observer | None = None,
+    turn_max_s: float = NEVER,
+) -> Whole:
+    """An agent for this network namespace that is told events by us; a turn of its loop ends after *turn_max_s*."""
+    loaded = _loaded(sync_period)
+    made = real_parts(loaded)
+    agent = make_agent(loaded, made, print)
+    return Whole(made, agent, Loop(agent, on_report, alive=lambda: turn_max_s, observer=observer))
 
 
-def first_events(n: int) -> list[Event]:
-    """All that a source tells of *n* Services before it is synced, and that it is."""
-    events: list[Event] = []
-    for service, part in objects.values(n):
-        events += (ServiceSet(service), SliceSet(part))
-    return [*events, *(Synced(feed) for feed in FEEDS)]
+def _loaded(sync_period: str) -> Loaded:
+    return load({**FLAGS, "ipvs-sync-period": sync_period, "manifests": "/nowhere"})
 
 
 def check_programmed(kernel: Kernel, n: int) -> int:

@@ -1,7 +1,7 @@
-"""One change, from the event being told to the loop until the kernel has acknowledged it.
+"""One change, from the line of the watch being received until the kernel has acknowledged it.
 
-Law: the real loop, agent, compiler and kernel, with the address monitor running, as in the product; each N is a
-process and a namespace of its own.  All N are measured in one boot, turn about in short runs, so that their ratios
+Law: the real decoder, loop, agent, compiler and kernel, with the address monitor running, as in the product; each N
+is a process and a namespace of its own.  All N are measured in one boot, turn about in short runs, so that their ratios
 mean something on a machine that others use too.  What a change causes afterwards (the kernel tells us of our own
 addresses) is counted apart.
 """
@@ -9,25 +9,25 @@ addresses) is counted apart.
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from bench import objects
 from bench.inside import agent
+from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from kubeproxy_py import logs
-from kubeproxy_py.kernel import read_all
 from kubeproxy_py.kernel.monitor import AddressMonitor
-from kubeproxy_py.loop import Loop
-from kubeproxy_py.model.events import AddressesChanged, Event, ServiceGone, ServiceSet, SliceGone, SliceSet
+from kubeproxy_py.model.events import AddressesChanged, Event
 from kubeproxy_py.plan.report import SyncReport
 
 _ECHO_S = 0.25  # twice the time in which the monitor tells
 _SERVICE_ROWS = 14  # 10 real servers, the virtual server, its address, two set entries
 _RUN = 10  # changes, then it is the next one's turn
-_CPU_RUN = 500  # changes at once: the lab's kernel books CPU in ticks of 10 ms
+# Changes at once, for the lab's kernel books CPU in ticks of 10 ms.
+_CPU_RUN, _CPU_SERVICES = 500, 100
 _FORK = multiprocessing.get_context("fork")
 
 Figures = dict[str, list[float]]
@@ -40,14 +40,14 @@ class Bench:
         self.n = n
         self._changes = self._services = self._heard = 0
         self._reports: list[SyncReport] = []
-        self._parts = agent.parts()
+        self._lines = Lines()
         logs.setup(stream=Path(os.devnull).open("w"))  # noqa: SIM115 - for good; the log is part of what a change costs
-        self._loop: Loop = agent.loop_of(self._parts, self._reports.append)
+        self._parts, _, self._loop = agent.whole(self._reports.append)
         self._monitor = AddressMonitor(self._on_addresses)
 
     def program(self) -> None:
         """The first sync, and whatever it causes."""
-        for event in agent.first_events(self.n):
+        for event in self._lines.listed(self.n):
             self._loop.tell(event)
         self._loop.turn()
         agent.check_programmed(self._parts.kernel, self.n)
@@ -55,46 +55,74 @@ class Bench:
         self._echo()
         self.endpoints()
 
-    def endpoints(self, count: int = _RUN) -> Figures:
+    def endpoints(self) -> Figures:
         """One pod after the other replaced, in Services all over; by the same again, once each was."""
-        return {"endpoint": [self._endpoint() for _ in range(count)]}
+        return {"endpoint": [self._slice_changed(line) for line in self._next_lines(_RUN)]}
 
     def cpu(self) -> Figures:
         """Our CPU for one endpoint, as the mean of many."""
-        before_s = time.process_time()
-        self.endpoints(_CPU_RUN)
-        return {"cpu": [(time.process_time() - before_s) * 1e3 / _CPU_RUN]}
+        lines = self._next_lines(_CPU_RUN)
+        cpu_s, began_s = time.process_time(), time.perf_counter()
+        for line in lines:
+            self._slice_changed(line)
+        return {
+            "cpu": [_mean_ms(cpu_s, time.process_time(), len(lines))],
+            "row": [_mean_ms(began_s, time.perf_counter(), len(lines))],
+        }
 
     def service(self) -> Figures:
         """A Service added and deleted, and what hearing of its address takes after each."""
-        self._services += 1
-        number = self.n + self._services
-        service, part = objects.service(number), objects.endpoint_slice(number)
-        added = self._change(ServiceSet(service), SliceSet(part), steps=_SERVICE_ROWS)
+        added = self._service_changed("ADDED")
         echo = self._echo()
-        deleted = self._change(ServiceGone(service.name), SliceGone(part.name), steps=_SERVICE_ROWS)
+        deleted = self._service_changed("DELETED")
         return {"added": [added], "deleted": [deleted], "echo": [echo, self._echo()]}
 
-    def compare(self) -> Figures:
-        """Reading all back, as the full compare does; nothing else is done meanwhile."""
-        began_s = time.perf_counter()
-        read_all(self._parts.kernel)
-        return {"compare": [(time.perf_counter() - began_s) * 1e3]}
+    def service_cpu(self) -> Figures:
+        """Our CPU for a Service that comes or goes, as the mean of many; hearing of its address is part of it."""
+        lines = [self._service_lines(event) for _ in range(_CPU_SERVICES) for event in ("ADDED", "DELETED")]
+        cpu_s, began_s = time.process_time(), time.perf_counter()
+        for service, part in lines:
+            self._both_changed(service, part)
+        return {
+            "service_cpu": [_mean_ms(cpu_s, time.process_time(), len(lines))],
+            "service_row": [_mean_ms(began_s, time.perf_counter(), len(lines))],
+        }
 
     def close(self) -> None:
         self._monitor.stop()
         self._parts.kernel.close()
 
-    def _endpoint(self) -> float:
+    def _next_lines(self, count: int) -> list[bytes]:
+        return [self._next_line() for _ in range(count)]
+
+    def _next_line(self) -> bytes:
         turn, place = divmod(self._changes, self.n)
         self._changes += 1
         number = place * 7919 % self.n  # a prime: each Service once before any comes again
-        return self._change(SliceSet(objects.endpoint_slice(number, replaced=turn % 2 == 0)), steps=2)
+        return objects.slice_line(number, replaced=turn % 2 == 0)
 
-    def _change(self, *events: Event, steps: int) -> float:
-        """The ms until *events* are in the kernel; it must take just so many *steps*, all of which succeed."""
+    def _service_lines(self, event: str) -> tuple[bytes, bytes]:
+        """Of a Service that did not exist before, ADDED; DELETED: of the last that was added."""
+        if event == "ADDED":
+            self._services += 1
+            self._services += objects.is_local(self.n + self._services)  # it would be worth one step more
+        number = self.n + self._services
+        return objects.service_line(number, event), objects.slice_line(number, event)
+
+    def _service_changed(self, event: str) -> float:
+        return self._both_changed(*self._service_lines(event))
+
+    def _both_changed(self, service: bytes, part: bytes) -> float:
+        decode = self._lines
+        return self._change(lambda: [*decode.service(service), *decode.slice(part)], steps=_SERVICE_ROWS)
+
+    def _slice_changed(self, line: bytes) -> float:
+        return self._change(lambda: self._lines.slice(line), steps=2)
+
+    def _change(self, decode: Callable[[], Sequence[Event]], steps: int) -> float:
+        """The ms until what *decode* gives is in the kernel; it must take just so many *steps*, all of them done."""
         self._reports.clear()
-        took_ms = self._turn(*events)
+        took_ms = self._turn(decode)
         done = [len(report.steps) for report in self._reports if not report.why]
         assert done == [steps], f"{done} steps, not {steps}: {self._reports}"
         assert not any(report.failed for report in self._reports), self._reports
@@ -109,9 +137,9 @@ class Bench:
             took_ms += self._turn()
         return took_ms
 
-    def _turn(self, *events: Event) -> float:
+    def _turn(self, decode: Callable[[], Sequence[Event]] = tuple) -> float:
         began_s = time.perf_counter()
-        for event in events:
+        for event in decode():
             self._loop.tell(event)
         self._loop.turn()
         return (time.perf_counter() - began_s) * 1e3
@@ -119,6 +147,10 @@ class Bench:
     def _on_addresses(self, change: AddressesChanged) -> None:
         self._heard += 1
         self._loop.tell(change)
+
+
+def _mean_ms(began_s: float, ended_s: float, count: int) -> float:
+    return (ended_s - began_s) * 1e3 / count
 
 
 class Worker:
@@ -154,12 +186,10 @@ def _serve(n: int, pipe: "Connection[Any, Any]") -> None:
 
 
 def measure(sizes: Sequence[int], repeats: int) -> dict[str, Figures]:
-    """Milliseconds of *repeats* endpoints replaced and a fifth as many Services added and deleted, at each size."""
+    """Milliseconds of *repeats* endpoints replaced and a tenth as many Services added and deleted, at each size."""
     workers = [Worker(n) for n in sizes]
-    plan = (
-        ["endpoints"] * (repeats // _RUN) + ["service"] * max(2, repeats // 5) + ["cpu", "compare", "compare", "close"]
-    )
-    for what in plan:
+    plan = ["endpoints"] * (repeats // _RUN) + ["service"] * max(2, repeats // 10)
+    for what in [*plan, "cpu", "service_cpu", "close"]:
         for worker in workers:
             worker.do(what)
     return {str(worker.n): worker.figures for worker in workers}

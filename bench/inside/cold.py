@@ -4,7 +4,6 @@ Law: it counts only if the kernel, read back by us, then has every row; and warm
 """
 
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -15,14 +14,17 @@ from typing import Any
 from bench import objects
 from bench.inside import agent
 from bench.inside.network import fresh_namespace
+from bench.inside.process import agent_words, cpu_s, first_sync, memory_bytes, running
+from bench.inside.standin import stand_in
 from tests.lab.namespace import Namespace
 
-_DONE = re.compile(r"\(first sync\)")
 _PHASE = re.compile(r"(compile_ms|plan_ms|apply_ms)=([\d.]+)")
 _TIMEOUT_S = 120
 
+Start = dict[str, Any]
 
-def measure(n: int, repeats: int) -> dict[str, Any]:
+
+def measure(n: int, repeats: int) -> dict[str, list[Start]]:
     """*repeats* starts of each sort: seconds, peak and present memory in bytes, phases in ms."""
     with TemporaryDirectory() as folder:
         objects.write_manifests(Path(folder), n)
@@ -31,52 +33,52 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
     return {"cold": [cold for cold, _ in starts], "warm": [warm for _, warm in starts]}
 
 
+def measure_api(n: int, repeats: int) -> dict[str, list[Start]]:
+    """*repeats* cold starts from the stand-in, with its own CPU seconds meanwhile."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "objects.json")
+        objects.write_list(path, n)
+        _prime(folder)
+        return {"cold": [_cold_from_api(path, n) for _ in range(repeats)]}
+
+
 def _prime(folder: str) -> None:
     """Have the host's files in memory: a freshly booted kernel has to ask the host for each."""
     words = [sys.executable, "-m", "kubeproxy_py", "plan", "--assume-empty", "--manifests", folder]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S)
 
 
-def _cold_then_warm(folder: str, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _cold_then_warm(folder: str, n: int) -> tuple[Start, Start]:
     with fresh_namespace() as namespace:
-        cold = _start(folder, namespace)
-        kernel = agent.parts().kernel
-        cold["rows"] = agent.check_programmed(kernel, n)
-        kernel.close()
-        warm = _start(folder, namespace)
+        words = agent_words("--manifests", folder)
+        cold = _start(words, namespace)
+        _check(n)
+        warm = _start(words, namespace)
         assert "nothing to do" in warm["line"], warm["line"]
         return cold, warm
 
 
-def _start(folder: str, namespace: Namespace) -> dict[str, Any]:
+def _cold_from_api(path: Path, n: int) -> Start:
+    with fresh_namespace() as namespace, stand_in(path, namespace) as server:
+        before_s, _ = cpu_s(server.pid)
+        cold = _start(agent_words("--master", server.url), namespace)
+        cold["server_s"] = cpu_s(server.pid)[0] - before_s
+        _check(n)
+        return cold
+
+
+def _start(words: list[str], namespace: Namespace) -> Start:
     """Run the agent until its first sync, then end it."""
-    words = [sys.executable, "-m", "kubeproxy_py", "run", "--manifests", folder]
-    words += [word for name, value in agent.FLAGS.items() for word in (f"--{name}", value)]
     began_s = time.monotonic()
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=namespace.enter) as process:  # noqa: PLW1509 - no threads here
-        try:
-            line = _first_sync(process)
-            took_s = time.monotonic() - began_s
-            memory = _memory_bytes(process.pid)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=_TIMEOUT_S)
+    with running(words, namespace) as process:
+        line = first_sync(process)
+        took_s = time.monotonic() - began_s
+        memory = memory_bytes(process.pid)
     phases = {name: float(value) for name, value in _PHASE.findall(line)}
     return {"seconds": took_s, "line": line, **memory, **phases}
 
 
-def _first_sync(process: "subprocess.Popen[str]") -> str:
-    assert process.stderr is not None
-    seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if _DONE.search(line):
-            return line
-    raise AssertionError(f"the agent ended before its first sync: {''.join(seen)}")
-
-
-def _memory_bytes(pid: int) -> dict[str, int]:
-    """Peak (VmHWM) and present (VmRSS) resident memory."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    names = {"peak_bytes": "VmHWM", "rss_bytes": "VmRSS"}
-    return {name: int(status[field].split()[0]) * 1024 for name, field in names.items()}
+def _check(n: int) -> None:
+    kernel = agent.parts().kernel
+    agent.check_programmed(kernel, n)
+    kernel.close()

@@ -9,13 +9,14 @@ import gc
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 from unittest.mock import patch
 
 from bench.inside import agent
+from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.model.events import Problem, Synced
@@ -53,7 +54,7 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
 def _first_plan(n: int) -> tuple[Kernel, Plan]:
     """The plan of the first sync here, of an agent that was told of *n* Services, and the kernel to carry it out."""
     made = agent.parts()
-    for event in agent.first_events(n):
+    for event in Lines().listed(n):
         if not isinstance(event, Synced | Problem):
             made.compiler.take(event)
     made.compiler.compile()
@@ -63,7 +64,7 @@ def _first_plan(n: int) -> tuple[Kernel, Plan]:
 
 def _record(n: int) -> tuple[list[Send], dict[str, float]]:
     """What a programming sends; and how long each kind of row took, with the recorder in the way."""
-    with fresh_namespace(), _recorded() as sends:
+    with fresh_namespace(), recorded() as sends:
         kernel, plan = _first_plan(n)
         sends.clear()  # what was only asked
         took: dict[str, float] = {}
@@ -93,24 +94,33 @@ def _programming(n: int) -> float:
 def _floor(n: int, sends: list[Send]) -> dict[str, float]:
     """Seconds for each netlink protocol."""
     with fresh_namespace():
-        sockets = {protocol: _socket(protocol) for protocol, _ in sends}
-        took = dict.fromkeys((_NAMES[protocol] for protocol in sockets), 0.0)
-        for protocol, data in sends:
-            last = _last_sequence(data)
-            began_s = time.perf_counter()
-            refused = _exchange(sockets[protocol], data, last)
-            took[_NAMES[protocol]] += time.perf_counter() - began_s
-            assert not refused, f"{refused} messages were refused"
-        for each in sockets.values():
-            each.close()
+        took, refused = replayed(sends)
+        assert not refused, f"{refused} messages were refused"
         kernel = agent.parts().kernel
         agent.check_programmed(kernel, n)
         kernel.close()
         return took
 
 
+def replayed(sends: Iterable[Send]) -> tuple[dict[str, float], int]:
+    """Send *sends* again and read their answers: seconds for each netlink protocol, and how many were refused."""
+    sockets: dict[int, socket.socket] = {}
+    took: dict[str, float] = {}
+    refused = 0
+    for protocol, data in sends:
+        netlink = sockets.get(protocol) or sockets.setdefault(protocol, _socket(protocol))
+        last = _last_sequence(data)
+        began_s = time.perf_counter()
+        refused += _exchange(netlink, data, last)
+        name = _NAMES[protocol]
+        took[name] = took.get(name, 0.0) + time.perf_counter() - began_s
+    for each in sockets.values():
+        each.close()
+    return took, refused
+
+
 @contextmanager
-def _recorded() -> Iterator[list[Send]]:
+def recorded() -> Iterator[list[Send]]:
     """All that is sent by netlink sockets that are made meanwhile."""
     sends: list[Send] = []
 

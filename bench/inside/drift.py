@@ -1,0 +1,80 @@
+"""The full compare of a kernel that is right, against dumping alone.
+
+Law: the real agent, in its own turns, of which an event would have to wait for the longest; only its clock is set
+forward from one compare to the next.  Dumping alone is the same requests sent again and their answers read, nothing
+decoded, and the same runs of iptables-save.  Turn about.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bench.inside import agent
+from bench.inside.floor import recorded, replayed
+from bench.inside.lines import Lines
+from bench.inside.network import fresh_namespace
+from kubeproxy_py.agent import Agent
+from kubeproxy_py.kernel import Kernel, read_all
+
+
+def measure(n: int, repeats: int) -> dict[str, Any]:
+    """Seconds of *repeats* compares, of the longest turn of each, and of as many dumps by their parts."""
+    with fresh_namespace():
+        made = _Shifted(n)
+        with recorded() as sends:
+            made.kernel.close()  # so that it opens sockets that are recorded
+            read_all(made.kernel)
+            asked = list(sends)
+        made.kernel.close()
+        compares, dumps = [], []
+        for _ in range(repeats):
+            compares.append(made.compare())
+            dumps.append({**replayed(asked)[0], "iptables": _seconds(lambda: _read_tables(made.kernel))})
+        made.kernel.close()
+    return {
+        "compare": [sum(turns) for turns in compares],
+        "longest": [max(turns) for turns in compares],
+        "dump": [sum(parts.values()) for parts in dumps],
+        "dump_parts": dumps,
+    }
+
+
+class _Shifted:
+    """An agent that has programmed *n* Services, and whose clock can be set forward."""
+
+    def __init__(self, n: int) -> None:
+        made = agent.parts()
+        self.kernel = made.kernel
+        self._ahead_s = 0.0
+        self._agent = Agent(made.kernel, made.compiler, lambda: time.monotonic() + self._ahead_s)
+        for event in Lines().listed(n):
+            self._agent.take(event, time.monotonic())
+        self._agent.step()
+        agent.check_programmed(self.kernel, n)
+        gc.collect()
+        gc.freeze()  # as the loop does after the first sync
+
+    def compare(self) -> list[float]:
+        """Seconds of each turn of one whole compare."""
+        done = self._agent.standing().compares
+        self._ahead_s += 3600.0
+        turns = []
+        while self._agent.standing().compares == done:
+            began_s = time.perf_counter()
+            reports = self._agent.step()
+            turns.append(time.perf_counter() - began_s)
+            assert not reports, f"the kernel was not right: {reports}"
+        return turns
+
+
+def _read_tables(kernel: Kernel) -> None:
+    for scope in kernel.scopes():
+        if scope.kind == "table":
+            kernel.read(scope)
+
+
+def _seconds(do: Callable[[], None]) -> float:
+    began_s = time.perf_counter()
+    do()
+    return time.perf_counter() - began_s
