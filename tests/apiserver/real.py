@@ -1,4 +1,11 @@
-"""A real kube-apiserver with its etcd, from the folder that KUBEBUILDER_ASSETS names (the convention of envtest)."""
+"""A real kube-apiserver with its etcd, from the folder that KUBEBUILDER_ASSETS names (the convention of envtest).
+
+It knows two users: an admin, and the agent by the name that its pod's service account has.  With the authorization mode
+AlwaysAllow both may do all; with RBAC the agent may what roles bound to it give, and the admin, of system:masters, all.
+
+Source: kubernetes.io/docs/reference/access-authn-authz, authentication (the static token file is token, user, uid and
+groups; the name and the groups of a service account) and rbac.
+"""
 
 import os
 import socket
@@ -12,7 +19,11 @@ from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 
 START_TIMEOUT_S = 60
-_TOKEN = "real-server-token"  # in a throw-away server on 127.0.0.1
+_TOKEN, _AGENT_TOKEN = "real-server-token", "real-server-agent-token"  # in a throw-away server on 127.0.0.1
+_USERS = f"""\
+{_TOKEN},admin,1,"system:masters"
+{_AGENT_TOKEN},system:serviceaccount:kube-system:kubeproxy-py,2,"system:serviceaccounts,system:serviceaccounts:kube-system"
+"""
 
 
 def binaries() -> Path | None:
@@ -22,12 +33,12 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def real_server(folder: Path, directory: Path) -> Iterator[Client]:
-    """A client of a fresh server whose files are below *directory*."""
+def real_server(folder: Path, directory: Path, authorization: str = "AlwaysAllow") -> Iterator[Client]:
+    """The admin's client of a fresh server whose files are below *directory*; *authorization* is its mode."""
     authority = Authority(directory / "pki")
     certificate, key = authority.issue("apiserver")
     tokens = directory / "tokens.csv"
-    tokens.write_text(f'{_TOKEN},admin,1,"system:masters"\n')
+    tokens.write_text(_USERS)
     etcd_port, peer_port, port = _free_port(), _free_port(), _free_port()
     etcd_url, peer_url = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
     etcd: list[Path | str] = [folder / "etcd", f"--data-dir={directory / 'etcd'}", f"--listen-client-urls={etcd_url}"]
@@ -35,7 +46,7 @@ def real_server(folder: Path, directory: Path) -> Iterator[Client]:
     etcd += [f"--initial-advertise-peer-urls={peer_url}", f"--initial-cluster=default={peer_url}"]
     server: list[Path | str] = [folder / "kube-apiserver", f"--etcd-servers={etcd_url}", f"--secure-port={port}"]
     server += ["--bind-address=127.0.0.1", f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"]
-    server += [f"--token-auth-file={tokens}", "--authorization-mode=AlwaysAllow", "--anonymous-auth=false"]
+    server += [f"--token-auth-file={tokens}", f"--authorization-mode={authorization}", "--anonymous-auth=false"]
     server += ["--service-cluster-ip-range=10.96.0.0/12", "--service-account-issuer=https://kubernetes.default.svc"]
     server += [f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"]
     server += ["--disable-admission-plugins=ServiceAccount"]
@@ -43,6 +54,11 @@ def real_server(folder: Path, directory: Path) -> Iterator[Client]:
         client = Client(f"https://127.0.0.1:{port}", _TOKEN, authority.file)
         _wait_until_ready(client, process, directory / "apiserver.log")
         yield client
+
+
+def as_agent(admin: Client) -> Client:
+    """A client of the same server by the agent's name."""
+    return Client(admin.url, _AGENT_TOKEN, admin.ca_file)
 
 
 @contextmanager

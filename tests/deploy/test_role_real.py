@@ -1,0 +1,161 @@
+"""The ClusterRole, held against the API server's own authorizer: kube-apiserver with RBAC, where its programs are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from kubeproxy_py.model.events import Event, NodeSet, ServiceSet, SliceSet, Synced
+from kubeproxy_py.model.notices import starting
+from kubeproxy_py.report.events import Recorder
+from kubeproxy_py.sources.access import Access
+from kubeproxy_py.sources.kube import KubeSource, connect
+from kubeproxy_py.sources.poster import Poster
+from tests.apiserver.client import Client
+from tests.apiserver.real import as_agent, binaries, real_server
+from tests.deploy.manifests import BASE, Object, find, objects_of
+from tests.real.agent_process import wait_until
+from tests.sources.test_apiserver import service
+from tests.sources.test_kube import endpoint_slice, kubeconfig, node
+
+PATIENCE_S = 20.0
+FEEDS = {"services", "slices", "node"}
+_ROLES = "/apis/rbac.authorization.k8s.io/v1"
+_EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+
+
+class Guarded(NamedTuple):
+    """A server with RBAC; *unbound* is the status of what the agent asked before its role was bound."""
+
+    admin: Client
+    agent: Client
+    kubeconfig: str  # the agent's
+    unbound: int
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = binaries()
+    if folder is None:
+        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd: its RBAC can't be asked")
+    directory = tmp_path_factory.mktemp("rbac")
+    with real_server(folder, directory, "RBAC") as admin:
+        agent = as_agent(admin)
+        unbound, _ = agent.ask("GET", "/api/v1/services")
+        _bind_role(admin)
+        # The authorizer hears of roles by a watch of its own.
+        wait_until(lambda: agent.ask("GET", "/api/v1/services")[0] == 200, within_s=PATIENCE_S)
+        for each in (service("web"), endpoint_slice("web-1"), node("node-a")):
+            admin.apply(each)
+        yield Guarded(admin, agent, kubeconfig(directory, agent), unbound)
+
+
+def _bind_role(admin: Client) -> None:
+    """Make the role and its binding, as they are shipped."""
+    shipped = objects_of(BASE)
+    for kind, plural in (("ClusterRole", "clusterroles"), ("ClusterRoleBinding", "clusterrolebindings")):
+        status, answer = admin.ask("POST", f"{_ROLES}/{plural}", find(shipped, kind))
+        assert status == 201, answer
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def told(guarded: Guarded) -> Iterator[list[Event]]:
+    """What the agent's source tells, from its first lists on; more comes while the test runs."""
+    events: list[Event] = []
+    source = KubeSource(guarded.kubeconfig, None, "node-a")
+    source.start(events.append)
+    try:
+        wait_until(lambda: _synced(events) == FEEDS, lambda: str(events), within_s=PATIENCE_S)
+        yield events
+    finally:
+        source.stop()
+
+
+def _synced(events: list[Event]) -> set[str]:
+    return {each.feed for each in events if isinstance(each, Synced)}
+
+
+def test_without_the_binding_the_agent_is_refused(guarded: Guarded) -> None:
+    assert guarded.unbound == 403
+
+
+def test_the_role_is_enough_for_the_first_lists(told: list[Event]) -> None:
+    services = {each.service.name.name for each in told if isinstance(each, ServiceSet)}
+    slices = {each.slice.name.name for each in told if isinstance(each, SliceSet)}
+    nodes = {each.node.name for each in told if isinstance(each, NodeSet)}
+    assert ("web" in services, "web-1" in slices, nodes) == (True, True, {"node-a"})
+
+
+def _is_service(event: Event) -> bool:
+    return isinstance(event, ServiceSet) and event.service.name.name == "late"
+
+
+def _is_slice(event: Event) -> bool:
+    return isinstance(event, SliceSet) and event.slice.name.name == "late-1"
+
+
+def _is_node(event: Event) -> bool:
+    return isinstance(event, NodeSet)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [
+        (service("late"), _is_service),
+        (endpoint_slice("late-1"), _is_slice),
+        ({**node("node-a"), "metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "b"}}}, _is_node),
+    ],
+    ids=["services", "endpointslices", "nodes"],
+)
+def test_the_role_is_enough_for_the_watches(
+    guarded: Guarded, told: list[Event], change: Object, is_told: Callable[[Event], bool]
+) -> None:
+    since = len(told)
+    guarded.admin.apply(change)
+    wait_until(lambda: any(map(is_told, told[since:])), lambda: str(told[since:]), within_s=PATIENCE_S)
+
+
+def test_the_role_is_enough_for_an_event_that_becomes_a_series(guarded: Guarded) -> None:
+    poster = Poster(Access(lambda: connect(guarded.kubeconfig, None)), Recorder("host-1"), lambda: 0.0)
+    poster.start()
+    try:
+        for _ in range(2):
+            poster.tell(starting("node-a"))
+        assert poster.flush(PATIENCE_S)
+    finally:
+        poster.stop()
+    _, found = guarded.admin.ask("GET", _EVENTS)
+    assert [each["series"]["count"] for each in found["items"] if each["reason"] == "Starting"] == [2]
+
+
+@pytest.mark.parametrize("query", ["limit=1", "watch=1&timeoutSeconds=1"])
+def test_the_role_is_enough_for_the_endpoints_of_old_servers(guarded: Guarded, query: str) -> None:
+    with guarded.agent.open(guarded.agent.request("GET", f"/api/v1/endpoints?{query}")) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/v1/secrets"),
+        ("GET", "/api/v1/namespaces/kube-system/secrets/any"),
+        ("GET", "/api/v1/pods"),
+        ("GET", "/api/v1/nodes/node-a"),
+        ("DELETE", "/api/v1/namespaces/default/services/web"),
+        ("DELETE", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/web-1"),
+        ("GET", _EVENTS),
+        ("GET", f"{_ROLES}/clusterroles"),
+    ],
+)
+def test_what_the_role_does_not_give_is_refused(guarded: Guarded, method: str, path: str) -> None:
+    status, answer = guarded.agent.ask(method, path)
+    assert (status, answer["reason"]) == (403, "Forbidden")
