@@ -56,8 +56,14 @@ image-again: image ## build the image anew from nothing, and fail if a byte is d
 conformance: setup lab ## hold the agent against expected kernel states: make conformance CASES=DIR [ONLY=name]
 	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/cases)) $(if $(ONLY),--only $(ONLY))
 
-bench: setup lab ## measure on the lab kernel: a table, and build/bench.json
-	@$(PYTHON) -m bench
+bench: setup lab build/plots/ready ## measure on the lab kernel: a table, build/bench.json, and plots beside it
+	@$(PYTHON) -m bench; status=$$?; \
+		[ $$status = 2 ] || build/plots/bin/python -m bench.plots build/bench.json build || exit 2; exit $$status
+
+build/plots/ready: bench/requirements.lock
+	python3 -m venv build/plots
+	build/plots/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
+	@touch $@
 
 golden: setup ## write the golden files anew; read the diff
 	$(PYTHON) -m tests.kernel.regenerate

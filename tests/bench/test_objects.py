@@ -1,0 +1,40 @@
+"""The objects that are measured with: JSON and values are the same objects."""
+
+from __future__ import annotations
+
+from bench import objects
+from bench.inside.lines import Lines
+from kubeproxy_py.model.events import Event, ServiceSet, SliceSet, Synced
+
+
+def test_what_is_listed_decodes_to_the_values() -> None:
+    values: list[Event] = [ServiceSet(objects.service(number)) for number in range(3)]
+    values += [Synced("services"), *(SliceSet(objects.endpoint_slice(number)) for number in range(3))]
+    assert list(Lines().listed(3)) == [*values, Synced("slices"), Synced("node")]
+
+
+def test_a_line_of_a_watch_decodes_to_the_replaced_endpoint() -> None:
+    lines = Lines()
+    list(lines.listed(3))
+    replaced = objects.endpoint_slice(1, replaced=True)
+    assert lines.slice(objects.slice_line(1, replaced=True)) == [SliceSet(replaced)]
+
+
+def test_a_line_that_says_nothing_new_is_no_event() -> None:
+    lines = Lines()
+    list(lines.listed(3))
+    assert lines.slice(objects.slice_line(1)) == []
+
+
+def test_pod_by_pod_a_wide_service_is_replaced_whole() -> None:
+    addresses = [endpoint.address for part in objects.wide(250)[1] for endpoint in part.endpoints]
+    after = [endpoint.address for place in (0, 100, 200) for endpoint in objects.wide_slice(place, 250, 250).endpoints]
+    assert (len(addresses), len(after), set(addresses) & set(after)) == (250, 250, set())
+
+
+def test_replacing_one_pod_changes_one_endpoint_of_its_slice() -> None:
+    before, after = objects.wide_slice(120, 250, 120), objects.wide_slice(120, 250, 121)
+    differing = [
+        place for place, pair in enumerate(zip(before.endpoints, after.endpoints, strict=True)) if pair[0] != pair[1]
+    ]
+    assert differing == [20]
