@@ -74,8 +74,8 @@ def creations(n: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     for number in range(n):
         namespace = _name(number).namespace
-        yield f"/api/v1/namespaces/{namespace}/services", _fresh(_service_json(number))
-        yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", _fresh(slice_json(number))
+        yield f"/api/v1/namespaces/{namespace}/services", bare(_service_json(number))
+        yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", bare(slice_json(number))
 
 
 def service_pages(n: int) -> Iterator[bytes]:
@@ -180,7 +180,7 @@ def _endpoint_json(part: EndpointSlice, endpoint: Endpoint, index: int) -> dict[
     }
 
 
-def _fresh(body: dict[str, Any]) -> dict[str, Any]:
+def bare(body: dict[str, Any]) -> dict[str, Any]:
     """*body* without what an API server gives it itself; its owner would have to exist."""
     own = {"uid", "resourceVersion", "creationTimestamp", "ownerReferences"}
     return {**body, "metadata": {name: value for name, value in body["metadata"].items() if name not in own}}
