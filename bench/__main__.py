@@ -67,7 +67,7 @@ QUICK = Extent(
     rollouts=(50, 200),
     compares=(1000,),
     idle=(100,),
-    idle_s=10,
+    idle_s=35,  # one full compare is in it, which comes 30 s after the first sync
     beside=100,
 )
 
