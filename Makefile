@@ -4,13 +4,14 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 -m tests.lab run
-RECORDINGS := tests/real/test_conformance.py tests/real/test_written.py
+NODES := $(addprefix tests/real/test_,conformance.py written.py systemd.py alerts.py image.py policies.py health.py \
+	health_port_packets.py metrics.py many_restarts.py)
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu check bench conformance golden configuration-page metrics-page image image-again lock setup lab clean kernel-recordings kernel-rest
+.PHONY: help run test test-qemu check bench conformance golden configuration-page metrics-page image image-again lock setup lab clean kernel-nodes kernel-rest
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ test: check lab image ## all tests, those on a real kernel with IPVS included
 	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
 	$(PYTHON) -m pytest -m lab
 	$(PYTHON) -m pytest -m image
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target kernel-recordings kernel-rest
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target kernel-nodes kernel-rest
 
 test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
 	LAB=qemu python3 -m tests.lab install
@@ -30,11 +31,11 @@ test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel
 	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/real
 
 # The lab's kernel has one CPU, so two of them take half the time of one; each prints when it is done.
-kernel-recordings:
-	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel $(RECORDINGS)
+kernel-nodes:
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel --durations=10 $(NODES)
 
 kernel-rest:
-	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel $(RECORDINGS:%=--ignore=%)
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel --durations=10 $(NODES:%=--ignore=%)
 
 check: setup ## lint, format, types, layers and the fast tests; under a minute
 	$(VENV)/bin/ruff check .
