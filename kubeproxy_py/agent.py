@@ -6,7 +6,7 @@ row that failed stays pending with backoff while all others go on (law 5).
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from kubeproxy_py.compile.compiler import Compiler, SiteMaker
 from kubeproxy_py.compile.flows import allowed_destinations, udp_server, udp_servers
 from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, FlowTable, Kernel, KernelError, Scope, read_all, scope_of
 from kubeproxy_py.kernel.sweep import Sweep
-from kubeproxy_py.kernel.walk import Piece, walk
+from kubeproxy_py.kernel.walk import Compare, Piece
 from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Feed, Problem, Synced
 from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
@@ -31,12 +31,6 @@ from kubeproxy_py.plan.steps import Failed, Plan
 log = logging.getLogger(__name__)
 
 FIRST_SYNC = "first sync"
-
-COMPARE_TURN_S = 0.02
-"""How long an event waits for the full compare, besides the piece that is being read: at most one set or one table."""
-
-COMPARE_SHARE_MAX = 0.05
-"""Of the time, that full compares may take of one core."""
 
 
 class Timing(Struct, frozen=True, gc=False):
@@ -86,11 +80,8 @@ class Agent:
         self._on_compiled = on_compiled
         self._oldest_event_s: float | None = None
         self._last_sync_s = -NEVER
-        self._compare_due_s = NEVER
         self._drift = Drift()
-        self._compares = 0
-        self._walk: Iterator[Piece] | None = None
-        self._walked_s = 0.0  # what the full compare under way took so far
+        self._full = Compare(kernel, clock, timing.sync_period_s)
         self._swept_s = 0.0  # what the sweep under way took so far
         flow_table = kernel if isinstance(kernel, FlowTable) else None
         self._sweep = Sweep(flow_table, partial(allowed_destinations, compiler=compiler))
@@ -125,7 +116,7 @@ class Agent:
         whose_changed = settings.exclude != self._exclude
         self._exclude, self._timing = settings.exclude, settings.timing
         self.compiler.reconfigure(settings.make_site)
-        self._compare_due_s = min(self._compare_due_s, self._clock() + self._timing.sync_period_s)
+        self._full.keep(self._timing.sync_period_s)
         if self.adopted and whose_changed:
             self._compare(VIRTUAL_SERVERS)
 
@@ -141,7 +132,7 @@ class Agent:
             return NEVER
         if not self.adopted:
             return -NEVER
-        return min(self.draining.due_s, self._compare_due_s, self._sweep.due_s, self._sync_due_s())
+        return min(self.draining.due_s, self._full.due_s, self._sweep.due_s, self._sync_due_s())
 
     def _sync_due_s(self) -> float:
         if self.compiler.has_work() or self.pending.is_asked:
@@ -158,7 +149,7 @@ class Agent:
             dict(self._drift.found),
             dict(self._drift.repaired),
             len(self.draining),
-            self._compares,
+            self._full.count,
             stuck_families(failed),
             is_waiting=bool(self.awaited),
             has_work=not self.adopted or self.compiler.has_work() or self.pending.is_asked,
@@ -175,7 +166,7 @@ class Agent:
             return [self._first_sync()]
         reports = []
         sweeps = now_s >= self._sweep.due_s  # for earlier syncs: traffic first, and its report
-        if now_s >= self._compare_due_s and (drift := self._compare_on()):
+        if now_s >= self._full.due_s and (drift := self._compare_on()):
             reports.append(self._sync(f"drift in {drift} rows"))
         if now_s >= self._sync_due_s():
             reports.append(self._sync(""))
@@ -192,7 +183,7 @@ class Agent:
             name, ips = self.compiler.site.node_name, self.compiler.site.node_ips
             log.warning(f"there is no Node {name}: its zone is not known, its IPs are taken to be {list(ips.values())}")
         found = read_all(self.kernel)
-        self._end_compare()
+        self._full.put_off()
         report = self._sync(FIRST_SYNC, found)
         self._note_draining(self.actual)
         return report
@@ -282,28 +273,8 @@ class Agent:
     # Drift
 
     def _compare_on(self) -> int:
-        """Go on with the full compare for about COMPARE_TURN_S; how many rows differ.  Raises KernelError."""
-        began_s = self._clock()
-        self._walk = self._walk or walk(self.kernel, self.actual, self._ours)
-        differing = 0
-        try:
-            for piece in self._walk:
-                differing += self._hold(piece)
-                if self._clock() - began_s >= COMPARE_TURN_S:
-                    self._walked_s += self._clock() - began_s
-                    return differing
-        except KernelError:
-            self._end_compare()
-            raise
-        self._walked_s += self._clock() - began_s
-        self._compares += 1
-        self._end_compare()
-        return differing
-
-    def _end_compare(self) -> None:
-        """The next begins a period from now; later, if this one was so long that it would take too much of the time."""
-        self._compare_due_s = self._clock() + max(self._timing.sync_period_s, self._walked_s / COMPARE_SHARE_MAX)
-        self._walk, self._walked_s = None, 0.0
+        """Go on with the full compare for one turn; how many rows differ.  Raises KernelError."""
+        return sum(self._hold(piece) for piece in self._full.turn(self.actual, self._ours))
 
     def _compare(self, scope: Scope) -> None:
         """Read *scope* and hold it against all that we believe to be in it."""

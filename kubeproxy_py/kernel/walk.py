@@ -1,8 +1,8 @@
-"""walk: the whole of the kernel's state against what is believed of it, piece by piece.
+"""The full compare: the whole of the kernel's state against what is believed of it, piece by piece, once a period.
 
-Law: no piece takes long, so that whoever walks may do other work between two of them.  A piece names the rows that it
-would have told if they were there, so what is missing is known with it; and it is to be held against what is believed
-when it comes, not when the walk began.
+Law: no piece takes long, so that whoever compares may do other work between two of them.  A piece names the rows that
+it would have told if they were there, so what is missing is known with it; and it is to be held against what is
+believed when it comes, not when the walk began.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +11,18 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, Scope, scope_of
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, KernelError, Scope, scope_of
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.plan.pending import NEVER
 
 _KEYS_AT_ONCE = 5_000  # some 2 ms
 _SERVERS_AT_ONCE = 50  # virtual servers; with 10 real servers each some 5 ms
+
+TURN_S = 0.02
+"""How long an event waits for the full compare, besides the piece that is being read: at most one set or one table."""
+
+SHARE_MAX = 0.05
+"""Of the time, that full compares may take of one core."""
 
 _Item = TypeVar("_Item")
 _Groups = dict[Scope | VirtualServer, list[Key]]  # what was believed, by the piece that tells it
@@ -32,6 +39,46 @@ class Piece(Struct, frozen=True, gc=False):
         found, missing = self.found, object()
         changed = [key for key, spec in found.items() if actual.get(key, missing) != spec]
         return changed + [key for key in self.believed if key not in found and key in actual]
+
+
+class Compare:
+    """When the next full compare is due by *clock*, and how far the one under way is."""
+
+    def __init__(self, kernel: Kernel, clock: Callable[[], float], period_s: float) -> None:
+        self.due_s = NEVER
+        self.count = 0  # that came to their end
+        self._kernel = kernel
+        self._clock = clock
+        self._period_s = period_s
+        self._walk: Iterator[Piece] | None = None
+        self._took_s = 0.0
+
+    def keep(self, period_s: float) -> None:
+        """One each *period_s* from now on."""
+        self._period_s = period_s
+        self.due_s = min(self.due_s, self._clock() + period_s)
+
+    def put_off(self) -> None:
+        """Begin the next a period from now; later if this took so long that they would take too much of the time."""
+        self.due_s = self._clock() + max(self._period_s, self._took_s / SHARE_MAX)
+        self._walk, self._took_s = None, 0.0
+
+    def turn(self, actual: Rows, ours: Callable[[Rows], Rows]) -> Iterator[Piece]:
+        """The pieces of about TURN_S.  Raises KernelError, after which the compare is over."""
+        began_s = self._clock()
+        self._walk = self._walk or walk(self._kernel, actual, ours)
+        try:
+            for piece in self._walk:
+                yield piece
+                if self._clock() - began_s >= TURN_S:
+                    self._took_s += self._clock() - began_s
+                    return
+        except KernelError:
+            self.put_off()
+            raise
+        self._took_s += self._clock() - began_s
+        self.count += 1
+        self.put_off()
 
 
 _NOTHING = Piece({}, ())

@@ -4,8 +4,8 @@ from errno import EIO
 
 import pytest
 
-from kubeproxy_py.agent import COMPARE_SHARE_MAX, COMPARE_TURN_S
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Scope
+from kubeproxy_py.kernel.walk import SHARE_MAX, TURN_S
 from kubeproxy_py.model.events import ServiceSet
 from kubeproxy_py.model.rows import Rows, VirtualServer
 from tests.agent.bench import POD, SERVER, Bench, serving
@@ -38,7 +38,7 @@ def walk_to_the_end(bench: Bench) -> int:
 
 def test_an_event_waits_for_one_turn_and_not_for_the_whole() -> None:
     bench = serving()
-    seen = slow(bench, COMPARE_TURN_S)
+    seen = slow(bench, TURN_S)
     bench.after(PERIOD_S)
     assert len(seen) == 1
     other = VirtualServer("10.96.0.77", 80, "TCP")
@@ -53,7 +53,7 @@ def test_an_event_waits_for_one_turn_and_not_for_the_whole() -> None:
 
 def test_what_is_compiled_while_a_compare_is_under_way_is_no_drift() -> None:
     bench = serving()
-    slow(bench, COMPARE_TURN_S)
+    slow(bench, TURN_S)
     bench.after(PERIOD_S)
     bench.tell(ServiceSet(service("other", ["10.96.0.77"])))
     bench.steps()
@@ -92,5 +92,5 @@ def test_compares_take_a_bounded_share_of_the_time() -> None:
     bench.after(PERIOD_S)
     walk_to_the_end(bench)
     took_s = len(seen) * 1.0
-    assert bench.agent.due_s() == pytest.approx(bench.now_s + took_s / COMPARE_SHARE_MAX)
-    assert took_s / COMPARE_SHARE_MAX > PERIOD_S
+    assert bench.agent.due_s() == pytest.approx(bench.now_s + took_s / SHARE_MAX)
+    assert took_s / SHARE_MAX > PERIOD_S
