@@ -6,8 +6,8 @@ that ran and failed is a Result, for its caller knows what its exit code means.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -73,13 +73,7 @@ def run(argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0) -> 
 
 def find(name: str) -> str | None:
     """The path of program *name*, or None; a name with a slash is its own path."""
-    if "/" in name:
-        return name if os.access(name, os.X_OK) else None
-    for folder in _search_path().split(":"):
-        path = Path(folder or ".") / name
-        if path.is_file() and os.access(path, os.X_OK):
-            return str(path)
-    return None
+    return shutil.which(name, path=_search_path())
 
 
 def _search_path() -> str:

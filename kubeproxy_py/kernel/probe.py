@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, socket
 from typing import Literal
 
 from msgspec import Struct
@@ -78,7 +79,7 @@ def probe(asked: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path
     Never fails: what is missing stands in ``problems``.  *root* is where /proc and /sys are looked for.
     """
     release = _read(root / "proc/sys/kernel/osrelease")
-    problems = [*_version_doubts(release), *_modules_missing(root)]
+    problems = [*_version_doubts(release), *_modules_missing(root), *_rights_missing()]
     flavour: Flavour = "legacy"
     usable: list[tuple[Programs, Version]] = []
     try:
@@ -122,6 +123,18 @@ def count_cpus(root: Path = Path("/")) -> int:
         if online:
             return online
     return len(os.sched_getaffinity(0))
+
+
+def _rights_missing() -> Iterator[Problem]:
+    """What iptables takes besides NET_ADMIN: it finds the number of a set by a raw socket (its libxt_set.h).
+
+    Without it every rule that speaks of a set is missing, which is worse than not to start.
+    """
+    try:
+        socket(AF_INET, SOCK_RAW, IPPROTO_RAW).close()
+    except PermissionError:
+        words = "the capability NET_RAW is missing, by which iptables finds sets"
+        yield Problem(words, "give NET_RAW beside NET_ADMIN", fatal=True)
 
 
 _NO_MATCH_IPVS = Problem(

@@ -106,7 +106,7 @@ def test_the_role_of_the_chart_is_that_of_the_manifest() -> None:
 
 
 def test_the_agents_container_has_the_rights_of_the_manifest() -> None:
-    text = TEMPLATES["daemonset.yaml"].replace("{{ if .Values.netRaw }}", "").replace("{{ end }}]", "]")
+    text = TEMPLATES["daemonset.yaml"]
     found = re.findall(r"^          securityContext:\n((?:            .*\n)+)", text, re.MULTILINE)
     daemon_set = next(each for each in objects_of(BASE) if each["kind"] == "DaemonSet")
     spec = daemon_set["spec"]["template"]["spec"]

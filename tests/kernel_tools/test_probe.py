@@ -285,3 +285,14 @@ def test_without_the_right_to_nf_tables_they_do_not_work() -> None:
     code = "from kubeproxy_py.kernel.nf_tables import works; import sys; sys.exit(works('IPv4'))"
     without_rights = ["setpriv", "--bounding-set=-all"]
     assert subprocess.run([*without_rights, sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.lab
+def test_without_net_raw_the_start_ends_and_names_it() -> None:
+    code = "from kubeproxy_py.kernel.probe import probe; probe().require()"
+    ended = subprocess.run(
+        ["setpriv", "--bounding-set=-net_raw", sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert "the capability NET_RAW is missing" in ended.stderr
+    assert "NET_RAW" not in str(probe().problems)
