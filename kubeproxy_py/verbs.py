@@ -84,7 +84,7 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
 
 
 def init_only(loaded: "Loaded") -> int:
-    """Make the settings that need privileges, and set the timeouts; then an agent with NET_ADMIN and NET_RAW alone can run."""
+    """Make the settings that need privileges, and set the timeouts; then NET_ADMIN and NET_RAW are enough to run."""
     _prepare(loaded)
     log.info("settings and timeouts are made; ends, for --init-only is given")
     return DONE
