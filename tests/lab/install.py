@@ -13,7 +13,10 @@ from tests.lab import prometheus, qemu
 from tests.lab.job import LabError
 from tests.lab.xstate import UML_XSTATE_BYTES, xstate_bytes
 
-PACKAGES = ("user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack", "procps", "systemd")
+PACKAGES = (
+    *("user-mode-linux", "kmod", "iproute2", "iptables", "nftables"),
+    *("ipset", "ipvsadm", "conntrack", "procps", "systemd"),
+)
 _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
 
