@@ -82,12 +82,7 @@ class IpvsAdapter:
 
     def traffic(self) -> dict[VirtualServer, Traffic]:
         """What each virtual server has carried, in one dump.  Raises KernelError."""
-        try:
-            bodies = self._netlink.dump(self._message(encode_list_services()))
-        except KernelError:
-            self.close()
-            raise
-        return dict(found for body in bodies if (found := decode_traffic(body)))
+        return dict(found for body in self._listed() if (found := decode_traffic(body)))
 
     def timeouts(self) -> Timeouts:
         """The namespace's timeouts.  Raises KernelError."""
@@ -132,12 +127,15 @@ class IpvsAdapter:
 
     def virtual_servers(self) -> list[tuple[VirtualServer, VirtualServerSpec]]:
         """All but those that go by firewall mark, without their real servers.  Raises KernelError."""
+        return [service for body in self._listed() if (service := decode_service(body))]
+
+    def _listed(self) -> list[bytes]:
+        """What the kernel tells of each virtual server."""
         try:
-            bodies = self._netlink.dump(self._message(encode_list_services()))
+            return self._netlink.dump(self._message(encode_list_services()))
         except KernelError:
             self.close()
             raise
-        return [service for body in bodies if (service := decode_service(body))]
 
     def _states(self, virtual_servers: Iterable[VirtualServer]) -> Iterable[RealServerState]:
         dump, family = self._netlink.dump, self._family

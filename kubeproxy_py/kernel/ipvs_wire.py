@@ -164,7 +164,10 @@ def service_attributes(body: bytes) -> tuple[VirtualServer, dict[int, bytes]] | 
 
 def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
     """One virtual server of a listing; None if it goes by a firewall mark."""
-    return _service_as_listed(body) or _service_in_any_order(body)
+    if listed := _service_as_listed(body):
+        return listed
+    told = service_attributes(body)
+    return told and (told[0], _spec(told[1]))
 
 
 def _service_as_listed(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
@@ -186,18 +189,6 @@ def _spec_as_listed(data: bytes) -> VirtualServerSpec | None:
     """From the scheduler's name to the netmask, which the counters follow; None if something stands between."""
     found = attributes(data)
     return _spec(found) if found.keys() == _SPEC_AS_LISTED else None
-
-
-def _service_in_any_order(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
-    found = attributes(attributes(body, 4)[_SERVICE])
-    if _FWMARK in found:
-        return None
-    key = VirtualServer(
-        _read_address(read_u16(found[_AF]), found[_ADDR]),
-        int.from_bytes(found[_PORT], "big"),
-        _PROTOCOL_NAMES[read_u16(found[_PROTOCOL])],
-    )
-    return key, _spec(found)
 
 
 def _spec(found: dict[int, bytes]) -> VirtualServerSpec:
