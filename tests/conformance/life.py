@@ -6,7 +6,7 @@ life costs a third of a second, not three, and can end at a chosen step of a pla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from socket import gethostname
@@ -17,15 +17,15 @@ from kubeproxy_py.agent import Agent, Timing
 from kubeproxy_py.compile.base import Machine
 from kubeproxy_py.compile.site import Host
 from kubeproxy_py.config.load import Loaded, load, node_name
-from kubeproxy_py.kernel import Kernel, Scope
+from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.probe import HostFacts, probe
-from kubeproxy_py.model.node import HostAddress
-from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.steps import Outcome, Plan, Step
 from kubeproxy_py.sources.files import ManifestFolder
 from kubeproxy_py.start import prepare
 from kubeproxy_py.wiring import Platform, linux_kernel, make_parts
+from tests.real.noting_kernel import NotingKernel
 
 _TURNS_MAX = 50  # far more than any case takes, draining included
 
@@ -103,40 +103,16 @@ def _platform(loaded: Loaded) -> Platform:
     return Platform(linux_kernel(loaded, facts, machine), host, machine, facts.programs)
 
 
-class _MortalKernel:
-    """*kernel*, with the steps noted that it is told, which may end amidst the first plan."""
+class _MortalKernel(NotingKernel):
+    """It may end amidst the first plan; the steps noted are those that it lived to do."""
 
     def __init__(self, kernel: Kernel, dies_at: float | None) -> None:
-        self._kernel = kernel
+        super().__init__(kernel)
         self._dies_at = dies_at
-        self.steps: list[Step] = []
 
     def apply(self, plan: Plan) -> Outcome:
         lives_to_do = len(plan) if self._dies_at is None else int(len(plan) * self._dies_at)
-        done = Plan(plan.steps[:lives_to_do])
-        self.steps += done.steps
-        outcome = self._kernel.apply(done)
+        outcome = super().apply(Plan(plan.steps[:lives_to_do]))
         if self._dies_at is not None:
             raise Killed
         return outcome
-
-    def scopes(self) -> Sequence[Scope]:
-        return self._kernel.scopes()
-
-    def read(self, scope: Scope) -> Rows:
-        return self._kernel.read(scope)
-
-    def virtual_servers(self) -> Rows:
-        return self._kernel.virtual_servers()
-
-    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
-        return self._kernel.real_servers(virtual_servers)
-
-    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
-        return self._kernel.connections(virtual_servers)
-
-    def host_addresses(self) -> tuple[HostAddress, ...]:
-        return self._kernel.host_addresses()
-
-    def close(self) -> None:
-        self._kernel.close()

@@ -7,20 +7,19 @@ noted before the real LinuxKernel carries it out, and no full compare comes betw
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from kubeproxy_py.agent import Agent, Timing
 from kubeproxy_py.config.load import load
-from kubeproxy_py.kernel import Kernel, Scope, read_all
-from kubeproxy_py.model.node import HostAddress
-from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
+from kubeproxy_py.kernel import read_all
+from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.plan.drain import FIRST_CHECK_S
 from kubeproxy_py.plan.pending import NEVER
-from kubeproxy_py.plan.steps import Outcome, Plan, Step
+from kubeproxy_py.plan.steps import Step
 from kubeproxy_py.sources.files import ManifestFolder
 from kubeproxy_py.wiring import real_parts
+from tests.real.noting_kernel import NotingKernel
 
 _FLAGS = {
     "hostname-override": "node-a",
@@ -47,7 +46,7 @@ class AgentInside:
         parts = real_parts(load({**_FLAGS, "manifests": str(folder)}))
         assert isinstance(parts.source, ManifestFolder)
         self._source = parts.source
-        self._kernel = _NotingKernel(parts.kernel)
+        self._kernel = NotingKernel(parts.kernel)
         self._now_s = 0.0
         timing = Timing(sync_period_s=NEVER)
         self._agent = Agent(self._kernel, parts.compiler, lambda: self._now_s, timing=timing, on_problem=_fail)
@@ -78,39 +77,6 @@ class AgentInside:
         for report in self._agent.step():
             assert not report.failed
         return [step_text(step) for step in self._kernel.steps]
-
-
-class _NotingKernel:
-    """A Kernel that notes the steps it is told, and has *kernel* do them."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self.steps: list[Step] = []
-
-    def apply(self, plan: Plan) -> Outcome:
-        self.steps += plan.steps
-        return self._kernel.apply(plan)
-
-    def scopes(self) -> Sequence[Scope]:
-        return self._kernel.scopes()
-
-    def read(self, scope: Scope) -> Rows:
-        return self._kernel.read(scope)
-
-    def virtual_servers(self) -> Rows:
-        return self._kernel.virtual_servers()
-
-    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
-        return self._kernel.real_servers(virtual_servers)
-
-    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
-        return self._kernel.connections(virtual_servers)
-
-    def host_addresses(self) -> tuple[HostAddress, ...]:
-        return self._kernel.host_addresses()
-
-    def close(self) -> None:
-        self._kernel.close()
 
 
 def step_text(step: Step) -> str:
