@@ -14,7 +14,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.lab import LAB_FAILED, TIMED_OUT, linux
@@ -39,8 +40,10 @@ def run_kernel(job: Job, boot: Callable[[Path], subprocess.Popen[bytes]], *, tim
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_kernel(words: Sequence[str], folder: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a kernel in a session of its own, its console in *folder*; it dies with this process."""
+def start_kernel(
+    words: Sequence[str], folder: Path, env: Mapping[str, str], *, cpus: Collection[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a kernel in a session of its own, its console in *folder*, on *cpus* alone; it dies with this process."""
     with (folder / "console").open("wb") as console:
         return subprocess.Popen(
             words,
@@ -49,11 +52,13 @@ def start_kernel(words: Sequence[str], folder: Path, env: Mapping[str, str]) -> 
             stderr=console,
             env=env,
             start_new_session=True,
-            preexec_fn=_before_boot,
+            preexec_fn=partial(_before_boot, cpus),
         )
 
 
-def _before_boot() -> None:
+def _before_boot(cpus: Collection[int]) -> None:
+    if cpus:
+        os.sched_setaffinity(0, cpus)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a panic aborts; its core would be the guest's whole memory
     linux.die_with_parent(signal.SIGKILL)
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.lab.cpu import own_cpu
 from tests.lab.job import Job, LabError
 from tests.lab.kernel_process import run_kernel, start_kernel
 from tests.lab.stage import UML_MODULES
@@ -30,10 +31,11 @@ def obstacle() -> LabError | None:
 
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
     """Boot, run *job*, power off; see `tests.lab.run` for the status."""
-    return run_kernel(job, lambda folder: _boot(folder, memory), timeout_s=timeout_s)
+    with own_cpu() as cpu:
+        return run_kernel(job, lambda folder: _boot(folder, memory, cpu), timeout_s=timeout_s)
 
 
-def _boot(folder: Path, memory: str) -> subprocess.Popen[bytes]:
+def _boot(folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
     init = [sys.executable, str(Path(__file__).with_name("guest.py")), str(folder), "uml"]
     if any(character.isspace() for word in init for character in word):
         raise LabError(f"a path with a space can't be passed to a kernel: {init}", "move the checkout or set TMPDIR")
@@ -62,7 +64,7 @@ def _boot(folder: Path, memory: str) -> subprocess.Popen[bytes]:
         "TMPDIR": str(_memory_folder(memory)),
         **preload_for_large_xstate(folder),
     }
-    return start_kernel(words, folder, env)
+    return start_kernel(words, folder, env, cpus={cpu})
 
 
 def _memory_folder(memory: str) -> Path:
