@@ -29,6 +29,7 @@ _LEGACY_TABLES: dict[Family, str] = {"IPv4": "proc/net/ip_tables_names", "IPv6":
 class Programs(Struct, frozen=True):
     """The words with which the command lines of one family begin."""
 
+    flavour: Flavour
     family: Family
     save: tuple[str, ...]
     restore: tuple[str, ...]
@@ -41,7 +42,7 @@ def programs(flavour: Flavour, family: Family) -> Programs | None:
     for prefix, name in _spellings(flavour, tool):
         if find((*prefix, f"{name}-restore")[0]):
             save, restore = (*prefix, f"{name}-save"), (*prefix, f"{name}-restore")
-            return Programs(family, save, restore, (*prefix, name, "--version"))
+            return Programs(flavour, family, save, restore, (*prefix, name, "--version"))
     return None
 
 

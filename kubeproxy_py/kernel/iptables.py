@@ -10,6 +10,8 @@ print a rule in another way, then what is read differs from what is wanted, and 
 printed otherwise remembered: from then on ``read`` answers the rule as it was written.  So another printing costs
 one rewrite, and tampering is never taken for it: it would have to happen between a write and its reading back.
 
+A table whose mark (table_marks.py) is as it was is not printed again, and one without any chain of ours not at all.
+
 The lock is iptables' own, waited for ``-w 5`` seconds.  Source: kube-proxy waits as long; iptables/xshared.c.
 """
 
@@ -21,7 +23,8 @@ from errno import EAGAIN, EBUSY, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 from kubeproxy_py.kernel import KernelError, Scope, table_scope
 from kubeproxy_py.kernel.command import Result, run
 from kubeproxy_py.kernel.flavour import Programs
-from kubeproxy_py.kernel.iptables_text import TABLES, count_jumps, restore_text, saved_rows
+from kubeproxy_py.kernel.iptables_text import TABLES, count_jumps, restore_text, saved_rows, what_concerns_us
+from kubeproxy_py.kernel.table_marks import TableMark, table_mark
 from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, Rows, Table
 from kubeproxy_py.model.services import Family
 from kubeproxy_py.plan.steps import Failed, Step
@@ -54,6 +57,7 @@ class IptablesAdapter:
         self._programs = {each.family: each for each in programs}
         self._written: dict[Chain, ChainSpec] = {}
         self._as_written: dict[str, str] = {}  # a rule as it is printed -> as we wrote it
+        self._printed: dict[tuple[Family, Table], tuple[TableMark, bytes]] = {}  # what it said when it had that mark
 
     def scopes(self) -> list[Scope]:
         """nat and filter of each family."""
@@ -109,7 +113,7 @@ class IptablesAdapter:
         Table by table: which tables there are, as iptables-legacy-save asks without ``-t``, is told to root alone.
         """
         tables = dict.fromkeys(step.key.table for step in steps if isinstance(step.key, Jump))
-        return count_jumps(b"".join(_saved([*programs.save, "-t", table]) for table in tables))
+        return count_jumps(b"".join(self._saved(programs, table) for table in tables))
 
     def _remember(self, steps: Sequence[Step]) -> None:
         """Note what was written; read back the tables in which something had been printed unexpectedly."""
@@ -142,7 +146,21 @@ class IptablesAdapter:
         return ChainSpec(tuple(self._as_written.get(rule, rule) for rule in spec.rules))
 
     def _read_table(self, family: Family, table: Table) -> Rows:
-        return saved_rows(_saved([*self._programs[family].save, "-t", table]), family, table)
+        return saved_rows(self._saved(self._programs[family], table), family, table)
+
+    def _saved(self, programs: Programs, table: Table) -> bytes:
+        """What iptables-save prints of *table*, as far as it concerns us; printed but once.  Raises KernelError."""
+        family = programs.family
+        mark = table_mark(programs.flavour, family, table)
+        if mark and not mark.holds_ours:
+            return b""
+        known = self._printed.get((family, table))
+        if mark and known and known[0] == mark:
+            return known[1]
+        text = what_concerns_us(_saved([*programs.save, "-t", table]), table)
+        if mark and mark == table_mark(programs.flavour, family, table):  # else it may be older than what was printed
+            self._printed[family, table] = mark, text
+        return text
 
 
 def _saved(argv: Sequence[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Four questions to the kernel's nf_tables, each a message and not a process.
+"""Five questions to the kernel's nf_tables, each a message and not a process.
 
 Law: asking changes nothing.  "Does it work?" is asked by a batch that makes a table with a NAT chain and has no end:
 Linux checks it, loading modules as it would for ``iptables-nft``, answers, and forgets it (net/netfilter/nfnetlink.c,
@@ -15,13 +15,13 @@ from socket import AF_INET, AF_INET6, AF_UNSPEC
 from struct import pack
 
 from kubeproxy_py.kernel import KernelError
-from kubeproxy_py.kernel.attributes import big32, nest, text
+from kubeproxy_py.kernel.attributes import attributes, big32, nest, text
 from kubeproxy_py.kernel.netlink import CREATE, NETLINK_NETFILTER, Message, Socket
 from kubeproxy_py.model.services import Family
 
 _NFTABLES, _NFT_COMPAT = 10, 11  # NFNL_SUBSYS_*
 _BATCH_BEGIN = 0x10
-_NEW_TABLE, _GET_TABLE, _NEW_CHAIN, _GET_CHAIN = (_NFTABLES << 8 | message for message in (0, 1, 3, 4))
+_NEW_TABLE, _GET_TABLE, _NEW_CHAIN, _GET_CHAIN, _GET_GENERATION = (_NFTABLES << 8 | each for each in (0, 1, 3, 4, 16))
 _COMPAT_GET = _NFT_COMPAT << 8
 _POSTROUTING, _PRIORITY_SRCNAT = 4, 100
 _TIMEOUT_S = 1.0
@@ -66,6 +66,22 @@ def has_match(family: Family, name: str) -> bool:
     """
     asked = text(1, name) + big32(2, 0) + big32(3, 0)  # revision 0, of a match
     return _refusal((_COMPAT_GET, 0, _netfilter_header(_AF[family]) + asked)) != ENOENT
+
+
+def generation() -> int | None:
+    """The number of the last commit in this network namespace, of any table; None if it can't be had."""
+    try:
+        netlink = Socket(NETLINK_NETFILTER, timeout_s=_TIMEOUT_S)
+    except KernelError:
+        return None
+    try:
+        reply = netlink.ask((_GET_GENERATION, 0, _netfilter_header(AF_UNSPEC)))
+    except KernelError:
+        return None
+    finally:
+        netlink.close()
+    number = attributes(reply, 4).get(1)  # NFTA_GEN_ID
+    return None if number is None else int.from_bytes(number, "big")
 
 
 def _refusal(message: Message) -> int:

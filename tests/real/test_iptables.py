@@ -5,6 +5,7 @@ the host need not have IPVS: nothing here uses it but one rule.
 """
 
 import fcntl
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from errno import EAGAIN, EBUSY, EINVAL, ENOENT
@@ -19,6 +20,7 @@ from kubeproxy_py.kernel import flavour as flavours
 from kubeproxy_py.kernel.command import Result
 from kubeproxy_py.kernel.flavour import Flavour, choose_flavour, programs
 from kubeproxy_py.kernel.iptables import IptablesAdapter
+from kubeproxy_py.kernel.table_marks import LAYOUTS, strike_counters
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, JumpSpec, Rows
 from kubeproxy_py.model.services import FAMILIES, Family
@@ -257,6 +259,74 @@ def test_a_normal_change_of_chains_costs_one_process_a_family(
     calls = _count_runs(monkeypatch)
     assert adapter.apply([s for s in steps_between(recorded_rows(), changed) if s.spec == ChainSpec(())]) == []
     assert len(calls) == 2
+
+
+def test_a_table_that_is_as_it_was_is_read_without_a_process(
+    adapter: IptablesAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add(adapter, recorded_rows())
+    before = _read(adapter)
+    calls = _count_runs(monkeypatch)
+    assert (_read(adapter), calls) == (before, [])
+
+
+CHANGES_BY_OTHERS = {
+    "a rule more": "-A KUBE-MARK-MASQ -j RETURN",
+    "a rule less": "-D KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
+    "another rule in its place": "-R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8000/0x8000",
+    "a jump gone": f"-D OUTPUT {PORTALS_RULE}",
+    "a jump that stands twice": f"-I OUTPUT {PORTALS_RULE}",
+    "a chain emptied": "-F KUBE-MARK-MASQ",
+}
+
+
+@pytest.mark.parametrize("line", CHANGES_BY_OTHERS.values(), ids=CHANGES_BY_OTHERS)
+def test_what_others_change_is_seen_at_once(adapter: IptablesAdapter, flavour: Flavour, line: str) -> None:
+    _add(adapter, recorded_rows())
+    before = _read(adapter)
+    _restore(flavour, f"*nat\n{line}\nCOMMIT\n")
+    after = _read(adapter)
+    assert after != before
+    assert after == _read(_adapter(flavour))
+
+
+def test_packets_that_rules_count_are_no_change(
+    adapter: IptablesAdapter, flavour: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add(adapter, {Chain("IPv4", "filter", "KUBE-FORWARD"): ChainSpec(("-j RETURN",))})
+    _restore(flavour, "*filter\n-A OUTPUT -j KUBE-FORWARD\nCOMMIT\n")
+    before = _read(adapter)
+    calls = _count_runs(monkeypatch)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"counted", ("127.0.0.1", 9))
+    words = programs(flavour, "IPv4")
+    assert words
+    assert b"[0:0] -A KUBE-FORWARD" not in subprocess.check_output([*words.save, "-c", "-t", "filter"])
+    assert (_read(adapter), calls) == (before, [])
+
+
+@pytest.mark.kernel
+def test_a_first_write_to_legacy_tables_takes_one_process_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides reading none: tables without any chain of ours are not printed, nor are their jumps counted."""
+    with network_of_ones_own():
+        make_sets()
+        adapter, calls = _adapter("legacy"), _count_runs(monkeypatch)
+        assert _read(adapter) == {}
+        _add(adapter, recorded_rows())
+    assert [words[0] for words in calls] == ["iptables-legacy-restore", "ip6tables-legacy-restore"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_legacy_table_laid_out_otherwise_has_no_mark(family: Family) -> None:
+    layout = LAYOUTS[family]
+    entry = bytearray(layout.size + 40)
+    entry[layout.next_offset : layout.next_offset + 2] = len(entry).to_bytes(2, "little")
+    entry[layout.counters] = 7
+    twice = entry * 2
+    assert strike_counters(twice, layout)
+    assert twice[layout.counters] == twice[len(entry) + layout.counters] == 0
+    assert not strike_counters(entry * 2 + bytes(8), layout)
+    assert not strike_counters(bytearray(len(entry)), layout)
 
 
 def _count_runs(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
