@@ -11,12 +11,13 @@ from kubeproxy_py.compile.chains import SetsInUse, compile_chains
 from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
 from kubeproxy_py.compile.health import ServiceState, service_state
-from kubeproxy_py.compile.service import compile_service
+from kubeproxy_py.compile.service import compile_parts
+from kubeproxy_py.compile.shares import Memo
 from kubeproxy_py.compile.site import Site
 from kubeproxy_py.model.events import AddressesSet, NodeGone, NodeSet, ObjectEvent
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Key, Rows
-from kubeproxy_py.model.services import Family, ServiceName
+from kubeproxy_py.model.services import EndpointSlice, Family, Service, ServiceName
 
 SiteMaker = Callable[[Node | None, tuple[HostAddress, ...]], Site]
 
@@ -35,6 +36,7 @@ class Compiler:
         self._settings = settings or {}
         self._sets_in_use: dict[Family, SetsInUse] = {}
         self._states: dict[ServiceName, ServiceState] = {}
+        self._memos: dict[ServiceName, Memo] = {}  # of Services with several slices
 
     def take(self, event: ObjectEvent) -> None:
         """Know what *event* says."""
@@ -52,6 +54,7 @@ class Compiler:
         if site != self.site:
             self.site = site
             self._sets_in_use.clear()
+            self._memos.clear()
             self.cluster.mark_all_dirty()
 
     def has_work(self) -> bool:
@@ -64,11 +67,19 @@ class Compiler:
         for name in self.cluster.dirty:
             service = self.cluster.services.get(name)
             slices = self.cluster.slices_of(name) if service else []
-            rows = compile_service(service, slices, self.site) if service else {}
-            changed += self.desired.replace(name, rows)
+            changed += self.desired.replace(name, *(self._parts(service, slices) if service else ()))
             self._states[name] = service_state(name, service, slices, self.site)
         self.cluster.dirty.clear()
         return changed + self._compile_fixed()
+
+    def _parts(self, service: Service, slices: list[EndpointSlice]) -> list[Rows]:
+        memo = self._memos.pop(service.name, None)
+        if memo is None or memo.service is not service:
+            memo = Memo(service)
+        parts = compile_parts(service, slices, self.site, memo)
+        if memo:
+            self._memos[service.name] = memo
+        return parts
 
     def take_states(self) -> tuple[ServiceState, ...]:
         """The state of each Service that was compiled since the last call."""

@@ -2,11 +2,11 @@
 
 Law: the union depends on who wants what now, not on who came first.  Where two Services want one key with different
 specs, the one whose name sorts first has it; a virtual server that two want has the real servers of its holder
-alone.  The cost of a change is that of the owner's own rows.
+alone.  The cost of a change is that of the owner's parts that changed: one that is the very same dict is not looked at.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kubeproxy_py.compile.chains import SetsInUse
 from kubeproxy_py.model import tables
@@ -28,32 +28,42 @@ class Desired:
     def __init__(self) -> None:
         self.rows: Rows = {}
         self.sets = _SetUse()
-        self.counts: Counter[str] = Counter()  # rows by the name of their kind
-        self._claims: dict[Owner, Rows] = {}
-        self._holder: dict[Key, Owner] = {}
+        self._kinds: Counter[type[Key]] = Counter()  # how many rows of each
+        self._claims: dict[Owner, tuple[Rows, ...]] = {}
+        self._holder: dict[Key, Owner] = {}  # of real servers none: theirs is their virtual server's
         self._rivals: dict[Key, list[Owner]] = {}  # all owners of a key, where there is more than one
 
-    def replace(self, owner: Owner, rows: Rows) -> list[Key]:
-        """*owner* now wants *rows* and nothing else; the keys of the union that changed by it."""
-        old = self._claims.get(owner, {})
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows there are of each kind, by its name."""
+        return {kind.__name__: count for kind, count in self._kinds.items()}
+
+    def replace(self, owner: Owner, *parts: Rows) -> list[Key]:
+        """*owner* now wants the rows of *parts* and nothing else; the keys of the union that changed by it.
+
+        No two parts have a key in common, and none of them is changed from now on.
+        """
+        before = self._claims.get(owner, ())
+        old, new = _apart(before, parts)
         changed: list[Key] = []
         contested: dict[VirtualServer, None] = {}
-        for key in [key for key in old if key not in rows]:
+        for key in [key for key in old if key not in new]:
             if not self._is_contested(key, contested):
                 self._withdraw(owner, key, changed, contested)
-        self._remember(owner, rows)
-        for key, spec in rows.items():
+        self._remember(owner, parts)
+        for key, spec in new.items():
             if (key not in old or old[key] != spec) and not self._is_contested(key, contested):
                 self._claim(owner, key, spec, changed, contested)
         for server in contested:
-            self._settle(server, old, changed)
+            self._settle(server, _joined(before), changed)
         return changed
 
     def owners(self, key: Key) -> list[Owner]:
         """Who wants *key*, its holder first."""
         if key in self._rivals:
             return sorted(self._rivals[key])
-        return [self._holder[key]] if key in self._holder else []
+        holder = self._holder.get(key.virtual_server if isinstance(key, RealServer) else key)
+        return [holder] if holder and key in self.rows else []
 
     def contested(self) -> dict[Key, list[Owner]]:
         """Every virtual server that more than one owner wants, with them, the holder first."""
@@ -61,11 +71,11 @@ class Desired:
 
     def rows_of(self, owner: Owner) -> Rows:
         """What *owner* wants."""
-        return self._claims.get(owner, {})
+        return _joined(self._claims.get(owner, ()))
 
-    def _remember(self, owner: Owner, rows: Rows) -> None:
-        if rows:
-            self._claims[owner] = rows
+    def _remember(self, owner: Owner, parts: Sequence[Rows]) -> None:
+        if wanted := tuple(part for part in parts if part):
+            self._claims[owner] = wanted
         else:
             self._claims.pop(owner, None)
 
@@ -80,6 +90,9 @@ class Desired:
     def _claim(
         self, owner: Owner, key: Key, spec: Spec, changed: list[Key], contested: dict[VirtualServer, None]
     ) -> None:
+        if isinstance(key, RealServer):
+            self._put(key, spec, changed)
+            return
         holder = self._holder.setdefault(key, owner)
         if holder != owner or key in self._rivals:
             owners = self._rivals.setdefault(key, [holder])
@@ -92,7 +105,7 @@ class Desired:
     def _withdraw(self, owner: Owner, key: Key, changed: list[Key], contested: dict[VirtualServer, None]) -> None:
         owners = self._rivals.get(key)
         if owners is None:
-            del self._holder[key]
+            self._holder.pop(key, None)
             self._drop(key, changed)
             return
         owners.remove(owner)
@@ -102,28 +115,26 @@ class Desired:
 
     def _hand_over(self, key: Key, holder: Owner, changed: list[Key], contested: dict[VirtualServer, None]) -> None:
         self._holder[key] = holder
-        self._put(key, self._claims[holder][key], changed)
+        self._put(key, next(part[key] for part in self._claims[holder] if key in part), changed)
         if isinstance(key, VirtualServer):
             contested[key] = None
 
     def _settle(self, server: VirtualServer, old: Rows, changed: list[Key]) -> None:
         """Give *server* the real servers of its holder alone; *old* is what the owner at work wanted before."""
         holder = self._holder.get(server)
-        wanted = _real_servers(self._claims.get(holder, {}) if holder else {}, server)
-        for rows in (old, *(self._claims.get(owner, {}) for owner in self.owners(server))):
+        wanted = _real_servers(self.rows_of(holder) if holder else {}, server)
+        for rows in (old, *(self.rows_of(owner) for owner in self.owners(server))):
             for key in _real_servers(rows, server):
                 if key not in wanted:
-                    self._holder.pop(key, None)
                     self._drop(key, changed)
         for key, spec in wanted.items():
-            if holder:
-                self._holder[key] = holder
             self._put(key, spec, changed)
 
     def _put(self, key: Key, spec: Spec, changed: list[Key]) -> None:
         if key not in self.rows:
-            self.sets.count(key, 1)
-            self.counts[type(key).__name__] += 1
+            if isinstance(key, IpsetEntry):
+                self.sets.count(key, 1)
+            self._kinds[type(key)] += 1
         elif self.rows[key] == spec:
             return
         self.rows[key] = spec
@@ -132,9 +143,26 @@ class Desired:
     def _drop(self, key: Key, changed: list[Key]) -> None:
         if key in self.rows:
             del self.rows[key]
-            self.sets.count(key, -1)
-            self.counts[type(key).__name__] -= 1
+            if isinstance(key, IpsetEntry):
+                self.sets.count(key, -1)
+            self._kinds[type(key)] -= 1
             changed.append(key)
+
+
+def _apart(before: Sequence[Rows], after: Sequence[Rows]) -> tuple[Rows, Rows]:
+    """The rows of *before* and *after*, but for parts that are in both."""
+    if len(before) <= 1 and len(after) <= 1:
+        return _joined(before), _joined(after)
+    kept = {id(part) for part in before} & {id(part) for part in after}
+    old, new = ([part for part in parts if id(part) not in kept] for parts in (before, after))
+    return _joined(old), _joined(new)
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """All rows of *parts*; of a single one the very same dict."""
+    if len(parts) == 1:
+        return parts[0]
+    return {key: spec for part in parts for key, spec in part.items()}
 
 
 def _real_servers(rows: Rows, server: VirtualServer) -> Rows:
@@ -156,10 +184,8 @@ class _SetUse:
             for kind in (tables.LOAD_BALANCER_FW, tables.LOAD_BALANCER_SOURCE_IP)
         }
 
-    def count(self, key: Key, more: int) -> None:
+    def count(self, key: IpsetEntry, more: int) -> None:
         """Note that *key* came (+1) or went (-1)."""
-        if not isinstance(key, IpsetEntry):
-            return
         size = self._sizes[key.set] = self._sizes[key.set] + more
         if size == (1 if more > 0 else 0) or (size >= _USUAL and _outgrows(size, more)):
             self.changed = True

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.service import external_local, fronts, health_check_port
 from kubeproxy_py.compile.site import Site, by_family
-from kubeproxy_py.compile.topology import backends, choose, is_local
+from kubeproxy_py.compile.topology import Place, Rule, Share, backends, choose, is_local
 from kubeproxy_py.model.services import IP, EndpointSlice, Family, Service, ServiceName, ServicePort
 
 Policy = Literal["internal", "external"]
@@ -100,6 +100,6 @@ def _falls_back(
 ) -> bool:
     if not any(front.local_wanted for front in fronts(service, port, family, cluster_ip, site)):
         return False
-    candidates = backends(slices, family, port)
-    choice = choose(candidates, site.node_name, site.zone, cluster=True, local=True)
-    return bool(choice.cluster) and not choice.local
+    share = Share(backends(slices, family, port), Place(site.node_name, site.zone))
+    choice = choose((share,), cluster=True, local=True)
+    return choice.cluster != Rule.NONE and choice.local == Rule.NONE

@@ -3,22 +3,23 @@
 Law: rows depend on the arguments alone.  A Service has *fronts* (the addresses and ports at which it can be
 reached); a front gives one virtual server with its real servers, the set entries that make iptables treat its
 packets right, and, if the node is to own the address, that address on kube-ipvs0.
+
+The rows come in parts that have no key in common; what a Memo remembers are parts whose slice did not change.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
+from kubeproxy_py.compile.shares import Memo
 from kubeproxy_py.compile.site import LOOPBACK, Site, by_family
-from kubeproxy_py.compile.topology import Backend, backends, choose, is_local
+from kubeproxy_py.compile.topology import Rule, Share, choose, real_servers
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import (
     FLAG_PERSISTENT,
-    SERVING,
     Address,
     IpsetEntry,
-    RealServer,
     Rows,
     VirtualServer,
     VirtualServerSpec,
@@ -58,17 +59,28 @@ def compile_service(service: Service, slices: Iterable[EndpointSlice], site: Sit
 
     *slices* are all of the Service's, in order of their names.
     """
+    return {key: spec for part in compile_parts(service, slices, site, Memo(service)) for key, spec in part.items()}
+
+
+def compile_parts(service: Service, slices: Iterable[EndpointSlice], site: Site, memo: Memo) -> list[Rows]:
+    """The same in parts; those of slices that did not change since *memo* was last used are the same dicts.
+
+    *memo* was made for this *service* and this *site*.
+    """
     rows: Rows = {}
+    parts = [rows]
     if service.proxy_name or service.type == "ExternalName":
-        return rows
+        return parts
     slices = list(slices)
     cluster_ips = by_family(service.cluster_ips)
     for family in site.families:
         # Without a ClusterIP in a family the whole Service does not exist there, as upstream has it.
         if cluster_ip := cluster_ips.get(family):
             for port in service.ports:
-                _add_port(rows, service, port, family, cluster_ip, backends(slices, family, port), site)
-    return rows
+                shares = memo.shares(slices, family, port, site)
+                parts += _add_port(rows, service, port, family, cluster_ip, shares, site)
+    memo.forget_the_rest()
+    return parts
 
 
 def external_local(service: Service) -> bool:
@@ -113,15 +125,14 @@ def _add_port(
     port: ServicePort,
     family: Family,
     cluster_ip: IP,
-    candidates: list[Backend],
+    shares: Sequence[Share],
     site: Site,
-) -> None:
+) -> Iterator[Rows]:
+    """Add to *rows* what *port* wants; where several *shares* serve it, what follows from each is a part by itself."""
     mine = list(fronts(service, port, family, cluster_ip, site))
     outside = len(mine) > 1 or port.node_port != 0
     choice = choose(
-        candidates,
-        site.node_name,
-        site.zone,
+        shares,
         # An outside address always needs the cluster's endpoints, if only for clients on this node.
         cluster=outside or not service.internal_local,
         local=service.internal_local or (outside and external_local(service)),
@@ -132,27 +143,24 @@ def _add_port(
         service.affinity_timeout_s,
     )
     for front in mine:
-        _add_front(rows, front, port.protocol, spec, choice.for_policy(front.local_wanted), family)
-    _add_entries(rows, family, _hairpin_entries(candidates, port, site.node_name))
+        server = VirtualServer(front.address, front.port, port.protocol)
+        rows[server] = spec
+        yield from _real_servers(rows, server, choice.for_policy(front.local_wanted), shares)
+        _add_entries(rows, family, front.entries)
+        if front.bound:
+            rows[Address(front.address)] = None
+            rows[IpsetEntry(tables.IPVS_IPS.name_in(family), front.address)] = None
+    for share in shares:
+        _add_entries(rows, family, _hairpin_entries(share, port))
     _add_entries(rows, family, _health_check_entries(service, port, family, site))
 
 
-def _add_front(
-    rows: Rows,
-    front: Front,
-    protocol: Protocol,
-    spec: VirtualServerSpec,
-    destinations: tuple[Backend, ...],
-    family: Family,
-) -> None:
-    server = VirtualServer(front.address, front.port, protocol)
-    rows[server] = spec
-    for backend in destinations:
-        rows[RealServer(server, backend.address, backend.port)] = SERVING
-    _add_entries(rows, family, front.entries)
-    if front.bound:
-        rows[Address(front.address)] = None
-        rows[IpsetEntry(tables.IPVS_IPS.name_in(family), front.address)] = None
+def _real_servers(rows: Rows, server: VirtualServer, rule: Rule, shares: Sequence[Share]) -> Iterator[Rows]:
+    """A part for each of several *shares*; those of a single one go into *rows*, for 10,000 small dicts take memory."""
+    if len(shares) == 1:
+        rows.update(real_servers(server, shares[0].chosen(rule)))
+    else:
+        yield from (share.rows(server, rule) for share in shares)
 
 
 def _add_entries(rows: Rows, family: Family, entries: Iterable[tuple[SetKind, str]]) -> None:
@@ -186,11 +194,10 @@ def _node_port_entries(port: ServicePort, address: IP, local: bool) -> Iterator[
         yield only_local, entry
 
 
-def _hairpin_entries(candidates: Iterable[Backend], port: ServicePort, node: str) -> Iterator[tuple[SetKind, str]]:
+def _hairpin_entries(share: Share, port: ServicePort) -> Iterator[tuple[SetKind, str]]:
     """Every local endpoint, whatever its state: a pod that comes back to itself must not see its own address."""
-    for b in candidates:
-        if is_local(b.endpoint, node):
-            yield tables.LOOP_BACK, f"{_ip_port(b.address, port.protocol, b.port)},{b.address}"
+    for b in share.local:
+        yield tables.LOOP_BACK, f"{_ip_port(b.address, port.protocol, b.port)},{b.address}"
 
 
 def _health_check_entries(

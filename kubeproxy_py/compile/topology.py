@@ -1,28 +1,32 @@
-"""Which endpoints may serve.
+"""Which endpoints serve.
 
-Law: every endpoint has one Verdict, and a backend is used only if its verdict says so.  The words and rules are
-kube-proxy's: ready endpoints that pass the topology filter; if there is none, those that still serve while they
-terminate.  Local endpoints are judged apart and without topology.
+Law: the words and rules are kube-proxy's: ready endpoints that pass the topology filter; if none is ready, those that
+still serve while they terminate.  Local endpoints are chosen apart and without topology.
+
+The endpoints of a service port come in Shares, one for each slice, and the rule follows from what each Share counts.
+So where one slice of many changed, the endpoints of the others are not looked at again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from operator import attrgetter
 
 from msgspec import Struct
 
+from kubeproxy_py.model.rows import SERVING, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import IP, Endpoint, EndpointSlice, Family, ServicePort
 
-Filter = Callable[[Endpoint], bool]
 
+class Rule(Enum):
+    """By which rule a service port's endpoints are chosen."""
 
-class Verdict(Enum):
-    """What becomes of one endpoint in the cluster-wide set."""
-
-    USED = "ready"
-    FALLBACK = "terminating, used since nothing is ready"
-    HINTED_ELSEWHERE = "ready, but hinted for another node or zone"
-    TERMINATING = "terminating"
-    NOT_READY = "not ready"
+    NONE = "none"
+    READY = "ready"
+    NODE_HINTED = "ready, and hinted for this node"
+    ZONE_HINTED = "ready, and hinted for this zone"
+    TERMINATING = "terminating, used since nothing is ready"
+    LOCAL = "ready on this node"
+    LOCAL_TERMINATING = "terminating on this node, used since nothing on it is ready"
 
 
 class Backend(Struct, frozen=True, gc=False):
@@ -33,18 +37,75 @@ class Backend(Struct, frozen=True, gc=False):
     endpoint: Endpoint
 
 
+class Place(Struct, frozen=True, gc=False):
+    """Where we are; "": not known, so nothing is there."""
+
+    node: str
+    zone: str
+
+
+class Share:
+    """The endpoints that one slice, or several taken together, give a service port; each ``address:port`` once."""
+
+    def __init__(self, backends: Sequence[Backend], here: Place) -> None:
+        self.backends = backends
+        self.ready = [b for b in backends if b.endpoint.ready]
+        self.local = [b for b in backends if b.endpoint.node == here.node] if here.node else []
+        self.node_hints = _Hints(self.ready, _node_hints, here.node)
+        self.zone_hints = _Hints(self.ready, _zone_hints, here.zone)
+        self._rows: dict[tuple[VirtualServer, Rule], Rows] = {}
+        self._places: frozenset[tuple[IP, int]] | None = None
+
+    def chosen(self, rule: Rule) -> Sequence[Backend]:
+        """Those that *rule* chooses."""
+        return _CHOSEN[rule](self)
+
+    def rows(self, server: VirtualServer, rule: Rule) -> Rows:
+        """The real servers of *server* by *rule*; asked again, the same dict, which is never to be changed."""
+        found = self._rows.get((server, rule))
+        if found is None:
+            found = self._rows[server, rule] = real_servers(server, self.chosen(rule))
+        return found
+
+    @property
+    def places(self) -> frozenset[tuple[IP, int]]:
+        """Address and port of each."""
+        if self._places is None:
+            self._places = frozenset((b.address, b.port) for b in self.backends)
+        return self._places
+
+
+class _Hints:
+    """What the hints of one sort say of *ready* endpoints: whether all have some, and which are for us."""
+
+    def __init__(self, ready: Sequence[Backend], names: Callable[[Endpoint], tuple[str, ...]], here: str) -> None:
+        self.complete = all(names(b.endpoint) for b in ready)
+        self.here = [b for b in ready if here in names(b.endpoint)] if self.complete and here else []
+
+
+_CHOSEN: dict[Rule, Callable[[Share], Sequence[Backend]]] = {
+    Rule.NONE: lambda _: (),
+    Rule.READY: lambda share: share.ready,
+    Rule.NODE_HINTED: lambda share: share.node_hints.here,
+    Rule.ZONE_HINTED: lambda share: share.zone_hints.here,
+    Rule.TERMINATING: lambda share: _still_serving(share.backends),
+    Rule.LOCAL: lambda share: [b for b in share.local if b.endpoint.ready],
+    Rule.LOCAL_TERMINATING: lambda share: _still_serving(share.local),
+}
+
+
 class Choice(Struct, frozen=True, gc=False):
-    """The backends of a service port: for traffic to anywhere, and for traffic that shall stay on this node."""
+    """The rules for a service port: for traffic to anywhere, and for traffic that shall stay on this node."""
 
-    cluster: tuple[Backend, ...] = ()
-    local: tuple[Backend, ...] = ()
+    cluster: Rule = Rule.NONE
+    local: Rule = Rule.NONE
 
-    def for_policy(self, local_wanted: bool) -> tuple[Backend, ...]:
-        """Local ones if wanted and there are any, else the cluster's.
+    def for_policy(self, local_wanted: bool) -> Rule:
+        """The local one if that is wanted and there is anything local, else the cluster's.
 
         With no local endpoint, pods and processes on this node still reach remote ones (kubernetes#97081).
         """
-        return self.local if local_wanted and self.local else self.cluster
+        return self.local if local_wanted and self.local != Rule.NONE else self.cluster
 
 
 def backends(slices: Iterable[EndpointSlice], family: Family, port: ServicePort) -> list[Backend]:
@@ -67,67 +128,51 @@ def backends(slices: Iterable[EndpointSlice], family: Family, port: ServicePort)
     return list(found.values())
 
 
-def judge(candidates: Sequence[Backend], node: str, zone: str) -> list[Verdict]:
-    """The verdict on each of *candidates*, in their order."""
-    hinted_here = topology_filter([b.endpoint for b in candidates if b.endpoint.ready], node, zone)
-    verdicts = [_verdict(b.endpoint, hinted_here) for b in candidates]
-    if any(b.endpoint.ready for b in candidates):
-        return verdicts
-    return [
-        Verdict.FALLBACK if b.endpoint.serving and b.endpoint.terminating else verdict
-        for b, verdict in zip(candidates, verdicts, strict=True)
-    ]
+def choose(shares: Sequence[Share], *, cluster: bool, local: bool) -> Choice:
+    """The rules for the sets that a service port needs (*cluster*, *local*), whose endpoints are *shares*."""
+    return Choice(_cluster_rule(shares) if cluster else Rule.NONE, _local_rule(shares) if local else Rule.NONE)
 
 
-def topology_filter(ready: Sequence[Endpoint], node: str, zone: str) -> Filter:
-    """The filter that the hints of the *ready* endpoints ask for.
-
-    Node hints count if every ready endpoint has one and one names this node; else zone hints by the same rule; else
-    everyone passes.  (KEP-2433, KEP-3015; a single endpoint without hints turns them off.)
-    """
-    for hints_of, here in ((_node_hints, node), (_zone_hints, zone)):
-        hints = [hints_of(endpoint) for endpoint in ready]
-        if here and all(hints) and any(here in names for names in hints):
-            return lambda endpoint, hints_of=hints_of, here=here: here in hints_of(endpoint)  # type: ignore[misc]
-    return _everyone
+def has_any(shares: Iterable[Share], rule: Rule) -> bool:
+    """Whether *rule* chooses any endpoint of *shares*."""
+    return any(share.chosen(rule) for share in shares)
 
 
-def choose(candidates: Sequence[Backend], node: str, zone: str, *, cluster: bool, local: bool) -> Choice:
-    """The sets that a service port needs (*cluster*, *local*) out of its *candidates*."""
-    return Choice(
-        _cluster_set(candidates, node, zone) if cluster else (), _local_set(candidates, node) if local else ()
-    )
+def real_servers(server: VirtualServer, chosen: Iterable[Backend]) -> Rows:
+    """The rows by which *server* balances to *chosen*."""
+    return {RealServer(server, b.address, b.port): SERVING for b in chosen}
 
 
 def is_local(endpoint: Endpoint, node: str) -> bool:
     """Whether *endpoint* is on *node*; one whose node is not known is not."""
-    return endpoint.node != "" and endpoint.node == node
+    return endpoint.node == node != ""
 
 
-def _cluster_set(candidates: Sequence[Backend], node: str, zone: str) -> tuple[Backend, ...]:
-    usable = (Verdict.USED, Verdict.FALLBACK)
-    return tuple(b for b, verdict in zip(candidates, judge(candidates, node, zone), strict=True) if verdict in usable)
+_node_hints: Callable[[Endpoint], tuple[str, ...]] = attrgetter("node_hints")
+_zone_hints: Callable[[Endpoint], tuple[str, ...]] = attrgetter("zone_hints")
+_HINTED: tuple[tuple[Rule, Callable[[Share], _Hints]], ...] = (
+    (Rule.NODE_HINTED, attrgetter("node_hints")),
+    (Rule.ZONE_HINTED, attrgetter("zone_hints")),
+)
 
 
-def _local_set(candidates: Sequence[Backend], node: str) -> tuple[Backend, ...]:
-    here = [b for b in candidates if is_local(b.endpoint, node)]
-    ready = tuple(b for b in here if b.endpoint.ready)
-    return ready or tuple(b for b in here if b.endpoint.serving and b.endpoint.terminating)
+def _cluster_rule(shares: Sequence[Share]) -> Rule:
+    """Node hints count if every ready endpoint has one and one names this node; else zone hints by the same rule.
+
+    A single endpoint without hints turns them off (KEP-2433, KEP-3015).
+    """
+    if not any(share.ready for share in shares):
+        return Rule.TERMINATING if has_any(shares, Rule.TERMINATING) else Rule.NONE
+    for rule, hints_of in _HINTED:
+        hints = [hints_of(share) for share in shares]
+        if all(each.complete for each in hints) and any(each.here for each in hints):
+            return rule
+    return Rule.READY
 
 
-def _verdict(endpoint: Endpoint, passes: Filter) -> Verdict:
-    if endpoint.ready:
-        return Verdict.USED if passes(endpoint) else Verdict.HINTED_ELSEWHERE
-    return Verdict.TERMINATING if endpoint.terminating else Verdict.NOT_READY
+def _local_rule(shares: Sequence[Share]) -> Rule:
+    return next((rule for rule in (Rule.LOCAL, Rule.LOCAL_TERMINATING) if has_any(shares, rule)), Rule.NONE)
 
 
-def _node_hints(endpoint: Endpoint) -> tuple[str, ...]:
-    return endpoint.node_hints
-
-
-def _zone_hints(endpoint: Endpoint) -> tuple[str, ...]:
-    return endpoint.zone_hints
-
-
-def _everyone(_endpoint: Endpoint) -> bool:
-    return True
+def _still_serving(candidates: Iterable[Backend]) -> list[Backend]:
+    return [b for b in candidates if b.endpoint.serving and b.endpoint.terminating]

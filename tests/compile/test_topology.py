@@ -2,19 +2,25 @@
 
 import pytest
 
-from kubeproxy_py.compile.topology import Backend, Verdict, backends, choose, judge
+from kubeproxy_py.compile.topology import Backend, Place, Rule, Share, backends, choose
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, SlicePort
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, port
 
 
-def verdicts(*endpoints: Endpoint, zone: str = "zone-a") -> list[Verdict]:
-    return judge([Backend(e.address, 8080, e) for e in endpoints], HERE, zone)
+def chosen(*endpoints: Endpoint, zone: str = "zone-a") -> tuple[list[str], list[str]]:
+    """(cluster set, local set) by address; the same whether they are one share or one each."""
+    made = [Backend(e.address, 8080, e) for e in endpoints]
+    together, apart = [Share(made, Place(HERE, zone))], [Share([each], Place(HERE, zone)) for each in made]
+    choice = choose(together, cluster=True, local=True)
+    assert choose(apart, cluster=True, local=True) == choice
+    sets = [[b.address for b in together[0].chosen(rule)] for rule in (choice.cluster, choice.local)]
+    assert [[b.address for each in apart for b in each.chosen(rule)] for rule in (choice.cluster, choice.local)] == sets
+    return sets[0], sets[1]
 
 
-def chosen(*endpoints: Endpoint) -> tuple[list[str], list[str]]:
-    """(cluster set, local set) by address."""
-    choice = choose([Backend(e.address, 8080, e) for e in endpoints], HERE, "zone-a", cluster=True, local=True)
-    return [b.address for b in choice.cluster], [b.address for b in choice.local]
+def used(*endpoints: Endpoint, zone: str = "zone-a") -> list[str]:
+    """The cluster set."""
+    return chosen(*endpoints, zone=zone)[0]
 
 
 READY = endpoint("10.0.0.1")
@@ -24,24 +30,19 @@ DEAD = endpoint("10.0.0.4", ready=False, serving=False, terminating=True)
 
 
 def test_only_ready_endpoints_are_used_while_there_is_one() -> None:
-    assert verdicts(READY, NOT_READY, ENDING, DEAD) == [
-        Verdict.USED,
-        Verdict.NOT_READY,
-        Verdict.TERMINATING,
-        Verdict.TERMINATING,
-    ]
+    assert used(READY, NOT_READY, ENDING, DEAD) == [READY.address]
 
 
 def test_terminating_endpoints_that_still_serve_are_the_fallback() -> None:
-    assert verdicts(NOT_READY, ENDING, DEAD) == [Verdict.NOT_READY, Verdict.FALLBACK, Verdict.TERMINATING]
+    assert used(NOT_READY, ENDING, DEAD) == [ENDING.address]
 
 
 def test_ready_while_terminating_counts_as_ready() -> None:
-    assert verdicts(endpoint(ready=True, terminating=True)) == [Verdict.USED]
+    assert used(endpoint("10.0.0.9", ready=True, terminating=True), ENDING) == ["10.0.0.9"]
 
 
 @pytest.mark.parametrize(
-    ("hints", "zone", "used"),
+    ("hints", "zone", "pass_"),
     [
         ([("zone-a",), ("zone-b",)], "zone-a", [True, False]),
         ([("zone-a", "zone-b"), ("zone-b",)], "zone-b", [True, True]),
@@ -51,28 +52,28 @@ def test_ready_while_terminating_counts_as_ready() -> None:
     ],
 )
 def test_zone_hints_count_only_if_all_have_them_and_one_names_our_zone(
-    hints: list[tuple[str, ...]], zone: str, used: list[bool]
+    hints: list[tuple[str, ...]], zone: str, pass_: list[bool]
 ) -> None:
     made = [endpoint(f"10.0.0.{i}", zone_hints=each) for i, each in enumerate(hints, 1)]
-    assert [verdict == Verdict.USED for verdict in verdicts(*made, zone=zone)] == used
+    assert used(*made, zone=zone) == [each.address for each, passes in zip(made, pass_, strict=True) if passes]
 
 
 def test_node_hints_come_before_zone_hints() -> None:
     here = endpoint("10.0.0.1", node_hints=(HERE,), zone_hints=("zone-b",))
     there = endpoint("10.0.0.2", node_hints=(THERE,), zone_hints=("zone-a",))
-    assert verdicts(here, there) == [Verdict.USED, Verdict.HINTED_ELSEWHERE]
+    assert used(here, there) == [here.address]
 
 
 def test_zone_hints_are_tried_where_node_hints_fail() -> None:
     far = endpoint("10.0.0.1", node_hints=(THERE,), zone_hints=("zone-b",))
     near = endpoint("10.0.0.2", node_hints=(THERE,), zone_hints=("zone-a",))
-    assert verdicts(far, near) == [Verdict.HINTED_ELSEWHERE, Verdict.USED]
+    assert used(far, near) == [near.address]
 
 
 def test_hints_of_endpoints_that_are_not_ready_do_not_matter() -> None:
     hinted = endpoint("10.0.0.1", zone_hints=("zone-a",))
-    assert verdicts(hinted, NOT_READY)[0] == Verdict.USED
-    assert verdicts(endpoint("10.0.0.9", zone_hints=("zone-b",)), hinted, NOT_READY)[0] == Verdict.HINTED_ELSEWHERE
+    assert used(hinted, NOT_READY) == [hinted.address]
+    assert used(endpoint("10.0.0.9", zone_hints=("zone-b",)), hinted, NOT_READY) == [hinted.address]
 
 
 def test_the_local_set_ignores_hints() -> None:
@@ -94,8 +95,9 @@ def test_an_endpoint_without_a_node_is_not_local() -> None:
 
 
 def test_a_policy_for_local_takes_the_clusters_where_there_is_none() -> None:
-    choice = choose([Backend("10.0.0.2", 80, endpoint("10.0.0.2", THERE))], HERE, "", cluster=True, local=True)
-    assert choice.for_policy(local_wanted=True) == choice.cluster
+    far = Share([Backend("10.0.0.2", 80, endpoint("10.0.0.2", THERE))], Place(HERE, ""))
+    choice = choose([far], cluster=True, local=True)
+    assert choice.for_policy(local_wanted=True) == choice.cluster == Rule.READY
 
 
 def test_ports_match_by_name_and_protocol_and_bring_their_number() -> None:

@@ -29,7 +29,11 @@ _PODS_6 = ["fd00:10:244:1::5", "fd00:10:244:2::5"]
 _RANGES = ["0.0.0.0/0", "198.51.100.0/24", "192.168.3.0/24", "192.0.2.7/32", "2001:db8:1::/64"]
 
 _TYPES: list[ServiceType] = ["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer", "ExternalName"]
-_SLICES: list[tuple[str, Family, list[str]]] = [("1", "IPv4", _PODS), ("2", "IPv4", _PODS), ("6", "IPv6", _PODS_6)]
+_OTHER_PODS = ["10.244.1.7", "10.244.2.7"]  # in no other slice; those of the slices 1 and 2 may be the same
+_SLICES: list[tuple[str, Family, list[str]]] = [
+    *(("1", "IPv4", _PODS), ("2", "IPv4", _PODS)),
+    *(("3", "IPv4", _OTHER_PODS), ("6", "IPv6", _PODS_6)),
+]
 
 _ports = st.lists(
     st.builds(
@@ -119,7 +123,7 @@ events: st.SearchStrategy[ObjectEvent] = st.one_of(
         st.builds(
             lambda service, suffix: ObjectName(service.namespace, f"{service.name}-{suffix}"),
             st.sampled_from(_SERVICE_NAMES),
-            st.sampled_from(["1", "2", "6"]),
+            st.sampled_from(["1", "2", "3", "6"]),
         ),
     ),
     st.builds(NodeSet, _nodes),
