@@ -8,7 +8,9 @@ alive, and as often as it is asked to while it waits; so a supervisor knows this
 import gc
 import logging
 import queue
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from time import monotonic, sleep
 from typing import Protocol
@@ -25,6 +27,9 @@ from kubeproxy_py.plan.report import SyncReport
 from kubeproxy_py.plan.standing import Standing
 
 log = logging.getLogger(__name__)
+
+USUAL_THRESHOLD = (700, 10, 10)
+"""Python's own, for its collector of garbage."""
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 """After the kernel could not be asked at all, or something went wrong that nobody foresaw."""
@@ -71,12 +76,13 @@ class Loop:
         self._on_configuration = on_configuration
         self._alive = alive  # says so, and in how many seconds it wants to be called again
         self._observer = observer
-        self._queue: queue.SimpleQueue[tuple[float, Told]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[float, tuple[Told, ...]]] = queue.SimpleQueue()
+        self._taken: deque[tuple[float, Told]] = deque()  # from the queue, and not yet known to the agent
         self._lock = Lock()  # of _asked_s
         self._asked_s: float | None = None  # since when something waits that was told
 
-    def tell(self, told: Told) -> None:
-        """Have the agent know *told* soon."""
+    def tell(self, *told: Told) -> None:
+        """Have the agent know *told* soon, in this order."""
         now_s = monotonic()
         with self._lock:
             self._queue.put((now_s, told))
@@ -103,7 +109,7 @@ class Loop:
 
     def turn(self) -> None:
         """Wait until there is something to do, and do it.  Raises KernelError."""
-        wait_s = min(self._agent.due_s() - monotonic(), self._alive())
+        wait_s = min(self._agent.due_s() - monotonic(), self._alive()) if self._queue.empty() else 0.0
         self._take_all(None if wait_s == NEVER else max(0.0, wait_s))
         for report in self._agent.step():
             _log_report(report)
@@ -136,12 +142,18 @@ class Loop:
 
     def _take_all(self, timeout_s: float | None) -> None:
         """Take what is in the queue; wait for the first up to *timeout_s* (None: for ever)."""
-        try:
-            self._take(*self._queue.get(timeout=timeout_s))
-            while True:
-                self._take(*self._queue.get_nowait())
-        except queue.Empty:
-            return
+        if self._queue.empty() and not self._taken:
+            with suppress(queue.Empty):
+                self._put_down(*self._queue.get(timeout=timeout_s))
+        # There may be something left of what was told together with something that brought out a bug.
+        while self._taken or not self._queue.empty():
+            while self._taken:
+                self._take(*self._taken.popleft())
+            if not self._queue.empty():  # no other thread takes from it; asking by a timeout reads the clock twice
+                self._put_down(*self._queue.get_nowait())
+
+    def _put_down(self, at_s: float, told: tuple[Told, ...]) -> None:
+        self._taken.extend((at_s, each) for each in told)
 
     def _take(self, at_s: float, told: Told) -> None:
         if isinstance(told, AddressesChanged):
@@ -158,9 +170,13 @@ class Loop:
 
 
 def _settle_memory() -> None:
-    """What is known by now stays: have the garbage collector look at it no more, which took 4-25 ms at a time."""
+    """What is known by now stays: have the garbage collector look at it no more, which took 4-25 ms at a time.
+
+    It is as busy as usual from now on (see __main__.py).
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*USUAL_THRESHOLD)
 
 
 def _log_report(report: SyncReport) -> None:

@@ -6,12 +6,16 @@ started with the function that takes their events, and call it from threads of t
 ``poster.py`` goes the other way, to the same API server by the same connection: it posts what people are told.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 from kubeproxy_py.model.events import Event, Feed
 
-Emit = Callable[[Event], None]
+
+class Emit(Protocol):
+    """Takes events, in order.  Those that are known together are told together: each call may wake another thread."""
+
+    def __call__(self, *events: Event) -> None: ...
+
 
 FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
 """What a source tells of, and says Synced for."""

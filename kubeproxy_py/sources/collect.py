@@ -12,17 +12,16 @@ def collect(source: Source, timeout_s: float) -> list[Event]:
 
     Raises SourceError, with the last Problem, if that takes longer than *timeout_s*.
     """
-    news: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    news: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     end_s = time.monotonic() + timeout_s
     events: list[Event] = []
     waiting = set(FEEDS)
-    source.start(news.put)
+    source.start(lambda *told: news.put(told))
     try:
         while waiting:
-            event = news.get(timeout=max(0.0, end_s - time.monotonic()))
-            events.append(event)
-            if isinstance(event, Synced):
-                waiting.discard(event.feed)
+            told = news.get(timeout=max(0.0, end_s - time.monotonic()))
+            events += told
+            waiting -= {event.feed for event in told if isinstance(event, Synced)}
     except queue.Empty:
         problems = [event for event in events if isinstance(event, Problem)]
         message = f"not all was heard of {', '.join(sorted(waiting))} within {timeout_s:g} s"

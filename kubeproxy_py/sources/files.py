@@ -74,8 +74,8 @@ class ManifestFolder:
                 cost_s = time.monotonic() - before_s
                 if look.events:
                     self._tally.decoded(cost_s)
-                for event in self._told(look):
-                    emit(event)
+                if told := self._told(look):
+                    emit(*told)
                 whole = self._wait(max(SWEEP_PERIOD_S, cost_s / _SWEEP_SHARE) if look.settled else SETTLE_S)
                 if whole is None:
                     return

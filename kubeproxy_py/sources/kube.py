@@ -60,10 +60,10 @@ class KubeSource:
         """Raises SourceError if the configuration can't be used."""
         self.access.connection()
 
-        def tell(event: Event) -> None:
+        def tell(*events: Event) -> None:
             with self._lock:
                 if not self._stopped:
-                    emit(event)
+                    emit(*events)
 
         for resource in self._resources:
             listwatch = ListWatch(resource, random.random)

@@ -74,8 +74,8 @@ class Watcher:
             request = self._listwatch.request()
 
     def _tell_failure(self, problem: Problem) -> None:
-        for event in self._listwatch.failed(problem):
-            self._emit(event)
+        if events := self._listwatch.failed(problem):
+            self._emit(*events)
 
     def _carry_out(self, request: Request) -> None:
         """Ask, and tell ListWatch what came of it.  Raises TransportError."""
@@ -109,8 +109,7 @@ class Watcher:
         events = decode()
         if events:
             self._tally.decoded(time.perf_counter() - began_s)
-        for event in events:
-            self._emit(event)
+            self._emit(*events)
 
     def _follow(self, answer: Answer) -> None:
         """A watch's lines, until it ends.  A connection that breaks ends it too: the next watch takes up from there."""

@@ -31,15 +31,13 @@ def server() -> Iterator[GuardedServer]:
 @contextmanager
 def synced_source(server: GuardedServer) -> Iterator[None]:
     """A source of *server* that has told every first list, and watches."""
-    told: queue.Queue[Event] = queue.Queue()
+    told: queue.Queue[tuple[Event, ...]] = queue.Queue()
     source = KubeSource(None, server.url, "node-a")
-    source.start(told.put)
+    source.start(lambda *events: told.put(events))
     try:
         awaited = {"services", "slices", "node"}
         while awaited:
-            event = told.get(timeout=PATIENCE_S)
-            if isinstance(event, Synced):
-                awaited.discard(event.feed)
+            awaited -= {event.feed for event in told.get(timeout=PATIENCE_S) if isinstance(event, Synced)}
         wait(lambda: sum(right.verb == "watch" for right in server.used) >= 3)
         yield
     finally:

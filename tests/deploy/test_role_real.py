@@ -72,7 +72,7 @@ def told(guarded: Guarded) -> Iterator[list[Event]]:
     """What the agent's source tells, from its first lists on; more comes while the test runs."""
     events: list[Event] = []
     source = KubeSource(guarded.kubeconfig, None, "node-a")
-    source.start(events.append)
+    source.start(lambda *more: events.extend(more))
     try:
         wait_until(lambda: _synced(events) == FEEDS, lambda: str(events), within_s=PATIENCE_S)
         yield events

@@ -1,14 +1,16 @@
 """The loop: nothing but the end of the process ends it."""
 
+import gc
+
 import pytest
 
 from kubeproxy_py import loop as module
 from kubeproxy_py.kernel import KernelError
 from kubeproxy_py.loop import Loop
-from kubeproxy_py.model.events import ServiceSet, SliceSet
-from kubeproxy_py.model.rows import Address
+from kubeproxy_py.model.events import Event, ServiceSet, SliceGone, SliceSet
+from kubeproxy_py.model.rows import Address, RealServer
 from tests.agent.bench import Bench
-from tests.builders import endpoint_slice, service
+from tests.builders import endpoint_slice, name, service
 
 
 class EndError(BaseException):
@@ -57,3 +59,34 @@ def test_after_a_bug_the_kernel_is_read_anew_and_everything_is_served(monkeypatc
     bench.agent.take(SliceSet(endpoint_slice()), bench.now_s)
     bench.agent.step()
     assert bench.kernel.rows == whole
+
+
+def test_what_was_told_together_with_something_that_brings_out_a_bug_is_known_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    take = bench.agent.take
+
+    def stumble(event: Event, at_s: float) -> None:
+        if event == SliceGone(name("odd")):
+            raise RuntimeError("a bug")
+        take(event, at_s)
+
+    monkeypatch.setattr(bench.agent, "take", stumble)
+    loop = Loop(bench.agent)
+    loop.tell(ServiceSet(service()), SliceGone(name("odd")), SliceSet(endpoint_slice()))
+    run_until_tired(bench, loop, monkeypatch, 1)
+    loop.turn()
+    served = {key for key in bench.kernel.rows if isinstance(key, RealServer)}
+    assert [server.address for server in served] == ["10.244.1.5"]
+
+
+def test_garbage_is_looked_for_as_usual_once_the_first_sync_is_made() -> None:
+    usual = gc.get_threshold()
+    try:
+        gc.set_threshold(100_000, 20, 20)
+        Loop(Bench().agent).turn()
+        assert gc.get_threshold() == module.USUAL_THRESHOLD
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()

@@ -20,8 +20,8 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[tuple[float, Event]] = []
 
-    def __call__(self, event: Event) -> None:
-        self.events.append((time.monotonic(), event))
+    def __call__(self, *events: Event) -> None:
+        self.events += [(time.monotonic(), event) for event in events]
 
     def wait_for(self, wanted: Callable[[Event], bool], timeout_s: float = 5) -> tuple[float, Event]:
         """The first event that is *wanted*, and when it came; it and what came before it are forgotten."""

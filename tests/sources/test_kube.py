@@ -393,7 +393,7 @@ def test_an_exec_plugin_that_fails_is_an_error_with_a_hint(
     (tmp_path / "plugin").write_text("#!/bin/sh\nexit 1\n")
     source = KubeSource(kubeconfig(tmp_path, secured, user, with_ca(authority)), None, "node-a")
     with pytest.raises(SourceError, match=r"exec gave no credentials \(run its command by hand\)"):
-        source.start(lambda event: None)
+        source.start(lambda *events: None)
 
 
 def test_client_certificates_are_shown(authority: Authority, tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_a_service_account_is_used_in_a_pod_and_its_token_rotates(
 
 def test_outside_of_a_pod_a_configuration_is_asked_for() -> None:
     with pytest.raises(SourceError, match=r"no pod with a service account.*name a --kubeconfig or a --manifests"):
-        KubeSource(None, None, "node-a").start(lambda event: None)
+        KubeSource(None, None, "node-a").start(lambda *events: None)
 
 
 def test_master_goes_before_the_kubeconfigs_server(server: ApiServer, tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_a_broken_kubeconfig_is_told_with_its_field(tmp_path: Path, text: str, m
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     with pytest.raises(SourceError, match=message):
-        KubeSource(str(path), None, "node-a").start(lambda event: None)
+        KubeSource(str(path), None, "node-a").start(lambda *events: None)
 
 
 @pytest.mark.parametrize("field", ["certificate-authority", "client-certificate", "client-key", "tokenFile"])
@@ -534,12 +534,12 @@ def test_a_file_that_a_kubeconfig_names_in_vain_is_told(server: ApiServer, tmp_p
     in_cluster = field == "certificate-authority"
     path = kubeconfig(tmp_path, server, {} if in_cluster else part, part if in_cluster else {})
     with pytest.raises(SourceError, match=f"{field}: there is no file /none"):
-        KubeSource(path, None, "node-a").start(lambda event: None)
+        KubeSource(path, None, "node-a").start(lambda *events: None)
 
 
 def test_a_missing_kubeconfig_is_told(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="No such file or directory"):
-        KubeSource(str(tmp_path / "none"), None, "node-a").start(lambda event: None)
+        KubeSource(str(tmp_path / "none"), None, "node-a").start(lambda *events: None)
 
 
 SPOILED_USERS: list[Json] = [
