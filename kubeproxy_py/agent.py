@@ -17,7 +17,7 @@ from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, FlowTable, Kernel, Kernel
 from kubeproxy_py.kernel.sweep import Sweep
 from kubeproxy_py.kernel.walk import Compare, Piece
 from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Feed, Problem, Synced
-from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import DRAINING, Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
 from kubeproxy_py.plan.drain import Draining
 from kubeproxy_py.plan.drift import Drift
@@ -143,7 +143,7 @@ class Agent:
         """How the kernel stands to what is desired, for other threads to read; costs what is pending."""
         failed = self.pending.failed
         return Standing(
-            dict(self.compiler.desired.counts),
+            self.compiler.desired.counts,
             by_kind(self.pending.keys),
             by_kind(failed),
             dict(self._drift.found),
@@ -167,9 +167,9 @@ class Agent:
         reports = []
         sweeps = now_s >= self._sweep.due_s  # for earlier syncs: traffic first, and its report
         if now_s >= self._full.due_s and (drift := self._compare_on()):
-            reports.append(self._sync(f"drift in {drift} rows"))
+            reports.append(self._sync(f"drift in {drift} rows", self._clock()))
         if now_s >= self._sync_due_s():
-            reports.append(self._sync(""))
+            reports.append(self._sync("", self._clock() if reports else now_s))
         if now_s >= self.draining.due_s and (drained := self.draining.let_go(self.kernel.connections, now_s)):
             reports.append(self._carry_out(drained, 0, "drained"))
         if sweeps:
@@ -184,33 +184,41 @@ class Agent:
             log.warning(f"there is no Node {name}: its zone is not known, its IPs are taken to be {list(ips.values())}")
         found = read_all(self.kernel)
         self._full.put_off()
-        report = self._sync(FIRST_SYNC, found)
-        self._note_draining(self.actual)
+        report = self._sync(FIRST_SYNC, self._clock(), found)
+        self._note_draining((key for key, spec in self.actual.items() if spec == DRAINING), self._clock())
         return report
 
     def _adopt(self, found: Rows) -> None:
-        """Believe that the kernel has *found*, and hold all of it against what is desired, which is known by now."""
+        """Believe that the kernel has *found*, and nothing that was believed before."""
         self.actual = self._ours(found)
         self.adopted = True
         self.pending = Pending()
-        self.pending.ask((*self.compiler.desired.rows, *self.actual))
 
-    def _sync(self, why: str, found: Rows | None = None) -> SyncReport:
-        started_s = self._clock()
+    def _sync(self, why: str, began_s: float, found: Rows | None = None) -> SyncReport:
         services = list(self.compiler.cluster.dirty)
-        self.pending.ask(self.compiler.compile())
-        if found is not None:
-            self._adopt(found)
+        changed = self.compiler.compile()
         compiled_s = self._clock()
-        due = self.pending.due(compiled_s)
-        along = self.draining.behind({key for key in due if isinstance(key, VirtualServer)})
-        plan = make_plan(self.compiler.desired.rows, self.actual, dict.fromkeys((*due, *along)))
-        compile_s = compiled_s - started_s
+        due: Collection[Key] | None = None
+        if found is None:
+            self.pending.ask(changed)
+            due = self.pending.due(compiled_s)
+        else:
+            self._adopt(found)
+        plan = self._plan(due)
+        compile_s = compiled_s - began_s
         report = self._carry_out(plan, len(services), why, due=due, compile_s=compile_s, began_s=compiled_s)
         self._oldest_event_s = None
         self._note_flows(services, report)
         self._on_compiled(services)  # last, for what is said of Services serves none of them
         return report
+
+    def _plan(self, due: Collection[Key] | None) -> Plan:
+        """The steps for *due*, and for what drains behind it; None: for every row there is."""
+        desired, actual = self.compiler.desired.rows, self.actual
+        if due is None:
+            return make_plan(desired, actual)
+        along = self.draining.behind({key for key in due if isinstance(key, VirtualServer)})
+        return make_plan(desired, actual, dict.fromkeys((*due, *along)) if along else due)
 
     def _carry_out(
         self,
@@ -218,7 +226,7 @@ class Agent:
         services: int,
         why: str,
         *,
-        due: Collection[Key] = (),
+        due: Collection[Key] | None = (),
         compile_s: float = 0.0,
         began_s: float | None = None,
     ) -> SyncReport:
@@ -228,6 +236,7 @@ class Agent:
         applied_s = self._clock()
         self._settle(plan, failed, due, applied_s)
         self._last_sync_s = applied_s
+        answers_none = due is not None and not due
         return SyncReport(
             services=services,
             steps=plan.steps,
@@ -237,29 +246,33 @@ class Agent:
             compile_s=compile_s,
             plan_s=planned_s - (planned_s if began_s is None else began_s),
             apply_s=applied_s - planned_s,
-            since_event_s=None if self._oldest_event_s is None or not due else applied_s - self._oldest_event_s,
+            since_event_s=None if self._oldest_event_s is None or answers_none else applied_s - self._oldest_event_s,
             why=why,
             states=self.compiler.take_states(),
         )
 
-    def _settle(self, plan: Plan, failed: tuple[Failed, ...], due: Collection[Key], now_s: float) -> None:
+    def _settle(self, plan: Plan, failed: tuple[Failed, ...], due: Collection[Key] | None, now_s: float) -> None:
         """Know what the kernel has now; keep what failed pending."""
         refused = {failure.step.key for failure in failed}
+        desired = self.compiler.desired.rows
+        whole = due is None and not refused and len(plan) > len(self.actual)
+        if whole:  # copied at once: a dict that grows by 140,000 takes twice the memory on its way
+            self.actual = {**desired, **{key: spec for key, spec in self.actual.items() if key not in desired}}
         for step in plan:
-            if step.key in refused:
+            if step.key in refused or (whole and step.key in desired):
                 continue
             if step.verb == "delete":
                 self.actual.pop(step.key, None)
             else:
                 self.actual[step.key] = step.spec
-        self._note_draining(step.key for step in plan)
-        self.pending.settle(due, refused, now_s)
+        self._note_draining((step.key for step in plan if step.verb != "add" or self.draining), now_s)
+        self.pending.settle(due or (), refused, now_s)
         self._drift.settle(due, refused)
 
     # Draining
 
-    def _note_draining(self, keys: Iterable[Key]) -> None:
-        now_s, desired = self._clock(), self.compiler.desired.rows
+    def _note_draining(self, keys: Iterable[Key], now_s: float) -> None:
+        desired = self.compiler.desired.rows
         for key in keys:
             self.draining.note(key, self.actual, desired, now_s)
 
@@ -294,7 +307,7 @@ class Agent:
                 del self.actual[key]
         self.pending.ask(differing)
         self._drift.note(differing)
-        self._note_draining(differing)
+        self._note_draining(differing, self._clock())
         return len(differing)
 
     def _ours(self, found: Rows) -> Rows:
@@ -306,7 +319,7 @@ class Agent:
         """Have the flows of the UDP virtual servers of *services*, and of those that were touched, looked at."""
         failed = {failure.step.key for failure in report.failed}
         done = (udp_server(step.key) for step in report.steps if step.key not in failed)
-        self._sweep.note({*udp_servers(services, self.compiler), *filter(None, done)}, self._clock())
+        self._sweep.note({*udp_servers(services, self.compiler), *filter(None, done)}, self._last_sync_s)
 
     def _sweep_flows(self, now_s: float) -> list[SyncReport]:
         """Go on with the sweep; a report when it is done.  That the kernel can't be asked is said once, and no harm."""

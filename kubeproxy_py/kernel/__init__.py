@@ -154,5 +154,8 @@ def read_all(kernel: Kernel) -> Rows:
     """Every row of every scope."""
     rows: Rows = {}
     for scope in kernel.scopes():
-        rows.update(kernel.read(scope))
+        found = kernel.read(scope)
+        few, many = sorted((rows, found), key=len)  # nearly all are in one scope, and are not to be copied
+        many.update(few)
+        rows = many
     return rows

@@ -24,10 +24,10 @@ class Drift:
         self.found.update(by_kind(fresh))
         self._open |= fresh
 
-    def settle(self, tried: Collection[Key], refused: Collection[Key]) -> None:
-        """Of *tried*, all but *refused* are as desired now."""
+    def settle(self, tried: Collection[Key] | None, refused: Collection[Key]) -> None:
+        """Of *tried* (None: of all rows), all but *refused* are as desired now."""
         if not self._open:
             return
-        mended = self._open.intersection(tried).difference(refused)
+        mended = (self._open if tried is None else self._open.intersection(tried)).difference(refused)
         self.repaired.update(by_kind(mended))
         self._open -= mended
