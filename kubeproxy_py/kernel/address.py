@@ -12,9 +12,9 @@ Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h; net/ipv6/addrconf.
 of an address that is gone, ENXIO what it once said, ENODEV what it says when the device went with it.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from socket import AF_INET, AF_INET6, AF_UNSPEC, inet_ntop, inet_pton
 from struct import Struct
@@ -44,6 +44,10 @@ _ROUTE_LOCAL = 2  # RTN_LOCAL
 _NO_DUPLICATE_SEARCH = 0x02  # IFA_F_NODAD
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _HOST_PREFIX: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
+_LOCAL_HEADER, _ADDRESS_HEADER = (
+    {family: Struct("=HH").pack(4 + prefix // 8, kind) for family, prefix in _HOST_PREFIX.items()}
+    for kind in (_IFA_LOCAL, _IFA_ADDRESS)
+)
 
 _DONE: dict[tuple[type, str], frozenset[int]] = {  # (kind, verb) -> refusals that mean that nothing was left to do
     (Link, "add"): frozenset((EEXIST,)),
@@ -65,6 +69,8 @@ class AddressAdapter:
     def __init__(self) -> None:
         # Prefix lengths of addresses on the device that others put there, which deleting has to name.
         self._odd_prefixes: dict[IP, int] = {}
+        # The number of the device, 0: to be asked for.  Linux gives none twice, so a stale one names no other device.
+        self._device = 0
 
     def scopes(self) -> list[Scope]:
         """One: the device with its addresses."""
@@ -73,7 +79,7 @@ class AddressAdapter:
     def read(self, scope: Scope) -> Rows:
         """kube-ipvs0 and its addresses, but for those that Linux itself gives a device.  Raises KernelError."""
         assert scope == LINK, scope
-        index = self._index(IPVS_DEVICE)
+        index = self._device = self._index(IPVS_DEVICE)
         if not index:
             return {}
         rows: Rows = {Link(IPVS_DEVICE): None}
@@ -108,14 +114,18 @@ class AddressAdapter:
         return Socket(NETLINK_ROUTE)
 
     def _apply_links(self, steps: Sequence[Step]) -> list[Failed]:
-        return self._carry_out(steps, (encode_link(step) for step in steps))
+        self._device = 0
+        return _unless_done(steps, self._netlink.execute(encode_link(step) for step in steps))
 
     def _apply_addresses(self, steps: Sequence[Step]) -> list[Failed]:
-        index = self._index(IPVS_DEVICE)
-        if not index:
-            gone = Refusal(ENODEV, f"there is no device {IPVS_DEVICE}")
-            return [_failed(step, gone) for step in steps if not _is_done(step, gone)]
-        failed = self._carry_out(steps, (encode_address(step, index, self._odd_prefixes) for step in steps))
+        refused = self._ask_for(steps, self._device) if self._device else None
+        if refused is None or any(refusal.errno == ENODEV for refusal in refused.values()):
+            self._device = self._index(IPVS_DEVICE)
+            if not self._device:
+                gone = Refusal(ENODEV, f"there is no device {IPVS_DEVICE}")
+                return [_failed(step, gone) for step in steps if not _is_done(step, gone)]
+            refused = self._ask_for(steps, self._device)
+        failed = _unless_done(steps, refused)
         self._await_local(_ipv6_added(steps) - _ipv6_added(each.step for each in failed))
         return failed
 
@@ -148,9 +158,9 @@ class AddressAdapter:
             return False
         return bool(_RTMSG.unpack_from(reply)[7] == _ROUTE_LOCAL)
 
-    def _carry_out(self, steps: Sequence[Step], messages: Iterable[Message]) -> list[Failed]:
-        refused = ((steps[index], refusal) for index, refusal in self._netlink.execute(messages).items())
-        return [_failed(step, refusal) for step, refusal in refused if not _is_done(step, refusal)]
+    def _ask_for(self, steps: Sequence[Step], device: int) -> dict[int, Refusal]:
+        """Have *steps* on addresses carried out on *device*; those that were refused, by their places."""
+        return self._netlink.execute(encode_address(step, device, self._odd_prefixes) for step in steps)
 
     def _index(self, name: str) -> int:
         """The interface index of *name*; 0 if there is none."""
@@ -175,9 +185,22 @@ class AddressAdapter:
         for body in self._netlink.dump((_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0))):
             family, prefix, _, scope, index = _IFADDR.unpack_from(body)
             if family in _HOST_PREFIX:
-                found = attributes(body, _IFADDR.size)
-                # On a point-to-point link ADDRESS is the far end, and LOCAL our own.
-                yield family, prefix, scope, index, inet_ntop(family, found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])
+                yield family, prefix, scope, index, inet_ntop(family, _own_address(family, body))
+
+
+def _own_address(family: int, body: bytes) -> bytes:
+    """The address of this host in one message of a listing, packed.
+
+    On a point-to-point link ADDRESS is the far end, and LOCAL our own.  IPv4 has both, ADDRESS first; IPv6 has LOCAL
+    only on such a link, and then first.
+    """
+    start = _IFADDR.size
+    if family == AF_INET and body[start + 8 : start + 12] == _LOCAL_HEADER[AF_INET]:
+        return body[start + 12 : start + 16]
+    if family == AF_INET6 and body[start : start + 4] == _ADDRESS_HEADER[AF_INET6]:
+        return body[start + 4 : start + 20]
+    found = attributes(body, start)
+    return found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
 
 
 def encode_link(step: Step) -> Message:
@@ -200,13 +223,18 @@ def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Messa
     family = AF_INET6 if ":" in address else AF_INET
     packed = inet_pton(family, address)
     prefix = _HOST_PREFIX[family]
-    local = attribute(_IFA_LOCAL, packed)
     if step.verb == "delete":
         prefix = odd_prefixes.get(address, prefix)
-        return _DELADDR, 0, _IFADDR.pack(family, prefix, 0, _SCOPE_UNIVERSE, index) + local
+        return _DELADDR, 0, _up_to_local(family, prefix, 0, index) + packed
     flags = _NO_DUPLICATE_SEARCH if family == AF_INET6 else 0
-    body = _IFADDR.pack(family, prefix, flags, _SCOPE_UNIVERSE, index) + local + attribute(_IFA_ADDRESS, packed)
+    body = _up_to_local(family, prefix, flags, index) + packed + _ADDRESS_HEADER[family] + packed
     return _NEWADDR, CREATE | EXCLUSIVE, body
+
+
+@lru_cache(maxsize=64)
+def _up_to_local(family: int, prefix: int, flags: int, index: int) -> bytes:
+    """What comes before the address itself."""
+    return _IFADDR.pack(family, prefix, flags, _SCOPE_UNIVERSE, index) + _LOCAL_HEADER[family]
 
 
 def _ipv6_added(steps: Iterable[Step]) -> set[IP]:
@@ -221,6 +249,12 @@ def _is_automatic(family: int, scope: int, address: IP) -> bool:
 
 def _is_done(step: Step, refusal: Refusal) -> bool:
     return refusal.errno in _DONE.get((type(step.key), step.verb), ())
+
+
+def _unless_done(steps: Sequence[Step], refused: Mapping[int, Refusal]) -> list[Failed]:
+    """The steps that were *refused*, by their places, but for those of which nothing was left to do."""
+    each = ((steps[index], refusal) for index, refusal in refused.items())
+    return [_failed(step, refusal) for step, refusal in each if not _is_done(step, refusal)]
 
 
 def _failed(step: Step, refusal: Refusal) -> Failed:

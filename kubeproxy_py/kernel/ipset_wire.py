@@ -10,7 +10,8 @@ Source: include/uapi/linux/netfilter/ipset/ip_set.h; net/netfilter/ipset/ip_set_
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton, ntohs
 from struct import Struct
 
 from kubeproxy_py.kernel.attributes import (
@@ -169,9 +170,7 @@ def encode_entry(entry: str, line: int) -> bytes:
     first, *rest = entry.split(",")
     fields = _port(first) if first.isdigit() else _address(_IP, first)
     if rest:
-        protocol, _, port = rest[0].rpartition(":")
-        number = _PROTOCOL_NUMBERS.get(protocol) or int(protocol)
-        fields += _port(port) + _PROTO_HEADER + bytes((number, 0, 0, 0))
+        fields += _protocol_and_port(rest[0])
     if len(rest) > 1:
         address, _, length = rest[1].partition("/")
         fields += _address(_IP2, address) + (u8(_CIDR2, int(length)) if length else b"")
@@ -205,8 +204,35 @@ def refused_line(request: bytes) -> int:
 
 def decode_entries(body: bytes) -> Iterator[str]:
     """The entries in one message of a listing, as ``ipset save`` prints them."""
-    for _, data in elements(attributes(body, 4).get(_ADT, b"")):
+    listed = attributes(body, 4).get(_ADT, b"")
+    if known := _as_always_listed(listed):
+        yield from known
+        return
+    for _, data in elements(listed):
         yield _entry_text(attributes(data))
+
+
+def _as_always_listed(listed: bytes) -> list[str]:
+    """The entries of the two sorts that are many, IPv4 address and IPv4 address with port; none if there is another.
+
+    Taken apart in one go where all headers stand as foreseen, in a fifth of the time.
+    """
+    if listed and len(listed) % _ADDRESS_LAYOUT.size == 0:
+        headers, addresses = zip(*_ADDRESS_LAYOUT.iter_unpack(listed), strict=True)
+        if set(headers) == {_BEFORE_ADDRESS[_ADDRESS_LAYOUT]}:
+            return [inet_ntop(AF_INET, address) for address in addresses]
+    if listed and len(listed) % _FRONT_LAYOUT.size == 0:
+        headers, addresses, *rest = zip(*_FRONT_LAYOUT.iter_unpack(listed), strict=True)
+        before_port, ports, before_protocol, numbers = rest
+        as_foreseen = {_BEFORE_ADDRESS[_FRONT_LAYOUT]}, {_PORT_HEADER}, {_PROTO_HEADER}
+        if (set(headers), set(before_port), set(before_protocol)) == as_foreseen:
+            names = (f"{_protocol_name(number)}:{ntohs(port)}" for number, port in zip(numbers, ports, strict=True))
+            return [f"{inet_ntop(AF_INET, address)},{name}" for address, name in zip(addresses, names, strict=True)]
+    return []
+
+
+def _protocol_name(number: int) -> str | int:
+    return _PROTOCOL_NAMES.get(number, number)
 
 
 def _entry_text(found: dict[int, bytes]) -> str:
@@ -218,6 +244,13 @@ def _entry_text(found: dict[int, bytes]) -> str:
     if _IP2 in found:
         parts.append(_address_text(found[_IP2], found.get(_CIDR2)))
     return ",".join(parts)
+
+
+@lru_cache(maxsize=1024)  # Services have few different ports
+def _protocol_and_port(text: str) -> bytes:
+    protocol, _, port = text.rpartition(":")
+    number = _PROTOCOL_NUMBERS.get(protocol) or int(protocol)
+    return _port(port) + _PROTO_HEADER + bytes((number, 0, 0, 0))
 
 
 def _port(port: str) -> bytes:
@@ -243,6 +276,12 @@ def _address_text(payload: bytes, length: bytes | None = None) -> str:
 _PORT_HEADER = _HEADER.pack(6, _PORT | NET_BYTE_ORDER)
 _PROTO_HEADER = _HEADER.pack(5, _PROTO)
 _LINE = Struct("=HHI")
+# Entries as Linux lists them: the headers of DATA, IP and IPV4, the address; then perhaps those of PORT and PROTO.
+_ADDRESS_LAYOUT, _FRONT_LAYOUT = Struct("=12s4s"), Struct("=12s4s4sH2x4sB3x")
+_BEFORE_ADDRESS = {
+    layout: _HEADER.pack(layout.size, _DATA | NESTED) + _HEADER.pack(12, _IP | NESTED) + _HEADER.pack(8, _IPV4)
+    for layout in (_ADDRESS_LAYOUT, _FRONT_LAYOUT)
+}
 _ADDRESS_HEADERS = {
     (kind, family): _HEADER.pack(8 + size, kind | NESTED) + _HEADER.pack(4 + size, inner | NET_BYTE_ORDER)
     for kind in (_IP, _IP2)

@@ -13,13 +13,14 @@ ip_tables.h, netfilter_ipv6/ip6_tables.h: IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES, w
 """
 
 import socket
+from contextlib import closing
 from struct import Struct as Layout
-from typing import Any
 
 from msgspec import Struct
 
 from kubeproxy_py.kernel import nf_tables
 from kubeproxy_py.kernel.flavour import Flavour
+from kubeproxy_py.kernel.sockopt import SocketOptions
 from kubeproxy_py.model.rows import Table
 from kubeproxy_py.model.services import Family
 
@@ -70,14 +71,14 @@ def table_mark(flavour: Flavour, family: Family, table: Table) -> TableMark | No
 def _entries(family: EntryLayout, name: bytes) -> bytes | None:
     """The rules of the legacy table *name* without their counters."""
     try:
-        with socket.socket(family.domain, socket.SOCK_DGRAM) as asking:
+        with closing(SocketOptions(family.domain, family.level)) as options:
             info = bytearray(_INFO.pack(name, *(0,) * 13))
-            _get(asking, family, _GET_INFO, info)
+            options.ask(_GET_INFO, info)
             *_, size = _INFO.unpack(info)
             if size > _SIZE_MAX:
                 return None
             answer = bytearray(_GET.pack(name, size) + bytes(size))
-            _get(asking, family, _GET_ENTRIES, answer)
+            options.ask(_GET_ENTRIES, answer)
     except (OSError, ImportError):  # EAGAIN: it changed between the two; ENOENT, EPERM: not for us to see
         return None
     entries = answer[_GET.size :]
@@ -94,14 +95,3 @@ def strike_counters(entries: bytearray, family: EntryLayout) -> bool:
             return False
         offset += step
     return offset == len(entries)
-
-
-def _get(asking: socket.socket, family: EntryLayout, option: int, buffer: bytearray) -> None:
-    """getsockopt(2) with something in the buffer, which Python's own can't.  Raises OSError, ImportError."""
-    import ctypes  # 6 ms, which nodes with nf_tables don't pay
-
-    getsockopt: Any = ctypes.CDLL(None, use_errno=True).getsockopt
-    length = ctypes.c_uint32(len(buffer))
-    data = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-    if getsockopt(asking.fileno(), family.level, option, data, ctypes.byref(length)):
-        raise OSError(ctypes.get_errno(), "getsockopt")

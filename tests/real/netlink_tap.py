@@ -1,8 +1,8 @@
-"""netlink_tap: counts what goes between us and the kernel by netlink, without a clock.
+"""netlink_tap: counts what goes between us and the kernel by netlink and getsockopt(2), without a clock.
 
 Law: every socket that kernel/netlink.py opens within the `with` is counted, at its only two system calls, send and
 recvfrom_into; a send carries whole messages, so they are counted by their headers.  Of the kernel's answers only the
-number of reads is counted.
+number of reads is counted.  What is asked by getsockopt (kernel/sockopt.py) is counted by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from kubeproxy_py.kernel.sockopt import SocketOptions
 from tests.real.agent_inside import processes_started
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port; include/uapi/linux/netlink.h
@@ -21,13 +22,14 @@ _DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
 
 
 class Cost(NamedTuple):
-    """What was spent: system calls on netlink sockets, messages sent, listings among these, processes."""
+    """What was spent: system calls on netlink sockets, messages sent, listings among these, processes, getsockopt."""
 
     sends: int = 0
     reads: int = 0
     messages: int = 0
     dumps: int = 0
     processes: int = 0
+    options: int = 0
 
     def __sub__(self, before: Cost) -> Cost:
         return Cost(*(now - then for now, then in zip(self, before, strict=True)))
@@ -37,7 +39,7 @@ class Tap:
     """The cost so far is `cost()`."""
 
     def __init__(self) -> None:
-        self.sends = self.reads = self.messages = self.dumps = 0
+        self.sends = self.reads = self.messages = self.dumps = self.options = 0
 
     def sent(self, data: bytes) -> None:
         """Count one send and what it carries."""
@@ -50,7 +52,7 @@ class Tap:
             offset += (length + 3) & ~3
 
     def cost(self) -> Cost:
-        return Cost(self.sends, self.reads, self.messages, self.dumps, len(processes_started()))
+        return Cost(self.sends, self.reads, self.messages, self.dumps, len(processes_started()), self.options)
 
 
 @contextmanager
@@ -67,5 +69,10 @@ def tapped() -> Iterator[Tap]:
             tap.reads += 1
             return super().recvfrom_into(*arguments)
 
-    with patch("kubeproxy_py.kernel.netlink.socket.socket", Tapped):
+    def ask(options: SocketOptions, option: int, buffer: bytearray) -> None:
+        tap.options += 1
+        really_ask(options, option, buffer)
+
+    really_ask = SocketOptions.ask
+    with patch("kubeproxy_py.kernel.netlink.socket.socket", Tapped), patch.object(SocketOptions, "ask", ask):
         yield tap

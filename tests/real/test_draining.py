@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from kubeproxy_py.kernel.netlink import Message, Socket
+from kubeproxy_py.kernel.sockopt import SocketOptions
 from kubeproxy_py.plan.drain import FIRST_CHECK_S
 from tests.lab.ask import ask, connect
 from tests.lab.network import BY_NAME, Cluster
@@ -259,10 +260,16 @@ def test_a_draining_real_server_goes_with_its_virtual_server_and_is_forgotten(ru
 
 
 @pytest.fixture
-def listings(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    """All listings that this process asks the kernel for, as they come."""
-    asked: list[Message] = []
-    dump = Socket.dump
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """All listings that this process asks the kernel for, by netlink and by getsockopt, as they come."""
+    asked: list[object] = []
+    dump, ask = Socket.dump, SocketOptions.ask
+
+    def noting_option(self: SocketOptions, option: int, buffer: bytearray) -> None:
+        asked.append(option)
+        ask(self, option, buffer)
+
+    monkeypatch.setattr(SocketOptions, "ask", noting_option)
 
     def noting(self: Socket, message: Message) -> list[bytes]:
         asked.append(message)
@@ -273,7 +280,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
 
 
 def test_connections_are_counted_by_one_listing_and_only_while_something_drains(
-    listings: list[Message], tmp_path: Path
+    listings: list[object], tmp_path: Path
 ) -> None:
     vip, folder = next(VIPS), Folder(tmp_path)
     folder.put(vip, objects(vip, "pod-b1"))

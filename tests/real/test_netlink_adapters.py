@@ -21,6 +21,7 @@ from kubeproxy_py.kernel.ipvs import IpvsAdapter
 from kubeproxy_py.kernel.ipvs_wire import NOT_MASQUERADING, Timeouts
 from kubeproxy_py.kernel.monitor import AddressMonitor
 from kubeproxy_py.kernel.netlink import Message, Refusal, Socket
+from kubeproxy_py.kernel.sockopt import SocketOptions
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.events import AddressesChanged
 from kubeproxy_py.model.node import HostAddress
@@ -69,8 +70,11 @@ def _own_network_namespace() -> Iterator[None]:
     os.close(before)
 
 
-@pytest.fixture
-def ipvs() -> Iterator[IpvsAdapter]:
+@pytest.fixture(params=["getsockopt", "netlink"])
+def ipvs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[IpvsAdapter]:
+    """An adapter that reads real servers in this way; IPv6 ones by netlink in either."""
+    if request.param == "netlink":
+        monkeypatch.setattr(IpvsAdapter, "_dests", None)
     adapter = IpvsAdapter()
     yield adapter
     adapter.close()
@@ -271,6 +275,33 @@ def test_a_direct_routing_real_server_is_made_to_masquerade(ipvs: IpvsAdapter) -
     assert ipvs.read(VIRTUAL_SERVERS)[same_port] == NOT_MASQUERADING
     assert ipvs.apply([update(same_port, SERVING)]) == []
     assert "-a -t 10.96.0.10:80 -r 10.244.1.5:80 -m -w 1" in tool("ipvsadm", "-Sn")
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 500, 2])
+def test_any_number_of_real_servers_is_read(ipvs: IpvsAdapter, count: int) -> None:
+    wanted: Rows = dict.fromkeys(pods(WEB, count), SERVING)
+    assert ipvs.apply(adding({WEB: VirtualServerSpec(), **wanted})) == []
+    assert ipvs.real_servers([WEB, VirtualServer("10.96.0.99", 80, "TCP")]) == wanted
+
+
+def test_few_real_servers_after_many_are_few(ipvs: IpvsAdapter) -> None:
+    other = VirtualServer("10.96.0.11", 80, "TCP")
+    many: Rows = dict.fromkeys(pods(WEB, 100), SERVING)
+    few: Rows = {RealServer(other, "10.244.9.9", 1): DRAINING}
+    assert ipvs.apply(adding({WEB: VirtualServerSpec(), other: VirtualServerSpec(), **many, **few})) == []
+    for _ in range(2):
+        assert ipvs.real_servers([WEB, other]) == {**many, **few}
+    assert ipvs.real_servers([other, VirtualServer("10.96.0.99", 80, "TCP"), other]) == few
+
+
+def test_where_getsockopt_does_not_tell_netlink_does(ipvs: IpvsAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(EPERM, "not today")
+
+    monkeypatch.setattr(SocketOptions, "ask", refuse)
+    assert ipvs.apply(adding({WEB: VirtualServerSpec(), POD: SERVING})) == []
+    assert ipvs.real_servers([WEB]) == {POD: SERVING}
+    assert ipvs.connections([WEB]) == {POD: Connections()}
 
 
 def test_open_connections_are_counted_for_each_real_server(ipvs: IpvsAdapter) -> None:
@@ -743,3 +774,18 @@ def test_a_stopped_monitor_tells_nothing_and_leaves_no_thread(address: AddressAd
         pass
     address.apply(adding(HELD))
     assert (heard.within(0.2), "address-monitor" in {thread.name for thread in threading.enumerate()}) == (False, False)
+
+
+def test_a_device_that_was_made_anew_gets_its_addresses(address: AddressAdapter) -> None:
+    assert address.apply(adding({Link(IPVS_DEVICE): None, Address("10.96.0.10"): None})) == []
+    subprocess.run(["ip", "link", "delete", IPVS_DEVICE], check=True)
+    subprocess.run(["ip", "link", "add", IPVS_DEVICE, "type", "dummy"], check=True)
+    assert address.apply([add(Address("10.96.0.11")), delete(Address("10.96.0.10"))]) == []
+    assert address.read(LINK) == {Link(IPVS_DEVICE): None, Address("10.96.0.11"): None}
+
+
+def test_a_device_that_went_meanwhile_refuses_addresses_and_has_none_to_take_off(address: AddressAdapter) -> None:
+    assert address.apply(adding({Link(IPVS_DEVICE): None, Address("10.96.0.10"): None})) == []
+    subprocess.run(["ip", "link", "delete", IPVS_DEVICE], check=True)
+    failed = address.apply([add(Address("10.96.0.11")), delete(Address("10.96.0.10"))])
+    assert refusals(failed) == {Address("10.96.0.11"): ENODEV}
