@@ -11,6 +11,7 @@ beside the sentence: ``logger.info("synced 1 Service", extra=values(added=1))``.
 import json
 import logging
 import math
+import os
 import re
 import sys
 import threading
@@ -36,11 +37,17 @@ _SECRET_VALUE = re.compile(
 _HIDDEN = "***"
 
 
+_process = 0  # our own number, known since the last setup
+
+
 def setup(format: Literal["text", "json"] = "text", verbosity: int = 0, stream: TextIO | None = None) -> None:  # noqa: A002 - named as the flag
     """Send the log to *stream* (None: stderr), and of our own records those up to -v *verbosity*.
 
     May be called again; the last call counts.
     """
+    global _process
+    _process = os.getpid()
+    logging.logProcesses = False  # it would be asked for at each line
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Lines(_FORMATS[format]))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -88,7 +95,7 @@ def _text_line(record: logging.LogRecord, message: str, named: dict[str, Any]) -
     micros = int(record.created % 1 * 1e6)
     place = f"{record.filename}:{record.lineno}"
     pairs = "".join(f" {key}={_text_value(value)}" for key, value in named.items())
-    return f"{_severity(record)}{now}.{micros:06} {record.process or 0:7} {place}] {_quoted(message)}{pairs}"
+    return f"{_severity(record)}{now}.{micros:06} {_process:7} {place}] {_quoted(message)}{pairs}"
 
 
 def _json_line(record: logging.LogRecord, message: str, named: dict[str, Any]) -> str:

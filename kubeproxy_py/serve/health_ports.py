@@ -27,14 +27,23 @@ class HealthPorts:
         self._server = server
         self._health = health
         self._on_bind_failure = on_bind_failure
+        self._told: dict[ServiceName, tuple[HealthPort, ...]] = {}  # of Services that have some
         self._ports: dict[tuple[ServiceName, Family], HealthPort] = {}
         self._open: dict[Place, socket.socket] = {}
         self._failed: set[Place] = set()
         self._retry_s = 0.0
 
     def take(self, states: Iterable[ServiceState]) -> None:
-        """Have the ports as *states* say; may be called from any thread."""
-        wanted = [(state.name, state.health_ports) for state in states]
+        """Have the ports as *states* say; to be called from one thread.  The server's is woken up only for news."""
+        all_ports = ((state.name, state.health_ports) for state in states)
+        wanted = [(name, ports) for name, ports in all_ports if ports != self._told.get(name, ())]
+        if not wanted:
+            return
+        for name, ports in wanted:
+            if ports:
+                self._told[name] = ports
+            else:
+                del self._told[name]
         self._server.do(lambda: self._set(wanted))
 
     def tick(self) -> None:

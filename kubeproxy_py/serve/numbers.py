@@ -7,7 +7,8 @@ there from the start, which costs 30 ms and 8 MiB whether anybody ever scrapes o
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from threading import Lock
+from contextlib import AbstractContextManager
+from threading import RLock
 
 from msgspec import Struct
 
@@ -37,10 +38,14 @@ class Numbers:
     """What was counted since the start."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._values: dict[str, dict[Labels, float]] = {}
         self._histograms: dict[str, dict[Labels, list[float]]] = {}  # counts, and the sum at the end
         self._bounds = {name: [float(text) for text in metric.bounds] for name, metric in METRICS.items()}
+
+    def together(self) -> AbstractContextManager[object]:
+        """What is told within is read as one, and takes the lock but once: 20 us each in user-mode-linux."""
+        return self._lock
 
     def add(self, name: str, *labels: str, count: float = 1) -> None:
         """*count* more."""

@@ -28,9 +28,10 @@ class SourceNumbers:
 
     def requested(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None:
         """A request was answered."""
-        self._numbers.add("rest_client_requests_total", code, method, host)
-        self._numbers.observe("rest_client_request_duration_seconds", took_s, method, host)
-        self._numbers.observe("rest_client_request_size_bytes", sent_bytes, method, host)
+        with self._numbers.together():
+            self._numbers.add("rest_client_requests_total", code, method, host)
+            self._numbers.observe("rest_client_request_duration_seconds", took_s, method, host)
+            self._numbers.observe("rest_client_request_size_bytes", sent_bytes, method, host)
 
     def received(self, host: str, method: str, size_bytes: int) -> None:
         """A whole body was read."""

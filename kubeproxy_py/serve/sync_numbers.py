@@ -33,6 +33,7 @@ class SyncNumbers:
         self._started_s = wall_s()
         self._standing = Standing()
         self._triggers: dict[SliceName, tuple[ServiceName, IPFamily, list[float]]] = {}
+        self._changes: Counter[str] = Counter()  # taken within this turn, by sort: one count for a list of thousands
         self._not_local: dict[ServiceName, tuple[tuple[Policy, IPFamily], ...]] = {}
         self._not_local_counts: Counter[tuple[Policy, IPFamily]] = Counter()
         self._begin()
@@ -55,28 +56,36 @@ class SyncNumbers:
 
     def asked(self) -> None:
         """A sync was asked for.  May be called from any thread."""
-        for each in self._families:
-            self._numbers.put(f"{_SYNC}last_queued_timestamp_seconds", self._wall_s(), each)
+        now_s = self._wall_s()
+        with self._numbers.together():
+            for each in self._families:
+                self._numbers.put(f"{_SYNC}last_queued_timestamp_seconds", now_s, each)
 
     def took(self, event: Event) -> None:
         """The agent knows *event*."""
         match event:
             case ServiceSet() | ServiceGone():
-                self._count("service")
+                self._changes["service"] += 1
             case SliceSet(slice=part, triggered_s=at_s):
-                self._count("endpoint")
+                self._changes["endpoint"] += 1
                 if at_s > self._started_s:
                     self._triggers.setdefault(part.name, (part.service, part.family, []))[2].append(at_s)
             case SliceGone(name=name):
-                self._count("endpoint")
+                self._changes["endpoint"] += 1
                 self._triggers.pop(name, None)
 
-    def _count(self, kind: str) -> None:
-        self._numbers.add(f"{_SYNC}{kind}_changes_total")
-        self._numbers.add(f"{_SYNC}{kind}_changes_pending")
+    def _count_changes(self) -> None:
+        for kind, count in self._changes.items():
+            self._numbers.add(f"{_SYNC}{kind}_changes_total", count=count)
+            self._numbers.add(f"{_SYNC}{kind}_changes_pending", count=count)
+        self._changes.clear()
 
     def did(self, report: SyncReport) -> None:
         """The agent did what *report* says."""
+        with self._numbers.together():
+            self._did(report)
+
+    def _did(self, report: SyncReport) -> None:
         if report.flows:
             self._swept(report)
             return
@@ -96,6 +105,7 @@ class SyncNumbers:
             self._numbers.observe("kubeproxy_ipvs_event_to_kernel_duration_seconds", report.since_event_s)
         for each in self._families:
             self._numbers.observe(f"{_SYNC}duration_seconds", sum(phases.values()), each)
+        self._count_changes()
         for kind in ("service", "endpoint"):
             self._numbers.put(f"{_SYNC}{kind}_changes_pending", 0)
         self._programmed({state.name for state in report.states})
@@ -132,11 +142,15 @@ class SyncNumbers:
     def stands(self, standing: Standing) -> None:
         """A turn is over."""
         self._standing = standing
+        if self._changes:
+            self._count_changes()
 
     def synced(self, families: tuple[IPFamily, ...]) -> None:
         """*families* are up to date now."""
-        for each in families:
-            self._numbers.put(f"{_SYNC}last_timestamp_seconds", self._wall_s(), each)
+        now_s = self._wall_s()
+        with self._numbers.together():
+            for each in families:
+                self._numbers.put(f"{_SYNC}last_timestamp_seconds", now_s, each)
 
     def families(self) -> Iterator[Family]:
         """Rows, drift and draining; may be called from any thread."""

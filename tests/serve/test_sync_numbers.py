@@ -73,6 +73,7 @@ def test_changes_are_counted_and_pend_until_a_sync() -> None:
     bench = Bench()
     for event in (ServiceSet(service()), ServiceGone(name("web")), SliceSet(endpoint_slice()), NodeSet(Node("node-a"))):
         bench.sync.took(event)
+    bench.sync.stands(Standing(has_work=True))
     assert (bench.value(f"{SYNC}service_changes_pending"), bench.value(f"{SYNC}endpoint_changes_pending")) == (2, 1)
     bench.sync.did(report(WEB))
     assert (bench.value(f"{SYNC}service_changes_pending"), bench.value(f"{SYNC}endpoint_changes_pending")) == (0, 0)
