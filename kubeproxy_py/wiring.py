@@ -6,7 +6,6 @@ are made.
 
 import logging
 from collections.abc import Callable
-from random import random
 from socket import gethostname
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -139,6 +138,8 @@ def make_announcer(loaded: Loaded, source: Source) -> Announcer:
     """Tells people in the log, and by Events where the *source* is an API server."""
     if loaded.own.manifests:
         return Announcer()
+    from random import random
+
     from kubeproxy_py.report.events import Recorder
     from kubeproxy_py.sources.kube import KubeSource
     from kubeproxy_py.sources.poster import Poster

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from sys import intern
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -130,7 +131,7 @@ def _name(kind: Kind, meta: MetaWire, namespace: str) -> ObjectName:
     if not _NAME.fullmatch(within):
         message = f"{within!r:.64} is not a name" if within else "is missing"
         raise Flaw("metadata.namespace", message, "small letters, digits, - and .")
-    return ObjectName(within, meta.name)
+    return ObjectName(intern(within), meta.name)  # one text for each namespace, of which there are few
 
 
 def _problems(kind: Kind, name: ObjectName | None, within: str, flaws: list[Flaw]) -> tuple[Problem, ...]:

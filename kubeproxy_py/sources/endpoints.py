@@ -135,7 +135,13 @@ def _ports(
         names.add(port.name)
         return port
 
-    return tuple(read_each(path, wires, unique, flaws))
+    return _shared_ports(tuple(read_each(path, wires, unique, flaws)))
+
+
+@lru_cache(maxsize=4096)
+def _shared_ports(ports: tuple[SlicePort, ...]) -> tuple[SlicePort, ...]:
+    """One and the same tuple for equal ones: most slices have a port like many others'."""
+    return ports
 
 
 def read_endpoints(name: ServiceName, wire: EndpointsWire, flaws: list[Flaw]) -> tuple[EndpointSlice, ...]:

@@ -137,8 +137,10 @@ class Folder:
         after = self._manifests.get(name, Manifest())
         for identity in before.objects.keys() - after.objects.keys():
             self._holders[identity] = tuple(holder for holder in self._holders[identity] if holder != name)
+        alone = (name,)  # one and the same for all that no other file has
         for identity in after.objects.keys() - before.objects.keys():
-            self._holders[identity] = tuple(sorted((*self._holders.get(identity, ()), name)))
+            others = self._holders.get(identity)
+            self._holders[identity] = tuple(sorted((*others, name))) if others else alone
         return {**before.objects, **after.objects}
 
     def _tell(self, touched: Iterable[Identity]) -> list[Event]:
@@ -189,7 +191,11 @@ def _bounded(path: Path) -> bytes:
     """The file's bytes.  Raises OSError if it can't be read, or has too many."""
     limit = SIZE_MAX_BYTES[path.suffix]
     with path.open("rb") as file:
-        body = file.read(limit + 1)
+        # As large as it is, for a read of up to 256 MiB takes new memory of that size, which costs a fault a page.
+        size = min(os.fstat(file.fileno()).st_size, limit)
+        body = file.read(size + 1)
+        if len(body) > size:  # it grew, or its file system does not tell how large it is
+            body += file.read(limit + 1 - len(body))
     if len(body) > limit:
         raise OSError(f"it has more than {limit >> 20} MiB")
     return body

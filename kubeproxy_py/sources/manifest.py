@@ -13,7 +13,6 @@ from msgspec import Raw, Struct
 
 from kubeproxy_py.model.events import Problem
 from kubeproxy_py.model.services import ObjectName
-from kubeproxy_py.sources import yaml_text
 from kubeproxy_py.sources.decode import Body, Decoded, Kind, Value, decode
 from kubeproxy_py.sources.flaw import UNREADABLE, Flaw, of_syntax_error, of_type_error
 from kubeproxy_py.sources.told import Identity
@@ -71,6 +70,8 @@ def _parts(file_name: str, body: bytes, reader: "_Reader") -> Iterator[tuple[str
     except UnicodeDecodeError as error:
         reader.miss(file_name, of_syntax_error(error, body))
         return
+    from kubeproxy_py.sources import yaml_text  # 70 ms in user-mode-linux, which a folder of JSON does not pay
+
     for document in yaml_text.documents(text):
         within = f"{file_name}, document {document.number}"
         try:

@@ -6,7 +6,7 @@ filled in as it does.
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 from kubeproxy_py.config.durations import parse_duration
@@ -65,7 +65,7 @@ def read_service(name: ServiceName, wire: ServiceWire, flaws: list[Flaw]) -> Ser
         name,
         kind,
         () if kind == "ExternalName" else _cluster_ips(spec, flaws),
-        tuple(ports),
+        _shared(tuple(ports)),
         _unique(read_each("spec.externalIPs", spec.external_ips, canonical_ip, flaws)),
         _load_balancer_ips(wire, flaws),
         _unique(read_each("spec.loadBalancerSourceRanges", spec.load_balancer_source_ranges, canonical_cidr, flaws)),
@@ -76,6 +76,12 @@ def read_service(name: ServiceName, wire: ServiceWire, flaws: list[Flaw]) -> Ser
         _drain_deadline_s(wire, flaws),
         _proxy_name(wire),
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared(ports: tuple[ServicePort, ...]) -> tuple[ServicePort, ...]:
+    """One and the same tuple for equal ones: most Services have a port like many others'."""
+    return ports
 
 
 def _drain_deadline_s(wire: ServiceWire, flaws: list[Flaw]) -> float | None:
