@@ -94,14 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(extent: Extent) -> Iterator[Row]:
+    machine = _measure("machine", extent.repeats, 0)["0"]
+    yield from figures.machine_rows(machine)
+    page_us = machine["page_us"]
     floors = {n: _measure("floor", extent.repeats, n)[str(n)] for n in extent.floors}
     for n, raw in floors.items():
         yield from figures.floor_rows(n, raw)
     floors_s = {n: figures.floor_s(raw) for n, raw in floors.items()}
     for n in extent.starts:
-        yield from figures.start_rows(n, _measure("cold", extent.repeats, n)[str(n)], floors_s.get(n))
+        yield from figures.start_rows(n, _measure("cold", extent.repeats, n)[str(n)], floors_s.get(n), page_us)
     for n in extent.api_starts:
-        yield from figures.api_rows(n, _measure("cold-api", extent.repeats, n)[str(n)], floors_s.get(n))
+        yield from figures.api_rows(n, _measure("cold-api", extent.repeats, n)[str(n)], floors_s.get(n), page_us)
     yield from _change_rows(extent)
     yield from _load_rows(extent)
     yield figures_load.help_row(_help_s(max(5, extent.repeats)))

@@ -25,22 +25,37 @@ LARGE = 10_000  # Services; bars on starts are for so many
 MEGA = 1e6
 
 
-def start_rows(n: int, raw: Raw, floor_s: float | None) -> Iterator[Row]:
-    """Cold and warm start from a manifest folder, and memory after each; *floor_s*: of as many Services."""
+def machine_rows(raw: Raw) -> Iterator[Row]:
+    """What this kernel takes for the things of which everything here is made."""
+    yield Row("this kernel: a system call", 0, raw["call_us"], "us")
+    yield Row("this kernel: a page of memory, touched first", 0, raw["page_us"], "us")
+    yield Row("this kernel: a program that does nothing", 0, raw["program_ms"], "ms")
+    yield Row("this kernel: Python that does nothing", 0, raw["python_ms"], "ms")
+
+
+def start_rows(n: int, raw: Raw, floor_s: float | None, page_us: float) -> Iterator[Row]:
+    """Cold and warm start from a manifest folder, and memory after each; *floor_s*: of as many Services.
+
+    *page_us* is what a page of memory takes that is touched first.
+    """
     yield Row("cold start, exec to all programmed", n, _median(raw["cold"], "seconds"), "s", _cold_bar_s(n, floor_s))
     yield from _phases(n, raw["cold"])
+    yield _pages(n, raw["cold"], page_us)
     yield from _memory(n, raw["cold"], "cold")
     warm_bar_s = WARM_BAR_S if n == LARGE else None
     yield Row("warm start, exec to nothing to do", n, _median(raw["warm"], "seconds"), "s", warm_bar_s)
+    yield _pages(n, raw["warm"], page_us)
     yield from _memory(n, raw["warm"], "warm")
 
 
-def api_rows(n: int, raw: Raw, floor_s: float | None) -> Iterator[Row]:
-    """Cold start from an API server, which shares the one CPU."""
-    bar_s = _cold_bar_s(n, floor_s)
-    yield Row("cold start from an API server", n, _median(raw["cold"], "seconds"), "s", bar_s)
+def api_rows(n: int, raw: Raw, floor_s: float | None, page_us: float) -> Iterator[Row]:
+    """Cold start from an API server, which shares the one CPU; the bar is for what is left without that."""
+    own_s = median(run["seconds"] - run["server_s"] for run in raw["cold"])
+    yield Row("cold start from an API server", n, _median(raw["cold"], "seconds"), "s")
     yield Row("  of it the API server's CPU", n, _median(raw["cold"], "server_s"), "s")
+    yield Row("  without that", n, own_s, "s", _cold_bar_s(n, floor_s))
     yield from _phases(n, raw["cold"])
+    yield _pages(n, raw["cold"], page_us)
     yield from _memory(n, raw["cold"], "cold, API server")
 
 
@@ -71,9 +86,11 @@ def floor_rows(n: int, raw: Raw) -> Iterator[Row]:
     for part in raw["floor_parts"][0]:
         yield Row(f"  of it {part}", n, _median(raw["floor_parts"], part), "s")
     yield Row("programming (kernel.apply of the first plan)", n, median(raw["programming"]), "s")
-    yield Row("  iptables' part of it", n, raw["programming_parts"]["Chain"] + raw["programming_parts"]["Jump"], "s")
+    yield Row("  of it iptables-restore", n, median(raw["tables"]), "s")
     ratio = median(raw["programming"]) / floor_s(raw)
     yield Row("programming against the floor", n, ratio, "x", PROGRAMMING_BAR if n == LARGE else None)
+    netlink = (ours_s - tables_s for ours_s, tables_s in zip(raw["programming"], raw["tables"], strict=True))
+    yield Row("  without iptables-restore", n, median(netlink) / floor_s(raw), "x")
 
 
 def floor_s(raw: Raw) -> float:
@@ -94,6 +111,11 @@ def _cold_bar_s(n: int, floor_s: float | None) -> float | None:
 def _phases(n: int, runs: Sequence[Raw]) -> Iterator[Row]:
     for phase in ("compile", "plan", "apply"):
         yield Row(f"  of it {phase}", n, _median(runs, f"{phase}_ms") / 1e3, "s")
+
+
+def _pages(n: int, runs: Sequence[Raw], page_us: float) -> Row:
+    """The kernel's part for memory, as many pages as were touched first times what one takes by itself."""
+    return Row("  of it touching new memory, about", n, _median(runs, "faults") * page_us / 1e6, "s")
 
 
 def _memory(n: int, runs: Sequence[Raw], sort: str) -> Iterator[Row]:

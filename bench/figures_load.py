@@ -24,6 +24,7 @@ def churn_rows(n: int, raw: Raw) -> Iterator[Row]:
     yield Row("  last one done, after it was due", n, raw["late_s"], "s", CHURN_LATE_BAR_S)
     yield Row("  more wait in the last quarter than in the first", n, raw["growth"], "", CHURN_GROWTH_BAR)
     yield Row("  busy", n, raw["share"] * 100, "%", CHURN_SHARE_BAR)
+    yield Row("    of it in sends, the kernel's part", n, raw["kernel_share"] * 100, "%")
     yield Row("  latency, median", n, raw["p50_ms"], "ms")
     yield Row("  latency, p99", n, raw["p99_ms"], "ms", CHURN_LATENCY_BAR_MS)
     yield Row("  latency, worst", n, raw["worst_ms"], "ms")
@@ -43,6 +44,7 @@ def rollout_rows(raw: Mapping[str, Sequence[float]]) -> Iterator[Row]:
 def drift_rows(n: int, raw: Raw) -> Iterator[Row]:
     """The full compare, and dumping alone."""
     yield Row("full compare, everything right", n, median(raw["compare"]), "s")
+    yield Row("  the first, in which iptables-save is run", n, raw["first"], "s")
     yield Row("  dumping alone", n, median(raw["dump"]), "s")
     for part in raw["dump_parts"][0]:
         yield Row(f"    of it {part}", n, median(parts[part] for parts in raw["dump_parts"]), "s")
@@ -55,6 +57,7 @@ def idle_rows(n: int, raw: Raw) -> Iterator[Row]:
     share = raw["own_share"] + raw["children_share"]
     yield Row("idle", n, share * 100, "%", IDLE_BARS_PERCENT.get(n))
     yield Row("  of it iptables-save", n, raw["children_share"] * 100, "%")
+    yield Row("  CPU before, first full compare included", n, raw["settling_s"], "s")
     yield Row("  memory", n, raw["rss_bytes"] / MEGA, "MB", MEMORY_BARS_MB.get(n))
 
 

@@ -18,7 +18,7 @@ class Row(Struct, frozen=True, gc=False):
     measure: str
     n: int  # Services, of 10 endpoints each; 0 where it is not a matter of these
     value: float
-    unit: str  # "s", "ms", "MB" (10^6 bytes), "x" (a ratio), "%" (of a core); "": a count
+    unit: str  # "s", "ms", "us", "MB" (10^6 bytes), "x" (a ratio), "%" (of a core); "": a count
     bar: float | None = None
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bench.inside import beside, change, churn, cold, drift, floor, idle, rollout
+from bench.inside import beside, change, churn, cold, drift, floor, idle, machine, rollout
 
 _Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
 
@@ -28,6 +28,7 @@ _MEASURES: dict[str, _Measure] = {
     "drift": _each(drift.measure),
     "floor": _each(floor.measure),
     "idle": idle.measure,
+    "machine": lambda _sizes, repeats: {"0": machine.measure(repeats)},
     "beside": _each(beside.measure),
 }
 

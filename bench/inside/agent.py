@@ -11,10 +11,13 @@ from bench import objects
 from kubeproxy_py.agent import Agent
 from kubeproxy_py.config.load import Loaded, load
 from kubeproxy_py.kernel import Kernel, read_all
+from kubeproxy_py.kernel.ipvs import IpvsAdapter
 from kubeproxy_py.loop import Loop, Observer
 from kubeproxy_py.model.rows import Address, IpsetEntry, RealServer, VirtualServer
+from kubeproxy_py.model.services import FAMILIES
 from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.report import SyncReport
+from kubeproxy_py.serving import Serving
 from kubeproxy_py.wiring import Parts, make_agent, real_parts
 
 # The limit of tracked connections is the host's alone: no other namespace may write it.
@@ -47,6 +50,11 @@ def whole(
     made = real_parts(loaded)
     agent = make_agent(loaded, made, print)
     return Whole(made, agent, Loop(agent, on_report, alive=lambda: turn_max_s, observer=observer))
+
+
+def serving() -> Serving:
+    """What the product has watch the loop: it counts for metrics and health.  Nobody asks it."""
+    return Serving(_loaded(NEVER_COMPARED), objects.NODE_NAME, FAMILIES, IpvsAdapter)
 
 
 def _loaded(sync_period: str) -> Loaded:

@@ -42,7 +42,7 @@ class Bench:
         self._reports: list[SyncReport] = []
         self._lines = Lines()
         logs.setup(stream=Path(os.devnull).open("w"))  # noqa: SIM115 - for good; the log is part of what a change costs
-        self._parts, _, self._loop = agent.whole(self._reports.append)
+        self._parts, _, self._loop = agent.whole(self._reports.append, observer=agent.serving())
         self._monitor = AddressMonitor(self._on_addresses)
 
     def program(self) -> None:

@@ -18,11 +18,13 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import fmean, quantiles
 from typing import IO
+from unittest.mock import patch
 
 from bench import objects
 from bench.inside import agent
@@ -30,7 +32,8 @@ from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from bench.inside.process import memory_bytes, wait_s
 from kubeproxy_py import logs
-from kubeproxy_py.loop import Loop
+from kubeproxy_py.kernel.netlink import Message, Refusal, Socket
+from kubeproxy_py.loop import Loop, Observer
 from kubeproxy_py.model.events import Event as ClusterEvent
 from kubeproxy_py.model.events import SliceSet
 from kubeproxy_py.plan.report import SyncReport
@@ -49,7 +52,8 @@ Figures = dict[str, float]
 class Watch:
     """An observer of the loop that knows when each change was due, and says how late it was done."""
 
-    def __init__(self) -> None:
+    def __init__(self, product: Observer) -> None:
+        self._product = product  # which counts what the loop does, for metrics and health
         self.due_s: deque[float] = deque()  # of changes that were told and not taken; taken in the order of telling
         self.latencies_s: list[float] = []
         self.waiting: list[int] = []  # at the end of each turn
@@ -59,17 +63,20 @@ class Watch:
         self._began_s = 0.0
 
     def asked(self, since_s: float | None) -> None:
-        """Nothing to note."""
+        self._product.asked(since_s)
 
     def took(self, event: ClusterEvent) -> None:
+        self._product.took(event)
         if self.due_s and isinstance(event, SliceSet):
             self._began_s = self._began_s or time.monotonic()
             self._taken_s.append(self.due_s.popleft())
 
     def did(self, report: SyncReport) -> None:
+        self._product.did(report)
         self.failed += len(report.failed)
 
     def stands(self, standing: Standing) -> None:
+        self._product.stands(standing)
         if not standing.has_work and self._taken_s:
             now_s = time.monotonic()
             self.latencies_s += [now_s - due_s for due_s in self._taken_s]
@@ -88,18 +95,36 @@ def measure(n: int, seconds: int) -> Figures:
     feeder.start()
     os.close(writing)
     with fresh_namespace(), os.fdopen(reading, "rb", buffering=1 << 16) as pipe:
-        watch, lines = Watch(), Lines()
+        watch, lines = Watch(agent.serving()), Lines()
         made = agent.whole(lambda _: None, sync_period="30s", observer=watch, turn_max_s=_TURN_MAX_S)
         for event in lines.listed(n):
             made.loop.tell(event)
         made.loop.turn()
         agent.check_programmed(made.parts.kernel, n)
         go.set()
-        figures = _churned(made.loop, watch, lines, pipe, seconds)
+        with sending() as sent_s:
+            figures = _churned(made.loop, watch, lines, pipe, seconds)
+        figures["kernel_share"] = sent_s[0] / seconds
         figures["compares"] = made.agent.standing().compares
         made.parts.kernel.close()
     feeder.join()
     return figures
+
+
+@contextmanager
+def sending() -> Iterator[list[float]]:
+    """How many seconds are spent in sending netlink messages, in which the kernel carries them out."""
+    spent_s = [0.0]
+
+    def timed(netlink: Socket, batch: list[Message]) -> tuple[dict[int, Refusal], bool]:
+        began_s = time.perf_counter()
+        answers = exchange(netlink, batch)
+        spent_s[0] += time.perf_counter() - began_s
+        return answers
+
+    exchange = Socket._exchange
+    with patch.object(Socket, "_exchange", timed):
+        yield spent_s
 
 
 def _churned(loop: Loop, watch: Watch, lines: Lines, pipe: IO[bytes], seconds: int) -> Figures:

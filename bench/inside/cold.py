@@ -13,6 +13,7 @@ from typing import Any
 
 from bench import objects
 from bench.inside import agent
+from bench.inside.machine import page_faults
 from bench.inside.network import fresh_namespace
 from bench.inside.process import agent_words, cpu_s, first_sync, memory_bytes, running
 from bench.inside.standin import stand_in
@@ -73,7 +74,7 @@ def _start(words: list[str], namespace: Namespace) -> Start:
     with running(words, namespace) as process:
         line = first_sync(process)
         took_s = time.monotonic() - began_s
-        memory = memory_bytes(process.pid)
+        memory = {**memory_bytes(process.pid), "faults": page_faults(process.pid)}
     phases = {name: float(value) for name, value in _PHASE.findall(line)}
     return {"seconds": took_s, "line": line, **memory, **phases}
 

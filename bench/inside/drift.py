@@ -1,8 +1,9 @@
 """The full compare of a kernel that is right, against dumping alone.
 
 Law: the real agent, in its own turns, of which an event would have to wait for the longest; only its clock is set
-forward from one compare to the next.  Dumping alone is the same requests sent again and their answers read, nothing
-decoded, and the same runs of iptables-save.  Turn about.
+forward from one compare to the next.  Dumping alone is the same requests sent again, and the same asked by getsockopt,
+and their answers read, nothing decoded.  Turn about.  The tables of iptables are read once before, for from then on
+both ask the kernel alone whether they are as they were.
 """
 
 import gc
@@ -11,28 +12,32 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.inside import agent
-from bench.inside.floor import recorded, replayed
+from bench.inside.floor import asked, asked_again_s, recorded, replayed
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from kubeproxy_py.agent import Agent
 from kubeproxy_py.kernel import Kernel, read_all
+from kubeproxy_py.kernel.ipvs_sockopt import GET_DESTS
 
 
 def measure(n: int, repeats: int) -> dict[str, Any]:
     """Seconds of *repeats* compares, of the longest turn of each, and of as many dumps by their parts."""
     with fresh_namespace():
         made = _Shifted(n)
-        with recorded() as sends:
+        first = _seconds(made.compare)
+        with recorded() as sends, asked() as asks:
             made.kernel.close()  # so that it opens sockets that are recorded
             read_all(made.kernel)
-            asked = list(sends)
-        made.kernel.close()
+            requests, servers = list(sends), [ask for ask in asks if ask[1] == GET_DESTS]
         compares, dumps = [], []
         for _ in range(repeats):
             compares.append(made.compare())
-            dumps.append({**replayed(asked)[0], "iptables": _seconds(lambda: _read_tables(made.kernel))})
+            tables_s = _seconds(lambda: _read_tables(made.kernel))
+            real_servers = {"IPVS, real servers": asked_again_s(servers)}
+            dumps.append({**replayed(requests)[0], **real_servers, "iptables": tables_s})
         made.kernel.close()
     return {
+        "first": first,
         "compare": [sum(turns) for turns in compares],
         "longest": [max(turns) for turns in compares],
         "dump": [sum(parts.values()) for parts in dumps],
@@ -74,7 +79,7 @@ def _read_tables(kernel: Kernel) -> None:
             kernel.read(scope)
 
 
-def _seconds(do: Callable[[], None]) -> float:
+def _seconds(do: Callable[[], object]) -> float:
     began_s = time.perf_counter()
     do()
     return time.perf_counter() - began_s

@@ -9,9 +9,8 @@ import gc
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any
 from unittest.mock import patch
 
@@ -19,13 +18,18 @@ from bench.inside import agent
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from kubeproxy_py.kernel import Kernel
+from kubeproxy_py.kernel.iptables import IptablesAdapter
+from kubeproxy_py.kernel.sockopt import SocketOptions
 from kubeproxy_py.model.events import Problem, Synced
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.plan.steps import Plan
+from kubeproxy_py.plan.steps import Failed, Plan, Step
 
 Send = tuple[int, bytes]
 """Netlink protocol, and what one send carries."""
+
+Ask = tuple[SocketOptions, int, bytes]
+"""What is asked of a socket by getsockopt(2): the option, and the request in its buffer."""
 
 _HEADER = struct.Struct("=IHHII")
 _ERROR, _DONE = 2, 3
@@ -36,16 +40,18 @@ _NAMES = {0: "addresses", 12: "ipset", 16: "IPVS"}
 
 def measure(n: int, repeats: int) -> dict[str, Any]:
     """Seconds of *repeats* floors and as many programmings of *n* Services, turn about, and what they consist of."""
-    sends, kinds = _record(n)
-    floors, programmings = [], []
+    sends = _record(n)
+    floors, programmings, tables = [], [], []
     for _ in range(repeats):
         floors.append(_floor(n, sends))
-        programmings.append(_programming(n))
+        with in_tables() as spent_s:
+            programmings.append(_programming(n))
+        tables.append(spent_s[0])
     return {
         "floor": [sum(parts.values()) for parts in floors],
         "floor_parts": floors,
         "programming": programmings,
-        "programming_parts": kinds,
+        "tables": tables,
         "sends": len(sends),
         "bytes": sum(len(data) for _, data in sends),
     }
@@ -62,20 +68,32 @@ def _first_plan(n: int) -> tuple[Kernel, Plan]:
     return made.kernel, make_plan(made.compiler.desired.rows, ours(rows, ()))
 
 
-def _record(n: int) -> tuple[list[Send], dict[str, float]]:
-    """What a programming sends; and how long each kind of row took, with the recorder in the way."""
+def _record(n: int) -> list[Send]:
+    """What a programming sends."""
     with fresh_namespace(), recorded() as sends:
         kernel, plan = _first_plan(n)
         sends.clear()  # what was only asked
-        took: dict[str, float] = {}
-        for kind, steps in groupby(plan.steps, lambda step: type(step.key).__name__):
-            began_s = time.perf_counter()
-            assert not kernel.apply(Plan(tuple(steps))).failed
-            took[kind] = took.get(kind, 0.0) + time.perf_counter() - began_s
+        assert not kernel.apply(plan).failed
         programming = list(sends)
         agent.check_programmed(kernel, n)
         kernel.close()
-        return programming, took
+        return programming
+
+
+@contextmanager
+def in_tables() -> Iterator[list[float]]:
+    """How many seconds are spent in chains and jumps, nearly all of it in iptables-restore."""
+    spent_s = [0.0]
+
+    def timed(adapter: IptablesAdapter, steps: Sequence[Step]) -> list[Failed]:
+        began_s = time.perf_counter()
+        failed = really_apply(adapter, steps)
+        spent_s[0] += time.perf_counter() - began_s
+        return failed
+
+    really_apply = IptablesAdapter.apply
+    with patch.object(IptablesAdapter, "apply", timed):
+        yield spent_s
 
 
 def _programming(n: int) -> float:
@@ -117,6 +135,29 @@ def replayed(sends: Iterable[Send]) -> tuple[dict[str, float], int]:
     for each in sockets.values():
         each.close()
     return took, refused
+
+
+@contextmanager
+def asked() -> Iterator[list[Ask]]:
+    """All that is asked by getsockopt(2) meanwhile."""
+    asks: list[Ask] = []
+
+    def ask(options: SocketOptions, option: int, buffer: bytearray) -> None:
+        asks.append((options, option, bytes(buffer)))
+        really_ask(options, option, buffer)
+
+    really_ask = SocketOptions.ask
+    with patch.object(SocketOptions, "ask", ask):
+        yield asks
+
+
+def asked_again_s(asks: Iterable[Ask]) -> float:
+    """Seconds of asking the same once more; the sockets must be open still."""
+    buffers = [(options, option, bytearray(request)) for options, option, request in asks]
+    began_s = time.perf_counter()
+    for options, option, buffer in buffers:
+        options.ask(option, buffer)
+    return time.perf_counter() - began_s
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def measure(sizes: Sequence[int], repeats: int) -> dict[str, list[float]]:
 
 def _rollout_ms(pods: int) -> float:
     with fresh_namespace():
-        made = agent.whole(_must_succeed)
+        made = agent.whole(_must_succeed, observer=agent.serving())
         service, parts = objects.wide(pods)
         events: list[Event] = [ServiceSet(service), *map(SliceSet, parts), *map(Synced, FEEDS)]
         for event in events:

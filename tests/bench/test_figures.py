@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from bench import figures, figures_load
 from bench.rows import Row, rows_json, table_text
 
-START = {"seconds": 5.0, "compile_ms": 1.0, "plan_ms": 1.0, "apply_ms": 1.0, "rss_bytes": 150e6, "peak_bytes": 160e6}
+START = {
+    "seconds": 5.0,
+    "compile_ms": 1.0,
+    "plan_ms": 1.0,
+    "apply_ms": 1.0,
+    "rss_bytes": 150e6,
+    "peak_bytes": 160e6,
+    "faults": 1000,
+}
 
 
 def row(rows: Iterable[Row], measure: str) -> Row:
@@ -16,28 +24,28 @@ def row(rows: Iterable[Row], measure: str) -> Row:
 
 def test_a_cold_start_may_take_four_floors_and_a_second() -> None:
     raw = {"cold": [START], "warm": [START]}
-    cold = row(figures.start_rows(10_000, raw, 1.0), "cold start, exec to all programmed")
+    cold = row(figures.start_rows(10_000, raw, 1.0, 50.0), "cold start, exec to all programmed")
     assert (cold.bar, cold.holds) == (5.0, True)
 
 
 def test_a_cold_start_without_a_floor_has_no_bar() -> None:
     raw = {"cold": [START], "warm": [START]}
-    assert row(figures.start_rows(10_000, raw, None), "cold start, exec to all programmed").bar is None
+    assert row(figures.start_rows(10_000, raw, None, 50.0), "cold start, exec to all programmed").bar is None
 
 
 def test_a_cold_start_of_ten_services_may_take_a_second_and_a_half() -> None:
     raw = {"cold": [START], "warm": [START]}
-    assert row(figures.start_rows(10, raw, None), "cold start, exec to all programmed").holds is False
+    assert row(figures.start_rows(10, raw, None, 50.0), "cold start, exec to all programmed").holds is False
 
 
 def test_a_start_is_the_median_of_its_repeats() -> None:
     raw = {"cold": [{**START, "seconds": seconds} for seconds in (9.0, 2.0, 3.0)], "warm": [START]}
-    assert row(figures.start_rows(100, raw, None), "cold start, exec to all programmed").value == 3.0
+    assert row(figures.start_rows(100, raw, None, 50.0), "cold start, exec to all programmed").value == 3.0
 
 
 def test_memory_is_the_largest_of_its_repeats() -> None:
     raw = {"cold": [START, {**START, "rss_bytes": 201e6}], "warm": [START]}
-    memory = row(figures.start_rows(10_000, raw, None), "  memory after the first sync, cold")
+    memory = row(figures.start_rows(10_000, raw, None, 50.0), "  memory after the first sync, cold")
     assert (memory.value, memory.bar, memory.holds) == (201.0, 200.0, False)
 
 
