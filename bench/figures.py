@@ -109,6 +109,8 @@ def _cold_bar_s(n: int, floor_s: float | None) -> float | None:
 
 
 def _phases(n: int, runs: Sequence[Raw]) -> Iterator[Row]:
+    yield Row("  of it until the log begins", n, _median(runs, "begins_s"), "s")
+    yield Row("  of it making ready, and reading the lists", n, _median(runs, "lists_s"), "s")
     for phase in ("compile", "plan", "apply"):
         yield Row(f"  of it {phase}", n, _median(runs, f"{phase}_ms") / 1e3, "s")
 

@@ -70,13 +70,15 @@ def _cold_from_api(path: Path, n: int) -> Start:
 
 def _start(words: list[str], namespace: Namespace) -> Start:
     """Run the agent until its first sync, then end it."""
+    heard_s: dict[str, float] = {}
     began_s = time.monotonic()
     with running(words, namespace) as process:
-        line = first_sync(process)
+        line = first_sync(process, heard_s)
         took_s = time.monotonic() - began_s
         memory = {**memory_bytes(process.pid), "faults": page_faults(process.pid)}
     phases = {name: float(value) for name, value in _PHASE.findall(line)}
-    return {"seconds": took_s, "line": line, **memory, **phases}
+    stages = {"begins_s": heard_s["begins"] - began_s, "lists_s": heard_s["listed"] - heard_s["begins"]}
+    return {"seconds": took_s, "line": line, **stages, **memory, **phases}
 
 
 def _check(n: int) -> None:

@@ -15,6 +15,12 @@ from pathlib import Path
 from bench.inside import agent
 from tests.lab.namespace import Namespace
 
+STAGES = {
+    "begins": re.compile(r"kubeproxy-py \S+ starts"),
+    "listed": re.compile(r"first list of the feed \w+ is whole"),
+}
+"""What the agent says on its way to the first sync, told with -v 2."""
+
 _FIRST_SYNC = re.compile(r"\(first sync\)")
 _TIMEOUT_S = 120
 _TICKS = 100  # a second; USER_HZ
@@ -24,7 +30,7 @@ Process = subprocess.Popen[str]
 
 def agent_words(*source: str) -> list[str]:
     """The command line of the agent, told by *source*: its flags."""
-    flags = [word for name, value in agent.FLAGS.items() for word in (f"--{name}", value)]
+    flags = ["--v=2", *(word for name, value in agent.FLAGS.items() for word in (f"--{name}", value))]
     return [sys.executable, "-m", "kubeproxy_py", "run", *source, *flags]
 
 
@@ -40,12 +46,15 @@ def running(words: Sequence[str], namespace: Namespace) -> Iterator[Process]:
             process.communicate(timeout=_TIMEOUT_S)
 
 
-def first_sync(process: Process) -> str:
-    """The agent's line on its first sync, once it was made."""
+def first_sync(process: Process, heard_s: dict[str, float] | None = None) -> str:
+    """The agent's line on its first sync, once it was made; when each of STAGES was last said goes to *heard_s*."""
     assert process.stderr is not None
     seen = []
     for line in process.stderr:
         seen.append(line)
+        for stage, words in STAGES.items():
+            if heard_s is not None and words.search(line):
+                heard_s[stage] = time.monotonic()
         if _FIRST_SYNC.search(line):
             return line
     raise AssertionError(f"the agent ended before its first sync: {''.join(seen)}")

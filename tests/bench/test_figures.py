@@ -9,6 +9,8 @@ from bench.rows import Row, rows_json, table_text
 
 START = {
     "seconds": 5.0,
+    "begins_s": 1.0,
+    "lists_s": 1.0,
     "compile_ms": 1.0,
     "plan_ms": 1.0,
     "apply_ms": 1.0,
