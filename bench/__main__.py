@@ -22,6 +22,7 @@ from tests import lab
 
 _RESULT = Path(__file__).resolve().parents[1] / "build" / "bench.json"
 _TIMEOUT_S = 600.0
+_FEW_CHANGES = 20  # endpoints replaced one by one, where Services and changes in a row are what is measured
 HELD, BROKEN, FAILED = 0, 1, 2
 
 
@@ -115,7 +116,8 @@ def _rows(extent: Extent) -> Iterator[Row]:
 def _change_rows(extent: Extent) -> Iterator[Row]:
     changes = _measure("change", extent.changes, *extent.change_sizes)
     for n in extent.change_sizes:
-        yield from figures.change_rows(n, changes[str(n)])
+        alone = _measure("change", _FEW_CHANGES, n)[str(n)]
+        yield from figures.change_rows(n, changes[str(n)], alone)
     smallest, *larger = extent.change_sizes
     for n in larger:
         yield figures.growth_row(changes[str(smallest)], changes[str(n)], n)

@@ -19,7 +19,7 @@ from kubeproxy_py.plan.pending import NEVER
 _KEYS_AT_ONCE = 5_000  # some 2 ms
 _SERVERS_AT_ONCE = 50  # virtual servers; with 10 real servers each some 5 ms
 
-TURN_S = 0.02
+TURN_S = 0.01
 """How long an event waits for the full compare, besides the piece that is being read: at most one set or one table."""
 
 SHARE_MAX = 0.05

@@ -18,8 +18,8 @@ FIRST_CHECK_S = 1.0
 LONGEST_WAIT_S = 60.0
 """Counting again waits twice as long each time, up to this: upstream counts once a minute."""
 
-COUNTED_AT_ONCE = 100
-"""Virtual servers, whose connections are counted in one turn: with ten real servers each some 8 ms."""
+COUNTED_AT_ONCE = 40
+"""Virtual servers, whose connections are counted in one turn: with ten real servers each some 4 ms."""
 
 DeadlineOf = Callable[[RealServer], float]
 """The longest that a real server may drain, in seconds; 0: as long as it has connections."""

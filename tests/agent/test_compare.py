@@ -38,7 +38,7 @@ def walk_to_the_end(bench: Bench) -> int:
 
 def test_an_event_waits_for_one_turn_and_not_for_the_whole() -> None:
     bench = serving()
-    seen = slow(bench, TURN_S)
+    seen = slow(bench, 1.5 * TURN_S)
     bench.after(PERIOD_S)
     assert len(seen) == 1
     other = VirtualServer("10.96.0.77", 80, "TCP")
@@ -53,7 +53,7 @@ def test_an_event_waits_for_one_turn_and_not_for_the_whole() -> None:
 
 def test_what_is_compiled_while_a_compare_is_under_way_is_no_drift() -> None:
     bench = serving()
-    slow(bench, TURN_S)
+    slow(bench, 1.5 * TURN_S)
     bench.after(PERIOD_S)
     bench.tell(ServiceSet(service("other", ["10.96.0.77"])))
     bench.steps()

@@ -9,7 +9,7 @@ RAW = {name: [1.0] for name in ("endpoint", "cpu", "row", "added", "deleted", "s
 
 
 def rows_of(*sizes: int) -> list[dict[str, object]]:
-    return [{"measure": row.measure, "n": row.n, "value": row.value} for n in sizes for row in change_rows(n, RAW)]
+    return [{"measure": row.measure, "n": row.n, "value": row.value} for n in sizes for row in change_rows(n, RAW, RAW)]
 
 
 def test_every_line_of_the_change_plot_has_a_point_for_each_n() -> None:
