@@ -18,21 +18,20 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import fmean, quantiles
 from typing import IO
-from unittest.mock import patch
 
 from bench import objects
 from bench.inside import agent
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from bench.inside.process import memory_bytes, wait_s
+from bench.inside.spent import spent_in
 from kubeproxy_py import logs
-from kubeproxy_py.kernel.netlink import Message, Refusal, Socket
+from kubeproxy_py.kernel.netlink import Socket
 from kubeproxy_py.loop import Loop, Observer
 from kubeproxy_py.model.events import Event as ClusterEvent
 from kubeproxy_py.model.events import SliceSet
@@ -102,29 +101,13 @@ def measure(n: int, seconds: int) -> Figures:
         made.loop.turn()
         agent.check_programmed(made.parts.kernel, n)
         go.set()
-        with sending() as sent_s:
+        with spent_in(Socket, "_exchange") as sent_s:  # within a send the kernel carries out its messages
             figures = _churned(made.loop, watch, lines, pipe, seconds)
         figures["kernel_share"] = sent_s[0] / seconds
         figures["compares"] = made.agent.standing().compares
         made.parts.kernel.close()
     feeder.join()
     return figures
-
-
-@contextmanager
-def sending() -> Iterator[list[float]]:
-    """How many seconds are spent in sending netlink messages, in which the kernel carries them out."""
-    spent_s = [0.0]
-
-    def timed(netlink: Socket, batch: list[Message]) -> tuple[dict[int, Refusal], bool]:
-        began_s = time.perf_counter()
-        answers = exchange(netlink, batch)
-        spent_s[0] += time.perf_counter() - began_s
-        return answers
-
-    exchange = Socket._exchange
-    with patch.object(Socket, "_exchange", timed):
-        yield spent_s
 
 
 def _churned(loop: Loop, watch: Watch, lines: Lines, pipe: IO[bytes], seconds: int) -> Figures:

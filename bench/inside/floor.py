@@ -9,7 +9,7 @@ import gc
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -17,13 +17,14 @@ from unittest.mock import patch
 from bench.inside import agent
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
+from bench.inside.spent import spent_in
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.iptables import IptablesAdapter
 from kubeproxy_py.kernel.sockopt import SocketOptions
 from kubeproxy_py.model.events import Problem, Synced
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.plan.steps import Failed, Plan, Step
+from kubeproxy_py.plan.steps import Plan
 
 Send = tuple[int, bytes]
 """Netlink protocol, and what one send carries."""
@@ -44,7 +45,7 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
     floors, programmings, tables = [], [], []
     for _ in range(repeats):
         floors.append(_floor(n, sends))
-        with in_tables() as spent_s:
+        with spent_in(IptablesAdapter, "apply") as spent_s:  # chains and jumps: nearly all is iptables-restore
             programmings.append(_programming(n))
         tables.append(spent_s[0])
     return {
@@ -78,22 +79,6 @@ def _record(n: int) -> list[Send]:
         agent.check_programmed(kernel, n)
         kernel.close()
         return programming
-
-
-@contextmanager
-def in_tables() -> Iterator[list[float]]:
-    """How many seconds are spent in chains and jumps, nearly all of it in iptables-restore."""
-    spent_s = [0.0]
-
-    def timed(adapter: IptablesAdapter, steps: Sequence[Step]) -> list[Failed]:
-        began_s = time.perf_counter()
-        failed = really_apply(adapter, steps)
-        spent_s[0] += time.perf_counter() - began_s
-        return failed
-
-    really_apply = IptablesAdapter.apply
-    with patch.object(IptablesAdapter, "apply", timed):
-        yield spent_s
 
 
 def _programming(n: int) -> float:

@@ -67,13 +67,13 @@ class Compiler:
         for name in self.cluster.dirty:
             service = self.cluster.services.get(name)
             slices = self.cluster.slices_of(name) if service else []
-            changed += self.desired.replace(name, *(self._parts(service, slices) if service else ()))
+            memo = self._memos.pop(name, None)  # and of a Service that is gone nothing is kept
+            changed += self.desired.replace(name, *(self._parts(service, slices, memo) if service else ()))
             self._states[name] = service_state(name, service, slices, self.site)
         self.cluster.dirty.clear()
         return changed + self._compile_fixed()
 
-    def _parts(self, service: Service, slices: list[EndpointSlice]) -> list[Rows]:
-        memo = self._memos.pop(service.name, None)
+    def _parts(self, service: Service, slices: list[EndpointSlice], memo: Memo | None) -> list[Rows]:
         if memo is None or memo.service is not service:
             memo = Memo(service)
         parts = compile_parts(service, slices, self.site, memo)

@@ -54,8 +54,9 @@ class Desired:
         for key, spec in new.items():
             if (key not in old or old[key] != spec) and not self._is_contested(key, contested):
                 self._claim(owner, key, spec, changed, contested)
+        wanted_before = _joined(before) if contested else {}
         for server in contested:
-            self._settle(server, _joined(before), changed)
+            self._settle(server, wanted_before, changed)
         return changed
 
     def owners(self, key: Key) -> list[Owner]:

@@ -185,16 +185,15 @@ class AddressAdapter:
         for body in self._netlink.dump((_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0))):
             family, prefix, _, scope, index = _IFADDR.unpack_from(body)
             if family in _HOST_PREFIX:
-                yield family, prefix, scope, index, inet_ntop(family, _own_address(family, body))
+                yield family, prefix, scope, index, inet_ntop(family, own_address(family, body))
 
 
-def _own_address(family: int, body: bytes) -> bytes:
-    """The address of this host in one message of a listing, packed.
+def own_address(family: int, body: bytes, start: int = _IFADDR.size) -> bytes:
+    """The address of this host in a message about one, packed; its attributes begin at *start*.
 
     On a point-to-point link ADDRESS is the far end, and LOCAL our own.  IPv4 has both, ADDRESS first; IPv6 has LOCAL
     only on such a link, and then first.
     """
-    start = _IFADDR.size
     if family == AF_INET and body[start + 8 : start + 12] == _LOCAL_HEADER[AF_INET]:
         return body[start + 12 : start + 16]
     if family == AF_INET6 and body[start : start + 4] == _ADDRESS_HEADER[AF_INET6]:

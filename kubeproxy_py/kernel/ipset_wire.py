@@ -240,7 +240,7 @@ def _entry_text(found: dict[int, bytes]) -> str:
     if _PORT in found:
         port = str(_U16.unpack(found[_PORT])[0])
         number = found[_PROTO][0] if _PROTO in found else 0
-        parts.append(f"{_PROTOCOL_NAMES.get(number, number)}:{port}" if _PROTO in found else port)
+        parts.append(f"{_protocol_name(number)}:{port}" if _PROTO in found else port)
     if _IP2 in found:
         parts.append(_address_text(found[_IP2], found.get(_CIDR2)))
     return ",".join(parts)

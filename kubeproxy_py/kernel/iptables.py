@@ -157,13 +157,13 @@ class IptablesAdapter:
         known = self._printed.get((family, table))
         if mark and known and known[0] == mark:
             return known[1]
-        text = what_concerns_us(_saved([*programs.save, "-t", table]), table)
+        text = what_concerns_us(_print([*programs.save, "-t", table]), table)
         if mark and mark == table_mark(programs.flavour, family, table):  # else it may be older than what was printed
             self._printed[family, table] = mark, text
         return text
 
 
-def _saved(argv: Sequence[str]) -> bytes:
+def _print(argv: Sequence[str]) -> bytes:
     """What iptables-save prints.  Raises KernelError; also for a table that it passes over, for that isn't empty."""
     result = run(argv, timeout_s=_TIMEOUT_S)
     if result.exit_code:

@@ -5,7 +5,7 @@ there are is not said in the answer: entries are taken up to the first that is a
 answer that leaves none such is asked for again with more room.
 
 Layout: struct ip_vs_get_dests and behind it struct ip_vs_dest_entry; address and port in network byte order.
-Source: include/uapi/linux/ip_vs.h, IP_VS_SOGET_DESTS; net/netfilter/ipvs/ip_vs_ctl.c, which knows it for IPv4 alone.
+Source: include/uapi/linux/ip_vs.h, IP_VS_SO_GET_DESTS; net/netfilter/ipvs/ip_vs_ctl.c, which knows it for IPv4 alone.
 """
 
 import socket

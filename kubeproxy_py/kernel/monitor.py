@@ -22,6 +22,7 @@ from struct import Struct
 
 from msgspec.structs import replace
 
+from kubeproxy_py.kernel.address import own_address
 from kubeproxy_py.kernel.attributes import attributes, read_text
 from kubeproxy_py.kernel.netlink import NETLINK_ROUTE
 from kubeproxy_py.model.events import AddressesChanged
@@ -35,7 +36,7 @@ _LINK_KINDS, _ADDRESS_KINDS = (_NEWLINK, _DELLINK), (_NEWADDR, _DELADDR)
 _HEADER = Struct("=IHHII")  # length, type, flags, sequence number, port
 _IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _LINK_OFFSET = _HEADER.size + 16  # behind ifinfomsg
-_IFLA_IFNAME, _IFA_ADDRESS, _IFA_LOCAL = 3, 1, 2
+_IFLA_IFNAME = 3
 
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _READ_BYTES = 4096  # a longer message is cut; what we read stands at its beginning
@@ -112,8 +113,7 @@ def heard(message: bytes, device: int, before: AddressesChanged) -> AddressesCha
         family, _, _, _, index = _IFADDR.unpack_from(message, _HEADER.size)
         if index != device:
             return replace(before, elsewhere=True)
-        found = attributes(message, _HEADER.size + _IFADDR.size)
-        address = inet_ntop(family, found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])
+        address = inet_ntop(family, own_address(family, message, _HEADER.size + _IFADDR.size))
         return replace(before, ours={**before.ours, address: kind == _NEWADDR})
     if kind in _LINK_KINDS and read_text(attributes(message, _LINK_OFFSET)[_IFLA_IFNAME]) == IPVS_DEVICE:
         return replace(before, device=True)

@@ -7,7 +7,7 @@ import pytest
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.service import compile_parts, compile_service
 from kubeproxy_py.compile.shares import Memo
-from kubeproxy_py.model.events import ServiceSet, SliceSet
+from kubeproxy_py.model.events import ServiceGone, ServiceSet, SliceSet
 from kubeproxy_py.model.rows import RealServer, Rows
 from kubeproxy_py.model.services import EndpointSlice
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, port, service, site
@@ -88,3 +88,15 @@ def test_another_node_makes_all_anew() -> None:
     made.reconfigure(lambda _node, _addresses: site(node_name=where[0]))
     made.compile()
     assert {key.address for key in made.desired.rows if isinstance(key, RealServer)} == {"10.0.0.2"}
+
+
+def test_nothing_is_kept_of_a_service_that_is_gone() -> None:
+    made = Compiler(lambda _node, _addresses: site())
+    made.take(ServiceSet(WEB))
+    made.take(SliceSet(ONE))
+    made.take(SliceSet(TWO))
+    made.compile()
+    assert made._memos
+    made.take(ServiceGone(WEB.name))
+    made.compile()
+    assert not made._memos
