@@ -16,13 +16,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
 from functools import cached_property, lru_cache
 from itertools import groupby
-from socket import AF_INET, AF_INET6, AF_UNSPEC, inet_ntop, inet_pton
+from socket import inet_ntop, inet_pton
 from struct import Struct
 from time import sleep
 
 from kubeproxy_py.kernel import LINK, KernelError, Scope
 from kubeproxy_py.kernel.attributes import attribute, attributes, nest, read_text, text, u32
-from kubeproxy_py.kernel.netlink import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, Refusal, Socket
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6, AF_UNSPEC
+from kubeproxy_py.kernel.netlink import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, Refusal, Socket, message
+from kubeproxy_py.kernel.netlink_frames import header
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import IPVS_DEVICE, Address, Link, Rows
 from kubeproxy_py.model.services import IP
@@ -145,7 +147,7 @@ class AddressAdapter:
         if len(addresses) <= _FEW:
             return {address for address in addresses if self._is_local(address)}
         wanted = {inet_pton(AF_INET6, address): address for address in addresses}
-        routes = self._netlink.dump((_GETROUTE, 0, _RTMSG.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)))
+        routes = self._netlink.dump(message(_GETROUTE, 0, _RTMSG.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)))
         local = (route for route in routes if _RTMSG.unpack_from(route)[7] == _ROUTE_LOCAL)
         targets = (attributes(route, _RTMSG.size).get(_RTA_DST, b"") for route in local)
         return {wanted[target] for target in targets if target in wanted}
@@ -153,7 +155,8 @@ class AddressAdapter:
     def _is_local(self, address: IP) -> bool:
         target = attribute(_RTA_DST, inet_pton(AF_INET6, address))
         try:
-            reply = self._netlink.ask((_GETROUTE, 0, _RTMSG.pack(AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + target))
+            body = _RTMSG.pack(AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + target
+            reply = self._netlink.ask(message(_GETROUTE, 0, body))
         except KernelError:  # no route at all
             return False
         return bool(_RTMSG.unpack_from(reply)[7] == _ROUTE_LOCAL)
@@ -165,7 +168,8 @@ class AddressAdapter:
     def _index(self, name: str) -> int:
         """The interface index of *name*; 0 if there is none."""
         try:
-            reply = self._netlink.ask((_GETLINK, 0, _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, name)))
+            body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, name)
+            reply = self._netlink.ask(message(_GETLINK, 0, body))
         except KernelError as error:
             if error.errno == ENODEV:
                 return 0
@@ -175,14 +179,14 @@ class AddressAdapter:
     def _names(self) -> dict[int, str]:
         """Interface names by index."""
         body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
-        replies = self._netlink.dump((_GETLINK, 0, body))
+        replies = self._netlink.dump(message(_GETLINK, 0, body))
         return {
             _IFINFO.unpack_from(reply)[2]: read_text(attributes(reply, _IFINFO.size)[_IFLA_IFNAME]) for reply in replies
         }
 
     def _addresses(self) -> Iterator[tuple[int, int, int, int, IP]]:
         """(family, prefix length, scope, interface index, address) of every address of the host."""
-        for body in self._netlink.dump((_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0))):
+        for body in self._netlink.dump(message(_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0))):
             family, prefix, _, scope, index = _IFADDR.unpack_from(body)
             if family in _HOST_PREFIX:
                 yield family, prefix, scope, index, inet_ntop(family, own_address(family, body))
@@ -207,8 +211,9 @@ def encode_link(step: Step) -> Message:
     assert isinstance(step.key, Link)
     body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, step.key.name)
     if step.verb == "delete":
-        return _DELLINK, 0, body
-    return _NEWLINK, CREATE | EXCLUSIVE, body + nest(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"dummy"))
+        return message(_DELLINK, 0, body)
+    linkinfo = nest(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"dummy"))
+    return message(_NEWLINK, CREATE | EXCLUSIVE, body + linkinfo)
 
 
 def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Message:
@@ -223,17 +228,24 @@ def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Messa
     packed = inet_pton(family, address)
     prefix = _HOST_PREFIX[family]
     if step.verb == "delete":
-        prefix = odd_prefixes.get(address, prefix)
-        return _DELADDR, 0, _up_to_local(family, prefix, 0, index) + packed
-    flags = _NO_DUPLICATE_SEARCH if family == AF_INET6 else 0
-    body = _up_to_local(family, prefix, flags, index) + packed + _ADDRESS_HEADER[family] + packed
-    return _NEWADDR, CREATE | EXCLUSIVE, body
+        return _up_to_delete(family, odd_prefixes.get(address, prefix), index) + packed
+    return _up_to_add(family, index) + packed + _ADDRESS_HEADER[family] + packed
 
 
 @lru_cache(maxsize=64)
-def _up_to_local(family: int, prefix: int, flags: int, index: int) -> bytes:
-    """What comes before the address itself."""
-    return _IFADDR.pack(family, prefix, flags, _SCOPE_UNIVERSE, index) + _LOCAL_HEADER[family]
+def _up_to_delete(family: int, prefix: int, index: int) -> bytes:
+    """The message that deletes an address, up to the address itself."""
+    body = _IFADDR.pack(family, prefix, 0, _SCOPE_UNIVERSE, index) + _LOCAL_HEADER[family]
+    return header(_DELADDR, 0, len(body) + _HOST_PREFIX[family] // 8) + body
+
+
+@lru_cache(maxsize=64)
+def _up_to_add(family: int, index: int) -> bytes:
+    """The message that adds an address, up to the address itself, which stands there twice."""
+    flags = _NO_DUPLICATE_SEARCH if family == AF_INET6 else 0
+    body = _IFADDR.pack(family, _HOST_PREFIX[family], flags, _SCOPE_UNIVERSE, index) + _LOCAL_HEADER[family]
+    size = len(body) + len(_ADDRESS_HEADER[family]) + 2 * _HOST_PREFIX[family] // 8
+    return header(_NEWADDR, CREATE | EXCLUSIVE, size) + body
 
 
 def _ipv6_added(steps: Iterable[Step]) -> set[IP]:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from kubeproxy_py.kernel import KernelError, command
 from kubeproxy_py.kernel.conntrack_wire import Places, encode_delete, encode_list, encode_list_udp, flows_in, places
 from kubeproxy_py.kernel.netlink import NETLINK_NETFILTER, Message, Socket
-from kubeproxy_py.kernel.netlink_frames import DUMP, INTERRUPTED, NLMSG_DONE, NLMSG_ERROR, join, refusal, split
+from kubeproxy_py.kernel.netlink_frames import DUMP, INTERRUPTED, NLMSG_DONE, NLMSG_ERROR, flagged, join, refusal, split
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import FAMILIES, Family
 from kubeproxy_py.plan.flows import Flow
@@ -84,9 +84,9 @@ class Conntrack:
 def _listed(family: Family) -> Iterator[_Part]:
     """A listing of UDP alone, or else of everything.  Raises KernelError."""
     refusals = []
-    for message in (encode_list_udp(family), encode_list(family)):
+    for request in (encode_list_udp(family), encode_list(family)):
         try:
-            yield from _listing(message)
+            yield from _listing(request)
         except KernelError as error:
             if error.errno not in _UNKNOWN:
                 raise
@@ -96,21 +96,20 @@ def _listed(family: Family) -> Iterator[_Part]:
     raise KernelError("this kernel can't list UDP flows", errno=refusals[-1].errno, hint=_HINT) from refusals[-1]
 
 
-def _listing(message: Message) -> Iterator[_Part]:
+def _listing(request: Message) -> Iterator[_Part]:
     """A listing on a socket of its own, which ends with it: one left in the middle could not be begun anew."""
     with closing(_ListingSocket(NETLINK_NETFILTER)) as netlink:
-        yield from netlink.parts(message)
+        yield from netlink.parts(request)
 
 
 class _ListingSocket(Socket):
     """A socket whose listings are told as they are read, and not when they are whole."""
 
-    def parts(self, message: Message) -> Iterator[_Part]:
+    def parts(self, request: Message) -> Iterator[_Part]:
         """What each read brings.  Raises KernelError."""
-        kind, flags, body = message
         done = interrupted = False
         try:
-            self._socket.send(join([(kind, flags | DUMP, body)], self._next_sequence(1)))
+            self._socket.send(join([flagged(request, DUMP)], self._next_sequence(1)))
             while not done:
                 entries = []
                 for kind, _, flags, body in split(self._receive(0)):

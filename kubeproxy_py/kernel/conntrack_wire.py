@@ -15,12 +15,13 @@ filter: net/netfilter/nf_internals.h, CTA_FILTER_F_*.
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from socket import inet_ntop, inet_pton
 from struct import Struct
 
 from kubeproxy_py.compile.flows import Destination
 from kubeproxy_py.kernel.attributes import NESTED, attribute, attributes, nest, u8, u32
-from kubeproxy_py.kernel.netlink_frames import Message
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6
+from kubeproxy_py.kernel.netlink_frames import Message, message
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Family, family_of
 from kubeproxy_py.plan.flows import Flow
@@ -76,22 +77,13 @@ def places(servers: Iterable[VirtualServer], family: Family) -> dict[tuple[bytes
 
 def encode_list_udp(family: Family) -> Message:
     """List the UDP entries of *family*; kernels before 5.8 don't know the filter and list all."""
-    return (
-        _GET,
-        0,
-        b"".join(
-            (
-                _nfgenmsg(_AF[family]),
-                nest(_TUPLE_ORIG, nest(_TUPLE_PROTO, u8(_PROTO_NUM, _UDP))),
-                nest(_FILTER, u32(_FILTER_ORIG_FLAGS, _FILTER_PROTO_NUM)),
-            )
-        ),
-    )
+    udp = nest(_TUPLE_ORIG, nest(_TUPLE_PROTO, u8(_PROTO_NUM, _UDP)))
+    return message(_GET, 0, _nfgenmsg(_AF[family]) + udp + nest(_FILTER, u32(_FILTER_ORIG_FLAGS, _FILTER_PROTO_NUM)))
 
 
 def encode_list(family: Family) -> Message:
     """List all entries of *family*."""
-    return _GET, 0, _nfgenmsg(_AF[family])
+    return message(_GET, 0, _nfgenmsg(_AF[family]))
 
 
 def encode_delete(flow: Flow) -> Message:
@@ -99,7 +91,7 @@ def encode_delete(flow: Flow) -> Message:
     found = attributes(flow.entry, _NFGENMSG_SIZE)
     parts = [nest(_TUPLE_ORIG, found[_TUPLE_ORIG])]
     parts += [attribute(kind, found[kind]) for kind in (_ZONE, _ID) if kind in found]
-    return _DELETE, 0, _nfgenmsg(flow.entry[0]) + b"".join(parts)
+    return message(_DELETE, 0, _nfgenmsg(flow.entry[0]) + b"".join(parts))
 
 
 def flows_in(entries: Iterable[bytes], servers: Places) -> list[Flow]:

@@ -34,7 +34,7 @@ from kubeproxy_py.kernel.ipset_wire import (
     encode_type,
     message_type,
 )
-from kubeproxy_py.kernel.netlink import ACK, EXCLUSIVE, NETLINK_NETFILTER, Refusal, Socket
+from kubeproxy_py.kernel.netlink import ACK, EXCLUSIVE, NETLINK_NETFILTER, Refusal, Socket, message
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.services import Family
@@ -95,7 +95,7 @@ class IpsetAdapter:
     def _list(self, name: str, *, header_only: bool = False) -> list[bytes]:
         try:
             # Before Linux 5.6 a listing that can't start is answered only if an ACK was asked for.
-            return self._netlink.dump((message_type(LIST), ACK, encode_list(name, header_only=header_only)))
+            return self._netlink.dump(message(message_type(LIST), ACK, encode_list(name, header_only=header_only)))
         except KernelError as error:
             if error.errno == ENOENT:
                 return []
@@ -107,7 +107,7 @@ class IpsetAdapter:
 
     def _execute(self, command: int, bodies: Iterable[bytes], flags: int = 0) -> dict[int, Refusal]:
         kind = message_type(command)
-        return self._netlink.execute((kind, flags, body) for body in bodies)
+        return self._netlink.execute(message(kind, flags, body) for body in bodies)
 
     def _do(self, command: int, body: bytes, flags: int = 0) -> Refusal | None:
         return self._execute(command, [body], flags).get(0)
@@ -116,7 +116,9 @@ class IpsetAdapter:
         """Raises KernelError if the kernel doesn't know the type."""
         which = spec.type, spec.family
         if which not in self._revisions:
-            self._revisions[which] = decode_revision(self._netlink.ask((message_type(TYPE), 0, encode_type(spec))))
+            self._revisions[which] = decode_revision(
+                self._netlink.ask(message(message_type(TYPE), 0, encode_type(spec)))
+            )
         return encode_create(name, spec, self._revisions[which])
 
     def _create(self, steps: Sequence[Step]) -> list[Failed]:

@@ -32,10 +32,9 @@ def encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[Failed]
 
 def pack(steps: Sequence[Step], encoded: Sequence[bytes]) -> Iterator[tuple[range, bytes]]:
     """The messages, each with the range of steps that it carries out; entries of one set go together."""
-    for name, run in groupby(range(len(steps)), key=lambda index: set_of(steps[index])):
-        indexes = list(run)
-        start = indexes[0]
-        for count in parcels(encoded[start : indexes[-1] + 1]):
+    start = 0
+    for name, run in groupby(map(set_of, steps)):
+        for count in parcels(encoded[start : start + sum(1 for _ in run)]):
             yield range(start, start + count), encode_entries(name, encoded[start : start + count])
             start += count
 

@@ -11,7 +11,7 @@ Source: include/uapi/linux/netfilter/ipset/ip_set.h; net/netfilter/ipset/ip_set_
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton, ntohs
+from socket import inet_ntop, inet_pton, ntohs
 from struct import Struct
 
 from kubeproxy_py.kernel.attributes import (
@@ -29,6 +29,7 @@ from kubeproxy_py.kernel.attributes import (
     u8,
     u32,
 )
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6
 from kubeproxy_py.model.rows import IpsetSpec
 from kubeproxy_py.model.services import Family
 
@@ -167,14 +168,14 @@ def encode_entry(entry: str, line: int) -> bytes:
     Layout: IP, then PORT and PROTO, then IP2 and CIDR2, as far as *entry* has them; a bitmap's has PORT alone.
     32 bytes for hash:ip,port and 8 for the line.  Raises ValueError if *entry* is none.
     """
-    first, *rest = entry.split(",")
-    fields = _port(first) if first.isdigit() else _address(_IP, first)
-    if rest:
-        fields += _protocol_and_port(rest[0])
-    if len(rest) > 1:
-        address, _, length = rest[1].partition("/")
-        fields += _address(_IP2, address) + (u8(_CIDR2, int(length)) if length else b"")
-    return _HEADER.pack(len(fields) + 12, _DATA | NESTED) + fields + _LINE.pack(8, _LINENO, line)
+    first, _, rest = entry.partition(",")
+    if first.isdigit():
+        before, packed, behind = b"", _port(first), _fields(rest)
+    else:
+        family = AF_INET6 if ":" in first else AF_INET
+        before, packed, behind = _ADDRESS_HEADERS[_IP, family], _packed(family, first), _fields(rest)
+    size = len(before) + len(packed) + len(behind)
+    return _HEADER.pack(size + 12, _DATA | NESTED) + before + packed + behind + _LINE.pack(8, _LINENO, line)
 
 
 def encode_entries(name: str, entries: Iterable[bytes]) -> bytes:
@@ -246,7 +247,18 @@ def _entry_text(found: dict[int, bytes]) -> str:
     return ",".join(parts)
 
 
-@lru_cache(maxsize=1024)  # Services have few different ports
+@lru_cache(maxsize=1024)  # nearly always a protocol and a port, of which Services have few different ones
+def _fields(text: str) -> bytes:
+    """What of an entry follows its first address; *text* may be empty."""
+    front, _, second = text.partition(",")
+    address, _, length = second.partition("/")
+    fields = _protocol_and_port(front) if front else b""
+    if address:
+        family = AF_INET6 if ":" in address else AF_INET
+        fields += _ADDRESS_HEADERS[_IP2, family] + _packed(family, address)
+    return fields + (u8(_CIDR2, int(length)) if length else b"")
+
+
 def _protocol_and_port(text: str) -> bytes:
     protocol, _, port = text.rpartition(":")
     number = _PROTOCOL_NUMBERS.get(protocol) or int(protocol)
@@ -257,11 +269,9 @@ def _port(port: str) -> bytes:
     return _PORT_HEADER + _U16.pack(int(port)) + b"\0\0"
 
 
-def _address(kind: int, address: str) -> bytes:
+def _packed(family: int, address: str) -> bytes:
     try:
-        if ":" in address:
-            return _ADDRESS_HEADERS[kind, AF_INET6] + inet_pton(AF_INET6, address)
-        return _ADDRESS_HEADERS[kind, AF_INET] + inet_pton(AF_INET, address)
+        return inet_pton(family, address)
     except OSError:
         raise ValueError(f"{address!r} is no address") from None
 

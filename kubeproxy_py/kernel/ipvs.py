@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
 from functools import cached_property
-from socket import AF_INET, inet_ntop, ntohs
+from socket import inet_ntop, ntohs
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Scope, command
+from kubeproxy_py.kernel.families import AF_INET
 from kubeproxy_py.kernel.ipvs_sockopt import DestReader, Entry
 from kubeproxy_py.kernel.ipvs_stats import decode_traffic
 from kubeproxy_py.kernel.ipvs_wire import (
@@ -30,7 +31,7 @@ from kubeproxy_py.kernel.ipvs_wire import (
     encode_steps,
     real_server_spec,
 )
-from kubeproxy_py.kernel.netlink import NETLINK_GENERIC, Message, Refusal, Socket, generic_family
+from kubeproxy_py.kernel.netlink import NETLINK_GENERIC, Message, Refusal, Socket, generic_family, message
 from kubeproxy_py.model.rows import (
     SERVING,
     Connections,
@@ -161,7 +162,7 @@ class IpvsAdapter:
             self.__dict__.pop(name, None)
 
     def _message(self, body: bytes) -> Message:
-        return self._family, 0, body
+        return message(self._family, 0, body)
 
     def virtual_servers(self) -> list[tuple[VirtualServer, VirtualServerSpec]]:
         """All but those that go by firewall mark, without their real servers.  Raises KernelError."""
@@ -177,7 +178,7 @@ class IpvsAdapter:
 
     def _states(self, server: VirtualServer) -> Iterator[RealServerState]:
         """The real servers of *server* by netlink."""
-        for body in self._netlink.dump((self._family, 0, encode_list_dests(server))):
+        for body in self._netlink.dump(self._message(encode_list_dests(server))):
             yield decode_dest(body, server)
 
     def _entries(self, server: VirtualServer) -> list[Entry] | None:
@@ -211,8 +212,7 @@ class IpvsAdapter:
     def _send(self, steps: Sequence[Step]) -> list[tuple[Step, Refusal]]:
         if not steps:
             return []
-        family = self._family
-        refused = self._netlink.execute((family, 0, body) for body in encode_steps(steps))
+        refused = self._netlink.execute(encode_steps(steps, self._family))
         return [(steps[index], refusal) for index, refusal in sorted(refused.items())]
 
 

@@ -23,7 +23,7 @@ from kubeproxy_py.kernel.ipset_wire import encode_named, message_type
 from kubeproxy_py.kernel.iptables import IptablesAdapter
 from kubeproxy_py.kernel.iptables_text import restore_text
 from kubeproxy_py.kernel.iptc_table import LegacyTable, MissingExtensionError, RefusedError, load_library
-from kubeproxy_py.kernel.netlink import NETLINK_NETFILTER, Socket
+from kubeproxy_py.kernel.netlink import NETLINK_NETFILTER, Socket, message
 from kubeproxy_py.kernel.rule_words import Line, restore_lines
 from kubeproxy_py.plan.steps import Step
 
@@ -89,7 +89,7 @@ def first_absent_set(names: Iterable[str]) -> str:
     netlink = Socket(NETLINK_NETFILTER)
     try:
         for name in names:
-            netlink.ask((message_type(_SET_HEADER), 0, encode_named(name)))
+            netlink.ask(message(message_type(_SET_HEADER), 0, encode_named(name)))
     except KernelError as error:
         if error.errno == ENOENT:
             return name

@@ -28,7 +28,9 @@ from kubeproxy_py.kernel.netlink_frames import (
     Message,
     Refusal,
     batches,
+    flagged,
     join,
+    message,
     refusal,
     split,
 )
@@ -44,6 +46,7 @@ __all__ = [  # with what messages are made of, so that a user of the socket impo
     "Refusal",
     "Socket",
     "generic_family",
+    "message",
 ]
 
 NETLINK_ROUTE = 0
@@ -108,19 +111,17 @@ class Socket:
             start += len(batch)
         return refused
 
-    def ask(self, message: Message) -> bytes:
-        """The body of the one reply to *message*.  Raises KernelError with the errno if it is refused."""
-        kind, flags, body = message
-        replies, _ = self._converse((kind, flags | ACK, body))
+    def ask(self, request: Message) -> bytes:
+        """The body of the one reply to *request*.  Raises KernelError with the errno if it is refused."""
+        replies, _ = self._converse(flagged(request, ACK))
         if not replies:
-            raise KernelError(f"no reply to netlink message {kind}", errno=ENOENT)
+            raise KernelError("no reply to a netlink message", errno=ENOENT)
         return replies[0]
 
-    def dump(self, message: Message) -> list[bytes]:
+    def dump(self, request: Message) -> list[bytes]:
         """The bodies of a whole listing, taken again if it changed under way.  Raises KernelError."""
-        kind, flags, body = message
         for _ in range(_DUMP_TRIES):
-            replies, interrupted = self._converse((kind, flags | DUMP, body))
+            replies, interrupted = self._converse(flagged(request, DUMP))
             if not interrupted:
                 return replies
         raise KernelError(f"a netlink listing changed {_DUMP_TRIES} times while it was read", errno=EINTR)
@@ -159,8 +160,7 @@ class Socket:
 
     def _exchange(self, batch: list[Message]) -> tuple[dict[int, Refusal], bool]:
         """Send *batch* at once: the answers by place, and whether they are all that there were."""
-        kind, flags, body = batch[-1]
-        batch[-1] = (kind, flags | ACK, body)
+        batch[-1] = flagged(batch[-1], ACK)
         first = self._next_sequence(len(batch))
         last = first + len(batch) - 1
         answers: dict[int, Refusal] = {}
@@ -187,13 +187,13 @@ class Socket:
             return answers, False
         return answers, complete
 
-    def _converse(self, message: Message) -> tuple[list[bytes], bool]:
+    def _converse(self, request: Message) -> tuple[list[bytes], bool]:
         """Send one message: the bodies of its replies, and whether they were gathered while things changed."""
         sequence = self._next_sequence(1)
         replies: list[bytes] = []
         interrupted = False
         try:
-            self._socket.send(join((message,), sequence))
+            self._socket.send(join((request,), sequence))
             while True:
                 for kind, answered, flags, body in split(self._receive(0)):
                     if answered != sequence:
@@ -231,7 +231,7 @@ _HINTS = {EPERM: "this needs the capability NET_ADMIN"}
 def generic_family(netlink: Socket, name: str) -> int:
     """The message type of the generic netlink family *name*.  Raises KernelError, ENOENT if there is none."""
     body = _CTRL_GETFAMILY + text(_CTRL_ATTR_FAMILY_NAME, name)
-    return read_u16(attributes(netlink.ask((_CTRL_FAMILY, 0, body)), 4)[_CTRL_ATTR_FAMILY_ID])
+    return read_u16(attributes(netlink.ask(message(_CTRL_FAMILY, 0, body)), 4)[_CTRL_ATTR_FAMILY_ID])
 
 
 def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:

@@ -11,12 +11,12 @@ Source: include/uapi/linux/netfilter/{nfnetlink,nf_tables,nf_tables_compat}.h.
 """
 
 from errno import ENOENT
-from socket import AF_INET, AF_INET6, AF_UNSPEC
 from struct import pack
 
 from kubeproxy_py.kernel import KernelError
 from kubeproxy_py.kernel.attributes import attributes, big32, nest, text
-from kubeproxy_py.kernel.netlink import CREATE, NETLINK_NETFILTER, Message, Socket
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6, AF_UNSPEC
+from kubeproxy_py.kernel.netlink import CREATE, NETLINK_NETFILTER, Message, Socket, message
 from kubeproxy_py.model.services import Family
 
 _NFTABLES, _NFT_COMPAT = 10, 11  # NFNL_SUBSYS_*
@@ -33,9 +33,9 @@ def works(family: Family) -> bool:
     table = text(1, "kubeproxy-check")
     hook = nest(4, big32(1, _POSTROUTING), big32(2, _PRIORITY_SRCNAT))
     batch: list[Message] = [
-        (_BATCH_BEGIN, 0, _netfilter_header(AF_UNSPEC, _NFTABLES)),
-        (_NEW_TABLE, CREATE, _netfilter_header(_AF[family]) + table),
-        (_NEW_CHAIN, CREATE, _netfilter_header(_AF[family]) + table + text(3, "check") + hook + text(7, "nat")),
+        message(_BATCH_BEGIN, 0, _netfilter_header(AF_UNSPEC, _NFTABLES)),
+        message(_NEW_TABLE, CREATE, _netfilter_header(_AF[family]) + table),
+        message(_NEW_CHAIN, CREATE, _netfilter_header(_AF[family]) + table + text(3, "check") + hook + text(7, "nat")),
     ]
     try:
         netlink = Socket(NETLINK_NETFILTER, timeout_s=_TIMEOUT_S)
@@ -51,12 +51,12 @@ def works(family: Family) -> bool:
 
 def has_table(family: Family, table: str) -> bool:
     """Whether nf_tables holds *table*."""
-    return _refusal((_GET_TABLE, 0, _netfilter_header(_AF[family]) + text(1, table))) == 0
+    return _refusal(message(_GET_TABLE, 0, _netfilter_header(_AF[family]) + text(1, table))) == 0
 
 
 def has_chain(family: Family, table: str, chain: str) -> bool:
     """Whether nf_tables holds *chain*."""
-    return _refusal((_GET_CHAIN, 0, _netfilter_header(_AF[family]) + text(1, table) + text(3, chain))) == 0
+    return _refusal(message(_GET_CHAIN, 0, _netfilter_header(_AF[family]) + text(1, table) + text(3, chain))) == 0
 
 
 def has_match(family: Family, name: str) -> bool:
@@ -65,7 +65,7 @@ def has_match(family: Family, name: str) -> bool:
     True too where that can't be found out, as without the module nft_compat: then the first rule that uses it tells.
     """
     asked = text(1, name) + big32(2, 0) + big32(3, 0)  # revision 0, of a match
-    return _refusal((_COMPAT_GET, 0, _netfilter_header(_AF[family]) + asked)) != ENOENT
+    return _refusal(message(_COMPAT_GET, 0, _netfilter_header(_AF[family]) + asked)) != ENOENT
 
 
 def generation() -> int | None:
@@ -75,7 +75,7 @@ def generation() -> int | None:
     except KernelError:
         return None
     try:
-        reply = netlink.ask((_GET_GENERATION, 0, _netfilter_header(AF_UNSPEC)))
+        reply = netlink.ask(message(_GET_GENERATION, 0, _netfilter_header(AF_UNSPEC)))
     except KernelError:
         return None
     finally:
@@ -84,14 +84,14 @@ def generation() -> int | None:
     return None if number is None else int.from_bytes(number, "big")
 
 
-def _refusal(message: Message) -> int:
-    """The errno with which the kernel refuses *message*; 0 if it answers."""
+def _refusal(request: Message) -> int:
+    """The errno with which the kernel refuses *request*; 0 if it answers."""
     try:
         netlink = Socket(NETLINK_NETFILTER, timeout_s=_TIMEOUT_S)
     except KernelError as error:
         return error.errno
     try:
-        netlink.ask(message)
+        netlink.ask(request)
     except KernelError as error:
         return error.errno
     finally:

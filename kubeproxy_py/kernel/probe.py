@@ -20,7 +20,7 @@ from kubeproxy_py.kernel import KernelError, nf_tables
 from kubeproxy_py.kernel.attributes import u8
 from kubeproxy_py.kernel.command import run
 from kubeproxy_py.kernel.flavour import Flavour, Programs, choose_flavour, programs
-from kubeproxy_py.kernel.netlink import NETLINK_NETFILTER, Socket
+from kubeproxy_py.kernel.netlink import NETLINK_NETFILTER, Socket, message
 from kubeproxy_py.model.rows import IPVS_DEVICE
 from kubeproxy_py.model.services import FAMILIES, Family
 
@@ -228,7 +228,7 @@ def _ipset_speaks_netlink() -> bool:
     except KernelError:
         return False
     try:
-        netlink.ask((_IPSET_PROTOCOL, 0, bytes(4) + u8(1, _IPSET_PROTOCOL_MIN)))
+        netlink.ask(message(_IPSET_PROTOCOL, 0, bytes(4) + u8(1, _IPSET_PROTOCOL_MIN)))
     except KernelError:
         return False
     finally:

@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel import address, ipset_wire, ipvs_wire
 from kubeproxy_py.kernel.netlink import Message
+from kubeproxy_py.kernel.netlink_frames import REQUEST, split
 from kubeproxy_py.model.rows import (
     DRAINING,
     FLAG_PERSISTENT,
@@ -47,7 +48,8 @@ def _ipset(claim: str, body: bytes) -> Sample:
 
 
 def _rtnetlink(claim: str, message: Message, fixed_size: int, names: Names) -> Sample:
-    kind, flags, body = message
+    ((kind, _, flags, body),) = split(message)
+    flags &= ~REQUEST
     return Sample(f"{claim} (message type {kind}, flags {flags:#x})", body, fixed_size, names)
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from kubeproxy_py.kernel.conntrack_wire import encode_delete, encode_list, encode_list_udp, flows_in, places
+from kubeproxy_py.kernel.netlink_frames import message
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import FAMILIES
 from kubeproxy_py.plan.flows import Flow
@@ -108,7 +109,7 @@ def test_only_servers_of_the_family_are_looked_for() -> None:
     ids=["IPv4", "in a zone", "IPv6"],
 )
 def test_a_delete_names_the_original_tuple_the_zone_and_the_id(entry: bytes, body: bytes) -> None:
-    assert encode_delete(Flow(DNS, ("10.244.2.5", 8080), entry)) == (0x102, 0, body)
+    assert encode_delete(Flow(DNS, ("10.244.2.5", 8080), entry)) == message(0x102, 0, body)
 
 
 def test_a_flow_without_its_tuple_is_not_deleted() -> None:
@@ -118,8 +119,8 @@ def test_a_flow_without_its_tuple_is_not_deleted() -> None:
 
 def test_udp_is_asked_for_by_a_filter_on_the_protocol_of_the_original_tuple() -> None:
     body = bytes.fromhex("02000000 10000180 0c000280 0500010011000000 0c001980 0800010008000000")
-    assert encode_list_udp("IPv4") == (0x101, 0, body)
+    assert encode_list_udp("IPv4") == message(0x101, 0, body)
 
 
 def test_a_listing_is_of_one_family() -> None:
-    assert [encode_list(family) for family in FAMILIES] == [(0x101, 0, IPV4), (0x101, 0, IPV6)]
+    assert [encode_list(family) for family in FAMILIES] == [message(0x101, 0, IPV4), message(0x101, 0, IPV6)]

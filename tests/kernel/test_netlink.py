@@ -10,13 +10,14 @@ import pytest
 
 from kubeproxy_py.kernel import KernelError
 from kubeproxy_py.kernel.attributes import attributes, read_text, text
-from kubeproxy_py.kernel.netlink import NETLINK_ROUTE, Message, Socket
+from kubeproxy_py.kernel.netlink import NETLINK_ROUTE, Message, Socket, message
+from kubeproxy_py.kernel.netlink_frames import HEADER_SIZE
 
 GETLINK = 18
 IFNAME = 3
-PRESENT: Message = (GETLINK, 0, bytes(16) + text(IFNAME, "lo"))
-ABSENT: Message = (GETLINK, 0, bytes(16) + text(IFNAME, "no-such-device"))
-MISALIGNED: Message = (GETLINK, 0, PRESENT[2] + b"x")  # the kernel loses what follows it in a send
+PRESENT: Message = message(GETLINK, 0, bytes(16) + text(IFNAME, "lo"))
+ABSENT: Message = message(GETLINK, 0, bytes(16) + text(IFNAME, "no-such-device"))
+MISALIGNED: Message = message(GETLINK, 0, PRESENT[HEADER_SIZE:] + b"x")  # the kernel loses what follows it in a send
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_question_refused_is_an_error_with_its_number(netlink: Socket) -> None
 
 
 def test_a_listing_is_whole(netlink: Socket) -> None:
-    names = {read_text(attributes(body, 16)[IFNAME]) for body in netlink.dump((GETLINK, 0, bytes(16)))}
+    names = {read_text(attributes(body, 16)[IFNAME]) for body in netlink.dump(message(GETLINK, 0, bytes(16)))}
     assert names == {name for _, name in socket.if_nameindex()}
 
 

@@ -402,9 +402,8 @@ def test_a_kernel_that_refuses_the_filter_is_asked_for_everything(
             return [flow.destination for part in Conntrack().udp_flows([DNS]) for flow in part]
 
     filtered = listed()
-    kind, flags, body = encode_list_udp("IPv4")
-    unknown_filter = body[:-4] + b"\0\0\0\x40"
-    monkeypatch.setattr(conntrack, "encode_list_udp", lambda _family: (kind, flags, unknown_filter))
+    unknown_filter = encode_list_udp("IPv4")[:-4] + b"\0\0\0\x40"
+    monkeypatch.setattr(conntrack, "encode_list_udp", lambda _family: unknown_filter)
     assert (filtered, listed()) == ([("10.244.1.5", 8080)], filtered)
 
 
