@@ -191,6 +191,7 @@ class Agent:
     def _adopt(self, found: Rows) -> None:
         """Believe that the kernel has *found*, and nothing that was believed before."""
         self.actual = self._ours(found)
+        self._full.proofs.forget_all()
         self.adopted = True
         self.pending = Pending()
 
@@ -255,6 +256,7 @@ class Agent:
         """Know what the kernel has now; keep what failed pending."""
         refused = {failure.step.key for failure in failed}
         desired = self.compiler.desired.rows
+        self._full.proofs.forget(step.key for step in plan)
         whole = due is None and not refused and len(plan) > len(self.actual)
         if whole:  # copied at once: a dict that grows by 140,000 takes twice the memory on its way
             self.actual = {**desired, **{key: spec for key, spec in self.actual.items() if key not in desired}}
@@ -305,6 +307,7 @@ class Agent:
                 self.actual[key] = piece.found[key]
             else:
                 del self.actual[key]
+        self._full.proofs.forget(differing)
         self.pending.ask(differing)
         self._drift.note(differing)
         self._note_draining(differing, self._clock())

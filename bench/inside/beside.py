@@ -107,7 +107,7 @@ def _seconds_until(holds: Callable[[], bool], look_s: float) -> float:
 
 def _is_programmed(kernel: Kernel, n: int) -> bool:
     """The virtual servers are looked at first, for that is cheap; then everything else that packets need."""
-    if len(kernel.virtual_servers()) < n:
+    if sum(map(len, kernel.virtual_servers())) < n:
         return False
     try:
         agent.check_programmed(kernel, n)
@@ -119,4 +119,4 @@ def _is_programmed(kernel: Kernel, n: int) -> bool:
 def _is_replaced(kernel: Kernel) -> bool:
     after = objects.endpoint_slice(0, replaced=True).endpoints[0].address
     server = VirtualServer(objects.service(0).cluster_ips[0], 80, "TCP")
-    return any(isinstance(key, RealServer) and key.address == after for key in kernel.real_servers([server]))
+    return any(isinstance(key, RealServer) and key.address == after for key in kernel.listing(server).rows())

@@ -44,6 +44,26 @@ class Scope(Struct, frozen=True, gc=False):
         return f"{self.kind} {self.name}".rstrip()
 
 
+Part = Scope | VirtualServer
+"""What can be listed: a scope, or the real servers of a virtual server."""
+
+
+class Listing(Struct, frozen=True, gc=False):
+    """What the kernel says of a part of its state, not yet made into rows.
+
+    ``seal`` is the same for as long as it says the same, counters of traffic aside.  It is a hash of 64 bits, keyed
+    anew in each process, so that two different states have one seal once in 2^64 times.
+    """
+
+    seal: int
+    rows: Callable[[], Rows]
+
+
+def sealed(rows: Rows) -> Listing:
+    """The listing of a part whose *rows* are made already."""
+    return Listing(hash(frozenset(rows.items())), lambda: rows)
+
+
 class Kernel(Protocol):
     """What the agent needs of a kernel; kept by MemoryKernel and LinuxKernel (tests/contract)."""
 
@@ -59,12 +79,12 @@ class Kernel(Protocol):
         """
         ...
 
-    def virtual_servers(self) -> Rows:
-        """The virtual servers alone, as ``read`` tells them.  Raises KernelError."""
+    def virtual_servers(self) -> Iterator[Rows]:
+        """The virtual servers alone, as ``read`` tells them, in parts of one listing.  Raises KernelError."""
         ...
 
-    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
-        """The real servers of *virtual_servers*; none of those that are gone.  Raises KernelError."""
+    def listing(self, part: Part) -> Listing:
+        """What the kernel says of *part* now; of a virtual server that is gone, nothing.  Raises KernelError."""
         ...
 
     def apply(self, plan: Plan) -> Outcome:

@@ -14,13 +14,13 @@ of an address that is gone, ENXIO what it once said, ENODEV what it says when th
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from socket import inet_ntop, inet_pton
 from struct import Struct
 from time import sleep
 
-from kubeproxy_py.kernel import LINK, KernelError, Scope
+from kubeproxy_py.kernel import LINK, KernelError, Listing, Scope, sealed
 from kubeproxy_py.kernel.attributes import attribute, attributes, nest, read_text, text, u32
 from kubeproxy_py.kernel.families import AF_INET, AF_INET6, AF_UNSPEC
 from kubeproxy_py.kernel.netlink import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, Refusal, Socket, message
@@ -36,6 +36,7 @@ _GETROUTE = 26
 
 _IFINFO = Struct("=BxHiII")  # family, type, index, flags, which flags to change
 _IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_INDEX, _INDEX_AT = Struct("=I"), 4
 _RTMSG = Struct("=BBBBBBBBI")  # family, prefix lengths of target and source, TOS, table, protocol, scope, type, flags
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 18, 29
 _IFLA_INFO_KIND = 1
@@ -80,14 +81,23 @@ class AddressAdapter:
 
     def read(self, scope: Scope) -> Rows:
         """kube-ipvs0 and its addresses, but for those that Linux itself gives a device.  Raises KernelError."""
+        return self.listing(scope).rows()
+
+    def listing(self, scope: Scope) -> Listing:
+        """The same, not yet made into rows."""
         assert scope == LINK, scope
         index = self._device = self._index(IPVS_DEVICE)
         if not index:
-            return {}
+            return sealed({})
+        device = _INDEX.pack(index)
+        bodies = [body for body in self._dumped() if body[_INDEX_AT : _IFADDR.size] == device]
+        return Listing(hash((index, *bodies)), partial(self._rows_in, bodies))
+
+    def _rows_in(self, bodies: Iterable[bytes]) -> Rows:
         rows: Rows = {Link(IPVS_DEVICE): None}
         self._odd_prefixes.clear()
-        for family, prefix, scope_number, owner, address in self._addresses():
-            if owner == index and not _is_automatic(family, scope_number, address):
+        for family, prefix, scope_number, _, address in _told(bodies):
+            if not _is_automatic(family, scope_number, address):
                 rows[Address(address)] = None
                 if prefix != _HOST_PREFIX[family]:
                     self._odd_prefixes[address] = prefix
@@ -103,7 +113,7 @@ class AddressAdapter:
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """All addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
         names = self._names()
-        found = ((names.get(index), address) for _, _, _, index, address in self._addresses())
+        found = ((names.get(index), address) for _, _, _, index, address in _told(self._dumped()))
         return tuple(sorted(HostAddress(name, address) for name, address in found if name))
 
     def close(self) -> None:
@@ -184,12 +194,17 @@ class AddressAdapter:
             _IFINFO.unpack_from(reply)[2]: read_text(attributes(reply, _IFINFO.size)[_IFLA_IFNAME]) for reply in replies
         }
 
-    def _addresses(self) -> Iterator[tuple[int, int, int, int, IP]]:
-        """(family, prefix length, scope, interface index, address) of every address of the host."""
-        for body in self._netlink.dump(message(_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0))):
-            family, prefix, _, scope, index = _IFADDR.unpack_from(body)
-            if family in _HOST_PREFIX:
-                yield family, prefix, scope, index, inet_ntop(family, own_address(family, body))
+    def _dumped(self) -> list[bytes]:
+        """What the kernel tells of every address of the host."""
+        return self._netlink.dump(message(_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0)))
+
+
+def _told(bodies: Iterable[bytes]) -> Iterator[tuple[int, int, int, int, IP]]:
+    """(family, prefix length, scope, interface index, address) of every IP address."""
+    for body in bodies:
+        family, prefix, _, scope, index = _IFADDR.unpack_from(body)
+        if family in _HOST_PREFIX:
+            yield family, prefix, scope, index, inet_ntop(family, own_address(family, body))
 
 
 def own_address(family: int, body: bytes, start: int = _IFADDR.size) -> bytes:

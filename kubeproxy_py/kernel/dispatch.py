@@ -10,9 +10,9 @@ A plan of 140,000 steps costs some 10 ms here: one pass to find the runs, and no
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from kubeproxy_py.kernel import KernelError, Scope
+from kubeproxy_py.kernel import KernelError, Listing, Scope
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
     Address,
@@ -50,6 +50,15 @@ class Adapter(Protocol):
 
     def close(self) -> None:
         """Give back sockets."""
+        ...
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """An adapter that can say what the kernel says of a scope without making rows of it."""
+
+    def listing(self, scope: Scope) -> Listing:
+        """What ``read`` would tell.  Raises KernelError if it could not be asked."""
         ...
 
 

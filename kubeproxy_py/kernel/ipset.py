@@ -7,10 +7,10 @@ into a set of the wanted kind, which then takes its name, and rules that refer t
 
 from collections.abc import Callable, Iterable, Sequence
 from errno import EEXIST, ENOENT
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 
-from kubeproxy_py.kernel import KernelError, Scope, ipset_entries, ipset_scope
+from kubeproxy_py.kernel import KernelError, Listing, Scope, ipset_entries, ipset_scope
 from kubeproxy_py.kernel.ipset_wire import (
     ADD,
     CREATE,
@@ -67,14 +67,12 @@ class IpsetAdapter:
 
         A set of another type than ours has any is told without entries: none of them can be wanted.
         """
+        return self.listing(scope).rows()
+
+    def listing(self, scope: Scope) -> Listing:
+        """The same, not yet made into rows."""
         bodies = self._list(scope.name)
-        if not bodies:
-            return {}
-        spec = decode_spec(bodies[0])
-        rows: Rows = {Ipset(scope.name): spec}
-        if spec.type in ENTRY_TYPES:
-            rows.update((IpsetEntry(scope.name, entry), None) for body in bodies for entry in decode_entries(body))
-        return rows
+        return Listing(hash(tuple(bodies)), partial(_rows_in, scope.name, bodies))
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no ipset."""
@@ -202,6 +200,17 @@ class IpsetAdapter:
         for number, refusal in self._execute(command, singles).items():
             failed += _entry_failures(sendable, again[number : number + 1], refusal)
         return failed
+
+
+def _rows_in(name: str, bodies: Sequence[bytes]) -> Rows:
+    """The set *name* as it was listed."""
+    if not bodies:
+        return {}
+    spec = decode_spec(bodies[0])
+    rows: Rows = {Ipset(name): spec}
+    if spec.type in ENTRY_TYPES:
+        rows.update((IpsetEntry(name, entry), None) for body in bodies for entry in decode_entries(body))
+    return rows
 
 
 def _entry_failures(steps: Sequence[Step], indexes: Iterable[int], refusal: Refusal) -> list[Failed]:

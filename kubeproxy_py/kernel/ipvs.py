@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
-from functools import cached_property
+from functools import cached_property, partial
 from socket import inet_ntop, ntohs
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Scope, command
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Listing, Scope, command, sealed
 from kubeproxy_py.kernel.families import AF_INET
-from kubeproxy_py.kernel.ipvs_sockopt import DestReader, Entry
+from kubeproxy_py.kernel.ipvs_sockopt import DestReader, entries, seal_of
 from kubeproxy_py.kernel.ipvs_stats import decode_traffic
 from kubeproxy_py.kernel.ipvs_wire import (
     FAMILY_NAME,
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _GONE = frozenset((ESRCH, ENOENT))
 _MODPROBE_TIMEOUT_S = 30.0
+_SERVICES_AT_ONCE = 1000  # some 5 ms
 
 # (kind, errno) -> what it means there; seen on Linux 6.1
 _MEANINGS: dict[tuple[type, int], str] = {
@@ -70,24 +71,18 @@ class IpvsAdapter:
     def read(self, scope: Scope) -> Rows:
         """All virtual servers but those that go by firewall mark, and their real servers.  Raises KernelError."""
         assert scope == VIRTUAL_SERVERS, scope
-        rows: Rows = dict(self.virtual_servers())
-        self._add_real_servers(rows, [key for key in rows if isinstance(key, VirtualServer)])
-        return rows
-
-    def real_servers(self, virtual_servers: Iterable[VirtualServer]) -> Rows:
-        """The real servers of *virtual_servers*; none of those that are gone.  Raises KernelError."""
         rows: Rows = {}
-        self._add_real_servers(rows, virtual_servers)
+        for part in self.virtual_servers():
+            rows.update(part)
+        for server in [key for key in rows if isinstance(key, VirtualServer)]:
+            rows.update(self.real_servers(server).rows())
         return rows
 
-    def _add_real_servers(self, rows: Rows, virtual_servers: Iterable[VirtualServer]) -> None:
-        for server in virtual_servers:
-            if (entries := self._entries(server)) is None:
-                rows.update((state.key, state.spec) for state in self._states(server))
-            else:
-                for address, port, method, weight, _, _ in entries:
-                    key = RealServer(server, inet_ntop(AF_INET, address), ntohs(port))
-                    rows[key] = SERVING if weight == 1 and not method else real_server_spec(method, weight)
+    def real_servers(self, server: VirtualServer) -> Listing:
+        """The real servers of *server*; none if it is gone.  Raises KernelError."""
+        if (told := self._told(server)) is None:
+            return sealed({state.key: state.spec for state in self._states(server)})
+        return Listing(seal_of(told), partial(_rows, told, server))
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no IPVS."""
@@ -107,10 +102,10 @@ class IpvsAdapter:
         """How many connections, busy and idle, each real server of *virtual_servers* has.  Raises KernelError."""
         found: dict[RealServer, Connections] = {}
         for server in virtual_servers:
-            if (entries := self._entries(server)) is None:
+            if (told := self._told(server)) is None:
                 found.update((state.key, state.connections) for state in self._states(server))
             else:
-                for address, port, _, _, active, inactive in entries:
+                for address, port, _, _, active, inactive in entries(told):
                     key = RealServer(server, inet_ntop(AF_INET, address), ntohs(port))
                     found[key] = Connections(active, inactive)
         return found
@@ -164,9 +159,16 @@ class IpvsAdapter:
     def _message(self, body: bytes) -> Message:
         return message(self._family, 0, body)
 
-    def virtual_servers(self) -> list[tuple[VirtualServer, VirtualServerSpec]]:
-        """All but those that go by firewall mark, without their real servers.  Raises KernelError."""
-        return [service for body in self._listed() if (service := decode_service(body))]
+    def virtual_servers(self) -> Iterator[Rows]:
+        """All but those that go by firewall mark, without their real servers, in parts of one listing.
+
+        The kernel tells them in one go, lest one be left out; taken apart they are as they are asked for.  Raises
+        KernelError.
+        """
+        bodies = self._listed()
+        for start in range(0, len(bodies), _SERVICES_AT_ONCE):
+            part = bodies[start : start + _SERVICES_AT_ONCE]
+            yield dict(service for body in part if (service := decode_service(body)))
 
     def _listed(self) -> list[bytes]:
         """What the kernel tells of each virtual server."""
@@ -181,7 +183,7 @@ class IpvsAdapter:
         for body in self._netlink.dump(self._message(encode_list_dests(server))):
             yield decode_dest(body, server)
 
-    def _entries(self, server: VirtualServer) -> list[Entry] | None:
+    def _told(self, server: VirtualServer) -> bytes | None:
         """The real servers of *server* by the way that is faster; None where that can't be gone."""
         if self._dests is None or ":" in server.address:
             return None
@@ -214,6 +216,15 @@ class IpvsAdapter:
             return []
         refused = self._netlink.execute(encode_steps(steps, self._family))
         return [(steps[index], refusal) for index, refusal in sorted(refused.items())]
+
+
+def _rows(told: bytes, server: VirtualServer) -> Rows:
+    """The real servers of *server* in an answer of DestReader."""
+    rows: Rows = {}
+    for address, port, method, weight, _, _ in entries(told):
+        key = RealServer(server, inet_ntop(AF_INET, address), ntohs(port))
+        rows[key] = SERVING if weight == 1 and not method else real_server_spec(method, weight)
+    return rows
 
 
 def _fold(steps: Sequence[Step], doomed: Set[Key]) -> tuple[list[Step], list[tuple[Step, Key]]]:

@@ -1,14 +1,15 @@
 """The real servers of an IPv4 virtual server by one getsockopt(2), where netlink takes three system calls.
 
 Law: what is told is what netlink tells, but for real servers of another family, which are for tunnels alone.  How many
-there are is not said in the answer: entries are taken up to the first that is all 0, which no real server is, and an
-answer that leaves none such is asked for again with more room.
+there are is not said in the answer: its end is where all is 0, as no real server is, and an answer that leaves no
+room behind it is asked for again with more.
 
 Layout: struct ip_vs_get_dests and behind it struct ip_vs_dest_entry; address and port in network byte order.
 Source: include/uapi/linux/ip_vs.h, IP_VS_SO_GET_DESTS; net/netfilter/ipvs/ip_vs_ctl.c, which knows it for IPv4 alone.
 """
 
 import socket
+from collections.abc import Iterator
 from errno import ESRCH
 from struct import Struct
 
@@ -22,7 +23,7 @@ _REQUEST = Struct("=H2x4sH2xII4x")  # protocol, address, port, firewall mark, fo
 # persistent; then counters
 _ENTRY = Struct("=4sH2xIi8x2I64x")
 _ROOM = 32
-_NOBODY = bytes(4)
+_FIRST, _STRIDE = _REQUEST.size // 8, _ENTRY.size // 8  # in words of 8 bytes: where entries begin, how long they are
 
 Entry = tuple[bytes, int, int, int, int, int]
 """Address and port in network order, forwarding method and flags, weight, active and inactive connections."""
@@ -33,40 +34,49 @@ class DestReader:
 
     def __init__(self) -> None:
         self._options = SocketOptions(socket.AF_INET, socket.SOL_IP)
-        self._room = _ROOM
-        self._buffer = bytearray(_REQUEST.size + _ROOM * _ENTRY.size)
-        self._used = 0  # entries of the last answer
+        self._end = 0  # of the last answer; what lies behind is 0
+        self._make_room(_ROOM)
 
-    def real_servers(self, server: VirtualServer) -> list[Entry]:
-        """The real servers of *server*, in the kernel's order; none if it is gone.  Raises OSError."""
-        address, port = socket.inet_pton(socket.AF_INET, server.address), socket.htons(server.port)
+    def real_servers(self, server: VirtualServer) -> bytes:
+        """What the kernel says of the real servers of *server*; nothing if it is gone.  Raises OSError.
+
+        Layout: an entry for each behind the other, see ``entries``.
+        """
+        protocol, address = PROTOCOL_NUMBERS[server.protocol], socket.inet_pton(socket.AF_INET, server.address)
         while True:
-            self._buffer[_REQUEST.size : _REQUEST.size + self._used * _ENTRY.size] = bytes(self._used * _ENTRY.size)
-            request = (PROTOCOL_NUMBERS[server.protocol], address, port, 0, self._room)
-            _REQUEST.pack_into(self._buffer, 0, *request)
+            self._buffer[_REQUEST.size : self._end] = bytes(self._end - _REQUEST.size)
+            _REQUEST.pack_into(self._buffer, 0, protocol, address, socket.htons(server.port), 0, self._room)
             try:
                 self._options.ask(GET_DESTS, self._buffer)
             except OSError as error:
                 if error.errno == ESRCH:
-                    self._used = 0
-                    return []
+                    self._end = _REQUEST.size
+                    return b""
                 raise
-            found = self._entries()
-            self._used = len(found)
-            if self._used < self._room:
-                return found
-            self._room *= 4
-            self._buffer, self._used = bytearray(_REQUEST.size + self._room * _ENTRY.size), 0
+            # The first words of all entries: up to the last that is not 0 there are entries.
+            count = (len(self._words[_FIRST::_STRIDE].tobytes().rstrip(b"\0")) + 7) // 8
+            self._end = _REQUEST.size + count * _ENTRY.size
+            if count < self._room:
+                return self._words[_FIRST : _FIRST + count * _STRIDE].tobytes()
+            self._make_room(self._room * 4)
 
-    def _entries(self) -> list[Entry]:
-        found: list[Entry] = []
-        with memoryview(self._buffer) as view:
-            for entry in _ENTRY.iter_unpack(view[_REQUEST.size :]):
-                if entry[0] == _NOBODY:
-                    break
-                found.append(entry)
-        return found
+    def _make_room(self, entries: int) -> None:
+        self._room = entries
+        self._buffer = bytearray(_REQUEST.size + entries * _ENTRY.size)
+        self._words = memoryview(self._buffer).cast("Q")
+        self._end = _REQUEST.size
 
     def close(self) -> None:
         """Close the socket."""
         self._options.close()
+
+
+def entries(told: bytes) -> Iterator[Entry]:
+    """The real servers in an answer, in the kernel's order."""
+    return _ENTRY.iter_unpack(told)
+
+
+def seal_of(told: bytes) -> int:
+    """A hash of what an answer says, connections and traffic aside: address and port, method and weight of each."""
+    words = memoryview(told).cast("Q")
+    return hash((words[::_STRIDE].tobytes(), words[1::_STRIDE].tobytes()))

@@ -6,10 +6,10 @@ borders.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from kubeproxy_py.kernel import Scope
+from kubeproxy_py.kernel import Listing, Part, Scope, sealed
 from kubeproxy_py.kernel.address import AddressAdapter
 from kubeproxy_py.kernel.conntrack import Conntrack
-from kubeproxy_py.kernel.dispatch import Adapter, dispatch
+from kubeproxy_py.kernel.dispatch import Adapter, Lister, dispatch
 from kubeproxy_py.kernel.flavour import Programs
 from kubeproxy_py.kernel.ipset import IpsetAdapter
 from kubeproxy_py.kernel.ipset_tool import IpsetToolAdapter
@@ -76,13 +76,16 @@ class LinuxKernel:
         """The rows of *scope* as they are now.  Raises KernelError."""
         return self._readers[scope].read(scope)
 
-    def virtual_servers(self) -> Rows:
-        """The virtual servers alone.  Raises KernelError."""
-        return dict(self._servers.virtual_servers())
+    def virtual_servers(self) -> Iterator[Rows]:
+        """The virtual servers alone, in parts of one listing.  Raises KernelError."""
+        return self._servers.virtual_servers()
 
-    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
-        """The real servers of *virtual_servers*; none of those that are gone.  Raises KernelError."""
-        return self._servers.real_servers(virtual_servers)
+    def listing(self, part: Part) -> Listing:
+        """What the kernel says of *part* now; of a virtual server that is gone, nothing.  Raises KernelError."""
+        if isinstance(part, VirtualServer):
+            return self._servers.real_servers(part)
+        reader = self._readers[part]
+        return reader.listing(part) if isinstance(reader, Lister) else sealed(reader.read(part))
 
     def apply(self, plan: Plan) -> Outcome:
         """Carry out every step that can be, in order; see dispatch.py for those that wait."""

@@ -10,7 +10,7 @@ are tested: stop anywhere, look, plan again.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
-from kubeproxy_py.kernel import Scope, scope_of
+from kubeproxy_py.kernel import Listing, Part, Scope, scope_of, sealed
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -79,15 +79,17 @@ class MemoryKernel:
         """The rows of *scope*."""
         return {key: spec for key, spec in self.rows.items() if scope_of(key) == scope}
 
-    def virtual_servers(self) -> Rows:
-        """The virtual servers alone."""
-        return {key: spec for key, spec in self.rows.items() if isinstance(key, VirtualServer)}
+    def virtual_servers(self) -> Iterator[Rows]:
+        """The virtual servers alone, each in a part of its own."""
+        for key in [key for key in self.rows if isinstance(key, VirtualServer)]:
+            yield {key: self.rows[key]}
 
-    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
-        """The real servers of *virtual_servers*."""
-        behind = set(virtual_servers)
+    def listing(self, part: Part) -> Listing:
+        """The rows of *part*, sealed."""
+        if isinstance(part, Scope):
+            return sealed(self.read(part))
         rows = self.rows.items()
-        return {key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server in behind}
+        return sealed({key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server == part})
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """What a test gave as ``open_connections``; none for the others."""

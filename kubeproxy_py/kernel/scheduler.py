@@ -7,10 +7,11 @@ Source: kube-proxy's CanUseIPVSProxier, which takes the same address and port.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Protocol
 
 from kubeproxy_py.kernel import KernelError
-from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.plan.steps import Failed, Step
 
 PROBE = VirtualServer("198.51.100.0", 20000, "TCP")  # TEST-NET-2, RFC 5737
@@ -19,14 +20,15 @@ PROBE = VirtualServer("198.51.100.0", 20000, "TCP")  # TEST-NET-2, RFC 5737
 class VirtualServers(Protocol):
     """What is needed of IPVS; kept by IpvsAdapter."""
 
-    def virtual_servers(self) -> Iterable[tuple[VirtualServer, VirtualServerSpec]]: ...
+    def virtual_servers(self) -> Iterable[Rows]: ...
 
     def apply(self, steps: Sequence[Step]) -> Sequence[Failed]: ...
 
 
 def check_scheduler(ipvs: VirtualServers, scheduler: str) -> None:
     """Raises KernelError unless virtual servers can have *scheduler*; the kernel's state is as it was."""
-    if any(spec.scheduler == scheduler for key, spec in ipvs.virtual_servers() if key != PROBE):
+    there = chain.from_iterable(part.items() for part in ipvs.virtual_servers())
+    if any(isinstance(spec, VirtualServerSpec) and spec.scheduler == scheduler for key, spec in there if key != PROBE):
         return
     for step in (Step("add", PROBE, VirtualServerSpec(scheduler)), Step("delete", PROBE)):
         for failed in ipvs.apply([step]):

@@ -3,6 +3,9 @@
 Law: no piece takes long, so that whoever compares may do other work between two of them.  A piece names the rows that
 it would have told if they were there, so what is missing is known with it; and it is to be held against what is
 believed when it comes, not when the walk began.
+
+All is listed each time, but rows are made only of what is not proven (proofs.py), so that the compare of a kernel that
+is right costs little more than having the kernel speak.
 """
 
 from collections import defaultdict
@@ -12,7 +15,8 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, KernelError, Scope, scope_of
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, KernelError, Part, Scope, scope_of, sealed
+from kubeproxy_py.kernel.proofs import Proofs
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.plan.pending import NEVER
 
@@ -26,7 +30,6 @@ SHARE_MAX = 0.05
 """Of the time, that full compares may take of one core."""
 
 _Item = TypeVar("_Item")
-_Groups = dict[Scope | VirtualServer, list[Key]]  # what was believed, by the piece that tells it
 
 
 class Piece(Struct, frozen=True, gc=False):
@@ -51,6 +54,7 @@ class Compare:
     def __init__(self, kernel: Kernel, clock: Callable[[], float], period_s: float) -> None:
         self.due_s = NEVER
         self.count = 0  # that came to their end
+        self.proofs = Proofs()
         self._kernel = kernel
         self._clock = clock
         self._period_s = period_s
@@ -70,7 +74,7 @@ class Compare:
     def turn(self, actual: Rows, ours: Callable[[Rows], Rows]) -> Iterator[Piece]:
         """The pieces of about TURN_S.  Raises KernelError, after which the compare is over."""
         began_s = self._clock()
-        self._walk = self._walk or walk(self._kernel, actual, ours)
+        self._walk = self._walk or _Walk(self._kernel, actual, ours, self.proofs).pieces()
         try:
             for piece in self._walk:
                 yield piece
@@ -88,29 +92,75 @@ class Compare:
 _NOTHING = Piece({}, ())
 
 
-def walk(kernel: Kernel, actual: Rows, ours: Callable[[Rows], Rows]) -> Iterator[Piece]:
-    """Every row of *kernel* that is *ours*, once.  Raises KernelError; then the walk is over."""
-    groups: _Groups = defaultdict(list)
-    for keys in _batched(list(actual), _KEYS_AT_ONCE):
-        for key in keys:
-            groups[key.virtual_server if isinstance(key, RealServer) else scope_of(key)].append(key)
-        yield _NOTHING
-    for scope in kernel.scopes():
-        if scope != VIRTUAL_SERVERS:
-            yield Piece(kernel.read(scope), groups.get(scope, ()))
-    yield from _servers(kernel, groups, ours)
+class _Walk:
+    """Once through all rows of *kernel* that are *ours*."""
 
+    def __init__(self, kernel: Kernel, actual: Rows, ours: Callable[[Rows], Rows], proofs: Proofs) -> None:
+        self._kernel = kernel
+        self._actual = actual
+        self._ours = ours
+        self._proofs = proofs
 
-def _servers(kernel: Kernel, groups: _Groups, ours: Callable[[Rows], Rows]) -> Iterator[Piece]:
-    """The virtual servers, and with those that are gone their real servers; then the real servers of the others."""
-    servers = ours(kernel.virtual_servers())
-    gone = [key for key in groups.get(VIRTUAL_SERVERS, ()) if isinstance(key, VirtualServer) and key not in servers]
-    yield Piece(servers, [*gone, *(key for server in gone for key in groups.get(server, ()))])
-    # Of equal keys the one that we have already: real servers that hold it are compared without looking into it.
-    ours_already = {key: key for key in groups if isinstance(key, VirtualServer)}
-    listed = [ours_already.get(key, key) for key in servers if isinstance(key, VirtualServer)]
-    for some in _batched(listed, _SERVERS_AT_ONCE):
-        yield Piece(kernel.real_servers(some), [key for server in some for key in groups.get(server, ())])
+    def pieces(self) -> Iterator[Piece]:
+        """What is not proven.  Raises KernelError; then the walk is over."""
+        scopes: list[Scope] = []
+        for scope in self._kernel.scopes():
+            if scope != VIRTUAL_SERVERS and not self._is_proven(scope):
+                scopes.append(scope)
+            yield _NOTHING
+        listed: Rows = {}
+        servers: list[VirtualServer] = []
+        if VIRTUAL_SERVERS in self._proofs:
+            yield from self._list(listed)
+            yield from self._doubt(listed, servers)
+        if not self._proofs.hold(VIRTUAL_SERVERS, sealed(listed).seal):
+            scopes.append(VIRTUAL_SERVERS)
+        if scopes or servers:
+            yield from self._look_into(scopes, servers, listed)
+
+    def _is_proven(self, part: Part) -> bool:
+        return part in self._proofs and self._proofs.hold(part, self._kernel.listing(part).seal)
+
+    def _list(self, listed: Rows) -> Iterator[Piece]:
+        """Have the virtual servers in *listed*."""
+        for part in self._kernel.virtual_servers():
+            listed.update(self._ours(part))
+            yield _NOTHING
+
+    def _doubt(self, listed: Iterable[Key], servers: list[VirtualServer]) -> Iterator[Piece]:
+        """Have those of *listed* in *servers* whose real servers are not proven."""
+        for some in _batched(listed, _SERVERS_AT_ONCE):
+            servers += [key for key in some if isinstance(key, VirtualServer) and not self._is_proven(key)]
+            yield _NOTHING
+
+    def _look_into(self, scopes: Sequence[Scope], servers: list[VirtualServer], known: Rows) -> Iterator[Piece]:
+        """The rows of *scopes*, and the real servers of *servers* and of those that were not *known* yet."""
+        believed: dict[Part, list[Key]] = defaultdict(list)
+        for keys in _batched(list(self._actual), _KEYS_AT_ONCE):
+            for key in keys:  # part_of, but for a call for each of 100,000
+                believed[key.virtual_server if isinstance(key, RealServer) else scope_of(key)].append(key)
+            yield _NOTHING
+        for scope in scopes:
+            if scope != VIRTUAL_SERVERS:
+                listing = self._kernel.listing(scope)
+                self._proofs.note(scope, listing.seal)
+                yield Piece(listing.rows(), believed.get(scope, ()))
+        held = {key: key for key in believed.get(VIRTUAL_SERVERS, ()) if isinstance(key, VirtualServer)}
+        if VIRTUAL_SERVERS in scopes:
+            listed: Rows = {}
+            yield from self._list(listed)
+            self._proofs.note(VIRTUAL_SERVERS, sealed(listed).seal)
+            gone = [key for key in held if key not in listed]
+            yield Piece(listed, [*gone, *(key for server in gone for key in believed.get(server, ()))])
+            yield from self._doubt((key for key in listed if key not in known), servers)
+        # Of equal keys the one that we have already: real servers that hold it are compared without looking into it.
+        for some in _batched((held.get(key, key) for key in servers), _SERVERS_AT_ONCE):
+            found: Rows = {}
+            for server in some:
+                listing = self._kernel.listing(server)
+                self._proofs.note(server, listing.seal)
+                found.update(listing.rows())
+            yield Piece(found, [key for server in some for key in believed.get(server, ())])
 
 
 def _batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -4,12 +4,22 @@ from errno import EIO
 
 import pytest
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Scope
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Listing, Part, Scope, ipset_scope
 from kubeproxy_py.kernel.walk import SHARE_MAX, TURN_S
-from kubeproxy_py.model.events import ServiceSet
-from kubeproxy_py.model.rows import Rows, VirtualServer
+from kubeproxy_py.model.events import ServiceSet, SliceSet
+from kubeproxy_py.model.rows import (
+    DRAINING,
+    SERVING,
+    Address,
+    IpsetEntry,
+    Key,
+    RealServer,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+)
 from tests.agent.bench import POD, SERVER, Bench, serving
-from tests.builders import service
+from tests.builders import endpoint_slice, service
 
 PERIOD_S = 30.0
 
@@ -68,6 +78,78 @@ def test_a_virtual_server_that_is_lost_comes_back_with_its_real_servers_in_one_s
     (report,) = bench.after(PERIOD_S)
     assert report.why == "drift in 2 rows"
     assert bench.steps() == [("add", SERVER), ("add", POD)]
+
+
+def looked_into(bench: Bench) -> list[Part]:
+    """Of which parts rows are made from now on."""
+    listing, made = bench.kernel.listing, []
+
+    def noting(part: Part) -> Listing:
+        told = listing(part)
+
+        def rows() -> Rows:
+            made.append(part)
+            return told.rows()
+
+        return Listing(told.seal, rows)
+
+    bench.kernel.listing = noting  # type: ignore[method-assign]
+    return made
+
+
+def test_of_what_is_as_it_was_no_rows_are_made() -> None:
+    bench = serving()
+    made = looked_into(bench)
+    bench.after(PERIOD_S)
+    assert set(made) == {SERVER, *bench.kernel.scopes()} - {VIRTUAL_SERVERS}
+    made.clear()
+    bench.after(PERIOD_S)
+    assert (made, bench.agent.standing().compares) == ([], 2)
+
+
+def test_of_what_changed_rows_are_made_and_of_nothing_else() -> None:
+    bench = serving()
+    bench.after(PERIOD_S)
+    made = looked_into(bench)
+    bench.tell(SliceSet(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.6"])))
+    bench.steps()
+    bench.after(PERIOD_S)
+    assert (set(made), bench.steps()) == ({SERVER, ipset_scope("KUBE-LOOP-BACK")}, [])
+
+
+@pytest.mark.parametrize(
+    "whose", [POD, SERVER, Address("10.96.0.10"), IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:80")]
+)
+def test_what_is_lost_after_it_was_proven_comes_back(whose: Key) -> None:
+    bench = serving()
+    bench.after(PERIOD_S)
+    del bench.kernel.rows[whose]
+    bench.after(PERIOD_S)
+    assert bench.steps() == [("add", whose)]
+
+
+def test_what_a_stranger_adds_after_all_was_proven_goes() -> None:
+    bench = serving()
+    bench.after(PERIOD_S)
+    foreign = VirtualServer("10.96.0.77", 80, "TCP")
+    behind = RealServer(foreign, "10.244.1.9", 80)
+    pod = RealServer(SERVER, "10.244.1.9", 80)
+    bench.kernel.rows.update({foreign: VirtualServerSpec(), behind: SERVING, pod: SERVING})
+    bench.after(PERIOD_S)
+    assert {("delete", foreign), ("update", pod)} <= set(bench.steps())  # a pod drains before it goes
+    assert not {foreign, behind} & bench.kernel.rows.keys()
+    assert bench.kernel.rows[pod] == DRAINING
+
+
+def test_a_step_that_the_kernel_says_it_did_and_did_not_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = serving()
+    bench.after(PERIOD_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.kernel, "_do", lambda _step: None)
+        bench.tell(SliceSet(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.6"])))
+    claimed = bench.steps()
+    bench.after(PERIOD_S)
+    assert (len(claimed), sorted(bench.steps(), key=str)) == (2, sorted(claimed, key=str))
 
 
 def test_a_compare_that_the_kernel_refuses_is_begun_anew_a_period_later() -> None:

@@ -97,8 +97,8 @@ class Ipvs:
         self.servers = servers or {}
         self.done: list[str] = []
 
-    def virtual_servers(self) -> list[tuple[VirtualServer, VirtualServerSpec]]:
-        return [(key, VirtualServerSpec(scheduler)) for key, scheduler in self.servers.items()]
+    def virtual_servers(self) -> list[Rows]:
+        return [{key: VirtualServerSpec(scheduler)} for key, scheduler in self.servers.items()]
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         for step in steps:

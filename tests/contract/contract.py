@@ -11,6 +11,7 @@ from kubeproxy_py.kernel import Kernel, read_all, scope_of
 from kubeproxy_py.kernel.flavour import choose_flavour, programs
 from kubeproxy_py.kernel.libiptc import LibiptcAdapter
 from kubeproxy_py.kernel.linux import LinuxKernel
+from kubeproxy_py.kernel.proofs import part_of
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
     Address,
@@ -150,6 +151,18 @@ class EveryRow:
         assert carry_out(kernel, [delete(sample.key, sample.spec)]) == {}
         assert rows_of(kernel, sample.key) == sample.needs
 
+    def test_the_seal_of_its_part_stays_until_the_row_comes_or_goes(self, kernel: Kernel, sample: Sample) -> None:
+        make(kernel, sample.needs)
+        without = seal_of(kernel, sample)
+        assert seal_of(kernel, sample) == without
+        carry_out(kernel, [add(sample.key, sample.spec)])
+        having = seal_of(kernel, sample)
+        assert (having == seal_of(kernel, sample), having == without) == (True, False)
+        assert sample.key in kernel.listing(part_of(sample.key)).rows()
+        carry_out(kernel, [delete(sample.key, sample.spec)])
+        assert seal_of(kernel, sample) != having
+        assert sample.key not in kernel.listing(part_of(sample.key)).rows()
+
 
 class EveryRowThatChanges:
     """What holds for the kinds that have a spec."""
@@ -163,6 +176,16 @@ class EveryRowThatChanges:
         make(kernel, {**sample.needs, sample.key: sample.spec})
         assert carry_out(kernel, [add(sample.key, sample.other)]) == {}
         assert rows_of(kernel, sample.key) == {**sample.needs, sample.key: sample.other}
+
+    def test_the_seal_of_its_part_tells_a_new_spec(self, kernel: Kernel, sample: Sample) -> None:
+        make(kernel, {**sample.needs, sample.key: sample.spec})
+        before = seal_of(kernel, sample)
+        carry_out(kernel, [update(sample.key, sample.other, sample.spec)])
+        assert seal_of(kernel, sample) != before
+
+
+def seal_of(kernel: Kernel, sample: Sample) -> int:
+    return kernel.listing(part_of(sample.key)).seal
 
 
 def each(samples: Sequence[Sample]) -> pytest.MarkDecorator:

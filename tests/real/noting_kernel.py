@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from kubeproxy_py.kernel import Kernel, Scope
+from kubeproxy_py.kernel import Kernel, Listing, Part, Scope
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
 from kubeproxy_py.plan.steps import Outcome, Plan, Step
@@ -27,11 +27,11 @@ class NotingKernel:
     def read(self, scope: Scope) -> Rows:
         return self._kernel.read(scope)
 
-    def virtual_servers(self) -> Rows:
+    def virtual_servers(self) -> Iterator[Rows]:
         return self._kernel.virtual_servers()
 
-    def real_servers(self, virtual_servers: Collection[VirtualServer]) -> Rows:
-        return self._kernel.real_servers(virtual_servers)
+    def listing(self, part: Part) -> Listing:
+        return self._kernel.listing(part)
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return self._kernel.connections(virtual_servers)

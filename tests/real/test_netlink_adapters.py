@@ -121,6 +121,11 @@ def refusals(failed: list[Failed]) -> dict[Key, int]:
     return {failure.step.key: failure.errno for failure in failed}
 
 
+def behind(ipvs: IpvsAdapter, *virtual_servers: VirtualServer) -> Rows:
+    """The real servers of *virtual_servers*."""
+    return {key: spec for server in virtual_servers for key, spec in ipvs.real_servers(server).rows().items()}
+
+
 def pods(virtual_server: VirtualServer, count: int) -> list[RealServer]:
     return [RealServer(virtual_server, f"10.244.{i >> 8}.{i & 255}", 8080) for i in range(1, count + 1)]
 
@@ -281,7 +286,7 @@ def test_a_direct_routing_real_server_is_made_to_masquerade(ipvs: IpvsAdapter) -
 def test_any_number_of_real_servers_is_read(ipvs: IpvsAdapter, count: int) -> None:
     wanted: Rows = dict.fromkeys(pods(WEB, count), SERVING)
     assert ipvs.apply(adding({WEB: VirtualServerSpec(), **wanted})) == []
-    assert ipvs.real_servers([WEB, VirtualServer("10.96.0.99", 80, "TCP")]) == wanted
+    assert behind(ipvs, WEB, VirtualServer("10.96.0.99", 80, "TCP")) == wanted
 
 
 def test_few_real_servers_after_many_are_few(ipvs: IpvsAdapter) -> None:
@@ -290,8 +295,8 @@ def test_few_real_servers_after_many_are_few(ipvs: IpvsAdapter) -> None:
     few: Rows = {RealServer(other, "10.244.9.9", 1): DRAINING}
     assert ipvs.apply(adding({WEB: VirtualServerSpec(), other: VirtualServerSpec(), **many, **few})) == []
     for _ in range(2):
-        assert ipvs.real_servers([WEB, other]) == {**many, **few}
-    assert ipvs.real_servers([other, VirtualServer("10.96.0.99", 80, "TCP"), other]) == few
+        assert behind(ipvs, WEB, other) == {**many, **few}
+    assert behind(ipvs, other, VirtualServer("10.96.0.99", 80, "TCP"), other) == few
 
 
 def test_where_getsockopt_does_not_tell_netlink_does(ipvs: IpvsAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +305,7 @@ def test_where_getsockopt_does_not_tell_netlink_does(ipvs: IpvsAdapter, monkeypa
 
     monkeypatch.setattr(SocketOptions, "ask", refuse)
     assert ipvs.apply(adding({WEB: VirtualServerSpec(), POD: SERVING})) == []
-    assert ipvs.real_servers([WEB]) == {POD: SERVING}
+    assert behind(ipvs, WEB) == {POD: SERVING}
     assert ipvs.connections([WEB]) == {POD: Connections()}
 
 

@@ -1,0 +1,45 @@
+"""Proofs: of which parts of the kernel's state it is known that they are as we believe.
+
+Law: a part is proven while the kernel's words on it are those that were last held against what we believe, and nothing
+that we believe of it has changed since.  Then no row need be made of them to know that nothing differs.
+"""
+
+from collections.abc import Iterable
+
+from kubeproxy_py.kernel import Part, scope_of
+from kubeproxy_py.model.rows import Key, RealServer, VirtualServer
+
+
+def part_of(key: Key) -> Part:
+    """The part in which *key* is listed."""
+    return key.virtual_server if isinstance(key, RealServer) else scope_of(key)
+
+
+class Proofs:
+    """The seals of listings that agree with what we believe."""
+
+    def __init__(self) -> None:
+        self._seals: dict[Part, int] = {}
+
+    def __contains__(self, part: Part) -> bool:
+        return part in self._seals
+
+    def hold(self, part: Part, seal: int) -> bool:
+        """Whether *part*, of which the kernel now says what has this *seal*, is as we believe."""
+        return self._seals.get(part) == seal
+
+    def note(self, part: Part, seal: int) -> None:
+        """What we believe of *part* is now what the kernel said under *seal*."""
+        self._seals[part] = seal
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """What we believe of *keys* changed."""
+        if self._seals:
+            for key in keys:
+                self._seals.pop(part_of(key), None)
+                if isinstance(key, VirtualServer):
+                    self._seals.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Nothing that was believed is believed any more."""
+        self._seals.clear()
