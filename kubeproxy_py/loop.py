@@ -20,11 +20,12 @@ from msgspec import Struct
 from kubeproxy_py.agent import FIRST_SYNC, Agent
 from kubeproxy_py.config.load import Loaded
 from kubeproxy_py.kernel import KernelError
-from kubeproxy_py.logs import level, values
+from kubeproxy_py.logs import level
 from kubeproxy_py.model.events import AddressesChanged, Event, Synced
 from kubeproxy_py.plan.pending import NEVER
 from kubeproxy_py.plan.report import SyncReport
 from kubeproxy_py.plan.standing import Standing
+from kubeproxy_py.report.sync_log import SyncLog
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Loop:
         self._observer = observer
         self._queue: queue.SimpleQueue[tuple[float, tuple[Told, ...]]] = queue.SimpleQueue()
         self._taken: deque[tuple[float, Told]] = deque()  # from the queue, and not yet known to the agent
+        self._syncs = SyncLog(monotonic)
         self._lock = Lock()  # of _asked_s
         self._asked_s: float | None = None  # since when something waits that was told
 
@@ -91,6 +93,12 @@ class Loop:
 
     def run(self) -> None:
         """Serve until the process ends."""
+        try:
+            self._serve()
+        finally:
+            self._syncs.tell()
+
+    def _serve(self) -> None:
         retry_s = FIRST_RETRY_S
         while True:
             try:
@@ -109,15 +117,17 @@ class Loop:
 
     def turn(self) -> None:
         """Wait until there is something to do, and do it.  Raises KernelError."""
-        wait_s = min(self._agent.due_s() - monotonic(), self._alive()) if self._queue.empty() else 0.0
+        due_s = min(self._agent.due_s(), self._syncs.due_s)
+        wait_s = min(due_s - monotonic(), self._alive()) if self._queue.empty() else 0.0
         self._take_all(None if wait_s == NEVER else max(0.0, wait_s))
         for report in self._agent.step():
-            _log_report(report)
+            self._syncs.note(report)
             self._on_report(report)
             if self._observer:
                 self._observer.did(report)
             if report.why == FIRST_SYNC:
                 _settle_memory()
+        self._syncs.tell_due()
         if self._observer:
             self._end_turn(self._observer)
 
@@ -177,20 +187,3 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*USUAL_THRESHOLD)
-
-
-def _log_report(report: SyncReport) -> None:
-    """One sentence a sync, and one for each row that failed; drift is told at least as loud as it is rare."""
-    named = values(
-        compile_ms=round(report.compile_s * 1000, 1),
-        plan_ms=round(report.plan_s * 1000, 1),
-        apply_ms=round(report.apply_s * 1000, 1),
-    )
-    quiet = not report.steps and not report.failed and not report.why
-    log.log(
-        level(2) if quiet else logging.WARNING if report.why.startswith("drift") else logging.INFO,
-        str(report),
-        extra=named,
-    )
-    for failure in report.failed:
-        log.error(f"failed: {failure}", extra=values(errno=failure.errno))

@@ -53,29 +53,41 @@ class Draining:
     def __init__(self, deadline_of: DeadlineOf = lambda _key: 0.0) -> None:
         self.due_s = NEVER
         self._deadline_of = deadline_of
-        self._ends_s: dict[RealServer, float] = {}
+        self._ends_s: dict[VirtualServer, dict[RealServer, float]] = {}  # of those that drain, by virtual server
+        self._count = 0  # of them
+        self._first_end_s = NEVER  # no end is earlier; perhaps of one that is gone
         self._count_s = NEVER  # when connections are counted next
         self._wait_s = FIRST_CHECK_S
         self._uncounted: list[VirtualServer] = []  # in the count that is under way
 
     def __len__(self) -> int:
-        return len(self._ends_s)
+        return self._count
 
     def note(self, key: Key, rows: Rows, desired: Rows, now_s: float) -> None:
         """Know whether *key*, which the kernel has as *rows* say, drains."""
         if not isinstance(key, RealServer):
             return
         if key not in rows or not is_draining(key, rows[key], desired):
-            self._ends_s.pop(key, None)
-        elif key not in self._ends_s:
-            self._ends_s[key] = now_s + (self._deadline_of(key) or NEVER)
+            self._forget(key)
+        elif key not in self._ends_s.get(key.virtual_server, ()):
+            end_s = now_s + (self._deadline_of(key) or NEVER)
+            self._ends_s.setdefault(key.virtual_server, {})[key] = end_s
+            self._count += 1
+            self._first_end_s = min(self._first_end_s, end_s)
             self._wait_s = FIRST_CHECK_S
             self._count_s = min(self._count_s, now_s + FIRST_CHECK_S)
-            self.due_s = min(self.due_s, self._count_s, self._ends_s[key])
+            self.due_s = min(self.due_s, self._count_s, end_s)
+
+    def _forget(self, key: RealServer) -> None:
+        others = self._ends_s.get(key.virtual_server)
+        if others and others.pop(key, None) is not None:
+            self._count -= 1
+            if not others:
+                del self._ends_s[key.virtual_server]
 
     def behind(self, servers: Collection[VirtualServer]) -> list[RealServer]:
         """Those that drain behind one of *servers*: they go with it, though nobody asks for them by name."""
-        return [key for key in self._ends_s if key.virtual_server in servers] if servers else []
+        return [key for server in servers for key in self._ends_s.get(server, ())] if self._ends_s else []
 
     def let_go(
         self, count: Callable[[Collection[VirtualServer]], Mapping[RealServer, Connections]], now_s: float
@@ -84,13 +96,21 @@ class Draining:
 
         What the kernel refuses to let go still drains, and is looked at again when connections are counted next.
         """
-        over = [key for key, end_s in self._ends_s.items() if end_s <= now_s]
-        rest = [key for key, end_s in self._ends_s.items() if end_s > now_s]
+        over = self._over(now_s) if now_s >= min(self._first_end_s, self._count_s) else {}
         if now_s >= self._count_s and not self._uncounted:
-            self._uncounted = list(dict.fromkeys(key.virtual_server for key in rest))
+            self._uncounted = list(self._ends_s)
             self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
             self._count_s = now_s + self._wait_s if self._ends_s else NEVER
         counted, self._uncounted = self._uncounted[:COUNTED_AT_ONCE], self._uncounted[COUNTED_AT_ONCE:]
-        drained = plan_drained(rest, count(counted)) if counted else Plan(())
-        self.due_s = now_s if self._uncounted else min([self._count_s, *(self._ends_s[key] for key in rest)])
+        rest = [key for key in self.behind(counted) if key not in over]
+        drained = (
+            plan_drained(rest, count(list(dict.fromkeys(key.virtual_server for key in rest)))) if rest else Plan(())
+        )
+        self.due_s = now_s if self._uncounted else min(self._count_s, self._first_end_s)
         return Plan((*(Step("delete", key, None, DRAINING) for key in over), *drained.steps))
+
+    def _over(self, now_s: float) -> dict[RealServer, None]:
+        """Those whose time is over; from now on the first end is that of the others."""
+        ends = [(key, end_s) for keys in self._ends_s.values() for key, end_s in keys.items()]
+        self._first_end_s = min((end_s for _, end_s in ends if end_s > now_s), default=NEVER)
+        return dict.fromkeys(key for key, end_s in ends if end_s <= now_s)

@@ -1,6 +1,7 @@
 """SyncReport: what one sync did, as a value; the log, the metrics and the health server are made from it."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -32,6 +33,25 @@ class SyncReport(Struct, frozen=True, gc=False):
         since = "" if self.since_event_s is None else f", {self.since_event_s * 1000:.1f} ms since the event"
         why = f" ({self.why})" if self.why else ""
         return f"synced {done}; {self.rows:,} rows, {self.pending} pending{since}{why}"
+
+
+def together(reports: Sequence[SyncReport]) -> SyncReport:
+    """One report of what several did, to be told: sums, and the longest that an event waited."""
+    if len(reports) == 1:
+        return reports[0]
+    waited = [report.since_event_s for report in reports if report.since_event_s is not None]
+    return SyncReport(
+        services=sum(report.services for report in reports),
+        steps=tuple(step for report in reports for step in report.steps),
+        failed=tuple(failure for report in reports for failure in report.failed),
+        rows=reports[-1].rows,
+        pending=reports[-1].pending,
+        compile_s=sum(report.compile_s for report in reports),
+        plan_s=sum(report.plan_s for report in reports),
+        apply_s=sum(report.apply_s for report in reports),
+        since_event_s=max(waited, default=None),
+        why=f"{len(reports)} syncs",
+    )
 
 
 def changes(plan: Plan, failed: tuple[Failed, ...] = ()) -> str:

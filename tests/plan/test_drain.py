@@ -63,3 +63,21 @@ def test_nothing_is_counted_while_nothing_drains() -> None:
     turns(made, count, FIRST_CHECK_S)
     turns(made, count, 1000.0)
     assert len(count.asked) == 3
+
+
+def test_what_the_kernel_would_not_let_go_after_its_time_is_tried_again_at_the_next_count() -> None:
+    made, count = Draining(lambda _key: 0.5), Counter(1)
+    made.note(LEFT[0], ACTUAL, DESIRED, 0.0)
+    assert [step.key for step in made.let_go(count, 0.5)] == LEFT[:1]
+    assert made.due_s == FIRST_CHECK_S  # and it still drains, for nobody noted otherwise
+    assert [step.key for step in made.let_go(count, FIRST_CHECK_S)] == LEFT[:1]
+
+
+def test_what_drains_is_found_by_its_virtual_server() -> None:
+    made = draining()
+    other = RealServer(SERVERS[0], "10.244.1.6", 8080)
+    made.note(other, {**ACTUAL, other: DRAINING}, DESIRED, 0.0)
+    assert made.behind(SERVERS[:2]) == [LEFT[0], other, LEFT[1]]
+    made.note(LEFT[0], {}, DESIRED, 0.0)
+    made.note(LEFT[0], {}, DESIRED, 0.0)
+    assert (made.behind(SERVERS[:2]), len(made)) == ([other, LEFT[1]], NUMBER)
