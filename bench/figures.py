@@ -74,6 +74,7 @@ def change_rows(n: int, raw: Raw, alone: Raw) -> Iterator[Row]:
         yield Row(f"Service {name}, worst", n, max(alone[name]), "ms")
     yield Row("Service added or deleted, 200 in a row, each", n, alone["service_row"][0], "ms")
     yield Row("  CPU", n, alone["service_cpu"][0], "ms", SERVICE_BAR_MS)
+    yield Row("    in sends, the kernel's part", n, alone["service_sends"][0], "ms")
     yield Row("hearing of its address, median", n, median(alone["echo"]), "ms")
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from bench.figures import change_rows
 from bench.plots import CHANGE_LATENCY, series
 
-RAW = {name: [1.0] for name in ("endpoint", "cpu", "row", "added", "deleted", "service_cpu", "service_row", "echo")}
+RAW = {
+    name: [1.0]
+    for name in ("endpoint", "cpu", "row", "added", "deleted", "service_cpu", "service_row", "service_sends", "echo")
+}
 
 
 def rows_of(*sizes: int) -> list[dict[str, object]]:
