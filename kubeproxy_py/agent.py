@@ -257,7 +257,10 @@ class Agent:
         """Know what the kernel has now; keep what failed pending."""
         refused = {failure.step.key for failure in failed}
         desired = self.compiler.desired.rows
-        self._full.proofs.forget(step.key for step in plan)
+        if due is None:
+            self._full.proofs.forget_all()
+        else:
+            self._full.proofs.forget(step.key for step in plan)
         whole = due is None and not refused and len(plan) > len(self.actual)
         if whole:  # copied at once: a dict that grows by 140,000 takes twice the memory on its way
             self.actual = {**desired, **{key: spec for key, spec in self.actual.items() if key not in desired}}

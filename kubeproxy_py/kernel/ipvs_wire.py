@@ -143,7 +143,7 @@ def encode_steps(steps: Iterable[Step], kind: int) -> Iterator[Message]:
     server: VirtualServer | None = None
     verb: Verb | None = None
     spec: Spec = None
-    port = family = 0
+    port = size = 0
     before = behind = b""
     for step in steps:
         key = step.key
@@ -152,17 +152,17 @@ def encode_steps(steps: Iterable[Step], kind: int) -> Iterator[Message]:
             yield message(kind, 0, _virtual_server(step.verb, key, step.spec))
             continue
         address = key.address
-        own_family = AF_INET6 if ":" in address else AF_INET
+        packed = inet_pton(AF_INET6, address) if ":" in address else inet_pton(AF_INET, address)
         if (
             key.virtual_server is not server
             or step.spec is not spec
             or step.verb != verb
             or key.port != port
-            or own_family != family
+            or len(packed) != size
         ):
-            server, spec, verb, port, family = key.virtual_server, step.spec, step.verb, key.port, own_family
-            before, behind = _around_address(kind, server, verb, port, spec, family)
-        yield before + inet_pton(family, address) + behind
+            server, spec, verb, port, size = key.virtual_server, step.spec, step.verb, key.port, len(packed)
+            before, behind = _around_address(kind, server, verb, port, spec, AF_INET if size == 4 else AF_INET6)
+        yield before + packed + behind
 
 
 def _virtual_server(verb: Verb, key: VirtualServer, spec: Spec) -> bytes:

@@ -81,8 +81,9 @@ class MemoryKernel:
 
     def virtual_servers(self) -> Iterator[Rows]:
         """The virtual servers alone, each in a part of its own."""
-        for key in [key for key in self.rows if isinstance(key, VirtualServer)]:
-            yield {key: self.rows[key]}
+        for key, spec in list(self.rows.items()):
+            if isinstance(key, VirtualServer):
+                yield {key: spec}
 
     def listing(self, part: Part) -> Listing:
         """The rows of *part*, sealed."""

@@ -8,6 +8,7 @@ Source: include/uapi/linux/netlink.h, struct nlmsghdr, struct nlmsgerr.
 """
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from struct import Struct
@@ -34,6 +35,7 @@ _TLVS = 0x200  # in an error: attributes follow
 _HEADER = Struct("=IHHII")
 HEADER_SIZE = 16
 _FLAGS_AT, _SEQUENCE_AT = 6, 8
+_WORD = 4
 _FLAGS = Struct("=H")
 _SEQUENCE = Struct("=I")
 _ERRNO = Struct("=i")
@@ -82,8 +84,16 @@ def _fitting(batch: Sequence[Message], most_bytes: int) -> int:
 
 
 def join(batch: Sequence[Message], first: int) -> bytearray:
-    """One send: the messages one behind the other, numbered from *first*."""
+    """One send: the messages one behind the other, numbered from *first*.
+
+    Nearly all batches have messages of one length, whose numbers are written in one go.
+    """
     data = bytearray().join(batch)
+    size = len(batch[0]) if batch else 0
+    if size and size % _WORD == 0 and set(map(len, batch)) == {size}:
+        words = memoryview(data).cast("I")
+        words[_SEQUENCE_AT // _WORD :: size // _WORD] = array("I", range(first, first + len(batch)))
+        return data
     number, at = _SEQUENCE.pack_into, _SEQUENCE_AT
     for sequence, each in enumerate(batch, first):
         number(data, at, sequence)

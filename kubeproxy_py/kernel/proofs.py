@@ -19,6 +19,7 @@ class Proofs:
     """The seals of listings that agree with what we believe."""
 
     def __init__(self) -> None:
+        self.servers_changed = 0  # how often what we believe of a virtual server did
         self._seals: dict[Part, int] = {}
 
     def __contains__(self, part: Part) -> bool:
@@ -34,12 +35,13 @@ class Proofs:
 
     def forget(self, keys: Iterable[Key]) -> None:
         """What we believe of *keys* changed."""
-        if self._seals:
-            for key in keys:
-                self._seals.pop(part_of(key), None)
-                if isinstance(key, VirtualServer):
-                    self._seals.pop(key, None)
+        for key in keys:
+            self._seals.pop(part_of(key), None)
+            if isinstance(key, VirtualServer):
+                self.servers_changed += 1
+                self._seals.pop(key, None)
 
     def forget_all(self) -> None:
         """Nothing that was believed is believed any more."""
+        self.servers_changed += 1
         self._seals.clear()

@@ -8,7 +8,7 @@ All is listed each time, but rows are made only of what is not proven (proofs.py
 is right costs little more than having the kernel speak.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
@@ -148,7 +148,11 @@ class _Walk:
         held = {key: key for key in believed.get(VIRTUAL_SERVERS, ()) if isinstance(key, VirtualServer)}
         if VIRTUAL_SERVERS in scopes:
             listed: Rows = {}
+            changed = self._proofs.servers_changed
             yield from self._list(listed)
+            if self._proofs.servers_changed != changed:  # it was listed before we believed what we do now
+                listed.clear()
+                deque(self._list(listed), maxlen=0)  # at once, then
             self._proofs.note(VIRTUAL_SERVERS, sealed(listed).seal)
             gone = [key for key in held if key not in listed]
             yield Piece(listed, [*gone, *(key for server in gone for key in believed.get(server, ()))])
@@ -157,9 +161,10 @@ class _Walk:
         for some in _batched((held.get(key, key) for key in servers), _SERVERS_AT_ONCE):
             found: Rows = {}
             for server in some:
-                listing = self._kernel.listing(server)
-                self._proofs.note(server, listing.seal)
-                found.update(listing.rows())
+                if server in self._actual:  # else it went meanwhile, and its real servers with it
+                    listing = self._kernel.listing(server)
+                    self._proofs.note(server, listing.seal)
+                    found.update(listing.rows())
             yield Piece(found, [key for server in some for key in believed.get(server, ())])
 
 

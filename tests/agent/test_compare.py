@@ -4,9 +4,9 @@ from errno import EIO
 
 import pytest
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Listing, Part, Scope, ipset_scope
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Listing, Part, Scope, ipset_scope, walk
 from kubeproxy_py.kernel.walk import SHARE_MAX, TURN_S
-from kubeproxy_py.model.events import ServiceSet, SliceSet
+from kubeproxy_py.model.events import ServiceGone, ServiceSet, SliceSet
 from kubeproxy_py.model.rows import (
     DRAINING,
     SERVING,
@@ -19,7 +19,7 @@ from kubeproxy_py.model.rows import (
     VirtualServerSpec,
 )
 from tests.agent.bench import POD, SERVER, Bench, serving
-from tests.builders import endpoint_slice, service
+from tests.builders import endpoint_slice, name, service
 
 PERIOD_S = 30.0
 
@@ -69,6 +69,26 @@ def test_what_is_compiled_while_a_compare_is_under_way_is_no_drift() -> None:
     bench.steps()
     walk_to_the_end(bench)
     assert bench.steps() == []
+
+
+@pytest.mark.parametrize("is_proven", [False, True])
+@pytest.mark.parametrize("pieces", range(30))
+def test_a_service_that_goes_while_a_compare_is_under_way_is_no_drift(
+    monkeypatch: pytest.MonkeyPatch, pieces: int, is_proven: bool
+) -> None:
+    bench = serving()
+    bench.tell(*(ServiceSet(service(f"other-{number}", [f"10.96.1.{number}"])) for number in range(6)))
+    if is_proven:
+        bench.after(PERIOD_S)
+    monkeypatch.setattr(walk, "TURN_S", 0.0)  # a turn ends after each piece
+    bench.now_s += PERIOD_S
+    for _ in range(pieces):
+        bench.agent.step()
+    bench.steps()
+    bench.tell(ServiceGone(name("other-5")))
+    assert ("delete", VirtualServer("10.96.1.5", 80, "TCP")) in bench.steps()
+    walk_to_the_end(bench)
+    assert (bench.steps(), bench.agent.standing().drift_found) == ([], {})
 
 
 def test_a_virtual_server_that_is_lost_comes_back_with_its_real_servers_in_one_sync() -> None:
