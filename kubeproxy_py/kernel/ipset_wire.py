@@ -169,13 +169,10 @@ def encode_entry(entry: str, line: int) -> bytes:
     32 bytes for hash:ip,port and 8 for the line.  Raises ValueError if *entry* is none.
     """
     first, _, rest = entry.partition(",")
-    if first.isdigit():
-        before, packed, behind = b"", _port(first), _fields(rest)
-    else:
-        family = AF_INET6 if ":" in first else AF_INET
-        before, packed, behind = _ADDRESS_HEADERS[_IP, family], _packed(family, first), _fields(rest)
-    size = len(before) + len(packed) + len(behind)
-    return _HEADER.pack(size + 12, _DATA | NESTED) + before + packed + behind + _LINE.pack(8, _LINENO, line)
+    family = AF_INET6 if ":" in first else 0 if first.isdigit() else AF_INET
+    packed = _packed(family, first) if family else _port(first)
+    before, behind = _around_first(family, len(packed), rest)
+    return before + packed + behind + _LINE.pack(line)
 
 
 def encode_entries(name: str, entries: Iterable[bytes]) -> bytes:
@@ -247,7 +244,18 @@ def _entry_text(found: dict[int, bytes]) -> str:
     return ",".join(parts)
 
 
-@lru_cache(maxsize=1024)  # nearly always a protocol and a port, of which Services have few different ones
+@lru_cache(maxsize=1024)  # behind it nearly always a protocol and a port, of which Services have few different ones
+def _around_first(family: int, size: int, rest: str) -> tuple[bytes, bytes]:
+    """What of a DATA element comes before the first address (of *size* bytes), and what behind it, up to the line.
+
+    *rest* is the text of the entry behind it; *family* is 0 where a port stands in the place of the address.
+    """
+    before = _ADDRESS_HEADERS[_IP, family] if family else b""
+    behind = _fields(rest) + _LINE_HEADER
+    size += len(before) + len(behind) + _HEADER.size + _LINE.size
+    return _HEADER.pack(size, _DATA | NESTED) + before, behind
+
+
 def _fields(text: str) -> bytes:
     """What of an entry follows its first address; *text* may be empty."""
     front, _, second = text.partition(",")
@@ -285,7 +293,8 @@ def _address_text(payload: bytes, length: bytes | None = None) -> str:
 
 _PORT_HEADER = _HEADER.pack(6, _PORT | NET_BYTE_ORDER)
 _PROTO_HEADER = _HEADER.pack(5, _PROTO)
-_LINE = Struct("=HHI")
+_LINE = Struct("=I")
+_LINE_HEADER = _HEADER.pack(_HEADER.size + _LINE.size, _LINENO)
 # Entries as Linux lists them: the headers of DATA, IP and IPV4, the address; then perhaps those of PORT and PROTO.
 _ADDRESS_LAYOUT, _FRONT_LAYOUT = Struct("=12s4s"), Struct("=12s4s4sH2x4sB3x")
 _BEFORE_ADDRESS = {
