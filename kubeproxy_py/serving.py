@@ -150,7 +150,7 @@ class Serving:
         """A turn is over: what was synced or compared within it is up to date, but for families that are stuck."""
         self._sync.stands(standing)
         pulse = self._health.pulse
-        stuck_s = stuck_since(pulse.stuck_s, standing.stuck, time.monotonic())
+        stuck_s = stuck_since(pulse.stuck_s, standing.stuck, time.monotonic()) if standing.stuck else {}
         answered = self._asked and not standing.has_work  # be it that there was nothing to do
         if self._synced or answered or standing.compares != self._compares:
             good = tuple(family for family in self._families if family not in standing.stuck)
