@@ -51,17 +51,18 @@ Part = Scope | VirtualServer
 class Listing(Struct, frozen=True, gc=False):
     """What the kernel says of a part of its state, not yet made into rows.
 
-    ``seal`` is the same for as long as it says the same, counters of traffic aside.  It is a hash of 64 bits, keyed
-    anew in each process, so that two different states have one seal once in 2^64 times.
+    ``seal()`` is the same for as long as it says the same, counters of traffic aside.  It is a hash of 64 bits, keyed
+    anew in each process, so that two different states have one seal once in 2^64 times.  Who needs but one of the two
+    does not pay for the other.
     """
 
-    seal: int
+    seal: Callable[[], int]
     rows: Callable[[], Rows]
 
 
 def sealed(rows: Rows) -> Listing:
     """The listing of a part whose *rows* are made already."""
-    return Listing(hash(frozenset(rows.items())), lambda: rows)
+    return Listing(lambda: hash(frozenset(rows.items())), lambda: rows)
 
 
 class Kernel(Protocol):

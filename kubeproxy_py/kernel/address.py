@@ -91,7 +91,7 @@ class AddressAdapter:
             return sealed({})
         device = _INDEX.pack(index)
         bodies = [body for body in self._dumped() if body[_INDEX_AT : _IFADDR.size] == device]
-        return Listing(hash((index, *bodies)), partial(self._rows_in, bodies))
+        return Listing(lambda: hash((index, *bodies)), partial(self._rows_in, bodies))
 
     def _rows_in(self, bodies: Iterable[bytes]) -> Rows:
         rows: Rows = {Link(IPVS_DEVICE): None}

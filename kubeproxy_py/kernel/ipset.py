@@ -72,7 +72,7 @@ class IpsetAdapter:
     def listing(self, scope: Scope) -> Listing:
         """The same, not yet made into rows."""
         bodies = self._list(scope.name)
-        return Listing(hash(tuple(bodies)), partial(_rows_in, scope.name, bodies))
+        return Listing(lambda: hash(tuple(bodies)), partial(_rows_in, scope.name, bodies))
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no ipset."""

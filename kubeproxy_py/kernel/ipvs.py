@@ -82,7 +82,7 @@ class IpvsAdapter:
         """The real servers of *server*; none if it is gone.  Raises KernelError."""
         if (told := self._told(server)) is None:
             return sealed({state.key: state.spec for state in self._states(server)})
-        return Listing(seal_of(told), partial(_rows, told, server))
+        return Listing(partial(seal_of, told), partial(_rows, told, server))
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no IPVS."""

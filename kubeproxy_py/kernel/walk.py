@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, KernelError, Part, Scope, scope_of, sealed
-from kubeproxy_py.kernel.proofs import Proofs
-from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, KernelError, Part, Scope, sealed
+from kubeproxy_py.kernel.proofs import Proofs, part_of
+from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.plan.pending import NEVER
 
 _KEYS_AT_ONCE = 5_000  # some 2 ms
@@ -113,13 +113,13 @@ class _Walk:
         if VIRTUAL_SERVERS in self._proofs:
             yield from self._list(listed)
             yield from self._doubt(listed, servers)
-        if not self._proofs.hold(VIRTUAL_SERVERS, sealed(listed).seal):
+        if not self._proofs.hold(VIRTUAL_SERVERS, sealed(listed).seal()):
             scopes.append(VIRTUAL_SERVERS)
         if scopes or servers:
             yield from self._look_into(scopes, servers, listed)
 
     def _is_proven(self, part: Part) -> bool:
-        return part in self._proofs and self._proofs.hold(part, self._kernel.listing(part).seal)
+        return part in self._proofs and self._proofs.hold(part, self._kernel.listing(part).seal())
 
     def _list(self, listed: Rows) -> Iterator[Piece]:
         """Have the virtual servers in *listed*."""
@@ -137,13 +137,13 @@ class _Walk:
         """The rows of *scopes*, and the real servers of *servers* and of those that were not *known* yet."""
         believed: dict[Part, list[Key]] = defaultdict(list)
         for keys in _batched(list(self._actual), _KEYS_AT_ONCE):
-            for key in keys:  # part_of, but for a call for each of 100,000
-                believed[key.virtual_server if isinstance(key, RealServer) else scope_of(key)].append(key)
+            for key in keys:
+                believed[part_of(key)].append(key)
             yield _NOTHING
         for scope in scopes:
             if scope != VIRTUAL_SERVERS:
                 listing = self._kernel.listing(scope)
-                self._proofs.note(scope, listing.seal)
+                self._proofs.note(scope, listing.seal())
                 yield Piece(listing.rows(), believed.get(scope, ()))
         held = {key: key for key in believed.get(VIRTUAL_SERVERS, ()) if isinstance(key, VirtualServer)}
         if VIRTUAL_SERVERS in scopes:
@@ -153,7 +153,7 @@ class _Walk:
             if self._proofs.servers_changed != changed:  # it was listed before we believed what we do now
                 listed.clear()
                 deque(self._list(listed), maxlen=0)  # at once, then
-            self._proofs.note(VIRTUAL_SERVERS, sealed(listed).seal)
+            self._proofs.note(VIRTUAL_SERVERS, sealed(listed).seal())
             gone = [key for key in held if key not in listed]
             yield Piece(listed, [*gone, *(key for server in gone for key in believed.get(server, ()))])
             yield from self._doubt((key for key in listed if key not in known), servers)
@@ -163,7 +163,7 @@ class _Walk:
             for server in some:
                 if server in self._actual:  # else it went meanwhile, and its real servers with it
                     listing = self._kernel.listing(server)
-                    self._proofs.note(server, listing.seal)
+                    self._proofs.note(server, listing.seal())
                     found.update(listing.rows())
             yield Piece(found, [key for server in some for key in believed.get(server, ())])
 

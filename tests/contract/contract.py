@@ -185,7 +185,7 @@ class EveryRowThatChanges:
 
 
 def seal_of(kernel: Kernel, sample: Sample) -> int:
-    return kernel.listing(part_of(sample.key)).seal
+    return kernel.listing(part_of(sample.key)).seal()
 
 
 def each(samples: Sequence[Sample]) -> pytest.MarkDecorator:
