@@ -16,7 +16,7 @@ from kubeproxy_py.config.load import Loaded
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.kernel import SYSCTLS, Kernel, KernelError
 from kubeproxy_py.kernel.ipvs import IpvsAdapter
-from kubeproxy_py.kernel.ipvs_wire import Timeouts
+from kubeproxy_py.kernel.ipvs_numbers import Timeouts
 from kubeproxy_py.kernel.scheduler import check_scheduler
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.model.services import Family, family_of

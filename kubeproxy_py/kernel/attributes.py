@@ -20,10 +20,14 @@ _U16 = Struct("=H")
 _U32 = Struct("=I")
 
 
+def head(kind: int, size: int) -> bytes:
+    """The header of an attribute whose payload, of *size* bytes, the caller puts behind it."""
+    return _HEADER.pack(HEADER_SIZE + size, kind)
+
+
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute, padded."""
-    length = HEADER_SIZE + len(payload)
-    return _HEADER.pack(length, kind) + payload + bytes(-length & 3)
+    return head(kind, len(payload)) + payload + bytes(-len(payload) & 3)
 
 
 def nest(kind: int, *attributes: bytes) -> bytes:

@@ -15,22 +15,23 @@ from socket import inet_ntop, ntohs
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Listing, Scope, command, sealed
 from kubeproxy_py.kernel.families import AF_INET
-from kubeproxy_py.kernel.ipvs_sockopt import DestReader, entries, seal_of
-from kubeproxy_py.kernel.ipvs_stats import decode_traffic
-from kubeproxy_py.kernel.ipvs_wire import (
-    FAMILY_NAME,
+from kubeproxy_py.kernel.ipvs_answers import (
     RealServerState,
-    Timeouts,
     decode_dest,
     decode_service,
     decode_timeouts,
+    real_server_spec,
+)
+from kubeproxy_py.kernel.ipvs_numbers import FAMILY_NAME, Timeouts
+from kubeproxy_py.kernel.ipvs_requests import (
     encode_get_timeouts,
     encode_list_dests,
     encode_list_services,
     encode_set_timeouts,
     encode_steps,
-    real_server_spec,
 )
+from kubeproxy_py.kernel.ipvs_sockopt import DestReader, entries, seal_of
+from kubeproxy_py.kernel.ipvs_stats import decode_traffic
 from kubeproxy_py.kernel.netlink import NETLINK_GENERIC, Message, Refusal, Socket, generic_family, message
 from kubeproxy_py.model.rows import (
     SERVING,

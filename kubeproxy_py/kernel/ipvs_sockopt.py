@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from errno import ESRCH
 from struct import Struct
 
-from kubeproxy_py.kernel.ipvs_wire import PROTOCOL_NUMBERS
+from kubeproxy_py.kernel.ipvs_numbers import PROTOCOL_NUMBERS
 from kubeproxy_py.kernel.sockopt import SocketOptions
 from kubeproxy_py.model.rows import VirtualServer
 

@@ -9,7 +9,7 @@ Source: include/uapi/linux/ip_vs.h, IPVS_SVC_ATTR_STATS, IPVS_SVC_ATTR_STATS64, 
 import sys
 
 from kubeproxy_py.kernel.attributes import attributes
-from kubeproxy_py.kernel.ipvs_wire import service_attributes
+from kubeproxy_py.kernel.ipvs_answers import service_attributes
 from kubeproxy_py.model.rows import Traffic, VirtualServer
 
 _STATS, _STATS64 = 10, 12

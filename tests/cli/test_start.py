@@ -10,7 +10,7 @@ from kubeproxy_py.compile.base import CONNTRACK_BUCKETS, CONNTRACK_MAX, Machine
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import Loaded, load
 from kubeproxy_py.kernel import KernelError
-from kubeproxy_py.kernel.ipvs_wire import Timeouts
+from kubeproxy_py.kernel.ipvs_numbers import Timeouts
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.kernel.scheduler import PROBE, check_scheduler
 from kubeproxy_py.model.rows import Rows, Sysctl, VirtualServer, VirtualServerSpec

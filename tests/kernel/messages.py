@@ -2,7 +2,8 @@
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel import address, ipset_wire, ipvs_wire
+from kubeproxy_py.kernel import address, ipset_wire, ipvs_requests
+from kubeproxy_py.kernel.ipvs_numbers import Timeouts
 from kubeproxy_py.kernel.netlink import Message
 from kubeproxy_py.kernel.netlink_frames import REQUEST, split
 from kubeproxy_py.model.rows import (
@@ -39,8 +40,14 @@ SIGNAL = VirtualServer("203.0.113.7", 2905, "SCTP")
 INDEX = 7  # the interface index of kube-ipvs0
 
 
+def ipvs_body(step: Step) -> bytes:
+    """The body of the message for *step* on a virtual or real server."""
+    ((_, _, _, body),) = split(next(ipvs_requests.encode_steps((step,), 0)))
+    return body
+
+
 def _ipvs(claim: str, verb: Verb, key: Key, spec: Spec = None) -> Sample:
-    return Sample(claim, ipvs_wire.encode_step(Step(verb, key, spec)), 4, IPVS)
+    return Sample(claim, ipvs_body(Step(verb, key, spec)), 4, IPVS)
 
 
 def _ipset(claim: str, body: bytes) -> Sample:
@@ -81,10 +88,10 @@ FILES: dict[str, list[Sample]] = {
         _ipvs("add a real server for IPv6", "add", RealServer(DNS, "fd00:10:244:1::5", 5353), SERVING),
         _ipvs("drain a real server", "update", RealServer(WEB, "10.244.1.5", 8080), DRAINING),
         _ipvs("delete a real server", "delete", RealServer(WEB, "10.244.1.5", 8080)),
-        Sample("list virtual servers", ipvs_wire.encode_list_services(), 4, IPVS),
-        Sample("list the real servers of one", ipvs_wire.encode_list_dests(WEB), 4, IPVS),
-        Sample("ask for the timeouts", ipvs_wire.encode_get_timeouts(), 4, IPVS),
-        Sample("set two timeouts", ipvs_wire.encode_set_timeouts(ipvs_wire.Timeouts(900, 0, 300)), 4, IPVS),
+        Sample("list virtual servers", ipvs_requests.encode_list_services(), 4, IPVS),
+        Sample("list the real servers of one", ipvs_requests.encode_list_dests(WEB), 4, IPVS),
+        Sample("ask for the timeouts", ipvs_requests.encode_get_timeouts(), 4, IPVS),
+        Sample("set two timeouts", ipvs_requests.encode_set_timeouts(Timeouts(900, 0, 300)), 4, IPVS),
     ],
     "ipset": [
         _ipset("ask for a type's revisions", ipset_wire.encode_type(IpsetSpec("hash:ip,port", "IPv6"))),

@@ -19,10 +19,11 @@ from kubeproxy_py.kernel.ipset_wire import (
     parcels,
     refused_line,
 )
-from kubeproxy_py.kernel.ipvs_wire import NOT_MASQUERADING, decode_dest, decode_service, encode_step
+from kubeproxy_py.kernel.ipvs_answers import NOT_MASQUERADING, decode_dest, decode_service
 from kubeproxy_py.model.rows import Connections, IpsetSpec, RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import Family, Protocol
 from kubeproxy_py.plan.steps import Step
+from tests.kernel.messages import ipvs_body
 
 V4 = st.builds(lambda n: str(IPv4Address(n)), st.integers(0, 2**32 - 1))
 # As glibc prints it: an address that embeds an IPv4 one is told with dots, which Python's ipaddress doesn't.
@@ -50,13 +51,13 @@ def entries(draw: st.DrawFn) -> str:
 
 @given(SERVERS, SPECS)
 def test_a_virtual_server_is_read_as_written(key: VirtualServer, spec: VirtualServerSpec) -> None:
-    assert decode_service(encode_step(Step("add", key, spec))) == (key, spec)
+    assert decode_service(ipvs_body(Step("add", key, spec))) == (key, spec)
 
 
 @given(SERVERS, SPECS)
 def test_the_kernels_own_flag_is_not_told(key: VirtualServer, spec: VirtualServerSpec) -> None:
     hashed = VirtualServerSpec(spec.scheduler, spec.flags | 0x2, spec.persistence_s)
-    assert decode_service(encode_step(Step("add", key, hashed))) == (key, spec)
+    assert decode_service(ipvs_body(Step("add", key, hashed))) == (key, spec)
 
 
 @given(SERVERS, SPECS, st.binary(max_size=24))

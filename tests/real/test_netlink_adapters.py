@@ -18,7 +18,8 @@ from kubeproxy_py.kernel.address import AddressAdapter
 from kubeproxy_py.kernel.ipset import IpsetAdapter
 from kubeproxy_py.kernel.ipset_tool import IpsetToolAdapter
 from kubeproxy_py.kernel.ipvs import IpvsAdapter
-from kubeproxy_py.kernel.ipvs_wire import NOT_MASQUERADING, Timeouts
+from kubeproxy_py.kernel.ipvs_answers import NOT_MASQUERADING
+from kubeproxy_py.kernel.ipvs_numbers import Timeouts
 from kubeproxy_py.kernel.monitor import AddressMonitor
 from kubeproxy_py.kernel.netlink import Message, Refusal, Socket
 from kubeproxy_py.kernel.sockopt import SocketOptions
