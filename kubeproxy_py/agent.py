@@ -166,10 +166,13 @@ class Agent:
             return [self._first_sync()]
         reports = []
         sweeps = now_s >= self._sweep.due_s  # for earlier syncs: traffic first, and its report
-        if now_s >= self._full.due_s and (drift := self._compare_on()):
+        compares = now_s >= self._full.due_s
+        if compares and (drift := self._compare_on()):
             reports.append(self._sync(f"drift in {drift} rows", self._clock()))
         if now_s >= self._sync_due_s():
             reports.append(self._sync("", self._clock() if reports else now_s))
+            if compares:
+                self._full.give_way()
         if now_s >= self.draining.due_s and (drained := self.draining.let_go(self.kernel.connections, now_s)):
             reports.append(self._carry_out(drained, 0, "drained"))
         if sweeps:

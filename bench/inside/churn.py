@@ -4,8 +4,10 @@ Law: the load is open: a change is due at its moment whether or not the last one
 that moment.  A process of its own writes the lines of the watch into a pipe; here a thread reads and decodes them, as
 in the product, and the main thread runs the loop, with its full compares at their default period.
 
-How busy we are is the wall clock of turns that have something to do, and of decoding by itself, so it is rather too
-high.  The lab kernel's own account of CPU is in ticks of 10 ms, and does not see work that begins at one tick and is
+How busy we are is the wall clock of turns that have something to do, and the time that decoding takes of lines that
+are decoded outside these: what is decoded while a turn lasts, makes the turn longer by as much, for there is one CPU
+and Python runs one thread at a time.  It is rather too high, since the process that writes the lines has its part of
+it.  The lab kernel's own account of CPU is in ticks of 10 ms, and does not see work that begins at one tick and is
 done before the next, as this does.
 
 Each Service's first pod is one, then another, then the first again.  With new addresses for ever the kernel's list of
@@ -56,10 +58,13 @@ class Watch:
         self.due_s: deque[float] = deque()  # of changes that were told and not taken; taken in the order of telling
         self.latencies_s: list[float] = []
         self.waiting: list[int] = []  # at the end of each turn
+        self.decoded = 0  # lines, counted by the thread that decodes
+        self.decoded_within = 0  # of them, while a turn was busy
         self.busy_s = 0.0  # from the first event taken to the end of the turn
         self.failed = 0
         self._taken_s: list[float] = []
         self._began_s = 0.0
+        self._decoded_before = 0  # when the turn became busy
 
     def asked(self, since_s: float | None) -> None:
         self._product.asked(since_s)
@@ -67,7 +72,8 @@ class Watch:
     def took(self, event: ClusterEvent) -> None:
         self._product.took(event)
         if self.due_s and isinstance(event, SliceSet):
-            self._began_s = self._began_s or time.monotonic()
+            if not self._began_s:
+                self._began_s, self._decoded_before = time.monotonic(), self.decoded
             self._taken_s.append(self.due_s.popleft())
 
     def did(self, report: SyncReport) -> None:
@@ -81,6 +87,7 @@ class Watch:
             self.latencies_s += [now_s - due_s for due_s in self._taken_s]
             self._taken_s.clear()
             self.busy_s += now_s - self._began_s
+            self.decoded_within += self.decoded - self._decoded_before
             self._began_s = 0.0
             self.waiting.append(len(self.due_s))
 
@@ -112,7 +119,7 @@ def measure(n: int, seconds: int) -> Figures:
 
 def _churned(loop: Loop, watch: Watch, lines: Lines, pipe: IO[bytes], seconds: int) -> Figures:
     """Turn the loop until all is done that comes through *pipe*."""
-    reader = threading.Thread(target=_read, args=(pipe, lines, loop, watch.due_s), daemon=True)
+    reader = threading.Thread(target=_read, args=(pipe, lines, loop, watch), daemon=True)
     began_s = time.monotonic()
     reader.start()
     while reader.is_alive() or len(watch.latencies_s) < RATE * seconds:
@@ -124,7 +131,7 @@ def _churned(loop: Loop, watch: Watch, lines: Lines, pipe: IO[bytes], seconds: i
     quarter = len(watch.waiting) // 4
     return {
         "changes": len(watch.latencies_s),
-        "share": watch.busy_s / took_s + RATE * _decode_s(lines),
+        "share": (watch.busy_s + (watch.decoded - watch.decoded_within) * _decode_s(lines)) / took_s,
         "late_s": watch.latencies_s[-1],
         "growth": fmean(watch.waiting[-quarter:]) - fmean(watch.waiting[:quarter]),
         "waiting_most": max(watch.waiting),
@@ -148,13 +155,14 @@ def _decode_s(lines: Lines) -> float:
     return (time.perf_counter() - began_s) / _DECODED
 
 
-def _read(pipe: IO[bytes], lines: Lines, loop: Loop, due_s: deque[float]) -> None:
+def _read(pipe: IO[bytes], lines: Lines, loop: Loop, watch: Watch) -> None:
     """Decode what comes, and tell it: the thread of a watch."""
     while header := pipe.read(_HEADER.size):
         at_s, length = _HEADER.unpack(header)
         for event in lines.slice(pipe.read(length)):
-            due_s.append(at_s)
+            watch.due_s.append(at_s)
             loop.tell(event)
+        watch.decoded += 1
 
 
 def _feed(writing: int, n: int, seconds: int, go: Event) -> None:

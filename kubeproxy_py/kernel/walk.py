@@ -26,6 +26,9 @@ _SERVERS_AT_ONCE = 50  # virtual servers; with 10 real servers each some 5 ms
 TURN_S = 0.01
 """How long an event waits for the full compare, besides the piece that is being read: at most one set or one table."""
 
+REST = 3
+"""Where there was other work in the turn, the compare rests so many times as long as it took: events come first."""
+
 SHARE_MAX = 0.05
 """Of the time, that full compares may take of one core."""
 
@@ -60,6 +63,7 @@ class Compare:
         self._period_s = period_s
         self._walk: Iterator[Piece] | None = None
         self._took_s = 0.0
+        self._turn_s = 0.0  # what the last turn took
 
     def keep(self, period_s: float) -> None:
         """One each *period_s* from now on."""
@@ -71,6 +75,11 @@ class Compare:
         self.due_s = self._clock() + max(self._period_s, self._took_s / SHARE_MAX)
         self._walk, self._took_s = None, 0.0
 
+    def give_way(self) -> None:
+        """Others have work: go on with the compare that is under way, if any, when they had time for it."""
+        if self._walk:
+            self.due_s = self._clock() + REST * self._turn_s
+
     def turn(self, actual: Rows, ours: Callable[[Rows], Rows]) -> Iterator[Piece]:
         """The pieces of about TURN_S.  Raises KernelError, after which the compare is over."""
         began_s = self._clock()
@@ -78,8 +87,9 @@ class Compare:
         try:
             for piece in self._walk:
                 yield piece
-                if self._clock() - began_s >= TURN_S:
-                    self._took_s += self._clock() - began_s
+                self._turn_s = self._clock() - began_s
+                if self._turn_s >= TURN_S:
+                    self._took_s += self._turn_s
                     return
         except KernelError:
             self.put_off()
