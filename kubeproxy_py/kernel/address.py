@@ -21,7 +21,7 @@ from struct import Struct
 from time import sleep
 
 from kubeproxy_py.kernel import LINK, KernelError, Listing, Scope, sealed
-from kubeproxy_py.kernel.attributes import attribute, attributes, nest, read_text, text, u32
+from kubeproxy_py.kernel.attributes import attribute, attributes, head, nest, read_text, text, u32
 from kubeproxy_py.kernel.families import AF_INET, AF_INET6, AF_UNSPEC
 from kubeproxy_py.kernel.netlink import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, Refusal, Socket, message
 from kubeproxy_py.kernel.netlink_frames import header
@@ -48,8 +48,7 @@ _NO_DUPLICATE_SEARCH = 0x02  # IFA_F_NODAD
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _HOST_PREFIX: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
 _LOCAL_HEADER, _ADDRESS_HEADER = (
-    {family: Struct("=HH").pack(4 + prefix // 8, kind) for family, prefix in _HOST_PREFIX.items()}
-    for kind in (_IFA_LOCAL, _IFA_ADDRESS)
+    {family: head(kind, prefix // 8) for family, prefix in _HOST_PREFIX.items()} for kind in (_IFA_LOCAL, _IFA_ADDRESS)
 )
 
 _DONE: dict[tuple[type, str], frozenset[int]] = {  # (kind, verb) -> refusals that mean that nothing was left to do

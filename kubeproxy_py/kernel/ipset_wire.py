@@ -15,6 +15,7 @@ from socket import inet_ntop, inet_pton, ntohs
 from struct import Struct
 
 from kubeproxy_py.kernel.attributes import (
+    HEADER_SIZE,
     NESTED,
     NET_BYTE_ORDER,
     attribute,
@@ -22,6 +23,7 @@ from kubeproxy_py.kernel.attributes import (
     big16,
     big32,
     elements,
+    head,
     nest,
     read_text,
     read_u32,
@@ -77,7 +79,6 @@ _MAXELEM_DEFAULT = 65536
 
 _U16 = Struct(">H")
 _U32 = Struct(">I")
-_HEADER = Struct("=HH")
 _MESSAGE_MAX = 0xFFFF - 64  # a nest's length has 16 bits; room for what stands before it
 
 
@@ -252,8 +253,7 @@ def _around_first(family: int, size: int, rest: str) -> tuple[bytes, bytes]:
     """
     before = _ADDRESS_HEADERS[_IP, family] if family else b""
     behind = _fields(rest) + _LINE_HEADER
-    size += len(before) + len(behind) + _HEADER.size + _LINE.size
-    return _HEADER.pack(size, _DATA | NESTED) + before, behind
+    return head(_DATA | NESTED, len(before) + size + len(behind) + _LINE.size) + before, behind
 
 
 def _fields(text: str) -> bytes:
@@ -291,18 +291,18 @@ def _address_text(payload: bytes, length: bytes | None = None) -> str:
     return address if length is None or length[0] == len(packed) * 8 else f"{address}/{length[0]}"
 
 
-_PORT_HEADER = _HEADER.pack(6, _PORT | NET_BYTE_ORDER)
-_PROTO_HEADER = _HEADER.pack(5, _PROTO)
+_PORT_HEADER = head(_PORT | NET_BYTE_ORDER, 2)
+_PROTO_HEADER = head(_PROTO, 1)
 _LINE = Struct("=I")
-_LINE_HEADER = _HEADER.pack(_HEADER.size + _LINE.size, _LINENO)
+_LINE_HEADER = head(_LINENO, _LINE.size)
 # Entries as Linux lists them: the headers of DATA, IP and IPV4, the address; then perhaps those of PORT and PROTO.
 _ADDRESS_LAYOUT, _FRONT_LAYOUT = Struct("=12s4s"), Struct("=12s4s4sH2x4sB3x")
 _BEFORE_ADDRESS = {
-    layout: _HEADER.pack(layout.size, _DATA | NESTED) + _HEADER.pack(12, _IP | NESTED) + _HEADER.pack(8, _IPV4)
+    layout: head(_DATA | NESTED, layout.size - HEADER_SIZE) + head(_IP | NESTED, 8) + head(_IPV4, 4)
     for layout in (_ADDRESS_LAYOUT, _FRONT_LAYOUT)
 }
 _ADDRESS_HEADERS = {
-    (kind, family): _HEADER.pack(8 + size, kind | NESTED) + _HEADER.pack(4 + size, inner | NET_BYTE_ORDER)
+    (kind, family): head(kind | NESTED, 4 + size) + head(inner | NET_BYTE_ORDER, size)
     for kind in (_IP, _IP2)
     for family, inner, size in ((AF_INET, _IPV4, 4), (AF_INET6, _IPV6, 16))
 }
