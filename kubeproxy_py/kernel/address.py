@@ -22,7 +22,7 @@ from time import sleep
 
 from kubeproxy_py.kernel import LINK, KernelError, Listing, Scope, sealed
 from kubeproxy_py.kernel.attributes import attribute, attributes, head, nest, read_text, text, u32
-from kubeproxy_py.kernel.families import AF_INET, AF_INET6, AF_UNSPEC
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6, AF_UNSPEC, family_number
 from kubeproxy_py.kernel.netlink import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, Refusal, Socket, message
 from kubeproxy_py.kernel.netlink_frames import header
 from kubeproxy_py.model.node import HostAddress
@@ -238,7 +238,7 @@ def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Messa
     """
     assert isinstance(step.key, Address)
     address = step.key.address
-    family = AF_INET6 if ":" in address else AF_INET
+    family = family_number(address)
     packed = inet_pton(family, address)
     prefix = _HOST_PREFIX[family]
     if step.verb == "delete":

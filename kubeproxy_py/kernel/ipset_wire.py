@@ -31,7 +31,7 @@ from kubeproxy_py.kernel.attributes import (
     u8,
     u32,
 )
-from kubeproxy_py.kernel.families import AF_INET, AF_INET6
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6, family_number
 from kubeproxy_py.model.rows import IpsetSpec
 from kubeproxy_py.model.services import Family
 
@@ -262,7 +262,7 @@ def _fields(text: str) -> bytes:
     address, _, length = second.partition("/")
     fields = _protocol_and_port(front) if front else b""
     if address:
-        family = AF_INET6 if ":" in address else AF_INET
+        family = family_number(address)
         fields += _ADDRESS_HEADERS[_IP2, family] + _packed(family, address)
     return fields + (u8(_CIDR2, int(length)) if length else b"")
 

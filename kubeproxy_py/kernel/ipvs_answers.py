@@ -12,7 +12,7 @@ from struct import Struct
 import msgspec
 
 from kubeproxy_py.kernel.attributes import attributes, head, read_text, read_u16, read_u32
-from kubeproxy_py.kernel.families import AF_INET, AF_INET6
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6, family_number
 from kubeproxy_py.kernel.ipvs_numbers import (
     D_ACTIVE,
     D_ADDRESS,
@@ -150,7 +150,7 @@ def _spec(found: dict[int, bytes]) -> VirtualServerSpec:
 
 def decode_dest(body: bytes, virtual_server: VirtualServer) -> RealServerState:
     """One real server of the listing of *virtual_server*."""
-    own_family = AF_INET6 if ":" in virtual_server.address else AF_INET
+    own_family = family_number(virtual_server.address)
     address, port, method, weight, active, inactive, family = _dest_fields(body, own_family)
     key = RealServer(virtual_server, _read_address(family, address), ntohs(port))
     return RealServerState(key, real_server_spec(method, weight), Connections(active, inactive))

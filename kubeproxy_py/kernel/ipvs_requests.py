@@ -12,7 +12,7 @@ from socket import inet_pton
 from struct import pack
 
 from kubeproxy_py.kernel.attributes import NESTED, attribute, big16, head, text, u16, u32
-from kubeproxy_py.kernel.families import AF_INET, AF_INET6
+from kubeproxy_py.kernel.families import AF_INET, AF_INET6, family_number
 from kubeproxy_py.kernel.ipvs_numbers import (
     D_ADDRESS,
     D_LOWER,
@@ -50,7 +50,7 @@ from kubeproxy_py.kernel.ipvs_numbers import (
 )
 from kubeproxy_py.kernel.netlink_frames import Message, header
 from kubeproxy_py.model.rows import RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
-from kubeproxy_py.model.services import IP, Protocol
+from kubeproxy_py.model.services import Protocol
 from kubeproxy_py.plan.steps import Step, Verb
 
 _SERVICE_COMMANDS: dict[Verb, int] = {"add": NEW_SERVICE, "update": SET_SERVICE, "delete": DEL_SERVICE}
@@ -102,7 +102,7 @@ def encode_list_services() -> bytes:
 
 def encode_list_dests(server: VirtualServer) -> bytes:
     """The body that lists the real servers of *server*."""
-    family = _family(server.address)
+    family = family_number(server.address)
     before, behind = _service(family, server.protocol, server.port, None)
     return _command(GET_DEST) + before + inet_pton(family, server.address) + behind
 
@@ -119,7 +119,7 @@ def encode_set_timeouts(timeouts: Timeouts) -> bytes:
 
 
 def _virtual_server(kind: int, verb: Verb, server: VirtualServer, spec: Spec) -> Message:
-    family = _family(server.address)
+    family = family_number(server.address)
     own = spec if isinstance(spec, VirtualServerSpec) else None
     before, behind = _around_virtual_server(kind, _SERVICE_COMMANDS[verb], family, server.protocol, server.port, own)
     return before + inet_pton(family, server.address) + behind
@@ -127,7 +127,7 @@ def _virtual_server(kind: int, verb: Verb, server: VirtualServer, spec: Spec) ->
 
 def _around_real_server(kind: int, verb: Verb, server: VirtualServer, spec: Spec, port: int, family: int) -> _Around:
     weight = spec.weight if isinstance(spec, RealServerSpec) else None
-    near = _family(server.address)
+    near = family_number(server.address)
     before, between, behind = _around_both(
         kind, _DEST_COMMANDS[verb], near, server.protocol, server.port, family, port, weight
     )
@@ -188,7 +188,3 @@ def _nested(kind: int, before: bytes, address_kind: int, family: int, behind: by
 def _command(command: int) -> bytes:
     """The generic netlink header."""
     return bytes((command, VERSION, 0, 0))
-
-
-def _family(address: IP) -> int:
-    return AF_INET6 if ":" in address else AF_INET
