@@ -74,7 +74,7 @@ class Supervisor:
             self._tell("READY=1")
 
     def stopping(self) -> None:
-        """The process ends on purpose; may be called by a signal handler."""
+        """The process ends on purpose."""
         self._state = "stopping"
         self._tell("STOPPING=1")
 

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from kubeproxy_py import __version__
@@ -26,6 +25,7 @@ from kubeproxy_py.notify import Supervisor
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.plan.report import SyncReport, changes
+from kubeproxy_py.signals import hear, hold
 from kubeproxy_py.sources.collect import collect
 from kubeproxy_py.start import prepare, set_oom_score
 from kubeproxy_py.wiring import Parts, Platform, imagined_parts, make_agent, make_parts, real_parts, real_platform
@@ -38,13 +38,14 @@ log = logging.getLogger(__name__)
 
 DONE, FAILED, UNUSABLE = 0, 1, 2
 _LIST_TIMEOUT_S = 60.0
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_TIMEOUT_S = 5.0  # for the last words of a process that can't start
 
 
 def run(loaded: "Loaded", asked: "Asked") -> int:
     """Keep the kernel as the Services ask.  SIGTERM or SIGINT end it at once; the kernel's state stays.
 
-    SIGHUP has it look at the configuration file at once.
+    SIGHUP has it look at the configuration file at once; without one it ends us, as it does kube-proxy.
     """
     from kubeproxy_py.cleanup import warn_of_leftovers
     from kubeproxy_py.kernel.ipvs import IpvsAdapter
@@ -54,10 +55,9 @@ def run(loaded: "Loaded", asked: "Asked") -> int:
     from kubeproxy_py.serving import ServeError, Serving
 
     supervisor = Supervisor()
-    end = partial(_end, supervisor)
     faulthandler.enable()  # a watchdog's SIGABRT: the log shows where each thread was
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    hold((*_ENDING, signal.SIGHUP) if asked.path else _ENDING)
+    hear(_ENDING, partial(_end, supervisor))
     platform, settings = _prepare(loaded)
     set_oom_score(loaded.config.oom_score_adj)
     serving = Serving(loaded, platform.host.node_name, platform.host.families, IpvsAdapter)
@@ -173,12 +173,12 @@ def _prepare(loaded: "Loaded") -> tuple[Platform, Rows]:
 
 
 def _watch_configuration(asked: "Asked", loop: "Loop", supervisor: Supervisor) -> None:
-    """Follow the configuration file, if there is one; without one SIGHUP ends us, as it does kube-proxy."""
+    """Follow the configuration file, if there is one."""
     from kubeproxy_py.reload import ConfigFile
 
     if asked.path:
         file = ConfigFile(asked, loop.tell, supervisor)
-        signal.signal(signal.SIGHUP, lambda _signum, _frame: file.look_now())
+        hear((signal.SIGHUP,), lambda _number: file.look_now())
         file.start()
 
 
@@ -205,9 +205,9 @@ def _log_problem(problem: Problem) -> None:
     log.error(str(problem))
 
 
-def _end(supervisor: Supervisor, signum: int, _frame: FrameType | None) -> None:
+def _end(supervisor: Supervisor, number: signal.Signals) -> None:
     """Go at once: every prefix of a plan is a state in which packets are served, so there is nothing to finish."""
-    log.info(f"ends on {signal.Signals(signum).name}; the kernel's state stays")
+    log.info(f"ends on {number.name}; the kernel's state stays")
     supervisor.stopping()
     logging.shutdown()
     os._exit(DONE)  # at once: taking the interpreter apart takes up to 0.4 s, in which another signal would be heard
