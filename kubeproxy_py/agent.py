@@ -6,7 +6,7 @@ row that failed stays pending with backoff while all others go on (law 5).
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -19,14 +19,14 @@ from kubeproxy_py.kernel.walk import Compare, Piece
 from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Feed, Problem, Synced
 from kubeproxy_py.model.rows import DRAINING, Address, Key, Link, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
-from kubeproxy_py.plan.drain import Draining
+from kubeproxy_py.plan.drain import Draining, is_draining
 from kubeproxy_py.plan.drift import Drift
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.pending import NEVER, Pending
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.plan.report import SyncReport
 from kubeproxy_py.plan.standing import Standing, by_kind, stuck_families
-from kubeproxy_py.plan.steps import Failed, Plan
+from kubeproxy_py.plan.steps import Failed, Plan, Step
 
 log = logging.getLogger(__name__)
 
@@ -169,12 +169,14 @@ class Agent:
         compares = now_s >= self._full.due_s
         if compares and (drift := self._compare_on()):
             reports.append(self._sync(f"drift in {drift} rows", self._clock()))
+        drains = now_s >= self.draining.due_s
+        drained = self.draining.let_go(self.kernel.idle, now_s) if drains else []
         if now_s >= self._sync_due_s():
-            reports.append(self._sync("", self._clock() if reports else now_s))
+            reports.append(self._sync("", self._clock() if drains or reports else now_s, drained=drained))
             if compares:
                 self._full.give_way()
-        if now_s >= self.draining.due_s and (drained := self.draining.let_go(self.kernel.connections, now_s)):
-            reports.append(self._carry_out(drained, 0, "drained"))
+        elif drained:
+            reports.append(self._carry_out(Plan(tuple(drained)), 0, "drained"))
         if sweeps:
             reports += self._sweep_flows(now_s)
         return reports
@@ -199,7 +201,8 @@ class Agent:
         self.adopted = True
         self.pending = Pending()
 
-    def _sync(self, why: str, began_s: float, found: Rows | None = None) -> SyncReport:
+    def _sync(self, why: str, began_s: float, found: Rows | None = None, drained: Sequence[Step] = ()) -> SyncReport:
+        """Compile, and carry out what follows; *drained* with it, in the same messages."""
         services = list(self.compiler.cluster.dirty)
         changed = self.compiler.compile()
         compiled_s = self._clock()
@@ -209,7 +212,7 @@ class Agent:
             due = self.pending.due(compiled_s)
         else:
             self._adopt(found)
-        plan = self._plan(due)
+        plan = self._with(drained, self._plan(due))
         compile_s = compiled_s - began_s
         report = self._carry_out(plan, len(services), why, due=due, compile_s=compile_s, began_s=compiled_s)
         self._oldest_event_s = None
@@ -224,6 +227,13 @@ class Agent:
             return make_plan(desired, actual)
         along = self.draining.behind({key for key in due if isinstance(key, VirtualServer)})
         return make_plan(desired, actual, dict.fromkeys((*due, *along)) if along else due)
+
+    def _with(self, drained: Sequence[Step], plan: Plan) -> Plan:
+        """*plan* with *drained*, but for those that are wanted again or go in it with their virtual servers."""
+        if not drained:
+            return plan
+        desired = self.compiler.desired.rows
+        return Plan((*plan, *(step for step in drained if is_draining(step.key, DRAINING, desired))))
 
     def _carry_out(
         self,

@@ -4,7 +4,7 @@ Law: a kernel decides nothing.  It does the steps in the order given, says of ea
 back rows exactly as the compiler writes them, so that a row that was written compares equal when read.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -94,6 +94,10 @@ class Kernel(Protocol):
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """How many connection entries each real server of *virtual_servers* has now."""
+        ...
+
+    def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
+        """Those of *real_servers* that are there and have no connection entries now.  Raises KernelError."""
         ...
 
     def host_addresses(self) -> tuple[HostAddress, ...]:

@@ -7,14 +7,15 @@ done as their virtual server's.
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
 from functools import cached_property, partial
-from socket import inet_ntop, ntohs
+from socket import htons, inet_ntop, inet_pton, ntohs
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Listing, Scope, command, sealed
-from kubeproxy_py.kernel.families import AF_INET
+from kubeproxy_py.kernel.families import AF_INET, family_number
 from kubeproxy_py.kernel.ipvs_answers import (
     RealServerState,
     decode_dest,
@@ -109,6 +110,21 @@ class IpvsAdapter:
                 for address, port, _, _, active, inactive in entries(told):
                     key = RealServer(server, inet_ntop(AF_INET, address), ntohs(port))
                     found[key] = Connections(active, inactive)
+        return found
+
+    def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
+        """Those of *real_servers* that are there and have no connections, busy or idle.  Raises KernelError."""
+        wanted: dict[VirtualServer, list[RealServer]] = defaultdict(list)
+        for key in real_servers:
+            wanted[key.virtual_server].append(key)
+        found: set[RealServer] = set()
+        for server, keys in wanted.items():
+            if (told := self._told(server)) is None:
+                states = {state.key: state.connections.total for state in self._states(server)}
+                found.update(key for key in keys if states.get(key) == 0)
+            else:  # few of many: no key is made of the others
+                counts = {entry[:2]: entry[4] + entry[5] for entry in entries(told)}
+                found.update(key for key in keys if counts.get(_place(key)) == 0)
         return found
 
     def traffic(self) -> dict[VirtualServer, Traffic]:
@@ -217,6 +233,11 @@ class IpvsAdapter:
             return []
         refused = self._netlink.execute(encode_steps(steps, self._family))
         return [(steps[index], refusal) for index, refusal in sorted(refused.items())]
+
+
+def _place(key: RealServer) -> tuple[bytes, int]:
+    """Address and port of *key* as an answer of DestReader has them."""
+    return inet_pton(family_number(key.address), key.address), htons(key.port)
 
 
 def _rows(told: bytes, server: VirtualServer) -> Rows:

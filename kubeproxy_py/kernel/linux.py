@@ -95,6 +95,10 @@ class LinuxKernel:
         """How many connection entries each real server of *virtual_servers* has now.  Raises KernelError."""
         return self._servers.connections(virtual_servers)
 
+    def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
+        """Those of *real_servers* that are there and have no connection entries now.  Raises KernelError."""
+        return self._servers.idle(real_servers)
+
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """All addresses of all interfaces, sorted.  Raises KernelError."""
         return self._device.host_addresses()

@@ -7,7 +7,7 @@ It can be told to fail a step (``fault``) and to die before one (``dies_before``
 are tested: stop anywhere, look, plan again.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
 from kubeproxy_py.kernel import Listing, Part, Scope, scope_of, sealed
@@ -99,6 +99,11 @@ class MemoryKernel:
             for key in self.rows
             if isinstance(key, RealServer) and key.virtual_server in virtual_servers
         }
+
+    def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
+        """Those that are there and in which no test left ``open_connections``."""
+        none = Connections()
+        return {key for key in real_servers if key in self.rows and not self.open_connections.get(key, none).total}
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """What a test gave as ``addresses``, with those on kube-ipvs0."""

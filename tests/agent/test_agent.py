@@ -268,6 +268,31 @@ def test_a_services_own_deadline_goes_before_the_agents(own_s: float | None, gon
     assert (POD not in bench.kernel.rows) is gone
 
 
+def test_what_has_drained_goes_with_a_sync_that_is_due() -> None:
+    bench = draining(0)
+    bench.now_s += 1.1
+    (report,) = bench.tell(ServiceSet(service("api", cluster_ips=("10.96.0.11",))))
+    assert [(step.verb, step.key) for step in report.steps][-1] == ("delete", POD)
+    assert bench.kernel.rows == bench.agent.actual
+    assert not bench.agent.draining
+
+
+def test_what_has_drained_and_is_wanted_again_in_the_same_turn_stays() -> None:
+    bench = draining(0)
+    bench.now_s += 1.1
+    bench.tell(SliceSet(endpoint_slice()))
+    assert ("delete", POD) not in bench.steps()
+    assert bench.kernel.rows[POD] == SERVING
+
+
+def test_what_has_drained_when_its_service_goes_is_deleted_once() -> None:
+    bench = draining(0)
+    bench.now_s += 1.1
+    bench.tell(ServiceGone(name("web")))
+    assert bench.steps().count(("delete", POD)) == 1
+    assert bench.agent.actual == bench.kernel.rows
+
+
 def test_what_the_kernel_does_not_let_go_is_tried_again() -> None:
     bench = draining(0)
     bench.kernel.fault = lambda step: EBUSY if step.verb == "delete" else 0

@@ -210,5 +210,13 @@ def test_a_virtual_server_that_is_gone_has_no_connections(kernel: Kernel) -> Non
     assert kernel.connections([VirtualServer("10.96.0.99", 80, "TCP"), HTTP]) == {POD: Connections(0, 0)}
 
 
+def test_of_real_servers_those_are_idle_that_are_there_without_connections(kernel: Kernel) -> None:
+    make(kernel, {HTTP: PLAIN, POD: RealServerSpec(0)})
+    gone = RealServer(HTTP, POD.address, POD.port + 1)
+    nowhere = RealServer(VirtualServer("10.96.0.99", 80, "TCP"), POD.address, POD.port)
+    assert kernel.idle([POD, gone, nowhere]) == {POD}
+    assert kernel.idle([]) == set()
+
+
 def test_a_new_kernel_has_no_rows(kernel: Kernel) -> None:
     assert rows_of(kernel) == {}

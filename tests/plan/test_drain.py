@@ -1,9 +1,9 @@
 """Counting the connections of what drains: in turns, each virtual server once."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
-from kubeproxy_py.model.rows import DRAINING, Connections, RealServer, Rows, VirtualServer, VirtualServerSpec
-from kubeproxy_py.plan.drain import COUNTED_AT_ONCE, FIRST_CHECK_S, Draining
+from kubeproxy_py.model.rows import DRAINING, RealServer, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.plan.drain import COUNTED_AT_ONCE, FIRST_CHECK_S, LINGER_S, Draining
 
 NUMBER = 2 * COUNTED_AT_ONCE + 1
 SERVERS = [VirtualServer(f"10.96.{number >> 8}.{number & 255}", 80, "TCP") for number in range(NUMBER)]
@@ -17,11 +17,11 @@ class Counter:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.asked: list[list[VirtualServer]] = []
+        self.asked: list[list[RealServer]] = []
 
-    def __call__(self, servers: Collection[VirtualServer]) -> Mapping[RealServer, Connections]:
-        self.asked.append(list(servers))
-        return {RealServer(server, "10.244.1.5", 8080): Connections(self.total, 0) for server in servers}
+    def __call__(self, keys: Collection[RealServer]) -> Collection[RealServer]:
+        self.asked.append(list(keys))
+        return () if self.total else keys
 
 
 def draining() -> Draining:
@@ -46,7 +46,7 @@ def turns(made: Draining, count: Counter, now_s: float) -> list[int]:
 def test_a_count_goes_in_turns_and_asks_of_each_once() -> None:
     made, count = draining(), Counter(0)
     assert turns(made, count, FIRST_CHECK_S) == [COUNTED_AT_ONCE, COUNTED_AT_ONCE, 1]
-    assert sorted(key for asked in count.asked for key in map(str, asked)) == sorted(map(str, SERVERS))
+    assert sorted(key for asked in count.asked for key in map(str, asked)) == sorted(map(str, LEFT))
     assert len(made) == 0
 
 
@@ -81,3 +81,51 @@ def test_what_drains_is_found_by_its_virtual_server() -> None:
     made.note(LEFT[0], {}, DESIRED, 0.0)
     made.note(LEFT[0], {}, DESIRED, 0.0)
     assert (made.behind(SERVERS[:2]), len(made)) == ([other, LEFT[1]], NUMBER)
+
+
+def test_what_is_not_told_as_idle_stays() -> None:
+    made = draining()
+    assert [step.key for step in made.let_go(lambda keys: [key for key in keys if key == LEFT[1]], 1.0)] == LEFT[1:2]
+
+
+def began(made: Draining, *each_s: float) -> Draining:
+    """Let one begin to drain at each of these seconds."""
+    for key, now_s in zip(LEFT, each_s, strict=False):
+        made.note(key, ACTUAL, DESIRED, now_s)
+    return made
+
+
+def test_while_others_begin_to_drain_each_stays_for_longer() -> None:
+    made, count = began(Draining(), *(0.5 * number for number in range(21))), Counter(0)
+    assert made.due_s == LINGER_S
+    assert [step.key for step in made.let_go(count, LINGER_S)] == LEFT[:1]
+    assert made.due_s == 0.5 + LINGER_S
+    assert [step.key for step in made.let_go(count, 0.5 + LINGER_S)] == LEFT[1:2]
+
+
+def test_when_no_more_begin_to_drain_all_go_a_second_later() -> None:
+    made, count = began(Draining(), 0.0, 0.7, 1.4), Counter(0)
+    assert made.due_s == 1.4 + FIRST_CHECK_S
+    assert [step.key for step in made.let_go(count, made.due_s)] == LEFT[:3]
+
+
+def test_one_that_is_wanted_again_is_not_counted() -> None:
+    made, count = began(Draining(), 0.0), Counter(0)
+    made.note(LEFT[0], {LEFT[0]: DRAINING}, {**DESIRED, LEFT[0]: DRAINING}, 0.5)
+    assert turns(made, count, 100.0) == [0]
+    assert not count.asked
+
+
+def test_those_with_connections_are_counted_again_though_others_begin_all_the_time() -> None:
+    made, busy = Draining(), LEFT[0]
+    asked = []
+
+    def count(keys: Collection[RealServer]) -> Collection[RealServer]:
+        asked.append(busy in keys)
+        return [key for key in keys if key != busy]
+
+    for number, key in enumerate(LEFT):
+        made.note(key, ACTUAL, DESIRED, 0.5 * number)
+        for step in made.let_go(count, 0.5 * number):
+            made.note(step.key, {}, DESIRED, 0.5 * number)
+    assert sum(asked) > 3  # at 10 s, and after 2, 2, 4, ...

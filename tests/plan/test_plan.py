@@ -6,7 +6,6 @@ from kubeproxy_py.model.rows import (
     Address,
     Chain,
     ChainSpec,
-    Connections,
     IpsetEntry,
     Key,
     Link,
@@ -16,7 +15,6 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
-from kubeproxy_py.plan.drain import plan_drained
 from kubeproxy_py.plan.ours import ours, removable
 from kubeproxy_py.plan.plan import make_plan, merged
 from kubeproxy_py.plan.render import plan_json, plan_text
@@ -113,12 +111,6 @@ def test_merging_keeps_the_order_of_both() -> None:
     assert merged(("a", "c", "d"), ("a", "b", "d", "e")) == ("a", "c", "b", "d", "e")
     assert merged((), ("x",)) == ("x",)
     assert merged(("x",), ()) == ("x",)
-
-
-def test_only_idle_real_servers_are_let_go() -> None:
-    counts = {OLD: Connections(0, 0), NEW: Connections(0, 1)}
-    uncounted = RealServer(SERVER, "10.1.0.9", 8080)
-    assert [step.key for step in plan_drained([OLD, NEW, uncounted], counts)] == [OLD]
 
 
 def test_virtual_servers_in_excluded_networks_are_not_ours() -> None:

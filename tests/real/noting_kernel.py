@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from kubeproxy_py.kernel import Kernel, Listing, Part, Scope
 from kubeproxy_py.model.node import HostAddress
@@ -35,6 +35,9 @@ class NotingKernel:
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return self._kernel.connections(virtual_servers)
+
+    def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
+        return self._kernel.idle(real_servers)
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
         return self._kernel.host_addresses()

@@ -308,6 +308,7 @@ def test_where_getsockopt_does_not_tell_netlink_does(ipvs: IpvsAdapter, monkeypa
     assert ipvs.apply(adding({WEB: VirtualServerSpec(), POD: SERVING})) == []
     assert behind(ipvs, WEB) == {POD: SERVING}
     assert ipvs.connections([WEB]) == {POD: Connections()}
+    assert ipvs.idle([POD, RealServer(WEB, POD.address, 1)]) == {POD}
 
 
 def test_open_connections_are_counted_for_each_real_server(ipvs: IpvsAdapter) -> None:
@@ -317,6 +318,7 @@ def test_open_connections_are_counted_for_each_real_server(ipvs: IpvsAdapter) ->
         ipvs.apply(adding({WEB: VirtualServerSpec(), pod: SERVING, idle: DRAINING}))
         with socket.create_connection(("10.96.0.10", 80), timeout=3):
             assert ipvs.connections([WEB]) == {pod: Connections(active=1), idle: Connections()}
+            assert ipvs.idle([pod, idle]) == {idle}
 
 
 def test_a_kernel_without_ipvs_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
