@@ -36,6 +36,7 @@ class Extent(Struct, frozen=True, gc=False):
     changes: int
     floors: tuple[int, ...]
     churn: tuple[int, int]  # Services, seconds
+    churn_new: tuple[int, int]
     rollouts: tuple[int, ...]  # pods
     compares: tuple[int, ...]
     idle: tuple[int, ...]
@@ -51,6 +52,7 @@ FULL = Extent(
     changes=200,
     floors=(10_000,),
     churn=(5000, 60),
+    churn_new=(5000, 20),
     rollouts=(250, 1000),
     compares=(10_000,),
     idle=(100, 10_000),
@@ -65,6 +67,7 @@ QUICK = Extent(
     changes=20,
     floors=(1000,),
     churn=(1000, 5),
+    churn_new=(1000, 5),
     rollouts=(50, 200),
     compares=(1000,),
     idle=(100,),
@@ -126,6 +129,8 @@ def _change_rows(extent: Extent) -> Iterator[Row]:
 def _load_rows(extent: Extent) -> Iterator[Row]:
     n, seconds = extent.churn
     yield from figures_load.churn_rows(n, _measure("churn", seconds, n)[str(n)])
+    n, seconds = extent.churn_new
+    yield from figures_load.churn_new_rows(n, _measure("churn-new", seconds, n)[str(n)])
     yield from figures_load.rollout_rows(_measure("rollout", extent.repeats, *extent.rollouts))
     for n in extent.compares:
         yield from figures_load.drift_rows(n, _measure("drift", extent.repeats, n)[str(n)])

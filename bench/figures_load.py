@@ -31,6 +31,16 @@ def churn_rows(n: int, raw: Raw) -> Iterator[Row]:
     yield Row("  full compares meanwhile", n, raw["compares"], "")
 
 
+def churn_new_rows(n: int, raw: Raw) -> Iterator[Row]:
+    """The same with addresses that never come back; the kernel decides, so there is no bar."""
+    yield Row("churn with ever new addresses: changes", n, raw["changes"], "")
+    yield Row("  last one done, after it was due", n, raw["late_s"], "s")
+    yield Row("  busy", n, raw["share"] * 100, "%")
+    yield Row("    of it in sends, the kernel's part", n, raw["kernel_share"] * 100, "%")
+    yield Row("  latency, median", n, raw["p50_ms"], "ms")
+    yield Row("  latency, p99", n, raw["p99_ms"], "ms")
+
+
 def rollout_rows(raw: Mapping[str, Sequence[float]]) -> Iterator[Row]:
     """A pod of a rollout, by the pods of its Service; n is these."""
     sizes = sorted(map(int, raw))

@@ -39,10 +39,10 @@ def service(number: int) -> Service:
     return Service(_name(number), "ClusterIP", (str(IPv4Address(_SERVICE_NETWORK + 1 + number)),), ports)
 
 
-def endpoint_slice(number: int, *, replaced: bool = False) -> EndpointSlice:
-    """The slice of the Service *number*, after its first pod was *replaced* or before."""
+def endpoint_slice(number: int, *, replaced: int = 0) -> EndpointSlice:
+    """The slice of the Service *number*, after its first pod was *replaced* so many times."""
     name = _name(number)
-    endpoints = tuple(_endpoint(number * ENDPOINTS + index, replaced and index == 0) for index in range(ENDPOINTS))
+    endpoints = tuple(_endpoint(number * ENDPOINTS + index, 0 if index else replaced) for index in range(ENDPOINTS))
     ports = (SlicePort("http", "TCP", _TARGET_PORT),)
     return EndpointSlice(ObjectName(name.namespace, f"{name.name}-abcde"), name, "IPv4", endpoints, ports)
 
@@ -93,7 +93,7 @@ def service_line(number: int, event: str) -> bytes:
     return msgspec.json.encode({"type": event, "object": _service_json(number)})
 
 
-def slice_line(number: int, event: str = "MODIFIED", *, replaced: bool = False) -> bytes:
+def slice_line(number: int, event: str = "MODIFIED", *, replaced: int = 0) -> bytes:
     """What a watch says of the slice of the Service *number*."""
     return msgspec.json.encode({"type": event, "object": slice_json(number, replaced=replaced)})
 
@@ -116,8 +116,9 @@ def _name(number: int) -> ObjectName:
     return ObjectName(f"team-{number % 50}", f"service-{number}")
 
 
-def _endpoint(place: int, replaced: bool) -> Endpoint:
-    # Every second address of 10.128.0.0/10, and for pods that come later those from 10.160.0.0 on.  No Service's
+def _endpoint(place: int, replaced: int) -> Endpoint:
+    # Every second address of 10.128.0.0/10, and for pods that come later those from 10.160.0.0 on,
+    # then from 10.192.0.0 on, and so forth.  No Service's
     # first pod is on this node, so that replacing it costs no set entry.
     address = IPv4Address(_POD_NETWORK + 2 + 2 * place + (replaced << 21))
     return Endpoint(str(address), node=f"node-{(place + _NODES - ENDPOINTS // 2) % _NODES}")
@@ -151,7 +152,7 @@ def node_json() -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME}, "status": {"addresses": addresses}}
 
 
-def slice_json(number: int, *, replaced: bool = False) -> dict[str, Any]:
+def slice_json(number: int, *, replaced: int = 0) -> dict[str, Any]:
     """The slice of the Service *number* as an API server gives it."""
     one = endpoint_slice(number, replaced=replaced)
     labels = {

@@ -24,6 +24,7 @@ _MEASURES: dict[str, _Measure] = {
     "cold-api": _each(cold.measure_api),
     "change": change.measure,
     "churn": _each(churn.measure),
+    "churn-new": _each(churn.measure_new),
     "rollout": rollout.measure,
     "drift": _each(drift.measure),
     "floor": _each(floor.measure),

@@ -10,8 +10,9 @@ and Python runs one thread at a time.  It is rather too high, since the process 
 it.  The lab kernel's own account of CPU is in ticks of 10 ms, and does not see work that begins at one tick and is
 done before the next, as this does.
 
-Each Service's first pod is one, then another, then the first again.  With new addresses for ever the kernel's list of
-real servers deleted within two minutes would grow to 60,000, and cost more than everything else (docs/performance.md).
+Each Service's first pod is one, then another, then the first again, as one whose probe fails now and then.  The
+other load has a new address each time, as a rollout without end has: there the kernel's list of real servers that were
+deleted within two minutes grows, and comes to cost more than everything else (docs/performance.md).
 """
 
 import multiprocessing
@@ -92,12 +93,17 @@ class Watch:
             self.waiting.append(len(self.due_s))
 
 
-def measure(n: int, seconds: int) -> Figures:
+def measure_new(n: int, seconds: int) -> Figures:
+    """The same, but no address ever comes back."""
+    return measure(n, seconds, returning=False)
+
+
+def measure(n: int, seconds: int, *, returning: bool = True) -> Figures:
     """*seconds* of churn among *n* Services."""
     logs.setup(stream=Path(os.devnull).open("w"))  # noqa: SIM115 - for good; the log is part of what a change costs
     reading, writing = os.pipe()
     go = _FORK.Event()
-    feeder = _FORK.Process(target=_feed, args=(writing, n, seconds, go), daemon=True)
+    feeder = _FORK.Process(target=_feed, args=(writing, n, seconds, go, returning), daemon=True)
     feeder.start()
     os.close(writing)
     with fresh_namespace(), os.fdopen(reading, "rb", buffering=1 << 16) as pipe:
@@ -165,15 +171,16 @@ def _read(pipe: IO[bytes], lines: Lines, loop: Loop, watch: Watch) -> None:
         watch.decoded += 1
 
 
-def _feed(writing: int, n: int, seconds: int, go: Event) -> None:
+def _feed(writing: int, n: int, seconds: int, go: Event, returning: bool) -> None:
     """Write RATE lines a second, in bursts of a tick, each as due; made before, so that writing is all it costs."""
-    made = [[objects.slice_line(place, replaced=replaced) for place in range(n)] for replaced in (True, False)]
+    pods = (1, 0) if returning else range(1, RATE * seconds // n + 2)
+    made = [[objects.slice_line(place, replaced=replaced) for place in range(n)] for replaced in pods]
     go.wait()
     burst, began_s = round(RATE * _TICK_S), time.monotonic() + 2 * _TICK_S
     for tick in range(round(seconds / _TICK_S)):
         at_s = began_s + tick * _TICK_S
         turns = (divmod(number, n) for number in range(tick * burst, (tick + 1) * burst))
-        lines = [made[turn % 2][place * 7919 % n] for turn, place in turns]
+        lines = [made[turn % len(made)][place * 7919 % n] for turn, place in turns]
         wait_s(at_s)
         data = b"".join(_HEADER.pack(at_s, len(line)) + line for line in lines)
         while data:

@@ -15,7 +15,6 @@ of an address that is gone, ENXIO what it once said, ENODEV what it says when th
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
 from functools import cached_property, lru_cache, partial
-from itertools import groupby
 from socket import inet_ntop, inet_pton
 from struct import Struct
 from time import sleep
@@ -25,6 +24,7 @@ from kubeproxy_py.kernel.attributes import attribute, attributes, head, nest, re
 from kubeproxy_py.kernel.families import AF_INET, AF_INET6, AF_UNSPEC, family_number
 from kubeproxy_py.kernel.netlink import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, Refusal, Socket, message
 from kubeproxy_py.kernel.netlink_frames import header
+from kubeproxy_py.kernel.runs import kinds, runs
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import IPVS_DEVICE, Address, Link, Rows
 from kubeproxy_py.model.services import IP
@@ -105,8 +105,8 @@ class AddressAdapter:
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel could not be asked."""
         failed: list[Failed] = []
-        for kind, run in groupby(steps, key=lambda step: type(step.key)):
-            failed += (self._apply_links if kind is Link else self._apply_addresses)(list(run))
+        for kind, run in runs(steps, kinds(steps)):
+            failed += (self._apply_links if kind is Link else self._apply_addresses)(run)
         return failed
 
     def host_addresses(self) -> tuple[HostAddress, ...]:

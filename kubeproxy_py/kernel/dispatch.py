@@ -9,10 +9,10 @@ A plan of 140,000 steps costs some 10 ms here: one pass to find the runs, and no
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
 
 from kubeproxy_py.kernel import KernelError, Listing, Scope
+from kubeproxy_py.kernel.runs import kinds, runs
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
     Address,
@@ -65,8 +65,8 @@ class Lister(Protocol):
 def dispatch(plan: Plan, adapters: Mapping[type[Key], Adapter]) -> Outcome:
     """Carry out every step of *plan* that can be."""
     failed: list[Failed] = []
-    for adapter, run in groupby(plan.steps, lambda step: adapters[type(step.key)]):
-        steps, waiting = _without_waiting(plan, list(run), failed)
+    for adapter, run in runs(plan.steps, map(adapters.__getitem__, kinds(plan.steps))):
+        steps, waiting = _without_waiting(plan, run, failed)
         failed += waiting
         failed += _apply(adapter, steps)
     return Outcome(tuple(failed))
@@ -103,7 +103,9 @@ LEANS_ON: dict[type[Key], Callable[[Any], Iterable[Key]]] = {
 """What must be gone before a row of the kind may go, where the kernel itself would not refuse."""
 
 
-def _without_waiting(plan: Plan, steps: list[Step], failed: Sequence[Failed]) -> tuple[list[Step], list[Failed]]:
+def _without_waiting(
+    plan: Plan, steps: Sequence[Step], failed: Sequence[Failed]
+) -> tuple[Sequence[Step], list[Failed]]:
     """*steps* without those that must wait for one of *failed*, and these."""
     if not failed:
         return steps, []

@@ -8,7 +8,6 @@ into a set of the wanted kind, which then takes its name, and rules that refer t
 from collections.abc import Callable, Iterable, Sequence
 from errno import EEXIST, ENOENT
 from functools import cached_property, partial
-from itertools import groupby
 
 from kubeproxy_py.kernel import KernelError, Listing, Scope, ipset_entries, ipset_scope
 from kubeproxy_py.kernel.ipset_wire import (
@@ -35,6 +34,7 @@ from kubeproxy_py.kernel.ipset_wire import (
     message_type,
 )
 from kubeproxy_py.kernel.netlink import ACK, EXCLUSIVE, NETLINK_NETFILTER, Refusal, Socket, message
+from kubeproxy_py.kernel.runs import kinds, of_verb, runs
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.services import Family
@@ -77,8 +77,8 @@ class IpsetAdapter:
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no ipset."""
         failed: list[Failed] = []
-        for way, run in groupby(steps, key=lambda step: (type(step.key), step.verb)):
-            failed += self._ways[way](list(run))
+        for way, run in runs(steps, zip(kinds(steps), map(of_verb, steps), strict=True)):
+            failed += self._ways[way](run)
         return failed
 
     def close(self) -> None:

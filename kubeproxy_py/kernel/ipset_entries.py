@@ -8,11 +8,14 @@ import struct
 from collections.abc import Iterator, Sequence
 from errno import EINVAL, ENOENT
 from itertools import groupby
+from operator import attrgetter
 
 from kubeproxy_py.kernel.ipset_wire import encode_entries, encode_entry, parcels, refused_line
 from kubeproxy_py.kernel.netlink_frames import Refusal
 from kubeproxy_py.model.rows import IpsetEntry
 from kubeproxy_py.plan.steps import Failed, Step
+
+_OF_SET = attrgetter("key.set")
 
 
 def encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[Failed]]:
@@ -33,7 +36,7 @@ def encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[Failed]
 def pack(steps: Sequence[Step], encoded: Sequence[bytes]) -> Iterator[tuple[range, bytes]]:
     """The messages, each with the range of steps that it carries out; entries of one set go together."""
     start = 0
-    for name, run in groupby(map(set_of, steps)):
+    for name, run in groupby(map(_OF_SET, steps)):
         for count in parcels(encoded[start : start + sum(1 for _ in run)]):
             yield range(start, start + count), encode_entries(name, encoded[start : start + count])
             start += count

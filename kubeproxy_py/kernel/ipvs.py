@@ -34,6 +34,7 @@ from kubeproxy_py.kernel.ipvs_requests import (
 from kubeproxy_py.kernel.ipvs_sockopt import DestReader, entries, seal_of
 from kubeproxy_py.kernel.ipvs_stats import decode_traffic
 from kubeproxy_py.kernel.netlink import NETLINK_GENERIC, Message, Refusal, Socket, generic_family, message
+from kubeproxy_py.kernel.runs import of_verb
 from kubeproxy_py.model.rows import (
     SERVING,
     Connections,
@@ -88,7 +89,9 @@ class IpvsAdapter:
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no IPVS."""
-        doomed: set[Key] = {step.key for step in steps if step.verb == "delete" and isinstance(step.key, VirtualServer)}
+        doomed: set[Key] = set()
+        if "delete" in map(of_verb, steps):
+            doomed = {step.key for step in steps if step.verb == "delete" and isinstance(step.key, VirtualServer)}
         sent, folded = (steps, []) if not doomed else _fold(steps, doomed)
         failed = [_failed(step, refusal) for step, refusal in self._carry_out(sent)]
         if folded and failed:
