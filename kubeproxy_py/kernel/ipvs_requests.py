@@ -6,10 +6,12 @@ takes 4 bytes.  Messages differ in little but their addresses: what stands aroun
 that have it in common, and a first sync has 110,000.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from socket import inet_pton
 from struct import pack
+from typing import Any
 
 from kubeproxy_py.kernel.attributes import NESTED, attribute, big16, head, text, u16, u32
 from kubeproxy_py.kernel.families import AF_INET, AF_INET6, family_number
@@ -49,7 +51,8 @@ from kubeproxy_py.kernel.ipvs_numbers import (
     Timeouts,
 )
 from kubeproxy_py.kernel.netlink_frames import Message, header
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
+from kubeproxy_py.kernel.runs import kinds, runs
+from kubeproxy_py.model.rows import Key, RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import Protocol
 from kubeproxy_py.plan.steps import Step, Verb
 
@@ -64,35 +67,35 @@ _Around = tuple[bytes, bytes]
 """What stands before an address, and what behind it."""
 
 
-def encode_steps(steps: Iterable[Step], kind: int) -> Iterator[Message]:
-    """The message for each of *steps* on virtual and real servers, *kind* being the type that the kernel gave to IPVS.
+def encode_steps(steps: Sequence[Step], kind: int) -> Iterator[Message]:
+    """The message for each of *steps* on virtual and real servers; *kind* is the type that the kernel gave to IPVS."""
+    each_run = (_OF_KIND[row](run, kind) for row, run in runs(steps, kinds(steps)))
+    return chain.from_iterable(each_run)
 
-    Real servers come by virtual server, and nearly all with one port and one weight, so what one has in common with
-    the one before is not put together again.
+
+def _real_servers(steps: Sequence[Step], kind: int) -> Iterator[Message]:
+    """Real servers come by virtual server, and nearly all with one port and one weight.
+
+    So what one has in common with the one before is not put together again.
     """
     server: VirtualServer | None = None
     verb: Verb | None = None
     spec: Spec = None
-    port = size = 0
+    port, family, is_ipv6 = 0, AF_INET, False
     before = behind = b""
     for step in steps:
-        key = step.key
-        if not isinstance(key, RealServer):
-            assert isinstance(key, VirtualServer)
-            yield _virtual_server(kind, step.verb, key, step.spec)
-            continue
-        address = key.address
-        packed = inet_pton(AF_INET6, address) if ":" in address else inet_pton(AF_INET, address)
+        key: Any = step.key  # a RealServer: to ask that for each is a tenth of the time
         if (
             key.virtual_server is not server
             or step.spec is not spec
             or step.verb != verb
             or key.port != port
-            or len(packed) != size
+            or (":" in key.address) is not is_ipv6
         ):
-            server, spec, verb, port, size = key.virtual_server, step.spec, step.verb, key.port, len(packed)
-            before, behind = _around_real_server(kind, verb, server, spec, port, AF_INET if size == 4 else AF_INET6)
-        yield before + packed + behind
+            server, spec, verb, port, is_ipv6 = key.virtual_server, step.spec, step.verb, key.port, ":" in key.address
+            family = AF_INET6 if is_ipv6 else AF_INET
+            before, behind = _around_real_server(kind, verb, key, spec, family)
+        yield before + inet_pton(family, key.address) + behind
 
 
 def encode_list_services() -> bytes:
@@ -118,6 +121,12 @@ def encode_set_timeouts(timeouts: Timeouts) -> bytes:
     return _command(SET_CONFIG) + b"".join(u32(kind, value) for kind, value in fields if value)
 
 
+def _virtual_servers(steps: Sequence[Step], kind: int) -> Iterator[Message]:
+    for step in steps:
+        assert isinstance(step.key, VirtualServer)
+        yield _virtual_server(kind, step.verb, step.key, step.spec)
+
+
 def _virtual_server(kind: int, verb: Verb, server: VirtualServer, spec: Spec) -> Message:
     family = family_number(server.address)
     own = spec if isinstance(spec, VirtualServerSpec) else None
@@ -125,11 +134,12 @@ def _virtual_server(kind: int, verb: Verb, server: VirtualServer, spec: Spec) ->
     return before + inet_pton(family, server.address) + behind
 
 
-def _around_real_server(kind: int, verb: Verb, server: VirtualServer, spec: Spec, port: int, family: int) -> _Around:
+def _around_real_server(kind: int, verb: Verb, key: RealServer, spec: Spec, family: int) -> _Around:
+    server = key.virtual_server
     weight = spec.weight if isinstance(spec, RealServerSpec) else None
     near = family_number(server.address)
     before, between, behind = _around_both(
-        kind, _DEST_COMMANDS[verb], near, server.protocol, server.port, family, port, weight
+        kind, _DEST_COMMANDS[verb], near, server.protocol, server.port, family, key.port, weight
     )
     return before + inet_pton(near, server.address) + between, behind
 
@@ -188,3 +198,9 @@ def _nested(kind: int, before: bytes, address_kind: int, family: int, behind: by
 def _command(command: int) -> bytes:
     """The generic netlink header."""
     return bytes((command, VERSION, 0, 0))
+
+
+_OF_KIND: dict[type[Key], Callable[[Sequence[Step], int], Iterator[Message]]] = {
+    VirtualServer: _virtual_servers,
+    RealServer: _real_servers,
+}
