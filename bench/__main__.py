@@ -23,6 +23,7 @@ from tests import lab
 _RESULT = Path(__file__).resolve().parents[1] / "build" / "bench.json"
 _TIMEOUT_S = 600.0
 _FEW_CHANGES = 20  # endpoints replaced one by one, where Services and changes in a row are what is measured
+_COMPARES = 3  # times the repeats: each takes but half a second, and differs from the next by a third
 HELD, BROKEN, FAILED = 0, 1, 2
 
 
@@ -133,7 +134,7 @@ def _load_rows(extent: Extent) -> Iterator[Row]:
     yield from figures_load.churn_new_rows(n, _measure("churn-new", seconds, n)[str(n)])
     yield from figures_load.rollout_rows(_measure("rollout", extent.repeats, *extent.rollouts))
     for n in extent.compares:
-        yield from figures_load.drift_rows(n, _measure("drift", extent.repeats, n)[str(n)])
+        yield from figures_load.drift_rows(n, _measure("drift", _COMPARES * extent.repeats, n)[str(n)])
     idle = _measure("idle", extent.idle_s, *extent.idle)
     for n in extent.idle:
         yield from figures_load.idle_rows(n, idle[str(n)])

@@ -88,6 +88,10 @@ class Kernel(Protocol):
         """What the kernel says of *part* now; of a virtual server that is gone, nothing.  Raises KernelError."""
         ...
 
+    def seal(self, part: Part) -> int:
+        """``listing(part).seal()``, for who needs nothing else.  Raises KernelError."""
+        ...
+
     def apply(self, plan: Plan) -> Outcome:
         """Carry out every step that can be; one failed step never stops those that do not depend on it."""
         ...

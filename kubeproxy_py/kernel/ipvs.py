@@ -8,11 +8,12 @@ done as their virtual server's.
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
 from functools import cached_property, partial
 from socket import htons, inet_ntop, inet_pton, ntohs
+from typing import TypeVar
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, KernelError, Listing, Scope, command, sealed
 from kubeproxy_py.kernel.families import AF_INET, family_number
@@ -46,6 +47,8 @@ from kubeproxy_py.model.rows import (
     VirtualServerSpec,
 )
 from kubeproxy_py.plan.steps import Failed, Step
+
+_Answer = TypeVar("_Answer")
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +86,14 @@ class IpvsAdapter:
 
     def real_servers(self, server: VirtualServer) -> Listing:
         """The real servers of *server*; none if it is gone.  Raises KernelError."""
-        if (told := self._told(server)) is None:
+        if (told := self._by_sockopt(DestReader.real_servers, server)) is None:
             return sealed({state.key: state.spec for state in self._states(server)})
         return Listing(partial(seal_of, told), partial(_rows, told, server))
+
+    def seal(self, server: VirtualServer) -> int:
+        """``real_servers(server).seal()``.  Raises KernelError."""
+        found = self._by_sockopt(DestReader.seal, server)
+        return self.real_servers(server).seal() if found is None else found
 
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no IPVS."""
@@ -107,7 +115,7 @@ class IpvsAdapter:
         """How many connections, busy and idle, each real server of *virtual_servers* has.  Raises KernelError."""
         found: dict[RealServer, Connections] = {}
         for server in virtual_servers:
-            if (told := self._told(server)) is None:
+            if (told := self._by_sockopt(DestReader.real_servers, server)) is None:
                 found.update((state.key, state.connections) for state in self._states(server))
             else:
                 for address, port, _, _, active, inactive in entries(told):
@@ -122,7 +130,7 @@ class IpvsAdapter:
             wanted[key.virtual_server].append(key)
         found: set[RealServer] = set()
         for server, keys in wanted.items():
-            if (told := self._told(server)) is None:
+            if (told := self._by_sockopt(DestReader.real_servers, server)) is None:
                 states = {state.key: state.connections.total for state in self._states(server)}
                 found.update(key for key in keys if states.get(key) == 0)
             else:  # few of many: no key is made of the others
@@ -203,12 +211,12 @@ class IpvsAdapter:
         for body in self._netlink.dump(self._message(encode_list_dests(server))):
             yield decode_dest(body, server)
 
-    def _told(self, server: VirtualServer) -> bytes | None:
-        """The real servers of *server* by the way that is faster; None where that can't be gone."""
+    def _by_sockopt(self, ask: Callable[[DestReader, VirtualServer], _Answer], server: VirtualServer) -> _Answer | None:
+        """What *ask* tells of *server*, by the way that is faster; None where that can't be gone."""
         if self._dests is None or ":" in server.address:
             return None
         try:
-            return self._dests.real_servers(server)
+            return ask(self._dests, server)
         except OSError as error:
             log.debug("IPVS does not tell real servers by getsockopt, netlink is used: %s", error)
             self._dests.close()

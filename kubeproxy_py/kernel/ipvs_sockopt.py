@@ -22,8 +22,9 @@ _REQUEST = Struct("=H2x4sH2xII4x")  # protocol, address, port, firewall mark, fo
 # address, port, flags (the forwarding method among them), weight, two thresholds, connections: active, inactive,
 # persistent; then counters
 _ENTRY = Struct("=4sH2xIi8x2I64x")
-_ROOM = 32
-_FIRST, _STRIDE = _REQUEST.size // 8, _ENTRY.size // 8  # in words of 8 bytes: where entries begin, how long they are
+_ROOM = 16
+_WORD = 8
+_FIRST, _STRIDE = _REQUEST.size // _WORD, _ENTRY.size // _WORD  # where entries begin, how long they are
 
 Entry = tuple[bytes, int, int, int, int, int]
 """Address and port in network order, forwarding method and flags, weight, active and inactive connections."""
@@ -42,22 +43,32 @@ class DestReader:
 
         Layout: an entry for each behind the other, see ``entries``.
         """
+        self._ask(server)
+        return self._words[_FIRST : self._end // _WORD].tobytes()
+
+    def seal(self, server: VirtualServer) -> int:
+        """``seal_of`` the same, of which nothing is copied but what goes into it.  Raises OSError."""
+        return _seal(self._ask(server), self._words[_FIRST + 1 :: _STRIDE])
+
+    def _ask(self, server: VirtualServer) -> bytes:
+        """Have the answer in the buffer, up to ``_end``; the first words of all entries."""
         protocol, address = PROTOCOL_NUMBERS[server.protocol], socket.inet_pton(socket.AF_INET, server.address)
         while True:
             self._buffer[_REQUEST.size : self._end] = bytes(self._end - _REQUEST.size)
+            self._end = _REQUEST.size
             _REQUEST.pack_into(self._buffer, 0, protocol, address, socket.htons(server.port), 0, self._room)
             try:
                 self._options.ask(GET_DESTS, self._buffer)
             except OSError as error:
                 if error.errno == ESRCH:
-                    self._end = _REQUEST.size
                     return b""
                 raise
-            # The first words of all entries: up to the last that is not 0 there are entries.
-            count = (len(self._words[_FIRST::_STRIDE].tobytes().rstrip(b"\0")) + 7) // 8
+            # Up to the last whose first word is not 0 there are entries.
+            firsts = self._words[_FIRST::_STRIDE].tobytes().rstrip(b"\0")
+            count = (len(firsts) + _WORD - 1) // _WORD
             self._end = _REQUEST.size + count * _ENTRY.size
             if count < self._room:
-                return self._words[_FIRST : _FIRST + count * _STRIDE].tobytes()
+                return firsts
             self._make_room(self._room * 4)
 
     def _make_room(self, entries: int) -> None:
@@ -79,4 +90,9 @@ def entries(told: bytes) -> Iterator[Entry]:
 def seal_of(told: bytes) -> int:
     """A hash of what an answer says, connections and traffic aside: address and port, method and weight of each."""
     words = memoryview(told).cast("Q")
-    return hash((words[::_STRIDE].tobytes(), words[1::_STRIDE].tobytes()))
+    return _seal(words[::_STRIDE].tobytes().rstrip(b"\0"), words[1::_STRIDE])
+
+
+def _seal(firsts: bytes, seconds: memoryview) -> int:
+    """Of the first two words of each entry; behind the last there may be zeros."""
+    return hash((firsts, seconds.tobytes().rstrip(b"\0")))

@@ -87,6 +87,10 @@ class LinuxKernel:
         reader = self._readers[part]
         return reader.listing(part) if isinstance(reader, Lister) else sealed(reader.read(part))
 
+    def seal(self, part: Part) -> int:
+        """``listing(part).seal()``, for who needs nothing else.  Raises KernelError."""
+        return self._servers.seal(part) if isinstance(part, VirtualServer) else self.listing(part).seal()
+
     def apply(self, plan: Plan) -> Outcome:
         """Carry out every step that can be, in order; see dispatch.py for those that wait."""
         return dispatch(plan, self._adapters)

@@ -92,6 +92,10 @@ class MemoryKernel:
         rows = self.rows.items()
         return sealed({key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server == part})
 
+    def seal(self, part: Part) -> int:
+        """That of the listing."""
+        return self.listing(part).seal()
+
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """What a test gave as ``open_connections``; none for the others."""
         return {

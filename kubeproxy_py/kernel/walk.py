@@ -129,7 +129,7 @@ class _Walk:
             yield from self._look_into(scopes, servers, listed)
 
     def _is_proven(self, part: Part) -> bool:
-        return part in self._proofs and self._proofs.hold(part, self._kernel.listing(part).seal())
+        return part in self._proofs and self._proofs.hold(part, self._kernel.seal(part))
 
     def _list(self, listed: Rows) -> Iterator[Piece]:
         """Have the virtual servers in *listed*."""

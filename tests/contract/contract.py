@@ -185,7 +185,9 @@ class EveryRowThatChanges:
 
 
 def seal_of(kernel: Kernel, sample: Sample) -> int:
-    return kernel.listing(part_of(sample.key)).seal()
+    seal = kernel.seal(part_of(sample.key))
+    assert seal == kernel.listing(part_of(sample.key)).seal()
+    return seal
 
 
 def each(samples: Sequence[Sample]) -> pytest.MarkDecorator:

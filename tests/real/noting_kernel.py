@@ -33,6 +33,9 @@ class NotingKernel:
     def listing(self, part: Part) -> Listing:
         return self._kernel.listing(part)
 
+    def seal(self, part: Part) -> int:
+        return self._kernel.seal(part)
+
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return self._kernel.connections(virtual_servers)
 
