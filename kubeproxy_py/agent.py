@@ -17,9 +17,10 @@ from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, FlowTable, Kernel, Kernel
 from kubeproxy_py.kernel.sweep import Sweep
 from kubeproxy_py.kernel.walk import Compare, Piece
 from kubeproxy_py.model.events import AddressesChanged, AddressesSet, Event, Feed, Problem, Synced
-from kubeproxy_py.model.rows import DRAINING, Address, Key, Link, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import DRAINING, Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import CIDR, ServiceName
-from kubeproxy_py.plan.drain import Draining, is_draining
+from kubeproxy_py.plan import believed
+from kubeproxy_py.plan.drain import Draining, with_drained
 from kubeproxy_py.plan.drift import Drift
 from kubeproxy_py.plan.ours import ours
 from kubeproxy_py.plan.pending import NEVER, Pending
@@ -191,7 +192,7 @@ class Agent:
         self._full.put_off()
         report = self._sync(FIRST_SYNC, self._clock(), found)
         self._note_draining((key for key, spec in self.actual.items() if spec == DRAINING), self._clock())
-        _grow_sooner(self.actual)
+        believed.grow_sooner(self.actual)
         return report
 
     def _adopt(self, found: Rows) -> None:
@@ -212,7 +213,7 @@ class Agent:
             due = self.pending.due(compiled_s)
         else:
             self._adopt(found)
-        plan = self._with(drained, self._plan(due))
+        plan = with_drained(self._plan(due), drained, self.compiler.desired.rows)
         compile_s = compiled_s - began_s
         report = self._carry_out(plan, len(services), why, due=due, compile_s=compile_s, began_s=compiled_s)
         self._oldest_event_s = None
@@ -227,13 +228,6 @@ class Agent:
             return make_plan(desired, actual)
         along = self.draining.behind({key for key in due if isinstance(key, VirtualServer)})
         return make_plan(desired, actual, dict.fromkeys((*due, *along)) if along else due)
-
-    def _with(self, drained: Sequence[Step], plan: Plan) -> Plan:
-        """*plan* with *drained*, but for those that are wanted again or go in it with their virtual servers."""
-        if not drained:
-            return plan
-        desired = self.compiler.desired.rows
-        return Plan((*plan, *(step for step in drained if is_draining(step.key, DRAINING, desired))))
 
     def _carry_out(
         self,
@@ -274,16 +268,7 @@ class Agent:
             self._full.proofs.forget_all()
         else:
             self._full.proofs.forget(step.key for step in plan)
-        whole = due is None and not refused and len(plan) > len(self.actual)
-        if whole:  # copied at once: a dict that grows by 140,000 takes twice the memory on its way
-            self.actual = {**desired, **{key: spec for key, spec in self.actual.items() if key not in desired}}
-        for step in plan:
-            if step.key in refused or (whole and step.key in desired):
-                continue
-            if step.verb == "delete":
-                self.actual.pop(step.key, None)
-            else:
-                self.actual[step.key] = step.spec
+        self.actual = believed.after(plan, self.actual, refused, desired, is_whole=due is None)
         self._note_draining((step.key for step in plan if step.verb != "add" or self.draining), now_s)
         self.pending.settle(due or (), refused, now_s)
         self._drift.settle(due, refused)
@@ -356,15 +341,3 @@ class Agent:
         swept_s, self._swept_s = self._swept_s, 0.0
         why = "stale flows" if flows.forgotten or flows.refused else ""
         return [SyncReport(0, (), (), len(self.actual), len(self.pending), 0.0, 0.0, swept_s, None, why, flows=flows)]
-
-
-def _grow_sooner(rows: Rows) -> None:
-    """Have *rows* take new memory at another moment than the desired rows, which are as many and change with them.
-
-    A dict counts each place that was ever used, and takes new memory when all were: for 140,000 rows 10 MB, and an
-    event waits for both.  So an eighth of the places is used up here.
-    """
-    key = Link("")
-    for _ in range(len(rows) // 8):
-        rows[key] = None
-        del rows[key]

@@ -11,11 +11,11 @@ back until then costs a change of weight, and a rollout adds before it deletes.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, Spec, VirtualServer
 from kubeproxy_py.plan.pending import NEVER
-from kubeproxy_py.plan.steps import Step
+from kubeproxy_py.plan.steps import Plan, Step
 
 FIRST_CHECK_S = 1.0
 """How long after a real server began to drain its connections are first counted, if no other began since."""
@@ -47,6 +47,13 @@ def drains(key: RealServer, desired: Rows) -> bool:
     TCP alone; UDP and SCTP real servers go at once, and so do those of a virtual server that goes, as upstream.
     """
     return key.virtual_server.protocol == "TCP" and key.virtual_server in desired
+
+
+def with_drained(plan: Plan, drained: Sequence[Step], desired: Rows) -> Plan:
+    """*plan*, and behind it those of *drained* that are not wanted again and do not go with their virtual servers."""
+    if not drained:
+        return plan
+    return Plan((*plan, *(step for step in drained if is_draining(step.key, DRAINING, desired))))
 
 
 _NONE: dict[RealServer, float] = {}

@@ -293,6 +293,18 @@ def test_what_has_drained_when_its_service_goes_is_deleted_once() -> None:
     assert bench.agent.actual == bench.kernel.rows
 
 
+def test_what_the_kernel_does_not_let_go_in_a_sync_is_tried_again() -> None:
+    bench = draining(0)
+    bench.kernel.fault = lambda step: EBUSY if step.verb == "delete" else 0
+    bench.now_s += 1.1
+    (report,) = bench.tell(ServiceSet(service("api", cluster_ips=("10.96.0.11",))))
+    assert [failure.step.key for failure in report.failed] == [POD]
+    bench.kernel.fault = lambda _step: 0
+    bench.after(61)
+    assert POD not in bench.kernel.rows
+    assert bench.agent.actual == bench.kernel.rows
+
+
 def test_what_the_kernel_does_not_let_go_is_tried_again() -> None:
     bench = draining(0)
     bench.kernel.fault = lambda step: EBUSY if step.verb == "delete" else 0
