@@ -117,9 +117,8 @@ def _name(number: int) -> ObjectName:
 
 
 def _endpoint(place: int, replaced: int) -> Endpoint:
-    # Every second address of 10.128.0.0/10, and for pods that come later those from 10.160.0.0 on,
-    # then from 10.192.0.0 on, and so forth.  No Service's
-    # first pod is on this node, so that replacing it costs no set entry.
+    # Every second address of 10.128.0.0/10, and for pods that come later those from 10.160.0.0 on, then from 10.192.0.0
+    # on, and so forth.  No Service's first pod is on this node, so that replacing it costs no set entry.
     address = IPv4Address(_POD_NETWORK + 2 + 2 * place + (replaced << 21))
     return Endpoint(str(address), node=f"node-{(place + _NODES - ENDPOINTS // 2) % _NODES}")
 

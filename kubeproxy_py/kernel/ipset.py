@@ -34,7 +34,7 @@ from kubeproxy_py.kernel.ipset_wire import (
     message_type,
 )
 from kubeproxy_py.kernel.netlink import ACK, EXCLUSIVE, NETLINK_NETFILTER, Refusal, Socket, message
-from kubeproxy_py.kernel.runs import kinds, of_verb, runs
+from kubeproxy_py.kernel.runs import runs, sorts
 from kubeproxy_py.model import tables
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.services import Family
@@ -77,7 +77,7 @@ class IpsetAdapter:
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if the kernel has no ipset."""
         failed: list[Failed] = []
-        for way, run in runs(steps, zip(kinds(steps), map(of_verb, steps), strict=True)):
+        for way, run in runs(steps, sorts(steps)):
             failed += self._ways[way](run)
         return failed
 

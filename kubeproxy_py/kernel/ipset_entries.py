@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from errno import EINVAL, ENOENT
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 
 from kubeproxy_py.kernel.ipset_wire import encode_entries, encode_entry, parcels, refused_line
 from kubeproxy_py.kernel.netlink_frames import Refusal
 from kubeproxy_py.model.rows import IpsetEntry
 from kubeproxy_py.plan.steps import Failed, Step
 
-_OF_SET = attrgetter("key.set")
+set_of: Any = attrgetter("key.set")
+"""The set that the entry of a step is in."""
 
 
 def encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[Failed]]:
@@ -36,7 +38,7 @@ def encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[Failed]
 def pack(steps: Sequence[Step], encoded: Sequence[bytes]) -> Iterator[tuple[range, bytes]]:
     """The messages, each with the range of steps that it carries out; entries of one set go together."""
     start = 0
-    for name, run in groupby(map(_OF_SET, steps)):
+    for name, run in groupby(map(set_of, steps)):
         for count in parcels(encoded[start : start + sum(1 for _ in run)]):
             yield range(start, start + count), encode_entries(name, encoded[start : start + count])
             start += count
@@ -50,9 +52,3 @@ def blame(parcel: range, refusal: Refusal) -> tuple[Sequence[int], Sequence[int]
     if line - 1 in parcel:
         return (line - 1,), range(line, parcel.stop)
     return (), parcel
-
-
-def set_of(step: Step) -> str:
-    """The set that the entry of *step* is in."""
-    assert isinstance(step.key, IpsetEntry)
-    return step.key.set

@@ -9,12 +9,12 @@ makes something true.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EEXIST, EINVAL, ENOENT
-from itertools import groupby
 
 from kubeproxy_py.kernel import KernelError, Scope, ipset_scope
 from kubeproxy_py.kernel.command import Result, run
 from kubeproxy_py.kernel.ipset import TEMPORARY, scope_names, set_name, wanted_spec
 from kubeproxy_py.kernel.ipset_wire import ENTRY_TYPES, ERR_TYPE_MISMATCH, as_listed, listed_spec
+from kubeproxy_py.kernel.runs import runs, sorts
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.services import Family
 from kubeproxy_py.plan.steps import Failed, Step
@@ -67,8 +67,8 @@ class IpsetToolAdapter:
     def apply(self, steps: Sequence[Step]) -> list[Failed]:
         """Carry out *steps*.  Raises KernelError if there is no ipset program, or it can't work at all."""
         failed: list[Failed] = []
-        for way, group in groupby(steps, key=lambda step: self._ways.get((type(step.key), step.verb), _restore)):
-            failed += way(list(group))
+        for way, run_of_steps in runs(steps, (self._ways.get(sort, _restore) for sort in sorts(steps))):
+            failed += way(run_of_steps)
         return failed
 
     def close(self) -> None:

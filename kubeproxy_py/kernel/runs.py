@@ -9,17 +9,22 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from kubeproxy_py.model.rows import Key
-from kubeproxy_py.plan.steps import Step
+from kubeproxy_py.plan.steps import Step, Verb
 
 _Mark = TypeVar("_Mark")
 
-of_key: Any = attrgetter("key")
+_OF_KEY: Any = attrgetter("key")
 of_verb: Any = attrgetter("verb")
 
 
 def kinds(steps: Iterable[Step]) -> Iterator[type[Key]]:
     """The kind of row of each of *steps*."""
-    return map(type, map(of_key, steps))
+    return map(type, map(_OF_KEY, steps))
+
+
+def sorts(steps: Sequence[Step]) -> Iterator[tuple[type[Key], Verb]]:
+    """The kind of row and the verb of each of *steps*."""
+    return zip(kinds(steps), map(of_verb, steps), strict=True)
 
 
 def runs(steps: Sequence[Step], marks: Iterable[_Mark]) -> Iterator[tuple[_Mark, Sequence[Step]]]:

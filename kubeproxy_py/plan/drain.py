@@ -56,9 +56,6 @@ def with_drained(plan: Plan, drained: Sequence[Step], desired: Rows) -> Plan:
     return Plan((*plan, *(step for step in drained if is_draining(step.key, DRAINING, desired))))
 
 
-_NONE: dict[RealServer, float] = {}
-
-
 class Draining:
     """The real servers that drain, since when, and when they are to be looked at next.
 
@@ -112,12 +109,11 @@ class Draining:
 
         What the kernel refuses to let go still drains, and is looked at again when connections are counted next.
         """
-        over = self._over(self._ends_s, now_s) if now_s >= self._first_end_s else {}
-        counted = self._counted_now(now_s)
-        over |= self._over(counted, now_s)  # again those that the kernel refused
+        counted, ends = self._counted_now(now_s), now_s >= self._first_end_s
+        over = self._over(self._ends_s if ends else counted, now_s)  # of the counted, those that were refused before
         rest = [key for key in self.behind(counted) if key not in over]
         gone = [*over, *idle(rest)] if rest else over
-        if now_s >= self._first_end_s:
+        if ends:  # last, for counting may fail
             self._first_end_s = self._later_end_s(now_s)
         self.due_s = now_s if self._uncounted else self._next_s()
         return [Step("delete", key, None, DRAINING) for key in gone]
@@ -150,7 +146,7 @@ class Draining:
     def _over(self, servers: Iterable[VirtualServer], now_s: float) -> dict[RealServer, None]:
         """Those behind *servers* whose time is over."""
         return {
-            key: None for server in servers for key, end_s in self._ends_s.get(server, _NONE).items() if end_s <= now_s
+            key: None for server in servers for key, end_s in self._ends_s.get(server, {}).items() if end_s <= now_s
         }
 
     def _later_end_s(self, now_s: float) -> float:
