@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-LAB := python3 -m tests.lab run
-NODES := $(addprefix tests/real/test_,conformance.py written.py systemd.py alerts.py image.py policies.py health.py \
+LAB := python3 -m lab run
+NODES := $(addprefix tests/e2e/test_,recorded_cases.py spec_cases.py systemd.py alerts.py image.py policies.py health.py \
 	health_port_packets.py metrics.py many_restarts.py)
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
@@ -25,9 +25,9 @@ test: setup lab ## all tests, those on a real kernel with IPVS included
 	@$(BOTH) kernel-nodes kernel-rest
 
 test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
-	LAB=qemu python3 -m tests.lab install
-	$(PYTHON) -m pytest -m qemu tests/lab_checks
-	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/real
+	LAB=qemu python3 -m lab install
+	$(PYTHON) -m pytest -m qemu tests/lab_tests
+	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/e2e
 
 # Two at once, for nearly all of it is for one CPU, the lab's kernels too; each prints when it is done.
 host-tests: check
@@ -61,7 +61,7 @@ image-again: image ## build the image anew from nothing, and fail if a byte is d
 	@python3 -m image.archive build/image/kubeproxy-py.tar | diff build/image/first - && echo "the same, byte for byte"
 
 conformance: setup lab ## hold the agent against expected kernel states: make conformance CASES=DIR [ONLY=name]
-	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/cases)) $(if $(ONLY),--only $(ONLY))
+	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/recorded_cases)) $(if $(ONLY),--only $(ONLY))
 
 bench: setup lab build/plots/ready ## measure on the lab kernel: a table, build/bench.json, and plots beside it
 	@$(PYTHON) -m bench; status=$$?; \
@@ -73,13 +73,13 @@ build/plots/ready: bench/requirements.lock
 	@touch $@
 
 golden: setup ## write the golden files anew; read the diff
-	$(PYTHON) -m tests.kernel.regenerate
+	$(PYTHON) -m tests.wire.regenerate
 
 configuration-page: setup ## print docs/configuration.md from the configuration's types
 	$(PYTHON) -m tests.deploy.configuration_page
 
 metrics-page: setup ## print docs/metrics.md from the table of metrics
-	$(PYTHON) -m tests.serve.metrics_page
+	$(PYTHON) -m tests.metrics.metrics_page
 
 lock: setup ## pin the dependencies anew
 	$(VENV)/bin/pip install --quiet pip-tools
@@ -101,4 +101,4 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	@touch $@
 
 lab: #  install what the lab kernel needs
-	@python3 -m tests.lab install
+	@python3 -m lab install

@@ -15,10 +15,10 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
+import lab
 from bench import figures, figures_load
 from bench.figures import Raw
 from bench.rows import Row, rows_json, table_text
-from tests import lab
 
 _RESULT = Path(__file__).resolve().parents[1] / "build" / "bench.json"
 _TIMEOUT_S = 600.0

@@ -13,14 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kubeproxy_py.model.services import (
-    Endpoint,
-    EndpointSlice,
-    ObjectName,
-    Service,
-    ServicePort,
-    SlicePort,
-)
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, ServicePort, SlicePort
 
 ENDPOINTS = 10  # of each Service
 NODE_NAME = "node-0"  # the node that is measured

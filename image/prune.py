@@ -3,7 +3,7 @@
 Law: what is cut is named here with its reason; a name that is no longer there is an error, so that a new version of a
 library is looked at again.
 
-The kubernetes package is cut to its configuration and credentials (kubeproxy_py/sources/kube.py): its models and API
+The kubernetes package is cut to its configuration and credentials (sources/kubernetes/source.py): its models and API
 classes load on first use, and its asyncio half is a package of its own.
 
 Usage: prune.py ENVIRONMENT, a virtual one

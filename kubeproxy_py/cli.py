@@ -17,7 +17,7 @@ from kubeproxy_py.config.errors import ConfigError, error_text
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from kubeproxy_py.config.load import Asked, Loaded
+    from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -52,7 +52,7 @@ def _with_dashes(word: str) -> str:
 def _do(arguments: Namespace) -> int:
     """Carry out the verb; what must be mended elsewhere is one line in the log.  Raises ConfigError."""
     from kubeproxy_py.config.load import asked
-    from kubeproxy_py.kernel import KernelError
+    from kubeproxy_py.kernel.errors import KernelError
     from kubeproxy_py.sources import SourceError
 
     try:
@@ -86,11 +86,11 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _loaded(words: Asked) -> Loaded:
+def _loaded(words: ConfigInput) -> LoadedConfig:
     """The configuration, with the log set up by it and its warnings told.  Raises ConfigError."""
     import logging
 
-    from kubeproxy_py import logs
+    from kubeproxy_py import logging_setup as logs
     from kubeproxy_py.config.load import load
 
     loaded = load(words.given, words.content)
@@ -100,43 +100,45 @@ def _loaded(words: Asked) -> Loaded:
     return loaded
 
 
-def _run(words: Asked, _arguments: Namespace) -> int:
-    """Run, or what a flag of kube-proxy asks for instead; the order is kube-proxy's."""
-    from kubeproxy_py import verbs
+def _run(words: ConfigInput, _arguments: Namespace) -> int:
+    """Run, or do what a flag of kube-proxy asks for instead; the order is kube-proxy's."""
+    from kubeproxy_py.commands.check import write_config
+    from kubeproxy_py.commands.cleanup import cleanup
+    from kubeproxy_py.commands.run import init_only, run
 
     loaded = _loaded(words)
     if loaded.own.write_config_to:
-        return verbs.write_config(loaded)
+        return write_config(loaded)
     if loaded.own.cleanup:
-        return verbs.cleanup(loaded)
-    return verbs.init_only(loaded) if loaded.own.init_only else verbs.run(loaded, words)
+        return cleanup(loaded)
+    return init_only(loaded) if loaded.own.init_only else run(loaded, words)
 
 
-def _plan(words: Asked, arguments: Namespace) -> int:
-    from kubeproxy_py import verbs
+def _plan(words: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.plan import plan
 
-    return verbs.plan(_loaded(words), assume_empty=arguments.assume_empty, as_json=arguments.output == "json")
-
-
-def _status(words: Asked, _arguments: Namespace) -> int:
-    from kubeproxy_py import verbs
-
-    return verbs.status(_loaded(words))
+    return plan(_loaded(words), assume_empty=arguments.assume_empty, as_json=arguments.output == "json")
 
 
-def _check(words: Asked, _arguments: Namespace) -> int:
-    from kubeproxy_py import verbs
+def _status(words: ConfigInput, _arguments: Namespace) -> int:
+    from kubeproxy_py.commands.status import status
 
-    return verbs.check(words)
-
-
-def _cleanup(words: Asked, _arguments: Namespace) -> int:
-    from kubeproxy_py import verbs
-
-    return verbs.cleanup(_loaded(words))
+    return status(_loaded(words))
 
 
-_VERBS: dict[str, tuple[str, Callable[[Asked, Namespace], int]]] = {
+def _check(words: ConfigInput, _arguments: Namespace) -> int:
+    from kubeproxy_py.commands.check import check
+
+    return check(words)
+
+
+def _cleanup(words: ConfigInput, _arguments: Namespace) -> int:
+    from kubeproxy_py.commands.cleanup import cleanup
+
+    return cleanup(_loaded(words))
+
+
+_VERBS: dict[str, tuple[str, Callable[[ConfigInput, Namespace], int]]] = {
     "run": ("keep this node's kernel as the Services ask, until told to stop", _run),
     "plan": ("print what a sync would change now, and change nothing", _plan),
     "status": ("print the virtual servers that the kernel has, with the Services' names", _status),

@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable, Collection
 
 
-def hold(signals: Collection[signal.Signals]) -> None:
+def block(signals: Collection[signal.Signals]) -> None:
     """Have *signals* wait until somebody hears them.  To be called before any thread is started: all inherit it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
 
-def hear(signals: Collection[signal.Signals], answer: Callable[[signal.Signals], None]) -> None:
+def handle_in_thread(signals: Collection[signal.Signals], answer: Callable[[signal.Signals], None]) -> None:
     """Have a thread call *answer* with each of *signals*, which are held, from now on and those that came before."""
 
     def listen() -> None:

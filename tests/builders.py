@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from kubeproxy_py.compile.site import Site
+from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.services import (
     Endpoint,
@@ -67,7 +67,7 @@ def endpoint_slice(
     )
 
 
-def site(**fields: object) -> Site:
+def site(**fields: object) -> NodeContext:
     """node-a with eth0 192.168.3.10 and fd00:3::10, and pods in 10.244.0.0/16."""
     defaults: dict[str, object] = {
         "node_name": HERE,
@@ -77,7 +77,7 @@ def site(**fields: object) -> Site:
         "node_port_addresses": {"IPv4": ("192.168.3.10",), "IPv6": ("fd00:3::10",)},
         "not_local": {"IPv4": "! -s 10.244.0.0/16"},
     }
-    return Site(**{**defaults, **fields})  # type: ignore[arg-type]
+    return NodeContext(**{**defaults, **fields})  # type: ignore[arg-type]
 
 
 def host(*addresses: str, interface: str = "eth0") -> tuple[HostAddress, ...]:

@@ -1,6 +1,6 @@
 """The agent's parts as ``kubeproxy-py run`` makes them, but told events by us; and what the kernel then has to hold.
 
-Law: wiring.py puts the parts together, as it does for the product.
+Law: commands/app.py puts the parts together, as it does for the product.
 """
 
 from collections import Counter
@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bench import objects
-from kubeproxy_py.agent import Agent
-from kubeproxy_py.config.load import Loaded, load
+from kubeproxy_py.commands.app import Parts, make_agent, real_parts
+from kubeproxy_py.config.load import LoadedConfig, load
 from kubeproxy_py.kernel import Kernel, read_all
-from kubeproxy_py.kernel.ipvs import IpvsAdapter
-from kubeproxy_py.loop import Loop, Observer
+from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.model.rows import Address, IpsetEntry, RealServer, VirtualServer
 from kubeproxy_py.model.services import FAMILIES
-from kubeproxy_py.plan.pending import NEVER
-from kubeproxy_py.plan.report import SyncReport
-from kubeproxy_py.serving import Serving
-from kubeproxy_py.wiring import Parts, make_agent, real_parts
+from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.reconcile.loop import Loop, Observer
+from kubeproxy_py.reconcile.reconciler import Reconciler
+from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.server.observer import ServerObserver
 
 # The limit of tracked connections is the host's alone: no other namespace may write it.
 FLAGS = {"hostname-override": objects.NODE_NAME, "conntrack-max-per-core": "0"}
@@ -29,7 +29,7 @@ class Whole(NamedTuple):
     """An agent, its parts, and the loop that feeds it."""
 
     parts: Parts
-    agent: Agent
+    agent: Reconciler
     loop: Loop
 
 
@@ -52,12 +52,12 @@ def whole(
     return Whole(made, agent, Loop(agent, on_report, alive=lambda: turn_max_s, observer=observer))
 
 
-def serving() -> Serving:
+def serving() -> ServerObserver:
     """What the product has watch the loop: it counts for metrics and health.  Nobody asks it."""
-    return Serving(_loaded(NEVER_COMPARED), objects.NODE_NAME, FAMILIES, IpvsAdapter)
+    return ServerObserver(_loaded(NEVER_COMPARED), objects.NODE_NAME, FAMILIES, IpvsAdapter)
 
 
-def _loaded(sync_period: str) -> Loaded:
+def _loaded(sync_period: str) -> LoadedConfig:
     return load({**FLAGS, "ipvs-sync-period": sync_period, "manifests": "/nowhere"})
 
 

@@ -20,9 +20,9 @@ from bench.inside.process import agent_words, running
 from bench.inside.standin import stand_in
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.model.rows import RealServer, VirtualServer
+from lab.namespace import Namespace
 from tests.apiserver.client import Client
 from tests.apiserver.real import binaries, real_server
-from tests.lab.namespace import Namespace
 
 _LOOK_S, _LOOK_AT_CHANGE_S = 0.05, 0.002
 _TIMEOUT_S = 500.0
@@ -119,4 +119,4 @@ def _is_programmed(kernel: Kernel, n: int) -> bool:
 def _is_replaced(kernel: Kernel) -> bool:
     after = objects.endpoint_slice(0, replaced=True).endpoints[0].address
     server = VirtualServer(objects.service(0).cluster_ips[0], 80, "TCP")
-    return any(isinstance(key, RealServer) and key.address == after for key in kernel.listing(server).rows())
+    return any(isinstance(key, RealServer) and key.address == after for key in kernel.snapshot(server).rows())

@@ -19,12 +19,12 @@ from bench.inside import agent
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from bench.inside.spent import spent_in
-from kubeproxy_py import logs
-from kubeproxy_py.kernel.monitor import AddressMonitor
-from kubeproxy_py.kernel.netlink import Socket
+from kubeproxy_py import logging_setup as logs
+from kubeproxy_py.kernel.address.monitor import AddressMonitor
+from kubeproxy_py.kernel.netlink.socket import Socket
 from kubeproxy_py.model.events import AddressesChanged, Event
 from kubeproxy_py.model.rows import DRAINING
-from kubeproxy_py.plan.report import SyncReport
+from kubeproxy_py.reconcile.report import SyncReport
 
 _ECHO_S = 0.25  # twice the time in which the monitor tells
 _SERVICE_ROWS = 14  # 10 real servers, the virtual server, its address, two set entries
@@ -51,7 +51,7 @@ class Bench:
     def program(self) -> None:
         """The first sync, and whatever it causes."""
         for event in self._lines.listed(self.n):
-            self._loop.tell(event)
+            self._loop.enqueue(event)
         self._loop.turn()
         agent.check_programmed(self._parts.kernel, self.n)
         self._monitor.start()
@@ -155,13 +155,13 @@ class Bench:
     def _turn(self, decode: Callable[[], Sequence[Event]] = tuple) -> float:
         began_s = time.perf_counter()
         for event in decode():
-            self._loop.tell(event)
+            self._loop.enqueue(event)
         self._loop.turn()
         return (time.perf_counter() - began_s) * 1e3
 
     def _on_addresses(self, change: AddressesChanged) -> None:
         self._heard += 1
-        self._loop.tell(change)
+        self._loop.enqueue(change)
 
 
 def _without_drained(report: SyncReport) -> int:

@@ -33,13 +33,13 @@ from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from bench.inside.process import memory_bytes, wait_s
 from bench.inside.spent import spent_in
-from kubeproxy_py import logs
-from kubeproxy_py.kernel.netlink import Socket
-from kubeproxy_py.loop import Loop, Observer
+from kubeproxy_py import logging_setup as logs
+from kubeproxy_py.kernel.netlink.socket import Socket
 from kubeproxy_py.model.events import Event as ClusterEvent
-from kubeproxy_py.model.events import SliceSet
-from kubeproxy_py.plan.report import SyncReport
-from kubeproxy_py.plan.standing import Standing
+from kubeproxy_py.model.events import SliceUpserted
+from kubeproxy_py.reconcile.loop import Loop, Observer
+from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.sync_status import SyncStatus
 
 RATE = 1000  # changes a second
 _TICK_S = 0.01
@@ -67,22 +67,22 @@ class Watch:
         self._began_s = 0.0
         self._decoded_before = 0  # when the turn became busy
 
-    def asked(self, since_s: float | None) -> None:
-        self._product.asked(since_s)
+    def on_pending_since(self, since_s: float | None) -> None:
+        self._product.on_pending_since(since_s)
 
-    def took(self, event: ClusterEvent) -> None:
-        self._product.took(event)
-        if self.due_s and isinstance(event, SliceSet):
+    def on_event(self, event: ClusterEvent) -> None:
+        self._product.on_event(event)
+        if self.due_s and isinstance(event, SliceUpserted):
             if not self._began_s:
                 self._began_s, self._decoded_before = time.monotonic(), self.decoded
             self._taken_s.append(self.due_s.popleft())
 
-    def did(self, report: SyncReport) -> None:
-        self._product.did(report)
+    def on_report(self, report: SyncReport) -> None:
+        self._product.on_report(report)
         self.failed += len(report.failed)
 
-    def stands(self, standing: Standing) -> None:
-        self._product.stands(standing)
+    def on_cycle_end(self, standing: SyncStatus) -> None:
+        self._product.on_cycle_end(standing)
         if not standing.has_work and self._taken_s:
             now_s = time.monotonic()
             self.latencies_s += [now_s - due_s for due_s in self._taken_s]
@@ -110,14 +110,14 @@ def measure(n: int, seconds: int, *, returning: bool = True) -> Figures:
         watch, lines = Watch(agent.serving()), Lines()
         made = agent.whole(lambda _: None, sync_period="30s", observer=watch, turn_max_s=_TURN_MAX_S)
         for event in lines.listed(n):
-            made.loop.tell(event)
+            made.loop.enqueue(event)
         made.loop.turn()
         agent.check_programmed(made.parts.kernel, n)
         go.set()
         with spent_in(Socket, "_exchange") as sent_s:  # within a send the kernel carries out its messages
             figures = _churned(made.loop, watch, lines, pipe, seconds)
         figures["kernel_share"] = sent_s[0] / seconds
-        figures["compares"] = made.agent.standing().compares
+        figures["compares"] = made.agent.status().compares
         made.parts.kernel.close()
     feeder.join()
     return figures
@@ -167,7 +167,7 @@ def _read(pipe: IO[bytes], lines: Lines, loop: Loop, watch: Watch) -> None:
         at_s, length = _HEADER.unpack(header)
         for event in lines.slice(pipe.read(length)):
             watch.due_s.append(at_s)
-            loop.tell(event)
+            loop.enqueue(event)
         watch.decoded += 1
 
 

@@ -17,7 +17,7 @@ from bench.inside.machine import page_faults
 from bench.inside.network import fresh_namespace
 from bench.inside.process import agent_words, cpu_s, first_sync, memory_bytes, running
 from bench.inside.standin import stand_in
-from tests.lab.namespace import Namespace
+from lab.namespace import Namespace
 
 _PHASE = re.compile(r"(compile_ms|plan_ms|apply_ms)=([\d.]+)")
 _TIMEOUT_S = 120

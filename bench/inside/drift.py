@@ -15,9 +15,9 @@ from bench.inside import agent
 from bench.inside.floor import asked, asked_again_s, recorded, replayed
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
-from kubeproxy_py.agent import Agent
 from kubeproxy_py.kernel import Kernel, read_all
-from kubeproxy_py.kernel.ipvs_sockopt import GET_DESTS
+from kubeproxy_py.kernel.ipvs.sockopt import GET_DESTS
+from kubeproxy_py.reconcile.reconciler import Reconciler
 
 
 def measure(n: int, repeats: int) -> dict[str, Any]:
@@ -53,9 +53,9 @@ class _Shifted:
         made = agent.parts()
         self.kernel = made.kernel
         self._ahead_s = 0.0
-        self._agent = Agent(made.kernel, made.compiler, lambda: time.monotonic() + self._ahead_s)
+        self._agent = Reconciler(made.kernel, made.compiler, lambda: time.monotonic() + self._ahead_s)
         for event in Lines().listed(n):
-            self._agent.take(event, time.monotonic())
+            self._agent.handle_event(event, time.monotonic())
         self._agent.step()
         agent.check_programmed(self.kernel, n)
         gc.collect()
@@ -63,10 +63,10 @@ class _Shifted:
 
     def compare(self) -> list[float]:
         """Seconds of each turn of one whole compare."""
-        done = self._agent.standing().compares
+        done = self._agent.status().compares
         self._ahead_s += 3600.0
         turns = []
-        while self._agent.standing().compares == done:
+        while self._agent.status().compares == done:
             began_s = time.perf_counter()
             reports = self._agent.step()
             turns.append(time.perf_counter() - began_s)

@@ -19,12 +19,12 @@ from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from bench.inside.spent import spent_in
 from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.kernel.iptables import IptablesAdapter
-from kubeproxy_py.kernel.sockopt import SocketOptions
-from kubeproxy_py.model.events import Problem, Synced
-from kubeproxy_py.plan.ours import ours
+from kubeproxy_py.kernel.host.sockopt import SocketOptions
+from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
+from kubeproxy_py.model.events import ObjectProblem, Synced
+from kubeproxy_py.model.steps import Plan
+from kubeproxy_py.plan.ownership import filter_owned
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.plan.steps import Plan
 
 Send = tuple[int, bytes]
 """Netlink protocol, and what one send carries."""
@@ -62,11 +62,11 @@ def _first_plan(n: int) -> tuple[Kernel, Plan]:
     """The plan of the first sync here, of an agent that was told of *n* Services, and the kernel to carry it out."""
     made = agent.parts()
     for event in Lines().listed(n):
-        if not isinstance(event, Synced | Problem):
-            made.compiler.take(event)
+        if not isinstance(event, Synced | ObjectProblem):
+            made.compiler.handle_event(event)
     made.compiler.compile()
     rows = {key: spec for scope in made.kernel.scopes() for key, spec in made.kernel.read(scope).items()}
-    return made.kernel, make_plan(made.compiler.desired.rows, ours(rows, ()))
+    return made.kernel, make_plan(made.compiler.desired.rows, filter_owned(rows, ()))
 
 
 def _record(n: int) -> list[Send]:
@@ -155,7 +155,7 @@ def recorded() -> Iterator[list[Send]]:
             sends.append((self.proto, bytes(data)))
             return super().send(data, flags)
 
-    with patch("kubeproxy_py.kernel.netlink.socket.socket", Recorder):
+    with patch("kubeproxy_py.kernel.netlink.socket.socket.socket", Recorder):
         yield sends
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from bench import objects
 from kubeproxy_py.model.events import Event, Synced
-from kubeproxy_py.sources.listwatch import ListWatch
-from kubeproxy_py.sources.resources import SERVICES, SLICES
+from kubeproxy_py.sources.kubernetes.reflector import ListWatch
+from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES
 
 
 class Lines:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.namespace import Namespace, new_namespace
+from lab.namespace import Namespace, new_namespace
 
 _POLL_S = 0.05
 _TIMEOUT_S = 120.0

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.inside import agent
-from tests.lab.namespace import Namespace
+from lab.namespace import Namespace
 
 STAGES = {
     "begins": re.compile(r"kubeproxy-py \S+ starts"),

@@ -11,9 +11,9 @@ from bench import objects
 from bench.inside import agent
 from bench.inside.network import fresh_namespace
 from kubeproxy_py.kernel import VIRTUAL_SERVERS
-from kubeproxy_py.model.events import Event, ServiceSet, SliceSet, Synced
+from kubeproxy_py.model.events import Event, ServiceUpserted, SliceUpserted, Synced
 from kubeproxy_py.model.rows import SERVING, RealServer
-from kubeproxy_py.plan.report import SyncReport
+from kubeproxy_py.reconcile.report import SyncReport
 from kubeproxy_py.sources import FEEDS
 
 
@@ -31,14 +31,14 @@ def _rollout_ms(pods: int) -> float:
     with fresh_namespace():
         made = agent.whole(_must_succeed, observer=agent.serving())
         service, parts = objects.wide(pods)
-        events: list[Event] = [ServiceSet(service), *map(SliceSet, parts), *map(Synced, FEEDS)]
+        events: list[Event] = [ServiceUpserted(service), *map(SliceUpserted, parts), *map(Synced, FEEDS)]
         for event in events:
-            made.loop.tell(event)
+            made.loop.enqueue(event)
         made.loop.turn()
-        changes = [SliceSet(objects.wide_slice(place, pods, replaced=place + 1)) for place in range(pods)]
+        changes = [SliceUpserted(objects.wide_slice(place, pods, replaced=place + 1)) for place in range(pods)]
         began_s = time.perf_counter()
         for change in changes:
-            made.loop.tell(change)
+            made.loop.enqueue(change)
             made.loop.turn()
         took_s = time.perf_counter() - began_s
         rows = made.parts.kernel.read(VIRTUAL_SERVERS)

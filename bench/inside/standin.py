@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.inside.process import running
-from tests.lab.namespace import Namespace
+from lab.namespace import Namespace
 
 
 class StandIn(NamedTuple):

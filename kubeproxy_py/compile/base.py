@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from kubeproxy_py.config.types import KubeProxyConfiguration
-from kubeproxy_py.model import tables
+from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import IPVS_DEVICE, JumpSpec, Link, Rows, Sysctl
 from kubeproxy_py.model.services import Family
 
@@ -19,7 +19,7 @@ CONNTRACK_BUCKETS = Sysctl("/sys/module/nf_conntrack/parameters/hashsize")
 _CONNTRACK_MAX_CAP = 1 << 20  # kube-proxy 1.36 scales no further than this
 _CONNECTIONS_PER_BUCKET = 4
 
-EXPENDABLE = frozenset((CONNTRACK_BUCKETS,))
+OPTIONAL_SYSCTLS = frozenset((CONNTRACK_BUCKETS,))
 """Settings without which every Service is served all the same; the hash table is slower when it is full, no more."""
 
 LIMIT_FIELDS = frozenset(("conntrack.maxPerCore", "conntrack.min"))
@@ -44,7 +44,9 @@ def base_rows(families: tuple[Family, ...], settings: Rows, maxelems: Mapping[st
     return rows
 
 
-def setting_rows(config: KubeProxyConfiguration, machine: Machine, present: Rows, *, may_lower: bool = False) -> Rows:
+def desired_sysctls(
+    config: KubeProxyConfiguration, machine: Machine, present: Rows, *, may_lower: bool = False
+) -> Rows:
     """The kernel settings that IPVS mode asks for, given those *present*.
 
     A larger nf_conntrack_max stays unless *may_lower*; a larger hash table stays in any case.
@@ -52,9 +54,9 @@ def setting_rows(config: KubeProxyConfiguration, machine: Machine, present: Rows
     return {**_ipvs_settings(config, machine), **_conntrack_settings(config, machine, present, may_lower)}
 
 
-def setting_paths(config: KubeProxyConfiguration, machine: Machine) -> tuple[str, ...]:
+def sysctl_paths(config: KubeProxyConfiguration, machine: Machine) -> tuple[str, ...]:
     """The paths of the settings that ``setting_rows`` asks for, whatever is present."""
-    return tuple(key.path for key in setting_rows(config, machine, {}) if isinstance(key, Sysctl))
+    return tuple(key.path for key in desired_sysctls(config, machine, {}) if isinstance(key, Sysctl))
 
 
 def _ipvs_settings(config: KubeProxyConfiguration, machine: Machine) -> Rows:

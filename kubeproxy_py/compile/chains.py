@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Set
 
 from msgspec import Struct
 
-from kubeproxy_py.compile.site import Site
-from kubeproxy_py.model import tables
+from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.kube_names import IpsetDefinition
 from kubeproxy_py.model.rows import ChainSpec, Rows, Table
 from kubeproxy_py.model.services import Family
-from kubeproxy_py.model.tables import SetKind
 
 _PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}  # iptables-save prints --vproto as a number
 _LOOPBACK_NETWORK: dict[Family, str] = {"IPv4": "127.0.0.0/8", "IPv6": "::1/128"}
@@ -21,7 +21,7 @@ _REJECT_WITH: dict[Family, str] = {"IPv4": "icmp-port-unreachable", "IPv6": "icm
 _HOST_LENGTH: dict[Family, int] = {"IPv4": 32, "IPv6": 128}
 
 
-class SetsInUse(Struct, frozen=True, gc=False):
+class NonEmptySets(Struct, frozen=True, gc=False):
     """What the chains of one family, and the headers of its sets, depend on."""
 
     filled: frozenset[str] = frozenset()  # names of sets that have entries
@@ -29,7 +29,7 @@ class SetsInUse(Struct, frozen=True, gc=False):
     large: tuple[tuple[str, int], ...] = ()  # sets that kube-proxy's size is too small for, with the maxelem they need
 
 
-def compile_chains(family: Family, sets: SetsInUse, site: Site) -> Rows:
+def compile_chains(family: Family, sets: NonEmptySets, site: NodeContext) -> Rows:
     """All chains of *family* with their rules."""
     return {
         chain: ChainSpec(tuple(_RULES[chain.table, chain.name](family, sets, site))) for chain in tables.chains(family)
@@ -39,7 +39,7 @@ def compile_chains(family: Family, sets: SetsInUse, site: Site) -> Rows:
 Rules = Iterator[str]
 
 
-def _services(family: Family, sets: SetsInUse, site: Site) -> Rules:
+def _services(family: Family, sets: NonEmptySets, site: NodeContext) -> Rules:
     filled = _Filled(family, sets.filled)
     yield f"-s {_LOOPBACK_NETWORK[family]} -j RETURN"
     if tables.LOAD_BALANCER in filled:
@@ -61,7 +61,7 @@ def _services(family: Family, sets: SetsInUse, site: Site) -> Rules:
             yield f"-m set --match-set {kind.name_in(family)} dst,dst -j ACCEPT"
 
 
-def _cluster_ip_masquerade(family: Family, site: Site) -> str:
+def _cluster_ip_masquerade(family: Family, site: NodeContext) -> str:
     not_local = site.not_local.get(family, "")
     if site.masquerade_all:
         return _commented(tables.CLUSTER_IP, family, "dst,dst", "-j KUBE-MARK-MASQ")
@@ -71,17 +71,17 @@ def _cluster_ip_masquerade(family: Family, site: Site) -> str:
     return _commented(tables.CLUSTER_IP, family, "src,dst", "-j KUBE-MARK-MASQ")
 
 
-def _load_balancer(family: Family, sets: SetsInUse, _site: Site) -> Rules:
+def _load_balancer(family: Family, sets: NonEmptySets, _site: NodeContext) -> Rules:
     if tables.LOAD_BALANCER_LOCAL in _Filled(family, sets.filled):
         yield _commented(tables.LOAD_BALANCER_LOCAL, family, "dst,dst", "-j RETURN")
     yield "-j KUBE-MARK-MASQ"
 
 
-def _mark_masquerade(_family: Family, _sets: SetsInUse, site: Site) -> Rules:
+def _mark_masquerade(_family: Family, _sets: NonEmptySets, site: NodeContext) -> Rules:
     yield f"-j MARK --set-xmark {site.masquerade_mark:#x}/{site.masquerade_mark:#x}"
 
 
-_NODE_PORT_RULES: tuple[tuple[SetKind, str, str, str], ...] = (
+_NODE_PORT_RULES: tuple[tuple[IpsetDefinition, str, str, str], ...] = (
     (tables.NODE_PORT_LOCAL_TCP, "tcp", "dst", "RETURN"),
     (tables.NODE_PORT_TCP, "tcp", "dst", "KUBE-MARK-MASQ"),
     (tables.NODE_PORT_LOCAL_UDP, "udp", "dst", "RETURN"),
@@ -91,14 +91,14 @@ _NODE_PORT_RULES: tuple[tuple[SetKind, str, str, str], ...] = (
 )
 
 
-def _node_port(family: Family, sets: SetsInUse, _site: Site) -> Rules:
+def _node_port(family: Family, sets: NonEmptySets, _site: NodeContext) -> Rules:
     filled = _Filled(family, sets.filled)
     for kind, protocol, direction, target in _NODE_PORT_RULES:
         if kind in filled:
             yield f"-p {protocol} {_commented(kind, family, direction, f'-j {target}')}"
 
 
-def _postrouting(family: Family, sets: SetsInUse, site: Site) -> Rules:
+def _postrouting(family: Family, sets: NonEmptySets, site: NodeContext) -> Rules:
     mark = f"{site.masquerade_mark:#x}"
     if tables.LOOP_BACK in _Filled(family, sets.filled):
         yield _commented(tables.LOOP_BACK, family, "dst,dst,src", "-j MASQUERADE")
@@ -108,7 +108,7 @@ def _postrouting(family: Family, sets: SetsInUse, site: Site) -> Rules:
     yield f'-m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE{random_fully}'
 
 
-def _forward(_family: Family, _sets: SetsInUse, site: Site) -> Rules:
+def _forward(_family: Family, _sets: NonEmptySets, site: NodeContext) -> Rules:
     mark = f"{site.masquerade_mark:#x}"
     yield f'-m comment --comment "kubernetes forwarding rules" -m mark --mark {mark}/{mark} -j ACCEPT'
     yield (
@@ -117,16 +117,16 @@ def _forward(_family: Family, _sets: SetsInUse, site: Site) -> Rules:
     )
 
 
-def _health_check(family: Family, _sets: SetsInUse, _site: Site) -> Rules:
+def _health_check(family: Family, _sets: NonEmptySets, _site: NodeContext) -> Rules:
     yield _commented(tables.HEALTH_CHECK_NODE_PORT, family, "dst", "-j ACCEPT")
 
 
-def _proxy_firewall(family: Family, sets: SetsInUse, _site: Site) -> Rules:
+def _proxy_firewall(family: Family, sets: NonEmptySets, _site: NodeContext) -> Rules:
     if tables.LOAD_BALANCER_FW in _Filled(family, sets.filled):
         yield _commented(tables.LOAD_BALANCER_FW, family, "dst,dst", "-j KUBE-SOURCE-RANGES-FIREWALL")
 
 
-def _source_ranges(family: Family, sets: SetsInUse, _site: Site) -> Rules:
+def _source_ranges(family: Family, sets: NonEmptySets, _site: NodeContext) -> Rules:
     filled = _Filled(family, sets.filled)
     for kind in (tables.LOAD_BALANCER_SOURCE_CIDR, tables.LOAD_BALANCER_SOURCE_IP):
         if kind in filled:
@@ -134,7 +134,7 @@ def _source_ranges(family: Family, sets: SetsInUse, _site: Site) -> Rules:
     yield "-j DROP"
 
 
-_ACCESS_FILTER_RETURNS: tuple[tuple[SetKind, str], ...] = (
+_ACCESS_FILTER_RETURNS: tuple[tuple[IpsetDefinition, str], ...] = (
     (tables.LOAD_BALANCER, "dst,dst"),
     (tables.CLUSTER_IP, "dst,dst"),
     (tables.EXTERNAL_IP, "dst,dst"),
@@ -143,7 +143,7 @@ _ACCESS_FILTER_RETURNS: tuple[tuple[SetKind, str], ...] = (
 )
 
 
-def _access_filter(family: Family, _sets: SetsInUse, _site: Site) -> Rules:
+def _access_filter(family: Family, _sets: NonEmptySets, _site: NodeContext) -> Rules:
     for kind, direction in _ACCESS_FILTER_RETURNS:
         yield f"-m set --match-set {kind.name_in(family)} {direction} -j RETURN"
     addresses = tables.IPVS_IPS.name_in(family)
@@ -152,7 +152,7 @@ def _access_filter(family: Family, _sets: SetsInUse, _site: Site) -> Rules:
     )
 
 
-def _out_filter(family: Family, sets: SetsInUse, site: Site) -> Rules:
+def _out_filter(family: Family, sets: NonEmptySets, site: NodeContext) -> Rules:
     # A process of this node meets IPVS before any chain sees the address it asked for: so match what IPVS knows.
     # Where the kernel can't, the node gets in, and all others are held to the source ranges (start says so).
     for entry in sets.shut_to_node if site.match_ipvs else ():
@@ -164,7 +164,7 @@ def _out_filter(family: Family, sets: SetsInUse, site: Site) -> Rules:
         )
 
 
-_RULES: dict[tuple[Table, str], Callable[[Family, SetsInUse, Site], Rules]] = {
+_RULES: dict[tuple[Table, str], Callable[[Family, NonEmptySets, NodeContext], Rules]] = {
     ("nat", "KUBE-MARK-MASQ"): _mark_masquerade,
     ("nat", "KUBE-LOAD-BALANCER"): _load_balancer,
     ("nat", "KUBE-NODE-PORT"): _node_port,
@@ -186,10 +186,10 @@ class _Filled:
         self._family = family
         self._names = names
 
-    def __contains__(self, kind: SetKind) -> bool:
+    def __contains__(self, kind: IpsetDefinition) -> bool:
         return kind.name_in(self._family) in self._names
 
 
-def _commented(kind: SetKind, family: Family, direction: str, rest: str) -> str:
+def _commented(kind: IpsetDefinition, family: Family, direction: str, rest: str) -> str:
     comment = kind.comment.replace("'", "\\'")  # iptables-save puts a backslash before an apostrophe
     return f'-m comment --comment "{comment}" -m set --match-set {kind.name_in(family)} {direction} {rest}'

@@ -5,14 +5,14 @@ objects.  An event that changes nothing makes nothing dirty.
 """
 
 from kubeproxy_py.model.events import (
-    AddressesSet,
-    NodeGone,
-    NodeSet,
+    HostAddresses,
+    NodeDeleted,
+    NodeUpserted,
     ObjectEvent,
-    ServiceGone,
-    ServiceSet,
-    SliceGone,
-    SliceSet,
+    ServiceDeleted,
+    ServiceUpserted,
+    SliceDeleted,
+    SliceUpserted,
 )
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
@@ -29,25 +29,25 @@ class Cluster:
         self._slices: dict[ServiceName, dict[SliceName, EndpointSlice]] = {}
         self._service_of: dict[SliceName, ServiceName] = {}
 
-    def take(self, event: ObjectEvent) -> None:
+    def apply(self, event: ObjectEvent) -> None:
         """Know what *event* says; the Services that it touches become dirty."""
         match event:
-            case ServiceSet(service=service):
+            case ServiceUpserted(service=service):
                 if self.services.get(service.name) != service:
                     self.services[service.name] = service
                     self.dirty[service.name] = None
-            case ServiceGone(name=name):
+            case ServiceDeleted(name=name):
                 if self.services.pop(name, None):
                     self.dirty[name] = None
-            case SliceSet(slice=part):
+            case SliceUpserted(slice=part):
                 self._set_slice(part)
-            case SliceGone(name=slice_name):
+            case SliceDeleted(name=slice_name):
                 self._drop_slice(slice_name)
-            case NodeSet(node=node):
+            case NodeUpserted(node=node):
                 self.node = node
-            case NodeGone():
+            case NodeDeleted():
                 self.node = None
-            case AddressesSet(addresses=addresses):
+            case HostAddresses(addresses=addresses):
                 self.addresses = addresses
 
     def slices_of(self, service: ServiceName) -> list[EndpointSlice]:

@@ -7,19 +7,20 @@ an event is that of the Services it touches; a new Site makes every Service dirt
 from collections.abc import Callable
 
 from kubeproxy_py.compile.base import base_rows
-from kubeproxy_py.compile.chains import SetsInUse, compile_chains
+from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
-from kubeproxy_py.compile.health import ServiceState, service_state
+from kubeproxy_py.compile.health import service_state
+from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import compile_parts
-from kubeproxy_py.compile.shares import Memo
-from kubeproxy_py.compile.site import Site
-from kubeproxy_py.model.events import AddressesSet, NodeGone, NodeSet, ObjectEvent
+from kubeproxy_py.compile.slice_cache import CompileCache
+from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
+from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Key, Rows
 from kubeproxy_py.model.services import EndpointSlice, Family, Service, ServiceName
 
-SiteMaker = Callable[[Node | None, tuple[HostAddress, ...]], Site]
+NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContext]
 
 
 class Compiler:
@@ -28,23 +29,23 @@ class Compiler:
     *settings* are the rows of kernel settings; *make_site* tells the Site for a Node and the host's addresses.
     """
 
-    def __init__(self, make_site: SiteMaker, settings: Rows | None = None) -> None:
+    def __init__(self, make_site: NodeContextFactory, settings: Rows | None = None) -> None:
         self.cluster = Cluster()
         self.desired = Desired()
         self.site = make_site(None, ())
         self._make_site = make_site
         self._settings = settings or {}
-        self._sets_in_use: dict[Family, SetsInUse] = {}
+        self._sets_in_use: dict[Family, NonEmptySets] = {}
         self._states: dict[ServiceName, ServiceState] = {}
-        self._memos: dict[ServiceName, Memo] = {}  # of Services with several slices
+        self._memos: dict[ServiceName, CompileCache] = {}  # of Services with several slices
 
-    def take(self, event: ObjectEvent) -> None:
+    def handle_event(self, event: ObjectEvent) -> None:
         """Know what *event* says."""
-        self.cluster.take(event)
-        if isinstance(event, NodeSet | NodeGone | AddressesSet):
+        self.cluster.apply(event)
+        if isinstance(event, NodeUpserted | NodeDeleted | HostAddresses):
             self._renew_site()
 
-    def reconfigure(self, make_site: SiteMaker) -> None:
+    def reconfigure(self, make_site: NodeContextFactory) -> None:
         """Know who we are by another configuration."""
         self._make_site = make_site
         self._renew_site()
@@ -73,15 +74,15 @@ class Compiler:
         self.cluster.dirty.clear()
         return changed + self._compile_fixed()
 
-    def _parts(self, service: Service, slices: list[EndpointSlice], memo: Memo | None) -> list[Rows]:
+    def _parts(self, service: Service, slices: list[EndpointSlice], memo: CompileCache | None) -> list[Rows]:
         if memo is None or memo.service is not service:
-            memo = Memo(service)
+            memo = CompileCache(service)
         parts = compile_parts(service, slices, self.site, memo)
         if memo:
             self._memos[service.name] = memo
         return parts
 
-    def take_states(self) -> tuple[ServiceState, ...]:
+    def drain_states(self) -> tuple[ServiceState, ...]:
         """The state of each Service that was compiled since the last call."""
         states, self._states = self._states, {}
         return tuple(states.values())

@@ -8,8 +8,8 @@ alone.  The cost of a change is that of the owner's parts that changed: one that
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kubeproxy_py.compile.chains import SetsInUse
-from kubeproxy_py.model import tables
+from kubeproxy_py.compile.chains import NonEmptySets
+from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import IpsetEntry, Key, RealServer, Rows, Spec, VirtualServer
 from kubeproxy_py.model.services import FAMILIES, Family, ObjectName
 
@@ -27,7 +27,7 @@ class Desired:
 
     def __init__(self) -> None:
         self.rows: Rows = {}
-        self.sets = _SetUse()
+        self.sets = IpsetUsage()
         self._kinds: Counter[type[Key]] = Counter()  # how many rows of each
         self._claims: dict[Owner, tuple[Rows, ...]] = {}
         self._holder: dict[Key, Owner] = {}  # of real servers none: theirs is their virtual server's
@@ -173,7 +173,7 @@ def _real_servers(rows: Rows, server: VirtualServer) -> Rows:
 _USUAL = tables.maxelem_for(0)
 
 
-class _SetUse:
+class IpsetUsage:
     """How many entries each set has, and the entries of the few sets whose content shapes a chain."""
 
     def __init__(self) -> None:
@@ -194,12 +194,12 @@ class _SetUse:
             self.changed = True
             (self._entries[key.set].add if more > 0 else self._entries[key.set].discard)(key.entry)
 
-    def in_use(self, family: Family) -> SetsInUse:
+    def in_use(self, family: Family) -> NonEmptySets:
         """What the chains of *family* depend on."""
         mine = [kind.name_in(family) for kind in tables.SET_KINDS]
         guarded = self._entries[tables.LOAD_BALANCER_FW.name_in(family)]
         open_to_node = self._entries[tables.LOAD_BALANCER_SOURCE_IP.name_in(family)]
-        return SetsInUse(
+        return NonEmptySets(
             frozenset(name for name in mine if self._sizes[name]),
             tuple(sorted(guarded - _fronts_of(open_to_node))),
             tuple((name, most) for name in mine if (most := tables.maxelem_for(self._sizes[name])) > _USUAL),

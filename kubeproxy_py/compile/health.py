@@ -5,41 +5,16 @@ one family, whichever port they have; terminating ones that still get traffic by
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
 
-from msgspec import Struct
-
-from kubeproxy_py.compile.service import external_local, fronts, health_check_port
-from kubeproxy_py.compile.site import Site, by_family
-from kubeproxy_py.compile.topology import Place, Rule, Share, backends, choose, is_local
+from kubeproxy_py.compile.node_context import NodeContext, by_family
+from kubeproxy_py.compile.service import external_local, frontends, health_check_port
+from kubeproxy_py.compile.topology import NodeLocation, SelectionRule, SliceEndpoints, backends, choose, is_local
+from kubeproxy_py.model.health import HealthPort, Policy, ServiceState
 from kubeproxy_py.model.services import IP, EndpointSlice, Family, Service, ServiceName, ServicePort
-
-Policy = Literal["internal", "external"]
-
-
-class HealthPort(Struct, frozen=True, gc=False):
-    """A health-check node port of one family.  ``addresses`` is where it answers."""
-
-    family: Family
-    port: int
-    addresses: tuple[IP, ...]
-    local_endpoints: int  # distinct addresses of local, ready endpoints
-
-
-class ServiceState(Struct, frozen=True, gc=False):
-    """What became of one Service that was compiled; ``service`` is None if there is none of that name any more.
-
-    ``not_local`` has each traffic policy that is Local and finds no local endpoint, where there are others.
-    """
-
-    name: ServiceName
-    service: Service | None = None
-    health_ports: tuple[HealthPort, ...] = ()
-    not_local: tuple[tuple[Policy, Family], ...] = ()
 
 
 def service_state(
-    name: ServiceName, service: Service | None, slices: Iterable[EndpointSlice], site: Site
+    name: ServiceName, service: Service | None, slices: Iterable[EndpointSlice], site: NodeContext
 ) -> ServiceState:
     """The state of the Service *name*; *slices* are all of it, in order of their names."""
     if service is None or service.proxy_name or service.type == "ExternalName" or not service.ports:
@@ -58,7 +33,7 @@ def service_state(
 
 
 def _health_ports(
-    service: Service, slices: Sequence[EndpointSlice], site: Site, families: Iterable[Family]
+    service: Service, slices: Sequence[EndpointSlice], site: NodeContext, families: Iterable[Family]
 ) -> Iterator[HealthPort]:
     if number := health_check_port(service):
         for family in families:
@@ -78,7 +53,7 @@ def _local_ready(slices: Sequence[EndpointSlice], family: Family, node: str) -> 
 
 
 def _not_local(
-    service: Service, slices: Sequence[EndpointSlice], site: Site, family: Family, cluster_ip: IP
+    service: Service, slices: Sequence[EndpointSlice], site: NodeContext, family: Family, cluster_ip: IP
 ) -> list[Policy]:
     """The policies, if traffic of any port goes elsewhere because nothing is here.
 
@@ -94,12 +69,12 @@ def _falls_back(
     service: Service,
     port: ServicePort,
     slices: Sequence[EndpointSlice],
-    site: Site,
+    site: NodeContext,
     family: Family,
     cluster_ip: IP,
 ) -> bool:
-    if not any(front.local_wanted for front in fronts(service, port, family, cluster_ip, site)):
+    if not any(front.local_wanted for front in frontends(service, port, family, cluster_ip, site)):
         return False
-    share = Share(backends(slices, family, port), Place(site.node_name, site.zone))
+    share = SliceEndpoints(backends(slices, family, port), NodeLocation(site.node_name, site.zone))
     choice = choose((share,), cluster=True, local=True)
-    return choice.cluster != Rule.NONE and choice.local == Rule.NONE
+    return choice.cluster != SelectionRule.NONE and choice.local == SelectionRule.NONE

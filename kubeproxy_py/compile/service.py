@@ -12,57 +12,45 @@ from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
-from kubeproxy_py.compile.shares import Memo
-from kubeproxy_py.compile.site import LOOPBACK, Site, by_family
-from kubeproxy_py.compile.topology import Rule, Share, choose, real_servers
-from kubeproxy_py.model import tables
-from kubeproxy_py.model.rows import (
-    FLAG_PERSISTENT,
-    Address,
-    IpsetEntry,
-    Rows,
-    VirtualServer,
-    VirtualServerSpec,
-)
-from kubeproxy_py.model.services import (
-    CIDR,
-    IP,
-    EndpointSlice,
-    Family,
-    Protocol,
-    Service,
-    ServicePort,
-    family_of,
-)
-from kubeproxy_py.model.tables import SetKind
+from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family
+from kubeproxy_py.compile.slice_cache import CompileCache
+from kubeproxy_py.compile.topology import SelectionRule, SliceEndpoints, choose, real_servers
+from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.kube_names import IpsetDefinition
+from kubeproxy_py.model.rows import FLAG_PERSISTENT, Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.services import CIDR, IP, EndpointSlice, Family, Protocol, Service, ServicePort, family_of
 
 # nodePort sets by protocol: (all, externalTrafficPolicy Local).  bitmap:port for TCP and UDP; SCTP has no bitmap.
-_NODE_PORT_SETS: dict[Protocol, tuple[SetKind, SetKind]] = {
+_NODE_PORT_SETS: dict[Protocol, tuple[IpsetDefinition, IpsetDefinition]] = {
     "TCP": (tables.NODE_PORT_TCP, tables.NODE_PORT_LOCAL_TCP),
     "UDP": (tables.NODE_PORT_UDP, tables.NODE_PORT_LOCAL_UDP),
     "SCTP": (tables.NODE_PORT_SCTP, tables.NODE_PORT_LOCAL_SCTP),
 }
 
 
-class Front(Struct, frozen=True, gc=False):
+class Frontend(Struct, frozen=True, gc=False):
     """One address and port at which a service port answers."""
 
     address: IP
     port: int
     local_wanted: bool  # the traffic policy that holds here is Local
     bound: bool  # the address belongs on kube-ipvs0
-    entries: tuple[tuple[SetKind, str], ...]  # set entries
+    entries: tuple[tuple[IpsetDefinition, str], ...]  # set entries
 
 
-def compile_service(service: Service, slices: Iterable[EndpointSlice], site: Site) -> Rows:
+def compile_service(service: Service, slices: Iterable[EndpointSlice], site: NodeContext) -> Rows:
     """The rows that *service* wants; none for one that is headless, ExternalName or another proxy's.
 
     *slices* are all of the Service's, in order of their names.
     """
-    return {key: spec for part in compile_parts(service, slices, site, Memo(service)) for key, spec in part.items()}
+    return {
+        key: spec for part in compile_parts(service, slices, site, CompileCache(service)) for key, spec in part.items()
+    }
 
 
-def compile_parts(service: Service, slices: Iterable[EndpointSlice], site: Site, memo: Memo) -> list[Rows]:
+def compile_parts(
+    service: Service, slices: Iterable[EndpointSlice], site: NodeContext, memo: CompileCache
+) -> list[Rows]:
     """The same in parts; those of slices that did not change since *memo* was last used are the same dicts.
 
     *memo* was made for this *service* and this *site*.
@@ -95,10 +83,12 @@ def source_ranges(service: Service, family: Family) -> tuple[CIDR, ...]:
     return () if any(cidr.endswith("/0") for cidr in ranges) else ranges
 
 
-def fronts(service: Service, port: ServicePort, family: Family, cluster_ip: IP, site: Site) -> Iterator[Front]:
+def frontends(
+    service: Service, port: ServicePort, family: Family, cluster_ip: IP, site: NodeContext
+) -> Iterator[Frontend]:
     """Every front of *port* in *family*: ClusterIP, externalIPs, load balancer addresses, NodePorts."""
     outside_local = external_local(service)
-    yield Front(
+    yield Frontend(
         cluster_ip,
         port.port,
         service.internal_local,
@@ -108,13 +98,13 @@ def fronts(service: Service, port: ServicePort, family: Family, cluster_ip: IP, 
     external_set = tables.EXTERNAL_IP_LOCAL if outside_local else tables.EXTERNAL_IP
     for address in _of_family(service.external_ips, family):
         entry = _ip_port(address, port.protocol, port.port)
-        yield Front(address, port.port, outside_local, _bindable(address, site), ((external_set, entry),))
+        yield Frontend(address, port.port, outside_local, _bindable(address, site), ((external_set, entry),))
     for address in _of_family(service.load_balancer_ips, family):
         entries = tuple(_load_balancer_entries(service, port, address, site))
-        yield Front(address, port.port, outside_local, _bindable(address, site), entries)
+        yield Frontend(address, port.port, outside_local, _bindable(address, site), entries)
     if port.node_port:
         for address in site.node_port_addresses.get(family, ()):
-            yield Front(
+            yield Frontend(
                 address, port.node_port, outside_local, False, tuple(_node_port_entries(port, address, outside_local))
             )
 
@@ -125,11 +115,11 @@ def _add_port(
     port: ServicePort,
     family: Family,
     cluster_ip: IP,
-    shares: Sequence[Share],
-    site: Site,
+    shares: Sequence[SliceEndpoints],
+    site: NodeContext,
 ) -> Iterator[Rows]:
     """Add to *rows* what *port* wants; where several *shares* serve it, what follows from each is a part by itself."""
-    mine = list(fronts(service, port, family, cluster_ip, site))
+    mine = list(frontends(service, port, family, cluster_ip, site))
     outside = len(mine) > 1 or port.node_port != 0
     choice = choose(
         shares,
@@ -155,7 +145,9 @@ def _add_port(
     _add_entries(rows, family, _health_check_entries(service, port, family, site))
 
 
-def _real_servers(rows: Rows, server: VirtualServer, rule: Rule, shares: Sequence[Share]) -> Iterator[Rows]:
+def _real_servers(
+    rows: Rows, server: VirtualServer, rule: SelectionRule, shares: Sequence[SliceEndpoints]
+) -> Iterator[Rows]:
     """A part for each of several *shares*; those of a single one go into *rows*, for 10,000 small dicts take memory."""
     if len(shares) == 1:
         rows.update(real_servers(server, shares[0].chosen(rule)))
@@ -163,14 +155,14 @@ def _real_servers(rows: Rows, server: VirtualServer, rule: Rule, shares: Sequenc
         yield from (share.rows(server, rule) for share in shares)
 
 
-def _add_entries(rows: Rows, family: Family, entries: Iterable[tuple[SetKind, str]]) -> None:
+def _add_entries(rows: Rows, family: Family, entries: Iterable[tuple[IpsetDefinition, str]]) -> None:
     for kind, entry in entries:
         rows[IpsetEntry(kind.name_in(family), entry)] = None
 
 
 def _load_balancer_entries(
-    service: Service, port: ServicePort, address: IP, site: Site
-) -> Iterator[tuple[SetKind, str]]:
+    service: Service, port: ServicePort, address: IP, site: NodeContext
+) -> Iterator[tuple[IpsetDefinition, str]]:
     family = family_of(address)
     entry = _ip_port(address, port.protocol, port.port)
     yield tables.LOAD_BALANCER, entry
@@ -186,7 +178,7 @@ def _load_balancer_entries(
             yield tables.LOAD_BALANCER_SOURCE_IP, f"{entry},{address}"
 
 
-def _node_port_entries(port: ServicePort, address: IP, local: bool) -> Iterator[tuple[SetKind, str]]:
+def _node_port_entries(port: ServicePort, address: IP, local: bool) -> Iterator[tuple[IpsetDefinition, str]]:
     everywhere, only_local = _NODE_PORT_SETS[port.protocol]
     entry = _ip_port(address, port.protocol, port.node_port) if port.protocol == "SCTP" else str(port.node_port)
     yield everywhere, entry
@@ -194,15 +186,15 @@ def _node_port_entries(port: ServicePort, address: IP, local: bool) -> Iterator[
         yield only_local, entry
 
 
-def _hairpin_entries(share: Share, port: ServicePort) -> Iterator[tuple[SetKind, str]]:
+def _hairpin_entries(share: SliceEndpoints, port: ServicePort) -> Iterator[tuple[IpsetDefinition, str]]:
     """Every local endpoint, whatever its state: a pod that comes back to itself must not see its own address."""
     for b in share.local:
         yield tables.LOOP_BACK, f"{_ip_port(b.address, port.protocol, b.port)},{b.address}"
 
 
 def _health_check_entries(
-    service: Service, port: ServicePort, family: Family, site: Site
-) -> Iterator[tuple[SetKind, str]]:
+    service: Service, port: ServicePort, family: Family, site: NodeContext
+) -> Iterator[tuple[IpsetDefinition, str]]:
     # Upstream forgets the entry for a port whose nodePort has nowhere to answer (it leaves the iteration early).
     forgotten = port.node_port and not site.node_port_addresses.get(family)
     if health_check_port(service) and not forgotten:
@@ -225,7 +217,7 @@ def _ip_port(address: IP, protocol: Protocol, port: int) -> str:
     return f"{address},{protocol.lower()}:{port}"
 
 
-def _bindable(address: IP, site: Site) -> bool:
+def _bindable(address: IP, site: NodeContext) -> bool:
     """An address that another interface already has stays there."""
     return address not in site.foreign_addresses.get(family_of(address), frozenset())
 

@@ -17,7 +17,7 @@ from kubeproxy_py.model.rows import SERVING, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import IP, Endpoint, EndpointSlice, Family, ServicePort
 
 
-class Rule(Enum):
+class SelectionRule(Enum):
     """By which rule a service port's endpoints are chosen."""
 
     NONE = "none"
@@ -37,30 +37,30 @@ class Backend(Struct, frozen=True, gc=False):
     endpoint: Endpoint
 
 
-class Place(Struct, frozen=True, gc=False):
+class NodeLocation(Struct, frozen=True, gc=False):
     """Where we are; "": not known, so nothing is there."""
 
     node: str
     zone: str
 
 
-class Share:
+class SliceEndpoints:
     """The endpoints that one slice, or several taken together, give a service port; each ``address:port`` once."""
 
-    def __init__(self, backends: Sequence[Backend], here: Place) -> None:
+    def __init__(self, backends: Sequence[Backend], here: NodeLocation) -> None:
         self.backends = backends
         self.ready = [b for b in backends if b.endpoint.ready]
         self.local = [b for b in backends if b.endpoint.node == here.node] if here.node else []
         self.node_hints = _Hints(self.ready, _node_hints, here.node)
         self.zone_hints = _Hints(self.ready, _zone_hints, here.zone)
-        self._rows: dict[tuple[VirtualServer, Rule], Rows] = {}
+        self._rows: dict[tuple[VirtualServer, SelectionRule], Rows] = {}
         self._places: frozenset[tuple[IP, int]] | None = None
 
-    def chosen(self, rule: Rule) -> Sequence[Backend]:
+    def chosen(self, rule: SelectionRule) -> Sequence[Backend]:
         """Those that *rule* chooses."""
         return _CHOSEN[rule](self)
 
-    def rows(self, server: VirtualServer, rule: Rule) -> Rows:
+    def rows(self, server: VirtualServer, rule: SelectionRule) -> Rows:
         """The real servers of *server* by *rule*; asked again, the same dict, which is never to be changed."""
         found = self._rows.get((server, rule))
         if found is None:
@@ -83,29 +83,29 @@ class _Hints:
         self.here = [b for b in ready if here in names(b.endpoint)] if self.complete and here else []
 
 
-_CHOSEN: dict[Rule, Callable[[Share], Sequence[Backend]]] = {
-    Rule.NONE: lambda _: (),
-    Rule.READY: lambda share: share.ready,
-    Rule.NODE_HINTED: lambda share: share.node_hints.here,
-    Rule.ZONE_HINTED: lambda share: share.zone_hints.here,
-    Rule.TERMINATING: lambda share: _still_serving(share.backends),
-    Rule.LOCAL: lambda share: [b for b in share.local if b.endpoint.ready],
-    Rule.LOCAL_TERMINATING: lambda share: _still_serving(share.local),
+_CHOSEN: dict[SelectionRule, Callable[[SliceEndpoints], Sequence[Backend]]] = {
+    SelectionRule.NONE: lambda _: (),
+    SelectionRule.READY: lambda share: share.ready,
+    SelectionRule.NODE_HINTED: lambda share: share.node_hints.here,
+    SelectionRule.ZONE_HINTED: lambda share: share.zone_hints.here,
+    SelectionRule.TERMINATING: lambda share: _still_serving(share.backends),
+    SelectionRule.LOCAL: lambda share: [b for b in share.local if b.endpoint.ready],
+    SelectionRule.LOCAL_TERMINATING: lambda share: _still_serving(share.local),
 }
 
 
-class Choice(Struct, frozen=True, gc=False):
+class EndpointSelection(Struct, frozen=True, gc=False):
     """The rules for a service port: for traffic to anywhere, and for traffic that shall stay on this node."""
 
-    cluster: Rule = Rule.NONE
-    local: Rule = Rule.NONE
+    cluster: SelectionRule = SelectionRule.NONE
+    local: SelectionRule = SelectionRule.NONE
 
-    def for_policy(self, local_wanted: bool) -> Rule:
+    def for_policy(self, local_wanted: bool) -> SelectionRule:
         """The local one if that is wanted and there is anything local, else the cluster's.
 
         With no local endpoint, pods and processes on this node still reach remote ones (kubernetes#97081).
         """
-        return self.local if local_wanted and self.local != Rule.NONE else self.cluster
+        return self.local if local_wanted and self.local != SelectionRule.NONE else self.cluster
 
 
 def backends(slices: Iterable[EndpointSlice], family: Family, port: ServicePort) -> list[Backend]:
@@ -128,12 +128,14 @@ def backends(slices: Iterable[EndpointSlice], family: Family, port: ServicePort)
     return list(found.values())
 
 
-def choose(shares: Sequence[Share], *, cluster: bool, local: bool) -> Choice:
+def choose(shares: Sequence[SliceEndpoints], *, cluster: bool, local: bool) -> EndpointSelection:
     """The rules for the sets that a service port needs (*cluster*, *local*), whose endpoints are *shares*."""
-    return Choice(_cluster_rule(shares) if cluster else Rule.NONE, _local_rule(shares) if local else Rule.NONE)
+    return EndpointSelection(
+        _cluster_rule(shares) if cluster else SelectionRule.NONE, _local_rule(shares) if local else SelectionRule.NONE
+    )
 
 
-def has_any(shares: Iterable[Share], rule: Rule) -> bool:
+def has_any(shares: Iterable[SliceEndpoints], rule: SelectionRule) -> bool:
     """Whether *rule* chooses any endpoint of *shares*."""
     return any(share.chosen(rule) for share in shares)
 
@@ -150,28 +152,31 @@ def is_local(endpoint: Endpoint, node: str) -> bool:
 
 _node_hints: Callable[[Endpoint], tuple[str, ...]] = attrgetter("node_hints")
 _zone_hints: Callable[[Endpoint], tuple[str, ...]] = attrgetter("zone_hints")
-_HINTED: tuple[tuple[Rule, Callable[[Share], _Hints]], ...] = (
-    (Rule.NODE_HINTED, attrgetter("node_hints")),
-    (Rule.ZONE_HINTED, attrgetter("zone_hints")),
+_HINTED: tuple[tuple[SelectionRule, Callable[[SliceEndpoints], _Hints]], ...] = (
+    (SelectionRule.NODE_HINTED, attrgetter("node_hints")),
+    (SelectionRule.ZONE_HINTED, attrgetter("zone_hints")),
 )
 
 
-def _cluster_rule(shares: Sequence[Share]) -> Rule:
+def _cluster_rule(shares: Sequence[SliceEndpoints]) -> SelectionRule:
     """Node hints count if every ready endpoint has one and one names this node; else zone hints by the same rule.
 
     A single endpoint without hints turns them off (KEP-2433, KEP-3015).
     """
     if not any(share.ready for share in shares):
-        return Rule.TERMINATING if has_any(shares, Rule.TERMINATING) else Rule.NONE
+        return SelectionRule.TERMINATING if has_any(shares, SelectionRule.TERMINATING) else SelectionRule.NONE
     for rule, hints_of in _HINTED:
         hints = [hints_of(share) for share in shares]
         if all(each.complete for each in hints) and any(each.here for each in hints):
             return rule
-    return Rule.READY
+    return SelectionRule.READY
 
 
-def _local_rule(shares: Sequence[Share]) -> Rule:
-    return next((rule for rule in (Rule.LOCAL, Rule.LOCAL_TERMINATING) if has_any(shares, rule)), Rule.NONE)
+def _local_rule(shares: Sequence[SliceEndpoints]) -> SelectionRule:
+    return next(
+        (rule for rule in (SelectionRule.LOCAL, SelectionRule.LOCAL_TERMINATING) if has_any(shares, rule)),
+        SelectionRule.NONE,
+    )
 
 
 def _still_serving(candidates: Iterable[Backend]) -> list[Backend]:

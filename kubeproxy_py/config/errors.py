@@ -6,7 +6,7 @@ from reprlib import Repr
 from msgspec import Struct
 
 
-class Problem(Struct, frozen=True, gc=False):
+class ConfigProblem(Struct, frozen=True, gc=False):
     """One thing that is wrong, or is not what it seems, in the configuration."""
 
     field: str  # as the operator wrote it: "ipvs.scheduler", or "--ipvs-scheduler"
@@ -24,7 +24,7 @@ class ConfigError(Exception):
     ``warnings`` has what was odd besides, which may be the cause: a misspelt field, say.
     """
 
-    def __init__(self, problems: Sequence[Problem], warnings: Sequence[Problem] = ()) -> None:
+    def __init__(self, problems: Sequence[ConfigProblem], warnings: Sequence[ConfigProblem] = ()) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
         self.warnings = tuple(warnings)
@@ -35,7 +35,7 @@ def error_text(error: ConfigError) -> str:
     return "\n".join([*map(str, error.problems), *(f"warning: {odd}" for odd in error.warnings)])
 
 
-class Refused(Exception):  # noqa: N818 - a verdict on one value, which its reader turns into a Problem
+class InvalidValue(Exception):  # noqa: N818 - a verdict on one value, which its reader turns into a Problem
     """One value can't be what its field wants; the reader of the field adds where it stands."""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -43,8 +43,8 @@ class Refused(Exception):  # noqa: N818 - a verdict on one value, which its read
         self.message = message
         self.hint = hint
 
-    def at(self, field: str) -> Problem:
-        return Problem(field, self.message, self.hint)
+    def at(self, field: str) -> ConfigProblem:
+        return ConfigProblem(field, self.message, self.hint)
 
 
 _short = Repr()

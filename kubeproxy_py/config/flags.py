@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from kubeproxy_py.config.kinds import BOOLEAN, TEXT, Kind, whole
+from kubeproxy_py.config.fields import BOOLEAN, TEXT, FieldType, whole
 from kubeproxy_py.config.types import Field, KubeProxyConfiguration, OwnSettings, Section, fields_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Flag(Struct, frozen=True, gc=False):
     path: str
     help: str
     section: type[Section] = KubeProxyConfiguration
-    kind: Kind | None = None
+    kind: FieldType | None = None
     wins: bool = False  # over the configuration file, which all others do not
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ def _destination(flag: Flag) -> str:
     return f"flag:{flag.name}"  # no attribute of the command line's own can be called so
 
 
-def kind_of(flag: Flag) -> Kind:
+def kind_of(flag: Flag) -> FieldType:
     """How the flag's text is read."""
     kind = flag.kind or field_of(flag).kind
     assert kind is not None, f"{flag} names a group of settings"

@@ -16,18 +16,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kubeproxy_py.config import flags
-from kubeproxy_py.config.crosscheck import cross_check
 from kubeproxy_py.config.document import SIZE_MAX_BYTES, parse_document
-from kubeproxy_py.config.errors import ConfigError, Problem, Refused, shown
-from kubeproxy_py.config.overlay import Fields, lay_flags
-from kubeproxy_py.config.read import Findings, read_section
+from kubeproxy_py.config.errors import ConfigError, ConfigProblem, InvalidValue, shown
+from kubeproxy_py.config.flag_overlay import Fields, lay_flags
+from kubeproxy_py.config.read import ValidationResult, read_section
 from kubeproxy_py.config.types import API_VERSION, KIND, KubeProxyConfiguration, OwnSettings
+from kubeproxy_py.config.validation import cross_check
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
 
-class Asked(Struct, frozen=True, gc=False):
+class ConfigInput(Struct, frozen=True, gc=False):
     """What a configuration is loaded from: the flags that were given (name -> text), and the file's content."""
 
     given: Mapping[str, str]
@@ -39,7 +39,7 @@ class Asked(Struct, frozen=True, gc=False):
         return self.given.get("config", "")
 
 
-class Loaded(Struct, frozen=True, gc=False):
+class LoadedConfig(Struct, frozen=True, gc=False):
     """A configuration that may be used, and what the log should say of it once.
 
     ``given`` has the paths of the fields that the operator set, be it to their defaults.
@@ -47,18 +47,18 @@ class Loaded(Struct, frozen=True, gc=False):
 
     config: KubeProxyConfiguration
     own: OwnSettings
-    warnings: tuple[Problem, ...] = ()
+    warnings: tuple[ConfigProblem, ...] = ()
     given: frozenset[str] = frozenset()
 
 
-def asked(namespace: Namespace) -> Asked:
+def asked(namespace: Namespace) -> ConfigInput:
     """What the command line asks for, and the content of the file that it names.  Raises ConfigError."""
     given = flags.given(namespace)
     path = given.get("config", "")
-    return Asked(given, read_file(path) if path else None)
+    return ConfigInput(given, read_file(path) if path else None)
 
 
-def configuration(namespace: Namespace) -> Loaded:
+def configuration(namespace: Namespace) -> LoadedConfig:
     """The configuration that the command line asks for.  Raises ConfigError."""
     words = asked(namespace)
     return load(words.given, words.content)
@@ -70,17 +70,17 @@ def read_file(path: str) -> bytes:
         with Path(path).open("rb") as file:
             return file.read(SIZE_MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError([Problem("--config", f"can't read {path}: {error.strerror}")]) from None
+        raise ConfigError([ConfigProblem("--config", f"can't read {path}: {error.strerror}")]) from None
 
 
-def load(given: Mapping[str, str], content: bytes | None = None) -> Loaded:
+def load(given: Mapping[str, str], content: bytes | None = None) -> LoadedConfig:
     """The configuration of the flags *given* (name -> text) and of the file's *content*, if there is a file.
 
     Raises ConfigError with every problem of both.
     """
     asked = [flag for flag in flags.FLAGS if given.get(flag.name)]
     used = [flag for flag in asked if content is None or _counts_beside_a_file(flag)]
-    findings = Findings({flag.path or flag.name: str(flag) for flag in used})
+    findings = ValidationResult({flag.path or flag.name: str(flag) for flag in used})
     upstream, own = _fields_of_file(content, given.get("config", "--config"), findings), Fields()
     lay_flags(used, given, upstream, own, findings)
 
@@ -93,7 +93,7 @@ def load(given: Mapping[str, str], content: bytes | None = None) -> Loaded:
         config = replace(config, healthz_bind_address=None)
     ignored = [str(flag) for flag in asked if flag not in used]
     warnings = (*findings.warnings, *_remarks(config, findings.unused, ignored))
-    return Loaded(config, settings, warnings, frozenset(findings.given))
+    return LoadedConfig(config, settings, warnings, frozenset(findings.given))
 
 
 def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:
@@ -103,7 +103,9 @@ def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:
     """
     name = (config.hostname_override or os_hostname).strip().lower()
     if not name:
-        raise ConfigError([Problem("hostnameOverride", "this host has no name", "the name of this node's Node object")])
+        raise ConfigError(
+            [ConfigProblem("hostnameOverride", "this host has no name", "the name of this node's Node object")]
+        )
     return name
 
 
@@ -111,20 +113,20 @@ def _counts_beside_a_file(flag: flags.Flag) -> bool:
     return flag.wins or flag.section is OwnSettings or flag.name == "config"
 
 
-def _fields_of_file(content: bytes | None, where: str, findings: Findings) -> Fields:
+def _fields_of_file(content: bytes | None, where: str, findings: ValidationResult) -> Fields:
     if content is None:
         return Fields()
     fields, warnings = parse_document(content, where)
     findings.warnings += warnings
     for key, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
         if (found := fields.pop(key, None)) != wanted:
-            findings.refuse(key, Refused(f"expected {wanted}, got {shown(found)}", f"{key}: {wanted}"))
+            findings.refuse(key, InvalidValue(f"expected {wanted}, got {shown(found)}", f"{key}: {wanted}"))
     # Without a file IPVS is taken for granted; in a file, which kube-proxy may read too, the mode must stand.
     fields["mode"] = "" if fields.get("mode") is None else fields["mode"]
     return fields
 
 
-def _remarks(config: KubeProxyConfiguration, unused: list[str], ignored: list[str]) -> list[Problem]:
+def _remarks(config: KubeProxyConfiguration, unused: list[str], ignored: list[str]) -> list[ConfigProblem]:
     """What does nothing, each kind of it in one line."""
     gates = sorted(config.feature_gates.keys() - {"KubeProxyIPVS"})
     loopback = ["nodePortAddresses: localhost"] if "localhost" in config.node_port_addresses else []
@@ -134,4 +136,4 @@ def _remarks(config: KubeProxyConfiguration, unused: list[str], ignored: list[st
         ([f"featureGates.{gate}" for gate in gates], "no such gate changes this agent"),
         (loopback, "IPVS serves no NodePort on loopback addresses"),
     )
-    return [Problem(", ".join(names), message) for names, message in remarks if names]
+    return [ConfigProblem(", ".join(names), message) for names, message in remarks if names]

@@ -7,25 +7,25 @@ field is no pointer upstream, mean the default; but a flag that says zero means 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from kubeproxy_py.config.errors import Problem, Refused, shown
-from kubeproxy_py.config.kinds import Kind
+from kubeproxy_py.config.errors import ConfigProblem, InvalidValue, shown
+from kubeproxy_py.config.fields import FieldType
 from kubeproxy_py.config.types import Field, Section, fields_of
 
 S = TypeVar("S", bound=Section)
 
 
-class Findings:
+class ValidationResult:
     """What reading one configuration brought to light."""
 
     def __init__(self, flags: Mapping[str, str] | None = None) -> None:
         self.flags = flags or {}  # path -> the flag that set it, by which the operator knows it
-        self.problems: list[Problem] = []
-        self.warnings: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
+        self.warnings: list[ConfigProblem] = []
         self.refused: set[str] = set()  # paths
         self.unused: list[str] = []  # what was set and does nothing
         self.given: set[str] = set()  # paths of what was set, be it to the default
 
-    def refuse(self, path: str, reason: Refused) -> None:
+    def refuse(self, path: str, reason: InvalidValue) -> None:
         self.refused.add(path)
         self.problems.append(reason.at(self.called(path)))
 
@@ -34,20 +34,20 @@ class Findings:
         return self.flags.get(path, path)
 
 
-def read_section(section: type[S], raw: Any, findings: Findings, path: str = "") -> S:
+def read_section(section: type[S], raw: Any, findings: ValidationResult, path: str = "") -> S:
     """The section that the fields *raw* describe; what is not right in them goes to *findings*."""
     if raw is not None and not isinstance(raw, dict):
-        findings.refuse(path, Refused(f"expected fields, got {shown(raw)}", ", ".join(_keys(section))))
+        findings.refuse(path, InvalidValue(f"expected fields, got {shown(raw)}", ", ".join(_keys(section))))
     fields = raw if isinstance(raw, dict) else {}
     for key in [key for key in fields if key not in _keys(section)]:
-        findings.warnings.append(Problem(_join(path, key), "unknown field, ignored", _nearest(str(key), section)))
+        findings.warnings.append(ConfigProblem(_join(path, key), "unknown field, ignored", _nearest(str(key), section)))
     return section(**{
         field.name: _read_field(field, fields.get(field.key), findings, _join(path, field.key))
         for field in fields_of(section)
     })  # fmt: skip
 
 
-def _read_field(field: Field, raw: Any, findings: Findings, path: str) -> Any:
+def _read_field(field: Field, raw: Any, findings: ValidationResult, path: str) -> Any:
     if field.kind is None:
         return read_section(type(field.default), raw, findings, path)
     if raw is None:
@@ -55,7 +55,7 @@ def _read_field(field: Field, raw: Any, findings: Findings, path: str) -> Any:
     findings.given.add(path)
     try:
         value = _read_value(field.kind, field.default, raw, explicit=path in findings.flags and raw != "")
-    except Refused as reason:
+    except InvalidValue as reason:
         findings.refuse(path, reason)
         return field.default
     if field.kind.unused and value != field.default:
@@ -63,7 +63,7 @@ def _read_field(field: Field, raw: Any, findings: Findings, path: str) -> Any:
     return value
 
 
-def _read_value(kind: Kind, default: Any, raw: Any, *, explicit: bool) -> Any:
+def _read_value(kind: FieldType, default: Any, raw: Any, *, explicit: bool) -> Any:
     value = kind.read(raw)
     if value == default or not (value or explicit or kind.keeps_zero):
         return default

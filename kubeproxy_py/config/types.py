@@ -9,22 +9,21 @@ from typing import Annotated, Any, Literal, get_origin
 
 from msgspec import Struct
 
-from kubeproxy_py.config.addresses import CIDR, IP, SocketAddress
-from kubeproxy_py.config.kinds import (
+from kubeproxy_py.config.fields import (
     BOOLEAN,
     DURATION,
     FLUSH_FREQUENCY,
     NUMBER,
     PERIOD,
     TEXT,
-    Kind,
+    FieldType,
     one_of,
     pointer,
     unused,
     whole,
 )
-from kubeproxy_py.config.kube_kinds import FEATURE_GATES, MODE, QUANTITY, SCHEDULER, VERSION, VMODULE, Patterns
-from kubeproxy_py.config.network_kinds import (
+from kubeproxy_py.config.kube_fields import FEATURE_GATES, MODE, QUANTITY, SCHEDULER, VERSION, VMODULE, Patterns
+from kubeproxy_py.config.network_fields import (
     ADDRESS,
     CIDRS,
     CLUSTER_CIDR,
@@ -33,6 +32,7 @@ from kubeproxy_py.config.network_kinds import (
     NODE_PORT_ADDRESSES,
     socket_address,
 )
+from kubeproxy_py.net import CIDR, IP, SocketAddress
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
@@ -207,7 +207,7 @@ class Field(Struct, frozen=True, gc=False):
     name: str
     key: str  # its name in the file
     default: Any
-    kind: Kind | None  # None: a group, of the type of its default
+    kind: FieldType | None  # None: a group, of the type of its default
 
 
 @cache
@@ -220,5 +220,5 @@ def fields_of(section: type[Section]) -> tuple[Field, ...]:
     )
 
 
-def _kind_of(annotation: Any) -> Kind | None:
+def _kind_of(annotation: Any) -> FieldType | None:
     return annotation.__metadata__[0] if get_origin(annotation) is Annotated else None

@@ -6,14 +6,14 @@ from typing import Any
 import yaml
 
 from kubeproxy_py.config.document import HINT, stands_twice
-from kubeproxy_py.config.errors import ConfigError, Problem
+from kubeproxy_py.config.errors import ConfigError, ConfigProblem
 
 DEPTH_MAX = 32  # the fields of KubeProxyConfiguration need 5
 
 _Loader: type[yaml.CSafeLoader] | type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def parse_yaml(content: bytes, where: str, warnings: list[Problem]) -> Any:
+def parse_yaml(content: bytes, where: str, warnings: list[ConfigProblem]) -> Any:
     """What *content* says; keys that stand twice are added to *warnings*.  Raises ConfigError, with the line."""
 
     class Loader(_Loader):  # type: ignore[misc,valid-type]
@@ -40,7 +40,7 @@ def _check_depth(content: bytes) -> None:
             raise yaml.YAMLError(f"deeper than {DEPTH_MAX} levels")
 
 
-def _check_key(key: yaml.Node, seen: set[str], where: str, warnings: list[Problem]) -> None:
+def _check_key(key: yaml.Node, seen: set[str], where: str, warnings: list[ConfigProblem]) -> None:
     if not isinstance(key, yaml.ScalarNode):
         raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
     if key.tag == "tag:yaml.org,2002:merge":
@@ -50,8 +50,8 @@ def _check_key(key: yaml.Node, seen: set[str], where: str, warnings: list[Proble
     seen.add(key.value)
 
 
-def _broken(error: Exception, where: str) -> Problem:
+def _broken(error: Exception, where: str) -> ConfigProblem:
     mark = getattr(error, "problem_mark", None)
     line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return Problem(where + line, f"can't be read: {reason}", HINT)
+    return ConfigProblem(where + line, f"can't be read: {reason}", HINT)

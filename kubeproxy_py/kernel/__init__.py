@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     Address,
@@ -27,8 +28,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.services import Family
-from kubeproxy_py.plan.flows import Flow
-from kubeproxy_py.plan.steps import Outcome, Plan
+from kubeproxy_py.model.steps import Outcome, Plan
 
 
 class Scope(Struct, frozen=True, gc=False):
@@ -44,11 +44,11 @@ class Scope(Struct, frozen=True, gc=False):
         return f"{self.kind} {self.name}".rstrip()
 
 
-Part = Scope | VirtualServer
+Readable = Scope | VirtualServer
 """What can be listed: a scope, or the real servers of a virtual server."""
 
 
-class Listing(Struct, frozen=True, gc=False):
+class Snapshot(Struct, frozen=True, gc=False):
     """What the kernel says of a part of its state, not yet made into rows.
 
     ``seal()`` is the same for as long as it says the same, counters of traffic aside.  It is a hash of 64 bits, keyed
@@ -56,13 +56,13 @@ class Listing(Struct, frozen=True, gc=False):
     does not pay for the other.
     """
 
-    seal: Callable[[], int]
+    fingerprint: Callable[[], int]
     rows: Callable[[], Rows]
 
 
-def sealed(rows: Rows) -> Listing:
+def snapshot_of(rows: Rows) -> Snapshot:
     """The listing of a part whose *rows* are made already."""
-    return Listing(lambda: hash(frozenset(rows.items())), lambda: rows)
+    return Snapshot(lambda: hash(frozenset(rows.items())), lambda: rows)
 
 
 class Kernel(Protocol):
@@ -84,11 +84,11 @@ class Kernel(Protocol):
         """The virtual servers alone, as ``read`` tells them, in parts of one listing.  Raises KernelError."""
         ...
 
-    def listing(self, part: Part) -> Listing:
+    def snapshot(self, part: Readable) -> Snapshot:
         """What the kernel says of *part* now; of a virtual server that is gone, nothing.  Raises KernelError."""
         ...
 
-    def seal(self, part: Part) -> int:
+    def fingerprint(self, part: Readable) -> int:
         """``listing(part).seal()``, for who needs nothing else.  Raises KernelError."""
         ...
 
@@ -124,7 +124,7 @@ class FlowTable(Protocol):
         """
         ...
 
-    def forget(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
+    def delete_flows(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
         """Delete *flows*: how many were deleted, and the kernel's words on each that it would not delete.
 
         One that was gone already is neither.  Raises KernelError if the kernel could not be asked.
@@ -165,18 +165,6 @@ _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
 def scope_of(key: Key) -> Scope:
     """The scope in which *key* is read."""
     return _SCOPE_OF[type(key)](key)
-
-
-class KernelError(Exception):
-    """The kernel, or a tool that stands for it, could not be asked at all.
-
-    ``hint`` says what the operator can do.
-    """
-
-    def __init__(self, message: str, *, errno: int = 0, hint: str = "") -> None:
-        super().__init__(f"{message} ({hint})" if hint else message)
-        self.errno = errno
-        self.hint = hint
 
 
 def read_all(kernel: Kernel) -> Rows:

@@ -11,7 +11,8 @@ A plan of 140,000 steps costs some 10 ms here: one pass to find the runs, and no
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from kubeproxy_py.kernel import KernelError, Listing, Scope
+from kubeproxy_py.kernel import Scope, Snapshot
+from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.runs import kinds, runs
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -30,7 +31,7 @@ from kubeproxy_py.model.rows import (
     named_sets,
 )
 from kubeproxy_py.model.services import IP
-from kubeproxy_py.plan.steps import Failed, Outcome, Plan, Step
+from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
 
 
 class Adapter(Protocol):
@@ -44,7 +45,7 @@ class Adapter(Protocol):
         """The rows of *scope* as they are now.  Raises KernelError if it could not be asked."""
         ...
 
-    def apply(self, steps: Sequence[Step]) -> Sequence[Failed]:
+    def apply(self, steps: Sequence[Step]) -> Sequence[StepFailure]:
         """Carry out every step that can be; tell those that were refused.  Raises KernelError if all were."""
         ...
 
@@ -54,17 +55,17 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
-class Lister(Protocol):
+class Snapshotter(Protocol):
     """An adapter that can say what the kernel says of a scope without making rows of it."""
 
-    def listing(self, scope: Scope) -> Listing:
+    def snapshot(self, scope: Scope) -> Snapshot:
         """What ``read`` would tell.  Raises KernelError if it could not be asked."""
         ...
 
 
 def dispatch(plan: Plan, adapters: Mapping[type[Key], Adapter]) -> Outcome:
     """Carry out every step of *plan* that can be."""
-    failed: list[Failed] = []
+    failed: list[StepFailure] = []
     for adapter, run in runs(plan.steps, map(adapters.__getitem__, kinds(plan.steps))):
         steps, waiting = _without_waiting(plan, run, failed)
         failed += waiting
@@ -72,12 +73,12 @@ def dispatch(plan: Plan, adapters: Mapping[type[Key], Adapter]) -> Outcome:
     return Outcome(tuple(failed))
 
 
-def _apply(adapter: Adapter, steps: Sequence[Step]) -> Sequence[Failed]:
+def _apply(adapter: Adapter, steps: Sequence[Step]) -> Sequence[StepFailure]:
     """What the adapter refuses: all, where it could not even ask."""
     try:
         return adapter.apply(steps) if steps else ()
     except KernelError as error:
-        return [Failed(step, error.errno, str(error)) for step in steps]
+        return [StepFailure(step, error.errno, str(error)) for step in steps]
 
 
 def _chain_needs(key: Any, spec: Spec) -> list[Key]:
@@ -87,7 +88,7 @@ def _chain_needs(key: Any, spec: Spec) -> list[Key]:
     return [*sets, *chains]
 
 
-NEEDS: dict[type[Key], Callable[[Any, Spec], Iterable[Key]]] = {
+DEPENDS_ON: dict[type[Key], Callable[[Any, Spec], Iterable[Key]]] = {
     # Real servers need their virtual server too, but go in one run with it, and the kernel says so itself (ESRCH).
     IpsetEntry: lambda key, _: (Ipset(key.set),),
     Address: lambda _key, _: (Link(IPVS_DEVICE),),
@@ -96,7 +97,7 @@ NEEDS: dict[type[Key], Callable[[Any, Spec], Iterable[Key]]] = {
 }
 """What must exist before a row of the kind is made or changed."""
 
-LEANS_ON: dict[type[Key], Callable[[Any], Iterable[Key]]] = {
+DELETE_AFTER: dict[type[Key], Callable[[Any], Iterable[Key]]] = {
     # An address that outlives its virtual servers leads packets to the host's own ports.
     VirtualServer: lambda key: (Address(key.address),),
 }
@@ -104,8 +105,8 @@ LEANS_ON: dict[type[Key], Callable[[Any], Iterable[Key]]] = {
 
 
 def _without_waiting(
-    plan: Plan, steps: Sequence[Step], failed: Sequence[Failed]
-) -> tuple[Sequence[Step], list[Failed]]:
+    plan: Plan, steps: Sequence[Step], failed: Sequence[StepFailure]
+) -> tuple[Sequence[Step], list[StepFailure]]:
     """*steps* without those that must wait for one of *failed*, and these."""
     if not failed:
         return steps, []
@@ -114,13 +115,13 @@ def _without_waiting(
         lost[each.step.verb].add(each.step.key)
     bare = _bare_addresses(plan, lost["add"])
     ready: list[Step] = []
-    waiting: list[Failed] = []
+    waiting: list[StepFailure] = []
     for step in steps:
         blocker = _blocker(step, lost["add"], lost["delete"], bare)
         if blocker is None:
             ready.append(step)
         else:
-            waiting.append(Failed(step, 0, f"waits for {type(blocker).__name__} {blocker}"))
+            waiting.append(StepFailure(step, 0, f"waits for {type(blocker).__name__} {blocker}"))
             lost[step.verb].add(step.key)
     return ready, waiting
 
@@ -129,9 +130,9 @@ def _blocker(step: Step, unmade: set[Key], unremoved: set[Key], bare: Mapping[IP
     """The row for which *step* must wait, if any."""
     kind = type(step.key)
     if step.verb == "delete":
-        leans_on = LEANS_ON.get(kind)
+        leans_on = DELETE_AFTER.get(kind)
         return next((key for key in leans_on(step.key) if key in unremoved), None) if leans_on else None
-    needs = NEEDS.get(kind)
+    needs = DEPENDS_ON.get(kind)
     blocker = next((key for key in needs(step.key, step.spec) if key in unmade), None) if needs else None
     return blocker or (bare.get(step.key.address) if isinstance(step.key, Address) else None)
 

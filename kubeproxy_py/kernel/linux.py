@@ -6,16 +6,17 @@ borders.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from kubeproxy_py.kernel import Listing, Part, Scope, sealed
-from kubeproxy_py.kernel.address import AddressAdapter
-from kubeproxy_py.kernel.conntrack import Conntrack
-from kubeproxy_py.kernel.dispatch import Adapter, Lister, dispatch
-from kubeproxy_py.kernel.flavour import Programs
-from kubeproxy_py.kernel.ipset import IpsetAdapter
-from kubeproxy_py.kernel.ipset_tool import IpsetToolAdapter
-from kubeproxy_py.kernel.iptables import IptablesAdapter
-from kubeproxy_py.kernel.ipvs import IpvsAdapter
-from kubeproxy_py.kernel.sysctl import SysctlAdapter
+from kubeproxy_py.kernel import Readable, Scope, Snapshot, snapshot_of
+from kubeproxy_py.kernel.address.adapter import AddressAdapter
+from kubeproxy_py.kernel.conntrack.table import Conntrack
+from kubeproxy_py.kernel.dispatch import Adapter, Snapshotter, dispatch
+from kubeproxy_py.kernel.host.sysctl import SysctlAdapter
+from kubeproxy_py.kernel.ipset.adapter import IpsetAdapter
+from kubeproxy_py.kernel.ipset.command import IpsetCommandAdapter
+from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
+from kubeproxy_py.kernel.iptables.backend import IptablesCommands
+from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
+from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     Address,
@@ -31,8 +32,7 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
 )
-from kubeproxy_py.plan.flows import Flow
-from kubeproxy_py.plan.steps import Outcome, Plan
+from kubeproxy_py.model.steps import Outcome, Plan
 
 
 class LinuxKernel:
@@ -45,7 +45,7 @@ class LinuxKernel:
 
     def __init__(
         self,
-        programs: Sequence[Programs],
+        programs: Sequence[IptablesCommands],
         *,
         sysctls: Iterable[str] = (),
         ipset_by_tool: bool = False,
@@ -54,7 +54,7 @@ class LinuxKernel:
         families = tuple(each.family for each in programs)
         self._device, self._servers, self._conntrack = AddressAdapter(), IpvsAdapter(), Conntrack()
         settings, rules = SysctlAdapter(sysctls), rules or IptablesAdapter(programs)
-        sets: Adapter = IpsetToolAdapter(families) if ipset_by_tool else IpsetAdapter(families)
+        sets: Adapter = IpsetCommandAdapter(families) if ipset_by_tool else IpsetAdapter(families)
         self._adapters: dict[type[Key], Adapter] = {
             Sysctl: settings,
             Link: self._device,
@@ -80,16 +80,16 @@ class LinuxKernel:
         """The virtual servers alone, in parts of one listing.  Raises KernelError."""
         return self._servers.virtual_servers()
 
-    def listing(self, part: Part) -> Listing:
+    def snapshot(self, part: Readable) -> Snapshot:
         """What the kernel says of *part* now; of a virtual server that is gone, nothing.  Raises KernelError."""
         if isinstance(part, VirtualServer):
             return self._servers.real_servers(part)
         reader = self._readers[part]
-        return reader.listing(part) if isinstance(reader, Lister) else sealed(reader.read(part))
+        return reader.snapshot(part) if isinstance(reader, Snapshotter) else snapshot_of(reader.read(part))
 
-    def seal(self, part: Part) -> int:
+    def fingerprint(self, part: Readable) -> int:
         """``listing(part).seal()``, for who needs nothing else.  Raises KernelError."""
-        return self._servers.seal(part) if isinstance(part, VirtualServer) else self.listing(part).seal()
+        return self._servers.fingerprint(part) if isinstance(part, VirtualServer) else self.snapshot(part).fingerprint()
 
     def apply(self, plan: Plan) -> Outcome:
         """Carry out every step that can be, in order; see dispatch.py for those that wait."""
@@ -111,9 +111,9 @@ class LinuxKernel:
         """The UDP flows to *servers* in parts, each as it is read; perhaps some of them twice.  Raises KernelError."""
         return self._conntrack.udp_flows(servers)
 
-    def forget(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
+    def delete_flows(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
         """Delete *flows*: how many were, and the words with which the kernel refused others.  Raises KernelError."""
-        return self._conntrack.forget(flows)
+        return self._conntrack.delete_flows(flows)
 
     def close(self) -> None:
         """Give back sockets; the state of the kernel stays."""

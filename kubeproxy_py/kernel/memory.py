@@ -10,7 +10,8 @@ are tested: stop anywhere, look, plan again.
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
-from kubeproxy_py.kernel import Listing, Part, Scope, scope_of, sealed
+from kubeproxy_py.kernel import Readable, Scope, Snapshot, scope_of, snapshot_of
+from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -32,8 +33,7 @@ from kubeproxy_py.model.rows import (
     named_sets,
 )
 from kubeproxy_py.model.services import family_of
-from kubeproxy_py.plan.flows import Flow
-from kubeproxy_py.plan.steps import Failed, Outcome, Plan, Step
+from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
 
 IPSET_ERR_BUSY = 4100  # include/uapi/linux/netfilter/ipset/ip_set.h
 IPSET_ERR_EXIST = 4103
@@ -49,7 +49,7 @@ _MADE_BY_UPDATE = (Ipset, Chain, Jump)  # which the adapters replace whole
 _PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST}
 
 
-class DiedError(Exception):
+class SimulatedCrash(Exception):  # noqa: N818 - an interruption, not an error
     """The process that was applying a plan is gone; what it did until then stays."""
 
 
@@ -85,16 +85,18 @@ class MemoryKernel:
             if isinstance(key, VirtualServer):
                 yield {key: spec}
 
-    def listing(self, part: Part) -> Listing:
+    def snapshot(self, part: Readable) -> Snapshot:
         """The rows of *part*, sealed."""
         if isinstance(part, Scope):
-            return sealed(self.read(part))
+            return snapshot_of(self.read(part))
         rows = self.rows.items()
-        return sealed({key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server == part})
+        return snapshot_of(
+            {key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server == part}
+        )
 
-    def seal(self, part: Part) -> int:
+    def fingerprint(self, part: Readable) -> int:
         """That of the listing."""
-        return self.listing(part).seal()
+        return self.snapshot(part).fingerprint()
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """What a test gave as ``open_connections``; none for the others."""
@@ -118,7 +120,7 @@ class MemoryKernel:
         """What a test gave as ``flows``, each in a part of its own."""
         yield from ([flow] for flow in list(self.flows) if flow.virtual_server in servers)
 
-    def forget(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
+    def delete_flows(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
         """Delete *flows*."""
         gone = [flow for flow in flows if flow in self.flows]
         self.flows = [flow for flow in self.flows if flow not in gone]
@@ -134,7 +136,7 @@ class MemoryKernel:
             self._live_on()
             errno = self.fault(step) or self._refusal(step)
             if errno:
-                failed.append(Failed(step, errno, f"errno {errno}"))
+                failed.append(StepFailure(step, errno, f"errno {errno}"))
             else:
                 self._do(step)
                 self.applied.append(step)
@@ -143,7 +145,7 @@ class MemoryKernel:
     def _live_on(self) -> None:
         if self.dies_before is not None:
             if self.dies_before == 0:
-                raise DiedError
+                raise SimulatedCrash
             self.dies_before -= 1
 
     def _refusal(self, step: Step) -> int:

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from kubeproxy_py.model.rows import Key
-from kubeproxy_py.plan.steps import Step, Verb
+from kubeproxy_py.model.steps import Step, Verb
 
 _Mark = TypeVar("_Mark")
 

@@ -15,32 +15,32 @@ Feed = Literal["services", "slices", "node"]
 """What must each be heard of in full before anything is programmed."""
 
 
-class ServiceSet(Struct, frozen=True, gc=False):
+class ServiceUpserted(Struct, frozen=True, gc=False):
     service: Service
 
 
-class ServiceGone(Struct, frozen=True, gc=False):
+class ServiceDeleted(Struct, frozen=True, gc=False):
     name: ServiceName
 
 
-class SliceSet(Struct, frozen=True, gc=False):
+class SliceUpserted(Struct, frozen=True, gc=False):
     slice: EndpointSlice
     triggered_s: float = 0.0  # when the change that it tells of was made, since 1970; 0: it doesn't tell
 
 
-class SliceGone(Struct, frozen=True, gc=False):
+class SliceDeleted(Struct, frozen=True, gc=False):
     name: SliceName
 
 
-class NodeSet(Struct, frozen=True, gc=False):
+class NodeUpserted(Struct, frozen=True, gc=False):
     node: Node
 
 
-class NodeGone(Struct, frozen=True, gc=False):
+class NodeDeleted(Struct, frozen=True, gc=False):
     name: str
 
 
-class AddressesSet(Struct, frozen=True, gc=False):
+class HostAddresses(Struct, frozen=True, gc=False):
     """All addresses of all interfaces of this host, kube-ipvs0 included."""
 
     addresses: tuple[HostAddress, ...]
@@ -58,7 +58,7 @@ class Synced(Struct, frozen=True, gc=False):
     feed: Feed
 
 
-class Problem(Struct, frozen=True, gc=False):
+class ObjectProblem(Struct, frozen=True, gc=False):
     """An object, or a part of one, that can't be used: who must mend what.  The rest goes on."""
 
     where: str  # "Service shop/web", or "games.yaml, document 3: Service shop/web"
@@ -71,5 +71,7 @@ class Problem(Struct, frozen=True, gc=False):
         return f"{self.where}: {self.field}: {self.message}{hint}"
 
 
-ObjectEvent = ServiceSet | ServiceGone | SliceSet | SliceGone | NodeSet | NodeGone | AddressesSet
-Event = ObjectEvent | Synced | Problem
+ObjectEvent = (
+    ServiceUpserted | ServiceDeleted | SliceUpserted | SliceDeleted | NodeUpserted | NodeDeleted | HostAddresses
+)
+Event = ObjectEvent | Synced | ObjectProblem

@@ -1,7 +1,7 @@
 """Services and their endpoints, as far as a service proxy cares.
 
 Law: every field is already canonical (addresses compressed, ranges without host bits, protocols upper case), so
-that two objects that mean the same compare equal.  ``sources/decode.py`` makes them; nothing below checks again.
+that two objects that mean the same compare equal.  ``sources/decode/objects.py`` makes them; nothing below checks again.
 """
 
 from typing import Literal
@@ -48,7 +48,7 @@ class ServicePort(Struct, frozen=True, gc=False):
 
 
 class Service(Struct, frozen=True, gc=False):
-    """One Service; what each field is made of is said in ``sources/decode.py``."""
+    """One Service; what each field is made of is said in ``sources/decode/objects.py``."""
 
     name: ServiceName
     type: ServiceType = "ClusterIP"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import takewhile
 
-from kubeproxy_py.model import tables
+from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import (
     DRAINING,
     Address,
@@ -33,9 +33,9 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.services import FAMILIES
-from kubeproxy_py.plan.drain import drains
-from kubeproxy_py.plan.exchange import exchange, is_exchange
-from kubeproxy_py.plan.steps import Plan, Step
+from kubeproxy_py.model.steps import Plan, Step
+from kubeproxy_py.plan.drain_policy import drains
+from kubeproxy_py.plan.set_replacement import exchange, is_exchange
 
 BUILD_ORDER: tuple[type[Key], ...] = (
     Sysctl,

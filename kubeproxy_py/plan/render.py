@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kubeproxy_py.model.rows import SERVING, ChainSpec
-from kubeproxy_py.plan.steps import Plan, Step
+from kubeproxy_py.model.steps import Plan, Step
 
 _SIGNS = {"add": "+", "update": "~", "delete": "-"}
 _KIND_WIDTH = len("VirtualServer")

@@ -11,7 +11,7 @@ from typing import Protocol
 from kubeproxy_py.model.events import Event, Feed
 
 
-class Emit(Protocol):
+class EventHandler(Protocol):
     """Takes events, in order.  Those that are known together are told together: each call may wake another thread."""
 
     def __call__(self, *events: Event) -> None: ...
@@ -33,7 +33,7 @@ class SourceError(Exception):
 class Source(Protocol):
     """Where events come from."""
 
-    def start(self, emit: Emit) -> None:
+    def start(self, emit: EventHandler) -> None:
         """Begin; *emit* is called from the source's threads, and must not block.
 
         Raises SourceError if it can never work as it is configured.

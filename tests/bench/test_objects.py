@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bench import objects
 from bench.inside.lines import Lines
-from kubeproxy_py.model.events import Event, ServiceSet, SliceSet, Synced
+from kubeproxy_py.model.events import Event, ServiceUpserted, SliceUpserted, Synced
 
 
 def test_what_is_listed_decodes_to_the_values() -> None:
-    values: list[Event] = [ServiceSet(objects.service(number)) for number in range(3)]
-    values += [Synced("services"), *(SliceSet(objects.endpoint_slice(number)) for number in range(3))]
+    values: list[Event] = [ServiceUpserted(objects.service(number)) for number in range(3)]
+    values += [Synced("services"), *(SliceUpserted(objects.endpoint_slice(number)) for number in range(3))]
     assert list(Lines().listed(3)) == [*values, Synced("slices"), Synced("node")]
 
 
@@ -17,7 +17,7 @@ def test_a_line_of_a_watch_decodes_to_the_replaced_endpoint() -> None:
     lines = Lines()
     list(lines.listed(3))
     replaced = objects.endpoint_slice(1, replaced=True)
-    assert lines.slice(objects.slice_line(1, replaced=True)) == [SliceSet(replaced)]
+    assert lines.slice(objects.slice_line(1, replaced=True)) == [SliceUpserted(replaced)]
 
 
 def test_a_line_that_says_nothing_new_is_no_event() -> None:

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from kubeproxy_py.agent import Agent
+from kubeproxy_py.commands.app import agent_settings
+from kubeproxy_py.commands.reload import ConfigFile, Reload
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.site import Host
-from kubeproxy_py.config.load import Asked, load
+from kubeproxy_py.compile.node_context import Host
+from kubeproxy_py.config.load import ConfigInput, load
 from kubeproxy_py.kernel.memory import MemoryKernel
-from kubeproxy_py.loop import Reconfigured
-from kubeproxy_py.model.events import Event, ServiceSet, SliceSet, Synced
+from kubeproxy_py.model.events import Event, ServiceUpserted, SliceUpserted, Synced
 from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
-from kubeproxy_py.reload import ConfigFile, Reload
-from kubeproxy_py.wiring import agent_settings
-from tests.agent.bench import FEEDS
+from kubeproxy_py.reconcile.loop import Reconfigured
+from kubeproxy_py.reconcile.reconciler import Reconciler
 from tests.builders import endpoint_slice, service
 from tests.config.build import document, from_file
+from tests.reconcile.harness import FEEDS
 
 HOST = Host("node-a", ("IPv4",))
 SERVER = VirtualServer("10.96.0.10", 80, "TCP")
@@ -31,7 +31,7 @@ class Watched:
         path.write_bytes(content)
         self.path = path
         self.told: list[str] = []
-        self.file = ConfigFile(Asked({"config": str(path)}, content), self._tell)
+        self.file = ConfigFile(ConfigInput({"config": str(path)}, content), self._tell)
 
     def _tell(self, told: Reconfigured) -> None:
         self.told.append(told.loaded.config.ipvs.scheduler)
@@ -72,7 +72,7 @@ def test_a_config_map_whose_links_are_swapped_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.conf").symlink_to("..data/config.conf")
     told: list[Reconfigured] = []
     path = tmp_path / "config.conf"
-    file = ConfigFile(Asked({"config": str(path)}, path.read_bytes()), told.append)
+    file = ConfigFile(ConfigInput({"config": str(path)}, path.read_bytes()), told.append)
     (tmp_path / "..new").symlink_to("..1")
     (tmp_path / "..new").rename(tmp_path / "..data")
     file.look()
@@ -105,7 +105,7 @@ def test_the_flags_go_on_counting_beside_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "c"
     path.write_bytes(document({}))
     told: list[Reconfigured] = []
-    file = ConfigFile(Asked({"config": str(path), "hostname-override": "b"}, path.read_bytes()), told.append)
+    file = ConfigFile(ConfigInput({"config": str(path), "hostname-override": "b"}, path.read_bytes()), told.append)
     path.write_bytes(document({"hostnameOverride": "c", "ipvs.scheduler": "lc"}))
     file.look()
     assert told[0].loaded.config.hostname_override == "b"
@@ -119,16 +119,16 @@ class Running:
         self.kernel = MemoryKernel()
         settings = agent_settings(loaded, HOST)
         self.now_s = 100.0
-        self.agent = Agent(
+        self.agent = Reconciler(
             self.kernel,
             Compiler(settings.make_site),
             lambda: self.now_s,
             exclude=settings.exclude,
             timing=settings.timing,
         )
-        events: list[Event] = [ServiceSet(service()), SliceSet(endpoint_slice()), *map(Synced, FEEDS)]
+        events: list[Event] = [ServiceUpserted(service()), SliceUpserted(endpoint_slice()), *map(Synced, FEEDS)]
         for event in events:
-            self.agent.take(event, self.now_s)
+            self.agent.handle_event(event, self.now_s)
         self.agent.step()
         self.kernel.applied.clear()
         self.reload = Reload(loaded, self.agent, HOST)

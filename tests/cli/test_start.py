@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from kubeproxy_py.commands.startup import check_pod_networks, make_settings, set_oom_score, timeouts_of, wanted_settings
 from kubeproxy_py.compile.base import CONNTRACK_BUCKETS, CONNTRACK_MAX, Machine
 from kubeproxy_py.config.errors import ConfigError
-from kubeproxy_py.config.load import Loaded, load
-from kubeproxy_py.kernel import KernelError
-from kubeproxy_py.kernel.ipvs_numbers import Timeouts
+from kubeproxy_py.config.load import LoadedConfig, load
+from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.ipvs.constants import Timeouts
+from kubeproxy_py.kernel.ipvs.scheduler_probe import PROBE, check_scheduler
 from kubeproxy_py.kernel.memory import MemoryKernel
-from kubeproxy_py.kernel.scheduler import PROBE, check_scheduler
 from kubeproxy_py.model.rows import Rows, Sysctl, VirtualServer, VirtualServerSpec
-from kubeproxy_py.plan.steps import Failed, Step
-from kubeproxy_py.start import check_pod_networks, make_settings, set_oom_score, timeouts_of, wanted_settings
+from kubeproxy_py.model.steps import Step, StepFailure
 
 FORWARD = Sysctl("net/ipv4/ip_forward")
 BIG, SMALL = str(1 << 22), "1000"
 
 
-def limit(loaded: Loaded, present: str, cpus: int = 2) -> object:
+def limit(loaded: LoadedConfig, present: str, cpus: int = 2) -> object:
     """What nf_conntrack_max shall be where it is *present*."""
     return wanted_settings(loaded, MemoryKernel({CONNTRACK_MAX: present}), Machine((6, 1), cpus))[CONNTRACK_MAX]
 
@@ -85,7 +85,7 @@ class SayingKernel(MemoryKernel):
 
     def apply(self, plan):  # type: ignore[no-untyped-def]
         outcome = super().apply(plan)
-        failed = (Failed(each.step, each.errno, f"{each.step.key}={each.step.spec}") for each in outcome.failed)
+        failed = (StepFailure(each.step, each.errno, f"{each.step.key}={each.step.spec}") for each in outcome.failed)
         return type(outcome)(tuple(failed))
 
 
@@ -100,11 +100,11 @@ class Ipvs:
     def virtual_servers(self) -> list[Rows]:
         return [{key: VirtualServerSpec(scheduler)} for key, scheduler in self.servers.items()]
 
-    def apply(self, steps: Sequence[Step]) -> list[Failed]:
+    def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
         for step in steps:
             self.done.append(f"{step.verb} {step.key}")
             if isinstance(step.spec, VirtualServerSpec) and step.spec.scheduler not in self.schedulers:
-                return [Failed(step, ENOENT, "no such scheduler")]
+                return [StepFailure(step, ENOENT, "no such scheduler")]
         return []
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from kubeproxy_py.compile.chains import SetsInUse, compile_chains
+from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.model.rows import Chain, ChainSpec
 from kubeproxy_py.model.services import FAMILIES, Family
 from tests.builders import site
 
-SHUT = SetsInUse(frozenset({"KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW"}), ("203.0.113.9,tcp:80",))
+SHUT = NonEmptySets(frozenset({"KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW"}), ("203.0.113.9,tcp:80",))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

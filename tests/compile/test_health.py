@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from kubeproxy_py.compile.health import HealthPort, ServiceState, service_state
-from kubeproxy_py.compile.site import health_port_addresses
+from kubeproxy_py.compile.health import service_state
+from kubeproxy_py.compile.node_context import health_port_addresses
+from kubeproxy_py.model.health import HealthPort, ServiceState
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.services import EndpointSlice, Service
 from tests.builders import THERE, endpoint, endpoint_slice, name, port, service, site

@@ -1,6 +1,6 @@
 """What the compiler desires for the recorded cases, against what kube-proxy had made of them.
 
-Law: fast and pure, so it runs everywhere; the same comparison on a real kernel is in tests/real.
+Law: fast and pure, so it runs everywhere; the same comparison on a real kernel is in tests/e2e.
 """
 
 import re
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.site import Host, make_site
+from kubeproxy_py.compile.node_context import Host, make_node_context
 from kubeproxy_py.config.load import load
-from kubeproxy_py.model.events import AddressesSet, Problem, Synced
+from kubeproxy_py.model.events import HostAddresses, ObjectProblem, Synced
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     Address,
@@ -29,12 +29,12 @@ from kubeproxy_py.model.rows import (
     endpoint_text,
 )
 from kubeproxy_py.model.services import Family
-from kubeproxy_py.sources.files import ManifestFolder
+from kubeproxy_py.sources.manifests.source import ManifestFolder
 from tests.conformance.canon import lines_of, torn_tables
 
-CASES = Path(__file__).parents[1] / "cases"
+CASES = Path(__file__).parents[1] / "recorded_cases"
 
-# The node of the recordings (tests/cases/README.md).
+# The node of the recordings (tests/recorded_cases/README.md).
 ADDRESSES = tuple(
     HostAddress(interface, address)
     for interface, address in (
@@ -63,13 +63,13 @@ def states() -> list[Path]:
 def desired(state: Path, folder: Path, alter: Callable[[str], str] = str) -> Rows:
     case = CASES / state.relative_to(CASES).parts[0]
     config = load({}, (case / "config.yaml").read_bytes()).config
-    compiler = Compiler(partial(make_site, config, Host("node-a")))
-    compiler.take(AddressesSet(ADDRESSES))
+    compiler = Compiler(partial(make_node_context, config, Host("node-a")))
+    compiler.handle_event(HostAddresses(ADDRESSES))
     (folder / "objects.yaml").write_text(alter((state / "objects.yaml").read_text()))
     for event in ManifestFolder(str(folder), "node-a").load():
-        assert not isinstance(event, Problem), event
+        assert not isinstance(event, ObjectProblem), event
         if not isinstance(event, Synced):
-            compiler.take(event)
+            compiler.handle_event(event)
     compiler.compile()
     return compiler.desired.rows
 

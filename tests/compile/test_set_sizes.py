@@ -4,8 +4,8 @@ import pytest
 
 from kubeproxy_py.compile.base import base_rows
 from kubeproxy_py.compile.desired import Desired
+from kubeproxy_py.model.kube_names import CLUSTER_IP, NODE_PORT_TCP, maxelem_for
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Rows
-from kubeproxy_py.model.tables import CLUSTER_IP, NODE_PORT_TCP, maxelem_for
 from tests.builders import name
 
 

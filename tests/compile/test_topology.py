@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubeproxy_py.compile.topology import Backend, Place, Rule, Share, backends, choose
+from kubeproxy_py.compile.topology import Backend, NodeLocation, SelectionRule, SliceEndpoints, backends, choose
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, SlicePort
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, port
 
@@ -10,7 +10,10 @@ from tests.builders import HERE, THERE, endpoint, endpoint_slice, port
 def chosen(*endpoints: Endpoint, zone: str = "zone-a") -> tuple[list[str], list[str]]:
     """(cluster set, local set) by address; the same whether they are one share or one each."""
     made = [Backend(e.address, 8080, e) for e in endpoints]
-    together, apart = [Share(made, Place(HERE, zone))], [Share([each], Place(HERE, zone)) for each in made]
+    together, apart = (
+        [SliceEndpoints(made, NodeLocation(HERE, zone))],
+        [SliceEndpoints([each], NodeLocation(HERE, zone)) for each in made],
+    )
     choice = choose(together, cluster=True, local=True)
     assert choose(apart, cluster=True, local=True) == choice
     sets = [[b.address for b in together[0].chosen(rule)] for rule in (choice.cluster, choice.local)]
@@ -95,9 +98,9 @@ def test_an_endpoint_without_a_node_is_not_local() -> None:
 
 
 def test_a_policy_for_local_takes_the_clusters_where_there_is_none() -> None:
-    far = Share([Backend("10.0.0.2", 80, endpoint("10.0.0.2", THERE))], Place(HERE, ""))
+    far = SliceEndpoints([Backend("10.0.0.2", 80, endpoint("10.0.0.2", THERE))], NodeLocation(HERE, ""))
     choice = choose([far], cluster=True, local=True)
-    assert choice.for_policy(local_wanted=True) == choice.cluster == Rule.READY
+    assert choice.for_policy(local_wanted=True) == choice.cluster == SelectionRule.READY
 
 
 def test_ports_match_by_name_and_protocol_and_bring_their_number() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kubeproxy_py.config.errors import ConfigError
-from kubeproxy_py.config.load import Loaded, load
+from kubeproxy_py.config.load import LoadedConfig, load
 from kubeproxy_py.config.types import API_VERSION, KIND, Field, KubeProxyConfiguration, Section, fields_of
 
 
@@ -21,7 +21,7 @@ def document(fields: Mapping[str, Any] | None = None) -> bytes:
     return json.dumps(whole).encode()
 
 
-def from_file(fields: Mapping[str, Any] | None = None, **flags: str) -> Loaded:
+def from_file(fields: Mapping[str, Any] | None = None, **flags: str) -> LoadedConfig:
     """What a file with these fields, and flags (``hostname_override="x"``) beside it, come to."""
     given = {name.replace("_", "-"): text for name, text in flags.items()}
     return load({"config": "proxy.yaml", **given}, document(fields))

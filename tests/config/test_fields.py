@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kubeproxy_py.config.addresses import SocketAddress
-from kubeproxy_py.config.kube_kinds import SCHEDULERS
+from kubeproxy_py.config.kube_fields import SCHEDULERS
+from kubeproxy_py.net import SocketAddress
 from tests.config.build import all_fields, document, from_file, problems, value_at
 
 

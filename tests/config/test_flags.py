@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from kubeproxy_py.config import flags
-from kubeproxy_py.config.addresses import SocketAddress
 from kubeproxy_py.config.errors import ConfigError
-from kubeproxy_py.config.load import Loaded, configuration, load
+from kubeproxy_py.config.load import LoadedConfig, configuration, load
 from kubeproxy_py.config.types import KubeProxyConfiguration, OwnSettings
+from kubeproxy_py.net import SocketAddress
 from tests.config.build import document, from_file, value_at
 
 KUBE_PROXY_1_36 = """
@@ -98,7 +98,7 @@ def parsed(*argv: str) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def from_flags(*argv: str) -> Loaded:
+def from_flags(*argv: str) -> LoadedConfig:
     return configuration(parsed(*argv))
 
 
@@ -133,7 +133,7 @@ def test_a_text_that_a_flag_cannot_take_is_refused_by_the_flags_name(name: str) 
 
 
 def test_no_flag_and_no_file_means_kube_proxys_defaults_in_mode_ipvs() -> None:
-    assert from_flags() == Loaded(KubeProxyConfiguration(), OwnSettings())
+    assert from_flags() == LoadedConfig(KubeProxyConfiguration(), OwnSettings())
 
 
 @pytest.mark.parametrize("argv", [["--ipvs-scheduler=lc"], ["--ipvs-scheduler", "lc"]], ids=["equals", "space"])

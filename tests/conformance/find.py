@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.conformance.case import Case
 from tests.conformance.recorded import read_recorded
-from tests.conformance.written import read_written
+from tests.conformance.spec_case import read_written
 
 
 def find_cases(folder: Path, only: str | None = None) -> list[Path]:

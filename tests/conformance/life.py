@@ -13,19 +13,19 @@ from socket import gethostname
 from types import TracebackType
 from typing import Self
 
-from kubeproxy_py.agent import Agent, Timing
+from kubeproxy_py.commands.app import HostPlatform, linux_kernel, make_parts
+from kubeproxy_py.commands.startup import prepare
 from kubeproxy_py.compile.base import Machine
-from kubeproxy_py.compile.site import Host
-from kubeproxy_py.config.load import Loaded, load, node_name
+from kubeproxy_py.compile.node_context import Host
+from kubeproxy_py.config.load import LoadedConfig, load, node_name
 from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.kernel.probe import HostFacts, probe
+from kubeproxy_py.kernel.host_probe import HostFacts, probe
 from kubeproxy_py.model.rows import Rows
-from kubeproxy_py.plan.pending import NEVER
-from kubeproxy_py.plan.steps import Outcome, Plan, Step
-from kubeproxy_py.sources.files import ManifestFolder
-from kubeproxy_py.start import prepare
-from kubeproxy_py.wiring import Platform, linux_kernel, make_parts
-from tests.real.noting_kernel import NotingKernel
+from kubeproxy_py.model.steps import Outcome, Plan, Step
+from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.reconcile.reconciler import Reconciler, Timing
+from kubeproxy_py.sources.manifests.source import ManifestFolder
+from tests.e2e.recording_kernel import NotingKernel
 
 _TURNS_MAX = 50  # far more than any case takes, draining included
 
@@ -51,7 +51,7 @@ class Life:
         self._source = parts.source
         self._now_s = 0.0
         self.said: list[str] = []
-        self._agent = Agent(
+        self._agent = Reconciler(
             self._kernel,
             parts.compiler,
             lambda: self._now_s,
@@ -79,7 +79,7 @@ class Life:
     def settle(self) -> None:
         """Read the folder, and do all that follows until nothing is left to do.  Raises Killed."""
         for event in self._source.load():
-            self._agent.take(event, self._now_s)
+            self._agent.handle_event(event, self._now_s)
         for _ in range(_TURNS_MAX):
             if self._agent.due_s() == NEVER:
                 return
@@ -95,12 +95,12 @@ def _facts() -> HostFacts:
     return probe(load({}).own.iptables_flavour)
 
 
-def _platform(loaded: Loaded) -> Platform:
+def _platform(loaded: LoadedConfig) -> HostPlatform:
     """As `wiring.real_platform` makes it."""
     facts = _facts()
     machine = Machine((facts.kernel_version[0], facts.kernel_version[1]), facts.cpus)
     host = Host(node_name(loaded.config, gethostname()), facts.families, facts.random_fully)
-    return Platform(linux_kernel(loaded, facts, machine), host, machine, facts.programs)
+    return HostPlatform(linux_kernel(loaded, facts, machine), host, machine, facts.programs)
 
 
 class _MortalKernel(NotingKernel):

@@ -14,7 +14,7 @@ from pathlib import Path
 from zlib import crc32
 
 from kubeproxy_py.model.rows import DRAINING, ChainSpec, RealServer, Rows
-from kubeproxy_py.plan.steps import Step
+from kubeproxy_py.model.steps import Step
 from tests.conformance.agent import OBJECTS, write_whole
 from tests.conformance.case import Case, Malformed, Stage
 from tests.conformance.find import read_case

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.network import Cluster
+from lab.pristine import reset_host_state
 from tests.conformance.case import Case
-from tests.lab.network import Cluster
-from tests.lab.pristine import reset_host_state
 
 _PREPARE_TIMEOUT_S = 60.0
 _LINKS = Path("/sys/class/net")

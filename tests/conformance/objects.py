@@ -1,6 +1,6 @@
 """objects: the short form in which written cases speak of objects -> the objects as the API would serve them.
 
-Law: every word of the short form has one meaning (tests/written/README.md), and what has none is Malformed, so a slip
+Law: every word of the short form has one meaning (tests/spec_cases/README.md), and what has none is Malformed, so a slip
 of the pen can't turn into another case.  What is not abbreviated goes into `spec` as it stands.
 """
 

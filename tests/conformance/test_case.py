@@ -11,13 +11,13 @@ from tests.conformance.__main__ import main
 from tests.conformance.case import Malformed
 from tests.conformance.find import find_cases, read_case
 
-CASES = Path(__file__).resolve().parents[1] / "cases"
+CASES = Path(__file__).resolve().parents[1] / "recorded_cases"
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
     """A copy of a case that has a step, to be spoiled."""
-    return Path(shutil.copytree(CASES / "affinity", tmp_path / "cases" / "affinity"))
+    return Path(shutil.copytree(CASES / "affinity", tmp_path / "recorded_cases" / "affinity"))
 
 
 @pytest.mark.parametrize("folder", find_cases(CASES), ids=lambda path: path.name)

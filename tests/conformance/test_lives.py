@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubeproxy_py.model.rows import DRAINING, SERVING, Address, Chain, ChainSpec, RealServer, Rows, VirtualServer
-from kubeproxy_py.plan.steps import Step
+from kubeproxy_py.model.steps import Step
 from tests.conformance.lives import cut
 
 BOUND = Address("10.96.0.1")

@@ -8,10 +8,9 @@ import pytest
 from msgspec import Struct
 
 from kubeproxy_py.kernel import Kernel, read_all, scope_of
-from kubeproxy_py.kernel.flavour import choose_flavour, programs
-from kubeproxy_py.kernel.libiptc import LibiptcAdapter
+from kubeproxy_py.kernel.iptables.backend import choose_flavour, programs
+from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter
 from kubeproxy_py.kernel.linux import LinuxKernel
-from kubeproxy_py.kernel.proofs import part_of
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
     Address,
@@ -33,9 +32,10 @@ from kubeproxy_py.model.rows import (
     VirtualServerSpec,
 )
 from kubeproxy_py.model.services import FAMILIES
+from kubeproxy_py.model.steps import Plan, Step
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.plan.steps import Plan, Step
-from tests.kernel_tools.tables_of_a_node import network_of_ones_own
+from kubeproxy_py.reconcile.fingerprints import part_of
+from tests.host_tools.tables_of_a_node import network_of_ones_own
 
 # MemoryKernel refuses these where Linux does not, or says otherwise why; Linux wins, memory.py is to follow.
 LINUX = pytest.param("linux", marks=pytest.mark.kernel)
@@ -158,10 +158,10 @@ class EveryRow:
         carry_out(kernel, [add(sample.key, sample.spec)])
         having = seal_of(kernel, sample)
         assert (having == seal_of(kernel, sample), having == without) == (True, False)
-        assert sample.key in kernel.listing(part_of(sample.key)).rows()
+        assert sample.key in kernel.snapshot(part_of(sample.key)).rows()
         carry_out(kernel, [delete(sample.key, sample.spec)])
         assert seal_of(kernel, sample) != having
-        assert sample.key not in kernel.listing(part_of(sample.key)).rows()
+        assert sample.key not in kernel.snapshot(part_of(sample.key)).rows()
 
 
 class EveryRowThatChanges:
@@ -185,8 +185,8 @@ class EveryRowThatChanges:
 
 
 def seal_of(kernel: Kernel, sample: Sample) -> int:
-    seal = kernel.seal(part_of(sample.key))
-    assert seal == kernel.listing(part_of(sample.key)).seal()
+    seal = kernel.fingerprint(part_of(sample.key))
+    assert seal == kernel.snapshot(part_of(sample.key)).fingerprint()
     return seal
 
 
@@ -202,7 +202,7 @@ def each_that_changes(samples: Sequence[Sample]) -> pytest.MarkDecorator:
 def linux_kernel(*, ipset_by_tool: bool = False, by_libiptc: bool = False) -> Iterator[LinuxKernel]:
     """LinuxKernel in a network namespace of its own; a failure, not a skip, where there is no IPVS."""
     if not Path("/proc/net/ip_vs").exists():
-        pytest.fail("this kernel has no IPVS; hint: python3 -m tests.lab run -- ...", pytrace=False)
+        pytest.fail("this kernel has no IPVS; hint: python3 -m lab run -- ...", pytrace=False)
     with network_of_ones_own():
         found = [words for family in FAMILIES if (words := programs(choose_flavour(), family))]
         rules = LibiptcAdapter(found, "legacy") if by_libiptc else None

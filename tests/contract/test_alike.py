@@ -19,8 +19,8 @@ from kubeproxy_py.model.rows import (
     Spec,
     VirtualServer,
 )
+from kubeproxy_py.model.steps import Outcome, Plan
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.plan.steps import Outcome, Plan
 from tests.contract.contract import (
     ADDRESS,
     ADDRESS_6,

@@ -6,8 +6,8 @@ import pytest
 
 from kubeproxy_py.kernel import FlowTable, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.plan.flows import Flow
 
 DNS, NTP = VirtualServer("10.96.0.10", 53, "UDP"), VirtualServer("10.96.0.10", 123, "UDP")
 DNS_6 = VirtualServer("fd00:10:96::a", 53, "UDP")
@@ -61,11 +61,11 @@ def test_flows_of_nothing_are_none(table: FlowTable) -> None:
 
 def test_what_is_forgotten_is_gone_and_all_else_stays(table: FlowTable) -> None:
     gone = [flow for flow in flows(table, DNS, DNS_6) if flow.destination in (OTHER, POD_6)]
-    assert table.forget(gone) == (2, [])
+    assert table.delete_flows(gone) == (2, [])
     assert places(flows(table, DNS, NTP, DNS_6)) == {(DNS, POD), (NTP, POD)}
 
 
 def test_what_is_gone_already_is_not_counted(table: FlowTable) -> None:
     found = flows(table, DNS)
-    table.forget(found[:1])
-    assert table.forget(found) == (1, [])
+    table.delete_flows(found[:1])
+    assert table.delete_flows(found) == (1, [])

@@ -5,18 +5,11 @@ import subprocess
 import pytest
 
 from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.model import tables
-from kubeproxy_py.model.rows import (
-    Address,
-    IpsetEntry,
-    RealServer,
-    RealServerSpec,
-    Rows,
-    VirtualServer,
-)
+from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.rows import Address, IpsetEntry, RealServer, RealServerSpec, Rows, VirtualServer
 from kubeproxy_py.plan.plan import make_plan
 from tests.contract.contract import DEVICE, PLAIN, carry_out, linux_kernel, rows_of
-from tests.kernel_tools.tables_of_a_node import recorded_rows
+from tests.host_tools.tables_of_a_node import recorded_rows
 
 
 def _node(services: int = 20) -> Rows:

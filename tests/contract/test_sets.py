@@ -4,10 +4,10 @@ import pytest
 
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.memory import IPSET_ERR_BUSY, IPSET_ERR_HASH_FULL
-from kubeproxy_py.model import tables
+from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.kube_names import SET_KINDS
 from kubeproxy_py.model.rows import ChainSpec, Ipset, IpsetEntry, IpsetSpec, Rows, named_sets
 from kubeproxy_py.model.services import FAMILIES, Family
-from kubeproxy_py.model.tables import SET_KINDS
 from kubeproxy_py.plan.plan import make_plan
 from tests.contract.contract import (
     CLUSTER_IP,
@@ -114,7 +114,7 @@ def test_a_set_is_not_given_another_type_while_a_rule_looks_at_it(kernel: Kernel
 def test_a_plan_makes_a_set_of_another_type_anew_and_once_it_serves_it_does_at_every_step(kernel: Kernel) -> None:
     desired: Rows = {CLUSTER_IP: PORTS_SPEC, ENTRY: None, SERVICES: _LOOKING}
     make(kernel, {CLUSTER_IP: _OTHER_KIND, IpsetEntry(CLUSTER_IP.name, "10.96.0.9"): None, SERVICES: _LOOKING})
-    concerned = (CLUSTER_IP, Ipset(tables.STAND_IN), SERVICES)
+    concerned = (CLUSTER_IP, Ipset(tables.PLACEHOLDER_SET), SERVICES)
     served = []
     for step in make_plan(desired, rows_of(kernel, *concerned)).steps:
         assert carry_out(kernel, [step]) == {}

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab.ask import AskError
+from lab.echo import EchoServers, Listener, Protocol
+from lab.network import Cluster
 from tests.demo import chapters
 from tests.demo.say import Chapters, NotSo, show
-from tests.lab.ask import AskError
-from tests.lab.echo import EchoServers, Listener, Protocol
-from tests.lab.network import Cluster
 
 _PICTURE = """
  outside 192.168.3.175

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab.network import Cluster
 from tests.demo.node import Agent, tool, verb
 from tests.demo.say import NotSo, claim, command, show
 from tests.demo.seen import Front, members, traces, virtual_servers
 from tests.demo.traffic import Target, claim_spread, send
-from tests.lab.network import Cluster
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"
 MANIFESTS = Path("/run/manifests")  # on tmpfs, where the kernel tells of changed files

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from lab.ask import ask
+from lab.echo import Protocol
+from lab.namespace import Namespace
 from tests.demo.say import claim, show
-from tests.lab.ask import ask
-from tests.lab.echo import Protocol
-from tests.lab.namespace import Namespace
 
 Seen = Counter[tuple[str, str]]
 """How often which server answered and saw which address."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.lab.job import REPOSITORY
+from lab.job import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
 BASE = DEPLOY / "daemonset/base/daemonset.yaml"

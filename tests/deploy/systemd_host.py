@@ -22,11 +22,11 @@ from typing import Self
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.lab import linux
-from tests.lab.job import REPOSITORY
-from tests.lab.namespace import Namespace
-from tests.lab.pristine import LAB
-from tests.lab.stage import UML_MODULES
+from lab import linux
+from lab.job import REPOSITORY
+from lab.namespace import Namespace
+from lab.pristine import LAB
+from lab.stage import UML_MODULES
 
 UNIT = "kubeproxy-py.service"
 NODE_FOLDER = Path("/opt/node")  # where the machine finds the configuration
@@ -138,7 +138,7 @@ class SystemdHost:
         return self.run("nsenter", f"--target={pid}", "--mount", "--", *argv)
 
     def _wait_until_booted(self) -> None:
-        from tests.real.agent_process import wait_until
+        from tests.e2e.agent_process import wait_until
 
         def booted() -> bool:
             return self.run("systemctl", "is-active", "basic.target").stdout.strip() == "active"

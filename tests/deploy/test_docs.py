@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kubeproxy_py.config.flags import FLAGS
+from lab.job import REPOSITORY
 from tests.deploy.configuration_page import PAGE, page
-from tests.lab.job import REPOSITORY
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 OURS = [path for path in DOCS if re.match(r"install-|migrate|troubleshooting|security|configuration", path.name)]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kubeproxy_py.serve.table import METRICS
+from kubeproxy_py.metrics.definitions import METRICS
+from lab import prometheus
+from lab.job import REPOSITORY
 from tests.deploy.manifests import DEPLOY, Object, objects_of
-from tests.lab import prometheus
-from tests.lab.job import REPOSITORY
 
 RULES = DEPLOY / "monitoring/rules.yaml"
 UNIT_TESTS = Path(__file__).parent / "rules/alerts.test.yaml"

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 
+from kubeproxy_py.events import poster
+from kubeproxy_py.events.kube_events import started_event
+from kubeproxy_py.events.poster import Poster
+from kubeproxy_py.events.recorder import Recorder
 from kubeproxy_py.model.events import Event, Synced
-from kubeproxy_py.model.notices import starting
-from kubeproxy_py.report.events import Recorder
-from kubeproxy_py.sources import poster
-from kubeproxy_py.sources.access import Access
-from kubeproxy_py.sources.kube import KubeSource, connect
-from kubeproxy_py.sources.poster import Poster
+from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
+from kubeproxy_py.sources.kubernetes.source import KubeSource, connect
 from tests.deploy.role import GuardedServer, Right, asked_for, shipped
 
 PATIENCE_S = 20.0
@@ -45,17 +45,17 @@ def synced_source(server: GuardedServer) -> Iterator[None]:
 
 
 def wait(holds: Callable[[], bool]) -> None:
-    from tests.real.agent_process import wait_until
+    from tests.e2e.agent_process import wait_until
 
     wait_until(holds, within_s=PATIENCE_S)
 
 
 def post_a_series(server: GuardedServer) -> None:
     """Have an Event made, and then made a series of."""
-    posting = Poster(Access(lambda: connect(None, server.url)), Recorder("host-1"), lambda: 0.0)
+    posting = Poster(ApiConnection(lambda: connect(None, server.url)), Recorder("host-1"), lambda: 0.0)
     posting.start()
     for _ in range(2):
-        posting.tell(starting("node-a"))
+        posting.tell(started_event("node-a"))
     assert posting.flush(PATIENCE_S)
     posting.stop()
 

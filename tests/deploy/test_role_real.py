@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 import pytest
 
-from kubeproxy_py.model.events import Event, NodeSet, ServiceSet, SliceSet, Synced
-from kubeproxy_py.model.notices import starting
-from kubeproxy_py.report.events import Recorder
-from kubeproxy_py.sources.access import Access
-from kubeproxy_py.sources.kube import KubeSource, connect
-from kubeproxy_py.sources.poster import Poster
+from kubeproxy_py.events.kube_events import started_event
+from kubeproxy_py.events.poster import Poster
+from kubeproxy_py.events.recorder import Recorder
+from kubeproxy_py.model.events import Event, NodeUpserted, ServiceUpserted, SliceUpserted, Synced
+from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
+from kubeproxy_py.sources.kubernetes.source import KubeSource, connect
 from tests.apiserver.client import Client
 from tests.apiserver.real import as_agent, binaries, real_server
 from tests.deploy.manifests import BASE, Object, find, objects_of
-from tests.real.agent_process import wait_until
+from tests.e2e.agent_process import wait_until
 from tests.sources.test_apiserver import service
-from tests.sources.test_kube import endpoint_slice, kubeconfig, node
+from tests.sources.test_kubernetes_source import endpoint_slice, kubeconfig, node
 
 PATIENCE_S = 20.0
 FEEDS = {"services", "slices", "node"}
@@ -89,22 +89,22 @@ def test_without_the_binding_the_agent_is_refused(guarded: Guarded) -> None:
 
 
 def test_the_role_is_enough_for_the_first_lists(told: list[Event]) -> None:
-    services = {each.service.name.name for each in told if isinstance(each, ServiceSet)}
-    slices = {each.slice.name.name for each in told if isinstance(each, SliceSet)}
-    nodes = {each.node.name for each in told if isinstance(each, NodeSet)}
+    services = {each.service.name.name for each in told if isinstance(each, ServiceUpserted)}
+    slices = {each.slice.name.name for each in told if isinstance(each, SliceUpserted)}
+    nodes = {each.node.name for each in told if isinstance(each, NodeUpserted)}
     assert ("web" in services, "web-1" in slices, nodes) == (True, True, {"node-a"})
 
 
 def _is_service(event: Event) -> bool:
-    return isinstance(event, ServiceSet) and event.service.name.name == "late"
+    return isinstance(event, ServiceUpserted) and event.service.name.name == "late"
 
 
 def _is_slice(event: Event) -> bool:
-    return isinstance(event, SliceSet) and event.slice.name.name == "late-1"
+    return isinstance(event, SliceUpserted) and event.slice.name.name == "late-1"
 
 
 def _is_node(event: Event) -> bool:
-    return isinstance(event, NodeSet)
+    return isinstance(event, NodeUpserted)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_the_role_is_enough_for_the_watches(
 
 
 def test_the_role_is_enough_for_an_event_that_becomes_a_series(guarded: Guarded) -> None:
-    poster = Poster(Access(lambda: connect(guarded.kubeconfig, None)), Recorder("host-1"), lambda: 0.0)
+    poster = Poster(ApiConnection(lambda: connect(guarded.kubeconfig, None)), Recorder("host-1"), lambda: 0.0)
     poster.start()
     try:
         for _ in range(2):
-            poster.tell(starting("node-a"))
+            poster.tell(started_event("node-a"))
         assert poster.flush(PATIENCE_S)
     finally:
         poster.stop()

@@ -17,9 +17,9 @@ from types import TracebackType
 import pytest
 
 from image.archive import Archive
-from tests.lab import linux
-from tests.lab.namespace import Namespace
-from tests.real.agent_process import AgentProcess
+from lab import linux
+from lab.namespace import Namespace
+from tests.e2e.agent_process import AgentProcess
 
 ARCHIVE = Path(__file__).resolve().parents[2] / "build/image/kubeproxy-py.tar"
 SECCOMP = Path("/usr/share/containers/seccomp.json")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab import linux
-from tests.lab.pristine import LAB
+from lab import linux
+from lab.pristine import LAB
 
 USUAL = "/sbin/modprobe"
 _CALLED_BY_KERNEL = Path("/proc/sys/kernel/modprobe")

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
-from kubeproxy_py.model.events import NodeSet, ObjectEvent, ServiceGone, ServiceSet, SliceGone, SliceSet
+from kubeproxy_py.model.events import (
+    NodeUpserted,
+    ObjectEvent,
+    ServiceDeleted,
+    ServiceUpserted,
+    SliceDeleted,
+    SliceUpserted,
+)
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import (
     Endpoint,
@@ -113,20 +120,20 @@ _nodes = st.builds(
 )
 
 events: st.SearchStrategy[ObjectEvent] = st.one_of(
-    st.builds(ServiceSet, services()),
-    st.builds(ServiceSet, services()),
-    st.builds(SliceSet, slices()),
-    st.builds(SliceSet, slices()),
-    st.builds(ServiceGone, st.sampled_from(_SERVICE_NAMES)),
+    st.builds(ServiceUpserted, services()),
+    st.builds(ServiceUpserted, services()),
+    st.builds(SliceUpserted, slices()),
+    st.builds(SliceUpserted, slices()),
+    st.builds(ServiceDeleted, st.sampled_from(_SERVICE_NAMES)),
     st.builds(
-        SliceGone,
+        SliceDeleted,
         st.builds(
             lambda service, suffix: ObjectName(service.namespace, f"{service.name}-{suffix}"),
             st.sampled_from(_SERVICE_NAMES),
             st.sampled_from(["1", "2", "3", "6"]),
         ),
     ),
-    st.builds(NodeSet, _nodes),
+    st.builds(NodeUpserted, _nodes),
 )
 """One change of one object."""
 
@@ -139,13 +146,13 @@ def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
     last: dict[tuple[str, object], ObjectEvent] = {}
     for event in history:
         match event:
-            case ServiceSet(service=service):
+            case ServiceUpserted(service=service):
                 last["Service", service.name] = event
-            case ServiceGone(name=name):
+            case ServiceDeleted(name=name):
                 last.pop(("Service", name), None)
-            case SliceSet(slice=part):
+            case SliceUpserted(slice=part):
                 last["EndpointSlice", part.name] = event
-            case SliceGone(name=name):
+            case SliceDeleted(name=name):
                 last.pop(("EndpointSlice", name), None)
             case _:
                 last["Node", HERE] = event

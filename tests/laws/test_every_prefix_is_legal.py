@@ -10,9 +10,8 @@ import re
 from hypothesis import event, given, note
 from hypothesis import strategies as st
 
-from kubeproxy_py.agent import Agent
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.kernel.memory import DiedError, MemoryKernel
+from kubeproxy_py.kernel.memory import MemoryKernel, SimulatedCrash
 from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
     DRAINING,
@@ -25,8 +24,9 @@ from kubeproxy_py.model.rows import (
     Rows,
     VirtualServer,
 )
-from kubeproxy_py.plan.drain import is_draining
-from kubeproxy_py.plan.steps import Outcome, Plan
+from kubeproxy_py.model.steps import Outcome, Plan
+from kubeproxy_py.plan.drain_policy import is_draining
+from kubeproxy_py.reconcile.reconciler import Reconciler
 from tests.laws.histories import batches, known
 from tests.laws.test_path_does_not_matter import compiler
 
@@ -125,11 +125,11 @@ def both_say(rule: str, chain: Chain, before: Rows, desired: Rows, sets: list[st
     return True
 
 
-def agent_on(kernel: WatchedKernel, made: Compiler) -> Agent:
-    agent = Agent(kernel, made, clock=lambda: 0.0)
+def agent_on(kernel: WatchedKernel, made: Compiler) -> Reconciler:
+    agent = Reconciler(kernel, made, clock=lambda: 0.0)
     feeds: tuple[Feed, ...] = ("services", "slices", "node")
     for feed in feeds:
-        agent.take(Synced(feed), 0.0)
+        agent.handle_event(Synced(feed), 0.0)
     return agent
 
 
@@ -145,11 +145,11 @@ def test_crash_anywhere_is_healed_by_planning_again(history: list[list[ObjectEve
     for batch, life in zip(history, lives, strict=False):
         told += batch
         for happened in batch:
-            agent.take(happened, 0.0)
+            agent.handle_event(happened, 0.0)
         kernel.dies_before = life if life < 60 else None
         try:
             sync(agent, kernel, told)
-        except DiedError:
+        except SimulatedCrash:
             event("died in the middle of a plan")
             kernel.dies_before = None
             agent = newborn(kernel, told)
@@ -170,19 +170,19 @@ def test_a_second_sync_has_nothing_to_do(history: list[list[ObjectEvent]]) -> No
     assert kernel.applied == []
 
 
-def newborn(kernel: WatchedKernel, told: list[ObjectEvent]) -> Agent:
+def newborn(kernel: WatchedKernel, told: list[ObjectEvent]) -> Reconciler:
     """An agent that starts after *told*."""
     agent = agent_on(kernel, compiler())
     for happened in known(told):
-        agent.take(happened, 0.0)
+        agent.handle_event(happened, 0.0)
     return agent
 
 
-def sync(agent: Agent, kernel: WatchedKernel, told: list[ObjectEvent]) -> None:
+def sync(agent: Reconciler, kernel: WatchedKernel, told: list[ObjectEvent]) -> None:
     """One sync, with the kernel told beforehand where it leads."""
     probe = compiler()
     for happened in known(told):
-        probe.take(happened)
+        probe.handle_event(happened)
     probe.compile()
     kernel.desired = dict(probe.desired.rows)
     agent.step()

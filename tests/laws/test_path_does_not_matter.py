@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.model.events import ObjectEvent, ServiceSet
+from kubeproxy_py.model.events import ObjectEvent, ServiceUpserted
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Rows
 from tests.builders import service, site
@@ -30,14 +30,14 @@ def test_desired_rows_are_the_same_by_every_path(history: list[list[ObjectEvent]
     lived = compiler()
     for batch in history:
         for event in batch:
-            lived.take(event)
+            lived.handle_event(event)
         lived.compile()
 
     newborn = compiler()
     objects = known(event for batch in history for event in batch)
     random.Random(seed).shuffle(objects)
     for event in objects:
-        newborn.take(event)
+        newborn.handle_event(event)
     newborn.compile()
 
     assert lived.desired.rows == newborn.desired.rows
@@ -52,7 +52,7 @@ def test_changed_keys_name_every_change(history: list[list[ObjectEvent]]) -> Non
     before: Rows = {}
     for batch in history:
         for event in batch:
-            made.take(event)
+            made.handle_event(event)
         changed = set(made.compile())
         now = dict(made.desired.rows)
         differing = {key for key in (*before, *now) if (key in before, before.get(key)) != (key in now, now.get(key))}
@@ -62,7 +62,7 @@ def test_changed_keys_name_every_change(history: list[list[ObjectEvent]]) -> Non
 
 def test_hearing_everything_again_changes_nothing() -> None:
     made = compiler()
-    made.take(ServiceSet(service()))
+    made.handle_event(ServiceUpserted(service()))
     made.compile()
-    made.take(ServiceSet(service()))
+    made.handle_event(ServiceUpserted(service()))
     assert made.compile() == []

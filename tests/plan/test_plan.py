@@ -15,10 +15,10 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
-from kubeproxy_py.plan.ours import ours, removable
+from kubeproxy_py.model.steps import Step
+from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan, merged
 from kubeproxy_py.plan.render import plan_json, plan_text
-from kubeproxy_py.plan.steps import Step
 
 SERVER = VirtualServer("10.96.0.10", 80, "TCP")
 OLD, NEW = RealServer(SERVER, "10.1.0.5", 8080), RealServer(SERVER, "10.1.0.7", 8080)
@@ -116,13 +116,13 @@ def test_merging_keeps_the_order_of_both() -> None:
 def test_virtual_servers_in_excluded_networks_are_not_ours() -> None:
     theirs = VirtualServer("192.0.2.1", 80, "TCP")
     rows: Rows = {SERVER: RR, theirs: RR, RealServer(theirs, "10.9.9.9", 80): SERVING}
-    assert ours(rows, ["192.0.2.0/24"]) == {SERVER: RR}
+    assert filter_owned(rows, ["192.0.2.0/24"]) == {SERVER: RR}
 
 
 def test_what_a_service_wants_in_excluded_networks_is_ours_with_every_real_server_that_it_has() -> None:
     theirs = VirtualServer("10.96.0.99", 80, "TCP")
     rows: Rows = {SERVER: RR, OLD: SERVING, theirs: RR, RealServer(theirs, "10.9.9.9", 80): SERVING}
-    assert ours(rows, ["10.96.0.0/16"], {SERVER: RR}) == {SERVER: RR, OLD: SERVING}
+    assert filter_owned(rows, ["10.96.0.0/16"], {SERVER: RR}) == {SERVER: RR, OLD: SERVING}
 
 
 def test_cleaning_up_takes_only_virtual_servers_that_our_sets_name() -> None:
@@ -136,9 +136,9 @@ def test_cleaning_up_takes_only_virtual_servers_that_our_sets_name() -> None:
         IpsetEntry("KUBE-NODE-PORT-TCP", "30080"): None,
         Sysctl("net/ipv4/ip_forward"): "1",
     }
-    found = {key for key in removable(rows, ["192.168.3.10"]) if isinstance(key, VirtualServer)}
+    found = {key for key in filter_removable(rows, ["192.168.3.10"]) if isinstance(key, VirtualServer)}
     assert found == {SERVER, node_port}
-    assert not any(isinstance(key, Sysctl) for key in removable(rows, []))
+    assert not any(isinstance(key, Sysctl) for key in filter_removable(rows, []))
 
 
 def test_a_plan_prints_as_people_know_it() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kubeproxy_py.model.notices import Notice, Regarding
-from kubeproxy_py.report.events import Recorder
+from kubeproxy_py.events.kube_events import KubeEvent, Regarding
+from kubeproxy_py.events.recorder import Recorder
 from tests.apiserver.client import Client
 
 Json = dict[str, Any]
@@ -78,8 +78,8 @@ def test_an_event_that_breaks_a_rule_is_refused(cluster: Client, wrong: Json) ->
 
 def test_what_the_recorder_makes_of_the_longest_names_and_notes_is_accepted(cluster: Client) -> None:
     recorder = Recorder("h" * 253)
-    notice = Notice("Warning", "r" * 128, "a" * 128, Regarding("Service", "s" * 63, "default"), "ä" * 2000)
-    node = Notice("Normal", "Starting", "StartKubeProxy", Regarding("Node", "n" * 253))
+    notice = KubeEvent("Warning", "r" * 128, "a" * 128, Regarding("Service", "s" * 63, "default"), "ä" * 2000)
+    node = KubeEvent("Normal", "Starting", "StartKubeProxy", Regarding("Node", "n" * 253))
     for each in (notice, node):
         (write,) = recorder.take(each, 1_800_000_000_000_000_000)
         status, answer = cluster.ask("POST", EVENTS, json.loads(write.whole))

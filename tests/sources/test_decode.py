@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, SlicePort
-from kubeproxy_py.sources.decode import Decoded, Kind, decode
+from kubeproxy_py.sources.decode.objects import Decoded, Kind, decode
 
 Json = dict[str, Any]
 

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from kubeproxy_py.model.events import (
     Event,
-    NodeSet,
-    Problem,
-    ServiceGone,
-    ServiceSet,
-    SliceGone,
-    SliceSet,
+    NodeUpserted,
+    ObjectProblem,
+    ServiceDeleted,
+    ServiceUpserted,
+    SliceDeleted,
+    SliceUpserted,
     Synced,
 )
 from kubeproxy_py.model.services import ObjectName
-from kubeproxy_py.sources import folder as folder_module
-from kubeproxy_py.sources import yaml_text
-from kubeproxy_py.sources.files import ManifestFolder
-from kubeproxy_py.sources.folder import Folder
+from kubeproxy_py.sources.manifests import folder as folder_module
+from kubeproxy_py.sources.manifests import yaml_documents as yaml_text
+from kubeproxy_py.sources.manifests.folder import Folder
+from kubeproxy_py.sources.manifests.source import ManifestFolder
 
 Json = dict[str, Any]
 
@@ -60,17 +60,17 @@ def brief(events: list[Event]) -> list[str]:
     words = []
     for event in events:
         match event:
-            case ServiceSet(found):
+            case ServiceUpserted(found):
                 words.append(f"+ {found.name} {','.join(str(port.port) for port in found.ports)}")
-            case SliceSet(found):
+            case SliceUpserted(found):
                 words.append(f"+ {found.name}")
-            case ServiceGone(name) | SliceGone(name):
+            case ServiceDeleted(name) | SliceDeleted(name):
                 words.append(f"- {name}")
-            case NodeSet(found):
+            case NodeUpserted(found):
                 words.append(f"+ node {found.name}")
             case Synced(feed):
                 words.append(f"synced {feed}")
-            case Problem():
+            case ObjectProblem():
                 words.append(f"! {event}")
             case _:
                 raise AssertionError(event)
@@ -227,8 +227,8 @@ def test_a_file_is_read_again_if_it_was_too_fresh_to_show_a_change(
 def test_what_is_wrong_with_a_file_is_told_once_though_it_is_read_again(directory: Path) -> None:
     (directory / "web.yaml").write_text(text_of(service(port=70000)))
     seen = Folder(str(directory), "node-a")
-    first = [event for event in seen.look().events if isinstance(event, Problem)]
-    again = [event for event in seen.look().events if isinstance(event, Problem)]
+    first = [event for event in seen.look().events if isinstance(event, ObjectProblem)]
+    again = [event for event in seen.look().events if isinstance(event, ObjectProblem)]
     assert (len(first), again) == (1, [])
 
 
@@ -491,7 +491,7 @@ def test_an_object_under_another_name_is_another_object(directory: Path) -> None
     source = folder(directory)
     source.load()
     (directory / "a.yaml").write_text(text_of(service("api")))
-    assert ServiceGone(ObjectName("shop", "web")) in source.load()
+    assert ServiceDeleted(ObjectName("shop", "web")) in source.load()
 
 
 texts = st.recursive(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kubeproxy_py.model.events import ServiceSet
-from kubeproxy_py.sources.collect import collect
-from kubeproxy_py.sources.kube import KubeSource
+from kubeproxy_py.model.events import ServiceUpserted
+from kubeproxy_py.sources.initial_snapshot import collect
+from kubeproxy_py.sources.kubernetes.source import KubeSource
 from tests.apiserver.client import Client
 from tests.sources.test_apiserver import service
 
@@ -46,4 +46,4 @@ def names_at(client: Client, directory: Path) -> list[str]:
         )
     )
     events = collect(KubeSource(str(directory / "kubeconfig"), None, "node-a"), timeout_s=10)
-    return [event.service.name.name for event in events if isinstance(event, ServiceSet)]
+    return [event.service.name.name for event in events if isinstance(event, ServiceUpserted)]

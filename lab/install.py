@@ -1,0 +1,72 @@
+"""install: the Debian packages that the lab and the tests in it need; installs only those that are missing.
+
+Prometheus is unpacked below build/.  For LAB=qemu its emulator and kernel as well, which nothing else needs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from lab import prometheus, qemu
+from lab.job import LabError
+from lab.xstate import UML_XSTATE_BYTES, xstate_bytes
+
+PACKAGES = (
+    *("user-mode-linux", "kmod", "iproute2", "iptables", "nftables"),
+    *("ipset", "ipvsadm", "conntrack", "procps", "systemd"),
+)
+_FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
+
+
+def wanted() -> tuple[str, ...]:
+    """The packages for this processor and way."""
+    for_xstate = _FOR_LARGE_XSTATE if xstate_bytes() > UML_XSTATE_BYTES else ()
+    return PACKAGES + for_xstate + (qemu.PACKAGES if _with_qemu() else ())
+
+
+def missing() -> tuple[str, ...]:
+    """Those of `wanted` that dpkg does not list as installed."""
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *wanted()]
+    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return tuple(name for name in wanted() if f"{name} installed" not in listed)
+
+
+def install() -> tuple[str, ...]:
+    """Install what is missing and return its names.
+
+    Raises LabError where there is no apt-get or no right to use it.
+    """
+    names = _install_packages()
+    if prometheus.is_missing():
+        if not names:
+            _apt_get("update")
+        names += (prometheus.unpack(),)
+    return names + (qemu.unpack_kernel() if _with_qemu() else ())
+
+
+def _with_qemu() -> bool:
+    return os.environ.get("LAB") == "qemu"
+
+
+def _install_packages() -> tuple[str, ...]:
+    names = missing() if shutil.which("dpkg-query") else wanted()
+    if not names:
+        return ()
+    if shutil.which("apt-get") is None:
+        raise LabError(
+            "only Debian and its like have the user-mode-linux package", f"install {' '.join(names)} by hand"
+        )
+    _apt_get("update")
+    _apt_get("install", "--yes", "--no-install-recommends", *names)
+    return names
+
+
+def _apt_get(*words: str) -> None:
+    prefix = [] if os.geteuid() == 0 else ["sudo"]
+    if prefix and shutil.which("sudo") is None:
+        raise LabError("packages are installed by root only, and there is no sudo", "run this once as root")
+    command = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", *words]
+    if subprocess.run(command, check=False).returncode:
+        raise LabError(f"{' '.join(command)} failed", "its messages are above")

@@ -1,0 +1,114 @@
+"""kernel_process: a lab kernel that is a process of this host: given a job in a folder, followed, swept away.
+
+One run: make a folder, write the job in it, boot, copy what the guest appends to stdout and stderr, read the status.
+Whatever happens, the whole process tree and the folder are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from lab import LAB_FAILED, TIMED_OUT, linux
+from lab.job import Job
+from lab.processes import swept
+
+_POLL_S = 0.01
+_CONSOLE_LINES = 60
+_TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory")
+
+
+def run_kernel(job: Job, boot: Callable[[Path], subprocess.Popen[bytes]], *, timeout_s: float) -> int:
+    """Boot, run *job*, power off; see `lab.run` for the status.  *boot* is given the folder."""
+    folder = Path(tempfile.mkdtemp(prefix="kernel-lab-"))
+    try:
+        job.write(folder)
+        kernel = boot(folder)
+        with kernel, swept(kernel.pid, folder):
+            ended = _follow(kernel, folder, job, time.monotonic() + timeout_s)
+            return _status(folder, job) if ended else _timed_out(job, timeout_s)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_kernel(
+    words: Sequence[str], folder: Path, env: Mapping[str, str], *, cpus: Collection[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a kernel in a session of its own, its console in *folder*, on *cpus* alone; it dies with this process."""
+    with (folder / "console").open("wb") as console:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            env=env,
+            start_new_session=True,
+            preexec_fn=partial(_before_boot, cpus),
+        )
+
+
+def _before_boot(cpus: Collection[int]) -> None:
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a panic aborts; its core would be the guest's whole memory
+    linux.die_with_parent(signal.SIGKILL)
+
+
+def _follow(kernel: subprocess.Popen[bytes], folder: Path, job: Job, deadline: float) -> bool:
+    """Copy the guest's output until the kernel ends (True) or *deadline* has passed (False)."""
+    copies = [(_open_new(folder / "stdout"), job.stdout), (_open_new(folder / "stderr"), job.stderr)]
+    try:
+        while True:
+            ended = kernel.poll() is not None  # asked before the copying, so that the last words are copied
+            for source, target in copies:
+                _copy_new(source, target)
+            if ended or time.monotonic() > deadline:
+                return ended
+            time.sleep(_POLL_S)
+    finally:
+        for source, _ in copies:
+            os.close(source)
+
+
+def _open_new(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
+
+
+def _copy_new(source: int, target: int) -> None:
+    while chunk := os.read(source, 1 << 16):
+        while chunk:
+            chunk = chunk[os.write(target, chunk) :]
+
+
+def _status(folder: Path, job: Job) -> int:
+    """The status that the guest wrote; if it wrote none, the kernel died, and its last words are shown."""
+    console = (folder / "console").read_text(encoding="utf-8", errors="replace")
+    written = folder / "status"
+    if not written.exists():
+        _say(job, f"the kernel died; the end of its console:\n{_tail(console)}")
+        return LAB_FAILED
+    if _TROUBLE.search(console):
+        _say(job, f"the kernel complained; the end of its console:\n{_tail(console)}")
+    return int(written.read_text())
+
+
+def _timed_out(job: Job, timeout_s: float) -> int:
+    _say(job, f"not finished after {timeout_s:g} s, killed")
+    return TIMED_OUT
+
+
+def _tail(console: str) -> str:
+    return "\n".join(console.splitlines()[-_CONSOLE_LINES:])
+
+
+def _say(job: Job, text: str) -> None:
+    os.write(job.stderr, f"lab: {text}\n".encode())

@@ -1,0 +1,91 @@
+"""Namespace: a network namespace that plays one machine; the calling thread can step into it and back.
+
+A socket belongs for good to the namespace in which it was made, so one process can hold the sockets of all machines.
+Each is also bound to /run/netns/NAME, where `ip netns exec NAME` finds it (NAME-2 if a second cluster is up).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import linux
+
+_NETNS = Path("/run/netns")
+_OWN = "/proc/thread-self/ns/net"
+
+
+class Namespace:
+    """One network namespace, with `lo` up."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __repr__(self) -> str:
+        return f"Namespace({self.name!r})"
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """The calling thread is in this namespace within the `with`."""
+        before = os.open(_OWN, os.O_RDONLY)
+        try:
+            linux.setns(self.descriptor, linux.CLONE_NEWNET)
+            yield
+        finally:
+            linux.setns(before, linux.CLONE_NEWNET)
+            os.close(before)
+
+    def enter(self) -> None:
+        """Move the calling thread here for good; fit for subprocess's preexec_fn."""
+        linux.setns(self.descriptor, linux.CLONE_NEWNET)
+
+    def wrap(self, argv: list[str]) -> list[str]:
+        """*argv* as a command that runs here."""
+        return ["nsenter", f"--net={self.path}", "--", *argv]
+
+    def set_sysctl(self, name: str, value: int | str) -> None:
+        """Write a setting of this namespace; *name* is a path below /proc/sys/net, as `ipv4/ip_forward`."""
+        with self.inside():
+            Path("/proc/sys/net", name).write_text(str(value))
+
+    def close(self) -> None:
+        """Forget the namespace; the kernel removes it once no process or socket is in it."""
+        os.close(self.descriptor)
+        linux.unmount(str(self.path))
+        self.path.unlink()
+
+
+def new_namespace(name: str) -> Namespace:
+    """Make an empty network namespace called *name*."""
+    before = os.open(_OWN, os.O_RDONLY)
+    try:
+        linux.unshare(linux.CLONE_NEWNET)
+        linux.raise_loopback()
+        return _bind(name)
+    finally:
+        linux.setns(before, linux.CLONE_NEWNET)
+        os.close(before)
+
+
+def this_namespace(name: str) -> Namespace:
+    """The namespace that the calling thread is in, as *name*."""
+    return _bind(name)
+
+
+def _bind(name: str) -> Namespace:
+    _NETNS.mkdir(parents=True, exist_ok=True)
+    path = _free_path(name)
+    path.touch(exist_ok=False)
+    linux.mount(_OWN, str(path), flags=linux.MS_BIND)
+    return Namespace(name, path)
+
+
+def _free_path(name: str) -> Path:
+    """/run/netns/NAME, or with -2, -3 ... while another cluster is up."""
+    numbered = (_NETNS / f"{name}-{number}" for number in itertools.count(2))
+    return next(path for path in itertools.chain([_NETNS / name], numbered) if not path.exists())

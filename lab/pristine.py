@@ -1,0 +1,140 @@
+"""pristine: make the initial namespace look freshly booted, so that one boot carries many cases.
+
+After `reset_host_state` there are: no virtual servers, no ipsets, no iptables rules, chains or policies, no conntrack
+entries, no kube-ipvs0; IPVS's timeouts are the kernel's own; the sysctls in SYSCTLS are as they were noted at boot.
+What the kernel gives no means to undo stays: IPVS connections (each until it expires), the trash of its destinations,
+loaded modules, empty iptables tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.rtnl import Rtnl
+
+LAB = Path("/run/lab")
+_NOTES = LAB / "sysctls.json"
+_NET = Path("/proc/sys/net")
+# Patterns below /proc/sys/net, in the order of writing: ip_forward resets some of those below it.
+SYSCTLS = (
+    "ipv4/ip_forward",
+    "ipv6/conf/all/forwarding",
+    "ipv4/vs/*",
+    "ipv4/conf/all/*",
+    "ipv4/conf/default/*",
+    "netfilter/nf_conntrack_max",
+    "netfilter/nf_conntrack_tcp_be_liberal",
+    "netfilter/nf_conntrack_tcp_timeout_*",
+    "netfilter/nf_conntrack_udp_timeout*",
+    "bridge/bridge-nf-call-*",
+)
+_CHAINS = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "security": ("INPUT", "FORWARD", "OUTPUT"),
+}
+_TABLES_IN_USE = {"iptables-legacy-restore": "ip_tables_names", "ip6tables-legacy-restore": "ip6_tables_names"}
+
+_REQUEST_ACK = 0x1 | 0x4
+_GENERIC, _NETFILTER = 16, 12
+_CONTROL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
+_IPVS_SET_CONFIG, _IPVS_FLUSH = 12, 17
+_IPVS_TIMEOUTS_S = ((4, 900), (5, 120), (6, 300))  # attributes TIMEOUT_TCP, _TCP_FIN, _UDP: what Linux starts with
+_CT_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE: with no attribute, all
+_IPSET_DESTROY = 6 << 8 | 3  # NFNL_SUBSYS_IPSET, IPSET_CMD_DESTROY: with no name, all
+
+
+def note_sysctls() -> None:
+    """Remember SYSCTLS as they are now; the lab does it at boot."""
+    notes = {str(path): value for path in _sysctl_paths() if (value := _read(path)) is not None}
+    _NOTES.write_text(json.dumps(notes))
+
+
+def reset_host_state() -> None:
+    """Undo, in the namespace of the calling thread, what an agent or a test did to the kernel; about 0.1 s.
+
+    Raises OSError if the kernel refuses, as it does with EBUSY for an ipset that something still uses.
+    """
+    _empty_iptables()  # first: its rules hold the sets
+    _flush_ipvs()
+    _ask_netfilter(_IPSET_DESTROY, struct.pack("HHB3x", 5, 1, 6))  # IPSET_ATTR_PROTOCOL 6
+    _ask_netfilter(_CT_DELETE, b"")
+    links = Rtnl()
+    links.delete_link("kube-ipvs0")
+    links.close()
+    _restore_sysctls()
+
+
+def _sysctl_paths() -> Iterator[Path]:
+    return itertools.chain.from_iterable(sorted(_NET.glob(pattern)) for pattern in SYSCTLS)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None  # write-only, or of a link that has just gone
+
+
+def _restore_sysctls() -> None:
+    for name, value in json.loads(_NOTES.read_text()).items():
+        if _read(Path(name)) not in (None, value):
+            Path(name).write_text(value)
+
+
+def _empty_iptables() -> None:
+    for command, names in _TABLES_IN_USE.items():
+        in_use = Path("/proc/net", names)
+        tables = in_use.read_text().split() if in_use.exists() else []
+        if tables:
+            text = "".join(_empty_table(table) for table in tables)
+            subprocess.run([f"/usr/sbin/{command}"], input=text.encode(), check=True)
+
+
+def _empty_table(table: str) -> str:
+    chains = "".join(f":{chain} ACCEPT [0:0]\n" for chain in _CHAINS[table])
+    return f"*{table}\n{chains}COMMIT\n"
+
+
+def _flush_ipvs() -> None:
+    attribute = struct.pack("HH", 9, _FAMILY_NAME) + b"IPVS\0\0\0\0"
+    answer = _ask(_GENERIC, _CONTROL, struct.pack("BBxx", _GETFAMILY, 1) + attribute)
+    family = _find_attribute(answer[20:], _FAMILY_ID)
+    timeouts = b"".join(struct.pack("HHI", 8, kind, seconds) for kind, seconds in _IPVS_TIMEOUTS_S)
+    _ask(_GENERIC, family, struct.pack("BBxx", _IPVS_FLUSH, 1))
+    _ask(_GENERIC, family, struct.pack("BBxx", _IPVS_SET_CONFIG, 1) + timeouts)
+
+
+def _find_attribute(content: bytes, wanted: int) -> int:
+    while content:
+        length, kind = struct.unpack_from("HH", content)
+        if kind == wanted:
+            return int(struct.unpack_from("H", content, 4)[0])
+        content = content[(length + 3) & ~3 :]
+    raise LookupError(f"no attribute {wanted}")
+
+
+def _ask_netfilter(kind: int, attributes: bytes) -> None:
+    _ask(_NETFILTER, kind, struct.pack("BBH", socket.AF_UNSPEC, 0, 0) + attributes)
+
+
+def _ask(protocol: int, kind: int, body: bytes) -> bytes:
+    """One netlink request; its first answer.  Raises OSError with the kernel's errno."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock:
+        sock.settimeout(5.0)
+        sock.send(struct.pack("IHHII", len(body) + 16, kind, _REQUEST_ACK, 1, 0) + body)
+        answer = sock.recv(1 << 16)
+    length, answered = struct.unpack_from("IH", answer)
+    number = -struct.unpack_from("i", answer, 16)[0] if answered == 2 else 0  # 2: NLMSG_ERROR
+    if number:
+        raise OSError(number, os.strerror(number), f"netlink request {kind:#x}")
+    return answer[:length]

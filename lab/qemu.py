@@ -1,0 +1,148 @@
+"""qemu: the lab kernel is Debian's own in an emulated PC, with the host's files as its root (9p).
+
+The one way that has IPVS and nf_tables together on any machine, and the slowest: what is emulated runs at about a
+fifteenth of its speed.  The kernel's package is unpacked below build/, not installed.  Its initramfs loads what 9p
+needs, mounts the root and the job's folder and hands over to guest.py.  The folder has a mount of its own without a
+cache, so that what is written there is seen outside at once; the root's cache is written out before the power is cut.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.initramfs import Content, archive
+from lab.job import Job, LabError
+from lab.kernel_process import run_kernel, start_kernel
+from lab.stage import QEMU_MODULES
+
+PACKAGES = ("qemu-system-x86", "busybox-static")
+TREE = QEMU_MODULES.parents[1]  # what is in the kernel's package: boot/ and lib/modules/
+_KERNEL_PACKAGE = "linux-image-amd64"
+_QEMU, _BUSYBOX = Path("/usr/bin/qemu-system-x86_64"), Path("/bin/busybox")
+_MODULES = ("virtio_pci", "9pnet_virtio", "9p")
+_9P = "trans=virtio,version=9p2000.L,msize=262144"
+
+
+def obstacle() -> LabError | None:
+    """Why this machine can't run it, or None."""
+    missing = [str(path) for path in (_QEMU, _BUSYBOX) if not path.exists()]
+    if _release() is None:
+        missing.append(f"the kernel of {_KERNEL_PACKAGE} in {TREE}")
+    if missing:
+        return LabError(f"not installed: {', '.join(missing)}", "LAB=qemu python3 -m lab install")
+    return None
+
+
+def run(job: Job, *, timeout_s: float, memory: str) -> int:
+    """Boot, run *job*, power off; see `lab.run` for the status."""
+    return run_kernel(job, lambda folder: _boot(folder, memory), timeout_s=timeout_s)
+
+
+def unpack_kernel() -> tuple[str, ...]:
+    """Fetch the kernel's package and unpack it into TREE, unless one is there; what was fetched.
+
+    Raises LabError if apt has none.
+    """
+    if _release() is not None:
+        return ()
+    depends = subprocess.run(["apt-cache", "depends", _KERNEL_PACKAGE], capture_output=True, text=True, check=False)
+    names = [line.split()[-1] for line in depends.stdout.splitlines() if "Depends: linux-image-" in line]
+    if not names:
+        raise LabError(f"apt knows no {_KERNEL_PACKAGE}", "apt-get update")
+    partial = TREE.with_name("qemu-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _do(["apt-get", "-q", "download", names[0]], partial)
+    [package] = partial.glob("*.deb")
+    _do(["dpkg", "-x", str(package), str(partial)], partial)
+    package.unlink()
+    release = next(partial.glob("lib/modules/*")).name
+    _do(["/sbin/depmod", "--basedir", str(partial), release], partial)
+    shutil.rmtree(TREE, ignore_errors=True)
+    partial.rename(TREE)  # whole or not there
+    return (names[0],)
+
+
+def _release() -> str | None:
+    """The release of the kernel in TREE."""
+    found = sorted(TREE.glob("boot/vmlinuz-*"))
+    return found[-1].name.removeprefix("vmlinuz-") if found else None
+
+
+def _boot(folder: Path, memory: str) -> subprocess.Popen[bytes]:
+    release = _release()
+    initramfs = folder / "initramfs"
+    initramfs.write_bytes(archive(dict(_files(f"{release}", folder))))
+    words = [
+        str(_QEMU),
+        *("-machine", "q35,accel=tcg", "-cpu", "max", "-m", memory, "-smp", "1"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"),
+        *("-kernel", str(TREE / f"boot/vmlinuz-{release}"), "-initrd", str(initramfs)),
+        *("-append", "console=ttyS0 quiet panic=-1"),
+        *_share("root", "/"),
+        *_share("job", str(folder)),
+    ]
+    return start_kernel(words, folder, {"PATH": os.environ.get("PATH", "")})
+
+
+def _share(tag: str, path: str) -> Iterator[str]:
+    """A folder of the host as the 9p device *tag*."""
+    yield from ("-fsdev", f"local,id={tag},path={path.replace(',', ',,')},security_model=none,multidevs=remap")
+    yield from ("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
+
+
+def _files(release: str, folder: Path) -> Iterator[tuple[str, Content]]:
+    """What is in the initramfs."""
+    for path in ("bin", "dev", "modules", "root"):
+        yield path, None
+    yield "bin/busybox", _BUSYBOX.read_bytes()
+    yield "bin/sh", _BUSYBOX.read_bytes()
+    modules = TREE / "lib/modules" / release
+    names = _with_dependencies(modules)
+    for name in names:
+        yield f"modules/{Path(name).name}", (modules / name).read_bytes()
+    yield "init", _init([Path(name).name for name in names], folder).encode()
+
+
+def _with_dependencies(modules: Path) -> list[str]:
+    """The files of _MODULES, each after those that it needs.  Source: modules.dep(5)."""
+    lines = (modules / "modules.dep").read_text().splitlines()
+    needs = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    found: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        for needed in needs[name]:
+            add(needed)
+        found.setdefault(name)
+
+    for module in _MODULES:
+        add(next(name for name in needs if name.endswith(f"/{module}.ko")))
+    return list(found)
+
+
+def _init(modules: list[str], folder: Path) -> str:
+    """The script that ends by being guest.py."""
+    guest = [sys.executable, "-IS", str(Path(__file__).with_name("guest.py")), str(folder), "qemu"]
+    if any(character.isspace() for word in guest for character in word):
+        raise LabError(f"a path with a space can't be passed on: {guest}", "move the checkout or set TMPDIR")
+    return "\n".join(
+        (
+            "#!/bin/sh",
+            *(f"busybox insmod /modules/{name}" for name in modules),
+            f"busybox mount -t 9p -o {_9P},cache=loose root /root",
+            f"busybox mount -t 9p -o {_9P},cache=none job /root{folder}",
+            "busybox mount -t devtmpfs dev /root/dev",
+            f"exec busybox switch_root -c /dev/console /root {' '.join(guest)}",
+            "",
+        )
+    )
+
+
+def _do(words: list[str], folder: Path) -> None:
+    if subprocess.run(words, cwd=folder, check=False).returncode:
+        raise LabError(f"{' '.join(words)} failed", "its messages are above")

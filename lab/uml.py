@@ -1,0 +1,81 @@
+"""uml: the lab kernel as an ordinary process, Debian's user-mode-linux with the host's files as its root (hostfs).
+
+guest.py is its init; what it writes to the job's folder is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lab.cpu import own_cpu
+from lab.job import Job, LabError
+from lab.kernel_process import run_kernel, start_kernel
+from lab.stage import UML_MODULES
+from lab.xstate import preload_for_large_xstate
+
+KERNEL = Path("/usr/bin/linux.uml")
+
+
+def obstacle() -> LabError | None:
+    """Why this machine can't run user-mode-linux, or None."""
+    needed = (KERNEL, UML_MODULES, Path("/sbin/modprobe"))
+    missing = [str(path) for path in needed if not path.exists()]
+    if missing:
+        return LabError(f"not installed: {', '.join(missing)}", "python3 -m lab install")
+    return None
+
+
+def run(job: Job, *, timeout_s: float, memory: str) -> int:
+    """Boot, run *job*, power off; see `lab.run` for the status."""
+    with own_cpu() as cpu:
+        return run_kernel(job, lambda folder: _boot(folder, memory, cpu), timeout_s=timeout_s)
+
+
+def _boot(folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
+    init = [sys.executable, str(Path(__file__).with_name("guest.py")), str(folder), "uml"]
+    if any(character.isspace() for word in init for character in word):
+        raise LabError(f"a path with a space can't be passed to a kernel: {init}", "move the checkout or set TMPDIR")
+    settings = {
+        "mem": memory,
+        "root": "/dev/root",
+        "rootfstype": "hostfs",
+        "rootflags": "/",
+        "init": init[0],
+        "con": "null",
+        "con0": "fd:0,fd:1",
+        "uml_dir": f"{folder}/",
+        "umid": "kernel",
+    }
+    words = [
+        str(KERNEL),
+        *(f"{name}={value}" for name, value in settings.items()),
+        "rw",
+        "quiet",
+        "--",
+        "-IS",
+        *init[1:],
+    ]
+    env = {
+        "PATH": os.environ.get("PATH", ""),
+        "TMPDIR": str(_memory_folder(memory)),
+        **preload_for_large_xstate(folder),
+    }
+    return start_kernel(words, folder, env, cpus={cpu})
+
+
+def _memory_folder(memory: str) -> Path:
+    """A folder for the (unlinked) file that backs the guest's memory: the kernel maps code from it, so exec is needed.
+
+    In a container /dev/shm is often 64 MiB, and a guest that outgrows its file dies of SIGBUS.
+    """
+    needed = int(memory[:-1]) << {"K": 10, "M": 20, "G": 30}[memory[-1].upper()]
+    for folder in (Path("/dev/shm"), Path(tempfile.gettempdir()), Path("/var/tmp")):
+        if folder.is_dir() and os.access(folder, os.W_OK):
+            about = os.statvfs(folder)
+            if about.f_bavail * about.f_frsize >= needed and not about.f_flag & os.ST_NOEXEC:
+                return folder
+    raise LabError(f"no folder has room for {memory} of guest memory", "free some, set TMPDIR, or use --mem 512M")

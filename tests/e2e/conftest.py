@@ -1,0 +1,39 @@
+"""For tests on a real kernel: they fail where there is none, and share one cluster per module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.echo import PROTOCOLS, EchoServers, Listener
+from lab.network import PODS, Cluster
+
+PORTS = (8080, 5353, 9000, 8091)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernel_with_ipvs() -> None:
+    # A failure, not a skip: a run that could not see the kernel must not look like one that did.
+    if os.geteuid() != 0 or not Path("/proc/net/ip_vs").exists():
+        pytest.fail(
+            "this kernel has no IPVS, or we are not root; "
+            "hint: python3 -m lab run -- .venv/bin/python -m pytest -m kernel tests",
+            pytrace=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster(_kernel_with_ipvs: None) -> Iterator[Cluster]:
+    """A cluster whose node A has its own namespace and forwards; echo servers on all pods, each protocol, PORTS."""
+    with Cluster(ipv4_forward=True) as built:
+        listeners = [
+            Listener(pod.name, built[pod.name], protocol, port)
+            for pod in PODS
+            for protocol in PROTOCOLS
+            for port in PORTS
+        ]
+        with EchoServers(listeners):
+            yield built

@@ -1,0 +1,94 @@
+"""agent_inside: the agent within this process, one turn at a time, on the real kernel, with all that it does noted.
+
+Law: its parts are those of `run`, but its clock is the test's, its folder is read when the test says so, each plan is
+noted before the real LinuxKernel carries it out, and no full compare comes between.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from kubeproxy_py.commands.app import real_parts
+from kubeproxy_py.config.load import load
+from kubeproxy_py.kernel import read_all
+from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.steps import Step
+from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.reconcile.drain_queue import FIRST_CHECK_S
+from kubeproxy_py.reconcile.reconciler import Reconciler, Timing
+from kubeproxy_py.sources.manifests.source import ManifestFolder
+from tests.e2e.recording_kernel import NotingKernel
+
+_FLAGS = {
+    "hostname-override": "node-a",
+    "cluster-cidr": "10.244.0.0/16,fd00:10:244::/56",
+    "conntrack-max-per-core": "0",
+    "nodeport-addresses": "192.168.3.0/24",  # one address, so that plans are short to read
+}
+
+_started: list[str] = []
+
+
+def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        _started.append(Path(arguments[0]).name)
+
+
+sys.addaudithook(_note_process)  # the interpreter's own word: no way to start a process goes past it
+
+
+class AgentInside:
+    """The agent on the manifests in *folder*, in the network namespace that the thread is in."""
+
+    def __init__(self, folder: Path) -> None:
+        parts = real_parts(load({**_FLAGS, "manifests": str(folder)}))
+        assert isinstance(parts.source, ManifestFolder)
+        self._source = parts.source
+        self._kernel = NotingKernel(parts.kernel)
+        self._now_s = 0.0
+        timing = Timing(sync_period_s=NEVER)
+        self._agent = Reconciler(self._kernel, parts.compiler, lambda: self._now_s, timing=timing, on_problem=_fail)
+
+    def take_in(self) -> list[str]:
+        """Read what changed in the folder, and do all that it asks for at once; the steps."""
+        for event in self._source.load():
+            self._agent.handle_event(event, self._now_s)
+        return self._turn()
+
+    def let_drain(self) -> list[str]:
+        """Let the time pass after which draining real servers are first looked at; the steps."""
+        self._now_s += FIRST_CHECK_S
+        return self._turn()
+
+    def kernel_rows(self) -> Rows:
+        """What the kernel has, read anew."""
+        return read_all(self._kernel)
+
+    def desired_rows(self) -> Rows:
+        return self._agent.compiler.desired.rows
+
+    def close(self) -> None:
+        self._kernel.close()
+
+    def _turn(self) -> list[str]:
+        self._kernel.steps.clear()
+        for report in self._agent.step():
+            assert not report.failed
+        return [step_text(step) for step in self._kernel.steps]
+
+
+def step_text(step: Step) -> str:
+    """`add RealServer 10.96.0.10:80/TCP -> 10.244.1.5:8080`; an update says to what."""
+    what = f"{step.verb} {type(step.key).__name__} {step.key}"
+    return f"{what} to {step.spec}" if step.verb == "update" else what
+
+
+def processes_started() -> list[str]:
+    """The names of all programs that this process has started so far."""
+    return list(_started)
+
+
+def _fail(problem: object) -> None:
+    raise AssertionError(problem)

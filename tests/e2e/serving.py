@@ -1,0 +1,45 @@
+"""serving: a cluster whose pods answer, with what a real node's network has besides.
+
+Pods answer at 8080 by their name, and at 8091 by their name and port.  Ports of node A's bridge may send a packet
+back to where it came from, as CNI plugins set it (hairpinMode): bridged answers of a pod to itself need it.  The
+machines on the LAN know the way to node A's second address.  Node A sends ICMP errors without limit: after six of them
+Linux tells one peer but one a second, and a refusal untold would look like a packet lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lab.echo import PROTOCOLS, EchoServers, Listener
+from lab.network import BY_NAME, PODS, Cluster
+from tests.e2e.kernel_state import shell
+
+_SECOND_NETWORK = "172.16.5.0/24"
+
+
+@contextmanager
+def serving_cluster() -> Iterator[Cluster]:
+    """A cluster as in the module's words; node A is in a namespace of its own, and forwards."""
+    with cluster_and_servers() as (cluster, _):
+        yield cluster
+
+
+@contextmanager
+def cluster_and_servers() -> Iterator[tuple[Cluster, EchoServers]]:
+    """The same, and the pods' servers, which know what they heard."""
+    with Cluster(ipv4_forward=True) as cluster:
+        shell(cluster.node_a, "for port in vpod1 vpod2; do bridge link set dev $port hairpin on; done")
+        for setting in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):
+            cluster.node_a.set_sysctl(setting, 0)
+        for name in ("outside", "node-b"):
+            shell(cluster[name], f"ip route add {_SECOND_NETWORK} via {BY_NAME['node-a'].ipv4}")
+        with EchoServers(_listeners(cluster)) as servers:
+            yield cluster, servers
+
+
+def _listeners(cluster: Cluster) -> Iterator[Listener]:
+    for pod in PODS:
+        for protocol in PROTOCOLS:
+            yield Listener(pod.name, cluster[pod.name], protocol, 8080)
+            yield Listener(f"{pod.name}:8091", cluster[pod.name], protocol, 8091)

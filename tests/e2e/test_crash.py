@@ -1,0 +1,180 @@
+"""The first sync is cut short: whatever it had done by then is whole, and another start ends where the first would."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from lab.namespace import Namespace, new_namespace
+from lab.rtnl import Rtnl
+from tests.e2e.agent_process import LISTED, SYNCED, AgentProcess, wait_until
+from tests.e2e.kernel_state import State, differences, kernel_state
+from tests.e2e.manifests import Folder, Object, Port, backed
+
+pytestmark = pytest.mark.kernel
+
+SERVICES = 300
+SEED = int(os.environ.get("CRASH_SEED", "20"))
+SIGTERM_WITHIN_S = 1.0  # 2 to 22 ms here; waiting for a watch, a thread or a sync would be seconds on a busy machine
+
+
+def many_services() -> Iterator[Object]:
+    for number in range(SERVICES):
+        node_port = 30000 + number if number % 10 == 0 else 0
+        port = Port(80, ("TCP", "UDP", "SCTP")[number % 3], 8080, node_port)
+        yield from backed(f"s{number}", f"10.96.{number // 200}.{number % 200 + 1}", ["pod-a1", "pod-b1"], [port])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = Folder(tmp_path_factory.mktemp("manifests"))
+    made.put("all", many_services())
+    return made.path
+
+
+@contextmanager
+def fresh_node() -> Iterator[Namespace]:
+    """A namespace as a machine just booted, with one card."""
+    node = new_namespace("crash")
+    with node.inside():
+        links = Rtnl()
+    links.add_link("eth0", "dummy")
+    links.set_up("eth0")
+    links.add_address("eth0", "192.168.3.10/24")
+    yield node
+    links.close()
+    node.close()
+
+
+class Undisturbed(NamedTuple):
+    empty: State
+    whole: State
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Undisturbed:
+    with fresh_node() as node:
+        empty = kernel_state(node)
+        with AgentProcess(node, folder) as agent:
+            agent.wait_synced()
+            return Undisturbed(empty, kernel_state(node))
+
+
+Stage = Callable[[AgentProcess], bool]
+"""Whether the first sync has come so far; asked within the node's namespace."""
+
+
+def makes_device(_: AgentProcess) -> bool:
+    return any(name == "kube-ipvs0" for _, name in socket.if_nameindex())
+
+
+def restores(family: str) -> Stage:
+    """The agent has started iptables-restore, or *family* ip6tables-restore, of whatever flavour."""
+
+    def is_running(agent: AgentProcess) -> bool:
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        names = [_name(int(pid)) for pid in children]
+        return any(name.startswith(family) and name.endswith("-restore") for name in names)
+
+    return is_running
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+    except OSError:
+        return ""  # it has ended
+
+
+def makes_servers(_: AgentProcess) -> bool:
+    return Path("/proc/thread-self/net/ip_vs").read_text().count("\n") > 3  # its heading
+
+
+@contextmanager
+def right_after(agent: AgentProcess, node: Namespace, stage: Stage, after_s: float) -> Iterator[None]:
+    """Enter *after_s* after *stage* shows in the first sync, before the agent does more.
+
+    This thread runs whenever it wants to, though the agent is busy: without it the sync is over before we look.
+    """
+    agent.wait_for(LISTED)
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        with node.inside():
+            wait_until(lambda: stage(agent), look_s=0.001)
+        time.sleep(after_s)
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+# In the order of a first sync; each twice.  A restore takes some 50 ms here, all that comes after them less than that.
+STAGES = (makes_device, restores("iptables"), restores("ip6tables"), makes_servers)
+CHANCE_S = 0.02
+KILLS = 2 * STAGES
+
+
+class Crash(NamedTuple):
+    """What a kill left behind, and what the next start made of it."""
+
+    left: State
+    healed: State
+
+
+@pytest.fixture(scope="module")
+def crashes(folder: Path, undisturbed: Undisturbed) -> list[Crash]:
+    """First syncs on fresh nodes, each killed in another part of it, at a random moment."""
+    chance = random.Random(SEED)
+    return [crash(folder, stage, chance.random() * CHANCE_S) for stage in KILLS]
+
+
+def crash(folder: Path, stage: Stage, after_s: float) -> Crash:
+    with fresh_node() as node:
+        with AgentProcess(node, folder) as agent, right_after(agent, node, stage, after_s):
+            agent.end(signal.SIGKILL)
+        left = kernel_state(node)
+        with AgentProcess(node, folder) as agent:
+            agent.wait_synced()
+            return Crash(left, kernel_state(node))
+
+
+def test_after_a_kill_the_next_start_ends_where_an_undisturbed_one_does(
+    crashes: list[Crash], undisturbed: Undisturbed
+) -> None:
+    assert [differences(undisturbed.whole, crash.healed) for crash in crashes] == [[]] * len(KILLS)
+
+
+def test_the_kills_fell_into_the_sync(crashes: list[Crash], undisturbed: Undisturbed) -> None:
+    stages = [{look: len(lines) for look, lines in crash.left.items()} for crash in crashes]
+    partly_done = [crash for crash in crashes if crash.left not in (undisturbed.empty, undisturbed.whole)]
+    assert len(partly_done) >= 2 * len(STAGES[:3]), stages
+
+
+def test_after_a_kill_no_address_is_bound_without_its_service(crashes: list[Crash]) -> None:
+    assert [half_made(crash.left) for crash in crashes] == [[]] * len(KILLS)
+
+
+def half_made(state: State) -> list[str]:
+    """Addresses on kube-ipvs0 that have no virtual server with a real server, or no entry in the sets."""
+    bound = re.findall(r"kube-ipvs0\s+inet (\S+)/32", "\n".join(state["addresses"]))
+    served = set(re.findall(r"^-a -\S+ (?:sctp:)?(10\.96\.\d+\.\d+):80 ", "\n".join(state["virtual servers"]), re.M))
+    named = set(re.findall(r"^add KUBE-CLUSTER-IP ([\d.]+),", "\n".join(state["ipsets"]), re.M))
+    return [address for address in bound if address not in served & named]
+
+
+@pytest.mark.parametrize("stage", STAGES[:3], ids=["device", "iptables", "ip6tables"])
+def test_sigterm_ends_a_sync_at_once_with_status_0(folder: Path, stage: Stage) -> None:
+    with fresh_node() as node, AgentProcess(node, folder) as agent:
+        with right_after(agent, node, stage, after_s=0.0):
+            status, took_s = agent.end(signal.SIGTERM)
+        in_the_middle = not any(re.search(SYNCED, line) for line in agent.lines())
+        assert (status, took_s < SIGTERM_WITHIN_S, in_the_middle) == (0, True, True), f"{took_s:.3f} s"

@@ -1,0 +1,177 @@
+"""What is ours and somebody else changes is mended; what is somebody else's stays; cleaning up takes ours alone."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from lab.ask import ask
+from lab.network import Cluster
+from tests.e2e.agent_process import AgentProcess, command, wait_until
+from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
+from tests.e2e.manifests import Folder, Port, backed
+from tests.e2e.serving import serving_cluster
+
+pytestmark = pytest.mark.kernel
+
+OBJECTS = [
+    *backed("web", "10.96.0.10", ["pod-a1", "pod-b1"], [Port(80, "TCP", 8080, 30080)]),
+    *backed("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [Port(53, "UDP", 8080)]),
+]
+PERIOD_S = 1
+HEALED_WITHIN_S = PERIOD_S + 14.0  # a period, and time to look and to mend on a busy machine
+TOLD_WITHIN_S = 8.0  # with the wait for the sync, less than the period of 30 s that the agent has by default
+
+BY_COMPARING = {
+    "a virtual server deleted": "ipvsadm -D -t 10.96.0.10:80",
+    "all virtual servers deleted": "ipvsadm -C",
+    "a real server deleted": "ipvsadm -d -t 192.168.3.10:30080 -r 10.244.2.5:8080",
+    "a real server's weight changed": "ipvsadm -e -t 10.96.0.10:80 -r 10.244.2.5:8080 -m -w 7",
+    "a scheduler changed": "ipvsadm -E -t 10.96.0.10:80 -s wlc",
+    "a foreign virtual server added": "ipvsadm -A -t 198.51.100.77:99 -s rr",
+    "a set entry deleted": "ipset del KUBE-CLUSTER-IP 10.96.0.10,tcp:80",
+    "a set emptied": "ipset flush KUBE-NODE-PORT-TCP",
+    "a set entry added": "ipset add KUBE-CLUSTER-IP 10.96.9.9,tcp:80",
+    "a rule deleted": "iptables -t nat -D KUBE-SERVICES 1",
+    "a rule added": "ip6tables -t nat -A KUBE-POSTROUTING -j ACCEPT",
+    "a jump deleted": "iptables -D INPUT -m comment --comment 'kubernetes ipvs access filter' -j KUBE-IPVS-FILTER",
+    "iptables flushed": "iptables -t nat -F; iptables -F",
+    "iptables flushed and chains deleted": "iptables -t nat -F; iptables -t nat -X; iptables -F; iptables -X",
+    "a setting changed": "echo 0 > /proc/sys/net/ipv4/vs/conntrack",
+}
+BY_NOTIFICATION = {
+    "an address deleted": "ip address del 10.96.0.10/32 dev kube-ipvs0",
+    "a foreign address added": "ip address add 10.96.9.9/32 dev kube-ipvs0",
+    "the device deleted": "ip link del kube-ipvs0",
+}
+
+
+class Kept(NamedTuple):
+    """A node that an agent keeps, and how its kernel looks."""
+
+    cluster: Cluster
+    agent: AgentProcess
+    state: State
+
+    def heals(self, sabotage: str, within_s: float) -> None:
+        """Fails unless the kernel looks as before soon after *sabotage*, because the agent mended it."""
+        with self.agent.syncing():
+            shell(self.cluster.node_a, sabotage)
+        wait_until(
+            lambda: kernel_state(self.cluster.node_a) == self.state,
+            lambda: "\n".join(differences(self.state, kernel_state(self.cluster.node_a))),
+            within_s=within_s,
+        )
+
+    def serves(self) -> bool:
+        """Whether a NodePort and a ClusterIP answer."""
+        node_port = {ask(self.cluster["outside"], "tcp", "192.168.3.10", 30080).name for _ in range(2)}
+        cluster_ip = {ask(self.cluster["pod-a2"], "udp", "10.96.0.53", 53).name for _ in range(2)}
+        return node_port == cluster_ip == {"pod-a1", "pod-b1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    made = Folder(tmp_path_factory.mktemp("manifests"))
+    made.put("all", OBJECTS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def comparing(folder: Folder) -> Iterator[Kept]:
+    """The agent that looks once in PERIOD_S."""
+    period = f"--ipvs-sync-period={PERIOD_S}s"
+    with serving_cluster() as cluster, AgentProcess(cluster.node_a, folder.path, period) as agent:
+        agent.wait_synced()
+        yield Kept(cluster, agent, kernel_state(cluster.node_a))
+
+
+@pytest.fixture(scope="module")
+def listening(folder: Folder) -> Iterator[Kept]:
+    """The agent that, by its sync period, would not look in time."""
+    with serving_cluster() as cluster, AgentProcess(cluster.node_a, folder.path) as agent:
+        agent.wait_synced()
+        yield Kept(cluster, agent, kernel_state(cluster.node_a))
+
+
+@pytest.mark.parametrize("sabotage", BY_COMPARING.values(), ids=BY_COMPARING)
+def test_what_was_changed_is_mended_within_the_sync_period(comparing: Kept, sabotage: str) -> None:
+    comparing.heals(sabotage, HEALED_WITHIN_S)
+    assert comparing.serves()
+
+
+@pytest.mark.parametrize("sabotage", BY_NOTIFICATION.values(), ids=BY_NOTIFICATION)
+def test_addresses_and_the_device_are_mended_on_the_kernels_word(listening: Kept, sabotage: str) -> None:
+    listening.heals(sabotage, TOLD_WITHIN_S)
+    assert listening.serves()
+
+
+def test_node_ports_answer_at_a_new_address_of_the_node_at_once(listening: Kept) -> None:
+    with listening.agent.syncing():
+        shell(listening.cluster.node_a, "ip address add 172.16.5.20/24 dev eth1")
+    assert ask(listening.cluster["outside"], "tcp", "172.16.5.20", 30080).name in {"pod-a1", "pod-b1"}
+    with listening.agent.syncing():
+        shell(listening.cluster.node_a, "ip address del 172.16.5.20/24 dev eth1")
+    assert differences(listening.state, kernel_state(listening.cluster.node_a)) == []
+
+
+FOREIGN = """
+ipvsadm -A -t 198.51.100.77:99 -s rr; ipvsadm -a -t 198.51.100.77:99 -r 10.244.2.5:8080 -m
+ipset create MY-SET hash:ip; ipset add MY-SET 192.0.2.1
+for tables in iptables ip6tables; do
+  $tables -N MY-CHAIN; $tables -A INPUT -j MY-CHAIN; $tables -A MY-CHAIN -p tcp --dport 9 -j DROP
+  $tables -t nat -N MY-CHAIN; $tables -t nat -A POSTROUTING -j MY-CHAIN
+done
+iptables -A MY-CHAIN -m set --match-set MY-SET src -j DROP
+ip address add 203.0.113.200/32 dev eth1
+"""
+LATE_SERVER = "-A -t 198.51.100.78:99 -s rr"  # comes when the agent is gone, and no flag speaks of it
+
+
+class Cleaned(NamedTuple):
+    """How the kernel looked before the agent first ran, while it ran, after it ended, and after cleaning up."""
+
+    before: State
+    running: State
+    ended: State
+    after: State
+
+
+@pytest.fixture(scope="module")
+def cleaned(folder: Folder) -> Iterator[Cleaned]:
+    exclude = "--ipvs-exclude-cidrs=198.51.100.77/32"
+    with serving_cluster() as cluster:
+        node = cluster.node_a
+        shell(node, FOREIGN)
+        before = kernel_state(node)
+        with AgentProcess(node, folder.path, exclude) as agent:
+            agent.wait_synced()
+            running = kernel_state(node)
+            agent.end(signal.SIGTERM)
+        ended = kernel_state(node)
+        shell(node, f"ipvsadm {LATE_SERVER}")
+        run(node, *command(folder.path, "cleanup"))  # which knows what is ours without being told what isn't
+        yield Cleaned(before, running, ended, kernel_state(node))
+
+
+def test_what_is_somebody_elses_stays_while_the_agent_runs(cleaned: Cleaned) -> None:
+    lost = [line for line in differences(cleaned.before, cleaned.running) if ": - " in line]
+    assert lost == [
+        f"settings: - {name}:0" for name in ("vs/conntrack", "vs/expire_nodest_conn", "vs/expire_quiescent_template")
+    ]
+
+
+def test_the_end_of_the_agent_leaves_all_in_place(cleaned: Cleaned) -> None:
+    assert differences(cleaned.running, cleaned.ended) == []
+
+
+def test_cleanup_leaves_what_is_somebody_elses_and_nothing_of_ours(cleaned: Cleaned) -> None:
+    changed = [line for line in differences(cleaned.before, cleaned.after) if not line.startswith("settings")]
+    assert changed == [f"virtual servers: + {LATE_SERVER}"]
+
+
+def test_settings_stay_when_all_else_is_cleaned_up(cleaned: Cleaned) -> None:
+    assert cleaned.after["settings"] == cleaned.running["settings"] != cleaned.before["settings"]

@@ -1,0 +1,450 @@
+"""A UDP flow never goes on to an endpoint that is gone, and no other flow is touched.
+
+Linux since 5.9 drops the conntrack entries of its own IPVS connections when their real server goes (with
+expire_nodest_conn=1).  What it does not know of is left to the agent: entries that are older than the virtual server,
+that other programs made, or that lost their IPVS connection.  Those are made here by `conntrack -I`, or by packets
+that came before the Service did.
+
+Each flow has a source port of its own: IPVS can't tell apart the replies of one client's flows that go, from the same
+port, by two virtual servers to one pod.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kubeproxy_py.kernel.conntrack import table as conntrack
+from kubeproxy_py.kernel.conntrack.table import Conntrack
+from kubeproxy_py.kernel.conntrack.wire import encode_list_udp
+from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.model.flows import Flow as Told
+from kubeproxy_py.model.rows import VirtualServer
+from lab.ask import connect, read_answer
+from lab.echo import EchoServers, Listener
+from lab.namespace import Namespace
+from lab.network import BY_NAME, Cluster
+from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.kernel_state import run, shell
+from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
+from tests.e2e.serving import serving_cluster
+
+pytestmark = pytest.mark.kernel
+
+MOVES_WITHIN_S = 1.0
+BEGINS_WITHIN_S = 20.0  # where a flow begins nothing is measured, and the machine may be busy
+SWEPT = r'"forgot '
+CLIENT, CLIENT_6 = BY_NAME["outside"].ipv4, BY_NAME["outside"].ipv6
+NODE, NODE_6 = BY_NAME["node-a"].ipv4, BY_NAME["node-a"].ipv6
+SECOND_ADDRESS = "172.16.5.10"  # node A's, on eth1
+
+_numbers = count(1)
+_source_ports = count(20001)
+
+
+class Served(NamedTuple):
+    """A Service of a test's own."""
+
+    name: str
+    cluster_ips: tuple[str, str]
+    port: Port
+
+    def objects(self, *pods: str, unready: Sequence[str] = ()) -> list[Object]:
+        """The Service with *pods* in both families, and those *unready* that are not ready but serve."""
+        slices = [endpoint_slice(self.name, pods, [self.port], version=version, unready=unready) for version in (4, 6)]
+        return [self.itself, *slices]
+
+    @property
+    def itself(self) -> Object:
+        """The Service alone, with a front of every kind."""
+        fields = {"type": "LoadBalancer", "externalIPs": [self._own("198.51.100")]}
+        ingress = {"loadBalancer": {"ingress": [{"ip": self._own("203.0.113")}]}}
+        return service(self.name, self.cluster_ips, [self.port], **fields) | {"status": ingress}
+
+    def way(self, kind: str) -> tuple[str, int]:
+        """The address and port of one kind of front."""
+        return {
+            "ClusterIP": (self.cluster_ips[0], self.port.number),
+            "ClusterIP, IPv6": (self.cluster_ips[1], self.port.number),
+            "externalIP": (self._own("198.51.100"), self.port.number),
+            "LoadBalancer": (self._own("203.0.113"), self.port.number),
+            "NodePort": (NODE, self.port.node_port),
+            "NodePort, second address": (SECOND_ADDRESS, self.port.node_port),
+            "NodePort, IPv6": (NODE_6, self.port.node_port),
+        }[kind]
+
+    def _own(self, network: str) -> str:
+        return f"{network}.{self.cluster_ips[0].rpartition('.')[2]}"
+
+
+WAYS = (
+    "ClusterIP",
+    "ClusterIP, IPv6",
+    "externalIP",
+    "LoadBalancer",
+    "NodePort",
+    "NodePort, second address",
+    "NodePort, IPv6",
+)
+
+
+class Running(NamedTuple):
+    cluster: Cluster
+    agent: AgentProcess
+    folder: Folder
+
+    def put(self, served: Served, *objects: Object) -> None:
+        """Have *objects* known, synced, and their flows swept."""
+        with self.agent.syncing(SWEPT):
+            self.folder.put(served.name, objects)
+
+    def drop(self, served: Served) -> None:
+        with self.agent.syncing(SWEPT):
+            self.folder.drop(served.name)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = Folder(tmp_path_factory.mktemp("manifests"))
+    with serving_cluster() as cluster, AgentProcess(cluster.node_a, folder.path) as agent:
+        agent.wait_synced()
+        yield Running(cluster, agent, folder)
+
+
+@pytest.fixture
+def served() -> Served:
+    number = next(_numbers)
+    return Served(
+        f"dns-{number}", (f"10.96.5.{number}", f"fd00:10:96::5:{number}"), Port(53, "UDP", 8080, 30500 + number)
+    )
+
+
+class Flow:
+    """A UDP conversation from one port of a client to one address and port."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.port: int = sock.getsockname()[1]
+
+    def ask(self) -> str | None:
+        """The name of the pod that answers; None: nobody did, for 100 ms, or an ICMP error came."""
+        with suppress(OSError):
+            self._sock.send(b"who are you?\n")
+            return read_answer(self._sock).name
+        return None
+
+    def begins_at(self, pod: str) -> None:
+        """Wait until *pod* answers."""
+        self._waits_for(pod, BEGINS_WITHIN_S)
+
+    def moves_to(self, pod: str) -> None:
+        """Wait until *pod* answers, as it must within MOVES_WITHIN_S."""
+        self._waits_for(pod, MOVES_WITHIN_S)
+
+    def _waits_for(self, pod: str, within_s: float) -> None:
+        wait_until(lambda: self.ask() == pod, lambda: f"{pod} doesn't answer", within_s=within_s)
+
+
+@contextmanager
+def flow(client: Namespace, address: str, port: int) -> Iterator[Flow]:
+    with connect(client, "udp", address, port, 0.1, next(_source_ports)) as sock:
+        yield Flow(sock)
+
+
+def entries(node: Namespace, address: str, protocol: str = "udp") -> dict[int, str]:
+    """By source port: the id and the replies' source of the conntrack entries that were sent to *address*."""
+    family = "ipv6" if ":" in address else "ipv4"
+    listed = run(node, "conntrack", "-L", "-p", protocol, "-f", family, "--orig-dst", address, "-o", "id")
+    pattern = r"src=\S+ dst=\S+ sport=(\d+) dport=\d+ .*?src=(\S+) dst=\S+ sport=(\d+) .* id=(\d+)"
+    return {int(port): f"{entry} {src} {sport}" for port, src, sport, entry in re.findall(pattern, listed)}
+
+
+def insert(
+    node: Namespace,
+    address: str,
+    port: int,
+    replies_from: tuple[str, int],
+    protocol: str = "udp",
+    source_port: int | None = None,
+) -> int:
+    """Make a conntrack entry from outside to *address* and *port*; its source port."""
+    client = CLIENT_6 if ":" in address else CLIENT
+    source_port = source_port or next(_source_ports)
+    state = "--state ESTABLISHED" if protocol == "tcp" else ""
+    shell(
+        node,
+        f"conntrack -I -p {protocol} -t 300 {state} -s {client} --sport {source_port} -d {address} --dport {port} "
+        f"--reply-src {replies_from[0]} --reply-port-src {replies_from[1]} "
+        f"--reply-dst {client} --reply-port-dst {source_port} 2>/dev/null",
+    )
+    return source_port
+
+
+# With packets
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_flow_moves_to_a_living_pod_when_its_endpoint_is_removed(running: Running, served: Served, way: str) -> None:
+    running.put(served, *served.objects("pod-b1"))
+    with flow(running.cluster["outside"], *served.way(way)) as asked:
+        asked.begins_at("pod-b1")
+        running.put(served, *served.objects("pod-b2"))
+        asked.moves_to("pod-b2")
+
+
+def test_a_pod_s_own_flow_moves_as_well(running: Running, served: Served) -> None:
+    running.put(served, *served.objects("pod-b1"))
+    with flow(running.cluster["pod-a2"], *served.way("ClusterIP")) as asked:
+        asked.begins_at("pod-b1")
+        running.put(served, *served.objects("pod-a1"))
+        asked.moves_to("pod-a1")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_flows_to_endpoints_that_stay_keep_their_entry_and_their_pod(
+    running: Running, served: Served, way: str
+) -> None:
+    address, port = served.way(way)
+    running.put(served, *served.objects("pod-b1"))
+    with flow(running.cluster["outside"], address, port) as asked:
+        asked.begins_at("pod-b1")
+        running.put(served, *served.objects("pod-a1", "pod-b1", "pod-b2"))
+        before = entries(running.cluster.node_a, address)[asked.port]
+        running.put(served, *served.objects("pod-b1", "pod-b2"))
+        assert asked.ask() == "pod-b1"
+        assert entries(running.cluster.node_a, address)[asked.port] == before
+
+
+@pytest.mark.parametrize("way", ["ClusterIP", "ClusterIP, IPv6"])
+def test_a_flow_that_began_before_its_service_is_served_once_that_is_there(
+    running: Running, served: Served, way: str
+) -> None:
+    address, port = served.way(way)
+    with flow(running.cluster["outside"], address, port) as asked:
+        assert asked.ask() is None
+        assert entries(running.cluster.node_a, address)[asked.port].endswith(f"{address} {port}"), "a stale entry"
+        running.put(served, *served.objects("pod-b1"))
+        asked.moves_to("pod-b1")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_flow_that_began_before_there_were_endpoints_is_served_once_there_are(
+    running: Running, served: Served, way: str
+) -> None:
+    running.put(served, *served.objects())
+    with flow(running.cluster["outside"], *served.way(way)) as asked:
+        assert asked.ask() is None
+        running.put(served, *served.objects("pod-b1"))
+        asked.moves_to("pod-b1")
+
+
+@pytest.mark.parametrize("way", ["ClusterIP", "NodePort, IPv6"])
+def test_a_flow_to_an_endpoint_that_stops_being_ready_moves_to_a_ready_one(
+    running: Running, served: Served, way: str
+) -> None:
+    # As with kube-proxy: the endpoint leaves IPVS at once, and its flows go with the real server, though no sweep would
+    # have cut them.  See expire_nodest_conn in ip_vs_in, net/netfilter/ipvs/ip_vs_core.c.
+    running.put(served, *served.objects("pod-b1"))
+    with flow(running.cluster["outside"], *served.way(way)) as asked:
+        asked.begins_at("pod-b1")
+        running.put(served, *served.objects("pod-b2", unready=["pod-b1"]))
+        asked.moves_to("pod-b2")
+
+
+def test_a_flow_of_a_pod_to_a_host_outside_is_not_cut_for_having_the_number_of_a_node_port(
+    running: Running, served: Served
+) -> None:
+    outside = Listener("outside", running.cluster["outside"], "udp", served.port.node_port)
+    running.put(served, *served.objects("pod-a1", "pod-b1"))
+    with EchoServers([outside]), flow(running.cluster["pod-a1"], CLIENT, served.port.node_port) as asked:
+        asked.begins_at("outside")
+        before = entries(running.cluster.node_a, CLIENT)[asked.port]
+        running.put(served, *served.objects("pod-b1"))
+        assert (entries(running.cluster.node_a, CLIENT)[asked.port], asked.ask()) == (before, "outside")
+
+
+def test_a_tcp_connection_keeps_its_entry(running: Running, served: Served) -> None:
+    ports = [served.port, Port(53, "TCP", 8080)]
+    address = served.cluster_ips[0]
+
+    def objects(*pods: str) -> list[Object]:
+        return [service(served.name, address, ports), endpoint_slice(served.name, pods, ports)]
+
+    running.put(served, *objects("pod-b1"))
+    with connect(running.cluster["outside"], "tcp", address, 53, 1.0, next(_source_ports)) as sock:
+        assert read_answer(sock).name == "pod-b1"
+        source_port = sock.getsockname()[1]
+        before = entries(running.cluster.node_a, address, "tcp")[source_port]
+        running.put(served, *objects("pod-a1"))
+        sock.send(b"still there?\n")
+        assert sock.recv(99) == b"still there?\n"
+        assert entries(running.cluster.node_a, address, "tcp")[source_port] == before
+
+
+# With entries of which IPVS doesn't know
+
+
+ALL_WAYS = pytest.mark.parametrize("way", WAYS)
+
+
+def pod(name: str, way: str, port: int = 8080) -> tuple[str, int]:
+    machine = BY_NAME[name]
+    return (machine.ipv6 if "IPv6" in way else machine.ipv4), port
+
+
+@ALL_WAYS
+def test_entries_to_what_is_no_endpoint_any_more_go_and_all_others_stay(
+    running: Running, served: Served, way: str
+) -> None:
+    node, (address, port) = running.cluster.node_a, served.way(way)
+    running.put(served, *served.objects("pod-a1", "pod-b1", "pod-b2"))
+    made = {
+        "to a ready endpoint": insert(node, address, port, pod("pod-a1", way)),
+        "to an endpoint that serves and isn't ready": insert(node, address, port, pod("pod-b1", way)),
+        "to an endpoint that went": insert(node, address, port, pod("pod-b2", way)),
+        "to another port of an endpoint": insert(node, address, port, pod("pod-a1", way, 9999)),
+        "to nobody": insert(node, address, port, (address, port)),
+        "of another port": insert(node, address, port + 1000, pod("pod-b2", way)),
+    }
+    running.put(served, *served.objects("pod-a1", unready=["pod-b1"]))
+    left = entries(node, address)
+    assert {what for what, source_port in made.items() if source_port in left} == {
+        "to a ready endpoint",
+        "to an endpoint that serves and isn't ready",
+        "of another port",
+    }
+
+
+@ALL_WAYS
+def test_entries_of_a_deleted_service_go(running: Running, served: Served, way: str) -> None:
+    address, port = served.way(way)
+    running.put(served, *served.objects("pod-b1"))
+    source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", way))
+    running.drop(served)
+    assert source_port not in entries(running.cluster.node_a, address)
+
+
+@ALL_WAYS
+def test_entries_of_a_service_left_without_endpoints_go(running: Running, served: Served, way: str) -> None:
+    address, port = served.way(way)
+    running.put(served, *served.objects("pod-b1"))
+    source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", way))
+    running.put(served, *served.objects())
+    assert source_port not in entries(running.cluster.node_a, address)
+
+
+def test_entries_to_an_endpoint_that_terminated_go_when_it_does(running: Running, served: Served) -> None:
+    address, port = served.way("ClusterIP")
+    leaving = endpoint_slice(served.name, ["pod-a1"], [served.port], unready=["pod-b1"])
+    leaving["endpoints"][1]["conditions"]["terminating"] = True
+    web = service(served.name, address, [served.port])
+    running.put(served, web, leaving)
+    source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", ""))
+    running.put(served, web, leaving, *others())
+    assert source_port in entries(running.cluster.node_a, address)
+    running.put(served, web, endpoint_slice(served.name, ["pod-a1"], [served.port]))
+    assert source_port not in entries(running.cluster.node_a, address)
+
+
+def others() -> list[Object]:
+    """Another UDP Service, so that there is something to sync."""
+    number = next(_numbers)
+    return [service(f"other-{number}", f"10.96.5.{number}", [Port(53, "UDP")])]
+
+
+def test_a_tcp_entry_of_the_same_address_and_port_stays(running: Running, served: Served) -> None:
+    address, port = served.way("ClusterIP")
+    running.put(served, *served.objects("pod-b1"))
+    source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", ""), "tcp")
+    running.drop(served)
+    assert source_port in entries(running.cluster.node_a, address, "tcp")
+
+
+def test_what_a_process_left_undone_is_done_by_the_next(tmp_path: Path) -> None:
+    served = Served("dns", ("10.96.5.250", "fd00:10:96::5:250"), Port(53, "UDP", 8080, 30750))
+    folder = Folder(tmp_path)
+    folder.put("dns", served.objects("pod-a1"))
+    with serving_cluster() as cluster:
+        with AgentProcess(cluster.node_a, tmp_path) as first:
+            first.wait_for(SWEPT)
+            first.end(signal.SIGKILL)
+        made = {way: insert(cluster.node_a, *served.way(way), pod("pod-b1", way)) for way in WAYS}
+        with AgentProcess(cluster.node_a, tmp_path) as second:
+            assert "nothing to do" in second.wait_synced()
+            assert f"forgot {len(made)} UDP flows" in second.wait_for(SWEPT)
+        left = {port for way in WAYS for port in entries(cluster.node_a, served.way(way)[0])}
+        assert left.isdisjoint(made.values())
+
+
+# What the kernel can do
+
+
+DNS = VirtualServer("10.96.5.253", 53, "UDP")
+
+
+def test_a_kernel_that_refuses_the_filter_is_asked_for_everything(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = cluster.node_a
+    insert(node, DNS.address, DNS.port, ("10.244.1.5", 8080))
+    insert(node, DNS.address, DNS.port, ("10.244.1.5", 8080), "tcp")
+
+    def listed() -> list[tuple[str, int]]:
+        with node.inside():
+            return [flow.destination for part in Conntrack().udp_flows([DNS]) for flow in part]
+
+    filtered = listed()
+    unknown_filter = encode_list_udp("IPv4")[:-4] + b"\0\0\0\x40"
+    monkeypatch.setattr(conntrack, "encode_list_udp", lambda _family: unknown_filter)
+    assert (filtered, listed()) == ([("10.244.1.5", 8080)], filtered)
+
+
+def test_the_kernel_lists_udp_alone(cluster: Cluster) -> None:
+    for protocol in ("udp", "tcp"):
+        insert(cluster.node_a, "10.96.5.252", 53, ("10.244.1.5", 8080), protocol)
+    with cluster.node_a.inside():
+        parts = [part.entries for part in conntrack._listing(encode_list_udp("IPv4"))]
+    protocols = {entry[36] for part in parts for entry in part}  # of the original tuple
+    assert protocols == {socket.IPPROTO_UDP}
+
+
+def test_a_flow_of_the_same_tuple_and_another_id_is_not_hit(cluster: Cluster) -> None:
+    server = VirtualServer("10.96.5.249", 53, "UDP")
+    node, table = cluster.node_a, Conntrack()
+    source_port = insert(node, server.address, server.port, ("10.244.1.5", 8080))
+    with node.inside():
+        (told,) = [told for part in table.udp_flows([server]) for told in part]
+        at = told.entry.index(b"\x08\x00\x0c\x00") + 4  # CTA_ID
+        other_id = bytes(byte ^ 1 for byte in told.entry[at : at + 4])
+        other = Told(server, told.destination, told.entry[:at] + other_id + told.entry[at + 4 :])
+        assert table.delete_flows([other]) == (0, [])
+    assert source_port in entries(node, server.address)
+
+
+@contextmanager
+def without_conntrack_netlink() -> Iterator[None]:
+    """The module is unloaded, and the kernel can't load it."""
+    loader = Path("/proc/sys/kernel/modprobe")
+    before = loader.read_text()
+    loader.write_text("/nowhere")
+    subprocess.run(["modprobe", "-r", "nf_conntrack_netlink"], check=True)
+    try:
+        yield
+    finally:
+        loader.write_text(before)
+        subprocess.run(["modprobe", "nf_conntrack_netlink"], check=True)
+
+
+def test_without_nf_conntrack_netlink_it_is_said_what_to_do(cluster: Cluster) -> None:
+    said = pytest.raises(KernelError, match=r"can't list UDP flows \(modprobe nf_conntrack_netlink on the host")
+    with cluster.node_a.inside(), without_conntrack_netlink(), said:
+        list(Conntrack().udp_flows([DNS]))

@@ -1,0 +1,241 @@
+"""The unit of deploy/systemd, started, watched, reloaded and stopped by systemd itself."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.network import NODE_NAME, Cluster
+from tests.apiserver import ApiServer
+from tests.deploy.role import GuardedServer
+from tests.deploy.systemd_host import NODE_FOLDER, UNIT, SystemdHost
+from tests.e2e.agent_process import wait_until
+from tests.e2e.kernel_state import run
+from tests.e2e.manifests import Port, backed
+from tests.e2e.serving import serving_cluster
+from tests.e2e.test_api_server import KUBECONFIG, NODE, answerers
+from tests.e2e.traffic import Targets, Traffic
+
+pytestmark = pytest.mark.kernel
+
+WEB, LATE = "10.96.80.1", "10.96.80.2"
+WEB_PORT = Port(80, node_port=30080)
+WATCHDOG_S = 4
+CONFIG = """\
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: ipvs
+clientConnection: {{kubeconfig: {folder}/kubeconfig}}
+clusterCIDR: 10.244.0.0/16
+ipvs: {{scheduler: {scheduler}}}
+# Only the initial network namespace may write nf_conntrack_max.
+conntrack: {{maxPerCore: 0}}
+"""
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with serving_cluster() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(cluster: Cluster) -> Iterator[GuardedServer]:
+    """An API server that allows what the ClusterRole of deploy/ does, and no more."""
+    with cluster.node_a.inside():
+        made = GuardedServer()
+    made.start()
+    for each in (NODE, *backed("web", WEB, ["pod-a1", "pod-b1"], [WEB_PORT, Port(53, "UDP")])):
+        made.apply(each)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("node")
+    kubeconfig = KUBECONFIG.format(url=server.url, authority="", token="").replace(', certificate-authority: ""', "")
+    (made / "kubeconfig").write_text(kubeconfig.replace('tokenFile: ""', ""))
+    configure(made, "rr")
+    return made
+
+
+@pytest.fixture(scope="module")
+def host(cluster: Cluster, folder: Path) -> Iterator[SystemdHost]:
+    options = f"--config={NODE_FOLDER}/config.yaml --hostname-override={NODE_NAME} -v2"
+    with SystemdHost(cluster.node_a, folder, options, f"WatchdogSec={WATCHDOG_S}s") as up:
+        yield up
+
+
+def configure(folder: Path, scheduler: str) -> None:
+    (folder / "config.yaml").write_text(CONFIG.format(folder=NODE_FOLDER, scheduler=scheduler))
+
+
+@pytest.fixture
+def running(host: SystemdHost, folder: Path) -> SystemdHost:
+    """The machine, with the unit active."""
+    configure(folder, "rr")
+    host.do("systemctl", "start", UNIT)
+    return host
+
+
+def traffic(cluster: Cluster) -> Traffic:
+    return Traffic(cluster, Targets(("192.168.3.10", 30080), (WEB, 80), (WEB, 53)))
+
+
+@contextmanager
+def lists_withheld(server: ApiServer) -> Iterator[None]:
+    """The API server answers nobody within the `with`."""
+    server.faults.delay_s = 60.0
+    try:
+        yield
+    finally:
+        server.faults.delay_s = 0.0
+        server.cut()
+
+
+def late(server: ApiServer) -> None:
+    """Another Service comes to be, with pod-b2 behind it."""
+    for each in backed("late", LATE, ["pod-b2"]):
+        server.apply(each)
+
+
+def gone(server: ApiServer) -> None:
+    server.store.delete("services", ("shop", "late"))
+
+
+def main_pid(host: SystemdHost) -> int:
+    return int(host.show("MainPID")[0])
+
+
+def test_the_machine_loads_the_modules_and_makes_the_settings(host: SystemdHost) -> None:
+    for name in ("modules-load", "sysctl", "tmpfiles-setup"):
+        assert host.show("ActiveState", "Result", unit=f"systemd-{name}.service") == ("active", "success")
+
+
+def test_ready_comes_after_the_first_sync(host: SystemdHost, cluster: Cluster, server: ApiServer) -> None:
+    host.do("systemctl", "stop", UNIT)
+    asked = len(server.requests)
+    with lists_withheld(server):
+        host.do("systemctl", "start", "--no-block", UNIT)
+        wait_until(lambda: len(server.requests) > asked)
+        time.sleep(WATCHDOG_S + 1)  # the watchdog is not to run before READY
+        assert host.show("ActiveState", "NRestarts") == ("activating", "0")
+    host.do("systemctl", "start", UNIT)
+    assert answerers(cluster) == {"pod-a1", "pod-b1"}
+    assert host.show("ActiveState", "SubState") == ("active", "running")
+
+
+def test_the_status_says_what_the_last_sync_did(running: SystemdHost, cluster: Cluster, server: ApiServer) -> None:
+    late(server)
+    wait_until(lambda: answerers(cluster, LATE) == {"pod-b2"})
+    gone(server)
+    wait_until(lambda: "removed" in running.show("StatusText")[0], look_s=0.2)
+
+
+def test_a_process_that_hangs_is_replaced_and_no_packet_is_lost(
+    running: SystemdHost, cluster: Cluster, server: ApiServer
+) -> None:
+    hung = main_pid(running)
+    with traffic(cluster) as flowing:
+        running.signal(signal.SIGSTOP)
+        wait_until(lambda: running.show("ActiveState") == ("active",) and main_pid(running) not in (0, hung),
+                   running.journal, within_s=60, look_s=0.5)  # fmt: skip
+        seen = flowing.rounds
+        wait_until(lambda: flowing.rounds > seen + 2)
+    assert flowing.failures == []
+    late(server)
+    wait_until(lambda: answerers(cluster, LATE) == {"pod-b2"})
+    gone(server)
+
+
+def test_a_process_that_is_aborted_shows_where_it_was_and_comes_back(running: SystemdHost) -> None:
+    killed = main_pid(running)
+    running.signal(signal.SIGABRT)  # as the watchdog does
+    wait_until(lambda: running.show("ActiveState") == ("active",) and main_pid(running) not in (0, killed), look_s=0.3)
+    said = running.journal()
+    assert "Fatal Python error: Aborted" in said
+    assert '/kubeproxy_py/reconcile/loop.py", line' in said
+
+
+def test_reload_has_a_changed_file_followed_by_the_same_process(
+    running: SystemdHost, cluster: Cluster, folder: Path
+) -> None:
+    before = main_pid(running)
+    configure(folder, "lc")
+    running.do("systemctl", "reload", UNIT)
+    wait_until(lambda: f"-A -t {WEB}:80 -s lc" in run(cluster.node_a, "ipvsadm", "-Sn"), running.journal)
+    wait_until(lambda: running.show("ActiveState") == ("active",))
+    assert main_pid(running) == before
+
+
+def test_reload_refuses_a_file_with_a_mistake_and_says_why(running: SystemdHost, folder: Path) -> None:
+    before = main_pid(running)
+    configure(folder, "quickest")
+    done = running.run("systemctl", "reload", UNIT)
+    assert done.returncode != 0
+    assert "ipvs.scheduler" in running.journal()
+    assert (main_pid(running), running.show("ActiveState")) == (before, ("active",))
+
+
+def test_a_configuration_that_can_not_be_used_harms_nobody_and_is_followed_once_mended(
+    running: SystemdHost, folder: Path, cluster: Cluster
+) -> None:
+    running.do("systemctl", "stop", UNIT)
+    configure(folder, "quickest")
+    assert running.run("systemctl", "start", UNIT).returncode != 0
+    assert "ipvs.scheduler" in running.journal()
+    assert answerers(cluster) == {"pod-a1", "pod-b1"}
+    configure(folder, "rr")
+    wait_until(lambda: running.show("ActiveState") == ("active",), running.journal, look_s=0.3)
+
+
+def test_stop_leaves_every_service_served(running: SystemdHost, cluster: Cluster) -> None:
+    with traffic(cluster) as flowing:
+        running.do("systemctl", "stop", UNIT)
+        seen = flowing.rounds
+        wait_until(lambda: flowing.rounds > seen + 2)
+    assert flowing.failures == []
+    assert running.show("ActiveState", "Result") == ("inactive", "success")
+
+
+def test_the_agent_has_two_capabilities_and_a_filter_of_system_calls(running: SystemdHost) -> None:
+    text = running.do("cat", f"/proc/{main_pid(running)}/status")
+    status = dict(line.split(":\t", 1) for line in text.splitlines())
+    both = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    assert {name: int(status[name], 16) for name in ("CapEff", "CapBnd")} == {"CapEff": both, "CapBnd": both}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/x", "/usr/x", "/opt/x", "/run/x", "/proc/sys/net/ipv4/ip_forward", "/sys/kernel/mm/ksm/run"]
+)
+def test_the_agent_can_not_write_elsewhere(running: SystemdHost, path: str) -> None:
+    done = running.inside_unit("sh", "-c", f"echo 1 > {path}")
+    assert done.returncode != 0
+    assert "Read-only" in done.stderr or "nonexistent" in done.stderr, done.stderr
+
+
+def test_the_role_is_enough(running: SystemdHost, server: GuardedServer) -> None:
+    assert server.used <= server.allowed, running.journal()
+    assert {right.verb for right in server.used} >= {"list", "watch"}
+
+
+def test_systemd_rates_the_exposure_of_the_unit_as_ok(host: SystemdHost) -> None:
+    done = host.run("systemd-analyze", "security", "--threshold=25", UNIT)  # in tenths; the worst is 100
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr
+
+
+def test_the_agent_shares_the_lock_of_iptables(running: SystemdHost) -> None:
+    assert running.inside_unit("sh", "-c", "echo >> /run/xtables.lock").returncode == 0
+
+
+def test_the_agent_sees_no_homes_and_no_temporary_files_of_others(running: SystemdHost) -> None:
+    running.do("touch", "/tmp/of-another")
+    assert running.inside_unit("ls", "-A", "/root", "/home", "/tmp").stdout.split() == ["/home:", "/root:", "/tmp:"]

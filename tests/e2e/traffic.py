@@ -1,0 +1,74 @@
+"""traffic: clients that never stop asking, so that whatever is lost meanwhile is noticed.
+
+Law: one thread asks in turn: a new TCP connection to a NodePort from outside, one to a ClusterIP from a pod, a line on
+a TCP connection that stays open, a datagram of a UDP flow that stays the same.  Whatever isn't answered as it should
+be is a failure, and is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from lab.ask import AskError, ask, connect, read_answer
+from lab.network import Cluster
+
+
+class Targets(NamedTuple):
+    node_port: tuple[str, int]
+    cluster_ip: tuple[str, int]
+    udp: tuple[str, int]
+
+
+class Traffic:
+    """Traffic to *targets* of *cluster* within the `with`."""
+
+    def __init__(self, cluster: Cluster, targets: Targets) -> None:
+        self._cluster = cluster
+        self._targets = targets
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
+        self.rounds = 0
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(10.0)
+
+    def _run(self) -> None:
+        try:
+            with ExitStack() as stack:
+                self._open_and_ask(stack)
+        except (AskError, OSError) as error:
+            self.failures.append(f"a lasting conversation broke: {error!r}")
+
+    def _open_and_ask(self, stack: ExitStack) -> None:
+        long = stack.enter_context(connect(self._cluster["outside"], "tcp", *self._targets.node_port))
+        read_answer(long)
+        flow = stack.enter_context(connect(self._cluster["pod-a2"], "udp", *self._targets.udp))
+        flow.send(b"?")
+        first = read_answer(flow)
+        while not self._stop.wait(0.002):  # a breath, for the one CPU is the agent's as well
+            self._ask("outside", self._targets.node_port)
+            self._ask("pod-a1", self._targets.cluster_ip)
+            long.sendall(b"line")
+            if long.recv(4) != b"line":
+                raise OSError("the long connection was closed")
+            flow.send(b"?")
+            if (answer := read_answer(flow)) != first:
+                self.failures.append(f"the UDP flow moved from {first} to {answer}")
+            self.rounds += 1
+
+    def _ask(self, client: str, target: tuple[str, int]) -> None:
+        try:
+            ask(self._cluster[client], "tcp", *target)
+        except (AskError, OSError) as error:
+            self.failures.append(f"{client} to {target}: {error!r}")

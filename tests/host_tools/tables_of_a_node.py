@@ -1,0 +1,59 @@
+"""What the tests of iptables share: recorded tables of a node, steps from rows, a network of one's own."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kubeproxy_py.kernel.iptables.text import TABLES, saved_rows
+from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.services import FAMILIES, Family
+from kubeproxy_py.model.steps import Step
+from kubeproxy_py.plan.plan import make_plan
+from lab import linux
+
+_RECORDED = Path(__file__).with_name("recorded")
+
+
+def recorded_text(family: Family) -> str:
+    """What ``iptables-save`` printed on a node on which kube-proxy 1.36 had filled nearly all sets."""
+    return (_RECORDED / f"{family}.txt").read_text()
+
+
+def recorded_rows(*families: Family) -> Rows:
+    """The same as rows."""
+    rows: Rows = {}
+    for family in families or FAMILIES:
+        for table in TABLES:
+            rows |= saved_rows(recorded_text(family).encode(), family, table)
+    return rows
+
+
+def steps_between(actual: Rows, desired: Rows) -> tuple[Step, ...]:
+    """As the planner orders them."""
+    return make_plan(desired, actual).steps
+
+
+@contextmanager
+def network_of_ones_own() -> Iterator[None]:
+    """A new network namespace for the calling thread, with loopback up."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        linux.unshare(linux.CLONE_NEWNET)
+        linux.raise_loopback()
+        yield
+    finally:
+        linux.setns(before, linux.CLONE_NEWNET)
+        os.close(before)
+
+
+def make_sets(*families: Family) -> None:
+    """All our sets, by the ipset tool."""
+    lines = []
+    for family in families or FAMILIES:
+        for key, spec in tables.ipsets(family).items():
+            header = f"family {'inet6' if spec.family == 'IPv6' else 'inet'}" if spec.family else "range 0-65535"
+            lines.append(f"create {key.name} {spec.type} {header}\n")
+    subprocess.run(["ipset", "restore", "-exist"], input="".join(lines).encode(), check=True)

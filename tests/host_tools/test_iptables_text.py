@@ -1,0 +1,126 @@
+"""The text given to iptables-restore, and rows read from what iptables-save prints; pure, so without root."""
+
+import pytest
+
+from kubeproxy_py.kernel.iptables.text import count_jumps, restore_text, saved_rows
+from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, JumpSpec
+from kubeproxy_py.model.services import FAMILIES, Family
+from kubeproxy_py.model.steps import Step
+from tests.host_tools.tables_of_a_node import recorded_rows, recorded_text, steps_between
+
+MARK = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
+SERVICES = Chain("IPv4", "nat", "KUBE-SERVICES")
+PORTALS = Jump("IPv4", "nat", "OUTPUT", "KUBE-SERVICES")
+RULE = tables.jumps("IPv4")[PORTALS]
+HERE = ("nat", "OUTPUT", RULE)
+
+
+def _text(*steps: Step, copies: int = 0) -> list[str]:
+    return restore_text(steps, {HERE: copies}).decode().splitlines()
+
+
+def test_a_chain_is_emptied_and_filled_in_one_commit() -> None:
+    step = Step("add", MARK, ChainSpec(("-p tcp -j RETURN", "-j MARK --set-xmark 0x4000/0x4000")))
+    assert _text(step) == [
+        "*nat",
+        ":KUBE-MARK-MASQ - [0:0]",
+        "-A KUBE-MARK-MASQ -p tcp -j RETURN",
+        "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
+        "COMMIT",
+    ]
+
+
+def test_a_deleted_chain_is_emptied_first_so_that_the_order_of_deletions_is_free() -> None:
+    steps = [Step("delete", key, None, ChainSpec(("-j KUBE-MARK-MASQ",))) for key in (MARK, SERVICES)]
+    assert _text(*steps) == [
+        "*nat",
+        ":KUBE-MARK-MASQ - [0:0]",
+        ":KUBE-SERVICES - [0:0]",
+        "-X KUBE-MARK-MASQ",
+        "-X KUBE-SERVICES",
+        "COMMIT",
+    ]
+
+
+def test_all_chains_stand_before_any_rule_that_may_jump_to_them() -> None:
+    steps = [Step("add", SERVICES, ChainSpec(("-j KUBE-MARK-MASQ",))), Step("add", MARK, ChainSpec(()))]
+    assert _text(*steps)[1:3] == [":KUBE-SERVICES - [0:0]", ":KUBE-MARK-MASQ - [0:0]"]
+
+
+def test_a_missing_jump_is_put_on_top() -> None:
+    assert _text(Step("add", PORTALS, JumpSpec(RULE))) == ["*nat", f"-I OUTPUT {RULE}", "COMMIT"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "copies", "lines"),
+    [("add", 1, 0), ("add", 3, 2), ("delete", 0, 0), ("delete", 1, 1), ("delete", 2, 2), ("update", 2, 1)],
+)
+def test_a_jump_comes_to_stand_once_or_not_at_all(verb: str, copies: int, lines: int) -> None:
+    spec = None if verb == "delete" else JumpSpec(RULE)
+    step = Step(verb, PORTALS, spec, JumpSpec(RULE))  # type: ignore[arg-type]
+    assert _text(step, copies=copies)[1:-1] == [f"-D OUTPUT {RULE}"] * lines
+
+
+def test_nothing_to_do_is_no_text() -> None:
+    assert restore_text([Step("add", PORTALS, JumpSpec(RULE))], {HERE: 1}) == b""
+
+
+def test_each_table_has_its_own_commit() -> None:
+    steps = [Step("add", MARK, ChainSpec(())), Step("add", Chain("IPv4", "filter", "KUBE-FORWARD"), ChainSpec(()))]
+    assert [line for line in _text(*steps) if line[0] in "*C"] == ["*nat", "COMMIT", "*filter", "COMMIT"]
+
+
+@pytest.mark.parametrize("rule", ["-j RETURN\n-A INPUT -j DROP", "-j RETURN\0"])
+def test_a_rule_of_two_lines_is_refused(rule: str) -> None:
+    with pytest.raises(ValueError, match="not one line"):
+        _text(Step("add", MARK, ChainSpec((rule,))))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_tables_have_every_chain_and_jump_of_ours(family: Family) -> None:
+    assert recorded_rows(family).keys() == {*tables.chains(family), *tables.jumps(family)}
+
+
+def test_a_recorded_chain_has_its_rules_in_order() -> None:
+    assert recorded_rows("IPv4")[Chain("IPv4", "nat", "KUBE-POSTROUTING")] == ChainSpec(
+        (
+            '-m comment --comment "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose"'
+            " -m set --match-set KUBE-LOOP-BACK dst,dst,src -j MASQUERADE",
+            "-m mark ! --mark 0x4000/0x4000 -j RETURN",
+            "-j MARK --set-xmark 0x4000/0x0",
+            '-m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully',
+        )
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_written_text_reads_as_the_rows_that_were_written(family: Family) -> None:
+    written = restore_text(steps_between({}, recorded_rows(family)), {})
+    chains = {key: spec for key, spec in recorded_rows(family).items() if isinstance(key, Chain)}
+    assert saved_rows(written, family, "nat") | saved_rows(written, family, "filter") == chains
+
+
+def test_chains_and_jumps_of_others_are_no_rows() -> None:
+    saved = f"*nat\n:OUTPUT ACCEPT [0:0]\n:KUBE-SEP-X - [0:0]\n-A OUTPUT -p tcp {RULE}\n-A KUBE-SEP-X -j DNAT\nCOMMIT\n"
+    assert saved_rows(saved.encode(), "IPv4", "nat") == {}
+
+
+def test_a_chain_of_our_name_in_another_table_is_no_row() -> None:
+    saved = b"*filter\n:KUBE-SERVICES - [0:0]\nCOMMIT\n*mangle\n:KUBE-FORWARD - [0:0]\nCOMMIT\n"
+    assert saved_rows(saved, "IPv4", "filter") == {}
+
+
+def test_a_jump_that_stands_twice_is_not_the_jump_that_is_wanted() -> None:
+    saved = f"*nat\n-A OUTPUT {RULE}\n-A OUTPUT -j ACCEPT\n-A OUTPUT {RULE}\nCOMMIT\n".encode()
+    assert saved_rows(saved, "IPv4", "nat") == {PORTALS: JumpSpec(f"{RULE}\n{RULE}")}
+
+
+def test_jumps_are_counted_by_table_and_chain() -> None:
+    saved = recorded_text("IPv4").replace(f"-A OUTPUT {RULE}\n", f"-A OUTPUT {RULE}\n" * 3)
+    assert count_jumps(saved.encode())[HERE] == 3
+
+
+def test_comments_that_are_not_utf8_are_passed_over() -> None:
+    saved = b'*nat\n:KUBE-MARK-MASQ - [0:0]\n-A OUTPUT -m comment --comment "caf\xe9" -j ACCEPT\nCOMMIT\n'
+    assert saved_rows(saved, "IPv4", "nat") == {MARK: ChainSpec(())}

@@ -1,0 +1,137 @@
+"""The words of our rules: all that can be compiled is understood and nothing of it lost; all else is refused."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
+from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.kernel.iptables.rule_parser import NOT, Line, Option, ParsedRule, restore_lines, rule_words
+from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.rows import ChainSpec
+from kubeproxy_py.model.services import FAMILIES, Family
+from tests.host_tools.tables_of_a_node import recorded_rows
+
+_ADDRESS: dict[Family, str] = {"IPv4": "203.0.113.9", "IPv6": "2001:db8::9"}
+_NETWORK: dict[Family, str] = {"IPv4": "10.244.0.0/16", "IPv6": "fd00:10:244::/56"}
+
+
+def _sites(family: Family) -> Iterator[NodeContext]:
+    for not_local in ("", f"! -s {_NETWORK[family]}", "! -i cni0", "! -i cali+"):
+        yield NodeContext(not_local={family: not_local} if not_local else {})
+    yield NodeContext(masquerade_all=True, random_fully=False, masquerade_mark=1)
+    yield NodeContext(masquerade_mark=1 << 31)
+
+
+def _compiled(family: Family) -> set[str]:
+    """Every rule that can be compiled, whatever the node."""
+    filled = frozenset(key.name for key in tables.ipsets(family))
+    shut = tuple(f"{_ADDRESS[family]},{protocol}:65535" for protocol in ("tcp", "udp", "sctp"))
+    specs = [
+        spec for site in _sites(family) for spec in compile_chains(family, NonEmptySets(filled, shut), site).values()
+    ]
+    return {rule for spec in specs if isinstance(spec, ChainSpec) for rule in spec.rules}
+
+
+def _text(words: ParsedRule) -> str:
+    """The rule again, as iptables-save prints it."""
+    parts = [_field("-i", words.in_interface), _field("-s", words.source), _field("-p", words.protocol)]
+    parts += [f"-m {name} {_options(options)}" for name, options in words.matches]
+    parts += [f"-j {words.target}", _options(words.target_options)]
+    return " ".join(filter(None, parts))
+
+
+def _field(letter: str, value: str) -> str:
+    turned = f"{NOT} " if value.startswith(NOT) else ""
+    return f"{turned}{letter} {value.removeprefix(NOT)}" if value else ""
+
+
+def _options(options: tuple[Option, ...]) -> str:
+    return " ".join(_option(name, values) for name, values in options)
+
+
+def _option(name: str, values: tuple[str, ...]) -> str:
+    if name == "comment":
+        escaped = values[0].replace("'", "\\'")
+        return f'--comment "{escaped}"'
+    turned = values[:1] == (NOT,)
+    return " ".join([*[NOT] * turned, f"--{name}", *values[turned:]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_rule_that_can_be_compiled_is_understood_whole(family: Family) -> None:
+    rules = _compiled(family)
+    assert len(rules) > 40
+    assert {_text(rule_words(rule, family)) for rule in rules} == rules
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_jump_is_understood_whole(family: Family) -> None:
+    rules = set(tables.jumps(family).values())
+    assert {_text(rule_words(rule, family)) for rule in rules} == rules
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_recorded_rule_of_kube_proxy_is_understood_whole(family: Family) -> None:
+    specs = [spec for spec in recorded_rows(family).values() if isinstance(spec, ChainSpec)]
+    rules = {rule for spec in specs for rule in spec.rules}
+    assert {_text(rule_words(rule, family)) for rule in rules} == rules
+
+
+_SET = "-m set --match-set KUBE-CLUSTER-IP"
+
+
+@pytest.mark.parametrize(
+    ("rule", "word"),
+    [
+        ("-m set --match-set NO-SUCH-SET dst,dst -j RETURN", "NO-SUCH-SET"),
+        ("-m set --match-set KUBE-6-CLUSTER-IP dst,dst -j RETURN", "KUBE-6-CLUSTER-IP"),
+        (f"{_SET} dst,dstx -j RETURN", "dst,dstx"),
+        (f"{_SET} dst, -j RETURN", "dst,"),
+        (f"{_SET} dst,dst,dst,dst -j RETURN", "dst,dst,dst,dst"),
+        ("-m conntrack --ctstate ESTABLISHT -j RETURN", "ESTABLISHT"),
+        ("-m conntrack --ctstatus NONE -j RETURN", "--ctstatus"),
+        ("-m mark --mark 0x4000 -j RETURN", "0x4000"),
+        ("-m addrtype --dst-type REMOTE -j RETURN", "REMOTE"),
+        ("-m ipvs --vproto 6 --vaddr fd00::1 --vport 80 -j DROP", "fd00::1"),
+        ("-m ipvs --vproto 6 --vaddr 10.0.0.01 --vport 80 -j DROP", "10.0.0.01"),
+        ("-m ipvs --vport 0 -j DROP", "0"),
+        ("-m owner --uid-owner 0 -j ACCEPT", "owner"),
+        (f'-m comment --comment "{"x" * 256}" -j ACCEPT', "x" * 256),
+        ("-s 10.0.0.1/8 -j RETURN", "10.0.0.1/8"),
+        ("-s fd00::/8 -j RETURN", "fd00::/8"),
+        ("-s everywhere -j RETURN", "everywhere"),
+        ("-i a-name-too-long-for-one -j RETURN", "a-name-too-long-for-one"),
+        ("-p icmp -j RETURN", "icmp"),
+        ("! -p tcp -j RETURN", "-p"),
+        ("! -m mark --mark 0x1/0x1 -j RETURN", "-m"),
+        ("-d 10.0.0.0/8 -j RETURN", "-d"),
+        ("-j NOWHERE", "NOWHERE"),
+        ("-j MARK --or-mark 0x4000", "--or-mark"),
+        ("-j REJECT --reject-with tcp-reset", "tcp-reset"),
+        ("-j RETURN -j DROP", "-j"),
+        ("-j RETURN !", "!"),
+        ("-j", ""),
+        ("-p tcp", ""),
+        ("", ""),
+    ],
+)
+def test_what_is_no_word_of_ours_is_refused_and_named(rule: str, word: str) -> None:
+    with pytest.raises(ValueError, match="is no word of ours") as caught:
+        rule_words(rule, "IPv4")
+    assert str(caught.value).startswith(f"{word!r} ")
+
+
+def test_the_sets_that_a_rule_names_are_told() -> None:
+    assert rule_words(f"{_SET} dst,dst -m set --match-set KUBE-IPVS-IPS dst -j DROP", "IPv4").sets() == {
+        "KUBE-CLUSTER-IP",
+        "KUBE-IPVS-IPS",
+    }
+
+
+def test_the_lines_of_each_table_keep_their_order() -> None:
+    text = b"*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\nCOMMIT\n*filter\n-X KUBE-FORWARD\nCOMMIT\n"
+    assert restore_lines(text, "IPv4") == {
+        "nat": [Line(":", "KUBE-SERVICES"), Line("-A", "KUBE-SERVICES", ParsedRule(target="RETURN"))],
+        "filter": [Line("-X", "KUBE-FORWARD")],
+    }

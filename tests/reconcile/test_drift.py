@@ -1,0 +1,44 @@
+"""Drift and standing: what is counted of rows that somebody else changed, and what counts as a failed sync."""
+
+import pytest
+
+from kubeproxy_py.model.rows import Address, Chain, Ipset, IpsetEntry, Jump, Key, Link, VirtualServer
+from kubeproxy_py.reconcile.drift import Drift
+from kubeproxy_py.reconcile.sync_status import stuck_families
+
+A, B = Address("10.96.0.1"), Address("10.96.0.2")
+
+
+def test_a_row_is_found_once_and_repaired_once() -> None:
+    drift = Drift()
+    drift.record([A, B])
+    drift.record_outcome([A, B], refused=[B])
+    drift.record_outcome([B], refused=[B])
+    assert (dict(drift.found), dict(drift.repaired)) == ({"Address": 2}, {"Address": 1})
+    drift.record_outcome([A, B], refused=[])
+    drift.record_outcome([A, B], refused=[])
+    assert dict(drift.repaired) == {"Address": 2}
+
+
+def test_a_row_that_never_drifted_is_not_repaired() -> None:
+    drift = Drift()
+    drift.record([A])
+    drift.record_outcome([B], refused=[])
+    assert dict(drift.repaired) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "families"),
+    [
+        (Link("kube-ipvs0"), {"IPv4", "IPv6"}),
+        (Ipset("KUBE-CLUSTER-IP"), {"IPv4"}),
+        (Ipset("KUBE-6-CLUSTER-IP"), {"IPv6"}),
+        (Chain("IPv6", "nat", "KUBE-SERVICES"), {"IPv6"}),
+        (Jump("IPv4", "nat", "OUTPUT", "KUBE-SERVICES"), {"IPv4"}),
+        (A, set()),
+        (VirtualServer("10.96.0.1", 80, "TCP"), set()),
+        (IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.1,tcp:80"), set()),
+    ],
+)
+def test_a_family_is_stuck_by_what_ends_kube_proxys_sync_and_by_nothing_else(key: Key, families: set[str]) -> None:
+    assert stuck_families([key]) == families

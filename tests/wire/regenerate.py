@@ -1,0 +1,28 @@
+"""Write the golden bytes anew (``python -m tests.wire.regenerate``); read the difference before committing it."""
+
+from pathlib import Path
+
+from tests.wire.annotate import annotate
+from tests.wire.messages import FILES, Sample
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def render(samples: list[Sample]) -> str:
+    """One golden file: each message's claim, then its bytes with what they are (little-endian host)."""
+    return "\n".join(_render(sample) for sample in samples)
+
+
+def _render(sample: Sample) -> str:
+    lines = annotate(sample.body, sample.fixed_size, sample.names)
+    return "".join(f"{line}\n" for line in (f"# {sample.claim}", *lines))
+
+
+def main() -> None:
+    """Write every file."""
+    for name, samples in FILES.items():
+        (FOLDER / f"{name}.txt").write_text(render(samples))
+
+
+if __name__ == "__main__":
+    main()
