@@ -1,15 +1,16 @@
-# kubeproxy-py as an image: Debian's packages and locked wheels, and nothing else: no shell, no compiler, no installer.
+# The image of kubeproxy-py: Debian packages and wheels locked by hash; no shell, compiler or package manager.
 #
 #   docker build --tag kubeproxy-py .      (or podman, buildah)
-#   make image                             needs neither an engine nor a registry: it makes BASE from Debian's archive
+#   make image                             without a container engine or registry: builds BASE from Debian's archive
 #
-# The first stage gathers the agent, its libraries and the file system; the image is that, as one layer.
-# Same inputs, same bytes: wheels are locked by hash, times are SOURCE_DATE_EPOCH, no file tells when or where it was made.
+# The first stage assembles the root file system with the agent and its libraries; the image is that, as one layer.
+# The build is reproducible: wheels are locked by hash, all times are SOURCE_DATE_EPOCH, and no file contains the time or
+# place of the build.
 
 ARG BASE=docker.io/library/debian:12-slim
 
 FROM ${BASE} AS build
-# finish.py alone writes byte code; what pip's own imports left would hold times.
+# Only finish.py writes byte code: files that pip's own imports leave would contain times.
 ENV PYTHONDONTWRITEBYTECODE=1
 RUN apt-get -q update \
     && DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends \
@@ -17,7 +18,7 @@ RUN apt-get -q update \
         base-files ipset iptables kmod netbase python3.11
 WORKDIR /src
 COPY image/requirements.lock image/tools.lock image/
-# Both secrets are optional: where a proxy has a certificate authority of its own, and where pip must use a mirror.
+# Optional secrets: `ca`, the certificate authority of a proxy; `pip.conf`, to use a mirror.
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip.conf \
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     if [ -s /run/secrets/pip.conf ]; then export PIP_CONFIG_FILE=/run/secrets/pip.conf; fi; \
@@ -44,7 +45,7 @@ COPY --from=build /root-of-image /
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kubeproxy-py" \
-    org.opencontainers.image.description="A Linux node agent that does the whole job of kube-proxy in IPVS mode" \
+    org.opencontainers.image.description="A Linux node agent that replaces kube-proxy in IPVS mode" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"

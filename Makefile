@@ -1,35 +1,38 @@
-# The README shows two commands: make run, make test.  `make help` lists the rest.
+# The README shows two targets: make run, make test.  `make help` lists all of them.
 
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 -m lab run
-NODES := $(addprefix tests/e2e/test_,recorded_cases.py spec_cases.py systemd.py alerts.py image.py policies.py health.py \
-	health_port_packets.py metrics.py many_restarts.py)
+KERNEL_TESTS := tests/e2e tests/contract tests/host_tools
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 BOTH = $(MAKE) --no-print-directory --jobs=2 --output-sync=target
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
+# Byte code is cached even where this is set: otherwise each of the agent's starts in the lab compiles it again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu check bench conformance golden configuration-page metrics-page image image-again lock setup lab clean host-tests image-tests kernel-nodes kernel-rest
+.PHONY: help run test test-qemu check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean host-tests image-tests kernel-tests-1 kernel-tests-2
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: setup lab ## show the main job on a real kernel: from a Service to an answered packet
+run: setup lab ## show a Service being served on a real kernel, from the manifest to an answered packet
 	@$(LAB) --timeout 120 -- $(PYTHON) -m tests.demo
 
-test: setup lab ## all tests, those on a real kernel with IPVS included
-	@$(BOTH) host-tests image-tests
-	@$(BOTH) kernel-nodes kernel-rest
+test: setup lab ## run all tests, including those on a real kernel with IPVS
+	@rm -rf build/kernel-queue
+	@$(BOTH) image-tests host-tests kernel-tests-1 kernel-tests-2
 
-test-qemu: setup ## the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
+test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
 	LAB=qemu python3 -m lab install
 	$(PYTHON) -m pytest -m qemu tests/lab_tests
 	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/e2e
 
-# Two at once, for nearly all of it is for one CPU, the lab's kernels too; each prints when it is done.
+# Two jobs at a time, because each, the lab's kernels included, uses one CPU.  The two kernels claim their test files from
+# one queue (tests/kernel_queue.py), so they finish together, whenever they start.  A job prints its output at its end.
 host-tests: check
 	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
 
@@ -37,33 +40,31 @@ image-tests: image
 	$(PYTHON) -m pytest -m image
 	$(PYTHON) -m pytest -m lab
 
-kernel-nodes:
-	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel --durations=10 $(NODES)
+kernel-tests-1 kernel-tests-2: image
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel -p tests.kernel_queue --queue=build/kernel-queue --durations=10 \
+		$(KERNEL_TESTS)
 
-kernel-rest:
-	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel --durations=10 $(NODES:%=--ignore=%)
-
-check: setup ## lint, format, types, layers and the fast tests; under a minute
+check: setup ## check lint, format, types and layers, and run the fast tests; under a minute
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses=auto
 
 image: ## build the container image: build/image/kubeproxy-py.tar; make image [BASE=debian:12-slim]
 	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
 		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah mmdebstrap runc ca-certificates; }
 	@$(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build $(BASE)
 
-image-again: image ## build the image anew from nothing, and fail if a byte is different
+image-again: image ## build the image again from scratch, and fail if a byte differs
 	@python3 -m image.archive build/image/kubeproxy-py.tar >build/image/first && rm -f build/image/base.tar
 	@$(MAKE) --no-print-directory image
-	@python3 -m image.archive build/image/kubeproxy-py.tar | diff build/image/first - && echo "the same, byte for byte"
+	@python3 -m image.archive build/image/kubeproxy-py.tar | diff build/image/first - && echo "identical, byte for byte"
 
-conformance: setup lab ## hold the agent against expected kernel states: make conformance CASES=DIR [ONLY=name]
+conformance: setup lab ## compare the agent's kernel state with expected states: make conformance CASES=DIR [ONLY=name]
 	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/recorded_cases)) $(if $(ONLY),--only $(ONLY))
 
-bench: setup lab build/plots/ready ## measure on the lab kernel: a table, build/bench.json, and plots beside it
+bench: setup lab build/plots/ready ## measure on the lab kernel: print a table, write build/bench.json and plots
 	@$(PYTHON) -m bench; status=$$?; \
 		[ $$status = 2 ] || build/plots/bin/python -m bench.plots build/bench.json build || exit 2; exit $$status
 
@@ -72,22 +73,33 @@ build/plots/ready: bench/requirements.lock
 	build/plots/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
 	@touch $@
 
-golden: setup ## write the golden files anew; read the diff
+dist: setup ## build the sdist and the wheel, install the wheel in an empty environment and run it
+	rm -rf dist build/dist && $(PYTHON) -m build --quiet --outdir dist .
+	python3 -m venv build/dist && build/dist/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build/dist && bin/kubeproxy-py --version && bin/kubeproxy-py plan --assume-empty --manifests ../../deploy/examples --hostname-override node-a | tail -1
+	@ls -l dist
+
+# pyenv's shims find every version that is named here.
+pythons: export PYENV_VERSION := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[1-9]\.' | paste -sd:)
+pythons: setup ## run the fast tests on every other supported Python that is installed
+	$(VENV)/bin/nox --no-error-on-missing-interpreters $(if $(ONLY),-s $(ONLY))
+
+golden: setup ## write the golden files again; read the diff
 	$(PYTHON) -m tests.wire.regenerate
 
-configuration-page: setup ## print docs/configuration.md from the configuration's types
+configuration-page: setup ## generate docs/configuration.md from the configuration types
 	$(PYTHON) -m tests.deploy.configuration_page
 
-metrics-page: setup ## print docs/metrics.md from the table of metrics
+metrics-page: setup ## generate docs/metrics.md from the metric definitions
 	$(PYTHON) -m tests.metrics.metrics_page
 
-lock: setup ## pin the dependencies anew
+lock: setup ## update the lock files of all dependencies
 	$(VENV)/bin/pip install --quiet pip-tools
 	$(PIP_COMPILE) --extra dev -o requirements.lock pyproject.toml
 	$(PIP_COMPILE) --constraint requirements.lock -o image/requirements.lock pyproject.toml
 	$(PIP_COMPILE) -o image/tools.lock image/tools.in
 
-clean: ## remove what the targets made
+clean: ## delete everything that the targets created
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 setup: $(VENV)/ready
@@ -97,8 +109,9 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	@command -v gcc >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq gcc libc6-dev; }
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		--config-settings=editable_mode=compat --editable .
 	@touch $@
 
-lab: #  install what the lab kernel needs
+lab: #  install the requirements of the lab kernel
 	@python3 -m lab install

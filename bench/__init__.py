@@ -1,6 +1,8 @@
-"""make bench: what the agent costs, measured on the lab kernel against what the kernel itself takes.
+"""`make bench`: the cost of the agent, measured on the lab kernel and compared with the cost of the kernel itself.
 
-Law: a figure is measured, never taken from elsewhere; figures that are divided come from one boot, turn about, so
-that what else the machine does meets both.  On the host there is only arithmetic (``__main__``, ``rows``,
-``figures``); all that is timed runs inside the lab (``inside``), and what it programmed is read back.
+Invariants:
+  - Each figure is measured in this run.
+  - Figures that are divided by each other are measured alternately in one boot, so that other load affects both.
+  - Only arithmetic runs on the host (`__main__`, `rows`, `figures`); everything timed runs inside the lab (`inside`),
+    and the programmed kernel state is read back.
 """

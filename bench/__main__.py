@@ -1,6 +1,6 @@
-"""``python -m bench [--quick]``: boot the lab for each measurement, print the table, write build/bench.json.
+"""`python -m bench [--quick]`: boot the lab for each measurement, print the table, write build/bench.json.
 
-Exit status: 0 if every bar holds, 1 if one does not, 2 if something could not be measured.
+Exit status: 0 if every figure is within its limit, 1 if one is not, 2 if something could not be measured.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from bench.rows import Row, rows_json, table_text
 
 _RESULT = Path(__file__).resolve().parents[1] / "build" / "bench.json"
 _TIMEOUT_S = 600.0
-_FEW_CHANGES = 20  # endpoints replaced one by one, where Services and changes in a row are what is measured
-_COMPARES = 3  # times the repeats: each takes but half a second, and differs from the next by a third
-HELD, BROKEN, FAILED = 0, 1, 2
+_FEW_CHANGES = 20  # endpoints replaced one by one, where Services and changes in a row are measured
+_COMPARES = 3  # times the repeats: each takes only half a second, and their times differ by a third
+WITHIN_LIMITS, OVER_A_LIMIT, FAILED = 0, 1, 2
 
 
 class Extent(Struct, frozen=True, gc=False):
-    """How much is measured: the numbers of Services, and how often each figure is taken."""
+    """The sizes of the measurements: numbers of Services, and repeats of each figure."""
 
     repeats: int
     starts: tuple[int, ...]
@@ -72,20 +72,20 @@ QUICK = Extent(
     rollouts=(50, 200),
     compares=(1000,),
     idle=(100,),
-    idle_s=35,  # one full compare is in it, which comes 30 s after the first sync
+    idle_s=35,  # contains one full compare, 30 s after the first sync
     beside=100,
 )
 
 
 class NotMeasuredError(Exception):
-    """What runs in the lab ended badly; its own words were passed on."""
+    """The program in the lab failed; its output was passed on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, tell, and say by the status whether all bars hold."""
+    """Measure, print the table and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the agent on the lab kernel.")
-    parser.add_argument("--quick", action="store_true", help="small numbers, few repeats: to try the bench itself")
-    parser.add_argument("--output", type=Path, default=_RESULT, help="where the JSON goes (default: build/bench.json)")
+    parser.add_argument("--quick", action="store_true", help="small numbers, few repeats: to test the bench itself")
+    parser.add_argument("--output", type=Path, default=_RESULT, help="JSON file to write (default: build/bench.json)")
     options = parser.parse_args(argv)
     try:
         rows = list(_rows(QUICK if options.quick else FULL))
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_bytes(rows_json(rows))
     sys.stdout.write(table_text(rows))
-    return BROKEN if any(row.holds is False for row in rows) else HELD
+    return OVER_A_LIMIT if any(row.holds is False for row in rows) else WITHIN_LIMITS
 
 
 def _rows(extent: Extent) -> Iterator[Row]:
@@ -120,8 +120,8 @@ def _rows(extent: Extent) -> Iterator[Row]:
 def _change_rows(extent: Extent) -> Iterator[Row]:
     changes = _measure("change", extent.changes, *extent.change_sizes)
     for n in extent.change_sizes:
-        alone = _measure("change", _FEW_CHANGES, n)[str(n)]
-        yield from figures.change_rows(n, changes[str(n)], alone)
+        single = _measure("change", _FEW_CHANGES, n)[str(n)]
+        yield from figures.change_rows(n, changes[str(n)], single)
     smallest, *larger = extent.change_sizes
     for n in larger:
         yield figures.growth_row(changes[str(smallest)], changes[str(n)], n)
@@ -141,7 +141,7 @@ def _load_rows(extent: Extent) -> Iterator[Row]:
 
 
 def _help_s(repeats: int) -> list[float]:
-    """Seconds of ``kubeproxy-py --help`` on this host, after one that fetches it from the disk."""
+    """Return the seconds of `kubeproxy-py --help` on this host, after one run that reads it from the disk."""
     words = [sys.executable, "-m", "kubeproxy_py", "--help"]
     return [_seconds(words) for _ in range(repeats + 1)][1:]
 
@@ -153,17 +153,17 @@ def _seconds(words: Sequence[str]) -> float:
 
 
 def _measure(what: str, repeats: int, *sizes: int) -> Raw:
-    """One boot of the lab, for one measurement; raw figures by size.  Raises NotMeasuredError."""
+    """Boot the lab for one measurement and return its raw figures by size.  Raises NotMeasuredError."""
     began_s = monotonic()
     words = [sys.executable, "-m", "bench.inside", what, str(repeats), *map(str, sizes)]
-    about = f"{what} at {', '.join(f'{n:,}' for n in sizes)}"
+    label = f"{what} at {', '.join(f'{n:,}' for n in sizes)}"
     with tempfile.TemporaryFile() as output:
         status = lab.run(words, timeout_s=_TIMEOUT_S, stdout=output)
         output.seek(0)
         text = output.read()
     if status:
-        raise NotMeasuredError(f"{about} ended with status {status}")
-    print(f"bench: {about} measured in {monotonic() - began_s:.0f} s", file=sys.stderr)
+        raise NotMeasuredError(f"{label} failed with status {status}")
+    print(f"bench: {label} measured in {monotonic() - began_s:.0f} s", file=sys.stderr)
     raw: Raw = msgspec.json.decode(text)
     return raw
 

@@ -1,6 +1,6 @@
-"""Raw figures of the lab -> rows with their bars: what goes on for a while, and the rest.
+"""Convert raw figures of the lab to rows with their limits: lasting load, full compare, idle, and kube-proxy itself.
 
-Law: as in ``figures``.
+The invariants are those of `figures`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,75 +10,75 @@ from bench.figures import MEGA, MEMORY_BARS_MB, Raw
 from bench.rows import Row
 
 CHURN_SHARE_BAR, CHURN_LATENCY_BAR_MS = 60.0, 100.0
-CHURN_GROWTH_BAR = 10.0  # changes more that wait in the last quarter than in the first: 10 ms worth of them
+CHURN_GROWTH_BAR = 10.0  # more changes wait in the last quarter than in the first: the changes of 10 ms
 CHURN_LATE_BAR_S = 0.1  # after the last change was due
-ROLLOUT_BAR = 1.3  # a pod of many against a pod of few; 4 would be quadratic
+ROLLOUT_BAR = 1.3  # cost of a pod among many, relative to one among few; 4 would be quadratic
 COMPARE_BAR, COMPARE_TURN_BAR_MS = 2.0, 100.0
 IDLE_BARS_PERCENT = {100: 0.5, 10_000: 8.0}  # of a core, by Services
 HELP_BAR_S = 0.2
 
 
 def churn_rows(n: int, raw: Raw) -> Iterator[Row]:
-    """1,000 endpoints replaced a second."""
+    """Yield 1,000 endpoints replaced per second."""
     yield Row("churn: changes at 1,000 a second", n, raw["changes"], "")
-    yield Row("  last one done, after it was due", n, raw["late_s"], "s", CHURN_LATE_BAR_S)
-    yield Row("  more wait in the last quarter than in the first", n, raw["growth"], "", CHURN_GROWTH_BAR)
+    yield Row("  last change done, after it was due", n, raw["late_s"], "s", CHURN_LATE_BAR_S)
+    yield Row("  queue growth, last quarter minus first", n, raw["growth"], "", CHURN_GROWTH_BAR)
     yield Row("  busy", n, raw["share"] * 100, "%", CHURN_SHARE_BAR)
-    yield Row("    of it in sends, the kernel's part", n, raw["kernel_share"] * 100, "%")
+    yield Row("    of it in sends (kernel)", n, raw["kernel_share"] * 100, "%")
     yield Row("  latency, median", n, raw["p50_ms"], "ms")
     yield Row("  latency, p99", n, raw["p99_ms"], "ms", CHURN_LATENCY_BAR_MS)
     yield Row("  latency, worst", n, raw["worst_ms"], "ms")
-    yield Row("  full compares meanwhile", n, raw["compares"], "")
+    yield Row("  full compares in that time", n, raw["compares"], "")
 
 
 def churn_new_rows(n: int, raw: Raw) -> Iterator[Row]:
-    """The same with addresses that never come back; the kernel decides, so there is no bar."""
-    yield Row("churn with ever new addresses: changes", n, raw["changes"], "")
-    yield Row("  last one done, after it was due", n, raw["late_s"], "s")
+    """Yield the same with new addresses only; the cost is the kernel's, so there is no limit."""
+    yield Row("churn with new addresses only: changes", n, raw["changes"], "")
+    yield Row("  last change done, after it was due", n, raw["late_s"], "s")
     yield Row("  busy", n, raw["share"] * 100, "%")
-    yield Row("    of it in sends, the kernel's part", n, raw["kernel_share"] * 100, "%")
+    yield Row("    of it in sends (kernel)", n, raw["kernel_share"] * 100, "%")
     yield Row("  latency, median", n, raw["p50_ms"], "ms")
     yield Row("  latency, p99", n, raw["p99_ms"], "ms")
 
 
 def rollout_rows(raw: Mapping[str, Sequence[float]]) -> Iterator[Row]:
-    """A pod of a rollout, by the pods of its Service; n is these."""
+    """Yield the cost of each pod of a rollout; n is the number of pods of the Service."""
     sizes = sorted(map(int, raw))
     for pods in sizes:
         yield Row("rollout of one Service of n pods, each pod", pods, median(raw[str(pods)]), "ms")
     few, many = sizes[0], sizes[-1]
     ratio = median(raw[str(many)]) / median(raw[str(few)])
-    yield Row(f"  against one of {few} pods", many, ratio, "x", ROLLOUT_BAR)
+    yield Row(f"  ratio to {few} pods", many, ratio, "x", ROLLOUT_BAR)
 
 
 def drift_rows(n: int, raw: Raw) -> Iterator[Row]:
-    """The full compare, and dumping alone."""
-    yield Row("full compare, everything right", n, median(raw["compare"]), "s")
-    yield Row("  dumping alone", n, median(raw["dump"]), "s")
+    """Yield the full compare, and the dump of the kernel's state only."""
+    yield Row("full compare, no drift", n, median(raw["compare"]), "s")
+    yield Row("  dump only", n, median(raw["dump"]), "s")
     for part in raw["dump_parts"][0]:
         yield Row(f"    of it {part}", n, median(parts[part] for parts in raw["dump_parts"]), "s")
-    yield Row("  against dumping alone", n, median(raw["compare"]) / median(raw["dump"]), "x", COMPARE_BAR)
-    yield Row("  longest that it holds an event up", n, max(raw["longest"]) * 1e3, "ms", COMPARE_TURN_BAR_MS)
-    yield Row("  the first, in which nothing is proven", n, raw["first"], "s")
-    yield Row("    longest that it holds an event up", n, raw["first_longest"] * 1e3, "ms", COMPARE_TURN_BAR_MS)
+    yield Row("  ratio to dump only", n, median(raw["compare"]) / median(raw["dump"]), "x", COMPARE_BAR)
+    yield Row("  longest delay of an event", n, max(raw["longest"]) * 1e3, "ms", COMPARE_TURN_BAR_MS)
+    yield Row("  first full compare, without fingerprints", n, raw["first"], "s")
+    yield Row("    longest delay of an event", n, raw["first_longest"] * 1e3, "ms", COMPARE_TURN_BAR_MS)
 
 
 def idle_rows(n: int, raw: Raw) -> Iterator[Row]:
-    """What is taken of a core with nothing happening."""
+    """Yield the CPU share while nothing happens."""
     share = raw["own_share"] + raw["children_share"]
     yield Row("idle", n, share * 100, "%", IDLE_BARS_PERCENT.get(n))
     yield Row("  of it iptables-save", n, raw["children_share"] * 100, "%")
-    yield Row("  CPU before, first full compare included", n, raw["settling_s"], "s")
+    yield Row("  CPU until then, with the first full compare", n, raw["settling_s"], "s")
     yield Row("  memory", n, raw["rss_bytes"] / MEGA, "MB", MEMORY_BARS_MB.get(n))
 
 
 def help_row(seconds: Sequence[float]) -> Row:
-    """``--help``, on the host."""
+    """Return the time of `--help` on the host."""
     return Row("kubeproxy-py --help, on the host", 0, median(seconds), "s", HELP_BAR_S)
 
 
 def beside_rows(n: int, raw: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[Row]:
-    """The real kube-proxy, and ours, as seen from outside."""
+    """Yield kube-proxy and kubeproxy-py, measured from outside."""
     for name, figures in raw.items():
-        yield Row(f"beside: {name}, exec to all programmed", n, median(figures["started"]), "s")
-        yield Row(f"beside: {name}, endpoint written to replaced", n, median(figures["changed"]), "s")
+        yield Row(f"side by side: {name}, exec to all programmed", n, median(figures["started"]), "s")
+        yield Row(f"side by side: {name}, endpoint written to replaced", n, median(figures["changed"]), "s")

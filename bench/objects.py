@@ -1,9 +1,10 @@
-"""The objects that are measured with: N Services of 10 endpoints each, as values and as the JSON that an API gives;
-and one Service of many endpoints, as values.
+"""The objects of the bench: N Services of 10 endpoints each, as values and as JSON; one Service of many endpoints.
 
-Law: the same N gives the same objects, and the JSON decodes to the values.  One endpoint in a thousand is on this
-node, as on a cluster of a thousand nodes; an object carries what the API server puts beside the fields that we read
-(UIDs, owner references, target references), because skipping that is part of the cost.
+Invariants:
+  - The same N gives the same objects, and the JSON decodes to the values.
+  - One endpoint in a thousand is on this node, as in a cluster of a thousand nodes.
+  - An object has the fields of an API server that the agent does not read (UIDs, owner references, target
+    references), because skipping them is part of the cost.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,13 +28,13 @@ _PER_SLICE = 100  # endpoints; kube-controller-manager's --max-endpoints-per-sli
 
 
 def service(number: int) -> Service:
-    """The Service *number*, from 0."""
+    """Return the Service *number*, from 0."""
     ports = (ServicePort("http", "TCP", _PORT),)
     return Service(_name(number), "ClusterIP", (str(IPv4Address(_SERVICE_NETWORK + 1 + number)),), ports)
 
 
 def endpoint_slice(number: int, *, replaced: int = 0) -> EndpointSlice:
-    """The slice of the Service *number*, after its first pod was *replaced* so many times."""
+    """Return the slice of the Service *number* after its first pod was replaced *replaced* times."""
     name = _name(number)
     endpoints = tuple(_endpoint(number * ENDPOINTS + index, 0 if index else replaced) for index in range(ENDPOINTS))
     ports = (SlicePort("http", "TCP", _TARGET_PORT),)
@@ -41,12 +42,12 @@ def endpoint_slice(number: int, *, replaced: int = 0) -> EndpointSlice:
 
 
 def is_local(number: int) -> bool:
-    """Whether a pod of the Service *number* is on the node that is measured."""
+    """Return whether a pod of the Service *number* is on the measured node."""
     return any(endpoint.node == NODE_NAME for endpoint in endpoint_slice(number).endpoints)
 
 
 def write_manifests(directory: Path, n: int) -> None:
-    """The objects of *n* Services as files of JSON lists."""
+    """Write the objects of *n* Services to files of JSON lists."""
     objects = [text for number in range(n) for text in (_service_json(number), slice_json(number))]
     for start in range(0, len(objects), _PER_FILE):
         items = objects[start : start + _PER_FILE]
@@ -55,13 +56,14 @@ def write_manifests(directory: Path, n: int) -> None:
 
 
 def write_list(path: Path, n: int) -> None:
-    """The objects of *n* Services, and the node, as one JSON list."""
-    items = [node_json(), *(each for number in range(n) for each in (_service_json(number), slice_json(number)))]
+    """Write the objects of *n* Services, and the node, as one JSON list."""
+    documents = (document for number in range(n) for document in (_service_json(number), slice_json(number)))
+    items = [node_json(), *documents]
     path.write_bytes(msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": items}))
 
 
 def creations(n: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What an API server that has nothing is asked to create, in order: the path, and the object."""
+    """Yield the POST requests that create all objects on an empty API server, in order: the path, and the object."""
     yield "/api/v1/nodes", node_json()
     for name in sorted({_name(number).namespace for number in range(n)}):
         yield "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
@@ -72,35 +74,35 @@ def creations(n: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def service_pages(n: int) -> Iterator[bytes]:
-    """The answers of an API server that is asked for the Services."""
+    """Return the pages with which an API server answers a list of the Services."""
     return _pages(n, _service_json)
 
 
 def slice_pages(n: int) -> Iterator[bytes]:
-    """The answers of an API server that is asked for the EndpointSlices."""
+    """Return the pages with which an API server answers a list of the EndpointSlices."""
     return _pages(n, slice_json)
 
 
 def service_line(number: int, event: str) -> bytes:
-    """What a watch says of the Service *number*: ADDED, MODIFIED, DELETED."""
+    """Return the watch line of the Service *number*; *event* is ADDED, MODIFIED or DELETED."""
     return msgspec.json.encode({"type": event, "object": _service_json(number)})
 
 
 def slice_line(number: int, event: str = "MODIFIED", *, replaced: int = 0) -> bytes:
-    """What a watch says of the slice of the Service *number*."""
+    """Return the watch line of the slice of the Service *number*."""
     return msgspec.json.encode({"type": event, "object": slice_json(number, replaced=replaced)})
 
 
 def wide(pods: int) -> tuple[Service, list[EndpointSlice]]:
-    """One Service of *pods* endpoints, and its slices."""
+    """Return one Service of *pods* endpoints, and its slices."""
     return service(0), [wide_slice(start, pods) for start in range(0, pods, _PER_SLICE)]
 
 
 def wide_slice(place: int, pods: int, replaced: int = 0) -> EndpointSlice:
-    """The slice of the endpoint *place* of ``wide(pods)``, when the first *replaced* of all pods were replaced."""
+    """Return the slice of the endpoint *place* of `wide(pods)` after the first *replaced* pods were replaced."""
     start, name = place - place % _PER_SLICE, _name(0)
     places = range(start, min(pods, start + _PER_SLICE))
-    endpoints = tuple(_endpoint(each, each < replaced) for each in places)
+    endpoints = tuple(_endpoint(number, number < replaced) for number in places)
     ports = (SlicePort("http", "TCP", _TARGET_PORT),)
     return EndpointSlice(ObjectName(name.namespace, f"{name.name}-{start:05}"), name, "IPv4", endpoints, ports)
 
@@ -110,8 +112,8 @@ def _name(number: int) -> ObjectName:
 
 
 def _endpoint(place: int, replaced: int) -> Endpoint:
-    # Every second address of 10.128.0.0/10, and for pods that come later those from 10.160.0.0 on, then from 10.192.0.0
-    # on, and so forth.  No Service's first pod is on this node, so that replacing it costs no set entry.
+    # Every second address of 10.128.0.0/10; replaced pods get addresses from 10.160.0.0, then from 10.192.0.0, and so
+    # on.  No Service's first pod is on this node, so that replacing it changes no set entry.
     address = IPv4Address(_POD_NETWORK + 2 + 2 * place + (replaced << 21))
     return Endpoint(str(address), node=f"node-{(place + _NODES - ENDPOINTS // 2) % _NODES}")
 
@@ -139,13 +141,13 @@ def _service_json(number: int) -> dict[str, Any]:
 
 
 def node_json() -> dict[str, Any]:
-    """The node that is measured."""
+    """Return the Node object of the measured node."""
     addresses = [{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": NODE_NAME}]
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME}, "status": {"addresses": addresses}}
 
 
 def slice_json(number: int, *, replaced: int = 0) -> dict[str, Any]:
-    """The slice of the Service *number* as an API server gives it."""
+    """Return the slice of the Service *number* as JSON of an API server."""
     one = endpoint_slice(number, replaced=replaced)
     labels = {
         "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
@@ -174,9 +176,9 @@ def _endpoint_json(part: EndpointSlice, endpoint: Endpoint, index: int) -> dict[
 
 
 def bare(body: dict[str, Any]) -> dict[str, Any]:
-    """*body* without what an API server gives it itself; its owner would have to exist."""
-    own = {"uid", "resourceVersion", "creationTimestamp", "ownerReferences"}
-    return {**body, "metadata": {name: value for name, value in body["metadata"].items() if name not in own}}
+    """Return *body* without the fields that an API server sets itself, and without owner, which would have to exist."""
+    set_by_server = {"uid", "resourceVersion", "creationTimestamp", "ownerReferences"}
+    return {**body, "metadata": {name: value for name, value in body["metadata"].items() if name not in set_by_server}}
 
 
 def _metadata(name: ObjectName, number: int) -> dict[str, Any]:

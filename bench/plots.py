@@ -1,7 +1,7 @@
-"""``python -m bench.plots FIGURES.json DIRECTORY``: change latency and cold start against N, as PNG and SVG.
+"""`python -m bench.plots FIGURES.json DIRECTORY`: plot change latency and cold start over N, as PNG and SVG.
 
-Law: it draws what ``python -m bench`` wrote, and measures nothing.  It needs matplotlib (bench/requirements.lock) and
-nothing else, so that it can have an environment of its own: what draws is not what is measured.
+It draws the output of `python -m bench` and measures nothing.  It needs only matplotlib (bench/requirements.lock), in
+an environment of its own, so that the measured environment does not contain it.
 """
 
 import argparse
@@ -19,30 +19,30 @@ CHANGE_LATENCY = {
 COLD_START = {
     "cold start, exec to all programmed": "cold, from a manifest folder",
     "cold start from an API server": "cold, from an API server on the same CPU",
-    "warm start, exec to nothing to do": "warm",
+    "warm start, exec to first sync": "warm",
 }
 PLOTS = {
     "change-latency": (CHANGE_LATENCY, "ms, median", "One change, watch line to acknowledgement"),
     "cold-start": (COLD_START, "s, median", "Start, exec to all programmed"),
 }
-"""File name -> which rows under which label, what the value is, title."""
+"""File name -> labels of rows in the plot, label of the value axis, title."""
 
 Rows = Sequence[Mapping[str, Any]]
 Series = dict[str, list[tuple[int, float]]]
 
 
 def series(rows: Rows, labels: Mapping[str, str]) -> Series:
-    """The (N, value) points of each label, by N; labels without a point are left out."""
-    found: Series = {label: [] for label in labels.values()}
+    """Return the (N, value) points of each label, by N; labels without a point are left out."""
+    points_by_label: Series = {label: [] for label in labels.values()}
     for row in rows:
         if row["measure"] in labels:
-            found[labels[row["measure"]]].append((row["n"], row["value"]))
-    return {label: sorted(points) for label, points in found.items() if points}
+            points_by_label[labels[row["measure"]]].append((row["n"], row["value"]))
+    return {label: sorted(points) for label, points in points_by_label.items() if points}
 
 
 def draw(rows: Rows, directory: Path) -> list[Path]:
-    """Write each plot; the files."""
-    library = import_module("matplotlib")  # by name: it is not there where types are checked
+    """Write each plot and return the files."""
+    library = import_module("matplotlib")  # by name: not installed where types are checked
     library.use("Agg")
     library.rcParams["svg.hashsalt"] = "kubeproxy-py"  # the same figures give the same file
     pyplot = import_module("matplotlib.pyplot")
@@ -62,7 +62,8 @@ def draw(rows: Rows, directory: Path) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.plots", description="Draw what make bench measured.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.plots", description="Plot the figures of make bench.")
     parser.add_argument("figures", type=Path, help="build/bench.json")
     parser.add_argument("directory", type=Path)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Row: one figure with its bar, and the two ways in which all are told: a table for people, JSON for machines.
+"""One row of figures with its limit ("bar"), printed as a table and written as JSON.
 
-Law: a row that has a bar holds or does not; one without a bar is told for the reader and never fails.
+A row with a limit is within it or not; a row without one never fails.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,29 +13,29 @@ _GAP = "  "
 
 
 class Row(Struct, frozen=True, gc=False):
-    """One figure.  ``bar`` is the most that it may be; None: no bar."""
+    """One figure.  `bar` is its upper limit; None: no limit."""
 
     measure: str
-    n: int  # Services, of 10 endpoints each; 0 where it is not a matter of these
+    n: int  # Services of 10 endpoints each; 0 if the figure does not depend on them
     value: float
     unit: str  # "s", "ms", "us", "MB" (10^6 bytes), "x" (a ratio), "%" (of a core); "": a count
     bar: float | None = None
 
     @property
     def holds(self) -> bool | None:
-        """Whether the figure is within its bar; None if it has none."""
+        """Whether the figure is within its limit; None if it has none."""
         return None if self.bar is None else self.value <= self.bar
 
 
 def table_text(rows: Iterable[Row]) -> str:
-    """*rows* below their headings, columns aligned."""
+    """Return *rows* as a table with headings and aligned columns."""
     cells = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
     return "".join(_line(line, widths) for line in cells)
 
 
 def rows_json(rows: Iterable[Row]) -> bytes:
-    """A JSON list of ``{measure, n, value, unit, bar, holds}``; bar and holds are null where there is no bar."""
+    """Return a JSON list of `{measure, n, value, unit, bar, holds}`; bar and holds are null if there is no limit."""
     plain = [{**msgspec.structs.asdict(row), "holds": row.holds} for row in rows]
     return msgspec.json.format(msgspec.json.encode(plain)) + b"\n"
 
@@ -50,6 +50,6 @@ def _number(value: float) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = cells
-    columns = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+    measure, *values = cells
+    columns = [measure.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(values, widths[1:], strict=True))]
     return _GAP.join(columns).rstrip() + "\n"

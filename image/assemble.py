@@ -15,7 +15,7 @@ from pathlib import Path
 WANTED = {
     "base-files": "the distribution's name, by which scanners know it",
     "ipset": "where netlink can't speak to ip_set",
-    "iptables": "both flavours: the node decides",
+    "iptables": "both backends: the node decides",
     "kmod": "modprobe, for whom /lib/modules is mounted",
     "netbase": "names of protocols and ports, which iptables prints",
     "python3.11": "the interpreter and its library",

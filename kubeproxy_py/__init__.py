@@ -1,3 +1,3 @@
-"""kubeproxy-py: kube-proxy in IPVS mode, maintained."""
+"""kubeproxy-py: kube-proxy in IPVS mode, as a node agent of its own."""
 
 __version__ = "0.1.0"

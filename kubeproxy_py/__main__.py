@@ -1,17 +1,17 @@
-"""``python -m kubeproxy_py``, and the console script ``kubeproxy-py``."""
+"""Entry point of ``python -m kubeproxy_py`` and of the console script ``kubeproxy-py``."""
 
 import gc
 import sys
 
 from kubeproxy_py import cli
 
-_START_THRESHOLD = (100_000, 20, 20)
+_STARTUP_GC_THRESHOLD = (100_000, 20, 20)
 
 
 def main() -> None:
-    """Run the command line and exit with its status."""
-    # Until the first sync nearly all that is made stays: looking for garbage in it is a tenth of a start's CPU.
-    gc.set_threshold(*_START_THRESHOLD)
+    """Execute the command line, and exit with its status."""
+    # Until the first sync nearly every new object is kept: collecting garbage takes a tenth of the CPU time of a start.
+    gc.set_threshold(*_STARTUP_GC_THRESHOLD)
     sys.exit(cli.main())
 
 

@@ -1,30 +1,30 @@
-"""How long to wait before the next attempt.
+"""Exponential backoff: how long to wait before the next attempt.
 
-Law: waits double from 0.8 s to 30 s with jitter, and start over after a success, as client-go's reflectors do, so
-that thousands of nodes don't come back to an API server at once.
-
-Source: k8s.io/client-go/tools/cache, NewReflector (800 ms, 30 s, factor 2, jitter 1).
+Pure arithmetic: the caller counts the failures and draws the random number.
 """
 
-from collections.abc import Callable
+from msgspec import Struct
 
-FIRST_S = 0.8
-LONGEST_S = 30.0
-_DOUBLINGS_MAX = 6  # 0.8 s, doubled six times, is above the longest
+_EXPONENT_MAX = 64  # beyond any longest_s in use; keeps the power within the range of a float
 
 
-class Backoff:
-    """Counts failures in a row.  *random* gives numbers from 0 to below 1."""
+class Backoff(Struct, frozen=True, gc=False):
+    """Wait times that grow by *factor* from *first_s* to *longest_s*.
 
-    def __init__(self, random: Callable[[], float]) -> None:
-        self._random = random
-        self._failures = 0
+    Jitter spreads the attempts of thousands of nodes, so that they do not reach an API server at the same moment.
+    """
 
-    def failed(self) -> float:
-        """The time to wait, in s, after one more failure."""
-        base_s = FIRST_S * 2 ** min(self._failures, _DOUBLINGS_MAX)
-        self._failures += 1
-        return float(min(LONGEST_S, base_s * (1 + self._random())))
+    first_s: float
+    longest_s: float
+    factor: float = 2.0
+    jitter: float = 0.0  # a wait is up to this share longer, but never longer than longest_s
 
-    def succeeded(self) -> None:
-        self._failures = 0
+    def delay_s(self, failures: int, random: float = 0.0) -> float:
+        """Return the wait before the next attempt, in seconds.
+
+        Args:
+            failures: Consecutive failures, at least 1.
+            random: Position within the jitter, from 0 to below 1.
+        """
+        base_s = self.first_s * self.factor ** min(failures - 1, _EXPONENT_MAX)
+        return min(self.longest_s, base_s * (1 + self.jitter * random))

@@ -1,11 +1,11 @@
-"""The log: one sentence a line and its values, on stderr, in kube-proxy's two formats and by its -v levels.
+"""Log setup: a message and its structured values per line, on stderr, in kube-proxy's two formats and -v levels.
 
-Law: a record is one line, whatever is in it, and no credential leaves by it; what Python would print of an exception
-that nobody caught is such a record too.  Other people's libraries are heard from WARNING on only: at debug level the
-Kubernetes client prints whole answers.
+Invariants:
+- A record is one line, and contains no credentials. So is an uncaught exception.
+- Other libraries log from WARNING on only: at debug level the Kubernetes client logs complete responses.
 
-``logger.info`` is always seen, ``logger.log(level(2), ...)`` from -v2 on, ``logger.debug`` from -v4 on.  Values go
-beside the sentence: ``logger.info("synced 1 Service", extra=values(added=1))``.
+``log.info`` is always visible, ``log.log(level(2), ...)`` from -v2 on, ``log.debug`` from -v4 on. Structured values
+follow the message: ``log.info("Node not found", extra=values(node=name))``.
 """
 
 import json
@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
-ROOT = "kubeproxy_py"  # the parent of all our loggers
+ROOT = "kubeproxy_py"  # the parent of all loggers of this package
 
-# -v4 is DEBUG, as in Kubernetes' logging conventions; what lies between and beyond is spread evenly.
+# -v4 is DEBUG, as in Kubernetes' logging conventions; the other levels are spaced evenly.
 _PER_VERBOSITY = (logging.INFO - logging.DEBUG) / 4
 
 _SECRET_KEY = re.compile(r"token|password|secret|authorization|private.?key", re.IGNORECASE)
@@ -37,49 +37,48 @@ _SECRET_VALUE = re.compile(
 _HIDDEN = "***"
 
 
-_process = 0  # our own number, known since the last setup
+_process_id = 0  # set by setup()
 
 
 def setup(format: Literal["text", "json"] = "text", verbosity: int = 0, stream: TextIO | None = None) -> None:  # noqa: A002 - named as the flag
-    """Send the log to *stream* (None: stderr), and of our own records those up to -v *verbosity*.
-
-    May be called again; the last call counts.
-    """
-    global _process
-    _process = os.getpid()
-    logging.logProcesses = False  # it would be asked for at each line
+    """Log to *stream* (None: stderr), from this package up to -v *verbosity*; a later call replaces an earlier one."""
+    global _process_id
+    _process_id = os.getpid()
+    logging.logProcesses = False  # avoids a system call for each line
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Lines(_FORMATS[format]))
+    handler.setFormatter(_LineFormatter(_FORMATS[format]))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(ROOT).setLevel(level(verbosity))
-    logging.captureWarnings(True)
-    sys.excepthook = _tell_uncaught
-    threading.excepthook = _tell_uncaught_in_thread
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
 
 
-def _tell_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger(ROOT).critical("ends for a bug: please report it", exc_info=(kind, error, trace))
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger(ROOT).critical("Internal error (please report), exiting", exc_info=(kind, error, trace))
 
 
-def _tell_uncaught_in_thread(told: threading.ExceptHookArgs) -> None:
-    if told.exc_type is SystemExit or told.exc_value is None:
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit or args.exc_value is None:
         return
-    name = told.thread.name if told.thread else "(unknown)"
-    trace = (told.exc_type, told.exc_value, told.exc_traceback)
-    logging.getLogger(ROOT).critical(f"the thread {name} ends for a bug: please report it", exc_info=trace)
+    name = args.thread.name if args.thread else "(unknown)"
+    trace = (args.exc_type, args.exc_value, args.exc_traceback)
+    logging.getLogger(ROOT).critical(
+        "Internal error (please report), thread stopped", extra=values(thread=name), exc_info=trace
+    )
 
 
 def level(verbosity: int) -> int:
-    """The logging level of klog's V(*verbosity*)."""
+    """Return the logging level of klog's V(*verbosity*)."""
     return max(1, logging.INFO - int(verbosity * _PER_VERBOSITY))
 
 
 def values(**named: object) -> dict[str, Any]:
-    """*named* as the ``extra`` of a logging call: they follow the sentence as ``key=value``."""
+    """Return *named* as the ``extra`` of a logging call; they follow the message as ``key=value``."""
     return {"values": named}
 
 
-class _Lines(logging.Formatter):
+class _LineFormatter(logging.Formatter):
     def __init__(self, line: Any) -> None:
         super().__init__()
         self.line = line
@@ -90,18 +89,18 @@ class _Lines(logging.Formatter):
 
 
 def _text_line(record: logging.LogRecord, message: str, named: dict[str, Any]) -> str:
-    """klog's structured line: severity, date, time, process, place] "sentence" key=value."""
+    """Format as klog: severity, date, time, process, source line] "message" key=value."""
     now = time.strftime("%m%d %H:%M:%S", time.localtime(record.created))
     micros = int(record.created % 1 * 1e6)
-    place = f"{record.filename}:{record.lineno}"
+    source = f"{record.filename}:{record.lineno}"
     pairs = "".join(f" {key}={_text_value(value)}" for key, value in named.items())
-    return f"{_severity(record)}{now}.{micros:06} {_process:7} {place}] {_quoted(message)}{pairs}"
+    return f"{_severity(record)}{now}.{micros:06} {_process_id:7} {source}] {_quoted(message)}{pairs}"
 
 
 def _json_line(record: logging.LogRecord, message: str, named: dict[str, Any]) -> str:
-    """The line of Kubernetes' JSON format: milliseconds since 1970, place, sentence, V level, values.
+    """Format as Kubernetes' JSON: milliseconds since 1970, source line, message, V level, values.
 
-    Errors have no V level there; warnings, which it does not know, have a ``severity``.
+    Errors have no V level there; warnings, which the format does not define, have a ``severity``.
     """
     fields: dict[str, Any] = {
         "ts": record.created * 1e3,
@@ -123,7 +122,7 @@ def _severity(record: logging.LogRecord) -> str:
 
 
 def _values(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
-    """The values beside the sentence, without credentials; an exception is ``err`` and its ``stack``."""
+    """Yield the structured values without credentials; an exception becomes ``err`` and ``stack``."""
     for key, value in getattr(record, "values", {}).items():
         yield key, _HIDDEN if _SECRET_KEY.search(key) else _plain(value)
     if record.exc_info and record.exc_info[1]:
@@ -132,7 +131,7 @@ def _values(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: object) -> Any:
-    """Numbers and booleans as they are, all else as text without credentials."""
+    """Return numbers and booleans unchanged, everything else as text without credentials."""
     return value if value is None or isinstance(value, bool | int | float) else _hide(str(value))
 
 
@@ -145,5 +144,5 @@ def _text_value(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    # What a terminal or a collector of logs might take for the end of a line is escaped.
+    # Characters that a terminal or a log collector may read as the end of a line are escaped.
     return json.dumps(text, ensure_ascii=not text.isprintable())

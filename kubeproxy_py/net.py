@@ -1,20 +1,46 @@
-"""IP addresses, networks and sockets as people write them -> the one form in which they compare equal.
+"""IP addresses, networks, address families, ports and protocols: the only place where their forms are decided.
 
-Law: what comes out is canonical: IPv6 compressed, no leading zeros, no host bits, IPv4-mapped addresses as IPv4.
-Leading zeros are read as decimal, as kube-proxy reads them (its ParseIPSloppy); zones (``%eth0``) are refused.
+Invariants:
+- A canonical address is what ``inet_ntop`` prints, so equal addresses are equal strings, whether they were parsed from
+  an object or a configuration or read back from the kernel.
+- A canonical network has no host bits set.
+- Parsing is as sloppy as Go's before 1.17, which the Kubernetes API still accepts: leading zeros of IPv4 are decimal,
+  and an IPv4-mapped IPv6 address or network is the IPv4 one.  Zones (``%eth0``) are rejected.
+
+Source: k8s.io/utils/net, ParseIPSloppy and ParseCIDRSloppy; RFC 4291, 2.5.5.2 (IPv4-mapped addresses).
 """
 
 import re
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import Literal
 
 from msgspec import Struct
 
 IP = str
+"""A canonical IPv4 or IPv6 address."""
+
 CIDR = str
+"""A canonical network, ``address/length``."""
+
+Family = Literal["IPv4", "IPv6"]
+FAMILIES: tuple[Family, ...] = ("IPv4", "IPv6")
+
+Protocol = Literal["TCP", "UDP", "SCTP"]
+PROTOCOL_NUMBERS: dict[Protocol, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
+"""Protocol numbers as assigned by IANA (``/etc/protocols``)."""
+
+_MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
+_MAPPED_PREFIX_BITS = 96
+_DOTTED_DECIMAL = re.compile(r"(^|.*:)([0-9]+(?:\.[0-9]+){3})", re.ASCII)
+_TEXT_MAX = 64  # the longest address has 45 characters; leading zeros may add some
+_PORT_MAX = 65535
+_ADDRESS_BITS: dict[Family, int] = {"IPv4": 32, "IPv6": 128}
+_SOCKET_FAMILIES: dict[Family, int] = {"IPv4": AF_INET, "IPv6": AF_INET6}
 
 
 class SocketAddress(Struct, frozen=True, gc=False):
-    """Where a server listens."""
+    """The address and port on which a server listens."""
 
     address: IP
     port: int
@@ -23,55 +49,94 @@ class SocketAddress(Struct, frozen=True, gc=False):
         return join_host_port(self.address, self.port)
 
 
-def join_host_port(host: str, port: int | str) -> str:
-    """``host:port``, with IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def is_ipv6(address: str) -> bool:
-    """Whether a canonical address or network is IPv6."""
+    """Return whether a canonical address or network is IPv6."""
     return ":" in address
 
 
+def family_of(address: str) -> Family:
+    """Return the family of a canonical address or network."""
+    return "IPv6" if ":" in address else "IPv4"
+
+
+def join_host_port(host: str, port: int | str) -> str:
+    """Return ``host:port``, with an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_ip(text: str) -> IP:
-    """The canonical form of the address *text*.  Raises ValueError."""
-    if "%" in text:
-        raise ValueError("a zone")
-    address = ip_address(_without_leading_zeros(text))
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(address)
+    """Return the canonical form of the address *text*.
+
+    Raises:
+        ValueError: *text* is not an address.
+    """
+    try:
+        packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):  # ValueError: a NUL character in the text
+        return _parse_sloppy_ip(text)
+    return _canonical_ipv6(packed) if ":" in text else text  # inet_pton accepts canonical IPv4 only
 
 
 def parse_cidr(text: str) -> CIDR:
-    """The canonical form of the network ``address/length``; host bits are cleared.  Raises ValueError."""
+    """Return the canonical form of the network ``address/length``, with host bits cleared.
+
+    Raises:
+        ValueError: *text* is not a network.
+    """
     address, slash, length = text.partition("/")
-    if not slash or "%" in address or not re.fullmatch(r"[0-9]{1,3}", length):
-        raise ValueError("not address/length")
-    return str(ip_network(f"{_without_leading_zeros(address)}/{length}", strict=False))
+    if not slash or not re.fullmatch(r"[0-9]{1,3}", length, re.ASCII):
+        raise ValueError(f"{text[:_TEXT_MAX]!r} is not a network")
+    ip = parse_ip(address)
+    bits = int(length)
+    if is_ipv6(address) and not is_ipv6(ip):
+        bits -= _MAPPED_PREFIX_BITS  # Go counts the length of an IPv4-mapped network from the start of the IPv6 address
+    if not 0 <= bits <= _ADDRESS_BITS[family_of(ip)]:
+        raise ValueError(f"{text[:_TEXT_MAX]!r} has a prefix length that is out of range for its family")
+    network = ip_network((ip, bits), strict=False)
+    # ip_network prints ``::a00:0/104`` where inet_ntop, and so the kernel readers, print ``::10.0.0.0/104``.
+    return f"{inet_ntop(_SOCKET_FAMILIES[family_of(ip)], network.network_address.packed)}/{bits}"
 
 
 def parse_socket(text: str, default_port: int) -> SocketAddress:
-    """``IP:port``, ``[IPv6]:port``, or a bare IP with *default_port*.  Raises ValueError, said for people."""
-    host, port = _split(text, default_port)
+    """Return the socket address of ``IP:port``, ``[IPv6]:port``, or a bare IP with *default_port*.
+
+    Raises:
+        ValueError: the host or the port is invalid; the message is for operators.
+    """
+    host, port = _split_host_port(text, default_port)
     try:
         address = parse_ip(host)
     except ValueError:
         raise ValueError(f"the host {host!r} is not an IP address") from None
-    if not re.fullmatch(r"\+?[0-9]{1,6}", port) or not 1 <= int(port) <= 65535:
-        raise ValueError(f"the port {port!r} is not in 1-65535")
+    if not re.fullmatch(r"\+?[0-9]{1,6}", port) or not 1 <= int(port) <= _PORT_MAX:
+        raise ValueError(f"the port {port!r} is not in 1-{_PORT_MAX}")
     return SocketAddress(address, int(port))
 
 
-def _split(text: str, default_port: int) -> tuple[str, str]:
+def _canonical_ipv6(packed: bytes) -> IP:
+    if packed.startswith(_MAPPED_PREFIX):
+        return inet_ntop(AF_INET, packed[len(_MAPPED_PREFIX) :])
+    return inet_ntop(AF_INET6, packed)
+
+
+def _parse_sloppy_ip(text: str) -> IP:
+    """Return the address without the leading zeros of its decimals.  Raises ValueError."""
+    match = _DOTTED_DECIMAL.fullmatch(text) if len(text) <= _TEXT_MAX else None
+    if match is None:
+        raise ValueError(f"{text[:_TEXT_MAX]!r} is not an IP address")
+    plain = match[1] + ".".join(str(int(decimal)) for decimal in match[2].split("."))
+    try:
+        if match[1]:
+            return _canonical_ipv6(inet_pton(AF_INET6, plain))
+        return inet_ntop(AF_INET, inet_pton(AF_INET, plain))
+    except OSError:
+        raise ValueError(f"{text[:_TEXT_MAX]!r} is not an IP address") from None
+
+
+def _split_host_port(text: str, default_port: int) -> tuple[str, str]:
     if bracketed := re.fullmatch(r"\[([^\[\]]*)\]:([^:]*)", text):
         return bracketed[1], bracketed[2]
     if text.count(":") == 1:
         host, _, port = text.partition(":")
         return host, port
     return text, str(default_port)
-
-
-def _without_leading_zeros(address: str) -> str:
-    """``010.000.0.1`` -> ``10.0.0.1``; the groups of IPv6 may have them anyway."""
-    return address if ":" in address else re.sub(r"\b0+(?=[0-9])", "", address)

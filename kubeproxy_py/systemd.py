@@ -1,9 +1,9 @@
-"""Notify: what a supervisor is told of this process, by systemd's protocol.
+"""SystemdNotifier: reports the state of this process to its supervisor by systemd's protocol.
 
-Law: it is told what is true, when it becomes true: READY after the first sync, which is when the node's Services are
-served; WATCHDOG by the thread that syncs, so one that hangs is found out; RELOADING until the file was looked at.
-Telling never blocks and never fails: a supervisor that does not listen is its own trouble.  Nobody listens where
-NOTIFY_SOCKET is not set, and then nothing is done.
+Invariants:
+- What is reported is true when it is reported: READY after the first sync, when Services are served; WATCHDOG by the
+  thread that syncs, so that a hang is noticed; RELOADING until the configuration file was read.
+- Reporting never blocks and never fails. Without NOTIFY_SOCKET nothing is sent.
 
 Source: sd_notify(3), sd_watchdog_enabled(3).
 """
@@ -15,7 +15,8 @@ from contextlib import suppress
 from time import monotonic, monotonic_ns
 from typing import Literal
 
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.report import Report, StaleFlowReport
+from kubeproxy_py.reconcile.report_text import report_text
 
 State = Literal["starting", "ready", "reloading", "stopping"]
 
@@ -24,10 +25,10 @@ _NEVER = float("inf")
 
 
 class SystemdNotifier:
-    """Whoever listens at NOTIFY_SOCKET of *environment*.
+    """Sends notifications to the socket that NOTIFY_SOCKET of *environment* names.
 
-    ``told`` is called by the thread that syncs after each sync, ``alive`` at each of its turns; the others may be
-    called by any thread.
+    The thread that syncs calls ``on_report`` with each report and ``alive`` in each cycle; the other methods may be
+    called in any thread.
     """
 
     def __init__(
@@ -39,71 +40,72 @@ class SystemdNotifier:
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         self._socket = _socket() if self._address else None
         self._clock = clock
-        self._beat_s = _watchdog_s(environment, os.getpid() if pid is None else pid) / 2  # half, as sd_watchdog advises
-        self._beat_due_s = -_NEVER
+        timeout_s = _watchdog_s(environment, os.getpid() if pid is None else pid)
+        self._watchdog_period_s = timeout_s / 2  # as sd_watchdog_enabled(3) advises
+        self._watchdog_due_s = -_NEVER
         self._state: State = "starting"
 
-    def told(self, report: SyncReport) -> None:
-        """A sync was made: the first one makes us ready; those that did something are the status."""
+    def on_report(self, report: Report) -> None:
+        """Report READY after the first sync, and each sync that changed something as the status."""
         if self._state == "starting":
             self._state = "ready"
-            self._tell("READY=1", _status(report))
-        elif report.steps or report.failed:
-            self._tell(_status(report))
+            self._send("READY=1", _status(report))
+        elif not isinstance(report, StaleFlowReport) and (report.steps or report.failures):
+            self._send(_status(report))
 
     def alive(self) -> float:
-        """The thread that syncs is not stuck; in how many seconds it should say so again (inf: nobody asks)."""
-        if self._beat_s == _NEVER:
+        """Report that the calling thread is not stuck; return in how many seconds to call again (inf: no watchdog)."""
+        if self._watchdog_period_s == _NEVER:
             return _NEVER
         now_s = self._clock()
-        if now_s >= self._beat_due_s:
-            self._tell("WATCHDOG=1")
-            self._beat_due_s = now_s + self._beat_s
-        return self._beat_due_s - now_s
+        if now_s >= self._watchdog_due_s:
+            self._send("WATCHDOG=1")
+            self._watchdog_due_s = now_s + self._watchdog_period_s
+        return self._watchdog_due_s - now_s
 
     def reloading(self) -> None:
-        """The configuration is being looked at.  Before the first sync there is nothing that could be reloaded."""
+        """Report that the configuration is being read; before the first sync there is nothing to reload."""
         if self._state == "ready":
             self._state = "reloading"
-            self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
+            self._send("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """The configuration was followed, or refused, or was as before."""
+        """Report that the configuration was applied, rejected, or found unchanged."""
         if self._state == "reloading":
             self._state = "ready"
-            self._tell("READY=1")
+            self._send("READY=1")
 
     def stopping(self) -> None:
-        """The process ends on purpose."""
+        """Report that the process ends on purpose."""
         self._state = "stopping"
-        self._tell("STOPPING=1")
+        self._send("STOPPING=1")
 
-    def _tell(self, *words: str) -> None:
+    def _send(self, *assignments: str) -> None:
         if self._socket:
             with suppress(OSError):
-                self._socket.sendto("\n".join(words).encode(), self._address)
+                self._socket.sendto("\n".join(assignments).encode(), self._address)
 
 
 def _address(name: str) -> str | bytes:
-    """The socket's address: a path, or an abstract name, which is written with @ for its leading NUL."""
+    """Return the socket's address: a path, or an abstract name, in which a leading @ stands for NUL."""
     if name.startswith("@"):
         return b"\0" + os.fsencode(name[1:])
     return name if name.startswith("/") else ""
 
 
 def _socket() -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    made.setblocking(False)
-    return made
+    datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    datagrams.setblocking(False)  # noqa: FBT003 - the signature is the library's
+    return datagrams
 
 
 def _watchdog_s(environment: Mapping[str, str], pid: int) -> float:
-    """How many seconds of silence the supervisor allows; inf if it does not watch this process."""
-    microseconds, of = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
-    if not microseconds.isdecimal() or int(microseconds) == 0 or of not in ("", str(pid)):
+    """Return the longest silence that the supervisor allows, in seconds; inf if it does not watch this process."""
+    microseconds, watched_pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0 or watched_pid not in ("", str(pid)):
         return _NEVER
     return int(microseconds) / 1e6
 
 
-def _status(report: SyncReport) -> str:
-    return f"STATUS={str(report)[:_STATUS_MAX_CHARACTERS]}"
+def _status(report: Report) -> str:
+    return f"STATUS={report_text(report)[:_STATUS_MAX_CHARACTERS]}"

@@ -1,4 +1,4 @@
-"""python3 -m lab run [--timeout S] [--mem 2G] -- COMMAND ARG... | install | which"""
+"""Command line of the lab: `python3 -m lab run [--timeout S] [--mem 2G] -- COMMAND ARG... | install | which`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 from types import FrameType
 
 import lab
-from lab.choose import choose
+from lab.backends import choose_backend
 from lab.install import install
 from lab.job import LabError
 
 
 def main(argv: list[str]) -> int:
-    """Do what *argv* says; return the exit status."""
-    # SIGTERM must unwind like Ctrl-C, so that the kernel's processes and folder go.
+    """Run the command line *argv* and return the exit status."""
+    # SIGTERM must unwind like Ctrl-C, so that the kernel's processes and folder are removed.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit_on_signal)
     options = _parser().parse_args(argv)
     try:
-        return _VERBS[options.verb](options)
+        return _COMMANDS[options.command_name](options)
     except LabError as error:
         print(f"lab: {error.reason}\nlab: hint: {error.hint}", file=sys.stderr)
         return lab.LAB_FAILED
@@ -31,14 +31,14 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python3 -m lab", description="A Linux kernel that has IPVS.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run", help="run a command there; its output and exit status are passed on")
+    parser = argparse.ArgumentParser(prog="python3 -m lab", description="Run commands on a Linux kernel that has IPVS.")
+    commands = parser.add_subparsers(dest="command_name", required=True)
+    run = commands.add_parser("run", help="run a command in the lab kernel; its output and exit status are passed on")
     run.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds, then exit 124 (default: 600)")
-    run.add_argument("--mem", default="2G", help="the kernel's memory (default: 2G)")
+    run.add_argument("--mem", default="2G", help="memory of the kernel (default: 2G)")
     run.add_argument("command", nargs="+")
-    verbs.add_parser("install", help="install the packages that are missing")
-    verbs.add_parser("which", help="say which way to such a kernel would be used")
+    commands.add_parser("install", help="install the packages that are missing")
+    commands.add_parser("which", help="print the backend that would be used: uml, host or qemu")
     return parser
 
 
@@ -51,16 +51,16 @@ def _install(_: argparse.Namespace) -> int:
     return 0
 
 
-def _which(_: argparse.Namespace) -> int:
-    print(choose().name)
+def _print_backend(_: argparse.Namespace) -> int:
+    print(choose_backend().name)
     return 0
 
 
-def _leave(number: int, _: FrameType | None) -> None:
+def _exit_on_signal(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-_VERBS = {"run": _run, "install": _install, "which": _which}
+_COMMANDS = {"run": _run, "install": _install, "which": _print_backend}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

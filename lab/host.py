@@ -1,7 +1,7 @@
-"""host: the lab kernel is this one, in namespaces of its own: network, mounts, pids, host name.
+"""Backend "host": the host's own kernel, in separate namespaces for network, mounts, pids and host name.
 
-Faster than any other way, but global sysctls (nf_conntrack_max) can't be written there, and modules get loaded into the
-host's kernel; so it is the second choice.
+The fastest backend, but global sysctls (nf_conntrack_max) cannot be written, and modules are loaded into the host's
+kernel; so it is the second choice.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from lab.job import Job, LabError
 _NEEDED = ("ip_vs", "dummy")
 
 
-def obstacle() -> LabError | None:
-    """Why this kernel can't be the lab, or None."""
+def unavailable() -> LabError | None:
+    """Return the reason why this kernel cannot be the lab, or None."""
     if os.geteuid() != 0:
-        return LabError("this kernel can be used by root only", "use sudo, or LAB=uml")
+        return LabError("only root can use this kernel", "use sudo, or LAB=uml")
     missing = [name for name in _NEEDED if not _has_module(name)]
     if missing:
         return LabError(f"this kernel has no {' and no '.join(missing)}", "use LAB=uml")
@@ -31,7 +31,7 @@ def obstacle() -> LabError | None:
 
 
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
-    """Run *job* in new namespaces; *memory* is not limited here."""
+    """Run *job* in new namespaces; *memory* is ignored."""
     folder = Path(tempfile.mkdtemp(prefix="kernel-lab-"))
     guest = [sys.executable, "-IS", str(Path(__file__).with_name("guest.py")), str(folder), "host"]
     process = None
@@ -55,7 +55,7 @@ def _before_start() -> None:
 
 
 def _has_module(name: str) -> bool:
-    """Whether the module is loaded, built in or loadable; loads it."""
+    """Load the module *name*; return whether it is loaded or built in."""
     if Path("/sys/module", name).exists():
         return True
     modprobe = shutil.which("modprobe", path="/sbin:/usr/sbin")

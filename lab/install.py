@@ -1,6 +1,6 @@
-"""install: the Debian packages that the lab and the tests in it need; installs only those that are missing.
+"""Install the Debian packages that the lab and its tests need, if they are missing.
 
-Prometheus is unpacked below build/.  For LAB=qemu its emulator and kernel as well, which nothing else needs.
+Prometheus is unpacked below build/.  With LAB=qemu the emulator and its kernel are installed too.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
 
 def wanted() -> tuple[str, ...]:
-    """The packages for this processor and way."""
+    """Return the packages that this processor and backend need."""
     for_xstate = _FOR_LARGE_XSTATE if xstate_bytes() > UML_XSTATE_BYTES else ()
     return PACKAGES + for_xstate + (qemu.PACKAGES if _with_qemu() else ())
 
 
 def missing() -> tuple[str, ...]:
-    """Those of `wanted` that dpkg does not list as installed."""
+    """Return those of `wanted` that dpkg does not list as installed."""
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *wanted()]
     listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
     return tuple(name for name in wanted() if f"{name} installed" not in listed)
 
 
 def install() -> tuple[str, ...]:
-    """Install what is missing and return its names.
+    """Install the missing packages and return their names.
 
-    Raises LabError where there is no apt-get or no right to use it.
+    Raises:
+        LabError: There is no apt-get, or this user may not use it.
     """
     names = _install_packages()
     if prometheus.is_missing():
@@ -56,7 +57,8 @@ def _install_packages() -> tuple[str, ...]:
         return ()
     if shutil.which("apt-get") is None:
         raise LabError(
-            "only Debian and its like have the user-mode-linux package", f"install {' '.join(names)} by hand"
+            "apt-get not found; only Debian and its derivatives have the user-mode-linux package",
+            f"install {' '.join(names)} by hand",
         )
     _apt_get("update")
     _apt_get("install", "--yes", "--no-install-recommends", *names)
@@ -66,7 +68,7 @@ def _install_packages() -> tuple[str, ...]:
 def _apt_get(*words: str) -> None:
     prefix = [] if os.geteuid() == 0 else ["sudo"]
     if prefix and shutil.which("sudo") is None:
-        raise LabError("packages are installed by root only, and there is no sudo", "run this once as root")
+        raise LabError("only root can install packages, and there is no sudo", "run this once as root")
     command = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", *words]
     if subprocess.run(command, check=False).returncode:
-        raise LabError(f"{' '.join(command)} failed", "its messages are above")
+        raise LabError(f"{' '.join(command)} failed", "see its messages above")

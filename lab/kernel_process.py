@@ -1,7 +1,10 @@
-"""kernel_process: a lab kernel that is a process of this host: given a job in a folder, followed, swept away.
+"""Run one job in a lab kernel that is a process of this host.
 
-One run: make a folder, write the job in it, boot, copy what the guest appends to stdout and stderr, read the status.
-Whatever happens, the whole process tree and the folder are gone afterwards.
+A run makes a folder, writes the job to it, boots the kernel, copies what the guest appends to stdout and stderr, and
+reads the status.
+
+Invariants:
+  - After the run the complete process tree and the folder are removed, however the run ends.
 """
 
 from __future__ import annotations
@@ -20,20 +23,26 @@ from pathlib import Path
 
 from lab import LAB_FAILED, TIMED_OUT, linux
 from lab.job import Job
-from lab.processes import swept
+from lab.processes import killed_on_exit
 
 _POLL_S = 0.01
 _CONSOLE_LINES = 60
-_TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory")
+_KERNEL_ERROR = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory")
 
 
 def run_kernel(job: Job, boot: Callable[[Path], subprocess.Popen[bytes]], *, timeout_s: float) -> int:
-    """Boot, run *job*, power off; see `lab.run` for the status.  *boot* is given the folder."""
+    """Boot, run *job* and power off; return the status as `lab.run` does.
+
+    Args:
+        job: The command to run.
+        boot: Starts the kernel, given the job's folder.
+        timeout_s: Seconds until the kernel is killed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="kernel-lab-"))
     try:
         job.write(folder)
         kernel = boot(folder)
-        with kernel, swept(kernel.pid, folder):
+        with kernel, killed_on_exit(kernel.pid, folder):
             ended = _follow(kernel, folder, job, time.monotonic() + timeout_s)
             return _status(folder, job) if ended else _timed_out(job, timeout_s)
     finally:
@@ -43,7 +52,7 @@ def run_kernel(job: Job, boot: Callable[[Path], subprocess.Popen[bytes]], *, tim
 def start_kernel(
     words: Sequence[str], folder: Path, env: Mapping[str, str], *, cpus: Collection[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a kernel in a session of its own, its console in *folder*, on *cpus* alone; it dies with this process."""
+    """Start a kernel in its own session, with its console in *folder*, on *cpus* only; it dies with this process."""
     with (folder / "console").open("wb") as console:
         return subprocess.Popen(
             words,
@@ -68,7 +77,7 @@ def _follow(kernel: subprocess.Popen[bytes], folder: Path, job: Job, deadline: f
     copies = [(_open_new(folder / "stdout"), job.stdout), (_open_new(folder / "stderr"), job.stderr)]
     try:
         while True:
-            ended = kernel.poll() is not None  # asked before the copying, so that the last words are copied
+            ended = kernel.poll() is not None  # read before copying, so that the last output is copied
             for source, target in copies:
                 _copy_new(source, target)
             if ended or time.monotonic() > deadline:
@@ -90,19 +99,19 @@ def _copy_new(source: int, target: int) -> None:
 
 
 def _status(folder: Path, job: Job) -> int:
-    """The status that the guest wrote; if it wrote none, the kernel died, and its last words are shown."""
+    """Return the status that the guest wrote; without one the kernel died, and the end of its console is printed."""
     console = (folder / "console").read_text(encoding="utf-8", errors="replace")
     written = folder / "status"
     if not written.exists():
-        _say(job, f"the kernel died; the end of its console:\n{_tail(console)}")
+        _report(job, f"the kernel died; the end of its console:\n{_tail(console)}")
         return LAB_FAILED
-    if _TROUBLE.search(console):
-        _say(job, f"the kernel complained; the end of its console:\n{_tail(console)}")
+    if _KERNEL_ERROR.search(console):
+        _report(job, f"the kernel reported an error; the end of its console:\n{_tail(console)}")
     return int(written.read_text())
 
 
 def _timed_out(job: Job, timeout_s: float) -> int:
-    _say(job, f"not finished after {timeout_s:g} s, killed")
+    _report(job, f"not finished after {timeout_s:g} s, killed")
     return TIMED_OUT
 
 
@@ -110,5 +119,5 @@ def _tail(console: str) -> str:
     return "\n".join(console.splitlines()[-_CONSOLE_LINES:])
 
 
-def _say(job: Job, text: str) -> None:
+def _report(job: Job, text: str) -> None:
     os.write(job.stderr, f"lab: {text}\n".encode())

@@ -1,7 +1,6 @@
-"""The system calls that Python 3.11 has no function for: mount, unshare, setns, reboot, prctl, and raising `lo`.
+"""System calls that Python 3.11 has no function for: mount, unshare, setns, reboot, prctl, and setting `lo` up.
 
-Each either holds when it returns or raises OSError with the kernel's errno.  Constants are from the kernel's uapi
-headers.
+Each function raises OSError with the kernel's errno if the call fails.  Constants are from the kernel's uapi headers.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def _check(result: int, what: str) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2); *kind* is the file system's type, empty for a bind, move or change of propagation."""
+    """Mount *source* on *target*; *kind* is the file system type, empty for a bind, move or change of propagation."""
     result = _libc.mount(
         source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None
     )
@@ -43,22 +42,22 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 
 def unmount(target: str) -> None:
-    """umount2(2), lazily: also while it is in use."""
+    """Unmount *target* lazily (MNT_DETACH), so that it may be in use."""
     _check(_libc.umount2(target.encode(), MNT_DETACH), target)
 
 
 def unshare(flags: int) -> None:
-    """Give the calling thread new namespaces."""
+    """Move the calling thread into new namespaces, those of *flags*."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(descriptor: int, flags: int) -> None:
-    """Move the calling thread, and only it, into a namespace."""
+    """Move the calling thread, and no other, into the namespace of *descriptor*."""
     _check(_libc.setns(descriptor, flags), "setns")
 
 
 def power_off() -> None:
-    """End the machine at once, without syncing or stopping anything."""
+    """Power the machine off at once, without syncing file systems or stopping processes."""
     _check(_libc.reboot(_POWER_OFF), "reboot")
 
 
@@ -70,7 +69,7 @@ def die_with_parent(signal_number: int) -> None:
 def raise_loopback() -> None:
     """Set `lo` up in this network namespace.
 
-    With `lo` down there is no local route table, and IPVS refuses each real server with EINVAL.
+    With `lo` down there is no local route table, and IPVS rejects each real server with EINVAL.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         request = struct.pack("16sH14x", b"lo", 0)

@@ -1,7 +1,7 @@
-"""Namespace: a network namespace that plays one machine; the calling thread can step into it and back.
+"""Network namespaces that act as machines; the calling thread can enter one and return.
 
-A socket belongs for good to the namespace in which it was made, so one process can hold the sockets of all machines.
-Each is also bound to /run/netns/NAME, where `ip netns exec NAME` finds it (NAME-2 if a second cluster is up).
+A socket stays in the namespace in which it was made, so one process can have sockets of all machines.
+Each namespace is also bound to /run/netns/NAME for `ip netns exec NAME` (NAME-2 if a second cluster is up).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Namespace:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """The calling thread is in this namespace within the `with`."""
+        """Run the `with` block with the calling thread in this namespace."""
         before = os.open(_OWN, os.O_RDONLY)
         try:
             linux.setns(self.descriptor, linux.CLONE_NEWNET)
@@ -41,20 +41,20 @@ class Namespace:
             os.close(before)
 
     def enter(self) -> None:
-        """Move the calling thread here for good; fit for subprocess's preexec_fn."""
+        """Move the calling thread into this namespace permanently; usable as subprocess's preexec_fn."""
         linux.setns(self.descriptor, linux.CLONE_NEWNET)
 
     def wrap(self, argv: list[str]) -> list[str]:
-        """*argv* as a command that runs here."""
+        """Return *argv* as a command that runs in this namespace."""
         return ["nsenter", f"--net={self.path}", "--", *argv]
 
     def set_sysctl(self, name: str, value: int | str) -> None:
-        """Write a setting of this namespace; *name* is a path below /proc/sys/net, as `ipv4/ip_forward`."""
+        """Write a sysctl of this namespace; *name* is a path below /proc/sys/net, as `ipv4/ip_forward`."""
         with self.inside():
             Path("/proc/sys/net", name).write_text(str(value))
 
     def close(self) -> None:
-        """Forget the namespace; the kernel removes it once no process or socket is in it."""
+        """Close the namespace; the kernel removes it once no process or socket is in it."""
         os.close(self.descriptor)
         linux.unmount(str(self.path))
         self.path.unlink()
@@ -73,7 +73,7 @@ def new_namespace(name: str) -> Namespace:
 
 
 def this_namespace(name: str) -> Namespace:
-    """The namespace that the calling thread is in, as *name*."""
+    """Return the namespace that the calling thread is in, as *name*."""
     return _bind(name)
 
 
@@ -86,6 +86,6 @@ def _bind(name: str) -> Namespace:
 
 
 def _free_path(name: str) -> Path:
-    """/run/netns/NAME, or with -2, -3 ... while another cluster is up."""
+    """Return /run/netns/NAME, or with -2, -3 ... while another cluster is up."""
     numbered = (_NETNS / f"{name}-{number}" for number in itertools.count(2))
     return next(path for path in itertools.chain([_NETNS / name], numbered) if not path.exists())

@@ -1,4 +1,4 @@
-"""Cluster: a small cluster in one kernel; network namespaces play the machines, veth pairs the cables.
+"""A small cluster in one kernel: network namespaces act as machines, veth pairs as cables.
 
             outside 192.168.3.175      node-b 192.168.3.11 --- cni0 10.244.2.1 --- pod-b1, b2, b3  10.244.2.5-7
                            |              |
@@ -7,9 +7,9 @@
     eth1 172.16.5.10 --- node-a 192.168.3.10 --- cni0 10.244.1.1 --- pod-a1, pod-a2  10.244.1.5-6
 
 IPv6 alike: fd00:3::/64 on the LAN (outside is fd00:3::175), fd00:10:244:1::/64 and fd00:10:244:2::/64 for the pods.
-Node A is the machine under test and looks as it did when the recorded cases were made: net.ipv4.ip_forward is 0 unless
-asked for, its only routes are the links' and the defaults by the router.  IPv6 forwarding is on, since setting it is
-not kube-proxy's job.
+Node A is the machine under test and has the state in which the recorded cases were made: net.ipv4.ip_forward is 0
+unless requested, and its only routes are those of the links and the defaults by the router.  IPv6 forwarding is on,
+because kube-proxy does not set it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NODE_NAME = "node-a"
 
 @dataclass(frozen=True)
 class Machine:
-    """One player: the machine whose bridge it is plugged into, the port's name there, addresses, default routes."""
+    """One machine: the machine whose bridge it is connected to, the port's name there, addresses, default routes."""
 
     name: str
     plugged_into: str
@@ -56,7 +56,7 @@ BY_NAME = {machine.name: machine for machine in MACHINES}
 PODS = tuple(machine for machine in MACHINES if machine.name.startswith("pod-"))
 
 _BRIDGES = {"router": ("lan", LAN_GATEWAYS), "node-a": ("cni0", A_GATEWAYS), "node-b": ("cni0", B_GATEWAYS)}
-# What the router knows: the pods' networks; and all Service addresses at node A, as a load balancer has it.
+# Routes of the router: the pods' networks; and all Service addresses by node A, as a load balancer has them.
 _ROUTES = (
     ("10.244.1.0/24", "192.168.3.10"),
     ("10.244.2.0/24", "192.168.3.11"),
@@ -69,16 +69,16 @@ _ROUTES = (
     ("2001:db8::/32", "fd00:3::10"),
 )
 _NODE_A_LINKS = ("eth0", "eth1", "vpod1", "vpod2", "cni0")
-# Link-local addresses are usable at once, like the others; and no router may teach ways around the cables.
+# Link-local addresses are usable at once, like the others; and no router advertisement or redirect adds routes.
 _EVERYWHERE = {"ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/accept_ra": 0, "ipv4/conf/all/send_redirects": 0}
 
 
 class Cluster:
-    """The picture above, built on entering and gone on leaving.
+    """The cluster of the picture above; it exists within the `with`.
 
-    *node_a*: "own", a namespace of its own, so that clusters don't meet; or "initial", the one that the caller is in,
-    where the kernel's global sysctls can be written.  There the host name becomes node-a as well; see `pristine.py`
-    for the rest.
+    node_a: "own", a separate namespace, so that clusters do not share state; or "initial", the caller's namespace,
+    where the kernel's global sysctls can be written.  "initial" also sets the host name to node-a; `pristine.py`
+    resets the remaining state.
     """
 
     def __init__(self, *, node_a: Literal["own", "initial"] = "own", ipv4_forward: bool = False) -> None:
@@ -132,16 +132,19 @@ class Cluster:
 
     def _make_bridges(self) -> None:
         for name, (bridge, addresses) in _BRIDGES.items():
-            self._rtnl[name].add_link(bridge, "bridge")
+            # Without STP the delay does nothing but send a link notification for each port when it is over (15 s).
+            self._rtnl[name].add_bridge(bridge, forward_delay_s=0)
             self._rtnl[name].set_up(bridge)
             self._address(name, bridge, *addresses)
 
     def _plug_in(self, machine: Machine) -> None:
-        """A cable between the machine's eth0 and a port of the bridge, addresses, default routes."""
+        """Connect the machine's eth0 to a port of the bridge; add its addresses and default routes."""
         bridge, _ = _BRIDGES[machine.plugged_into]
         switch, own = self._rtnl[machine.plugged_into], self._rtnl[machine.name]
         switch.add_veth(machine.port, "eth0", self.namespaces[machine.name].descriptor)
-        own.set_up("eth0")  # before the port: a bridge forwards at once to a port that has its carrier when it comes up
+        own.set_up(
+            "eth0"
+        )  # before the port: a bridge forwards at once to a port that has its carrier when it is set up
         switch.set_up(machine.port, master=bridge)
         self._address(machine.name, "eth0", machine.ipv4, machine.ipv6)
         own.add_route("0.0.0.0/0", machine.gateways[0])

@@ -1,8 +1,8 @@
-"""pristine: make the initial namespace look freshly booted, so that one boot carries many cases.
+"""Reset the initial namespace to its state after boot, so that many cases can run on one boot.
 
-After `reset_host_state` there are: no virtual servers, no ipsets, no iptables rules, chains or policies, no conntrack
-entries, no kube-ipvs0; IPVS's timeouts are the kernel's own; the sysctls in SYSCTLS are as they were noted at boot.
-What the kernel gives no means to undo stays: IPVS connections (each until it expires), the trash of its destinations,
+After `reset_host_state` there are no virtual servers, ipsets, iptables rules, chains or policies, conntrack entries
+and no kube-ipvs0; the IPVS timeouts are the kernel's defaults; the sysctls in SYSCTLS have their values from boot.
+What the kernel cannot undo remains: IPVS connections (each until it expires), the trash list of destinations,
 loaded modules, empty iptables tables.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from lab.rtnl import Rtnl
 
 LAB = Path("/run/lab")
-_NOTES = LAB / "sysctls.json"
+_SAVED_SYSCTLS = LAB / "sysctls.json"
 _NET = Path("/proc/sys/net")
 # Patterns below /proc/sys/net, in the order of writing: ip_forward resets some of those below it.
 SYSCTLS = (
@@ -48,26 +48,27 @@ _REQUEST_ACK = 0x1 | 0x4
 _GENERIC, _NETFILTER = 16, 12
 _CONTROL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
 _IPVS_SET_CONFIG, _IPVS_FLUSH = 12, 17
-_IPVS_TIMEOUTS_S = ((4, 900), (5, 120), (6, 300))  # attributes TIMEOUT_TCP, _TCP_FIN, _UDP: what Linux starts with
-_CT_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE: with no attribute, all
-_IPSET_DESTROY = 6 << 8 | 3  # NFNL_SUBSYS_IPSET, IPSET_CMD_DESTROY: with no name, all
+_IPVS_TIMEOUTS_S = ((4, 900), (5, 120), (6, 300))  # attributes TIMEOUT_TCP, _TCP_FIN, _UDP: Linux's defaults
+_CT_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE: without an attribute, all entries
+_IPSET_DESTROY = 6 << 8 | 3  # NFNL_SUBSYS_IPSET, IPSET_CMD_DESTROY: without a name, all sets
 
 
-def note_sysctls() -> None:
-    """Remember SYSCTLS as they are now; the lab does it at boot."""
-    notes = {str(path): value for path in _sysctl_paths() if (value := _read(path)) is not None}
-    _NOTES.write_text(json.dumps(notes))
+def save_sysctls() -> None:
+    """Save the current values of SYSCTLS; the lab does it at boot."""
+    values = {str(path): value for path in _sysctl_paths() if (value := _read(path)) is not None}
+    _SAVED_SYSCTLS.write_text(json.dumps(values))
 
 
 def reset_host_state() -> None:
-    """Undo, in the namespace of the calling thread, what an agent or a test did to the kernel; about 0.1 s.
+    """Undo, in the namespace of the calling thread, what an agent or a test did to the kernel; takes about 0.1 s.
 
-    Raises OSError if the kernel refuses, as it does with EBUSY for an ipset that something still uses.
+    Raises:
+        OSError: The kernel refused, as with EBUSY for an ipset that is still in use.
     """
-    _empty_iptables()  # first: its rules hold the sets
+    _empty_iptables()  # first: its rules refer to the sets
     _flush_ipvs()
-    _ask_netfilter(_IPSET_DESTROY, struct.pack("HHB3x", 5, 1, 6))  # IPSET_ATTR_PROTOCOL 6
-    _ask_netfilter(_CT_DELETE, b"")
+    _request_netfilter(_IPSET_DESTROY, struct.pack("HHB3x", 5, 1, 6))  # IPSET_ATTR_PROTOCOL 6
+    _request_netfilter(_CT_DELETE, b"")
     links = Rtnl()
     links.delete_link("kube-ipvs0")
     links.close()
@@ -82,11 +83,11 @@ def _read(path: Path) -> str | None:
     try:
         return path.read_text()
     except OSError:
-        return None  # write-only, or of a link that has just gone
+        return None  # write-only, or of a link that was just deleted
 
 
 def _restore_sysctls() -> None:
-    for name, value in json.loads(_NOTES.read_text()).items():
+    for name, value in json.loads(_SAVED_SYSCTLS.read_text()).items():
         if _read(Path(name)) not in (None, value):
             Path(name).write_text(value)
 
@@ -107,11 +108,11 @@ def _empty_table(table: str) -> str:
 
 def _flush_ipvs() -> None:
     attribute = struct.pack("HH", 9, _FAMILY_NAME) + b"IPVS\0\0\0\0"
-    answer = _ask(_GENERIC, _CONTROL, struct.pack("BBxx", _GETFAMILY, 1) + attribute)
+    answer = _request(_GENERIC, _CONTROL, struct.pack("BBxx", _GETFAMILY, 1) + attribute)
     family = _find_attribute(answer[20:], _FAMILY_ID)
     timeouts = b"".join(struct.pack("HHI", 8, kind, seconds) for kind, seconds in _IPVS_TIMEOUTS_S)
-    _ask(_GENERIC, family, struct.pack("BBxx", _IPVS_FLUSH, 1))
-    _ask(_GENERIC, family, struct.pack("BBxx", _IPVS_SET_CONFIG, 1) + timeouts)
+    _request(_GENERIC, family, struct.pack("BBxx", _IPVS_FLUSH, 1))
+    _request(_GENERIC, family, struct.pack("BBxx", _IPVS_SET_CONFIG, 1) + timeouts)
 
 
 def _find_attribute(content: bytes, wanted: int) -> int:
@@ -123,12 +124,12 @@ def _find_attribute(content: bytes, wanted: int) -> int:
     raise LookupError(f"no attribute {wanted}")
 
 
-def _ask_netfilter(kind: int, attributes: bytes) -> None:
-    _ask(_NETFILTER, kind, struct.pack("BBH", socket.AF_UNSPEC, 0, 0) + attributes)
+def _request_netfilter(kind: int, attributes: bytes) -> None:
+    _request(_NETFILTER, kind, struct.pack("BBH", socket.AF_UNSPEC, 0, 0) + attributes)
 
 
-def _ask(protocol: int, kind: int, body: bytes) -> bytes:
-    """One netlink request; its first answer.  Raises OSError with the kernel's errno."""
+def _request(protocol: int, kind: int, body: bytes) -> bytes:
+    """Send one netlink request and return its first answer.  Raises OSError with the kernel's errno."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock:
         sock.settimeout(5.0)
         sock.send(struct.pack("IHHII", len(body) + 16, kind, _REQUEST_ACK, 1, 0) + body)

@@ -1,6 +1,6 @@
-"""prometheus: Debian's prometheus and promtool, unpacked below build/ and not installed: no user, no service, no port.
+"""Find Debian's prometheus and promtool; unpack them below build/ if they are not on PATH.
 
-Either is the one on PATH where there is one.
+They are not installed, because the package would add a user, a service and a listening port.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ _PACKAGE = "prometheus"
 
 
 def program(name: str) -> Path:
-    """Where *name* is.  Raises LabError if it was not fetched."""
-    found = shutil.which(name) or shutil.which(name, path=str(TREE / "usr/bin"))
-    if found is None:
-        raise LabError(f"{name} is not there", "python3 -m lab install")
-    return Path(found)
+    """Return the path of the program *name*.  Raises LabError if it is missing."""
+    path = shutil.which(name) or shutil.which(name, path=str(TREE / "usr/bin"))
+    if path is None:
+        raise LabError(f"{name} not found", "run python3 -m lab install")
+    return Path(path)
 
 
 def is_missing() -> bool:
-    """Whether one of the two programs is not there."""
+    """Return whether one of the two programs is missing."""
     path = f"{TREE}/usr/bin"
     return not all(shutil.which(name) or shutil.which(name, path=path) for name in ("prometheus", "promtool"))
 
 
 def unpack() -> str:
-    """Fetch the package and unpack it into TREE; its name.  Raises LabError if apt has none."""
+    """Download the package, unpack it into TREE and return its name.  Raises LabError if apt fails."""
     partial = TREE.with_name("prometheus-partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -39,10 +39,10 @@ def unpack() -> str:
     _do(["dpkg", "-x", str(package), str(partial)], partial)
     package.unlink()
     shutil.rmtree(TREE, ignore_errors=True)
-    partial.rename(TREE)  # whole or not there
+    partial.rename(TREE)  # complete or absent
     return _PACKAGE
 
 
 def _do(words: list[str], folder: Path) -> None:
     if subprocess.run(words, cwd=folder, check=False).returncode:
-        raise LabError(f"{' '.join(words)} failed", "apt-get update; its messages are above")
+        raise LabError(f"{' '.join(words)} failed", "run apt-get update; see the messages above")

@@ -1,9 +1,9 @@
-"""qemu: the lab kernel is Debian's own in an emulated PC, with the host's files as its root (9p).
+"""Backend "qemu": Debian's kernel in an emulated PC, with the host's files as its root (9p).
 
-The one way that has IPVS and nf_tables together on any machine, and the slowest: what is emulated runs at about a
-fifteenth of its speed.  The kernel's package is unpacked below build/, not installed.  Its initramfs loads what 9p
-needs, mounts the root and the job's folder and hands over to guest.py.  The folder has a mount of its own without a
-cache, so that what is written there is seen outside at once; the root's cache is written out before the power is cut.
+The only backend that has both IPVS and nf_tables on any machine, and the slowest: emulated code runs at about a
+fifteenth of native speed.  The kernel package is unpacked below build/, not installed.  Its initramfs loads the
+modules that 9p needs, mounts the root and the job's folder, and starts guest.py.  The folder has its own mount without
+a cache, so that what is written there can be read outside at once; the root's cache is flushed before power-off.
 """
 
 from __future__ import annotations
@@ -15,45 +15,46 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lab.guest_setup import QEMU_MODULES
 from lab.initramfs import Content, archive
 from lab.job import Job, LabError
 from lab.kernel_process import run_kernel, start_kernel
-from lab.stage import QEMU_MODULES
 
 PACKAGES = ("qemu-system-x86", "busybox-static")
-TREE = QEMU_MODULES.parents[1]  # what is in the kernel's package: boot/ and lib/modules/
+TREE = QEMU_MODULES.parents[1]  # content of the kernel package: boot/ and lib/modules/
 _KERNEL_PACKAGE = "linux-image-amd64"
 _QEMU, _BUSYBOX = Path("/usr/bin/qemu-system-x86_64"), Path("/bin/busybox")
 _MODULES = ("virtio_pci", "9pnet_virtio", "9p")
 _9P = "trans=virtio,version=9p2000.L,msize=262144"
 
 
-def obstacle() -> LabError | None:
-    """Why this machine can't run it, or None."""
+def unavailable() -> LabError | None:
+    """Return the reason why this machine cannot run it, or None."""
     missing = [str(path) for path in (_QEMU, _BUSYBOX) if not path.exists()]
     if _release() is None:
         missing.append(f"the kernel of {_KERNEL_PACKAGE} in {TREE}")
     if missing:
-        return LabError(f"not installed: {', '.join(missing)}", "LAB=qemu python3 -m lab install")
+        return LabError(f"not installed: {', '.join(missing)}", "run LAB=qemu python3 -m lab install")
     return None
 
 
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
-    """Boot, run *job*, power off; see `lab.run` for the status."""
+    """Boot, run *job* and power off; return the status as `lab.run` does."""
     return run_kernel(job, lambda folder: _boot(folder, memory), timeout_s=timeout_s)
 
 
 def unpack_kernel() -> tuple[str, ...]:
-    """Fetch the kernel's package and unpack it into TREE, unless one is there; what was fetched.
+    """Download the kernel package and unpack it into TREE, unless it is there; return the names of new packages.
 
-    Raises LabError if apt has none.
+    Raises:
+        LabError: apt has no such package, or failed.
     """
     if _release() is not None:
         return ()
     depends = subprocess.run(["apt-cache", "depends", _KERNEL_PACKAGE], capture_output=True, text=True, check=False)
     names = [line.split()[-1] for line in depends.stdout.splitlines() if "Depends: linux-image-" in line]
     if not names:
-        raise LabError(f"apt knows no {_KERNEL_PACKAGE}", "apt-get update")
+        raise LabError(f"package {_KERNEL_PACKAGE} not found", "run apt-get update")
     partial = TREE.with_name("qemu-partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -64,14 +65,14 @@ def unpack_kernel() -> tuple[str, ...]:
     release = next(partial.glob("lib/modules/*")).name
     _do(["/sbin/depmod", "--basedir", str(partial), release], partial)
     shutil.rmtree(TREE, ignore_errors=True)
-    partial.rename(TREE)  # whole or not there
+    partial.rename(TREE)  # complete or absent
     return (names[0],)
 
 
 def _release() -> str | None:
-    """The release of the kernel in TREE."""
-    found = sorted(TREE.glob("boot/vmlinuz-*"))
-    return found[-1].name.removeprefix("vmlinuz-") if found else None
+    """Return the release of the kernel in TREE; None if there is none."""
+    kernels = sorted(TREE.glob("boot/vmlinuz-*"))
+    return kernels[-1].name.removeprefix("vmlinuz-") if kernels else None
 
 
 def _boot(folder: Path, memory: str) -> subprocess.Popen[bytes]:
@@ -91,13 +92,13 @@ def _boot(folder: Path, memory: str) -> subprocess.Popen[bytes]:
 
 
 def _share(tag: str, path: str) -> Iterator[str]:
-    """A folder of the host as the 9p device *tag*."""
+    """Yield the arguments that share the host's *path* as the 9p device *tag*."""
     yield from ("-fsdev", f"local,id={tag},path={path.replace(',', ',,')},security_model=none,multidevs=remap")
     yield from ("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
 
 
 def _files(release: str, folder: Path) -> Iterator[tuple[str, Content]]:
-    """What is in the initramfs."""
+    """Yield path and content of each file of the initramfs."""
     for path in ("bin", "dev", "modules", "root"):
         yield path, None
     yield "bin/busybox", _BUSYBOX.read_bytes()
@@ -110,26 +111,26 @@ def _files(release: str, folder: Path) -> Iterator[tuple[str, Content]]:
 
 
 def _with_dependencies(modules: Path) -> list[str]:
-    """The files of _MODULES, each after those that it needs.  Source: modules.dep(5)."""
+    """Return the files of _MODULES, each after its dependencies.  Source: modules.dep(5)."""
     lines = (modules / "modules.dep").read_text().splitlines()
-    needs = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
-    found: dict[str, None] = {}
+    dependencies = {name: listed.split() for name, _, listed in (line.partition(":") for line in lines)}
+    ordered: dict[str, None] = {}
 
     def add(name: str) -> None:
-        for needed in needs[name]:
-            add(needed)
-        found.setdefault(name)
+        for dependency in dependencies[name]:
+            add(dependency)
+        ordered.setdefault(name)
 
     for module in _MODULES:
-        add(next(name for name in needs if name.endswith(f"/{module}.ko")))
-    return list(found)
+        add(next(name for name in dependencies if name.endswith(f"/{module}.ko")))
+    return list(ordered)
 
 
 def _init(modules: list[str], folder: Path) -> str:
-    """The script that ends by being guest.py."""
+    """Return the init script, which loads *modules*, mounts the root and executes guest.py."""
     guest = [sys.executable, "-IS", str(Path(__file__).with_name("guest.py")), str(folder), "qemu"]
     if any(character.isspace() for word in guest for character in word):
-        raise LabError(f"a path with a space can't be passed on: {guest}", "move the checkout or set TMPDIR")
+        raise LabError(f"a path contains a space: {guest}", "move the checkout or set TMPDIR")
     return "\n".join(
         (
             "#!/bin/sh",
@@ -145,4 +146,4 @@ def _init(modules: list[str], folder: Path) -> str:
 
 def _do(words: list[str], folder: Path) -> None:
     if subprocess.run(words, cwd=folder, check=False).returncode:
-        raise LabError(f"{' '.join(words)} failed", "its messages are above")
+        raise LabError(f"{' '.join(words)} failed", "see its messages above")

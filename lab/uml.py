@@ -1,6 +1,6 @@
-"""uml: the lab kernel as an ordinary process, Debian's user-mode-linux with the host's files as its root (hostfs).
+"""Backend "uml": Debian's user-mode-linux, a kernel as an ordinary process with the host's files as its root (hostfs).
 
-guest.py is its init; what it writes to the job's folder is there at once.
+guest.py is its init; what it writes to the job's folder is visible outside at once.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab.cpu import own_cpu
+from lab.cpu import reserve_cpu
+from lab.guest_setup import UML_MODULES
 from lab.job import Job, LabError
 from lab.kernel_process import run_kernel, start_kernel
-from lab.stage import UML_MODULES
 from lab.xstate import preload_for_large_xstate
 
 KERNEL = Path("/usr/bin/linux.uml")
 
 
-def obstacle() -> LabError | None:
-    """Why this machine can't run user-mode-linux, or None."""
+def unavailable() -> LabError | None:
+    """Return the reason why this machine cannot run user-mode-linux, or None."""
     needed = (KERNEL, UML_MODULES, Path("/sbin/modprobe"))
     missing = [str(path) for path in needed if not path.exists()]
     if missing:
-        return LabError(f"not installed: {', '.join(missing)}", "python3 -m lab install")
+        return LabError(f"not installed: {', '.join(missing)}", "run python3 -m lab install")
     return None
 
 
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
-    """Boot, run *job*, power off; see `lab.run` for the status."""
-    with own_cpu() as cpu:
+    """Boot, run *job* and power off; return the status as `lab.run` does."""
+    with reserve_cpu() as cpu:
         return run_kernel(job, lambda folder: _boot(folder, memory, cpu), timeout_s=timeout_s)
 
 
 def _boot(folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
     init = [sys.executable, str(Path(__file__).with_name("guest.py")), str(folder), "uml"]
     if any(character.isspace() for word in init for character in word):
-        raise LabError(f"a path with a space can't be passed to a kernel: {init}", "move the checkout or set TMPDIR")
+        raise LabError(f"a path on the kernel command line contains a space: {init}", "move the checkout or set TMPDIR")
     settings = {
         "mem": memory,
         "root": "/dev/root",
@@ -68,14 +68,14 @@ def _boot(folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
 
 
 def _memory_folder(memory: str) -> Path:
-    """A folder for the (unlinked) file that backs the guest's memory: the kernel maps code from it, so exec is needed.
+    """Return a folder for the (unlinked) file that backs the guest's memory; it must not be mounted noexec.
 
     In a container /dev/shm is often 64 MiB, and a guest that outgrows its file dies of SIGBUS.
     """
-    needed = int(memory[:-1]) << {"K": 10, "M": 20, "G": 30}[memory[-1].upper()]
+    size_bytes = int(memory[:-1]) << {"K": 10, "M": 20, "G": 30}[memory[-1].upper()]
     for folder in (Path("/dev/shm"), Path(tempfile.gettempdir()), Path("/var/tmp")):
         if folder.is_dir() and os.access(folder, os.W_OK):
-            about = os.statvfs(folder)
-            if about.f_bavail * about.f_frsize >= needed and not about.f_flag & os.ST_NOEXEC:
+            status = os.statvfs(folder)
+            if status.f_bavail * status.f_frsize >= size_bytes and not status.f_flag & os.ST_NOEXEC:
                 return folder
-    raise LabError(f"no folder has room for {memory} of guest memory", "free some, set TMPDIR, or use --mem 512M")
+    raise LabError(f"no folder has {memory} free for the guest's memory", "free some, set TMPDIR, or use --mem 512M")

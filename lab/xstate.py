@@ -1,7 +1,7 @@
-"""xstate: on a processor with AMX, preload xstate.c into user-mode-linux 6.1, which else dies at once.
+"""On a processor with AMX, preload xstate.c into user-mode-linux 6.1, which otherwise dies at once.
 
-xstate.c says why.  Asked of the kernel by size, not by the processor's name: what counts is how long the whole vector
-state is.
+xstate.c gives the reason.  The check uses the size of the vector state that the kernel reports, not the processor's
+name, because only the size matters.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class _Iovec(ctypes.Structure):
 
 
 def preload_for_large_xstate(folder: Path) -> dict[str, str]:
-    """The environment that lets UML run on this processor: nothing, or LD_PRELOAD of a library compiled into *folder*.
+    """Return the environment that UML needs here: empty, or LD_PRELOAD of a library compiled into *folder*.
 
-    Raises LabError if there is no C compiler.
+    Raises:
+        LabError: There is no C compiler.
     """
     if xstate_bytes() <= UML_XSTATE_BYTES:
         return {}
@@ -43,7 +44,7 @@ def preload_for_large_xstate(folder: Path) -> dict[str, str]:
 
 
 def xstate_bytes() -> int:
-    """The size of the whole vector state that ptrace writes here; 0 where there is none (not x86).
+    """Return the size in bytes of the vector state that ptrace writes; 0 if there is none (not x86).
 
     Source: ptrace(2), PTRACE_GETREGSET: the kernel sets iov_len to the size it has.
     """

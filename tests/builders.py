@@ -7,15 +7,13 @@ from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.services import (
     Endpoint,
     EndpointSlice,
-    Family,
     ObjectName,
-    Protocol,
     Service,
     ServicePort,
     ServiceType,
     SlicePort,
-    family_of,
 )
+from kubeproxy_py.net import Family, Protocol, family_of
 
 HERE = "node-a"
 THERE = "node-b"
@@ -23,8 +21,8 @@ THERE = "node-b"
 
 def name(text: str) -> ObjectName:
     """``shop/web``, or ``web`` in the namespace ``shop``."""
-    namespace, _, rest = text.rpartition("/")
-    return ObjectName(namespace or "shop", rest)
+    namespace, _, base = text.rpartition("/")
+    return ObjectName(namespace or "shop", base)
 
 
 def port(number: int = 80, protocol: Protocol = "TCP", label: str = "", node_port: int = 0) -> ServicePort:
@@ -36,7 +34,7 @@ def service(
     cluster_ips: Iterable[str] = ("10.96.0.10",),
     ports: Iterable[ServicePort] = (port(),),
     *,
-    type: ServiceType = "ClusterIP",  # noqa: A002 - the field is called so
+    type: ServiceType = "ClusterIP",  # noqa: A002 - the field has that name
     **fields: object,
 ) -> Service:
     return Service(name(text), type, tuple(cluster_ips), tuple(ports), **fields)  # type: ignore[arg-type]
@@ -55,19 +53,20 @@ def endpoint_slice(
     label: str = "",
     suffix: str = "1",
 ) -> EndpointSlice:
-    made = tuple(endpoint(e) if isinstance(e, str) else e for e in endpoints)
-    family: Family = family_of(made[0].address) if made else "IPv4"
+    """A slice of one port; its name is that of the Service with *suffix*."""
+    built = tuple(endpoint(e) if isinstance(e, str) else e for e in endpoints)
+    family: Family = family_of(built[0].address) if built else "IPv4"
     owner = name(service_text)
     return EndpointSlice(
         ObjectName(owner.namespace, f"{owner.name}-{suffix}"),
         owner,
         family,
-        made,
+        built,
         (SlicePort(label, protocol, number),),
     )
 
 
-def site(**fields: object) -> NodeContext:
+def node_context(**fields: object) -> NodeContext:
     """node-a with eth0 192.168.3.10 and fd00:3::10, and pods in 10.244.0.0/16."""
     defaults: dict[str, object] = {
         "node_name": HERE,
@@ -75,7 +74,7 @@ def site(**fields: object) -> NodeContext:
         "node_ips": {"IPv4": "192.168.3.10", "IPv6": "fd00:3::10"},
         "foreign_addresses": {"IPv4": frozenset({"192.168.3.10"}), "IPv6": frozenset({"fd00:3::10"})},
         "node_port_addresses": {"IPv4": ("192.168.3.10",), "IPv6": ("fd00:3::10",)},
-        "not_local": {"IPv4": "! -s 10.244.0.0/16"},
+        "if_not_local": {"IPv4": "! -s 10.244.0.0/16"},
     }
     return NodeContext(**{**defaults, **fields})  # type: ignore[arg-type]
 

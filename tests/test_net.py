@@ -1,6 +1,11 @@
-"""Addresses and networks in the one form in which they compare equal."""
+"""net.py: parsing addresses, networks and socket addresses into their canonical forms."""
+
+from ipaddress import IPv4Address, IPv6Address
+from socket import AF_INET, AF_INET6, inet_ntop
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import ip_addresses
 
 from kubeproxy_py.net import parse_cidr, parse_ip
 
@@ -12,14 +17,14 @@ from kubeproxy_py.net import parse_cidr, parse_ip
         ("FD00:0:0:0:0:0:0:1", "fd00::1"), ("::", "::"), ("::ffff:10.0.0.1", "10.0.0.1"),
     ],
 )  # fmt: skip
-def test_an_address_is_made_canonical(text: str, canonical: str) -> None:
+def test_an_address_is_parsed_into_its_canonical_form(text: str, canonical: str) -> None:
     assert parse_ip(text) == canonical
 
 
 @pytest.mark.parametrize(
     "text", ["", "10.0.0", "10.0.0.256", "fe80::1%eth0", "[::1]", "10.0.0.1/32", " 10.0.0.1", "a", "1"]
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_text_that_is_not_an_address_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse_ip(text)
 
@@ -33,13 +38,50 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ("FD00::1/64", "fd00::/64"),
     ],
 )
-def test_a_network_loses_its_host_bits(text: str, canonical: str) -> None:
+def test_the_host_bits_of_a_network_are_cleared(text: str, canonical: str) -> None:
     assert parse_cidr(text) == canonical
 
 
 @pytest.mark.parametrize(
     "text", ["10.0.0.0", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "/8", "fe80::%e/8", "10.0.0.0/+8"]
 )
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_text_that_is_not_a_network_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse_cidr(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("::10.0.0.1", "::10.0.0.1"),  # as inet_ntop prints it, and so the kernel readers
+        ("::ffff:010.0.0.1", "10.0.0.1"),
+        ("::a00:1", "::10.0.0.1"),
+    ],
+)
+def test_every_source_of_an_address_yields_the_form_that_the_kernel_readers_print(text: str, canonical: str) -> None:
+    assert parse_ip(text) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::10.0.0.0/104", "::10.0.0.0/104"),
+        ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
+    ],
+)
+def test_a_mapped_network_is_the_ipv4_network(text: str, canonical: str) -> None:
+    assert parse_cidr(text) == canonical
+
+
+@pytest.mark.parametrize("text", ["::ffff:10.0.0.0/95", "::ffff:10.0.0.0/8", "::/129", "10.0.0.0/٨", " 10.0.0.0/8"])
+def test_a_network_of_an_impossible_length_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        parse_cidr(text)
+
+
+@given(ip_addresses())
+def test_the_canonical_form_is_what_inet_ntop_prints(address: IPv4Address | IPv6Address) -> None:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    family = AF_INET if isinstance(mapped or address, IPv4Address) else AF_INET6
+    assert parse_ip(str(address)) == inet_ntop(family, (mapped or address).packed)

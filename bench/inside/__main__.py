@@ -1,6 +1,6 @@
-"""``python -m bench.inside WHAT REPEATS N...``, in the lab: the raw figures as JSON, by N.
+"""`python -m bench.inside WHAT REPEATS N...`, in the lab: print the raw figures as JSON, by N.
 
-REPEATS are seconds where a measurement is as long as it is told to be (idle, churn).
+REPEATS is the duration in seconds for idle and churn.
 """
 
 import sys
@@ -15,7 +15,7 @@ _Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
 
 
 def _each(measure: Callable[[int, int], Any]) -> _Measure:
-    """One N after the other."""
+    """Return a measurement of several N, one after the other."""
     return lambda sizes, repeats: {str(n): measure(n, repeats) for n in sizes}
 
 
@@ -24,7 +24,7 @@ _MEASURES: dict[str, _Measure] = {
     "cold-api": _each(cold.measure_api),
     "change": change.measure,
     "churn": _each(churn.measure),
-    "churn-new": _each(churn.measure_new),
+    "churn-new": _each(churn.measure_new_addresses),
     "rollout": rollout.measure,
     "drift": _each(drift.measure),
     "floor": _each(floor.measure),
@@ -35,5 +35,5 @@ _MEASURES: dict[str, _Measure] = {
 
 if __name__ == "__main__":
     what, repeats, *sizes = sys.argv[1:]
-    found = _MEASURES[what]([int(n) for n in sizes], int(repeats))
-    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    figures = _MEASURES[what]([int(n) for n in sizes], int(repeats))
+    sys.stdout.write(msgspec.json.encode(figures).decode() + "\n")

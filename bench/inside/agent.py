@@ -1,6 +1,6 @@
-"""The agent's parts as ``kubeproxy-py run`` makes them, but told events by us; and what the kernel then has to hold.
+"""The agent's parts as `kubeproxy-py run` makes them, fed with events by the bench; and a check of the kernel's state.
 
-Law: commands/app.py puts the parts together, as it does for the product.
+Law: commands/parts.py puts the parts together, as it does for the product.
 """
 
 from collections import Counter
@@ -8,53 +8,60 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bench import objects
-from kubeproxy_py.commands.app import Parts, make_agent, real_parts
+from kubeproxy_py.commands.parts import Parts, real_parts
+from kubeproxy_py.commands.parts import make_agent as make_product_agent
 from kubeproxy_py.config.load import LoadedConfig, load
 from kubeproxy_py.kernel import Kernel, read_all
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
+from kubeproxy_py.metrics.registry import MetricsRegistry
+from kubeproxy_py.metrics.rest_client import RestClientMetrics
 from kubeproxy_py.model.rows import Address, IpsetEntry, RealServer, VirtualServer
-from kubeproxy_py.model.services import FAMILIES
 from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.loop import Loop, Observer
-from kubeproxy_py.reconcile.reconciler import Reconciler
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.report import Report
+from kubeproxy_py.server.node_servers import Collectors, NodeServers
 from kubeproxy_py.server.observer import ServerObserver
 
 # The limit of tracked connections is the host's alone: no other namespace may write it.
 FLAGS = {"hostname-override": objects.NODE_NAME, "conntrack-max-per-core": "0"}
-NEVER_COMPARED = "24h"  # the full compare is measured by itself, and kept out of what else is
+NO_FULL_COMPARE = "24h"  # the full compare is measured separately, and must not disturb other measurements
 
 
-class Whole(NamedTuple):
+class BenchAgent(NamedTuple):
     """An agent, its parts, and the loop that feeds it."""
 
     parts: Parts
-    agent: Reconciler
+    agent: Agent
     loop: Loop
 
 
-def parts() -> Parts:
-    """The parts of an agent for this network namespace; its source is never started."""
-    return real_parts(_loaded(NEVER_COMPARED))
+def make_parts() -> Parts:
+    """Return the parts of an agent for this network namespace; its source is never started."""
+    return real_parts(_loaded(NO_FULL_COMPARE))
 
 
-def whole(
-    on_report: Callable[[SyncReport], None],
+def make_agent(
+    on_report: Callable[[Report], None],
     *,
-    sync_period: str = NEVER_COMPARED,
+    sync_period: str = NO_FULL_COMPARE,
     observer: Observer | None = None,
     turn_max_s: float = NEVER,
-) -> Whole:
-    """An agent for this network namespace that is told events by us; a turn of its loop ends after *turn_max_s*."""
+) -> BenchAgent:
+    """Return an agent for this network namespace that is fed by the bench; a cycle of its loop ends by *turn_max_s*."""
     loaded = _loaded(sync_period)
-    made = real_parts(loaded)
-    agent = make_agent(loaded, made, print)
-    return Whole(made, agent, Loop(agent, on_report, alive=lambda: turn_max_s, observer=observer))
+    parts = real_parts(loaded)
+    agent = make_product_agent(loaded, parts, print)
+    return BenchAgent(parts, agent, Loop(agent, on_report, alive=lambda: turn_max_s, observer=observer))
 
 
-def serving() -> ServerObserver:
-    """What the product has watch the loop: it counts for metrics and health.  Nobody asks it."""
-    return ServerObserver(_loaded(NEVER_COMPARED), objects.NODE_NAME, FAMILIES, IpvsAdapter)
+def make_observer() -> ServerObserver:
+    """Return the product's observer of the loop, which counts for metrics and health."""
+    registry = MetricsRegistry()
+    collectors = Collectors(registry, RestClientMetrics(registry), IpvsAdapter)
+    loaded = _loaded(NO_FULL_COMPARE)
+    return NodeServers(objects.NODE_NAME, FAMILIES, lambda: loaded, collectors, lambda _event: None).observer
 
 
 def _loaded(sync_period: str) -> LoadedConfig:
@@ -62,11 +69,11 @@ def _loaded(sync_period: str) -> LoadedConfig:
 
 
 def check_programmed(kernel: Kernel, n: int) -> int:
-    """How many rows *kernel* has.  Raises AssertionError unless those of *n* Services are among them."""
+    """Return the number of rows of *kernel*.  Raises AssertionError unless those of *n* Services are among them."""
     rows = read_all(kernel)
-    found: Counter[type] = Counter(type(key) for key in rows)
-    wanted: dict[type, int] = {VirtualServer: n, RealServer: n * objects.ENDPOINTS, Address: n}
-    assert {kind: found[kind] for kind in wanted} == wanted, f"the kernel has {found}"
+    counts: Counter[type] = Counter(type(key) for key in rows)
+    expected: dict[type, int] = {VirtualServer: n, RealServer: n * objects.ENDPOINTS, Address: n}
+    assert {kind: counts[kind] for kind in expected} == expected, f"the kernel has {counts}"
     entries = Counter(key.set for key in rows if isinstance(key, IpsetEntry))
     assert entries["KUBE-CLUSTER-IP"] == entries["KUBE-IPVS-IPS"] == n, f"the sets have {entries}"
     return len(rows)

@@ -1,8 +1,11 @@
-"""The real kube-proxy and ours beside each other: the same objects, the same kernel, seen from outside in the same way.
+"""kube-proxy and kubeproxy-py side by side: the same objects, the same kernel, measured from outside.
 
-KUBE_PROXY_BIN names kube-proxy, KUBEBUILDER_ASSETS a folder with kube-apiserver and etcd; without the latter both are
-told by the stand-in.  Law: neither is asked; what counts is what the kernel has.  A change is counted from before it is
-written, so the API server's part is in it for both.
+KUBE_PROXY_BIN names kube-proxy, KUBEBUILDER_ASSETS a folder with kube-apiserver and etcd; without the latter both use
+the stand-in API server.
+
+Invariants:
+  - Only the kernel's state counts; neither program is queried.
+  - A change is timed from before it is written, so both times include the API server's part.
 """
 
 import json
@@ -32,14 +35,14 @@ Figures = dict[str, list[float]]
 
 
 def measure(n: int, repeats: int) -> dict[str, Figures]:
-    """Seconds to all programmed, and to one endpoint replaced, of each program, turn about."""
-    found: dict[str, Figures] = {"kube-proxy": {}, "kubeproxy-py": {}}
+    """Return the seconds until all is programmed, and until one endpoint is replaced, of each program, alternately."""
+    by_program: dict[str, Figures] = {"kube-proxy": {}, "kubeproxy-py": {}}
     with TemporaryDirectory() as folder:
         for _ in range(repeats):
-            for name, figures in found.items():
-                for what, took_s in _one(name, Path(folder), n).items():
-                    figures.setdefault(what, []).append(took_s)
-    return found
+            for name, figures in by_program.items():
+                for figure, took_s in _one(name, Path(folder), n).items():
+                    figures.setdefault(figure, []).append(took_s)
+    return by_program
 
 
 def _one(name: str, folder: Path, n: int) -> dict[str, float]:
@@ -49,7 +52,7 @@ def _one(name: str, folder: Path, n: int) -> dict[str, float]:
         if name == "kube-proxy":
             flags = [f"--{key}={value}" for key, value in agent.FLAGS.items()]
             words = [os.environ["KUBE_PROXY_BIN"], f"--kubeconfig={kubeconfig}", *flags, *_KUBE_PROXY_FLAGS]
-        kernel = agent.parts().kernel
+        kernel = agent.make_parts().kernel
         with running(words, namespace):
             started_s = _seconds_until(lambda: _is_programmed(kernel, n), _LOOK_S)
             began_s = time.monotonic()
@@ -62,7 +65,7 @@ def _one(name: str, folder: Path, n: int) -> dict[str, float]:
 
 @contextmanager
 def _api_server(folder: Path, n: int, namespace: Namespace) -> Iterator[Client]:
-    """An API server in this namespace that has the objects."""
+    """Yield an API server in this namespace that has the objects."""
     if assets := binaries():
         with TemporaryDirectory() as state, real_server(assets, Path(state)) as client:
             _fill(client, n)
@@ -76,12 +79,12 @@ def _api_server(folder: Path, n: int, namespace: Namespace) -> Iterator[Client]:
 
 def _fill(client: Client, n: int) -> None:
     for path, body in objects.creations(n):
-        status, answer = client.ask("POST", path, body)
+        status, answer = client.request_json("POST", path, body)
         assert status == 201, answer
 
 
 def _kubeconfig(folder: Path, client: Client) -> Path:
-    """JSON is YAML."""
+    """Write a kubeconfig, as JSON, which is YAML."""
     cluster = {"server": client.url, **({"certificate-authority": str(client.ca_file)} if client.ca_file else {})}
     user = {"token": client.token} if client.token else {}
     text = {
@@ -100,13 +103,13 @@ def _kubeconfig(folder: Path, client: Client) -> Path:
 def _seconds_until(holds: Callable[[], bool], look_s: float) -> float:
     began_s = time.monotonic()
     while not holds():
-        assert time.monotonic() - began_s < _TIMEOUT_S, "not within its time"
+        assert time.monotonic() - began_s < _TIMEOUT_S, f"not within {_TIMEOUT_S:.0f} s"
         time.sleep(look_s)
     return time.monotonic() - began_s
 
 
 def _is_programmed(kernel: Kernel, n: int) -> bool:
-    """The virtual servers are looked at first, for that is cheap; then everything else that packets need."""
+    """Return whether all is programmed: first the virtual servers, which is cheap, then everything else."""
     if sum(map(len, kernel.virtual_servers())) < n:
         return False
     try:

@@ -1,9 +1,10 @@
-"""One change, from the line of the watch being received until the kernel has acknowledged it.
+"""One change, from the receipt of the watch line until the kernel has acknowledged it.
 
-Law: the real decoder, loop, agent, compiler and kernel, with the address monitor running, as in the product; each N
-is a process and a namespace of its own.  All N are measured in one boot, turn about in short runs, so that their ratios
-mean something on a machine that others use too.  What a change causes afterwards (the kernel tells us of our own
-addresses) is counted apart.
+Invariants:
+  - Decoder, loop, reconciler, compiler, kernel and address monitor are those of the product.
+  - Each N has a process and a namespace of its own.
+  - All N are measured in one boot, alternately in short runs, so that their ratios are valid on a busy machine.
+  - What a change causes afterwards (the kernel's notifications of the agent's own addresses) is measured separately.
 """
 
 import multiprocessing
@@ -18,52 +19,52 @@ from bench import objects
 from bench.inside import agent
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
-from bench.inside.spent import spent_in
+from bench.inside.spent import time_spent_in
 from kubeproxy_py import logging_setup as logs
 from kubeproxy_py.kernel.address.monitor import AddressMonitor
 from kubeproxy_py.kernel.netlink.socket import Socket
 from kubeproxy_py.model.events import AddressesChanged, Event
 from kubeproxy_py.model.rows import DRAINING
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
 
-_ECHO_S = 0.25  # twice the time in which the monitor tells
+_NOTIFICATION_S = 0.25  # twice the time within which the monitor reports
 _SERVICE_ROWS = 14  # 10 real servers, the virtual server, its address, two set entries
-_RUN = 10  # changes, then it is the next one's turn
-# Changes at once, for the lab's kernel books CPU in ticks of 10 ms.
+_RUN_LENGTH = 10  # changes of one worker before the next worker runs
+# Many changes at once, because the lab's kernel accounts CPU in ticks of 10 ms.
 _CPU_RUN, _CPU_SERVICES = 500, 100
 _FORK = multiprocessing.get_context("fork")
 
 Figures = dict[str, list[float]]
 
 
-class Bench:
-    """An agent that has programmed *n* Services; it changes them one after the other, and says the ms of each."""
+class ChangeBench:
+    """An agent that has programmed *n* Services; its methods change them and return the milliseconds of each change."""
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self._changes = self._services = self._heard = 0
-        self._reports: list[SyncReport] = []
+        self._changes = self._services = self._notifications = 0
+        self._reports: list[Report] = []
         self._lines = Lines()
-        logs.setup(stream=Path(os.devnull).open("w"))  # noqa: SIM115 - for good; the log is part of what a change costs
-        self._parts, _, self._loop = agent.whole(self._reports.append, observer=agent.serving())
+        logs.setup(stream=Path(os.devnull).open("w"))  # noqa: SIM115 - never closed; logging is part of the cost
+        self._parts, _, self._loop = agent.make_agent(self._reports.append, observer=agent.make_observer())
         self._monitor = AddressMonitor(self._on_addresses)
 
     def program(self) -> None:
-        """The first sync, and whatever it causes."""
-        for event in self._lines.listed(self.n):
+        """Run the first sync and handle the notifications that it causes."""
+        for event in self._lines.initial_events(self.n):
             self._loop.enqueue(event)
-        self._loop.turn()
+        self._loop.run_cycle()
         agent.check_programmed(self._parts.kernel, self.n)
         self._monitor.start()
-        self._echo()
-        self.endpoints()
+        self._address_notification_ms()
+        self.replace_endpoints()
 
-    def endpoints(self) -> Figures:
-        """One pod after the other replaced, in Services all over; by the same again, once each was."""
-        return {"endpoint": [self._slice_changed(line) for line in self._next_lines(_RUN)]}
+    def replace_endpoints(self) -> Figures:
+        """Replace one pod after the other, of Services in a scattered order; replace them back once each was."""
+        return {"endpoint": [self._slice_changed(line) for line in self._next_lines(_RUN_LENGTH)]}
 
-    def cpu(self) -> Figures:
-        """Our CPU for one endpoint, as the mean of many."""
+    def measure_endpoint_cpu(self) -> Figures:
+        """Measure the agent's CPU time for one endpoint, as the mean of many."""
         lines = self._next_lines(_CPU_RUN)
         cpu_s, began_s = time.process_time(), time.perf_counter()
         for line in lines:
@@ -73,15 +74,15 @@ class Bench:
             "row": [_mean_ms(began_s, time.perf_counter(), len(lines))],
         }
 
-    def service(self) -> Figures:
-        """A Service added and deleted, and what hearing of its address takes after each."""
+    def change_service(self) -> Figures:
+        """Add and delete a Service, and measure the handling of the notification of its address after each."""
         added = self._service_changed("ADDED")
-        echo = self._echo()
+        notification = self._address_notification_ms()
         deleted = self._service_changed("DELETED")
-        return {"added": [added], "deleted": [deleted], "echo": [echo, self._echo()]}
+        return {"added": [added], "deleted": [deleted], "echo": [notification, self._address_notification_ms()]}
 
-    def service_cpu(self) -> Figures:
-        """Our CPU for a Service that comes or goes, as the mean of many; hearing of its address is part of it."""
+    def measure_service_cpu(self) -> Figures:
+        """Measure the CPU time for a Service added or deleted, as the mean of many, with the address notifications."""
         lines = self._many_services()
         cpu_s, began_s = time.process_time(), time.perf_counter()
         for service, part in lines:
@@ -91,16 +92,19 @@ class Bench:
             "service_row": [_mean_ms(began_s, time.perf_counter(), len(lines))],
         }
         lines = self._many_services()
-        with spent_in(Socket, "_exchange") as sent_s:  # once more: within a send the kernel carries out its messages
+        with time_spent_in(
+            Socket, "_send_batch"
+        ) as sent_s:  # repeated: within a send the kernel carries out its messages
             for service, part in lines:
                 self._both_changed(service, part)
         return {**figures, "service_sends": [_mean_ms(0.0, sent_s[0], len(lines))]}
 
     def _many_services(self) -> list[tuple[bytes, bytes]]:
-        """The lines with which so many come and go."""
+        """Return the watch lines that add and delete _CPU_SERVICES Services."""
         return [self._service_lines(event) for _ in range(_CPU_SERVICES) for event in ("ADDED", "DELETED")]
 
     def close(self) -> None:
+        """Stop the monitor and close the kernel's sockets."""
         self._monitor.stop()
         self._parts.kernel.close()
 
@@ -114,10 +118,10 @@ class Bench:
         return objects.slice_line(number, replaced=turn % 2 == 0)
 
     def _service_lines(self, event: str) -> tuple[bytes, bytes]:
-        """Of a Service that did not exist before, ADDED; DELETED: of the last that was added."""
+        """Return the watch lines of a new Service (ADDED), or of the last one that was added (DELETED)."""
         if event == "ADDED":
             self._services += 1
-            self._services += objects.is_local(self.n + self._services)  # it would be worth one step more
+            self._services += objects.is_local(self.n + self._services)  # a local endpoint would cause one more step
         number = self.n + self._services
         return objects.service_line(number, event), objects.slice_line(number, event)
 
@@ -132,40 +136,42 @@ class Bench:
         return self._change(lambda: self._lines.slice(line), steps=2)
 
     def _change(self, decode: Callable[[], Sequence[Event]], steps: int) -> float:
-        """The ms until what *decode* gives is in the kernel; it must take just so many *steps*, all of them done.
+        """Return the milliseconds until the events of *decode* are in the kernel, by exactly so many *steps*.
 
-        What has drained since earlier changes goes in the same turn; its steps are not counted, its time is.
+        Real servers that have drained since earlier changes are deleted in the same cycle; the time includes that,
+        *steps* does not.
         """
         self._reports.clear()
-        took_ms = self._turn(decode)
-        done = [_without_drained(report) for report in self._reports if not report.why]
+        took_ms = self._run_cycle(decode)
+        syncs = [report for report in self._reports if isinstance(report, SyncReport)]
+        done = [_without_drained(report) for report in syncs if report.trigger is Trigger.EVENT]
         assert done == [steps], f"{done} steps, not {steps}: {self._reports}"
-        assert not any(report.failed for report in self._reports), self._reports
+        assert not any(report.failures for report in syncs), syncs
         return took_ms
 
-    def _echo(self) -> float:
-        """The ms it takes us to hear of the addresses that the last change put on our device or took off it."""
-        time.sleep(_ECHO_S)
+    def _address_notification_ms(self) -> float:
+        """Return the milliseconds to handle the kernel's notifications of the addresses of the last change."""
+        time.sleep(_NOTIFICATION_S)
         took_ms = 0.0
-        while self._heard:
-            self._heard -= 1
-            took_ms += self._turn()
+        while self._notifications:
+            self._notifications -= 1
+            took_ms += self._run_cycle()
         return took_ms
 
-    def _turn(self, decode: Callable[[], Sequence[Event]] = tuple) -> float:
+    def _run_cycle(self, decode: Callable[[], Sequence[Event]] = tuple) -> float:
         began_s = time.perf_counter()
         for event in decode():
             self._loop.enqueue(event)
-        self._loop.turn()
+        self._loop.run_cycle()
         return (time.perf_counter() - began_s) * 1e3
 
     def _on_addresses(self, change: AddressesChanged) -> None:
-        self._heard += 1
+        self._notifications += 1
         self._loop.enqueue(change)
 
 
 def _without_drained(report: SyncReport) -> int:
-    """How many steps were made, but for real servers that had drained."""
+    """Return the number of steps, without deletions of real servers that had drained."""
     return sum(step.verb != "delete" or step.before != DRAINING for step in report.steps)
 
 
@@ -174,7 +180,7 @@ def _mean_ms(began_s: float, ended_s: float, count: int) -> float:
 
 
 class Worker:
-    """A Bench in a process of its own."""
+    """A ChangeBench in a process of its own."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -183,33 +189,34 @@ class Worker:
         self._process = _FORK.Process(target=_serve, args=(n, theirs), daemon=True)
         self._process.start()
         theirs.close()
-        self.do("program")
+        self.run("program")
 
-    def do(self, what: str) -> None:
-        """Have the Bench do *what*, and keep its figures.  Raises EOFError if it failed."""
-        self._pipe.send(what)
-        for name, found in (self._pipe.recv() or {}).items():
-            self.figures.setdefault(name, []).extend(found)
+    def run(self, method: str) -> None:
+        """Call *method* of the ChangeBench and add its figures.  Raises EOFError if it failed."""
+        self._pipe.send(method)
+        for name, values in (self._pipe.recv() or {}).items():
+            self.figures.setdefault(name, []).extend(values)
 
     def close(self) -> None:
-        self.do("close")
+        """End the process."""
+        self.run("close")
         self._process.join()
 
 
 def _serve(n: int, pipe: "Connection[Any, Any]") -> None:
     with fresh_namespace(wait=False):
-        bench = Bench(n)
-        what = ""
-        while what != "close":
-            what = pipe.recv()
-            pipe.send(getattr(bench, what)())
+        bench = ChangeBench(n)
+        method = ""
+        while method != "close":
+            method = pipe.recv()
+            pipe.send(getattr(bench, method)())
 
 
 def measure(sizes: Sequence[int], repeats: int) -> dict[str, Figures]:
-    """Milliseconds of *repeats* endpoints replaced and a tenth as many Services added and deleted, at each size."""
+    """Return milliseconds of *repeats* endpoints replaced and a tenth as many Services added and deleted, by size."""
     workers = [Worker(n) for n in sizes]
-    plan = ["endpoints"] * (repeats // _RUN) + ["service"] * max(2, repeats // 10)
-    for what in [*plan, "cpu", "service_cpu", "close"]:
+    plan = ["replace_endpoints"] * (repeats // _RUN_LENGTH) + ["change_service"] * max(2, repeats // 10)
+    for method in [*plan, "measure_endpoint_cpu", "measure_service_cpu", "close"]:
         for worker in workers:
-            worker.do(what)
+            worker.run(method)
     return {str(worker.n): worker.figures for worker in workers}

@@ -1,6 +1,8 @@
-"""Cold and warm start: the real program as a process, from exec to its line on the first sync.
+"""Cold and warm start: the program as a process, from exec to its log line of the first sync.
 
-Law: it counts only if the kernel, read back by us, then has every row; and warm, only if nothing was written.
+Invariants:
+  - A cold start is valid only if the kernel, read back by the bench, has every row.
+  - A warm start is valid only if it wrote nothing.
 """
 
 import re
@@ -15,7 +17,7 @@ from bench import objects
 from bench.inside import agent
 from bench.inside.machine import page_faults
 from bench.inside.network import fresh_namespace
-from bench.inside.process import agent_words, cpu_s, first_sync, memory_bytes, running
+from bench.inside.process import agent_words, cpu_s, memory_bytes, running, wait_first_sync
 from bench.inside.standin import stand_in
 from lab.namespace import Namespace
 
@@ -26,7 +28,7 @@ Start = dict[str, Any]
 
 
 def measure(n: int, repeats: int) -> dict[str, list[Start]]:
-    """*repeats* starts of each sort: seconds, peak and present memory in bytes, phases in ms."""
+    """Measure *repeats* starts of each kind: seconds, peak and resident memory in bytes, phases in ms."""
     with TemporaryDirectory() as folder:
         objects.write_manifests(Path(folder), n)
         _prime(folder)
@@ -35,7 +37,7 @@ def measure(n: int, repeats: int) -> dict[str, list[Start]]:
 
 
 def measure_api(n: int, repeats: int) -> dict[str, list[Start]]:
-    """*repeats* cold starts from the stand-in, with its own CPU seconds meanwhile."""
+    """Measure *repeats* cold starts from the stand-in API server, with its CPU seconds."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "objects.json")
         objects.write_list(path, n)
@@ -44,7 +46,7 @@ def measure_api(n: int, repeats: int) -> dict[str, list[Start]]:
 
 
 def _prime(folder: str) -> None:
-    """Have the host's files in memory: a freshly booted kernel has to ask the host for each."""
+    """Read the host's files into memory: a kernel after boot must request each from the host."""
     words = [sys.executable, "-m", "kubeproxy_py", "plan", "--assume-empty", "--manifests", folder]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S)
 
@@ -69,19 +71,19 @@ def _cold_from_api(path: Path, n: int) -> Start:
 
 
 def _start(words: list[str], namespace: Namespace) -> Start:
-    """Run the agent until its first sync, then end it."""
-    heard_s: dict[str, float] = {}
+    """Run the agent until its first sync, then stop it."""
+    logged_s: dict[str, float] = {}
     began_s = time.monotonic()
     with running(words, namespace) as process:
-        line = first_sync(process, heard_s)
+        line = wait_first_sync(process, logged_s)
         took_s = time.monotonic() - began_s
         memory = {**memory_bytes(process.pid), "faults": page_faults(process.pid)}
     phases = {name: float(value) for name, value in _PHASE.findall(line)}
-    stages = {"begins_s": heard_s["begins"] - began_s, "lists_s": heard_s["listed"] - heard_s["begins"]}
+    stages = {"begins_s": logged_s["begins"] - began_s, "lists_s": logged_s["listed"] - logged_s["begins"]}
     return {"seconds": took_s, "line": line, **stages, **memory, **phases}
 
 
 def _check(n: int) -> None:
-    kernel = agent.parts().kernel
+    kernel = agent.make_parts().kernel
     agent.check_programmed(kernel, n)
     kernel.close()

@@ -1,9 +1,9 @@
-"""The full compare of a kernel that is right, against dumping alone.
+"""The full compare of a kernel without drift, compared with dumping the kernel's state only.
 
-Law: the real agent, in its own turns, of which an event would have to wait for the longest; only its clock is set
-forward from one compare to the next.  Dumping alone is the same requests sent again, and the same asked by getsockopt,
-and their answers read, nothing decoded.  Turn about.  The tables of iptables are read once before, for from then on
-both ask the kernel alone whether they are as they were.
+The reconciler is the product's, in its own slices; an event waits for the longest of them at most.  Only its clock is
+set forward from one compare to the next.  "Dump only" sends the same netlink and getsockopt requests again and reads
+the answers without decoding them; both are measured alternately.  The iptables tables are read once before, because
+from then on both only check with the kernel whether the tables have changed.
 """
 
 import gc
@@ -12,29 +12,29 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.inside import agent
-from bench.inside.floor import asked, asked_again_s, recorded, replayed
+from bench.inside.floor import recorded_options, recorded_sends, replay, replay_options_s
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
 from kubeproxy_py.kernel import Kernel, read_all
 from kubeproxy_py.kernel.ipvs.sockopt import GET_DESTS
-from kubeproxy_py.reconcile.reconciler import Reconciler
+from kubeproxy_py.reconcile.agent import Agent
 
 
 def measure(n: int, repeats: int) -> dict[str, Any]:
-    """Seconds of *repeats* compares, of the longest turn of each, and of as many dumps by their parts."""
+    """Return the seconds of *repeats* compares, of the longest slice of each, and of as many dumps by their parts."""
     with fresh_namespace():
-        made = _Shifted(n)
+        made = _ClockedAgent(n)
         first = made.compare()
-        with recorded() as sends, asked() as asks:
-            made.kernel.close()  # so that it opens sockets that are recorded
+        with recorded_sends() as sends, recorded_options() as asks:
+            made.kernel.close()  # so that it opens recorded sockets
             read_all(made.kernel)
             requests, servers = list(sends), [ask for ask in asks if ask[1] == GET_DESTS]
         compares, dumps = [], []
         for _ in range(repeats):
             compares.append(made.compare())
             tables_s = _seconds(lambda: _read_tables(made.kernel))
-            real_servers = {"IPVS, real servers": asked_again_s(servers)}
-            dumps.append({**replayed(requests)[0], **real_servers, "iptables": tables_s})
+            real_servers = {"IPVS, real servers": replay_options_s(servers)}
+            dumps.append({**replay(requests)[0], **real_servers, "iptables": tables_s})
         made.kernel.close()
     return {
         "first": sum(first),
@@ -46,15 +46,15 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
     }
 
 
-class _Shifted:
-    """An agent that has programmed *n* Services, and whose clock can be set forward."""
+class _ClockedAgent:
+    """An agent that has programmed *n* Services, with a clock that can be set forward."""
 
     def __init__(self, n: int) -> None:
-        made = agent.parts()
+        made = agent.make_parts()
         self.kernel = made.kernel
         self._ahead_s = 0.0
-        self._agent = Reconciler(made.kernel, made.compiler, lambda: time.monotonic() + self._ahead_s)
-        for event in Lines().listed(n):
+        self._agent = Agent(made.kernel, made.compiler, lambda: time.monotonic() + self._ahead_s)
+        for event in Lines().initial_events(n):
             self._agent.handle_event(event, time.monotonic())
         self._agent.step()
         agent.check_programmed(self.kernel, n)
@@ -62,7 +62,7 @@ class _Shifted:
         gc.freeze()  # as the loop does after the first sync
 
     def compare(self) -> list[float]:
-        """Seconds of each turn of one whole compare."""
+        """Return the seconds of each slice of one full compare."""
         done = self._agent.status().compares
         self._ahead_s += 3600.0
         turns = []
@@ -70,7 +70,7 @@ class _Shifted:
             began_s = time.perf_counter()
             reports = self._agent.step()
             turns.append(time.perf_counter() - began_s)
-            assert not reports, f"the kernel was not right: {reports}"
+            assert not reports, f"the kernel has drift: {reports}"
         return turns
 
 

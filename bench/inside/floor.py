@@ -1,8 +1,9 @@
-"""The floor: the messages of a first sync, sent again already packed, against the agent's own programming.
+"""The floor: replaying the encoded messages of a first sync, compared with the agent's own programming.
 
-Law: the very bytes.  What the adapters send while they carry out the first plan is recorded as it leaves; to replay
-is to send the same bytes and to read the same answers, with nothing decided and nothing packed.  Both fill a fresh
-namespace, turn about, and both are read back.
+Invariants:
+  - The bytes that the adapters send during the first plan are recorded; a replay sends the same bytes and reads the
+    answers, without planning or encoding.
+  - Both are measured alternately, each in a new namespace, and both states are read back.
 """
 
 import gc
@@ -17,20 +18,21 @@ from unittest.mock import patch
 from bench.inside import agent
 from bench.inside.lines import Lines
 from bench.inside.network import fresh_namespace
-from bench.inside.spent import spent_in
+from bench.inside.spent import time_spent_in
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.host.sockopt import SocketOptions
 from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
-from kubeproxy_py.model.events import ObjectProblem, Synced
+from kubeproxy_py.model.events import Synced
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.steps import Plan
 from kubeproxy_py.plan.ownership import filter_owned
 from kubeproxy_py.plan.plan import make_plan
 
 Send = tuple[int, bytes]
-"""Netlink protocol, and what one send carries."""
+"""Netlink protocol, and the bytes of one send."""
 
-Ask = tuple[SocketOptions, int, bytes]
-"""What is asked of a socket by getsockopt(2): the option, and the request in its buffer."""
+OptionRequest = tuple[SocketOptions, int, bytes]
+"""A getsockopt(2) request: the socket, the option, and the request in its buffer."""
 
 _HEADER = struct.Struct("=IHHII")
 _ERROR, _DONE = 2, 3
@@ -40,12 +42,12 @@ _NAMES = {0: "addresses", 12: "ipset", 16: "IPVS"}
 
 
 def measure(n: int, repeats: int) -> dict[str, Any]:
-    """Seconds of *repeats* floors and as many programmings of *n* Services, turn about, and what they consist of."""
+    """Return the seconds of *repeats* floors and programmings of *n* Services, alternately, with their parts."""
     sends = _record(n)
     floors, programmings, tables = [], [], []
     for _ in range(repeats):
         floors.append(_floor(n, sends))
-        with spent_in(IptablesAdapter, "apply") as spent_s:  # chains and jumps: nearly all is iptables-restore
+        with time_spent_in(IptablesAdapter, "apply") as spent_s:  # chains and jumps: nearly all is iptables-restore
             programmings.append(_programming(n))
         tables.append(spent_s[0])
     return {
@@ -59,10 +61,10 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
 
 
 def _first_plan(n: int) -> tuple[Kernel, Plan]:
-    """The plan of the first sync here, of an agent that was told of *n* Services, and the kernel to carry it out."""
-    made = agent.parts()
-    for event in Lines().listed(n):
-        if not isinstance(event, Synced | ObjectProblem):
+    """Return the plan of the first sync of *n* Services in this namespace, and the kernel."""
+    made = agent.make_parts()
+    for event in Lines().initial_events(n):
+        if not isinstance(event, Synced | Problem):
             made.compiler.handle_event(event)
     made.compiler.compile()
     rows = {key: spec for scope in made.kernel.scopes() for key, spec in made.kernel.read(scope).items()}
@@ -70,11 +72,11 @@ def _first_plan(n: int) -> tuple[Kernel, Plan]:
 
 
 def _record(n: int) -> list[Send]:
-    """What a programming sends."""
-    with fresh_namespace(), recorded() as sends:
+    """Record the messages of one programming."""
+    with fresh_namespace(), recorded_sends() as sends:
         kernel, plan = _first_plan(n)
-        sends.clear()  # what was only asked
-        assert not kernel.apply(plan).failed
+        sends.clear()  # requests that only read
+        assert not kernel.apply(plan).failures
         programming = list(sends)
         agent.check_programmed(kernel, n)
         kernel.close()
@@ -88,25 +90,25 @@ def _programming(n: int) -> float:
         began_s = time.perf_counter()
         outcome = kernel.apply(plan)
         took_s = time.perf_counter() - began_s
-        assert not outcome.failed, outcome.failed[:3]
+        assert not outcome.failures, outcome.failures[:3]
         agent.check_programmed(kernel, n)
         kernel.close()
         return took_s
 
 
 def _floor(n: int, sends: list[Send]) -> dict[str, float]:
-    """Seconds for each netlink protocol."""
+    """Replay *sends* in a new namespace; return the seconds for each netlink protocol."""
     with fresh_namespace():
-        took, refused = replayed(sends)
+        took, refused = replay(sends)
         assert not refused, f"{refused} messages were refused"
-        kernel = agent.parts().kernel
+        kernel = agent.make_parts().kernel
         agent.check_programmed(kernel, n)
         kernel.close()
         return took
 
 
-def replayed(sends: Iterable[Send]) -> tuple[dict[str, float], int]:
-    """Send *sends* again and read their answers: seconds for each netlink protocol, and how many were refused."""
+def replay(sends: Iterable[Send]) -> tuple[dict[str, float], int]:
+    """Send *sends* again and read the answers; return seconds by netlink protocol, and the number of rejections."""
     sockets: dict[int, socket.socket] = {}
     took: dict[str, float] = {}
     refused = 0
@@ -117,37 +119,37 @@ def replayed(sends: Iterable[Send]) -> tuple[dict[str, float], int]:
         refused += _exchange(netlink, data, last)
         name = _NAMES[protocol]
         took[name] = took.get(name, 0.0) + time.perf_counter() - began_s
-    for each in sockets.values():
-        each.close()
+    for netlink in sockets.values():
+        netlink.close()
     return took, refused
 
 
 @contextmanager
-def asked() -> Iterator[list[Ask]]:
-    """All that is asked by getsockopt(2) meanwhile."""
-    asks: list[Ask] = []
+def recorded_options() -> Iterator[list[OptionRequest]]:
+    """Record the getsockopt(2) requests within the `with`."""
+    requests: list[OptionRequest] = []
 
-    def ask(options: SocketOptions, option: int, buffer: bytearray) -> None:
-        asks.append((options, option, bytes(buffer)))
-        really_ask(options, option, buffer)
+    def record(options: SocketOptions, option: int, buffer: bytearray) -> None:
+        requests.append((options, option, bytes(buffer)))
+        original(options, option, buffer)
 
-    really_ask = SocketOptions.ask
-    with patch.object(SocketOptions, "ask", ask):
-        yield asks
+    original = SocketOptions.get
+    with patch.object(SocketOptions, "get", record):
+        yield requests
 
 
-def asked_again_s(asks: Iterable[Ask]) -> float:
-    """Seconds of asking the same once more; the sockets must be open still."""
-    buffers = [(options, option, bytearray(request)) for options, option, request in asks]
+def replay_options_s(requests: Iterable[OptionRequest]) -> float:
+    """Return the seconds of sending the same requests again; the sockets must still be open."""
+    buffers = [(options, option, bytearray(request)) for options, option, request in requests]
     began_s = time.perf_counter()
     for options, option, buffer in buffers:
-        options.ask(option, buffer)
+        options.get(option, buffer)
     return time.perf_counter() - began_s
 
 
 @contextmanager
-def recorded() -> Iterator[list[Send]]:
-    """All that is sent by netlink sockets that are made meanwhile."""
+def recorded_sends() -> Iterator[list[Send]]:
+    """Record the sends of netlink sockets that are opened within the `with`."""
     sends: list[Send] = []
 
     class Recorder(socket.socket):
@@ -168,7 +170,7 @@ def _socket(protocol: int) -> socket.socket:
 
 
 def _exchange(netlink: socket.socket, data: bytes, last: int) -> int:
-    """Send *data* and read until its *last* message was answered; how many messages were refused."""
+    """Send *data* and read until its *last* message is answered; return the number of refused messages."""
     netlink.send(data)
     refused = 0
     while True:

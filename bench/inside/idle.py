@@ -1,8 +1,8 @@
-"""Idle: what the real program takes of a core while nothing happens, the full compares included.
+"""Idle: the CPU share of the program while nothing happens, with its full compares.
 
-Law: each N is a process of its own in a namespace of its own, and all are idle in the same seconds of one boot.  What
-the programs that it starts take is told apart.  The seconds begin when the first full compare is over, in which the
-tables of iptables are printed after the first sync wrote them; it comes once, and what it takes is told as well.
+Each N is a process of its own in a namespace of its own, and all are idle during the same seconds of one boot.  The
+CPU of the programs that it starts is reported separately.  The measurement begins after the first full compare, in
+which the iptables tables are printed once after the first sync wrote them; its cost is reported separately.
 """
 
 import time
@@ -13,22 +13,22 @@ from tempfile import TemporaryDirectory
 
 from bench import objects
 from bench.inside.network import fresh_namespace
-from bench.inside.process import agent_words, cpu_s, first_sync, memory_bytes, running, wait_s
+from bench.inside.process import agent_words, cpu_s, memory_bytes, running, sleep_until, wait_first_sync
 
-_SETTLE_S = 35.0  # after the last first sync: a sync period, and time for the first full compare
+_SETTLE_S = 35.0  # after the first sync: a sync period, and time for the first full compare
 
 Figures = dict[str, float]
 
 
 def measure(sizes: Sequence[int], seconds: int) -> dict[str, Figures]:
-    """CPU seconds within *seconds*, own and of children, and the resident memory after them."""
+    """Return the CPU shares within *seconds*, own and of children, and the resident memory afterwards."""
     with ExitStack() as stack:
         pids = {n: _started(n, stack) for n in sizes}
         first = {n: cpu_s(pid) for n, pid in pids.items()}
         time.sleep(_SETTLE_S)
         began_s = time.monotonic()
         before = {n: cpu_s(pid) for n, pid in pids.items()}
-        wait_s(began_s + seconds)
+        sleep_until(began_s + seconds)
         after = {n: cpu_s(pid) for n, pid in pids.items()}
         took_s = time.monotonic() - began_s
         return {
@@ -43,10 +43,10 @@ def measure(sizes: Sequence[int], seconds: int) -> dict[str, Figures]:
 
 
 def _started(n: int, stack: ExitStack) -> int:
-    """The process of an agent that has made its first sync."""
+    """Start an agent, wait for its first sync and return its pid."""
     folder = stack.enter_context(TemporaryDirectory())
     objects.write_manifests(Path(folder), n)
     namespace = stack.enter_context(fresh_namespace(wait=False))
     process = stack.enter_context(running(agent_words("--manifests", folder), namespace))
-    first_sync(process)
+    wait_first_sync(process)
     return process.pid

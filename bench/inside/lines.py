@@ -1,6 +1,6 @@
-"""What the API says -> events, as a source makes them of it: the product's list and watch, without HTTP.
+"""Convert API responses to events with the product's list and watch, without HTTP.
 
-Law: the agent hears what it would hear, at the cost of decoding it; only the connection is missing.
+The agent receives the same events as from an API server, with the cost of decoding; only the connection is missing.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ class Lines:
         self._services = ListWatch(SERVICES, lambda: 0.0)
         self._slices = ListWatch(SLICES, lambda: 0.0)
 
-    def listed(self, n: int) -> Iterator[Event]:
-        """All that is told of *n* Services before anything is programmed."""
+    def initial_events(self, n: int) -> Iterator[Event]:
+        """Yield the events of *n* Services that precede the first sync."""
         for page in objects.service_pages(n):
-            yield from self._services.answered(200, page)
+            yield from self._services.on_response(200, page)
         for page in objects.slice_pages(n):
-            yield from self._slices.answered(200, page)
+            yield from self._slices.on_response(200, page)
         yield Synced("node")
 
     def service(self, line: bytes) -> list[Event]:
-        """What a line of the watch of Services says."""
-        return self._services.line(line)
+        """Return the events of a watch line of Services."""
+        return self._services.on_line(line)
 
     def slice(self, line: bytes) -> list[Event]:
-        """What a line of the watch of EndpointSlices says."""
-        return self._slices.line(line)
+        """Return the events of a watch line of EndpointSlices."""
+        return self._slices.on_line(line)

@@ -1,7 +1,7 @@
-"""What this kernel takes for the things of which a start is made: a system call, a page of memory, a program.
+"""The cost of this kernel's basic operations: a system call, a page of memory, the start of a program.
 
-Law: nothing of the product is in it.  These differ by a factor of five from one machine to another, and with them
-everything else here; so they are told beside it.
+They do not depend on the product.  They differ by a factor of five between machines, and all other figures with them,
+so they are printed with the other figures.
 """
 
 import mmap
@@ -20,7 +20,7 @@ Figures = dict[str, float]
 
 
 def measure(repeats: int) -> Figures:
-    """Microseconds of a system call and of a page that is touched first; milliseconds of programs.  Medians."""
+    """Return medians: microseconds of a system call and of the first touch of a page; milliseconds of programs."""
     return {
         "call_us": median(_seconds(os.getppid, 5000) for _ in range(repeats)) * 1e6,
         "page_us": median(_page_s() for _ in range(repeats)) * 1e6,
@@ -30,7 +30,7 @@ def measure(repeats: int) -> Figures:
 
 
 def page_faults(pid: int) -> int:
-    """How often the process *pid* touched a page of memory that it did not have yet (minflt, proc(5))."""
+    """Return the number of minor page faults of the process *pid* (minflt, proc(5))."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
 
 

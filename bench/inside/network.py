@@ -1,8 +1,7 @@
-"""A network namespace for one measurement, and the wait until the last one is wholly gone.
+"""A network namespace for one measurement, and the wait until the previous one is removed completely.
 
-Law: nothing of one measurement is left when the next begins.  Linux takes a namespace down in the background, and
-until it has done so the machine is not quiet and the hash table of virtual servers, which all namespaces share,
-is not empty.
+Linux removes a namespace in the background.  Until then the machine is busy, and the hash table of virtual servers,
+which all namespaces share, is not empty; so the next measurement must not begin earlier.
 """
 
 import time
@@ -19,7 +18,7 @@ _SCHEDULER = "ip_vs_rr"
 
 @contextmanager
 def fresh_namespace(*, wait: bool = True) -> Iterator[Namespace]:
-    """A namespace of one's own, which the calling thread is in; on leaving, *wait* until it is wholly gone."""
+    """Run the `with` block in a new namespace; at its end, *wait* until the namespace is removed completely."""
     namespace = new_namespace("bench")
     try:
         with namespace.inside():
@@ -31,7 +30,7 @@ def fresh_namespace(*, wait: bool = True) -> Iterator[Namespace]:
 
 
 def _wait_until_gone() -> None:
-    """Every virtual server holds its scheduler's module: none is left once nobody does."""
+    """Wait until the scheduler's module has no users: each virtual server is one."""
     deadline_s = time.monotonic() + _TIMEOUT_S
     while _users(_SCHEDULER):
         if time.monotonic() > deadline_s:

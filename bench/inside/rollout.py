@@ -1,7 +1,7 @@
 """A rollout: one Service, whose pods are replaced one after the other.
 
-Law: the real loop, agent and kernel, told values; each pod is a turn of the loop, in which what drains is looked at
-when it is due, as in the product.  Both sizes take turns in one boot, each time in a fresh namespace.
+Loop, reconciler and kernel are the product's and get values; each pod is a cycle of the loop, in which draining real
+servers are checked when due.  Both sizes are measured alternately in one boot, each time in a new namespace.
 """
 
 import time
@@ -13,33 +13,33 @@ from bench.inside.network import fresh_namespace
 from kubeproxy_py.kernel import VIRTUAL_SERVERS
 from kubeproxy_py.model.events import Event, ServiceUpserted, SliceUpserted, Synced
 from kubeproxy_py.model.rows import SERVING, RealServer
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.report import Report, StaleFlowReport
 from kubeproxy_py.sources import FEEDS
 
 
 def measure(sizes: Sequence[int], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds for each pod, in Services of so many pods, *repeats* times."""
-    _rollout_ms(sizes[0])  # the first meets cold caches, and would make the others look cheap
-    found: dict[str, list[float]] = {str(pods): [] for pods in sizes}
+    """Return milliseconds for each pod, by the number of pods of the Service, *repeats* times."""
+    _rollout_ms(sizes[0])  # not counted: the first one runs with cold caches
+    by_size: dict[str, list[float]] = {str(pods): [] for pods in sizes}
     for _ in range(repeats):
         for pods in sizes:
-            found[str(pods)].append(_rollout_ms(pods) / pods)
-    return found
+            by_size[str(pods)].append(_rollout_ms(pods) / pods)
+    return by_size
 
 
 def _rollout_ms(pods: int) -> float:
     with fresh_namespace():
-        made = agent.whole(_must_succeed, observer=agent.serving())
+        made = agent.make_agent(_must_succeed, observer=agent.make_observer())
         service, parts = objects.wide(pods)
         events: list[Event] = [ServiceUpserted(service), *map(SliceUpserted, parts), *map(Synced, FEEDS)]
         for event in events:
             made.loop.enqueue(event)
-        made.loop.turn()
+        made.loop.run_cycle()
         changes = [SliceUpserted(objects.wide_slice(place, pods, replaced=place + 1)) for place in range(pods)]
         began_s = time.perf_counter()
         for change in changes:
             made.loop.enqueue(change)
-            made.loop.turn()
+            made.loop.run_cycle()
         took_s = time.perf_counter() - began_s
         rows = made.parts.kernel.read(VIRTUAL_SERVERS)
         made.parts.kernel.close()
@@ -48,5 +48,5 @@ def _rollout_ms(pods: int) -> float:
         return took_s * 1e3
 
 
-def _must_succeed(report: SyncReport) -> None:
-    assert not report.failed, report.failed
+def _must_succeed(report: Report) -> None:
+    assert isinstance(report, StaleFlowReport) or not report.failures, report

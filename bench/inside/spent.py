@@ -1,7 +1,4 @@
-"""How long a method of the product takes in all, while something else is measured.
-
-Law: the method is called as ever; what is added to each call is two readings of the clock.
-"""
+"""Measure the total time in a method of the product; each call of it additionally reads the clock twice."""
 
 import time
 from collections.abc import Iterator
@@ -11,15 +8,15 @@ from unittest.mock import patch
 
 
 @contextmanager
-def spent_in(owner: type, method: str) -> Iterator[list[float]]:
-    """Within it, the seconds spent in *method* of *owner* so far: the one item of the list."""
+def time_spent_in(owner: type, method: str) -> Iterator[list[float]]:
+    """Yield a list of one item: the seconds spent in *method* of *owner* within the `with`."""
     spent_s = [0.0]
-    really = getattr(owner, method)
+    original = getattr(owner, method)
 
     def timed(*arguments: Any, **named: Any) -> Any:
         began_s = time.perf_counter()
         try:
-            return really(*arguments, **named)
+            return original(*arguments, **named)
         finally:
             spent_s[0] += time.perf_counter() - began_s
 

@@ -1,6 +1,6 @@
-"""The API server that is at hand: the stand-in for kube-apiserver, in a process of its own.
+"""The stand-in for kube-apiserver, in a process of its own.
 
-It is in the namespace that is measured, and shares the lab kernel's one CPU with the agent, so its own CPU is told.
+It runs in the measured namespace and shares the lab kernel's only CPU with the agent, so its CPU time is reported.
 """
 
 import sys
@@ -20,7 +20,7 @@ class StandIn(NamedTuple):
 
 @contextmanager
 def stand_in(objects: Path, namespace: Namespace) -> Iterator[StandIn]:
-    """Serves *objects* (objects.write_list) until the end."""
+    """Serve *objects* (objects.write_list) within the `with`."""
     words = [sys.executable, "-m", "tests.apiserver", "--objects", str(objects)]
     with running(words, namespace) as process:
         assert process.stdout is not None

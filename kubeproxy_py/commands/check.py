@@ -1,42 +1,43 @@
-"""check: validate a configuration and report every problem."""
+"""check: validate a configuration and report every problem; also writes the effective configuration."""
 
 import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
 from kubeproxy_py.config.errors import ConfigError, error_text
+from kubeproxy_py.logging_setup import values
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 
-from kubeproxy_py.commands.exit_status import DONE, FAILED, UNUSABLE
-
 log = logging.getLogger(__name__)
 
 
-def check(asked: "ConfigInput") -> int:
-    """Print what is wrong with the configuration, all of it, and what is merely odd.  Asks no kernel and no cluster."""
+def check(config_input: "ConfigInput") -> int:
+    """Print every problem and warning of the configuration; reads neither the kernel nor the cluster."""
     from kubeproxy_py.config.load import load
 
     try:
-        loaded = load(asked.given, asked.content)
+        loaded = load(config_input.flags, config_input.content)
     except ConfigError as error:
         sys.stdout.write(f"{error_text(error)}\n")
         return UNUSABLE
-    sys.stdout.write("".join(f"warning: {odd}\n" for odd in loaded.warnings) + "ok\n")
-    return DONE
+    sys.stdout.write("".join(f"warning: {warning}\n" for warning in loaded.warnings) + "ok\n")
+    return SUCCESS
 
 
 def write_config(loaded: "LoadedConfig") -> int:
-    """Write the effective configuration to the file that --write-config-to names."""
+    """Write the effective configuration to the file of --write-config-to."""
     from kubeproxy_py.config.write import as_yaml
 
-    path = loaded.own.write_config_to
+    path = loaded.agent.write_config_to
     try:
         Path(path).write_text(as_yaml(loaded.config), encoding="utf-8")
     except OSError as error:
-        log.error(f"--write-config-to: can't write {path}: {error.strerror}")
+        reason = values(file=path, err=error.strerror)
+        log.error("Failed to write the effective configuration (--write-config-to)", extra=reason)  # noqa: TRY400 - expected
         return FAILED
-    log.info(f"wrote the effective configuration to {path}")
-    return DONE
+    log.info("Wrote the effective configuration", extra=values(file=path))
+    return SUCCESS

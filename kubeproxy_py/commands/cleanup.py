@@ -1,8 +1,10 @@
-"""Cleanup: all that this agent and kube-proxy made goes, and nothing else.
+"""cleanup: delete all kernel state that this agent or kube-proxy created, and nothing else.
 
-Law: it needs no source and no configuration, and asks the kernel alone what is there.  Virtual servers that no set of
-ours names, and rules and sets of others, stay; so do settings, modules and conntrack entries, on which others may have
-come to rely.  What can't be removed is told, and all else goes.
+Invariants:
+- No source of objects is needed: only kernel state determines what is deleted.
+- Virtual servers that none of our sets names, and rules and sets of others, are left in place. So are sysctls, modules
+  and conntrack entries, on which other software may depend by now.
+- A failure is logged, and everything else is still deleted.
 """
 
 import logging
@@ -10,16 +12,16 @@ from collections.abc import Iterable
 from errno import ENOENT
 from typing import TYPE_CHECKING
 
-from kubeproxy_py.commands.app import host_facts, linux_kernel
-from kubeproxy_py.commands.exit_status import DONE, FAILED
-from kubeproxy_py.compile.base import Machine
+from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
+from kubeproxy_py.commands.parts import linux_kernel, probe_host
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.iptables.other_modes import cut_off, find_leftovers, remove
+from kubeproxy_py.kernel.iptables.other_modes import delete, detach, find_stale_rules
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.reconcile.report import changes
+from kubeproxy_py.reconcile.report_text import changes_text
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import LoadedConfig
@@ -29,69 +31,69 @@ log = logging.getLogger(__name__)
 
 
 def cleanup(loaded: "LoadedConfig") -> int:
-    """Remove all that is ours, and what kube-proxy's other modes left; return the exit status."""
-    return DONE if clean_up(loaded) else FAILED
+    """Delete our kernel state and that of kube-proxy's other modes, and return the exit status.
 
-
-def clean_up(loaded: "LoadedConfig") -> bool:
-    """Whether all could be removed.  Raises KernelError if the host can't even be asked for its addresses."""
-    facts = host_facts(loaded)
-    kernel = linux_kernel(loaded, facts, Machine())
-    leftovers = find_leftovers(facts.programs)
-    if leftovers:
-        log.info(f"removes what another mode of kube-proxy left: {leftovers}")
-    troubles = [
-        *_told(cut_off(facts.programs, leftovers)),
-        *_remove_ours(kernel, loaded),
-        *_told(remove(facts.programs, leftovers)),
-    ]
+    Raises:
+        KernelError: The host's addresses cannot be read.
+    """
+    probed = probe_host(loaded)
+    kernel = linux_kernel(loaded, probed)
+    stale = find_stale_rules(probed.commands)
+    if stale:
+        log.info("Deleting rules of another kube-proxy mode", extra=values(found=stale))
+    # Detached first, so that no packet reaches rules whose sets are deleted next.
+    failures = _log_errors(detach(probed.commands, stale))
+    failures += _delete_owned(kernel, loaded)
+    failures += _log_errors(delete(probed.commands, stale))
     kernel.close()
-    return bool(facts.programs) and not troubles
+    return SUCCESS if probed.commands and not failures else FAILED
 
 
-def warn_of_leftovers(programs: "Iterable[IptablesCommands]") -> None:
-    """One line in the log if another mode of kube-proxy left something; never raises KernelError."""
+def warn_of_stale_rules(commands: "Iterable[IptablesCommands]") -> None:
+    """Log a warning if another mode of kube-proxy left rules on this node."""
     try:
-        leftovers = find_leftovers(programs)
+        stale = find_stale_rules(commands)
     except KernelError as error:
-        log.warning(f"can't look for what other modes of kube-proxy left: {error}")
+        log.warning("Failed to look for rules of other kube-proxy modes", extra=values(err=error))
         return
-    if leftovers:
+    if stale:
         log.warning(
-            f"another mode of kube-proxy left {leftovers}, which may refuse or lead astray packets (stop this agent, "
-            "run `kubeproxy-py cleanup`, start it again)"
+            "Found rules of another kube-proxy mode, which may drop or misdirect packets; stop this agent, run "
+            '"kubeproxy-py cleanup", and start it again',
+            extra=values(found=stale),
         )
 
 
-def _remove_ours(kernel: Kernel, loaded: "LoadedConfig") -> list[str]:
-    """Remove every row that is ours; what could not be read or removed."""
-    rows, troubles = _read(kernel)
+def _delete_owned(kernel: Kernel, loaded: "LoadedConfig") -> int:
+    """Delete every row that we own, and return the number of failures."""
+    rows, failures = _read_all(kernel)
     addresses = [host.address for host in kernel.host_addresses()]
-    plan = make_plan({}, filter_removable(filter_owned(rows, loaded.config.ipvs.exclude_cidrs), addresses))
-    failed = kernel.apply(plan).failed if plan.steps else ()
+    owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs)
+    plan = make_plan({}, filter_removable(owned, addresses))
+    failed = kernel.apply(plan).failures if plan.steps else ()
     for failure in failed:
-        log.error(f"failed: {failure}")
-    log.info(f"cleaned up: {changes(plan, failed)}")
-    return [*troubles, *map(str, failed)]
+        log.error("Failed to delete", extra=values(step=failure))
+    log.info("Cleaned up", extra=values(changes=changes_text(plan, failed)))
+    return failures + len(failed)
 
 
-def _read(kernel: Kernel) -> tuple[Rows, list[str]]:
-    """All that can be read; what of it could not be, each told.  A kernel without IPVS has nothing of it."""
+def _read_all(kernel: Kernel) -> tuple[Rows, int]:
+    """Return every row that can be read, and the number of scopes that cannot."""
     rows: Rows = {}
-    troubles: list[str] = []
+    failures = 0
     for scope in kernel.scopes():
         try:
             rows.update(kernel.read(scope))
         except KernelError as error:
-            if scope != VIRTUAL_SERVERS or error.errno != ENOENT:
-                troubles += _told([error])
-    return rows, troubles
+            if scope != VIRTUAL_SERVERS or error.errno != ENOENT:  # without IPVS the kernel has no virtual servers
+                failures += _log_errors([error])
+    return rows, failures
 
 
-def _told(errors: Iterable[KernelError]) -> list[str]:
-    """The errors as text, each a line of the log as it comes."""
-    troubles = []
+def _log_errors(errors: Iterable[KernelError]) -> int:
+    """Log each of *errors* as it occurs, and return their number."""
+    count = 0
     for error in errors:
-        log.error(f"failed: {error}")
-        troubles.append(str(error))
-    return troubles
+        log.error("Failed to clean up", extra=values(err=error))
+        count += 1
+    return count

@@ -1,3 +1,6 @@
 """Exit statuses of the commands."""
 
-DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+SUCCESS = 0
+FAILED = 1  # may succeed if tried again
+UNUSABLE = 2  # the command line or the configuration cannot be used
+INTERRUPTED = 130  # by SIGINT, as shells report it

@@ -1,51 +1,55 @@
-"""plan: print what a sync would change, and change nothing."""
+"""plan: print the changes that a sync would make now, without making them."""
 
-import logging
 import sys
 from typing import TYPE_CHECKING
 
-from kubeproxy_py.commands.app import (
-    Parts,
-    imagined_parts,
-    real_parts,
-)
+from kubeproxy_py.commands.exit_status import SUCCESS
+from kubeproxy_py.commands.parts import Parts, empty_platform, log_problem, make_parts, real_platform
 from kubeproxy_py.kernel import read_all
-from kubeproxy_py.model.events import HostAddresses, ObjectProblem, Synced
+from kubeproxy_py.model.events import HostAddresses, Synced
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.plan.ownership import filter_owned
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.reconcile.report import changes
-from kubeproxy_py.sources.initial_snapshot import collect
+from kubeproxy_py.reconcile.report_text import changes_text
+from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import LoadedConfig
-
-from kubeproxy_py.commands.app import log_problem
-from kubeproxy_py.commands.exit_status import DONE
-
-log = logging.getLogger(__name__)
 
 _LIST_TIMEOUT_S = 60.0
 
 
 def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
-    """Print the plan of a sync, and change nothing."""
+    """Print the plan of a sync.
+
+    Args:
+        loaded: The configuration.
+        assume_empty: Compare with a kernel that has no rows yet.
+        as_json: Print JSON instead of text.
+    """
     from kubeproxy_py.plan.render import plan_json, plan_text
 
-    parts = imagined_parts(loaded) if assume_empty else real_parts(loaded)
+    parts = make_parts(loaded, empty_platform(loaded) if assume_empty else real_platform(loaded))
     desired = desired_rows(parts)
-    made = make_plan(desired, filter_owned(read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs, desired))
-    sys.stdout.write(plan_json(made).decode() + "\n" if as_json else plan_text(made))
+    actual = filter_owned(read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs, desired)
+    steps = make_plan(desired, actual)
+    sys.stdout.write(plan_json(steps).decode() + "\n" if as_json else plan_text(steps))
     if not as_json:
-        sys.stdout.write(f"{changes(made)}\n")
-    return DONE
+        sys.stdout.write(f"{changes_text(steps)}\n")
+    return SUCCESS
 
 
 def desired_rows(parts: Parts) -> Rows:
-    """The rows desired for all that the source lists now.  Raises KernelError, SourceError."""
+    """Return the rows that the objects of the source require now.
+
+    Raises:
+        KernelError: The host's addresses cannot be read.
+        SourceError: The source does not list its objects in time.
+    """
     parts.compiler.handle_event(HostAddresses(parts.kernel.host_addresses()))
-    for event in collect(parts.source, _LIST_TIMEOUT_S):
-        if isinstance(event, ObjectProblem):
+    for event in read_initial_snapshot(parts.source, _LIST_TIMEOUT_S):
+        if isinstance(event, Problem):
             log_problem(event)
         elif not isinstance(event, Synced):
             parts.compiler.handle_event(event)

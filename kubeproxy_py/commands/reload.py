@@ -1,9 +1,10 @@
-"""Reload: a changed configuration file is followed without restart where that is safe, else by ending.
+"""Configuration reload: a changed file is applied without a restart where that is safe, else the process exits.
 
-Law: the file is looked at once a second and compared by its content, which sees whatever way it was changed in: in
-place, by an editor's rename, by the swap of a ConfigMap's links, on file systems that tell of nothing.  It costs 30 us.
-What is not valid is refused with every reason, and the configuration in use stays.  The thread that looks decides
-nothing: a valid configuration crosses the loop's queue as a value, and all that follows is done in the loop's thread.
+Invariants:
+- The file is polled once a second and compared by its content, which detects every kind of change: in place, by an
+  editor's rename, by the swap of a ConfigMap's symlinks, on file systems without inotify. A poll costs 30 us.
+- An invalid configuration is rejected with every reason, and the current one stays in use.
+- The polling thread decides nothing: it enqueues a valid configuration, which the loop's thread applies.
 """
 
 import logging
@@ -12,161 +13,187 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from kubeproxy_py import logging_setup as logs
-from kubeproxy_py.commands.app import agent_settings
+from msgspec import Struct
+
+from kubeproxy_py import logging_setup
+from kubeproxy_py.commands.exit_status import SUCCESS
+from kubeproxy_py.commands.parts import agent_settings
 from kubeproxy_py.commands.startup import check_pod_networks, set_timeouts
-from kubeproxy_py.compile.node_context import Host
 from kubeproxy_py.config.change import change_between
+from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig, load, read_file
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.kernel.ipvs.scheduler_probe import check_scheduler
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.loop import Reconfigured
-from kubeproxy_py.reconcile.reconciler import Reconciler
 from kubeproxy_py.systemd import SystemdNotifier
 
-LOOK_PERIOD_S = 1.0
-SETTLE_S = 0.2  # a file that is being written in place is looked at again until it stays
-RESTART = 0  # the exit status; supervisors start us again (a DaemonSet always, systemd with Restart=always)
+POLL_PERIOD_S = 1.0
+SETTLE_S = 0.2  # a file that is being written in place is read again until it no longer changes
 
-_TIMEOUTS = frozenset(("ipvs.tcpTimeout", "ipvs.tcpFinTimeout", "ipvs.udpTimeout"))
+_TIMEOUT_FIELDS = frozenset(("ipvs.tcpTimeout", "ipvs.tcpFinTimeout", "ipvs.udpTimeout"))
+_LOG_FIELDS = frozenset(("logging.format", "logging.verbosity"))
 
 log = logging.getLogger(__name__)
 
 
+class _FileState(Struct, frozen=True, gc=False):
+    """The configuration file as it was last read."""
+
+    content: bytes = b""
+    error: str = ""  # why the file cannot be read; "": it can
+
+
 class ConfigFile:
-    """Looks at the configuration file, and tells of each valid configuration that it comes to hold."""
+    """Polls the configuration file, and enqueues each valid configuration that it comes to contain."""
 
     def __init__(
-        self, asked: ConfigInput, tell: Callable[[Reconfigured], None], supervisor: SystemdNotifier | None = None
+        self,
+        config_input: ConfigInput,
+        enqueue: Callable[[Reconfigured], None],
+        notifier: SystemdNotifier | None = None,
     ) -> None:
-        self._given = asked.given
-        self._path = asked.path
-        self._known: bytes | str | None = asked.content  # what it held when last looked at; text: why it can't be read
-        self._tell = tell
-        self._supervisor = supervisor or SystemdNotifier({})
-        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put() may be called by a signal handler
+        self._flags = config_input.flags
+        self._path = config_input.path
+        self._last = _FileState(config_input.content or b"")
+        self._enqueue = enqueue
+        self._notifier = notifier or SystemdNotifier({})
+        self._requests: queue.Queue[None] = queue.Queue()
 
     def start(self) -> None:
-        """Look once a second, in a thread that ends with the process."""
+        """Poll once a second, in a thread that ends with the process."""
         threading.Thread(target=self._run, name="configuration file", daemon=True).start()
 
-    def look_now(self) -> None:
-        """Look at once, and say what was found even if nothing changed; may be called from anywhere."""
-        self._asked.put(None)
+    def request_poll(self) -> None:
+        """Poll at once, and log the result even if nothing changed; may be called from any thread."""
+        self._requests.put(None)
 
-    def look(self, *, settle_s: float = 0.0, tell_same: bool = False) -> bool:
-        """Look; whether there was a valid configuration to tell of.  A change counts once it stood for *settle_s*."""
-        found = self._content()
-        while found != self._known and settle_s and not self._is_asked(settle_s):
-            before, found = found, self._content()
-            if found == before:
+    def poll(self, *, settle_s: float = 0.0, log_unchanged: bool = False) -> bool:
+        """Read the file, and return whether a valid configuration was enqueued.
+
+        Args:
+            settle_s: A change counts once the file has not changed for this time.
+            log_unchanged: Log a file that did not change.
+        """
+        state = self._read()
+        while state != self._last and settle_s and not self._poll_requested(settle_s):
+            previous, state = state, self._read()
+            if state == previous:
                 break
-        if found != self._known:
-            self._known = found
-            return self._take(found)
-        if tell_same:
-            log.info(f"{self._path} is as it was")
+        if state != self._last:
+            self._last = state
+            return self._load(state)
+        if log_unchanged:
+            log.info("Configuration file is unchanged", extra=values(file=self._path))
         return False
 
     def _run(self) -> None:
         while True:
-            if self._is_asked(LOOK_PERIOD_S):
-                self._supervisor.reloading()
-                if not self.look(tell_same=True):
-                    self._supervisor.reloaded()  # else whoever was told says so
+            if self._poll_requested(POLL_PERIOD_S):
+                self._notifier.reloading()
+                if not self.poll(log_unchanged=True):
+                    self._notifier.reloaded()  # otherwise the Reloader calls it
             else:
-                self.look(settle_s=SETTLE_S)
+                self.poll(settle_s=SETTLE_S)
 
-    def _is_asked(self, within_s: float) -> bool:
+    def _poll_requested(self, within_s: float) -> bool:
         try:
-            self._asked.get(timeout=within_s)
+            self._requests.get(timeout=within_s)
         except queue.Empty:
             return False
         return True
 
-    def _content(self) -> bytes | str:
+    def _read(self) -> _FileState:
         try:
-            return read_file(self._path)
+            return _FileState(read_file(self._path))
         except ConfigError as error:
-            return str(error)
+            return _FileState(error=str(error))
 
-    def _take(self, found: bytes | str | None) -> bool:
-        if not isinstance(found, bytes):
-            log.error(f"the configuration in use stays: {found}")
+    def _load(self, state: _FileState) -> bool:
+        """Enqueue the configuration of *state*, and return whether it is valid."""
+        if state.error:
+            log.error(
+                "Failed to read the configuration file, keeping the current configuration",
+                extra=values(err=state.error),
+            )
             return False
         try:
-            loaded = load(self._given, found)
+            loaded = load(self._flags, state.content)
         except ConfigError as error:
-            refuse(error)
+            _log_rejected(error)
             return False
-        self._tell(Reconfigured(loaded))
+        self._enqueue(Reconfigured(loaded))
         return True
 
 
-class Reload:
-    """The configuration in use, and how another takes its place.  For the thread that owns *agent*."""
+class Reloader:
+    """Applies a new configuration in place of the current one, in the thread that owns the reconciler."""
 
     def __init__(
-        self, loaded: LoadedConfig, agent: Reconciler, host: Host, supervisor: SystemdNotifier | None = None
+        self, current: CurrentConfig, reconciler: Agent, host: HostInfo, notifier: SystemdNotifier | None = None
     ) -> None:
-        self._loaded = loaded
-        self._agent = agent
+        self._current = current
+        self._reconciler = reconciler
         self._host = host
-        self._supervisor = supervisor or SystemdNotifier({})
+        self._notifier = notifier or SystemdNotifier({})
 
-    @property
-    def loaded(self) -> LoadedConfig:
-        """The configuration in use."""
-        return self._loaded
+    def apply(self, new: LoadedConfig) -> None:
+        """Apply *new*; if it cannot work on this host, nothing changes.
 
-    def take(self, new: LoadedConfig) -> None:
-        """Go by *new*.  Raises SystemExit if that takes another process.
-
-        If *new* can't work on this host, all stays as it is.
+        Raises:
+            SystemExit: A changed field requires a restart.
         """
-        change = change_between(self._loaded.config, new.config)
+        change = change_between(self._current.get().config, new.config)
         ipvs = IpvsAdapter()
         try:
             self._check(ipvs, new, change.live)
             if change.restart:
-                self._supervisor.stopping()
-                _end(change.restart)
-            self._apply(ipvs, new, change.live)
+                self._notifier.stopping()
+                _exit_for_restart(change.restart)
+            self._apply_live(ipvs, new, change.live)
         except (ConfigError, KernelError) as error:
-            refuse(error)
+            _log_rejected(error)
         finally:
             ipvs.close()
-            self._supervisor.reloaded()
+            self._notifier.reloaded()
 
     def _check(self, ipvs: IpvsAdapter, new: LoadedConfig, fields: tuple[str, ...]) -> None:
-        """Raises ConfigError, KernelError if *new* can't work on this host."""
+        """Check that *new* can work on this host.
+
+        Raises:
+            ConfigError: A field does not fit this host.
+            KernelError: The scheduler is not available.
+        """
         check_pod_networks(new.config, self._host.families)
         if "ipvs.scheduler" in fields:
             check_scheduler(ipvs, new.config.ipvs.scheduler)
 
-    def _apply(self, ipvs: IpvsAdapter, new: LoadedConfig, fields: tuple[str, ...]) -> None:
-        if _TIMEOUTS.intersection(fields):
+    def _apply_live(self, ipvs: IpvsAdapter, new: LoadedConfig, fields: tuple[str, ...]) -> None:
+        if not _TIMEOUT_FIELDS.isdisjoint(fields):
             set_timeouts(ipvs, new.config)
-        self._agent.reconfigure(agent_settings(new, self._host))
-        if "logging.format" in fields or "logging.verbosity" in fields:
-            logs.setup(new.config.logging.format, new.config.logging.verbosity)
-        self._loaded = new
-        log.info(f"follows the new configuration: {', '.join(fields) or 'nothing that matters here'} changed")
+        self._reconciler.reconfigure(agent_settings(new, self._host))
+        if not _LOG_FIELDS.isdisjoint(fields):
+            logging_setup.setup(new.config.logging.format, new.config.logging.verbosity)
+        self._current.replace(new)
+        log.info("Applied new configuration", extra=values(changed=", ".join(fields)))
         for warning in new.warnings:
-            log.warning(str(warning))
+            log.warning("%s", warning)
 
 
-def _end(fields: tuple[str, ...]) -> NoReturn:
-    log.info(f"ends, to be started again with the new configuration: {', '.join(fields)} changed")
+def _exit_for_restart(fields: tuple[str, ...]) -> NoReturn:
+    """Exit with status 0; supervisors start the process again (a DaemonSet always, systemd with Restart=always)."""
+    log.info("New configuration requires a restart, exiting", extra=values(changed=", ".join(fields)))
     logging.shutdown()
-    raise SystemExit(RESTART)
+    raise SystemExit(SUCCESS)
 
 
-def refuse(error: ConfigError | KernelError) -> None:
-    """Say why a configuration is not followed, each reason a line."""
-    for odd in error.warnings if isinstance(error, ConfigError) else ():
-        log.warning(str(odd))
+def _log_rejected(error: ConfigError | KernelError) -> None:
+    """Log every reason why a new configuration is not used."""
+    for warning in error.warnings if isinstance(error, ConfigError) else ():
+        log.warning("%s", warning)
     for reason in error.problems if isinstance(error, ConfigError) else (error,):
-        log.error(f"the new configuration is refused, the one in use stays: {reason}")
+        log.error("Rejected new configuration, keeping the current one", extra=values(reason=reason))

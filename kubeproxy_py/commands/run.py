@@ -1,128 +1,85 @@
-"""run: keep the kernel state in sync with Services until the process is stopped."""
+"""run: keep kernel state in sync with Services until the process is stopped."""
 
 import faulthandler
 import logging
 import os
 import signal
-import threading
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from kubeproxy_py import __version__
-from kubeproxy_py.commands.app import (
-    HostPlatform,
-    make_agent,
-    make_parts,
-    real_platform,
-)
-from kubeproxy_py.commands.startup import prepare, set_oom_score
-from kubeproxy_py.events.kube_events import started_event
+from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
+from kubeproxy_py.commands.parts import HostPlatform, real_platform
+from kubeproxy_py.commands.startup import prepare_host, set_oom_score
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Rows
-from kubeproxy_py.reconcile.report import SyncReport
 from kubeproxy_py.signals import block, handle_in_thread
 from kubeproxy_py.systemd import SystemdNotifier
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import ConfigInput, LoadedConfig
-    from kubeproxy_py.reconcile.loop import Loop
-
-from kubeproxy_py.commands.app import log_problem
-from kubeproxy_py.commands.exit_status import DONE, FAILED
 
 log = logging.getLogger(__name__)
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
-_FLUSH_TIMEOUT_S = 5.0  # for the last words of a process that can't start
+_TERMINATION = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(loaded: "LoadedConfig", asked: "ConfigInput") -> int:
-    """Keep the kernel as the Services ask.  SIGTERM or SIGINT end it at once; the kernel's state stays.
+def run(loaded: "LoadedConfig", config_input: "ConfigInput") -> int:
+    """Run the proxy, and return the exit status.
 
-    SIGHUP has it look at the configuration file at once; without one it ends us, as it does kube-proxy.
+    SIGTERM and SIGINT end the process at once and leave kernel state in place. SIGHUP reads the configuration file
+    again; without a file it ends the process, as it ends kube-proxy.
+
+    Raises:
+        ConfigError: The configuration cannot work on this host.
+        KernelError: The host lacks something that every Service needs.
     """
-    from kubeproxy_py.commands.cleanup import warn_of_leftovers
-    from kubeproxy_py.commands.reload import Reload
-    from kubeproxy_py.kernel.address.monitor import AddressMonitor
-    from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
-    from kubeproxy_py.reconcile.loop import Loop
-    from kubeproxy_py.server.observer import ServeError, ServerObserver
+    from kubeproxy_py.commands.app import build_app  # heavy, and --init-only does without
+    from kubeproxy_py.server.node_servers import ServeError
 
-    supervisor = SystemdNotifier()
-    faulthandler.enable()  # a watchdog's SIGABRT: the log shows where each thread was
-    block((*_ENDING, signal.SIGHUP) if asked.path else _ENDING)
-    handle_in_thread(_ENDING, partial(_end, supervisor))
-    platform, settings = _prepare(loaded)
+    notifier = SystemdNotifier()
+    faulthandler.enable()  # on a watchdog's SIGABRT the log shows where each thread is
+    block((*_TERMINATION, signal.SIGHUP) if config_input.path else _TERMINATION)
+    handle_in_thread(_TERMINATION, partial(_exit, notifier))
+
+    platform, sysctls = _prepare(loaded)
     set_oom_score(loaded.config.oom_score_adj)
-    serving = ServerObserver(loaded, platform.host.node_name, platform.host.families, IpvsAdapter)
-    parts = make_parts(loaded, platform, settings, serving.client_metrics)
-    agent = make_agent(loaded, parts, log_problem)
-    reload = Reload(loaded, agent, platform.host, supervisor)
-    on_first = _after_first(lambda: warn_of_leftovers(platform.programs))
-    serving.current = lambda: reload.loaded
-    loop = Loop(agent, _both(supervisor.told, on_first), reload.take, supervisor.alive, serving)
-    _watch_configuration(asked, loop, supervisor)
-    monitor = AddressMonitor(loop.enqueue)
-    parts.announcer.start()
+
+    app = build_app(loaded, config_input, platform, sysctls, notifier)
+    if app.config_file:
+        config_file = app.config_file
+        handle_in_thread((signal.SIGHUP,), lambda _signal: config_file.request_poll())
     try:
-        serving.start(parts.announcer.tell)
+        app.start()
     except ServeError as error:
-        log.error(f"{error}, and bindAddressHardFail is set")
-        parts.announcer.flush(_FLUSH_TIMEOUT_S)
+        log.error("%s", error)  # noqa: TRY400 - an expected failure, not a bug
         return FAILED
-    parts.source.start(loop.enqueue)
-    monitor.start()
-    parts.announcer.tell(started_event(platform.host.node_name))
-    loop.run()
-    return DONE
+    app.run()
+    return SUCCESS
 
 
 def init_only(loaded: "LoadedConfig") -> int:
-    """Make the settings that need privileges, and set the timeouts; then NET_ADMIN and NET_RAW are enough to run."""
+    """Apply sysctls and IPVS timeouts, which need privileges; NET_ADMIN and NET_RAW are then enough to run.
+
+    Raises:
+        ConfigError: The configuration cannot work on this host.
+        KernelError: The host lacks something that every Service needs.
+    """
     _prepare(loaded)
-    log.info("settings and timeouts are made; ends, for --init-only is given")
-    return DONE
+    log.info("Applied sysctls and IPVS timeouts; exiting (--init-only)")
+    return SUCCESS
 
 
 def _prepare(loaded: "LoadedConfig") -> tuple[HostPlatform, Rows]:
-    """This host, made ready; with the settings that stand.  Raises ConfigError, KernelError."""
-    log.info(f"kubeproxy-py {__version__} starts")
+    """Prepare this host, and return it with the sysctls that were applied."""
+    log.info("Starting kubeproxy-py", extra=values(version=__version__))
     platform = real_platform(loaded)
-    return platform, prepare(loaded, platform.kernel, platform.machine, platform.host.families)
+    return platform, prepare_host(loaded, platform.kernel, platform.host)
 
 
-def _watch_configuration(asked: "ConfigInput", loop: "Loop", supervisor: SystemdNotifier) -> None:
-    """Follow the configuration file, if there is one."""
-    from kubeproxy_py.commands.reload import ConfigFile
-
-    if asked.path:
-        file = ConfigFile(asked, loop.enqueue, supervisor)
-        handle_in_thread((signal.SIGHUP,), lambda _number: file.look_now())
-        file.start()
-
-
-def _both(one: Callable[[SyncReport], None], other: Callable[[SyncReport], None]) -> Callable[[SyncReport], None]:
-    def on_report(report: SyncReport) -> None:
-        one(report)
-        other(report)
-
-    return on_report
-
-
-def _after_first(act: Callable[[], None]) -> Callable[[SyncReport], None]:
-    """Has *act* done once, in a thread of its own, when the first sync is reported."""
-    todo = [act]
-
-    def on_report(_report: SyncReport) -> None:
-        if todo:
-            threading.Thread(target=todo.pop(), name="after the first sync", daemon=True).start()
-
-    return on_report
-
-
-def _end(supervisor: SystemdNotifier, number: signal.Signals) -> None:
-    """Go at once: every prefix of a plan is a state in which packets are served, so there is nothing to finish."""
-    log.info(f"ends on {number.name}; the kernel's state stays")
-    supervisor.stopping()
+def _exit(notifier: SystemdNotifier, number: signal.Signals) -> None:
+    """End the process at once: after any part of a plan the kernel forwards traffic, so there is nothing to finish."""
+    log.info("Received %s, exiting; kernel state is left in place", number.name)
+    notifier.stopping()
     logging.shutdown()
-    os._exit(DONE)  # at once: taking the interpreter apart takes up to 0.4 s, in which another signal would be heard
+    os._exit(SUCCESS)  # without finalizing the interpreter, which takes up to 0.4 s

@@ -1,4 +1,4 @@
-"""Which Service a virtual server belongs to, in words: ``shop/web:http (NodePort)``."""
+"""Names of virtual servers by their Service: ``shop/web:http (NodePort)``."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,12 +6,14 @@ from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import ObjectName, Service, ServiceName
 
 
-def front_name(server: VirtualServer, owners: Sequence[ObjectName], services: Mapping[ServiceName, Service]) -> str:
-    """The first owner of *server*, its port's name and what kind of address it is; "" if no Service wants it."""
+def virtual_server_name(
+    server: VirtualServer, owners: Sequence[ObjectName], services: Mapping[ServiceName, Service]
+) -> str:
+    """Return the first owner of *server*, its port's name and its kind of address; "" if no Service owns it."""
     service = services.get(owners[0]) if owners else None
     if service is None:
         return ""
-    kind = _kind(server.address, service)
+    kind = _address_kind(server.address, service)
     for port in service.ports:
         number = port.node_port if kind == "NodePort" else port.port
         if (number, port.protocol) == (server.port, server.protocol):
@@ -20,7 +22,7 @@ def front_name(server: VirtualServer, owners: Sequence[ObjectName], services: Ma
     return f"{service.name} ({kind})"
 
 
-def _kind(address: str, service: Service) -> str:
+def _address_kind(address: str, service: Service) -> str:
     for kind, addresses in (
         ("ClusterIP", service.cluster_ips),
         ("externalIP", service.external_ips),

@@ -1,17 +1,18 @@
-"""What is done at start, before any Service is: the scheduler tried, settings made, timeouts set.
+"""Preparation of the host before any Service is programmed: scheduler check, sysctls, IPVS timeouts.
 
-Law: it touches no row of a Service, and what fails here is fatal unless Services are served all the same.  So a
-process that can't have its settings ends and says which; what a predecessor programmed goes on serving.  kube-proxy
-does the same, in this order, when it is constructed.
+Invariants:
+- No row of a Service is touched, so traffic that a predecessor programmed continues.
+- A failure is fatal unless Services can be served without it. kube-proxy does the same, in this order, when it is
+  constructed.
 """
 
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from kubeproxy_py.compile.base import LIMIT_FIELDS, OPTIONAL_SYSCTLS, Machine, desired_sysctls
-from kubeproxy_py.compile.config_warnings import family_doubts
-from kubeproxy_py.config.errors import ConfigError, ConfigProblem
+from kubeproxy_py.compile.base import CONNTRACK_MAX_FIELDS, OPTIONAL_SYSCTLS, desired_sysctls
+from kubeproxy_py.compile.config_warnings import family_warnings
+from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import LoadedConfig
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.kernel import SYSCTLS, Kernel
@@ -19,96 +20,121 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.kernel.ipvs.constants import Timeouts
 from kubeproxy_py.kernel.ipvs.scheduler_probe import check_scheduler
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Rows
-from kubeproxy_py.model.services import Family, family_of
+from kubeproxy_py.net import Family, family_of
 from kubeproxy_py.plan.plan import make_plan
 
 log = logging.getLogger(__name__)
 
 
-def prepare(loaded: LoadedConfig, kernel: Kernel, machine: Machine, families: Iterable[Family]) -> Rows:
-    """Make this host ready; the rows of the settings that now stand, for the agent to keep.
+def prepare_host(loaded: LoadedConfig, kernel: Kernel, host: HostInfo) -> Rows:
+    """Check the scheduler, and apply sysctls and IPVS timeouts.
 
-    Raises ConfigError for what can't work on this host, KernelError for a scheduler that is not to be had, and for
-    settings, all of them at once.
+    Returns:
+        The sysctls as they are now, for the reconciler to keep.
+
+    Raises:
+        ConfigError: The configuration cannot work on this host.
+        KernelError: The scheduler is not available, or sysctls cannot be set; the message names all of them.
     """
-    served = tuple(families)
-    check_pod_networks(loaded.config, served)
-    for doubt in family_doubts(loaded.config, served):
-        log.warning(doubt)
-    if not loaded.config.node_port_addresses:
-        log.info("nodePortAddresses is empty: NodePorts answer at every address of this node; primary: at its own IP")
+    config = loaded.config
+    check_pod_networks(config, host.families)
+    for warning in family_warnings(config, host.families):
+        log.warning("%s", warning)
+    if not config.node_port_addresses:
+        log.info(
+            "NodePorts are served on all node addresses; set nodePortAddresses: [primary] to restrict them to the "
+            "node IP"
+        )
     ipvs = IpvsAdapter()
     try:
-        check_scheduler(ipvs, loaded.config.ipvs.scheduler)
-        settings = make_settings(kernel, wanted_settings(loaded, kernel, machine))
-        set_timeouts(ipvs, loaded.config)
+        check_scheduler(ipvs, config.ipvs.scheduler)
+        sysctls = apply_sysctls(kernel, desired_host_sysctls(loaded, kernel, host))
+        set_timeouts(ipvs, config)
     finally:
         ipvs.close()
-    return settings
+    return sysctls
 
 
 def check_pod_networks(config: KubeProxyConfiguration, families: Iterable[Family]) -> None:
-    """Raises ConfigError if pods are to be known by clusterCIDR, and it has no network of any family served.
+    """Check that clusterCIDR, if it identifies Pods, has a network of a family that this host serves.
 
-    With no network at all none is expected, and the rules do without, as kube-proxy's.
+    No network at all is valid: rules then do not use it, as in kube-proxy.
+
+    Raises:
+        ConfigError: No network is of a served family.
     """
     if config.detect_local_mode != "ClusterCIDR":
         return
     served = tuple(families)
     if not config.cluster_cidr:
-        log.warning("clusterCIDR is empty: traffic from outside the cluster to ClusterIPs can't be told from pods'")
+        log.warning(
+            "clusterCIDR is empty; traffic from outside the cluster to ClusterIPs cannot be distinguished from Pod "
+            "traffic"
+        )
     elif not any(family_of(network) in served for network in config.cluster_cidr):
-        message = f"{', '.join(config.cluster_cidr)}: this host serves {' and '.join(served)} alone"
-        hint = "a network of that family, or another detectLocalMode"
-        raise ConfigError([ConfigProblem("clusterCIDR", message, hint)])
+        message = f"{', '.join(config.cluster_cidr)}: this host serves only {' and '.join(served)}"
+        hint = "set a network of that family, or another detectLocalMode"
+        raise ConfigError([Problem(field="clusterCIDR", message=message, hint=hint)])
 
 
-def wanted_settings(loaded: LoadedConfig, kernel: Kernel, machine: Machine) -> Rows:
-    """The settings that the configuration asks for, given those that *kernel* has.  Raises KernelError."""
-    may_lower = not LIMIT_FIELDS.isdisjoint(loaded.given)
-    return desired_sysctls(loaded.config, machine, kernel.read(SYSCTLS), may_lower=may_lower)
+def desired_host_sysctls(loaded: LoadedConfig, kernel: Kernel, host: HostInfo) -> Rows:
+    """Return the sysctls that the configuration requires, given the values that *kernel* has.
 
-
-def make_settings(kernel: Kernel, wanted: Rows) -> Rows:
-    """Write those of *wanted* that are different; what the kernel says of them then, for it rounds some.
-
-    Raises KernelError that names every setting, its value, and what to do.  A setting that is merely of use is
-    warned of and left out.
+    Raises:
+        KernelError: The sysctls cannot be read.
     """
-    plan = make_plan(wanted, kernel.read(SYSCTLS))
-    failed = kernel.apply(plan).failed if plan.steps else ()
-    fatal = [failure.message for failure in failed if failure.step.key not in OPTIONAL_SYSCTLS]
+    may_lower = not CONNTRACK_MAX_FIELDS.isdisjoint(loaded.given_fields)
+    return desired_sysctls(loaded.config, host, kernel.read(SYSCTLS), may_lower=may_lower)
+
+
+def apply_sysctls(kernel: Kernel, desired: Rows) -> Rows:
+    """Write the sysctls of *desired* that differ.
+
+    Returns:
+        The sysctls of *desired* as the kernel reports them now (it rounds some), without those that could not be set.
+
+    Raises:
+        KernelError: Sysctls cannot be set; the message names each one, its value and the remedy. An optional sysctl
+            is not an error, but logged.
+    """
+    plan = make_plan(desired, kernel.read(SYSCTLS))
+    failures = kernel.apply(plan).failures if plan.steps else ()
+    fatal = [failure.message for failure in failures if failure.step.key not in OPTIONAL_SYSCTLS]
     if fatal:
-        raise KernelError("; ".join(fatal), errno=failed[0].errno)
-    for failure in failed:
-        log.warning(f"{failure.message}; carrying on without")
-    left_out = {failure.step.key for failure in failed}
+        raise KernelError("; ".join(fatal), errno=failures[0].errno)
+    for failure in failures:
+        log.warning("Failed to set an optional sysctl, continuing without it", extra=values(err=failure.message))
+    failed_keys = {failure.step.key for failure in failures}
     present = kernel.read(SYSCTLS)
-    return {key: present[key] for key in wanted if key in present and key not in left_out}
+    return {key: present[key] for key in desired if key in present and key not in failed_keys}
 
 
 def set_timeouts(ipvs: IpvsAdapter, config: KubeProxyConfiguration) -> None:
-    """Set the timeouts of IPVS that are more than 0; failing is told, no more (as upstream)."""
-    asked = timeouts_of(config)
-    if asked == Timeouts():
+    """Set the IPVS timeouts that are more than 0; a failure is only logged, as in kube-proxy."""
+    timeouts = ipvs_timeouts(config)
+    if timeouts == Timeouts():
         return
     try:
-        ipvs.set_timeouts(asked)
+        ipvs.set_timeouts(timeouts)
     except KernelError as error:
-        log.error(f"the timeouts stay as they are: {error}")
+        log.error("Failed to set IPVS timeouts, leaving them unchanged", extra=values(err=error))  # noqa: TRY400
 
 
-def timeouts_of(config: KubeProxyConfiguration) -> Timeouts:
-    """In whole seconds, as the kernel counts; 0 leaves one as it is."""
+def ipvs_timeouts(config: KubeProxyConfiguration) -> Timeouts:
+    """Return the timeouts in integral seconds, the kernel's unit; 0 leaves a timeout unchanged."""
     ipvs = config.ipvs
     return Timeouts(int(ipvs.tcp_timeout_s), int(ipvs.tcp_fin_timeout_s), int(ipvs.udp_timeout_s))
 
 
 def set_oom_score(score: int, path: Path = Path("/proc/self/oom_score_adj")) -> None:
-    """Tell the kernel how soon to end this process when memory is short; failing is told, no more (as upstream)."""
+    """Set oom_score_adj of this process to *score*; a failure is only logged, as in kube-proxy."""
     try:
         if path.read_text().strip() != str(score):
             path.write_text(str(score))
     except OSError as error:
-        log.warning(f"oomScoreAdj: {path} could not be set to {score}: {error.strerror}")
+        reason = values(file=path, score=score, err=error.strerror)
+        log.warning("Failed to set oom_score_adj (oomScoreAdj)", extra=reason)

@@ -1,21 +1,15 @@
-"""The status table: what people know from ``ipvsadm -Ln``, with the Services' names beside the addresses.
+"""The status table: the output of ``ipvsadm -Ln``, with the names of the Services.
 
-Law: it prints the kernel's rows, not what we wish they were; a virtual server that no Service wants has no name, and
-a real server that is on its way out is called draining.
+Invariants:
+- It shows the kernel's rows, not the desired ones. A virtual server that no Service owns has no name, and a real server
+  with weight 0 is shown as draining.
 """
 
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
-from kubeproxy_py.model.rows import (
-    Connections,
-    RealServer,
-    RealServerSpec,
-    Rows,
-    VirtualServer,
-    VirtualServerSpec,
-    endpoint_text,
-)
+from kubeproxy_py.model.rows import Connections, RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.net import join_host_port
 
 _HEADER = ("Prot", "LocalAddress:Port", "Scheduler", "Service")
 _SUBHEADER = ("  ->", "RemoteAddress:Port", "Weight", "ActiveConn", "InActConn")
@@ -24,24 +18,24 @@ _SUBHEADER = ("  ->", "RemoteAddress:Port", "Weight", "ActiveConn", "InActConn")
 def status_text(
     rows: Rows, names: Callable[[VirtualServer], str], connections: Mapping[RealServer, Connections]
 ) -> str:
-    """The virtual servers among *rows*, in order of address, port and protocol, each with its real servers."""
+    """Return the virtual servers among *rows*, ordered by address, port and protocol, each with its real servers."""
     real_servers: dict[VirtualServer, list[RealServer]] = {}
     for key in rows:
         if isinstance(key, RealServer):
             real_servers.setdefault(key.virtual_server, []).append(key)
     lines = [_server_line(*_HEADER), _real_line(*_SUBHEADER)]
-    servers = sorted((key for key in rows if isinstance(key, VirtualServer)), key=_place)
+    servers = sorted((key for key in rows if isinstance(key, VirtualServer)), key=_sort_key)
     for server in servers:
         lines.append(_server_line(*_server_cells(server, rows, names(server))))
         backends = sorted(real_servers.get(server, ()), key=lambda key: (ip_address(key.address).packed, key.port))
         lines += [_real_line(*_real_cells(key, rows, connections)) for key in backends]
         if not backends:
             lines.append("  -> (no endpoints: refused)")
-    count = sum(len(found) for found in real_servers.values())
+    count = sum(map(len, real_servers.values()))
     return "\n".join((*lines, f"{len(servers):,} virtual servers, {count:,} real servers")) + "\n"
 
 
-def _place(server: VirtualServer) -> tuple[int, bytes, int, str]:
+def _sort_key(server: VirtualServer) -> tuple[int, bytes, int, str]:
     address = ip_address(server.address)
     return address.version, address.packed, server.port, server.protocol
 
@@ -49,7 +43,7 @@ def _place(server: VirtualServer) -> tuple[int, bytes, int, str]:
 def _server_cells(server: VirtualServer, rows: Rows, name: str) -> tuple[str, str, str, str]:
     spec = rows[server]
     scheduler = str(spec) if isinstance(spec, VirtualServerSpec) else "?"
-    return server.protocol, endpoint_text(server.address, server.port), scheduler, name or "-"
+    return server.protocol, join_host_port(server.address, server.port), scheduler, name or "-"
 
 
 def _real_cells(
@@ -59,12 +53,12 @@ def _real_cells(
     weight = str(spec.weight) if isinstance(spec, RealServerSpec) else "?"
     if weight == "0":
         weight = "draining"
-    return "  ->", endpoint_text(key.address, key.port), weight, str(count.active), str(count.inactive)
+    return "  ->", join_host_port(key.address, key.port), weight, str(count.active), str(count.inactive)
 
 
-def _server_line(protocol: str, place: str, scheduler: str, name: str) -> str:
-    return f"{protocol:5}{place:31}{scheduler:22}{name}".rstrip()
+def _server_line(protocol: str, address: str, scheduler: str, name: str) -> str:
+    return f"{protocol:5}{address:31}{scheduler:22}{name}".rstrip()
 
 
-def _real_line(arrow: str, place: str, weight: str, active: str, inactive: str) -> str:
-    return f"{arrow:5}{place:31}{weight:9}{active:11}{inactive}".rstrip()
+def _real_line(arrow: str, address: str, weight: str, active: str, inactive: str) -> str:
+    return f"{arrow:5}{address:31}{weight:9}{active:11}{inactive}".rstrip()

@@ -1,1 +1,1 @@
-"""Pure: the cluster's objects -> the rows that this node's kernel should have."""
+"""Compiling: Kubernetes objects to the rows that the kernel of this node should have; no I/O, clock or threads."""

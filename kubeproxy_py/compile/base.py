@@ -1,105 +1,109 @@
-"""The rows that exist without any Service: the device, the sets, the jumps, the kernel settings.
+"""The rows that exist without any Service: device, sets, jumps and sysctls.
 
-Law: a limit of connection tracking that the operator did not ask for is never lowered.  kube-proxy lowers
-nf_conntrack_max to what its defaults come to, whatever an administrator had set; here a larger value stays, unless
-conntrack.maxPerCore or conntrack.min stands in the configuration, which then is that administrator's word.
+Invariants:
+- A connection tracking limit that the operator did not configure is never lowered.  kube-proxy lowers nf_conntrack_max
+  to the value of its defaults, even if an administrator had raised it; here the larger value stays unless
+  conntrack.maxPerCore or conntrack.min is configured.
 """
 
 from collections.abc import Mapping
 
-from msgspec import Struct
-
 from kubeproxy_py.config.types import KubeProxyConfiguration
-from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.rows import IPVS_DEVICE, JumpSpec, Link, Rows, Sysctl
-from kubeproxy_py.model.services import Family
+from kubeproxy_py.net import Family
 
 CONNTRACK_MAX = Sysctl("net/netfilter/nf_conntrack_max")
 CONNTRACK_BUCKETS = Sysctl("/sys/module/nf_conntrack/parameters/hashsize")
-_CONNTRACK_MAX_CAP = 1 << 20  # kube-proxy 1.36 scales no further than this
+_CONNTRACK_MAX_CAP = 1 << 20  # entries; kube-proxy 1.36 scales no further
 _CONNECTIONS_PER_BUCKET = 4
 
 OPTIONAL_SYSCTLS = frozenset((CONNTRACK_BUCKETS,))
-"""Settings without which every Service is served all the same; the hash table is slower when it is full, no more."""
+"""Sysctls without which every Service still works; without this one, a full hash table is slower."""
 
-LIMIT_FIELDS = frozenset(("conntrack.maxPerCore", "conntrack.min"))
-"""The fields that mean nf_conntrack_max; one that is given may lower it."""
-
-
-class Machine(Struct, frozen=True, gc=False):
-    """What the kernel settings depend on besides the configuration."""
-
-    kernel_version: tuple[int, int] = (6, 1)
-    cpus: int = 1
+CONNTRACK_MAX_FIELDS = frozenset(("conntrack.maxPerCore", "conntrack.min"))
+"""The configuration fields that determine nf_conntrack_max; if one is given, the value may be lowered."""
 
 
-def base_rows(families: tuple[Family, ...], settings: Rows, maxelems: Mapping[str, int] | None = None) -> Rows:
-    """*settings*, the device, and every set and jump of *families*; *maxelems* as tables.ipsets takes them."""
-    rows: Rows = {**settings, Link(IPVS_DEVICE): None}
+def base_rows(families: tuple[Family, ...], sysctls: Rows, maxelems: Mapping[str, int] | None = None) -> Rows:
+    """Return *sysctls*, the device, and every set and jump of *families*.
+
+    Args:
+        families: the address families that are served.
+        sysctls: the rows of the kernel settings.
+        maxelems: the maxelem of sets that differ from kube-proxy's, by name.
+    """
+    rows: Rows = {**sysctls, Link(IPVS_DEVICE): None}
     for family in families:
-        for ipset, header in tables.ipsets(family, maxelems).items():
+        for ipset, header in kube_names.ipsets(family, maxelems).items():
             rows[ipset] = header
-        for jump, rule in tables.jumps(family).items():
+        for jump, rule in kube_names.jumps(family).items():
             rows[jump] = JumpSpec(rule)
     return rows
 
 
-def desired_sysctls(
-    config: KubeProxyConfiguration, machine: Machine, present: Rows, *, may_lower: bool = False
-) -> Rows:
-    """The kernel settings that IPVS mode asks for, given those *present*.
+def desired_sysctls(config: KubeProxyConfiguration, host: HostInfo, present: Rows, *, may_lower: bool = False) -> Rows:
+    """Return the sysctls that IPVS mode needs.
 
-    A larger nf_conntrack_max stays unless *may_lower*; a larger hash table stays in any case.
+    Args:
+        config: the configuration.
+        host: this host.
+        present: the present values; a larger hash table is never made smaller.
+        may_lower: whether nf_conntrack_max may be lowered.
     """
-    return {**_ipvs_settings(config, machine), **_conntrack_settings(config, machine, present, may_lower)}
+    return {**_ipvs_sysctls(config, host), **_conntrack_sysctls(config, host, present, may_lower=may_lower)}
 
 
-def sysctl_paths(config: KubeProxyConfiguration, machine: Machine) -> tuple[str, ...]:
-    """The paths of the settings that ``setting_rows`` asks for, whatever is present."""
-    return tuple(key.path for key in desired_sysctls(config, machine, {}) if isinstance(key, Sysctl))
+def sysctl_paths(config: KubeProxyConfiguration, host: HostInfo) -> tuple[str, ...]:
+    """Return the paths of the sysctls that ``desired_sysctls`` sets, independent of their present values."""
+    return tuple(key.path for key in desired_sysctls(config, host, {}) if isinstance(key, Sysctl))
 
 
-def _ipvs_settings(config: KubeProxyConfiguration, machine: Machine) -> Rows:
+def _ipvs_sysctls(config: KubeProxyConfiguration, host: HostInfo) -> Rows:
     values = {
-        "net/ipv4/vs/conntrack": 1,  # without it no masquerading of what IPVS forwards
+        "net/ipv4/vs/conntrack": 1,  # required for masquerading what IPVS forwards
         "net/ipv4/vs/expire_nodest_conn": 1,
         "net/ipv4/vs/expire_quiescent_template": 1,
         "net/ipv4/ip_forward": 1,
     }
-    # Before 5.9 re-use of a client port meets a delay of a second (kubernetes#81775); later kernels do it right.
-    if (4, 1) <= machine.kernel_version < (5, 9):
+    # Before 5.9 the reuse of a client port is delayed by a second (kubernetes#81775); later kernels do not need this.
+    if (4, 1) <= host.kernel_version < (5, 9):
         values["net/ipv4/vs/conn_reuse_mode"] = 0
     if config.ipvs.strict_arp:
         values |= {"net/ipv4/conf/all/arp_ignore": 1, "net/ipv4/conf/all/arp_announce": 2}
     return {Sysctl(path): str(value) for path, value in values.items()}
 
 
-def _conntrack_settings(config: KubeProxyConfiguration, machine: Machine, present: Rows, may_lower: bool) -> Rows:
+def _conntrack_sysctls(config: KubeProxyConfiguration, host: HostInfo, present: Rows, *, may_lower: bool) -> Rows:
     conntrack = config.conntrack
     rows: Rows = {}
-    limit = _conntrack_max(conntrack.max_per_core, conntrack.min, machine.cpus)
+    limit = _conntrack_max(conntrack.max_per_core, conntrack.min, host.cpus)
     if limit:
         rows[CONNTRACK_MAX] = str(limit if may_lower else max(limit, _number(present, CONNTRACK_MAX)))
         rows[CONNTRACK_BUCKETS] = str(max(limit // _CONNECTIONS_PER_BUCKET, _number(present, CONNTRACK_BUCKETS)))
-    seconds = {
+    timeouts_s = {
         "tcp_timeout_established": conntrack.tcp_established_timeout_s,
         "tcp_timeout_close_wait": conntrack.tcp_close_wait_timeout_s,
         "udp_timeout": conntrack.udp_timeout_s,
         "udp_timeout_stream": conntrack.udp_stream_timeout_s,
     }
-    for name, value in seconds.items():
-        if value > 0:
-            rows[Sysctl(f"net/netfilter/nf_conntrack_{name}")] = str(int(value))
+    for name, timeout_s in timeouts_s.items():
+        if timeout_s > 0:
+            rows[Sysctl(f"net/netfilter/nf_conntrack_{name}")] = str(int(timeout_s))
     if conntrack.tcp_be_liberal:
         rows[Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal")] = "1"
     return rows
 
 
-def _conntrack_max(per_core: int, least: int, cpus: int) -> int:
-    """Entries to allow; 0: leave alone.  The cap is on what the cores come to, not on what is asked for outright."""
+def _conntrack_max(per_core: int, minimum: int, cpus: int) -> int:
+    """Return the number of conntrack entries to allow; 0: do not change it.
+
+    The cap applies to what the cores amount to, not to *minimum*.
+    """
     if per_core <= 0:
         return 0
-    return _CONNTRACK_MAX_CAP if per_core * cpus > _CONNTRACK_MAX_CAP else max(per_core * cpus, least)
+    return _CONNTRACK_MAX_CAP if per_core * cpus > _CONNTRACK_MAX_CAP else max(per_core * cpus, minimum)
 
 
 def _number(present: Rows, key: Sysctl) -> int:

@@ -1,7 +1,9 @@
-"""Compiler: events in, changed keys out.
+"""Compile events into desired rows, and report which keys changed.
 
-Law: what it desires depends on the objects now known alone (law 1).  It compiles only what is dirty, so the cost of
-an event is that of the Services it touches; a new Site makes every Service dirty.
+Invariants:
+- The desired rows depend only on the objects now known (law 1 of docs/architecture.md).
+- Only dirty Services are compiled, so the cost of an event is that of the Services it changes.  A changed NodeContext
+  makes every Service dirty.
 """
 
 from collections.abc import Callable
@@ -18,89 +20,92 @@ from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, 
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Key, Rows
-from kubeproxy_py.model.services import EndpointSlice, Family, Service, ServiceName
+from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
+from kubeproxy_py.net import Family
 
 NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContext]
+"""Returns the NodeContext for the Node object and the addresses of this host."""
 
 
 class Compiler:
-    """Holds the Cluster and what is Desired for it.
+    """Owns the known objects and the rows desired for them."""
 
-    *settings* are the rows of kernel settings; *make_site* tells the Site for a Node and the host's addresses.
-    """
-
-    def __init__(self, make_site: NodeContextFactory, settings: Rows | None = None) -> None:
+    def __init__(self, make_context: NodeContextFactory, sysctls: Rows | None = None) -> None:
         self.cluster = Cluster()
         self.desired = Desired()
-        self.site = make_site(None, ())
-        self._make_site = make_site
-        self._settings = settings or {}
-        self._sets_in_use: dict[Family, NonEmptySets] = {}
+        self.context = make_context(None, ())
+        self._make_context = make_context
+        self._sysctls = sysctls or {}
+        self._non_empty: dict[Family, NonEmptySets] = {}  # those that base rows and chains were compiled for
+        self._sets_version = -1  # desired.sets.version at that time
         self._states: dict[ServiceName, ServiceState] = {}
-        self._memos: dict[ServiceName, CompileCache] = {}  # of Services with several slices
+        self._caches: dict[ServiceName, CompileCache] = {}  # of Services with several slices
 
     def handle_event(self, event: ObjectEvent) -> None:
-        """Know what *event* says."""
+        """Store the object of *event*."""
         self.cluster.apply(event)
         if isinstance(event, NodeUpserted | NodeDeleted | HostAddresses):
-            self._renew_site()
+            self._update_context()
 
-    def reconfigure(self, make_site: NodeContextFactory) -> None:
-        """Know who we are by another configuration."""
-        self._make_site = make_site
-        self._renew_site()
-
-    def _renew_site(self) -> None:
-        site = self._make_site(self.cluster.node, self.cluster.addresses)
-        if site != self.site:
-            self.site = site
-            self._sets_in_use.clear()
-            self._memos.clear()
-            self.cluster.mark_all_dirty()
+    def reconfigure(self, make_context: NodeContextFactory) -> None:
+        """Replace the configuration that determines the NodeContext."""
+        self._make_context = make_context
+        self._update_context()
 
     def has_work(self) -> bool:
-        """Whether compile() has anything to do."""
-        return bool(self.cluster.dirty) or not self._sets_in_use
+        """Return whether ``compile`` has anything to do."""
+        return bool(self.cluster.dirty) or not self._non_empty
 
     def compile(self) -> list[Key]:
-        """Compile what is dirty; the keys whose desired spec changed, a key perhaps twice."""
+        """Compile what is dirty, and return the keys whose desired spec changed; a key may be there twice."""
         changed: list[Key] = []
         for name in self.cluster.dirty:
             service = self.cluster.services.get(name)
             slices = self.cluster.slices_of(name) if service else []
-            memo = self._memos.pop(name, None)  # and of a Service that is gone nothing is kept
-            changed += self.desired.replace(name, *(self._parts(service, slices, memo) if service else ()))
-            self._states[name] = service_state(name, service, slices, self.site)
+            parts = self._compile_service(service, slices) if service else []
+            if not service:
+                self._caches.pop(name, None)
+            changed += self.desired.replace(name, *parts)
+            self._states[name] = service_state(name, service, slices, self.context)
         self.cluster.dirty.clear()
-        return changed + self._compile_fixed()
+        return changed + self._compile_base_and_chains()
 
-    def _parts(self, service: Service, slices: list[EndpointSlice], memo: CompileCache | None) -> list[Rows]:
-        if memo is None or memo.service is not service:
-            memo = CompileCache(service)
-        parts = compile_parts(service, slices, self.site, memo)
-        if memo:
-            self._memos[service.name] = memo
-        return parts
-
-    def drain_states(self) -> tuple[ServiceState, ...]:
-        """The state of each Service that was compiled since the last call."""
+    def pop_states(self) -> tuple[ServiceState, ...]:
+        """Return the state of each Service that was compiled since the last call."""
         states, self._states = self._states, {}
         return tuple(states.values())
 
-    def _compile_fixed(self) -> list[Key]:
-        if self._sets_in_use and not self.desired.sets.changed:
-            return []
-        in_use = {family: self.desired.sets.in_use(family) for family in self.site.families}
-        self.desired.sets.changed = False
-        if in_use == self._sets_in_use:
-            return []
-        self._sets_in_use = in_use
-        large = dict(each for sets in in_use.values() for each in sets.large)
-        base = base_rows(self.site.families, self._settings, large)
-        return self.desired.replace(BASE, base) + self.desired.replace(CHAINS, self._chains())
+    def _update_context(self) -> None:
+        context = self._make_context(self.cluster.node, self.cluster.addresses)
+        if context != self.context:
+            self.context = context
+            self._non_empty.clear()
+            self._caches.clear()
+            self.cluster.mark_all_dirty()
 
-    def _chains(self) -> Rows:
+    def _compile_service(self, service: Service, slices: list[EndpointSlice]) -> list[Rows]:
+        cache = self._caches.pop(service.name, None)
+        if cache is None or cache.service is not service:
+            cache = CompileCache(service)
+        parts = compile_parts(service, slices, self.context, cache)
+        if cache:  # not empty
+            self._caches[service.name] = cache
+        return parts
+
+    def _compile_base_and_chains(self) -> list[Key]:
+        if self._non_empty and self._sets_version == self.desired.sets.version:
+            return []
+        non_empty = {family: self.desired.sets.non_empty(family) for family in self.context.families}
+        self._sets_version = self.desired.sets.version
+        if non_empty == self._non_empty:
+            return []
+        self._non_empty = non_empty
+        maxelems = dict(name_and_maxelem for sets in non_empty.values() for name_and_maxelem in sets.maxelems)
+        base = base_rows(self.context.families, self._sysctls, maxelems)
+        return self.desired.replace(BASE, base) + self.desired.replace(CHAINS, self._compile_chains())
+
+    def _compile_chains(self) -> Rows:
         rows: Rows = {}
-        for family, sets in self._sets_in_use.items():
-            rows.update(compile_chains(family, sets, self.site))
+        for family, sets in self._non_empty.items():
+            rows.update(compile_chains(family, sets, self.context))
         return rows

@@ -1,65 +1,64 @@
-"""Site: all that compiling a Service needs to know besides the Service: who we are and how we were configured.
+"""NodeContext: all that compiling a Service needs to know besides the Service, about this node and its configuration.
 
-Law: a frozen value; if two Sites are equal, every Service compiles to the same rows.  So a Node heartbeat that
-changes no field of the Site costs nothing.
+Invariants:
+- If two NodeContexts are equal, every Service compiles to the same rows.  So a heartbeat of the Node object that
+  changes no field of the NodeContext costs nothing.
 """
 
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from msgspec import Struct, field
 
 from kubeproxy_py.config.types import KubeProxyConfiguration
+from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE
-from kubeproxy_py.model.services import CIDR, FAMILIES, IP, Family, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, family_of
 
 
 class NodeContext(Struct, frozen=True, gc=False):
-    """This node, for the compiler.  Of mappings by family, a missing family means none."""
+    """The node, as far as compiling depends on it.  A family that is missing from a mapping has nothing."""
 
-    node_name: str = ""
-    zone: str = ""
+    node_name: str = ""  # "": unknown, so no endpoint is local
+    zone: str = ""  # "": unknown, so no zone hint matches
     families: tuple[Family, ...] = FAMILIES
     node_ips: dict[Family, IP] = field(default_factory=dict)
     foreign_addresses: dict[Family, frozenset[IP]] = field(default_factory=dict)  # on interfaces other than kube-ipvs0
-    node_port_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where NodePorts answer
-    health_port_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where health-check ports do
-    # What iptables is to match for a packet that no pod of this node sent, as iptables-save prints it (``! -s
-    # 10.244.0.0/16``, ``! -i cni0``); a family without it has no way to tell (detectLocalMode).
-    not_local: dict[Family, str] = field(default_factory=dict)
+    node_port_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where NodePorts are served
+    health_check_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where health-check ports are
+    # The match for packets that no pod of this node sent (kube-proxy's LocalTrafficDetector), as iptables-save prints
+    # it: ``! -s 10.244.0.0/16``, ``! -i cni0``.  Without it pods cannot be recognized (detectLocalMode).
+    if_not_local: dict[Family, str] = field(default_factory=dict)
     scheduler: str = "rr"
     masquerade_all: bool = False
     masquerade_mark: int = 1 << 14
-    random_fully: bool = True  # iptables >= 1.6.2 knows MASQUERADE --random-fully
-    match_ipvs: bool = True  # the kernel has the match ipvs (module xt_ipvs)
+    random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)
+    match_ipvs: bool = True  # the kernel has the iptables match "ipvs" (module xt_ipvs)
 
     @property
     def scheduler_flags(self) -> int:
-        """mh spreads by port as well; upstream sets its flag for that scheduler and no other."""
+        """Return the flags of virtual servers: mh also hashes the port; others have none, as in kube-proxy."""
         return FLAG_SCHED_2 if self.scheduler == "mh" else 0
 
 
-LOOPBACK: dict[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
-EVERYWHERE: dict[Family, IP] = {"IPv4": "0.0.0.0", "IPv6": "::"}
-_UNSPECIFIED = tuple(EVERYWHERE.values())
-
-
-class Host(Struct, frozen=True, gc=False):
-    """What is found out about this host at start and stays."""
-
-    node_name: str
-    families: tuple[Family, ...] = FAMILIES
-    random_fully: bool = True
-    match_ipvs: bool = True
+LOOPBACK: Mapping[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
+UNSPECIFIED: Mapping[Family, IP] = {"IPv4": "0.0.0.0", "IPv6": "::"}
 
 
 def make_node_context(
-    config: KubeProxyConfiguration, host: Host, node: Node | None, addresses: tuple[HostAddress, ...]
+    config: KubeProxyConfiguration, host: HostInfo, node: Node | None, addresses: tuple[HostAddress, ...]
 ) -> NodeContext:
-    """The Site that *config*, the *node* object (None: there is none) and the interfaces' *addresses* make."""
+    """Return the NodeContext of this node.
+
+    Args:
+        config: the configuration.
+        host: this host.
+        node: the Node object; None: there is none.
+        addresses: the addresses of all interfaces.
+    """
     ips = node_ips(config.bind_address, node)
     cidrs = node_port_networks(config.node_port_addresses, ips)
-    not_local = {family: match for family in host.families if (match := _not_local(config, node, family))}
     return NodeContext(
         node_name=host.node_name,
         zone=node.zone if node else "",
@@ -67,8 +66,8 @@ def make_node_context(
         node_ips=ips,
         foreign_addresses={family: frozenset(foreign_addresses(addresses, family)) for family in host.families},
         node_port_addresses={family: node_port_addresses(addresses, cidrs, family) for family in host.families},
-        health_port_addresses={family: health_port_addresses(addresses, cidrs, family) for family in host.families},
-        not_local=not_local,
+        health_check_addresses={family: health_check_addresses(addresses, cidrs, family) for family in host.families},
+        if_not_local={family: match for family in host.families if (match := _if_not_local(config, node, family))},
         scheduler=config.ipvs.scheduler,
         masquerade_all=config.iptables.masquerade_all,
         masquerade_mark=1 << config.iptables.masquerade_bit,
@@ -78,30 +77,30 @@ def make_node_context(
 
 
 def node_ips(bind_address: IP, node: Node | None) -> dict[Family, IP]:
-    """The node's IP in each family: ``bindAddress`` if it names one, else the Node's first, else loopback.
+    """Return the node's IP in each family: ``bindAddress`` if it is specified, else the Node's first, else loopback.
 
     Source: getNodeIPs in cmd/kube-proxy.
     """
-    own = {} if bind_address in _UNSPECIFIED else by_family((bind_address,))
-    return {**LOOPBACK, **by_family(node.addresses if node else ()), **own}
+    configured = {} if bind_address in UNSPECIFIED.values() else by_family((bind_address,))
+    return {**LOOPBACK, **by_family(node.addresses if node else ()), **configured}
 
 
 def primary_family(bind_address: IP, node: Node | None) -> Family:
-    """The family of ``bindAddress`` if it names an address, else of the Node's first; IPv4 while there is none."""
-    if bind_address not in _UNSPECIFIED:
+    """Return the family of ``bindAddress`` if it is specified, else of the Node's first address, else IPv4."""
+    if bind_address not in UNSPECIFIED.values():
         return family_of(bind_address)
     return family_of(node.addresses[0]) if node and node.addresses else "IPv4"
 
 
 def node_port_networks(configured: tuple[str, ...], ips: dict[Family, IP]) -> tuple[CIDR, ...]:
-    """``nodePortAddresses`` with its words as networks: ``primary`` is those of *ips* that are known."""
-    known = [f"{ip}/{128 if ':' in ip else 32}" for ip in ips.values() if not _is_loopback(ip)]
-    words = {"primary": known, "localhost": ["127.0.0.0/8", "::1/128"]}
-    return tuple(network for word in configured for network in words.get(word, [word]))
+    """Return ``nodePortAddresses`` as networks, ``primary`` being those of *ips* that are known."""
+    primary = [f"{ip}/{128 if ':' in ip else 32}" for ip in ips.values() if not _is_loopback(ip)]
+    keywords = {"primary": primary, "localhost": ["127.0.0.0/8", "::1/128"]}
+    return tuple(network for value in configured for network in keywords.get(value, [value]))
 
 
-def _not_local(config: KubeProxyConfiguration, node: Node | None, family: Family) -> str:
-    """The match for packets that no pod of this node sent; "" if there is no way to tell."""
+def _if_not_local(config: KubeProxyConfiguration, node: Node | None, family: Family) -> str:
+    """Return the match for packets that no pod of this node sent; "" if pods cannot be recognized."""
     match config.detect_local_mode:
         case "BridgeInterface":
             return f"! -i {config.detect_local.bridge_interface}"
@@ -116,27 +115,27 @@ def _not_local(config: KubeProxyConfiguration, node: Node | None, family: Family
 
 
 def by_family(addresses: tuple[IP, ...]) -> dict[Family, IP]:
-    """The first address of each family."""
+    """Return the first address of each family."""
     return {family_of(address): address for address in reversed(addresses)}
 
 
 def foreign_addresses(addresses: tuple[HostAddress, ...], family: Family) -> tuple[IP, ...]:
-    """Addresses on interfaces other than kube-ipvs0, without loopback and IPv6 link-local."""
+    """Return the addresses on interfaces other than kube-ipvs0, without loopback and IPv6 link-local addresses."""
     return tuple(
         dict.fromkeys(
             host.address
             for host in addresses
-            if host.interface != IPVS_DEVICE and family_of(host.address) == family and _is_of_the_node(host.address)
+            if host.interface != IPVS_DEVICE and family_of(host.address) == family and _is_node_address(host.address)
         )
     )
 
 
 def node_port_addresses(addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, ...], family: Family) -> tuple[IP, ...]:
-    """Where NodePorts of *family* answer.
+    """Return the addresses at which NodePorts of *family* are served.
 
-    No CIDR of the family, or one that covers it all, means every foreign address.  Otherwise addresses within the
-    CIDRs, link-local ones too, but never loopback.  Other than upstream those on kube-ipvs0 are left out: a NodePort
-    on a ClusterIP is served to nobody's use (kubernetes#75443).
+    Without a CIDR of the family, or with a /0, these are all foreign addresses; otherwise the addresses within the
+    CIDRs, link-local ones included, but never loopback.  Unlike kube-proxy, addresses on kube-ipvs0 are excluded: a
+    NodePort on a ClusterIP is of no use (kubernetes#75443).
     """
     networks = _networks(cidrs, family)
     if not networks:
@@ -144,19 +143,19 @@ def node_port_addresses(addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, .
     return tuple(address for address in _within(networks, addresses, family) if not _is_loopback(address))
 
 
-def health_port_addresses(
+def health_check_addresses(
     addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, ...], family: Family
 ) -> tuple[IP, ...]:
-    """Where health-check node ports of *family* answer: everywhere, or at addresses within the CIDRs.
+    """Return the addresses at which health-check node ports of *family* are served: all, or those within the CIDRs.
 
-    A process listens there, so loopback addresses may be among them, as upstream; those on kube-ipvs0 are not.
+    A process listens there, so loopback addresses may be included, as in kube-proxy; those on kube-ipvs0 are not.
     """
     networks = _networks(cidrs, family)
-    return _within(networks, addresses, family) if networks else (EVERYWHERE[family],)
+    return _within(networks, addresses, family) if networks else (UNSPECIFIED[family],)
 
 
 def _networks(cidrs: tuple[CIDR, ...], family: Family) -> list[IPv4Network | IPv6Network]:
-    """Those of *cidrs* that are of *family*; none, if one of them covers it all."""
+    """Return those of *cidrs* that are of *family*; none if one of them is a /0."""
     networks = [ip_network(cidr) for cidr in cidrs if family_of(cidr) == family]
     return [] if any(network.prefixlen == 0 for network in networks) else networks
 
@@ -164,14 +163,16 @@ def _networks(cidrs: tuple[CIDR, ...], family: Family) -> list[IPv4Network | IPv
 def _within(
     networks: list[IPv4Network | IPv6Network], addresses: tuple[HostAddress, ...], family: Family
 ) -> tuple[IP, ...]:
-    """This host's addresses of *family* in *networks*, without those on kube-ipvs0."""
-    found = (host.address for host in addresses if host.interface != IPVS_DEVICE and family_of(host.address) == family)
-    return tuple(dict.fromkeys(a for a in found if any(ip_address(a) in network for network in networks)))
+    """Return the addresses of *family* in *networks*, without those on kube-ipvs0."""
+    candidates = (
+        host.address for host in addresses if host.interface != IPVS_DEVICE and family_of(host.address) == family
+    )
+    return tuple(dict.fromkeys(ip for ip in candidates if any(ip_address(ip) in network for network in networks)))
 
 
 def _is_loopback(address: IP) -> bool:
     return address.startswith("127.") or address == "::1"
 
 
-def _is_of_the_node(address: IP) -> bool:
+def _is_node_address(address: IP) -> bool:
     return not _is_loopback(address) and not (":" in address and ip_address(address).is_link_local)

@@ -1,53 +1,60 @@
-"""Shares of a service port's endpoints, kept from one compile of a Service to the next.
+"""The evaluated endpoints of a Service's slices, cached from one compile of the Service to the next.
 
-Law: what is remembered is what would be found again.  A Share is kept as long as its slice is the very same value, for
-one Service and one Site; with another of either a new Memo is begun.  Only Services of several slices have anything
-kept: of a Service of a thousand endpoints, of which one changed, a hundred are looked at.
+Of a Service with a thousand endpoints in ten slices, of which one slice changed, only its hundred are evaluated.
+
+Invariants:
+- What is cached is what would be computed again: an entry is valid only for the very same slice object.
+- A cache belongs to one Service and one NodeContext; when either changes, a new cache is created.
+- Only Services with several slices have entries.
 """
 
 from collections.abc import Sequence
 
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.compile.topology import NodeLocation, SliceEndpoints, backends
-from kubeproxy_py.model.services import EndpointSlice, Family, Protocol, Service, ServicePort, SliceName
+from kubeproxy_py.compile.topology import SliceEndpoints, backends
+from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort, SliceName
+from kubeproxy_py.net import Family, Protocol
 
-_Key = tuple[SliceName, str, Protocol]  # the last two are the port's
+_Key = tuple[SliceName, str, Protocol]  # name and protocol of the Service port
 
 
 class CompileCache:
-    """What was found of the slices of *service* when it was last compiled."""
+    """The endpoints of the slices of *service* as of its last compile."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._kept: dict[_Key, tuple[EndpointSlice, SliceEndpoints]] = {}
-        self._used: dict[_Key, tuple[EndpointSlice, SliceEndpoints]] = {}  # since forget_the_rest
+        self._cached: dict[_Key, tuple[EndpointSlice, SliceEndpoints]] = {}
+        self._used: dict[_Key, tuple[EndpointSlice, SliceEndpoints]] = {}  # since evict_unused
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cached)
 
-    def shares(
-        self, slices: Sequence[EndpointSlice], family: Family, port: ServicePort, site: NodeContext
+    def slice_endpoints(
+        self, slices: Sequence[EndpointSlice], family: Family, port: ServicePort, context: NodeContext
     ) -> list[SliceEndpoints]:
-        """The shares that the *slices* of *family* have in *port*, in which no address and port stands twice.
+        """Return the endpoints that the *slices* of *family* give *port*, each ``address:port`` once.
 
-        One for each slice; one for all, where there is but one or where two name the same endpoint.
+        There is one element for each slice; or one for all, if there is only one slice or if two contain the same
+        endpoint.
         """
-        here = NodeLocation(site.node_name, site.zone)
-        mine = [part for part in slices if part.family == family]
-        if len(mine) > 1:
-            found = [self._share(part, family, port, here) for part in mine]
-            if len(set().union(*(share.places for share in found))) == sum(len(share.places) for share in found):
-                return found
-        return [SliceEndpoints(backends(mine, family, port), here)]
+        of_family = [endpoint_slice for endpoint_slice in slices if endpoint_slice.family == family]
+        if len(of_family) > 1:
+            parts = [self._evaluated(endpoint_slice, family, port, context) for endpoint_slice in of_family]
+            distinct = set().union(*(part.destinations for part in parts))
+            if len(distinct) == sum(len(part.destinations) for part in parts):
+                return parts
+        return [SliceEndpoints(backends(of_family, family, port), context)]
 
-    def forget_the_rest(self) -> None:
-        """Keep what was asked for since the last call, and nothing else."""
-        self._kept, self._used = self._used, {}
+    def evict_unused(self) -> None:
+        """Drop the entries that were not used since the last call."""
+        self._cached, self._used = self._used, {}
 
-    def _share(self, part: EndpointSlice, family: Family, port: ServicePort, here: NodeLocation) -> SliceEndpoints:
-        key = (part.name, port.name, port.protocol)
-        kept = self._kept.get(key)
-        if kept is None or kept[0] is not part:
-            kept = part, SliceEndpoints(backends((part,), family, port), here)
-        self._used[key] = kept
-        return kept[1]
+    def _evaluated(
+        self, endpoint_slice: EndpointSlice, family: Family, port: ServicePort, context: NodeContext
+    ) -> SliceEndpoints:
+        key = (endpoint_slice.name, port.name, port.protocol)
+        entry = self._cached.get(key)
+        if entry is None or entry[0] is not endpoint_slice:
+            entry = endpoint_slice, SliceEndpoints(backends((endpoint_slice,), family, port), context)
+        self._used[key] = entry
+        return entry[1]

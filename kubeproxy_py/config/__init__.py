@@ -1,5 +1,6 @@
-"""What the operator asked for: kube-proxy's configuration file and flags, as frozen values.
+"""kube-proxy's configuration file and flags, as immutable and validated values.
 
-Law: a value that comes out of here is whole and checked, nothing further in checks it again; and whatever is wrong
-is told at once, each problem with the field's path (or the flag) as the operator wrote it.
+Invariants:
+- A value from this package is complete and valid; no other package validates it again.
+- Every problem is reported at once, each with the field's path or the flag as the operator wrote it.
 """

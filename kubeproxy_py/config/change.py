@@ -1,7 +1,9 @@
-"""What a changed configuration asks for: which fields differ, and whether they can be applied while we run.
+"""Effects of a changed configuration: which fields differ, and whether they can be applied without a restart.
 
-Law: every field of KubeProxyConfiguration has its row here (a test says so), and one that is not known to be safe
-to apply needs a restart.  A restart costs nobody a packet: the kernel's state stays, and is adopted.
+Invariants:
+- Every field of KubeProxyConfiguration has a row in EFFECTS (tested). A field that is not known to be safe to apply
+  requires a restart.
+- A restart loses no packets: kernel state is left in place, and the new process starts from it.
 """
 
 from enum import Enum
@@ -12,17 +14,17 @@ from kubeproxy_py.config.types import KubeProxyConfiguration, Section, fields_of
 
 
 class Effect(Enum):
-    """What it takes to follow a field."""
+    """How a change of a field takes effect."""
 
-    LIVE = "applied at once"
-    RESTART = "needs a restart"
-    NONE = "means nothing to this agent"
+    LIVE = "applied without a restart"
+    RESTART = "requires a restart"
+    NONE = "has no effect in this agent"
 
 
 _LIVE, _RESTART, _NONE = Effect.LIVE, Effect.RESTART, Effect.NONE
 
 EFFECTS: dict[str, Effect] = {
-    "featureGates": _NONE,  # what would matter, KubeProxyIPVS=false, is refused
+    "featureGates": _NONE,  # the only gate with an effect, KubeProxyIPVS=false, is refused
     # Read once, when the API client is made.
     "clientConnection.kubeconfig": _RESTART,
     "clientConnection.acceptContentTypes": _NONE,
@@ -37,7 +39,7 @@ EFFECTS: dict[str, Effect] = {
     "logging.options.text.infoBufferSize": _NONE,
     "logging.options.json.splitStream": _NONE,
     "logging.options.json.infoBufferSize": _NONE,
-    # Which Node we are, and where we listen.
+    # Which Node this is, and where the servers listen.
     "hostnameOverride": _RESTART,
     "bindAddress": _RESTART,
     "healthzBindAddress": _RESTART,
@@ -53,9 +55,9 @@ EFFECTS: dict[str, Effect] = {
     "iptables.minSyncPeriod": _NONE,
     "ipvs.syncPeriod": _LIVE,
     "ipvs.minSyncPeriod": _LIVE,
-    "ipvs.scheduler": _LIVE,  # once the kernel was asked whether it has it
+    "ipvs.scheduler": _LIVE,  # after a check that the kernel has it
     "ipvs.excludeCIDRs": _LIVE,
-    # Kernel settings are made at start, where failing is fatal; the privilege for them may be gone by now.
+    # Sysctls are set at startup, where a failure is fatal; the privilege for them may have been dropped since.
     "ipvs.strictARP": _RESTART,
     "ipvs.tcpTimeout": _LIVE,
     "ipvs.tcpFinTimeout": _LIVE,
@@ -74,7 +76,7 @@ EFFECTS: dict[str, Effect] = {
     "detectLocal.interfaceNamePrefix": _LIVE,
     "clusterCIDR": _LIVE,
     "nodePortAddresses": _LIVE,
-    "oomScoreAdj": _RESTART,  # lowering it takes a capability that may be gone by now
+    "oomScoreAdj": _RESTART,  # lowering it requires a capability that may have been dropped since
     "conntrack.maxPerCore": _RESTART,
     "conntrack.min": _RESTART,
     "conntrack.tcpEstablishedTimeout": _RESTART,
@@ -89,14 +91,14 @@ EFFECTS: dict[str, Effect] = {
 
 
 class Change(Struct, frozen=True, gc=False):
-    """The paths of the fields in which two configurations differ, by what it takes to follow them."""
+    """The paths of the fields in which two configurations differ, by how the change takes effect."""
 
     live: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
 
 
 def change_between(old: KubeProxyConfiguration, new: KubeProxyConfiguration) -> Change:
-    """What changes from *old* to *new*; fields that mean nothing here are passed over."""
+    """Return the changes from *old* to *new*, without the fields that have no effect."""
     paths = _differing(old, new)
     return Change(
         live=tuple(path for path in paths if EFFECTS.get(path, _RESTART) is _LIVE),
@@ -109,7 +111,7 @@ def _differing(old: Section, new: Section, prefix: str = "") -> list[str]:
     for field in fields_of(type(old)):
         before, after = getattr(old, field.name), getattr(new, field.name)
         path = f"{prefix}{field.key}"
-        if field.kind is None:
+        if field.field_type is None:
             paths += _differing(before, after, f"{path}.")
         elif before != after:
             paths.append(path)

@@ -1,58 +1,69 @@
-"""Bytes of a configuration file -> one plain dict, and a warning for each key that stands twice.
+"""Bytes of a configuration file -> its fields as plain data, with a warning for each duplicate key.
 
-Law: reading costs memory in proportion to the file, whose size and depth are bounded, and makes nothing but plain
-data: YAML's tags of objects are refused, and so are its merge keys (``<<``), by which a small file can grow without
-limit.
+Invariants:
+- Reading costs memory in proportion to the file, whose size and depth are limited (yaml_loader.py).
+- Merge keys (``<<``) are refused: they let a small file grow without limit.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from kubeproxy_py.config.errors import ConfigError, ConfigProblem
+from kubeproxy_py.config.errors import ConfigError
+from kubeproxy_py.model.problem import Problem
 
-SIZE_MAX_BYTES = 1 << 20  # what a ConfigMap can hold
-HINT = "YAML or JSON with apiVersion, kind and the fields of KubeProxyConfiguration"
+SIZE_MAX_BYTES = 1 << 20  # the size limit of a ConfigMap
+_DEPTH_MAX = 32  # the fields of KubeProxyConfiguration need 5
+_HINT = "YAML or JSON with apiVersion, kind and the fields of KubeProxyConfiguration"
 
 
-def parse_document(content: bytes, where: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The fields of the file *where*, as written, and its warnings.
+def parse_document(content: bytes, where: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Parse the file *where*, and return its fields as written, and the warnings.
 
-    Of a key that stands twice the last one counts, as it does for kube-proxy.  Raises ConfigError, with the line.
+    Of a duplicate key the last value is used, as in kube-proxy.
+
+    Raises:
+        ConfigError: The file cannot be read; the problem names the line.
     """
     if len(content) > SIZE_MAX_BYTES:
-        raise ConfigError([ConfigProblem(where, f"{len(content)} bytes are too many", f"at most {SIZE_MAX_BYTES}")])
-    warnings: list[ConfigProblem] = []
-    fields = _parse_json(content, where, warnings) if content.lstrip()[:1] == b"{" else None
-    if fields is None:
-        from kubeproxy_py.config.yaml_document import parse_yaml  # 70 ms in user-mode-linux, which JSON does not pay
-
-        fields = parse_yaml(content, where, warnings)
+        message = f"the file is larger than {SIZE_MAX_BYTES >> 20} MiB"
+        raise ConfigError([Problem(field=where, message=message, hint="the limit of a ConfigMap")])
+    parsed = _parse_json(content, where) if content.lstrip()[:1] == b"{" else None
+    fields, warnings = parsed or _parse_yaml(content, where)
     if not isinstance(fields, dict):
-        raise ConfigError([ConfigProblem(where, "holds no fields", HINT)])
+        raise ConfigError([Problem(field=where, message="contains no fields", hint=_HINT)])
     return fields, warnings
 
 
-def _parse_json(content: bytes, where: str, warnings: list[ConfigProblem]) -> Any:
-    """None if it is no JSON: YAML may begin with a brace as well."""
+def _parse_json(content: bytes, where: str) -> tuple[Any, list[Problem]] | None:
+    """Return the fields and warnings, or None if *content* is not JSON: YAML may begin with a brace as well."""
     import json
 
-    twice: list[ConfigProblem] = []
+    warnings: list[Problem] = []
 
-    def with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for key, value in pairs:
             if key in fields:
-                twice.append(stands_twice(where, key))
+                warnings.append(_duplicate_key(where, key))
             fields[key] = value
         return fields
 
     try:
-        fields = json.loads(content, object_pairs_hook=with_unique_keys)
+        return json.loads(content, object_pairs_hook=without_duplicates), warnings
     except (ValueError, RecursionError):
         return None
-    warnings += twice
-    return fields
 
 
-def stands_twice(where: str, key: str) -> ConfigProblem:
-    """A key of which the last value counts."""
-    return ConfigProblem(where, f"the field {key!r} stands twice", "the last one counts")
+def _parse_yaml(content: bytes, where: str) -> tuple[Any, list[Problem]]:
+    from kubeproxy_py.yaml_loader import YamlError, load_yaml  # 70 ms in user-mode-linux, which JSON does not need
+
+    try:
+        document = load_yaml(content, max_depth=_DEPTH_MAX)
+    except YamlError as error:
+        place = f"{where}, line {error.line}, column {error.column}" if error.line else where
+        raise ConfigError([Problem(field=place, message=f"cannot be read: {error.message}", hint=_HINT)]) from None
+    return document.value, [_duplicate_key(f"{where}, line {key.line}", key.key) for key in document.duplicate_keys]
+
+
+def _duplicate_key(where: str, key: str) -> Problem:
+    return Problem(field=where, message=f"duplicate field {key!r}", hint="the last one is used")

@@ -1,7 +1,11 @@
-"""The kinds of value that a setting may have: how each is read, checked, written, and taken from a flag.
+"""Field types: how a setting's value is read, checked, written, and parsed from a flag.
 
-Law: a kind is declared once and serves the file, the flag, the documentation and the way back to a file.  ``read``
-takes what YAML or JSON gives; ``check`` is asked only about values that are not the default; both raise Refused.
+Invariants:
+- A type is declared once and serves the file, the flag, the documentation and ``--write-config-to``.
+- ``read`` receives what YAML or JSON contains; ``check`` is called only for values that are not the default. Both raise
+  InvalidValue.
+
+Types that only kube-proxy's configuration has are in kubeproxy_fields.py.
 """
 
 import re
@@ -13,108 +17,157 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kubeproxy_py.config.durations import format_duration, parse_duration
-from kubeproxy_py.config.errors import InvalidValue, shown
+from kubeproxy_py.config.errors import InvalidValue, abbreviated
 
 
-def _as_it_is(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
-def _anything(value: Any) -> None:
-    """No value is refused."""
+def _accept_any(value: Any) -> None:
+    """Accept *value*."""
 
 
 class FieldType(Struct, frozen=True, gc=False):
-    """What a setting's values are."""
+    """The type of a setting's value."""
 
-    metavar: str
-    read: Callable[[Any], Any]
-    check: Callable[[Any], None] = _anything
-    write: Callable[[Any], Any] = _as_it_is
-    from_text: Callable[[str], Any] = _as_it_is  # a flag's text -> what a file would have there
-    adds_up: bool = False  # a flag given twice means both
-    # In Go a field that is no pointer can't tell its zero value from being left out, so zero means the default.
+    metavar: str  # the value in help texts and documentation
+    read: Callable[[Any], Any]  # plain data of the file -> value; raises InvalidValue
+    check: Callable[[Any], None] = _accept_any  # raises InvalidValue for a value that is out of range
+    write: Callable[[Any], Any] = _identity  # value -> plain data for a file
+    from_text: Callable[[str], Any] = _identity  # a flag's text -> the plain data that a file would have
+    accumulates: bool = False  # a flag given twice sets both values
+    # In Go a field that is no pointer cannot distinguish its zero value from absence, so zero means the default.
     keeps_zero: bool = False
-    unused: bool = False  # accepted for the file's sake; does nothing here
+    unused: bool = False  # accepted in the file; has no effect here
 
 
-def pointer(kind: FieldType) -> FieldType:
-    """*kind* for a field that is a pointer upstream: zero means zero, and only null means the default."""
-    return replace(kind, keeps_zero=True)
+def pointer(field_type: FieldType) -> FieldType:
+    """Return *field_type* for a field that is a pointer upstream: zero means zero, only null means the default."""
+    return replace(field_type, keeps_zero=True)
 
 
-def unused(kind: FieldType) -> FieldType:
-    """*kind* for a field that kube-proxy has and that means nothing here."""
-    return replace(kind, unused=True)
+def unused(field_type: FieldType) -> FieldType:
+    """Return *field_type* for a field that kube-proxy has and that has no effect here."""
+    return replace(field_type, unused=True)
+
+
+# Text
 
 
 def read_text(raw: Any) -> str:
+    """Return *raw*, which must be text."""
     if isinstance(raw, str):
         return raw
-    raise InvalidValue(f"expected text, got {shown(raw)}", "put it in quotes")
+    raise InvalidValue(f"expected text, got {abbreviated(raw)}", "put it in quotes")
 
 
 TEXT = FieldType("TEXT", read_text)
+FILE = replace(TEXT, metavar="FILE")
+DIRECTORY = replace(TEXT, metavar="DIR")
+URL = replace(TEXT, metavar="URL")
+
+
+def one_of(description: str, *values: str) -> FieldType:
+    """Return the type of a field that has one of *values*; *description* names the field in messages."""
+
+    def check(value: str) -> None:
+        if value not in values:
+            raise InvalidValue(f"unknown {description} {abbreviated(value)}", f"one of {', '.join(values)}")
+
+    return FieldType("|".join(values) if len(values) < 5 else "NAME", read_text, check)  # noqa: PLR2004 - fits a line
+
+
+def split_list(text: str) -> list[str]:
+    """Return the items of a flag's comma-separated list."""
+    return [word.strip() for word in text.split(",")] if text.strip() else []
+
+
+# Booleans
 
 
 def _read_boolean(raw: Any) -> bool:
     if isinstance(raw, bool):
         return raw
-    raise InvalidValue(f"expected true or false, got {shown(raw)}", "without quotes")
+    raise InvalidValue(f"expected true or false, got {abbreviated(raw)}", "without quotes")
 
 
 def _boolean_from_text(text: str) -> bool:
-    """As Go's strconv.ParseBool, which reads kube-proxy's flags."""
+    """Parse as Go's strconv.ParseBool, which parses kube-proxy's flags."""
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
         return False
-    raise InvalidValue(f"expected true or false, got {shown(text)}")
+    raise InvalidValue(f"expected true or false, got {abbreviated(text)}")
 
 
 BOOLEAN = FieldType("BOOL", _read_boolean, from_text=_boolean_from_text)
 
 
-def read_whole(raw: Any) -> int:
-    """A whole number that Go's int64 holds; others, which may be endless, are not even written out."""
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw.bit_length() < 64:
+def _read_boolean_map(raw: Any) -> dict[str, bool]:
+    if isinstance(raw, dict) and all(isinstance(value, bool) for value in raw.values()):
+        return {str(name): value for name, value in raw.items()}
+    raise InvalidValue(f"expected names with true or false, got {abbreviated(raw)}")
+
+
+def _boolean_map_from_text(text: str) -> dict[str, bool]:
+    pairs = (word.partition("=") for word in split_list(text))
+    return {name.strip(): _boolean_from_text(value.strip()) for name, _, value in pairs}
+
+
+BOOLEAN_MAP = FieldType(
+    "NAME=BOOL,...", _read_boolean_map, write=dict, from_text=_boolean_map_from_text, accumulates=True
+)
+
+
+# Numbers
+
+_INT64_BITS = 64
+
+
+def read_integer(raw: Any) -> int:
+    """Return *raw*, which must be an integer that fits Go's int64; longer ones are not even printed."""
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw.bit_length() < _INT64_BITS:
         return raw
-    raise InvalidValue(f"expected a whole number, got {shown(raw)}", "without quotes")
+    raise InvalidValue(f"expected an integer, got {abbreviated(raw)}", "without quotes")
 
 
-def _whole_from_text(text: str) -> int:
+def _integer_from_text(text: str) -> int:
     if re.fullmatch(r"[-+]?[0-9]{1,19}", text):
         return int(text)
-    raise InvalidValue(f"expected a whole number, got {shown(text)}")
+    raise InvalidValue(f"expected an integer, got {abbreviated(text)}")
 
 
-def whole(least: int, most: int = 2**31 - 1) -> FieldType:
-    """A whole number in *least*..*most*."""
+def integer(minimum: int, maximum: int = 2**31 - 1, *, metavar: str = "N") -> FieldType:
+    """Return the type of an integer in *minimum*..*maximum*."""
 
     def check(value: int) -> None:
-        if not least <= value <= most:
-            raise InvalidValue(f"{value} is out of range", f"{least} to {most}")
+        if not minimum <= value <= maximum:
+            raise InvalidValue(f"{value} is out of range", f"{minimum} to {maximum}")
 
-    return FieldType("N", read_whole, check, from_text=_whole_from_text)
+    return FieldType(metavar, read_integer, check, from_text=_integer_from_text)
 
 
 def _read_number(raw: Any) -> float:
     if isinstance(raw, float) and isfinite(raw):
         return raw
     try:
-        return float(read_whole(raw))
+        return float(read_integer(raw))
     except InvalidValue:
-        raise InvalidValue(f"expected a number, got {shown(raw)}", "without quotes") from None
+        raise InvalidValue(f"expected a number, got {abbreviated(raw)}", "without quotes") from None
 
 
 def _number_from_text(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InvalidValue(f"expected a number, got {shown(text)}") from None
+        raise InvalidValue(f"expected a number, got {abbreviated(text)}") from None
 
 
 NUMBER = FieldType("NUMBER", _read_number, from_text=_number_from_text)
+
+
+# Durations, in seconds
 
 _DURATION_HINT = 'a number with a unit, such as "30s", "1h30m", "250ms" or "0s"'
 
@@ -123,57 +176,28 @@ def _read_duration(raw: Any) -> float:
     try:
         return parse_duration(read_text(raw))
     except ValueError as reason:
-        raise InvalidValue(f"{shown(raw)} is not a duration: {reason}", _DURATION_HINT) from None
+        raise InvalidValue(f"{abbreviated(raw)} is not a duration: {reason}", _DURATION_HINT) from None
     except InvalidValue:
-        raise InvalidValue(f"expected a duration, got {shown(raw)}", _DURATION_HINT) from None
+        raise InvalidValue(f"expected a duration, got {abbreviated(raw)}", _DURATION_HINT) from None
 
 
-def _not_negative(duration_s: float) -> None:
+def _check_not_negative(duration_s: float) -> None:
     if duration_s < 0:
         raise InvalidValue(f"{format_duration(duration_s)} is negative", "0s or more")
 
 
-def _positive(duration_s: float) -> None:
+def _check_positive(duration_s: float) -> None:
     if duration_s <= 0:
         raise InvalidValue(f"{format_duration(duration_s)} is too short", "more than 0s")
 
 
-DURATION = FieldType("DURATION", _read_duration, _not_negative, format_duration)
-PERIOD = replace(DURATION, check=_positive)
+DURATION = FieldType("DURATION", _read_duration, _check_not_negative, format_duration)
+PERIOD = replace(DURATION, check=_check_positive)
 
 
 def _read_flush_frequency(raw: Any) -> float:
-    return read_whole(raw) / 1e9 if type(raw) is int else _read_duration(raw)
+    return read_integer(raw) / 1e9 if type(raw) is int else _read_duration(raw)
 
 
-# The one duration that may be a number, of nanoseconds (upstream's TimeOrMetaDuration); kubeadm writes 0.
+# The only duration that may be a number, of nanoseconds (upstream's TimeOrMetaDuration); kubeadm writes 0.
 FLUSH_FREQUENCY = replace(DURATION, read=_read_flush_frequency)
-
-
-def one_of(what: str, *words: str, hint: str = "") -> FieldType:
-    """One of *words*, where *what* says what they are."""
-
-    def check(word: str) -> None:
-        if word not in words:
-            raise InvalidValue(f"unknown {what} {shown(word)}", hint or f"one of {', '.join(words)}")
-
-    return FieldType("|".join(words) if len(words) < 5 else "NAME", read_text, check)
-
-
-def words_from_text(text: str) -> list[str]:
-    """A flag's comma list."""
-    return [word.strip() for word in text.split(",")] if text.strip() else []
-
-
-def _read_switches(raw: Any) -> dict[str, bool]:
-    if isinstance(raw, dict) and all(isinstance(on, bool) for on in raw.values()):
-        return {str(name): on for name, on in raw.items()}
-    raise InvalidValue(f"expected names with true or false, got {shown(raw)}")
-
-
-def _switches_from_text(text: str) -> dict[str, bool]:
-    pairs = (word.partition("=") for word in words_from_text(text))
-    return {name.strip(): _boolean_from_text(value.strip()) for name, _, value in pairs}
-
-
-SWITCHES = FieldType("NAME=BOOL,...", _read_switches, write=dict, from_text=_switches_from_text, adds_up=True)

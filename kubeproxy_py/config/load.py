@@ -1,139 +1,210 @@
-"""Flags and file -> Loaded: the one way to a configuration.
+"""Flags and configuration file -> LoadedConfig.
 
-Law: with ``--config`` the file rules, but for the host name and the flags of the log (kube-proxy's precedence), and
-for what the file has no field for; without it, flags rule over defaults.  Everything wrong is raised at once, all
-that is merely odd comes as warnings.  Only ``read_file`` touches the world, and whoever keeps what was ``asked`` can
-load again when the file has changed.
+Invariants:
+- With ``--config`` the file is used, except for the host name, the log flags (kube-proxy's precedence) and the flags
+  that the file has no field for. Without a file, flags override the defaults.
+- Every problem is raised at once; everything else that the operator should know is a warning.
+- Only ``read_file`` does I/O, so a caller that keeps the ConfigInput can load again when the file has changed.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kubeproxy_py.config import flags
+from kubeproxy_py.config import flags as flag_table
 from kubeproxy_py.config.document import SIZE_MAX_BYTES, parse_document
-from kubeproxy_py.config.errors import ConfigError, ConfigProblem, InvalidValue, shown
-from kubeproxy_py.config.flag_overlay import Fields, lay_flags
-from kubeproxy_py.config.read import ValidationResult, read_section
-from kubeproxy_py.config.types import API_VERSION, KIND, KubeProxyConfiguration, OwnSettings
-from kubeproxy_py.config.validation import cross_check
+from kubeproxy_py.config.errors import ConfigError, InvalidValue, abbreviated
+from kubeproxy_py.config.flags import Flag, field_type_of
+from kubeproxy_py.config.read import ValidationResult, check_across_fields, read_section
+from kubeproxy_py.config.types import (
+    API_VERSION,
+    HEALTHZ_PORT,
+    KIND,
+    METRICS_PORT,
+    AgentSettings,
+    KubeProxyConfiguration,
+)
+from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.net import is_ipv6, join_host_port, parse_ip
 
-if TYPE_CHECKING:
-    from argparse import Namespace
+_Fields = dict[str, Any]
+"""Fields of a section as in the file: plain data, groups as nested dicts."""
 
 
 class ConfigInput(Struct, frozen=True, gc=False):
-    """What a configuration is loaded from: the flags that were given (name -> text), and the file's content."""
+    """The input of a configuration: the given flags (name -> text) and the content of the file."""
 
-    given: Mapping[str, str]
-    content: bytes | None = None  # None: no file was named
+    flags: Mapping[str, str]
+    content: bytes | None = None  # None: no file was given
 
     @property
     def path(self) -> str:
-        """The file that was named; "" for none."""
-        return self.given.get("config", "")
+        """The configuration file, "" if none was given."""
+        return self.flags.get("config", "")
 
 
 class LoadedConfig(Struct, frozen=True, gc=False):
-    """A configuration that may be used, and what the log should say of it once.
-
-    ``given`` has the paths of the fields that the operator set, be it to their defaults.
-    """
+    """A valid configuration."""
 
     config: KubeProxyConfiguration
-    own: OwnSettings
-    warnings: tuple[ConfigProblem, ...] = ()
-    given: frozenset[str] = frozenset()
+    agent: AgentSettings
+    warnings: tuple[Problem, ...] = ()  # to be logged once
+    given_fields: frozenset[str] = frozenset()  # paths of the fields that the operator set, also to their defaults
 
 
-def asked(namespace: Namespace) -> ConfigInput:
-    """What the command line asks for, and the content of the file that it names.  Raises ConfigError."""
-    given = flags.given(namespace)
-    path = given.get("config", "")
-    return ConfigInput(given, read_file(path) if path else None)
+def read_input(flags: Mapping[str, str]) -> ConfigInput:
+    """Return *flags* (name -> text), and the content of the file that they name.
 
-
-def configuration(namespace: Namespace) -> LoadedConfig:
-    """The configuration that the command line asks for.  Raises ConfigError."""
-    words = asked(namespace)
-    return load(words.given, words.content)
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    path = flags.get("config", "")
+    return ConfigInput(flags, read_file(path) if path else None)
 
 
 def read_file(path: str) -> bytes:
-    """The file's content, or as much of it as shows that it is too long.  Raises ConfigError."""
+    """Return the content of the file *path*, at most one byte more than the size limit.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     try:
         with Path(path).open("rb") as file:
             return file.read(SIZE_MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError([ConfigProblem("--config", f"can't read {path}: {error.strerror}")]) from None
+        message = f"cannot read {path}: {error.strerror}"
+        raise ConfigError([Problem(field="--config", message=message)]) from None
 
 
-def load(given: Mapping[str, str], content: bytes | None = None) -> LoadedConfig:
-    """The configuration of the flags *given* (name -> text) and of the file's *content*, if there is a file.
+def load(flags: Mapping[str, str], content: bytes | None = None) -> LoadedConfig:
+    """Return the configuration of *flags* (name -> text) and of the file's *content*.
 
-    Raises ConfigError with every problem of both.
+    Raises:
+        ConfigError: With every problem of both.
     """
-    asked = [flag for flag in flags.FLAGS if given.get(flag.name)]
-    used = [flag for flag in asked if content is None or _counts_beside_a_file(flag)]
-    findings = ValidationResult({flag.path or flag.name: str(flag) for flag in used})
-    upstream, own = _fields_of_file(content, given.get("config", "--config"), findings), Fields()
-    lay_flags(used, given, upstream, own, findings)
+    given = [flag for flag in flag_table.FLAGS if flags.get(flag.name)]
+    used = [flag for flag in given if content is None or _overrides_file(flag)]
+    result = ValidationResult({flag.path or flag.name: str(flag) for flag in used})
+    upstream = _fields_of_file(content, flags.get("config", "--config"), result)
+    agent = _apply_flags(used, flags, upstream, result)
 
-    config = read_section(KubeProxyConfiguration, upstream, findings)
-    settings = read_section(OwnSettings, own, findings)
-    cross_check(config, findings)
-    if findings.problems:
-        raise ConfigError(findings.problems, findings.warnings)
-    if content is None and given.get("healthz-port") == "0":
+    config = read_section(KubeProxyConfiguration, upstream, result)
+    settings = read_section(AgentSettings, agent, result)
+    check_across_fields(config, result)
+    if result.problems:
+        raise ConfigError(result.problems, result.warnings)
+    if content is None and flags.get("healthz-port") == "0":
         config = replace(config, healthz_bind_address=None)
-    ignored = [str(flag) for flag in asked if flag not in used]
-    warnings = (*findings.warnings, *_remarks(config, findings.unused, ignored))
-    return LoadedConfig(config, settings, warnings, frozenset(findings.given))
+    ignored = [str(flag) for flag in given if flag not in used]
+    warnings = (*result.warnings, *_no_effect_warnings(config, result.unused_fields, ignored))
+    return LoadedConfig(config, settings, warnings, frozenset(result.given_fields))
 
 
 def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:
-    """The name of our Node object: hostnameOverride, or else the host's name, trimmed and in lower case.
+    """Return the name of this node's Node object: hostnameOverride or the host's name, trimmed and in lower case.
 
-    Raises ConfigError if nothing is left.  Source: GetHostname in k8s.io/component-helpers/node/util.
+    Source: GetHostname in k8s.io/component-helpers/node/util.
+
+    Raises:
+        ConfigError: The name is empty.
     """
     name = (config.hostname_override or os_hostname).strip().lower()
     if not name:
-        raise ConfigError(
-            [ConfigProblem("hostnameOverride", "this host has no name", "the name of this node's Node object")]
-        )
+        hint = "the name of this node's Node object"
+        raise ConfigError([Problem(field="hostnameOverride", message="this host has no name", hint=hint)])
     return name
 
 
-def _counts_beside_a_file(flag: flags.Flag) -> bool:
-    return flag.wins or flag.section is OwnSettings or flag.name == "config"
+def _overrides_file(flag: Flag) -> bool:
+    return flag.overrides_file or flag.section is AgentSettings or flag.name == "config"
 
 
-def _fields_of_file(content: bytes | None, where: str, findings: ValidationResult) -> Fields:
+def _fields_of_file(content: bytes | None, where: str, result: ValidationResult) -> _Fields:
     if content is None:
-        return Fields()
+        return {}
     fields, warnings = parse_document(content, where)
-    findings.warnings += warnings
-    for key, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if (found := fields.pop(key, None)) != wanted:
-            findings.refuse(key, InvalidValue(f"expected {wanted}, got {shown(found)}", f"{key}: {wanted}"))
-    # Without a file IPVS is taken for granted; in a file, which kube-proxy may read too, the mode must stand.
+    result.warnings += warnings
+    for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if (actual := fields.pop(key, None)) != expected:
+            reason = InvalidValue(f"expected {expected}, got {abbreviated(actual)}", f"{key}: {expected}")
+            result.add_problem(key, reason)
+    # Without a file IPVS is the default; a file, which kube-proxy may read too, must set the mode.
     fields["mode"] = "" if fields.get("mode") is None else fields["mode"]
     return fields
 
 
-def _remarks(config: KubeProxyConfiguration, unused: list[str], ignored: list[str]) -> list[ConfigProblem]:
-    """What does nothing, each kind of it in one line."""
+def _no_effect_warnings(config: KubeProxyConfiguration, unused: list[str], ignored: list[str]) -> list[Problem]:
+    """Return a warning for each kind of setting that has no effect."""
     gates = sorted(config.feature_gates.keys() - {"KubeProxyIPVS"})
     loopback = ["nodePortAddresses: localhost"] if "localhost" in config.node_port_addresses else []
-    remarks = (
-        (unused, "set, but means nothing to this agent"),
+    kinds = (
+        (unused, "set, but has no effect in this agent"),
         (ignored, "ignored, because --config is given"),
-        ([f"featureGates.{gate}" for gate in gates], "no such gate changes this agent"),
-        (loopback, "IPVS serves no NodePort on loopback addresses"),
+        ([f"featureGates.{gate}" for gate in gates], "this feature gate has no effect in this agent"),
+        (loopback, "IPVS cannot serve NodePorts on loopback addresses"),
     )
-    return [ConfigProblem(", ".join(names), message) for names, message in remarks if names]
+    return [Problem(field=", ".join(names), message=message) for names, message in kinds if names]
+
+
+# Flags, written into the fields of a file so that one reader serves both.  An empty text is the same as no flag.
+
+
+def _apply_flags(
+    used: Iterable[Flag], texts: Mapping[str, str], upstream: _Fields, result: ValidationResult
+) -> _Fields:
+    """Set the flags *used* in *upstream*, and return the fields of AgentSettings; problems are added to *result*."""
+    agent: _Fields = {}
+    ports: dict[str, int] = {}
+    for flag in used:
+        try:
+            value = field_type_of(flag).from_text(texts[flag.name])
+            if flag.path:
+                _set_field(agent if flag.section is AgentSettings else upstream, flag.path, value)
+            elif flag.name in _SERVERS:
+                field_type_of(flag).check(value)
+                ports[flag.name] = value
+        except InvalidValue as reason:
+            result.add_problem(flag.path or flag.name, reason)
+    _set_server_addresses(upstream, ports)
+    return agent
+
+
+def _set_field(fields: _Fields, path: str, value: Any) -> None:
+    *groups, key = path.split(".")
+    for group in groups:
+        inner = fields.get(group)
+        if inner is None:
+            inner = fields[group] = {}
+        elif not isinstance(inner, dict):
+            return  # the reader reports that the group is invalid
+        fields = inner
+    if key == "vmodule" and isinstance(fields.get(key), list):
+        value = fields[key] + value  # the only list that a flag adds to the file's
+    fields[key] = value
+
+
+_SERVERS = {  # deprecated flag for the port: field, port, default address in IPv4, in IPv6
+    "healthz-port": ("healthzBindAddress", HEALTHZ_PORT, "0.0.0.0", "::"),
+    "metrics-port": ("metricsBindAddress", METRICS_PORT, "127.0.0.1", "::1"),
+}
+
+
+def _set_server_addresses(upstream: _Fields, ports: Mapping[str, int]) -> None:
+    """Set the servers' addresses: in the family of bindAddress, with the deprecated ports if they name no port."""
+    ipv6 = is_ipv6(_parse_ip_or_empty(upstream.get("bindAddress")))
+    for flag, (key, default_port, ipv4_address, ipv6_address) in _SERVERS.items():
+        if flag not in ports and not ipv6:
+            continue
+        host = upstream.get(key) or (ipv6_address if ipv6 else ipv4_address)
+        if address := _parse_ip_or_empty(host):
+            upstream[key] = join_host_port(address, ports.get(flag) or default_port)
+
+
+def _parse_ip_or_empty(text: Any) -> str:
+    try:
+        return parse_ip(text) if isinstance(text, str) else ""
+    except ValueError:
+        return ""

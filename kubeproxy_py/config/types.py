@@ -1,7 +1,9 @@
-"""KubeProxyConfiguration v1alpha1, and our own settings beside it.
+"""KubeProxyConfiguration v1alpha1, and the settings that only this agent has.
 
-Law: each setting is declared here once, with its default and its kind.  Its name in the file follows from its name
-here (``upstream_name``); units end our names.  Defaults are kube-proxy's (1.36), but for ``mode``, which is ``ipvs``.
+Invariants:
+- Each setting is declared here once, with its default and its type. Its name in the file follows from its name here
+  (``upstream_name``); our names end with their unit.
+- Defaults are kube-proxy's (1.36), except ``mode``, which is ``ipvs``.
 """
 
 from functools import cache
@@ -11,25 +13,34 @@ from msgspec import Struct
 
 from kubeproxy_py.config.fields import (
     BOOLEAN,
+    DIRECTORY,
     DURATION,
+    FILE,
     FLUSH_FREQUENCY,
     NUMBER,
     PERIOD,
     TEXT,
+    URL,
     FieldType,
+    integer,
     one_of,
     pointer,
     unused,
-    whole,
 )
-from kubeproxy_py.config.kube_fields import FEATURE_GATES, MODE, QUANTITY, SCHEDULER, VERSION, VMODULE, Patterns
-from kubeproxy_py.config.network_fields import (
+from kubeproxy_py.config.kubeproxy_fields import (
     ADDRESS,
     CIDRS,
     CLUSTER_CIDR,
+    FEATURE_GATES,
     INTERFACE,
+    MODE,
     NODE_NAME,
     NODE_PORT_ADDRESSES,
+    QUANTITY,
+    SCHEDULER,
+    VERSION,
+    VMODULE,
+    Patterns,
     socket_address,
 )
 from kubeproxy_py.net import CIDR, IP, SocketAddress
@@ -48,47 +59,53 @@ _CAPITALS = {"Cidr": "CIDR", "Cidrs": "CIDRs", "Arp": "ARP", "Dsr": "DSR"}
 
 
 def upstream_name(name: str) -> str:
-    """``exclude_cidrs`` -> ``excludeCIDRs``; the ``_s`` of seconds, which the file writes as a duration, goes."""
+    """Return the name in the file: ``excludeCIDRs`` for ``exclude_cidrs``, ``syncPeriod`` for ``sync_period_s``."""
     first, *rest = name.removesuffix("_s").split("_")
     return first + "".join(_CAPITALS.get(word.capitalize(), word.capitalize()) for word in rest)
 
 
 class Section(Struct, frozen=True, gc=False, kw_only=True, rename=upstream_name):
-    """A group of settings; every one has a default."""
+    """A group of settings, each with a default."""
 
 
 class ClientConnection(Section, frozen=True):
-    """How to reach the API server.  ``kubeconfig`` "": the Pod's own service account."""
+    """The connection to the API server; without a kubeconfig, that of the Pod's service account."""
 
-    kubeconfig: Annotated[str, TEXT] = ""
+    kubeconfig: Annotated[str, FILE] = ""
     accept_content_types: Annotated[str, unused(TEXT)] = ""
     content_type: Annotated[str, unused(TEXT)] = "application/vnd.kubernetes.protobuf"
     qps: Annotated[float, unused(NUMBER)] = 5.0
-    burst: Annotated[int, unused(whole(0))] = 10
+    burst: Annotated[int, unused(integer(0))] = 10
 
 
 class LogStream(Section, frozen=True):
+    """Buffering of klog's streams; has no effect here."""
+
     split_stream: Annotated[bool, unused(BOOLEAN)] = False
     info_buffer_size: Annotated[str, unused(QUANTITY)] = "0"
 
 
 class LogOptions(Section, frozen=True):
+    """Options of each log format; have no effect here."""
+
     text: LogStream = LogStream()
     json: LogStream = LogStream()
 
 
 class Logging(Section, frozen=True):
+    """Format and verbosity of the log."""
+
     format: Annotated[Literal["text", "json"], one_of("log format", "text", "json")] = "text"
     flush_frequency_s: Annotated[float, unused(FLUSH_FREQUENCY)] = 5.0
-    verbosity: Annotated[int, whole(0)] = 0
+    verbosity: Annotated[int, integer(0, metavar="LEVEL")] = 0
     vmodule: Annotated[Patterns, unused(VMODULE)] = ()
     options: LogOptions = LogOptions()
 
 
 class Iptables(Section, frozen=True):
-    """Of these, IPVS mode uses the first two."""
+    """Settings of kube-proxy's iptables mode; IPVS mode uses the first two."""
 
-    masquerade_bit: Annotated[int, pointer(whole(0, 31))] = 14
+    masquerade_bit: Annotated[int, pointer(integer(0, 31, metavar="BIT"))] = 14
     masquerade_all: Annotated[bool, BOOLEAN] = False
     localhost_node_ports: Annotated[bool, unused(pointer(BOOLEAN))] = True
     sync_period_s: Annotated[float, unused(PERIOD)] = 30.0
@@ -96,7 +113,7 @@ class Iptables(Section, frozen=True):
 
 
 class Ipvs(Section, frozen=True):
-    """A timeout of 0 leaves the kernel's as it is."""
+    """Settings of IPVS mode; a timeout of 0 leaves the kernel's value unchanged."""
 
     sync_period_s: Annotated[float, PERIOD] = 30.0
     min_sync_period_s: Annotated[float, DURATION] = 0.0
@@ -109,16 +126,16 @@ class Ipvs(Section, frozen=True):
 
 
 class Nftables(Section, frozen=True):
-    """For another mode of kube-proxy."""
+    """Settings of kube-proxy's nftables mode; have no effect here."""
 
-    masquerade_bit: Annotated[int, unused(pointer(whole(0, 31)))] = 14
+    masquerade_bit: Annotated[int, unused(pointer(integer(0, 31)))] = 14
     masquerade_all: Annotated[bool, unused(BOOLEAN)] = False
     sync_period_s: Annotated[float, unused(PERIOD)] = 30.0
     min_sync_period_s: Annotated[float, unused(DURATION)] = 1.0
 
 
 class Winkernel(Section, frozen=True):
-    """For another system."""
+    """Settings for Windows; have no effect here."""
 
     network_name: Annotated[str, unused(TEXT)] = ""
     source_vip: Annotated[str, unused(TEXT)] = ""
@@ -128,17 +145,17 @@ class Winkernel(Section, frozen=True):
 
 
 class DetectLocal(Section, frozen=True):
-    """Each is needed in the mode of its name."""
+    """Parameters of ``detectLocalMode``, each required in the mode that it is named after."""
 
     bridge_interface: Annotated[str, INTERFACE] = ""
     interface_name_prefix: Annotated[str, INTERFACE] = ""
 
 
 class Conntrack(Section, frozen=True):
-    """Limits of the kernel's connection tracking; 0 leaves one as it is."""
+    """Sysctls of the kernel's connection tracking; 0 leaves a value unchanged."""
 
-    max_per_core: Annotated[int, pointer(whole(0))] = 32768
-    min: Annotated[int, pointer(whole(0))] = 131072
+    max_per_core: Annotated[int, pointer(integer(0))] = 32768
+    min: Annotated[int, pointer(integer(0))] = 131072
     tcp_established_timeout_s: Annotated[float, pointer(DURATION)] = 86400.0
     tcp_close_wait_timeout_s: Annotated[float, pointer(DURATION)] = 3600.0
     tcp_be_liberal: Annotated[bool, BOOLEAN] = False
@@ -147,7 +164,7 @@ class Conntrack(Section, frozen=True):
 
 
 class KubeProxyConfiguration(Section, frozen=True):
-    """What the file says, every null and zero replaced by its default.
+    """The file's settings, with every null and zero replaced by its default.
 
     ``healthz_bind_address`` None: no health server (``--healthz-port=0``).  ``node_port_addresses`` is empty (all
     addresses of the node), or networks and the words ``primary`` and ``localhost``.
@@ -179,46 +196,46 @@ class KubeProxyConfiguration(Section, frozen=True):
     detect_local: DetectLocal = DetectLocal()
     cluster_cidr: Annotated[tuple[CIDR, ...], CLUSTER_CIDR] = ()
     node_port_addresses: Annotated[tuple[str, ...], NODE_PORT_ADDRESSES] = ()
-    oom_score_adj: Annotated[int, pointer(whole(-1000, 1000))] = -999
+    oom_score_adj: Annotated[int, pointer(integer(-1000, 1000, metavar="SCORE"))] = -999
     conntrack: Conntrack = Conntrack()
     config_sync_period_s: Annotated[float, PERIOD] = 900.0
     port_range: Annotated[str, unused(TEXT)] = ""
     windows_run_as_service: Annotated[bool, unused(BOOLEAN)] = False
 
 
-class OwnSettings(Section, frozen=True):
-    """What kube-proxy's file has no field for: kube-proxy's flags of that kind, then settings of our own."""
+class AgentSettings(Section, frozen=True):
+    """Settings that the file has no field for: kube-proxy's flags of that kind, then this agent's own."""
 
-    master: Annotated[str, TEXT] = ""  # URL of the API server, instead of the kubeconfig's
+    master: Annotated[str, URL] = ""  # of the API server; overrides the kubeconfig's
     cleanup: Annotated[bool, BOOLEAN] = False
     init_only: Annotated[bool, BOOLEAN] = False
-    write_config_to: Annotated[str, TEXT] = ""
-    manifests: Annotated[str, TEXT] = ""  # a folder to watch instead of an API server
+    write_config_to: Annotated[str, FILE] = ""
+    manifests: Annotated[str, DIRECTORY] = ""  # watched instead of an API server
     iptables_flavour: Annotated[Flavour, one_of("iptables flavour", "auto", "legacy", "nft")] = "auto"
     iptables_backend: Annotated[Backend, one_of("iptables backend", "restore", "libiptc")] = "restore"
-    traffic_series: Annotated[int, pointer(whole(0))] = 1000  # service ports with metrics of their own; 0: none
-    traffic_services_max: Annotated[int, pointer(whole(0))] = 20_000  # above so many service ports, no traffic metrics
-    drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a draining real server stays while it has connections
+    traffic_series: Annotated[int, pointer(integer(0))] = 1000  # service ports with their own traffic metrics; 0: none
+    traffic_services_max: Annotated[int, pointer(integer(0))] = 20_000  # with more service ports, no traffic metrics
+    drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a real server drains until it has no connections
 
 
 class Field(Struct, frozen=True, gc=False):
-    """One setting, or one group of them, as its section declares it."""
+    """A setting, or a group of settings, as its section declares it."""
 
     name: str
-    key: str  # its name in the file
+    key: str  # the name in the file
     default: Any
-    kind: FieldType | None  # None: a group, of the type of its default
+    field_type: FieldType | None  # None: a group, whose type is that of its default
 
 
 @cache
 def fields_of(section: type[Section]) -> tuple[Field, ...]:
-    """The fields of *section* in the order declared."""
+    """Return the fields of *section* in the order declared."""
     defaults = section()
     return tuple(
-        Field(name, key, getattr(defaults, name), _kind_of(section.__annotations__[name]))
+        Field(name, key, getattr(defaults, name), _field_type_of(section.__annotations__[name]))
         for name, key in zip(section.__struct_fields__, section.__struct_encode_fields__, strict=True)
     )
 
 
-def _kind_of(annotation: Any) -> FieldType | None:
+def _field_type_of(annotation: Any) -> FieldType | None:
     return annotation.__metadata__[0] if get_origin(annotation) is Annotated else None

@@ -1,7 +1,8 @@
-"""A configuration -> the document that kube-proxy would read it from; for ``--write-config-to`` and ``/configz``.
+"""Configuration -> the file that kube-proxy would read it from, for ``--write-config-to`` and ``/configz``.
 
-Law: reading what was written gives the same configuration back, save a health server that is off: the file has no
-word for that.
+Invariants:
+- Reading the written file gives the same configuration, except for a health server that is off, which the file cannot
+  express.
 """
 
 from typing import Any
@@ -10,12 +11,12 @@ from kubeproxy_py.config.types import API_VERSION, KIND, KubeProxyConfiguration,
 
 
 def as_document(config: KubeProxyConfiguration) -> dict[str, Any]:
-    """Every field by its name in the file, with its effective value, as plain data."""
+    """Return every field with its effective value, by its name in the file, as plain data."""
     return {"apiVersion": API_VERSION, "kind": KIND, **_section(config)}
 
 
 def as_yaml(config: KubeProxyConfiguration) -> str:
-    """The file's text."""
+    """Return the text of the file."""
     import yaml
 
     return yaml.safe_dump(as_document(config), default_flow_style=False, allow_unicode=True)
@@ -23,7 +24,7 @@ def as_yaml(config: KubeProxyConfiguration) -> str:
 
 def _section(section: Section) -> dict[str, Any]:
     return {
-        field.key: field.kind.write(value) if field.kind else _section(value)
+        field.key: field.field_type.write(value) if field.field_type else _section(value)
         for field in fields_of(type(section))
         for value in [getattr(section, field.name)]
     }

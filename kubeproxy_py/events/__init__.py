@@ -1,1 +1,1 @@
-"""For people: tables and sentences made of rows."""
+"""Kubernetes Events: what is reported about the Node and Services, how often, and how it is posted."""

@@ -1,46 +1,38 @@
-"""Announcer: people are told in the log, and by Events where there is an API server to keep them.
-
-Law: telling neither blocks nor fails.  Whoever tells need not log: warnings are seen in the log at any verbosity,
-the rest from -v3 on, as client-go has it.
-"""
+"""Announcer: log each Kubernetes Event, and post it where there is an API server."""
 
 import logging
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kubeproxy_py.events.kube_events import KubeEvent
 from kubeproxy_py.logging_setup import level, values
 
+if TYPE_CHECKING:  # the poster loads the HTTP client, which an agent without an API server does not need
+    from kubeproxy_py.events.poster import Poster
+
 log = logging.getLogger(__name__)
 
 
-class Post(Protocol):
-    """Brings notices to the API server."""
-
-    def start(self) -> None: ...
-
-    def tell(self, notice: KubeEvent) -> None: ...
-
-    def flush(self, timeout_s: float) -> bool: ...
-
-
 class Announcer:
-    """Tells people; without a *post* by the log alone."""
+    """Publishes Events to the log and, with a *poster*, to the API server.
 
-    def __init__(self, post: Post | None = None) -> None:
-        self._post = post
+    Callers need not log: warnings are logged at any verbosity, the others from -v3 on, as in client-go.
+    """
+
+    def __init__(self, poster: "Poster | None" = None) -> None:
+        self._poster = poster
 
     def start(self) -> None:
-        """From now on notices are posted; what was told before is posted then."""
-        if self._post:
-            self._post.start()
+        """Start posting; Events that were published before are posted then."""
+        if self._poster:
+            self._poster.start()
 
-    def tell(self, notice: KubeEvent) -> None:
-        """May be called from any thread."""
-        severity = logging.WARNING if notice.type == "Warning" else level(3)
-        log.log(severity, str(notice), extra=values(reason=notice.reason, action=notice.action))
-        if self._post:
-            self._post.tell(notice)
+    def publish(self, event: KubeEvent) -> None:
+        """Log *event* and enqueue it for posting.  Any thread; never blocks and never fails."""
+        severity = logging.WARNING if event.type == "Warning" else level(3)
+        log.log(severity, "%s", event, extra=values(reason=event.reason, action=event.action))
+        if self._poster:
+            self._poster.enqueue(event)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was told is posted, for a process that ends then; whether it was within *timeout_s*."""
-        return self._post.flush(timeout_s) if self._post else True
+        """Wait until all published Events are posted or dropped; return whether they were within *timeout_s*."""
+        return self._poster.flush(timeout_s) if self._poster else True

@@ -1,36 +1,36 @@
-"""ExternalIps: warns of Services whose externalIPs are addresses of this node.
-
-Law: only Services that were compiled are looked at, so the cost is that of the change; each is warned of once, until
-what there is to say of it changes.
-"""
+"""ExternalIpWarnings: warn of Services whose externalIPs are addresses of this node."""
 
 from collections.abc import Iterable
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.config_warnings import external_ips_on_node
-from kubeproxy_py.events import kube_events as notices
-from kubeproxy_py.events.kube_events import Tell
-from kubeproxy_py.model.services import IP, ServiceName
+from kubeproxy_py.events import kube_events
+from kubeproxy_py.events.kube_events import Publish
+from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.net import IP
 
 
 class ExternalIpWarnings:
-    """Looks at Services as *compiler* knows them."""
+    """Checks Services after *compiler* compiled them, so the cost is that of the change.
 
-    def __init__(self, compiler: Compiler, tell: Tell) -> None:
+    A Service is warned of once, until the addresses in question change.
+    """
+
+    def __init__(self, compiler: Compiler, publish: Publish) -> None:
         self._compiler = compiler
-        self._tell = tell
-        self._told: dict[ServiceName, tuple[IP, ...]] = {}
+        self._publish = publish
+        self._warned: dict[ServiceName, tuple[IP, ...]] = {}  # the addresses of the last warning
 
-    def look(self, names: Iterable[ServiceName]) -> None:
-        """The Services *names* were compiled: warn of those that give a new reason to."""
-        site = self._compiler.site
+    def check(self, names: Iterable[ServiceName]) -> None:
+        """Warn of those of the compiled Services *names* whose addresses on this node changed."""
+        context = self._compiler.context
         for name in names:
             service = self._compiler.cluster.services.get(name)
-            found = external_ips_on_node(service, site) if service else ()
-            if found == self._told.get(name, ()):
+            addresses = external_ips_on_node(service, context) if service else ()
+            if addresses == self._warned.get(name, ()):
                 continue
-            if found:
-                self._told[name] = found
-                self._tell(notices.external_ips_on_node(name, site.node_name, found))
+            if addresses:
+                self._warned[name] = addresses
+                self._publish(kube_events.external_ips_on_node(name, context.node_name, addresses))
             else:
-                del self._told[name]
+                del self._warned[name]

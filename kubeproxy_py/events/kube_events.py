@@ -1,7 +1,11 @@
-"""What people are told through the cluster: Events of the API, here called notices, since events are what sources tell.
+"""The Kubernetes Events that this agent publishes.
 
-Law: a notice says which object it is about, and means the same whenever it is told; telling one twice is one notice
-that was seen twice.  Reasons and actions are kube-proxy's where it has them, for people search and alert by them.
+Not to be confused with ``model/events.py``, the events that sources enqueue.
+
+Invariants:
+- An Event names its object and has the same meaning whenever it is published; the same Event twice is one Event that
+  occurred twice.
+- Reasons and actions are kube-proxy's where it has them, because people search and alert by them.
 
 Source: kube-proxy 1.36, cmd/kube-proxy/app/server.go and pkg/proxy/healthcheck.
 """
@@ -11,11 +15,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubeproxy_py.model.services import IP, ServiceName
+from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.net import IP
 
 
 class Regarding(Struct, frozen=True, gc=False):
-    """The object that a notice is about: our Node, or a Service."""
+    """The object that an Event is about: this Node, or a Service."""
 
     kind: Literal["Node", "Service"]
     name: str
@@ -23,7 +28,7 @@ class Regarding(Struct, frozen=True, gc=False):
 
     @property
     def uid(self) -> str:
-        """Not the object's own, but what kube-proxy says; ``kubectl describe node`` looks for a Node's by it."""
+        """The value that kube-proxy writes instead of the object's UID; ``kubectl describe node`` searches by it."""
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     def __str__(self) -> str:
@@ -31,7 +36,7 @@ class Regarding(Struct, frozen=True, gc=False):
 
 
 class KubeEvent(Struct, frozen=True, gc=False):
-    """One Event, without what telling it adds (name, times, who reports).
+    """One Event, without what is added when it is posted (name, times, reporting component).
 
     ``reason`` and ``action`` have up to 128 characters each, as the API demands.
     """
@@ -47,52 +52,51 @@ class KubeEvent(Struct, frozen=True, gc=False):
         return f"{self.regarding}: {self.reason}{note}"
 
 
-Tell = Callable[[KubeEvent], None]
-"""Tells people; may be called from any thread, and neither blocks nor fails."""
+Publish = Callable[[KubeEvent], None]
+"""Publishes an Event; may be called from any thread, and neither blocks nor fails."""
 
 
 class EventWrite(Struct, frozen=True, gc=False):
-    """What makes the API server know a notice, or how often it was seen by now."""
+    """One write to the API server: a new Event, or how often a known one has occurred by now."""
 
     namespace: str
     name: str
-    whole: bytes  # the Event, JSON; to be created unless there is a patch
-    patch: bytes = b""  # a JSON merge patch (RFC 7386); where the Event is gone (404), it is created whole
+    body: bytes  # the complete Event, JSON; created unless there is a patch
+    patch: bytes = b""  # a JSON merge patch (RFC 7386); if the Event was deleted (404), it is created again from body
 
 
 _START, _LISTEN, _SYNC = "StartKubeProxy", "Listen", "SyncProxyRules"
 
 
 def started_event(node: str) -> KubeEvent:
-    """This process starts to serve *node*."""
+    """Return the Event that this process started to serve *node*."""
     return KubeEvent("Normal", "Starting", _START, Regarding("Node", node))
 
 
 def health_server_failed(node: str, error: object) -> KubeEvent:
-    """The health server can't listen, and bindAddressHardFail ends the process for it."""
+    """Return the Event that the health server cannot listen, which with bindAddressHardFail ends the process."""
     return KubeEvent("Warning", "FailedToStartProxierHealthcheck", _START, Regarding("Node", node), str(error))
 
 
 def metrics_server_failed(node: str, error: object) -> KubeEvent:
-    """The metrics server can't listen, and bindAddressHardFail ends the process for it."""
+    """Return the Event that the metrics server cannot listen, which with bindAddressHardFail ends the process."""
     return KubeEvent("Warning", "FailedToStartMetricServer", _START, Regarding("Node", node), str(error))
 
 
 def health_check_port_failed(service: ServiceName, port: int, node: str, error: object) -> KubeEvent:
-    """The health-check node port of *service* can't be listened at on *node*."""
+    """Return the Event that *node* cannot listen on the health-check node port of *service*."""
     note = f'node {node} failed to start healthcheck "{service}" on port {port}: {error}'
-    return KubeEvent("Warning", "FailedToStartServiceHealthcheck", _LISTEN, _of(service), note)
+    return KubeEvent("Warning", "FailedToStartServiceHealthcheck", _LISTEN, _regarding(service), note)
 
 
 def external_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP]) -> KubeEvent:
-    """externalIPs of *service* are *addresses* of an interface of *node*.  Ours: kube-proxy says nothing."""
-    taken = ", ".join(addresses)
+    """Return the Event that externalIPs of *service* are addresses of *node*; kube-proxy has no such Event."""
     note = (
-        f"externalIPs {taken} are also on an interface of node {node}: they are not bound to kube-ipvs0, "
-        "and the Service's ports are served there in the node's place"
+        f"externalIPs {', '.join(addresses)} are also addresses of node {node}: they are not bound to kube-ipvs0, and "
+        "traffic to them on the Service's ports reaches the Service instead of processes of the node"
     )
-    return KubeEvent("Warning", "ExternalIPOnNode", _SYNC, _of(service), note)
+    return KubeEvent("Warning", "ExternalIPOnNode", _SYNC, _regarding(service), note)
 
 
-def _of(service: ServiceName) -> Regarding:
+def _regarding(service: ServiceName) -> Regarding:
     return Regarding("Service", service.name, service.namespace)

@@ -1,8 +1,9 @@
-"""Poster: the thread that brings notices to the API server, as Events.
+"""Poster: the thread that posts Kubernetes Events to the API server.
 
-Law: telling never blocks: what a full queue can't hold is dropped.  The thread holds on to a write while the server
-can't be reached, two minutes at most, and drops what the server refuses; each way to fail is told once, until a write
-succeeds (for good, if it is a matter of our role).
+Invariants:
+- Enqueuing never blocks: an Event that does not fit into the queue is dropped.
+- A write is tried for two minutes at most while the server is unreachable or busy; a rejected one is dropped.
+- Each kind of failure is logged once, until a write succeeds (for good, if the role lacks the permission).
 
 Source: client-go, tools/events/event_broadcaster.go (1,000 in the queue, 12 tries, 10 s between).
 """
@@ -10,87 +11,89 @@ Source: client-go, tools/events/event_broadcaster.go (1,000 in the queue, 12 tri
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import time_ns
-from typing import Protocol
 
 from msgspec import Struct
 
+from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.events.kube_events import EventWrite, KubeEvent
-from kubeproxy_py.model.events import ObjectProblem
+from kubeproxy_py.events.recorder import Recorder
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.client import Answer, TransportError
+from kubeproxy_py.sources.kubernetes.client import Response, TransportError
 
 QUEUE_MAX = 1000
 TRIES_MAX = 12
-RETRY_S, RETRY_MAX_S = 10.0, 60.0
-PACE_S = 0.2  # between two writes: kube-proxy's clients ask five times a second at most, too
-ANSWER_TIMEOUT_S = 30.0
-_LOOK_S = 60.0  # the longest wait, for the clock that notices go by may be set
+RETRY = Backoff(10.0, 12.5, factor=1.0, jitter=0.25)
+RETRY_AFTER_MAX_S = 60.0  # of the server's Retry-After
+PACE_S = 0.2  # between two writes; kube-proxy's clients send five requests a second at most, too
+RESPONSE_TIMEOUT_S = 30.0
+INTERNAL_ERROR_DELAY_S = 10.0
+_WAIT_MAX_S = 60.0  # the longest sleep: Events are due by the wall clock, which may be set meanwhile
 _NS_PER_S = 10**9
 _JSON, _MERGE_PATCH = "application/json", "application/merge-patch+json"
-_FORBIDDEN = 403
+_SUCCESS_END = 300  # HTTP status codes below it are successes
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _TOO_MANY_REQUESTS, _SERVER_ERROR = 403, 404, 409, 429, 500
 _HINTS = {
     _FORBIDDEN: "the role needs create and patch on events of events.k8s.io",
-    404: "servers before 1.19 have no events.k8s.io/v1",
+    _NOT_FOUND: "servers before 1.19 have no events.k8s.io/v1",
 }
 
 log = logging.getLogger(__name__)
 
 
-class Recorder(Protocol):
-    """Decides what to write.  Times are in ns since 1970."""
+class _Queued(Struct, frozen=True, gc=False):
+    """An Event and when it was published; without an Event, a mark that wakes the thread or a flush."""
 
-    due_ns: int
-
-    def take(self, notice: KubeEvent, now_ns: int) -> list[EventWrite]: ...
-
-    def turn(self, now_ns: int) -> list[EventWrite]: ...
-
-
-class _Pending(Struct, frozen=True, gc=False):
-    """A notice and when it was told; or no notice, but someone who waits for those before it."""
-
-    at_ns: int
-    notice: KubeEvent | None = None
-    done: threading.Event | None = None
+    at_ns: int  # since 1970
+    event: KubeEvent | None = None
+    flushed: threading.Event | None = None  # set when everything before it was posted or dropped
 
 
 class Poster:
-    """Posts what *recorder* makes of notices.  *random* gives numbers from 0 to below 1."""
+    """Posts the writes that *recorder* derives from Events.
 
-    def __init__(self, access: ApiConnection, recorder: Recorder, random: Callable[[], float]) -> None:
-        self._access = access
+    Args:
+        api: The connection to the API server.
+        recorder: Decides which Events are written.
+        random: Returns numbers from 0 to below 1.
+    """
+
+    def __init__(self, api: ApiConnection, recorder: Recorder, random: Callable[[], float]) -> None:
+        self._api = api
         self._recorder = recorder
         self._random = random
-        self._queue: queue.Queue[_Pending] = queue.Queue(QUEUE_MAX)
+        self._queue: queue.Queue[_Queued] = queue.Queue(QUEUE_MAX)
         self._stopping = threading.Event()
-        self._complaints: set[str] = set()  # ways to fail that were told
+        self._logged: set[str] = set()  # kinds of failure that were logged: HTTP status or "connection"
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
-    def tell(self, notice: KubeEvent) -> None:
-        """Have *notice* posted soon, or dropped; may be called from any thread."""
-        self._put(_Pending(time_ns(), notice))
+    def enqueue(self, event: KubeEvent) -> None:
+        """Have *event* posted soon; any thread."""
+        self._put(_Queued(time_ns(), event))
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was told is posted or dropped; whether it was within *timeout_s*."""
-        done = threading.Event()
-        return self._put(_Pending(time_ns(), done=done)) and done.wait(timeout_s)
+        """Wait until all enqueued Events are posted or dropped; return whether they were within *timeout_s*."""
+        flushed = threading.Event()
+        return self._put(_Queued(time_ns(), flushed=flushed)) and flushed.wait(timeout_s)
 
     def stop(self) -> None:
-        """End the thread, after the request that it is at."""
+        """End the thread after its current request."""
         self._stopping.set()
-        self._put(_Pending(time_ns()))
-        self._thread.join(ANSWER_TIMEOUT_S)
+        self._put(_Queued(time_ns()))
+        self._thread.join(RESPONSE_TIMEOUT_S)
 
-    def _put(self, told: _Pending) -> bool:
+    def _put(self, queued: _Queued) -> bool:
         try:
-            self._queue.put_nowait(told)
+            self._queue.put_nowait(queued)
         except queue.Full:
-            log.debug("too many events wait to be posted: one is dropped")
+            log.debug("Event queue full; dropped a Kubernetes event")
             return False
         return True
 
@@ -99,74 +102,79 @@ class Poster:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._turn()
-            except Exception:  # the outermost line: a thread that ended would go unnoticed
-                log.exception("posting an event failed in an unforeseen way: please report it")
-                self._stopping.wait(RETRY_S)
+                self._post_next()
+            except Exception:  # the outermost level of the thread: its end would go unnoticed
+                log.exception("Internal error while posting a Kubernetes event (please report)")
+                self._stopping.wait(INTERNAL_ERROR_DELAY_S)
 
-    def _turn(self) -> None:
+    def _post_next(self) -> None:
+        """Wait for an Event, or until a series is due, and write what follows from it."""
         wait_s = (self._recorder.due_ns - time_ns()) / _NS_PER_S
         try:
-            told = self._queue.get(timeout=min(max(0.0, wait_s), _LOOK_S))
+            queued = self._queue.get(timeout=min(max(0.0, wait_s), _WAIT_MAX_S))
         except queue.Empty:
-            self._write(self._recorder.turn(time_ns()))
+            self._write_all(self._recorder.due_writes(time_ns()))
             return
-        if told.notice:
-            self._write(self._recorder.take(told.notice, told.at_ns))
-        if told.done:
-            told.done.set()
+        if queued.event:
+            self._write_all(self._recorder.record(queued.event, queued.at_ns))
+        if queued.flushed:
+            queued.flushed.set()
 
-    def _write(self, writes: list[EventWrite]) -> None:
+    def _write_all(self, writes: Iterable[EventWrite]) -> None:
         for write in writes:
-            wait_s: float | None = 0.0
             for _ in range(TRIES_MAX):
-                wait_s = self._try(write)
-                if self._stopping.wait(PACE_S if wait_s is None else wait_s):
+                retry_s = self._try(write)
+                if self._stopping.wait(PACE_S if retry_s is None else retry_s):
                     return
-                if wait_s is None:
+                if retry_s is None:
                     break
 
     def _try(self, write: EventWrite) -> float | None:
-        """How long to wait before another attempt; None: it is done, or never will be."""
+        """Send *write*; return the delay before the next attempt, or None if it succeeded or can never succeed."""
         try:
             status, body, retry_after_s = self._send(write)
         except TransportError as error:
-            self._complain("connection", str(error.problem))
-            return self._jittered(RETRY_S)
-        if status < 300 or (status == 409 and not write.patch):  # it was made, and the answer lost
-            self._complaints &= {str(_FORBIDDEN)}
+            self._log_failure("connection", error.problem, error.__cause__)
+            return RETRY.delay_s(1, self._random())
+        # A conflict on create: it was created by an earlier attempt whose response was lost.
+        if status < _SUCCESS_END or (status == _CONFLICT and not write.patch):
+            self._logged &= {str(_FORBIDDEN)}
             return None
         if status == _FORBIDDEN and b'"NamespaceTerminating"' in body:  # a cause in the Status's details
             return None
-        problem = ObjectProblem("Kubernetes API events", f"HTTP {status}", "refused", _HINTS.get(status, ""))
-        self._complain(str(status), str(problem))
-        if status != 429 and status < 500:
+        problem = Problem("Kubernetes API events", f"HTTP {status}", "rejected", _HINTS.get(status, ""))
+        self._log_failure(str(status), problem)
+        if status != _TOO_MANY_REQUESTS and status < _SERVER_ERROR:
             return None
-        return self._jittered(RETRY_S) if retry_after_s is None else min(retry_after_s, RETRY_MAX_S)
+        return RETRY.delay_s(1, self._random()) if retry_after_s is None else min(retry_after_s, RETRY_AFTER_MAX_S)
 
     def _send(self, write: EventWrite) -> tuple[int, bytes, float | None]:
-        """Status, body, and the time that the server wants us to wait.  Raises TransportError."""
+        """Patch or create the Event.
+
+        Returns:
+            HTTP status, body, and the delay in s that the server asks for (None: it does not).
+
+        Raises:
+            TransportError: There was no complete response.
+        """
         events = f"/apis/events.k8s.io/v1/namespaces/{write.namespace}/events"
         if write.patch:
-            found = self._ask("PATCH", f"{events}/{write.name}", write.patch, _MERGE_PATCH)
-            if found[0] != 404:
-                return found
-        return self._ask("POST", events, write.whole, _JSON)
+            result = self._request("PATCH", f"{events}/{write.name}", write.patch, _MERGE_PATCH)
+            if result[0] != _NOT_FOUND:
+                return result
+        return self._request("POST", events, write.body, _JSON)
 
-    def _ask(self, method: str, target: str, body: bytes, content_type: str) -> tuple[int, bytes, float | None]:
-        answer: Answer = self._access.ask(
-            lambda connection: connection.send(method, target, body, content_type, ANSWER_TIMEOUT_S)
+    def _request(self, method: str, target: str, body: bytes, content_type: str) -> tuple[int, bytes, float | None]:
+        response: Response = self._api.request(
+            lambda connection: connection.send(method, target, body, content_type, RESPONSE_TIMEOUT_S)
         )
         try:
-            return answer.status, answer.body(), answer.retry_after_s
+            return response.status, response.body(), response.retry_after_s
         finally:
-            answer.close()
+            response.close()
 
-    def _complain(self, way: str, text: str) -> None:
-        if way not in self._complaints:
-            self._complaints.add(way)
-            log.warning(f"events are not posted, which harms nothing else: {text}")
-
-    def _jittered(self, seconds: float) -> float:
-        """Longer by up to a quarter, so that thousands of nodes don't come back at once."""
-        return seconds * (1 + self._random() / 4)
+    def _log_failure(self, kind: str, problem: Problem, cause: BaseException | None = None) -> None:
+        log.debug("Kubernetes event not posted", extra=values(problem=problem, cause=repr(cause)))
+        if kind not in self._logged:
+            self._logged.add(kind)
+            log.warning("Failed to post Kubernetes events (does not affect proxying): %s", problem)

@@ -1,12 +1,15 @@
-"""Who is told: the kernel that carries out plans, and can be read back.
+"""The Kernel protocol: apply plans to kernel state, and read the state back.
 
-Law: a kernel decides nothing.  It does the steps in the order given, says of each whether it was done, and reads
-back rows exactly as the compiler writes them, so that a row that was written compares equal when read.
+Invariants:
+- A kernel makes no decisions.  It carries out steps in the given order and returns those that failed.
+- Rows read back equal the rows that were written.
+
+MemoryKernel and LinuxKernel implement the protocol; tests/contract runs one suite on both.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -27,14 +30,14 @@ from kubeproxy_py.model.rows import (
     Table,
     VirtualServer,
 )
-from kubeproxy_py.model.services import Family
 from kubeproxy_py.model.steps import Outcome, Plan
+from kubeproxy_py.net import Family
 
 
 class Scope(Struct, frozen=True, gc=False):
-    """A part of the kernel's state that can be read alone: one set, one table, the virtual servers, ...
+    """A part of kernel state that is read at once: one ipset, one iptables table, all virtual servers, ...
 
-    Scopes do not overlap, and together they hold every row.
+    Scopes do not overlap, and together they contain every row.
     """
 
     kind: str  # "sysctls", "link", "ipset", "table", "virtual servers"
@@ -45,15 +48,14 @@ class Scope(Struct, frozen=True, gc=False):
 
 
 Readable = Scope | VirtualServer
-"""What can be listed: a scope, or the real servers of a virtual server."""
+"""What a snapshot can be taken of: a scope, or the real servers of a virtual server."""
 
 
 class Snapshot(Struct, frozen=True, gc=False):
-    """What the kernel says of a part of its state, not yet made into rows.
+    """Kernel state as it was listed; the fingerprint and the rows are each computed lazily.
 
-    ``seal()`` is the same for as long as it says the same, counters of traffic aside.  It is a hash of 64 bits, keyed
-    anew in each process, so that two different states have one seal once in 2^64 times.  Who needs but one of the two
-    does not pay for the other.
+    ``fingerprint()`` is equal for equal state, traffic counters aside.  It is a 64-bit hash whose key differs in each
+    process; two different states have the same fingerprint once in 2^64 times.
     """
 
     fingerprint: Callable[[], int]
@@ -61,74 +63,70 @@ class Snapshot(Struct, frozen=True, gc=False):
 
 
 def snapshot_of(rows: Rows) -> Snapshot:
-    """The listing of a part whose *rows* are made already."""
+    """Return a snapshot of *rows* that have been read already."""
     return Snapshot(lambda: hash(frozenset(rows.items())), lambda: rows)
 
 
 class Kernel(Protocol):
-    """What the agent needs of a kernel; kept by MemoryKernel and LinuxKernel (tests/contract)."""
+    """Kernel state as the reconciler uses it."""
 
     def scopes(self) -> Sequence[Scope]:
-        """The parts that can be read alone, in the order in which reading them is useful."""
+        """Return the scopes that exist, in the order in which they are best read."""
         ...
 
     def read(self, scope: Scope) -> Rows:
-        """The rows of *scope* as they are now.
+        """Return the current rows of *scope*.
 
-        Only what may be ours is told: sets, chains and jumps of our names, addresses on kube-ipvs0, virtual
-        servers without a firewall mark.  Raises KernelError if the kernel could not be asked.
+        Only rows that may be ours are returned: sets, chains and jumps with our names, addresses on kube-ipvs0,
+        virtual servers without a firewall mark.  Raises KernelError.
         """
         ...
 
     def virtual_servers(self) -> Iterator[Rows]:
-        """The virtual servers alone, as ``read`` tells them, in parts of one listing.  Raises KernelError."""
+        """Yield the virtual servers without their real servers, in chunks of one listing.  Raises KernelError."""
         ...
 
-    def snapshot(self, part: Readable) -> Snapshot:
-        """What the kernel says of *part* now; of a virtual server that is gone, nothing.  Raises KernelError."""
+    def snapshot(self, readable: Readable) -> Snapshot:
+        """Return the current state of *readable*; empty for a virtual server that is gone.  Raises KernelError."""
         ...
 
-    def fingerprint(self, part: Readable) -> int:
-        """``listing(part).seal()``, for who needs nothing else.  Raises KernelError."""
+    def fingerprint(self, readable: Readable) -> int:
+        """Return ``snapshot(readable).fingerprint()`` without the cost of a snapshot.  Raises KernelError."""
         ...
 
     def apply(self, plan: Plan) -> Outcome:
-        """Carry out every step that can be; one failed step never stops those that do not depend on it."""
+        """Carry out every step that can be; a failed step stops only the steps that depend on it."""
         ...
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
-        """How many connection entries each real server of *virtual_servers* has now."""
+        """Return the number of connections of each real server of *virtual_servers*.  Raises KernelError."""
         ...
 
     def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
-        """Those of *real_servers* that are there and have no connection entries now.  Raises KernelError."""
+        """Return those of *real_servers* that exist and have no connections.  Raises KernelError."""
         ...
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
-        """All addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
+        """Return the addresses of all interfaces, including kube-ipvs0, sorted.  Raises KernelError."""
         ...
-
-    def close(self) -> None:
-        """Give back sockets; the state of the kernel stays."""
-        ...
-
-
-@runtime_checkable
-class FlowTable(Protocol):
-    """A kernel whose UDP flows can be listed and deleted; the agent asks those that are one (tests/contract)."""
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
-        """The UDP flows to *servers* in parts, each as it is read; perhaps some of them twice.
+        """Yield the UDP flows to *servers*, in chunks as they are read; a flow may appear twice.
 
-        Raises KernelError if the kernel can't list flows.
+        Raises:
+            KernelError: the kernel cannot list flows.
         """
         ...
 
     def delete_flows(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
-        """Delete *flows*: how many were deleted, and the kernel's words on each that it would not delete.
+        """Delete *flows*; return how many were deleted, and the error text of each that could not be.
 
-        One that was gone already is neither.  Raises KernelError if the kernel could not be asked.
+        A flow that no longer exists is neither.  Raises KernelError.
         """
+        ...
+
+    def close(self) -> None:
+        """Close sockets; kernel state is left in place."""
         ...
 
 
@@ -139,13 +137,13 @@ VIRTUAL_SERVERS = Scope("virtual servers")
 
 @cache
 def ipset_scope(name: str) -> Scope:
-    """The scope of one set with its entries."""
+    """Return the scope of one ipset with its entries."""
     return Scope("ipset", name)
 
 
 @cache
 def table_scope(family: Family, table: Table) -> Scope:
-    """The scope of one iptables table with its chains and jumps."""
+    """Return the scope of one iptables table with its chains and jumps."""
     return Scope("table", f"{family} {table}")
 
 
@@ -163,16 +161,17 @@ _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
 
 
 def scope_of(key: Key) -> Scope:
-    """The scope in which *key* is read."""
+    """Return the scope in which *key* is read."""
     return _SCOPE_OF[type(key)](key)
 
 
 def read_all(kernel: Kernel) -> Rows:
-    """Every row of every scope."""
+    """Return every row of every scope.  Raises KernelError."""
     rows: Rows = {}
     for scope in kernel.scopes():
-        found = kernel.read(scope)
-        few, many = sorted((rows, found), key=len)  # nearly all are in one scope, and are not to be copied
-        many.update(few)
-        rows = many
+        scope_rows = kernel.read(scope)
+        # Nearly all rows are in one scope; copying the smaller dict into the larger one avoids copying them.
+        smaller, larger = sorted((rows, scope_rows), key=len)
+        larger.update(smaller)
+        rows = larger
     return rows

@@ -1,10 +1,13 @@
-"""Errors of the kernel and of the tools that program it."""
+"""Errors of the kernel and of the programs that configure it."""
 
 
 class KernelError(Exception):
-    """The kernel, or a tool that stands for it, could not be asked at all.
+    """The kernel, or a program that configures it, could not be used at all.
 
-    ``hint`` says what the operator can do.
+    Args:
+        message: what failed, with the object's name.
+        errno: the kernel's error number; 0 if there is none.
+        hint: what the operator can do; appended to the message in parentheses.
     """
 
     def __init__(self, message: str, *, errno: int = 0, hint: str = "") -> None:

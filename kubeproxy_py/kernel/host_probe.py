@@ -1,10 +1,12 @@
-"""probe: what this host can do, found out once at start and told with hints.
+"""Find out once, at start, what this host supports, and collect every problem with its remedy.
 
-Law: all that is missing is told at once, each with what to do about it; and only what the agent needs before its
-first plan is asked, for a process costs 5 ms (50 ms in user-mode-linux).  On a node that is in order two are run, an
-``iptables-save`` for each family, which tell its version and that it works.
-
-A family is usable if its iptables works and, for IPv6, the kernel has it switched on (as kube-proxy 1.34 and later).
+Invariants:
+- ``probe`` reports all problems together and never raises; ``ProbeResult.require`` raises for the fatal ones.
+- Only what is needed before the first plan is examined, because a process costs 5 ms (50 ms in user-mode-linux).  On a
+  healthy node two processes are started: one ``iptables-save`` per family, which yields its version and shows that
+  it works.
+- An address family is usable if its iptables works and, for IPv6, IPv6 is enabled in the kernel (as in kube-proxy 1.34
+  and later).
 """
 
 import os
@@ -17,106 +19,106 @@ from typing import Literal
 from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.host.command import run
+from kubeproxy_py.kernel.host.command import load_module, run
 from kubeproxy_py.kernel.iptables import nf_tables
-from kubeproxy_py.kernel.iptables.backend import Flavour, IptablesCommands, choose_flavour, programs
+from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands, detect_backend, find_commands
 from kubeproxy_py.kernel.netlink.attributes import u8
 from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, Socket, message
+from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import IPVS_DEVICE
-from kubeproxy_py.model.services import FAMILIES, Family
+from kubeproxy_py.net import FAMILIES, Family
 
 Version = tuple[int, int, int]
 
-_RANDOM_FULLY_SINCE: Version = (1, 6, 2)
-_CONN_REUSE_MODE_SINCE: Version = (4, 1, 0)
-_IPSET_PROTOCOL = 6 << 8 | 1  # NFNL_SUBSYS_IPSET, IPSET_CMD_PROTOCOL
-_IPSET_PROTOCOL_MIN = 6
+_UNKNOWN_VERSION: Version = (0, 0, 0)
+_RANDOM_FULLY_SINCE: Version = (1, 6, 2)  # of iptables
+_CONN_REUSE_MODE_SINCE: Version = (4, 1, 0)  # of Linux
+_IPSET_CMD_PROTOCOL = 6 << 8 | 1  # NFNL_SUBSYS_IPSET, IPSET_CMD_PROTOCOL
+_IPSET_ATTR_PROTOCOL = 1
+_IPSET_PROTOCOL = 6  # spoken by Linux 3.x and still the minimum of current kernels
 
 
-class HostProblem(Struct, frozen=True):
-    """One thing that is missing; *fatal* if no Service can be served without it."""
+class HostProblem(Problem, frozen=True, gc=False):
+    """A feature that this host lacks."""
 
-    message: str
-    hint: str
-    fatal: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.message} ({self.hint})"
+    fatal: bool = False  # no Service can be served without it
 
 
-class HostFacts(Struct, frozen=True):
-    """What this host can do."""
+class ProbeResult(Struct, frozen=True):
+    """What this host supports: ``host`` for compiling rows, the rest for programming them."""
 
-    kernel_release: str
-    kernel_version: Version
-    cpus: int
-    flavour: Flavour
+    host: HostInfo  # without the node's name, which the configuration decides
+    kernel_release: str  # as uname -r prints it
+    backend: Backend
     iptables_version: Version
-    programs: tuple[IptablesCommands, ...]  # one for each usable family
-    ipset_by_tool: bool  # netlink can't speak to ip_set here
+    commands: tuple[IptablesCommands, ...]  # one for each usable family
+    ipset_by_tool: bool  # ip_set cannot be programmed by netlink on this kernel; use the ipset program
     problems: tuple[HostProblem, ...] = ()
-    match_ipvs: bool = True  # rules may match on IPVS
-
-    @property
-    def families(self) -> tuple[Family, ...]:
-        """The families that can be served."""
-        return tuple(each.family for each in self.programs)
-
-    @property
-    def random_fully(self) -> bool:
-        """Whether this iptables knows ``MASQUERADE --random-fully``."""
-        return self.iptables_version >= _RANDOM_FULLY_SINCE
 
     def require(self) -> None:
-        """Raises KernelError with everything that is fatal, if anything is."""
+        """Do nothing on a usable host.
+
+        Raises:
+            KernelError: at least one problem is fatal; the message lists all fatal ones.
+        """
         fatal = [str(problem) for problem in self.problems if problem.fatal]
         if fatal:
             raise KernelError("; ".join(fatal))
 
 
-def probe(asked: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path("/")) -> HostFacts:
-    """Find out what this host can do; *asked* is the operator's word on the flavour of iptables.
+def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path("/")) -> ProbeResult:
+    """Find out what this host supports; never raises.
 
-    Never fails: what is missing stands in ``problems``.  *root* is where /proc and /sys are looked for.
+    Args:
+        backend: the configured iptables backend (``--iptables-flavour``).
+        root: folder that contains the proc and sys to read.
     """
     release = _read(root / "proc/sys/kernel/osrelease")
-    problems = [*_version_doubts(release), *_modules_missing(root), *_rights_missing()]
-    flavour: Flavour = "legacy"
-    usable: list[tuple[IptablesCommands, Version]] = []
-    try:
-        flavour = choose_flavour(asked, root=root)
-        usable = [found for family in FAMILIES if (found := _usable(flavour, family, root, problems))]
-    except KernelError as error:
-        problems.append(_problem(error))
-    if not usable:
-        problems.append(HostProblem("no address family is usable", "iptables must work: see above", fatal=True))
-    match_ipvs = can_match_ipvs(each.family for each, _ in usable)
+    problems = [*_kernel_version_problems(release), *_module_problems(root), *_capability_problems()]
+    used_backend, usable, iptables_problems = _probe_iptables(backend, root)
+    problems += iptables_problems
+    families = tuple(commands.family for commands, _ in usable)
+    match_ipvs = can_match_ipvs(families)
     if not match_ipvs:
         problems.append(_NO_MATCH_IPVS)
-    return HostFacts(
-        kernel_release=release,
+    iptables_version = usable[0][1] if usable else _UNKNOWN_VERSION
+    host = HostInfo(
         kernel_version=parse_version(release),
         cpus=count_cpus(root),
-        flavour=flavour,
-        iptables_version=usable[0][1] if usable else (0, 0, 0),
-        programs=tuple(each for each, _ in usable),
-        ipset_by_tool=not _ipset_speaks_netlink(),
-        problems=tuple(problems),
+        families=families,
+        random_fully=supports_random_fully(iptables_version),
         match_ipvs=match_ipvs,
+    )
+    return ProbeResult(
+        host=host,
+        kernel_release=release,
+        backend=used_backend,
+        iptables_version=iptables_version,
+        commands=tuple(commands for commands, _ in usable),
+        ipset_by_tool=not _ipset_netlink_works(),
+        problems=tuple(problems),
     )
 
 
 def parse_version(text: str) -> Version:
-    """The first ``x.y`` or ``x.y.z`` in *text*; whatever else a distribution adds is passed over.  (0, 0, 0): none."""
-    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else (0, 0, 0)
+    """Return the first ``x.y`` or ``x.y.z`` in *text*, ignoring distribution suffixes; (0, 0, 0) if there is none."""
+    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else _UNKNOWN_VERSION
+
+
+def supports_random_fully(iptables_version: Version) -> bool:
+    """Return whether this iptables supports ``MASQUERADE --random-fully``."""
+    return iptables_version >= _RANDOM_FULLY_SINCE
 
 
 def count_cpus(root: Path = Path("/")) -> int:
-    """Logical CPUs that are online, as kube-proxy counts them for nf_conntrack_max.
+    """Return the number of online logical CPUs, counted as kube-proxy does for nf_conntrack_max.
 
-    It takes those of all NUMA nodes in /sys, else those in /sys that are in no node, else those that the process may
-    use (cadvisor, machine.GetTopology).  Without /sys a container with a CPU mask counts fewer.
+    That is: the CPUs of all NUMA nodes in /sys; if there are none, the CPUs in /sys outside of nodes; if there are none
+    either, those the process may use.  Without /sys a container with a CPU mask counts fewer.
+
+    Source: cadvisor, machine.GetTopology.
     """
     system = root / "sys/devices/system"
     for pattern in ("node/node[0-9]*/cpu[0-9]*", "cpu/cpu[0-9]*"):
@@ -126,112 +128,149 @@ def count_cpus(root: Path = Path("/")) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _rights_missing() -> Iterator[HostProblem]:
-    """What iptables takes besides NET_ADMIN: it finds the number of a set by a raw socket (its libxt_set.h).
-
-    Without it every rule that speaks of a set is missing, which is worse than not to start.
-    """
-    try:
-        socket(AF_INET, SOCK_RAW, IPPROTO_RAW).close()
-    except PermissionError:
-        words = "the capability NET_RAW is missing, by which iptables finds sets"
-        yield HostProblem(words, "give NET_RAW beside NET_ADMIN", fatal=True)
-
-
-_NO_MATCH_IPVS = HostProblem(
-    "the kernel has no match for IPVS, so processes of this node can't be kept from load balancer addresses whose "
-    "loadBalancerSourceRanges leave the node out; all others are",
-    "modprobe xt_ipvs, then start again",
-)
-
-
 def can_match_ipvs(families: Iterable[Family]) -> bool:
-    """Whether rules may match on IPVS (module xt_ipvs).
+    """Return whether rules may use the iptables match ``ipvs`` (module xt_ipvs).
 
-    kube-proxy never asks; one such rule then fails every restore, and with it all other rules.  True too where it
-    can't be found out, as without the module nft_compat: then the chain with the rule fails, and it alone.
+    kube-proxy does not check this; without the module one such rule fails every restore, and with it all other rules.
+    Also True where the kernel cannot be asked, as without the module nft_compat: then only the chain that contains
+    the rule fails.
     """
     return all(nf_tables.has_match(family, "ipvs") for family in families)
 
 
+_NO_MATCH_IPVS = HostProblem(
+    message="loadBalancerSourceRanges cannot be enforced for traffic from this node, because the kernel module xt_ipvs "
+    "is missing; other clients are still filtered",
+    hint="modprobe xt_ipvs, then restart kubeproxy-py",
+)
+
+
+def _capability_problems() -> Iterator[HostProblem]:
+    """Yield a problem if CAP_NET_RAW is missing, which iptables needs besides CAP_NET_ADMIN.
+
+    iptables looks up the number of a set through a raw socket (its libxt_set.h).  Without it every rule that uses a set
+    would be missing, which is worse than not starting.
+    """
+    try:
+        socket(AF_INET, SOCK_RAW, IPPROTO_RAW).close()
+    except PermissionError:
+        message = "the capability NET_RAW is missing, which iptables needs to look up ipsets"
+        yield HostProblem(message=message, hint="grant NET_RAW in addition to NET_ADMIN", fatal=True)
+
+
 def _is_online(cpu: Path) -> bool:
-    """A CPU that is offline has no topology, or says 0."""
+    """Return whether the CPU is online; an offline one has no topology, or its ``online`` file contains 0."""
     return (cpu / "topology/core_id").exists() and _read(cpu / "online") != "0"
 
 
-def _usable(
-    flavour: Flavour, family: Family, root: Path, problems: list[HostProblem]
-) -> tuple[IptablesCommands, Version] | None:
-    """The programs of *family* and their version if it can be served; else one more problem."""
+def _probe_iptables(
+    configured: Literal["auto", "legacy", "nft"], root: Path
+) -> tuple[Backend, list[tuple[IptablesCommands, Version]], list[HostProblem]]:
+    """Return the backend, the commands and version of each usable family, and the problems."""
+    backend: Backend = "legacy"
+    usable: list[tuple[IptablesCommands, Version]] = []
+    problems: list[HostProblem] = []
     try:
-        return _check_family(flavour, family, root)
+        backend = detect_backend(configured, root=root)
+        results = [_probe_family(backend, family, root) for family in FAMILIES]
+        usable = [result for result in results if not isinstance(result, HostProblem)]
+        problems = [result for result in results if isinstance(result, HostProblem)]
     except KernelError as error:
+        problems.append(HostProblem(message=_without_hint(error), hint=error.hint, fatal=True))
+    if not usable:
         problems.append(
-            HostProblem(f"{family} is not usable: {_without_hint(error)}", error.hint or "this family is left out")
+            HostProblem(
+                message="no address family is usable", hint="iptables must work; see the other problems", fatal=True
+            )
         )
-        return None
+    return backend, usable, problems
 
 
-def _check_family(flavour: Flavour, family: Family, root: Path) -> tuple[IptablesCommands, Version]:
-    """Raises KernelError if *family* can't be served."""
-    if family == "IPv6" and not _ipv6_is_on(root):
-        raise KernelError("the kernel has IPv6 switched off", hint="sysctl -w net.ipv6.conf.all.disable_ipv6=0")
-    words = programs(flavour, family)
-    if words is None:
-        raise KernelError(f"no iptables of flavour {flavour} for {family}", hint="apt-get install iptables")
-    result = run([*words.save, "-t", "nat"])
+def _probe_family(backend: Backend, family: Family, root: Path) -> tuple[IptablesCommands, Version] | HostProblem:
+    try:
+        return _check_family(backend, family, root)
+    except KernelError as error:
+        message = f"{family} is not usable: {_without_hint(error)}"
+        return HostProblem(message=message, hint=error.hint or "Services of this family are not served")
+
+
+def _check_family(backend: Backend, family: Family, root: Path) -> tuple[IptablesCommands, Version]:
+    """Return the commands of *family* and their version.
+
+    Raises:
+        KernelError: *family* cannot be served.
+    """
+    if family == "IPv6" and not _ipv6_is_enabled(root):
+        raise KernelError("IPv6 is disabled in the kernel", hint="sysctl -w net.ipv6.conf.all.disable_ipv6=0")
+    commands = find_commands(backend, family)
+    if commands is None:
+        raise KernelError(f"iptables ({backend}) is not installed for {family}", hint="apt-get install iptables")
+    result = run([*commands.save, "-t", "nat"])
     if result.exit_code:
-        raise KernelError(f"{' '.join(words.save)}: {result.complaint}", hint="are its modules loaded, are we root?")
-    if flavour == "nft" and not nf_tables.works(family):
-        raise KernelError("the kernel has no nf_tables for it", hint="use --iptables-flavour=legacy")
-    # iptables-nft-save of 1.8.2 and earlier prints nothing where there is no table yet, others a remark before this.
+        raise KernelError(
+            f"{' '.join(commands.save)}: {result.error_text}",
+            hint="check that the iptables kernel modules are loaded and that this runs as root",
+        )
+    if backend == "nft" and not nf_tables.works(family):
+        raise KernelError(f"the kernel does not support nf_tables for {family}", hint="use --iptables-flavour=legacy")
+    # iptables-nft-save of 1.8.2 and earlier prints nothing while no table exists, others a remark before the header.
     header = re.search(rb"tables\S*-save v\S+", result.stdout)
-    return words, parse_version((header[0] if header else run(words.version).stdout).decode("ascii", "replace"))
+    version = header[0] if header else run(commands.version).stdout
+    return commands, parse_version(version.decode("ascii", "replace"))
 
 
-def _ipv6_is_on(root: Path) -> bool:
+def _ipv6_is_enabled(root: Path) -> bool:
     return (root / "proc/net/if_inet6").exists() and _read(root / "proc/sys/net/ipv6/conf/all/disable_ipv6") != "1"
 
 
-def _version_doubts(release: str) -> Iterator[HostProblem]:
-    """As kube-proxy has it: without a version nobody knows which settings are right; before 4.1 one is missing."""
+def _kernel_version_problems(release: str) -> Iterator[HostProblem]:
+    """Yield the same two problems as kube-proxy.
+
+    Without a version the right sysctls are not known; before 4.1 one of them does not exist.
+    """
     version = parse_version(release)
-    if version == (0, 0, 0):
-        yield HostProblem("/proc/sys/kernel/osrelease tells no kernel version", "is /proc mounted?", fatal=True)
-    elif version < _CONN_REUSE_MODE_SINCE:
-        hint = "clients that use a source port again may meet a delay of a second"
-        yield HostProblem(f"Linux {release} has no net/ipv4/vs/conn_reuse_mode, which came with 4.1", hint)
-
-
-def _modules_missing(root: Path) -> Iterator[HostProblem]:
-    """What of the kernel is not there and can't be loaded."""
-    if not (root / "proc/net/ip_vs").exists() and not _loads("ip_vs", root / "proc/net/ip_vs"):
+    if version == _UNKNOWN_VERSION:
         yield HostProblem(
-            "the kernel has no IPVS", "modprobe ip_vs; install your distribution's kernel modules", fatal=True
+            message="no kernel version in /proc/sys/kernel/osrelease", hint="check that /proc is mounted", fatal=True
+        )
+    elif version < _CONN_REUSE_MODE_SINCE:
+        hint = "clients that reuse a source port may see a delay of 1 s; upgrade the kernel"
+        yield HostProblem(
+            message=f"Linux {release} has no sysctl net/ipv4/vs/conn_reuse_mode (added in 4.1)", hint=hint
+        )
+
+
+def _module_problems(root: Path) -> Iterator[HostProblem]:
+    """Yield a problem for each kernel module that is missing and cannot be loaded."""
+    if not (root / "proc/net/ip_vs").exists() and not _can_load("ip_vs", root / "proc/net/ip_vs"):
+        yield HostProblem(
+            message="the kernel does not support IPVS",
+            hint="modprobe ip_vs; install your distribution's kernel modules",
+            fatal=True,
         )
     device = root / f"sys/class/net/{IPVS_DEVICE}"
     dummy = root / "sys/module/dummy"
-    if not device.exists() and not dummy.exists() and not _loads("dummy", dummy):
-        yield HostProblem("the kernel may have no dummy network devices", "modprobe dummy")
+    if not device.exists() and not dummy.exists() and not _can_load("dummy", dummy):
+        yield HostProblem(message="the kernel may not support dummy network devices", hint="modprobe dummy")
 
 
-def _loads(module: str, proof: Path) -> bool:
-    """Whether *module* can be loaded; *proof* exists then."""
+def _can_load(module: str, loaded: Path) -> bool:
+    """Load *module* and return whether *loaded*, a file that exists with the module, exists now."""
     try:
-        run(["modprobe", module])
+        load_module(module)
     except KernelError:
         return False
-    return proof.exists()
+    return loaded.exists()
 
 
-def _ipset_speaks_netlink() -> bool:
-    """Whether ip_set answers in a protocol that we speak; 6 is that of Linux 3.x to this day's least."""
+def _ipset_netlink_works() -> bool:
+    """Return whether ip_set answers by netlink in the protocol version that kernel/ipset/ uses."""
     try:
         netlink = Socket(NETLINK_NETFILTER)
     except KernelError:
         return False
     try:
-        netlink.ask(message(_IPSET_PROTOCOL, 0, bytes(4) + u8(1, _IPSET_PROTOCOL_MIN)))
+        netlink.request(message(_IPSET_CMD_PROTOCOL, 0, bytes(4) + u8(_IPSET_ATTR_PROTOCOL, _IPSET_PROTOCOL)))
     except KernelError:
         return False
     finally:
@@ -239,17 +278,13 @@ def _ipset_speaks_netlink() -> bool:
     return True
 
 
-def _problem(error: KernelError) -> HostProblem:
-    return HostProblem(_without_hint(error), error.hint, fatal=True)
-
-
 def _without_hint(error: KernelError) -> str:
-    """What *error* says; its hint is told once, beside it."""
+    """Return the message of *error* without its hint, which HostProblem prints itself."""
     return str(error).removesuffix(f" ({error.hint})")
 
 
 def _read(path: Path) -> str:
-    """The text of a small file without white space around it; "" if it can't be read."""
+    """Return the stripped text of a small file; "" if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:

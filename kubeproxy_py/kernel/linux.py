@@ -1,7 +1,7 @@
-"""LinuxKernel: the kernel of this network namespace, part by part.
+"""LinuxKernel: the kernel of this network namespace, through one adapter for each part of it.
 
-Law: one adapter for each part, none of which knows another; dispatch.py keeps their order and ``scope_of`` their
-borders.
+Invariants:
+- No adapter knows another: dispatch.py keeps their order, and ``scope_of`` the borders between them.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -36,89 +36,93 @@ from kubeproxy_py.model.steps import Outcome, Plan
 
 
 class LinuxKernel:
-    """Carries out plans on the running kernel.
+    """The running kernel; see Kernel for its methods.
 
-    *programs* has the iptables programs of each family that is used (flavour.py); *sysctls* are the settings that
-    ``read`` tells; *ipset_by_tool* is for kernels whose sets netlink can't handle (probe.py); *rules* is for
-    chains and jumps that are written in another way than by iptables-restore.
+    Args:
+        iptables_commands: the iptables programs of each family that is used (iptables/backend.py).
+        sysctls: paths of the sysctls that ``read`` returns.
+        use_ipset_command: run the ``ipset`` program, for kernels whose sets netlink cannot handle (host_probe.py).
+        rules_adapter: writes chains and jumps; default: by iptables-restore.
     """
 
     def __init__(
         self,
-        programs: Sequence[IptablesCommands],
+        iptables_commands: Sequence[IptablesCommands],
         *,
         sysctls: Iterable[str] = (),
-        ipset_by_tool: bool = False,
-        rules: Adapter | None = None,
+        use_ipset_command: bool = False,
+        rules_adapter: Adapter | None = None,
     ) -> None:
-        families = tuple(each.family for each in programs)
-        self._device, self._servers, self._conntrack = AddressAdapter(), IpvsAdapter(), Conntrack()
-        settings, rules = SysctlAdapter(sysctls), rules or IptablesAdapter(programs)
-        sets: Adapter = IpsetCommandAdapter(families) if ipset_by_tool else IpsetAdapter(families)
+        families = tuple(commands.family for commands in iptables_commands)
+        self._link, self._ipvs, self._conntrack = AddressAdapter(), IpvsAdapter(), Conntrack()
+        rules = rules_adapter or IptablesAdapter(iptables_commands)
+        sets: Adapter = IpsetCommandAdapter(families) if use_ipset_command else IpsetAdapter(families)
         self._adapters: dict[type[Key], Adapter] = {
-            Sysctl: settings,
-            Link: self._device,
-            Address: self._device,
+            Sysctl: SysctlAdapter(sysctls),
+            Link: self._link,
+            Address: self._link,
             Ipset: sets,
             IpsetEntry: sets,
             Chain: rules,
             Jump: rules,
-            VirtualServer: self._servers,
-            RealServer: self._servers,
+            VirtualServer: self._ipvs,
+            RealServer: self._ipvs,
         }
-        self._readers = {scope: adapter for adapter in self._each() for scope in adapter.scopes()}
+        self._readers = {scope: adapter for adapter in self._distinct_adapters() for scope in adapter.scopes()}
 
     def scopes(self) -> Sequence[Scope]:
-        """Settings, device, sets, tables, virtual servers."""
+        """Return sysctls, link, ipsets, tables, virtual servers."""
         return list(self._readers)
 
     def read(self, scope: Scope) -> Rows:
-        """The rows of *scope* as they are now.  Raises KernelError."""
+        """Read from the adapter of *scope*."""
         return self._readers[scope].read(scope)
 
     def virtual_servers(self) -> Iterator[Rows]:
-        """The virtual servers alone, in parts of one listing.  Raises KernelError."""
-        return self._servers.virtual_servers()
+        """List by netlink."""
+        return self._ipvs.virtual_servers()
 
-    def snapshot(self, part: Readable) -> Snapshot:
-        """What the kernel says of *part* now; of a virtual server that is gone, nothing.  Raises KernelError."""
-        if isinstance(part, VirtualServer):
-            return self._servers.real_servers(part)
-        reader = self._readers[part]
-        return reader.snapshot(part) if isinstance(reader, Snapshotter) else snapshot_of(reader.read(part))
+    def snapshot(self, readable: Readable) -> Snapshot:
+        """List from the adapter of *readable*."""
+        if isinstance(readable, VirtualServer):
+            return self._ipvs.real_servers(readable)
+        reader = self._readers[readable]
+        return reader.snapshot(readable) if isinstance(reader, Snapshotter) else snapshot_of(reader.read(readable))
 
-    def fingerprint(self, part: Readable) -> int:
-        """``listing(part).seal()``, for who needs nothing else.  Raises KernelError."""
-        return self._servers.fingerprint(part) if isinstance(part, VirtualServer) else self.snapshot(part).fingerprint()
+    def fingerprint(self, readable: Readable) -> int:
+        """Hash what the adapter of *readable* lists."""
+        if isinstance(readable, VirtualServer):
+            return self._ipvs.fingerprint(readable)
+        return self.snapshot(readable).fingerprint()
 
     def apply(self, plan: Plan) -> Outcome:
-        """Carry out every step that can be, in order; see dispatch.py for those that wait."""
+        """Carry out *plan* in order; see dispatch.py for steps that wait."""
         return dispatch(plan, self._adapters)
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
-        """How many connection entries each real server of *virtual_servers* has now.  Raises KernelError."""
-        return self._servers.connections(virtual_servers)
+        """Read from IPVS."""
+        return self._ipvs.connections(virtual_servers)
 
     def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
-        """Those of *real_servers* that are there and have no connection entries now.  Raises KernelError."""
-        return self._servers.idle(real_servers)
+        """Read from IPVS."""
+        return self._ipvs.idle(real_servers)
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
-        """All addresses of all interfaces, sorted.  Raises KernelError."""
-        return self._device.host_addresses()
+        """List by rtnetlink."""
+        return self._link.host_addresses()
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
-        """The UDP flows to *servers* in parts, each as it is read; perhaps some of them twice.  Raises KernelError."""
+        """List from conntrack."""
         return self._conntrack.udp_flows(servers)
 
     def delete_flows(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
-        """Delete *flows*: how many were, and the words with which the kernel refused others.  Raises KernelError."""
+        """Delete from conntrack."""
         return self._conntrack.delete_flows(flows)
 
     def close(self) -> None:
-        """Give back sockets; the state of the kernel stays."""
-        for adapter in self._each():
+        """Close the sockets of all adapters."""
+        for adapter in self._distinct_adapters():
             adapter.close()
 
-    def _each(self) -> Iterable[Adapter]:
+    def _distinct_adapters(self) -> Iterable[Adapter]:
         return dict.fromkeys(self._adapters.values())

@@ -1,17 +1,19 @@
-"""MemoryKernel: a dict as strict as Linux about order and existence.
+"""MemoryKernel: kernel state as a dict that is as strict as Linux about order and existence.
 
-Law: what Linux refuses, it refuses with the same errno, and what Linux drops along (a set's entries, a virtual
-server's real servers), it drops.  Seen on Linux 6.1; tests/contract holds both kernels to one suite.
+Invariants:
+- What Linux refuses is refused with the same errno, and what Linux deletes along with a row (a set's entries, a virtual
+  server's real servers) is deleted.  Observed on Linux 6.1; tests/contract runs one suite on both kernels.
 
-It can be told to fail a step (``fault``) and to die before one (``dies_before``), which is how the laws of planning
-are tested: stop anywhere, look, plan again.
+A test can make a step fail (``fault``) or crash before a step (``steps_until_crash``), and plan again from there.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
 from kubeproxy_py.kernel import Readable, Scope, Snapshot, scope_of, snapshot_of
+from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_BUSY, IPSET_ERR_EXIST, IPSET_ERR_HASH_FULL
 from kubeproxy_py.model.flows import Flow
+from kubeproxy_py.model.kube_names import referenced_chains
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -27,79 +29,86 @@ from kubeproxy_py.model.rows import (
     Link,
     RealServer,
     Rows,
+    Spec,
     Sysctl,
     VirtualServer,
-    named_chains,
-    named_sets,
+    referenced_sets,
 )
-from kubeproxy_py.model.services import family_of
 from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
+from kubeproxy_py.net import family_of
 
-IPSET_ERR_BUSY = 4100  # include/uapi/linux/netfilter/ipset/ip_set.h
-IPSET_ERR_EXIST = 4103
-IPSET_ERR_HASH_FULL = 4352
-
-_ABSENT: dict[type[Key], int] = {
+_ERRNO_IF_ABSENT: dict[type[Key], int] = {
     Link: ENODEV,
     Address: EADDRNOTAVAIL,
     VirtualServer: ESRCH,
     IpsetEntry: IPSET_ERR_EXIST,
 }
-_MADE_BY_UPDATE = (Ipset, Chain, Jump)  # which the adapters replace whole
-_PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST}
+_ERRNO_IF_PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST}
+_CREATED_BY_UPDATE = (Ipset, Chain, Jump)  # the Linux adapters replace these completely
 
 
 class SimulatedCrash(Exception):  # noqa: N818 - an interruption, not an error
-    """The process that was applying a plan is gone; what it did until then stays."""
+    """The process that was applying a plan has died; the steps that it had carried out stay."""
 
 
 class MemoryKernel:
-    """The kernel's rows in a dict.
+    """Kernel rows in a dict; see Kernel for its methods.
 
-    ``forgiving`` is how the Linux adapters behave: an add that meets the row makes its spec true, a delete that
-    meets nothing is done, and so is an update that makes a set, chain or jump.  Without it all are refused, which no
-    plan from true rows may ever meet.
+    Args:
+        rows: the initial rows.
+        idempotent: behave as the Linux adapters do: an add of an existing row updates it, a delete of a missing row
+            succeeds, and so does an update of a missing set, chain or jump.  Without it all of these are refused; no
+            plan from true rows may contain them.
+
+    Attributes:
+        rows: the current rows.
+        addresses: host addresses besides those of kube-ipvs0.
+        open_connections: connections by real server; none for others.
+        flows: the UDP flows.
+        applied: the steps that were carried out.
+        fault: returns the errno with which a step fails, or 0.
+        steps_until_crash: the number of steps before ``apply`` raises SimulatedCrash; None: never.
     """
 
-    def __init__(self, rows: Rows | None = None, *, forgiving: bool = False) -> None:
+    def __init__(self, rows: Rows | None = None, *, idempotent: bool = False) -> None:
         self.rows: Rows = dict(rows or {})
         self.addresses: tuple[HostAddress, ...] = ()
         self.open_connections: dict[RealServer, Connections] = {}
         self.flows: list[Flow] = []
-        self.forgiving = forgiving
+        self.idempotent = idempotent
         self.applied: list[Step] = []
         self.fault: Callable[[Step], int] = lambda _step: 0
-        self.dies_before: int | None = None  # how many more steps it lives
+        self.steps_until_crash: int | None = None
 
     def scopes(self) -> Sequence[Scope]:
-        """The scopes that now hold a row."""
+        """Return the scopes that contain a row."""
         return list(dict.fromkeys(scope_of(key) for key in self.rows))
 
     def read(self, scope: Scope) -> Rows:
-        """The rows of *scope*."""
+        """Return the rows of *scope*."""
         return {key: spec for key, spec in self.rows.items() if scope_of(key) == scope}
 
     def virtual_servers(self) -> Iterator[Rows]:
-        """The virtual servers alone, each in a part of its own."""
+        """Yield each virtual server in a chunk of its own."""
         for key, spec in list(self.rows.items()):
             if isinstance(key, VirtualServer):
                 yield {key: spec}
 
-    def snapshot(self, part: Readable) -> Snapshot:
-        """The rows of *part*, sealed."""
-        if isinstance(part, Scope):
-            return snapshot_of(self.read(part))
+    def snapshot(self, readable: Readable) -> Snapshot:
+        """Return a snapshot of the rows of *readable*."""
+        if isinstance(readable, Scope):
+            return snapshot_of(self.read(readable))
         rows = self.rows.items()
         return snapshot_of(
-            {key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server == part}
+            {key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server == readable}
         )
 
-    def fingerprint(self, part: Readable) -> int:
-        """That of the listing."""
-        return self.snapshot(part).fingerprint()
+    def fingerprint(self, readable: Readable) -> int:
+        """Return the fingerprint of the snapshot."""
+        return self.snapshot(readable).fingerprint()
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
-        """What a test gave as ``open_connections``; none for the others."""
+        """Return ``open_connections`` of the real servers that exist."""
         return {
             key: self.open_connections.get(key, Connections())
             for key in self.rows
@@ -107,140 +116,149 @@ class MemoryKernel:
         }
 
     def idle(self, real_servers: Iterable[RealServer]) -> set[RealServer]:
-        """Those that are there and in which no test left ``open_connections``."""
+        """Return those that exist and have no ``open_connections``."""
         none = Connections()
         return {key for key in real_servers if key in self.rows and not self.open_connections.get(key, none).total}
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
-        """What a test gave as ``addresses``, with those on kube-ipvs0."""
-        ours = (HostAddress(IPVS_DEVICE, key.address) for key in self.rows if isinstance(key, Address))
-        return tuple(sorted((*self.addresses, *ours)))
+        """Return ``addresses`` and those on kube-ipvs0, sorted."""
+        on_device = (HostAddress(IPVS_DEVICE, key.address) for key in self.rows if isinstance(key, Address))
+        return tuple(sorted((*self.addresses, *on_device)))
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
-        """What a test gave as ``flows``, each in a part of its own."""
+        """Yield each of ``flows`` to *servers* in a chunk of its own."""
         yield from ([flow] for flow in list(self.flows) if flow.virtual_server in servers)
 
     def delete_flows(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
-        """Delete *flows*."""
-        gone = [flow for flow in flows if flow in self.flows]
-        self.flows = [flow for flow in self.flows if flow not in gone]
-        return len(gone), []
+        """Delete from ``flows``."""
+        deleted = [flow for flow in flows if flow in self.flows]
+        self.flows = [flow for flow in self.flows if flow not in deleted]
+        return len(deleted), []
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; there are no sockets."""
 
     def apply(self, plan: Plan) -> Outcome:
-        """Do each step or refuse it.  Raises DiedError where ``dies_before`` says so."""
-        failed = []
+        """Carry out each step or refuse it.  Raises SimulatedCrash after ``steps_until_crash`` steps."""
+        failures = []
         for step in plan:
-            self._live_on()
-            errno = self.fault(step) or self._refusal(step)
+            self._count_down_to_crash()
+            errno = self.fault(step) or self._errno(step)
             if errno:
-                failed.append(StepFailure(step, errno, f"errno {errno}"))
+                failures.append(StepFailure(step, errno, f"errno {errno}"))
             else:
-                self._do(step)
+                self._carry_out(step)
                 self.applied.append(step)
-        return Outcome(tuple(failed))
+        return Outcome(tuple(failures))
 
-    def _live_on(self) -> None:
-        if self.dies_before is not None:
-            if self.dies_before == 0:
+    def _count_down_to_crash(self) -> None:
+        if self.steps_until_crash is not None:
+            if self.steps_until_crash == 0:
                 raise SimulatedCrash
-            self.dies_before -= 1
+            self.steps_until_crash -= 1
 
-    def _refusal(self, step: Step) -> int:
-        return self._presence_refusal(step) or (
-            self._delete_refusal(step.key) if step.verb == "delete" else self._make_refusal(step)
+    def _errno(self, step: Step) -> int:
+        """Return the errno with which Linux would refuse *step*, or 0."""
+        return self._presence_errno(step) or (
+            self._delete_errno(step.key) if step.verb == "delete" else self._write_errno(step)
         )
 
-    def _presence_refusal(self, step: Step) -> int:
-        """Whether *step* is refused since its row is there, or since it is not."""
+    def _presence_errno(self, step: Step) -> int:
+        """Return the errno if *step* is refused because its row exists, or because it does not."""
         kind, present = type(step.key), step.key in self.rows
         if step.verb == "add":
-            return _PRESENT.get(kind, EEXIST) if present and not self.forgiving else 0
-        if present or (self.forgiving and (step.verb == "delete" or kind in _MADE_BY_UPDATE)):
+            return _ERRNO_IF_PRESENT.get(kind, EEXIST) if present and not self.idempotent else 0
+        if present or (self.idempotent and (step.verb == "delete" or kind in _CREATED_BY_UPDATE)):
             return 0
         if step.verb == "update" and isinstance(step.key, RealServer) and step.key.virtual_server not in self.rows:
             return ESRCH
-        return _ABSENT.get(kind, ENOENT)
+        return _ERRNO_IF_ABSENT.get(kind, ENOENT)
 
-    def _make_refusal(self, step: Step) -> int:
+    def _write_errno(self, step: Step) -> int:  # noqa: PLR0911 - one for each kind of row
         match step.key:
             case RealServer(virtual_server=virtual_server):
                 return 0 if virtual_server in self.rows else ESRCH
             case Address():
                 return 0 if Link(IPVS_DEVICE) in self.rows else ENODEV
             case IpsetEntry():
-                return self._entry_refusal(step.key)
+                return self._entry_errno(step.key)
             case Ipset() if isinstance(step.spec, IpsetSpec) and step.key in self.rows:
-                return self._set_refusal(step.key, step.spec)
+                return self._set_errno(step.key, step.spec)
             case Chain(family=family, table=table) if isinstance(step.spec, ChainSpec):
-                missing_set = any(Ipset(name) not in self.rows for name in named_sets(step.spec.rules))
-                missing_chain = any(Chain(family, table, n) not in self.rows for n in named_chains(step.spec.rules))
+                missing_set = any(Ipset(name) not in self.rows for name in referenced_sets(step.spec.rules))
+                chains = (Chain(family, table, name) for name in referenced_chains(step.spec.rules))
+                missing_chain = any(chain not in self.rows for chain in chains)
                 return ENOENT if missing_chain else EINVAL if missing_set else 0
             case Jump(family=family, table=table, target=target):
                 return 0 if Chain(family, table, target) in self.rows else ENOENT
         return 0
 
-    def _set_refusal(self, key: Ipset, wanted: IpsetSpec) -> int:
-        """A set takes another's place with its entries if they are alike, and otherwise only where no rule looks."""
+    def _set_errno(self, key: Ipset, desired: IpsetSpec) -> int:
+        """Return the errno of a set's update: 0 if it can be swapped with its entries, or if no rule refers to it."""
         spec = self.rows[key]
-        if isinstance(spec, IpsetSpec) and not wanted.is_like(spec):
-            return self._delete_refusal(key)
-        return IPSET_ERR_HASH_FULL if wanted.family and self._size(key.name) > wanted.maxelem else 0
+        if isinstance(spec, IpsetSpec) and not desired.can_swap_with(spec):
+            return self._delete_errno(key)
+        return IPSET_ERR_HASH_FULL if desired.family and self._entry_count(key.name) > desired.maxelem else 0
 
-    def _size(self, name: str) -> int:
+    def _entry_count(self, name: str) -> int:
         return sum(1 for key in self.rows if isinstance(key, IpsetEntry) and key.set == name)
 
-    def _entry_refusal(self, key: IpsetEntry) -> int:
+    def _entry_errno(self, key: IpsetEntry) -> int:
         spec = self.rows.get(Ipset(key.set))
         if not isinstance(spec, IpsetSpec):
             return ENOENT
         if spec.family and family_of(key.entry.partition(",")[0]) != spec.family:
             return EINVAL
-        return IPSET_ERR_HASH_FULL if spec.family and self._size(key.set) >= spec.maxelem else 0
+        return IPSET_ERR_HASH_FULL if spec.family and self._entry_count(key.set) >= spec.maxelem else 0
 
-    def _delete_refusal(self, key: Key) -> int:
+    def _delete_errno(self, key: Key) -> int:
         match key:
             case Ipset(name=name):
-                users = (s for s in self.rows.values() if isinstance(s, ChainSpec) and name in named_sets(s.rules))
-                return IPSET_ERR_BUSY if any(users) else 0
+                specs = self.rows.values()
+                is_referenced = any(
+                    isinstance(spec, ChainSpec) and name in referenced_sets(spec.rules) for spec in specs
+                )
+                return IPSET_ERR_BUSY if is_referenced else 0
             case Chain():
-                return EBUSY if any(self._comes_to(key, other) for other in self.rows if other != key) else 0
+                return EBUSY if any(self._jumps_to(key, other) for other in self.rows if other != key) else 0
         return 0
 
-    def _comes_to(self, chain: Chain, other: Key) -> bool:
+    def _jumps_to(self, chain: Chain, other: Key) -> bool:
         if isinstance(other, Jump):
             return (other.family, other.table, other.target) == (chain.family, chain.table, chain.name)
         if isinstance(other, Chain) and (other.family, other.table) == (chain.family, chain.table):
             spec = self.rows[other]
-            return isinstance(spec, ChainSpec) and chain.name in named_chains(spec.rules)
+            return isinstance(spec, ChainSpec) and chain.name in referenced_chains(spec.rules)
         return False
 
-    def _do(self, step: Step) -> None:
+    def _carry_out(self, step: Step) -> None:
         if step.verb != "delete":
             before = self.rows.get(step.key)
-            if isinstance(before, IpsetSpec) and isinstance(step.spec, IpsetSpec) and not step.spec.is_like(before):
-                self._drop_along(step.key)
+            if _is_another_type(before, step.spec):
+                self._delete_contents(step.key)
             self.rows[step.key] = step.spec
             return
         if isinstance(step.key, Sysctl):
-            return  # a setting can't be taken away
+            return  # a sysctl cannot be deleted
         self.rows.pop(step.key, None)
-        self._drop_along(step.key)
+        self._delete_contents(step.key)
 
-    def _drop_along(self, whole: Key) -> None:
-        for key in [other for other in self.rows if _lies_in(other, whole)]:
+    def _delete_contents(self, container: Key) -> None:
+        for key in [other for other in self.rows if _is_in(other, container)]:
             del self.rows[key]
 
 
-def _lies_in(key: Key, whole: Key) -> bool:
-    """Whether *key* goes when *whole* goes."""
-    match whole:
+def _is_another_type(before: Spec, after: Spec) -> bool:
+    return isinstance(before, IpsetSpec) and isinstance(after, IpsetSpec) and not after.can_swap_with(before)
+
+
+def _is_in(key: Key, container: Key) -> bool:
+    """Return whether Linux deletes *key* along with *container*."""
+    match container:
         case Ipset(name=name):
             return isinstance(key, IpsetEntry) and key.set == name
         case VirtualServer():
-            return isinstance(key, RealServer) and key.virtual_server == whole
+            return isinstance(key, RealServer) and key.virtual_server == container
         case Link():
             return isinstance(key, Address)
     return False

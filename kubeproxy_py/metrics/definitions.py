@@ -1,10 +1,14 @@
-"""Every metric that is served: name, type, labels, buckets, meaning.  docs/metrics.md is printed from it.
+"""Definitions of every metric that is served: name, type, help, labels and buckets.
 
-Law: kube-proxy's have its names, types, labels and buckets, so that its dashboards and alerts go on working; ours begin
-with ``kubeproxy_ipvs_``.  A metric that is not here can't be counted.  Bounds are written as Go prints them, since
-people match the label ``le`` as text.
+docs/metrics.md is generated from this module (`make metrics-page`).
 
-Source: kubernetes pkg/proxy/metrics and component-base/metrics, 1.36.
+Invariants:
+  - kube-proxy's metrics have kube-proxy's names, types, labels, buckets and help texts, so that its dashboards and
+    alerts keep working.  The help omits the stability prefix (``[ALPHA]``): it is a promise of Kubernetes' releases.
+  - The project's own metrics begin with ``kubeproxy_ipvs_``.
+  - A metric without a definition cannot be recorded.
+
+Source: kubernetes pkg/proxy/metrics and component-base/metrics, 1.36; prometheus/client_golang, process_collector.go.
 """
 
 from typing import Literal
@@ -14,26 +18,47 @@ from msgspec import Struct
 Type = Literal["counter", "gauge", "histogram"]
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
+# Bucket bounds are text exactly as Go prints them: people match the label ``le`` as text.
 SYNC_BOUNDS = tuple(f"{0.001 * 2**k:.6g}" for k in range(15))
 PROGRAMMING_BOUNDS = tuple(map(str, (0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))))
-PHASE_BOUNDS = _words("0.0001 0.0005 0.001 0.005 0.01 0.05 0.1 0.5 1 5 10")
-REQUEST_BOUNDS = _words("0.005 0.025 0.1 0.25 0.5 1 2 4 8 15 30 60")
-SIZE_BOUNDS = _words("64 256 512 1024 4096 16384 65536 262144 1.048576e+06 4.194304e+06 1.6777216e+07")
-AGE_BOUNDS = _words("600 1800 3600 14400 86400 604800 2.592e+06 7.776e+06 1.5552e+07 3.1104e+07 1.24416e+08")
+PHASE_BOUNDS = ("0.0001", "0.0005", "0.001", "0.005", "0.01", "0.05", "0.1", "0.5", "1", "5", "10")
+REQUEST_BOUNDS = ("0.005", "0.025", "0.1", "0.25", "0.5", "1", "2", "4", "8", "15", "30", "60")
+SIZE_BOUNDS = (
+    "64",
+    "256",
+    "512",
+    "1024",
+    "4096",
+    "16384",
+    "65536",
+    "262144",
+    "1.048576e+06",
+    "4.194304e+06",
+    "1.6777216e+07",
+)
+AGE_BOUNDS = (
+    "600",
+    "1800",
+    "3600",
+    "14400",
+    "86400",
+    "604800",
+    "2.592e+06",
+    "7.776e+06",
+    "1.5552e+07",
+    "3.1104e+07",
+    "1.24416e+08",
+)
 
 
 class Metric(Struct, frozen=True):
-    """``bounds`` are the upper bounds of a histogram's buckets, without +Inf."""
+    """The definition of one metric."""
 
     name: str
     type: Type
     help: str
     labels: tuple[str, ...] = ()
-    bounds: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()  # upper bounds of a histogram's buckets, without +Inf
 
 
 def _counter(name: str, text: str, *labels: str) -> Metric:
@@ -51,135 +76,210 @@ def _histogram(name: str, text: str, bounds: tuple[str, ...], *labels: str) -> M
 _TRAFFIC = ("namespace", "service", "port", "protocol")
 
 UPSTREAM: tuple[Metric, ...] = (
-    _histogram("kubeproxy_sync_proxy_rules_duration_seconds", "Time that a sync took", SYNC_BOUNDS, "ip_family"),
-    _gauge("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "When the last sync was done", "ip_family"),
-    _gauge("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "When a sync was last asked for", "ip_family"),
+    _histogram(
+        "kubeproxy_sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", SYNC_BOUNDS, "ip_family"
+    ),
+    _gauge(
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "The last time proxy rules were successfully synced",
+        "ip_family",
+    ),
+    _gauge(
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+        "The last time a sync of proxy rules was queued",
+        "ip_family",
+    ),
     _histogram(
         "kubeproxy_network_programming_duration_seconds",
-        "Time from the change of a pod or Service (as its EndpointSlice says) until this node's kernel followed it",
+        "In Cluster Network Programming Latency in seconds",
         PROGRAMMING_BOUNDS,
         "ip_family",
     ),
-    _gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "Changes of EndpointSlices that await a sync"),
-    _counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Changes of EndpointSlices heard of"),
-    _gauge("kubeproxy_sync_proxy_rules_service_changes_pending", "Changes of Services that await a sync"),
-    _counter("kubeproxy_sync_proxy_rules_service_changes_total", "Changes of Services heard of"),
+    _gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "Pending proxy rules Endpoint changes"),
+    _counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes"),
+    _gauge("kubeproxy_sync_proxy_rules_service_changes_pending", "Pending proxy rules Service changes"),
+    _counter("kubeproxy_sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes"),
     _gauge(
         "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-        "Services with a Local traffic policy that have endpoints, but none on this node",
+        "Number of services with a Local traffic policy and no endpoints",
         "traffic_policy",
         "ip_family",
     ),
     _counter(
         "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
-        "Syncs in which chains or jumps could not be written",
+        "Cumulative proxy iptables restore failures",
         "ip_family",
     ),
-    _counter("kubeproxy_proxy_healthz_total", "Answers of /healthz by status", "code"),
-    _counter("kubeproxy_proxy_livez_total", "Answers of /livez by status", "code"),
+    _counter("kubeproxy_proxy_healthz_total", "Cumulative proxy healthz HTTP status", "code"),
+    _counter("kubeproxy_proxy_livez_total", "Cumulative proxy livez HTTP status", "code"),
     _histogram(
         "kubeproxy_conntrack_reconciler_sync_duration_seconds",
-        "Time that looking for stale UDP flows took",
+        "ReconcileConntrackFlowsLatency latency in seconds",
         SYNC_BOUNDS,
         "ip_family",
     ),
-    _counter("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale UDP flows that were deleted", "ip_family"),
-    _gauge("kubernetes_feature_enabled", "Whether a feature gate is on", "name", "stage"),
-    _gauge("kubernetes_healthcheck", "The result of a health check of the metrics server, 1 or 0", "name", "type"),
     _counter(
-        "kubernetes_healthchecks_total", "Results of health checks of the metrics server", "name", "status", "type"
+        "kubeproxy_conntrack_reconciler_deleted_entries_total",
+        "Cumulative conntrack flows deleted by conntrack reconciler",
+        "ip_family",
     ),
-    _counter("process_cpu_seconds_total", "User and system CPU time"),
-    _gauge("process_max_fds", "How many files may be open"),
-    _counter("process_network_receive_bytes_total", "Bytes that this network namespace received over IP"),
-    _counter("process_network_transmit_bytes_total", "Bytes that this network namespace sent over IP"),
-    _gauge("process_open_fds", "Open files"),
-    _gauge("process_resident_memory_bytes", "Resident memory"),
-    _gauge("process_start_time_seconds", "When the process began, since 1970"),
-    _gauge("process_virtual_memory_bytes", "Virtual memory"),
-    _gauge("process_virtual_memory_max_bytes", "The limit of virtual memory"),
+    _gauge(
+        "kubernetes_feature_enabled",
+        "This metric records the data about the stage and enablement of a k8s feature.",
+        "name",
+        "stage",
+    ),
+    _gauge("kubernetes_healthcheck", "This metric records the result of a single healthcheck.", "name", "type"),
+    _counter(
+        "kubernetes_healthchecks_total",
+        "This metric records the results of all healthcheck.",
+        "name",
+        "status",
+        "type",
+    ),
+    _counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds."),
+    _gauge("process_max_fds", "Maximum number of open file descriptors."),
+    _counter("process_network_receive_bytes_total", "Number of bytes received by the process over the network."),
+    _counter("process_network_transmit_bytes_total", "Number of bytes sent by the process over the network."),
+    _gauge("process_open_fds", "Number of open file descriptors."),
+    _gauge("process_resident_memory_bytes", "Resident memory size in bytes."),
+    _gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds."),
+    _gauge("process_virtual_memory_bytes", "Virtual memory size in bytes."),
+    _gauge("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes."),
     _histogram(
         "rest_client_exec_plugin_certificate_rotation_age",
-        "Age at which certificates of exec plugins were renewed; nothing is counted here",
+        "Histogram of the number of seconds the last auth exec plugin client certificate lived before being rotated. "
+        "If auth exec plugin client certificates are unused, histogram will contain no data.",
         AGE_BOUNDS,
     ),
-    _gauge("rest_client_exec_plugin_ttl_seconds", "How long an exec plugin's certificate is good; +Inf: there is none"),
+    _gauge(
+        "rest_client_exec_plugin_ttl_seconds",
+        "Gauge of the shortest TTL (time-to-live) of the client certificate(s) managed by the auth exec plugin. The "
+        "value is in seconds until certificate expiry (negative if already expired). If auth exec plugins are unused "
+        "or manage no TLS certificates, the value will be +INF.",
+    ),
     _histogram(
         "rest_client_rate_limiter_duration_seconds",
-        "How long requests to the API server were held back by this side, after failures",
+        "Client side rate limiter latency in seconds. Broken down by verb, and host.",
         REQUEST_BOUNDS,
         "verb",
         "host",
     ),
     _histogram(
         "rest_client_request_duration_seconds",
-        "Time until the head of an answer of the API server",
+        "Request latency in seconds. Broken down by verb, and host.",
         REQUEST_BOUNDS,
         "verb",
         "host",
     ),
-    _histogram("rest_client_request_size_bytes", "Bodies sent to the API server", SIZE_BOUNDS, "verb", "host"),
+    _histogram(
+        "rest_client_request_size_bytes",
+        "Request size in bytes. Broken down by verb and host.",
+        SIZE_BOUNDS,
+        "verb",
+        "host",
+    ),
     _counter(
         "rest_client_requests_total",
-        "Requests to the API server; the code is <error> where there was no answer",
+        "Number of HTTP requests, partitioned by status code, method, and host.",
         "code",
         "method",
         "host",
     ),
     _histogram(
         "rest_client_response_size_bytes",
-        "Bodies received from the API server, but for those of watches",
+        "Response size in bytes. Broken down by verb and host.",
         SIZE_BOUNDS,
         "verb",
         "host",
     ),
-    _gauge("rest_client_transport_cache_entries", "Connection pools to the API server"),
-    _counter("rest_client_transport_cert_rotation_gc_calls_total", "Always 0: there is nothing to collect here"),
-    _counter("rest_client_transport_create_calls_total", "Connection pools made, credentials read anew", "result"),
+    _gauge("rest_client_transport_cache_entries", "Number of transport entries in the internal cache."),
+    _counter(
+        "rest_client_transport_cert_rotation_gc_calls_total",
+        "Number of cleanups of stopped client certificate rotations. Always 0: credentials are read again instead.",
+    ),
+    _counter(
+        "rest_client_transport_create_calls_total",
+        "Number of calls to get a new transport, partitioned by the result of the operation hit: obtained from the "
+        "cache, miss: created and added to the cache, uncacheable: created and not cached",
+        "result",
+    ),
 )
 
 OURS: tuple[Metric, ...] = (
-    _gauge("kubeproxy_ipvs_build_info", "1; which build this is", "version", "python_version", "platform"),
+    _gauge(
+        "kubeproxy_ipvs_build_info",
+        "Version of this agent, of Python and of the platform, as labels. The value is always 1.",
+        "version",
+        "python_version",
+        "platform",
+    ),
     _gauge(
         "kubeproxy_ipvs_rows",
-        "Kernel objects by kind: desired; pending, that are not so yet; failed, those of them that the kernel refused",
+        "Number of kernel objects by kind and state. desired: should exist. pending: not yet as desired. "
+        "failed: pending because the kernel rejected the change.",
         "kind",
         "state",
     ),
-    _counter("kubeproxy_ipvs_drift_found_total", "Kernel objects that somebody else changed or removed", "kind"),
-    _counter("kubeproxy_ipvs_drift_repaired_total", "Those of them that are as desired again", "kind"),
-    _counter("kubeproxy_ipvs_full_compares_total", "Times that the whole kernel state was read and compared"),
-    _gauge("kubeproxy_ipvs_draining_real_servers", "Real servers of weight 0 that wait for their connections to end"),
+    _counter(
+        "kubeproxy_ipvs_drift_found_total",
+        "Number of kernel objects found changed or deleted by something other than this agent.",
+        "kind",
+    ),
+    _counter("kubeproxy_ipvs_drift_repaired_total", "Number of drifted kernel objects that were restored.", "kind"),
+    _counter(
+        "kubeproxy_ipvs_full_compares_total",
+        "Number of times the complete kernel state was read and compared with the desired state.",
+    ),
+    _gauge(
+        "kubeproxy_ipvs_draining_real_servers",
+        "Number of real servers with weight 0 that are waiting for their connections to end.",
+    ),
     _histogram(
         "kubeproxy_ipvs_sync_phase_duration_seconds",
-        "Time by phase: decode (an object, or a page of them), compile, plan, apply (of a sync)",
+        "Duration of each phase in seconds. decode: one API object, or one page of a list. compile, plan, apply: one "
+        "sync.",
         PHASE_BOUNDS,
         "phase",
     ),
     _histogram(
         "kubeproxy_ipvs_event_to_kernel_duration_seconds",
-        "Time from hearing of the oldest change that a sync answers until the kernel has it",
+        "Time in seconds from receiving the oldest change of a sync until the kernel was updated.",
         PHASE_BOUNDS,
     ),
-    _counter("kubeproxy_ipvs_failed_steps_total", "Changes that the kernel refused", "kind"),
+    _counter(
+        "kubeproxy_ipvs_failed_steps_total", "Number of changes that the kernel rejected, by kind of object.", "kind"
+    ),
     _gauge(
         "kubeproxy_ipvs_watch_silence_seconds",
-        "Since the API server last said anything on a watch, a bookmark (one a minute) included",
+        "Seconds since the API server last sent anything on a watch. It sends a bookmark about once a minute.",
         "resource",
     ),
-    _counter("kubeproxy_ipvs_watch_restarts_total", "Watches that were begun after the first", "resource"),
-    _counter("kubeproxy_ipvs_lists_total", "Lists that were begun, the first included", "resource"),
-    _counter("kubeproxy_ipvs_service_connections_total", "Connections that IPVS has scheduled", *_TRAFFIC),
-    _counter("kubeproxy_ipvs_service_received_packets_total", "Packets from clients", *_TRAFFIC),
-    _counter("kubeproxy_ipvs_service_sent_packets_total", "Packets to clients", *_TRAFFIC),
-    _counter("kubeproxy_ipvs_service_received_bytes_total", "Bytes from clients", *_TRAFFIC),
-    _counter("kubeproxy_ipvs_service_sent_bytes_total", "Bytes to clients", *_TRAFFIC),
-    _gauge("kubeproxy_ipvs_service_active_connections", "Connections that are established", *_TRAFFIC),
-    _gauge("kubeproxy_ipvs_service_inactive_connections", "Connections in any other state", *_TRAFFIC),
-    _gauge("kubeproxy_ipvs_service_series", "Service ports with series of their own"),
+    _counter(
+        "kubeproxy_ipvs_watch_restarts_total",
+        "Number of watches started, not counting the first of each resource.",
+        "resource",
+    ),
+    _counter(
+        "kubeproxy_ipvs_lists_total", "Number of lists started, including the first of each resource.", "resource"
+    ),
+    _counter("kubeproxy_ipvs_service_connections_total", "Number of connections scheduled by IPVS.", *_TRAFFIC),
+    _counter("kubeproxy_ipvs_service_received_packets_total", "Number of packets received from clients.", *_TRAFFIC),
+    _counter("kubeproxy_ipvs_service_sent_packets_total", "Number of packets sent to clients.", *_TRAFFIC),
+    _counter("kubeproxy_ipvs_service_received_bytes_total", "Number of bytes received from clients.", *_TRAFFIC),
+    _counter("kubeproxy_ipvs_service_sent_bytes_total", "Number of bytes sent to clients.", *_TRAFFIC),
+    _gauge("kubeproxy_ipvs_service_active_connections", "Number of established connections.", *_TRAFFIC),
     _gauge(
-        "kubeproxy_ipvs_scrape_duration_seconds", "Time that gathering these numbers took, before they were printed"
+        "kubeproxy_ipvs_service_inactive_connections",
+        "Number of connections in any state other than established.",
+        *_TRAFFIC,
+    ),
+    _gauge("kubeproxy_ipvs_service_series", "Number of service ports that have traffic series of their own."),
+    _gauge(
+        "kubeproxy_ipvs_scrape_duration_seconds",
+        "Time in seconds spent collecting the metrics of this scrape, without writing them as text.",
     ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*UPSTREAM, *OURS)}
+"""Every metric by name."""

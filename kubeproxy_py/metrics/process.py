@@ -1,6 +1,6 @@
-"""process_*: what the kernel says of this process, as Go's client tells it.
+"""Collect the process_* metrics: CPU, memory, files and network traffic of this process.
 
-Law: read when asked for; what can't be read is left out.
+They are read from /proc during the scrape; a value that cannot be read is omitted, as Go's client does.
 
 Source: proc(5); prometheus/client_golang, process_collector_procfsenabled.go.
 """
@@ -11,42 +11,43 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from kubeproxy_py.metrics.registry import MetricFamily, family
+from kubeproxy_py.metrics.registry import MetricFamily, metric_family
 
 _UNLIMITED = float(2**64 - 1)  # how Go prints RLIM_INFINITY
 
 
-def process_families(proc: Path = Path("/proc")) -> Iterator[MetricFamily]:
-    """The families of this process."""
-    for name, value in _values(proc):
-        yield family(f"process_{name}", [((), value)])
+def collect_process_metrics(proc: Path = Path("/proc")) -> Iterator[MetricFamily]:
+    """Yield the families of this process, read from *proc*."""
+    for name, value in _process_values(proc):
+        yield metric_family(f"process_{name}", [((), value)])
 
 
-def _values(proc: Path) -> Iterator[tuple[str, float]]:
+def _process_values(proc: Path) -> Iterator[tuple[str, float]]:
     with suppress(OSError, ValueError, IndexError):
-        yield from _of_stat(proc)
+        yield from _stat_values(proc)
     with suppress(OSError):
-        yield "open_fds", len(os.listdir(proc / "self/fd")) - 1  # noqa: PTH208 - one of them is the listing's own
+        yield "open_fds", len(os.listdir(proc / "self/fd")) - 1  # noqa: PTH208 - one of them is the listing itself
     yield "max_fds", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     yield "virtual_memory_max_bytes", _UNLIMITED if limit == resource.RLIM_INFINITY else limit
     with suppress(OSError, KeyError, ValueError):
-        octets = _ip_extensions((proc / "self/net/netstat").read_text())
-        yield "network_receive_bytes_total", octets["InOctets"]
-        yield "network_transmit_bytes_total", octets["OutOctets"]
+        counters = _parse_ip_ext((proc / "self/net/netstat").read_text())
+        yield "network_receive_bytes_total", counters["InOctets"]
+        yield "network_transmit_bytes_total", counters["OutOctets"]
 
 
-def _of_stat(proc: Path) -> Iterator[tuple[str, float]]:
-    fields = (proc / "self/stat").read_text().rpartition(")")[2].split()  # from the third on; the name may have blanks
-    ticks = os.sysconf("SC_CLK_TCK")
-    booted = next(line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
-    yield "cpu_seconds_total", (int(fields[11]) + int(fields[12])) / ticks
-    yield "start_time_seconds", int(booted.split()[1]) + int(fields[19]) / ticks
-    yield "virtual_memory_bytes", int(fields[20])
-    yield "resident_memory_bytes", int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+def _stat_values(proc: Path) -> Iterator[tuple[str, float]]:
+    # The fields from the third on: the second is the program's name in parentheses, which may contain blanks.
+    fields = (proc / "self/stat").read_text().rpartition(")")[2].split()
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
+    boot_line = next(line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
+    yield "cpu_seconds_total", (int(fields[11]) + int(fields[12])) / ticks_per_s  # utime, stime
+    yield "start_time_seconds", int(boot_line.split()[1]) + int(fields[19]) / ticks_per_s  # starttime
+    yield "virtual_memory_bytes", int(fields[20])  # vsize
+    yield "resident_memory_bytes", int(fields[21]) * os.sysconf("SC_PAGE_SIZE")  # rss, in pages
 
 
-def _ip_extensions(text: str) -> dict[str, int]:
-    """The pairs of the two lines that begin with IpExt."""
-    names, values = (line.split()[1:] for line in text.splitlines() if line.startswith("IpExt:"))
+def _parse_ip_ext(netstat: str) -> dict[str, int]:
+    """Return the counters of the two lines that begin with "IpExt:": the names, then the values."""
+    names, values = (line.split()[1:] for line in netstat.splitlines() if line.startswith("IpExt:"))
     return dict(zip(names, map(int, values), strict=True))

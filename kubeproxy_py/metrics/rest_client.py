@@ -1,69 +1,67 @@
-"""SourceNumbers: what is asked of the API server and what it says, as numbers (a Tally of sources/).
-
-Law: told by any thread; what a watch last said is a moment, and becomes a silence when it is asked for.
-"""
+"""RestClientMetrics: record requests to the API server, lists and watches."""
 
 import time
 from collections.abc import Callable, Iterator
 
-from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, family
+from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, metric_family
 from kubeproxy_py.model.events import Feed
+from kubeproxy_py.sources.client_metrics import ClientMetrics
 
 _RESOURCES: dict[Feed, str] = {"services": "services", "slices": "endpointslices", "node": "nodes"}
 
 
-class RestClientMetrics:
-    """Keeps the law of kubeproxy_py.sources.client_metrics.Tally."""
+class RestClientMetrics(ClientMetrics):
+    """Records the requests in *registry*; every method may be called from any thread."""
 
-    def __init__(self, numbers: MetricsRegistry, clock: Callable[[], float] = time.monotonic) -> None:
-        self._numbers = numbers
+    def __init__(self, registry: MetricsRegistry, clock: Callable[[], float] = time.monotonic) -> None:
+        self._registry = registry
         self._clock = clock
-        self._heard_s: dict[Feed, float] = {}
-        self._watches: set[Feed] = set()
-        self._pools = 0
-        numbers.add("rest_client_transport_cert_rotation_gc_calls_total", count=0)
-        numbers.put("rest_client_exec_plugin_ttl_seconds", float("inf"))
-        numbers.put("rest_client_transport_cache_entries", 0)
-        numbers.expect("rest_client_exec_plugin_certificate_rotation_age")
+        self._last_heard_s: dict[Feed, float] = {}  # by the clock
+        self._watched: set[Feed] = set()  # feeds of which a watch was started
+        registry.inc("rest_client_transport_cert_rotation_gc_calls_total", amount=0)
+        registry.set("rest_client_exec_plugin_ttl_seconds", float("inf"))
+        registry.set("rest_client_transport_cache_entries", 0)
+        registry.declare("rest_client_exec_plugin_certificate_rotation_age")
 
-    def requested(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None:
-        """A request was answered."""
-        with self._numbers.together():
-            self._numbers.add("rest_client_requests_total", code, method, host)
-            self._numbers.observe("rest_client_request_duration_seconds", took_s, method, host)
-            self._numbers.observe("rest_client_request_size_bytes", sent_bytes, method, host)
+    def request_finished(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None:
+        """Record a request and its status *code*; ``<error>`` if it got no response."""
+        with self._registry.batch():
+            self._registry.inc("rest_client_requests_total", code, method, host)
+            self._registry.observe("rest_client_request_duration_seconds", took_s, method, host)
+            self._registry.observe("rest_client_request_size_bytes", sent_bytes, method, host)
 
-    def received(self, host: str, method: str, size_bytes: int) -> None:
-        """A whole body was read."""
-        self._numbers.observe("rest_client_response_size_bytes", size_bytes, method, host)
+    def response_read(self, host: str, method: str, size_bytes: int) -> None:
+        """Record the size of a complete response body."""
+        self._registry.observe("rest_client_response_size_bytes", size_bytes, method, host)
 
-    def held_back(self, host: str, method: str, wait_s: float) -> None:
-        """A request was made later than it could have been."""
-        self._numbers.observe("rest_client_rate_limiter_duration_seconds", wait_s, method, host)
+    def request_delayed(self, host: str, method: str, wait_s: float) -> None:
+        """Record that a request was delayed by *wait_s* because earlier ones failed."""
+        self._registry.observe("rest_client_rate_limiter_duration_seconds", wait_s, method, host)
 
-    def connected(self) -> None:
-        """A pool of connections was made; it takes the place of the one before."""
-        self._numbers.put("rest_client_transport_cache_entries", 1)
-        self._numbers.add("rest_client_transport_create_calls_total", "miss")
+    def pool_created(self) -> None:
+        """Record that a connection pool was created; it replaces the previous one."""
+        self._registry.set("rest_client_transport_cache_entries", 1)
+        self._registry.inc("rest_client_transport_create_calls_total", "miss")
 
-    def decoded(self, took_s: float) -> None:
-        """An object, or a page of them, was decoded."""
-        self._numbers.observe("kubeproxy_ipvs_sync_phase_duration_seconds", took_s, "decode")
+    def objects_decoded(self, took_s: float) -> None:
+        """Record that decoding one object, or one page of a list, took *took_s*."""
+        self._registry.observe("kubeproxy_ipvs_sync_phase_duration_seconds", took_s, "decode")
 
-    def began(self, feed: Feed, *, watch: bool) -> None:
-        """A list or a watch begins."""
-        if not watch:
-            self._numbers.add("kubeproxy_ipvs_lists_total", _RESOURCES[feed])
-            return
-        self._numbers.add("kubeproxy_ipvs_watch_restarts_total", _RESOURCES[feed], count=feed in self._watches)
-        self._watches.add(feed)
+    def list_started(self, feed: Feed) -> None:
+        """Record the request of the first page of a list."""
+        self._registry.inc("kubeproxy_ipvs_lists_total", _RESOURCES[feed])
 
-    def heard(self, feed: Feed) -> None:
-        """The server said something."""
-        self._heard_s[feed] = self._clock()
+    def watch_started(self, feed: Feed) -> None:
+        """Record the request of a watch; the first one is not a restart."""
+        self._registry.inc("kubeproxy_ipvs_watch_restarts_total", _RESOURCES[feed], amount=feed in self._watched)
+        self._watched.add(feed)
 
-    def families(self) -> Iterator[MetricFamily]:
-        """For how long each watch is silent by now."""
+    def data_received(self, feed: Feed) -> None:
+        """Record that the API server sent something for *feed*."""
+        self._last_heard_s[feed] = self._clock()
+
+    def collect(self) -> Iterator[MetricFamily]:
+        """Yield how long each watch has been silent."""
         now_s = self._clock()
-        silences = [((_RESOURCES[feed],), now_s - heard_s) for feed, heard_s in sorted(self._heard_s.items())]
-        yield family("kubeproxy_ipvs_watch_silence_seconds", silences)
+        silences = [((_RESOURCES[feed],), now_s - heard_s) for feed, heard_s in sorted(self._last_heard_s.items())]
+        yield metric_family("kubeproxy_ipvs_watch_silence_seconds", silences)

@@ -1,164 +1,173 @@
-"""SyncNumbers: what the loop says it took, did and stands at, as numbers.
+"""SyncMetrics: record what the loop and the reconciler do (kubeproxy_* metrics other than traffic and the API client).
 
-Law: each call costs what it tells of, and is made in the loop's thread alone; a scrape reads whole values.
+All methods but `on_sync_requested` and `collect` are called in the loop's thread only.  They are on the path of every
+event, so each costs no more than what it records.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, family
+from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, metric_family
 from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, SliceDeleted, SliceUpserted
 from kubeproxy_py.model.health import Policy, ServiceState
 from kubeproxy_py.model.rows import Chain, Jump
-from kubeproxy_py.model.services import Family as IPFamily
 from kubeproxy_py.model.services import ServiceName, SliceName
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.model.steps import StepFailure
+from kubeproxy_py.net import Family as IPFamily
+from kubeproxy_py.reconcile.report import Report, StaleFlowReport, SyncReport
 from kubeproxy_py.reconcile.sync_status import KIND_NAMES, SyncStatus
 
 _SYNC = "kubeproxy_sync_proxy_rules_"
 _CONNTRACK = "kubeproxy_conntrack_reconciler_"
+_Trigger = tuple[ServiceName, IPFamily, list[float]]
 _POLICIES: tuple[Policy, ...] = ("internal", "external")
 
 
 class SyncMetrics:
-    """For a node that serves *families*."""
+    """Records the syncs of a node that serves *families*."""
 
     def __init__(
-        self, numbers: MetricsRegistry, families: tuple[IPFamily, ...], wall_s: Callable[[], float] = time.time
+        self, registry: MetricsRegistry, families: tuple[IPFamily, ...], wall_s: Callable[[], float] = time.time
     ) -> None:
-        self._numbers = numbers
+        self._registry = registry
         self._families = families
         self._wall_s = wall_s
         self._started_s = wall_s()
-        self._standing = SyncStatus()
-        self._triggers: dict[SliceName, tuple[ServiceName, IPFamily, list[float]]] = {}
-        self._changes: Counter[str] = Counter()  # taken within this turn, by sort: one count for a list of thousands
-        self._not_local: dict[ServiceName, tuple[tuple[Policy, IPFamily], ...]] = {}
-        self._not_local_counts: Counter[tuple[Policy, IPFamily]] = Counter()
-        self._begin()
+        self._status = SyncStatus()  # replaced as a value, so that a scrape needs no lock
+        # Slices changed since the last sync of their Service: when the cause of each change happened, since 1970.
+        self._triggers: dict[SliceName, _Trigger] = {}
+        # Changes of this cycle by kind.  They are recorded once per cycle: a list has thousands.
+        self._changes: Counter[str] = Counter()
+        self._without_local: dict[ServiceName, tuple[tuple[Policy, IPFamily], ...]] = {}
+        self._without_local_counts: Counter[tuple[Policy, IPFamily]] = Counter()
+        self._declare()
 
-    def _begin(self) -> None:
-        """What is 0 before anything happens is said to be, so that rates can be had from the first event on."""
+    def _declare(self) -> None:
+        """Make metrics visible before their first event, so that rates are correct from the first event on."""
+        registry = self._registry
         for kind in ("service", "endpoint"):
-            self._numbers.add(f"{_SYNC}{kind}_changes_total", count=0)
-            self._numbers.put(f"{_SYNC}{kind}_changes_pending", 0)
-        for each in self._families:
-            self._numbers.expect(f"{_SYNC}duration_seconds", each)
-            self._numbers.expect(f"{_CONNTRACK}sync_duration_seconds", each)
-            self._numbers.expect("kubeproxy_network_programming_duration_seconds", each)
-            self._numbers.put(f"{_SYNC}last_queued_timestamp_seconds", self._started_s, each)
-            self._numbers.put(f"{_SYNC}last_timestamp_seconds", 0, each)
-            self._numbers.add(f"{_SYNC}iptables_restore_failures_total", each, count=0)
-            self._numbers.add(f"{_CONNTRACK}deleted_entries_total", each, count=0)
+            registry.inc(f"{_SYNC}{kind}_changes_total", amount=0)
+            registry.set(f"{_SYNC}{kind}_changes_pending", 0)
+        for family in self._families:
+            registry.declare(f"{_SYNC}duration_seconds", family)
+            registry.declare(f"{_CONNTRACK}sync_duration_seconds", family)
+            registry.declare("kubeproxy_network_programming_duration_seconds", family)
+            registry.set(f"{_SYNC}last_queued_timestamp_seconds", self._started_s, family)
+            registry.set(f"{_SYNC}last_timestamp_seconds", 0, family)
+            registry.inc(f"{_SYNC}iptables_restore_failures_total", family, amount=0)
+            registry.inc(f"{_CONNTRACK}deleted_entries_total", family, amount=0)
             for policy in _POLICIES:
-                self._numbers.put(f"{_SYNC}no_local_endpoints_total", 0, policy, each)
+                registry.set(f"{_SYNC}no_local_endpoints_total", 0, policy, family)
 
-    def asked(self) -> None:
-        """A sync was asked for.  May be called from any thread."""
+    def on_sync_requested(self) -> None:
+        """Record that a sync was requested.  May be called from any thread."""
         now_s = self._wall_s()
-        with self._numbers.together():
-            for each in self._families:
-                self._numbers.put(f"{_SYNC}last_queued_timestamp_seconds", now_s, each)
+        with self._registry.batch():
+            for family in self._families:
+                self._registry.set(f"{_SYNC}last_queued_timestamp_seconds", now_s, family)
 
-    def took(self, event: Event) -> None:
-        """The agent knows *event*."""
+    def on_event(self, event: Event) -> None:
+        """Count a change of a Service or an EndpointSlice that the reconciler handled."""
         match event:
             case ServiceUpserted() | ServiceDeleted():
                 self._changes["service"] += 1
-            case SliceUpserted(slice=part, triggered_s=at_s):
+            case SliceUpserted(slice=endpoint_slice, triggered_s=triggered_s):
                 self._changes["endpoint"] += 1
-                if at_s > self._started_s:
-                    self._triggers.setdefault(part.name, (part.service, part.family, []))[2].append(at_s)
+                if triggered_s > self._started_s:
+                    trigger: _Trigger = (endpoint_slice.service, endpoint_slice.family, [])
+                    self._triggers.setdefault(endpoint_slice.name, trigger)[2].append(triggered_s)
             case SliceDeleted(name=name):
                 self._changes["endpoint"] += 1
                 self._triggers.pop(name, None)
 
-    def _count_changes(self) -> None:
+    def _record_changes(self) -> None:
         for kind, count in self._changes.items():
-            self._numbers.add(f"{_SYNC}{kind}_changes_total", count=count)
-            self._numbers.add(f"{_SYNC}{kind}_changes_pending", count=count)
+            self._registry.inc(f"{_SYNC}{kind}_changes_total", amount=count)
+            self._registry.inc(f"{_SYNC}{kind}_changes_pending", amount=count)
         self._changes.clear()
 
-    def did(self, report: SyncReport) -> None:
-        """The agent did what *report* says."""
-        with self._numbers.together():
-            self._did(report)
+    def on_report(self, report: Report) -> None:
+        """Record what the agent did."""
+        with self._registry.batch():
+            if isinstance(report, StaleFlowReport):
+                self._record_stale_flows(report)
+                return
+            self._record_failures(report.failures)
+            if isinstance(report, SyncReport):
+                self._record_sync(report)
 
-    def _did(self, report: SyncReport) -> None:
-        if report.flows:
-            self._swept(report)
-            return
-        for failure in report.failed:
-            self._numbers.add("kubeproxy_ipvs_failed_steps_total", type(failure.step.key).__name__)
-        keys = (failure.step.key for failure in report.failed if failure.errno)
-        for each in {key.family for key in keys if isinstance(key, Chain | Jump)}:
-            self._numbers.add(f"{_SYNC}iptables_restore_failures_total", each)
-        if report.why != "drained":
-            self._synced(report)
+    def _record_failures(self, failures: tuple[StepFailure, ...]) -> None:
+        for failure in failures:
+            self._registry.inc("kubeproxy_ipvs_failed_steps_total", type(failure.step.key).__name__)
+        # Steps without an errno were not tried: they wait for another one that failed.
+        keys = (failure.step.key for failure in failures if failure.errno)
+        for family in {key.family for key in keys if isinstance(key, Chain | Jump)}:
+            self._registry.inc(f"{_SYNC}iptables_restore_failures_total", family)
 
-    def _synced(self, report: SyncReport) -> None:
+    def _record_sync(self, report: SyncReport) -> None:
         phases = {"compile": report.compile_s, "plan": report.plan_s, "apply": report.apply_s}
         for phase, took_s in phases.items():
-            self._numbers.observe("kubeproxy_ipvs_sync_phase_duration_seconds", took_s, phase)
+            self._registry.observe("kubeproxy_ipvs_sync_phase_duration_seconds", took_s, phase)
         if report.since_event_s is not None:
-            self._numbers.observe("kubeproxy_ipvs_event_to_kernel_duration_seconds", report.since_event_s)
-        for each in self._families:
-            self._numbers.observe(f"{_SYNC}duration_seconds", sum(phases.values()), each)
-        self._count_changes()
+            self._registry.observe("kubeproxy_ipvs_event_to_kernel_duration_seconds", report.since_event_s)
+        for family in self._families:  # one sync serves both
+            self._registry.observe(f"{_SYNC}duration_seconds", sum(phases.values()), family)
+        self._record_changes()
         for kind in ("service", "endpoint"):
-            self._numbers.put(f"{_SYNC}{kind}_changes_pending", 0)
-        self._programmed({state.name for state in report.states})
-        self._note_not_local(report.states)
+            self._registry.set(f"{_SYNC}{kind}_changes_pending", 0)
+        self._record_programming({state.name for state in report.states})
+        self._record_without_local(report.states)
 
-    def _swept(self, report: SyncReport) -> None:
-        flows = report.flows
-        assert flows is not None, "it is a report of flows"
-        for each in self._families:
-            self._numbers.observe(f"{_CONNTRACK}sync_duration_seconds", report.apply_s, each)
-        deleted = {"IPv4": flows.forgotten - flows.forgotten_ipv6, "IPv6": flows.forgotten_ipv6}
-        for each in self._families:
-            self._numbers.add(f"{_CONNTRACK}deleted_entries_total", each, count=deleted[each])
+    def _record_stale_flows(self, report: StaleFlowReport) -> None:
+        flows = report.result
+        deleted = {"IPv4": flows.deleted - flows.deleted_ipv6, "IPv6": flows.deleted_ipv6}
+        for family in self._families:
+            self._registry.observe(f"{_CONNTRACK}sync_duration_seconds", report.duration_s, family)
+            self._registry.inc(f"{_CONNTRACK}deleted_entries_total", family, amount=deleted[family])
 
-    def _programmed(self, services: set[ServiceName]) -> None:
+    def _record_programming(self, services: set[ServiceName]) -> None:
+        """Record the time from each trigger to now, for the slices of the *services* that were synced."""
         now_s = self._wall_s()
         for name in [name for name, (service, _, _) in self._triggers.items() if service in services]:
-            _, ip_family, moments = self._triggers.pop(name)
-            for at_s in moments:
-                self._numbers.observe("kubeproxy_network_programming_duration_seconds", now_s - at_s, ip_family)
+            _, family, times_s = self._triggers.pop(name)
+            for triggered_s in times_s:
+                self._registry.observe("kubeproxy_network_programming_duration_seconds", now_s - triggered_s, family)
 
-    def _note_not_local(self, states: tuple[ServiceState, ...]) -> None:
+    def _record_without_local(self, states: tuple[ServiceState, ...]) -> None:
         changed: set[tuple[Policy, IPFamily]] = set()
         for state in states:
-            before = self._not_local.pop(state.name, ())
-            if state.not_local:
-                self._not_local[state.name] = state.not_local
-            self._not_local_counts.subtract(before)
-            self._not_local_counts.update(state.not_local)
-            changed.update(before, state.not_local)
-        for policy, each in changed:
-            self._numbers.put(f"{_SYNC}no_local_endpoints_total", self._not_local_counts[policy, each], policy, each)
+            before = self._without_local.pop(state.name, ())
+            if state.policies_without_local:
+                self._without_local[state.name] = state.policies_without_local
+            self._without_local_counts.subtract(before)
+            self._without_local_counts.update(state.policies_without_local)
+            changed.update(before, state.policies_without_local)
+        for policy, family in changed:
+            count = self._without_local_counts[policy, family]
+            self._registry.set(f"{_SYNC}no_local_endpoints_total", count, policy, family)
 
-    def stands(self, standing: SyncStatus) -> None:
-        """A turn is over."""
-        self._standing = standing
+    def on_cycle_end(self, status: SyncStatus) -> None:
+        """Record the status at the end of a cycle of the loop."""
+        self._status = status
         if self._changes:
-            self._count_changes()
+            self._record_changes()
 
-    def synced(self, families: tuple[IPFamily, ...]) -> None:
-        """*families* are up to date now."""
+    def record_up_to_date(self, families: tuple[IPFamily, ...]) -> None:
+        """Record that *families* are up to date now."""
         now_s = self._wall_s()
-        with self._numbers.together():
-            for each in families:
-                self._numbers.put(f"{_SYNC}last_timestamp_seconds", now_s, each)
+        with self._registry.batch():
+            for family in families:
+                self._registry.set(f"{_SYNC}last_timestamp_seconds", now_s, family)
 
-    def families(self) -> Iterator[MetricFamily]:
-        """Rows, drift and draining; may be called from any thread."""
-        standing = self._standing
-        states = (("desired", standing.desired), ("pending", standing.pending), ("failed", standing.failed))
+    def collect(self) -> Iterator[MetricFamily]:
+        """Yield rows, drift, full compares and draining.  May be called from any thread."""
+        status = self._status
+        states = (("desired", status.desired), ("pending", status.pending), ("failed", status.failed))
         rows = [((kind, state), counts.get(kind, 0)) for state, counts in states for kind in KIND_NAMES]
-        yield family("kubeproxy_ipvs_rows", rows)
-        for name, counts in (("found", standing.drift_found), ("repaired", standing.drift_repaired)):
-            yield family(f"kubeproxy_ipvs_drift_{name}_total", [((kind,), counts.get(kind, 0)) for kind in KIND_NAMES])
-        yield family("kubeproxy_ipvs_full_compares_total", [((), standing.compares)])
-        yield family("kubeproxy_ipvs_draining_real_servers", [((), standing.draining)])
+        yield metric_family("kubeproxy_ipvs_rows", rows)
+        for name, counts in (("found", status.drift_found), ("repaired", status.drift_repaired)):
+            samples = [((kind,), counts.get(kind, 0)) for kind in KIND_NAMES]
+            yield metric_family(f"kubeproxy_ipvs_drift_{name}_total", samples)
+        yield metric_family("kubeproxy_ipvs_full_compares_total", [((), status.compares)])
+        yield metric_family("kubeproxy_ipvs_draining_real_servers", [((), status.draining)])

@@ -1,10 +1,12 @@
-"""Traffic by service port: what the kernel counted of virtual servers, under the names that people know.
+"""TrafficMetrics: connections, packets and bytes of each service port, as IPVS counted them.
 
-Law: the number of series is bounded.  Service ports get series of their own in order of their names, up to a cap; all
-others are one sum, whose labels are empty.  Nothing is read where there are more virtual servers than somebody
-configured.  Virtual servers that no Service wants are left out.
+Invariants:
+  - The number of series is bounded: the first service ports by name have their own, up to a limit, and all others are
+    summed into one series with empty labels.
+  - Nothing is read from the kernel above a configured number of service ports.
+  - Virtual servers that belong to no Service are omitted.
 
-Counters are the kernel's: they begin at 0 when a virtual server is made, and go with it.
+The counters are the kernel's: they start at 0 when a virtual server is created and end when it is deleted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,46 +15,47 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from kubeproxy_py.metrics.registry import Labels, MetricFamily, family
+from kubeproxy_py.metrics.registry import Labels, MetricFamily, metric_family
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.rows import Connections, RealServer, Traffic, VirtualServer
-from kubeproxy_py.model.services import Protocol as Transport
 from kubeproxy_py.model.services import Service, ServiceName
+from kubeproxy_py.net import Protocol as Transport
 
 _PREFIX = "kubeproxy_ipvs_service_"
 _COUNTERS = tuple(f"{_PREFIX}{name}_total" for name in Traffic.__struct_fields__)
-_REST: Labels = ("", "", "", "")
+_OTHERS: Labels = ("", "", "", "")
+"""The labels of the sum of all service ports without a series of their own."""
 
 
 class TrafficReader(Protocol):
-    """The kernel, by a socket of the caller's own; each raises an exception if it can't be asked."""
+    """Reads counters from the kernel over a socket of its own; every method raises if the kernel cannot be read."""
 
-    def traffic(self) -> dict[VirtualServer, Traffic]: ...
+    def traffic(self) -> dict[VirtualServer, Traffic]:
+        """Return the counters of every virtual server."""
 
-    def connections(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, Connections]: ...
+    def connections(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, Connections]:
+        """Return the connections of every real server of *virtual_servers*."""
 
 
 class TrafficLimits(Struct, frozen=True, gc=False):
-    """``series``: service ports that get series of their own, 0: nothing is read; ``servers_max``: above so many
-    service ports neither.
-    """
+    """Limits of what is read from the kernel."""
 
-    series: int = 1000
-    servers_max: int = 20_000
+    series: int = 1000  # service ports with series of their own; 0: nothing is read
+    servers_max: int = 20_000  # above this number of service ports nothing is read
 
 
 class TrafficMetrics:
-    """``take`` is for the loop's thread, ``families`` for the one that scrapes."""
+    """Collects traffic by service port; `update_services` is called by the loop's thread, `collect` by a scrape's."""
 
-    def __init__(self, reader: Callable[[], TrafficReader], limits: TrafficLimits) -> None:
-        self._make_reader = reader
+    def __init__(self, make_reader: Callable[[], TrafficReader], limits: TrafficLimits) -> None:
+        self._make_reader = make_reader  # called by the first scrape, so that its thread owns the socket
         self._reader: TrafficReader | None = None
         self._limits = limits
-        self._lock = Lock()  # of _services
-        self._services: dict[ServiceName, Service] = {}
+        self._lock = Lock()  # protects _services
+        self._services: dict[ServiceName, Service] = {}  # the values are shared with the compiler
 
-    def take(self, states: Iterable[ServiceState]) -> None:
-        """Know the Services that were compiled; the values are shared with the compiler."""
+    def update_services(self, states: Iterable[ServiceState]) -> None:
+        """Store the Services that were compiled, and forget those that were deleted."""
         if not self._limits.series:
             return
         with self._lock:
@@ -62,82 +65,87 @@ class TrafficMetrics:
                 else:
                     self._services.pop(state.name, None)
 
-    def families(self) -> Iterator[MetricFamily]:
-        """What the kernel counted, read now.  Raises what the reader raises."""
+    def collect(self) -> Iterator[MetricFamily]:
+        """Read the counters from the kernel and yield them.  Raises the reader's errors."""
         with self._lock:
             services = list(self._services.values())
-        count = sum(len(service.ports) for service in services)
-        if not count or count > self._limits.servers_max:
+        port_count = sum(len(service.ports) for service in services)
+        if not port_count or port_count > self._limits.servers_max:
             return
         if self._reader is None:
             self._reader = self._make_reader()
-        names = ServicePortIndex(services)
-        named = _named(self._reader.traffic(), names)
-        own = sorted(named)[: self._limits.series]
-        yield family(f"{_PREFIX}series", [((), len(own))])
-        yield from _counters(named, own)
-        yield from _gauges(self._reader, named, own)
+        traffic = _by_service_port(self._reader.traffic(), ServicePortIndex(services))
+        with_series = sorted(traffic)[: self._limits.series]
+        yield metric_family(f"{_PREFIX}series", [((), len(with_series))])
+        yield from _counters(traffic, with_series)
+        yield from _connection_gauges(self._reader, traffic, with_series)
 
 
 class ServicePortIndex:
-    """Virtual server -> (namespace, service, port, protocol)."""
+    """Maps a virtual server to the labels (namespace, service, port, protocol) of its service port."""
 
     def __init__(self, services: Iterable[Service]) -> None:
-        self._by_place: dict[tuple[str, int, Transport], Labels] = {}
+        self._by_address: dict[tuple[str, int, Transport], Labels] = {}
         self._by_node_port: dict[tuple[int, Transport], Labels] = {}
-        for service in sorted(services, key=lambda service: service.name, reverse=True):  # the first name has it
-            self._note(service)
+        # In reverse order of names: of two Services with the same address the first by name remains.
+        for service in sorted(services, key=lambda service: service.name, reverse=True):
+            self._add(service)
 
-    def _note(self, service: Service) -> None:
+    def _add(self, service: Service) -> None:
         addresses = (*service.cluster_ips, *service.external_ips, *service.load_balancer_ips)
         for port in service.ports:
             labels = (service.name.namespace, service.name.name, port.name, port.protocol)
             for address in addresses:
-                self._by_place[address, port.port, port.protocol] = labels
+                self._by_address[address, port.port, port.protocol] = labels
             if port.node_port:
                 self._by_node_port[port.node_port, port.protocol] = labels
 
-    def of(self, server: VirtualServer) -> Labels | None:
-        """None: no Service wants it."""
-        place = (server.address, server.port, server.protocol)
-        return self._by_place.get(place) or self._by_node_port.get((server.port, server.protocol))
+    def labels_of(self, server: VirtualServer) -> Labels | None:
+        """Return the labels of *server*; None if it belongs to no Service."""
+        key = (server.address, server.port, server.protocol)
+        return self._by_address.get(key) or self._by_node_port.get((server.port, server.protocol))
 
 
-_Carried = dict[Labels, list[tuple[VirtualServer, Traffic]]]
+_TrafficByPort = dict[Labels, list[tuple[VirtualServer, Traffic]]]
 
 
-def _named(traffic: Mapping[VirtualServer, Traffic], names: ServicePortIndex) -> _Carried:
-    found: _Carried = {}
-    for server, carried in traffic.items():
-        if labels := names.of(server):
-            found.setdefault(labels, []).append((server, carried))
-    return found
+def _by_service_port(traffic: Mapping[VirtualServer, Traffic], index: ServicePortIndex) -> _TrafficByPort:
+    by_port: _TrafficByPort = {}
+    for server, counters in traffic.items():
+        if labels := index.labels_of(server):
+            by_port.setdefault(labels, []).append((server, counters))
+    return by_port
 
 
-def _counters(named: _Carried, own: list[Labels]) -> Iterator[MetricFamily]:
-    sums = {labels: _sum(carried for _, carried in named[labels]) for labels in own}
-    rest = named.keys() - sums.keys()
-    if rest:
-        sums[_REST] = _sum(carried for labels in rest for _, carried in named[labels])
+def _counters(traffic: _TrafficByPort, with_series: list[Labels]) -> Iterator[MetricFamily]:
+    sums = {labels: _sum(counters for _, counters in traffic[labels]) for labels in with_series}
+    others = traffic.keys() - sums.keys()
+    if others:
+        sums[_OTHERS] = _sum(counters for labels in others for _, counters in traffic[labels])
     for index, name in enumerate(_COUNTERS):
-        yield family(name, [(labels, counts[index]) for labels, counts in sums.items()])
+        yield metric_family(name, [(labels, totals[index]) for labels, totals in sums.items()])
 
 
-def _sum(parts: Iterable[Traffic]) -> tuple[int, ...]:
-    sums = [0] * len(_COUNTERS)
-    for part in parts:
+def _sum(all_counters: Iterable[Traffic]) -> tuple[int, ...]:
+    totals = [0] * len(_COUNTERS)
+    for counters in all_counters:
         for index, name in enumerate(Traffic.__struct_fields__):
-            sums[index] += getattr(part, name)
-    return tuple(sums)
+            totals[index] += getattr(counters, name)
+    return tuple(totals)
 
 
-def _gauges(reader: TrafficReader, named: _Carried, own: list[Labels]) -> Iterator[MetricFamily]:
-    """Connections are counted by real server, and asked for by virtual server: only for those with series."""
-    whose = {server: labels for labels in own for server, _ in named[labels]}
-    active, inactive = dict.fromkeys(own, 0), dict.fromkeys(own, 0)
-    for key, count in reader.connections(list(whose)).items():
-        labels = whose[key.virtual_server]
-        active[labels] += count.active
-        inactive[labels] += count.inactive
-    yield family(f"{_PREFIX}active_connections", active.items())
-    yield family(f"{_PREFIX}inactive_connections", inactive.items())
+def _connection_gauges(
+    reader: TrafficReader, traffic: _TrafficByPort, with_series: list[Labels]
+) -> Iterator[MetricFamily]:
+    """Yield active and inactive connections of the service ports *with_series*.
+
+    The kernel counts connections by real server, which takes one request per virtual server: others are not read.
+    """
+    labels_by_server = {server: labels for labels in with_series for server, _ in traffic[labels]}
+    active, inactive = dict.fromkeys(with_series, 0), dict.fromkeys(with_series, 0)
+    for real_server, connections in reader.connections(list(labels_by_server)).items():
+        labels = labels_by_server[real_server.virtual_server]
+        active[labels] += connections.active
+        inactive[labels] += connections.inactive
+    yield metric_family(f"{_PREFIX}active_connections", active.items())
+    yield metric_family(f"{_PREFIX}inactive_connections", inactive.items())

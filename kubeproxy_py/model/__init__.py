@@ -1,4 +1,6 @@
-"""Values only: the cluster's objects as we use them, the events that carry them, and the kernel's rows.
+"""Values: Kubernetes objects as this agent uses them, the events that carry them, and the rows of the kernel.
 
-Law: nothing here does anything.  Every value is frozen, compares by content, and imports nothing of ours.
+Invariants:
+- Every value is frozen and compares by content.
+- Nothing here does I/O or imports another package of kubeproxy_py except ``net``.
 """

@@ -1,7 +1,9 @@
-"""What a source tells the agent.
+"""The events that sources and the address monitor enqueue.
 
-Law: an event carries the whole new object, never a difference, so hearing one twice is harmless.  A source first
-tells all that exists, then ``Synced`` once; after a relist it tells what is gone as well as what is there.
+Invariants:
+- An event carries the complete new object, never a difference, so handling one twice is harmless.
+- A source sends every existing object first, then ``Synced`` once.  After a relist it sends a delete event for each
+  object that no longer exists, as well as those that do.
 """
 
 from typing import Literal
@@ -9,69 +11,75 @@ from typing import Literal
 from msgspec import Struct
 
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.model.services import IP, EndpointSlice, Service, ServiceName, SliceName
+from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
+from kubeproxy_py.net import IP
 
 Feed = Literal["services", "slices", "node"]
-"""What must each be heard of in full before anything is programmed."""
+"""The kinds of object of a source; nothing is programmed before the initial list of each was received."""
 
 
 class ServiceUpserted(Struct, frozen=True, gc=False):
+    """A Service was added or changed."""
+
     service: Service
 
 
 class ServiceDeleted(Struct, frozen=True, gc=False):
+    """A Service was deleted."""
+
     name: ServiceName
 
 
 class SliceUpserted(Struct, frozen=True, gc=False):
+    """An EndpointSlice was added or changed."""
+
     slice: EndpointSlice
-    triggered_s: float = 0.0  # when the change that it tells of was made, since 1970; 0: it doesn't tell
+    triggered_s: float = 0.0  # time of the change that triggered it, in seconds since 1970; 0: unknown
 
 
 class SliceDeleted(Struct, frozen=True, gc=False):
+    """An EndpointSlice was deleted."""
+
     name: SliceName
 
 
 class NodeUpserted(Struct, frozen=True, gc=False):
+    """The Node object of this node was added or changed."""
+
     node: Node
 
 
 class NodeDeleted(Struct, frozen=True, gc=False):
+    """The Node object of this node was deleted."""
+
     name: str
 
 
 class HostAddresses(Struct, frozen=True, gc=False):
-    """All addresses of all interfaces of this host, kube-ipvs0 included."""
+    """All addresses of all interfaces of this host, including kube-ipvs0."""
 
     addresses: tuple[HostAddress, ...]
 
 
 class AddressesChanged(Struct, frozen=True, gc=False):
-    """What the kernel said that changed; whoever must know more reads for himself."""
+    """A summary of the kernel's notifications of changed addresses and links.
 
-    elsewhere: bool = False  # addresses of interfaces other than kube-ipvs0
-    device: bool = False  # kube-ipvs0 itself came or went
-    ours: dict[IP, bool] = {}  # addresses on kube-ipvs0 that changed, and whether each is there now
+    It says which addresses changed; a receiver that needs all of them reads them from the kernel.
+    """
+
+    other_interfaces: bool = False  # addresses of interfaces other than kube-ipvs0 changed
+    device: bool = False  # kube-ipvs0 itself was created or deleted
+    service_addresses: dict[IP, bool] = {}  # changed addresses on kube-ipvs0: True if present now
 
 
 class Synced(Struct, frozen=True, gc=False):
+    """The initial list of a feed is complete."""
+
     feed: Feed
-
-
-class ObjectProblem(Struct, frozen=True, gc=False):
-    """An object, or a part of one, that can't be used: who must mend what.  The rest goes on."""
-
-    where: str  # "Service shop/web", or "games.yaml, document 3: Service shop/web"
-    field: str  # "spec.ports[0].port"
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        hint = f" ({self.hint})" if self.hint else ""
-        return f"{self.where}: {self.field}: {self.message}{hint}"
 
 
 ObjectEvent = (
     ServiceUpserted | ServiceDeleted | SliceUpserted | SliceDeleted | NodeUpserted | NodeDeleted | HostAddresses
 )
-Event = ObjectEvent | Synced | ObjectProblem
+Event = ObjectEvent | Synced | Problem

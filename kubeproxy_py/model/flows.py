@@ -5,38 +5,37 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.services import IP
+from kubeproxy_py.net import IP
 
 Destination = tuple[IP, int]
 """Address and port of an endpoint."""
 
-Allowed = Mapping[VirtualServer, frozenset[Destination]]
+AllowedDestinations = Mapping[VirtualServer, frozenset[Destination]]
 """The destinations to which flows of each virtual server may go."""
 
 
 class Flow(Struct, frozen=True, gc=False):
-    """A UDP conntrack entry to a virtual server.  ``entry`` is how the kernel told it, and how it is named to it."""
+    """A UDP conntrack entry to a virtual server."""
 
     virtual_server: VirtualServer
-    destination: Destination  # where its replies come from
-    entry: bytes = b""
+    destination: Destination  # source of the replies: the endpoint that IPVS chose
+    entry: bytes = b""  # the kernel's attributes of the entry, which identify it when it is deleted
 
 
 class StaleFlowResult(Struct, frozen=True, gc=False):
-    """What came of one look at the flows of some virtual servers."""
+    """The result of one scan of the flows of some virtual servers."""
 
-    servers: int  # virtual servers whose flows were looked at
-    seen: int  # flows that they had
-    forgotten: int  # stale ones, now deleted
-    refused: tuple[str, ...]  # the kernel's words on each that it would not delete
-    forgotten_ipv6: int = 0  # those of the forgotten that were IPv6
+    servers: int  # virtual servers whose flows were scanned
+    seen: int  # flows to these
+    deleted: int  # stale flows that were deleted
+    errors: tuple[str, ...]  # the kernel's error for each stale flow that could not be deleted
+    deleted_ipv6: int = 0  # how many of the deleted flows were IPv6
 
     def __str__(self) -> str:
-        """One sentence."""
-        refused = f", {len(self.refused):,} refused ({self.refused[0]})" if self.refused else ""
+        failed = f", {len(self.errors):,} failed ({self.errors[0]})" if self.errors else ""
         return (
-            f"forgot {_counted(self.forgotten, 'UDP flow')} of {self.seen:,} to "
-            f"{_counted(self.servers, 'virtual server')}{refused}"
+            f"deleted {self.deleted:,} of {_counted(self.seen, 'UDP flow')} to "
+            f"{_counted(self.servers, 'virtual server')}{failed}"
         )
 
 

@@ -4,27 +4,27 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubeproxy_py.model.services import IP, Family, Service, ServiceName
+from kubeproxy_py.model.services import Service, ServiceName
+from kubeproxy_py.net import IP, Family
 
 Policy = Literal["internal", "external"]
+"""A traffic policy: internalTrafficPolicy or externalTrafficPolicy."""
 
 
-class HealthPort(Struct, frozen=True, gc=False):
-    """A health-check node port of one family.  ``addresses`` is where it answers."""
+class HealthCheckNodePort(Struct, frozen=True, gc=False):
+    """A Service's health-check node port in one family."""
 
     family: Family
     port: int
-    addresses: tuple[IP, ...]
+    addresses: tuple[IP, ...]  # where the port is served
     local_endpoints: int  # distinct addresses of local, ready endpoints
 
 
 class ServiceState(Struct, frozen=True, gc=False):
-    """What became of one Service that was compiled; ``service`` is None if there is none of that name any more.
-
-    ``not_local`` has each traffic policy that is Local and finds no local endpoint, where there are others.
-    """
+    """The health-relevant state of one compiled Service."""
 
     name: ServiceName
-    service: Service | None = None
-    health_ports: tuple[HealthPort, ...] = ()
-    not_local: tuple[tuple[Policy, Family], ...] = ()
+    service: Service | None = None  # None: no Service of that name exists any more
+    health_check_node_ports: tuple[HealthCheckNodePort, ...] = ()
+    # Policies set to Local that find no local endpoint although there are endpoints elsewhere.
+    policies_without_local: tuple[tuple[Policy, Family], ...] = ()

@@ -1,34 +1,67 @@
-"""The names that we share with kube-proxy: 17 ipsets a family, the chains and the jumps to them.
+"""Names of ipsets, chains and jumps: those shared with kube-proxy, and those of other programs that are recognized.
 
-Law: these tables are the only place where a set, a chain or a jump is named; all else loops over them.  Names,
-types, comments and orders are kube-proxy's own, so that either may adopt what the other left on a node.
+Invariants:
+- This is the only module that contains a name beginning with ``KUBE-``; all others refer to the constants here.
+- Names, types, comments and orders are kube-proxy's, so that kube-proxy and this agent can each adopt what the other
+  left on a node.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
 from kubeproxy_py.model.rows import Chain, Ipset, IpsetSpec, Jump, Table
-from kubeproxy_py.model.services import Family
+from kubeproxy_py.net import Family
 
 _NAME_MAX = 31  # IPSET_MAXNAMELEN is 32, the final NUL included
-_MAXELEM = 65536  # what kube-proxy makes every set for
+_MAXELEM = 65536  # kube-proxy creates every set with it
+
+PREFIX = "KUBE-"
+"""The prefix of every set and chain of kube-proxy, kubelet and this agent."""
+
+KUBELET_HINT_TABLE = "mangle"
+KUBELET_HINT_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
+"""Chains that kubelet creates with the iptables backend it uses, as iptables-wrappers knows them."""
+
+OTHER_MODE_CHAINS: dict[str, frozenset[str]] = {
+    "nat": frozenset(("KUBE-NODEPORTS", "KUBE-PROXY-CANARY")),
+    "filter": frozenset(("KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-PROXY-CANARY")),
+    "mangle": frozenset(("KUBE-PROXY-CANARY",)),
+}
+"""Chains of kube-proxy's iptables mode by table, without those that are also in CHAINS."""
+
+OTHER_MODE_SERVICE_CHAIN = re.compile(r"KUBE-(?:SVC|SVL|FW|EXT|SEP|XLB)-[A-Z0-9]{16}$")
+"""Chains of one Service or endpoint in iptables mode, all in the nat table; XLB until kube-proxy 1.23."""
+
+NFTABLES_MODE_TABLE = "kube-proxy"
+"""The nf_tables table of kube-proxy's nftables mode, in the families ip and ip6."""
 
 PLACEHOLDER_SET = "KUBE-PY-STAND-IN"
-"""The set that rules look at while one of ours is made anew; left behind only by a process that was killed then."""
+"""The set that rules refer to while a set is recreated with another type (plan/set_replacement.py).
+
+It is left behind only by a process that was killed at that moment.
+"""
+
+TEMPORARY_SET = "KUBE-PY-TEMPORARY"
+"""The set that is swapped with one whose size changes (kernel/ipset/adapter.py); it exists during one step only."""
+
+_IPV6_PREFIX = f"{PREFIX}6-"
 
 
 class IpsetDefinition(Struct, frozen=True, gc=False):
-    name: str  # its IPv4 name
-    type: str
-    comment: str
+    """A set that exists in each family."""
+
+    name: str  # in IPv4
+    type: str  # "hash:ip,port"
+    comment: str  # of the rules that match on it
 
     def name_in(self, family: Family) -> str:
-        """The set's name in *family*: ``KUBE-6-...`` for IPv6, cut to what the kernel takes."""
-        return self.name if family == "IPv4" else f"KUBE-6-{self.name.removeprefix('KUBE-')}"[:_NAME_MAX]
+        """Return the set's name in *family*: ``KUBE-6-...`` for IPv6, truncated to the kernel's limit."""
+        return self.name if family == "IPv4" else f"{_IPV6_PREFIX}{self.name.removeprefix(PREFIX)}"[:_NAME_MAX]
 
     def spec_in(self, family: Family, maxelem: int = _MAXELEM) -> IpsetSpec:
-        """The header it is made with."""
+        """Return the header with which the set is created in *family*."""
         if self.type == "bitmap:port":
             return IpsetSpec(self.type, None)
         return IpsetSpec(self.type, family, maxelem=maxelem)
@@ -94,7 +127,7 @@ HEALTH_CHECK_NODE_PORT = IpsetDefinition(
 )
 IPVS_IPS = IpsetDefinition("KUBE-IPVS-IPS", "hash:ip", "Addresses on the ipvs interface")
 
-SET_KINDS: tuple[IpsetDefinition, ...] = (
+IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (
     LOOP_BACK,
     CLUSTER_IP,
     EXTERNAL_IP,
@@ -114,62 +147,85 @@ SET_KINDS: tuple[IpsetDefinition, ...] = (
     IPVS_IPS,  # last: a packet meets its REJECT only where the sets above do not name the service port
 )
 
+MARK_MASQ_CHAIN = "KUBE-MARK-MASQ"
+LOAD_BALANCER_CHAIN = "KUBE-LOAD-BALANCER"
+NODE_PORT_CHAIN = "KUBE-NODE-PORT"  # in both tables
+POSTROUTING_CHAIN = "KUBE-POSTROUTING"
+SERVICES_CHAIN = "KUBE-SERVICES"
+FORWARD_CHAIN = "KUBE-FORWARD"
+SOURCE_RANGES_CHAIN = "KUBE-SOURCE-RANGES-FIREWALL"
+PROXY_FIREWALL_CHAIN = "KUBE-PROXY-FIREWALL"
+ACCESS_FILTER_CHAIN = "KUBE-IPVS-FILTER"
+OUT_FILTER_CHAIN = "KUBE-IPVS-OUT-FILTER"
+
 CHAINS: tuple[tuple[Table, str], ...] = (
-    # A chain stands after those that it jumps to, so that each can be made when its turn comes.
-    ("nat", "KUBE-MARK-MASQ"),
-    ("nat", "KUBE-LOAD-BALANCER"),
-    ("nat", "KUBE-NODE-PORT"),
-    ("nat", "KUBE-POSTROUTING"),
-    ("nat", "KUBE-SERVICES"),
-    ("filter", "KUBE-FORWARD"),
-    ("filter", "KUBE-NODE-PORT"),
-    ("filter", "KUBE-SOURCE-RANGES-FIREWALL"),
-    ("filter", "KUBE-PROXY-FIREWALL"),
-    ("filter", "KUBE-IPVS-FILTER"),
-    ("filter", "KUBE-IPVS-OUT-FILTER"),
+    # Each chain follows those that it jumps to, so that they exist when it is created.
+    ("nat", MARK_MASQ_CHAIN),
+    ("nat", LOAD_BALANCER_CHAIN),
+    ("nat", NODE_PORT_CHAIN),
+    ("nat", POSTROUTING_CHAIN),
+    ("nat", SERVICES_CHAIN),
+    ("filter", FORWARD_CHAIN),
+    ("filter", NODE_PORT_CHAIN),
+    ("filter", SOURCE_RANGES_CHAIN),
+    ("filter", PROXY_FIREWALL_CHAIN),
+    ("filter", ACCESS_FILTER_CHAIN),
+    ("filter", OUT_FILTER_CHAIN),
 )
 
 JUMPS: tuple[tuple[Table, str, str, str], ...] = (
     # (table, from, to, comment), in the order in which each is inserted at the top of its chain.
-    ("nat", "OUTPUT", "KUBE-SERVICES", "kubernetes service portals"),
-    ("nat", "PREROUTING", "KUBE-SERVICES", "kubernetes service portals"),
-    ("nat", "POSTROUTING", "KUBE-POSTROUTING", "kubernetes postrouting rules"),
-    ("filter", "FORWARD", "KUBE-FORWARD", "kubernetes forwarding rules"),
-    ("filter", "INPUT", "KUBE-NODE-PORT", "kubernetes health check rules"),
-    ("filter", "INPUT", "KUBE-PROXY-FIREWALL", "kube-proxy firewall rules"),
-    ("filter", "FORWARD", "KUBE-PROXY-FIREWALL", "kube-proxy firewall rules"),
-    ("filter", "INPUT", "KUBE-IPVS-FILTER", "kubernetes ipvs access filter"),
-    ("filter", "OUTPUT", "KUBE-IPVS-OUT-FILTER", "kubernetes ipvs access filter"),
+    ("nat", "OUTPUT", SERVICES_CHAIN, "kubernetes service portals"),
+    ("nat", "PREROUTING", SERVICES_CHAIN, "kubernetes service portals"),
+    ("nat", "POSTROUTING", POSTROUTING_CHAIN, "kubernetes postrouting rules"),
+    ("filter", "FORWARD", FORWARD_CHAIN, "kubernetes forwarding rules"),
+    ("filter", "INPUT", NODE_PORT_CHAIN, "kubernetes health check rules"),
+    ("filter", "INPUT", PROXY_FIREWALL_CHAIN, "kube-proxy firewall rules"),
+    ("filter", "FORWARD", PROXY_FIREWALL_CHAIN, "kube-proxy firewall rules"),
+    ("filter", "INPUT", ACCESS_FILTER_CHAIN, "kubernetes ipvs access filter"),
+    ("filter", "OUTPUT", OUT_FILTER_CHAIN, "kubernetes ipvs access filter"),
 )
 
 
 def maxelem_for(entries: int) -> int:
-    """How many entries a set is made for that shall have *entries*.
+    """Return the maxelem of a set that will have *entries*.
 
-    kube-proxy's 65536; where that is too few (kubernetes#129389), a power of two of which an eighth is to spare, for
-    a plan adds before it deletes.  What is not used costs no memory.
+    It is kube-proxy's 65536; where that is too small (kubernetes#129389), a power of two that leaves an eighth free,
+    because a plan adds entries before it deletes others.  Unused space costs no memory.
     """
     return _MAXELEM if entries <= _MAXELEM else 1 << (entries * 8 // 7).bit_length()
 
 
 def ipsets(family: Family, maxelems: Mapping[str, int] | None = None) -> dict[Ipset, IpsetSpec]:
-    """The sets of *family* with their headers, in the order of the table.
+    """Return the sets of *family* with their headers, in the order of IPSET_DEFINITIONS.
 
-    *maxelems* has by name those that differ from kube-proxy's.
+    Args:
+        family: the address family.
+        maxelems: the maxelem of sets that differ from kube-proxy's, by name.
     """
-    large = maxelems or {}
-    names = ((kind, kind.name_in(family)) for kind in SET_KINDS)
-    return {Ipset(name): kind.spec_in(family, large.get(name, _MAXELEM)) for kind, name in names}
+    maxelems = maxelems or {}
+    named = ((definition, definition.name_in(family)) for definition in IPSET_DEFINITIONS)
+    return {Ipset(name): definition.spec_in(family, maxelems.get(name, _MAXELEM)) for definition, name in named}
+
+
+def family_of_set(name: str) -> Family:
+    """Return the family of the set *name*, one of those that ``ipsets`` returns."""
+    return "IPv6" if name.startswith(_IPV6_PREFIX) else "IPv4"
 
 
 def chains(family: Family) -> list[Chain]:
-    """The chains of *family*, each after those that it jumps to."""
+    """Return the chains of *family*, each after those that it jumps to."""
     return [Chain(family, table, name) for table, name in CHAINS]
 
 
 def jumps(family: Family) -> dict[Jump, str]:
-    """The jumps of *family* with their rules as ``iptables-save`` prints them, in order of insertion."""
+    """Return the jumps of *family* with their rules as ``iptables-save`` prints them, in order of insertion."""
     return {
         Jump(family, table, source, target): f'-m comment --comment "{comment}" -j {target}'
         for table, source, target, comment in JUMPS
     }
+
+
+def referenced_chains(rules: Iterable[str]) -> set[str]:
+    """Return the names of the KUBE-* chains that *rules* jump or go to."""
+    return {name for rule in rules for name in re.findall(rf"-[jg] ({PREFIX}\S+)", rule)}

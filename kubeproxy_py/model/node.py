@@ -1,19 +1,16 @@
-"""The node we run on: what its Node object says, and which addresses its interfaces have."""
+"""The contents of the Node object of this node, and the addresses of its interfaces."""
 
 from msgspec import Struct
 
-from kubeproxy_py.model.services import CIDR, IP
+from kubeproxy_py.net import CIDR, IP
 
 
 class Node(Struct, frozen=True, gc=False):
-    """One Node object.
-
-    ``addresses`` has all InternalIPs, then all ExternalIPs (upstream's order of preference).
-    """
+    """One Node object."""
 
     name: str
     zone: str = ""  # label topology.kubernetes.io/zone
-    addresses: tuple[IP, ...] = ()
+    addresses: tuple[IP, ...] = ()  # all InternalIPs, then all ExternalIPs: kube-proxy's order of preference
     pod_cidrs: tuple[CIDR, ...] = ()
     being_deleted: bool = False  # deletionTimestamp, or the taint ToBeDeletedByClusterAutoscaler
 

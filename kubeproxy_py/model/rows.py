@@ -1,10 +1,9 @@
-"""The kernel's rows: every kernel object that we own is one row, a key with its spec.
+"""Rows: every kernel object that the agent owns is one row, a key with its spec.
 
-Law: a key is identity (what the kernel would answer EEXIST to); a spec is what may change in place.  Keys of
-different kinds are never equal, and a key's text is what people know from ``ipvsadm``, ``ipset``, ``ip`` and
-``iptables``.
-
-Hashes are cached, and keys that name another key hold it, because at 10,000 Services there are 140,000 of them.
+Invariants:
+- A key is the identity of an object (what the kernel would answer EEXIST to); a spec is what may change in place.
+- Keys of different kinds are never equal.
+- The text of a key is what ``ipvsadm``, ``ipset``, ``ip`` and ``iptables`` print.
 """
 
 import re
@@ -13,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubeproxy_py.model.services import IP, Family, Protocol
+from kubeproxy_py.net import IP, Family, Protocol, join_host_port
 
 IPVS_DEVICE = "kube-ipvs0"
 
@@ -24,20 +23,24 @@ FLAG_SCHED_2 = 0x10  # IP_VS_SVC_F_SCHED2: mh-port, sh-port
 
 
 class Key(Struct, frozen=True, gc=False, order=True, cache_hash=True):
-    """The base of all keys."""
+    """The base class of all keys.
+
+    Hashes are cached, and keys that belong to another key (RealServer) refer to that object instead of repeating its
+    fields, because there are 140,000 keys at 10,000 Services.
+    """
 
 
 class Sysctl(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """One setting, by its path below /proc/sys (``net/ipv4/vs/conntrack``) or from / (``/sys/...``); spec: text."""
+    """A kernel setting; spec: its value as text."""
 
-    path: str
+    path: str  # below /proc/sys (``net/ipv4/vs/conntrack``), or absolute (``/sys/...``)
 
     def __str__(self) -> str:
         return self.path
 
 
 class Link(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """A dummy network device that is down; spec: None."""
+    """A network device of type dummy, which is down; spec: None."""
 
     name: str
 
@@ -46,7 +49,7 @@ class Link(Key, frozen=True, gc=False, order=True, cache_hash=True):
 
 
 class Ipset(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """spec: IpsetSpec."""
+    """A set of ipset(8), without its entries; spec: IpsetSpec."""
 
     name: str
 
@@ -55,17 +58,17 @@ class Ipset(Key, frozen=True, gc=False, order=True, cache_hash=True):
 
 
 class IpsetEntry(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """An element, written as ``ipset save`` prints it: ``10.0.0.1,tcp:80``; spec: None."""
+    """An entry of a set; spec: None."""
 
-    set: str
-    entry: str
+    set: str  # name of the set
+    entry: str  # as ``ipset save`` prints it: ``10.0.0.1,tcp:80``
 
     def __str__(self) -> str:
         return f"{self.set} {self.entry}"
 
 
 class Chain(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """A chain of ours, with all its rules; spec: ChainSpec."""
+    """A chain that kube-proxy and this agent create; spec: ChainSpec, all its rules."""
 
     family: Family
     table: Table
@@ -76,37 +79,37 @@ class Chain(Key, frozen=True, gc=False, order=True, cache_hash=True):
 
 
 class Jump(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """The rule by which a built-in chain comes to one of ours; spec: JumpSpec."""
+    """The rule by which a built-in chain jumps to a KUBE-* chain; spec: JumpSpec."""
 
     family: Family
     table: Table
-    source: str
-    target: str
+    source: str  # the built-in chain
+    target: str  # the KUBE-* chain
 
     def __str__(self) -> str:
         return f"{self.family} {self.table} {self.source} -> {self.target}"
 
 
 class VirtualServer(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """spec: VirtualServerSpec."""
+    """A virtual server of IPVS; spec: VirtualServerSpec."""
 
     address: IP
     port: int
     protocol: Protocol
 
     def __str__(self) -> str:
-        return f"{endpoint_text(self.address, self.port)}/{self.protocol}"
+        return f"{join_host_port(self.address, self.port)}/{self.protocol}"
 
 
 class RealServer(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """A masquerading real server of a virtual server; spec: RealServerSpec."""
+    """A real server of a virtual server, forwarded to by masquerading (``ipvsadm -m``); spec: RealServerSpec."""
 
     virtual_server: VirtualServer
     address: IP
     port: int
 
     def __str__(self) -> str:
-        return f"{self.virtual_server} -> {endpoint_text(self.address, self.port)}"
+        return f"{self.virtual_server} -> {join_host_port(self.address, self.port)}"
 
 
 class Address(Key, frozen=True, gc=False, order=True, cache_hash=True):
@@ -119,15 +122,15 @@ class Address(Key, frozen=True, gc=False, order=True, cache_hash=True):
 
 
 class IpsetSpec(Struct, frozen=True, gc=False):
-    """The header of a set.  ``family`` is None for bitmap:port, which holds ports of both."""
+    """The header of a set."""
 
     type: str  # "hash:ip,port"
-    family: Family | None
+    family: Family | None  # None: bitmap:port, whose ports belong to no family
     hashsize: int = 1024
     maxelem: int = 65536
 
-    def is_like(self, other: "IpsetSpec") -> bool:
-        """Whether the kernel lets sets with these headers take each other's place."""
+    def can_swap_with(self, other: "IpsetSpec") -> bool:
+        """Return whether the kernel accepts ``ipset swap`` between sets with these headers."""
         return (self.type, self.family) == (other.type, other.family)
 
     def __str__(self) -> str:
@@ -153,8 +156,10 @@ class JumpSpec(Struct, frozen=True, gc=False):
 
 
 class VirtualServerSpec(Struct, frozen=True, gc=False):
+    """Scheduler, flags and persistence of a virtual server."""
+
     scheduler: str = "rr"
-    flags: int = 0
+    flags: int = 0  # FLAG_PERSISTENT, FLAG_SCHED_2
     persistence_s: int = 0  # 0: not persistent
 
     def __str__(self) -> str:
@@ -162,6 +167,8 @@ class VirtualServerSpec(Struct, frozen=True, gc=False):
 
 
 class RealServerSpec(Struct, frozen=True, gc=False):
+    """Weight of a real server."""
+
     weight: int = 1  # 0: gets no new connections (draining)
 
     def __str__(self) -> str:
@@ -173,18 +180,19 @@ DRAINING = RealServerSpec(0)
 
 
 class Connections(Struct, frozen=True, gc=False):
-    """How many connection entries a real server has; no row of ours, but what decides when one may go."""
+    """The number of connection entries of a real server, which decides when a draining one may be deleted."""
 
     active: int = 0
     inactive: int = 0
 
     @property
     def total(self) -> int:
+        """Return active and inactive connections."""
         return self.active + self.inactive
 
 
 class Traffic(Struct, frozen=True, gc=False):
-    """What a virtual server has carried since it was made; what clients sent is received."""
+    """Traffic of a virtual server since it was created; "received" is what clients sent."""
 
     connections: int = 0
     received_packets: int = 0
@@ -197,16 +205,6 @@ Spec = str | IpsetSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSp
 Rows = dict[Key, Spec]
 
 
-def endpoint_text(address: IP, port: int) -> str:
-    """``address:port``, with IPv6 in brackets."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def named_sets(rules: Iterable[str]) -> set[str]:
-    """The sets that *rules* match on."""
+def referenced_sets(rules: Iterable[str]) -> set[str]:
+    """Return the names of the sets that *rules* match on."""
     return {name for rule in rules for name in re.findall(r"--match-set (\S+)", rule)}
-
-
-def named_chains(rules: Iterable[str]) -> set[str]:
-    """The chains of ours that *rules* go to."""
-    return {name for rule in rules for name in re.findall(r"-[jg] (KUBE-\S+)", rule)}

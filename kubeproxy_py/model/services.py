@@ -1,29 +1,17 @@
-"""Services and their endpoints, as far as a service proxy cares.
+"""Services and EndpointSlices, reduced to the fields that a service proxy needs.
 
-Law: every field is already canonical (addresses compressed, ranges without host bits, protocols upper case), so
-that two objects that mean the same compare equal.  ``sources/decode/objects.py`` makes them; nothing below checks again.
+Invariants:
+- Every field is canonical (addresses compressed, ranges without host bits, protocols upper case), so two objects with
+  the same meaning compare equal.  ``sources/decode/objects.py`` ensures this; no other module checks it again.
 """
 
 from typing import Literal
 
 from msgspec import Struct
 
-IP = str
-"""A canonical IPv4 or IPv6 address, as ``inet_ntop`` prints it."""
+from kubeproxy_py.net import CIDR, IP, Family, Protocol
 
-CIDR = str
-"""A canonical network, ``address/length``, with no host bits set."""
-
-Family = Literal["IPv4", "IPv6"]
-Protocol = Literal["TCP", "UDP", "SCTP"]
 ServiceType = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]
-
-FAMILIES: tuple[Family, ...] = ("IPv4", "IPv6")
-
-
-def family_of(address: str) -> Family:
-    """The family of a canonical address or network."""
-    return "IPv6" if ":" in address else "IPv4"
 
 
 class ObjectName(Struct, frozen=True, gc=False, order=True, cache_hash=True):
@@ -41,6 +29,8 @@ SliceName = ObjectName
 
 
 class ServicePort(Struct, frozen=True, gc=False):
+    """One port of a Service."""
+
     name: str
     protocol: Protocol
     port: int
@@ -48,7 +38,7 @@ class ServicePort(Struct, frozen=True, gc=False):
 
 
 class Service(Struct, frozen=True, gc=False):
-    """One Service; what each field is made of is said in ``sources/decode/objects.py``."""
+    """One Service; ``sources/decode/objects.py`` says from which fields of the API each field is made."""
 
     name: ServiceName
     type: ServiceType = "ClusterIP"
@@ -59,32 +49,35 @@ class Service(Struct, frozen=True, gc=False):
     source_ranges: tuple[CIDR, ...] = ()
     affinity_timeout_s: int = 0  # 0: no session affinity
     internal_local: bool = False  # internalTrafficPolicy: Local
-    external_local: bool = False  # externalTrafficPolicy: Local, as written
-    health_check_node_port: int = 0
-    drain_deadline_s: float | None = None  # our annotation drain-deadline; None: as the agent is configured
-    proxy_name: str = ""  # label service.kubernetes.io/service-proxy-name: somebody else's Service
+    external_local: bool = False  # externalTrafficPolicy: Local, even where the type makes it meaningless
+    health_check_node_port: int = 0  # 0: none
+    drain_deadline_s: float | None = None  # this agent's annotation drain-deadline; None: the configured deadline
+    # Label service.kubernetes.io/service-proxy-name; if it is present, even if empty, another proxy serves the Service.
+    proxy_name: str | None = None
 
 
 class Endpoint(Struct, frozen=True, gc=False):
-    """One address that may answer for a Service, with nil conditions already read as the API defines them."""
+    """One address of an EndpointSlice, with unset conditions replaced by the API's defaults."""
 
     address: IP
     ready: bool = True
     serving: bool = True
     terminating: bool = False
-    node: str = ""  # "": not known, hence not local
+    node: str = ""  # "": unknown, hence not local
     zone_hints: tuple[str, ...] = ()
     node_hints: tuple[str, ...] = ()
 
 
 class SlicePort(Struct, frozen=True, gc=False):
+    """One port of an EndpointSlice."""
+
     name: str
     protocol: Protocol
     port: int
 
 
 class EndpointSlice(Struct, frozen=True, gc=False):
-    """Some of a Service's endpoints: every endpoint has every port."""
+    """A part of a Service's endpoints; every endpoint of a slice has every port of it."""
 
     name: SliceName
     service: ServiceName

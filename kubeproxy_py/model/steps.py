@@ -1,6 +1,8 @@
-"""Step, Plan and Outcome: what is to be done to the kernel, and what came of it.
+"""Steps and plans: changes to kernel state, and the outcome of applying them.
 
-Law: a plan is a value.  It can be printed, tested and carried out by any Kernel; each of its steps stands alone.
+Invariants:
+- A plan is a value: it can be printed, tested and applied by any Kernel.
+- Each step can be applied by itself.
 """
 
 from collections.abc import Iterator
@@ -14,19 +16,16 @@ Verb = Literal["add", "update", "delete"]
 
 
 class Step(Struct, frozen=True, gc=False):
-    """One row to be made, changed or removed.
-
-    ``before`` is the spec that the kernel is believed to have (update, delete); ``spec`` the one it shall have.
-    """
+    """One row to add, update or delete."""
 
     verb: Verb
     key: Key
-    spec: Spec = None
-    before: Spec = None
+    spec: Spec = None  # add, update: the spec that the row will have
+    before: Spec = None  # update, delete: the spec that the row has according to the actual rows
 
 
 class Plan(Struct, frozen=True, gc=False):
-    """Steps in an order in which every prefix is legal and harmless (see plan.py)."""
+    """Steps in an order in which every prefix is legal and harmless (plan/plan.py)."""
 
     steps: tuple[Step, ...] = ()
 
@@ -38,13 +37,10 @@ class Plan(Struct, frozen=True, gc=False):
 
 
 class StepFailure(Struct, frozen=True, gc=False):
-    """A step that the kernel refused, or that waits for another one that was refused.
-
-    ``errno`` is the kernel's answer; 0 where the step was not tried.
-    """
+    """A step that the kernel refused, or that was not tried because a step that it depends on failed."""
 
     step: Step
-    errno: int
+    errno: int  # the kernel's answer; 0: the step was not tried
     message: str
 
     def __str__(self) -> str:
@@ -52,6 +48,6 @@ class StepFailure(Struct, frozen=True, gc=False):
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """What came of a plan: every step that is not in ``failed`` was carried out."""
+    """The result of applying a plan: every step that is not in ``failures`` was applied."""
 
-    failed: tuple[StepFailure, ...] = ()
+    failures: tuple[StepFailure, ...] = ()

@@ -1,1 +1,1 @@
-"""Pure: desired rows against actual rows -> the least steps, in a safe order."""
+"""Planning: compares desired with actual rows and returns the least steps, in a safe order; pure functions only."""

@@ -1,6 +1,7 @@
 """Which real servers drain: the rules of graceful termination.
 
-"Draining" is derived from the rows (weight 0 and not desired), so it survives a restart.
+Invariants:
+- "Draining" is derived from the rows (weight 0 and not desired), so it survives a restart.
 """
 
 from collections.abc import Sequence
@@ -10,20 +11,24 @@ from kubeproxy_py.model.steps import Plan, Step
 
 
 def is_draining(key: Key, spec: Spec, desired: Rows) -> bool:
-    """Whether a row of the kernel is a real server on its way out."""
-    return spec == DRAINING and isinstance(key, RealServer) and key not in desired and drains(key, desired)
+    """Return whether the actual row (*key*, *spec*) is a draining real server."""
+    return spec == DRAINING and isinstance(key, RealServer) and key not in desired and must_drain(key, desired)
 
 
-def drains(key: RealServer, desired: Rows) -> bool:
-    """Whether *key*, no longer wanted, is to go by weight 0.
+def must_drain(key: RealServer, desired: Rows) -> bool:
+    """Return whether *key*, which is not desired, drains instead of being deleted at once.
 
-    TCP alone; UDP and SCTP real servers go at once, and so do those of a virtual server that goes, as upstream.
+    As in kube-proxy, only TCP real servers drain; those of UDP and SCTP, and those of a virtual server that is deleted
+    as well, are deleted at once.
     """
     return key.virtual_server.protocol == "TCP" and key.virtual_server in desired
 
 
-def with_drained(plan: Plan, drained: Sequence[Step], desired: Rows) -> Plan:
-    """*plan*, and behind it those of *drained* that are not wanted again and do not go with their virtual servers."""
+def append_drained_deletes(plan: Plan, drained: Sequence[Step], desired: Rows) -> Plan:
+    """Return *plan*, followed by those steps of *drained* that still apply.
+
+    A real server may have become desired again, or its virtual server may be deleted by *plan*.
+    """
     if not drained:
         return plan
     return Plan((*plan, *(step for step in drained if is_draining(step.key, DRAINING, desired))))

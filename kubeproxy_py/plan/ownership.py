@@ -1,35 +1,45 @@
-"""We know our own: which rows that the kernel has are ours to change or remove.
+"""Which kernel objects belong to this agent and may be changed or deleted.
 
-Law: said from rows alone, with no memory of what some process did.  While we run, every virtual server outside
-``excludeCIDRs`` is ours, and within them those that a Service asks for, as upstream has it.  To clean up, only those
-are that our sets speak of: a set entry is made before its virtual server and removed after it, so a virtual server
-that no set names was never ours.
+Invariants:
+- Ownership is decided from the rows only, without any state of an earlier process.
+- While the agent runs, it owns every virtual server outside ``excludeCIDRs``, and within them those that a Service
+  wants; kube-proxy does the same.
+- Cleanup deletes only virtual servers that a KUBE-* set refers to.  A set entry is created before its virtual server
+  and deleted after it, so a virtual server without one was never the agent's.
 """
 
 from collections.abc import Collection, Iterable, Set
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.kube_names import IpsetDefinition, family_of_set
 from kubeproxy_py.model.rows import IpsetEntry, Key, RealServer, Rows, Sysctl, VirtualServer
-from kubeproxy_py.model.services import CIDR, FAMILIES, IP, Family, Protocol, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, Protocol, family_of
 
-_FRONT_SETS = frozenset(
-    kind.name_in(family)
+_FRONTEND_SETS = frozenset(
+    definition.name_in(family)
     for family in FAMILIES
-    for kind in (tables.CLUSTER_IP, tables.EXTERNAL_IP, tables.EXTERNAL_IP_LOCAL, tables.LOAD_BALANCER)
+    for definition in (
+        kube_names.CLUSTER_IP,
+        kube_names.EXTERNAL_IP,
+        kube_names.EXTERNAL_IP_LOCAL,
+        kube_names.LOAD_BALANCER,
+    )
 )
-_NODE_PORT_KINDS: tuple[tuple[tables.IpsetDefinition, Protocol], ...] = (
-    (tables.NODE_PORT_TCP, "TCP"),
-    (tables.NODE_PORT_UDP, "UDP"),
-    (tables.NODE_PORT_SCTP, "SCTP"),
+_NODE_PORT_DEFINITIONS: tuple[tuple[IpsetDefinition, Protocol], ...] = (
+    (kube_names.NODE_PORT_TCP, "TCP"),
+    (kube_names.NODE_PORT_UDP, "UDP"),
+    (kube_names.NODE_PORT_SCTP, "SCTP"),
 )
-_NODE_PORT_SETS = {kind.name_in(family): protocol for family in FAMILIES for kind, protocol in _NODE_PORT_KINDS}
+_NODE_PORT_SETS = {
+    definition.name_in(family): protocol for family in FAMILIES for definition, protocol in _NODE_PORT_DEFINITIONS
+}
 
 
 def filter_owned(rows: Rows, exclude: Iterable[CIDR], desired: Collection[Key] = ()) -> Rows:
-    """*rows* without the virtual servers, and their real servers, whose address is within *exclude*.
+    """Return *rows* without the virtual servers, and their real servers, in the networks *exclude*.
 
-    But what is *desired* is ours wherever it is, with all real servers that it has.
+    A *desired* virtual server is owned wherever it is, with all its real servers.
     """
     networks = [ip_network(cidr) for cidr in exclude]
     if not networks:
@@ -42,21 +52,23 @@ def filter_owned(rows: Rows, exclude: Iterable[CIDR], desired: Collection[Key] =
 
 
 def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
-    """What cleaning up may take: *rows* without settings, and without virtual servers that our sets do not name.
+    """Return the rows that cleanup may delete: no sysctls, and only virtual servers that a KUBE-* set refers to.
 
-    *node_addresses* are the host's own, where NodePorts may answer.
+    Args:
+        rows: all rows read from the kernel.
+        node_addresses: the addresses of this host, where NodePorts may be served.
     """
-    named = _named_by_sets(rows, frozenset(node_addresses))
+    referenced = _servers_in_sets(rows, frozenset(node_addresses))
     return {
         key: spec
         for key, spec in rows.items()
-        if not isinstance(key, Sysctl) and ((server := _server_of(key)) is None or server in named)
+        if not isinstance(key, Sysctl) and ((server := _server_of(key)) is None or server in referenced)
     }
 
 
-def _named_by_sets(rows: Rows, node_addresses: Set[IP]) -> set[VirtualServer]:
+def _servers_in_sets(rows: Rows, node_addresses: Set[IP]) -> set[VirtualServer]:
     entries = [key for key in rows if isinstance(key, IpsetEntry)]
-    fronts = {key.entry for key in entries if key.set in _FRONT_SETS}
+    frontends = {key.entry for key in entries if key.set in _FRONTEND_SETS}
     node_ports = {
         (family_of_set(key.set), _NODE_PORT_SETS[key.set], key.entry.rpartition(":")[2])
         for key in entries
@@ -67,18 +79,13 @@ def _named_by_sets(rows: Rows, node_addresses: Set[IP]) -> set[VirtualServer]:
         for server in rows
         if isinstance(server, VirtualServer)
         and (
-            f"{server.address},{server.protocol.lower()}:{server.port}" in fronts
+            f"{server.address},{server.protocol.lower()}:{server.port}" in frontends
             or (
                 server.address in node_addresses
                 and (family_of(server.address), server.protocol, str(server.port)) in node_ports
             )
         )
     }
-
-
-def family_of_set(name: str) -> Family:
-    """The family of one of our sets, by its name."""
-    return "IPv6" if name.startswith("KUBE-6-") else "IPv4"
 
 
 def _server_of(key: Key) -> VirtualServer | None:

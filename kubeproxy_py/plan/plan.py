@@ -1,20 +1,18 @@
-"""make_plan: desired rows against actual rows -> the least steps, in a safe order.
+"""Compare desired with actual rows and return the least steps that change one into the other, in a safe order.
 
-Law: every prefix is legal, and after it no packet meets half a Service.  So what a packet meets first is made last
-(kinds in the order of BUILD_ORDER), what it meets first goes first (the reverse), and additions come before
-deletions: a virtual server that changes its real servers always has one of them.
-
-A chain that loses rules belongs to both halves: while the entries and servers that a rule speaks of still stand, the
-rule must stand as well.  So it first gets what is new beside what is old, and is cut down at its turn to be deleted.
-A set that is to hold less gets smaller when the entries that are too much have gone; one of another type, which
-can't be changed while rules look at it, is made anew before all else (exchange.py).
+Invariants:
+- Every prefix of a plan is legal in the kernel, and after it no packet meets an incomplete Service.  So kinds of rows
+  are created in BUILD_ORDER, in which what a packet meets first comes last, and deleted in the reverse order.
+- Additions precede deletions: a virtual server whose real servers change always has one of them.
+- A rule exists while any entry or virtual server that it refers to exists.  So a chain that loses rules is updated
+  twice: among the additions to the union of old and new rules, and among the deletions to the new rules only.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import takewhile
 
-from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
     DRAINING,
     Address,
@@ -32,10 +30,10 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
 )
-from kubeproxy_py.model.services import FAMILIES
 from kubeproxy_py.model.steps import Plan, Step
-from kubeproxy_py.plan.drain_policy import drains
-from kubeproxy_py.plan.set_replacement import exchange, is_exchange
+from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.plan.drain_policy import must_drain
+from kubeproxy_py.plan.set_replacement import is_replacement, replace_sets
 
 BUILD_ORDER: tuple[type[Key], ...] = (
     Sysctl,
@@ -57,14 +55,23 @@ class _Missing(Enum):
 _MISSING = _Missing.ROW
 _MaybeSpec = Spec | _Missing
 
-# Order within a kind, where it matters: a chain after those that it jumps to, jumps as each is put on top of the last,
-# KUBE-IPVS-IPS (whose members are refused unless another set names them) after the other sets.
-_RANKS: dict[Key | str, int] = {}
-for _family in FAMILIES:
-    _RANKS |= {chain: rank for rank, chain in enumerate(tables.chains(_family))}
-    _RANKS |= {jump: rank for rank, jump in enumerate(tables.jumps(_family))}
-    _RANKS |= {kind.name_in(_family): rank for rank, kind in enumerate(tables.SET_KINDS)}
-_RANKED: dict[type[Key], Callable[[Step], int]] = {
+
+def _ranks() -> dict[Key | str, int]:
+    """Return the order within a kind, where it matters.
+
+    A chain comes after those that it jumps to, and jumps in the order in which each is inserted above the last.
+    KUBE-IPVS-IPS comes after the other sets, because its members are rejected unless another set has them too.
+    """
+    ranks: dict[Key | str, int] = {}
+    for family in FAMILIES:
+        ranks |= {chain: rank for rank, chain in enumerate(kube_names.chains(family))}
+        ranks |= {jump: rank for rank, jump in enumerate(kube_names.jumps(family))}
+        ranks |= {definition.name_in(family): rank for rank, definition in enumerate(kube_names.IPSET_DEFINITIONS)}
+    return ranks
+
+
+_RANKS: Mapping[Key | str, int] = _ranks()
+_RANKED_KINDS: Mapping[type[Key], Callable[[Step], int]] = {
     Chain: lambda step: _RANKS.get(step.key, 0),
     Jump: lambda step: _RANKS.get(step.key, 0),
     IpsetEntry: lambda step: _RANKS.get(step.key.set, 0),  # type: ignore[attr-defined]
@@ -72,37 +79,45 @@ _RANKED: dict[type[Key], Callable[[Step], int]] = {
 
 
 def make_plan(desired: Rows, actual: Rows, keys: Collection[Key] | None = None) -> Plan:
-    """The steps that make *actual* into *desired*, for *keys* alone if they are given.
+    """Return the steps that change *actual* into *desired*.
 
-    Both halves of a plan depend only on the arguments.  A TCP real server that leaves a virtual server which stays
-    is not deleted but gets weight 0: drain.py says when it may go.
+    A TCP real server that leaves a virtual server which stays is not deleted but gets weight 0 (drain_policy.py).
+
+    Args:
+        desired: all desired rows.
+        actual: all actual rows.
+        keys: the keys to plan; None: all.
     """
     steps = _steps(desired, actual, keys)
-    unlike = [step for step in _leading(steps) if is_exchange(step)]
-    if not unlike:
+    replacements = [step for step in _leading(steps) if is_replacement(step)]
+    if not replacements:
         return Plan(tuple(steps))
-    first, then = exchange(unlike, desired, actual, _steps)
-    return Plan((*first, *_steps(desired, then, keys)))
+    first, actual_then = replace_sets(replacements, desired, actual, _steps)
+    return Plan((*first, *_steps(desired, actual_then, keys)))
 
 
 def _leading(steps: Sequence[Step]) -> Iterator[Step]:
-    """The steps up to those on sets: where a plan would change the header of one."""
+    """Return the steps up to and including those on sets, where the header of a set would change."""
     last = BUILD_ORDER.index(Ipset)
     return takewhile(lambda step: step.verb != "delete" and BUILD_ORDER.index(type(step.key)) <= last, steps)
 
 
 def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step]:
-    make: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
-    remove: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
+    builds: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
+    teardowns: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
     for key in _differing(desired, actual) if keys is None else keys:
         want, have = desired.get(key, _MISSING), actual.get(key, _MISSING)
         if want != have:
-            _sort_in(key, want, have, desired, make[type(key)], remove[type(key)])
+            build, teardown = _steps_for(key, want, have, desired)
+            if build:
+                builds[type(key)].append(build)
+            if teardown:
+                teardowns[type(key)].append(teardown)
     steps: list[Step] = []
     for kind in BUILD_ORDER:
-        steps += _ranked(kind, make[kind])
+        steps += _ranked(kind, builds[kind])
     for kind in reversed(BUILD_ORDER):
-        steps += reversed(_ranked(kind, remove[kind]))
+        steps += reversed(_ranked(kind, teardowns[kind]))
     return steps
 
 
@@ -111,49 +126,51 @@ def _differing(desired: Rows, actual: Rows) -> Iterable[Key]:
     yield from (key for key in actual if key not in desired)
 
 
-def _sort_in(key: Key, want: _MaybeSpec, have: _MaybeSpec, desired: Rows, make: list[Step], remove: list[Step]) -> None:
-    """Put the steps for one row where they belong: into what is made or into what is removed."""
+def _steps_for(key: Key, want: _MaybeSpec, have: _MaybeSpec, desired: Rows) -> tuple[Step | None, Step | None]:
+    """Return the step for *key* among the additions and the one among the deletions; None where there is none."""
     if isinstance(have, _Missing):
-        if not isinstance(want, _Missing):
-            make.append(Step("add", key, want))
-    elif isinstance(want, _Missing):
-        if isinstance(key, RealServer) and drains(key, desired):
-            if have != DRAINING:
-                remove.append(Step("update", key, DRAINING, have))
-        elif not isinstance(key, Sysctl):  # settings stay as they are
-            remove.append(Step("delete", key, None, have))
-    elif isinstance(want, ChainSpec) and isinstance(have, ChainSpec):
-        _sort_in_chain(key, want, have, make, remove)
-    else:
-        half = remove if isinstance(want, IpsetSpec) and _gets_smaller(want, have) else make
-        half.append(Step("update", key, want, have))
+        return (None if isinstance(want, _Missing) else Step("add", key, want)), None
+    if isinstance(want, _Missing):
+        return None, _removal(key, have, desired)
+    if isinstance(want, ChainSpec) and isinstance(have, ChainSpec):
+        return _chain_updates(key, want, have)
+    update = Step("update", key, want, have)
+    # A set shrinks after its surplus entries were deleted.
+    return (None, update) if isinstance(want, IpsetSpec) and _shrinks(want, have) else (update, None)
 
 
-def _gets_smaller(want: IpsetSpec, have: _MaybeSpec) -> bool:
-    return isinstance(have, IpsetSpec) and want.is_like(have) and want.maxelem < have.maxelem
+def _removal(key: Key, have: Spec, desired: Rows) -> Step | None:
+    if isinstance(key, RealServer) and must_drain(key, desired):
+        return None if have == DRAINING else Step("update", key, DRAINING, have)
+    # Sysctls are never reset.
+    return None if isinstance(key, Sysctl) else Step("delete", key, None, have)
 
 
-def _sort_in_chain(key: Key, want: ChainSpec, have: ChainSpec, make: list[Step], remove: list[Step]) -> None:
-    both = ChainSpec(merged(want.rules, have.rules))
-    if both != have:
-        make.append(Step("update", key, both, have))
-    if both != want:
-        remove.append(Step("update", key, want, both))
+def _shrinks(want: IpsetSpec, have: Spec) -> bool:
+    return isinstance(have, IpsetSpec) and want.can_swap_with(have) and want.maxelem < have.maxelem
 
 
-def merged(new: Sequence[str], old: Sequence[str]) -> tuple[str, ...]:
-    """Every rule of *new*, and those only in *old* at the place they had, before what followed them there."""
+def _chain_updates(key: Key, want: ChainSpec, have: ChainSpec) -> tuple[Step | None, Step | None]:
+    both = ChainSpec(merge_rules(want.rules, have.rules))
+    return (
+        Step("update", key, both, have) if both != have else None,
+        Step("update", key, want, both) if both != want else None,
+    )
+
+
+def merge_rules(new: Sequence[str], old: Sequence[str]) -> tuple[str, ...]:
+    """Return every rule of *new*, with the rules only in *old* before the common rule that they preceded in *old*."""
     result: list[str] = []
-    wanted, rest = set(new), list(old)
+    wanted, remaining = set(new), list(old)
     for rule in new:
-        if rule in rest:
-            at = rest.index(rule)
-            result += [gone for gone in rest[:at] if gone not in wanted]
-            del rest[: at + 1]
+        if rule in remaining:
+            index = remaining.index(rule)
+            result += [obsolete for obsolete in remaining[:index] if obsolete not in wanted]
+            del remaining[: index + 1]
         result.append(rule)
-    return (*result, *(gone for gone in rest if gone not in wanted))
+    return (*result, *(obsolete for obsolete in remaining if obsolete not in wanted))
 
 
 def _ranked(kind: type[Key], steps: list[Step]) -> list[Step]:
-    rank = _RANKED.get(kind)
+    rank = _RANKED_KINDS.get(kind)
     return sorted(steps, key=rank) if rank else steps

@@ -1,4 +1,4 @@
-"""A plan as text or JSON: what ``kubeproxy-py plan`` prints and golden tests compare."""
+"""Plans as text or JSON, for ``kubeproxy-py plan`` and golden tests."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ _KIND_WIDTH = len("VirtualServer")
 
 
 def plan_text(plan: Plan) -> str:
-    """One line a step, ``+`` added, ``~`` changed, ``-`` removed, with the rules of a chain below it."""
+    """Return one line for each step, ``+`` added, ``~`` updated, ``-`` deleted, with changed rules below a chain."""
     return "".join(f"{line}\n" for step in plan for line in _lines(step))
 
 
 def plan_json(plan: Plan) -> bytes:
-    """A JSON list of ``{"verb", "kind", "key", "spec", "before"}``; specs as text, null where a kind has none."""
+    """Return a JSON list of ``{"verb", "kind", "key", "spec", "before"}``; specs are text, or null if there is none."""
     return msgspec.json.encode([_as_dict(step) for step in plan])
 
 

@@ -1,77 +1,90 @@
-"""exchange: a set of ours exists with another type or family -> the steps that make it anew under the rules that look.
+"""Recreate a set that exists with another type or family, while rules refer to it.
 
-Law: no packet meets a rule without its set, or a set without its entries.  Linux neither swaps nor renames sets of
-different kinds, and destroys none that a rule looks at (net/netfilter/ipset/ip_set_core.c).  So a stand-in of the right
-kind gets the entries, the rules come to look at it, the old set is replaced while nobody looks, and the rules come
-back.  Each half is an ordinary plan, so each prefix of the whole is as legal as theirs; a process that is killed in
-between leaves a stand-in, which is read as a row that nobody wants and goes once no rule looks at it.
+Linux neither swaps nor renames sets of different types, and does not destroy a set that a rule refers to
+(net/netfilter/ipset/ip_set_core.c).  So the set is replaced in two halves:
 
-A rule of somebody else's that looks at the old set can't be moved: then the kernel refuses to destroy it, which is told
-as the failure of its row.
+1. A placeholder set of the right type gets the entries, and the rules are changed to refer to it.
+2. The old set, to which no rule refers now, is recreated with its entries, the rules are changed back, and the
+   placeholder is deleted.
+
+Invariants:
+- No packet meets a rule without its set, or a set without its entries.
+- Each half is an ordinary plan, so each prefix of both is as legal as that of any plan.
+- A process that is killed in between leaves a placeholder.  It is read as a row that is not desired, and is deleted as
+  soon as no rule refers to it.
+
+A rule of another program that refers to the old set cannot be changed: then the kernel refuses to destroy the set,
+which is reported as the failure of its row.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 
 from kubeproxy_py.model.kube_names import PLACEHOLDER_SET
-from kubeproxy_py.model.rows import Chain, ChainSpec, Ipset, IpsetEntry, IpsetSpec, Key, Rows, named_sets
+from kubeproxy_py.model.rows import Chain, ChainSpec, Ipset, IpsetEntry, IpsetSpec, Key, Rows, referenced_sets
 from kubeproxy_py.model.steps import Step
 
-Steps = Callable[[Rows, Rows, Iterable[Key]], list[Step]]
+Planner = Callable[[Rows, Rows, Iterable[Key]], list[Step]]
+"""Returns the ordered steps from actual to desired rows, for some keys."""
+
+_PLACEHOLDER = Ipset(PLACEHOLDER_SET)
 
 
-def is_exchange(step: Step) -> bool:
-    """Whether *step* gives a set another type or family."""
+def is_replacement(step: Step) -> bool:
+    """Return whether *step* gives a set another type or family."""
     have, want = step.before, step.spec
-    return isinstance(want, IpsetSpec) and isinstance(have, IpsetSpec) and not want.is_like(have)
+    return isinstance(want, IpsetSpec) and isinstance(have, IpsetSpec) and not want.can_swap_with(have)
 
 
-def exchange(unlike: Iterable[Step], desired: Rows, actual: Rows, plan: Steps) -> tuple[list[Step], Rows]:
-    """The steps that make each set of *unlike* anew, with its entries, and the rows after them.
+def replace_sets(
+    replacements: Iterable[Step], desired: Rows, actual: Rows, planner: Planner
+) -> tuple[list[Step], Rows]:
+    """Return the steps that recreate the sets of *replacements* with their entries, and the actual rows after them.
 
-    *plan* orders steps between two sets of rows.  One stand-in serves the sets one after the other.
+    The sets are replaced one after the other, with the same placeholder.
     """
     steps: list[Step] = []
-    now = dict(actual)
-    for step in unlike:
-        assert isinstance(step.key, Ipset)
-        steps += _make_anew(step, step.key.name, desired, now, plan)
-    return steps, now
+    for step in replacements:
+        replacing, actual = _recreate(step, desired, actual, planner)
+        steps += replacing
+    return steps, actual
 
 
-def _make_anew(step: Step, name: str, desired: Rows, now: Rows, plan: Steps) -> list[Step]:
-    """The steps for one set; *now* is changed to what is then.  None if the stand-in of another is in the way.
+def _recreate(step: Step, desired: Rows, actual: Rows, planner: Planner) -> tuple[list[Step], Rows]:
+    """Return the steps for the set of *step*, and the actual rows after them.
 
-    Then the kernel refuses the set as it stands, the rest of the plan has that stand-in go, and the retry succeeds.
+    There are no steps if another set's placeholder is left over.  Then the kernel refuses to change the set, the other
+    steps of the plan delete the placeholder, and the retry succeeds.
     """
-    wrong, right = _entries(name, now), _entries(name, desired)
-    left = _left_behind(now)
-    if left and (
-        left[_STAND_IN] != step.spec or not left.keys() - {_STAND_IN} <= _renamed(right, PLACEHOLDER_SET).keys()
-    ):
-        return []
-    lookers = {key: spec for key, spec in now.items() if isinstance(spec, ChainSpec) and _looks_at(name, key, spec)}
-    instead: Rows = {}
-    if lookers:
-        instead = {
-            _STAND_IN: step.spec,
-            **_renamed(right, PLACEHOLDER_SET),
-            **_looking_at(PLACEHOLDER_SET, name, lookers),
+    assert isinstance(step.key, Ipset)
+    name = step.key.name
+    old_entries, new_entries = _entries(name, actual), _entries(name, desired)
+    leftover = _leftover_placeholder(actual)
+    if leftover and not _is_placeholder_for(step, new_entries, leftover):
+        return [], actual
+    chains = _referencing_chains(name, actual)
+    substitute: Rows = {}
+    if chains:
+        substitute = {
+            _PLACEHOLDER: step.spec,
+            **_renamed(new_entries, PLACEHOLDER_SET),
+            **_redirected(chains, name, PLACEHOLDER_SET),
         }
-    there = plan(instead, {**wrong, **left, **lookers}, [*instead, *wrong, *left])
-    settled = {**right, **_looking_at(name, PLACEHOLDER_SET, lookers)}
-    back = plan(settled, instead, [*settled, *instead])
-    for key in (*wrong, *left):
-        del now[key]
-    now |= {step.key: step.spec, **settled}
-    return [*there, step, *back]
+    first_half = planner(substitute, {**old_entries, **leftover, **chains}, [*substitute, *old_entries, *leftover])
+    final = {**new_entries, **_redirected(chains, PLACEHOLDER_SET, name)}
+    second_half = planner(final, substitute, [*final, *substitute])
+    after = {key: spec for key, spec in actual.items() if key not in old_entries and key not in leftover}
+    return [*first_half, step, *second_half], {**after, step.key: step.spec, **final}
 
 
-_STAND_IN = Ipset(PLACEHOLDER_SET)
+def _leftover_placeholder(actual: Rows) -> Rows:
+    """Return the placeholder of a process that was killed, with its entries; empty if there is none."""
+    return {_PLACEHOLDER: actual[_PLACEHOLDER], **_entries(PLACEHOLDER_SET, actual)} if _PLACEHOLDER in actual else {}
 
 
-def _left_behind(now: Rows) -> Rows:
-    """The stand-in that a process left which was killed, with its entries."""
-    return {_STAND_IN: now[_STAND_IN], **_entries(PLACEHOLDER_SET, now)} if _STAND_IN in now else {}
+def _is_placeholder_for(step: Step, new_entries: Rows, leftover: Rows) -> bool:
+    """Return whether *leftover* can serve as the placeholder of the set of *step*."""
+    entries = leftover.keys() - {_PLACEHOLDER}
+    return leftover[_PLACEHOLDER] == step.spec and entries <= _renamed(new_entries, PLACEHOLDER_SET).keys()
 
 
 def _entries(name: str, rows: Rows) -> Rows:
@@ -82,13 +95,18 @@ def _renamed(entries: Rows, name: str) -> Rows:
     return {IpsetEntry(name, key.entry): None for key in entries if isinstance(key, IpsetEntry)}
 
 
-def _looks_at(name: str, key: Key, spec: ChainSpec) -> bool:
-    return isinstance(key, Chain) and not {name, PLACEHOLDER_SET}.isdisjoint(named_sets(spec.rules))
+def _referencing_chains(name: str, rows: Rows) -> dict[Key, ChainSpec]:
+    """Return the chains of *rows* that match on the set *name* or on its placeholder."""
+    return {key: spec for key, spec in rows.items() if isinstance(spec, ChainSpec) and _references(name, key, spec)}
 
 
-def _looking_at(new: str, old: str, lookers: Mapping[Key, ChainSpec]) -> Rows:
-    """*lookers* with their rules on *old* on *new* instead; one that stands on both, once."""
+def _references(name: str, key: Key, spec: ChainSpec) -> bool:
+    return isinstance(key, Chain) and not {name, PLACEHOLDER_SET}.isdisjoint(referenced_sets(spec.rules))
+
+
+def _redirected(chains: Mapping[Key, ChainSpec], old: str, new: str) -> Rows:
+    """Return *chains* with the set *old* replaced by *new* in their rules; a rule that is there with both, once."""
     return {
         key: ChainSpec(tuple(dict.fromkeys(rule.replace(f" {old} ", f" {new} ") for rule in spec.rules)))
-        for key, spec in lookers.items()
+        for key, spec in chains.items()
     }

@@ -1,20 +1,23 @@
-"""Stale flows: conntrack entries by which UDP packets would go where no endpoint is any more.
+"""Which conntrack entries are stale: those that send UDP packets to an address that is no longer an endpoint.
 
-Law: pure.  A flow is judged by its original destination, which is a virtual server of ours (address and port, so the
-key of a NodePort has a node's address), and by the source of its replies, where IPVS writes the endpoint.  One whose
-virtual server is not judged stays, and so does whatever is not UDP: TCP and SCTP end by themselves.
+A flow is identified by its original destination, which is a virtual server (for a NodePort, with an address of the
+node), and by the source of its replies, where IPVS writes the endpoint.  Only UDP is affected: TCP and SCTP
+connections end by themselves.
 
-Source: IPVS writes the endpoint into the reply tuple with net.ipv4.vs.conntrack=1, ip_vs_update_conntrack in
-net/netfilter/ipvs/ip_vs_nfct.c; the rule is kube-proxy's (pkg/proxy/conntrack), made stricter for NodePorts.
+Source: with net.ipv4.vs.conntrack=1, ip_vs_update_conntrack in net/netfilter/ipvs/ip_vs_nfct.c writes the endpoint
+into the reply tuple.  The rule is that of kube-proxy (pkg/proxy/conntrack), but stricter for NodePorts.
 """
 
 from collections.abc import Iterable
 
-from kubeproxy_py.model.flows import Allowed, Flow
+from kubeproxy_py.model.flows import AllowedDestinations, Flow
 
 
-def stale_flows(flows: Iterable[Flow], allowed: Allowed) -> list[Flow]:
-    """Those of *flows* that go where none of their virtual server may."""
+def find_stale_flows(flows: Iterable[Flow], allowed: AllowedDestinations) -> list[Flow]:
+    """Return those of *flows* whose destination their virtual server does not allow.
+
+    A flow whose virtual server is not in *allowed* is never stale.
+    """
     return [
         flow
         for flow in flows

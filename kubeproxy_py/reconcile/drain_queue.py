@@ -1,18 +1,18 @@
-"""Draining: a TCP real server that left has weight 0 and stays while it has connections.
+"""DrainQueue: deletes real servers that drained, when they have no connections left or their deadline has passed.
 
-Law: which real servers drain is read off the rows (weight 0 and not wanted), so the list survives a restart; plan.py
-puts them there, this module lets them go: when they have no connections left, or when their deadline is over.
-Connections are counted only while something drains, the less often the longer it takes, and in turns, so that an event
-need not wait until thousands are counted.
+Invariants:
+- Connections are counted only while something drains, with growing pauses, and for at most CHECK_BATCH virtual servers
+  per call, so that events are not delayed.
 
-Linux keeps what was deleted for two minutes, and each real server that is added searches all of it
-(``ip_vs_trash_get_dest``).  So where much changes nothing goes before it drained for LINGER_S: an endpoint that comes
-back until then costs a change of weight, and a rollout adds before it deletes.
+Linux keeps deleted real servers for two minutes, and every real server that is added searches all of them
+(``ip_vs_trash_get_dest``).  Where much changes, nothing is therefore deleted before it drained for MIN_DRAIN_S: an
+endpoint that comes back until then costs a change of weight, and a rollout adds before it deletes.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 
+from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
@@ -25,111 +25,118 @@ MIN_DRAIN_S = 10.0
 """The same where others begin all the time: as long as the usual readiness probe takes to succeed again."""
 
 LONGEST_WAIT_S = 60.0
-"""Those that had connections are counted again after twice the time each time, up to this: upstream's minute."""
+"""Real servers that had connections are counted again after doubling pauses, up to this: kube-proxy's minute."""
 
 CHECK_BATCH = 40
-"""Virtual servers, whose connections are counted in one turn: with ten real servers each some 4 ms."""
+"""Virtual servers whose connections are counted in one call: with ten real servers each some 4 ms."""
 
-Idle = Callable[[Collection[RealServer]], Collection[RealServer]]
-"""Asks the kernel which of some real servers have no connections left; one that was not counted is not told."""
+_RECHECKS = Backoff(FIRST_CHECK_S, LONGEST_WAIT_S)
 
-DeadlineOf = Callable[[RealServer], float]
-"""The longest that a real server may drain, in seconds; 0: as long as it has connections."""
+IdleQuery = Callable[[Collection[RealServer]], Collection[RealServer]]
+"""Returns which of some real servers exist and have no connections.  Raises KernelError."""
+
+DeadlineQuery = Callable[[RealServer], float]
+"""Returns the longest time that a real server may drain, in seconds; 0: no limit."""
 
 
 class DrainQueue:
-    """The real servers that drain, since when, and when they are to be looked at next.
+    """The real servers that drain, since when, and when they are checked next.
 
     All times are seconds of the caller's clock.
     """
 
-    def __init__(self, deadline_of: DeadlineOf = lambda _key: 0.0) -> None:
+    def __init__(self, deadline_of: DeadlineQuery = lambda _key: 0.0) -> None:
         self.due_s = NEVER
         self._deadline_of = deadline_of
-        self._ends_s: dict[VirtualServer, dict[RealServer, float]] = {}  # of those that drain, by virtual server
-        self._count = 0  # of them
-        self._first_end_s = NEVER  # no end is earlier; perhaps of one that is gone
-        self._fresh: OrderedDict[VirtualServer, float] = OrderedDict()  # since when there is one that was never counted
-        self._last_s = -NEVER  # when the last one began
-        self._again_s = NEVER  # when the others are counted next
-        self._wait_s = FIRST_CHECK_S
-        self._uncounted: list[VirtualServer] = []  # of the others, in the count that is under way
+        self._deadlines_s: dict[VirtualServer, dict[RealServer, float]] = {}
+        self._count = 0  # draining real servers
+        self._earliest_deadline_s = NEVER  # no deadline is earlier; it may be one of a real server that is gone
+        self._unchecked: OrderedDict[VirtualServer, float] = OrderedDict()  # since when a real server was never checked
+        self._last_began_s = -NEVER  # when the last real server began to drain
+        self._recheck_s = NEVER  # when those that had connections are checked again
+        self._rechecks = 1  # consecutive
+        self._recheck_batch: list[VirtualServer] = []  # still to be checked in the recheck under way
 
     def __len__(self) -> int:
         return self._count
 
     def track(self, key: Key, rows: Rows, desired: Rows, now_s: float) -> None:
-        """Know whether *key*, which the kernel has as *rows* say, drains."""
+        """Add or drop *key*, depending on whether the kernel's *rows* say that it drains."""
         if not isinstance(key, RealServer):
             return
         if key not in rows or not is_draining(key, rows[key], desired):
-            self._forget(key)
-        elif key not in self._ends_s.get(key.virtual_server, ()):
-            end_s = now_s + (self._deadline_of(key) or NEVER)
-            self._ends_s.setdefault(key.virtual_server, {})[key] = end_s
+            self._drop(key)
+        elif key not in self._deadlines_s.get(key.virtual_server, ()):
+            deadline_s = now_s + (self._deadline_of(key) or NEVER)
+            self._deadlines_s.setdefault(key.virtual_server, {})[key] = deadline_s
             self._count += 1
-            self._first_end_s = min(self._first_end_s, end_s)
-            self._fresh.setdefault(key.virtual_server, now_s)
-            self._last_s = now_s
+            self._earliest_deadline_s = min(self._earliest_deadline_s, deadline_s)
+            self._unchecked.setdefault(key.virtual_server, now_s)
+            self._last_began_s = now_s
             self.due_s = self._next_s()
 
-    def _forget(self, key: RealServer) -> None:
-        others = self._ends_s.get(key.virtual_server)
-        if others and others.pop(key, None) is not None:
+    def _drop(self, key: RealServer) -> None:
+        deadlines_s = self._deadlines_s.get(key.virtual_server)
+        if deadlines_s and deadlines_s.pop(key, None) is not None:
             self._count -= 1
-            if not others:
-                del self._ends_s[key.virtual_server]
-                self._fresh.pop(key.virtual_server, None)
+            if not deadlines_s:
+                del self._deadlines_s[key.virtual_server]
+                self._unchecked.pop(key.virtual_server, None)
 
     def draining_behind(self, servers: Collection[VirtualServer]) -> list[RealServer]:
-        """Those that drain behind one of *servers*: they go with it, though nobody asks for them by name."""
-        return [key for server in servers for key in self._ends_s.get(server, ())] if self._ends_s else []
+        """Return the draining real servers of *servers*: they are deleted with their virtual server."""
+        return [key for server in servers for key in self._deadlines_s.get(server, ())] if self._deadlines_s else []
 
-    def collect_finished(self, idle: Idle, now_s: float) -> list[Step]:
-        """Delete what is over, and what *idle* tells; *idle* is asked once a turn, if it is time to.
+    def collect_finished(self, idle: IdleQuery, now_s: float) -> list[Step]:
+        """Return the steps that delete real servers without connections and those past their deadline.
 
-        What the kernel refuses to let go still drains, and is looked at again when connections are counted next.
+        *idle* is called at most once, and only if connections are due to be counted.  A real server whose deletion
+        fails keeps draining and is checked again with the next count.  Raises KernelError from *idle*.
         """
-        counted, ends = self._counted_now(now_s), now_s >= self._first_end_s
-        over = self._over(self._ends_s if ends else counted, now_s)  # of the counted, those that were refused before
-        rest = [key for key in self.draining_behind(counted) if key not in over]
-        gone = [*over, *idle(rest)] if rest else over
-        if ends:  # last, for counting may fail
-            self._first_end_s = self._later_end_s(now_s)
-        self.due_s = now_s if self._uncounted else self._next_s()
-        return [Step("delete", key, None, DRAINING) for key in gone]
+        checked, deadline_passed = self._next_batch(now_s), now_s >= self._earliest_deadline_s
+        # Of the checked servers too: deleting a real server past its deadline may have failed before.
+        overdue = self._overdue(self._deadlines_s if deadline_passed else checked, now_s)
+        unfinished = [key for key in self.draining_behind(checked) if key not in overdue]
+        finished = [*overdue, *idle(unfinished)] if unfinished else overdue
+        if deadline_passed:  # only now, because idle may raise
+            self._earliest_deadline_s = self._next_deadline_s(now_s)
+        self.due_s = now_s if self._recheck_batch else self._next_s()
+        return [Step("delete", key, None, DRAINING) for key in finished]
 
-    def _counted_now(self, now_s: float) -> list[VirtualServer]:
-        """The virtual servers whose connections are to be counted in this turn, at most COUNTED_AT_ONCE."""
-        if now_s >= self._again_s and not self._uncounted:
-            self._uncounted = [server for server in self._ends_s if server not in self._fresh]
-            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
-            self._again_s = now_s + self._wait_s if self._uncounted else NEVER
-        counted: list[VirtualServer] = []
-        while self._fresh and self._ripe_s() <= now_s and len(counted) < CHECK_BATCH:
-            counted.append(self._fresh.popitem(last=False)[0])
-        if counted:
-            self._wait_s = 2 * FIRST_CHECK_S
-            self._again_s = min(self._again_s, now_s + self._wait_s)
-        room = CHECK_BATCH - len(counted)
-        counted += self._uncounted[:room]
-        self._uncounted = self._uncounted[room:]
-        return counted
+    def _next_batch(self, now_s: float) -> list[VirtualServer]:
+        """Return at most CHECK_BATCH virtual servers whose connections are to be counted now."""
+        if now_s >= self._recheck_s and not self._recheck_batch:
+            self._recheck_batch = [server for server in self._deadlines_s if server not in self._unchecked]
+            self._rechecks += 1
+            self._recheck_s = now_s + _RECHECKS.delay_s(self._rechecks) if self._recheck_batch else NEVER
+        batch: list[VirtualServer] = []
+        while self._unchecked and self._first_check_s() <= now_s and len(batch) < CHECK_BATCH:
+            batch.append(self._unchecked.popitem(last=False)[0])
+        if batch:
+            self._rechecks = 2
+            self._recheck_s = min(self._recheck_s, now_s + _RECHECKS.delay_s(self._rechecks))
+        room = CHECK_BATCH - len(batch)
+        batch += self._recheck_batch[:room]
+        self._recheck_batch = self._recheck_batch[room:]
+        return batch
 
-    def _ripe_s(self) -> float:
-        """When those are to be counted that are fresh for the longest time."""
-        since_s = next(iter(self._fresh.values()), NEVER)
-        return min(max(self._last_s, since_s) + FIRST_CHECK_S, since_s + MIN_DRAIN_S)
+    def _first_check_s(self) -> float:
+        """Return when those that were never checked for the longest time are checked."""
+        since_s = next(iter(self._unchecked.values()), NEVER)
+        return min(max(self._last_began_s, since_s) + FIRST_CHECK_S, since_s + MIN_DRAIN_S)
 
     def _next_s(self) -> float:
-        return min(self._ripe_s(), self._again_s, self._first_end_s)
+        return min(self._first_check_s(), self._recheck_s, self._earliest_deadline_s)
 
-    def _over(self, servers: Iterable[VirtualServer], now_s: float) -> dict[RealServer, None]:
-        """Those behind *servers* whose time is over."""
+    def _overdue(self, servers: Iterable[VirtualServer], now_s: float) -> dict[RealServer, None]:
+        """Return the real servers of *servers* that are past their deadline."""
         return {
-            key: None for server in servers for key, end_s in self._ends_s.get(server, {}).items() if end_s <= now_s
+            key: None
+            for server in servers
+            for key, deadline_s in self._deadlines_s.get(server, {}).items()
+            if deadline_s <= now_s
         }
 
-    def _later_end_s(self, now_s: float) -> float:
-        ends = (end_s for keys in self._ends_s.values() for end_s in keys.values())
-        return min((end_s for end_s in ends if end_s > now_s), default=NEVER)
+    def _next_deadline_s(self, now_s: float) -> float:
+        deadlines_s = (deadline_s for keys in self._deadlines_s.values() for deadline_s in keys.values())
+        return min((deadline_s for deadline_s in deadlines_s if deadline_s > now_s), default=NEVER)

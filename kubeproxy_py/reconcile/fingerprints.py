@@ -1,7 +1,7 @@
-"""Proofs: of which parts of the kernel's state it is known that they are as we believe.
+"""Fingerprints of snapshots that were compared: what has an unchanged fingerprint need not be decoded and compared.
 
-Law: a part is proven while the kernel's words on it are those that were last held against what we believe, and nothing
-that we believe of it has changed since.  Then no row need be made of them to know that nothing differs.
+A fingerprint is recorded when a snapshot agrees with the known rows, and invalidated when what is known of its rows
+changes.
 """
 
 from collections.abc import Iterable
@@ -10,38 +10,38 @@ from kubeproxy_py.kernel import Readable, scope_of
 from kubeproxy_py.model.rows import Key, RealServer, VirtualServer
 
 
-def part_of(key: Key) -> Readable:
-    """The part in which *key* is listed."""
+def readable_of(key: Key) -> Readable:
+    """Return the part of kernel state whose snapshot contains *key*."""
     return key.virtual_server if isinstance(key, RealServer) else scope_of(key)
 
 
 class Fingerprints:
-    """The seals of listings that agree with what we believe."""
+    """The fingerprints of the parts of kernel state that agree with the known rows."""
 
     def __init__(self) -> None:
-        self.servers_changed = 0  # how often what we believe of a virtual server did
-        self._seals: dict[Readable, int] = {}
+        self.servers_version = 0  # incremented when what is known of any virtual server changes
+        self._fingerprints: dict[Readable, int] = {}
 
-    def __contains__(self, part: Readable) -> bool:
-        return part in self._seals
+    def __contains__(self, readable: Readable) -> bool:
+        return readable in self._fingerprints
 
-    def matches(self, part: Readable, seal: int) -> bool:
-        """Whether *part*, of which the kernel now says what has this *seal*, is as we believe."""
-        return self._seals.get(part) == seal
+    def matches(self, readable: Readable, fingerprint: int) -> bool:
+        """Return whether *readable*, whose snapshot now has *fingerprint*, agrees with the known rows."""
+        return self._fingerprints.get(readable) == fingerprint
 
-    def record(self, part: Readable, seal: int) -> None:
-        """What we believe of *part* is now what the kernel said under *seal*."""
-        self._seals[part] = seal
+    def record(self, readable: Readable, fingerprint: int) -> None:
+        """Record that the known rows of *readable* are those of the snapshot with *fingerprint*."""
+        self._fingerprints[readable] = fingerprint
 
     def invalidate(self, keys: Iterable[Key]) -> None:
-        """What we believe of *keys* changed."""
+        """Discard the fingerprints of everything that contains *keys*."""
         for key in keys:
-            self._seals.pop(part_of(key), None)
+            self._fingerprints.pop(readable_of(key), None)
             if isinstance(key, VirtualServer):
-                self.servers_changed += 1
-                self._seals.pop(key, None)
+                self.servers_version += 1
+                self._fingerprints.pop(key, None)
 
     def invalidate_all(self) -> None:
-        """Nothing that was believed is believed any more."""
-        self.servers_changed += 1
-        self._seals.clear()
+        """Discard every fingerprint; the next full compare decodes all rows."""
+        self.servers_version += 1
+        self._fingerprints.clear()

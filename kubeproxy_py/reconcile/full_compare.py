@@ -1,182 +1,190 @@
-"""The full compare: the whole of the kernel's state against what is believed of it, piece by piece, once a period.
+"""FullCompare: periodic comparison of all kernel state with the known rows.
 
-Law: no piece takes long, so that whoever compares may do other work between two of them.  A piece names the rows that
-it would have told if they were there, so what is missing is known with it; and it is to be held against what is
-believed when it comes, not when the walk began.
+It runs in slices of about SLICE_S, so that events are never delayed for long; syncs may run between two slices.
 
-All is listed each time, but rows are made only of what is not proven (proofs.py), so that the compare of a kernel that
-is right costs little more than having the kernel speak.
+Invariants:
+- A ScopeDiff is compared with the known rows as they are when it is yielded, not as they were when the scan began.
+- All state is listed each time, but a snapshot whose fingerprint is unchanged since the last comparison is not decoded
+  (fingerprints.py), so comparing a kernel that is right costs little more than the kernel's answers.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
-
-from msgspec import Struct
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, Readable, Scope, snapshot_of
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.reconcile.fingerprints import Fingerprints, part_of
+from kubeproxy_py.reconcile.actual_state import ActualState
+from kubeproxy_py.reconcile.drift import ScopeDiff
+from kubeproxy_py.reconcile.fingerprints import readable_of
 
-_KEYS_AT_ONCE = 5_000  # some 2 ms
-_SERVERS_AT_ONCE = 50  # virtual servers; with 10 real servers each some 5 ms
+_KEY_BATCH = 5_000  # some 2 ms
+_SERVER_BATCH = 50  # virtual servers; with 10 real servers each some 5 ms
 
 SLICE_S = 0.01
-"""How long an event waits for the full compare, besides the piece that is being read: at most one set or one table."""
+"""How long the full compare delays an event, besides the part that is being read: at most one set or one table."""
 
 YIELD_FACTOR = 3
-"""Where there was other work in the turn, the compare rests so many times as long as it took: events come first."""
+"""After a slice in which there was other work the compare pauses this many times as long: events come first."""
 
 MAX_CPU_SHARE = 0.05
-"""Of the time, that full compares may take of one core."""
+"""The largest share of one core that full compares may use."""
 
 _Item = TypeVar("_Item")
 
 
-class ScopeDiff(Struct, frozen=True, gc=False):
-    """What the kernel has, and which rows are missing if they are neither there nor gone meanwhile."""
-
-    found: Rows
-    believed: Sequence[Key]
-
-    def differing(self, actual: Rows) -> list[Key]:
-        """The keys whose rows are not as *actual* says."""
-        found, missing = self.found, object()
-        # Nearly always; and in a third of the time, since no step of it is Python's.
-        if found.items() <= actual.items() and all(map(found.__contains__, self.believed)):
-            return []
-        changed = [key for key, spec in found.items() if actual.get(key, missing) != spec]
-        return changed + [key for key in self.believed if key not in found and key in actual]
-
-
 class FullCompare:
-    """When the next full compare is due by *clock*, and how far the one under way is."""
+    """Schedules full compares and keeps the progress of the running one.
 
-    def __init__(self, kernel: Kernel, clock: Callable[[], float], period_s: float) -> None:
+    *clock* is for measuring the duration of slices only; when a compare is due is decided by the caller's time.
+    *owned* returns those of the given rows that are ours.
+    """
+
+    def __init__(
+        self, kernel: Kernel, state: ActualState, owned: Callable[[Rows], Rows], clock: Callable[[], float]
+    ) -> None:
         self.due_s = NEVER
-        self.count = 0  # that came to their end
-        self.proofs = Fingerprints()
+        self.count = 0  # completed compares
         self._kernel = kernel
+        self._state = state
+        self._owned = owned
         self._clock = clock
-        self._period_s = period_s
-        self._walk: Iterator[ScopeDiff] | None = None
-        self._took_s = 0.0
-        self._turn_s = 0.0  # what the last turn took
+        self._scan: Iterator[ScopeDiff] | None = None
+        self._took_s = 0.0  # the running compare, until now
+        self._slice_s = 0.0  # the last slice
 
-    def set_period(self, period_s: float) -> None:
-        """One each *period_s* from now on."""
-        self._period_s = period_s
-        self.due_s = min(self.due_s, self._clock() + period_s)
+    def set_period(self, period_s: float, now_s: float) -> None:
+        """Run the next compare within *period_s*."""
+        self.due_s = min(self.due_s, now_s + period_s)
 
-    def reschedule(self) -> None:
-        """Begin the next a period from now; later if this took so long that they would take too much of the time."""
-        self.due_s = self._clock() + max(self._period_s, self._took_s / MAX_CPU_SHARE)
-        self._walk, self._took_s = None, 0.0
+    def reschedule(self, period_s: float, now_s: float) -> None:
+        """Abandon the running compare; begin the next after *period_s*, or later if this one took too much CPU."""
+        self.due_s = now_s + max(period_s, self._took_s / MAX_CPU_SHARE)
+        self._scan, self._took_s = None, 0.0
 
-    def yield_to_sync(self) -> None:
-        """Others have work: go on with the compare that is under way, if any, when they had time for it."""
-        if self._walk:
-            self.due_s = self._clock() + YIELD_FACTOR * self._turn_s
+    def yield_to_sync(self, now_s: float) -> None:
+        """Pause a running compare, because a sync was due as well."""
+        if self._scan:
+            self.due_s = now_s + YIELD_FACTOR * self._slice_s
 
-    def run_slice(self, actual: Rows, ours: Callable[[Rows], Rows]) -> Iterator[ScopeDiff]:
-        """The pieces of about TURN_S.  Raises KernelError, after which the compare is over."""
+    def run_slice(self, period_s: float) -> Iterator[ScopeDiff]:
+        """Yield differences for about SLICE_S.
+
+        Raises:
+            KernelError: kernel state cannot be read; the compare is abandoned.
+        """
         began_s = self._clock()
-        self._walk = self._walk or _Scanner(self._kernel, actual, ours, self.proofs).pieces()
+        self._scan = self._scan or _Scanner(self._kernel, self._state, self._owned).diffs()
         try:
-            for piece in self._walk:
-                yield piece
-                self._turn_s = self._clock() - began_s
-                if self._turn_s >= SLICE_S:
-                    self._took_s += self._turn_s
+            for diff in self._scan:
+                yield diff
+                self._slice_s = self._clock() - began_s
+                if self._slice_s >= SLICE_S:
+                    self._took_s += self._slice_s
                     return
         except KernelError:
-            self.reschedule()
+            self.reschedule(period_s, self._clock())
             raise
-        self._took_s += self._clock() - began_s
+        now_s = self._clock()
+        self._took_s += now_s - began_s
         self.count += 1
-        self.reschedule()
+        self.reschedule(period_s, now_s)
 
 
-_NOTHING = ScopeDiff({}, ())
+_NO_DIFF = ScopeDiff({}, ())  # a point at which a slice may end
 
 
 class _Scanner:
-    """Once through all rows of *kernel* that are *ours*."""
+    """One scan of all owned rows of *kernel*."""
 
-    def __init__(self, kernel: Kernel, actual: Rows, ours: Callable[[Rows], Rows], proofs: Fingerprints) -> None:
+    def __init__(self, kernel: Kernel, state: ActualState, owned: Callable[[Rows], Rows]) -> None:
         self._kernel = kernel
-        self._actual = actual
-        self._ours = ours
-        self._proofs = proofs
+        self._state = state
+        self._fingerprints = state.fingerprints
+        self._owned = owned
 
-    def pieces(self) -> Iterator[ScopeDiff]:
-        """What is not proven.  Raises KernelError; then the walk is over."""
+    def diffs(self) -> Iterator[ScopeDiff]:
+        """Yield the parts whose fingerprint changed.  Raises KernelError."""
         scopes: list[Scope] = []
         for scope in self._kernel.scopes():
-            if scope != VIRTUAL_SERVERS and not self._is_proven(scope):
+            if scope != VIRTUAL_SERVERS and not self._is_unchanged(scope):
                 scopes.append(scope)
-            yield _NOTHING
+            yield _NO_DIFF
         listed: Rows = {}
-        servers: list[VirtualServer] = []
-        if VIRTUAL_SERVERS in self._proofs:
-            yield from self._list(listed)
-            yield from self._doubt(listed, servers)
-        if not self._proofs.matches(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint()):
+        changed: list[VirtualServer] = []
+        if VIRTUAL_SERVERS in self._fingerprints:
+            for rows in self._list_virtual_servers():
+                listed.update(rows)
+                yield _NO_DIFF
+            for servers in self._changed_servers(listed):
+                changed += servers
+                yield _NO_DIFF
+        if not self._fingerprints.matches(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint()):
             scopes.append(VIRTUAL_SERVERS)
-        if scopes or servers:
-            yield from self._look_into(scopes, servers, listed)
+        if scopes or changed:
+            yield from self._compare(scopes, changed, listed)
 
-    def _is_proven(self, part: Readable) -> bool:
-        return part in self._proofs and self._proofs.matches(part, self._kernel.fingerprint(part))
+    def _is_unchanged(self, readable: Readable) -> bool:
+        fingerprints = self._fingerprints
+        return readable in fingerprints and fingerprints.matches(readable, self._kernel.fingerprint(readable))
 
-    def _list(self, listed: Rows) -> Iterator[ScopeDiff]:
-        """Have the virtual servers in *listed*."""
-        for part in self._kernel.virtual_servers():
-            listed.update(self._ours(part))
-            yield _NOTHING
+    def _list_virtual_servers(self) -> Iterator[Rows]:
+        return map(self._owned, self._kernel.virtual_servers())
 
-    def _doubt(self, listed: Iterable[Key], servers: list[VirtualServer]) -> Iterator[ScopeDiff]:
-        """Have those of *listed* in *servers* whose real servers are not proven."""
-        for some in _batched(listed, _SERVERS_AT_ONCE):
-            servers += [key for key in some if isinstance(key, VirtualServer) and not self._is_proven(key)]
-            yield _NOTHING
+    def _changed_servers(self, keys: Iterable[Key]) -> Iterator[list[VirtualServer]]:
+        """Yield, in batches, the virtual servers of *keys* whose real servers have another fingerprint."""
+        for batch in _batched(keys, _SERVER_BATCH):
+            yield [key for key in batch if isinstance(key, VirtualServer) and not self._is_unchanged(key)]
 
-    def _look_into(self, scopes: Sequence[Scope], servers: list[VirtualServer], known: Rows) -> Iterator[ScopeDiff]:
-        """The rows of *scopes*, and the real servers of *servers* and of those that were not *known* yet."""
-        believed: dict[Readable, list[Key]] = defaultdict(list)
-        for keys in _batched(list(self._actual), _KEYS_AT_ONCE):
+    def _compare(
+        self, scopes: Sequence[Scope], servers: list[VirtualServer], listed_before: Rows
+    ) -> Iterator[ScopeDiff]:
+        """Yield the differences of *scopes*, and of *servers* and those that are not *listed_before*."""
+        known: dict[Readable, list[Key]] = defaultdict(list)
+        for keys in _batched(list(self._state.rows), _KEY_BATCH):
             for key in keys:
-                believed[part_of(key)].append(key)
-            yield _NOTHING
+                known[readable_of(key)].append(key)
+            yield _NO_DIFF
         for scope in scopes:
             if scope != VIRTUAL_SERVERS:
-                listing = self._kernel.snapshot(scope)
-                self._proofs.record(scope, listing.fingerprint())
-                yield ScopeDiff(listing.rows(), believed.get(scope, ()))
-        held = {key: key for key in believed.get(VIRTUAL_SERVERS, ()) if isinstance(key, VirtualServer)}
+                yield self._read_scope(scope, known.get(scope, ()))
+        known_servers = {key: key for key in known.get(VIRTUAL_SERVERS, ()) if isinstance(key, VirtualServer)}
         if VIRTUAL_SERVERS in scopes:
             listed: Rows = {}
-            changed = self._proofs.servers_changed
-            yield from self._list(listed)
-            if self._proofs.servers_changed != changed:  # it was listed before we believed what we do now
-                listed.clear()
-                deque(self._list(listed), maxlen=0)  # at once, then
-            self._proofs.record(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint())
-            gone = [key for key in held if key not in listed]
-            yield ScopeDiff(listed, [*gone, *(key for server in gone for key in believed.get(server, ()))])
-            yield from self._doubt((key for key in listed if key not in known), servers)
-        # Of equal keys the one that we have already: real servers that hold it are compared without looking into it.
-        for some in _batched((held.get(key, key) for key in servers), _SERVERS_AT_ONCE):
-            found: Rows = {}
-            for server in some:
-                if server in self._actual:  # else it went meanwhile, and its real servers with it
-                    listing = self._kernel.snapshot(server)
-                    self._proofs.record(server, listing.fingerprint())
-                    found.update(listing.rows())
-            yield ScopeDiff(found, [key for server in some for key in believed.get(server, ())])
+            version = self._fingerprints.servers_version
+            for rows in self._list_virtual_servers():
+                listed.update(rows)
+                yield _NO_DIFF
+            if self._fingerprints.servers_version != version:
+                # Syncs changed virtual servers while they were listed: list again, without a pause.
+                listed = {key: spec for rows in self._list_virtual_servers() for key, spec in rows.items()}
+            self._fingerprints.record(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint())
+            deleted = [key for key in known_servers if key not in listed]
+            behind_deleted = [key for server in deleted for key in known.get(server, ())]
+            yield ScopeDiff(listed, [*deleted, *behind_deleted])
+            for batch in self._changed_servers(key for key in listed if key not in listed_before):
+                servers += batch
+                yield _NO_DIFF
+        # Use the equal key that is known already: keys of real servers that share it compare by identity.
+        for batch in _batched((known_servers.get(key, key) for key in servers), _SERVER_BATCH):
+            yield self._read_real_servers(batch, known)
+
+    def _read_scope(self, scope: Scope, known: Sequence[Key]) -> ScopeDiff:
+        snapshot = self._kernel.snapshot(scope)
+        self._fingerprints.record(scope, snapshot.fingerprint())
+        return ScopeDiff(snapshot.rows(), known)
+
+    def _read_real_servers(self, servers: Sequence[VirtualServer], known: dict[Readable, list[Key]]) -> ScopeDiff:
+        found: Rows = {}
+        for server in servers:
+            if server in self._state.rows:  # otherwise a sync deleted it meanwhile, with its real servers
+                snapshot = self._kernel.snapshot(server)
+                self._fingerprints.record(server, snapshot.fingerprint())
+                found.update(snapshot.rows())
+        return ScopeDiff(found, [key for server in servers for key in known.get(server, ())])
 
 
 def _batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -1,29 +1,31 @@
-"""Pending: the keys that are not yet as desired, and when each may be tried again.
+"""RetryQueue: the keys that are not yet as desired, and when each may be tried again.
 
-Law: an error stays at its row.  A row that failed waits, twice as long each time, while all others go on; asking for
-it anew forgets its failures.  The cost of asking what is due is that of what is pending, not of what once was.
+Invariants:
+- An error stays at its row (law 5): a failed row waits, twice as long each time, while all others are applied.
+- Enqueueing a key again discards its failures.
+- Cost is proportional to what is pending now, not to what was pending before.
 """
 
 from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
+from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.rows import Key
 from kubeproxy_py.model.time import NEVER
 
-FIRST_RETRY_S = 0.5
-LONGEST_RETRY_S = 30.0
+BACKOFF = Backoff(first_s=0.5, longest_s=30.0)
 
 
 class RetryState(Struct, frozen=True, gc=False):
-    """A row that failed: how often, and when it may be tried again (seconds of the caller's clock)."""
+    """A failed row: its consecutive failures, and when it may be tried again (seconds of the caller's clock)."""
 
-    attempts: int
+    failures: int
     due_s: float
 
 
 class RetryQueue:
-    """Keys in the order in which they were asked for."""
+    """Keys in the order in which they were enqueued."""
 
     def __init__(self) -> None:
         self._keys: dict[Key, None] = {}
@@ -33,46 +35,46 @@ class RetryQueue:
         return len(self._keys)
 
     def enqueue(self, keys: Iterable[Key]) -> None:
-        """Have *keys* looked at as soon as may be."""
+        """Make *keys* due now."""
         for key in keys:
             self._keys[key] = None
             self._retries.pop(key, None)
 
     @property
-    def is_asked(self) -> bool:
-        """Whether a key waits that has not failed since it was asked for."""
+    def has_new(self) -> bool:
+        """Whether a key is pending that has not failed since it was enqueued."""
         return len(self._retries) < len(self._keys)
 
     @property
     def keys(self) -> Collection[Key]:
-        """All that is pending."""
+        """All pending keys."""
         return self._keys.keys()
 
     @property
     def failed(self) -> Collection[Key]:
-        """Those that failed and wait."""
+        """The keys that failed and wait."""
         return self._retries.keys()
 
     @property
     def retry_due_s(self) -> float:
-        """When the first of those that failed may be tried again."""
+        """When the first failed key may be tried again."""
         return min((retry.due_s for retry in self._retries.values()), default=NEVER)
 
     def due(self, now_s: float) -> list[Key]:
-        """The keys that may be tried at *now_s*."""
+        """Return the keys that may be tried at *now_s*."""
         if not self._retries:
             return list(self._keys)
         return [key for key in self._keys if key not in self._retries or self._retries[key].due_s <= now_s]
 
-    def mark_done(self, tried: Collection[Key], refused: Collection[Key], now_s: float) -> None:
-        """Of *tried*, all but *refused* are as desired now; those wait."""
+    def record_outcome(self, tried: Collection[Key], failed: Collection[Key], now_s: float) -> None:
+        """Drop the keys of *tried* that are as desired now; make those that *failed* wait."""
         for key in tried:
-            if key not in refused:
+            if key not in failed:
                 self._keys.pop(key, None)
                 self._retries.pop(key, None)
-        # A dict keeps the length that it once had, and is walked by it: after the first sync, 140,000 empty places.
+        # A dict keeps its largest capacity and iterates over it: after the first sync 140,000 empty places.
         self._keys = dict(self._keys)
-        for key in refused:
-            attempts = self._retries[key].attempts + 1 if key in self._retries else 1
+        for key in failed:
+            failures = self._retries[key].failures + 1 if key in self._retries else 1
             self._keys[key] = None
-            self._retries[key] = RetryState(attempts, now_s + min(FIRST_RETRY_S * 2 ** (attempts - 1), LONGEST_RETRY_S))
+            self._retries[key] = RetryState(failures, now_s + BACKOFF.delay_s(failures))

@@ -1,102 +1,124 @@
-"""Sweep: looks at the flows of virtual servers that changed, and has the stale ones forgotten.
+"""StaleFlowCleaner: deletes conntrack entries of UDP virtual servers whose destination is no longer an endpoint.
 
-Law: a sweep never holds up traffic.  It goes on in short turns, bounded in parts of the listing, and the agent does
-whatever else is due between two of them.  What is stale is judged by what is allowed at that moment: an endpoint that
-comes while a sweep is under way is known to its next turn.  Virtual servers that change meanwhile are swept after it,
-so there is one listing at a time, and one for however many changes came during the last.
-
-Like all that lies below the agent it is given the time (seconds of the agent's clock) and never asks for it.
+Invariants:
+- Cleaning never delays traffic: it runs in short slices, and the agent does whatever else is due between two of them.
+- A flow is judged by the destinations that are allowed at that moment: an endpoint that is added during a scan is known
+  to its next slice.
+- There is one scan at a time; virtual servers that change during it are scanned together afterwards.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 
-from kubeproxy_py.kernel import FlowTable
+from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.model.flows import Allowed, Destination, Flow, StaleFlowResult
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.flows import AllowedDestinations, Destination, Flow, StaleFlowResult
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.plan.stale_flows import stale_flows
+from kubeproxy_py.net import is_ipv6
+from kubeproxy_py.plan.stale_flows import find_stale_flows
+from kubeproxy_py.reconcile.report import StaleFlowReport
+
+log = logging.getLogger(__name__)
 
 SLICE_BATCHES = 8
-"""Parts of a listing that are looked at in one turn: of Linux 1,400 entries, some 5 ms (40 if all are stale)."""
+"""Batches of a listing per slice: on Linux 1,400 entries, some 5 ms (40 ms if all are stale)."""
 
 RETRY_S = 30.0
-"""After the kernel could not be asked; cheap, since a kernel without conntrack says so at the first message."""
+"""Pause after the kernel could not list flows; cheap, because a kernel without conntrack fails at the first message."""
 
 
 class StaleFlowCleaner:
-    """Which flows are to be looked at, and how far that is.
+    """Scans the flows of the virtual servers that were enqueued.
 
-    *table* is None for a kernel that has no flows; then nothing is ever due.  *allowed* tells where flows of the given
-    virtual servers may go now.
+    *allowed* returns the destinations that the given virtual servers allow now. *clock* measures durations only.
     """
 
-    def __init__(self, table: FlowTable | None, allowed: Callable[[Iterable[VirtualServer]], Allowed]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        allowed: Callable[[Iterable[VirtualServer]], AllowedDestinations],
+        clock: Callable[[], float],
+    ) -> None:
         self.due_s = NEVER
-        self.failures = 0  # in a row
-        self._table = table
+        self.failures = 0  # consecutive
+        self._kernel = kernel
         self._allowed_now = allowed
+        self._clock = clock
         self._waiting: dict[VirtualServer, None] = {}
-        self._allowed: dict[VirtualServer, frozenset[Destination]] = {}  # of the sweep under way
-        self._listing: Iterator[list[Flow]] | None = None
-        self._seen = self._forgotten = self._forgotten_ipv6 = 0
-        self._refused: list[str] = []
+        self._allowed: dict[VirtualServer, frozenset[Destination]] = {}  # of the running scan
+        self._scan: Iterator[list[Flow]] | None = None
+        self._took_s = 0.0  # the running scan, until now
+        self._seen = self._deleted = self._deleted_ipv6 = 0
+        self._errors: list[str] = []
 
     def enqueue(self, servers: Iterable[VirtualServer], now_s: float) -> None:
-        """*servers*, or where their flows may go, changed."""
+        """Scan the flows of *servers*, whose allowed destinations changed."""
         changed = dict.fromkeys(servers)
-        if not changed or self._table is None:
+        if not changed:
             return
         self._waiting |= changed
         self._allowed |= self._allowed_now(self._allowed.keys() & changed)
         self.due_s = min(self.due_s, now_s) if not self.failures else self.due_s
 
-    def run_slice(self, now_s: float) -> StaleFlowResult | None:
-        """Go on for TURN_PARTS; the report when all was looked at.
+    def run_slice(self, now_s: float) -> StaleFlowReport | None:
+        """Scan SLICE_BATCHES batches; return the report if the scan ended.
 
-        Raises KernelError, after which it begins anew in RETRY_S.
+        If the kernel cannot list flows, that is logged once, and the scan begins again after RETRY_S.
         """
+        began_s = self._clock()
         try:
-            return self._go_on(now_s)
-        except KernelError:
-            self._waiting |= dict.fromkeys(self._allowed)
-            self._allowed, self._listing = {}, None
-            self.failures += 1
-            self.due_s = now_s + RETRY_S
-            raise
+            result = self._scan_batches(now_s)
+        except KernelError as error:
+            self._retry_later(now_s)
+            if self.failures == 1:
+                message = "Failed to list UDP flows; flows to removed endpoints remain until they time out"
+                log.warning(message, extra=values(err=str(error)))
+            return None
+        self._took_s += self._clock() - began_s
+        if not result:
+            return None
+        took_s, self._took_s = self._took_s, 0.0
+        return StaleFlowReport(result=result, duration_s=took_s)
 
-    def _go_on(self, now_s: float) -> StaleFlowResult | None:
-        listing = self._listing or self._begin()
+    def _scan_batches(self, now_s: float) -> StaleFlowResult | None:
+        scan = self._scan or self._begin_scan()
         for _ in range(SLICE_BATCHES):
-            part = next(listing, None)
-            if part is None:
-                return self._end(now_s)
-            self._look_at(part)
+            batch = next(scan, None)
+            if batch is None:
+                return self._end_scan(now_s)
+            self._delete_stale(batch)
         return None
 
-    def _begin(self) -> Iterator[list[Flow]]:
+    def _begin_scan(self) -> Iterator[list[Flow]]:
         self._allowed = dict(self._allowed_now(self._waiting))
         self._waiting = {}
-        self._seen, self._forgotten, self._forgotten_ipv6, self._refused = 0, 0, 0, []
-        assert self._table is not None, "nothing is due"
-        self._listing = self._table.udp_flows(list(self._allowed))
-        return self._listing
+        self._seen, self._deleted, self._deleted_ipv6, self._errors = 0, 0, 0, []
+        self._scan = self._kernel.udp_flows(list(self._allowed))
+        return self._scan
 
-    def _look_at(self, part: list[Flow]) -> None:
-        self._seen += len(part)
-        stale = stale_flows(part, self._allowed)
-        for is_ipv6 in (False, True):
-            mine = [flow for flow in stale if (":" in flow.virtual_server.address) == is_ipv6]
-            if self._table and mine:
-                forgotten, refused = self._table.delete_flows(mine)
-                self._forgotten += forgotten
-                self._forgotten_ipv6 += forgotten if is_ipv6 else 0
-                self._refused += refused
+    def _delete_stale(self, batch: list[Flow]) -> None:
+        self._seen += len(batch)
+        stale = find_stale_flows(batch, self._allowed)
+        for ipv6 in (False, True):
+            flows = [flow for flow in stale if is_ipv6(flow.virtual_server.address) is ipv6]
+            if flows:
+                deleted, errors = self._kernel.delete_flows(flows)
+                self._deleted += deleted
+                self._deleted_ipv6 += deleted if ipv6 else 0
+                self._errors += errors
 
-    def _end(self, now_s: float) -> StaleFlowResult:
-        refused = tuple(self._refused)
-        report = StaleFlowResult(len(self._allowed), self._seen, self._forgotten, refused, self._forgotten_ipv6)
-        self._allowed, self._listing = {}, None
+    def _end_scan(self, now_s: float) -> StaleFlowResult:
+        errors = tuple(self._errors)
+        result = StaleFlowResult(len(self._allowed), self._seen, self._deleted, errors, self._deleted_ipv6)
+        self._allowed, self._scan = {}, None
         self.failures = 0
         self.due_s = now_s if self._waiting else NEVER
-        return report
+        return result
+
+    def _retry_later(self, now_s: float) -> None:
+        self._waiting |= dict.fromkeys(self._allowed)
+        self._allowed, self._scan = {}, None
+        self.failures += 1
+        self.due_s = now_s + RETRY_S

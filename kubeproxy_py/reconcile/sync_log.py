@@ -1,66 +1,97 @@
-"""The log of syncs: a sentence for each, and where they follow each other closely, one for several.
+"""The log of syncs: one line for each, or one for several that follow closely.
 
-Law: nothing goes untold.  What comes within INTERVAL_S of the last sentence waits for the next one, and is summed up
-in it; what failed, drifted, or is not of the usual sort is told at once.  So a cluster in which a thousand endpoints
-change each second writes ten lines a second, not a hundred.
+A cluster in which a thousand endpoints change per second writes ten lines a second instead of a hundred.
+
+Invariants:
+- Every report is logged, by itself or as part of a sum.
+- Failures, drift, the first sync and stale flows are logged at once, after what was waiting.
 """
 
 import logging
 from collections.abc import Callable
 
 from kubeproxy_py.logging_setup import level, values
+from kubeproxy_py.model.steps import StepFailure
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.reconcile.report import SyncReport, merge
+from kubeproxy_py.reconcile.report import DrainReport, Report, StaleFlowReport, SyncReport, Trigger
+from kubeproxy_py.reconcile.report_text import merged_text, report_text
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 0.1
+INTERVAL_S = 0.1  # the shortest time between two lines about syncs of the usual kind
 
 
 class SyncLog:
-    """Tells reports by *clock*, seconds that only grow."""
+    """Logs reports; *clock* returns seconds that only increase."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.due_s = NEVER  # when what waits is to be told
+        self.due_s = NEVER  # when the waiting reports are to be logged
         self._clock = clock
-        self._next_s = -NEVER  # before that, sentences wait
-        self._waiting: list[SyncReport] = []
+        self._next_line_s = -NEVER  # reports wait until then
+        self._waiting: list[SyncReport | DrainReport] = []
 
-    def record(self, report: SyncReport) -> None:
-        """Tell *report*, at once or when it is due."""
-        if report.steps and not report.failed and report.why in ("", "drained"):
+    def record(self, report: Report) -> None:
+        """Log *report*, at once or when `flush_due` finds it due."""
+        if not isinstance(report, StaleFlowReport) and _may_wait(report):
             self._waiting.append(report)
-            self.due_s = self._next_s
+            self.due_s = self._next_line_s
             return
         self.flush()
-        _tell(report)
+        _log(report)
 
     def flush_due(self) -> None:
-        """Tell what waits if it is time."""
+        """Log the waiting reports if they are due."""
         if self._waiting and (now_s := self._clock()) >= self.due_s:
             self.flush()
-            self._next_s = now_s + INTERVAL_S
+            self._next_line_s = now_s + INTERVAL_S
 
     def flush(self) -> None:
-        """Tell what waits."""
+        """Log the waiting reports."""
         if self._waiting:
-            _tell(merge(self._waiting))
+            _log_changes(logging.INFO, self._waiting)
             self._waiting.clear()
             self.due_s = NEVER
 
 
-def _tell(report: SyncReport) -> None:
-    """One sentence, and one for each row that failed; drift is told at least as loud as it is rare."""
-    named = values(
-        compile_ms=round(report.compile_s * 1000, 1),
-        plan_ms=round(report.plan_s * 1000, 1),
-        apply_ms=round(report.apply_s * 1000, 1),
+def _may_wait(report: SyncReport | DrainReport) -> bool:
+    is_usual = isinstance(report, DrainReport) or report.trigger is Trigger.EVENT
+    return is_usual and bool(report.steps) and not report.failures
+
+
+def _log(report: Report) -> None:
+    if isinstance(report, StaleFlowReport):
+        is_news = report.result.deleted or report.result.errors
+        duration = values(duration_ms=_ms(report.duration_s))
+        log.log(logging.INFO if is_news else level(2), "%s", report_text(report), extra=duration)
+        return
+    _log_changes(_level(report), [report])
+    for failure in report.failures:
+        _log_failure(failure)
+
+
+def _level(report: SyncReport | DrainReport) -> int:
+    """Return WARNING for drift, and -v2 for a sync that had nothing to do."""
+    if isinstance(report, DrainReport):
+        return logging.INFO
+    if report.trigger is Trigger.DRIFT:
+        return logging.WARNING
+    is_idle = report.trigger is Trigger.EVENT and not report.steps and not report.failures
+    return level(2) if is_idle else logging.INFO
+
+
+def _log_changes(severity: int, reports: list[SyncReport | DrainReport]) -> None:
+    syncs = [report for report in reports if isinstance(report, SyncReport)]
+    phases = values(
+        compile_ms=_ms(sum(report.compile_s for report in syncs)),
+        plan_ms=_ms(sum(report.plan_s for report in syncs)),
+        apply_ms=_ms(sum(report.apply_s for report in reports)),
     )
-    quiet = not report.steps and not report.failed and not report.why
-    log.log(
-        level(2) if quiet else logging.WARNING if report.why.startswith("drift") else logging.INFO,
-        str(report),
-        extra=named,
-    )
-    for failure in report.failed:
-        log.error(f"failed: {failure}", extra=values(errno=failure.errno))
+    log.log(severity, "%s", merged_text(reports), extra=phases)
+
+
+def _log_failure(failure: StepFailure) -> None:
+    log.error("Failed to apply a step, will retry: %s", failure, extra=values(errno=failure.errno))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,5 +1,6 @@
-"""Who asks us: load balancers and the kubelet about health, Prometheus about numbers.
+"""HTTP servers for health checks (load balancers, the kubelet) and metrics (Prometheus).
 
-Law: nothing here can hold up the sync.  Answers are made of immutable values that its thread has handed over; each
-server has one thread of its own, and bounds on clients, sizes and times.
+Invariants:
+  - A client cannot delay the sync: responses are made from immutable values that the loop's thread published, and each
+    server has one thread of its own with limits on clients, sizes and times.
 """

@@ -1,96 +1,98 @@
-"""/healthz, /livez and the health-check node ports: whether this node, and each Service on it, is to be sent traffic.
+"""Health: answer /healthz, /livez and the health-check node ports.
 
-Law: byte for byte kube-proxy's.  Health is judged when it is asked for, from what the loop said last; so a loop that
-hangs is found out, as long as anything was asked of it.
+Clients learn whether to send traffic to this node, or to the endpoints of a Service on it.
+
+Invariants:
+  - The responses are kube-proxy's byte for byte.
+  - Health is judged at each request from the last state that the loop published, so a loop that hangs while work is
+    pending is detected.
 
 Source: kubernetes pkg/proxy/healthcheck, proxy_health.go and service_health.go, as of 1.36.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from threading import Lock
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from kubeproxy_py.model.health import HealthPort
-from kubeproxy_py.model.services import Family, ServiceName
-from kubeproxy_py.server.http_text import NOT_FOUND, Request, Response
-from kubeproxy_py.server.timestamps import ZERO_TIME, rfc3339
+from kubeproxy_py.model.health import HealthCheckNodePort
+from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.net import Family
+from kubeproxy_py.server.http_messages import NOT_FOUND, Request, Response
 
-PATIENCE_PERIODS = 2  # a sync that was asked for may take so many sync periods
+PATIENCE_PERIODS = 2  # a requested sync may take this many sync periods
+ZERO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time.Time
 
 _JSON = (("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"))
 
 
 class HealthState(Struct, frozen=True, gc=False):
-    """What the loop said last: for each family when it was last brought up to date, and since when it is not.
-
-    ``updated_ns`` counts from 1970; ``asked_s`` and ``stuck_s`` are of time.monotonic, None and missing: nothing is.
-    """
+    """What the loop published last."""
 
     sync_period_s: float = 30.0
-    updated_ns: dict[Family, int] = {}  # a family is in it from its loop's start on
-    asked_s: float | None = None
-    stuck_s: dict[Family, float] = {}
-    node_eligible: bool = False
+    updated_ns: dict[Family, int] = {}  # when each served family was last up to date, since 1970
+    pending_since_s: float | None = None  # when the oldest unfinished work was requested, of time.monotonic
+    stuck_since_s: dict[Family, float] = {}  # when the sync of a family began to fail, of time.monotonic
+    node_eligible: bool = False  # the Node exists and is not being deleted
 
     def is_healthy(self, family: Family, now_s: float) -> bool:
-        """Nothing was asked for that is not done after so long a time."""
-        since_s = min((s for s in (self.asked_s, self.stuck_s.get(family)) if s is not None), default=now_s)
+        """Return whether nothing of *family* has been pending or failing for too long."""
+        starts = (self.pending_since_s, self.stuck_since_s.get(family))
+        since_s = min((start for start in starts if start is not None), default=now_s)
         return now_s - since_s < PATIENCE_PERIODS * self.sync_period_s
 
 
 class Health:
-    """Holds the Pulse, and answers from it; may be used from any thread."""
+    """Answers health checks from the current state; may be used from any thread."""
 
     def __init__(
         self,
-        count: Callable[[str, int], None] = lambda _path, _status: None,
+        on_answer: Callable[[str, int], None] = lambda _path, _status: None,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """*count* is told the path and status of each answer about this node."""
-        self.pulse = HealthState()
-        self._lock = Lock()  # of changing it; who reads it has one whole Pulse without
-        self._count = count
+        """Call *on_answer* with the path and the status of each answer about this node."""
+        self.state = HealthState()  # replaced as a value, so that reading it needs no lock
+        self._lock = Lock()  # of changes, each of which depends on the state before
+        self._on_answer = on_answer
         self._clock = clock
         self._wall_ns = wall_ns
 
-    def change(self, **fields: object) -> None:
-        """Know better."""
+    def update(self, change: Callable[[HealthState], HealthState]) -> None:
+        """Replace the state by what *change* returns for it."""
         with self._lock:
-            self.pulse = replace(self.pulse, **fields)
+            self.state = change(self.state)
 
     def answer(self, request: Request) -> Response:
-        """/healthz and /livez."""
+        """Answer /healthz and /livez."""
         name = request.path.removeprefix("/")
         if name not in ("healthz", "livez"):
             return NOT_FOUND
-        response = self._about_node(with_node=name == "healthz")
-        self._count(name, response.status)
+        response = self._answer_for_node(with_eligibility=name == "healthz")
+        self._on_answer(name, response.status)
         return response
 
-    def _about_node(self, *, with_node: bool) -> Response:
-        pulse, now_s, now_ns = self.pulse, self._clock(), self._wall_ns()
-        families = {family: pulse.is_healthy(family, now_s) for family in sorted(pulse.updated_ns)}
+    def _answer_for_node(self, *, with_eligibility: bool) -> Response:
+        state, now_s, now_ns = self.state, self._clock(), self._wall_ns()
+        families = {family: state.is_healthy(family, now_s) for family in sorted(state.updated_ns)}
         healthy = all(families.values())
-        good = healthy and (pulse.node_eligible or not with_node)
-        updated_ns = now_ns if good else max(pulse.updated_ns.values(), default=None)
+        ok = healthy and (state.node_eligible or not with_eligibility)
+        updated_ns = now_ns if ok else max(state.updated_ns.values(), default=None)
         body = {
             "lastUpdated": ZERO_TIME if updated_ns is None else rfc3339(updated_ns),
             "currentTime": rfc3339(now_ns),
-            **({"nodeEligible": pulse.node_eligible} if with_node else {}),
+            **({"nodeEligible": state.node_eligible} if with_eligibility else {}),
             "healthy": healthy,
-            **({"status": _status(pulse, families)} if families else {}),
+            **({"status": _family_status(state, families)} if families else {}),
         }
-        return Response(200 if good else 503, json.dumps(body, separators=(",", ":")).encode(), _JSON)
+        return Response(200 if ok else 503, json.dumps(body, separators=(",", ":")).encode(), _JSON)
 
-    def answer_for(self, name: ServiceName, port: HealthPort) -> Response:
-        """The health-check node *port* of the Service *name*; whatever is asked there."""
-        now_s = self._clock()
-        healthy = all(self.pulse.is_healthy(family, now_s) for family in self.pulse.updated_ns)
+    def answer_for(self, name: ServiceName, port: HealthCheckNodePort) -> Response:
+        """Answer any request to the health-check node *port* of the Service *name*."""
+        state, now_s = self.state, self._clock()
+        healthy = all(state.is_healthy(family, now_s) for family in state.updated_ns)
         count = port.local_endpoints
         body = {
             "service": {"namespace": name.namespace, "name": name.name},
@@ -101,13 +103,26 @@ class Health:
         return Response(200 if count and healthy else 503, json.dumps(body, indent="\t").encode(), headers)
 
 
-def _status(pulse: HealthState, families: dict[Family, bool]) -> dict[str, object]:
+def _family_status(state: HealthState, families: dict[Family, bool]) -> dict[str, object]:
     return {
-        family: {"lastUpdated": rfc3339(pulse.updated_ns[family]), "healthy": healthy}
+        family: {"lastUpdated": rfc3339(state.updated_ns[family]), "healthy": healthy}
         for family, healthy in families.items()
     }
 
 
-def stuck_since(before: dict[Family, float], stuck: Iterable[Family], now_s: float) -> dict[Family, float]:
-    """Since when each of the *stuck* families is, given what was known *before*."""
-    return {family: before.get(family, now_s) for family in stuck}
+def rfc3339(at_ns: int) -> str:
+    """Return *at_ns* (nanoseconds since 1970) in local time as Go's time.RFC3339Nano, without trailing zeros.
+
+    It is integer arithmetic: a float would lose the last digits.
+    """
+    seconds, fraction = divmod(at_ns, 10**9)
+    local = time.localtime(seconds)
+    digits = f".{fraction:09}".rstrip("0").rstrip(".")
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}{digits}{_utc_offset(local.tm_gmtoff)}"
+
+
+def _utc_offset(offset_s: int) -> str:
+    if not offset_s:
+        return "Z"
+    hours, minutes = divmod(abs(offset_s) // 60, 60)
+    return f"{'-' if offset_s < 0 else '+'}{hours:02}:{minutes:02}"

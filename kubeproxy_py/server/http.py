@@ -1,42 +1,52 @@
-"""HTTP/1.1 for probes and scrapes: one thread, any number of listening sockets, no client that can hold up another.
+"""HttpServer: HTTP/1.1 for health checks and scrapes, in one thread, on any number of listening sockets.
 
-Law: every client costs a bounded amount of memory and time.  A request's head is HEAD_MAX_BYTES at most and is there
-within HEAD_TIMEOUT_S; bodies are not read, for nothing that is served needs one; an answer is taken off our hands
-within ANSWER_TIMEOUT_S.  Where there are too many clients, or too many bytes that nobody takes, the one that has
-said nothing for the longest is cut off.  So a probe is answered however many others hang.
+Invariants:
+  - Every client costs a bounded amount of memory and time: a request's head has at most HEAD_MAX_BYTES and must arrive
+    within HEAD_TIMEOUT_S; bodies are not read, because nothing that is served needs one; a response must be read within
+    ANSWER_TIMEOUT_S.
+  - With too many clients, or too many response bytes that clients do not read, the connection that has been silent for
+    the longest is closed.  So a health check is answered however many other clients hang.
 
-Why not the standard library's: http.server takes a thread for each client, and asyncio 60 ms and 5 MiB at start.
-Source: RFC 9112; answers are written as Go's net/http writes them, since kube-proxy's clients know those.
+http.server needs a thread per client, and asyncio costs 60 ms and 5 MiB at start; neither has these limits.
+
+Source: RFC 9112.
 """
 
 import logging
 import os
-import queue
 import resource
 import selectors
 import socket
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 
-from kubeproxy_py.server.http_text import BadRequestError, Request, Response, parse_head, response_bytes
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.server.http_messages import (
+    HEAD_TOO_LARGE,
+    BadRequestError,
+    Request,
+    Response,
+    encode_response,
+    parse_head,
+)
 
 HEAD_MAX_BYTES = 16 << 10
-CLIENTS_MAX = 1024  # of one server; fewer where the process may have few files
-WAITING_MAX_BYTES = 64 << 20  # of answers of one server that nobody has taken yet
+CLIENTS_MAX = 1024  # of one server; fewer if the process may open few files
+UNSENT_MAX_BYTES = 64 << 20  # response bytes of one server that clients have not read yet
 HEAD_TIMEOUT_S = 10.0
-IDLE_TIMEOUT_S = 120.0  # of a connection that is kept for another request; Prometheus asks once a minute or sooner
+IDLE_TIMEOUT_S = 120.0  # of a connection kept open for another request; Prometheus scrapes once a minute or sooner
 ANSWER_TIMEOUT_S = 30.0
-LINGER_S = 2.0  # a client that still sends is given this long to read why it was refused
+LINGER_S = 2.0  # a client that is still sending gets this long to read why its request was rejected
 _BACKLOG = 128
 _READ_BYTES = 16 << 10
-_SWEEP_S = 1.0
-_ACCEPTS_AT_ONCE = 64
-_EXHAUSTED = frozenset((EMFILE, ENFILE, ENOBUFS, ENOMEM))
-_FILE_SHARE = 4  # no server takes more than a quarter of the files that the process may have
+_TICK_S = 1.0
+_ACCEPT_BATCH = 64
+_OUT_OF_RESOURCES = frozenset((EMFILE, ENFILE, ENOBUFS, ENOMEM))
+_FILE_SHARE = 4  # one server uses at most a quarter of the files that the process may open
 
 Handler = Callable[[Request], Response]
 
@@ -44,229 +54,246 @@ log = logging.getLogger(__name__)
 
 
 class _Client:
-    """One connection: the bytes of a request that came so far, and those of an answer that are still to go."""
+    """One connection: the bytes received of the next request, and the bytes of a response that are not sent yet."""
 
-    __slots__ = ("closing", "deadline_s", "handler", "head", "listening", "socket", "waiting")
+    __slots__ = ("closing", "deadline_s", "handler", "listener", "received", "socket", "unsent")
 
-    def __init__(self, sock: socket.socket, listening: socket.socket, handler: Handler, now_s: float) -> None:
+    def __init__(self, sock: socket.socket, listener: socket.socket, handler: Handler, now_s: float) -> None:
         self.socket = sock
-        self.listening = listening  # where it came in
-        self.handler: Handler | None = handler  # None: nothing it says is heard any more
-        self.head = b""
-        self.waiting = memoryview(b"")
-        self.closing = False  # once the answer is gone
+        self.listener = listener  # the socket that accepted it
+        self.handler: Handler | None = handler  # None once our half is closed: further input is discarded
+        self.received = b""
+        self.unsent = memoryview(b"")
+        self.closing = False  # close our half once the response is sent
         self.deadline_s = now_s + HEAD_TIMEOUT_S
 
 
 class HttpServer:
-    """Serves in a thread called *name*; ``listen`` and ``close`` are for that thread (see ``do``), or before it starts.
+    """Serves in a thread called *name*.
 
-    *tick* is called there about once a second.
+    All methods but `call_soon_threadsafe` may be called in that thread only, or before it starts.
     """
 
-    def __init__(self, name: str, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._tick = tick
+        self._periodic: list[Callable[[], None]] = []
         self._selector = selectors.DefaultSelector()
-        self._clients: OrderedDict[socket.socket, _Client] = OrderedDict()  # who spoke last is last
-        self._waiting_bytes = 0
-        self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._clients: OrderedDict[socket.socket, _Client] = OrderedDict()  # the longest silent first
+        self._unsent_bytes = 0
+        self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._clients_max = max(8, min(CLIENTS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILE_SHARE))
 
     def start(self) -> None:
-        """Serve from now on, until the process ends."""
+        """Serve until the process ends."""
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
-    def do(self, act: Callable[[], None]) -> None:
-        """Have *act* done in the server's thread; may be called from any."""
-        self._todo.put(act)
+    def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
+        """Have *call* executed in the server's thread; may be called from any thread."""
+        self._calls.append(call)
         os.eventfd_write(self._wake, 1)
 
+    def call_periodically(self, call: Callable[[], None]) -> None:
+        """Have *call* executed about once a second."""
+        self._periodic.append(call)
+
     def listen(self, address: str, port: int, handler: Handler, *, both_families: bool = False) -> socket.socket:
-        """Answer by *handler* at *address*; with *both_families* 0.0.0.0 and :: mean all addresses of either.
+        """Listen at *address* and answer requests with *handler*.
 
-        Raises OSError if the address can't be had.
+        Args:
+            address: an IP of this host, or 0.0.0.0 or ::.
+            port: 0 for any free port.
+            handler: called in the server's thread.
+            both_families: 0.0.0.0 and :: each mean all addresses of both families.
+
+        Returns:
+            The listening socket, for `close`.
+
+        Raises:
+            OSError: the address is in use, or not one of this host.
         """
-        sock = _listening(address, port, both_families)
-        self._selector.register(sock, selectors.EVENT_READ, handler)
-        return sock
+        listener = _listening_socket(address, port, both_families=both_families)
+        self._selector.register(listener, selectors.EVENT_READ, handler)
+        return listener
 
-    def close(self, listening: socket.socket) -> None:
-        """Listen there no more, and let go who came in there."""
-        self._selector.unregister(listening)
-        listening.close()  # first, so that who is let go and comes again is refused
-        for client in [client for client in self._clients.values() if client.listening is listening]:
-            self._drop(client)
+    def close(self, listener: socket.socket) -> None:
+        """Close *listener* and every connection accepted on it."""
+        self._selector.unregister(listener)
+        listener.close()  # before its connections, so that a client that reconnects is refused
+        for client in [client for client in self._clients.values() if client.listener is listener]:
+            self._disconnect(client)
 
-    # The thread
+    # The methods below run in the server's thread.
 
     def _run(self) -> None:
-        sweep_s = 0.0
+        tick_due_s = 0.0
         while True:
             try:
-                for key, events in self._selector.select(_SWEEP_S):
-                    self._serve(key, events)
+                for key, events in self._selector.select(_TICK_S):
+                    self._handle_ready(key, events)
+                while self._calls:
+                    self._calls.popleft()()
                 now_s = time.monotonic()
-                if now_s >= sweep_s:
-                    sweep_s = now_s + _SWEEP_S
-                    self._sweep(now_s)
-                    self._tick()
-            # The outermost line: a probe that is not answered ends the process, whatever the reason.
+                if now_s >= tick_due_s:
+                    tick_due_s = now_s + _TICK_S
+                    self._disconnect_expired(now_s)
+                    for call in self._periodic:
+                        call()
+            # A server that stops answering health checks gets the process killed.
             except Exception:
-                log.exception(f"a bug in the {self._name} server: please report it; it goes on")
+                log.exception(
+                    "Internal error in the HTTP server (please report); it continues to serve",
+                    extra=values(server=self._name),
+                )
                 time.sleep(0.1)
 
-    def _serve(self, key: selectors.SelectorKey, events: int) -> None:
+    def _handle_ready(self, key: selectors.SelectorKey, events: int) -> None:
         if key.fileobj == self._wake:
-            self._do_all()
+            os.eventfd_read(self._wake)
         elif callable(key.data) and isinstance(key.fileobj, socket.socket):
             self._accept(key.fileobj, key.data)
         elif isinstance(key.fileobj, socket.socket) and (client := self._clients.get(key.fileobj)):
-            self._attend(client, events)
+            self._handle_client(client, events)
 
-    def _do_all(self) -> None:
-        os.eventfd_read(self._wake)
-        with suppress(queue.Empty):
-            while True:
-                self._todo.get_nowait()()
-
-    def _accept(self, listening: socket.socket, handler: Handler) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
+    def _accept(self, listener: socket.socket, handler: Handler) -> None:
+        for _ in range(_ACCEPT_BATCH):
             try:
-                sock, _ = listening.accept()
+                sock, _ = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._make_room()
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._free_resources()
                     return
-                continue  # the client went away meanwhile
-            sock.setblocking(False)
-            self._clients[sock] = _Client(sock, listening, handler, time.monotonic())
+                continue  # the client disconnected meanwhile
+            sock.setblocking(False)  # noqa: FBT003 - the socket API is positional
+            self._clients[sock] = _Client(sock, listener, handler, time.monotonic())
             self._selector.register(sock, selectors.EVENT_READ)
             while len(self._clients) > self._clients_max:
-                self._drop_oldest()
+                self._disconnect_longest_silent()
 
-    def _make_room(self) -> None:
-        """No file or memory is left for another client: one less, or a pause, for the socket goes on being ready."""
+    def _free_resources(self) -> None:
+        """Disconnect a client because there is no file or memory for another one; without clients, wait a little."""
         if self._clients:
-            self._drop_oldest()
+            self._disconnect_longest_silent()
         else:
-            time.sleep(0.05)
+            time.sleep(0.05)  # the listening socket stays ready, so select() would return at once
 
-    def _attend(self, client: _Client, events: int) -> None:
-        """Go on with *client* as far as it goes without waiting."""
+    def _handle_client(self, client: _Client, events: int) -> None:
         try:
             if events & selectors.EVENT_READ:
-                self._read(client)
-            self._go_on(client)
+                self._receive(client)
+            self._advance(client)
         except OSError:
-            self._drop(client)
+            self._disconnect(client)
 
-    def _read(self, client: _Client) -> None:
+    def _receive(self, client: _Client) -> None:
         data = client.socket.recv(_READ_BYTES)
         if not data:
-            self._drop(client)
+            self._disconnect(client)
             return
         self._clients.move_to_end(client.socket)
         if client.handler is None:
             return
-        if not client.head:
+        if not client.received:
             client.deadline_s = time.monotonic() + HEAD_TIMEOUT_S
-        client.head += data
+        client.received += data
 
-    def _go_on(self, client: _Client) -> None:
-        """Give away what waits, then answer what came, until either has to wait; nothing is read meanwhile."""
+    def _advance(self, client: _Client) -> None:
+        """Send the response and answer the next request, until one of them has to wait; nothing is read meanwhile."""
         while client.socket in self._clients and self._send(client):
             if client.closing:
-                self._say_goodbye(client)
+                self._half_close(client)
                 return
-            if not (client.handler and client.head and self._answer(client, client.handler)):
+            if not (client.handler and client.received and self._answer(client, client.handler)):
                 return
 
     def _answer(self, client: _Client, handler: Handler) -> bool:
-        """Answer the next request of *client*, if all of its head is there."""
-        head, end, rest = client.head.partition(b"\r\n\r\n")
-        request = None
-        try:
-            if len(head) > HEAD_MAX_BYTES:
-                raise BadRequestError(431, "Request Header Fields Too Large")
-            if not end:
-                return False
-            request = parse_head(head)
-            response = handler(request)
-        except BadRequestError as error:
-            response = error.answer
-        except Exception:
-            log.exception(f"a bug in the {self._name} server: please report it")
-            response = Response(500, b"internal error\n")
-        client.head = rest
-        self._reply(client, response, request)
+        """Answer the next request of *client*; return False if its head is not complete yet."""
+        head, end, remainder = client.received.partition(b"\r\n\r\n")
+        if not end and len(head) <= HEAD_MAX_BYTES:
+            return False
+        client.received = remainder
+        request, response = self._respond(head, handler)
+        self._start_sending(client, response, request)
         return True
 
-    def _reply(self, client: _Client, response: Response, request: Request | None) -> None:
+    def _respond(self, head: bytes, handler: Handler) -> tuple[Request | None, Response]:
+        """Return the request, or None if *head* is not a valid one, and the response to it."""
+        if len(head) > HEAD_MAX_BYTES:
+            return None, HEAD_TOO_LARGE
+        try:
+            request = parse_head(head)
+        except BadRequestError as error:
+            return None, error.response
+        try:
+            return request, handler(request)
+        except Exception:
+            log.exception(
+                "Internal error in an HTTP handler (please report); answered with status 500",
+                extra=values(server=self._name),
+            )
+            return request, Response(500, b"internal error\n")
+
+    def _start_sending(self, client: _Client, response: Response, request: Request | None) -> None:
         client.closing = request is None or request.closes
-        client.waiting = memoryview(response_bytes(response, request, time.time()))
+        client.unsent = memoryview(encode_response(response, request, time.time()))
         client.deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
-        self._waiting_bytes += len(client.waiting)
-        while self._waiting_bytes > WAITING_MAX_BYTES:
-            self._drop(next(each for each in self._clients.values() if each.waiting))
+        self._unsent_bytes += len(client.unsent)
+        while self._unsent_bytes > UNSENT_MAX_BYTES:
+            self._disconnect(next(client for client in self._clients.values() if client.unsent))
 
     def _send(self, client: _Client) -> bool:
-        """Send what waits; whether all of it is gone."""
-        if not client.waiting:
+        """Send what the client's socket accepts; return whether everything is sent."""
+        if not client.unsent:
             return True
         try:
-            sent = client.socket.send(client.waiting)
+            sent = client.socket.send(client.unsent)
         except BlockingIOError:
             sent = 0
-        client.waiting = client.waiting[sent:]
-        self._waiting_bytes -= sent
-        self._selector.modify(client.socket, selectors.EVENT_WRITE if client.waiting else selectors.EVENT_READ)
-        if not client.waiting:
+        client.unsent = client.unsent[sent:]
+        self._unsent_bytes -= sent
+        self._selector.modify(client.socket, selectors.EVENT_WRITE if client.unsent else selectors.EVENT_READ)
+        if not client.unsent:
             client.deadline_s = time.monotonic() + IDLE_TIMEOUT_S
-        return not client.waiting
+        return not client.unsent
 
-    def _say_goodbye(self, client: _Client) -> None:
-        """End our half; closing at once would have the kernel throw away an answer if bytes came unread."""
-        client.handler, client.head, client.closing = None, b"", False
+    def _half_close(self, client: _Client) -> None:
+        """Close our half.  Closing both would make the kernel discard the response if the client had sent more."""
+        client.handler, client.received, client.closing = None, b"", False
         client.deadline_s = time.monotonic() + LINGER_S
         client.socket.shutdown(socket.SHUT_WR)
 
-    def _sweep(self, now_s: float) -> None:
+    def _disconnect_expired(self, now_s: float) -> None:
         for client in [client for client in self._clients.values() if client.deadline_s <= now_s]:
-            self._drop(client)
+            self._disconnect(client)
 
-    def _drop_oldest(self) -> None:
-        self._drop(next(iter(self._clients.values())))
+    def _disconnect_longest_silent(self) -> None:
+        self._disconnect(next(iter(self._clients.values())))
 
-    def _drop(self, client: _Client) -> None:
+    def _disconnect(self, client: _Client) -> None:
         if self._clients.pop(client.socket, None):
-            self._waiting_bytes -= len(client.waiting)
+            self._unsent_bytes -= len(client.unsent)
             self._selector.unregister(client.socket)
             client.socket.close()
 
 
-def _listening(address: str, port: int, both_families: bool) -> socket.socket:
-    """A listening socket.  Raises OSError.
-
-    Go listens at [::] for 0.0.0.0 too, unless told which family (net.favoriteAddrFamily), and so does kube-proxy.
-    """
+def _listening_socket(address: str, port: int, *, both_families: bool) -> socket.socket:
     if both_families and address in ("0.0.0.0", "::"):
+        # Go listens at [::] for 0.0.0.0 too unless the family is given (net.favoriteAddrFamily); so does kube-proxy.
         with suppress(OSError):
-            return _bound(socket.AF_INET6, "::", port, only_ipv6=False)
+            return _bound_socket(socket.AF_INET6, "::", port, ipv6_only=False)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return _bound(family, address, port, only_ipv6=True)
+    return _bound_socket(family, address, port, ipv6_only=True)
 
 
-def _bound(family: socket.AddressFamily, address: str, port: int, *, only_ipv6: bool) -> socket.socket:
+def _bound_socket(family: socket.AddressFamily, address: str, port: int, *, ipv6_only: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
         sock.bind((address, port))
         sock.listen(_BACKLOG)
     except OSError:

@@ -1,7 +1,8 @@
-"""The metrics server's pages: /metrics, /metrics/slis, /healthz, /proxyMode, /configz, /statusz.
+"""MetricsPages: /metrics, /metrics/slis, /healthz, /proxyMode, /configz and /statusz of the metrics server.
 
-Law: a page that can't be made answers 500 and says why in the log, and the others go on.  What can't be gathered for a
-scrape is left out of it; all else is there.
+Invariants:
+  - A page that fails is answered with status 500 and logged (http.py); the other pages are not affected.
+  - If a collector fails, its metrics are missing from the scrape and all others are served.
 
 Source: kubernetes cmd/kube-proxy/app/server.go, serveMetrics, and component-base (healthz, configz, zpages), 1.36.
 """
@@ -15,30 +16,29 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from kubeproxy_py import __version__
-from kubeproxy_py.metrics.exposition import encode
-from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, family
-from kubeproxy_py.server.http_text import NOT_FOUND, TEXT, Request, Response
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.metrics.exposition import Collect, encode
+from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, metric_family
+from kubeproxy_py.server.http_messages import NOT_FOUND, TEXT, Request, Response
 
 _NOSNIFF = ("X-Content-Type-Options", "nosniff")
 _SLIS = ("kubernetes_healthcheck", "kubernetes_healthchecks_total")
 _CHECKS = ("ping",)
 
-Gather = Callable[[], Iterable[MetricFamily]]
-
 log = logging.getLogger(__name__)
 
 
 class MetricsPages:
-    """Answers from *numbers*, from what each of *gather* tells at the scrape, and from *config*, asked each time."""
+    """Serves what *registry* recorded, what the *collectors* read during the scrape, and the current *config*."""
 
     def __init__(
-        self, numbers: MetricsRegistry, gather: Iterable[Gather], config: Callable[[], Mapping[str, Any]]
+        self, registry: MetricsRegistry, collectors: Iterable[Collect], config: Callable[[], Mapping[str, Any]]
     ) -> None:
-        self._numbers = numbers
-        self._gather = tuple(gather)
+        self._registry = registry
+        self._collectors = tuple(collectors)
         self._config = config
         self._started_s = time.time()
-        self._complaint = ""
+        self._last_error = ""  # so that a lasting error is logged once
         self._pages: dict[str, Callable[[Request], Response]] = {
             "/metrics": self._metrics,
             "/metrics/slis": self._slis,
@@ -50,42 +50,45 @@ class MetricsPages:
         }
 
     def answer(self, request: Request) -> Response:
-        """Any method will do, as upstream."""
+        """Answer a request with any method, as kube-proxy does."""
         page = self._pages.get(request.path)
         return page(request) if page else NOT_FOUND
 
     def _metrics(self, request: Request) -> Response:
-        return _exposed(self._families, request)
+        return _exposition(self._collect, request)
 
     def _slis(self, request: Request) -> Response:
-        return _exposed(lambda: (each for each in self._numbers.families() if each.metric.name in _SLIS), request)
+        return _exposition(
+            lambda: (family for family in self._registry.collect() if family.metric.name in _SLIS), request
+        )
 
-    def _families(self) -> Iterator[MetricFamily]:
-        """All numbers, and how long gathering them took."""
-        began_s = time.perf_counter()
-        yield from (each for each in self._numbers.families() if each.metric.name not in _SLIS)
-        yield family("kubeproxy_ipvs_build_info", [((__version__, platform.python_version(), platform.machine()), 1)])
-        for gather in self._gather:
-            yield from self._gathered(gather)
-        yield family("kubeproxy_ipvs_scrape_duration_seconds", [((), time.perf_counter() - began_s)])
+    def _collect(self) -> Iterator[MetricFamily]:
+        """Yield all metrics but the SLIs, and how long collecting them took."""
+        start_s = time.perf_counter()
+        yield from (family for family in self._registry.collect() if family.metric.name not in _SLIS)
+        build = (__version__, platform.python_version(), platform.machine())
+        yield metric_family("kubeproxy_ipvs_build_info", [(build, 1)])
+        for collect in self._collectors:
+            yield from self._collect_safely(collect)
+        yield metric_family("kubeproxy_ipvs_scrape_duration_seconds", [((), time.perf_counter() - start_s)])
 
-    def _gathered(self, gather: Gather) -> list[MetricFamily]:
-        """What *gather* tells; nothing, and once a line in the log, if it can't."""
+    def _collect_safely(self, collect: Collect) -> list[MetricFamily]:
+        """Return the families that *collect* yields; if it fails, log each new error once and return none."""
         try:
-            return list(gather())
-        except Exception as error:  # whatever it asks may fail in its own way, and a scrape is not to end for it
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                log.warning(f"some metrics are left out: {error}")
+            return list(collect())
+        except Exception as error:  # a collector may read the kernel and raise anything; the scrape goes on without it
+            if str(error) != self._last_error:
+                self._last_error = str(error)
+                log.warning("Failed to collect some metrics; they are missing from scrapes", extra=values(err=error))
             return []
 
     def _healthz(self, request: Request) -> Response:
-        """``ok``: that we answer is all that is checked; ``?verbose`` lists it."""
+        """Answer ``ok``: that the server answers is the only check.  ``?verbose`` lists it."""
         for check in _CHECKS:
-            self._numbers.add("kubernetes_healthchecks_total", check, "success", "healthz")
-            self._numbers.put("kubernetes_healthcheck", 1, check, "healthz")
-        wordy = request.path == "/healthz" and "verbose" in parse_qs(request.query, keep_blank_values=True)
-        body = "".join(f"[+]{check} ok\n" for check in _CHECKS) + "healthz check passed\n" if wordy else "ok"
+            self._registry.inc("kubernetes_healthchecks_total", check, "success", "healthz")
+            self._registry.set("kubernetes_healthcheck", 1, check, "healthz")
+        verbose = request.path == "/healthz" and "verbose" in parse_qs(request.query, keep_blank_values=True)
+        body = "".join(f"[+]{check} ok\n" for check in _CHECKS) + "healthz check passed\n" if verbose else "ok"
         return Response(200, body.encode(), (("Content-Type", TEXT), _NOSNIFF))
 
     def _configz(self, _request: Request) -> Response:
@@ -108,6 +111,6 @@ class MetricsPages:
         return Response(200, ("\n".join(lines) + "\n").encode())
 
 
-def _exposed(families: Gather, request: Request) -> Response:
-    body, content_type = encode(families, request.headers.get("accept", ""))
+def _exposition(collect: Collect, request: Request) -> Response:
+    body, content_type = encode(collect, request.headers.get("accept", ""))
     return Response(200, body, (("Content-Type", content_type),))

@@ -1,9 +1,8 @@
-"""Who tells us: the Kubernetes API, or a folder of manifests.
+"""Sources of Services, EndpointSlices and the Node: the Kubernetes API, or a folder of manifests.
 
-Law: both say the same events (``model/events.py``), each as a difference to what it has said before; both are
-started with the function that takes their events, and call it from threads of their own.
-
-``poster.py`` goes the other way, to the same API server by the same connection: it posts what people are told.
+Invariants:
+- Both sources emit the same events (``model/events.py``), and only differences to what they emitted before.
+- A source is started with the function that receives its events, and calls it from its own threads.
 """
 
 from typing import Protocol
@@ -12,17 +11,26 @@ from kubeproxy_py.model.events import Event, Feed
 
 
 class EventHandler(Protocol):
-    """Takes events, in order.  Those that are known together are told together: each call may wake another thread."""
+    """Receives events in order.
 
-    def __call__(self, *events: Event) -> None: ...
+    Events that are known together are passed in one call, since each call may wake another thread.
+    """
+
+    def __call__(self, *events: Event) -> None:
+        """Handle *events*."""
 
 
 FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
-"""What a source tells of, and says Synced for."""
+"""The feeds of every source; it emits Synced once for each."""
 
 
 class SourceError(Exception):
-    """A source can't begin, or can't go on; ``hint`` says who must mend what."""
+    """A source cannot start or continue as it is configured.
+
+    Attributes:
+        message: What is wrong.
+        hint: The remedy.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(f"{message} ({hint})" if hint else message)
@@ -31,13 +39,17 @@ class SourceError(Exception):
 
 
 class Source(Protocol):
-    """Where events come from."""
+    """A source of events."""
 
     def start(self, emit: EventHandler) -> None:
-        """Begin; *emit* is called from the source's threads, and must not block.
+        """Start reading.
 
-        Raises SourceError if it can never work as it is configured.
+        Args:
+            emit: Called with the events from the source's threads; must not block.
+
+        Raises:
+            SourceError: The source can never work as it is configured.
         """
 
     def stop(self) -> None:
-        """End soon; *emit* is not called any more once this has returned."""
+        """Stop reading; *emit* is not called again after this returns."""

@@ -1,54 +1,37 @@
-"""Tally: who counts what is asked of the API server and what it says.
-
-Law: told by the sources' threads, and quick; nothing that is told names an object or holds a credential.
-"""
-
-from typing import Protocol
+"""ClientMetrics: what sources report about their requests, for metrics."""
 
 from kubeproxy_py.model.events import Feed
 
 
-class ClientMetrics(Protocol):
-    """Each is called from any thread."""
+class ClientMetrics:
+    """Receives counts and durations from the sources' threads; this base class records nothing.
 
-    def requested(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None:
-        """A request was answered by the status *code* after *took_s*, or came to nothing: ``<error>``."""
+    Methods may be called from any thread and must be quick.  No argument names an object or holds a credential.
+    """
 
-    def received(self, host: str, method: str, size_bytes: int) -> None:
-        """The whole body of an answer was read."""
+    def request_finished(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None:
+        """Record a response with the HTTP status *code*; ``<error>`` if there was no response."""
 
-    def held_back(self, host: str, method: str, wait_s: float) -> None:
-        """A request was made *wait_s* later than it could have been, because earlier ones failed."""
+    def response_read(self, host: str, method: str, size_bytes: int) -> None:
+        """Record that a complete response body was read."""
 
-    def connected(self) -> None:
-        """Credentials were read, and a pool of connections made."""
+    def request_delayed(self, host: str, method: str, wait_s: float) -> None:
+        """Record that a request waited *wait_s* because earlier ones failed."""
 
-    def decoded(self, took_s: float) -> None:
-        """An object, or a page of them, was made into events."""
+    def pool_created(self) -> None:
+        """Record that credentials were read and a connection pool was created."""
 
-    def began(self, feed: Feed, *, watch: bool) -> None:
-        """A list begins (its first page), or a watch."""
+    def objects_decoded(self, took_s: float) -> None:
+        """Record that an object, or a page of them, was decoded."""
 
-    def heard(self, feed: Feed) -> None:
-        """The server said something of *feed*: a page of a list, or a line of a watch, be it a bookmark."""
+    def list_started(self, feed: Feed) -> None:
+        """Record the request of the first page of a list."""
 
+    def watch_started(self, feed: Feed) -> None:
+        """Record the request of a watch."""
 
-class NullClientMetrics:
-    """Counts nothing."""
-
-    def requested(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None: ...
-
-    def received(self, host: str, method: str, size_bytes: int) -> None: ...
-
-    def held_back(self, host: str, method: str, wait_s: float) -> None: ...
-
-    def connected(self) -> None: ...
-
-    def decoded(self, took_s: float) -> None: ...
-
-    def began(self, feed: Feed, *, watch: bool) -> None: ...
-
-    def heard(self, feed: Feed) -> None: ...
+    def data_received(self, feed: Feed) -> None:
+        """Record that the server sent a page of a list or a line of a watch, including bookmarks."""
 
 
-NULL_CLIENT_METRICS = NullClientMetrics()
+NULL_CLIENT_METRICS = ClientMetrics()

@@ -1,30 +1,32 @@
-"""collect: all that a source says until it is synced, for the verbs that look once and end."""
+"""Read the complete initial state of a source, for commands that run once."""
 
 import queue
 import time
 
-from kubeproxy_py.model.events import Event, ObjectProblem, Synced
+from kubeproxy_py.model.events import Event, Synced
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, Source, SourceError
 
 
-def collect(source: Source, timeout_s: float) -> list[Event]:
-    """The events of *source* up to the last feed's Synced; the source is started before, and stopped after.
+def read_initial_snapshot(source: Source, timeout_s: float) -> list[Event]:
+    """Start *source*, return its events up to the Synced of the last feed, and stop it.
 
-    Raises SourceError, with the last Problem, if that takes longer than *timeout_s*.
+    Raises:
+        SourceError: That took longer than *timeout_s*; the hint is the last Problem.
     """
-    news: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
+    batches: queue.Queue[tuple[Event, ...]] = queue.Queue()
     end_s = time.monotonic() + timeout_s
     events: list[Event] = []
     waiting = set(FEEDS)
-    source.start(lambda *told: news.put(told))
+    source.start(lambda *batch: batches.put(batch))
     try:
         while waiting:
-            told = news.get(timeout=max(0.0, end_s - time.monotonic()))
-            events += told
-            waiting -= {event.feed for event in told if isinstance(event, Synced)}
+            batch = batches.get(timeout=max(0.0, end_s - time.monotonic()))
+            events += batch
+            waiting -= {event.feed for event in batch if isinstance(event, Synced)}
     except queue.Empty:
-        problems = [event for event in events if isinstance(event, ObjectProblem)]
-        message = f"not all was heard of {', '.join(sorted(waiting))} within {timeout_s:g} s"
+        problems = [event for event in events if isinstance(event, Problem)]
+        message = f"initial list of {', '.join(sorted(waiting))} not received within {timeout_s:g} s"
         raise SourceError(message, str(problems[-1]) if problems else "") from None
     finally:
         source.stop()

@@ -1,7 +1,7 @@
-"""What a source has told so far, and the events that bring it up to date.
+"""ObjectCache: the values that a source emitted last, to emit only differences.
 
-Law: only differences are told, and they are differences of the values that we use: an object whose labels or counters
-changed says nothing new.
+Invariants:
+- Differences are of the values that we use: a changed label or counter that we do not read causes no event.
 """
 
 from collections.abc import Collection, Iterable
@@ -21,18 +21,23 @@ from kubeproxy_py.model.services import EndpointSlice, ObjectName, Service
 from kubeproxy_py.sources.decode.objects import Kind, Value
 
 Identity = tuple[Kind, ObjectName]
+"""Kind and name of an object."""
 
 
 class ObjectCache:
-    """The values last told of, by the object that they came from."""
+    """The last values of each object; an Endpoints object has several."""
 
     def __init__(self) -> None:
         self._values: dict[Identity, tuple[Value, ...]] = {}
 
-    def tell(self, identity: Identity, values: tuple[Value, ...], triggered_s: float = 0.0) -> list[ObjectEvent]:
-        """The events after which *identity* is known to say *values* (none: it is gone, or of no use).
+    def update(self, identity: Identity, values: tuple[Value, ...], triggered_s: float = 0.0) -> list[ObjectEvent]:
+        """Replace the values of an object and return the events for the difference.
 
-        *triggered_s* is when the change was made, for slices.  It is no part of a value: alone, it is no news.
+        Args:
+            identity: The object.
+            values: Its values; empty if it was deleted or is of no use.
+            triggered_s: When the change of a slice was made.  It is not part of a value: a different time without a
+                different value causes no event.
         """
         before = self._values.get(identity, ())
         if before == values:
@@ -44,21 +49,21 @@ class ObjectCache:
         old = {value.name: value for value in before}
         new = {value.name: value for value in values}
         return [
-            *(_gone(value) for name, value in old.items() if name not in new),
-            *(_set(value, triggered_s) for name, value in new.items() if old.get(name) != value),
+            *(_deleted(value) for name, value in old.items() if name not in new),
+            *(_upserted(value, triggered_s) for name, value in new.items() if old.get(name) != value),
         ]
 
-    def tell_only(self, identities: Collection[Identity]) -> list[ObjectEvent]:
-        """The events after which all others than *identities* are known to be gone."""
-        gone = [identity for identity in self._values if identity not in identities]
-        return _joined(self.tell(identity, ()) for identity in gone)
+    def retain_only(self, identities: Collection[Identity]) -> list[ObjectEvent]:
+        """Delete all objects but *identities* and return the events."""
+        deleted = [identity for identity in self._values if identity not in identities]
+        return _flatten(self.update(identity, ()) for identity in deleted)
 
 
-def _joined(parts: Iterable[list[ObjectEvent]]) -> list[ObjectEvent]:
+def _flatten(parts: Iterable[list[ObjectEvent]]) -> list[ObjectEvent]:
     return [event for part in parts for event in part]
 
 
-def _set(value: Value, triggered_s: float) -> ObjectEvent:
+def _upserted(value: Value, triggered_s: float) -> ObjectEvent:
     match value:
         case Service():
             return ServiceUpserted(value)
@@ -70,7 +75,7 @@ def _set(value: Value, triggered_s: float) -> ObjectEvent:
             assert_never(value)
 
 
-def _gone(value: Value) -> ObjectEvent:
+def _deleted(value: Value) -> ObjectEvent:
     match value:
         case Service():
             return ServiceDeleted(value.name)

@@ -1,8 +1,10 @@
-"""A stand-in for kube-apiserver that speaks the real list and watch protocol over HTTP and HTTPS.
+"""A stand-in for kube-apiserver that implements its list and watch protocol over HTTP and HTTPS.
 
-Law: what it does, a real server does too; the suite in ``tests/sources/test_kubernetes_source.py`` checks both alike when
-``KUBEBUILDER_ASSETS`` names a folder with kube-apiserver and etcd.  What only the stand-in can do (be slow, cut
-connections, forget history when told) is set by attributes of ``ApiServer``, or over HTTP below ``/standin``.
+Invariants:
+- Everything it does, a real server does too: ``tests/sources`` runs the same tests against both when
+  ``KUBEBUILDER_ASSETS`` names a folder with kube-apiserver and etcd.
+- What only the stand-in can do (delay responses, close connections, compact its history on request) is set by
+  ``ApiServer.faults``, or over HTTP below ``/standin``.
 
 As a program: ``python -m tests.apiserver --objects FILE --port N``.
 """

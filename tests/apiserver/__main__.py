@@ -1,6 +1,7 @@
-"""The stand-in as a program: ``python -m tests.apiserver --objects FILE --port N`` serves until it is interrupted.
+"""The stand-in API server as a program: ``python -m tests.apiserver --objects FILE --port N``.
 
-Objects are YAML documents or JSON, one or a List; they are changed by POST, PUT and DELETE as in a real server.
+The file contains YAML documents or JSON, with objects or a List; POST, PUT and DELETE change objects as in a real
+server.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from tests.apiserver.server import ApiServer
 from tests.apiserver.store import BY_KIND, Json
 
 
-def objects_of(path: Path) -> Iterator[Json]:
-    """The objects in a file that the stand-in has types for."""
+def read_objects(path: Path) -> Iterator[Json]:
+    """Yield the objects in a file whose type the stand-in supports."""
     text = path.read_text()
     documents = [json.loads(text)] if path.suffix == ".json" else yaml.load_all(text, Loader=yaml.CSafeLoader)
     for document in documents:
@@ -28,16 +29,16 @@ def objects_of(path: Path) -> Iterator[Json]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.apiserver", description=__doc__)
-    parser.add_argument("--objects", type=Path, help="file with the objects to begin with")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--address", default="127.0.0.1")
-    parser.add_argument("--token", help="the only bearer token to accept; none: anybody may ask")
+    parser.add_argument("--objects", type=Path, metavar="FILE", help="file with the initial objects (YAML or JSON)")
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0: any free port (default)")
+    parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--token", help="the only bearer token to accept (default: no authentication)")
     arguments = parser.parse_args()
     server = ApiServer(arguments.port, arguments.address)
     if arguments.token:
         server.faults.tokens = {arguments.token}
     if arguments.objects:
-        server.store.create_all(objects_of(arguments.objects))
+        server.store.create_all(read_objects(arguments.objects))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"serving on {arguments.address}:{server.server_address[1]}", flush=True)
     try:

@@ -1,4 +1,4 @@
-"""Throw-away certificates: a CA, and what it signs, valid for an hour."""
+"""A CA for tests, and certificates that are valid for an hour."""
 
 import datetime
 import ipaddress
@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 class Authority:
-    """A CA that keeps its files below *directory*."""
+    """A CA whose files are in *directory*."""
 
     def __init__(self, directory: Path, name: str = "test-ca") -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ class Authority:
         self._identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
     def issue(self, name: str, address: str = "127.0.0.1", dns_name: str = "localhost") -> tuple[Path, Path]:
-        """The files of a certificate, for servers at *address* and for clients alike, and of its key."""
+        """Issue a certificate for servers at *address* and for clients; return the files of certificate and key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName(dns_name)]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -48,7 +48,7 @@ class Authority:
         return certificate_file, key_file
 
     def server_context(self, *, client_certificates: bool = False, address: str = "127.0.0.1") -> ssl.SSLContext:
-        """For a server that has a certificate of ours, and asks its clients for one if it shall."""
+        """Return the context of a server with a certificate of this CA; it may require client certificates."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.issue(f"server-{address}", address))
         if client_certificates:

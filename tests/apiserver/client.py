@@ -1,4 +1,4 @@
-"""A small client for tests: it changes objects in a stand-in or a real server alike."""
+"""A small client for tests, which reads and changes objects of the stand-in or a real server."""
 
 import json
 import ssl
@@ -15,7 +15,7 @@ TIMEOUT_S = 10
 
 
 class Client:
-    """Speaks to the server at *url*, whose CA is *ca_file*, with *token*."""
+    """Sends requests to the server at *url*, whose CA is *ca_file*, with *token*."""
 
     def __init__(self, url: str, token: str = "", ca_file: Path | None = None) -> None:
         self.url = url
@@ -27,41 +27,41 @@ class Client:
             handlers.append(urllib.request.HTTPSHandler(context=self._tls))
         self._opener = urllib.request.build_opener(*handlers)
 
-    def ask(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
-        """The status and the JSON body of the answer."""
-        with self.open(self.request(method, path, body)) as answer:
-            text = answer.read()
-            return answer.status, json.loads(text) if text.startswith(b"{") else {}
+    def request_json(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
+        """Send a request; return the HTTP status and the JSON body of the response."""
+        with self.open(self.request(method, path, body)) as response:
+            text = response.read()
+            return response.status, json.loads(text) if text.startswith(b"{") else {}
 
     @contextmanager
     def watch(self, path: str) -> Iterator[Iterator[Json]]:
-        """The events of a watch, as they come."""
-        with self.open(self.request("GET", path)) as answer:
-            yield (json.loads(line) for line in answer)
+        """Open a watch and yield its events as they arrive."""
+        with self.open(self.request("GET", path)) as response:
+            yield (json.loads(line) for line in response)
 
     def apply(self, body: Json) -> Json:
-        """Create or replace *body*; as the server has it then."""
+        """Create or replace the object *body*; return it as the server stored it."""
         path = _path(body)
-        status, now = self.ask("GET", path)
+        status, now = self.request_json("GET", path)
         if status == 404:
-            status, after = self.ask("POST", path.rpartition("/")[0], body)
+            status, after = self.request_json("POST", path.rpartition("/")[0], body)
         else:
             version = {"resourceVersion": now["metadata"]["resourceVersion"]}
-            status, after = self.ask("PUT", path, {**body, "metadata": {**body["metadata"], **version}})
+            status, after = self.request_json("PUT", path, {**body, "metadata": {**body["metadata"], **version}})
         assert status in (200, 201), after
         return after
 
     def delete(self, body: Json) -> None:
-        status, answer = self.ask("DELETE", _path(body))
-        assert status == 200, answer
+        status, response = self.request_json("DELETE", _path(body))
+        assert status == 200, response
 
     def request(self, method: str, path: str, body: Json | None = None) -> urllib.request.Request:
-        """A request that has *body* as JSON."""
+        """Return a request with *body* as JSON."""
         data = json.dumps(body).encode() if body is not None else None
         return urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
 
     def open(self, request: urllib.request.Request) -> Any:
-        """The answer to *request*, an error's as well as any other."""
+        """Send *request* and return the response, including that of an error."""
         request.add_header("Accept", "application/json")
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")

@@ -1,6 +1,6 @@
-"""One connection to the stand-in: requests to answers, byte for byte as kube-apiserver writes them.
+"""One connection to the stand-in: responses, byte for byte as kube-apiserver writes them.
 
-Source: kubernetes.io/docs/reference/using-api/api-concepts; answers of kube-apiserver 1.36.
+Source: kubernetes.io/docs/reference/using-api/api-concepts; responses of kube-apiserver 1.36.
 """
 
 import base64
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.apiserver import events
-from tests.apiserver.selector import Selects, selector
-from tests.apiserver.store import TYPES, ApiType, Change, Json, Key, RefusedError, Stored, at_version
+from tests.apiserver.selector import Selects, make_selector
+from tests.apiserver.store import TYPES, ApiType, Change, Json, Key, StatusError, Stored, at_version
 
 if TYPE_CHECKING:
     from tests.apiserver.server import ApiServer
@@ -23,7 +23,7 @@ EXPIRED = "too old resource version: {} ({})"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers requests, one after the other."""
+    """Handles the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -35,38 +35,38 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
-        self._answer(self._get)
+        self._respond(self._get)
 
     def do_POST(self) -> None:
         self.server.writes.append(f"POST {self.path}")
-        self._answer(self._post)
+        self._respond(self._post)
 
     def do_PUT(self) -> None:
-        self._answer(self._put)
+        self._respond(self._put)
 
     def do_PATCH(self) -> None:
         self.server.writes.append(f"PATCH {self.path}")
-        self._answer(self._patch)
+        self._respond(self._patch)
 
     def do_DELETE(self) -> None:
-        self._answer(self._delete)
+        self._respond(self._delete)
 
-    # Answers -----------------------------------------------------------------------------------------------------
+    # Responses -----------------------------------------------------------------------------------------------------
 
-    def _answer(self, respond: Any) -> None:
-        """Send what *respond* makes of the request, or why not."""
+    def _respond(self, respond: Any) -> None:
+        """Call *respond*, which sends the response; send a Status if it raises StatusError."""
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
         faults = self.server.faults
         time.sleep(faults.delay_s)
         try:
-            if faults.answers:
-                status, headers, body = faults.answers.pop(0)
+            if faults.next_responses:
+                status, headers, body = faults.next_responses.pop(0)
                 self._send(status, _status_body(status, body.get("reason", ""), body.get("message", "")), headers)
                 return
             self._authenticate()
             respond()
-        except RefusedError as error:
+        except StatusError as error:
             self._send(error.code, _status_body(error.code, error.reason, error.message, error.cause))
         except (BrokenPipeError, ConnectionError, ssl.SSLError):
             self.close_connection = True
@@ -77,12 +77,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or token not in tokens:
-            raise RefusedError(401, "Unauthorized", "Unauthorized")
+            raise StatusError(401, "Unauthorized", "Unauthorized")
 
     def _authorize(self, verb: str, api_type: ApiType) -> None:
         if (verb, api_type.plural) in self.server.faults.forbidden:
             message = f'{api_type.plural} is forbidden: User "test" cannot {verb} resource "{api_type.plural}"'
-            raise RefusedError(403, "Forbidden", message)
+            raise StatusError(403, "Forbidden", message)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -100,10 +100,10 @@ class Handler(BaseHTTPRequestHandler):
     # Requests ----------------------------------------------------------------------------------------------------
 
     def _target(self) -> tuple[ApiType, str | None, str | None, str]:
-        """Type, namespace, name and subresource of the path.  Raises RefusedError (404)."""
+        """Return type, namespace, name and subresource of the path.  Raises StatusError (404)."""
         path = urlsplit(self.path).path
         for api_type in TYPES:
-            if api_type.plural in self.server.faults.absent or not path.startswith(f"{api_type.root}/"):
+            if api_type.plural in self.server.faults.missing_types or not path.startswith(f"{api_type.root}/"):
                 continue
             parts = path.removeprefix(f"{api_type.root}/").split("/")
             namespace = parts[1] if parts[0] == "namespaces" and len(parts) > 2 else None
@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
             if plural == api_type.plural and len(rest) <= 2:
                 name, subresource = [*rest, "", ""][:2]
                 return api_type, namespace, name or None, subresource
-        raise RefusedError(404, "NotFound", "the server could not find the requested resource")
+        raise StatusError(404, "NotFound", "the server could not find the requested resource")
 
     def _get(self) -> None:
         path = urlsplit(self.path).path
@@ -134,14 +134,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _selects(self, api_type: ApiType, namespace: str | None, query: dict[str, str]) -> Selects:
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
-        selects = selector(api_type.plural, labels, fields, self.server.faults.refused_fields)
+        selects = make_selector(api_type.plural, labels, fields, self.server.faults.unsupported_field_selectors)
         return lambda candidate: (namespace is None or candidate.key[0] == namespace) and selects(candidate)
 
     def _read_object(self, api_type: ApiType, namespace: str | None, name: str | None = None) -> Json:
         try:
             body = dict(json.loads(self.body))
         except (ValueError, TypeError):
-            raise RefusedError(400, "BadRequest", "the object provided is unrecognized") from None
+            raise StatusError(400, "BadRequest", "the object provided is unrecognized") from None
         meta = body.setdefault("metadata", {})
         if api_type.namespaced:
             meta["namespace"] = namespace
@@ -155,12 +155,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         api_type, namespace, _, _ = self._target()
         self._authorize("create", api_type)
-        if namespace in self.server.faults.terminating:
+        if namespace in self.server.faults.terminating_namespaces:
             message = f"unable to create new content in namespace {namespace} because it is being terminated"
-            raise RefusedError(403, "Forbidden", message, cause="NamespaceTerminating")
+            raise StatusError(403, "Forbidden", message, cause="NamespaceTerminating")
         body = self._read_object(api_type, namespace)
         if api_type.kind == "Event":
-            events.check_created(body, namespace or "")
+            events.validate_create(body, namespace or "")
         self._send_object(api_type, self.server.store.create(api_type.plural, body), 201)
 
     def _put(self) -> None:
@@ -176,18 +176,18 @@ class Handler(BaseHTTPRequestHandler):
         self._send_object(api_type, self.server.store.replace(api_type.plural, key, change))
 
     def _patch(self) -> None:
-        """A merge patch, of Events alone: nobody patches anything else."""
+        """Apply a merge patch, which is supported for Events only."""
         api_type, namespace, name, _ = self._target()
         self._authorize("patch", api_type)
         if self.headers.get("Content-Type") not in events.PATCH_TYPES:
-            raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
+            raise StatusError(415, "UnsupportedMediaType", "the body of the request was_selected in an unknown format")
         if api_type.kind != "Event":
-            raise RefusedError(405, "MethodNotAllowed", "the stand-in patches Events alone")
+            raise StatusError(405, "MethodNotAllowed", "the stand-in supports patches of Events only")
         patch = dict(json.loads(self.body))
 
         def change(now: Json) -> Json:
-            after = events.patched(now, patch)
-            events.check_changed(now, after)
+            after = events.apply_merge_patch(now, patch)
+            events.validate_update(now, after)
             return after
 
         self._send_object(api_type, self.server.store.replace(api_type.plural, (namespace or "", name or ""), change))
@@ -197,10 +197,10 @@ class Handler(BaseHTTPRequestHandler):
         self._send_object(api_type, self.server.store.delete(api_type.plural, (namespace or "", name or "")))
 
     def _command(self, command: str) -> None:
-        """What the stand-in can be told over HTTP: to cut all connections, or to forget its history."""
-        commands = {"cut": self.server.cut, "compact": self.server.store.compact}
+        """Run a command that is sent over HTTP: close all connections, or compact the history."""
+        commands = {"cut": self.server.close_connections, "compact": self.server.store.compact}
         if command not in commands:
-            raise RefusedError(404, "NotFound", f"one of {', '.join(commands)}")
+            raise StatusError(404, "NotFound", f"one of {', '.join(commands)}")
         self._send(200, b"{}")
         commands[command]()
 
@@ -210,15 +210,15 @@ class Handler(BaseHTTPRequestHandler):
         store, limit = self.server.store, int(query.get("limit") or 0)
         if "continue" in query:
             version, page = _read_continue(query["continue"])
-            if self.server.faults.page_max is not None and page >= self.server.faults.page_max:
-                raise RefusedError(410, "Expired", "The provided continue parameter is too old")
-            found = store.held_page(api_type.plural, version)[page * limit :]
+            if self.server.faults.expire_after_pages is not None and page >= self.server.faults.expire_after_pages:
+                raise StatusError(410, "Expired", "The provided continue parameter is too old")
+            found = store.saved_pages(api_type.plural, version)[page * limit :]
         else:
             page = 0
-            version, every = store.snapshot(api_type.plural)
-            found = [candidate for candidate in every if selects(candidate)]
+            version, objects = store.snapshot(api_type.plural)
+            found = [candidate for candidate in objects if selects(candidate)]
             if limit and len(found) > limit:
-                store.hold_page(api_type.plural, version, found)
+                store.save_pages(api_type.plural, version, found)
         meta: Json = {"resourceVersion": str(version)}
         if limit and len(found) > limit:
             meta["continue"] = _write_continue(version, page + 1)
@@ -238,14 +238,14 @@ class Handler(BaseHTTPRequestHandler):
         end_s = time.monotonic() + float(query.get("timeoutSeconds") or 3600)
         version = int(query.get("resourceVersion") or 0)
         if version == 0:
-            version, every = self.server.store.snapshot(api_type.plural)
-            self._send_lines([_line("ADDED", _with_kind(api_type, found)) for found in every if selects(found)])
+            version, objects = self.server.store.snapshot(api_type.plural)
+            self._send_lines([_line("ADDED", _with_kind(api_type, found)) for found in objects if selects(found)])
         self._send_changes(api_type, version, selects, end_s, "allowWatchBookmarks" in query)
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
 
     def _send_changes(self, api_type: ApiType, version: int, selects: Selects, end_s: float, bookmarks: bool) -> None:
-        """All changes after *version*, until the time is over."""
+        """Send all changes after *version*, until *end_s*."""
         store, faults = self.server.store, self.server.faults
         bookmark_s = time.monotonic() + faults.bookmark_period_s
         while not self.server.stopping and time.monotonic() < end_s:
@@ -258,7 +258,7 @@ class Handler(BaseHTTPRequestHandler):
                 newest = store.version
                 if not changes:
                     store.changed.wait(max(0.0, min(end_s, bookmark_s) - time.monotonic()))
-            if faults.silent:
+            if faults.silent_watches:
                 time.sleep(0.05)
                 continue
             self._send_lines([line for change in changes for line in _change_lines(api_type, change, selects)])
@@ -268,19 +268,19 @@ class Handler(BaseHTTPRequestHandler):
                 self._send_lines([_bookmark(api_type, version)])
 
     def _send_lines(self, lines: list[bytes]) -> None:
-        """Each in a chunk of its own, as Go's encoder flushes them."""
+        """Send each line in a separate chunk, as Go's encoder flushes them."""
         for line in lines:
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         self.wfile.flush()
 
 
 def _change_lines(api_type: ApiType, change: Change, selects: Selects) -> list[bytes]:
-    """What a watch with this selector says of *change*: nothing, if it is not its business."""
-    was = change.before is not None and selects(change.before)
+    """Return the lines that a watch with this selector sends for *change*."""
+    was_selected = change.before is not None and selects(change.before)
     now = change.after is not None and selects(change.after)
     if now and change.after:
-        return [_line("MODIFIED" if was else "ADDED", _with_kind(api_type, change.after))]
-    if was and change.before:
+        return [_line("MODIFIED" if was_selected else "ADDED", _with_kind(api_type, change.after))]
+    if was_selected and change.before:
         return [_line("DELETED", _with_kind(api_type, at_version(change.before, change.version)))]
     return []
 
@@ -323,4 +323,4 @@ def _read_continue(text: str) -> tuple[int, int]:
         token = json.loads(base64.urlsafe_b64decode(text))
         return int(token["rv"]), int(token["page"])
     except (binascii.Error, ValueError, KeyError, TypeError):
-        raise RefusedError(400, "BadRequest", "continue key is not valid") from None
+        raise StatusError(400, "BadRequest", "continue key is not valid") from None

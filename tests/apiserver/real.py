@@ -1,7 +1,8 @@
 """A real kube-apiserver with its etcd, from the folder that KUBEBUILDER_ASSETS names (the convention of envtest).
 
-It knows two users: an admin, and the agent by the name that its pod's service account has.  With the authorization mode
-AlwaysAllow both may do all; with RBAC the agent may what roles bound to it give, and the admin, of system:masters, all.
+It has two users: an admin, and the agent by the name of its pod's service account.  With the authorization mode
+AlwaysAllow both may do everything; with RBAC the agent has the permissions of the roles bound to it, and the admin, in
+system:masters, has all.
 
 Source: kubernetes.io/docs/reference/access-authn-authz, authentication (the static token file is token, user, uid and
 groups; the name and the groups of a service account) and rbac.
@@ -27,14 +28,14 @@ _USERS = f"""\
 
 
 def binaries() -> Path | None:
-    """The folder with both programs, if there is one."""
+    """Return the folder with both programs, if there is one."""
     folder = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/nonexistent")
     return folder if all((folder / name).is_file() for name in ("kube-apiserver", "etcd")) else None
 
 
 @contextmanager
 def real_server(folder: Path, directory: Path, authorization: str = "AlwaysAllow") -> Iterator[Client]:
-    """The admin's client of a fresh server whose files are below *directory*; *authorization* is its mode."""
+    """Start a server with its files in *directory*, and yield the admin's client; *authorization* is its mode."""
     authority = Authority(directory / "pki")
     certificate, key = authority.issue("apiserver")
     tokens = directory / "tokens.csv"
@@ -56,8 +57,8 @@ def real_server(folder: Path, directory: Path, authorization: str = "AlwaysAllow
         yield client
 
 
-def as_agent(admin: Client) -> Client:
-    """A client of the same server by the agent's name."""
+def agent_client(admin: Client) -> Client:
+    """Return a client of the same server with the agent's token."""
     return Client(admin.url, _AGENT_TOKEN, admin.ca_file)
 
 
@@ -80,8 +81,8 @@ def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log: P
     end_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end_s and process.poll() is None:
         try:
-            ready, _ = client.ask("GET", "/readyz")
-            found, _ = client.ask("GET", "/api/v1/namespaces/default")
+            ready, _ = client.request_json("GET", "/readyz")
+            found, _ = client.request_json("GET", "/api/v1/namespaces/default")
             if ready == found == 200:
                 return
         except OSError:

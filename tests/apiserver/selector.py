@@ -1,11 +1,11 @@
-"""Label and field selectors, as far as proxies use them.
+"""Label and field selectors, as far as service proxies use them.
 
 Source: k8s.io/apimachinery/pkg/labels and pkg/fields; the fields of each type, pkg/apis/core/v1/conversion.go.
 """
 
 from collections.abc import Callable
 
-from tests.apiserver.store import RefusedError, Stored
+from tests.apiserver.store import StatusError, Stored
 
 Selects = Callable[[Stored], bool]
 
@@ -13,10 +13,10 @@ _COMMON_FIELDS = ("metadata.name", "metadata.namespace")
 FIELDS = {"services": (*_COMMON_FIELDS, "spec.clusterIP", "spec.type")}
 
 
-def selector(plural: str, labels: str, fields: str, refused_fields: frozenset[str]) -> Selects:
-    """Whether an object is selected by both.  Raises RefusedError for a field that can't be selected by."""
+def make_selector(plural: str, labels: str, fields: str, unsupported: frozenset[str]) -> Selects:
+    """Return a test whether both select an object.  Raises StatusError for an unsupported field."""
     tests = [_label_test(term.strip()) for term in labels.split(",") if term.strip()]
-    tests += [_field_test(plural, term, refused_fields) for term in fields.split(",") if term]
+    tests += [_field_test(plural, term, unsupported) for term in fields.split(",") if term]
     return lambda candidate: all(test(candidate) for test in tests)
 
 
@@ -29,17 +29,17 @@ def _label_test(term: str) -> Selects:
     return lambda candidate: (candidate.labels.get(key) == value) is equal
 
 
-def _field_test(plural: str, term: str, refused: frozenset[str]) -> Selects:
+def _field_test(plural: str, term: str, unsupported: frozenset[str]) -> Selects:
     key, equal, value = _split(term)
-    known = [field for field in FIELDS.get(plural, _COMMON_FIELDS) if field not in refused]
+    known = [field for field in FIELDS.get(plural, _COMMON_FIELDS) if field not in unsupported]
     if key not in known:
         names = ", ".join(f'"{field}"' for field in known)
-        raise RefusedError(400, "BadRequest", f'"{key}" is not a known field selector: only {names}')
+        raise StatusError(400, "BadRequest", f'"{key}" is not a known field make_selector: only {names}')
     return lambda candidate: (candidate.fields[key] == value) is (equal is not False)
 
 
 def _split(term: str) -> tuple[str, bool | None, str]:
-    """Key, whether the value must be equal (None: no value is named), and the value."""
+    """Return key, whether the value must be equal (None: the term has no value), and the value."""
     for sign, equal in (("!=", False), ("==", True), ("=", True)):
         key, found, value = term.partition(sign)
         if found:

@@ -1,4 +1,4 @@
-"""ApiServer: the stand-in's sockets, and how it can be made to misbehave."""
+"""ApiServer: the stand-in's sockets and injected faults."""
 
 import json
 import socket
@@ -16,24 +16,28 @@ from tests.apiserver.store import BY_KIND, Json, Store
 
 @dataclass
 class Faults:
-    """What is wrong with the server now; all can be set while it runs."""
+    """The injected faults; all can be set while the server runs."""
 
-    tokens: set[str] | None = None  # which are known; None: nobody is asked for one
-    delay_s: float = 0.0  # before each answer
-    silent: bool = False  # watches say nothing, not even bookmarks
+    tokens: set[str] | None = None  # the accepted bearer tokens; None: no authentication
+    delay_s: float = 0.0  # before each response
+    silent_watches: bool = False  # watches send nothing, not even bookmarks
     bookmark_period_s: float = 60.0
-    absent: set[str] = field(default_factory=set)  # types (plural) that the server does not have
-    refused_fields: frozenset[str] = frozenset()  # that nothing can be selected by
-    page_max: int | None = None  # lists break off (410) after so many pages
-    forbidden: set[tuple[str, str]] = field(default_factory=set)  # verb and type (plural); create and patch alone
-    terminating: set[str] = field(default_factory=set)  # namespaces in which nothing can be made any more
-    answers: list[tuple[int, dict[str, str], Json]] = field(default_factory=list)  # for the next requests
+    missing_types: set[str] = field(default_factory=set)  # types (plural) that the server does not have
+    unsupported_field_selectors: frozenset[str] = frozenset()  # fields rejected in selectors
+    expire_after_pages: int | None = None  # continuations expire (410) after so many pages
+    forbidden: set[tuple[str, str]] = field(default_factory=set)  # verb and type (plural); for create and patch only
+    terminating_namespaces: set[str] = field(default_factory=set)  # namespaces in which nothing can be created
+    next_responses: list[tuple[int, dict[str, str], Json]] = field(
+        default_factory=list
+    )  # status, headers and Status fields for the next requests
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Serves on 127.0.0.1 from ``start`` to ``stop``; *tls* makes it HTTPS.
+    """Serves on 127.0.0.1 from ``start`` to ``stop``; HTTPS if *tls* is given.
 
-    ``requests`` has the path and query of each GET there was, ``writes`` method and path of each POST and PATCH.
+    Attributes:
+        requests: Path and query of each GET.
+        writes: Method and path of each POST and PATCH.
     """
 
     daemon_threads = True
@@ -64,12 +68,12 @@ class ApiServer(ThreadingHTTPServer):
         self.stopping = True
         self.shutdown()
         self.server_close()
-        self.cut()
+        self.close_connections()
 
     # Objects -----------------------------------------------------------------------------------------------------
 
     def apply(self, body: Json) -> None:
-        """Create or replace the object *body*, which says its kind."""
+        """Create or replace the object *body*, which has kind and apiVersion."""
         plural = BY_KIND[body["apiVersion"], body["kind"]].plural
         meta = body["metadata"]
         key = (meta.get("namespace") or "", meta["name"])
@@ -78,14 +82,14 @@ class ApiServer(ThreadingHTTPServer):
         else:
             self.store.create(plural, body)
 
-    # Misbehaviour ------------------------------------------------------------------------------------------------
+    # Faults ------------------------------------------------------------------------------------------------
 
-    def answer_next(self, status: int, headers: dict[str, str] | None = None, times: int = 1, **body: Any) -> None:
-        """Answer the next *times* requests with an error."""
-        self.faults.answers.extend([(status, headers or {}, body)] * times)
+    def respond_next(self, status: int, headers: dict[str, str] | None = None, times: int = 1, **body: Any) -> None:
+        """Respond to the next *times* requests with an error."""
+        self.faults.next_responses.extend([(status, headers or {}, body)] * times)
 
-    def cut(self) -> None:
-        """Break all connections."""
+    def close_connections(self) -> None:
+        """Close all connections."""
         with self._lock:
             broken = list(self._open)
         for connection in broken:
@@ -99,7 +103,7 @@ class ApiServer(ThreadingHTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             connection = self._secured(request)
-        except OSError:  # the client does not like our certificate, or has none
+        except OSError:  # the client rejects our certificate, or has none
             request.close()
             return
         with self._lock:
@@ -119,4 +123,4 @@ class ApiServer(ThreadingHTTPServer):
         return connection
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients go as they like: no tracebacks."""
+        """Print no traceback: clients may disconnect at any time."""

@@ -1,7 +1,7 @@
 """The stand-in's objects, their versions and their history.
 
-Law: one counter numbers all changes of all objects, as etcd's revision does; an object's resourceVersion is the
-number of its last change.  Objects are kept as the bytes that lists and watches send, so that 10,000 are cheap.
+One counter numbers all changes of all objects, like etcd's revision; an object's resourceVersion is the number of its
+last change.  Objects are stored as the bytes that lists and watches send, so that 10,000 are cheap.
 """
 
 import json
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 Key = tuple[str, str]
 """Namespace ("" for nodes) and name."""
 
-FIRST_VERSION = 100  # so that small versions are too old, as in a server that has run for a while
+FIRST_VERSION = 100  # so that small versions are expired, as in a server that has run for a while
 
 HISTORY_MAX = 50_000  # changes of a type
 
@@ -42,8 +42,8 @@ TYPES = (
 BY_KIND = {(api_type.api_version, api_type.kind): api_type for api_type in TYPES}
 
 
-class RefusedError(Exception):
-    """The request can't be done; becomes a Status."""
+class StatusError(Exception):
+    """The request fails with this Status."""
 
     def __init__(self, code: int, reason: str, message: str, cause: str = "") -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ class Change(NamedTuple):
 
 @dataclass
 class Table:
-    """All that is known of one type."""
+    """The objects of one type and their history."""
 
     api_type: ApiType
     objects: dict[Key, Stored] = field(default_factory=dict)
@@ -79,17 +79,17 @@ class Table:
 
 
 class Store:
-    """Thread-safe; ``changed`` is notified of each change."""
+    """All objects.  Thread-safe; ``changed`` is notified of each change."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.version = FIRST_VERSION
-        self.oldest = FIRST_VERSION  # history before it is forgotten
+        self.oldest = FIRST_VERSION  # history before it was compacted
         self.tables = {api_type.plural: Table(api_type) for api_type in TYPES}
-        self._pages: dict[tuple[str, int], list[Stored]] = {}  # lists that are being read page by page
+        self._pages: dict[tuple[str, int], list[Stored]] = {}  # lists that are being read by pages
 
     def compact(self) -> None:
-        """Forget all history, and the lists that are being read."""
+        """Delete all history, and the lists that are being read by pages."""
         with self.changed:
             self.oldest = self.version
             self._pages.clear()
@@ -97,25 +97,25 @@ class Store:
                 table.history.clear()
 
     def snapshot(self, plural: str) -> tuple[int, list[Stored]]:
-        """All objects of a type, by key in order, and the version at which they are these."""
+        """Return the current version, and all objects of a type sorted by key."""
         with self.changed:
             objects = self.tables[plural].objects
             return self.version, [objects[key] for key in sorted(objects)]
 
-    def hold_page(self, plural: str, version: int, rest: list[Stored]) -> None:
+    def save_pages(self, plural: str, version: int, remaining: list[Stored]) -> None:
         with self.changed:
-            self._pages[plural, version] = rest
+            self._pages[plural, version] = remaining
 
-    def held_page(self, plural: str, version: int) -> list[Stored]:
+    def saved_pages(self, plural: str, version: int) -> list[Stored]:
         with self.changed:
             if (plural, version) not in self._pages:
-                raise RefusedError(
+                raise StatusError(
                     410, "Expired", "The provided continue parameter is too old to display a consistent list"
                 )
             return self._pages[plural, version]
 
     def changes_since(self, plural: str, version: int) -> list[Change]:
-        """Call it with ``changed`` held."""
+        """Return the changes after *version*; the caller has locked ``changed``."""
         history = self.tables[plural].history
         start = len(history)
         while start and history[start - 1].version > version:
@@ -130,23 +130,23 @@ class Store:
         with self.changed:
             key = _key(body)
             if key in self.tables[plural].objects:
-                raise RefusedError(409, "AlreadyExists", f'{plural} "{key[1]}" already exists')
+                raise StatusError(409, "AlreadyExists", f'{plural} "{key[1]}" already exists')
             return self._write(plural, key, body, None)
 
     def create_all(self, objects: Iterable[Json]) -> None:
-        """Each of *objects*, which say their kind."""
+        """Create *objects*, which have kind and apiVersion."""
         for body in objects:
             self.create(BY_KIND[body["apiVersion"], body["kind"]].plural, body)
 
     def replace(self, plural: str, key: Key, change: Callable[[Json], Json]) -> Stored:
-        """The object after *change*, which is given the one there is."""
+        """Replace the object by the result of *change* for the current one; return it as stored."""
         with self.changed:
             before = self._existing(plural, key)
             now = before.parsed()
             body = change(now)
             expected = body["metadata"].get("resourceVersion")
             if expected and int(expected) != before.version:
-                raise RefusedError(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{key[1]}": modified')
+                raise StatusError(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{key[1]}": modified')
             body["metadata"]["uid"] = now["metadata"]["uid"]
             body["metadata"]["creationTimestamp"] = now["metadata"]["creationTimestamp"]
             return self._write(plural, key, body, before)
@@ -163,7 +163,7 @@ class Store:
         try:
             return self.tables[plural].objects[key]
         except KeyError:
-            raise RefusedError(404, "NotFound", f'{plural} "{key[1]}" not found') from None
+            raise StatusError(404, "NotFound", f'{plural} "{key[1]}" not found') from None
 
     def _write(self, plural: str, key: Key, body: Json, before: Stored | None) -> Stored:
         self.version += 1
@@ -182,14 +182,14 @@ class Store:
 
 
 def stored(key: Key, body: Json, version: int) -> Stored:
-    """*body* as it is kept, with what a server adds."""
+    """Return *body* as it is stored, with the metadata that a server adds."""
     meta = {
         "uid": str(uuid.uuid4()),
         "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **body["metadata"],
         "resourceVersion": str(version),
     }
-    rest = {name: part for name, part in body.items() if name not in ("apiVersion", "kind", "metadata")}
+    remaining = {name: part for name, part in body.items() if name not in ("apiVersion", "kind", "metadata")}
     spec = body.get("spec") or {}
     fields = {
         "metadata.name": key[1],
@@ -197,17 +197,17 @@ def stored(key: Key, body: Json, version: int) -> Stored:
         "spec.clusterIP": spec.get("clusterIP") or "",
         "spec.type": spec.get("type") or "ClusterIP",
     }
-    text = json.dumps({"metadata": meta, **rest}, separators=(",", ":"))
+    text = json.dumps({"metadata": meta, **remaining}, separators=(",", ":"))
     return Stored(key, meta.get("labels") or {}, fields, version, text.encode())
 
 
 def at_version(old: Stored, version: int) -> Stored:
-    """*old* with a newer version: how a watch tells what left it."""
+    """Return *old* with a newer version, as a watch sends objects that its selector no longer matches."""
     return stored(old.key, old.parsed(), version)
 
 
 def _key(body: Json) -> Key:
     meta = body.get("metadata") or {}
     if not meta.get("name"):
-        raise RefusedError(422, "Invalid", "metadata.name: Required value")
+        raise StatusError(422, "Invalid", "metadata.name: Required value")
     return meta.get("namespace") or "", meta["name"]

@@ -1,4 +1,4 @@
-"""The bench's arithmetic: what was measured becomes rows with the bars of issue 5, and an exit status."""
+"""The bench's arithmetic: raw figures become rows with their limits."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ START = {
 
 
 def row(rows: Iterable[Row], measure: str) -> Row:
-    return next(each for each in rows if each.measure == measure)
+    return next(row for row in rows if row.measure == measure)
 
 
-def test_a_cold_start_may_take_four_floors_and_a_second() -> None:
+def test_limit_of_a_cold_start_is_four_floors_and_a_second() -> None:
     raw = {"cold": [START], "warm": [START]}
     cold = row(figures.start_rows(10_000, raw, 1.0, 50.0), "cold start, exec to all programmed")
     assert (cold.bar, cold.holds) == (5.0, True)
 
 
-def test_a_cold_start_without_a_floor_has_no_bar() -> None:
+def test_cold_start_without_a_floor_has_no_limit() -> None:
     raw = {"cold": [START], "warm": [START]}
     assert row(figures.start_rows(10_000, raw, None, 50.0), "cold start, exec to all programmed").bar is None
 
 
-def test_a_cold_start_of_ten_services_may_take_a_second_and_a_half() -> None:
+def test_limit_of_a_cold_start_of_ten_services_is_a_second_and_a_half() -> None:
     raw = {"cold": [START], "warm": [START]}
     assert row(figures.start_rows(10, raw, None, 50.0), "cold start, exec to all programmed").holds is False
 
 
-def test_a_start_is_the_median_of_its_repeats() -> None:
+def test_start_time_is_the_median_of_its_repeats() -> None:
     raw = {"cold": [{**START, "seconds": seconds} for seconds in (9.0, 2.0, 3.0)], "warm": [START]}
     assert row(figures.start_rows(100, raw, None, 50.0), "cold start, exec to all programmed").value == 3.0
 
 
-def test_memory_is_the_largest_of_its_repeats() -> None:
+def test_memory_is_the_maximum_of_its_repeats() -> None:
     raw = {"cold": [START, {**START, "rss_bytes": 201e6}], "warm": [START]}
     memory = row(figures.start_rows(10_000, raw, None, 50.0), "  memory after the first sync, cold")
     assert (memory.value, memory.bar, memory.holds) == (201.0, 200.0, False)
 
 
-def test_growth_is_the_largest_n_against_the_smallest() -> None:
+def test_growth_is_the_ratio_of_the_largest_to_the_smallest_n() -> None:
     grown = figures.growth_row({"endpoint": [1.0, 1.0, 9.0]}, {"endpoint": [1.4]}, 30_000)
     assert (grown.value, grown.holds) == (1.4, False)
 
 
-def test_a_rollout_is_held_against_one_of_fewer_pods() -> None:
+def test_rollout_ratio_is_relative_to_fewer_pods() -> None:
     grown = list(figures_load.rollout_rows({"250": [1.0], "1000": [4.0]}))[-1]
     assert (grown.n, grown.value, grown.holds) == (1000, 4.0, False)
 
 
-def test_idle_counts_the_programs_that_were_started() -> None:
+def test_idle_share_includes_started_programs() -> None:
     raw = {"own_share": 0.004, "children_share": 0.002, "rss_bytes": 1}
     idle = row(figures_load.idle_rows(100, raw), "idle")
     assert (round(idle.value, 3), idle.holds) == (0.6, False)
 
 
-def test_the_json_says_of_each_row_whether_it_holds() -> None:
+def test_json_has_the_result_of_each_row() -> None:
     assert b'"holds": false' in rows_json([Row("a", 1, 2.0, "s", 1.0)])
 
 
-def test_the_table_shouts_what_does_not_hold() -> None:
+def test_table_marks_a_row_over_its_limit_with_no() -> None:
     assert table_text([Row("a", 1, 2.0, "s", 1.0)]).splitlines()[1].endswith("NO")

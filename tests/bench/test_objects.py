@@ -1,4 +1,4 @@
-"""The objects that are measured with: JSON and values are the same objects."""
+"""The objects of the bench: JSON and values are the same objects."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from bench.inside.lines import Lines
 from kubeproxy_py.model.events import Event, ServiceUpserted, SliceUpserted, Synced
 
 
-def test_what_is_listed_decodes_to_the_values() -> None:
+def test_listed_pages_decode_to_the_values() -> None:
     values: list[Event] = [ServiceUpserted(objects.service(number)) for number in range(3)]
     values += [Synced("services"), *(SliceUpserted(objects.endpoint_slice(number)) for number in range(3))]
-    assert list(Lines().listed(3)) == [*values, Synced("slices"), Synced("node")]
+    assert list(Lines().initial_events(3)) == [*values, Synced("slices"), Synced("node")]
 
 
-def test_a_line_of_a_watch_decodes_to_the_replaced_endpoint() -> None:
+def test_watch_line_decodes_to_the_replaced_endpoint() -> None:
     lines = Lines()
-    list(lines.listed(3))
+    list(lines.initial_events(3))
     replaced = objects.endpoint_slice(1, replaced=True)
     assert lines.slice(objects.slice_line(1, replaced=True)) == [SliceUpserted(replaced)]
 
 
-def test_a_line_that_says_nothing_new_is_no_event() -> None:
+def test_watch_line_without_a_change_is_no_event() -> None:
     lines = Lines()
-    list(lines.listed(3))
+    list(lines.initial_events(3))
     assert lines.slice(objects.slice_line(1)) == []
 
 
-def test_pod_by_pod_a_wide_service_is_replaced_whole() -> None:
+def test_all_pods_of_a_wide_service_are_replaced() -> None:
     addresses = [endpoint.address for part in objects.wide(250)[1] for endpoint in part.endpoints]
     after = [endpoint.address for place in (0, 100, 200) for endpoint in objects.wide_slice(place, 250, 250).endpoints]
     assert (len(addresses), len(after), set(addresses) & set(after)) == (250, 250, set())

@@ -1,4 +1,4 @@
-"""What the plots show of the rows."""
+"""The rows that the plots show."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def rows_of(*sizes: int) -> list[dict[str, object]]:
     return [{"measure": row.measure, "n": row.n, "value": row.value} for n in sizes for row in change_rows(n, RAW, RAW)]
 
 
-def test_every_line_of_the_change_plot_has_a_point_for_each_n() -> None:
+def test_each_line_of_the_change_plot_has_a_point_for_each_n() -> None:
     drawn = series(rows_of(1000, 100), CHANGE_LATENCY)
     assert drawn == {label: [(100, 1.0), (1000, 1.0)] for label in CHANGE_LATENCY.values()}
 
 
-def test_what_was_not_measured_is_left_out() -> None:
+def test_labels_without_rows_are_left_out() -> None:
     assert series([], CHANGE_LATENCY) == {}

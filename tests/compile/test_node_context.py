@@ -1,12 +1,13 @@
-"""Who this node is: its IPs, where its NodePorts answer, and how its own pods are told from others."""
+"""make_node_context: node IPs, addresses of NodePorts, and the match for packets not sent by local pods."""
 
 from typing import Any
 
 import pytest
 
-from kubeproxy_py.compile.node_context import Host, NodeContext, make_node_context, node_ips
+from kubeproxy_py.compile.node_context import NodeContext, make_node_context, node_ips
+from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.model.services import Family
+from kubeproxy_py.net import Family
 from tests.config.build import from_file
 
 ADDRESSES = tuple(
@@ -22,13 +23,13 @@ ADDRESSES = tuple(
         ("kube-ipvs0", "10.96.0.10"),
     )
 )
-EVERY_ADDRESS = ("203.0.113.1", "192.168.3.10", "172.16.5.10")
+ALL_ADDRESSES = ("203.0.113.1", "192.168.3.10", "172.16.5.10")
 NODE = Node("node-a", addresses=("192.168.3.10", "fd00:3::10"), pod_cidrs=("10.244.1.0/24", "fd00:10:244:1::/64"))
 
 
-def made(node: Node | None = NODE, **fields: Any) -> NodeContext:
+def context(node: Node | None = NODE, **fields: Any) -> NodeContext:
     config = from_file({key.replace("__", "."): value for key, value in fields.items()}).config
-    return make_node_context(config, Host("node-a"), node, ADDRESSES)
+    return make_node_context(config, HostInfo("node-a"), node, ADDRESSES)
 
 
 def node_at(*addresses: str) -> Node:
@@ -48,27 +49,27 @@ def node_at(*addresses: str) -> Node:
         ("172.16.5.10", None, "172.16.5.10", "::1"),
     ],
 )
-def test_the_node_s_ip_is_bind_address_else_the_node_s_first_else_loopback(
+def test_node_ip_is_bind_address_else_first_node_address_else_loopback(
     bind_address: str, node: Node | None, ipv4: str, ipv6: str
 ) -> None:
     assert node_ips(bind_address, node) == {"IPv4": ipv4, "IPv6": ipv6}
 
 
-def test_without_a_node_there_is_no_zone_and_the_name_is_the_host_s() -> None:
-    site = made(node=None)
-    assert (site.node_name, site.zone) == ("node-a", "")
+def test_without_a_node_object_the_zone_is_empty_and_the_name_is_the_host_s() -> None:
+    found = context(node=None)
+    assert (found.node_name, found.zone) == ("node-a", "")
 
 
-def test_foreign_addresses_are_those_of_all_interfaces_but_ours_loopback_and_link_local_left_out() -> None:
-    assert made().foreign_addresses == {"IPv4": frozenset(EVERY_ADDRESS), "IPv6": frozenset({"fd00:3::10"})}
+def test_foreign_addresses_exclude_kube_ipvs0_loopback_and_link_local() -> None:
+    assert context().foreign_addresses == {"IPv4": frozenset(ALL_ADDRESSES), "IPv6": frozenset({"fd00:3::10"})}
 
 
 @pytest.mark.parametrize(
     ("configured", "ipv4", "ipv6"),
     [
-        ([], EVERY_ADDRESS, ("fd00:3::10",)),
-        (["all"], EVERY_ADDRESS, ("fd00:3::10",)),
-        (["0.0.0.0/0"], EVERY_ADDRESS, ("fd00:3::10",)),
+        ([], ALL_ADDRESSES, ("fd00:3::10",)),
+        (["all"], ALL_ADDRESSES, ("fd00:3::10",)),
+        (["0.0.0.0/0"], ALL_ADDRESSES, ("fd00:3::10",)),
         (["10.96.0.0/12", "::/0"], (), ("fd00:3::10",)),
         (["172.16.5.0/24"], ("172.16.5.10",), ("fd00:3::10",)),
         (["0.0.0.0/1", "fe80::/10"], (), ("fe80::1",)),
@@ -80,18 +81,18 @@ def test_foreign_addresses_are_those_of_all_interfaces_but_ours_loopback_and_lin
         (["localhost", "172.16.5.10/32"], ("172.16.5.10",), ()),
     ],
 )
-def test_where_node_ports_answer(configured: list[str], ipv4: tuple[str, ...], ipv6: tuple[str, ...]) -> None:
-    assert made(nodePortAddresses=configured).node_port_addresses == {"IPv4": ipv4, "IPv6": ipv6}
+def test_node_port_addresses(configured: list[str], ipv4: tuple[str, ...], ipv6: tuple[str, ...]) -> None:
+    assert context(nodePortAddresses=configured).node_port_addresses == {"IPv4": ipv4, "IPv6": ipv6}
 
 
-def test_primary_is_the_bind_address_if_that_names_one() -> None:
-    site = made(nodePortAddresses=["primary"], bindAddress="172.16.5.10")
-    assert site.node_port_addresses == {"IPv4": ("172.16.5.10",), "IPv6": ("fd00:3::10",)}
+def test_primary_is_the_bind_address_if_specified() -> None:
+    found = context(nodePortAddresses=["primary"], bindAddress="172.16.5.10")
+    assert found.node_port_addresses == {"IPv4": ("172.16.5.10",), "IPv6": ("fd00:3::10",)}
 
 
-def test_primary_means_all_addresses_while_none_is_known() -> None:
-    site = made(node=None, nodePortAddresses=["primary"])
-    assert site.node_port_addresses == {"IPv4": EVERY_ADDRESS, "IPv6": ("fd00:3::10",)}
+def test_primary_means_all_addresses_while_the_node_ip_is_unknown() -> None:
+    found = context(node=None, nodePortAddresses=["primary"])
+    assert found.node_port_addresses == {"IPv4": ALL_ADDRESSES, "IPv6": ("fd00:3::10",)}
 
 
 @pytest.mark.parametrize(
@@ -114,11 +115,9 @@ def test_primary_means_all_addresses_while_none_is_known() -> None:
         ),
     ],
 )
-def test_how_packets_that_no_pod_of_this_node_sent_are_known(
-    fields: dict[str, Any], matches: dict[Family, str]
-) -> None:
-    assert made(**fields).not_local == matches
+def test_match_for_packets_not_sent_by_local_pods(fields: dict[str, Any], matches: dict[Family, str]) -> None:
+    assert context(**fields).if_not_local == matches
 
 
-def test_pod_networks_that_are_not_known_yet_are_no_way_to_tell() -> None:
-    assert made(node=node_at(), detectLocalMode="NodeCIDR").not_local == {}
+def test_without_pod_cidrs_there_is_no_match_for_local_pods() -> None:
+    assert context(node=node_at(), detectLocalMode="NodeCIDR").if_not_local == {}

@@ -1,6 +1,6 @@
-"""What the compiler desires for the recorded cases, against what kube-proxy had made of them.
+"""Desired rows for the recorded cases, compared with the kernel state that kube-proxy produced.
 
-Law: fast and pure, so it runs everywhere; the same comparison on a real kernel is in tests/e2e.
+This needs no kernel; tests/e2e/test_recorded_cases.py makes the same comparison on a real one.
 """
 
 import re
@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.node_context import Host, make_node_context
+from kubeproxy_py.compile.node_context import make_node_context
 from kubeproxy_py.config.load import load
-from kubeproxy_py.model.events import HostAddresses, ObjectProblem, Synced
+from kubeproxy_py.model.events import HostAddresses, Synced
+from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import (
     Address,
     Chain,
@@ -26,11 +28,10 @@ from kubeproxy_py.model.rows import (
     Rows,
     VirtualServer,
     VirtualServerSpec,
-    endpoint_text,
 )
-from kubeproxy_py.model.services import Family
-from kubeproxy_py.sources.manifests.source import ManifestFolder
-from tests.conformance.canon import lines_of, torn_tables
+from kubeproxy_py.net import Family, join_host_port
+from kubeproxy_py.sources.manifests.source import ManifestSource
+from tests.conformance.canonical import canonical_lines, incomplete_tables
 
 CASES = Path(__file__).parents[1] / "recorded_cases"
 
@@ -56,60 +57,60 @@ def reversed_documents(text: str) -> str:
 
 
 def states() -> list[Path]:
-    """Every folder that holds objects and what was made of them."""
+    """Every folder with objects and expected kernel state."""
     return sorted(expected.parent for expected in CASES.glob("**/expected"))
 
 
 def desired(state: Path, folder: Path, alter: Callable[[str], str] = str) -> Rows:
     case = CASES / state.relative_to(CASES).parts[0]
     config = load({}, (case / "config.yaml").read_bytes()).config
-    compiler = Compiler(partial(make_node_context, config, Host("node-a")))
+    compiler = Compiler(partial(make_node_context, config, HostInfo("node-a")))
     compiler.handle_event(HostAddresses(ADDRESSES))
     (folder / "objects.yaml").write_text(alter((state / "objects.yaml").read_text()))
-    for event in ManifestFolder(str(folder), "node-a").load():
-        assert not isinstance(event, ObjectProblem), event
+    for event in ManifestSource(str(folder), "node-a").poll():
+        assert not isinstance(event, Problem), event
         if not isinstance(event, Synced):
             compiler.handle_event(event)
     compiler.compile()
     return compiler.desired.rows
 
 
-def lines(path: Path, keep: str) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.startswith(keep)]
+def lines_starting(path: Path, prefix: str) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.startswith(prefix)]
 
 
 @pytest.mark.parametrize("state", states(), ids=lambda state: str(state.relative_to(CASES)))
-def test_the_desired_rows_are_what_was_recorded(state: Path, tmp_path: Path) -> None:
+def test_desired_rows_equal_the_recorded_kernel_state(state: Path, tmp_path: Path) -> None:
     rows, expected = desired(state, tmp_path), state / "expected"
-    assert sorted(servers(rows)) == sorted(lines(expected / "ipvsadm-save.txt", "-"))
+    assert sorted(servers(rows)) == sorted(lines_starting(expected / "ipvsadm-save.txt", "-"))
     assert sorted(f"add {key}" for key in rows if isinstance(key, IpsetEntry)) == sorted(
-        lines(expected / "ipset-save.txt", "add")
+        lines_starting(expected / "ipset-save.txt", "add")
     )
-    assert sorted(addresses(rows)) == sorted(lines(expected / "addresses.txt", "inet"))
+    assert sorted(addresses(rows)) == sorted(lines_starting(expected / "addresses.txt", "inet"))
     for family, file in RULES.items():
-        assert rules(rows, family, file, torn_tables(file, recorded(expected / file))) == [
+        assert rules(rows, family, file, incomplete_tables(file, recorded(expected / file))) == [
             line for line in recorded(expected / file) if " -A " in line
         ]
 
 
 def recorded(path: Path) -> list[str]:
-    return lines_of(path.name, path.read_text())
+    return canonical_lines(path.name, path.read_text())
 
 
 def servers(rows: Rows) -> list[str]:
     """As ``ipvsadm -Sn`` prints them."""
-    found = []
+    lines = []
     for key, spec in rows.items():
         if isinstance(key, VirtualServer) and isinstance(spec, VirtualServerSpec):
             persistence = f" -p {spec.persistence_s}" if spec.persistence_s else ""
-            found.append(f"-A {place(key)} -s {spec.scheduler}{persistence}")
+            lines.append(f"-A {where(key)} -s {spec.scheduler}{persistence}")
         elif isinstance(key, RealServer):
-            found.append(f"-a {place(key.virtual_server)} -r {endpoint_text(key.address, key.port)} -m -w 1")
-    return found
+            lines.append(f"-a {where(key.virtual_server)} -r {join_host_port(key.address, key.port)} -m -w 1")
+    return lines
 
 
-def place(server: VirtualServer) -> str:
-    return f"{OPTIONS[server.protocol]} {endpoint_text(server.address, server.port)}"
+def where(server: VirtualServer) -> str:
+    return f"{OPTIONS[server.protocol]} {join_host_port(server.address, server.port)}"
 
 
 def addresses(rows: Rows) -> list[str]:
@@ -121,23 +122,23 @@ def addresses(rows: Rows) -> list[str]:
 
 
 def rules(rows: Rows, family: Family, file: str, torn: list[str]) -> list[str]:
-    """The rules of *family* as a recording's *file* has them, but those in chains of ours in *torn* tables."""
+    """The rules of *family* as in a recording's *file*, without KUBE-* chains in *torn* tables."""
     text = []
-    for key, spec in reversed(rows.items()):  # each jump goes on top of the last
+    for key, spec in reversed(rows.items()):  # each jump is inserted above the last
         if isinstance(key, Chain) and isinstance(spec, ChainSpec) and key.family == family and key.table not in torn:
             text += [f"*{key.table}", *(f"-A {key.name} {rule}" for rule in spec.rules)]
         elif isinstance(key, Jump) and isinstance(spec, JumpSpec) and key.family == family:
             text += [f"*{key.table}", f"-A {key.source} {spec.rule}"]
-    return lines_of(file, "\n".join(text))
+    return canonical_lines(file, "\n".join(text))
 
 
 @pytest.mark.parametrize("state", states(), ids=lambda state: str(state.relative_to(CASES)))
-def test_the_order_of_objects_does_not_matter(state: Path, tmp_path: Path) -> None:
+def test_order_of_objects_does_not_change_desired_rows(state: Path, tmp_path: Path) -> None:
     forwards, backwards = tmp_path / "forwards", tmp_path / "backwards"
     forwards.mkdir()
     backwards.mkdir()
     assert desired(state, backwards, reversed_documents) == desired(state, forwards)
 
 
-def test_there_are_cases() -> None:
+def test_recorded_cases_are_found() -> None:
     assert len(states()) >= 22

@@ -1,4 +1,4 @@
-"""How large a set is made: as kube-proxy makes it, or as large as its entries need."""
+"""The maxelem of sets: kube-proxy's, or more if the entries need it."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.builders import name
     ("entries", "maxelem"),
     [(0, 65_536), (65_536, 65_536), (65_537, 131_072), (114_687, 131_072), (114_688, 262_144), (1_000_000, 2_097_152)],
 )
-def test_beyond_kube_proxys_size_it_is_a_power_of_two_with_an_eighth_to_spare(entries: int, maxelem: int) -> None:
+def test_maxelem_beyond_kube_proxys_is_a_power_of_two_with_an_eighth_free(entries: int, maxelem: int) -> None:
     assert maxelem_for(entries) == maxelem
     assert entries <= maxelem
 
@@ -22,22 +22,22 @@ def entries(count: int) -> Rows:
     return {IpsetEntry(CLUSTER_IP.name, f"10.{n >> 16}.{n >> 8 & 255}.{n & 255},tcp:80"): None for n in range(count)}
 
 
-def test_a_set_that_outgrows_its_header_is_told_and_so_is_one_that_no_longer_does() -> None:
-    desired, told = Desired(), []
+def test_version_changes_when_a_set_needs_another_maxelem() -> None:
+    desired, seen = Desired(), []
     for count in (65_536, 65_537, 65_538, 65_536):
-        desired.sets.changed = False
+        before = desired.sets.version
         desired.replace(name("web"), entries(count))
-        told.append((desired.sets.changed, desired.sets.in_use("IPv4").large))
+        seen.append((desired.sets.version != before, desired.sets.non_empty("IPv4").maxelems))
     large = ((CLUSTER_IP.name, 131_072),)
-    assert told == [(True, ()), (True, large), (False, large), (True, ())]
+    assert seen == [(True, ()), (True, large), (False, large), (True, ())]
 
 
-def test_only_the_set_that_needs_it_has_another_header() -> None:
+def test_only_the_set_that_needs_it_has_another_maxelem() -> None:
     usual, large = base_rows(("IPv4",), {}), base_rows(("IPv4",), {}, {CLUSTER_IP.name: 131_072})
     assert large.items() - usual.items() == {
         (Ipset(CLUSTER_IP.name), IpsetSpec("hash:ip,port", "IPv4", maxelem=131_072))
     }
 
 
-def test_a_bitmap_of_ports_has_room_for_every_port_in_any_case() -> None:
+def test_bitmap_port_sets_have_no_maxelem() -> None:
     assert NODE_PORT_TCP.spec_in("IPv4", maxelem_for(70_000)) == IpsetSpec("bitmap:port", None)

@@ -1,4 +1,4 @@
-"""Builders: a configuration file as bytes, what became of it, and the fields by their paths."""
+"""Builders of configuration files, and access to fields by their paths."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,25 +10,25 @@ from kubeproxy_py.config.types import API_VERSION, KIND, Field, KubeProxyConfigu
 
 
 def document(fields: Mapping[str, Any] | None = None) -> bytes:
-    """A valid file with the fields given by their paths."""
-    whole: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND, "mode": "ipvs"}
+    """Return a valid file with *fields*, which are given by their paths."""
+    root: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND, "mode": "ipvs"}
     for path, value in (fields or {}).items():
         *groups, key = path.split(".")
-        inner = whole
+        inner = root
         for group in groups:
             inner = inner.setdefault(group, {})
         inner[key] = value
-    return json.dumps(whole).encode()
+    return json.dumps(root).encode()
 
 
 def from_file(fields: Mapping[str, Any] | None = None, **flags: str) -> LoadedConfig:
-    """What a file with these fields, and flags (``hostname_override="x"``) beside it, come to."""
-    given = {name.replace("_", "-"): text for name, text in flags.items()}
-    return load({"config": "proxy.yaml", **given}, document(fields))
+    """Load a file with *fields* and the given *flags* (``hostname_override="x"``)."""
+    texts = {name.replace("_", "-"): text for name, text in flags.items()}
+    return load({"config": "proxy.yaml", **texts}, document(fields))
 
 
 def problems(content: bytes) -> list[str]:
-    """Every problem of a file that can't be used, as text."""
+    """Return every problem of an invalid file as text."""
     try:
         loaded = load({"config": "proxy.yaml"}, content)
     except ConfigError as error:
@@ -37,17 +37,17 @@ def problems(content: bytes) -> list[str]:
 
 
 def all_fields(section: type[Section] = KubeProxyConfiguration, path: str = "") -> Iterator[tuple[str, Field]]:
-    """Every single setting, by its path."""
+    """Yield every setting with its path; groups are resolved."""
     for field in fields_of(section):
-        if field.kind is None:
+        if field.field_type is None:
             yield from all_fields(type(field.default), f"{path}{field.key}.")
         else:
             yield f"{path}{field.key}", field
 
 
 def value_at(config: Section, path: str) -> Any:
-    """The value of the setting at *path*."""
-    first, _, rest = path.partition(".")
+    """Return the value of the setting at *path*."""
+    first, _, inner_path = path.partition(".")
     field = next(field for field in fields_of(type(config)) if field.key == first)
     value = getattr(config, field.name)
-    return value_at(value, rest) if rest else value
+    return value_at(value, inner_path) if inner_path else value

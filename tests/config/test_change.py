@@ -1,4 +1,4 @@
-"""What a changed file asks for: every field has its row, and rows say what the code does with the field."""
+"""Effects of a changed file: every field has a row, and rows agree with the fields' declarations."""
 
 import pytest
 
@@ -7,26 +7,26 @@ from kubeproxy_py.config.types import KubeProxyConfiguration
 from tests.config.build import all_fields, from_file
 
 FIELDS = dict(all_fields())
-MEANINGLESS_BY_NATURE = {"featureGates"}  # read, but only to be refused
+ONLY_VALIDATED = {"featureGates"}  # read, but without effect unless it is rejected
 
 
-def test_every_field_has_its_row_and_no_other_has() -> None:
+def test_effects_has_a_row_for_every_field_and_no_other() -> None:
     assert sorted(EFFECTS) == sorted(FIELDS)
 
 
 @pytest.mark.parametrize("path", sorted(FIELDS))
-def test_what_is_declared_unused_changes_nothing_and_all_else_does(path: str) -> None:
-    kind = FIELDS[path].kind
-    assert kind is not None
-    is_unused = kind.unused or path in MEANINGLESS_BY_NATURE
+def test_exactly_the_fields_declared_unused_have_no_effect(path: str) -> None:
+    field_type = FIELDS[path].field_type
+    assert field_type is not None
+    is_unused = field_type.unused or path in ONLY_VALIDATED
     assert (EFFECTS[path] is Effect.NONE) == is_unused
 
 
-def test_the_same_configuration_asks_for_nothing() -> None:
+def test_equal_configurations_have_no_change() -> None:
     assert change_between(KubeProxyConfiguration(), KubeProxyConfiguration()) == Change()
 
 
-def test_fields_are_named_by_what_they_take() -> None:
+def test_changed_fields_are_listed_by_their_effect() -> None:
     old = from_file({"clusterCIDR": "10.0.0.0/8"}).config
     new = from_file({
         "clusterCIDR": "10.0.0.0/16",

@@ -15,7 +15,7 @@ from kubeproxy_py.config.durations import format_duration, parse_duration
         ("24h0m0s", 86400), ("1m1m", 120),
     ],
 )  # fmt: skip
-def test_durations_are_read_as_go_reads_them(text: str, seconds: float) -> None:
+def test_durations_are_parsed_as_by_go(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -23,7 +23,7 @@ def test_durations_are_read_as_go_reads_them(text: str, seconds: float) -> None:
     "text",
     ["", "-", "5", "s", ".s", "1d", "1 s", "1s ", "--1s", "1h-1m", "1e3s", "٣s", "00", "3000000h", "1" * 99 + "s"],
 )  # fmt: skip
-def test_what_go_does_not_take_is_refused(text: str) -> None:
+def test_a_duration_that_go_rejects_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"unit|years|digits"):
         parse_duration(text)
 
@@ -33,10 +33,10 @@ def test_what_go_does_not_take_is_refused(text: str) -> None:
     [(0, "0s"), (1e-9, "1ns"), (1.5e-6, "1.5µs"), (0.25, "250ms"), (1.5, "1.5s"), (60, "1m0s"), (86400, "24h0m0s"),
      (3661.001, "1h1m1.001s"), (-5, "-5s"), (-0.25, "-250ms")],
 )  # fmt: skip
-def test_durations_are_written_as_go_writes_them(seconds: float, text: str) -> None:
+def test_durations_are_formatted_as_by_go(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @given(st.integers(-(2**50), 2**50) | st.integers(-(2**33), 2**33).map(lambda seconds: seconds * 10**9))
-def test_what_is_written_is_read_back(nanoseconds: int) -> None:
+def test_a_formatted_duration_parses_back_to_the_same_value(nanoseconds: int) -> None:
     assert parse_duration(format_duration(nanoseconds / 1e9)) == nanoseconds / 1e9

@@ -1,21 +1,23 @@
-"""Every field of the file: its default, a value that it takes, and one that it refuses with its path and a hint."""
+"""Every field of the file: its default, a valid value, and an invalid one that is rejected with its path and a hint."""
 
 from typing import Any, NamedTuple
 
 import pytest
 
-from kubeproxy_py.config.kube_fields import SCHEDULERS
+from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
 from kubeproxy_py.net import SocketAddress
 from tests.config.build import all_fields, document, from_file, problems, value_at
 
 
 class Row(NamedTuple):
+    """A field, and what a file may set it to."""
+
     path: str
     default: Any
     written: Any
     value: Any
-    bad: Any
-    says: str  # in the message or the hint for the bad value
+    invalid: Any
+    message: str  # part of the problem for the invalid value
 
 
 def period(path: str, default: float) -> Row:
@@ -26,7 +28,7 @@ def duration(path: str, default: float) -> Row:
     return Row(path, default, "250ms", 0.25, "-5s", "-5s is negative (0s or more)")
 
 
-def switch(path: str, default: bool = False) -> Row:
+def boolean(path: str, *, default: bool = False) -> Row:
     return Row(path, default, not default, not default, "yes please", "expected true or false, got 'yes please'")
 
 
@@ -45,9 +47,9 @@ ROWS = (
     Row("logging.flushFrequency", 5.0, 2_000_000_000, 2.0, "-1s", "-1s is negative"),
     Row("logging.verbosity", 0, 4, 4, -1, "-1 is out of range"),
     Row("logging.vmodule", (), [{"filePattern": "ag*", "verbosity": 3}], (("ag*", 3),), ["a=3"], "filePattern"),
-    switch("logging.options.text.splitStream"),
+    boolean("logging.options.text.splitStream"),
     Row("logging.options.text.infoBufferSize", "0", "64Mi", "64Mi", "big", "'big' is not a quantity (such as 0 or"),
-    switch("logging.options.json.splitStream"),
+    boolean("logging.options.json.splitStream"),
     Row("logging.options.json.infoBufferSize", "0", 4096, "4096", "-1", "'-1' is not a quantity"),
     Row("hostnameOverride", "", "Node-A", "Node-A", "  ", "only blanks (the name of this node's Node object)"),
     Row("bindAddress", "0.0.0.0", "192.168.3.10", "192.168.3.10", "eth0", "'eth0' is not an IP address (such as"),
@@ -57,7 +59,7 @@ ROWS = (
         "[FD00::0:1]:99",
         SocketAddress("fd00::1", 99),
         "localhost:99",
-        "the host 'localhost' is not an IP address (IP:port, such as 0.0.0.0:10256)",
+        "the host 'localhost' is not an IP address (ADDRESS:PORT, such as 0.0.0.0:10256)",
     ),
     Row(
         "metricsBindAddress",
@@ -65,50 +67,50 @@ ROWS = (
         "10.0.0.1",
         SocketAddress("10.0.0.1", 10249),
         "10.0.0.1:65536",
-        "the port '65536' is not in 1-65535 (IP:port",
+        "the port '65536' is not in 1-65535 (ADDRESS:PORT",
     ),
-    switch("bindAddressHardFail"),
-    switch("enableProfiling"),
+    boolean("bindAddressHardFail"),
+    boolean("enableProfiling"),
     Row("showHiddenMetricsForVersion", "", "1.35", "1.35", "latest", "'latest' is not a version (major.minor"),
     Row("mode", "ipvs", "ipvs", "ipvs", "userspace", "unknown mode 'userspace' (ipvs)"),
     Row("iptables.masqueradeBit", 14, 0, 0, 32, "32 is out of range (0 to 31)"),
-    switch("iptables.masqueradeAll"),
-    switch("iptables.localhostNodePorts", default=True),
+    boolean("iptables.masqueradeAll"),
+    boolean("iptables.localhostNodePorts", default=True),
     period("iptables.syncPeriod", 30.0),
     duration("iptables.minSyncPeriod", 1.0),
     period("ipvs.syncPeriod", 30.0),
     duration("ipvs.minSyncPeriod", 0.0),
     Row("ipvs.scheduler", "rr", "mh", "mh", "rrr", "unknown scheduler 'rrr' (one of rr, wrr, lc, wlc,"),
     Row("ipvs.excludeCIDRs", (), ["10.1.2.3/8"], ("10.0.0.0/8",), ["10.0.0.1", "x"], "'10.0.0.1', 'x': not a network"),
-    switch("ipvs.strictARP"),
+    boolean("ipvs.strictARP"),
     duration("ipvs.tcpTimeout", 0.0),
     duration("ipvs.tcpFinTimeout", 0.0),
     duration("ipvs.udpTimeout", 0.0),
     Row("nftables.masqueradeBit", 14, 1, 1, 32, "32 is out of range (0 to 31)"),
-    switch("nftables.masqueradeAll"),
+    boolean("nftables.masqueradeAll"),
     period("nftables.syncPeriod", 30.0),
     duration("nftables.minSyncPeriod", 1.0),
     text("winkernel.networkName"),
     text("winkernel.sourceVip"),
-    switch("winkernel.enableDSR"),
+    boolean("winkernel.enableDSR"),
     text("winkernel.rootHnsEndpointName"),
-    switch("winkernel.forwardHealthCheckVip"),
+    boolean("winkernel.forwardHealthCheckVip"),
     Row("detectLocalMode", "ClusterCIDR", "NodeCIDR", "NodeCIDR", "Magic", "unknown mode of local traffic det"),
-    Row("detectLocal.bridgeInterface", "", "cni0", "cni0", "cni0 -j ACCEPT", "can't be the name of an interface"),
+    Row("detectLocal.bridgeInterface", "", "cni0", "cni0", "cni0 -j ACCEPT", "cannot be an interface name"),
     Row("detectLocal.interfaceNamePrefix", "", "veth", "veth", "a" * 16, "(at most 15 bytes, such as cni0)"),
     Row("clusterCIDR", (), "10.244.0.0/16, fd00::/56", ("10.244.0.0/16", "fd00::/56"), "10.244", "not a network"),
     Row("nodePortAddresses", (), ["172.16.5.1/24"], ("172.16.5.0/24",), ["1.2.3.4/33"], "'1.2.3.4/33': not a network"),
     Row("oomScoreAdj", -999, 0, 0, -1001, "-1001 is out of range (-1000 to 1000)"),
     Row("conntrack.maxPerCore", 32768, 0, 0, -1, "-1 is out of range (0 to"),
-    Row("conntrack.min", 131072, 0, 0, "many", "expected a whole number, got 'many' (without quotes)"),
+    Row("conntrack.min", 131072, 0, 0, "many", "expected an integer, got 'many' (without quotes)"),
     Row("conntrack.tcpEstablishedTimeout", 86400.0, "0s", 0.0, "-1s", "-1s is negative (0s or more)"),
     Row("conntrack.tcpCloseWaitTimeout", 3600.0, "0s", 0.0, 30, 'expected a duration, got 30 (a number with a unit'),
-    switch("conntrack.tcpBeLiberal"),
+    boolean("conntrack.tcpBeLiberal"),
     duration("conntrack.udpTimeout", 0.0),
     duration("conntrack.udpStreamTimeout", 0.0),
     period("configSyncPeriod", 900.0),
     text("portRange"),
-    switch("windowsRunAsService"),
+    boolean("windowsRunAsService"),
 )  # fmt: skip
 PATHS = [row.path for row in ROWS]
 
@@ -120,7 +122,7 @@ def test_the_table_has_every_field_once() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=PATHS)
-def test_a_field_left_out_has_kube_proxys_default(row: Row) -> None:
+def test_an_absent_field_has_kube_proxys_default(row: Row) -> None:
     assert value_at(from_file().config, row.path) == row.default
 
 
@@ -130,19 +132,19 @@ def test_null_means_the_default(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=PATHS)
-def test_a_valid_value_is_taken(row: Row) -> None:
+def test_a_valid_value_is_accepted(row: Row) -> None:
     assert value_at(from_file({row.path: row.written}).config, row.path) == row.value
 
 
 @pytest.mark.parametrize("row", ROWS, ids=PATHS)
-def test_an_invalid_value_is_refused_by_path_with_a_hint(row: Row) -> None:
-    [problem] = problems(document({row.path: row.bad}))
+def test_an_invalid_value_is_rejected_with_its_path_and_a_hint(row: Row) -> None:
+    [problem] = problems(document({row.path: row.invalid}))
     assert problem.startswith(f"{row.path}: ")
-    assert row.says in problem
+    assert row.message in problem
 
 
 @pytest.mark.parametrize("row", ROWS, ids=PATHS)
-def test_a_value_of_a_wrong_shape_is_refused_by_path(row: Row) -> None:
+def test_a_value_of_the_wrong_type_is_rejected_with_its_path(row: Row) -> None:
     shapes: tuple[Any, ...] = ([[]], {"a": []})
     for wrong in shapes:
         [problem] = problems(document({row.path: wrong}))
@@ -150,7 +152,7 @@ def test_a_value_of_a_wrong_shape_is_refused_by_path(row: Row) -> None:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_scheduler_of_the_kernel_is_taken(scheduler: str) -> None:
+def test_every_scheduler_of_the_kernel_is_accepted(scheduler: str) -> None:
     assert from_file({"ipvs.scheduler": scheduler}).config.ipvs.scheduler == scheduler
 
 
@@ -168,19 +170,19 @@ def test_a_zero_that_kube_proxy_cannot_tell_from_absence_means_the_default(path:
     assert from_file({path: ZEROS[path]}).config == from_file().config
 
 
-KEPT_ZEROS = {
+POINTER_ZEROS = {
     "iptables.masqueradeBit": 0, "iptables.localhostNodePorts": False, "oomScoreAdj": 0, "conntrack.maxPerCore": 0,
     "conntrack.min": 0, "conntrack.tcpEstablishedTimeout": "0s", "conntrack.tcpCloseWaitTimeout": "0s",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", KEPT_ZEROS)
-def test_a_zero_of_a_pointer_field_is_kept(path: str) -> None:
-    assert value_at(from_file({path: KEPT_ZEROS[path]}).config, path) == 0
+@pytest.mark.parametrize("path", POINTER_ZEROS)
+def test_a_zero_of_a_pointer_field_is_used(path: str) -> None:
+    assert value_at(from_file({path: POINTER_ZEROS[path]}).config, path) == 0
 
 
 @pytest.mark.parametrize("mode", ["", None, "iptables", "nftables"])
-def test_a_file_must_ask_for_ipvs(mode: str | None) -> None:
+def test_a_file_must_set_the_mode_to_ipvs(mode: str | None) -> None:
     [problem] = problems(document({"mode": mode}))
     assert problem.startswith("mode: ")
     assert "(mode: ipvs, or run kube-proxy)" in problem
@@ -202,38 +204,38 @@ def test_node_port_addresses_may_be_keywords(words: list[str], value: tuple[str,
     assert from_file({"nodePortAddresses": words}).config.node_port_addresses == value
 
 
-def test_a_bad_network_among_keywords_is_refused() -> None:
+def test_an_invalid_network_among_keywords_is_rejected() -> None:
     [problem] = problems(document({"nodePortAddresses": ["all", "primary", "nonesuch"]}))
     assert problem.startswith("nodePortAddresses: 'nonesuch': not a network")
 
 
 @pytest.mark.parametrize(
-    ("words", "warned"),
+    ("words", "fields"),
     [
         (["localhost"], ["nodePortAddresses: localhost"]),
         (["primary"], []),
         (["all", "localhost"], []),
     ],
 )
-def test_loopback_is_accepted_and_told_once_to_serve_nobody(words: list[str], warned: list[str]) -> None:
+def test_localhost_is_accepted_with_a_warning(words: list[str], fields: list[str]) -> None:
     warnings = from_file({"nodePortAddresses": words}).warnings
-    assert [warning.field for warning in warnings] == warned
-    assert all(warning.message == "IPVS serves no NodePort on loopback addresses" for warning in warnings)
+    assert [warning.field for warning in warnings] == fields
+    assert all(warning.message == "IPVS cannot serve NodePorts on loopback addresses" for warning in warnings)
 
 
 @pytest.mark.parametrize(
-    ("cidrs", "says"),
+    ("cidrs", "message"),
     [
         ("10.0.0.0/8,fd00::/8,11.0.0.0/8", "3 networks (at most one of each family)"),
         ("10.0.0.0/8,11.0.0.0/8", "two networks of one family"),
     ],
 )
-def test_cluster_cidr_is_one_network_of_each_family_at_most(cidrs: str, says: str) -> None:
+def test_cluster_cidr_has_at_most_one_network_of_each_family(cidrs: str, message: str) -> None:
     [problem] = problems(document({"clusterCIDR": cidrs}))
-    assert says in problem
+    assert message in problem
 
 
 @pytest.mark.parametrize("name", ["-j", "!eth0", 'a"b', "a'b", "a\\b", "a/b", "a:b", "a\nb", "a b", "..", "ü" * 8])
-def test_an_interface_name_can_not_end_its_word_in_a_rule(name: str) -> None:
+def test_an_interface_name_cannot_end_its_word_in_a_rule(name: str) -> None:
     [problem] = problems(document({"detectLocal.bridgeInterface": name}))
-    assert "can't be the name of an interface" in problem
+    assert "cannot be an interface name" in problem

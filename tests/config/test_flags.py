@@ -1,4 +1,4 @@
-"""The flags: every one of kube-proxy's is there, sets its field, and loses to the file or wins as it does there."""
+"""Flags: every flag of kube-proxy exists, sets its field, and has kube-proxy's precedence over the file."""
 
 import argparse
 import subprocess
@@ -9,8 +9,9 @@ import pytest
 
 from kubeproxy_py.config import flags
 from kubeproxy_py.config.errors import ConfigError
-from kubeproxy_py.config.load import LoadedConfig, configuration, load
-from kubeproxy_py.config.types import KubeProxyConfiguration, OwnSettings
+from kubeproxy_py.config.flag_parser import add_flags, given_flags
+from kubeproxy_py.config.load import LoadedConfig, load, read_input
+from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.net import SocketAddress
 from tests.config.build import document, from_file, value_at
 
@@ -27,7 +28,7 @@ KUBE_PROXY_1_36 = """
     log-text-info-buffer-size log-json-split-stream log-json-info-buffer-size
 """
 
-# flag: a text that it takes, what the field then is, a text that it refuses, and what is said of that
+# flag: a valid text, the value of the field then, an invalid text, and part of the problem for it
 SETS: dict[str, tuple[str, object, str, str]] = {
     "write-config-to": ("/tmp/x", "/tmp/x", "", ""),
     "cleanup": ("true", True, "si", "expected true or false, got 'si'"),
@@ -45,7 +46,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "profiling": ("t", True, "on", "expected true or false"),
     "show-hidden-metrics-for-version": ("1.35", "1.35", "1", "'1' is not a version"),
     "feature-gates": ("A=true,B=f", {"A": True, "B": False}, "A", "expected true or false, got ''"),
-    "proxy-mode": ("ipvs", "ipvs", "iptables", "this agent has IPVS mode alone"),
+    "proxy-mode": ("ipvs", "ipvs", "iptables", "this agent supports only IPVS"),
     "iptables-masquerade-bit": ("0", 0, "32", "32 is out of range (0 to 31)"),
     "masquerade-all": ("TRUE", True, "yes", "expected true or false, got 'yes'"),
     "iptables-localhost-nodeports": ("false", False, "no", "expected true or false"),
@@ -60,13 +61,13 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "ipvs-tcpfin-timeout": ("1s", 1.0, "-1s", "-1s is negative"),
     "ipvs-udp-timeout": ("1s", 1.0, "-1s", "-1s is negative"),
     "detect-local-mode": ("NodeCIDR", "NodeCIDR", "x", "unknown mode of local traffic detection 'x'"),
-    "pod-bridge-interface": ("cni0", "cni0", "a b", "can't be the name of an interface"),
-    "pod-interface-name-prefix": ("veth", "veth", "a/b", "can't be the name of an interface"),
+    "pod-bridge-interface": ("cni0", "cni0", "a b", "cannot be an interface name"),
+    "pod-interface-name-prefix": ("veth", "veth", "a/b", "cannot be an interface name"),
     "cluster-cidr": ("10.0.0.0/8,fd00::/8", ("10.0.0.0/8", "fd00::/8"), "10.0.0.0/8,11.0.0.0/8", "one family"),
     "nodeport-addresses": ("primary", ("primary",), "x", "'x': not a network"),
     "oom-score-adj": ("-1000", -1000, "1001", "1001 is out of range"),
     "config-sync-period": ("1m", 60.0, "0s", "0s is too short"),
-    "conntrack-max-per-core": ("0", 0, "x", "expected a whole number, got 'x'"),
+    "conntrack-max-per-core": ("0", 0, "x", "expected an integer, got 'x'"),
     "conntrack-min": ("0", 0, "-1", "-1 is out of range"),
     "conntrack-tcp-timeout-established": ("0s", 0.0, "x", "not a duration"),
     "conntrack-tcp-timeout-close-wait": ("0s", 0.0, "x", "not a duration"),
@@ -74,7 +75,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "conntrack-udp-timeout": ("10s", 10.0, "x", "not a duration"),
     "conntrack-udp-timeout-stream": ("10s", 10.0, "x", "not a duration"),
     "v": ("4", 4, "-1", "-1 is out of range"),
-    "vmodule": ("a=1,b*=2", (("a", 1), ("b*", 2)), "a", "expected PATTERN=N,..., got 'a'"),
+    "vmodule": ("a=1,b*=2", (("a", 1), ("b*", 2)), "a", "expected PATTERN=LEVEL,..., got 'a'"),
     "logging-format": ("json", "json", "xml", "unknown log format 'xml' (one of text, json)"),
     "log-flush-frequency": ("1s", 1.0, "x", "not a duration"),
     "log-text-split-stream": ("true", True, "x", "expected true or false"),
@@ -85,21 +86,22 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "iptables-flavour": ("nft", "nft", "x", "unknown iptables flavour 'x' (one of auto, legacy, nft)"),
     "iptables-backend": ("libiptc", "libiptc", "x", "unknown iptables backend 'x' (one of restore, libiptc)"),
     "traffic-series": ("50", 50, "-1", "-1 is out of range"),
-    "traffic-services-max": ("500", 500, "x", "expected a whole number"),
+    "traffic-services-max": ("500", 500, "x", "expected an integer"),
     "drain-deadline": ("5m", 300.0, "-1s", "-1s is negative"),
 }
-READ_ELSEWHERE = {"config", "healthz-port", "metrics-port"}
+WITHOUT_FIELD = {"config", "healthz-port", "metrics-port"}
 BY_NAME = {flag.name: flag for flag in flags.FLAGS}
 
 
 def parsed(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    flags.add_to(parser)
+    add_flags(parser, "run")
     return parser.parse_args(argv)
 
 
 def from_flags(*argv: str) -> LoadedConfig:
-    return configuration(parsed(*argv))
+    config_input = read_input(given_flags(parsed(*argv)))
+    return load(config_input.flags, config_input.content)
 
 
 def problems(*argv: str) -> list[str]:
@@ -108,12 +110,12 @@ def problems(*argv: str) -> list[str]:
     return [str(problem) for problem in raised.value.problems]
 
 
-def test_every_flag_of_kube_proxy_is_there_and_no_other_in_its_name() -> None:
+def test_upstream_flags_are_exactly_those_of_kube_proxy() -> None:
     assert sorted(flag.name for flag in flags.UPSTREAM_FLAGS) == sorted(KUBE_PROXY_1_36.split())
 
 
-def test_the_table_below_has_every_flag() -> None:
-    assert BY_NAME.keys() - READ_ELSEWHERE == SETS.keys()
+def test_the_table_has_every_flag() -> None:
+    assert BY_NAME.keys() - WITHOUT_FIELD == SETS.keys()
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -121,19 +123,19 @@ def test_a_flag_sets_its_field(name: str) -> None:
     text, value, _, _ = SETS[name]
     loaded = load({name: text})
     flag = BY_NAME[name]
-    assert value_at(loaded.own if flag.section is OwnSettings else loaded.config, flag.path) == value
+    assert value_at(loaded.agent if flag.section is AgentSettings else loaded.config, flag.path) == value
 
 
 @pytest.mark.parametrize("name", [name for name, row in SETS.items() if row[2]])
-def test_a_text_that_a_flag_cannot_take_is_refused_by_the_flags_name(name: str) -> None:
-    _, _, bad, says = SETS[name]
-    [problem] = problems(f"--{name}={bad}")
+def test_an_invalid_text_is_rejected_with_the_flags_name(name: str) -> None:
+    _, _, invalid, message = SETS[name]
+    [problem] = problems(f"--{name}={invalid}")
     assert problem.startswith(f"{BY_NAME[name]}: ")
-    assert says in problem
+    assert message in problem
 
 
-def test_no_flag_and_no_file_means_kube_proxys_defaults_in_mode_ipvs() -> None:
-    assert from_flags() == LoadedConfig(KubeProxyConfiguration(), OwnSettings())
+def test_without_flags_and_file_the_defaults_are_kube_proxys_in_ipvs_mode() -> None:
+    assert from_flags() == LoadedConfig(KubeProxyConfiguration(), AgentSettings())
 
 
 @pytest.mark.parametrize("argv", [["--ipvs-scheduler=lc"], ["--ipvs-scheduler", "lc"]], ids=["equals", "space"])
@@ -142,15 +144,15 @@ def test_a_value_follows_an_equals_sign_or_a_space(argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize("argv", [["-v2"], ["-v=2"], ["-v", "2"], ["--v=2"], ["--v", "2"]], ids=" ".join)
-def test_verbosity_may_be_given_in_all_the_ways_people_do(argv: list[str]) -> None:
+def test_verbosity_is_accepted_in_every_common_form(argv: list[str]) -> None:
     assert from_flags(*argv).config.logging.verbosity == 2
 
 
-def test_a_boolean_flag_alone_means_true() -> None:
+def test_a_boolean_flag_without_a_value_is_true() -> None:
     assert from_flags("--masquerade-all", "--ipvs-strict-arp").config.iptables.masquerade_all
 
 
-def test_a_boolean_flag_may_be_said_to_be_false() -> None:
+def test_a_boolean_flag_can_be_set_to_false() -> None:
     assert not from_flags("--masquerade-all=false").config.iptables.masquerade_all
 
 
@@ -158,35 +160,35 @@ def test_a_negative_number_is_a_value_and_no_flag() -> None:
     assert from_flags("--oom-score-adj", "-500").config.oom_score_adj == -500
 
 
-def test_of_a_flag_given_twice_the_last_one_counts() -> None:
+def test_the_last_of_a_repeated_flag_is_used() -> None:
     assert from_flags("--ipvs-scheduler=lc", "--ipvs-scheduler=sh").config.ipvs.scheduler == "sh"
 
 
-def test_lists_given_twice_add_up() -> None:
+def test_repeated_lists_accumulate() -> None:
     config = from_flags("--nodeport-addresses=10.0.0.0/8,11.0.0.0/8", "--nodeport-addresses=fd00::/8").config
     assert config.node_port_addresses == ("10.0.0.0/8", "11.0.0.0/8", "fd00::/8")
 
 
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name != "v"])
-def test_an_empty_text_is_as_no_flag(name: str) -> None:
+def test_an_empty_text_is_the_same_as_no_flag(name: str) -> None:
     assert load({name: ""}) == load({})
 
 
-def test_all_problems_of_all_flags_are_told_at_once() -> None:
-    found = problems("--oom-score-adj=x", "--ipvs-scheduler=x", "--metrics-port=0", "--iptables-flavour=x")
-    assert [problem.partition(":")[0] for problem in found] == [
+def test_the_problems_of_all_flags_are_reported_at_once() -> None:
+    reported = problems("--oom-score-adj=x", "--ipvs-scheduler=x", "--metrics-port=0", "--iptables-flavour=x")
+    assert [problem.partition(":")[0] for problem in reported] == [
         "--metrics-port", "--oom-score-adj", "--ipvs-scheduler", "--iptables-flavour",
     ]  # fmt: skip
 
 
-def test_a_contradiction_is_told_by_the_flags_name() -> None:
+def test_a_contradiction_is_reported_with_the_flags_name() -> None:
     [problem] = problems("--ipvs-min-sync-period=1h")
     assert problem.startswith("--ipvs-min-sync-period: 1h0m0s is longer than ipvs.syncPeriod, 30s")
 
 
-# The file and the flags beside it.
+# Precedence of the file and the flags
 
-WINS = {
+OVERRIDES_FILE = {
     "hostname-override", "v", "vmodule", "logging-format", "log-flush-frequency", "log-text-split-stream",
     "log-text-info-buffer-size", "log-json-split-stream", "log-json-info-buffer-size",
 }  # fmt: skip
@@ -194,50 +196,50 @@ BESIDE_A_FILE = [(name, row) for name, row in SETS.items() if BY_NAME[name].sect
 
 
 @pytest.mark.parametrize(("name", "row"), BESIDE_A_FILE, ids=[name for name, _ in BESIDE_A_FILE])
-def test_only_the_host_name_and_the_log_win_over_the_file(name: str, row: tuple[str, object, str, str]) -> None:
+def test_only_the_host_name_and_log_flags_override_the_file(name: str, row: tuple[str, object, str, str]) -> None:
     loaded = load({"config": "proxy.yaml", name: row[0]}, document())
     value = value_at(loaded.config, BY_NAME[name].path)
     ignored = f"{BY_NAME[name]}: ignored, because --config is given"
-    if name in WINS:
+    if name in OVERRIDES_FILE:
         assert (value, ignored in map(str, loaded.warnings)) == (row[1], False)
     else:
         default = value_at(KubeProxyConfiguration(), BY_NAME[name].path)
         assert (value, ignored in map(str, loaded.warnings)) == (default, True)
 
 
-def test_the_host_name_of_the_file_loses_to_the_flag() -> None:
+def test_the_host_name_flag_overrides_the_file() -> None:
     assert from_file({"hostnameOverride": "file"}, hostname_override="flag").config.hostname_override == "flag"
 
 
-def test_an_empty_host_name_flag_leaves_the_files() -> None:
+def test_an_empty_host_name_flag_does_not_override_the_file() -> None:
     assert from_file({"hostnameOverride": "file"}, hostname_override="").config.hostname_override == "file"
 
 
-def test_vmodule_of_file_and_flag_add_up() -> None:
+def test_vmodule_of_file_and_flag_accumulate() -> None:
     file = {"logging.vmodule": [{"filePattern": "a", "verbosity": 1}]}
     assert from_file(file, vmodule="b=2").config.logging.vmodule == (("a", 1), ("b", 2))
 
 
-def test_a_log_flag_beside_a_file_whose_logging_is_no_group_leaves_the_files_problem() -> None:
+def test_a_log_flag_does_not_hide_an_invalid_logging_section() -> None:
     with pytest.raises(ConfigError, match="logging: expected fields, got 5"):
         from_file({"logging": 5}, v="2")
 
 
-def test_what_the_file_has_no_field_for_counts_beside_it() -> None:
-    own = from_file(master="https://api", cleanup="true", iptables_flavour="nft").own
-    assert own == OwnSettings(master="https://api", cleanup=True, iptables_flavour="nft")
+def test_flags_without_a_field_in_the_file_are_used_beside_it() -> None:
+    settings = from_file(master="https://api", cleanup="true", iptables_flavour="nft").agent
+    assert settings == AgentSettings(master="https://api", cleanup=True, iptables_flavour="nft")
 
 
-def test_the_file_is_read_from_where_the_flag_says(tmp_path: Path) -> None:
+def test_the_file_of_the_config_flag_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.conf").write_bytes(document({"ipvs.scheduler": "lc"}))
     assert from_flags("--config", str(tmp_path / "config.conf")).config.ipvs.scheduler == "lc"
 
 
-# The two servers.
+# Addresses of the servers
 
 
 @pytest.mark.parametrize(
-    ("given", "healthz", "metrics"),
+    ("texts", "healthz", "metrics"),
     [
         ({}, "0.0.0.0:10256", "127.0.0.1:10249"),
         ({"bind-address": "10.0.0.1"}, "0.0.0.0:10256", "127.0.0.1:10249"),
@@ -249,17 +251,17 @@ def test_the_file_is_read_from_where_the_flag_says(tmp_path: Path) -> None:
         ({"metrics-bind-address": "::", "metrics-port": "99"}, "0.0.0.0:10256", "[::]:99"),
     ],
 )
-def test_where_the_servers_listen(given: dict[str, str], healthz: str, metrics: str) -> None:
-    config = load(given).config
+def test_the_servers_addresses(texts: dict[str, str], healthz: str, metrics: str) -> None:
+    config = load(texts).config
     assert (str(config.healthz_bind_address), str(config.metrics_bind_address)) == (healthz, metrics)
 
 
-def test_servers_listen_in_the_family_of_the_files_bind_address() -> None:
+def test_servers_listen_in_the_family_of_the_bind_address_in_the_file() -> None:
     config = from_file({"bindAddress": "::"}).config
     assert (str(config.healthz_bind_address), str(config.metrics_bind_address)) == ("[::]:10256", "[::1]:10249")
 
 
-def test_a_server_address_of_the_other_family_is_kept() -> None:
+def test_an_explicit_server_address_of_the_other_family_is_used() -> None:
     config = from_file({"bindAddress": "::", "healthzBindAddress": "0.0.0.0:10256"}).config
     assert str(config.healthz_bind_address) == "0.0.0.0:10256"
 
@@ -276,18 +278,19 @@ def test_metrics_port_0_is_refused() -> None:
     assert problems("--metrics-port=0") == ["--metrics-port: 0 is out of range (1 to 65535)"]
 
 
-# Help.
+# Help
 
 
-def test_the_help_names_every_flag_with_its_default() -> None:
+def test_the_help_of_run_has_every_flag_with_its_default() -> None:
     parser = argparse.ArgumentParser()
-    flags.add_to(parser)
+    add_flags(parser, "run")
     text = " ".join(parser.format_help().split())
     assert all(f"--{flag.name} " in text for flag in flags.FLAGS)
-    assert "--config-sync-period DURATION how often all objects are looked at anew (default 15m0s)" in text
+    assert "--ipvs-sync-period DURATION interval between full comparisons with the kernel (default 30s)" in text
 
 
-def test_the_flags_load_nothing_that_a_help_text_does_not_need() -> None:
+def test_importing_the_flag_table_loads_no_heavy_module() -> None:
     program = "import sys, kubeproxy_py.config.flags; print(*sys.modules)"
+    # socket is loaded: net.py decides the one form of an address by inet_ntop, which costs 2-4 ms.
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
-    assert set(loaded) & {"yaml", "json", "logging", "argparse", "socket", "kubernetes", "pyroute2", "difflib"} == set()
+    assert set(loaded) & {"yaml", "json", "logging", "argparse", "http", "kubernetes", "pyroute2", "difflib"} == set()

@@ -1,4 +1,4 @@
-"""The name of our Node object."""
+"""The name of this node's Node object."""
 
 import pytest
 
@@ -11,10 +11,12 @@ from kubeproxy_py.config.types import KubeProxyConfiguration
     ("override", "hostname", "name"),
     [("", "Node-A\n", "node-a"), (" NODE-b ", "node-a", "node-b"), ("node-c", "", "node-c")],
 )
-def test_the_override_counts_before_the_host_trimmed_and_in_lower_case(override: str, hostname: str, name: str) -> None:
+def test_the_node_name_is_the_override_or_the_host_name_trimmed_and_in_lower_case(
+    override: str, hostname: str, name: str
+) -> None:
     assert node_name(KubeProxyConfiguration(hostname_override=override), hostname) == name
 
 
-def test_a_host_without_a_name_is_told_what_to_do() -> None:
+def test_a_host_without_a_name_is_an_error_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"hostnameOverride: this host has no name \(the name of this node's Node"):
         node_name(KubeProxyConfiguration(), " \n")

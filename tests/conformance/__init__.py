@@ -1,9 +1,10 @@
-"""Conformance: the agent held against recorded kernel states of the real kube-proxy.
+"""Conformance: compares the agent with recorded kernel states of the real kube-proxy.
 
-Law: a case passes only if, on a kernel that had no trace of any proxy, the real agent process brings about exactly what
-was recorded, and leaves it so.  What is compared is what the usual tools print (`ipvsadm -Sn`, `ipset save`,
-`iptables-save`, ...), not what the agent believes.  Runs inside the lab kernel, in its initial namespace.
+A case passes only if the agent, on a kernel without a trace of any proxy, produces exactly the recorded state and then
+leaves it unchanged.  The comparison is of what the usual tools print (`ipvsadm -Sn`, `ipset save`, `iptables-save`,
+...), not of the agent's own view.  It runs in the initial namespace of the lab kernel.
 
-`case.py` reads a case, `canon.py` says what counts as equal, `look.py` asks the kernel, `reconcile/reconciler.py` is the process under
-test, `run.py` puts them together.  The format of a case: tests/recorded_cases/README.md.
+`case_files.py` finds and reads cases, `canonical.py` defines equality, `kernel_snapshot.py` reads the kernel,
+`agent_process.py` is the process under test, `runner.py` combines them.  tests/recorded_cases/README.md describes the
+format of a case.
 """

@@ -1,7 +1,4 @@
-"""case: what is judged, recorded or written: objects that the API has, and the kernel state that must follow.
-
-Law: a Case holds all that it takes to judge it, or there is none, but Malformed, which says why.
-"""
+"""A case: the objects of the API, and the kernel state that must follow; recorded or written from the specification."""
 
 from __future__ import annotations
 
@@ -13,31 +10,24 @@ from msgspec import Struct
 START = "start"
 
 
-class Malformed(Exception):  # noqa: N818 - read at `except Malformed`
-    """A case that can't be judged, and why.  It counts as differing, so that none passes for want of sense."""
+class MalformedCaseError(Exception):
+    """A case that cannot be judged, and why.  It counts as differing, so that no case passes by being unreadable."""
 
 
 class Stage(Struct, frozen=True, gc=False):
-    """One state of the API, and the kernel state that follows: canonical lines by file name.
-
-    *objects* is the whole state, as YAML text.
-    """
+    """One state of the API, and the kernel state that follows."""
 
     name: str
-    objects: str
-    expected: Mapping[str, list[str]]
+    objects: str  # all objects, as YAML text
+    expected: Mapping[str, list[str]]  # canonical lines by file name
 
 
 class Case(Struct, frozen=True, gc=False):
-    """*stages*: the start, then the steps in order, gone through *times* times in all.
-
-    *config* is the text of the configuration file.  *prepare* is the command that puts something into the kernel
-    before the agent starts, run in *folder*; empty: nothing.
-    """
+    """All that is needed to judge the agent."""
 
     name: str
     folder: Path
-    config: str
-    prepare: tuple[str, ...]
-    stages: tuple[Stage, ...]
-    times: int = 1
+    config: str  # text of the configuration file
+    prepare: tuple[str, ...]  # command to run in *folder* before the agent starts; empty: none
+    stages: tuple[Stage, ...]  # the start, then the steps in order
+    repetitions: int = 1  # how often the stages are repeated in all

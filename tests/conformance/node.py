@@ -1,6 +1,6 @@
-"""node: this namespace as node A of the recordings, and what a case puts into it before the agent starts.
+"""This namespace as node A of the recordings, and what a case puts into it before the agent starts.
 
-Law: every case starts from a kernel without a trace of the one before, on the network that the recordings were made in.
+Every case starts from a kernel without a trace of the one before, in the network in which the recordings were made.
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ _LINKS = Path("/sys/class/net")
 
 @contextmanager
 def pristine_node() -> Iterator[None]:
-    """Node A on a kernel as freshly booted; what a case leaves is removed."""
-    _forget()
+    """Node A on a kernel as after boot; what a case leaves is removed."""
+    _reset()
     links = set(_links())
     try:
         with Cluster(node_a="initial"):
             yield
     finally:
-        _forget()
-        _delete_links_but(links)
+        _reset()
+        _delete_links_except(links)
 
 
 @contextmanager
 def clean_kernel() -> Iterator[None]:
-    """Within pristine_node: the kernel without what a case leaves.  Tables of iptables that were used stay, empty."""
+    """Within pristine_node: remove what a case leaves.  iptables tables that were used remain, empty."""
     links = set(_links())
     try:
         yield
     finally:
         reset_host_state()
-        _delete_links_but(links)
+        _delete_links_except(links)
 
 
 def prepare(case: Case) -> list[str]:
-    """Run what *case* asks for before the start; a note if it failed."""
+    """Run the preparation of *case*; a note if it failed."""
     if not case.prepare:
         return []
-    with tempfile.TemporaryFile() as output:  # no pipe: what it leaves in the background would keep that open
-        ended = subprocess.run(
+    with tempfile.TemporaryFile() as output:  # not a pipe, which background processes would leave open
+        result = subprocess.run(
             case.prepare, cwd=case.folder, stdout=output, stderr=output, timeout=_PREPARE_TIMEOUT_S, check=False
         )
         output.seek(0)
         text = output.read().decode(errors="replace").strip()
-    return [f"what comes before the start ended with status {ended.returncode}: {text}"] if ended.returncode else []
+    return [f"preparation exited with status {result.returncode}: {text}"] if result.returncode else []
 
 
 def _links() -> Iterator[str]:
     return (path.name for path in _LINKS.iterdir())
 
 
-def _delete_links_but(links: set[str]) -> None:
+def _delete_links_except(links: set[str]) -> None:
     for link in set(_links()) - links:
         subprocess.run(["ip", "link", "del", link], check=False, capture_output=True)
 
 
-def _forget() -> None:
-    """Reset the kernel, and unload the modules of iptables' tables: a table that was once used stays to be printed."""
+def _reset() -> None:
+    """Reset the kernel, and unload the modules of iptables tables: a table that was used once is still printed."""
     reset_host_state()
     loaded = [line.split()[0] for line in Path("/proc/modules").read_text().splitlines()]
     tables = [name for name in loaded if name.startswith(("iptable_", "ip6table_"))]

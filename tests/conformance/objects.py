@@ -1,7 +1,7 @@
-"""objects: the short form in which written cases speak of objects -> the objects as the API would serve them.
+"""Objects in the short form of spec cases, expanded to what the API would serve.
 
-Law: every word of the short form has one meaning (tests/spec_cases/README.md), and what has none is Malformed, so a slip
-of the pen can't turn into another case.  What is not abbreviated goes into `spec` as it stands.
+Every word of the short form has one meaning (tests/spec_cases/README.md), and any other word makes the case malformed,
+so a typing error cannot become another case.  What is not abbreviated becomes a field of `spec`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tests.conformance.case import Malformed
+from tests.conformance.case import MalformedCaseError
 
 Object = dict[str, Any]
 
@@ -36,7 +36,9 @@ def expand(text: str) -> list[str]:
     if not match:
         return [text]
     numbers = range(int(match[1]), int(match[2]) + 1)
-    return [more for number in numbers for more in expand(f"{text[: match.start()]}{number}{text[match.end() :]}")]
+    return [
+        expanded for number in numbers for expanded in expand(f"{text[: match.start()]}{number}{text[match.end() :]}")
+    ]
 
 
 def words(text: str | int | Iterable[str | int] | None) -> list[str]:
@@ -46,9 +48,9 @@ def words(text: str | int | Iterable[str | int] | None) -> list[str]:
 
 
 def node(name: str = "node-a", **fields: Any) -> Object:
-    """A Node as in the recordings, but for *fields*: zone, addresses ("TYPE ADDRESS"), podCIDRs."""
+    """A Node as in the recordings, except for *fields*: zone, addresses ("TYPE ADDRESS"), podCIDRs."""
     if unknown := set(fields) - {"zone", "addresses", "podCIDRs"}:
-        raise Malformed(f"node: unknown {', '.join(sorted(unknown))}")
+        raise MalformedCaseError(f"node: unknown {', '.join(sorted(unknown))}")
     last = {"node-a": 10, "node-b": 11}[name]
     pods = {"node-a": 1, "node-b": 2}[name]
     zone = fields.get("zone", f"zone-{name[-1]}")
@@ -64,8 +66,8 @@ def node(name: str = "node-a", **fields: Any) -> Object:
 
 
 def service(name: str, short: Mapping[str, Any]) -> Object:
-    """A Service: `ip`, `ports`, `ingress`, `labels`, `annotations` are short forms, all else is of its spec."""
-    rest = {
+    """A Service: `ip`, `ports`, `ingress`, `labels`, `annotations` are short forms, all else belongs to its spec."""
+    spec_fields = {
         key: value for key, value in short.items() if key not in ("ip", "ports", "ingress", "labels", "annotations")
     }
     ips = words(short.get("ip"))
@@ -74,9 +76,9 @@ def service(name: str, short: Mapping[str, Any]) -> Object:
         **({"clusterIP": ips[0], "clusterIPs": ips} if ips else {}),
         **({"ipFamilies": ["IPv6" if ":" in ip else "IPv4" for ip in ips]} if ips and ips != ["None"] else {}),
         "ports": [_service_port(text) for text in short.get("ports", ())],
-        **rest,
+        **spec_fields,
     }
-    ingress = [{"ip": each, "ipMode": "VIP"} if isinstance(each, str) else each for each in short.get("ingress", ())]
+    ingress = [{"ip": ip, "ipMode": "VIP"} if isinstance(ip, str) else ip for ip in short.get("ingress", ())]
     metadata = _metadata(name, short.get("labels"), short.get("annotations"))
     status = {"loadBalancer": {"ingress": ingress} if ingress else {}}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec, "status": status}
@@ -85,9 +87,9 @@ def service(name: str, short: Mapping[str, Any]) -> Object:
 def endpoint_slice(name: str, short: Mapping[str, Any]) -> Object:
     """An EndpointSlice: `of` is the Service's name, `endpoints` are texts like `10.244.1.5 node-a not-ready`."""
     if unknown := set(short) - _SLICE_WORDS:
-        raise Malformed(f"slice {name}: unknown {', '.join(sorted(unknown))}")
+        raise MalformedCaseError(f"slice {name}: unknown {', '.join(sorted(unknown))}")
     endpoints = [endpoint for text in short.get("endpoints", ()) for endpoint in _endpoints(text)]
-    first = next((each["addresses"][0] for each in endpoints if each["addresses"]), "")
+    first = next((endpoint["addresses"][0] for endpoint in endpoints if endpoint["addresses"]), "")
     of = {"kubernetes.io/service-name": short["of"]} if short.get("of") else {}
     return {
         "apiVersion": "discovery.k8s.io/v1",
@@ -100,9 +102,9 @@ def endpoint_slice(name: str, short: Mapping[str, Any]) -> Object:
 
 
 def _metadata(name: str, labels: Mapping[str, str] | None, annotations: Mapping[str, str] | None = None) -> Object:
-    namespace, _, rest = name.rpartition("/")
+    namespace, _, base = name.rpartition("/")
     return {
-        "name": rest,
+        "name": base,
         "namespace": namespace or "default",
         **({"labels": dict(labels)} if labels else {}),
         **({"annotations": dict(annotations)} if annotations else {}),
@@ -112,7 +114,7 @@ def _metadata(name: str, labels: Mapping[str, str] | None, annotations: Mapping[
 def _parsed_port(text: str | int) -> re.Match[str]:
     match = _PORT.fullmatch(str(text))
     if not match:
-        raise Malformed(f"{text!r} is not a port; write [NAME ]NUMBER[/PROTOCOL][ node NUMBER]")
+        raise MalformedCaseError(f"{text!r} is not a port; write [NAME ]NUMBER[/PROTOCOL][ node NUMBER]")
     return match
 
 
@@ -124,7 +126,7 @@ def _service_port(text: str | int) -> Object:
 
 
 def _slice_port(port: str | int | Object) -> Object:
-    """A text, or a mapping for what texts can't say."""
+    """A text, or a mapping for what has no short form."""
     if isinstance(port, dict):
         return port
     match = _parsed_port(port)
@@ -133,10 +135,10 @@ def _slice_port(port: str | int | Object) -> Object:
 
 def _endpoints(text: str) -> Iterator[Object]:
     """`ADDRESS [NODE] [WORD ...]`; a condition without a word is not set."""
-    for each in expand(text):
-        address, *rest = each.split()
+    for expanded in expand(text):
+        address, *options = expanded.split()
         endpoint: Object = {"addresses": [] if address == "nowhere" else [address], "conditions": {}}
-        for word in rest:
+        for word in options:
             key, equals, names = word.partition("=")
             if word in _CONDITIONS:
                 condition, value = _CONDITIONS[word]
@@ -147,5 +149,5 @@ def _endpoints(text: str) -> Iterator[Object]:
             elif word.startswith("node-"):
                 endpoint["nodeName"] = word
             else:
-                raise Malformed(f"endpoint {text!r}: unknown word {word!r}")
+                raise MalformedCaseError(f"endpoint {text!r}: unknown word {word!r}")
         yield endpoint

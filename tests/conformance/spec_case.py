@@ -1,6 +1,6 @@
-"""written: a case written from the specification, one YAML file -> a Case.
+"""Read a spec case: a YAML file written by hand from the specification.
 
-Law: a file that says something unknown is Malformed.  What a step does not say is as it was in the stage before.
+An unknown key makes it malformed.  What a step does not mention is as in the stage before.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from tests.conformance.canon import FILES
-from tests.conformance.case import START, Case, Malformed, Stage
-from tests.conformance.expect import expected_lines
+from tests.conformance.canonical import FILES
+from tests.conformance.case import START, Case, MalformedCaseError, Stage
+from tests.conformance.expectation import expected_lines
 from tests.conformance.objects import Object, endpoint_slice, node, service
 
 CONFIG: Mapping[str, Any] = {
@@ -23,27 +23,27 @@ CONFIG: Mapping[str, Any] = {
     "hostnameOverride": "node-a",
     "clusterCIDR": "10.244.0.0/16",
 }
-"""The configuration of every case, but for what it says itself."""
+"""The configuration of every case, before its own fields."""
 
 _OBJECTS = ("node", "services", "slices", "raw")
-_HEAD = {"says", "spec", "config", "before", "steps", "times"}
+_HEAD = {"rule", "spec", "config", "before", "steps", "times"}
 _STAGE = {*_OBJECTS, "expect"}
 
 
-def read_written(path: Path) -> Case:
+def read_spec_case(path: Path) -> Case:
     """The case in the file *path*.  Raises Malformed."""
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
         return _case(path, document)
-    except (OSError, yaml.YAMLError, Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise Malformed(f"{path}: {error or type(error).__name__}") from error
+    except (OSError, yaml.YAMLError, MalformedCaseError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise MalformedCaseError(f"{path}: {error or type(error).__name__}") from error
 
 
 def _case(path: Path, document: Mapping[str, Any]) -> Case:
     if unknown := set(document) - _HEAD - _STAGE:
-        raise Malformed(f"unknown {', '.join(sorted(unknown))}")
-    if missing := {"says", "spec", "expect"} - set(document):
-        raise Malformed(f"no {', '.join(sorted(missing))}")
+        raise MalformedCaseError(f"unknown {', '.join(sorted(unknown))}")
+    if missing := {"rule", "spec", "expect"} - set(document):
+        raise MalformedCaseError(f"no {', '.join(sorted(missing))}")
     before = document.get("before")
     return Case(
         name=path.stem,
@@ -51,7 +51,7 @@ def _case(path: Path, document: Mapping[str, Any]) -> Case:
         config=yaml.safe_dump({**CONFIG, **document.get("config", {})}),
         prepare=("/bin/bash", "-ec", before) if before else (),
         stages=tuple(_stages(document)),
-        times=document.get("times", 1),
+        repetitions=document.get("times", 1),
     )
 
 
@@ -60,25 +60,25 @@ def _stages(document: Mapping[str, Any]) -> Iterator[Stage]:
     expect: dict[str, Any] = dict(document["expect"] or {})
     yield _stage(START, objects, expect)
     for number, step in enumerate(document.get("steps", ()), start=1):
-        (name, changes), *more = step.items()
-        if more or set(changes) - _STAGE:
-            raise Malformed(f"step {number}: {sorted(set(changes) - _STAGE) or 'has two names'}")
+        (name, changes), *others = step.items()
+        if others or set(changes) - _STAGE:
+            raise MalformedCaseError(f"step {number}: {sorted(set(changes) - _STAGE) or 'has two names'}")
         objects = {key: _changed(objects[key], changes.get(key)) for key in _OBJECTS}
         expect = {**expect, **(changes.get("expect") or {})}
         yield _stage(f"step-{number}-{name}", objects, expect)
 
 
 def _changed(value: Any, change: Any) -> Any:
-    """*value* with the keys of *change* instead of its own; None takes one away."""
-    return {key: part for key, part in {**value, **(change or {})}.items() if part is not None}
+    """*value* with the keys of *change* replaced; None removes a key."""
+    return {key: entry for key, entry in {**value, **(change or {})}.items() if entry is not None}
 
 
 def _stage(name: str, objects: Mapping[str, Any], expect: Mapping[str, Any]) -> Stage:
-    made: list[Object] = [node(**objects["node"]), node("node-b")]
-    made += [service(key, short) for key, short in objects["services"].items()]
-    made += [endpoint_slice(key, short) for key, short in objects["slices"].items()]
-    made += objects["raw"].values()
-    text = yaml.dump_all(made, Dumper=yaml.CSafeDumper, sort_keys=False)
-    lines = expected_lines(expect, settings=name == START)
+    built: list[Object] = [node(**objects["node"]), node("node-b")]
+    built += [service(key, short) for key, short in objects["services"].items()]
+    built += [endpoint_slice(key, short) for key, short in objects["slices"].items()]
+    built += objects["raw"].values()
+    text = yaml.dump_all(built, Dumper=yaml.CSafeDumper, sort_keys=False)
+    lines = expected_lines(expect, sysctls=name == START)
     assert set(lines) >= set(FILES[:-1])
     return Stage(name, text, lines)

@@ -1,4 +1,4 @@
-"""The kernels that are held to one contract: the one in memory always, and Linux inside the lab."""
+"""The kernels that the contract tests run on: MemoryKernel always, LinuxKernel inside the lab."""
 
 from collections.abc import Iterator
 
@@ -6,15 +6,16 @@ import pytest
 
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
-from tests.contract.contract import LINUX, LINUX_BY_LIBIPTC, LINUX_BY_TOOL, SETTING, linux_kernel
+from tests.contract.contract import LINUX, LINUX_IPSET_COMMAND, LINUX_LIBIPTC, SYSCTL, linux_kernel
 
 
-@pytest.fixture(params=["memory", LINUX, LINUX_BY_LIBIPTC])
+@pytest.fixture(params=["memory", LINUX, LINUX_LIBIPTC])
 def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
-    """A kernel without any row but the setting ip_forward, which is 0."""
+    """A kernel without any row but the sysctl ip_forward, which is 0."""
     if request.param == "memory":
-        yield MemoryKernel({SETTING: "0"}, forgiving=True)
+        yield MemoryKernel({SYSCTL: "0"}, idempotent=True)
         return
-    by_tool, by_libiptc = (request.param in way.values for way in (LINUX_BY_TOOL, LINUX_BY_LIBIPTC))
-    with linux_kernel(ipset_by_tool=by_tool, by_libiptc=by_libiptc) as made:
-        yield made
+    use_ipset_command = request.param in LINUX_IPSET_COMMAND.values
+    use_libiptc = request.param in LINUX_LIBIPTC.values
+    with linux_kernel(use_ipset_command=use_ipset_command, use_libiptc=use_libiptc) as linux:
+        yield linux

@@ -1,4 +1,4 @@
-"""What the tests of the contract share: the words to speak to any kernel, and a sample of each kind of row."""
+"""What the contract tests share: helpers for any kernel, a sample of each kind of row, tests for every sample."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import pytest
 from msgspec import Struct
 
 from kubeproxy_py.kernel import Kernel, read_all, scope_of
-from kubeproxy_py.kernel.iptables.backend import choose_flavour, programs
+from kubeproxy_py.kernel.iptables.backend import detect_backend, find_commands
 from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter
 from kubeproxy_py.kernel.linux import LinuxKernel
 from kubeproxy_py.model.rows import (
@@ -31,18 +31,17 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
-from kubeproxy_py.model.services import FAMILIES
 from kubeproxy_py.model.steps import Plan, Step
+from kubeproxy_py.net import FAMILIES
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.reconcile.fingerprints import part_of
-from tests.host_tools.tables_of_a_node import network_of_ones_own
+from kubeproxy_py.reconcile.fingerprints import readable_of
+from tests.host_tools.recorded_tables import private_network
 
-# MemoryKernel refuses these where Linux does not, or says otherwise why; Linux wins, memory.py is to follow.
 LINUX = pytest.param("linux", marks=pytest.mark.kernel)
-LINUX_BY_TOOL = pytest.param("linux, sets by tool", marks=pytest.mark.kernel)
-LINUX_BY_LIBIPTC = pytest.param("linux, rules by libiptc", marks=pytest.mark.kernel)
+LINUX_IPSET_COMMAND = pytest.param("linux, ipset command", marks=pytest.mark.kernel)
+LINUX_LIBIPTC = pytest.param("linux, libiptc", marks=pytest.mark.kernel)
 
-SETTING = Sysctl("net/ipv4/ip_forward")
+SYSCTL = Sysctl("net/ipv4/ip_forward")
 DEVICE = Link(IPVS_DEVICE)
 MARK = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
 SERVICES = Chain("IPv4", "nat", "KUBE-SERVICES")
@@ -63,12 +62,12 @@ PLAIN = VirtualServerSpec()
 
 
 class Sample(Struct, frozen=True):
-    """A row, another spec that it may have, and the rows that it needs."""
+    """A row, another spec that it may have, and the rows that it depends on."""
 
     key: Key
     spec: Spec = None
     other: Spec = None
-    needs: Rows = {}
+    dependencies: Rows = {}
 
     def __str__(self) -> str:
         return f"{type(self.key).__name__} {self.key}"
@@ -78,21 +77,21 @@ SETS = (
     Sample(CLUSTER_IP, PORTS_SPEC, LARGER_SPEC),
     Sample(CLUSTER_IP_6, IpsetSpec("hash:ip,port", "IPv6"), IpsetSpec("hash:ip", "IPv6")),
     Sample(NODE_PORTS, IpsetSpec("bitmap:port", None), IpsetSpec("hash:ip,port", "IPv4")),
-    Sample(ENTRY, needs={CLUSTER_IP: PORTS_SPEC}),
+    Sample(ENTRY, dependencies={CLUSTER_IP: PORTS_SPEC}),
 )
-OTHERS = (
+OTHER_ROWS = (
     Sample(DEVICE),
     Sample(MARK, MARK_SPEC, ChainSpec(("-p tcp -j RETURN",))),
     Sample(FORWARD, ChainSpec(()), ChainSpec(("-j ACCEPT",))),
-    Sample(PORTALS, PORTALS_SPEC, needs={SERVICES: ChainSpec(())}),
+    Sample(PORTALS, PORTALS_SPEC, dependencies={SERVICES: ChainSpec(())}),
     Sample(HTTP, PLAIN, PERSISTENT),
     Sample(VirtualServer("10.96.0.10", 53, "UDP"), PLAIN, VirtualServerSpec("lc")),
     Sample(VirtualServer("10.96.0.10", 9000, "SCTP"), VirtualServerSpec("mh", 16), PLAIN),
     Sample(HTTP_6, PERSISTENT, PLAIN),
     Sample(POD, RealServerSpec(1), RealServerSpec(0), {HTTP: PLAIN}),
     Sample(POD_6, RealServerSpec(1), RealServerSpec(0), {HTTP_6: PLAIN}),
-    Sample(ADDRESS, needs={DEVICE: None}),
-    Sample(ADDRESS_6, needs={DEVICE: None}),
+    Sample(ADDRESS, dependencies={DEVICE: None}),
+    Sample(ADDRESS_6, dependencies={DEVICE: None}),
 )
 
 
@@ -109,19 +108,19 @@ def delete(key: Key, before: Spec = None) -> Step:
 
 
 def carry_out(kernel: Kernel, steps: Sequence[Step]) -> dict[Key, int]:
-    """Apply *steps*: the keys of those that failed, with their errno."""
-    return {failed.step.key: failed.errno for failed in kernel.apply(Plan(tuple(steps))).failed}
+    """Apply *steps*; return the keys of those that failed, with their errno."""
+    return {failure.step.key: failure.errno for failure in kernel.apply(Plan(tuple(steps))).failures}
 
 
-def make(kernel: Kernel, rows: Rows, before: Rows | None = None) -> None:
-    """Bring a kernel that holds just *before* (nothing) to *rows*, as the agent would."""
-    assert not kernel.apply(make_plan(rows, before or {})).failed
+def bring_to(kernel: Kernel, rows: Rows, before: Rows | None = None) -> None:
+    """Bring a kernel whose rows are *before* (default: none) to *rows*, as the agent would."""
+    assert not kernel.apply(make_plan(rows, before or {})).failures
 
 
 def rows_of(kernel: Kernel, *keys: Key) -> Rows:
-    """The rows of the scopes in which *keys* lie, or of all scopes; without settings, which are always there.
+    """Return the rows of the scopes of *keys*, or of all scopes without sysctls, which always exist.
 
-    Reading all costs some 40 messages and 4 processes, which adds up where a process costs 50 ms.
+    Reading all scopes costs some 40 messages and 4 processes, which adds up where a process costs 50 ms.
     """
     if not keys:
         return {key: spec for key, spec in read_all(kernel).items() if not isinstance(key, Sysctl)}
@@ -129,84 +128,86 @@ def rows_of(kernel: Kernel, *keys: Key) -> Rows:
 
 
 class EveryRow:
-    """What holds for every kind of row; a subclass says for which samples."""
+    """Tests for every kind of row; a subclass chooses the samples."""
 
-    def test_a_row_that_is_added_reads_back_equal(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, sample.needs)
+    def test_an_added_row_reads_back_equal(self, kernel: Kernel, sample: Sample) -> None:
+        bring_to(kernel, sample.dependencies)
         assert carry_out(kernel, [add(sample.key, sample.spec)]) == {}
-        assert rows_of(kernel, sample.key) == {**sample.needs, sample.key: sample.spec}
+        assert rows_of(kernel, sample.key) == {**sample.dependencies, sample.key: sample.spec}
 
-    def test_a_row_that_is_added_twice_is_there_once(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, {**sample.needs, sample.key: sample.spec})
+    def test_adding_an_existing_row_changes_nothing(self, kernel: Kernel, sample: Sample) -> None:
+        bring_to(kernel, {**sample.dependencies, sample.key: sample.spec})
         assert carry_out(kernel, [add(sample.key, sample.spec)]) == {}
-        assert rows_of(kernel, sample.key) == {**sample.needs, sample.key: sample.spec}
+        assert rows_of(kernel, sample.key) == {**sample.dependencies, sample.key: sample.spec}
 
-    def test_a_row_that_is_deleted_is_gone(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, {**sample.needs, sample.key: sample.spec})
+    def test_a_deleted_row_no_longer_exists(self, kernel: Kernel, sample: Sample) -> None:
+        bring_to(kernel, {**sample.dependencies, sample.key: sample.spec})
         assert carry_out(kernel, [delete(sample.key, sample.spec)]) == {}
-        assert rows_of(kernel, sample.key) == sample.needs
+        assert rows_of(kernel, sample.key) == sample.dependencies
 
-    def test_deleting_what_is_gone_is_done(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, sample.needs)
+    def test_deleting_a_missing_row_succeeds(self, kernel: Kernel, sample: Sample) -> None:
+        bring_to(kernel, sample.dependencies)
         assert carry_out(kernel, [delete(sample.key, sample.spec)]) == {}
-        assert rows_of(kernel, sample.key) == sample.needs
+        assert rows_of(kernel, sample.key) == sample.dependencies
 
-    def test_the_seal_of_its_part_stays_until_the_row_comes_or_goes(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, sample.needs)
-        without = seal_of(kernel, sample)
-        assert seal_of(kernel, sample) == without
+    def test_the_fingerprint_changes_only_when_the_row_is_added_or_deleted(
+        self, kernel: Kernel, sample: Sample
+    ) -> None:
+        bring_to(kernel, sample.dependencies)
+        absent = fingerprint_of(kernel, sample)
+        assert fingerprint_of(kernel, sample) == absent
         carry_out(kernel, [add(sample.key, sample.spec)])
-        having = seal_of(kernel, sample)
-        assert (having == seal_of(kernel, sample), having == without) == (True, False)
-        assert sample.key in kernel.snapshot(part_of(sample.key)).rows()
+        present = fingerprint_of(kernel, sample)
+        assert (present == fingerprint_of(kernel, sample), present == absent) == (True, False)
+        assert sample.key in kernel.snapshot(readable_of(sample.key)).rows()
         carry_out(kernel, [delete(sample.key, sample.spec)])
-        assert seal_of(kernel, sample) != having
-        assert sample.key not in kernel.snapshot(part_of(sample.key)).rows()
+        assert fingerprint_of(kernel, sample) != present
+        assert sample.key not in kernel.snapshot(readable_of(sample.key)).rows()
 
 
 class EveryRowThatChanges:
-    """What holds for the kinds that have a spec."""
+    """Tests for the kinds of rows that have a spec."""
 
-    def test_a_row_that_is_updated_has_the_new_spec(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, {**sample.needs, sample.key: sample.spec})
+    def test_an_updated_row_has_the_new_spec(self, kernel: Kernel, sample: Sample) -> None:
+        bring_to(kernel, {**sample.dependencies, sample.key: sample.spec})
         assert carry_out(kernel, [update(sample.key, sample.other, sample.spec)]) == {}
-        assert rows_of(kernel, sample.key) == {**sample.needs, sample.key: sample.other}
+        assert rows_of(kernel, sample.key) == {**sample.dependencies, sample.key: sample.other}
 
-    def test_an_add_that_meets_its_row_makes_the_spec_true(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, {**sample.needs, sample.key: sample.spec})
+    def test_adding_an_existing_row_updates_its_spec(self, kernel: Kernel, sample: Sample) -> None:
+        bring_to(kernel, {**sample.dependencies, sample.key: sample.spec})
         assert carry_out(kernel, [add(sample.key, sample.other)]) == {}
-        assert rows_of(kernel, sample.key) == {**sample.needs, sample.key: sample.other}
+        assert rows_of(kernel, sample.key) == {**sample.dependencies, sample.key: sample.other}
 
-    def test_the_seal_of_its_part_tells_a_new_spec(self, kernel: Kernel, sample: Sample) -> None:
-        make(kernel, {**sample.needs, sample.key: sample.spec})
-        before = seal_of(kernel, sample)
+    def test_the_fingerprint_changes_with_the_spec(self, kernel: Kernel, sample: Sample) -> None:
+        bring_to(kernel, {**sample.dependencies, sample.key: sample.spec})
+        before = fingerprint_of(kernel, sample)
         carry_out(kernel, [update(sample.key, sample.other, sample.spec)])
-        assert seal_of(kernel, sample) != before
+        assert fingerprint_of(kernel, sample) != before
 
 
-def seal_of(kernel: Kernel, sample: Sample) -> int:
-    seal = kernel.fingerprint(part_of(sample.key))
-    assert seal == kernel.snapshot(part_of(sample.key)).fingerprint()
-    return seal
+def fingerprint_of(kernel: Kernel, sample: Sample) -> int:
+    fingerprint = kernel.fingerprint(readable_of(sample.key))
+    assert fingerprint == kernel.snapshot(readable_of(sample.key)).fingerprint()
+    return fingerprint
 
 
-def each(samples: Sequence[Sample]) -> pytest.MarkDecorator:
+def for_each(samples: Sequence[Sample]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("sample", samples, ids=str)
 
 
-def each_that_changes(samples: Sequence[Sample]) -> pytest.MarkDecorator:
-    return each([sample for sample in samples if sample.other is not None])
+def for_each_with_another_spec(samples: Sequence[Sample]) -> pytest.MarkDecorator:
+    return for_each([sample for sample in samples if sample.other is not None])
 
 
 @contextmanager
-def linux_kernel(*, ipset_by_tool: bool = False, by_libiptc: bool = False) -> Iterator[LinuxKernel]:
-    """LinuxKernel in a network namespace of its own; a failure, not a skip, where there is no IPVS."""
+def linux_kernel(*, use_ipset_command: bool = False, use_libiptc: bool = False) -> Iterator[LinuxKernel]:
+    """LinuxKernel in a network namespace of its own; fails, instead of skipping, where there is no IPVS."""
     if not Path("/proc/net/ip_vs").exists():
         pytest.fail("this kernel has no IPVS; hint: python3 -m lab run -- ...", pytrace=False)
-    with network_of_ones_own():
-        found = [words for family in FAMILIES if (words := programs(choose_flavour(), family))]
-        rules = LibiptcAdapter(found, "legacy") if by_libiptc else None
-        kernel = LinuxKernel(found, sysctls=[SETTING.path], ipset_by_tool=ipset_by_tool, rules=rules)
+    with private_network():
+        commands = [program for family in FAMILIES if (program := find_commands(detect_backend(), family))]
+        rules = LibiptcAdapter(commands, "legacy") if use_libiptc else None
+        kernel = LinuxKernel(commands, sysctls=[SYSCTL.path], use_ipset_command=use_ipset_command, rules_adapter=rules)
         try:
             yield kernel
         finally:

@@ -1,6 +1,6 @@
-"""The kernel in memory is at least as strict as Linux: given the same plans, even from stale beliefs, they end alike.
+"""MemoryKernel is at least as strict as Linux: after the same plans, even from stale rows, their rows are equal.
 
-It may refuse more: iptables takes a jump to a chain that only a later step of the same run makes.
+It may refuse more: iptables accepts a jump to a chain that only a later step of the same group creates.
 """
 
 from random import Random
@@ -67,18 +67,18 @@ _CHOICES: dict[Key, tuple[object, ...]] = {
 
 
 def _some_rows(random: Random) -> Rows:
-    """Any of the rows, whether or not what they need is among them."""
+    """Return a random choice of rows, whether or not their dependencies are among them."""
     return {key: random.choice(specs) for key, specs in _CHOICES.items() if random.random() < 0.7}  # type: ignore[misc]
 
 
 def _refused(outcome: Outcome) -> set[tuple[Key, Spec]]:
-    return {(failed.step.key, failed.step.spec) for failed in outcome.failed}
+    return {(failure.step.key, failure.step.spec) for failure in outcome.failures}
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("seed", range(12))
-def test_linux_takes_what_the_kernel_in_memory_takes_and_ends_alike(seed: int) -> None:
-    random, memory = Random(seed), MemoryKernel(forgiving=True)
+def test_linux_accepts_what_the_memory_kernel_accepts_and_ends_with_the_same_rows(seed: int) -> None:
+    random, memory = Random(seed), MemoryKernel(idempotent=True)
     with linux_kernel() as linux:
         for _ in range(3):
             plan: Plan = make_plan(_some_rows(random), _some_rows(random))

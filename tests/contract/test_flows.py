@@ -1,10 +1,10 @@
-"""UDP flows: both kernels tell those to the virtual servers asked for, and forget just those that they are told to."""
+"""UDP flows: both kernels list those to the requested virtual servers, and delete only the requested ones."""
 
 import subprocess
 
 import pytest
 
-from kubeproxy_py.kernel import FlowTable, Kernel
+from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.rows import VirtualServer
@@ -16,56 +16,55 @@ POD_6 = ("fd00:10:244:1::5", 8080)
 
 
 @pytest.fixture
-def table(kernel: Kernel) -> FlowTable:
+def table(kernel: Kernel) -> Kernel:
     """A kernel with one flow to each of DNS's pods, one to NTP, one to DNS_6."""
-    assert isinstance(kernel, FlowTable)
-    made = [Flow(DNS, POD), Flow(DNS, OTHER), Flow(NTP, POD), Flow(DNS_6, POD_6)]
+    existing = [Flow(DNS, POD), Flow(DNS, OTHER), Flow(NTP, POD), Flow(DNS_6, POD_6)]
     if isinstance(kernel, MemoryKernel):
-        kernel.flows = made
+        kernel.flows = existing
     else:
-        for number, flow in enumerate(made):
-            _make(flow, 40000 + number)
+        for number, flow in enumerate(existing):
+            _create(flow, 40000 + number)
     return kernel
 
 
-def _make(flow: Flow, source_port: int) -> None:
+def _create(flow: Flow, source_port: int) -> None:
     client = "fd00::9" if ":" in flow.virtual_server.address else "192.0.2.9"
-    words = (
+    command = (
         f"conntrack -I -p udp -t 300 -s {client} --sport {source_port} "
         f"-d {flow.virtual_server.address} --dport {flow.virtual_server.port} "
         f"--reply-src {flow.destination[0]} --reply-port-src {flow.destination[1]} "
         f"--reply-dst {client} --reply-port-dst {source_port}"
     )
-    subprocess.run(words.split(), check=True, capture_output=True)
+    subprocess.run(command.split(), check=True, capture_output=True)
 
 
-def flows(table: FlowTable, *servers: VirtualServer) -> list[Flow]:
-    return [flow for part in table.udp_flows(servers) for flow in part]
+def flows(table: Kernel, *servers: VirtualServer) -> list[Flow]:
+    return [flow for chunk in table.udp_flows(servers) for flow in chunk]
 
 
-def places(found: list[Flow]) -> set[tuple[VirtualServer, tuple[str, int]]]:
-    return {(flow.virtual_server, flow.destination) for flow in found}
+def destinations(listed: list[Flow]) -> set[tuple[VirtualServer, tuple[str, int]]]:
+    return {(flow.virtual_server, flow.destination) for flow in listed}
 
 
-def test_flows_are_told_of_the_virtual_servers_asked_for(table: FlowTable) -> None:
-    assert places(flows(table, DNS)) == {(DNS, POD), (DNS, OTHER)}
+def test_flows_to_the_requested_virtual_servers_are_listed(table: Kernel) -> None:
+    assert destinations(flows(table, DNS)) == {(DNS, POD), (DNS, OTHER)}
 
 
-def test_flows_of_both_families_are_told(table: FlowTable) -> None:
-    assert places(flows(table, NTP, DNS_6)) == {(NTP, POD), (DNS_6, POD_6)}
+def test_flows_of_both_families_are_listed(table: Kernel) -> None:
+    assert destinations(flows(table, NTP, DNS_6)) == {(NTP, POD), (DNS_6, POD_6)}
 
 
-def test_flows_of_nothing_are_none(table: FlowTable) -> None:
+def test_no_flows_are_listed_without_virtual_servers(table: Kernel) -> None:
     assert flows(table) == []
 
 
-def test_what_is_forgotten_is_gone_and_all_else_stays(table: FlowTable) -> None:
-    gone = [flow for flow in flows(table, DNS, DNS_6) if flow.destination in (OTHER, POD_6)]
-    assert table.delete_flows(gone) == (2, [])
-    assert places(flows(table, DNS, NTP, DNS_6)) == {(DNS, POD), (NTP, POD)}
+def test_deleted_flows_no_longer_exist_and_all_others_do(table: Kernel) -> None:
+    to_delete = [flow for flow in flows(table, DNS, DNS_6) if flow.destination in (OTHER, POD_6)]
+    assert table.delete_flows(to_delete) == (2, [])
+    assert destinations(flows(table, DNS, NTP, DNS_6)) == {(DNS, POD), (NTP, POD)}
 
 
-def test_what_is_gone_already_is_not_counted(table: FlowTable) -> None:
-    found = flows(table, DNS)
-    table.delete_flows(found[:1])
-    assert table.delete_flows(found) == (1, [])
+def test_deleting_a_missing_flow_is_not_counted(table: Kernel) -> None:
+    listed = flows(table, DNS)
+    table.delete_flows(listed[:1])
+    assert table.delete_flows(listed) == (1, [])

@@ -1,11 +1,11 @@
-"""Every kind of row: made, changed, removed, read back; twice is once, gone is gone, and who needs whom."""
+"""Every kind of row: added, updated, deleted, read back, repeated, and what it depends on."""
 
 from errno import EBUSY, EINVAL, ENODEV, ENOENT, ESRCH
 
 import pytest
 
 from kubeproxy_py.kernel import Kernel, scope_of
-from kubeproxy_py.kernel.memory import IPSET_ERR_BUSY
+from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_BUSY
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -32,7 +32,7 @@ from tests.contract.contract import (
     HTTP_6,
     MARK,
     MARK_SPEC,
-    OTHERS,
+    OTHER_ROWS,
     PLAIN,
     POD,
     PORTALS,
@@ -40,26 +40,26 @@ from tests.contract.contract import (
     PORTS_SPEC,
     SERVICES,
     SETS,
-    SETTING,
+    SYSCTL,
     EveryRow,
     EveryRowThatChanges,
     add,
+    bring_to,
     carry_out,
     delete,
-    each,
-    each_that_changes,
-    make,
+    for_each,
+    for_each_with_another_spec,
     rows_of,
     update,
 )
 
 
-@each(OTHERS)
+@for_each(OTHER_ROWS)
 class TestRow(EveryRow):
     pass
 
 
-@each_that_changes(OTHERS)
+@for_each_with_another_spec(OTHER_ROWS)
 class TestRowThatChanges(EveryRowThatChanges):
     pass
 
@@ -76,7 +76,7 @@ class TestRowThatChanges(EveryRowThatChanges):
     ],
     ids=str,
 )
-def test_a_row_without_what_it_needs_is_refused(kernel: Kernel, key: Key, spec: Spec, errno: int) -> None:
+def test_adding_a_row_without_its_dependency_fails(kernel: Kernel, key: Key, spec: Spec, errno: int) -> None:
     assert carry_out(kernel, [add(key, spec)]) == {key: errno}
     assert rows_of(kernel, key) == {}
 
@@ -86,32 +86,28 @@ def test_a_row_without_what_it_needs_is_refused(kernel: Kernel, key: Key, spec: 
     [(HTTP, PLAIN, ESRCH), (HTTP_6, PLAIN, ESRCH)],
     ids=str,
 )
-def test_a_virtual_server_that_is_not_there_can_not_be_changed(
-    kernel: Kernel, key: Key, spec: Spec, errno: int
-) -> None:
+def test_updating_a_missing_virtual_server_fails(kernel: Kernel, key: Key, spec: Spec, errno: int) -> None:
     assert carry_out(kernel, [update(key, spec, spec)]) == {key: errno}
 
 
-def test_a_real_server_that_is_not_there_can_not_be_changed(kernel: Kernel) -> None:
-    make(kernel, {HTTP: PLAIN})
+def test_updating_a_missing_real_server_fails(kernel: Kernel) -> None:
+    bring_to(kernel, {HTTP: PLAIN})
     assert carry_out(kernel, [update(POD, RealServerSpec(0), RealServerSpec(1))]) == {POD: ENOENT}
 
 
-def test_a_real_server_can_not_be_changed_without_its_virtual_server(kernel: Kernel) -> None:
+def test_updating_a_real_server_of_a_missing_virtual_server_fails(kernel: Kernel) -> None:
     assert carry_out(kernel, [update(POD, RealServerSpec(0), RealServerSpec(1))]) == {POD: ESRCH}
 
 
 @pytest.mark.parametrize(
-    ("key", "spec", "there"),
+    ("key", "spec", "existing"),
     [(CLUSTER_IP, PORTS_SPEC, {}), (MARK, MARK_SPEC, {}), (PORTALS, PORTALS_SPEC, {SERVICES: ChainSpec(())})],
     ids=str,
 )
-def test_sets_chains_and_jumps_that_are_not_there_are_made_by_an_update(
-    kernel: Kernel, key: Key, spec: Spec, there: Rows
-) -> None:
-    make(kernel, there)
+def test_updating_a_missing_set_chain_or_jump_creates_it(kernel: Kernel, key: Key, spec: Spec, existing: Rows) -> None:
+    bring_to(kernel, existing)
     assert carry_out(kernel, [update(key, spec, spec)]) == {}
-    assert rows_of(kernel, key) == {**there, key: spec}
+    assert rows_of(kernel, key) == {**existing, key: spec}
 
 
 _SET_RULE = ChainSpec(("-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT",))
@@ -126,18 +122,18 @@ _SET_RULE = ChainSpec(("-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT",))
     ],
     ids=str,
 )
-def test_what_another_row_uses_can_not_be_deleted(
+def test_deleting_a_row_that_another_refers_to_fails(
     kernel: Kernel, key: Key, user: Key, user_spec: Spec, errno: int
 ) -> None:
     specs: Rows = {CLUSTER_IP: PORTS_SPEC, MARK: MARK_SPEC, SERVICES: ChainSpec(())}
     rows: Rows = {key: specs[key], user: user_spec}
-    make(kernel, rows)
+    bring_to(kernel, rows)
     assert carry_out(kernel, [delete(key, specs[key])]) == {key: errno}
     assert rows_of(kernel, *rows) == rows
 
 
 @pytest.mark.parametrize(
-    ("whole", "spec", "parts"),
+    ("container", "spec", "contents"),
     [
         (DEVICE, None, {ADDRESS: None}),
         (CLUSTER_IP, PORTS_SPEC, {ENTRY: None}),
@@ -145,15 +141,15 @@ def test_what_another_row_uses_can_not_be_deleted(
     ],
     ids=str,
 )
-def test_what_lies_in_a_deleted_row_is_gone_with_it(kernel: Kernel, whole: Key, spec: Spec, parts: Rows) -> None:
-    make(kernel, {whole: spec, **parts})
-    assert carry_out(kernel, [delete(whole, spec)]) == {}
-    assert rows_of(kernel, whole) == {}
+def test_deleting_a_row_deletes_its_contents(kernel: Kernel, container: Key, spec: Spec, contents: Rows) -> None:
+    bring_to(kernel, {container: spec, **contents})
+    assert carry_out(kernel, [delete(container, spec)]) == {}
+    assert rows_of(kernel, container) == {}
 
 
-def test_one_failing_step_leaves_the_others(kernel: Kernel) -> None:
-    there: Rows = {DEVICE: None, CLUSTER_IP: PORTS_SPEC}
-    make(kernel, there)
+def test_a_failing_step_does_not_affect_others(kernel: Kernel) -> None:
+    existing: Rows = {DEVICE: None, CLUSTER_IP: PORTS_SPEC}
+    bring_to(kernel, existing)
     bad_chain = ChainSpec(("-m set --match-set KUBE-LOOP-BACK dst,dst,src -j MASQUERADE",))
     good: Rows = {
         MARK: MARK_SPEC,
@@ -168,53 +164,53 @@ def test_one_failing_step_leaves_the_others(kernel: Kernel) -> None:
         IpsetEntry("KUBE-LOOP-BACK", "10.0.0.1,tcp:1,10.0.0.1"): None,
         RealServer(HTTP_6, "fd00::1", 1): RealServerSpec(1),
     }
-    plan = make_plan({**there, **bad, **good}, there)
+    plan = make_plan({**existing, **bad, **good}, existing)
     assert carry_out(kernel, plan.steps).keys() == bad.keys()
-    assert rows_of(kernel) == {**there, **good}
+    assert rows_of(kernel) == {**existing, **good}
 
 
-def test_scopes_do_not_overlap_and_hold_every_row(kernel: Kernel) -> None:
+def test_scopes_do_not_overlap_and_contain_every_row(kernel: Kernel) -> None:
     rows: Rows = {}
-    for sample in SETS + OTHERS:
-        rows |= {**sample.needs, sample.key: sample.spec}
-    make(kernel, rows)
-    found = [(key, scope) for scope in kernel.scopes() for key in kernel.read(scope)]
-    assert sorted(str(key) for key, _ in found) == sorted(str(key) for key in {**rows, SETTING: ""})
-    assert [scope for key, scope in found] == [scope_of(key) for key, _ in found]
+    for sample in SETS + OTHER_ROWS:
+        rows |= {**sample.dependencies, sample.key: sample.spec}
+    bring_to(kernel, rows)
+    rows_and_scopes = [(key, scope) for scope in kernel.scopes() for key in kernel.read(scope)]
+    assert sorted(str(key) for key, _ in rows_and_scopes) == sorted(str(key) for key in {**rows, SYSCTL: ""})
+    assert [scope for key, scope in rows_and_scopes] == [scope_of(key) for key, _ in rows_and_scopes]
 
 
-def test_settings_are_written_and_read_back(kernel: Kernel) -> None:
-    assert kernel.read(scope_of(SETTING)) == {SETTING: "0"}
-    assert carry_out(kernel, [update(SETTING, "1", "0")]) == {}
-    assert kernel.read(scope_of(SETTING)) == {SETTING: "1"}
+def test_a_sysctl_reads_back_as_written(kernel: Kernel) -> None:
+    assert kernel.read(scope_of(SYSCTL)) == {SYSCTL: "0"}
+    assert carry_out(kernel, [update(SYSCTL, "1", "0")]) == {}
+    assert kernel.read(scope_of(SYSCTL)) == {SYSCTL: "1"}
 
 
-def test_settings_stay_when_they_are_deleted(kernel: Kernel) -> None:
-    assert carry_out(kernel, [delete(SETTING, "0")]) == {}
-    assert kernel.read(scope_of(SETTING)) == {SETTING: "0"}
+def test_deleting_a_sysctl_leaves_its_value(kernel: Kernel) -> None:
+    assert carry_out(kernel, [delete(SYSCTL, "0")]) == {}
+    assert kernel.read(scope_of(SYSCTL)) == {SYSCTL: "0"}
 
 
-def test_addresses_of_the_device_are_addresses_of_the_host(kernel: Kernel) -> None:
-    make(kernel, {DEVICE: None, ADDRESS: None, Address("fd00:10:96::a"): None})
-    ours = [each for each in kernel.host_addresses() if each.interface == IPVS_DEVICE]
-    assert ours == [HostAddress(IPVS_DEVICE, "10.96.0.10"), HostAddress(IPVS_DEVICE, "fd00:10:96::a")]
+def test_addresses_on_the_device_are_host_addresses(kernel: Kernel) -> None:
+    bring_to(kernel, {DEVICE: None, ADDRESS: None, Address("fd00:10:96::a"): None})
+    on_device = [address for address in kernel.host_addresses() if address.interface == IPVS_DEVICE]
+    assert on_device == [HostAddress(IPVS_DEVICE, "10.96.0.10"), HostAddress(IPVS_DEVICE, "fd00:10:96::a")]
 
 
-def test_an_idle_real_server_has_no_connections(kernel: Kernel) -> None:
-    make(kernel, {HTTP: PLAIN, POD: RealServerSpec(1)})
+def test_connections_of_an_idle_real_server_are_zero(kernel: Kernel) -> None:
+    bring_to(kernel, {HTTP: PLAIN, POD: RealServerSpec(1)})
     assert kernel.connections([HTTP]) == {POD: Connections(0, 0)}
 
 
-def test_a_virtual_server_that_is_gone_has_no_connections(kernel: Kernel) -> None:
-    make(kernel, {HTTP: PLAIN, POD: RealServerSpec(1)})
+def test_connections_of_a_missing_virtual_server_are_left_out(kernel: Kernel) -> None:
+    bring_to(kernel, {HTTP: PLAIN, POD: RealServerSpec(1)})
     assert kernel.connections([VirtualServer("10.96.0.99", 80, "TCP"), HTTP]) == {POD: Connections(0, 0)}
 
 
-def test_of_real_servers_those_are_idle_that_are_there_without_connections(kernel: Kernel) -> None:
-    make(kernel, {HTTP: PLAIN, POD: RealServerSpec(0)})
-    gone = RealServer(HTTP, POD.address, POD.port + 1)
-    nowhere = RealServer(VirtualServer("10.96.0.99", 80, "TCP"), POD.address, POD.port)
-    assert kernel.idle([POD, gone, nowhere]) == {POD}
+def test_idle_returns_the_real_servers_that_exist_without_connections(kernel: Kernel) -> None:
+    bring_to(kernel, {HTTP: PLAIN, POD: RealServerSpec(0)})
+    missing = RealServer(HTTP, POD.address, POD.port + 1)
+    of_missing_server = RealServer(VirtualServer("10.96.0.99", 80, "TCP"), POD.address, POD.port)
+    assert kernel.idle([POD, missing, of_missing_server]) == {POD}
     assert kernel.idle([]) == set()
 
 

@@ -1,30 +1,30 @@
-"""Sets and their entries, by netlink and by the ipset tool: they read back as written; what does not fit is refused."""
+"""ipsets and their entries, by netlink and by the ipset command: they read back as written, or are refused."""
 
 import pytest
 
 from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.kernel.memory import IPSET_ERR_BUSY, IPSET_ERR_HASH_FULL
-from kubeproxy_py.model import kube_names as tables
-from kubeproxy_py.model.kube_names import SET_KINDS
-from kubeproxy_py.model.rows import ChainSpec, Ipset, IpsetEntry, IpsetSpec, Rows, named_sets
-from kubeproxy_py.model.services import FAMILIES, Family
+from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_BUSY, IPSET_ERR_HASH_FULL
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.kube_names import IPSET_DEFINITIONS
+from kubeproxy_py.model.rows import ChainSpec, Ipset, IpsetEntry, IpsetSpec, Rows, referenced_sets
+from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.plan.plan import make_plan
 from tests.contract.contract import (
     CLUSTER_IP,
     ENTRY,
     LARGER_SPEC,
     LINUX,
-    LINUX_BY_TOOL,
+    LINUX_IPSET_COMMAND,
     PORTS_SPEC,
     SERVICES,
     SETS,
     EveryRow,
     EveryRowThatChanges,
     add,
+    bring_to,
     carry_out,
-    each,
-    each_that_changes,
-    make,
+    for_each,
+    for_each_with_another_spec,
     rows_of,
     update,
 )
@@ -43,95 +43,97 @@ _ENTRIES: dict[tuple[str, Family], tuple[str, ...]] = {
 }
 
 
-pytestmark = pytest.mark.parametrize("kernel", ["memory", LINUX, LINUX_BY_TOOL], indirect=True)
+pytestmark = pytest.mark.parametrize("kernel", ["memory", LINUX, LINUX_IPSET_COMMAND], indirect=True)
 
 
-@each(SETS)
+@for_each(SETS)
 class TestSet(EveryRow):
     pass
 
 
-@each_that_changes(SETS)
-class TestSetThatChanges(EveryRowThatChanges):
+@for_each_with_another_spec(SETS)
+class TestSetWithAnotherSpec(EveryRowThatChanges):
     pass
 
 
-def test_a_set_that_is_changed_keeps_its_entries_and_its_users(kernel: Kernel) -> None:
-    user = ChainSpec(("-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT",))
-    make(kernel, {CLUSTER_IP: PORTS_SPEC, ENTRY: None, SERVICES: user})
+def test_an_updated_set_keeps_its_entries_and_references(kernel: Kernel) -> None:
+    referring = ChainSpec(("-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT",))
+    bring_to(kernel, {CLUSTER_IP: PORTS_SPEC, ENTRY: None, SERVICES: referring})
     assert carry_out(kernel, [update(CLUSTER_IP, LARGER_SPEC, PORTS_SPEC)]) == {}
-    assert rows_of(kernel, CLUSTER_IP, SERVICES) == {CLUSTER_IP: LARGER_SPEC, ENTRY: None, SERVICES: user}
+    assert rows_of(kernel, CLUSTER_IP, SERVICES) == {CLUSTER_IP: LARGER_SPEC, ENTRY: None, SERVICES: referring}
 
 
 def _sets(family: Family) -> Rows:
-    return {**tables.ipsets(family)}  # type: ignore[dict-item]  # a dict of some keys is one of all
+    return {**kube_names.ipsets(family)}  # type: ignore[dict-item]  # a dict of some keys is one of all
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_entries_of_every_set_read_back_as_written(kernel: Kernel, family: Family) -> None:
     rows = _sets(family)
-    rows |= {IpsetEntry(kind.name_in(family), e): None for kind in SET_KINDS for e in _ENTRIES[kind.type, family]}
-    make(kernel, rows)
+    rows |= {
+        IpsetEntry(kind.name_in(family), e): None for kind in IPSET_DEFINITIONS for e in _ENTRIES[kind.type, family]
+    }
+    bring_to(kernel, rows)
     assert rows_of(kernel, *rows) == rows
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_deleted_entries_are_gone_and_the_others_stay(kernel: Kernel, family: Family) -> None:
+def test_deleting_entries_leaves_the_others(kernel: Kernel, family: Family) -> None:
     sets = _sets(family)
-    first: Rows = {IpsetEntry(kind.name_in(family), _ENTRIES[kind.type, family][0]): None for kind in SET_KINDS}
-    last: Rows = {IpsetEntry(kind.name_in(family), _ENTRIES[kind.type, family][-1]): None for kind in SET_KINDS}
-    make(kernel, {**sets, **first, **last})
-    make(kernel, {**sets, **last}, before={**sets, **first, **last})
+    first: Rows = {IpsetEntry(kind.name_in(family), _ENTRIES[kind.type, family][0]): None for kind in IPSET_DEFINITIONS}
+    last: Rows = {IpsetEntry(kind.name_in(family), _ENTRIES[kind.type, family][-1]): None for kind in IPSET_DEFINITIONS}
+    bring_to(kernel, {**sets, **first, **last})
+    bring_to(kernel, {**sets, **last}, before={**sets, **first, **last})
     assert rows_of(kernel, *sets) == {**sets, **last}
 
 
-def test_an_entry_of_the_other_family_is_refused_alone(kernel: Kernel) -> None:
-    make(kernel, {CLUSTER_IP: PORTS_SPEC})
+def test_an_entry_of_the_other_family_fails_and_others_do_not(kernel: Kernel) -> None:
+    bring_to(kernel, {CLUSTER_IP: PORTS_SPEC})
     wrong = IpsetEntry(CLUSTER_IP.name, "fd00::1,tcp:80")
     right = IpsetEntry(CLUSTER_IP.name, "10.96.0.11,tcp:80")
     assert carry_out(kernel, [add(ENTRY), add(wrong), add(right)]).keys() == {wrong}
     assert rows_of(kernel, CLUSTER_IP) == {CLUSTER_IP: PORTS_SPEC, ENTRY: None, right: None}
 
 
-def test_a_full_set_refuses_what_is_too_much(kernel: Kernel) -> None:
+def test_entries_beyond_the_size_of_a_set_fail(kernel: Kernel) -> None:
     small = IpsetSpec("hash:ip", "IPv4", maxelem=64)
     ips = Ipset("KUBE-IPVS-IPS")
     entries = [IpsetEntry(ips.name, f"10.96.0.{n}") for n in range(1, 67)]
-    make(kernel, {ips: small})
+    bring_to(kernel, {ips: small})
     assert carry_out(kernel, [add(entry) for entry in entries]) == dict.fromkeys(entries[64:], IPSET_ERR_HASH_FULL)
 
 
-_OTHER_KIND = IpsetSpec("hash:ip", "IPv4")
-_LOOKING = ChainSpec(("-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT",))
+_OTHER_TYPE = IpsetSpec("hash:ip", "IPv4")
+_REFERRING = ChainSpec(("-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT",))
 
 
-def test_a_set_is_not_given_another_type_while_a_rule_looks_at_it(kernel: Kernel) -> None:
-    make(kernel, {CLUSTER_IP: _OTHER_KIND, SERVICES: _LOOKING})
-    assert carry_out(kernel, [update(CLUSTER_IP, PORTS_SPEC, _OTHER_KIND)]) == {CLUSTER_IP: IPSET_ERR_BUSY}
-    assert rows_of(kernel, CLUSTER_IP) == {CLUSTER_IP: _OTHER_KIND}
+def test_changing_the_type_of_a_set_fails_while_a_rule_refers_to_it(kernel: Kernel) -> None:
+    bring_to(kernel, {CLUSTER_IP: _OTHER_TYPE, SERVICES: _REFERRING})
+    assert carry_out(kernel, [update(CLUSTER_IP, PORTS_SPEC, _OTHER_TYPE)]) == {CLUSTER_IP: IPSET_ERR_BUSY}
+    assert rows_of(kernel, CLUSTER_IP) == {CLUSTER_IP: _OTHER_TYPE}
 
 
-def test_a_plan_makes_a_set_of_another_type_anew_and_once_it_serves_it_does_at_every_step(kernel: Kernel) -> None:
-    desired: Rows = {CLUSTER_IP: PORTS_SPEC, ENTRY: None, SERVICES: _LOOKING}
-    make(kernel, {CLUSTER_IP: _OTHER_KIND, IpsetEntry(CLUSTER_IP.name, "10.96.0.9"): None, SERVICES: _LOOKING})
-    concerned = (CLUSTER_IP, Ipset(tables.PLACEHOLDER_SET), SERVICES)
+def test_a_plan_recreates_a_set_of_another_type_without_a_gap_in_service(kernel: Kernel) -> None:
+    desired: Rows = {CLUSTER_IP: PORTS_SPEC, ENTRY: None, SERVICES: _REFERRING}
+    bring_to(kernel, {CLUSTER_IP: _OTHER_TYPE, IpsetEntry(CLUSTER_IP.name, "10.96.0.9"): None, SERVICES: _REFERRING})
+    keys = (CLUSTER_IP, Ipset(kube_names.PLACEHOLDER_SET), SERVICES)
     served = []
-    for step in make_plan(desired, rows_of(kernel, *concerned)).steps:
+    for step in make_plan(desired, rows_of(kernel, *keys)).steps:
         assert carry_out(kernel, [step]) == {}
-        served.append(_is_served(rows_of(kernel, *concerned)))
+        served.append(_is_served(rows_of(kernel, *keys)))
     assert served == sorted(served), "a packet met a gap"
-    assert rows_of(kernel, *concerned) == desired
+    assert rows_of(kernel, *keys) == desired
 
 
 def _is_served(rows: Rows) -> bool:
     spec = rows[SERVICES]
     assert isinstance(spec, ChainSpec)
-    return any(rows.get(IpsetEntry(name, ENTRY.entry), 1) is None for name in named_sets(spec.rules))
+    return any(rows.get(IpsetEntry(name, ENTRY.entry), 1) is None for name in referenced_sets(spec.rules))
 
 
-def test_a_set_does_not_get_smaller_than_what_it_holds(kernel: Kernel) -> None:
+def test_shrinking_a_set_below_its_entries_fails(kernel: Kernel) -> None:
     ips, large, small = Ipset("KUBE-IPVS-IPS"), IpsetSpec("hash:ip", "IPv4"), IpsetSpec("hash:ip", "IPv4", maxelem=64)
     rows: Rows = {ips: large, **{IpsetEntry(ips.name, f"10.96.0.{n}"): None for n in range(1, 67)}}
-    make(kernel, rows)
+    bring_to(kernel, rows)
     assert carry_out(kernel, [update(ips, small, large)]) == {ips: IPSET_ERR_HASH_FULL}
     assert rows_of(kernel, ips) == rows

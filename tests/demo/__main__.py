@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lab.ask import AskError
+from lab.client import QueryError
 from lab.echo import EchoServers, Listener, Protocol
 from lab.network import Cluster
 from tests.demo import chapters
@@ -47,7 +47,7 @@ def main() -> int:
             servers = [Listener(name, cluster[name], protocol, port) for name, protocol, port in _SERVERS]
             with EchoServers(servers):
                 _tell(cluster)
-    except (NotSo, AskError, subprocess.CalledProcessError) as error:
+    except (NotSo, QueryError, subprocess.CalledProcessError) as error:
         print(f"\nNOT SO: {error}", flush=True)
         return 1
     print(f"\nEverything above was checked as it was printed. It took {time.monotonic() - began:.0f} s.")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lab.ask import ask
+from lab.client import query
 from lab.echo import Protocol
 from lab.namespace import Namespace
 from tests.demo.say import claim, show
@@ -29,7 +29,7 @@ class Target(NamedTuple):
 
 def send(clients: Mapping[str, Namespace], who: str, target: Target, count: int) -> Seen:
     """Ask *count* times from *who*, each time by a new connection, and print a line for each server that answered."""
-    answers = (ask(clients[who], target.protocol, target.address, target.port, timeout_s=3.0) for _ in range(count))
+    answers = (query(clients[who], target.protocol, target.address, target.port, timeout_s=3.0) for _ in range(count))
     seen = Counter((answer.name, answer.peer_address) for answer in answers)
     show(f"{who}  ->  {target}    {count} requests")
     for (name, address), times in sorted(seen.items()):

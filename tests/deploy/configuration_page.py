@@ -1,4 +1,4 @@
-"""docs/configuration.md, printed from the types, flags and effects of the configuration; `make configuration-page`."""
+"""Generator of docs/configuration.md from the configuration's fields and flags (`make configuration-page`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kubeproxy_py.config.change import EFFECTS, Effect
-from kubeproxy_py.config.flags import FLAGS, OWN_FLAGS, Flag, field_of, kind_of
+from kubeproxy_py.config.flags import AGENT_FLAGS, FLAGS, Flag, field_of, field_type_of
 from kubeproxy_py.config.types import Field, KubeProxyConfiguration, Section, fields_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/configuration.md"
@@ -14,35 +14,35 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/configuration.md"
 _HEAD = """\
 # Configuration
 
-Printed from `kubeproxy_py/config/` by `make configuration-page`.
+Generated from `kubeproxy_py/config/` by `make configuration-page`.
 
 The agent reads kube-proxy's file (`--config`, `apiVersion: kubeproxy.config.k8s.io/v1alpha1`, `kind:
-KubeProxyConfiguration`) and takes its flags. With a file, flags that have a field there are ignored, but for
-`--hostname-override` and those of the log, as in kube-proxy; our own flags always count. `kubeproxy-py check --config
-FILE` says all that is wrong with a file, `--write-config-to FILE` writes what is in effect.
-[differences.md](differences.md) says where the agent reads a file otherwise than kube-proxy.
+KubeProxyConfiguration`) and accepts its flags. With a file, flags that have a field there are ignored, except
+`--hostname-override` and the log flags, as in kube-proxy; the agent's own flags always apply. `kubeproxy-py check
+--config FILE` reports every problem of a file, and `--write-config-to FILE` writes the effective configuration.
+[differences.md](differences.md) lists where the agent reads a file differently from kube-proxy.
 
-A changed file is followed while the agent runs. *At once*: without restart. *Restart*: the process ends with status 0
-and is started again by its supervisor; the kernel's state stays, so no packet is lost.
+The agent applies a changed file while it runs. *At once*: without a restart. *Restart*: the process exits with status 0
+and its supervisor starts it again; kernel state is left in place, so no packets are lost.
 
 ## Fields of the file
 
 `null` means the default. A duration is written as `30s`, `1h30m`, `250ms`.
 
-| field | value | default | flag | when it changes |
+| field | value | default | flag | change takes effect |
 |---|---|---|---|---|
 """
 _UNUSED = """
-## Fields that mean nothing here
+## Fields without effect
 
-They are for other modes and systems, or for what this agent does otherwise; a file may have them, and the log names
-once those that are set to something else than their default.
+They apply to other modes or operating systems, or to parts of kube-proxy that this agent does not have. A file may
+contain them; the log names those that are not set to their default.
 
 """
-_OWN = """
-## The agent's own flags
+_AGENT = """
+## Flags of the agent
 
-No file of kube-proxy has a field for these, so they count beside a file too.
+kube-proxy's file has no field for these, so they apply with a file too.
 
 | flag | value | default | meaning |
 |---|---|---|---|
@@ -51,40 +51,42 @@ _WHEN = {Effect.LIVE: "at once", Effect.RESTART: "restart"}
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the page."""
     every = list(_fields(KubeProxyConfiguration))
     used = [_row(path, field) for path, field in every if EFFECTS[path] is not Effect.NONE]
-    idle = ", ".join(f"`{path}`" for path, _ in every if EFFECTS[path] is Effect.NONE)
-    own = [_own_row(flag) for flag in OWN_FLAGS]
-    return _HEAD + "\n".join(used) + "\n" + _UNUSED + idle + ".\n" + _OWN + "\n".join(own) + "\n"
+    unused = ", ".join(f"`{path}`" for path, _ in every if EFFECTS[path] is Effect.NONE)
+    agent = [_agent_row(flag) for flag in AGENT_FLAGS]
+    return _HEAD + "\n".join(used) + "\n" + _UNUSED + unused + ".\n" + _AGENT + "\n".join(agent) + "\n"
 
 
 def _fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Field]]:
     for field in fields_of(section):
         path = f"{prefix}{field.key}"
-        if field.kind is None:
+        if field.field_type is None:
             yield from _fields(type(field.default), f"{path}.")
         else:
             yield path, field
 
 
 def _row(path: str, field: Field) -> str:
-    assert field.kind, f"{path} is a group"
-    flag = next((flag for flag in FLAGS if flag.path == path and flag not in OWN_FLAGS), None)
-    named = f"`{flag}`: {flag.help}" if flag else ""
-    return f"| `{path}` | {_cell(field.kind.metavar)} | {_default(field)} | {_cell(named)} | {_WHEN[EFFECTS[path]]} |"
+    assert field.field_type, f"{path} is a group"
+    flag = next((flag for flag in FLAGS if flag.path == path and flag not in AGENT_FLAGS), None)
+    flag_cell = f"`{flag}`: {flag.help}" if flag else ""
+    value = field.field_type.metavar
+    return f"| `{path}` | {_cell(value)} | {_default(field)} | {_cell(flag_cell)} | {_WHEN[EFFECTS[path]]} |"
 
 
-def _own_row(flag: Flag) -> str:
-    return f"| `{flag}` | {_cell(kind_of(flag).metavar)} | {_default(field_of(flag))} | {_cell(flag.help)} |"
+def _agent_row(flag: Flag) -> str:
+    value = field_type_of(flag).metavar
+    return f"| `{flag}` | {_cell(value)} | {_default(field_of(flag))} | {_cell(flag.help)} |"
 
 
 def _default(field: Field) -> str:
-    assert field.kind, f"{field.name} is a group"
+    assert field.field_type, f"{field.name} is a group"
     if field.default is None or field.default in ("", (), {}):
         return ""
-    written = field.kind.write(field.default)
-    return f"`{str(written).lower() if isinstance(written, bool) else written}`"
+    default = field.field_type.write(field.default)
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def _cell(text: str) -> str:

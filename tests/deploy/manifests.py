@@ -1,4 +1,4 @@
-"""manifests: the files of deploy/, as the objects that a cluster would be given."""
+"""Read the files of deploy/ as the objects that a cluster is given."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Object = dict[str, Any]
 
 
 def objects_of(path: Path) -> list[Object]:
-    """Every document of a file of YAML."""
+    """Return the documents of a YAML file."""
     return [document for document in yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader) if document]
 
 
 def find(objects: list[Object], kind: str) -> Object:
-    """The one object of this kind."""
-    [found] = [each for each in objects if each["kind"] == kind]
-    return found
+    """Return the only object of this kind."""
+    [document] = [document for document in objects if document["kind"] == kind]
+    return document
 
 
 def pod_of(daemon_set: Object) -> Object:
-    """The spec of its pods."""
+    """Return the spec of its pods."""
     spec: Object = daemon_set["spec"]["template"]["spec"]
     return spec

@@ -1,7 +1,7 @@
-"""role: the API server's authorizer, for the one ClusterRole that we ship.
+"""An authorizer for the stand-in API server, with the rules of the shipped ClusterRole.
 
-Law: a request is what kube-apiserver takes it to be (verb, group, resource); one that no rule allows is refused with
-403, as RBAC does.
+It derives verb, group and resource of a request as kube-apiserver does, and answers 403, as RBAC does, if no rule
+allows them.
 
 Source: kubernetes.io/docs/reference/access-authn-authz/authorization, request verbs; k8s.io/apiserver,
 pkg/endpoints/request/requestinfo.go.
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.apiserver import ApiServer
 from tests.apiserver.handler import Handler
-from tests.apiserver.store import RefusedError
+from tests.apiserver.store import StatusError
 from tests.deploy.manifests import BASE, Object, find, objects_of
 
 _PATH = re.compile(
@@ -25,7 +25,7 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 
 class Right(NamedTuple):
-    """To do *verb* to objects of *resource* in *group* ("": the core)."""
+    """The right to *verb* objects of *resource* in *group* ("": the core group)."""
 
     verb: str
     group: str
@@ -33,7 +33,7 @@ class Right(NamedTuple):
 
 
 def shipped() -> set[Right]:
-    """The rights that our ClusterRole gives."""
+    """Return the rights of the shipped ClusterRole."""
     return rights_of(find(objects_of(BASE), "ClusterRole"))
 
 
@@ -47,16 +47,16 @@ def rights_of(role: Object) -> set[Right]:
     }
 
 
-def asked_for(method: str, target: str) -> Right:
-    """The right that a request needs."""
+def required_right(method: str, target: str) -> Right:
+    """Return the right that a request needs."""
     url = urlsplit(target)
-    found = _PATH.match(url.path)
-    assert found, f"{method} {target}: not a request for objects"
-    verb = _VERBS.get(method) or _reading(method, bool(found["name"]), "watch" in parse_qs(url.query))
-    return Right(verb, found["group"] or "", found["resource"])
+    match = _PATH.match(url.path)
+    assert match, f"{method} {target}: not a request for objects"
+    verb = _VERBS.get(method) or _get_or_delete_verb(method, bool(match["name"]), "watch" in parse_qs(url.query))
+    return Right(verb, match["group"] or "", match["resource"])
 
 
-def _reading(method: str, is_named: bool, is_watch: bool) -> str:
+def _get_or_delete_verb(method: str, is_named: bool, is_watch: bool) -> str:
     if method == "DELETE":
         return "delete" if is_named else "deletecollection"
     return "watch" if is_watch else "get" if is_named else "list"
@@ -65,22 +65,22 @@ def _reading(method: str, is_named: bool, is_watch: bool) -> str:
 class _Guarded(Handler):
     server: GuardedServer
 
-    def _answer(self, respond: object) -> None:
-        right = asked_for(self.command, self.path)
+    def _respond(self, respond: object) -> None:
+        right = required_right(self.command, self.path)
         self.server.used.add(right)
         if right in self.server.allowed:
-            super()._answer(respond)
+            super()._respond(respond)
         else:
-            super()._answer(lambda: _refuse(right))
+            super()._respond(lambda: _reject(right))
 
 
-def _refuse(right: Right) -> None:
+def _reject(right: Right) -> None:
     message = f"cannot {right.verb} resource {right.resource!r} in API group {right.group!r} at the cluster scope"
-    raise RefusedError(403, "Forbidden", message)
+    raise StatusError(403, "Forbidden", message)
 
 
 class GuardedServer(ApiServer):
-    """The stand-in, where a client may do what the ClusterRole allows; ``used`` are the rights that were asked for."""
+    """The stand-in, restricted to the rights of the ClusterRole; `used` are the rights that requests needed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,10 +23,10 @@ from typing import Self
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lab import linux
+from lab.guest_setup import UML_MODULES
 from lab.job import REPOSITORY
 from lab.namespace import Namespace
 from lab.pristine import LAB
-from lab.stage import UML_MODULES
 
 UNIT = "kubeproxy-py.service"
 NODE_FOLDER = Path("/opt/node")  # where the machine finds the configuration
@@ -62,7 +62,7 @@ _INSTALLED = {  # file of deploy/systemd -> where docs/install-vm.md has it put
     "sysctl.conf": "/etc/sysctl.d/90-kubeproxy-py.conf",
     "tmpfiles.conf": "/etc/tmpfiles.d/kubeproxy-py.conf",
 }
-# The checkout, or Python, may lie where the unit may not look (a home); so the machine has them below /opt.
+# The checkout, or Python, may be in a directory that the unit cannot read (a home); so the machine has them in /opt.
 _LIBRARIES = "Environment=LD_LIBRARY_PATH=/opt/python/lib"
 _PROGRAM = """\
 #!/opt/python/bin/{python}
@@ -77,9 +77,9 @@ _CLONE_NEWCGROUP = 0x2000000
 
 
 class SystemdHost:
-    """The machine, up within the `with`, in *namespace*.
+    """A machine that runs within the `with`, in *namespace*.
 
-    *folder* is its NODE_FOLDER; *options* are the agent's; *drop_in* are lines for the unit's [Service].
+    folder: its NODE_FOLDER.  options: the agent's flags.  drop_in: lines for the unit's [Service].
     """
 
     def __init__(self, namespace: Namespace, folder: Path, options: str, drop_in: str = "") -> None:
@@ -103,37 +103,37 @@ class SystemdHost:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.kill(self._pid, signal.SIGKILL)  # with process 1 of the namespace all others end
+        os.kill(self._pid, signal.SIGKILL)  # all processes of the namespace end with its process 1
         self._process.wait()
         self._log.close()
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """*argv* run on the machine, whatever comes of it."""
+        """Run *argv* on the machine; it may fail."""
         enter = ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--cgroup", "--net", "--"]
         return subprocess.run([*enter, *argv], capture_output=True, text=True, check=False, timeout=60)
 
     def do(self, *argv: str) -> str:
-        """What *argv* prints.  Fails if it does."""
+        """Run *argv* on the machine and return its output; fail if its exit status is not 0."""
         done = self.run(*argv)
         assert done.returncode == 0, f"{argv}: {done.stderr or done.stdout}\n{self.journal()}"
         return done.stdout
 
     def show(self, *names: str, unit: str = UNIT) -> tuple[str, ...]:
-        """These properties of *unit*."""
+        """Return these properties of *unit*."""
         lines = self.do("systemctl", "show", unit, *(f"--property={name}" for name in names)).splitlines()
-        found = dict(line.split("=", 1) for line in lines)
-        return tuple(found[name] for name in names)
+        properties = dict(line.split("=", 1) for line in lines)
+        return tuple(properties[name] for name in names)
 
     def journal(self) -> str:
-        """The end of the unit's log."""
+        """Return the end of the unit's log."""
         return self.run("journalctl", f"--unit={UNIT}", "--no-pager", "--output=cat", "--lines=200").stdout
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it to the agent's process alone."""
+        """Send a signal to the agent's main process only."""
         self.do("systemctl", "kill", "--kill-whom=main", f"--signal={number.name}", UNIT)
 
     def inside_unit(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """*argv* run with the unit's view of the files."""
+        """Run *argv* with the unit's view of the files."""
         [pid] = self.show("MainPID")
         return self.run("nsenter", f"--target={pid}", "--mount", "--", *argv)
 
@@ -143,14 +143,14 @@ class SystemdHost:
         def booted() -> bool:
             return self.run("systemctl", "is-active", "basic.target").stdout.strip() == "active"
 
-        wait_until(booted, lambda: f"systemd did not come up:\n{self._console()}", within_s=_BOOTED_S, look_s=0.1)
+        wait_until(booted, lambda: f"systemd did not boot:\n{self._console()}", timeout_s=_BOOTED_S, poll_s=0.1)
 
     def _console(self) -> str:
         return os.pread(self._log.fileno(), 1 << 16, 0).decode(errors="replace")[-4000:]
 
 
 def _become_machine(folder: Path) -> None:
-    """Make the namespaces, tell the pid of process 1, and end when it does."""
+    """Make the namespaces, print the pid of process 1, and end when it ends."""
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | _CLONE_NEWCGROUP)
     pid = os.fork()
     if pid == 0:
@@ -167,22 +167,22 @@ def _become_machine(folder: Path) -> None:
 
 
 def _make_files(folder: Path) -> None:
-    """Give this process a root of its own: the lab's files, over which what is written lies in memory."""
+    """Give this process its own root: the lab's files, with an overlay on a tmpfs for what is written."""
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     _LAYERS.mkdir(exist_ok=True)
     linux.mount("tmpfs", str(_LAYERS), "tmpfs", 0, "mode=755")
     root, upper, work = (_LAYERS / name for name in ("root", "upper", "work"))
-    for each in (root, upper, work):
-        each.mkdir()
+    for path in (root, upper, work):
+        path.mkdir()
     subprocess.run(["modprobe", "overlay"], check=True)
     linux.mount("overlay", str(root), "overlay", 0, f"lowerdir=/,upperdir={upper},workdir={work}")
     linux.mount("proc", f"{root}/proc", "proc")
-    for path in ("/dev", "/sys", "/etc/alternatives"):  # overlays show no mounts below them
-        linux.mount(path, f"{root}{path}", flags=linux.MS_BIND | linux.MS_REC)
+    for mounted in ("/dev", "/sys", "/etc/alternatives"):  # an overlay does not contain mounts of its lower directory
+        linux.mount(mounted, f"{root}{mounted}", flags=linux.MS_BIND | linux.MS_REC)
     linux.mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2")
-    for path in (*_EMPTY, str(_UNITS)):
-        (root / path[1:]).mkdir(parents=True, exist_ok=True)
-        linux.mount("tmpfs", f"{root}{path}", "tmpfs", 0, "mode=755")
+    for empty in (*_EMPTY, str(_UNITS)):
+        (root / empty[1:]).mkdir(parents=True, exist_ok=True)
+        linux.mount("tmpfs", f"{root}{empty}", "tmpfs", 0, "mode=755")
     for name, source in {"source": REPOSITORY, "python": sys.base_prefix, "venv": sys.prefix, "node": folder}.items():
         (root / "opt" / name).mkdir()
         linux.mount(str(source), f"{root}/opt/{name}", flags=linux.MS_BIND)

@@ -1,8 +1,11 @@
-"""What operators read is true of what they run: the configuration's page, and every file and flag that is named."""
+"""Documents agree with the code: the configuration page, and the files and flags that pages for operators name."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,26 +15,84 @@ from lab.job import REPOSITORY
 from tests.deploy.configuration_page import PAGE, page
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
-OURS = [path for path in DOCS if re.match(r"install-|migrate|troubleshooting|security|configuration", path.name)]
+ROOT_PAGES = sorted(REPOSITORY.glob("*.md"))
+OPERATOR_PAGES = [
+    path for path in DOCS if re.match(r"install-|migrate|troubleshooting|security|configuration", path.name)
+]
 _COMMAND = re.compile(r"kubeproxy-py (?:run|plan|status|check|cleanup)\b[^\n`#]*")
 _FLAG = re.compile(r"--([a-z][a-z-]+)")
-_VERB_FLAGS = {"assume-empty", "version", "help", "output"}
+_OTHER_FLAGS = {"assume-empty", "version", "help", "output"}
 
 
-def test_the_page_of_the_configuration_is_printed_from_the_code() -> None:
+def test_configuration_page_is_generated_from_the_code() -> None:
     assert PAGE.read_text() == page(), "hint: make configuration-page, and read the diff"
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
-def test_files_that_are_named_are_there(path: Path) -> None:
+@pytest.mark.parametrize("path", [*DOCS, *ROOT_PAGES], ids=lambda path: path.name)
+def test_link_leads_to_a_file_and_heading(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text()):
+        if "://" not in target:
+            linked = (path.parent / target) if target else path
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of *page*, as GitHub derives them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", OPERATOR_PAGES, ids=lambda path: path.name)
+def test_files_named_by_operator_pages_exist(path: Path) -> None:
     text = path.read_text()
-    links = {target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target}
-    assert [target for target in links if not (path.parent / target).exists()] == []
     files = {name.rstrip(".") for name in re.findall(r"\bdeploy/[\w./-]+", text)}
     assert [name for name in files if not (REPOSITORY / name).exists()] == []
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
-def test_flags_that_are_named_exist(path: Path) -> None:
+@pytest.mark.parametrize("path", OPERATOR_PAGES, ids=lambda path: path.name)
+def test_flags_named_by_operator_pages_exist(path: Path) -> None:
     named = {flag for command in _COMMAND.findall(path.read_text()) for flag in _FLAG.findall(command)}
-    assert named <= {flag.name for flag in FLAGS} | _VERB_FLAGS
+    assert named <= {flag.name for flag in FLAGS} | _OTHER_FLAGS
+
+
+# docs/troubleshooting.md quotes messages in the first cells of two tables; each is a part of one string constant.
+
+_TROUBLESHOOTING = (REPOSITORY / "docs/troubleshooting.md").read_text()
+_OTHER_PROGRAMS = {"Can't open socket to ipset"}  # iptables
+
+
+def quoted_messages() -> Iterator[str]:
+    for title in ("It does not start", "Log messages"):
+        section = _TROUBLESHOOTING.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        for first_cell in re.findall(r"^\| (.*?) \|", section, re.MULTILINE):
+            yield from re.findall(r"`([^`]+)`", first_cell)
+    yield from re.findall(r"log lines? `([^`]+)`", _TROUBLESHOOTING)
+
+
+@cache
+def string_constants() -> str:
+    """All string constants of the package, one after another."""
+    trees = (ast.parse(path.read_text()) for path in (REPOSITORY / "kubeproxy_py").rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "\0".join(node.value for node in nodes if isinstance(node.value, str))
+
+
+def test_messages_are_quoted() -> None:
+    assert len(set(quoted_messages())) > 10
+
+
+@pytest.mark.parametrize("message", sorted(set(quoted_messages()) - _OTHER_PROGRAMS))
+def test_message_quoted_by_troubleshooting_is_logged(message: str) -> None:
+    is_logged = message in string_constants()
+    assert is_logged, "hint: quote the present text of the message in docs/troubleshooting.md"
+
+
+# docs/glossary.md names for each term the file that defines it.
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`([\w./]+/[\w./]*)`", (REPOSITORY / "docs/glossary.md").read_text())))
+)
+def test_path_named_by_the_glossary_exists(path: str) -> None:
+    assert (REPOSITORY / "kubeproxy_py" / path).exists() or (REPOSITORY / path).exists()

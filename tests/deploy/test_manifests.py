@@ -1,4 +1,4 @@
-"""The files of deploy/: objects that a cluster takes, and that say what docs/security.md says."""
+"""The files of deploy/ are valid Kubernetes objects, with the settings that docs/security.md describes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_o
 BASE_FOLDER = BASE.parent
 OVERLAYS = sorted((DEPLOY / "daemonset/overlays").iterdir())
 COMPONENTS = sorted((DEPLOY / "daemonset/components").iterdir())
-# What the Kubernetes API has no schema for: kustomize's, kind's and k3d's own files, and the Prometheus operator's.
+# Kinds without a schema in the Kubernetes API: files of kustomize, kind and k3d, and the Prometheus operator's.
 _OTHERS = (
     "kustomize.config.k8s.io/",
     "kind.x-k8s.io/",
@@ -31,7 +31,7 @@ VERSIONS = ("1.29", "1.32", "1.36")
 
 
 def patches() -> set[Path]:
-    """Files that kustomizations name as patches: no whole objects, and seen as such where kustomize renders them."""
+    """Return the files that kustomizations name as patches: incomplete objects, validated after rendering."""
     return {
         folder / patch["path"]
         for folder in (*OVERLAYS, *COMPONENTS)
@@ -43,36 +43,36 @@ def patches() -> set[Path]:
 def kubernetes_objects() -> Iterator[Any]:
     templates = DEPLOY / "helm"  # Helm's language, and not YAML
     for path in sorted({*DEPLOY.rglob("*.yaml")} - {*templates.rglob("*.yaml")} - patches()):
-        for number, each in enumerate(objects_of(path)):
-            version = str(each.get("apiVersion", ""))
+        for number, document in enumerate(objects_of(path)):
+            version = str(document.get("apiVersion", ""))
             if version and not version.startswith(_OTHERS):
-                yield pytest.param(each, id=f"{path.relative_to(DEPLOY)}-{number}-{each['kind']}")
+                yield pytest.param(document, id=f"{path.relative_to(DEPLOY)}-{number}-{document['kind']}")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_api_servers_schemas_take_every_object_of_the_daemon_set(version: str) -> None:
-    for each in objects_of(BASE):
-        kubernetes_validate.validate(each, version, strict=True)
+def test_objects_of_the_daemon_set_are_valid_in_each_kubernetes_version(version: str) -> None:
+    for document in objects_of(BASE):
+        kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_a_field_that_does_not_exist_would_be_found() -> None:
+def test_unknown_field_is_rejected() -> None:
     daemon_set = find(objects_of(BASE), "DaemonSet")
     pod_of(daemon_set)["hostNetworking"] = True
     with pytest.raises(kubernetes_validate.ValidationError, match="hostNetworking"):
         kubernetes_validate.validate(daemon_set, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("each", list(kubernetes_objects()))
-def test_every_object_of_the_folder_is_one_that_the_api_server_takes(each: Object) -> None:
-    kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+@pytest.mark.parametrize("document", list(kubernetes_objects()))
+def test_every_object_of_the_folder_is_valid(document: Object) -> None:
+    kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
 
 
-def test_the_one_file_manifest_is_the_base() -> None:
+def test_single_file_manifest_equals_the_base() -> None:
     assert (DEPLOY / "daemonset.yaml").read_text() == BASE.read_text()
 
 
 @pytest.mark.parametrize("folder", [BASE_FOLDER, *OVERLAYS, *COMPONENTS], ids=lambda folder: folder.name)
-def test_a_kustomization_names_files_that_are_there(folder: Path) -> None:
+def test_files_named_by_a_kustomization_exist(folder: Path) -> None:
     [kustomization] = objects_of(folder / "kustomization.yaml")
     named = [*kustomization.get("resources", []), *(patch["path"] for patch in kustomization.get("patches", [])
                                                     if "path" in patch)]  # fmt: skip
@@ -81,24 +81,24 @@ def test_a_kustomization_names_files_that_are_there(folder: Path) -> None:
 
 
 def rendered(folder: Path) -> list[Object]:
-    """What kustomize makes of *folder*; a skip where it is not installed (apt and PyPI have none)."""
+    """Return the objects that kustomize renders from *folder*; skip if it is not installed (apt and PyPI have none)."""
     programs = {"kustomize": ["kustomize", "build"], "kubectl": ["kubectl", "kustomize"]}
     words = next((words for name, words in programs.items() if shutil.which(name)), None)
     if words is None:
         pytest.skip("neither kustomize nor kubectl is installed: overlays are not rendered")
     done = subprocess.run([*words, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 @pytest.mark.parametrize("folder", [BASE_FOLDER, *OVERLAYS], ids=lambda folder: folder.name)
-def test_kustomize_renders_objects_that_the_api_server_takes(folder: Path) -> None:
-    for each in rendered(folder):
-        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+def test_objects_rendered_by_kustomize_are_valid(folder: Path) -> None:
+    for document in rendered(folder):
+        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
 
 
-def test_the_components_take_away_what_they_say(tmp_path: Path) -> None:
-    inside = tmp_path / "inside"  # kustomize wants relative paths
+def test_component_no_init_removes_the_init_container(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"  # kustomize requires relative paths
     inside.symlink_to(DEPLOY / "daemonset")
     words = {
         "resources": ["inside/base"],
@@ -117,12 +117,12 @@ def configurations() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("data", list(configurations()))
-def test_the_agent_takes_the_configuration_and_has_nothing_to_remark(data: dict[str, str]) -> None:
+def test_configuration_is_valid_without_warnings(data: dict[str, str]) -> None:
     assert load({}, data["config.conf"].encode()).warnings == ()
 
 
-@pytest.mark.parametrize("data", [each for each in configurations() if each.id != "systemd"])
-def test_the_kubeconfig_names_the_pods_own_credentials(data: dict[str, str]) -> None:
+@pytest.mark.parametrize("data", [parameter for parameter in configurations() if parameter.id != "systemd"])
+def test_kubeconfig_names_the_pods_own_credentials(data: dict[str, str]) -> None:
     kubeconfig = yaml.safe_load(data["kubeconfig.conf"])
     account = "/var/run/secrets/kubernetes.io/serviceaccount/"
     assert kubeconfig["clusters"][0]["cluster"]["certificate-authority"] == f"{account}ca.crt"
@@ -137,7 +137,7 @@ def pod() -> Object:
     return pod_of(find(objects_of(BASE), "DaemonSet"))
 
 
-def test_the_agents_container_has_two_rights_of_root_and_can_not_get_more(pod: Object) -> None:
+def test_agent_container_has_two_capabilities_and_cannot_gain_more(pod: Object) -> None:
     [container] = pod["containers"]
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -150,24 +150,24 @@ def test_the_agents_container_has_two_rights_of_root_and_can_not_get_more(pod: O
     }
 
 
-def test_only_the_container_that_ends_is_privileged(pod: Object) -> None:
+def test_only_the_init_container_is_privileged(pod: Object) -> None:
     [container] = pod["initContainers"]
     assert container["securityContext"]["privileged"]
     assert "--init-only" in container["args"]
 
 
-def test_it_runs_on_every_linux_node_at_any_time(pod: Object) -> None:
+def test_agent_runs_on_every_linux_node(pod: Object) -> None:
     assert pod["tolerations"] == [{"operator": "Exists"}]
     assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
     assert (pod["priorityClassName"], pod["hostNetwork"]) == ("system-node-critical", True)
 
 
-def test_nodes_are_updated_one_by_one() -> None:
+def test_rolling_update_replaces_one_pod_at_a_time() -> None:
     strategy = find(objects_of(BASE), "DaemonSet")["spec"]["updateStrategy"]
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
 
 
-def test_the_host_shows_it_its_modules_and_one_lock(pod: Object) -> None:
+def test_only_modules_and_the_xtables_lock_of_the_host_are_mounted(pod: Object) -> None:
     paths = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
     assert paths == {"/run/xtables.lock", "/lib/modules"}
     for container in (*pod["containers"], *pod["initContainers"]):
@@ -175,7 +175,7 @@ def test_the_host_shows_it_its_modules_and_one_lock(pod: Object) -> None:
         assert writable == ["/run/xtables.lock"]
 
 
-def test_it_is_asked_whether_it_lives_where_it_answers(pod: Object) -> None:
+def test_probes_use_the_port_of_the_health_server(pod: Object) -> None:
     [container] = pod["containers"]
     port = next(port for port in container["ports"] if port["name"] == "healthz")["containerPort"]
     config = load({}, find(objects_of(BASE), "ConfigMap")["data"]["config.conf"].encode()).config
@@ -185,7 +185,7 @@ def test_it_is_asked_whether_it_lives_where_it_answers(pod: Object) -> None:
         assert container[probe]["httpGet"] == {"path": "/livez", "port": "healthz"}
 
 
-def test_the_image_has_one_name_everywhere() -> None:
+def test_image_name_is_the_same_everywhere() -> None:
     pod = pod_of(find(objects_of(BASE), "DaemonSet"))
     images = {container["image"] for container in (*pod["containers"], *pod["initContainers"])}
     [values] = objects_of(DEPLOY / "helm/kubeproxy-py/values.yaml")
@@ -193,15 +193,15 @@ def test_the_image_has_one_name_everywhere() -> None:
     assert images == {f"{values['image']['repository']}:{chart['appVersion']}"}
 
 
-def test_kind_and_k3d_run_no_proxy_of_their_own() -> None:
+def test_kind_and_k3d_run_no_kube_proxy() -> None:
     [kind] = objects_of(DEPLOY / "kind/cluster.yaml")
     [k3d] = objects_of(DEPLOY / "k3d/cluster.yaml")
     assert kind["networking"]["kubeProxyMode"] == "none"
-    assert "--disable-kube-proxy" in [each["arg"] for each in k3d["options"]["k3s"]["extraArgs"]]
+    assert "--disable-kube-proxy" in [argument["arg"] for argument in k3d["options"]["k3s"]["extraArgs"]]
 
 
 @pytest.mark.parametrize(("name", "node"), [("kind", "{}-control-plane"), ("k3d", "k3d-{}-server-0")])
-def test_an_overlay_names_the_control_plane_of_its_cluster(name: str, node: str) -> None:
+def test_overlay_names_the_control_plane_of_its_cluster(name: str, node: str) -> None:
     [cluster] = objects_of(DEPLOY / name / "cluster.yaml")
     cluster_name = cluster.get("name") or cluster["metadata"]["name"]
     text = (DEPLOY / f"daemonset/overlays/{name}/configuration.yaml").read_text()

@@ -60,36 +60,36 @@ def test_the_prometheus_operator_is_given_the_same_rules() -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_asks_for_metrics_that_are_served(rule: Object) -> None:
+def test_metrics_of_a_rule_exist(rule: Object) -> None:
     assert metrics_of(rule["expr"]) <= set(METRICS)
 
 
 @pytest.mark.parametrize("query", list(queries()))
-def test_a_panel_asks_for_metrics_that_are_served(query: str) -> None:
+def test_metrics_of_a_panel_exist(query: str) -> None:
     assert metrics_of(query) <= set(METRICS)
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
-def test_an_alert_is_told_what_to_do_about(alert: Object) -> None:
+def test_alert_has_a_runbook_section(alert: Object) -> None:
     path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
     headings = re.findall(r"^#+ (.+)$", (REPOSITORY / path).read_text(), re.MULTILINE)
     assert anchor == alert["alert"].lower()
     assert alert["alert"] in headings
 
 
-def test_every_alert_has_a_test_where_it_fires_and_one_where_it_does_not() -> None:
+def test_each_alert_has_a_unit_test_that_fires_and_one_that_does_not() -> None:
     tests = [
-        test for each in yaml.safe_load(UNIT_TESTS.read_text())["tests"] for test in each.get("alert_rule_test", ())
+        test for case in yaml.safe_load(UNIT_TESTS.read_text())["tests"] for test in case.get("alert_rule_test", ())
     ]
     names = {alert["alert"] for alert in alerts()}
     assert {test["alertname"] for test in tests if test.get("exp_alerts")} == names
     assert {test["alertname"] for test in tests if not test.get("exp_alerts")} == names
 
 
-def test_no_name_of_kubernetes_mixin_is_taken() -> None:
-    """Its rules for kube-proxy go on working beside ours.  Source: kubernetes-mixin, alerts and dashboards/proxy."""
-    theirs = {"KubeProxyDown", "KubeClientErrors", "KubeVersionMismatch"}
-    assert not theirs & {alert["alert"] for alert in alerts()}
+def test_alerts_do_not_collide_with_kubernetes_mixin() -> None:
+    """Its rules for kube-proxy work beside ours.  Source: kubernetes-mixin, alerts and dashboards/proxy."""
+    mixin = {"KubeProxyDown", "KubeClientErrors", "KubeVersionMismatch"}
+    assert not mixin & {alert["alert"] for alert in alerts()}
     for metric in (
         "kubeproxy_sync_proxy_rules_duration_seconds",
         "kubeproxy_network_programming_duration_seconds",
@@ -101,7 +101,7 @@ def test_no_name_of_kubernetes_mixin_is_taken() -> None:
         assert metric in METRICS
 
 
-def test_panels_do_not_overlap_and_have_numbers_of_their_own() -> None:
+def test_panels_do_not_overlap_and_have_unique_ids() -> None:
     cells = [
         (x, y)
         for panel in DASHBOARD["panels"]
@@ -114,7 +114,7 @@ def test_panels_do_not_overlap_and_have_numbers_of_their_own() -> None:
     assert len(numbers) == len(set(numbers))
 
 
-# By promtool, which `make lab` brings
+# By promtool, which `make lab` unpacks
 
 
 def promtool(*words: str | Path) -> str:
@@ -124,17 +124,17 @@ def promtool(*words: str | Path) -> str:
 
 
 @pytest.mark.lab
-def test_promtool_takes_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     assert f"{len(rules())} rules found" in promtool("check", "rules", RULES)
 
 
 @pytest.mark.lab
-def test_each_alert_fires_where_it_must_and_nowhere_else() -> None:
+def test_promtool_unit_tests_of_the_alerts_pass() -> None:
     assert "SUCCESS" in promtool("test", "rules", UNIT_TESTS)
 
 
 @pytest.mark.lab
-def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+def test_promtool_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None:
     ready = [query.replace("$__rate_interval", "5m") for query in queries()]
     made: dict[str, Any] = {
         "rules": [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(ready)]

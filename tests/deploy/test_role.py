@@ -1,4 +1,4 @@
-"""The ClusterRole is what the agent asks for: all of it, and nothing else."""
+"""The ClusterRole has exactly the rights that the agent uses."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ from kubeproxy_py.events.recorder import Recorder
 from kubeproxy_py.model.events import Event, Synced
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.source import KubeSource, connect
-from tests.deploy.role import GuardedServer, Right, asked_for, shipped
+from tests.deploy.role import GuardedServer, Right, required_right, shipped
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @pytest.fixture
 def server() -> Iterator[GuardedServer]:
-    made = GuardedServer()
-    made.start()
-    yield made
-    made.stop()
+    server = GuardedServer()
+    server.start()
+    yield server
+    server.stop()
 
 
 @contextmanager
 def synced_source(server: GuardedServer) -> Iterator[None]:
-    """A source of *server* that has told every first list, and watches."""
-    told: queue.Queue[tuple[Event, ...]] = queue.Queue()
+    """Run a source of *server* within the `with`, after its initial lists and the start of its watches."""
+    received: queue.Queue[tuple[Event, ...]] = queue.Queue()
     source = KubeSource(None, server.url, "node-a")
-    source.start(lambda *events: told.put(events))
+    source.start(lambda *events: received.put(events))
     try:
-        awaited = {"services", "slices", "node"}
-        while awaited:
-            awaited -= {event.feed for event in told.get(timeout=PATIENCE_S) if isinstance(event, Synced)}
+        missing = {"services", "slices", "node"}
+        while missing:
+            missing -= {event.feed for event in received.get(timeout=TIMEOUT_S) if isinstance(event, Synced)}
         wait(lambda: sum(right.verb == "watch" for right in server.used) >= 3)
         yield
     finally:
         source.stop()
 
 
-def wait(holds: Callable[[], bool]) -> None:
+def wait(condition: Callable[[], bool]) -> None:
     from tests.e2e.agent_process import wait_until
 
-    wait_until(holds, within_s=PATIENCE_S)
+    wait_until(condition, timeout_s=TIMEOUT_S)
 
 
 def post_a_series(server: GuardedServer) -> None:
-    """Have an Event made, and then made a series of."""
+    """Post an Event twice, which creates it and then makes it a series."""
     posting = Poster(ApiConnection(lambda: connect(None, server.url)), Recorder("host-1"), lambda: 0.0)
     posting.start()
     for _ in range(2):
-        posting.tell(started_event("node-a"))
-    assert posting.flush(PATIENCE_S)
+        posting.enqueue(started_event("node-a"))
+    assert posting.flush(TIMEOUT_S)
     posting.stop()
 
 
-def test_what_the_agent_asks_for_is_the_role(server: GuardedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_role_has_exactly_the_rights_that_the_agent_uses(server: GuardedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poster, "PACE_S", 0.0)
     with synced_source(server):
         post_a_series(server)
-    server.faults.absent = {"endpointslices"}
+    server.faults.missing_types = {"endpointslices"}
     with synced_source(server):
         pass
     assert server.used == shipped()
@@ -82,12 +82,12 @@ def test_what_the_agent_asks_for_is_the_role(server: GuardedServer, monkeypatch:
          Right("delete", "discovery.k8s.io", "endpointslices")),
     ],
 )  # fmt: skip
-def test_requests_are_taken_for_what_they_are(method: str, path: str, right: Right) -> None:
-    assert asked_for(method, path) == right
+def test_required_right_of_a_request(method: str, path: str, right: Right) -> None:
+    assert required_right(method, path) == right
 
 
-def test_a_right_that_the_role_does_not_give_is_refused(server: GuardedServer) -> None:
+def test_request_without_a_right_of_the_role_is_forbidden(server: GuardedServer) -> None:
     from tests.apiserver.client import Client
 
-    status, answer = Client(server.url).ask("DELETE", "/api/v1/nodes/node-a")
+    status, answer = Client(server.url).request_json("DELETE", "/api/v1/nodes/node-a")
     assert (status, answer["reason"]) == (403, "Forbidden")

@@ -1,4 +1,4 @@
-"""The ClusterRole, held against the API server's own authorizer: kube-apiserver with RBAC, where its programs are."""
+"""The ClusterRole, tested with a real kube-apiserver with RBAC, where its programs are installed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kubeproxy_py.model.events import Event, NodeUpserted, ServiceUpserted, Slic
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.source import KubeSource, connect
 from tests.apiserver.client import Client
-from tests.apiserver.real import as_agent, binaries, real_server
+from tests.apiserver.real import agent_client, binaries, real_server
 from tests.deploy.manifests import BASE, Object, find, objects_of
 from tests.e2e.agent_process import wait_until
 from tests.sources.test_apiserver import service
 from tests.sources.test_kubernetes_source import endpoint_slice, kubeconfig, node
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 FEEDS = {"services", "slices", "node"}
 _ROLES = "/apis/rbac.authorization.k8s.io/v1"
 _EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 
 
 class Guarded(NamedTuple):
-    """A server with RBAC; *unbound* is the status of what the agent asked before its role was bound."""
+    """A server with RBAC; *unbound* is the status of the agent's request before its role was bound."""
 
     admin: Client
     agent: Client
@@ -39,24 +39,24 @@ class Guarded(NamedTuple):
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = binaries()
     if folder is None:
-        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd: its RBAC can't be asked")
+        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd: RBAC is not tested")
     directory = tmp_path_factory.mktemp("rbac")
     with real_server(folder, directory, "RBAC") as admin:
-        agent = as_agent(admin)
-        unbound, _ = agent.ask("GET", "/api/v1/services")
+        agent = agent_client(admin)
+        unbound, _ = agent.request_json("GET", "/api/v1/services")
         _bind_role(admin)
-        # The authorizer hears of roles by a watch of its own.
-        wait_until(lambda: agent.ask("GET", "/api/v1/services")[0] == 200, within_s=PATIENCE_S)
-        for each in (service("web"), endpoint_slice("web-1"), node("node-a")):
-            admin.apply(each)
+        # The authorizer receives roles by a watch of its own.
+        wait_until(lambda: agent.request_json("GET", "/api/v1/services")[0] == 200, timeout_s=TIMEOUT_S)
+        for document in (service("web"), endpoint_slice("web-1"), node("node-a")):
+            admin.apply(document)
         yield Guarded(admin, agent, kubeconfig(directory, agent), unbound)
 
 
 def _bind_role(admin: Client) -> None:
-    """Make the role and its binding, as they are shipped."""
+    """Create the shipped role and its binding."""
     shipped = objects_of(BASE)
     for kind, plural in (("ClusterRole", "clusterroles"), ("ClusterRoleBinding", "clusterrolebindings")):
-        status, answer = admin.ask("POST", f"{_ROLES}/{plural}", find(shipped, kind))
+        status, answer = admin.request_json("POST", f"{_ROLES}/{plural}", find(shipped, kind))
         assert status == 201, answer
 
 
@@ -68,30 +68,30 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def told(guarded: Guarded) -> Iterator[list[Event]]:
-    """What the agent's source tells, from its first lists on; more comes while the test runs."""
+def received(guarded: Guarded) -> Iterator[list[Event]]:
+    """Return the events of the agent's source, from its initial lists on; more are added while the test runs."""
     events: list[Event] = []
     source = KubeSource(guarded.kubeconfig, None, "node-a")
     source.start(lambda *more: events.extend(more))
     try:
-        wait_until(lambda: _synced(events) == FEEDS, lambda: str(events), within_s=PATIENCE_S)
+        wait_until(lambda: _synced(events) == FEEDS, lambda: str(events), timeout_s=TIMEOUT_S)
         yield events
     finally:
         source.stop()
 
 
 def _synced(events: list[Event]) -> set[str]:
-    return {each.feed for each in events if isinstance(each, Synced)}
+    return {event.feed for event in events if isinstance(event, Synced)}
 
 
-def test_without_the_binding_the_agent_is_refused(guarded: Guarded) -> None:
+def test_agent_is_forbidden_without_the_binding(guarded: Guarded) -> None:
     assert guarded.unbound == 403
 
 
-def test_the_role_is_enough_for_the_first_lists(told: list[Event]) -> None:
-    services = {each.service.name.name for each in told if isinstance(each, ServiceUpserted)}
-    slices = {each.slice.name.name for each in told if isinstance(each, SliceUpserted)}
-    nodes = {each.node.name for each in told if isinstance(each, NodeUpserted)}
+def test_role_is_sufficient_for_the_initial_lists(received: list[Event]) -> None:
+    services = {event.service.name.name for event in received if isinstance(event, ServiceUpserted)}
+    slices = {event.slice.name.name for event in received if isinstance(event, SliceUpserted)}
+    nodes = {event.node.name for event in received if isinstance(event, NodeUpserted)}
     assert ("web" in services, "web-1" in slices, nodes) == (True, True, {"node-a"})
 
 
@@ -108,7 +108,7 @@ def _is_node(event: Event) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("change", "is_told"),
+    ("change", "is_expected"),
     [
         (service("late"), _is_service),
         (endpoint_slice("late-1"), _is_slice),
@@ -116,29 +116,29 @@ def _is_node(event: Event) -> bool:
     ],
     ids=["services", "endpointslices", "nodes"],
 )
-def test_the_role_is_enough_for_the_watches(
-    guarded: Guarded, told: list[Event], change: Object, is_told: Callable[[Event], bool]
+def test_role_is_sufficient_for_the_watches(
+    guarded: Guarded, received: list[Event], change: Object, is_expected: Callable[[Event], bool]
 ) -> None:
-    since = len(told)
+    since = len(received)
     guarded.admin.apply(change)
-    wait_until(lambda: any(map(is_told, told[since:])), lambda: str(told[since:]), within_s=PATIENCE_S)
+    wait_until(lambda: any(map(is_expected, received[since:])), lambda: str(received[since:]), timeout_s=TIMEOUT_S)
 
 
-def test_the_role_is_enough_for_an_event_that_becomes_a_series(guarded: Guarded) -> None:
+def test_role_is_sufficient_for_an_event_that_becomes_a_series(guarded: Guarded) -> None:
     poster = Poster(ApiConnection(lambda: connect(guarded.kubeconfig, None)), Recorder("host-1"), lambda: 0.0)
     poster.start()
     try:
         for _ in range(2):
-            poster.tell(started_event("node-a"))
-        assert poster.flush(PATIENCE_S)
+            poster.enqueue(started_event("node-a"))
+        assert poster.flush(TIMEOUT_S)
     finally:
         poster.stop()
-    _, found = guarded.admin.ask("GET", _EVENTS)
-    assert [each["series"]["count"] for each in found["items"] if each["reason"] == "Starting"] == [2]
+    _, events = guarded.admin.request_json("GET", _EVENTS)
+    assert [event["series"]["count"] for event in events["items"] if event["reason"] == "Starting"] == [2]
 
 
 @pytest.mark.parametrize("query", ["limit=1", "watch=1&timeoutSeconds=1"])
-def test_the_role_is_enough_for_the_endpoints_of_old_servers(guarded: Guarded, query: str) -> None:
+def test_role_is_sufficient_for_the_endpoints_of_old_servers(guarded: Guarded, query: str) -> None:
     with guarded.agent.open(guarded.agent.request("GET", f"/api/v1/endpoints?{query}")) as answer:
         assert answer.status == 200
 
@@ -156,6 +156,6 @@ def test_the_role_is_enough_for_the_endpoints_of_old_servers(guarded: Guarded, q
         ("GET", f"{_ROLES}/clusterroles"),
     ],
 )
-def test_what_the_role_does_not_give_is_refused(guarded: Guarded, method: str, path: str) -> None:
-    status, answer = guarded.agent.ask(method, path)
+def test_requests_beyond_the_role_are_forbidden(guarded: Guarded, method: str, path: str) -> None:
+    status, answer = guarded.agent.request_json(method, path)
     assert (status, answer["reason"]) == (403, "Forbidden")

@@ -1,7 +1,8 @@
-"""agent_process: `kubeproxy-py run` as a process of its own in a namespace, known by its log alone.
+"""`kubeproxy-py run` as a process in a namespace, observed through its log only.
 
-Law: what a test waits for is a line of the log, or the end of the process; there is no other way to see inside.  The
-process is gone when the `with` ends, however it ends.
+Invariants:
+  - A test waits for a line of the log or for the end of the process; nothing else of the agent is visible.
+  - The process has ended when the `with` is left, by whatever error.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ FLAGS = (
     "0",
     "-v2",
 )
-LISTED = r"first list of the feed node is whole"  # the last line before the first sync
+INITIAL_LISTS = r"Initial list of node received"  # the last line before the first sync
 SYNCED = r'"synced '
-EVENT = r'"synced .* since the event'  # not a sync for drift, nor for what has drained
+EVENT = r'"synced .* since the event'  # not a sync after drift or after draining
 
-_PATIENCE_S = 20.0
-_LOOK_S = 0.005
+_TIMEOUT_S = 20.0
+_POLL_S = 0.005
 
 
-def command(folder: Path, *words: str) -> list[str]:
-    """The command line of a verb, and flags beyond FLAGS, on the manifests in *folder*."""
-    verb, *flags = words
-    return [sys.executable, "-m", "kubeproxy_py", verb, "--manifests", str(folder), *FLAGS, *flags]
+def command_line(folder: Path, *words: str) -> list[str]:
+    """Return the command line of the command *words[0]* on the manifests in *folder*, with FLAGS and further flags."""
+    name, *flags = words
+    return [sys.executable, "-m", "kubeproxy_py", name, "--manifests", str(folder), *FLAGS, *flags]
 
 
 class AgentProcess:
-    """The agent, running within the `with`; its log, so far, is `lines()`."""
+    """The agent, running within the `with`; `lines()` is its log."""
 
     def __init__(self, namespace: Namespace, folder: Path, *flags: str) -> None:
-        self._argv = command(folder, "run", *flags)
+        self._argv = command_line(folder, "run", *flags)
         self._namespace = namespace
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +67,7 @@ class AgentProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.is_running():
-            self.end(signal.SIGKILL)
+            self.stop(signal.SIGKILL)
         self._log.close()
 
     @property
@@ -74,7 +75,7 @@ class AgentProcess:
         return self._started.pid  # nsenter becomes the agent
 
     def lines(self) -> list[str]:
-        """The whole lines of the log so far."""
+        """Return the complete lines of the log so far."""
         text = os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0)
         return text.decode().split("\n")[:-1]
 
@@ -82,38 +83,38 @@ class AgentProcess:
         return self._started.poll() is None
 
     def wait_for(self, pattern: str, since: int = 0) -> str:
-        """The first line from line *since* on in which *pattern* is found, once it is there."""
-        found: list[str] = []
+        """Wait for a line that matches *pattern*, from line *since* on, and return the first one."""
+        matches: list[str] = []
 
-        def look() -> bool:
-            running = self.is_running()  # before the log: what it wrote last is then in it
-            found.extend(line for line in self.lines()[since:] if re.search(pattern, line))
-            assert found or running, f"ended without {pattern!r}:\n{self._tail()}"
-            return bool(found)
+        def is_logged() -> bool:
+            running = self.is_running()  # read before the log, so that the last lines of an ended process are seen
+            matches.extend(line for line in self.lines()[since:] if re.search(pattern, line))
+            assert matches or running, f"ended without {pattern!r}:\n{self._tail()}"
+            return bool(matches)
 
-        wait_until(look, lambda: f"no {pattern!r} in the log:\n{self._tail()}")
-        return found[0]
+        wait_until(is_logged, lambda: f"no {pattern!r} in the log:\n{self._tail()}")
+        return matches[0]
 
     def wait_synced(self) -> str:
-        """What the log says of the first sync, once it was made."""
+        """Wait for the first sync and return its line of the log."""
         return self.wait_for(SYNCED)
 
     @contextmanager
     def syncing(self, pattern: str = SYNCED) -> Iterator[None]:
-        """What is done within has been answered by a sync at the end."""
+        """Wait at the end of the `with` for a sync that began after its start."""
         since = len(self.lines())
         yield
         self.wait_for(pattern, since)
 
-    def end(self, number: signal.Signals) -> tuple[int, float]:
-        """Send the signal and wait; the exit status (-N: by signal N), and how many seconds it took."""
-        ended = os.pidfd_open(self.pid)  # Popen.wait with a timeout would look only every 50 ms
+    def stop(self, number: signal.Signals) -> tuple[int, float]:
+        """Send the signal and wait; return the exit status (-N: killed by signal N) and the seconds until then."""
+        ended = os.pidfd_open(self.pid)  # Popen.wait with a timeout polls only every 50 ms
         try:
             poll = select.poll()
             poll.register(ended, select.POLLIN)
             before_s = time.monotonic()
             self._started.send_signal(number)
-            assert poll.poll(_PATIENCE_S * 1000), f"outlives {number.name}"
+            assert poll.poll(_TIMEOUT_S * 1000), f"outlives {number.name}"
             took_s = time.monotonic() - before_s
         finally:
             os.close(ended)
@@ -129,19 +130,16 @@ class AgentProcess:
 
 
 def wait_until(
-    holds: Callable[[], bool],
-    complaint: Callable[[], str] = lambda: "did not come to hold",
+    condition: Callable[[], bool],
+    message: Callable[[], str] = lambda: "condition not met",
     *,
-    within_s: float = _PATIENCE_S,
-    look_s: float = _LOOK_S,
+    timeout_s: float = _TIMEOUT_S,
+    poll_s: float = _POLL_S,
 ) -> float:
-    """Wait until *holds*, looking every *look_s*; how many seconds that took.
-
-    Fails with *complaint* if it takes longer than *within_s*.
-    """
+    """Wait until *condition*, checked every *poll_s*, and return the seconds waited; fail with *message* on timeout."""
     before_s = time.monotonic()
-    while not holds():
-        if time.monotonic() - before_s > within_s:
-            raise AssertionError(f"{complaint()} (waited {within_s:g} s)")
-        time.sleep(look_s)
+    while not condition():
+        if time.monotonic() - before_s > timeout_s:
+            raise AssertionError(f"{message()} (waited {timeout_s:g} s)")
+        time.sleep(poll_s)
     return time.monotonic() - before_s

@@ -1,7 +1,7 @@
-"""changes_table: one change each, the steps that it is worth, and who answers then.
+"""A table of changes: the files, all steps that each change causes, and the pods that answer afterwards.
 
-Law: the steps are all steps; a row of another Service among them would be one too many.  `web` changes, `dns` and
-`extra` where they are named; `other` never does.
+A step on a row of another Service would be one too many: `web`, `dns` and `extra` change where they are named, `other`
+never does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lab.echo import Protocol
-from tests.e2e.manifests import Object, Port, backed, endpoint_slice, service
+from tests.e2e.manifests import Object, Port, endpoint_slice, service, service_with_slice
 
 WEB_PORT = Port(80, "TCP", 8080, 30080)
 DNS_PORT = Port(53, "UDP", 8080)
@@ -19,20 +19,20 @@ Front = tuple[Protocol, str, int]
 
 
 def web(pods: tuple[str, ...] = ("pod-a1", "pod-b1"), port: Port = WEB_PORT, ip: str = "10.96.0.10") -> list[Object]:
-    return backed("web", ip, pods, [port])
+    return service_with_slice("web", ip, pods, [port])
 
 
 BASE: Files = {
     "web": web(),
-    "dns": backed("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [DNS_PORT]),
-    "extra": backed("extra", "10.96.0.30", ["pod-b3"]),
-    "other": backed("other", "10.96.0.20", ["pod-a2", "pod-b2"], [Port(80, "TCP", 8091, 30090)]),
+    "dns": service_with_slice("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [DNS_PORT]),
+    "extra": service_with_slice("extra", "10.96.0.30", ["pod-b3"]),
+    "other": service_with_slice("other", "10.96.0.20", ["pod-a2", "pod-b2"], [Port(80, "TCP", 8091, 30090)]),
 }
-NEW = backed("new", "10.96.0.77", ["pod-b3"])
+NEW = service_with_slice("new", "10.96.0.77", ["pod-b3"])
 
 
 def base_with(files: Files) -> Files:
-    """BASE, but for *files*; what BASE has not is empty unless it is among them."""
+    """Return BASE with *files* replaced; the file `new`, which is not in BASE, is empty unless given."""
     return {"new": [], **BASE, **files}
 
 
@@ -42,9 +42,12 @@ DNS: Front = ("udp", "10.96.0.53", 53)
 
 
 class Change(NamedTuple):
-    """BASE with *files* put (or dropped, where a file has no objects): *steps* at once, *drained* a second later.
+    """One change of BASE.
 
-    *answers*: who answers at a front between the two; nobody: it is refused.
+    files: the files that are written; one without objects is emptied.
+    steps: the steps at once.
+    drained: the steps a second later, when draining has ended.
+    answers: the pods that answer at a front between the two; none: the request is rejected.
     """
 
     name: str
@@ -114,7 +117,7 @@ CHANGES = (
         {CLUSTER: {"pod-b1"}, NODE: {"pod-b1"}},
     ),
     Change(
-        "endpoint made unready",  # its connections may go on: its hairpin entry stays
+        "endpoint made unready",  # its connections may continue, so its hairpin entry stays
         {"web": _unready()},
         _on(_BOTH, "update", _A1, _WEIGHT_0),
         _on(_BOTH, "delete", _A1),
@@ -122,7 +125,7 @@ CHANGES = (
     ),
     Change(
         "UDP endpoint removed",  # UDP does not drain
-        {"dns": backed("dns", "10.96.0.53", ["pod-b1"], [DNS_PORT])},
+        {"dns": service_with_slice("dns", "10.96.0.53", ["pod-b1"], [DNS_PORT])},
         [
             "delete RealServer 10.96.0.53:53/UDP -> 10.244.1.5:8080",
             "delete IpsetEntry KUBE-LOOP-BACK 10.244.1.5,udp:8080,10.244.1.5",
@@ -230,7 +233,7 @@ CHANGES = (
         {CLUSTER: {"pod-a1", "pod-b1"}, NODE: {"pod-a1", "pod-b1"}},
     ),
 )
-# Last, for one client is on one pod from then on (the templates outlive the affinity).
+# Last, because one client is bound to one pod from then on (the templates outlive the affinity).
 AFFINITY_ON = Change(
     "affinity on",
     {"web": [service("web", "10.96.0.10", [WEB_PORT], **_AFFINE), web()[1]]},

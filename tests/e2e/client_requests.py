@@ -1,7 +1,8 @@
-"""asking: many requests at once, and what became of each.
+"""Send many requests at once and classify the result of each.
 
-Law: no two requests of a run have the same source port or say the same.  So neither IPVS nor conntrack takes one for a
-flow that they know, and what a pod heard of one is known even where the answer went astray.
+Invariants:
+  - No two requests of a run have the same source port or the same payload.  So no request belongs to a flow that IPVS
+    or conntrack knows already, and a datagram that a pod received is identified even if the answer was lost.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Literal, NamedTuple
 
-from lab.ask import Answer, AskError, NoAnswer, Unreachable, ask
-from lab.echo import EchoServers, Heard, Protocol
+from lab.client import Answer, NoAnswer, QueryError, Unreachable, query
+from lab.echo import EchoServers, Protocol, ReceivedDatagram
 from lab.network import Cluster
 
 PORT_UNREACHABLE = {4: (3, 3), 6: (1, 4)}  # RFC 792; RFC 4443, 3.1
 
-# Below Linux's ephemeral ports and the NodePorts (30000 up), above those of the agent's own servers (10249, 10256).
+# Below Linux's ephemeral ports and the NodePorts (from 30000), above the ports of the agent's servers (10249, 10256).
 _source_ports = itertools.count(11000)
-_AT_ONCE = 32  # threads; nearly all of them wait for an answer that will not come
+_THREADS = 32  # nearly all of them wait for an answer that will not come
 _TIMEOUT_S = 1.0
 
 
 class Request(NamedTuple):
-    """*client* asks *address*:*port*, from *source*, an address of its own, if it doesn't leave that to the kernel."""
+    """A request of *client* to *address*:*port*, from its address *source*; "": chosen by the kernel."""
 
     client: str
     protocol: Protocol
@@ -35,71 +36,77 @@ class Request(NamedTuple):
     source: str = ""
 
 
-class Met(NamedTuple):
-    """What one request met.
+class RequestResult(NamedTuple):
+    """The result of one request.
 
-    answered: *pod* answered, and it saw the client as *saw*.  lost: *pod* heard it, and no answer came back.  dropped:
-    no pod heard it, and no answer came back.  Of TCP and SCTP a lost handshake can't be told from a dropped one:
-    unanswered.  refused: the ICMP error port unreachable came back; failed: another error.
+    answered: *pod* answered, and it saw the client's address as *seen_source*.
+    lost: *pod* received the datagram, but no answer arrived.
+    dropped: no pod received the datagram, and no answer arrived.
+    unanswered: for TCP and SCTP, where a lost handshake cannot be distinguished from a dropped one.
+    refused: the ICMP error port unreachable was received.
+    failed: another error.
     """
 
-    how: Literal["answered", "lost", "dropped", "unanswered", "refused", "failed"]
+    outcome: Literal["answered", "lost", "dropped", "unanswered", "refused", "failed"]
     pod: str = ""
-    saw: str = ""
+    seen_source: str = ""
 
 
-class _Asked(NamedTuple):
+class _SentRequest(NamedTuple):
     request: Request
-    said: bytes
-    fate: Answer | AskError
+    payload: bytes
+    result: Answer | QueryError
 
 
-def ask_one(cluster: Cluster, request: Request, timeout_s: float = _TIMEOUT_S) -> Answer:
-    """Make *request* once; raises as `ask`."""
-    return _ask(cluster, request, next(_source_ports), b"who are you?\n", timeout_s)
+def send_request(cluster: Cluster, request: Request, timeout_s: float = _TIMEOUT_S) -> Answer:
+    """Send *request* once; raises as `lab.client.query`."""
+    return _send(cluster, request, next(_source_ports), b"who are you?\n", timeout_s)
 
 
-def ask_all(
+def send_requests(
     cluster: Cluster, servers: EchoServers, requests: set[Request], times: int
-) -> Mapping[Request, Counter[Met]]:
-    """Make each of *requests* *times* times; what they met.
+) -> Mapping[Request, Counter[RequestResult]]:
+    """Send each of *requests* *times* times and count the results.
 
-    Clients of one virtual server take turns, so that each gets whole rounds of rr.
+    The requests to one virtual server are sent one after the other, so that each client gets complete rounds of rr.
     """
-    turns: dict[object, list[Request]] = {}
+    by_server: dict[object, list[Request]] = {}
     for request in sorted(requests):
-        turns.setdefault((request.protocol, request.address, request.port), []).extend([request] * times)
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        asked = list(threads.map(lambda turn: [_ask_marked(cluster, each) for each in turn], turns.values()))
-    heard = {datagram.said: datagram for datagram in servers.heard}
-    met: dict[Request, Counter[Met]] = {request: Counter() for request in requests}
-    for each in itertools.chain.from_iterable(asked):
-        met[each.request][_what_it_met(each, heard.get(each.said))] += 1
-    return met
+        by_server.setdefault((request.protocol, request.address, request.port), []).extend([request] * times)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        batches = threads.map(lambda batch: [_send_marked(cluster, request) for request in batch], by_server.values())
+        sent_requests = list(itertools.chain.from_iterable(batches))
+    received = {datagram.payload: datagram for datagram in servers.received}
+    results: dict[Request, Counter[RequestResult]] = {request: Counter() for request in requests}
+    for sent in sent_requests:
+        results[sent.request][_classify(sent, received.get(sent.payload))] += 1
+    return results
 
 
-def _ask_marked(cluster: Cluster, request: Request) -> _Asked:
+def _send_marked(cluster: Cluster, request: Request) -> _SentRequest:
     port = next(_source_ports)
-    said = f"this is {port}\n".encode()
+    payload = f"this is {port}\n".encode()
     try:
-        return _Asked(request, said, _ask(cluster, request, port, said, _TIMEOUT_S))
-    except AskError as error:
-        return _Asked(request, said, error)
+        return _SentRequest(request, payload, _send(cluster, request, port, payload, _TIMEOUT_S))
+    except QueryError as error:
+        return _SentRequest(request, payload, error)
 
 
-def _ask(cluster: Cluster, request: Request, source_port: int, said: bytes, timeout_s: float) -> Answer:
+def _send(cluster: Cluster, request: Request, source_port: int, payload: bytes, timeout_s: float) -> Answer:
     client, protocol, address, port, source = request
-    return ask(cluster[client], protocol, address, port, timeout_s, source_port, said, source)
+    return query(cluster[client], protocol, address, port, timeout_s, source_port, payload, source)
 
 
-def _what_it_met(asked: _Asked, heard: Heard | None) -> Met:
-    fate, request = asked.fate, asked.request
-    if isinstance(fate, Answer):
-        return Met("answered", fate.name, fate.peer_address)
-    if isinstance(fate, Unreachable) and fate.icmp == PORT_UNREACHABLE[ip_address(request.address).version]:
-        return Met("refused")
-    if not isinstance(fate, NoAnswer):
-        return Met("failed", saw=repr(fate))
+def _classify(sent: _SentRequest, received: ReceivedDatagram | None) -> RequestResult:
+    result, request = sent.result, sent.request
+    if isinstance(result, Answer):
+        return RequestResult("answered", result.name, result.peer_address)
+    if isinstance(result, Unreachable) and result.icmp == PORT_UNREACHABLE[ip_address(request.address).version]:
+        return RequestResult("refused")
+    if not isinstance(result, NoAnswer):
+        return RequestResult("failed", seen_source=repr(result))
     if request.protocol != "udp":
-        return Met("unanswered")
-    return Met("lost", heard.name, Answer(heard.name, heard.peer).peer_address) if heard else Met("dropped")
+        return RequestResult("unanswered")
+    if not received:
+        return RequestResult("dropped")
+    return RequestResult("lost", received.name, Answer(received.name, received.peer).peer_address)

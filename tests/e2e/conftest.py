@@ -1,4 +1,4 @@
-"""For tests on a real kernel: they fail where there is none, and share one cluster per module."""
+"""Fixtures of the tests on a real kernel: they fail on a kernel without IPVS, and share one cluster per module."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PORTS = (8080, 5353, 9000, 8091)
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernel_with_ipvs() -> None:
-    # A failure, not a skip: a run that could not see the kernel must not look like one that did.
+    # A failure, not a skip: a run without the kernel must not look like one with it.
     if os.geteuid() != 0 or not Path("/proc/net/ip_vs").exists():
         pytest.fail(
-            "this kernel has no IPVS, or we are not root; "
+            "this kernel has no IPVS, or this user is not root; "
             "hint: python3 -m lab run -- .venv/bin/python -m pytest -m kernel tests",
             pytrace=False,
         )
@@ -27,7 +27,7 @@ def _kernel_with_ipvs() -> None:
 
 @pytest.fixture(scope="module")
 def cluster(_kernel_with_ipvs: None) -> Iterator[Cluster]:
-    """A cluster whose node A has its own namespace and forwards; echo servers on all pods, each protocol, PORTS."""
+    """Yield a cluster whose node A has its own namespace and forwards; echo servers on all pods, protocols and PORTS."""
     with Cluster(ipv4_forward=True) as built:
         listeners = [
             Listener(pod.name, built[pod.name], protocol, port)

@@ -10,16 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kubeproxy_py.commands.app import real_parts
+from kubeproxy_py.commands.parts import real_parts
 from kubeproxy_py.config.load import load
 from kubeproxy_py.kernel import read_all
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.reconcile.agent import Agent, Timing
 from kubeproxy_py.reconcile.drain_queue import FIRST_CHECK_S
-from kubeproxy_py.reconcile.reconciler import Reconciler, Timing
-from kubeproxy_py.sources.manifests.source import ManifestFolder
-from tests.e2e.recording_kernel import NotingKernel
+from kubeproxy_py.reconcile.report import StaleFlowReport
+from kubeproxy_py.sources.manifests.source import ManifestSource
+from tests.e2e.recording_kernel import RecordingKernel
 
 _FLAGS = {
     "hostname-override": "node-a",
@@ -44,16 +45,16 @@ class AgentInside:
 
     def __init__(self, folder: Path) -> None:
         parts = real_parts(load({**_FLAGS, "manifests": str(folder)}))
-        assert isinstance(parts.source, ManifestFolder)
+        assert isinstance(parts.source, ManifestSource)
         self._source = parts.source
-        self._kernel = NotingKernel(parts.kernel)
+        self._kernel = RecordingKernel(parts.kernel)
         self._now_s = 0.0
         timing = Timing(sync_period_s=NEVER)
-        self._agent = Reconciler(self._kernel, parts.compiler, lambda: self._now_s, timing=timing, on_problem=_fail)
+        self._agent = Agent(self._kernel, parts.compiler, lambda: self._now_s, timing=timing, on_problem=_fail)
 
     def take_in(self) -> list[str]:
         """Read what changed in the folder, and do all that it asks for at once; the steps."""
-        for event in self._source.load():
+        for event in self._source.poll():
             self._agent.handle_event(event, self._now_s)
         return self._turn()
 
@@ -75,7 +76,7 @@ class AgentInside:
     def _turn(self) -> list[str]:
         self._kernel.steps.clear()
         for report in self._agent.step():
-            assert not report.failed
+            assert isinstance(report, StaleFlowReport) or not report.failures
         return [step_text(step) for step in self._kernel.steps]
 
 

@@ -1,7 +1,8 @@
-"""kernel_state: all that an agent makes in a namespace, as the tools that people use print it.
+"""The kernel state that an agent makes in a namespace, as ipvsadm, ipset, iptables-save and ip print it.
 
-Law: two states are equal if, and only if, packets and people can't tell them apart: no counters, no order where the
-kernel has none (sets, servers, chains among each other), but rules in the order in which they stand.
+Invariants:
+  - Two states are equal if and only if they treat packets alike and the tools print the same: without counters,
+    without order where the kernel has none (sets, servers, chains), but with the order of rules.
 """
 
 from __future__ import annotations
@@ -14,44 +15,44 @@ from lab.namespace import Namespace
 
 State = dict[str, tuple[str, ...]]
 
-_ENDS = "-- end of "
-_LOOKS = {
+_END = "-- end of "
+_COMMANDS = {
     "virtual servers": "ipvsadm -Sn",
     "ipsets": "ipset save",
     "iptables": "iptables-save",
     "ip6tables": "ip6tables-save",
     "addresses": "ip -o address show",
 }
-_SCRIPT = "".join(f"{command}; echo '{_ENDS}{look}'\n" for look, command in _LOOKS.items())
+_SCRIPT = "".join(f"{command}; echo '{_END}{part}'\n" for part, command in _COMMANDS.items())
 _SETTINGS = ("vs/conntrack", "vs/expire_nodest_conn", "vs/expire_quiescent_template")
-# What differs by chance: where a set's hash begins, the numbers of interfaces, how long an address is still valid.
-_CHANCE = re.compile(r" initval 0x[0-9a-f]+|^\d+: | +valid_lft.*| \[\d+:\d+\]$")
+# Values that differ between runs: the seed of a set's hash, indexes of interfaces, remaining lifetimes of addresses.
+_VOLATILE = re.compile(r" initval 0x[0-9a-f]+|^\d+: | +valid_lft.*| \[\d+:\d+\]$")
 
 
 def run(namespace: Namespace, *argv: str) -> str:
-    """What a command prints in *namespace*.  Fails if its exit status is not 0."""
-    with namespace.inside():  # a child belongs to the namespace of the thread that starts it: no nsenter needed
+    """Run a command in *namespace* and return its output; fail if its exit status is not 0."""
+    with namespace.inside():  # a child inherits the namespace of the thread that starts it: no nsenter needed
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{argv}: {done.stderr or done.stdout}"
     return done.stdout
 
 
 def shell(namespace: Namespace, script: str) -> str:
-    """What a script prints there; each of its commands must succeed."""
+    """Run a shell script in *namespace* and return its output; fail if one of its commands fails."""
     return run(namespace, "sh", "-ec", script)
 
 
 def kernel_state(namespace: Namespace) -> State:
-    """The state now; link-local addresses, which are random, left out."""
+    """Return the current state, without link-local addresses, which are random."""
     state: State = {"settings": _settings(namespace)}
     lines: list[str] = []
     for line in shell(namespace, _SCRIPT).splitlines():
-        if line.startswith(_ENDS):
-            look = line.removeprefix(_ENDS)
-            state[look] = tuple(_rules(lines)) if "tables" in look else tuple(sorted(lines))
+        if line.startswith(_END):
+            part = line.removeprefix(_END)
+            state[part] = tuple(_rules(lines)) if "tables" in part else tuple(sorted(lines))
             lines = []
         elif " fe80:" not in line:
-            lines.append(_CHANCE.sub("", line.rstrip()))
+            lines.append(_VOLATILE.sub("", line.rstrip()))
     return state
 
 
@@ -61,34 +62,34 @@ def _settings(namespace: Namespace) -> tuple[str, ...]:
 
 
 def _rules(saved: list[str]) -> list[str]:
-    """Chains and rules, each with its table; the order is that within a chain.
+    """Return chains and rules, each with its table, in the order within a chain.
 
-    A table that was only looked at, with its own chains empty, counts for nothing.
+    A table whose built-in chains are empty is left out: reading it is enough to create it.
     """
-    table, found = "", []
+    table, lines = "", []
     for line in saved:
         if line.startswith("*"):
             table = line[1:]
         elif line.startswith("-A") or (line.startswith(":") and not line.endswith(" ACCEPT")):
-            found.append(f"{table} {line}")
-    return sorted(found, key=lambda line: line.split()[:3] if " -A " in line else [line])
+            lines.append(f"{table} {line}")
+    return sorted(lines, key=lambda line: line.split()[:3] if " -A " in line else [line])
 
 
 def differences(one: State, other: State) -> list[str]:
-    """Each line that only one of the two has, or that stands elsewhere; for a failing test to print."""
-    found = []
-    for look in one:
-        found += [f"{look}: - {line}" for line in one[look] if line not in other[look]]
-        found += [f"{look}: + {line}" for line in other[look] if line not in one[look]]
-        if one[look] != other[look] and sorted(one[look]) == sorted(other[look]):
-            found.append(f"{look}: the same lines in another order")
-    return found
+    """Return each line that only one of the two has, or that is in another place; for a failing test to print."""
+    lines = []
+    for part in one:
+        lines += [f"{part}: - {line}" for line in one[part] if line not in other[part]]
+        lines += [f"{part}: + {line}" for line in other[part] if line not in one[part]]
+        if one[part] != other[part] and sorted(one[part]) == sorted(other[part]):
+            lines.append(f"{part}: the same lines in another order")
+    return lines
 
 
 def counters(namespace: Namespace) -> dict[str, int]:
-    """Packets counted so far by each of our iptables rules, and connections by each virtual and real server.
+    """Return the packets counted by each of our iptables rules, and the connections of each virtual and real server.
 
-    A rule or a server that is written anew begins again at 0.
+    A rule or server that is deleted and added again starts at 0.
     """
     counted: dict[str, int] = {}
     for family, command in (("IPv4", "iptables-save"), ("IPv6", "ip6tables-save")):

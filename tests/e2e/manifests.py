@@ -1,7 +1,8 @@
-"""manifests: Kubernetes objects as people write them, and a folder of them for the agent to watch.
+"""Kubernetes objects as users write them, and a folder of manifests for the agent to watch.
 
-Law: a file comes to be, or changes, by renaming, so that the agent never sees half of one.  Endpoints are given by the
-names of the lab's pods, of which address and node follow.
+Invariants:
+  - A file is created or replaced by renaming, so that the agent never reads an incomplete one.
+  - Endpoints are given by the names of the lab's pods, which determine address and node.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NAMESPACE = "shop"
 
 
 class Port(NamedTuple):
-    """One port of a Service, and the port of its pods behind it."""
+    """One port of a Service, with its target port."""
 
     number: int = 80
     protocol: str = "TCP"
@@ -32,7 +33,7 @@ class Port(NamedTuple):
 
 
 def service(name: str, cluster_ips: str | Sequence[str], ports: Iterable[Port] = (Port(),), **spec: object) -> Object:
-    """A Service; *cluster_ips* is one address, "None", or one of each family."""
+    """Return a Service; *cluster_ips* is one address, "None", or one of each family."""
     addresses = [cluster_ips] if isinstance(cluster_ips, str) else list(cluster_ips)
     written = [_service_port(port) for port in ports]
     kind = "NodePort" if any("nodePort" in port for port in written) else "ClusterIP"
@@ -43,7 +44,7 @@ def service(name: str, cluster_ips: str | Sequence[str], ports: Iterable[Port] =
 def endpoint_slice(
     name: str, pods: Iterable[str], ports: Iterable[Port] = (Port(),), *, version: int = 4, unready: Iterable[str] = ()
 ) -> Object:
-    """The EndpointSlice of the Service *name* for one IP *version*; *unready* pods are in it, but not ready."""
+    """Return the EndpointSlice of the Service *name* for one IP *version*, with ready *pods* and *unready* ones."""
     ready = dict.fromkeys(pods, True) | dict.fromkeys(unready, False)
     return {
         "apiVersion": "discovery.k8s.io/v1",
@@ -56,7 +57,7 @@ def endpoint_slice(
 
 
 def endpoints(name: str, pods: Iterable[str], ports: Iterable[Port]) -> Object:
-    """The v1 Endpoints of the Service *name*, as written by hand for one without selector."""
+    """Return the v1 Endpoints of the Service *name*, as users write them for a Service without selector."""
     subset = {
         "addresses": [{"ip": BY_NAME[pod].ipv4} for pod in pods],
         "ports": [{"name": port.name, "port": port.target, "protocol": port.protocol} for port in ports],
@@ -64,10 +65,10 @@ def endpoints(name: str, pods: Iterable[str], ports: Iterable[Port]) -> Object:
     return {"apiVersion": "v1", "kind": "Endpoints", "metadata": _metadata(name), "subsets": [subset]}
 
 
-def backed(
+def service_with_slice(
     name: str, cluster_ip: str, pods: Iterable[str], ports: Sequence[Port] = (Port(),), **spec: object
 ) -> list[Object]:
-    """An IPv4 Service and its EndpointSlice."""
+    """Return an IPv4 Service and its EndpointSlice."""
     return [service(name, cluster_ip, ports, **spec), endpoint_slice(name, pods, ports)]
 
 
@@ -77,17 +78,17 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def put(self, stem: str, objects: Iterable[Object]) -> None:
-        """Have *objects*, and only these, in the file STEM.json."""
-        self.put_text(f"{stem}.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+    def write(self, stem: str, objects: Iterable[Object]) -> None:
+        """Write *objects* to the file STEM.json, replacing its content."""
+        self.write_text(f"{stem}.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
-    def put_text(self, file_name: str, text: str) -> None:
-        """Have *text* in the file."""
-        written = self.path / f"{file_name}.new"  # by this end the agent passes it over
+    def write_text(self, file_name: str, text: str) -> None:
+        """Write *text* to the file."""
+        written = self.path / f"{file_name}.new"  # the agent ignores files with this suffix
         written.write_text(text)
         written.rename(self.path / file_name)
 
-    def drop(self, stem: str) -> None:
+    def delete(self, stem: str) -> None:
         """Remove the file STEM.json."""
         (self.path / f"{stem}.json").unlink()
 

@@ -1,10 +1,10 @@
-"""packets_table: who asks where, who answers, and as whom the pod sees it come.
+"""Requests to the Service `web`: client, address, the pods that answer, and the source address that they see.
 
-Law: what a packet meets follows from kube-proxy's rules, so each row says which.  The Service `web` stands before four
-pods, two on node A and two on node B; with rr each must get its exact share.
+The result follows from kube-proxy's rules, so each row names the rule.  `web` has four pods, two on node A and two on
+node B; with rr each must get its exact share.
 
-A masqueraded packet carries the address of the interface by which node A sends it to the pod: that of the bridge cni0
-to its own pods, that of eth0 to node B's.
+A masqueraded packet has the address of the interface by which node A sends it to the pod: that of the bridge cni0 to
+its own pods, that of eth0 to node B's.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ KEPT_FROM_A1_6 = {**dict.fromkeys(WEB_PODS, _POD_A1.ipv6), "pod-a1": "fd00:10:24
 KEPT_FROM_A2 = {**dict.fromkeys(WEB_PODS, _POD_A2.ipv4), "pod-a2": "10.244.1.1"}
 
 _POD_KEEPS = (
-    "its source is within clusterCIDR, so `! -s 10.244.0.0/16 ... KUBE-CLUSTER-IP dst,dst` doesn't mark it; but to "
-    "itself KUBE-LOOP-BACK dst,dst,src matches, lest the pod answer itself past the node"
+    "its source is in clusterCIDR, so `! -s 10.244.0.0/16 ... KUBE-CLUSTER-IP dst,dst` does not mark it; to itself, "
+    "KUBE-LOOP-BACK dst,dst,src matches, because otherwise the pod would answer itself without the node"
 )
-_NODE_FROM_VIP = "the node picks the ClusterIP, local to it, as its source, which is not in clusterCIDR: marked"
+_NODE_USES_VIP = "the node uses the ClusterIP, which is local, as its source, and that is not in clusterCIDR: marked"
 _OUTSIDE = "its source is not in clusterCIDR: marked"
-_NODE_PORT = "KUBE-SERVICES sends what goes to a local address to KUBE-NODE-PORT, whose set marks every source"
+_NODE_PORT = "KUBE-SERVICES sends traffic to local addresses to KUBE-NODE-PORT, whose set marks every source"
 
 
 class Row(NamedTuple):
-    """*client* asks *address*:*port*; *sources* are the pods that answer, each with the address it sees."""
+    """A request of *client* to *address*:*port*; *sources* are the pods that answer, with the source that each sees."""
 
     client: str
     address: str
@@ -58,11 +58,11 @@ _CLIENTS = ("pod-a1", "pod-a2", "node-a", "outside")
 ROWS = (
     Row("pod-a1", CLUSTER_IP, PORT, KEPT_FROM_A1, _POD_KEEPS),
     Row("pod-a2", CLUSTER_IP, PORT, KEPT_FROM_A2, _POD_KEEPS),
-    Row("node-a", CLUSTER_IP, PORT, MASQUERADED, _NODE_FROM_VIP),
+    Row("node-a", CLUSTER_IP, PORT, MASQUERADED, _NODE_USES_VIP),
     Row("outside", CLUSTER_IP, PORT, MASQUERADED, _OUTSIDE),
     *(Row(client, address, NODE_PORT, MASQUERADED, _NODE_PORT) for client in _CLIENTS for address in NODE_ADDRESSES),
     Row("pod-a1", CLUSTER_IP_6, PORT, KEPT_FROM_A1_6, _POD_KEEPS),
-    Row("node-a", CLUSTER_IP_6, PORT, MASQUERADED_6, _NODE_FROM_VIP),
+    Row("node-a", CLUSTER_IP_6, PORT, MASQUERADED_6, _NODE_USES_VIP),
     Row("outside", CLUSTER_IP_6, PORT, MASQUERADED_6, _OUTSIDE),
     *(Row("outside", address, NODE_PORT, MASQUERADED_6, _NODE_PORT) for address in NODE_ADDRESSES_6),
 )

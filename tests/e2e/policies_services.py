@@ -1,9 +1,9 @@
-"""policies_services: one Service for each way in which policies and endpoints can meet, and where each is reached.
+"""One Service for each combination of policies and endpoints, and the addresses of each.
 
-Law: a Service has a number, and all its addresses and its NodePort follow from that; so a row of the table names a
-Service and a front, never an address.  Each has TCP, UDP and SCTP, and both families.
+A Service has a number, from which all its addresses and its NodePort follow, so a row of the table names a Service and
+a frontend, never an address.  Each has TCP, UDP and SCTP, and both families.
 
-Node A serves pod-a1 and pod-a2, node B pod-b1, -b2 and -b3.  "Near" Services have pod-a1 and pod-b1 behind them, "far"
+Node A runs pod-a1 and pod-a2, node B pod-b1, -b2 and -b3.  "Near" Services have the endpoints pod-a1 and pod-b1, "far"
 ones pod-b1 and pod-b3: none on node A.
 """
 
@@ -19,17 +19,17 @@ Front = Literal["ClusterIP", "externalIP", "LB VIP", "NodePort", "host port"]
 Version = Literal[4, 6]
 VERSIONS: tuple[Version, ...] = (4, 6)
 
-OUTER: tuple[Front, ...] = ("externalIP", "LB VIP", "NodePort")
-ALL_FRONTS: tuple[Front, ...] = ("ClusterIP", *OUTER)
+EXTERNAL: tuple[Front, ...] = ("externalIP", "LB VIP", "NodePort")
+ALL_FRONTS: tuple[Front, ...] = ("ClusterIP", *EXTERNAL)
 NEAR = ("pod-a1", "pod-b1")
 FAR = ("pod-b1", "pod-b3")
 
-HOST_PORT = 9999  # a program of node A's own, listening on all its addresses
+HOST_PORT = 9999  # a program of node A that listens on all its addresses
 
 _NODE_A = BY_NAME[NODE_NAME]
 _AT_NODE_A: dict[Version, str] = {4: _NODE_A.ipv4, 6: _NODE_A.ipv6}
 _AT_13: dict[Version, str] = {4: "203.0.113.13", 6: "2001:db8:f::13"}
-_UNROUTED: dict[Version, str] = {4: "192.0.2.23", 6: "fd00:99::23"}  # the router sends it nowhere
+_UNROUTED: dict[Version, str] = {4: "192.0.2.23", 6: "fd00:99::23"}  # the router has no route to it
 _CLUSTER_IP: dict[Version, str] = {4: "10.96.7.{}", 6: "fd00:10:96::7:{}"}
 _EXTERNAL_IP: dict[Version, str] = {4: "198.51.100.{}", 6: "2001:db8:e::{}"}
 _VIP: dict[Version, str] = {4: "203.0.113.{}", 6: "2001:db8:f::{}"}
@@ -40,10 +40,10 @@ _BOTH_LOCAL = _INTERNAL_LOCAL | _EXTERNAL_LOCAL
 
 
 class Served(NamedTuple):
-    """A Service: its fields beside type and addresses, and the pods behind it.
+    """A Service: its fields besides type and addresses, and its endpoints.
 
-    *outer*: how it can be reached from outside; its type follows.  *vip*: the load balancer's address, if not one by
-    the number.  *ending*: pods that are terminating, and serve meanwhile.
+    *external*: how it can be reached from outside; its type follows.  *vip*: the load balancer's address, if it does
+    not follow from the number.  *terminating*: pods that are terminating but still serving.
     """
 
     number: int
@@ -51,9 +51,9 @@ class Served(NamedTuple):
     pods: tuple[str, ...]
     fields: Object
     port: int = 80
-    outer: tuple[Front, ...] = OUTER
-    vip: dict[Version, str] = {}  # noqa: RUF012  # never written to
-    ending: tuple[str, ...] = ()
+    external: tuple[Front, ...] = EXTERNAL
+    vip: dict[Version, str] = {}  # noqa: RUF012 - never changed
+    terminating: tuple[str, ...] = ()
 
     @property
     def node_port(self) -> int:
@@ -77,8 +77,8 @@ _ROWS = (
     Served(6, "far, internal Local", FAR, _INTERNAL_LOCAL),
     Served(7, "near, both Local", NEAR, _BOTH_LOCAL),
     Served(8, "far, both Local", FAR, _BOTH_LOCAL),
-    Served(9, "inner near, internal Local", NEAR, _INTERNAL_LOCAL, outer=()),
-    Served(10, "inner far, internal Local", FAR, _INTERNAL_LOCAL, outer=()),
+    Served(9, "inner near, internal Local", NEAR, _INTERNAL_LOCAL, external=()),
+    Served(10, "inner far, internal Local", FAR, _INTERNAL_LOCAL, external=()),
     Served(11, "nobody", (), {}),
     Served(12, "nobody, both Local", (), _BOTH_LOCAL),
     Served(13, "for outside", NEAR, _ranges("192.168.3.175/32", "fd00:3::175/128")),
@@ -89,22 +89,22 @@ _ROWS = (
     Served(18, "for outside, external Local", NEAR, _ranges("192.168.3.175/32", "fd00:3::175/128", **_EXTERNAL_LOCAL)),
     Served(19, "at node A's address", NEAR, {}, vip=_AT_NODE_A),
     Served(20, "at node A's address, external Local", NEAR, _EXTERNAL_LOCAL, port=81, vip=_AT_NODE_A),
-    Served(21, "near ends, external Local", NEAR, _EXTERNAL_LOCAL, ending=("pod-a1",)),
+    Served(21, "near ends, external Local", NEAR, _EXTERNAL_LOCAL, terminating=("pod-a1",)),
     Served(22, "on near's NodePort number, external Local", NEAR, _EXTERNAL_LOCAL, port=30101),
     Served(23, "far, external Local, unrouted", FAR, _EXTERNAL_LOCAL, vip=_UNROUTED),
     Served(24, "at the same address as for outside", NEAR, {}, port=82, vip=_AT_13),
-    Served(25, "near, both Local, externalIP alone", NEAR, _BOTH_LOCAL, outer=("externalIP",)),
-    Served(26, "near, both Local, LB VIP alone", NEAR, _BOTH_LOCAL, outer=("LB VIP",)),
-    Served(27, "near, both Local, NodePort alone", NEAR, _BOTH_LOCAL, outer=("NodePort",)),
-    Served(28, "far, both Local, externalIP alone", FAR, _BOTH_LOCAL, outer=("externalIP",)),
-    Served(29, "far, both Local, LB VIP alone", FAR, _BOTH_LOCAL, outer=("LB VIP",)),
-    Served(30, "far, both Local, NodePort alone", FAR, _BOTH_LOCAL, outer=("NodePort",)),
+    Served(25, "near, both Local, externalIP only", NEAR, _BOTH_LOCAL, external=("externalIP",)),
+    Served(26, "near, both Local, LB VIP only", NEAR, _BOTH_LOCAL, external=("LB VIP",)),
+    Served(27, "near, both Local, NodePort only", NEAR, _BOTH_LOCAL, external=("NodePort",)),
+    Served(28, "far, both Local, externalIP only", FAR, _BOTH_LOCAL, external=("externalIP",)),
+    Served(29, "far, both Local, LB VIP only", FAR, _BOTH_LOCAL, external=("LB VIP",)),
+    Served(30, "far, both Local, NodePort only", FAR, _BOTH_LOCAL, external=("NodePort",)),
 )
 SERVED = {served.name: served for served in _ROWS}
 
 
 def place(served: Served, front: Front, version: Version) -> tuple[str, int]:
-    """Address and port of *front*; a NodePort's is that of node A on the LAN, a host port's the load balancer's."""
+    """Address and port of *front*; a NodePort has node A's address on the LAN, a host port the load balancer's."""
     match front:
         case "NodePort":
             return _AT_NODE_A[version], served.node_port
@@ -119,11 +119,11 @@ def place(served: Served, front: Front, version: Version) -> tuple[str, int]:
 
 def objects() -> list[Object]:
     """All Services and their EndpointSlices, and the Node of node A."""
-    made: list[Object] = [_node()]
+    built: list[Object] = [_node()]
     for served in SERVED.values():
-        made.append(_service(served))
-        made.extend(_slice(served, version) for version in VERSIONS)
-    return made
+        built.append(_service(served))
+        built.extend(_slice(served, version) for version in VERSIONS)
+    return built
 
 
 def _object_name(served: Served) -> str:
@@ -131,7 +131,7 @@ def _object_name(served: Served) -> str:
 
 
 def _ports(served: Served) -> list[Port]:
-    node_port = served.node_port if "NodePort" in served.outer else 0
+    node_port = served.node_port if "NodePort" in served.external else 0
     return [Port(served.port, protocol.upper(), 8080, node_port) for protocol in PROTOCOLS]
 
 
@@ -140,24 +140,24 @@ def _service(served: Served) -> Object:
         return [place(served, front, version)[0] for version in VERSIONS]
 
     fields: Object = {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack", **served.fields}
-    if "externalIP" in served.outer:
+    if "externalIP" in served.external:
         fields["externalIPs"] = both("externalIP")
-    if "LB VIP" not in served.outer:
+    if "LB VIP" not in served.external:
         return service(_object_name(served), both("ClusterIP"), _ports(served), **fields)
-    fields |= {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": "NodePort" in served.outer}
+    fields |= {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": "NodePort" in served.external}
     fields["healthCheckNodePort"] = served.health_check_node_port
-    made = service(_object_name(served), both("ClusterIP"), _ports(served), **fields)
+    built = service(_object_name(served), both("ClusterIP"), _ports(served), **fields)
     ingress = [{"ip": address, "ipMode": "VIP"} for address in both("LB VIP")]
-    return made | {"status": {"loadBalancer": {"ingress": ingress}}}
+    return built | {"status": {"loadBalancer": {"ingress": ingress}}}
 
 
 def _slice(served: Served, version: Version) -> Object:
-    made = endpoint_slice(_object_name(served), served.pods, _ports(served), version=version)
-    ending = {BY_NAME[pod].ipv4 if version == 4 else BY_NAME[pod].ipv6 for pod in served.ending}
-    for endpoint in made["endpoints"]:
-        if ending & set(endpoint["addresses"]):
+    built = endpoint_slice(_object_name(served), served.pods, _ports(served), version=version)
+    terminating = {BY_NAME[pod].ipv4 if version == 4 else BY_NAME[pod].ipv6 for pod in served.terminating}
+    for endpoint in built["endpoints"]:
+        if terminating & set(endpoint["addresses"]):
             endpoint["conditions"] = {"ready": False, "serving": True, "terminating": True}
-    return made
+    return built
 
 
 def _node() -> Object:

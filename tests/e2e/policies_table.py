@@ -1,12 +1,12 @@
-"""policies_table: for each traffic policy, front and client: who answers, and as whom the pod sees it come.
+"""For each traffic policy, frontend and client: which pods answer, and the source address that they see.
 
-Law: a row is written from kube-proxy's rules and from what a kernel does, never computed by what it tests.  It stands
-for each of its services, fronts and clients, for both IP versions and for TCP and UDP unless it says otherwise.  Where
-kube-proxy's iptables mode would do otherwise, *differs* names the reasons, of `policies_differences.py`.
+A row is written from kube-proxy's rules and kernel behaviour, never computed by the code under test.  It applies to
+each of its services, frontends and clients, and by default to both IP versions and to TCP and UDP.  Where kube-proxy's
+iptables mode differs, *differs* has the reasons, which are in `policies_differences.py`.
 
-The clients: pod-a1 is behind each near Service itself, pod-a2 and pod-b2 are behind none; the router sends all Service
-addresses to node A, so what pod-b2, node-b and outside ask comes in from the LAN.  "node-a, bound" is a program of node
-A that binds to the node's address before it asks, as few do.
+The clients: pod-a1 is itself an endpoint of each near Service, pod-a2 and pod-b2 of none; the router sends all Service
+addresses to node A, so requests of pod-b2, node-b and outside come from the LAN.  "node-a, bound" is a program of node
+A that binds to the node's address before it connects, as few do.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from lab.echo import Protocol
-from tests.e2e.policies_services import ALL_FRONTS, FAR, NEAR, OUTER, VERSIONS, Front, Version
+from tests.e2e.policies_services import ALL_FRONTS, EXTERNAL, FAR, NEAR, VERSIONS, Front, Version
 
-Seen = Literal["own", "node", "front"]
-# As whom a pod sees the client: by its own address; masqueraded, as the interface by which node A sends it on; by the
-# address that it asked, which is what node A takes to talk to an address of kube-ipvs0.
-OWN: Seen = "own"
-NODE: Seen = "node"
-FRONT: Seen = "front"
+SourceSeen = Literal["own", "node", "front"]
+# The source address that a pod sees: the client's own; that of the interface by which node A forwards (masqueraded); or
+# the address that the request was sent to, which node A uses as the source for an address on kube-ipvs0.
+OWN: SourceSeen = "own"
+NODE: SourceSeen = "node"
+FRONT: SourceSeen = "front"
 
 PODS_HERE = ("pod-a1", "pod-a2")
 LAN = ("node-b", "outside")
 OTHERS = ("node-a", *LAN)
 BOUND_NODE = "node-a, bound"
-EVERYONE = (*PODS_HERE, "pod-b2", *OTHERS)
+ALL_CLIENTS = (*PODS_HERE, "pod-b2", *OTHERS)
 ON_DEVICE: tuple[Front, ...] = ("externalIP", "LB VIP")  # on kube-ipvs0
 
 
 class Fate(NamedTuple):
-    """The pods that answer, and those that hear it in vain since their answer passes node A by; or how else it ends."""
+    """The pods that answer, those whose answer is lost because it bypasses node A, or how else the request ends."""
 
-    answered: dict[str, Seen]
-    lost: dict[str, Seen] = {}  # noqa: RUF012  # never written to
+    answered: dict[str, SourceSeen]
+    lost: dict[str, SourceSeen] = {}  # noqa: RUF012 - never changed
     end: Literal["", "refused", "dropped"] = ""
 
 
@@ -43,16 +43,16 @@ REFUSED = Fate({}, end="refused")
 DROPPED = Fate({}, end="dropped")
 
 
-def seen_as(saw: Seen, *pods: str) -> Fate:
-    return Fate(dict.fromkeys(pods, saw))
+def answered_by(source: SourceSeen, *pods: str) -> Fate:
+    return Fate(dict.fromkeys(pods, source))
 
 
-def in_vain(saw: Seen, *pods: str) -> Fate:
-    return Fate({}, dict.fromkeys(pods, saw))
+def unanswered_by(source: SourceSeen, *pods: str) -> Fate:
+    return Fate({}, dict.fromkeys(pods, source))
 
 
 class Row(NamedTuple):
-    """Each of *clients*, asking each of *fronts* of each of *services*, meets *fate*."""
+    """Requests of each of *clients* to each of *fronts* of each of *services* end with *fate*."""
 
     services: tuple[str, ...]
     fronts: tuple[Front, ...]
@@ -67,8 +67,8 @@ _NEAR_INSIDE = ("near", "near, external Local")
 _FAR_INSIDE = ("far", "far, external Local")
 _NEAR_INTERNAL_LOCAL = ("near, internal Local", "near, both Local", "inner near, internal Local")
 _FAR_INTERNAL_LOCAL = ("far, internal Local", "far, both Local")
-_NEAR_OUTER = ("near", "near, internal Local")
-_FAR_OUTER = ("far", "far, internal Local")
+_NEAR_EXTERNAL = ("near", "near, internal Local")
+_FAR_EXTERNAL = ("far", "far, internal Local")
 _NEAR_LOCAL = ("near, external Local", "near, both Local")
 _FAR_LOCAL = ("far, external Local", "far, both Local")
 
@@ -79,121 +79,158 @@ _VIP: tuple[Front, ...] = ("LB VIP",)
 _HOST: tuple[Front, ...] = ("host port",)
 
 _CLUSTER_IP_ROWS = (
-    # Cluster: all endpoints.  Who is in clusterCIDR keeps its address, but a pod that meets itself; others are
+    # Cluster: all endpoints.  Clients in clusterCIDR keep their address, except a pod that reaches itself; others are
     # masqueraded.
     Row(_NEAR_INSIDE, _CLUSTER, ("pod-a1",), Fate({"pod-a1": NODE, "pod-b1": OWN})),
-    Row(_NEAR_INSIDE, _CLUSTER, ("pod-a2",), seen_as(OWN, *NEAR)),
-    # A pod of another node that comes by here: node B's own pod answers it directly.
+    Row(_NEAR_INSIDE, _CLUSTER, ("pod-a2",), answered_by(OWN, *NEAR)),
+    # A pod of another node that is routed through node A: node B's own pod answers it directly.
     Row(_NEAR_INSIDE, _CLUSTER, ("pod-b2",), Fate({"pod-a1": OWN}, lost={"pod-b1": OWN})),
-    Row(_NEAR_INSIDE, _CLUSTER, OTHERS, seen_as(NODE, *NEAR)),
-    Row(_FAR_INSIDE, _CLUSTER, PODS_HERE, seen_as(OWN, *FAR)),
-    Row(_FAR_INSIDE, _CLUSTER, ("pod-b2",), in_vain(OWN, *FAR)),
-    Row(_FAR_INSIDE, _CLUSTER, OTHERS, seen_as(NODE, *FAR)),
-    # Local, with a local endpoint: that alone, for everyone.
-    Row(_NEAR_INTERNAL_LOCAL, _CLUSTER, ("pod-a1", *OTHERS), seen_as(NODE, *_ONE)),
-    Row(_NEAR_INTERNAL_LOCAL, _CLUSTER, ("pod-a2", "pod-b2"), seen_as(OWN, *_ONE)),
-    # Local, without one: strict only where the Service can't be reached from outside.
-    Row(_FAR_INTERNAL_LOCAL, _CLUSTER, PODS_HERE, seen_as(OWN, *FAR), ("internal falls back",)),
-    Row(_FAR_INTERNAL_LOCAL, _CLUSTER, ("pod-b2",), in_vain(OWN, *FAR), ("internal falls back",)),
-    Row(_FAR_INTERNAL_LOCAL, _CLUSTER, OTHERS, seen_as(NODE, *FAR), ("internal falls back",)),
-    Row(("inner far, internal Local",), _CLUSTER, EVERYONE, REFUSED, ("refused, not dropped",)),
+    Row(_NEAR_INSIDE, _CLUSTER, OTHERS, answered_by(NODE, *NEAR)),
+    Row(_FAR_INSIDE, _CLUSTER, PODS_HERE, answered_by(OWN, *FAR)),
+    Row(_FAR_INSIDE, _CLUSTER, ("pod-b2",), unanswered_by(OWN, *FAR)),
+    Row(_FAR_INSIDE, _CLUSTER, OTHERS, answered_by(NODE, *FAR)),
+    # Local, with a local endpoint: only that one, for all clients.
+    Row(_NEAR_INTERNAL_LOCAL, _CLUSTER, ("pod-a1", *OTHERS), answered_by(NODE, *_ONE)),
+    Row(_NEAR_INTERNAL_LOCAL, _CLUSTER, ("pod-a2", "pod-b2"), answered_by(OWN, *_ONE)),
+    # Local, without one: strict only if the Service cannot be reached from outside.
+    Row(_FAR_INTERNAL_LOCAL, _CLUSTER, PODS_HERE, answered_by(OWN, *FAR), ("internal falls back",)),
+    Row(_FAR_INTERNAL_LOCAL, _CLUSTER, ("pod-b2",), unanswered_by(OWN, *FAR), ("internal falls back",)),
+    Row(_FAR_INTERNAL_LOCAL, _CLUSTER, OTHERS, answered_by(NODE, *FAR), ("internal falls back",)),
+    Row(("inner far, internal Local",), _CLUSTER, ALL_CLIENTS, REFUSED, ("refused, not dropped",)),
 )
 _OUTER_ROWS = (
-    # Cluster: all endpoints, everyone masqueraded.
-    Row(_NEAR_OUTER, OUTER, EVERYONE, seen_as(NODE, *NEAR)),
-    # SCTP by node A itself only bound: an unbound socket names all addresses of its host when it connects, those of
-    # kube-ipvs0 too.  60 of each family are more than a packet holds, and IPVS doesn't fragment IPv6 (seen on 6.1).
-    Row(_NEAR_OUTER, _NODE_PORT, (*PODS_HERE, "pod-b2", BOUND_NODE, *LAN), seen_as(NODE, *NEAR), protocols=("sctp",)),
-    Row(_FAR_OUTER, OUTER, EVERYONE, seen_as(NODE, *FAR)),
-    # Local, with a local endpoint: that alone, and nobody masqueraded but a pod that meets itself.
-    Row(_NEAR_LOCAL, OUTER, ("pod-a1",), seen_as(NODE, *_ONE), ("local for all",)),
-    Row(_NEAR_LOCAL, OUTER, ("pod-a2", "pod-b2"), seen_as(OWN, *_ONE), ("local for all",)),
-    Row(_NEAR_LOCAL, ON_DEVICE, ("node-a",), seen_as(FRONT, *_ONE), ("local for all", "as the address asked")),
-    Row(_NEAR_LOCAL, _NODE_PORT, ("node-a",), seen_as(OWN, *_ONE), ("local for all", "as the address asked")),
-    Row(_NEAR_LOCAL, OUTER, (BOUND_NODE,), seen_as(OWN, *_ONE), ("local for all",)),
-    Row(_NEAR_LOCAL, OUTER, LAN, seen_as(OWN, *_ONE)),
-    Row(_NEAR_LOCAL, _NODE_PORT, LAN, seen_as(OWN, *_ONE), protocols=("sctp",)),
-    # Local, without one: those of other nodes, still nobody masqueraded.
-    Row(_FAR_LOCAL, OUTER, PODS_HERE, seen_as(OWN, *FAR)),
-    Row(_FAR_LOCAL, OUTER, ("pod-b2",), in_vain(OWN, *FAR)),
-    Row(_FAR_LOCAL, ON_DEVICE, ("node-a",), seen_as(FRONT, *FAR), ("as the address asked",)),
-    Row(_FAR_LOCAL, _NODE_PORT, ("node-a",), seen_as(OWN, *FAR)),
-    Row(_FAR_LOCAL, OUTER, (BOUND_NODE,), seen_as(OWN, *FAR)),
-    Row(_FAR_LOCAL, OUTER, ("outside",), in_vain(OWN, *FAR), ("on to other nodes",)),
-    # What node B asked comes back to it with its own address as source: a martian for IPv4; IPv6 does not look.
-    Row(_FAR_LOCAL, OUTER, ("node-b",), DROPPED, ("on to other nodes",), versions=(4,)),
-    Row(_FAR_LOCAL, OUTER, ("node-b",), in_vain(OWN, *FAR), ("on to other nodes",), versions=(6,)),
-    # The same at an address that the network doesn't route to node A.
-    Row(("far, external Local, unrouted",), _VIP, PODS_HERE, seen_as(OWN, *FAR)),
-    Row(("far, external Local, unrouted",), _VIP, ("node-a",), in_vain(FRONT, *FAR), ("as the address asked",)),
-    Row(("far, external Local, unrouted",), _VIP, (BOUND_NODE,), seen_as(OWN, *FAR)),
-    # Local, and the local endpoint is terminating: it serves until it is gone.
-    Row(("near ends, external Local",), OUTER, LAN, seen_as(OWN, *_ONE)),
-    Row(("near ends, external Local",), _CLUSTER, ("pod-a2",), seen_as(OWN, "pod-b1")),
+    # Cluster: all endpoints, all clients masqueraded.
+    Row(_NEAR_EXTERNAL, EXTERNAL, ALL_CLIENTS, answered_by(NODE, *NEAR)),
+    # SCTP from node A itself only bound: an unbound socket sends all addresses of its host when it connects, including
+    # those of kube-ipvs0.  60 of each family exceed a packet, and IPVS does not fragment IPv6 (seen on 6.1).
+    Row(
+        _NEAR_EXTERNAL,
+        _NODE_PORT,
+        (*PODS_HERE, "pod-b2", BOUND_NODE, *LAN),
+        answered_by(NODE, *NEAR),
+        protocols=("sctp",),
+    ),
+    Row(_FAR_EXTERNAL, EXTERNAL, ALL_CLIENTS, answered_by(NODE, *FAR)),
+    # Local, with a local endpoint: only that one, and no client masqueraded except a pod that reaches itself.
+    Row(_NEAR_LOCAL, EXTERNAL, ("pod-a1",), answered_by(NODE, *_ONE), ("local for all",)),
+    Row(_NEAR_LOCAL, EXTERNAL, ("pod-a2", "pod-b2"), answered_by(OWN, *_ONE), ("local for all",)),
+    Row(
+        _NEAR_LOCAL,
+        ON_DEVICE,
+        ("node-a",),
+        answered_by(FRONT, *_ONE),
+        ("local for all", "source is the service address"),
+    ),
+    Row(
+        _NEAR_LOCAL,
+        _NODE_PORT,
+        ("node-a",),
+        answered_by(OWN, *_ONE),
+        ("local for all", "source is the service address"),
+    ),
+    Row(_NEAR_LOCAL, EXTERNAL, (BOUND_NODE,), answered_by(OWN, *_ONE), ("local for all",)),
+    Row(_NEAR_LOCAL, EXTERNAL, LAN, answered_by(OWN, *_ONE)),
+    Row(_NEAR_LOCAL, _NODE_PORT, LAN, answered_by(OWN, *_ONE), protocols=("sctp",)),
+    # Local, without one: endpoints of other nodes, still without masquerading.
+    Row(_FAR_LOCAL, EXTERNAL, PODS_HERE, answered_by(OWN, *FAR)),
+    Row(_FAR_LOCAL, EXTERNAL, ("pod-b2",), unanswered_by(OWN, *FAR)),
+    Row(_FAR_LOCAL, ON_DEVICE, ("node-a",), answered_by(FRONT, *FAR), ("source is the service address",)),
+    Row(_FAR_LOCAL, _NODE_PORT, ("node-a",), answered_by(OWN, *FAR)),
+    Row(_FAR_LOCAL, EXTERNAL, (BOUND_NODE,), answered_by(OWN, *FAR)),
+    Row(_FAR_LOCAL, EXTERNAL, ("outside",), unanswered_by(OWN, *FAR), ("forwarded to other nodes",)),
+    # A request of node B returns to it with its own address as source: a martian in IPv4; IPv6 does not check.
+    Row(_FAR_LOCAL, EXTERNAL, ("node-b",), DROPPED, ("forwarded to other nodes",), versions=(4,)),
+    Row(_FAR_LOCAL, EXTERNAL, ("node-b",), unanswered_by(OWN, *FAR), ("forwarded to other nodes",), versions=(6,)),
+    # The same at an address that the network does not route to node A.
+    Row(("far, external Local, unrouted",), _VIP, PODS_HERE, answered_by(OWN, *FAR)),
+    Row(
+        ("far, external Local, unrouted",),
+        _VIP,
+        ("node-a",),
+        unanswered_by(FRONT, *FAR),
+        ("source is the service address",),
+    ),
+    Row(("far, external Local, unrouted",), _VIP, (BOUND_NODE,), answered_by(OWN, *FAR)),
+    # Local, and the local endpoint is terminating: it serves until it is removed.
+    Row(("near ends, external Local",), EXTERNAL, LAN, answered_by(OWN, *_ONE)),
+    Row(("near ends, external Local",), _CLUSTER, ("pod-a2",), answered_by(OWN, "pod-b1")),
 )
-# Each way from outside makes both policies hold, be it the only one.
-_ALONE_ROWS = tuple(
+# Any single way to reach the Service from outside makes both policies apply.
+_SINGLE_FRONTEND_ROWS = tuple(
     row
-    for front in OUTER
-    for near, far in [(f"near, both Local, {front} alone", f"far, both Local, {front} alone")]
+    for front in EXTERNAL
+    for near, far in [(f"near, both Local, {front} only", f"far, both Local, {front} only")]
     for row in (
-        Row((near,), (front,), LAN, seen_as(OWN, *_ONE)),
-        Row((near,), _CLUSTER, LAN, seen_as(NODE, *_ONE)),
-        Row((far,), (front,), PODS_HERE, seen_as(OWN, *FAR)),
-        Row((far,), (front,), ("outside",), in_vain(OWN, *FAR), ("on to other nodes",)),
-        Row((far,), _CLUSTER, ("pod-a2",), seen_as(OWN, *FAR), ("internal falls back",)),
+        Row((near,), (front,), LAN, answered_by(OWN, *_ONE)),
+        Row((near,), _CLUSTER, LAN, answered_by(NODE, *_ONE)),
+        Row((far,), (front,), PODS_HERE, answered_by(OWN, *FAR)),
+        Row((far,), (front,), ("outside",), unanswered_by(OWN, *FAR), ("forwarded to other nodes",)),
+        Row((far,), _CLUSTER, ("pod-a2",), answered_by(OWN, *FAR), ("internal falls back",)),
     )
 )
-_NOBODY_ROWS = (Row(("nobody", "nobody, both Local"), ALL_FRONTS, EVERYONE, REFUSED),)
+_NO_ENDPOINT_ROWS = (Row(("nobody", "nobody, both Local"), ALL_FRONTS, ALL_CLIENTS, REFUSED),)
 _SOURCE_RANGE_ROWS = (
-    # Only the load balancer's address is shut, and to node A and its pods as well as to others.
-    Row(("for outside",), _VIP, ("outside",), seen_as(NODE, *NEAR)),
+    # Only the load balancer's address is closed, also to node A and its pods.
+    Row(("for outside",), _VIP, ("outside",), answered_by(NODE, *NEAR)),
     Row(("for outside",), _VIP, (*PODS_HERE, "pod-b2", "node-a", "node-b"), DROPPED),
-    Row(("for outside",), _VIP, (BOUND_NODE,), seen_as(NODE, *NEAR), ("by its own address",)),
-    Row(("for outside",), ("externalIP", "NodePort"), EVERYONE, seen_as(NODE, *NEAR)),
-    Row(("for outside",), _CLUSTER, OTHERS, seen_as(NODE, *NEAR)),
-    Row(("for node A",), _VIP, ("node-a",), seen_as(NODE, *NEAR)),
+    Row(("for outside",), _VIP, (BOUND_NODE,), answered_by(NODE, *NEAR), ("bound to a node address",)),
+    Row(("for outside",), ("externalIP", "NodePort"), ALL_CLIENTS, answered_by(NODE, *NEAR)),
+    Row(("for outside",), _CLUSTER, OTHERS, answered_by(NODE, *NEAR)),
+    Row(("for node A",), _VIP, ("node-a",), answered_by(NODE, *NEAR)),
     Row(("for node A",), _VIP, (*PODS_HERE, "pod-b2", *LAN), DROPPED),
-    Row(("for node A's pods",), _VIP, PODS_HERE, seen_as(NODE, *NEAR)),
+    Row(("for node A's pods",), _VIP, PODS_HERE, answered_by(NODE, *NEAR)),
     Row(("for node A's pods",), _VIP, ("pod-b2", *OTHERS), DROPPED),
-    Row(("for all, by /0",), _VIP, EVERYONE, seen_as(NODE, *NEAR)),
-    # Ranges of one family say nothing of the other.
-    Row(("for an IPv4 range",), _VIP, OTHERS, seen_as(NODE, *NEAR)),
+    Row(("for all, by /0",), _VIP, ALL_CLIENTS, answered_by(NODE, *NEAR)),
+    # Ranges of one family do not restrict the other.
+    Row(("for an IPv4 range",), _VIP, OTHERS, answered_by(NODE, *NEAR)),
     Row(("for an IPv4 range",), _VIP, (*PODS_HERE, "pod-b2"), DROPPED, versions=(4,)),
-    Row(("for an IPv4 range",), _VIP, (*PODS_HERE, "pod-b2"), seen_as(NODE, *NEAR), versions=(6,)),
-    Row(("for outside, external Local",), _VIP, ("outside",), seen_as(OWN, *_ONE)),
+    Row(("for an IPv4 range",), _VIP, (*PODS_HERE, "pod-b2"), answered_by(NODE, *NEAR), versions=(6,)),
+    Row(("for outside, external Local",), _VIP, ("outside",), answered_by(OWN, *_ONE)),
     Row(("for outside, external Local",), _VIP, (*PODS_HERE, "pod-b2", "node-a", "node-b"), DROPPED),
 )
-_ODD_ROWS = (
-    # A load balancer that has node A's own address is served there, though the address is not on kube-ipvs0.
-    Row(("at node A's address",), _VIP, EVERYONE, seen_as(NODE, *NEAR)),
-    Row(("at node A's address, external Local",), _VIP, ("pod-a2", "node-a"), seen_as(OWN, *_ONE), ("local for all",)),
-    Row(("at node A's address, external Local",), _VIP, LAN, seen_as(OWN, *_ONE)),
-    # Source ranges are of one Service, not of the address that it shares with another.
-    Row(("at the same address as for outside",), _VIP, EVERYONE, seen_as(NODE, *NEAR)),
-    # A port that no Service has: host programs are not reached by an address of kube-ipvs0, but by node A's own.
-    Row(("near",), _HOST, EVERYONE, REFUSED, ("local address",)),
-    Row(("at node A's address",), _HOST, EVERYONE, seen_as(OWN, "node-a")),
+_SPECIAL_ROWS = (
+    # A load balancer address that is node A's own is served there, although it is not on kube-ipvs0.
+    Row(("at node A's address",), _VIP, ALL_CLIENTS, answered_by(NODE, *NEAR)),
+    Row(
+        ("at node A's address, external Local",),
+        _VIP,
+        ("pod-a2", "node-a"),
+        answered_by(OWN, *_ONE),
+        ("local for all",),
+    ),
+    Row(("at node A's address, external Local",), _VIP, LAN, answered_by(OWN, *_ONE)),
+    # Source ranges apply to one Service, not to another one at the same address.
+    Row(("at the same address as for outside",), _VIP, ALL_CLIENTS, answered_by(NODE, *NEAR)),
+    # A port without a Service: an address on kube-ipvs0 does not reach programs of the host, node A's own address does.
+    Row(("near",), _HOST, ALL_CLIENTS, REFUSED, ("local address",)),
+    Row(("at node A's address",), _HOST, ALL_CLIENTS, answered_by(OWN, "node-a")),
     Row(
         ("on near's NodePort number, external Local",),
         _VIP,
         ("pod-a2", *OTHERS),
-        seen_as(NODE, *_ONE),
-        ("a NodePort's number",),
+        answered_by(NODE, *_ONE),
+        ("number of a NodePort",),
     ),
     Row(
         ("on near's NodePort number, external Local",),
         _CLUSTER,
         PODS_HERE,
-        seen_as(NODE, *NEAR),
-        ("a NodePort's number",),
+        answered_by(NODE, *NEAR),
+        ("number of a NodePort",),
     ),
 )
-ROWS = (*_CLUSTER_IP_ROWS, *_OUTER_ROWS, *_ALONE_ROWS, *_NOBODY_ROWS, *_SOURCE_RANGE_ROWS, *_ODD_ROWS)
+ROWS = (
+    *_CLUSTER_IP_ROWS,
+    *_OUTER_ROWS,
+    *_SINGLE_FRONTEND_ROWS,
+    *_NO_ENDPOINT_ROWS,
+    *_SOURCE_RANGE_ROWS,
+    *_SPECIAL_ROWS,
+)
 
 
 class Case(NamedTuple):
-    """One row for one service, front, client, IP version and protocol."""
+    """One row for one service, frontend, client, IP version and protocol."""
 
     service: str
     front: Front

@@ -1,6 +1,6 @@
-"""probing: HTTP as kubelets, cloud load balancers and Prometheus ask, from any machine of the cluster.
+"""HTTP requests as kubelets, cloud load balancers and Prometheus send them, from any machine of the cluster.
 
-Law: one connection for one request, as probes do it; what does not answer within _PATIENCE_S fails the test.
+Each request has a connection of its own, as probes do it; a server that does not answer in time fails the test.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lab.ask import connect
+from lab.client import connect
 from lab.namespace import Namespace
 
-_PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 
 HEALTHZ, METRICS = 10256, 10249
 
 
 class Probe(NamedTuple):
-    """What was answered."""
+    """An HTTP answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -31,15 +31,15 @@ class Probe(NamedTuple):
 
     @property
     def weight(self) -> tuple[int, str]:
-        """What a load balancer looks at: the status, and how much traffic this node wants."""
+        """What a load balancer reads: the status, and the weight of this node."""
         return self.status, self.headers["X-Load-Balancing-Endpoint-Weight"]
 
 
 def get(
     namespace: Namespace, address: str, port: int, path: str = "/", headers: Mapping[str, str] | None = None
 ) -> Probe:
-    """GET *path* from *namespace*.  Raises lab.ask.Refused where nobody listens."""
-    with connect(namespace, "tcp", address, port, _PATIENCE_S) as sock:
+    """Send GET *path* from *namespace*.  Raises lab.client.Refused if nobody listens."""
+    with connect(namespace, "tcp", address, port, _TIMEOUT_S) as sock:
         client = http.client.HTTPConnection(address, port)
         client.sock = sock
         client.request("GET", path, headers={"Connection": "close", **(headers or {})})
@@ -48,7 +48,7 @@ def get(
 
 
 def scrape(namespace: Namespace) -> str:
-    """What Prometheus is told, as text."""
+    """Return the metrics page as Prometheus reads it."""
     answer = get(namespace, "127.0.0.1", METRICS, "/metrics")
     assert answer.status == 200, answer.body
     return answer.body.decode()

@@ -1,17 +1,18 @@
-"""A kernel that notes what it is told: between an agent in the test's process and the real one."""
+"""A kernel that records the steps that an agent in the test's process applies to the real kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from kubeproxy_py.kernel import Kernel, Readable, Scope, Snapshot
+from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Outcome, Plan, Step
 
 
-class NotingKernel:
-    """A Kernel that notes the steps it is told, and has *kernel* do them."""
+class RecordingKernel:
+    """A Kernel that records the steps that it is given, and passes every call to *kernel*."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -30,11 +31,11 @@ class NotingKernel:
     def virtual_servers(self) -> Iterator[Rows]:
         return self._kernel.virtual_servers()
 
-    def snapshot(self, part: Readable) -> Snapshot:
-        return self._kernel.snapshot(part)
+    def snapshot(self, readable: Readable) -> Snapshot:
+        return self._kernel.snapshot(readable)
 
-    def fingerprint(self, part: Readable) -> int:
-        return self._kernel.fingerprint(part)
+    def fingerprint(self, readable: Readable) -> int:
+        return self._kernel.fingerprint(readable)
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return self._kernel.connections(virtual_servers)
@@ -44,6 +45,12 @@ class NotingKernel:
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
         return self._kernel.host_addresses()
+
+    def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
+        return self._kernel.udp_flows(servers)
+
+    def delete_flows(self, flows: Collection[Flow]) -> tuple[int, list[str]]:
+        return self._kernel.delete_flows(flows)
 
     def close(self) -> None:
         self._kernel.close()

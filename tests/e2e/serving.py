@@ -1,9 +1,9 @@
-"""serving: a cluster whose pods answer, with what a real node's network has besides.
+"""A cluster whose pods answer, with the network settings of a real node.
 
-Pods answer at 8080 by their name, and at 8091 by their name and port.  Ports of node A's bridge may send a packet
-back to where it came from, as CNI plugins set it (hairpinMode): bridged answers of a pod to itself need it.  The
-machines on the LAN know the way to node A's second address.  Node A sends ICMP errors without limit: after six of them
-Linux tells one peer but one a second, and a refusal untold would look like a packet lost.
+Pods answer at 8080 with their name, and at 8091 with their name and port.  The ports of node A's bridge have hairpin
+mode on, as CNI plugins set it: bridged answers of a pod to itself need it.  The machines on the LAN have a route to
+node A's second address.  Node A sends ICMP errors without a rate limit: by default Linux sends at most one per second
+to a peer after the first six, and a rejection without its ICMP error would look like a lost packet.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _SECOND_NETWORK = "172.16.5.0/24"
 
 @contextmanager
 def serving_cluster() -> Iterator[Cluster]:
-    """A cluster as in the module's words; node A is in a namespace of its own, and forwards."""
+    """Yield the cluster; node A has a separate namespace and forwards."""
     with cluster_and_servers() as (cluster, _):
         yield cluster
 
 
 @contextmanager
 def cluster_and_servers() -> Iterator[tuple[Cluster, EchoServers]]:
-    """The same, and the pods' servers, which know what they heard."""
+    """Yield the cluster and the pods' servers, which record the datagrams that they receive."""
     with Cluster(ipv4_forward=True) as cluster:
         shell(cluster.node_a, "for port in vpod1 vpod2; do bridge link set dev $port hairpin on; done")
         for setting in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):

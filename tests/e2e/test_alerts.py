@@ -1,6 +1,6 @@
-"""A Prometheus scrapes the agent and goes by the rules of deploy/monitoring: what goes wrong is what it tells of.
+"""Prometheus scrapes the agent with the rules of deploy/monitoring: the alert of the fault fires, and no other.
 
-Each `for` of the rules is shortened to seconds, and nothing else about them is changed.
+Each `for` of the rules is shortened to seconds; nothing else of them is changed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import pytest
 import yaml
 
 from lab import prometheus
-from lab.ask import AskError
+from lab.client import QueryError
 from lab.network import Cluster
 from tests.deploy.manifests import DEPLOY, objects_of
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import run, shell
-from tests.e2e.manifests import Folder, backed
+from tests.e2e.manifests import Folder, service_with_slice
 from tests.e2e.probing import get
 
 pytestmark = pytest.mark.kernel
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.kernel
 WEB = "10.96.90.1"
 PORT = 9090
 FOR = "6s"
-CALM_S = 12  # without an alert before anything is done
+QUIET_S = 12  # seconds without an alert before the fault: longer than FOR
 CONFIG = {
     "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
     "rule_files": ["rules.yaml"],
@@ -42,13 +42,13 @@ CONFIG = {
 def agent(cluster: Cluster, tmp_path: Path) -> Iterator[AgentProcess]:
     folder = tmp_path / "manifests"
     folder.mkdir()
-    Folder(folder).put("web", backed("web", WEB, ["pod-a1"]))
+    Folder(folder).write("web", service_with_slice("web", WEB, ["pod-a1"]))
     with AgentProcess(cluster.node_a, folder, "--ipvs-sync-period=1s") as running:
         running.wait_synced()
         yield running
 
 
-def hurried_rules() -> str:
+def rules_with_short_for() -> str:
     [document] = objects_of(DEPLOY / "monitoring/rules.yaml")
     for group in document["groups"]:
         for rule in group["rules"]:
@@ -58,9 +58,9 @@ def hurried_rules() -> str:
 
 
 @contextmanager
-def watching(cluster: Cluster, folder: Path) -> Iterator[None]:
-    """A Prometheus on node A within the `with`."""
-    (folder / "rules.yaml").write_text(hurried_rules())
+def prometheus_running(cluster: Cluster, folder: Path) -> Iterator[None]:
+    """Run a Prometheus on node A within the `with`."""
+    (folder / "rules.yaml").write_text(rules_with_short_for())
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(CONFIG))
     words = [str(prometheus.program("prometheus")), f"--config.file={folder}/prometheus.yaml"]
     words += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{PORT}", "--log.level=error"]
@@ -74,38 +74,40 @@ def watching(cluster: Cluster, folder: Path) -> Iterator[None]:
 
 
 def firing(cluster: Cluster) -> set[tuple[str, str]]:
-    """The alerts that fire, and the kind of row that they name."""
+    """Return name and label `kind` of the alerts that are firing."""
     alerts = get(cluster.node_a, "127.0.0.1", PORT, "/api/v1/alerts").json["data"]["alerts"]
     return {
-        (each["labels"]["alertname"], each["labels"].get("kind", "")) for each in alerts if each["state"] == "firing"
+        (alert["labels"]["alertname"], alert["labels"].get("kind", ""))
+        for alert in alerts
+        if alert["state"] == "firing"
     }
 
 
 def is_scraped(cluster: Cluster) -> bool:
     try:
-        found = get(cluster.node_a, "127.0.0.1", PORT, "/api/v1/query?query=kubeproxy_ipvs_full_compares_total")
-    except AskError:
+        answer = get(cluster.node_a, "127.0.0.1", PORT, "/api/v1/query?query=kubeproxy_ipvs_full_compares_total")
+    except QueryError:
         return False
-    return found.status == 200 and bool(found.json["data"]["result"])
+    return answer.status == 200 and bool(answer.json["data"]["result"])
 
 
-def test_addresses_that_somebody_keeps_taking_away_are_told_of_and_nothing_else(
+def test_address_deleted_repeatedly_by_another_program_fires_only_drift_repeated(
     cluster: Cluster, agent: AgentProcess, tmp_path: Path
 ) -> None:
-    with watching(cluster, tmp_path):
-        wait_until(lambda: is_scraped(cluster), within_s=60, look_s=0.5)
-        time.sleep(CALM_S)
+    with prometheus_running(cluster, tmp_path):
+        wait_until(lambda: is_scraped(cluster), timeout_s=60, poll_s=0.5)
+        time.sleep(QUIET_S)
         assert firing(cluster) == set()
         for _ in range(8):
             run(cluster.node_a, "ip", "address", "delete", f"{WEB}/32", "dev", "kube-ipvs0")
             wait_until(lambda: WEB in shell(cluster.node_a, "ip -o address show dev kube-ipvs0"))
-        wait_until(lambda: bool(firing(cluster)), within_s=60, look_s=0.5)
+        wait_until(lambda: bool(firing(cluster)), timeout_s=60, poll_s=0.5)
         assert firing(cluster) == {("KubeproxyPyDriftRepeated", "Address")}
 
 
-def test_an_agent_that_hangs_is_told_of(cluster: Cluster, agent: AgentProcess, tmp_path: Path) -> None:
-    with watching(cluster, tmp_path):
-        wait_until(lambda: is_scraped(cluster), within_s=60, look_s=0.5)
+def test_hanging_agent_fires_only_down(cluster: Cluster, agent: AgentProcess, tmp_path: Path) -> None:
+    with prometheus_running(cluster, tmp_path):
+        wait_until(lambda: is_scraped(cluster), timeout_s=60, poll_s=0.5)
         os.kill(agent.pid, signal.SIGSTOP)
-        wait_until(lambda: ("KubeproxyPyDown", "") in firing(cluster), within_s=60, look_s=0.5)
+        wait_until(lambda: ("KubeproxyPyDown", "") in firing(cluster), timeout_s=60, poll_s=0.5)
         assert firing(cluster) == {("KubeproxyPyDown", "")}

@@ -1,4 +1,4 @@
-"""The first sync is cut short: whatever it had done by then is whole, and another start ends where the first would."""
+"""The agent is killed during its first sync: what it had done is consistent, and the next start completes it."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ import pytest
 
 from lab.namespace import Namespace, new_namespace
 from lab.rtnl import Rtnl
-from tests.e2e.agent_process import LISTED, SYNCED, AgentProcess, wait_until
+from tests.e2e.agent_process import INITIAL_LISTS, SYNCED, AgentProcess, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state
-from tests.e2e.manifests import Folder, Object, Port, backed
+from tests.e2e.manifests import Folder, Object, Port, service_with_slice
 
 pytestmark = pytest.mark.kernel
 
 SERVICES = 300
 SEED = int(os.environ.get("CRASH_SEED", "20"))
-SIGTERM_WITHIN_S = 1.0  # 2 to 22 ms here; waiting for a watch, a thread or a sync would be seconds on a busy machine
+SIGTERM_WITHIN_S = 1.0  # 2 to 22 ms here; waiting for a watch, a thread or a sync takes seconds on a busy machine
 
 
 def many_services() -> Iterator[Object]:
     for number in range(SERVICES):
         node_port = 30000 + number if number % 10 == 0 else 0
         port = Port(80, ("TCP", "UDP", "SCTP")[number % 3], 8080, node_port)
-        yield from backed(f"s{number}", f"10.96.{number // 200}.{number % 200 + 1}", ["pod-a1", "pod-b1"], [port])
+        yield from service_with_slice(
+            f"s{number}", f"10.96.{number // 200}.{number % 200 + 1}", ["pod-a1", "pod-b1"], [port]
+        )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Folder(tmp_path_factory.mktemp("manifests"))
-    made.put("all", many_services())
+    made.write("all", many_services())
     return made.path
 
 
 @contextmanager
 def fresh_node() -> Iterator[Namespace]:
-    """A namespace as a machine just booted, with one card."""
+    """Yield a namespace like a machine after boot, with one network interface."""
     node = new_namespace("crash")
     with node.inside():
         links = Rtnl()
@@ -57,8 +59,10 @@ def fresh_node() -> Iterator[Namespace]:
 
 
 class Undisturbed(NamedTuple):
+    """The kernel state before and after a first sync that is not interrupted."""
+
     empty: State
-    whole: State
+    complete: State
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def undisturbed(folder: Path) -> Undisturbed:
 
 
 Stage = Callable[[AgentProcess], bool]
-"""Whether the first sync has come so far; asked within the node's namespace."""
+"""Return whether the first sync has reached the stage; called within the node's namespace."""
 
 
 def makes_device(_: AgentProcess) -> bool:
@@ -79,7 +83,7 @@ def makes_device(_: AgentProcess) -> bool:
 
 
 def restores(family: str) -> Stage:
-    """The agent has started iptables-restore, or *family* ip6tables-restore, of whatever flavour."""
+    """Return the stage at which *family*-restore (iptables or ip6tables, legacy or nft) is running."""
 
     def is_running(agent: AgentProcess) -> bool:
         children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
@@ -93,7 +97,7 @@ def _name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
     except OSError:
-        return ""  # it has ended
+        return ""  # the process has ended
 
 
 def makes_servers(_: AgentProcess) -> bool:
@@ -102,37 +106,37 @@ def makes_servers(_: AgentProcess) -> bool:
 
 @contextmanager
 def right_after(agent: AgentProcess, node: Namespace, stage: Stage, after_s: float) -> Iterator[None]:
-    """Enter *after_s* after *stage* shows in the first sync, before the agent does more.
+    """Enter the `with` *after_s* after the first sync has reached *stage*.
 
-    This thread runs whenever it wants to, though the agent is busy: without it the sync is over before we look.
+    This thread gets real-time priority, because otherwise the sync is over before the thread checks the stage.
     """
-    agent.wait_for(LISTED)
+    agent.wait_for(INITIAL_LISTS)
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     try:
         with node.inside():
-            wait_until(lambda: stage(agent), look_s=0.001)
+            wait_until(lambda: stage(agent), poll_s=0.001)
         time.sleep(after_s)
         yield
     finally:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-# In the order of a first sync; each twice.  A restore takes some 50 ms here, all that comes after them less than that.
+# In the order of a first sync; each twice.  A restore takes some 50 ms here, everything after them less than that.
 STAGES = (makes_device, restores("iptables"), restores("ip6tables"), makes_servers)
 CHANCE_S = 0.02
 KILLS = 2 * STAGES
 
 
 class Crash(NamedTuple):
-    """What a kill left behind, and what the next start made of it."""
+    """The kernel state after a kill, and after the next start."""
 
     left: State
-    healed: State
+    completed: State
 
 
 @pytest.fixture(scope="module")
 def crashes(folder: Path, undisturbed: Undisturbed) -> list[Crash]:
-    """First syncs on fresh nodes, each killed in another part of it, at a random moment."""
+    """Kill the first sync on a fresh node, once for each of KILLS, at a random moment after its stage."""
     chance = random.Random(SEED)
     return [crash(folder, stage, chance.random() * CHANCE_S) for stage in KILLS]
 
@@ -140,31 +144,31 @@ def crashes(folder: Path, undisturbed: Undisturbed) -> list[Crash]:
 def crash(folder: Path, stage: Stage, after_s: float) -> Crash:
     with fresh_node() as node:
         with AgentProcess(node, folder) as agent, right_after(agent, node, stage, after_s):
-            agent.end(signal.SIGKILL)
+            agent.stop(signal.SIGKILL)
         left = kernel_state(node)
         with AgentProcess(node, folder) as agent:
             agent.wait_synced()
             return Crash(left, kernel_state(node))
 
 
-def test_after_a_kill_the_next_start_ends_where_an_undisturbed_one_does(
+def test_start_after_a_kill_ends_with_the_state_of_an_undisturbed_sync(
     crashes: list[Crash], undisturbed: Undisturbed
 ) -> None:
-    assert [differences(undisturbed.whole, crash.healed) for crash in crashes] == [[]] * len(KILLS)
+    assert [differences(undisturbed.complete, crash.completed) for crash in crashes] == [[]] * len(KILLS)
 
 
-def test_the_kills_fell_into_the_sync(crashes: list[Crash], undisturbed: Undisturbed) -> None:
-    stages = [{look: len(lines) for look, lines in crash.left.items()} for crash in crashes]
-    partly_done = [crash for crash in crashes if crash.left not in (undisturbed.empty, undisturbed.whole)]
+def test_kills_hit_the_middle_of_the_sync(crashes: list[Crash], undisturbed: Undisturbed) -> None:
+    stages = [{part: len(lines) for part, lines in crash.left.items()} for crash in crashes]
+    partly_done = [crash for crash in crashes if crash.left not in (undisturbed.empty, undisturbed.complete)]
     assert len(partly_done) >= 2 * len(STAGES[:3]), stages
 
 
 def test_after_a_kill_no_address_is_bound_without_its_service(crashes: list[Crash]) -> None:
-    assert [half_made(crash.left) for crash in crashes] == [[]] * len(KILLS)
+    assert [incomplete_addresses(crash.left) for crash in crashes] == [[]] * len(KILLS)
 
 
-def half_made(state: State) -> list[str]:
-    """Addresses on kube-ipvs0 that have no virtual server with a real server, or no entry in the sets."""
+def incomplete_addresses(state: State) -> list[str]:
+    """Return addresses on kube-ipvs0 that have no virtual server with a real server, or no entry in the sets."""
     bound = re.findall(r"kube-ipvs0\s+inet (\S+)/32", "\n".join(state["addresses"]))
     served = set(re.findall(r"^-a -\S+ (?:sctp:)?(10\.96\.\d+\.\d+):80 ", "\n".join(state["virtual servers"]), re.M))
     named = set(re.findall(r"^add KUBE-CLUSTER-IP ([\d.]+),", "\n".join(state["ipsets"]), re.M))
@@ -172,9 +176,9 @@ def half_made(state: State) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES[:3], ids=["device", "iptables", "ip6tables"])
-def test_sigterm_ends_a_sync_at_once_with_status_0(folder: Path, stage: Stage) -> None:
+def test_sigterm_during_a_sync_stops_the_agent_at_once_with_status_0(folder: Path, stage: Stage) -> None:
     with fresh_node() as node, AgentProcess(node, folder) as agent:
         with right_after(agent, node, stage, after_s=0.0):
-            status, took_s = agent.end(signal.SIGTERM)
+            status, took_s = agent.stop(signal.SIGTERM)
         in_the_middle = not any(re.search(SYNCED, line) for line in agent.lines())
         assert (status, took_s < SIGTERM_WITHIN_S, in_the_middle) == (0, True, True), f"{took_s:.3f} s"

@@ -1,4 +1,4 @@
-"""What is ours and somebody else changes is mended; what is somebody else's stays; cleaning up takes ours alone."""
+"""Drift of the agent's own kernel state is repaired; foreign state is left alone; cleanup deletes only the agent's."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NamedTuple
 
 import pytest
 
-from lab.ask import ask
+from lab.client import query
 from lab.network import Cluster
-from tests.e2e.agent_process import AgentProcess, command, wait_until
+from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
-from tests.e2e.manifests import Folder, Port, backed
+from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
 
 OBJECTS = [
-    *backed("web", "10.96.0.10", ["pod-a1", "pod-b1"], [Port(80, "TCP", 8080, 30080)]),
-    *backed("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [Port(53, "UDP", 8080)]),
+    *service_with_slice("web", "10.96.0.10", ["pod-a1", "pod-b1"], [Port(80, "TCP", 8080, 30080)]),
+    *service_with_slice("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [Port(53, "UDP", 8080)]),
 ]
 PERIOD_S = 1
-HEALED_WITHIN_S = PERIOD_S + 14.0  # a period, and time to look and to mend on a busy machine
-TOLD_WITHIN_S = 8.0  # with the wait for the sync, less than the period of 30 s that the agent has by default
+REPAIRED_WITHIN_S = PERIOD_S + 14.0  # a period, and time to compare and to repair on a busy machine
+NOTIFIED_WITHIN_S = 8.0  # with the wait for the sync, less than the agent's default period of 30 s
 
 BY_COMPARING = {
     "a virtual server deleted": "ipvsadm -D -t 10.96.0.10:80",
@@ -49,70 +49,70 @@ BY_NOTIFICATION = {
 }
 
 
-class Kept(NamedTuple):
-    """A node that an agent keeps, and how its kernel looks."""
+class Node(NamedTuple):
+    """A node with a running agent, and its kernel state after the first sync."""
 
     cluster: Cluster
     agent: AgentProcess
     state: State
 
-    def heals(self, sabotage: str, within_s: float) -> None:
-        """Fails unless the kernel looks as before soon after *sabotage*, because the agent mended it."""
+    def assert_repairs(self, change: str, within_s: float) -> None:
+        """Run the shell command *change*; fail unless the agent restores the kernel state within *within_s*."""
         with self.agent.syncing():
-            shell(self.cluster.node_a, sabotage)
+            shell(self.cluster.node_a, change)
         wait_until(
             lambda: kernel_state(self.cluster.node_a) == self.state,
             lambda: "\n".join(differences(self.state, kernel_state(self.cluster.node_a))),
-            within_s=within_s,
+            timeout_s=within_s,
         )
 
     def serves(self) -> bool:
-        """Whether a NodePort and a ClusterIP answer."""
-        node_port = {ask(self.cluster["outside"], "tcp", "192.168.3.10", 30080).name for _ in range(2)}
-        cluster_ip = {ask(self.cluster["pod-a2"], "udp", "10.96.0.53", 53).name for _ in range(2)}
+        """Return whether a NodePort and a ClusterIP answer."""
+        node_port = {query(self.cluster["outside"], "tcp", "192.168.3.10", 30080).name for _ in range(2)}
+        cluster_ip = {query(self.cluster["pod-a2"], "udp", "10.96.0.53", 53).name for _ in range(2)}
         return node_port == cluster_ip == {"pod-a1", "pod-b1"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    made = Folder(tmp_path_factory.mktemp("manifests"))
-    made.put("all", OBJECTS)
-    return made
+    folder = Folder(tmp_path_factory.mktemp("manifests"))
+    folder.write("all", OBJECTS)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def comparing(folder: Folder) -> Iterator[Kept]:
-    """The agent that looks once in PERIOD_S."""
+def comparing(folder: Folder) -> Iterator[Node]:
+    """Yield a node whose agent compares once in PERIOD_S."""
     period = f"--ipvs-sync-period={PERIOD_S}s"
     with serving_cluster() as cluster, AgentProcess(cluster.node_a, folder.path, period) as agent:
         agent.wait_synced()
-        yield Kept(cluster, agent, kernel_state(cluster.node_a))
+        yield Node(cluster, agent, kernel_state(cluster.node_a))
 
 
 @pytest.fixture(scope="module")
-def listening(folder: Folder) -> Iterator[Kept]:
-    """The agent that, by its sync period, would not look in time."""
+def listening(folder: Folder) -> Iterator[Node]:
+    """Yield a node whose agent has the default period, too long for these tests: only notifications are in time."""
     with serving_cluster() as cluster, AgentProcess(cluster.node_a, folder.path) as agent:
         agent.wait_synced()
-        yield Kept(cluster, agent, kernel_state(cluster.node_a))
+        yield Node(cluster, agent, kernel_state(cluster.node_a))
 
 
-@pytest.mark.parametrize("sabotage", BY_COMPARING.values(), ids=BY_COMPARING)
-def test_what_was_changed_is_mended_within_the_sync_period(comparing: Kept, sabotage: str) -> None:
-    comparing.heals(sabotage, HEALED_WITHIN_S)
+@pytest.mark.parametrize("change", BY_COMPARING.values(), ids=BY_COMPARING)
+def test_drift_is_repaired_within_the_sync_period(comparing: Node, change: str) -> None:
+    comparing.assert_repairs(change, REPAIRED_WITHIN_S)
     assert comparing.serves()
 
 
-@pytest.mark.parametrize("sabotage", BY_NOTIFICATION.values(), ids=BY_NOTIFICATION)
-def test_addresses_and_the_device_are_mended_on_the_kernels_word(listening: Kept, sabotage: str) -> None:
-    listening.heals(sabotage, TOLD_WITHIN_S)
+@pytest.mark.parametrize("change", BY_NOTIFICATION.values(), ids=BY_NOTIFICATION)
+def test_drift_of_addresses_and_the_device_is_repaired_on_notification(listening: Node, change: str) -> None:
+    listening.assert_repairs(change, NOTIFIED_WITHIN_S)
     assert listening.serves()
 
 
-def test_node_ports_answer_at_a_new_address_of_the_node_at_once(listening: Kept) -> None:
+def test_node_ports_answer_at_once_at_a_new_address_of_the_node(listening: Node) -> None:
     with listening.agent.syncing():
         shell(listening.cluster.node_a, "ip address add 172.16.5.20/24 dev eth1")
-    assert ask(listening.cluster["outside"], "tcp", "172.16.5.20", 30080).name in {"pod-a1", "pod-b1"}
+    assert query(listening.cluster["outside"], "tcp", "172.16.5.20", 30080).name in {"pod-a1", "pod-b1"}
     with listening.agent.syncing():
         shell(listening.cluster.node_a, "ip address del 172.16.5.20/24 dev eth1")
     assert differences(listening.state, kernel_state(listening.cluster.node_a)) == []
@@ -128,15 +128,15 @@ done
 iptables -A MY-CHAIN -m set --match-set MY-SET src -j DROP
 ip address add 203.0.113.200/32 dev eth1
 """
-LATE_SERVER = "-A -t 198.51.100.78:99 -s rr"  # comes when the agent is gone, and no flag speaks of it
+LATE_SERVER = "-A -t 198.51.100.78:99 -s rr"  # added after the agent has stopped, and not excluded by any flag
 
 
 class Cleaned(NamedTuple):
-    """How the kernel looked before the agent first ran, while it ran, after it ended, and after cleaning up."""
+    """The kernel state before the agent first ran, while it ran, after it stopped, and after cleanup."""
 
     before: State
     running: State
-    ended: State
+    stopped: State
     after: State
 
 
@@ -150,28 +150,28 @@ def cleaned(folder: Folder) -> Iterator[Cleaned]:
         with AgentProcess(node, folder.path, exclude) as agent:
             agent.wait_synced()
             running = kernel_state(node)
-            agent.end(signal.SIGTERM)
-        ended = kernel_state(node)
+            agent.stop(signal.SIGTERM)
+        stopped = kernel_state(node)
         shell(node, f"ipvsadm {LATE_SERVER}")
-        run(node, *command(folder.path, "cleanup"))  # which knows what is ours without being told what isn't
-        yield Cleaned(before, running, ended, kernel_state(node))
+        run(node, *command_line(folder.path, "cleanup"))  # without a flag that names foreign state
+        yield Cleaned(before, running, stopped, kernel_state(node))
 
 
-def test_what_is_somebody_elses_stays_while_the_agent_runs(cleaned: Cleaned) -> None:
-    lost = [line for line in differences(cleaned.before, cleaned.running) if ": - " in line]
-    assert lost == [
+def test_foreign_state_is_unchanged_while_the_agent_runs(cleaned: Cleaned) -> None:
+    removed = [line for line in differences(cleaned.before, cleaned.running) if ": - " in line]
+    assert removed == [
         f"settings: - {name}:0" for name in ("vs/conntrack", "vs/expire_nodest_conn", "vs/expire_quiescent_template")
     ]
 
 
-def test_the_end_of_the_agent_leaves_all_in_place(cleaned: Cleaned) -> None:
-    assert differences(cleaned.running, cleaned.ended) == []
+def test_kernel_state_is_unchanged_when_the_agent_stops(cleaned: Cleaned) -> None:
+    assert differences(cleaned.running, cleaned.stopped) == []
 
 
-def test_cleanup_leaves_what_is_somebody_elses_and_nothing_of_ours(cleaned: Cleaned) -> None:
+def test_cleanup_deletes_all_state_of_the_agent_and_no_foreign_state(cleaned: Cleaned) -> None:
     changed = [line for line in differences(cleaned.before, cleaned.after) if not line.startswith("settings")]
     assert changed == [f"virtual servers: + {LATE_SERVER}"]
 
 
-def test_settings_stay_when_all_else_is_cleaned_up(cleaned: Cleaned) -> None:
+def test_cleanup_leaves_sysctls_in_place(cleaned: Cleaned) -> None:
     assert cleaned.after["settings"] == cleaned.running["settings"] != cleaned.before["settings"]

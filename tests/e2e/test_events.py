@@ -1,4 +1,4 @@
-"""What people are told, by an agent on a real kernel: in the cluster's Events, and in the log."""
+"""Kubernetes Events by an agent on a real kernel: at the API server, and in the log."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from lab.ask import ask
+from lab.client import query
 from lab.network import BY_NAME, Cluster
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, Object, Port, backed
+from tests.e2e.manifests import Folder, Object, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import NODE, Agent, Control, answerers
+from tests.e2e.test_api_server import NODE, Agent, ControlPlane, responders
 from tests.events.kubectl import get_events
 
 pytestmark = pytest.mark.kernel
 
 NODE_IP = BY_NAME["node-a"].ipv4
 PORTS = (Port(8000),)
-WARNED = r"W.*ExternalIPOnNode.*" + re.escape(NODE_IP)
+WARNING_LINE = r"W.*ExternalIPOnNode.*" + re.escape(NODE_IP)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as made:
-        yield made
+    with serving_cluster() as created:
+        yield created
 
 
 @pytest.fixture(scope="module")
@@ -41,96 +41,98 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-def control(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[Control]:
+def control_plane(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[ControlPlane]:
     with cluster.node_a.inside():
         server = ApiServer(tls=authority.server_context())
     server.start()
-    made = Control(server, authority, tmp_path)
-    made.apply(NODE)
-    yield made
+    created = ControlPlane(server, authority, tmp_path)
+    created.apply(NODE)
+    yield created
     server.stop()
 
 
-def on_node(name: str, number: int) -> list[Object]:
-    """A Service whose externalIP is node A's own address, with one pod behind it."""
-    return backed(name, f"10.96.81.{number}", ["pod-b1"], PORTS, externalIPs=[NODE_IP])
+def service_on_node(name: str, number: int) -> list[Object]:
+    """Return a Service with one pod, whose externalIP is an address of node A."""
+    return service_with_slice(name, f"10.96.81.{number}", ["pod-b1"], PORTS, externalIPs=[NODE_IP])
 
 
 @contextmanager
-def agent(cluster: Cluster, control: Control) -> Iterator[Agent]:
-    with Agent(cluster, control) as running:
-        running.wait_synced()
-        yield running
+def synced_agent(cluster: Cluster, control_plane: ControlPlane) -> Iterator[Agent]:
+    with Agent(cluster, control_plane) as agent:
+        agent.wait_synced()
+        yield agent
 
 
-def listed(cluster: Cluster, control: Control, authority: Authority) -> list[Object]:
-    """The Events of all namespaces, as a consumer of the API gets them."""
-    token = next(iter(control.server.faults.tokens or ()))
+def list_events(cluster: Cluster, control_plane: ControlPlane, authority: Authority) -> list[Object]:
+    """Return the Events of all namespaces, as clients of the API see them."""
+    token = next(iter(control_plane.server.faults.tokens or ()))
     with cluster.node_a.inside():
-        status, answer = Client(control.server.url, token, authority.file).ask("GET", "/apis/events.k8s.io/v1/events")
-    assert status == 200, answer
-    return sorted(answer["items"], key=lambda event: str(event["eventTime"]))
+        status, response = Client(control_plane.server.url, token, authority.file).request_json(
+            "GET", "/apis/events.k8s.io/v1/events"
+        )
+    assert status == 200, response
+    return sorted(response["items"], key=lambda event: str(event["eventTime"]))
 
 
 def test_kubectl_shows_the_start_and_the_external_ip_that_is_not_bound(
-    cluster: Cluster, control: Control, authority: Authority
+    cluster: Cluster, control_plane: ControlPlane, authority: Authority
 ) -> None:
-    control.apply(*on_node("web", 1))
-    with agent(cluster, control):
-        wait_until(lambda: len(listed(cluster, control, authority)) == 2, look_s=0.2)
-        text = get_events(listed(cluster, control, authority))
+    control_plane.apply(*service_on_node("web", 1))
+    with synced_agent(cluster, control_plane):
+        wait_until(lambda: len(list_events(cluster, control_plane, authority)) == 2, poll_s=0.2)
+        text = get_events(list_events(cluster, control_plane, authority))
         assert "kube-ipvs0" not in shell(cluster.node_a, f"ip -o addr show to {NODE_IP}")
-        assert ask(cluster["outside"], "tcp", NODE_IP, 8000, 2.0).name == "pod-b1"
+        assert query(cluster["outside"], "tcp", NODE_IP, 8000, 2.0).name == "pod-b1"
     assert re.fullmatch(
         r"LAST SEEN +TYPE +REASON +OBJECT +MESSAGE\n"
         r"\d+s +Normal +Starting +node/node-a +\n"
-        r"\d+s +Warning +ExternalIPOnNode +service/web +externalIPs 192\.168\.3\.10 are also on an interface of node "
+        r"\d+s +Warning +ExternalIPOnNode +service/web +externalIPs 192\.168\.3\.10 are also addresses of node "
         r"node-a: .*\n",
         text,
     )
 
 
-def test_without_the_role_to_write_events_services_are_served_and_one_line_says_so(
-    cluster: Cluster, control: Control, authority: Authority
+def test_missing_role_for_events_is_logged_once_and_services_are_served(
+    cluster: Cluster, control_plane: ControlPlane, authority: Authority
 ) -> None:
-    control.server.faults.forbidden = {("create", "events"), ("patch", "events")}
-    control.apply(*on_node("web", 1), *on_node("shop", 2))
-    with agent(cluster, control) as running:
-        wait_until(lambda: len([line for line in control.server.writes if line.startswith("POST")]) == 3)
-        running.wait_for("the role needs create and patch on events")
-        assert ask(cluster["pod-a1"], "tcp", "10.96.81.1", 8000, 2.0).name == "pod-b1"
-        assert len([line for line in running.lines() if "events are not posted" in line]) == 1
-    assert listed(cluster, control, authority) == []
+    control_plane.server.faults.forbidden = {("create", "events"), ("patch", "events")}
+    control_plane.apply(*service_on_node("web", 1), *service_on_node("shop", 2))
+    with synced_agent(cluster, control_plane) as agent:
+        wait_until(lambda: len([line for line in control_plane.server.writes if line.startswith("POST")]) == 3)
+        agent.wait_for("the role needs create and patch on events")
+        assert query(cluster["pod-a1"], "tcp", "10.96.81.1", 8000, 2.0).name == "pod-b1"
+        assert len([line for line in agent.lines() if "Failed to post Kubernetes events" in line]) == 1
+    assert list_events(cluster, control_plane, authority) == []
 
 
-def test_a_sync_does_not_wait_for_an_event_to_be_taken(
-    cluster: Cluster, control: Control, authority: Authority
+def test_sync_does_not_wait_for_the_post_of_an_event(
+    cluster: Cluster, control_plane: ControlPlane, authority: Authority
 ) -> None:
-    with agent(cluster, control) as running:
-        wait_until(lambda: len(listed(cluster, control, authority)) == 1, look_s=0.2)
-        control.server.faults.delay_s = 60.0  # of answers; the watches go on
-        control.apply(*on_node("web", 1))
-        running.wait_for(WARNED)
-        control.apply(*backed("late", "10.96.81.3", ["pod-b1"], PORTS))
-        wait_until(lambda: answerers(cluster, "10.96.81.3", count=1, port=8000) == {"pod-b1"})
-        wait_until(lambda: len(control.server.writes) == 2)
+    with synced_agent(cluster, control_plane) as agent:
+        wait_until(lambda: len(list_events(cluster, control_plane, authority)) == 1, poll_s=0.2)
+        control_plane.server.faults.delay_s = 60.0  # of responses; open watches continue
+        control_plane.apply(*service_on_node("web", 1))
+        agent.wait_for(WARNING_LINE)
+        control_plane.apply(*service_with_slice("late", "10.96.81.3", ["pod-b1"], PORTS))
+        wait_until(lambda: responders(cluster, "10.96.81.3", count=1, port=8000) == {"pod-b1"})
+        wait_until(lambda: len(control_plane.server.writes) == 2)
 
 
-def test_with_a_folder_of_manifests_people_are_told_in_the_log(cluster: Cluster, tmp_path: Path) -> None:
-    Folder(tmp_path).put("web", on_node("web", 1))
-    with AgentProcess(cluster.node_a, tmp_path) as running:
-        running.wait_synced()
-        assert "Service shop/web" in running.wait_for(WARNED)
+def test_events_are_logged_with_a_folder_of_manifests(cluster: Cluster, tmp_path: Path) -> None:
+    Folder(tmp_path).write("web", service_on_node("web", 1))
+    with AgentProcess(cluster.node_a, tmp_path) as agent:
+        agent.wait_synced()
+        assert "Service shop/web" in agent.wait_for(WARNING_LINE)
 
 
 def test_every_line_of_a_json_log_is_a_record_at_any_verbosity(
-    cluster: Cluster, control: Control, authority: Authority
+    cluster: Cluster, control_plane: ControlPlane, authority: Authority
 ) -> None:
-    control.apply(*on_node("web", 1))
-    with Agent(cluster, control, "--logging-format=json", "-v10") as running:
-        running.wait_for("ExternalIPOnNode")
-        running.wait_synced()  # the warning comes before the sync's own line
-        records = [json.loads(line) for line in running.lines()]
+    control_plane.apply(*service_on_node("web", 1))
+    with Agent(cluster, control_plane, "--logging-format=json", "-v10") as agent:
+        agent.wait_for("ExternalIPOnNode")
+        agent.wait_synced()  # the warning precedes the line of the sync
+        records = [json.loads(line) for line in agent.lines()]
     assert all({"ts", "caller", "msg"} <= record.keys() for record in records)
     (synced,) = [record for record in records if "(first sync)" in record["msg"]]
     assert (synced["v"], type(synced["apply_ms"])) == (0, float)

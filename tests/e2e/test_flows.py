@@ -1,12 +1,12 @@
-"""A UDP flow never goes on to an endpoint that is gone, and no other flow is touched.
+"""A UDP flow never continues to a removed endpoint, and no other flow is affected.
 
-Linux since 5.9 drops the conntrack entries of its own IPVS connections when their real server goes (with
-expire_nodest_conn=1).  What it does not know of is left to the agent: entries that are older than the virtual server,
-that other programs made, or that lost their IPVS connection.  Those are made here by `conntrack -I`, or by packets
-that came before the Service did.
+Linux since 5.9 deletes the conntrack entries of its own IPVS connections when their real server is deleted (with
+expire_nodest_conn=1).  The agent deletes those that IPVS does not know: entries that are older than the virtual server,
+that other programs created, or that lost their IPVS connection.  Here they are created by `conntrack -I`, or by packets
+sent before the Service exists.
 
-Each flow has a source port of its own: IPVS can't tell apart the replies of one client's flows that go, from the same
-port, by two virtual servers to one pod.
+Each flow has its own source port: IPVS cannot distinguish the replies to flows of one client from the same port through
+two virtual servers to one pod.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from kubeproxy_py.kernel.conntrack import table as conntrack
 from kubeproxy_py.kernel.conntrack.table import Conntrack
 from kubeproxy_py.kernel.conntrack.wire import encode_list_udp
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.model.flows import Flow as Told
+from kubeproxy_py.model.flows import Flow as KernelFlow
 from kubeproxy_py.model.rows import VirtualServer
-from lab.ask import connect, read_answer
+from lab.client import connect, read_answer
 from lab.echo import EchoServers, Listener
 from lab.namespace import Namespace
 from lab.network import BY_NAME, Cluster
@@ -41,8 +41,8 @@ from tests.e2e.serving import serving_cluster
 pytestmark = pytest.mark.kernel
 
 MOVES_WITHIN_S = 1.0
-BEGINS_WITHIN_S = 20.0  # where a flow begins nothing is measured, and the machine may be busy
-SWEPT = r'"forgot '
+BEGINS_WITHIN_S = 20.0  # the start of a flow is not measured, and the machine may be busy
+SWEPT = r'"deleted \d'
 CLIENT, CLIENT_6 = BY_NAME["outside"].ipv4, BY_NAME["outside"].ipv6
 NODE, NODE_6 = BY_NAME["node-a"].ipv4, BY_NAME["node-a"].ipv6
 SECOND_ADDRESS = "172.16.5.10"  # node A's, on eth1
@@ -52,26 +52,26 @@ _source_ports = count(20001)
 
 
 class Served(NamedTuple):
-    """A Service of a test's own."""
+    """The Service of one test."""
 
     name: str
     cluster_ips: tuple[str, str]
     port: Port
 
     def objects(self, *pods: str, unready: Sequence[str] = ()) -> list[Object]:
-        """The Service with *pods* in both families, and those *unready* that are not ready but serve."""
+        """Return the Service with ready *pods* in both families; *unready* ones are not ready but serving."""
         slices = [endpoint_slice(self.name, pods, [self.port], version=version, unready=unready) for version in (4, 6)]
         return [self.itself, *slices]
 
     @property
     def itself(self) -> Object:
-        """The Service alone, with a front of every kind."""
+        """The Service without endpoints, with an address of every kind."""
         fields = {"type": "LoadBalancer", "externalIPs": [self._own("198.51.100")]}
         ingress = {"loadBalancer": {"ingress": [{"ip": self._own("203.0.113")}]}}
         return service(self.name, self.cluster_ips, [self.port], **fields) | {"status": ingress}
 
     def way(self, kind: str) -> tuple[str, int]:
-        """The address and port of one kind of front."""
+        """Return the address and port of one kind."""
         return {
             "ClusterIP": (self.cluster_ips[0], self.port.number),
             "ClusterIP, IPv6": (self.cluster_ips[1], self.port.number),
@@ -103,13 +103,13 @@ class Running(NamedTuple):
     folder: Folder
 
     def put(self, served: Served, *objects: Object) -> None:
-        """Have *objects* known, synced, and their flows swept."""
+        """Write *objects* and wait until they are synced and their stale flows deleted."""
         with self.agent.syncing(SWEPT):
-            self.folder.put(served.name, objects)
+            self.folder.write(served.name, objects)
 
     def drop(self, served: Served) -> None:
         with self.agent.syncing(SWEPT):
-            self.folder.drop(served.name)
+            self.folder.delete(served.name)
 
 
 @pytest.fixture(scope="module")
@@ -129,29 +129,29 @@ def served() -> Served:
 
 
 class Flow:
-    """A UDP conversation from one port of a client to one address and port."""
+    """A UDP flow from one port of a client to one address and port."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.port: int = sock.getsockname()[1]
 
     def ask(self) -> str | None:
-        """The name of the pod that answers; None: nobody did, for 100 ms, or an ICMP error came."""
+        """Return the name of the pod that answers; None without an answer within 100 ms, or after an ICMP error."""
         with suppress(OSError):
             self._sock.send(b"who are you?\n")
             return read_answer(self._sock).name
         return None
 
-    def begins_at(self, pod: str) -> None:
+    def wait_until_answered_by(self, pod: str) -> None:
         """Wait until *pod* answers."""
-        self._waits_for(pod, BEGINS_WITHIN_S)
+        self._wait_for(pod, BEGINS_WITHIN_S)
 
     def moves_to(self, pod: str) -> None:
-        """Wait until *pod* answers, as it must within MOVES_WITHIN_S."""
-        self._waits_for(pod, MOVES_WITHIN_S)
+        """Wait until *pod* answers, which must happen within MOVES_WITHIN_S."""
+        self._wait_for(pod, MOVES_WITHIN_S)
 
-    def _waits_for(self, pod: str, within_s: float) -> None:
-        wait_until(lambda: self.ask() == pod, lambda: f"{pod} doesn't answer", within_s=within_s)
+    def _wait_for(self, pod: str, within_s: float) -> None:
+        wait_until(lambda: self.ask() == pod, lambda: f"{pod} does not answer", timeout_s=within_s)
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def flow(client: Namespace, address: str, port: int) -> Iterator[Flow]:
 
 
 def entries(node: Namespace, address: str, protocol: str = "udp") -> dict[int, str]:
-    """By source port: the id and the replies' source of the conntrack entries that were sent to *address*."""
+    """Return the id and the reply source of the conntrack entries to *address*, by client source port."""
     family = "ipv6" if ":" in address else "ipv4"
     listed = run(node, "conntrack", "-L", "-p", protocol, "-f", family, "--orig-dst", address, "-o", "id")
     pattern = r"src=\S+ dst=\S+ sport=(\d+) dport=\d+ .*?src=(\S+) dst=\S+ sport=(\d+) .* id=(\d+)"
@@ -176,7 +176,7 @@ def insert(
     protocol: str = "udp",
     source_port: int | None = None,
 ) -> int:
-    """Make a conntrack entry from outside to *address* and *port*; its source port."""
+    """Create a conntrack entry from outside to *address* and *port* and return its source port."""
     client = CLIENT_6 if ":" in address else CLIENT
     source_port = source_port or next(_source_ports)
     state = "--state ESTABLISHED" if protocol == "tcp" else ""
@@ -193,83 +193,81 @@ def insert(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_flow_moves_to_a_living_pod_when_its_endpoint_is_removed(running: Running, served: Served, way: str) -> None:
+def test_a_udp_flow_moves_to_another_pod_when_its_endpoint_is_removed(
+    running: Running, served: Served, way: str
+) -> None:
     running.put(served, *served.objects("pod-b1"))
-    with flow(running.cluster["outside"], *served.way(way)) as asked:
-        asked.begins_at("pod-b1")
+    with flow(running.cluster["outside"], *served.way(way)) as udp_flow:
+        udp_flow.wait_until_answered_by("pod-b1")
         running.put(served, *served.objects("pod-b2"))
-        asked.moves_to("pod-b2")
+        udp_flow.moves_to("pod-b2")
 
 
-def test_a_pod_s_own_flow_moves_as_well(running: Running, served: Served) -> None:
+def test_a_udp_flow_from_a_pod_moves_when_its_endpoint_is_removed(running: Running, served: Served) -> None:
     running.put(served, *served.objects("pod-b1"))
-    with flow(running.cluster["pod-a2"], *served.way("ClusterIP")) as asked:
-        asked.begins_at("pod-b1")
+    with flow(running.cluster["pod-a2"], *served.way("ClusterIP")) as udp_flow:
+        udp_flow.wait_until_answered_by("pod-b1")
         running.put(served, *served.objects("pod-a1"))
-        asked.moves_to("pod-a1")
+        udp_flow.moves_to("pod-a1")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_flows_to_endpoints_that_stay_keep_their_entry_and_their_pod(
-    running: Running, served: Served, way: str
-) -> None:
+def test_udp_flows_to_remaining_endpoints_keep_their_entry_and_pod(running: Running, served: Served, way: str) -> None:
     address, port = served.way(way)
     running.put(served, *served.objects("pod-b1"))
-    with flow(running.cluster["outside"], address, port) as asked:
-        asked.begins_at("pod-b1")
+    with flow(running.cluster["outside"], address, port) as udp_flow:
+        udp_flow.wait_until_answered_by("pod-b1")
         running.put(served, *served.objects("pod-a1", "pod-b1", "pod-b2"))
-        before = entries(running.cluster.node_a, address)[asked.port]
+        before = entries(running.cluster.node_a, address)[udp_flow.port]
         running.put(served, *served.objects("pod-b1", "pod-b2"))
-        assert asked.ask() == "pod-b1"
-        assert entries(running.cluster.node_a, address)[asked.port] == before
+        assert udp_flow.ask() == "pod-b1"
+        assert entries(running.cluster.node_a, address)[udp_flow.port] == before
 
 
 @pytest.mark.parametrize("way", ["ClusterIP", "ClusterIP, IPv6"])
-def test_a_flow_that_began_before_its_service_is_served_once_that_is_there(
+def test_a_udp_flow_older_than_its_service_is_served_once_the_service_exists(
     running: Running, served: Served, way: str
 ) -> None:
     address, port = served.way(way)
-    with flow(running.cluster["outside"], address, port) as asked:
-        assert asked.ask() is None
-        assert entries(running.cluster.node_a, address)[asked.port].endswith(f"{address} {port}"), "a stale entry"
+    with flow(running.cluster["outside"], address, port) as udp_flow:
+        assert udp_flow.ask() is None
+        assert entries(running.cluster.node_a, address)[udp_flow.port].endswith(f"{address} {port}"), "a stale entry"
         running.put(served, *served.objects("pod-b1"))
-        asked.moves_to("pod-b1")
+        udp_flow.moves_to("pod-b1")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_flow_that_began_before_there_were_endpoints_is_served_once_there_are(
+def test_a_udp_flow_older_than_all_endpoints_is_served_once_one_exists(
     running: Running, served: Served, way: str
 ) -> None:
     running.put(served, *served.objects())
-    with flow(running.cluster["outside"], *served.way(way)) as asked:
-        assert asked.ask() is None
+    with flow(running.cluster["outside"], *served.way(way)) as udp_flow:
+        assert udp_flow.ask() is None
         running.put(served, *served.objects("pod-b1"))
-        asked.moves_to("pod-b1")
+        udp_flow.moves_to("pod-b1")
 
 
 @pytest.mark.parametrize("way", ["ClusterIP", "NodePort, IPv6"])
-def test_a_flow_to_an_endpoint_that_stops_being_ready_moves_to_a_ready_one(
+def test_a_udp_flow_moves_to_a_ready_endpoint_when_its_own_becomes_unready(
     running: Running, served: Served, way: str
 ) -> None:
-    # As with kube-proxy: the endpoint leaves IPVS at once, and its flows go with the real server, though no sweep would
-    # have cut them.  See expire_nodest_conn in ip_vs_in, net/netfilter/ipvs/ip_vs_core.c.
+    # As with kube-proxy: the real server is deleted immediately, and its flows with it, although the agent would not
+    # have deleted them.  See expire_nodest_conn in ip_vs_in, net/netfilter/ipvs/ip_vs_core.c.
     running.put(served, *served.objects("pod-b1"))
-    with flow(running.cluster["outside"], *served.way(way)) as asked:
-        asked.begins_at("pod-b1")
+    with flow(running.cluster["outside"], *served.way(way)) as udp_flow:
+        udp_flow.wait_until_answered_by("pod-b1")
         running.put(served, *served.objects("pod-b2", unready=["pod-b1"]))
-        asked.moves_to("pod-b2")
+        udp_flow.moves_to("pod-b2")
 
 
-def test_a_flow_of_a_pod_to_a_host_outside_is_not_cut_for_having_the_number_of_a_node_port(
-    running: Running, served: Served
-) -> None:
+def test_a_udp_flow_to_an_outside_host_on_a_node_port_number_is_not_deleted(running: Running, served: Served) -> None:
     outside = Listener("outside", running.cluster["outside"], "udp", served.port.node_port)
     running.put(served, *served.objects("pod-a1", "pod-b1"))
-    with EchoServers([outside]), flow(running.cluster["pod-a1"], CLIENT, served.port.node_port) as asked:
-        asked.begins_at("outside")
-        before = entries(running.cluster.node_a, CLIENT)[asked.port]
+    with EchoServers([outside]), flow(running.cluster["pod-a1"], CLIENT, served.port.node_port) as udp_flow:
+        udp_flow.wait_until_answered_by("outside")
+        before = entries(running.cluster.node_a, CLIENT)[udp_flow.port]
         running.put(served, *served.objects("pod-b1"))
-        assert (entries(running.cluster.node_a, CLIENT)[asked.port], asked.ask()) == (before, "outside")
+        assert (entries(running.cluster.node_a, CLIENT)[udp_flow.port], udp_flow.ask()) == (before, "outside")
 
 
 def test_a_tcp_connection_keeps_its_entry(running: Running, served: Served) -> None:
@@ -290,7 +288,7 @@ def test_a_tcp_connection_keeps_its_entry(running: Running, served: Served) -> N
         assert entries(running.cluster.node_a, address, "tcp")[source_port] == before
 
 
-# With entries of which IPVS doesn't know
+# With conntrack entries that IPVS does not know
 
 
 ALL_WAYS = pytest.mark.parametrize("way", WAYS)
@@ -302,30 +300,28 @@ def pod(name: str, way: str, port: int = 8080) -> tuple[str, int]:
 
 
 @ALL_WAYS
-def test_entries_to_what_is_no_endpoint_any_more_go_and_all_others_stay(
-    running: Running, served: Served, way: str
-) -> None:
+def test_only_conntrack_entries_to_removed_endpoints_are_deleted(running: Running, served: Served, way: str) -> None:
     node, (address, port) = running.cluster.node_a, served.way(way)
     running.put(served, *served.objects("pod-a1", "pod-b1", "pod-b2"))
-    made = {
+    inserted = {
         "to a ready endpoint": insert(node, address, port, pod("pod-a1", way)),
-        "to an endpoint that serves and isn't ready": insert(node, address, port, pod("pod-b1", way)),
-        "to an endpoint that went": insert(node, address, port, pod("pod-b2", way)),
+        "to a serving endpoint that is not ready": insert(node, address, port, pod("pod-b1", way)),
+        "to a removed endpoint": insert(node, address, port, pod("pod-b2", way)),
         "to another port of an endpoint": insert(node, address, port, pod("pod-a1", way, 9999)),
-        "to nobody": insert(node, address, port, (address, port)),
+        "to the service address itself": insert(node, address, port, (address, port)),
         "of another port": insert(node, address, port + 1000, pod("pod-b2", way)),
     }
     running.put(served, *served.objects("pod-a1", unready=["pod-b1"]))
-    left = entries(node, address)
-    assert {what for what, source_port in made.items() if source_port in left} == {
+    remaining = entries(node, address)
+    assert {kind for kind, source_port in inserted.items() if source_port in remaining} == {
         "to a ready endpoint",
-        "to an endpoint that serves and isn't ready",
+        "to a serving endpoint that is not ready",
         "of another port",
     }
 
 
 @ALL_WAYS
-def test_entries_of_a_deleted_service_go(running: Running, served: Served, way: str) -> None:
+def test_conntrack_entries_of_a_deleted_service_are_deleted(running: Running, served: Served, way: str) -> None:
     address, port = served.way(way)
     running.put(served, *served.objects("pod-b1"))
     source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", way))
@@ -334,7 +330,9 @@ def test_entries_of_a_deleted_service_go(running: Running, served: Served, way: 
 
 
 @ALL_WAYS
-def test_entries_of_a_service_left_without_endpoints_go(running: Running, served: Served, way: str) -> None:
+def test_conntrack_entries_of_a_service_without_endpoints_are_deleted(
+    running: Running, served: Served, way: str
+) -> None:
     address, port = served.way(way)
     running.put(served, *served.objects("pod-b1"))
     source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", way))
@@ -342,26 +340,28 @@ def test_entries_of_a_service_left_without_endpoints_go(running: Running, served
     assert source_port not in entries(running.cluster.node_a, address)
 
 
-def test_entries_to_an_endpoint_that_terminated_go_when_it_does(running: Running, served: Served) -> None:
+def test_conntrack_entries_to_a_terminating_endpoint_are_deleted_once_it_is_removed(
+    running: Running, served: Served
+) -> None:
     address, port = served.way("ClusterIP")
-    leaving = endpoint_slice(served.name, ["pod-a1"], [served.port], unready=["pod-b1"])
-    leaving["endpoints"][1]["conditions"]["terminating"] = True
+    terminating = endpoint_slice(served.name, ["pod-a1"], [served.port], unready=["pod-b1"])
+    terminating["endpoints"][1]["conditions"]["terminating"] = True
     web = service(served.name, address, [served.port])
-    running.put(served, web, leaving)
+    running.put(served, web, terminating)
     source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", ""))
-    running.put(served, web, leaving, *others())
+    running.put(served, web, terminating, *another_service())
     assert source_port in entries(running.cluster.node_a, address)
     running.put(served, web, endpoint_slice(served.name, ["pod-a1"], [served.port]))
     assert source_port not in entries(running.cluster.node_a, address)
 
 
-def others() -> list[Object]:
-    """Another UDP Service, so that there is something to sync."""
+def another_service() -> list[Object]:
+    """Return another UDP Service, so that there is something to sync."""
     number = next(_numbers)
     return [service(f"other-{number}", f"10.96.5.{number}", [Port(53, "UDP")])]
 
 
-def test_a_tcp_entry_of_the_same_address_and_port_stays(running: Running, served: Served) -> None:
+def test_a_tcp_entry_of_the_same_address_and_port_is_not_deleted(running: Running, served: Served) -> None:
     address, port = served.way("ClusterIP")
     running.put(served, *served.objects("pod-b1"))
     source_port = insert(running.cluster.node_a, address, port, pod("pod-b1", ""), "tcp")
@@ -369,29 +369,29 @@ def test_a_tcp_entry_of_the_same_address_and_port_stays(running: Running, served
     assert source_port in entries(running.cluster.node_a, address, "tcp")
 
 
-def test_what_a_process_left_undone_is_done_by_the_next(tmp_path: Path) -> None:
+def test_a_restarted_agent_deletes_stale_entries_of_its_predecessor(tmp_path: Path) -> None:
     served = Served("dns", ("10.96.5.250", "fd00:10:96::5:250"), Port(53, "UDP", 8080, 30750))
     folder = Folder(tmp_path)
-    folder.put("dns", served.objects("pod-a1"))
+    folder.write("dns", served.objects("pod-a1"))
     with serving_cluster() as cluster:
         with AgentProcess(cluster.node_a, tmp_path) as first:
             first.wait_for(SWEPT)
-            first.end(signal.SIGKILL)
-        made = {way: insert(cluster.node_a, *served.way(way), pod("pod-b1", way)) for way in WAYS}
+            first.stop(signal.SIGKILL)
+        inserted = {way: insert(cluster.node_a, *served.way(way), pod("pod-b1", way)) for way in WAYS}
         with AgentProcess(cluster.node_a, tmp_path) as second:
             assert "nothing to do" in second.wait_synced()
-            assert f"forgot {len(made)} UDP flows" in second.wait_for(SWEPT)
-        left = {port for way in WAYS for port in entries(cluster.node_a, served.way(way)[0])}
-        assert left.isdisjoint(made.values())
+            assert f"deleted {len(inserted)} of " in second.wait_for(SWEPT)
+        remaining = {port for way in WAYS for port in entries(cluster.node_a, served.way(way)[0])}
+        assert remaining.isdisjoint(inserted.values())
 
 
-# What the kernel can do
+# Differences between kernels
 
 
 DNS = VirtualServer("10.96.5.253", 53, "UDP")
 
 
-def test_a_kernel_that_refuses_the_filter_is_asked_for_everything(
+def test_all_flows_are_listed_if_the_kernel_rejects_the_filter(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = cluster.node_a
@@ -408,31 +408,31 @@ def test_a_kernel_that_refuses_the_filter_is_asked_for_everything(
     assert (filtered, listed()) == ([("10.244.1.5", 8080)], filtered)
 
 
-def test_the_kernel_lists_udp_alone(cluster: Cluster) -> None:
+def test_the_kernel_filters_the_listing_for_udp(cluster: Cluster) -> None:
     for protocol in ("udp", "tcp"):
         insert(cluster.node_a, "10.96.5.252", 53, ("10.244.1.5", 8080), protocol)
     with cluster.node_a.inside():
-        parts = [part.entries for part in conntrack._listing(encode_list_udp("IPv4"))]
+        parts = [part.entries for part in conntrack._run_listing(encode_list_udp("IPv4"))]
     protocols = {entry[36] for part in parts for entry in part}  # of the original tuple
     assert protocols == {socket.IPPROTO_UDP}
 
 
-def test_a_flow_of_the_same_tuple_and_another_id_is_not_hit(cluster: Cluster) -> None:
+def test_a_newer_flow_with_the_same_tuple_is_not_deleted(cluster: Cluster) -> None:
     server = VirtualServer("10.96.5.249", 53, "UDP")
     node, table = cluster.node_a, Conntrack()
     source_port = insert(node, server.address, server.port, ("10.244.1.5", 8080))
     with node.inside():
-        (told,) = [told for part in table.udp_flows([server]) for told in part]
-        at = told.entry.index(b"\x08\x00\x0c\x00") + 4  # CTA_ID
-        other_id = bytes(byte ^ 1 for byte in told.entry[at : at + 4])
-        other = Told(server, told.destination, told.entry[:at] + other_id + told.entry[at + 4 :])
-        assert table.delete_flows([other]) == (0, [])
+        (listed,) = [flow for part in table.udp_flows([server]) for flow in part]
+        at = listed.entry.index(b"\x08\x00\x0c\x00") + 4  # CTA_ID
+        other_id = bytes(byte ^ 1 for byte in listed.entry[at : at + 4])
+        newer = KernelFlow(server, listed.destination, listed.entry[:at] + other_id + listed.entry[at + 4 :])
+        assert table.delete_flows([newer]) == (0, [])
     assert source_port in entries(node, server.address)
 
 
 @contextmanager
 def without_conntrack_netlink() -> Iterator[None]:
-    """The module is unloaded, and the kernel can't load it."""
+    """Unload nf_conntrack_netlink and prevent the kernel from loading it."""
     loader = Path("/proc/sys/kernel/modprobe")
     before = loader.read_text()
     loader.write_text("/nowhere")
@@ -444,7 +444,7 @@ def without_conntrack_netlink() -> Iterator[None]:
         subprocess.run(["modprobe", "nf_conntrack_netlink"], check=True)
 
 
-def test_without_nf_conntrack_netlink_it_is_said_what_to_do(cluster: Cluster) -> None:
-    said = pytest.raises(KernelError, match=r"can't list UDP flows \(modprobe nf_conntrack_netlink on the host")
-    with cluster.node_a.inside(), without_conntrack_netlink(), said:
+def test_listing_without_nf_conntrack_netlink_fails_with_a_hint(cluster: Cluster) -> None:
+    error = pytest.raises(KernelError, match=r"cannot list UDP flows \(modprobe nf_conntrack_netlink on the host")
+    with cluster.node_a.inside(), without_conntrack_netlink(), error:
         list(Conntrack().udp_flows([DNS]))

@@ -1,4 +1,4 @@
-"""Health on a real node: the kubelet's probe, a load balancer while a Service shrinks, a node that is to go."""
+"""Health on a real node: the kubelet's probe, health-check node ports of a Service, a node that is being deleted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from lab.ask import Refused
+from lab.client import Refused
 from lab.namespace import Namespace, new_namespace
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import run
-from tests.e2e.manifests import Folder, Object, backed, endpoint_slice, service
+from tests.e2e.manifests import Folder, Object, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import HEALTHZ, METRICS, Probe, get
 
 pytestmark = pytest.mark.kernel
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.kernel
 NODE_A = BY_NAME["node-a"]
 ADDRESSES = (NODE_A.ipv4, NODE_A.ipv6)
 CLUSTER_IPS = ("10.96.70.1", "fd00:10:96::70")
-# With two periods of patience, a sync that hangs is found out after 2 s.
+# /healthz and /livez fail after two sync periods, so a sync that hangs is detected after 2 s.
 FLAGS = ("--ipvs-sync-period=1s",)
 XTABLES_LOCK = Path("/run/xtables.lock")
 
 
 def node(taints: tuple[str, ...] = (), **metadata: Any) -> Object:
-    """The Node that we are on."""
+    """Return the Node object of node A."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -40,10 +40,10 @@ def node(taints: tuple[str, ...] = (), **metadata: Any) -> Object:
     }
 
 
-def balanced(
+def load_balancer(
     port: int, *pods: str, name: str = "shop-front", cluster_ips: tuple[str, ...] = CLUSTER_IPS
 ) -> list[Object]:
-    """A load balancer's Service with externalTrafficPolicy Local, and *pods* behind it in the families it has."""
+    """Return a LoadBalancer Service with externalTrafficPolicy Local, and its EndpointSlices with *pods*."""
     spec: Object = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port}
     slices = [endpoint_slice(name, pods, version=version) for version in (4, 6)[: len(cluster_ips)]]
     return [service(name, cluster_ips, **spec), *slices]
@@ -51,35 +51,35 @@ def balanced(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    made = Folder(tmp_path_factory.mktemp("manifests"))
-    made.put("node", [node()])
-    made.put("web", backed("web", "10.96.0.10", ["pod-a1"]))
-    return made
+    folder = Folder(tmp_path_factory.mktemp("manifests"))
+    folder.write("node", [node()])
+    folder.write("web", service_with_slice("web", "10.96.0.10", ["pod-a1"]))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def agent(cluster: Cluster, folder: Folder) -> Iterator[AgentProcess]:
-    with AgentProcess(cluster.node_a, folder.path, *FLAGS) as made:
-        made.wait_synced()
-        yield made
+    with AgentProcess(cluster.node_a, folder.path, *FLAGS) as process:
+        process.wait_synced()
+        yield process
 
 
 def health(cluster: Cluster, path: str) -> Probe:
-    """What the kubelet hears, which asks from the node itself."""
+    """Query the health server as the kubelet does, from the node itself."""
     return get(cluster.node_a, NODE_A.ipv4, HEALTHZ, path)
 
 
 def codes(cluster: Cluster) -> tuple[int, int]:
-    """Of /healthz and of /livez."""
+    """Return the status codes of /healthz and of /livez."""
     return health(cluster, "/healthz").status, health(cluster, "/livez").status
 
 
 def weights(cluster: Cluster, port: int) -> list[tuple[int, str]]:
-    """What a load balancer outside hears of this node, in each family."""
+    """Return the answers that a load balancer outside gets from this node, one for each family."""
     return [get(cluster["outside"], address, port).weight for address in ADDRESSES]
 
 
-def test_the_kubelets_probe_is_answered_at_every_address(cluster: Cluster, agent: AgentProcess) -> None:
+def test_livez_is_served_on_every_node_address(cluster: Cluster, agent: AgentProcess) -> None:
     for address in (*ADDRESSES, "127.0.0.1", "::1"):
         probe = get(cluster.node_a, address, HEALTHZ, "/livez")
         assert probe.status == 200
@@ -89,128 +89,130 @@ def test_the_kubelets_probe_is_answered_at_every_address(cluster: Cluster, agent
         }
 
 
-def test_a_load_balancer_sees_the_last_local_endpoint_go_and_come_back(
+def test_health_check_node_port_follows_the_number_of_local_endpoints(
     cluster: Cluster, agent: AgentProcess, folder: Folder
 ) -> None:
     port = 30110
-    for pods, wanted in (
+    for pods, expected in (
         (("pod-a1", "pod-a2", "pod-b1"), (200, "2")),
         (("pod-a2", "pod-b1"), (200, "1")),
         (("pod-b1",), (503, "0")),
         (("pod-a1", "pod-b1"), (200, "1")),
     ):
-        folder.put("front", balanced(port, *pods))
-        wait_until(lambda wanted=wanted: heard(cluster, port) == [wanted] * 2)  # type: ignore[misc]
+        folder.write("front", load_balancer(port, *pods))
+        wait_until(lambda expected=expected: weights_or_none(cluster, port) == [expected] * 2)  # type: ignore[misc]
     body = get(cluster["outside"], NODE_A.ipv4, port, "/any/path").json
     assert body == {
         "service": {"namespace": "shop", "name": "shop-front"},
         "localEndpoints": 1,
         "serviceProxyHealthy": True,
     }
-    folder.drop("front")
-    wait_until(lambda: heard(cluster, port) == [])
+    folder.delete("front")
+    wait_until(lambda: weights_or_none(cluster, port) == [])
 
 
-def heard(cluster: Cluster, port: int) -> list[tuple[int, str]]:
-    """As ``weights``; empty where nobody listens, or no longer: who comes in at that moment is cut off."""
+def weights_or_none(cluster: Cluster, port: int) -> list[tuple[int, str]]:
+    """Return the `weights`, or an empty list if the port is closed or being closed."""
     try:
         return weights(cluster, port)
     except (Refused, ConnectionError):
         return []
 
 
-def test_a_port_that_changes_is_closed_and_opened_anew(cluster: Cluster, agent: AgentProcess, folder: Folder) -> None:
-    for port, other in ((30111, 30112), (30112, 30111)):
-        folder.put("front", balanced(port, "pod-a1"))
-        wait_until(lambda port=port: heard(cluster, port) == [(200, "1")] * 2)  # type: ignore[misc]
-        assert heard(cluster, other) == []
-    folder.drop("front")
-
-
-def test_load_balancers_are_let_in_where_the_firewall_is_shut(
+def test_changed_health_check_node_port_closes_the_old_port_and_opens_the_new_one(
     cluster: Cluster, agent: AgentProcess, folder: Folder
 ) -> None:
-    folder.put("front", balanced(30113, "pod-a1"))
-    wait_until(lambda: heard(cluster, 30113) == [(200, "1")] * 2)
+    for port, other in ((30111, 30112), (30112, 30111)):
+        folder.write("front", load_balancer(port, "pod-a1"))
+        wait_until(lambda port=port: weights_or_none(cluster, port) == [(200, "1")] * 2)  # type: ignore[misc]
+        assert weights_or_none(cluster, other) == []
+    folder.delete("front")
+
+
+def test_health_check_node_port_is_accepted_although_the_input_policy_is_drop(
+    cluster: Cluster, agent: AgentProcess, folder: Folder
+) -> None:
+    folder.write("front", load_balancer(30113, "pod-a1"))
+    wait_until(lambda: weights_or_none(cluster, 30113) == [(200, "1")] * 2)
     run(cluster.node_a, "iptables", "-P", "INPUT", "DROP")
     try:
         assert get(cluster["outside"], NODE_A.ipv4, 30113).status == 200
     finally:
         run(cluster.node_a, "iptables", "-P", "INPUT", "ACCEPT")
-    folder.drop("front")
+    folder.delete("front")
 
 
 @pytest.mark.parametrize(
-    "leaving",
+    "changed",
     [
         node(("ToBeDeletedByClusterAutoscaler",)),
         node(deletionTimestamp="2026-01-01T00:00:00Z"),
     ],
     ids=["tainted", "deleted"],
 )
-def test_a_node_that_is_to_go_is_not_ready_for_traffic_but_alive(
-    cluster: Cluster, agent: AgentProcess, folder: Folder, leaving: Object
+def test_node_being_deleted_fails_healthz_but_not_livez(
+    cluster: Cluster, agent: AgentProcess, folder: Folder, changed: Object
 ) -> None:
-    folder.put("front", balanced(30114, "pod-a1"))
-    folder.put("node", [leaving])
+    folder.write("front", load_balancer(30114, "pod-a1"))
+    folder.write("node", [changed])
     wait_until(lambda: codes(cluster) == (503, 200))
     assert health(cluster, "/healthz").json["nodeEligible"] is False
-    wait_until(lambda: heard(cluster, 30114) == [(200, "1")] * 2)  # local endpoints serve until they go
-    folder.put("node", [node()])
+    wait_until(
+        lambda: weights_or_none(cluster, 30114) == [(200, "1")] * 2
+    )  # local endpoints serve until they are removed
+    folder.write("node", [node()])
     wait_until(lambda: codes(cluster) == (200, 200))
-    folder.drop("front")
+    folder.delete("front")
 
 
-def test_a_node_that_nobody_knows_is_not_ready_for_traffic_but_alive(
-    cluster: Cluster, agent: AgentProcess, folder: Folder
-) -> None:
-    folder.drop("node")
+def test_missing_node_object_fails_healthz_but_not_livez(cluster: Cluster, agent: AgentProcess, folder: Folder) -> None:
+    folder.delete("node")
     wait_until(lambda: codes(cluster) == (503, 200))
-    folder.put("node", [node()])
+    folder.write("node", [node()])
     wait_until(lambda: codes(cluster) == (200, 200))
 
 
 @contextmanager
 def rules_locked() -> Iterator[None]:
-    """Nobody can write a rule within."""
+    """Lock iptables: no rule can be written within the `with`."""
     with XTABLES_LOCK.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def test_a_sync_that_gets_nowhere_is_found_out_and_forgiven_once_it_is_done(
+def test_hanging_sync_fails_healthz_and_livez_until_it_is_done(
     cluster: Cluster, agent: AgentProcess, folder: Folder
 ) -> None:
-    front = balanced(30115, "pod-a1")
+    front = load_balancer(30115, "pod-a1")
     front[0]["spec"]["loadBalancerSourceRanges"] = ["192.0.2.0/24"]
     front[0]["status"] = {"loadBalancer": {"ingress": [{"ip": "203.0.113.70"}]}}
-    folder.put("front", balanced(30115, "pod-a1"))
-    wait_until(lambda: heard(cluster, 30115) == [(200, "1")] * 2)
+    folder.write("front", load_balancer(30115, "pod-a1"))
+    wait_until(lambda: weights_or_none(cluster, 30115) == [(200, "1")] * 2)
     with rules_locked():
-        folder.put("front", front)
+        folder.write("front", front)
         wait_until(lambda: codes(cluster) == (503, 503))
-        assert heard(cluster, 30115) == [(503, "1")] * 2
+        assert weights_or_none(cluster, 30115) == [(503, "1")] * 2
         assert health(cluster, "/livez").json["healthy"] is False
-    wait_until(lambda: codes(cluster) == (200, 200), within_s=60.0)
-    assert heard(cluster, 30115) == [(200, "1")] * 2
-    folder.drop("front")
+    wait_until(lambda: codes(cluster) == (200, 200), timeout_s=60.0)
+    assert weights_or_none(cluster, 30115) == [(200, "1")] * 2
+    folder.delete("front")
 
 
-def test_a_port_that_somebody_else_has_is_told_and_taken_once_it_is_free(
+def test_health_check_node_port_in_use_is_logged_once_and_opened_when_it_is_free(
     cluster: Cluster, agent: AgentProcess, folder: Folder
 ) -> None:
     with listener(cluster.node_a, 30116):
-        folder.put("front", balanced(30116, "pod-a1"))
+        folder.write("front", load_balancer(30116, "pod-a1"))
         line = agent.wait_for("failed to start healthcheck .*shop/shop-front.* on port 30116")
         assert "Address already in use" in line
-    wait_until(lambda: heard(cluster, 30116) == [(200, "1")] * 2)
+    wait_until(lambda: weights_or_none(cluster, 30116) == [(200, "1")] * 2)
     assert len([line for line in agent.lines() if "30116" in line]) == 1
-    folder.drop("front")
+    folder.delete("front")
 
 
 @contextmanager
 def listener(namespace: Namespace, port: int) -> Iterator[None]:
-    """Somebody else has the IPv4 port."""
+    """Another process listens on the IPv4 port within the `with`."""
     with namespace.inside():
         other = socket.create_server(("0.0.0.0", port))
     with other:
@@ -218,40 +220,40 @@ def listener(namespace: Namespace, port: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[tuple[Namespace, Folder]]:
-    """A host of its own, for agents that are started in odd ways."""
-    made = Folder(tmp_path)
-    made.put("node", [node()])
-    namespace = new_namespace("alone")
-    yield namespace, made
+def empty_node(tmp_path: Path) -> Iterator[tuple[Namespace, Folder]]:
+    """Yield a namespace without an agent, for agents with special flags, and their manifests."""
+    folder = Folder(tmp_path)
+    folder.write("node", [node()])
+    namespace = new_namespace("empty-node")
+    yield namespace, folder
     namespace.close()
 
 
-def test_a_server_without_its_port_comes_up_once_it_is_free(alone: tuple[Namespace, Folder]) -> None:
-    namespace, folder = alone
+def test_health_server_whose_port_is_in_use_starts_when_it_is_free(empty_node: tuple[Namespace, Folder]) -> None:
+    namespace, folder = empty_node
     with ExitStack() as stack:
         with listener(namespace, HEALTHZ):
             agent = stack.enter_context(AgentProcess(namespace, folder.path))
-            agent.wait_for("the health server can't listen at 0.0.0.0:10256.*Address already in use")
+            agent.wait_for('Failed to start the health server.* address="0.0.0.0:10256" err="Address already in use"')
             agent.wait_synced()
-        agent.wait_for("the health server listens at 0.0.0.0:10256 now")
+        agent.wait_for('Started the health server after a retry.* address="0.0.0.0:10256"')
         assert get(namespace, "127.0.0.1", HEALTHZ, "/livez").status == 200
 
 
 @pytest.mark.parametrize(("port", "server"), [(HEALTHZ, "health"), (METRICS, "metrics")])
-def test_with_bind_address_hard_fail_a_server_without_its_port_ends_the_start(
-    alone: tuple[Namespace, Folder], port: int, server: str
+def test_with_bind_address_hard_fail_a_port_in_use_ends_the_start(
+    empty_node: tuple[Namespace, Folder], port: int, server: str
 ) -> None:
-    namespace, folder = alone
+    namespace, folder = empty_node
     with listener(namespace, port), AgentProcess(namespace, folder.path, "--bind-address-hard-fail") as agent:
         agent.wait_for(
-            f"the {server} server can't listen at .*:{port}: Address already in use, and bindAddressHardFail"
+            f"Failed to start the {server} server at .*:{port}: Address already in use; .* bindAddressHardFail is set"
         )
         wait_until(lambda: not agent.is_running())
 
 
-def test_health_can_be_turned_off(alone: tuple[Namespace, Folder]) -> None:
-    namespace, folder = alone
+def test_health_server_can_be_disabled(empty_node: tuple[Namespace, Folder]) -> None:
+    namespace, folder = empty_node
     with AgentProcess(namespace, folder.path, "--healthz-port=0") as agent:
         agent.wait_synced()
         assert get(namespace, "127.0.0.1", METRICS, "/proxyMode").body == b"ipvs"
@@ -259,18 +261,18 @@ def test_health_can_be_turned_off(alone: tuple[Namespace, Folder]) -> None:
             get(namespace, "127.0.0.1", HEALTHZ)
 
 
-def test_ports_answer_only_where_node_port_addresses_says_and_follow_new_addresses(
-    alone: tuple[Namespace, Folder],
+def test_health_check_node_ports_listen_on_node_port_addresses_only_and_follow_new_addresses(
+    empty_node: tuple[Namespace, Folder],
 ) -> None:
-    namespace, folder = alone
+    namespace, folder = empty_node
     run(namespace, "ip", "address", "add", "172.16.9.1/32", "dev", "lo")
-    folder.put("front", balanced(30130, "pod-a1"))
+    folder.write("front", load_balancer(30130, "pod-a1"))
     with AgentProcess(namespace, folder.path, "--nodeport-addresses=10.9.0.0/16") as agent:
         agent.wait_synced()
         run(namespace, "ip", "address", "add", "10.9.0.1/32", "dev", "lo")
         wait_until(lambda: answers(namespace, "10.9.0.1", 30130))
         assert get(namespace, "10.9.0.1", 30130).weight == (200, "1")
-        assert answers(namespace, "::1", 30130), "no network of the family means everywhere"
+        assert answers(namespace, "::1", 30130), "without a network of the family all its addresses"
         assert not answers(namespace, "172.16.9.1", 30130)
         run(namespace, "ip", "address", "delete", "10.9.0.1/32", "dev", "lo")
         run(namespace, "ip", "address", "add", "10.9.0.2/32", "dev", "lo")
@@ -278,7 +280,7 @@ def test_ports_answer_only_where_node_port_addresses_says_and_follow_new_address
 
 
 def answers(namespace: Namespace, address: str, port: int) -> bool:
-    """Whether anybody listens there."""
+    """Return whether a health-check node port answers at *address*."""
     try:
         return get(namespace, address, port).status in (200, 503)
     except Refused:

@@ -1,6 +1,6 @@
-"""The image as a node runs it: by runc, with what deploy/daemonset.yaml says, against an API server.
+"""The image as a node runs it: by runc, with the pod of deploy/daemonset.yaml, against an API server.
 
-Node A is this kernel's own network, where all that the init container sets can be set.
+Node A is this kernel's initial network namespace, where all sysctls of the init container can be set.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import pytest
 import yaml
 
 from kubeproxy_py import __version__
-from lab.ask import ask
+from lab.client import query
 from lab.echo import EchoServers, Listener
+from lab.guest_setup import UML_MODULES
 from lab.network import BY_NAME, NODE_NAME, PODS, Cluster
 from lab.pristine import reset_host_state
-from lab.stage import UML_MODULES
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
 from tests.e2e.kernel_state import run
-from tests.e2e.manifests import Port, backed, endpoint_slice
-from tests.e2e.test_api_server import NODE, answerers
+from tests.e2e.manifests import Port, endpoint_slice, service_with_slice
+from tests.e2e.test_api_server import NODE, responders
 from tests.image.container import SECCOMP, Container, built_image, control_groups, unpacked
 from tests.image.modprobe import usual_modprobe
 from tests.image.pod import Machine, memory_bytes, oci_config, write_config_map
@@ -51,7 +51,7 @@ LOCK = Path("/run/xtables.lock")
 
 @dataclass(frozen=True)
 class Node:
-    """The node, and what the manifest has for it."""
+    """The node, and the pod of the manifest."""
 
     cluster: Cluster
     server: ApiServer
@@ -60,7 +60,7 @@ class Node:
     folder: Path
 
     def container(self, kind: str, name: str, **security: object) -> Container:
-        """The first of the pod's *kind*; *security* changes its securityContext, None takes a field away."""
+        """Return the pod's first container of *kind*; *security* changes its securityContext, None deletes a field."""
         container = json.loads(json.dumps(self.pod[kind][0]))
         changed = {**container["securityContext"], **security}
         container["securityContext"] = {field: value for field, value in changed.items() if value is not None}
@@ -87,13 +87,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def server(cluster: Cluster, authority: Authority) -> Iterator[ApiServer]:
     with cluster.node_a.inside():
-        made = ApiServer(tls=authority.server_context())
-    made.faults.tokens = {TOKEN}
-    made.start()
-    for each in (NODE_A, *backed("web", WEB, ["pod-a1", "pod-b1"], [WEB_PORT])):
-        made.apply(each)
-    yield made
-    made.stop()
+        server = ApiServer(tls=authority.server_context())
+    server.faults.tokens = {TOKEN}
+    server.start()
+    for document in (NODE_A, *service_with_slice("web", WEB, ["pod-a1", "pod-b1"], [WEB_PORT])):
+        server.apply(document)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +120,13 @@ def node(
 
 
 def _config_maps(objects: dict[tuple[str, str], Any], server: ApiServer, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Each of the manifest, with the one thing filled in that it asks for: where the API server is."""
-    for (kind, name), each in objects.items():
+    """Yield the manifest's ConfigMaps with the address of the API server, the one value that a user must fill in."""
+    for (kind, name), document in objects.items():
         if kind == "ConfigMap":
-            kubeconfig = yaml.safe_load(each["data"]["kubeconfig.conf"])
+            kubeconfig = yaml.safe_load(document["data"]["kubeconfig.conf"])
             kubeconfig["clusters"][0]["cluster"]["server"] = server.url
-            each["data"]["kubeconfig.conf"] = yaml.safe_dump(kubeconfig)
-            yield name, write_config_map(each, folder / name)
+            document["data"]["kubeconfig.conf"] = yaml.safe_dump(kubeconfig)
+            yield name, write_config_map(document, folder / name)
 
 
 def _service_account(authority: Authority, folder: Path) -> Path:
@@ -138,7 +138,7 @@ def _service_account(authority: Authority, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(node: Node) -> str:
-    """What the init container said; it has done its work."""
+    """Run the init container and return its output."""
     with node.container("initContainers", "prepare-node") as container:
         assert container.wait(60) == 0, "\n".join(container.lines())
         return "\n".join(container.lines())
@@ -146,7 +146,7 @@ def prepared(node: Node) -> str:
 
 @pytest.fixture
 def running(node: Node, prepared: str) -> Iterator[Container]:
-    """The agent's container, after its first sync."""
+    """Yield the agent's container after its first sync."""
     with agent_of(node, "agent") as container:
         yield container
 
@@ -158,38 +158,38 @@ def agent_of(node: Node, name: str, **security: object) -> Iterator[Container]:
         yield container
 
 
-def test_the_init_container_makes_the_settings(node: Node, prepared: str) -> None:
-    assert "settings and timeouts are made" in prepared
+def test_init_container_applies_the_sysctls(node: Node, prepared: str) -> None:
+    assert "Applied sysctls and IPVS timeouts; exiting (--init-only)" in prepared
     settings = {name: Path("/proc/sys/net/ipv4", name).read_text().strip() for name in ("ip_forward", "vs/conntrack")}
     assert settings == {"ip_forward": "1", "vs/conntrack": "1"}
 
 
-def test_the_container_makes_of_the_api_servers_objects_what_packets_meet(node: Node, running: Container) -> None:
-    assert answerers(node.cluster, WEB) == {"pod-a1", "pod-b1"}
-    assert ask(node.cluster["outside"], "tcp", BY_NAME["node-a"].ipv4, 30080).name in {"pod-a1", "pod-b1"}
+def test_container_serves_the_services_of_the_api_server(node: Node, running: Container) -> None:
+    assert responders(node.cluster, WEB) == {"pod-a1", "pod-b1"}
+    assert query(node.cluster["outside"], "tcp", BY_NAME["node-a"].ipv4, 30080).name in {"pod-a1", "pod-b1"}
     with running.syncing():
         node.server.apply(endpoint_slice("web", ["pod-b2"], [WEB_PORT]))
-    assert answerers(node.cluster, WEB) == {"pod-b2"}
+    assert responders(node.cluster, WEB) == {"pod-b2"}
     with running.syncing():
         node.server.apply(endpoint_slice("web", ["pod-a1", "pod-b1"], [WEB_PORT]))
 
 
-def test_the_init_container_leaves_nothing_to_complain_of(running: Container) -> None:
+def test_agent_logs_no_warning_after_the_init_container(running: Container) -> None:
     assert not [line for line in running.lines() if line[0] in "WE"]
 
 
-def test_the_kubelets_probes_are_answered(node: Node, running: Container) -> None:
+def test_probes_of_the_manifest_are_answered(node: Node, running: Container) -> None:
     container = node.pod["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        asked = container[probe]["httpGet"]
+        request = container[probe]["httpGet"]
         with node.cluster.node_a.inside():
-            connection = http.client.HTTPConnection(BY_NAME["node-a"].ipv4, ports[asked["port"]], timeout=5)
-            connection.request("GET", asked["path"])
+            connection = http.client.HTTPConnection(BY_NAME["node-a"].ipv4, ports[request["port"]], timeout=5)
+            connection.request("GET", request["path"])
             assert connection.getresponse().status == 200, probe
 
 
-def test_the_process_has_the_rights_of_the_manifest_and_no_others(running: Container) -> None:
+def test_process_has_only_the_capabilities_of_the_manifest(running: Container) -> None:
     status = running.status()
     for which in ("CapPrm", "CapEff", "CapBnd"):
         assert int(status[which], 16) == NET_ADMIN | NET_RAW, which
@@ -197,33 +197,33 @@ def test_the_process_has_the_rights_of_the_manifest_and_no_others(running: Conta
     assert status["Seccomp"] == "2"  # SECCOMP_MODE_FILTER, linux/seccomp.h
 
 
-def test_its_memory_is_limited_as_the_manifest_says(node: Node, running: Container) -> None:
+def test_memory_limit_is_that_of_the_manifest(node: Node, running: Container) -> None:
     limit = node.pod["containers"][0]["resources"]["limits"]["memory"]
     group = Path(f"/proc/{running.first_pid}/cgroup").read_text().strip().removeprefix("0::/")
     assert Path("/sys/fs/cgroup", group, "memory.max").read_text() == f"{memory_bytes(limit)}\n"
 
 
-def test_nothing_can_be_written(running: Container) -> None:
+def test_file_system_is_read_only(running: Container) -> None:
     for path in ("/x", "/tmp/x", "/var/lib/kube-proxy/x", "/lib/modules/x", "/proc/sys/net/ipv4/ip_forward"):
         tried = running.execute("/opt/kubeproxy-py/bin/python", "-c", f"open({path!r}, 'w')")
         assert f"[Errno {errno.EROFS}]" in tried.stderr, (path, tried.stderr)
 
 
-def test_there_is_no_shell_to_execute(running: Container) -> None:
+def test_image_has_no_shell(running: Container) -> None:
     assert "no such file" in running.execute("/bin/sh", "-c", "true").stderr
 
 
-def test_a_container_that_is_replaced_finds_nothing_to_do_and_traffic_goes_on(node: Node, prepared: str) -> None:
+def test_replaced_container_has_nothing_to_do_and_traffic_continues(node: Node, prepared: str) -> None:
     with agent_of(node, "old") as old:
-        status, took_s = old.end(signal.SIGTERM)
+        status, took_s = old.stop(signal.SIGTERM)
     assert status == 0
     assert took_s < 5  # the manifest's terminationGracePeriodSeconds
-    assert answerers(node.cluster, WEB) == {"pod-a1", "pod-b1"}
+    assert responders(node.cluster, WEB) == {"pod-a1", "pod-b1"}
     with node.container("containers", "new") as new:
         assert "nothing to do" in new.wait_synced()
 
 
-def test_as_the_images_own_user_it_does_the_main_job_from_nothing(node: Node, prepared: str) -> None:
+def test_agent_works_as_the_images_own_user_on_a_clean_node(node: Node, prepared: str) -> None:
     with node.cluster.node_a.inside():
         subprocess.run([sys.executable, "-m", "kubeproxy_py", "cleanup"], check=True, capture_output=True)
     assert "KUBE-SERVICES" not in run(node.cluster.node_a, "iptables-save")
@@ -233,22 +233,21 @@ def test_as_the_images_own_user_it_does_the_main_job_from_nothing(node: Node, pr
             status = container.status()
             assert status["Uid"].split() == [str(NOBODY)] * 4
             assert [int(status[which], 16) for which in ("CapEff", "CapAmb")] == [NET_ADMIN | NET_RAW] * 2
-            assert answerers(node.cluster, WEB) == {"pod-a1", "pod-b1"}
-            assert ask(node.cluster["outside"], "tcp", BY_NAME["node-a"].ipv4, 30080).name in {"pod-a1", "pod-b1"}
+            assert responders(node.cluster, WEB) == {"pod-a1", "pod-b1"}
+            assert query(node.cluster["outside"], "tcp", BY_NAME["node-a"].ipv4, 30080).name in {"pod-a1", "pod-b1"}
             with container.syncing():
-                for each in backed("late", LATE, ["pod-a1"]):
-                    node.server.apply(each)
-            wait_until(lambda: answerers(node.cluster, LATE) == {"pod-a1"})
+                for document in service_with_slice("late", LATE, ["pod-a1"]):
+                    node.server.apply(document)
+            wait_until(lambda: responders(node.cluster, LATE) == {"pod-a1"})
             assert not [line for line in container.lines() if line.startswith("E")]
     finally:
         shutil.chown(LOCK, 0)
 
 
-def test_as_the_images_own_user_without_any_right_it_still_tells_its_version(node: Node) -> None:
+def test_version_works_as_the_images_own_user_without_capabilities(node: Node) -> None:
     container = json.loads(json.dumps(node.pod["containers"][0]))
     container["securityContext"] = {"capabilities": {"drop": ["ALL"]}, "allowPrivilegeEscalation": False}
     container["args"] = ["--version"]
-    with Container(
-        node.cluster.node_a, "rightless", oci_config(node.pod, container, node.machine), node.folder
-    ) as each:
-        assert (each.wait(20), each.lines()) == (0, [f"kubeproxy-py {__version__}"])
+    config = oci_config(node.pod, container, node.machine)
+    with Container(node.cluster.node_a, "no-capabilities", config, node.folder) as version:
+        assert (version.wait(20), version.lines()) == (0, [f"kubeproxy-py {__version__}"])

@@ -1,7 +1,7 @@
-"""iptables-nft: the real adapters on real nf_tables, and the whole agent where those meet IPVS.
+"""iptables-nft: the adapters on real nf_tables, and the complete agent on a kernel with nf_tables and IPVS.
 
-The kernel of a developer's machine often has nf_tables and no IPVS, so sets, chains and jumps are shown there, in a
-network namespace of their own (mark lab); the agent is shown in qemu, on Debian's kernel (mark qemu).
+The kernel of a developer's machine often has nf_tables and no IPVS, so sets, chains and jumps are tested there, in a
+private network namespace (mark lab); the agent is tested in qemu, on Debian's kernel (mark qemu).
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ from kubeproxy_py.kernel import Scope
 from kubeproxy_py.kernel.dispatch import Adapter, dispatch
 from kubeproxy_py.kernel.ipset.adapter import IpsetAdapter
 from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
-from kubeproxy_py.kernel.iptables.backend import programs
+from kubeproxy_py.kernel.iptables.backend import find_commands
 from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import Chain, Ipset, IpsetEntry, Jump, JumpSpec, Key, Rows
-from kubeproxy_py.model.services import FAMILIES, Family
 from kubeproxy_py.model.steps import Outcome
+from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.plan.plan import make_plan
-from lab.ask import ask
+from lab.client import query
 from lab.echo import Protocol
 from lab.network import Cluster
-from tests.e2e.agent_process import SYNCED, AgentProcess, command, wait_until
+from tests.e2e.agent_process import SYNCED, AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service
 from tests.e2e.packets_table import CLUSTER_IP, CLUSTER_IP_6, NODE_PORT, PORT, ROWS, WEB_PODS, Row
 from tests.e2e.serving import serving_cluster
-from tests.host_tools.tables_of_a_node import network_of_ones_own, recorded_rows, recorded_text
+from tests.host_tools.recorded_tables import private_network, recorded_rows, recorded_text
 
 
 @pytest.fixture(scope="session")
 def _kernel_with_ipvs() -> None:
-    """In place of the one in conftest.py: half of this suite is for hosts without IPVS."""
+    """Replace the fixture of conftest.py, because half of this suite is for hosts without IPVS."""
 
 
 class Nft:
-    """Sets and rules of one node, by the adapters that LinuxKernel has for them."""
+    """Sets and rules of one node, by the adapters that LinuxKernel uses."""
 
     def __init__(self) -> None:
-        found = [words for family in FAMILIES if (words := programs("nft", family))]
-        sets, rules = IpsetAdapter(FAMILIES), IptablesAdapter(found)
+        commands = [found for family in FAMILIES if (found := find_commands("nft", family))]
+        sets, rules = IpsetAdapter(FAMILIES), IptablesAdapter(commands)
         self._adapters: dict[type[Key], Adapter] = {Ipset: sets, IpsetEntry: sets, Chain: rules, Jump: rules}
-        self._readers: dict[Scope, Adapter] = {scope: each for each in (sets, rules) for scope in each.scopes()}
+        self._readers: dict[Scope, Adapter] = {
+            scope: adapter for adapter in (sets, rules) for scope in adapter.scopes()
+        }
 
     def bring_to(self, rows: Rows) -> Outcome:
-        """Plan from what is there to *rows*, and carry that out."""
+        """Plan from the current state to *rows* and apply the plan."""
         return dispatch(make_plan(rows, self.read()), self._adapters)
 
     def read(self) -> Rows:
@@ -89,23 +91,25 @@ def _make_foreign() -> None:
 
 
 def _ruleset() -> list[object]:
-    """All of nf_tables but handles and counters, as nft itself tells it."""
-    told = json.loads(subprocess.check_output(["nft", "--json", "--handle", "list", "ruleset"]))
-    return [_without_handles(each) for each in told["nftables"]]
+    """Return all of nf_tables as nft prints it, without handles and counters."""
+    listing = json.loads(subprocess.check_output(["nft", "--json", "--handle", "list", "ruleset"]))
+    return [_without_handles(element) for element in listing["nftables"]]
 
 
 def _without_handles(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _without_handles(each) for key, each in value.items() if key not in ("handle", "packets", "bytes")}
-    return [_without_handles(each) for each in value] if isinstance(value, list) else value
+        return {
+            key: _without_handles(member) for key, member in value.items() if key not in ("handle", "packets", "bytes")
+        }
+    return [_without_handles(member) for member in value] if isinstance(value, list) else value
 
 
 def _set_names() -> set[str]:
     return set(subprocess.check_output(["ipset", "list", "-n"], text=True).split())
 
 
-def _node() -> Rows:
-    """All sets with an entry or more, and the recorded tables of a node."""
+def _node_rows() -> Rows:
+    """Return the rows of all sets, some with entries, and of the recorded tables of a node."""
     rows: Rows = {**recorded_rows()}
     for family in FAMILIES:
         rows |= tables.ipsets(family)  # type: ignore[arg-type]  # a dict of some keys is one of all
@@ -116,24 +120,24 @@ def _node() -> Rows:
 
 @pytest.fixture
 def nft() -> Iterator[Nft]:
-    """On a node on which others have sets, chains and tables too."""
-    with network_of_ones_own():
+    """Yield the adapters on a node that also has foreign sets, chains and tables."""
+    with private_network():
         _make_foreign()
         yield Nft()
 
 
 @pytest.mark.lab
 def test_sets_chains_and_jumps_are_written_and_read_back_equal(nft: Nft) -> None:
-    assert nft.bring_to(_node()).failed == ()
-    assert nft.read() == _node()
+    assert nft.bring_to(_node_rows()).failures == ()
+    assert nft.read() == _node_rows()
 
 
 @pytest.mark.lab
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_printed_is_what_was_recorded(nft: Nft, family: Family) -> None:
-    nft.bring_to(_node())
-    tool = "iptables-nft-save" if family == "IPv4" else "ip6tables-nft-save"
-    printed = subprocess.check_output([tool], text=True).splitlines()
+def test_recorded_rules_are_printed_as_they_were_written(nft: Nft, family: Family) -> None:
+    nft.bring_to(_node_rows())
+    program = "iptables-nft-save" if family == "IPv4" else "ip6tables-nft-save"
+    printed = subprocess.check_output([program], text=True).splitlines()
     recorded = [line for line in recorded_text(family).splitlines() if line.startswith("-A ")]
     assert [line for line in printed if line in recorded] == recorded
 
@@ -142,60 +146,60 @@ def test_what_is_printed_is_what_was_recorded(nft: Nft, family: Family) -> None:
 @pytest.mark.parametrize("match", ["", "! -s {network}", "! -i cni0", "! -i cali+"])
 def test_every_form_of_the_masquerade_rule_reads_back_equal(nft: Nft, match: str) -> None:
     networks = {"IPv4": "10.244.0.0/16", "IPv6": "fd00:10:244::/56"}
-    not_local = {family: match.format(network=networks[family]) for family in FAMILIES if match}
+    if_not_local = {family: match.format(network=networks[family]) for family in FAMILIES if match}
     rows: Rows = {}
     for family in FAMILIES:
         rows |= tables.ipsets(family)  # type: ignore[arg-type]
-        filled = frozenset(key.name for key in tables.ipsets(family))
-        rows |= compile_chains(family, NonEmptySets(filled), NodeContext(not_local=not_local))
+        non_empty = frozenset(key.name for key in tables.ipsets(family))
+        rows |= compile_chains(family, NonEmptySets(non_empty), NodeContext(if_not_local=if_not_local))
         rows |= {key: JumpSpec(rule) for key, rule in tables.jumps(family).items()}
-    assert nft.bring_to(rows).failed == ()
+    assert nft.bring_to(rows).failures == ()
     assert nft.read() == rows
 
 
 @pytest.mark.lab
 def test_a_restart_finds_nothing_to_do(nft: Nft) -> None:
-    nft.bring_to(_node())
-    assert make_plan(_node(), Nft().read()).steps == ()
+    nft.bring_to(_node_rows())
+    assert make_plan(_node_rows(), Nft().read()).steps == ()
 
 
 @pytest.mark.lab
 def test_a_restart_writes_nothing(nft: Nft) -> None:
-    nft.bring_to(_node())
-    before = subprocess.check_output(["nft", "--handle", "list", "ruleset"])  # what is written anew has new handles
-    assert Nft().bring_to(_node()).failed == ()
+    nft.bring_to(_node_rows())
+    before = subprocess.check_output(["nft", "--handle", "list", "ruleset"])  # rewritten rules get new handles
+    assert Nft().bring_to(_node_rows()).failures == ()
     assert subprocess.check_output(["nft", "--handle", "list", "ruleset"]) == before
 
 
 @pytest.mark.lab
-def test_others_tables_and_chains_stay_while_we_are_there(nft: Nft) -> None:
+def test_foreign_tables_and_chains_survive_adding_ours(nft: Nft) -> None:
     before = _ruleset()
-    nft.bring_to(_node())
+    nft.bring_to(_node_rows())
     after = _ruleset()
-    assert [each for each in before if each not in after] == []
+    assert [element for element in before if element not in after] == []
     assert _set_names() >= {"CNI-SET", "KUBE-SRC-THEIRS"}
 
 
 @pytest.mark.lab
-def test_others_tables_and_chains_are_no_rows(nft: Nft) -> None:
+def test_foreign_tables_and_chains_are_not_rows(nft: Nft) -> None:
     assert nft.read() == {}
 
 
 @pytest.mark.lab
-def test_cleaning_up_leaves_nothing_but_what_others_have(nft: Nft) -> None:
+def test_deleting_all_rows_leaves_only_foreign_tables_and_sets(nft: Nft) -> None:
     before = _ruleset()
-    nft.bring_to(_node())
-    assert nft.bring_to({}).failed == ()
+    nft.bring_to(_node_rows())
+    assert nft.bring_to({}).failures == ()
     after = _ruleset()
-    assert [each for each in before if each not in after] == []
-    assert [each for each in after if each not in before and not _is_frame(each)] == []
+    assert [element for element in before if element not in after] == []
+    assert [element for element in after if element not in before and not _is_frame(element)] == []
     assert _set_names() == {"CNI-SET", "KUBE-SRC-THEIRS"}
 
 
-def _is_frame(told: object) -> bool:
-    """A table, or a built-in chain: iptables-nft makes them at their first use and never removes them."""
-    assert isinstance(told, dict)
-    return "table" in told or "hook" in told.get("chain", {})
+def _is_frame(element: object) -> bool:
+    """Return whether it is a table or a built-in chain, which iptables-nft creates at first use and never deletes."""
+    assert isinstance(element, dict)
+    return "table" in element or "hook" in element.get("chain", {})
 
 
 _WEB_PORTS = [Port(PORT, protocol, 8080, NODE_PORT) for protocol in ("TCP", "UDP", "SCTP")]
@@ -204,8 +208,8 @@ _WEB = [
     endpoint_slice("web", WEB_PODS, _WEB_PORTS),
     endpoint_slice("web", WEB_PODS, _WEB_PORTS, version=6),
 ]
-# A row of each kind: what is emulated is slow, and each row is asked on every kernel by test_packets.py too.
-_ASKED = [
+# A row of each kind: emulation is slow, and test_packets.py tests every row on the other kernels.
+_SAMPLED_ROWS = [
     row
     for row in ROWS
     if (row.client, row.address) in {("pod-a1", CLUSTER_IP), ("outside", CLUSTER_IP), ("outside", "192.168.3.10")}
@@ -213,11 +217,11 @@ _ASKED = [
 ]
 
 
-PATIENCE_S = 100.0  # what takes a second elsewhere takes fifteen here, and more where the machine is busy
+PATIENCE_S = 100.0  # what takes 1 s elsewhere takes 15 s in qemu, and more on a busy machine
 
 
 def on_qemu(test: Callable[..., None]) -> Callable[..., None]:
-    """A test for qemu's kernel, with the time that it takes there."""
+    """Mark a test for qemu's kernel, with the timeout that it needs there."""
     marked: Callable[..., None] = pytest.mark.qemu(pytest.mark.timeout(300)(test))
     return marked
 
@@ -230,20 +234,20 @@ class Running(NamedTuple):
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Node A after an agent was there for its first sync; its state outlives it."""
+    """Yield node A after the first sync of an agent that has stopped; its kernel state remains."""
     folder = Folder(tmp_path_factory.mktemp("manifests"))
-    folder.put("web", _WEB)
+    folder.write("web", _WEB)
     with serving_cluster() as cluster:
         with cluster.node_a.inside():
             _make_foreign()
         with AgentProcess(cluster.node_a, folder.path) as agent:
             first_sync(agent)
-            agent.end(signal.SIGTERM)
+            agent.stop(signal.SIGTERM)
             yield Running(cluster, folder.path, agent.lines())
 
 
 def first_sync(agent: AgentProcess) -> str:
-    """What the log says of it, once it was made."""
+    """Wait for the first sync and return its log line."""
 
     def synced() -> list[str]:
         return [line for line in agent.lines() if SYNCED in line]
@@ -251,14 +255,14 @@ def first_sync(agent: AgentProcess) -> str:
     def log() -> str:
         return "\n".join(agent.lines())
 
-    wait_until(lambda: bool(synced()) or not agent.is_running(), log, within_s=PATIENCE_S)
+    wait_until(lambda: bool(synced()) or not agent.is_running(), log, timeout_s=PATIENCE_S)
     assert synced(), log()
     return synced()[0]
 
 
 @on_qemu
-def test_the_agent_finds_nft_by_itself(node: Running) -> None:
-    assert [line for line in node.log if "this host: " in line and "(nft)" in line]
+def test_the_agent_detects_the_nft_backend(node: Running) -> None:
+    assert [line for line in node.log if "Detected host features" in line and 'iptables_flavour="nft"' in line]
 
 
 @on_qemu
@@ -269,16 +273,14 @@ def test_rules_are_in_nf_tables_and_none_in_legacy_tables(node: Running) -> None
 
 @on_qemu
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-@pytest.mark.parametrize("row", _ASKED, ids=str)
-def test_each_pod_answers_its_share_and_sees_the_source_that_the_rules_give(
-    node: Running, row: Row, protocol: Protocol
-) -> None:
-    answers = [ask(node.cluster[row.client], protocol, row.address, row.port, timeout_s=5.0) for _ in WEB_PODS]
-    assert Counter((each.name, each.peer_address) for each in answers) == Counter(row.sources.items()), row.why
+@pytest.mark.parametrize("row", _SAMPLED_ROWS, ids=str)
+def test_each_pod_answers_its_share_and_sees_the_expected_source(node: Running, row: Row, protocol: Protocol) -> None:
+    answers = [query(node.cluster[row.client], protocol, row.address, row.port, timeout_s=5.0) for _ in WEB_PODS]
+    assert Counter((answer.name, answer.peer_address) for answer in answers) == Counter(row.sources.items()), row.why
 
 
 @on_qemu
-def test_after_a_restart_there_is_nothing_to_do(node: Running) -> None:
+def test_a_restarted_agent_has_nothing_to_do(node: Running) -> None:
     before = kernel_state(node.cluster.node_a)
     with AgentProcess(node.cluster.node_a, node.folder) as agent:
         line = first_sync(agent)
@@ -287,30 +289,30 @@ def test_after_a_restart_there_is_nothing_to_do(node: Running) -> None:
 
 
 @on_qemu
-def test_plan_says_so_too(node: Running) -> None:
-    assert run(node.cluster.node_a, *command(node.folder, "plan")).splitlines()[-1] == "nothing to do"
+def test_plan_on_a_synced_node_has_nothing_to_do(node: Running) -> None:
+    assert run(node.cluster.node_a, *command_line(node.folder, "plan")).splitlines()[-1] == "nothing to do"
 
 
 @pytest.fixture(scope="module")
 def cleaned_up(node: Running) -> State:
-    run(node.cluster.node_a, *command(node.folder, "cleanup"))
+    run(node.cluster.node_a, *command_line(node.folder, "cleanup"))
     return kernel_state(node.cluster.node_a)
 
 
 @on_qemu
-def test_cleaning_up_leaves_nothing_of_ours(cleaned_up: State) -> None:
-    lines = [line for look in cleaned_up.values() for line in look if "KUBE-" in line]
-    theirs = ("KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-SRC-THEIRS")
-    assert [line for line in lines if not any(name in line for name in theirs)] == []
+def test_cleanup_deletes_everything_of_ours(cleaned_up: State) -> None:
+    lines = [line for listing in cleaned_up.values() for line in listing if "KUBE-" in line]
+    foreign = ("KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-SRC-THEIRS")
+    assert [line for line in lines if not any(name in line for name in foreign)] == []
     assert cleaned_up["virtual servers"] == ()
     assert [line for line in cleaned_up["addresses"] if "kube-ipvs0" in line] == []
 
 
 @on_qemu
 @pytest.mark.usefixtures("cleaned_up")
-def test_cleaning_up_leaves_what_others_have(node: Running) -> None:
+def test_cleanup_keeps_foreign_rules_and_sets(node: Running) -> None:
     ruleset = run(node.cluster.node_a, "nft", "list", "ruleset")
     sets = run(node.cluster.node_a, "ipset", "list", "-n").split()
-    theirs = ("firewalld", "CNI-HOSTPORT-DNAT", "KUBE-FIREWALL", "KUBE-KUBELET-CANARY")
-    assert [name for name in theirs if name not in ruleset] == []
+    foreign = ("firewalld", "CNI-HOSTPORT-DNAT", "KUBE-FIREWALL", "KUBE-KUBELET-CANARY")
+    assert [name for name in foreign if name not in ruleset] == []
     assert sorted(sets) == ["CNI-SET", "KUBE-SRC-THEIRS"]

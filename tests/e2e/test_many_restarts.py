@@ -1,4 +1,4 @@
-"""A hundred starts: each jump stands once, and what is foreign stays as it is, byte for byte and in its place."""
+"""A hundred starts: each jump is there once, and foreign rules are unchanged, byte for byte and in their place."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.conformance.agent import OBJECTS, write_whole
-from tests.conformance.life import Life
+from tests.conformance.agent_process import OBJECTS, write_atomically
+from tests.conformance.agent_lifetime import AgentLifetime
 from tests.conformance.node import clean_kernel, pristine_node
 from tests.conformance.objects import endpoint_slice, node, service
 from tests.conformance.spec_case import CONFIG
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kernel
 STARTS = 100
 JUMPS = 9  # of a family
 FAMILIES = ("", "6")
-# What a node has besides: kubelet's chains and marks, a container engine's, an administrator's rules.
+# Other rules of a node: kubelet's chains and marks, those of a container engine, an administrator's rules.
 FOREIGN = """
 for i in iptables ip6tables; do
     $i -t mangle -N KUBE-IPTABLES-HINT
@@ -40,7 +40,7 @@ for i in iptables ip6tables; do
     $i -t nat -A DOCKER -i cni0 -j RETURN
 done
 """
-# Put above our jumps once they are there: they are not moved back to the top.
+# Inserted above our jumps: the agent must not move its jumps back to the top.
 ABOVE = """
 for i in iptables ip6tables; do
     $i -I INPUT -i lo -j ACCEPT
@@ -68,17 +68,17 @@ def saved() -> list[str]:
 
 
 def objects(number: int) -> str:
-    """A Service that has a node port at every second start, so that rules come and go."""
+    """Return a Service that has a node port at every second start, so that rules are added and deleted."""
     web = {"type": "NodePort", "ip": "10.96.90.1", "ports": ["80 node 30901" if number % 2 else "80"]}
     endpoints = {"of": "web", "ports": [8080], "endpoints": ["10.244.2.5 node-b"]}
     return yaml.safe_dump_all([node(), service("web", web), endpoint_slice("web-1", endpoints)])
 
 
 def start(folder: Path, number: int) -> None:
-    write_whole(folder / OBJECTS, objects(number))
-    with Life(folder, yaml.safe_dump(dict(CONFIG))) as life:
-        life.settle()
-        assert (bool(life.steps), life.said) == (True, [])
+    write_atomically(folder / OBJECTS, objects(number))
+    with AgentLifetime(folder, yaml.safe_dump(dict(CONFIG))) as life:
+        life.sync_until_idle()
+        assert (bool(life.steps), life.problems) == (True, [])
 
 
 @pytest.fixture(scope="module")
@@ -95,27 +95,27 @@ def restarts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarts]:
         yield Restarts(foreign, first, saved())
 
 
-def test_each_jump_stands_once(restarts: Restarts) -> None:
+def test_each_jump_is_there_once(restarts: Restarts) -> None:
     for text in restarts.last:
         jumps = Counter(re.findall(r"^-A (?!KUBE-).* -j KUBE-(?!FIREWALL)\S+$", text, re.MULTILINE))
         assert (len(jumps), set(jumps.values())) == (JUMPS, {1})
 
 
-def test_tables_are_the_same_to_the_byte(restarts: Restarts) -> None:
+def test_tables_are_the_same_byte_for_byte(restarts: Restarts) -> None:
     assert restarts.last == restarts.first
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
-def test_foreign_rules_and_chains_are_as_they_were_made(restarts: Restarts, family: int) -> None:
-    above = {"-A INPUT -i lo -j ACCEPT", "-A POSTROUTING -o cni0 -j RETURN"}
-    above.add('-A FORWARD -m comment --comment "kubernetes forwarding rules" -j ACCEPT')
+def test_foreign_rules_and_chains_are_unchanged(restarts: Restarts, family: int) -> None:
+    inserted = {"-A INPUT -i lo -j ACCEPT", "-A POSTROUTING -o cni0 -j RETURN"}
+    inserted.add('-A FORWARD -m comment --comment "kubernetes forwarding rules" -j ACCEPT')
     ours = re.compile(r"(:|-A )KUBE-(?!FIREWALL|KUBELET|IPTABLES)|-A .* -j KUBE-(?!FIREWALL)")
-    left = [line for line in restarts.last[family].splitlines() if not ours.match(line) and line not in above]
-    assert left == restarts.foreign[family].splitlines()
+    foreign = [line for line in restarts.last[family].splitlines() if not ours.match(line) and line not in inserted]
+    assert foreign == restarts.foreign[family].splitlines()
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
-def test_what_was_put_above_our_jumps_stays_there(restarts: Restarts, family: int) -> None:
+def test_rules_inserted_above_our_jumps_stay_there(restarts: Restarts, family: int) -> None:
     text = restarts.last[family]
     tops = [re.search(rf"^-A {chain} .*$", text, re.MULTILINE) for chain in ("INPUT", "FORWARD", "POSTROUTING")]
     assert [top[0].split()[-1] if top else "" for top in tops] == ["ACCEPT", "ACCEPT", "RETURN"]

@@ -1,6 +1,6 @@
-"""Metrics on a real node: a scrape holds what kube-proxy's holds, and numbers move with what happens.
+"""Metrics on a real node: a scrape has all metrics of kube-proxy, and their values follow what happens.
 
-The agent has an API server (the stand-in), so that all sources of numbers are there.
+The agent uses the stand-in API server, so that all metrics have a source.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.rows import SERVING, RealServer, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort
 from kubeproxy_py.model.steps import Step
-from lab.ask import ask
+from lab.client import query
 from lab.namespace import new_namespace
 from lab.network import Cluster
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
 from tests.e2e.kernel_state import run
-from tests.e2e.manifests import Object, Port, backed, endpoint_slice, service
+from tests.e2e.manifests import Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import HEALTHZ, METRICS, get, scrape
-from tests.e2e.test_api_server import NODE, Agent, Control
+from tests.e2e.test_api_server import NODE, Agent, ControlPlane
 from tests.e2e.test_health import rules_locked
 from tests.metrics.recorded import exposed, recorded, samples
 
@@ -42,19 +42,19 @@ WEB = "10.96.60.1"
 
 
 @pytest.fixture(scope="module")
-def control(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
+def control(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     authority = Authority(tmp_path_factory.mktemp("pki"))
     with cluster.node_a.inside():
         server = ApiServer(tls=authority.server_context())
     server.start()
-    made = Control(server, authority, tmp_path_factory.mktemp("kubeconfig"))
-    made.apply(NODE, *backed("web", WEB, ["pod-a1"]), *mixed_load())
-    yield made
+    control = ControlPlane(server, authority, tmp_path_factory.mktemp("kubeconfig"))
+    control.apply(NODE, *service_with_slice("web", WEB, ["pod-a1"]), *mixed_load())
+    yield control
     server.stop()
 
 
 def mixed_load() -> list[Object]:
-    """Services of the sorts that kube-proxy had when it was recorded."""
+    """Return Services of the kinds that kube-proxy had when its metrics were recorded."""
     local: Object = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30120}
     return [
         service("dns", "10.96.60.2", [Port(53, "UDP", 5353)]),
@@ -67,25 +67,25 @@ def mixed_load() -> list[Object]:
 
 
 @pytest.fixture(scope="module")
-def agent(cluster: Cluster, control: Control) -> Iterator[Agent]:
+def agent(cluster: Cluster, control: ControlPlane) -> Iterator[Agent]:
     with Agent(cluster, control, "--ipvs-sync-period=1s") as running:
         running.wait_synced()
         yield running
 
 
 def values(cluster: Cluster, name: str, **labels: str) -> float:
-    """The sum of a metric's values that have *labels*."""
-    wanted = set(labels.items())
-    return sum(value for found, value in samples(scrape(cluster.node_a), name).items() if wanted <= set(found))
+    """Return the sum of a metric's values that have *labels*."""
+    selected = set(labels.items())
+    return sum(value for pairs, value in samples(scrape(cluster.node_a), name).items() if selected <= set(pairs))
 
 
-def test_a_scrape_has_all_that_kube_proxys_has_by_name_type_labels_and_buckets(cluster: Cluster, agent: Agent) -> None:
+def test_scrape_has_all_metrics_of_kube_proxy_by_name_type_labels_and_buckets(cluster: Cluster, agent: Agent) -> None:
     get(cluster.node_a, "127.0.0.1", HEALTHZ, "/healthz")
-    found = exposed(scrape(cluster.node_a))
-    assert {name: found.get(name) for name in recorded()} == recorded()
+    metrics = exposed(scrape(cluster.node_a))
+    assert {name: metrics.get(name) for name in recorded()} == recorded()
 
 
-def test_rows_are_told_by_kind_and_none_is_pending_or_failed(cluster: Cluster, agent: Agent) -> None:
+def test_rows_are_counted_by_kind_and_none_is_pending_or_failed(cluster: Cluster, agent: Agent) -> None:
     listed = run(cluster.node_a, "ipvsadm", "-Sn").splitlines()
     servers = len([line for line in listed if line.startswith("-A")])
     assert values(cluster, "kubeproxy_ipvs_rows", kind="VirtualServer", state="desired") == servers
@@ -94,8 +94,8 @@ def test_rows_are_told_by_kind_and_none_is_pending_or_failed(cluster: Cluster, a
     assert values(cluster, "kubeproxy_ipvs_rows", state="failed") == 0
 
 
-def test_rules_that_cannot_be_written_are_counted_until_they_are(
-    cluster: Cluster, agent: Agent, control: Control
+def test_rules_that_cannot_be_written_are_counted_as_failed_until_they_are_written(
+    cluster: Cluster, agent: Agent, control: ControlPlane
 ) -> None:
     guarded = service("guarded", "10.96.60.5", type="LoadBalancer", loadBalancerSourceRanges=["192.0.2.0/24"])
     guarded["status"] = {"loadBalancer": {"ingress": [{"ip": "203.0.113.60"}]}}
@@ -112,7 +112,7 @@ def test_rules_that_cannot_be_written_are_counted_until_they_are(
 
 
 def test_drift_is_counted_when_it_is_found_and_when_it_is_repaired(cluster: Cluster, agent: Agent) -> None:
-    names = [f"kubeproxy_ipvs_drift_{what}_total" for what in ("found", "repaired")]
+    names = [f"kubeproxy_ipvs_drift_{event}_total" for event in ("found", "repaired")]
     before = [values(cluster, name, kind="RealServer") for name in names]
     run(cluster.node_a, "ipvsadm", "-d", "-t", f"{WEB}:80", "-r", "10.244.1.5:8080")
     wait_until(lambda: [values(cluster, name, kind="RealServer") for name in names] == [n + 1 for n in before])
@@ -120,17 +120,17 @@ def test_drift_is_counted_when_it_is_found_and_when_it_is_repaired(cluster: Clus
 
 
 def test_traffic_is_counted_by_service_port(cluster: Cluster, agent: Agent) -> None:
-    def told(name: str) -> float:
+    def value(name: str) -> float:
         return values(cluster, f"kubeproxy_ipvs_service_{name}", namespace="shop", service="web", port="tcp-80")
 
     names = ("connections_total", "received_packets_total", "sent_bytes_total")
-    before = [told(name) for name in names]
+    before = [value(name) for name in names]
     for _ in range(5):
-        ask(cluster["pod-a2"], "tcp", WEB, 80)
-    wait_until(lambda: told(names[0]) - before[0] == 5)  # Linux 6.1 brings its sums up to date every 2 s
-    assert told(names[1]) - before[1] >= 15  # SYN, ACK, FIN of each
-    assert told(names[2]) - before[2] >= 500
-    assert told("active_connections") + told("inactive_connections") >= 1
+        query(cluster["pod-a2"], "tcp", WEB, 80)
+    wait_until(lambda: value(names[0]) - before[0] == 5)  # Linux 6.1 updates its sums every 2 s
+    assert value(names[1]) - before[1] >= 15  # SYN, ACK, FIN of each
+    assert value(names[2]) - before[2] >= 500
+    assert value("active_connections") + value("inactive_connections") >= 1
 
 
 def test_services_without_local_endpoints_are_counted_by_policy(cluster: Cluster, agent: Agent) -> None:
@@ -139,8 +139,8 @@ def test_services_without_local_endpoints_are_counted_by_policy(cluster: Cluster
     assert counted == [1, 1]
 
 
-def test_a_change_of_endpoints_is_timed_from_its_trigger_to_the_kernel(
-    cluster: Cluster, agent: Agent, control: Control
+def test_network_programming_duration_counts_from_the_trigger_time_annotation(
+    cluster: Cluster, agent: Agent, control: ControlPlane
 ) -> None:
     name = "kubeproxy_network_programming_duration_seconds"
     before = values(cluster, f"{name}_count", ip_family="IPv4"), values(cluster, f"{name}_sum", ip_family="IPv4")
@@ -153,19 +153,19 @@ def test_a_change_of_endpoints_is_timed_from_its_trigger_to_the_kernel(
     assert 3 <= values(cluster, f"{name}_sum", ip_family="IPv4") - before[1] < 30
 
 
-def test_requests_watches_and_their_restarts_are_counted(cluster: Cluster, agent: Agent, control: Control) -> None:
+def test_api_requests_and_watch_restarts_are_counted(cluster: Cluster, agent: Agent, control: ControlPlane) -> None:
     def restarts() -> float:
         return values(cluster, "kubeproxy_ipvs_watch_restarts_total", resource="services")
 
     before = restarts()
     assert values(cluster, "rest_client_requests_total", code="200", method="GET") >= 6
-    control.server.cut()
+    control.server.close_connections()
     wait_until(lambda: restarts() > before)
     assert values(cluster, "kubeproxy_ipvs_watch_silence_seconds", resource="services") < 60
     assert values(cluster, "kubeproxy_ipvs_lists_total", resource="services") == 1
 
 
-def test_the_other_pages_are_kube_proxys(cluster: Cluster, agent: Agent) -> None:
+def test_other_pages_of_the_metrics_server_are_those_of_kube_proxy(cluster: Cluster, agent: Agent) -> None:
     def page(path: str) -> tuple[int, bytes]:
         answer = get(cluster.node_a, "127.0.0.1", METRICS, path)
         return answer.status, answer.body
@@ -179,25 +179,25 @@ def test_the_other_pages_are_kube_proxys(cluster: Cluster, agent: Agent) -> None
     assert (config["kind"], config["ipvs"]["syncPeriod"]) == ("KubeProxyConfiguration", "1s")
 
 
-def test_ten_thousand_services_are_scraped_fast() -> None:
+def test_scrape_of_ten_thousand_services_takes_less_than_5_seconds() -> None:
     namespace = new_namespace("many")
     services = [many(number) for number in range(10_000)]
     with namespace.inside():
         adapter = IpvsAdapter()
         steps = [step for each in services for step in _steps(each)]
         assert not adapter.apply(steps)
-        numbers = TrafficMetrics(IpvsAdapter, TrafficLimits())
-        numbers.take([ServiceState(each.name, each) for each in services])
+        metrics = TrafficMetrics(IpvsAdapter, TrafficLimits())
+        metrics.update_services([ServiceState(service.name, service) for service in services])
         took_s = []
         for _ in range(3):
             began_s = time.perf_counter()
-            body, _ = encode(numbers.families, "")
+            body, _ = encode(metrics.collect, "")
             took_s.append(time.perf_counter() - began_s)
     adapter.close()
     namespace.close()
-    assert body.count(b"kubeproxy_ipvs_service_connections_total{") == 1001, "1,000 and the rest"
+    assert body.count(b"kubeproxy_ipvs_service_connections_total{") == 1001, "1,000 and one for all others"
     print(f"a scrape of 10,000 Services: {min(took_s):.2f} s")
-    assert min(took_s) < 5  # 1 s on a machine that does nothing else
+    assert min(took_s) < 5  # 1 s on an idle machine
 
 
 def many(number: int) -> Service:
@@ -211,8 +211,8 @@ def _steps(each: Service) -> Iterator[Step]:
     yield Step("add", RealServer(server, "10.244.1.5", 8080), SERVING)
 
 
-def test_a_thousand_idle_connections_to_each_server_leave_the_sync_as_fast(
-    cluster: Cluster, agent: Agent, control: Control
+def test_a_thousand_idle_connections_to_each_server_do_not_slow_down_the_sync(
+    cluster: Cluster, agent: Agent, control: ControlPlane
 ) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -229,13 +229,13 @@ def test_a_thousand_idle_connections_to_each_server_leave_the_sync_as_fast(
     assert during_ms < 3 * before_ms + 20
 
 
-def latencies_ms(agent: Agent, control: Control) -> float:
-    """The median time that a change of endpoints took, of 11."""
+def latencies_ms(agent: Agent, control: ControlPlane) -> float:
+    """Return the median time of 11 changes of endpoints."""
     took_ms = []
-    for turn in range(11):
+    for number in range(11):
         since = len(agent.lines())
         with agent.syncing(r"ms since the event"):
-            control.apply(endpoint_slice("web", ["pod-b1", "pod-b2", "pod-b3"][turn % 3 :]))
+            control.apply(endpoint_slice("web", ["pod-b1", "pod-b2", "pod-b3"][number % 3 :]))
         line = agent.wait_for(r"ms since the event", since)
         took_ms.append(float(re.search(r"([0-9.]+) ms since the event", line)[1]))  # type: ignore[index]
     return statistics.median(took_ms)

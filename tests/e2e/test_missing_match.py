@@ -1,4 +1,4 @@
-"""Hosts that can't match on IPVS: the Services are served, with all rules but those that need it."""
+"""Hosts without the iptables match ipvs: Services are served, with all rules except those that need it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lab.namespace import Namespace, new_namespace
-from tests.e2e.agent_process import AgentProcess, command
+from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, backed
-from tests.e2e.test_start import no_module_can_be_loaded
+from tests.e2e.manifests import Folder, service_with_slice
+from tests.e2e.test_start import without_module_loading
 
 pytestmark = pytest.mark.kernel
 
@@ -23,37 +23,37 @@ ADDRESS = "203.0.113.9"
 RULE = f"-A KUBE-IPVS-OUT-FILTER -s {ADDRESS}/32 -m ipvs --vproto 6 --vaddr {ADDRESS} --vport 80 -j DROP"
 SERVED = f"-A -t {ADDRESS}:80"
 GUARDED = "--match-set KUBE-LOAD-BALANCER-SOURCE-CIDR dst,dst,src -j RETURN"
-NO_MATCH = "the kernel has no match for IPVS"
+NO_MATCH = "the kernel module xt_ipvs is missing"
 
 
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
-    made = new_namespace("no-match")
-    yield made
-    made.close()
+    namespace = new_namespace("no-match")
+    yield namespace
+    namespace.close()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    made = Folder(tmp_path)
+    manifests = Folder(tmp_path)
     ranges: dict[str, Any] = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}
-    objects = backed("web", "10.96.0.10", ["pod-a1"], **ranges)
+    objects = service_with_slice("web", "10.96.0.10", ["pod-a1"], **ranges)
     objects[0]["status"] = {"loadBalancer": {"ingress": [{"ip": ADDRESS}]}}
-    made.put("all", objects)
-    return made
+    manifests.write("all", objects)
+    return manifests
 
 
 @contextmanager
-def without_the_module() -> Iterator[None]:
-    """The kernel has no xt_ipvs, and nobody can load it; all other modules that rules need are there."""
+def without_xt_ipvs() -> Iterator[None]:
+    """Unload xt_ipvs and prevent module loading; all other modules that rules need are loaded."""
     subprocess.run(["rmmod", "xt_ipvs"], check=True)
-    with no_module_can_be_loaded():
+    with without_module_loading():
         yield
 
 
 @contextmanager
-def without_the_library() -> Iterator[None]:
-    """iptables does not know the match."""
+def without_iptables_extension() -> Iterator[None]:
+    """Hide iptables' extension for the match."""
     (library,) = Path("/usr/lib").glob("*/xtables/libxt_ipvs.so")
     subprocess.run(["mount", "--bind", "/dev/null", library], check=True)
     try:
@@ -66,38 +66,44 @@ def rules(namespace: Namespace) -> str:
     return shell(namespace, "iptables-save -t filter")
 
 
-def once(namespace: Namespace, folder: Folder, verb: str) -> str:
-    """What a verb says that ends by itself."""
-    done = subprocess.run(namespace.wrap(command(folder.path, verb)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def run_command(namespace: Namespace, folder: Folder, command: str) -> str:
+    """Run a command that ends by itself and return its log."""
+    completed = subprocess.run(
+        namespace.wrap(command_line(folder.path, command)), capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+    return completed.stderr
 
 
-def test_without_the_module_one_warning_is_told_and_all_other_rules_stand(namespace: Namespace, folder: Folder) -> None:
+def test_without_xt_ipvs_one_warning_is_logged_and_all_other_rules_are_programmed(
+    namespace: Namespace, folder: Folder
+) -> None:
     with AgentProcess(namespace, folder.path) as agent:
         agent.wait_synced()
         assert RULE in rules(namespace)
         assert NO_MATCH not in "\n".join(agent.lines())
-    once(namespace, folder, "cleanup")
-    with without_the_module():
+    run_command(namespace, folder, "cleanup")
+    with without_xt_ipvs():
         with AgentProcess(namespace, folder.path) as agent:
             assert " 0 pending" in agent.wait_synced()
-            told = [line for line in agent.lines() if NO_MATCH in line]
-            assert len(told) == 1
-            assert re.match(r"W.*modprobe xt_ipvs", told[0])
+            warnings = [line for line in agent.lines() if NO_MATCH in line]
+            assert len(warnings) == 1
+            assert re.match(r"W.*modprobe xt_ipvs", warnings[0])
         assert RULE not in rules(namespace)
         assert GUARDED in rules(namespace)
         assert SERVED in shell(namespace, "ipvsadm -Sn")
-        assert NO_MATCH in once(namespace, folder, "status")
+        assert NO_MATCH in run_command(namespace, folder, "status")
     with AgentProcess(namespace, folder.path) as agent:
         agent.wait_synced()
         assert RULE in rules(namespace)
 
 
-def test_an_iptables_that_does_not_know_the_match_costs_that_chain_alone(namespace: Namespace, folder: Folder) -> None:
-    with without_the_library(), AgentProcess(namespace, folder.path) as agent:
+def test_an_iptables_without_the_ipvs_match_fails_only_the_chain_that_uses_it(
+    namespace: Namespace, folder: Folder
+) -> None:
+    with without_iptables_extension(), AgentProcess(namespace, folder.path) as agent:
         agent.wait_synced()
-        failed = agent.wait_for("KUBE-IPVS-OUT-FILTER")
-        assert "Couldn't load match `ipvs'" in failed
+        failure = agent.wait_for("KUBE-IPVS-OUT-FILTER")
+        assert "Couldn't load match `ipvs'" in failure
         assert GUARDED in rules(namespace)
         assert SERVED in shell(namespace, "ipvsadm -Sn")

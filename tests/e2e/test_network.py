@@ -1,4 +1,4 @@
-"""The lab's own network: everyone reaches every pod, and the ways of not getting an answer are told apart."""
+"""The lab's network: every machine reaches every pod, and the ways of not getting an answer are distinguished."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lab.ask import NoAnswer, Refused, Unreachable, ask, connect, read_answer
+from lab.client import NoAnswer, Refused, Unreachable, connect, query, read_answer
 from lab.echo import PROTOCOLS, EchoServers, Listener, Protocol
 from lab.network import BY_NAME, MACHINES, PODS, Cluster, Machine
 from lab.pristine import reset_host_state
 
 pytestmark = pytest.mark.kernel
 
-# A node speaks to its own pods from its bridge.
+# A node's packets to its own pods have the address of its bridge as source.
 _FROM_BRIDGE = {"node-a": ("10.244.1.1", "fd00:10:244:1::1"), "node-b": ("10.244.2.1", "fd00:10:244:2::1")}
 
 
@@ -35,7 +35,7 @@ def _seen_address(client: Machine, server: Machine, version: int) -> str:
 def test_every_machine_reaches_every_pod_untranslated(cluster: Cluster, protocol: Protocol, version: int) -> None:
     pairs = list(itertools.product(MACHINES, PODS))
     answers = {
-        (client.name, pod.name): ask(cluster[client.name], protocol, _address(pod, version), 8080)
+        (client.name, pod.name): query(cluster[client.name], protocol, _address(pod, version), 8080)
         for client, pod in pairs
     }
     assert {pair: (answer.name, answer.peer_address) for pair, answer in answers.items()} == {
@@ -50,7 +50,7 @@ def test_nodes_and_outside_reach_each_other(cluster: Cluster, protocol: Protocol
     listeners = [Listener(machine.name, cluster[machine.name], protocol, 7000) for machine in machines]
     with EchoServers(listeners):
         answers = [
-            ask(cluster[client.name], protocol, _address(server, version), 7000).name
+            query(cluster[client.name], protocol, _address(server, version), 7000).name
             for client, server in itertools.permutations(machines, 2)
         ]
     assert answers == [server.name for _, server in itertools.permutations(machines, 2)]
@@ -58,21 +58,21 @@ def test_nodes_and_outside_reach_each_other(cluster: Cluster, protocol: Protocol
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_source_port_is_the_one_asked_for(cluster: Cluster, protocol: Protocol, version: int) -> None:
-    answer = ask(cluster["outside"], protocol, _address(BY_NAME["pod-a1"], version), 8080, source_port=40312)
+def test_the_requested_source_port_is_used(cluster: Cluster, protocol: Protocol, version: int) -> None:
+    answer = query(cluster["outside"], protocol, _address(BY_NAME["pod-a1"], version), 8080, source_port=40312)
     assert answer.peer_port == 40312
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "sctp"])
 def test_closed_port_refuses(cluster: Cluster, protocol: Protocol) -> None:
     with pytest.raises(Refused):
-        ask(cluster["pod-a1"], protocol, "10.244.2.5", 1)
+        query(cluster["pod-a1"], protocol, "10.244.2.5", 1)
 
 
 @pytest.mark.parametrize(("address", "icmp"), [("10.244.2.5", (3, 3)), ("fd00:10:244:2::5", (1, 4))])
 def test_closed_udp_port_is_port_unreachable(cluster: Cluster, address: str, icmp: tuple[int, int]) -> None:
     with pytest.raises(Unreachable) as caught:
-        ask(cluster["pod-a1"], "udp", address, 1)
+        query(cluster["pod-a1"], "udp", address, 1)
     assert caught.value.icmp == icmp
 
 
@@ -83,20 +83,20 @@ def test_closed_udp_port_is_port_unreachable(cluster: Cluster, address: str, icm
         ("ip6tables", "fd00:10:244:2::6", (1, 4)),
     ],
 )
-def test_reject_rule_is_told_apart_from_a_closed_port(
+def test_a_reject_rule_differs_from_a_closed_port(
     cluster: Cluster, command: str, address: str, icmp: tuple[int, int]
 ) -> None:
     rule = [command, "-A", "INPUT", "-p", "tcp", "--dport", "5353", "-j", "REJECT"]
     subprocess.run(cluster["pod-b2"].wrap(rule), check=True)
     with pytest.raises(Unreachable) as caught:
-        ask(cluster["outside"], "tcp", address, 5353)
+        query(cluster["outside"], "tcp", address, 5353)
     assert caught.value.icmp == icmp
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_dropped_packets_bring_no_answer(cluster: Cluster, protocol: Protocol) -> None:
+def test_dropped_packets_are_not_answered(cluster: Cluster, protocol: Protocol) -> None:
     with pytest.raises(NoAnswer):
-        ask(cluster["outside"], protocol, "10.244.2.99", 8080, timeout_s=0.3)
+        query(cluster["outside"], protocol, "10.244.2.99", 8080, timeout_s=0.3)
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "sctp"])
@@ -107,12 +107,12 @@ def test_open_connection_echoes(cluster: Cluster, protocol: Protocol) -> None:
         assert sock.recv(100) == b"still there?\n"
 
 
-def test_udp_answer_comes_from_the_address_that_was_asked(cluster: Cluster) -> None:
+def test_a_udp_answer_comes_from_the_requested_address(cluster: Cluster) -> None:
     with EchoServers([Listener("node-a", cluster.node_a, "udp", 7001)]):
-        assert ask(cluster["pod-a1"], "udp", "172.16.5.10", 7001).name == "node-a"
+        assert query(cluster["pod-a1"], "udp", "172.16.5.10", 7001).name == "node-a"
 
 
-def test_node_a_as_initial_namespace_looks_as_recorded() -> None:
+def test_node_a_as_initial_namespace_has_the_recorded_settings() -> None:
     with Cluster(node_a="initial") as cluster:
         with cluster.node_a.inside():
             routes = subprocess.run(
@@ -136,7 +136,7 @@ def test_a_cluster_leaves_no_link_behind() -> None:
     assert _links() == before
 
 
-_MESS = """
+_CHANGED_STATE = """
 ipvsadm -A -t 10.96.0.1:443 -s rr; ipvsadm -a -t 10.96.0.1:443 -r 10.244.1.5:8080 -m; ipvsadm --set 11 12 13
 ipset create KUBE-CLUSTER-IP hash:ip,port; ipset create KUBE-6-CLUSTER-IP hash:ip,port family inet6
 for tables in iptables ip6tables; do
@@ -148,7 +148,7 @@ ip link add kube-ipvs0 type dummy
 echo 131072 > /proc/sys/net/netfilter/nf_conntrack_max
 echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv4/vs/conntrack
 """
-_LOOKS = (
+_STATE_COMMANDS = (
     "ipvsadm -Sn",
     "ipvsadm -Ln --timeout",
     "ipset save",
@@ -166,12 +166,14 @@ def _shell(script: str) -> str:
     return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False).stdout
 
 
-def test_reset_undoes_all_that_an_agent_makes() -> None:
-    _shell("for tables in iptables ip6tables; do $tables -t nat -L; $tables -L; done")  # once in use, tables stay
+def test_reset_host_state_deletes_everything_an_agent_programs() -> None:
+    _shell(
+        "for tables in iptables ip6tables; do $tables -t nat -L; $tables -L; done"
+    )  # a table that was used once remains
     reset_host_state()
-    clean = {look: _shell(look) for look in _LOOKS}
-    _shell(_MESS)
-    untouched = [look for look in _LOOKS if _shell(look) == clean[look]]
+    clean = {command: _shell(command) for command in _STATE_COMMANDS}
+    _shell(_CHANGED_STATE)
+    unchanged = [command for command in _STATE_COMMANDS if _shell(command) == clean[command]]
     reset_host_state()
-    assert untouched == [], "the mess must show in every look, or the next line proves too little"
-    assert {look: _shell(look) for look in _LOOKS} == clean
+    assert unchanged == [], "every command must show the changed state, or the next line proves too little"
+    assert {command: _shell(command) for command in _STATE_COMMANDS} == clean

@@ -1,4 +1,4 @@
-"""Traffic policies on a real kernel: each row of the table, asked of a node that the agent keeps."""
+"""Traffic policies on a real kernel: requests for each row of the table, to a node where the agent runs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 from lab.echo import PROTOCOLS, EchoServers, Listener
 from lab.network import BY_NAME
 from tests.e2e.agent_process import AgentProcess
-from tests.e2e.client_requests import Met, Request, ask_all
+from tests.e2e.client_requests import Request, RequestResult, send_requests
 from tests.e2e.manifests import Folder
 from tests.e2e.policies_differences import DIFFERENCES
 from tests.e2e.policies_services import ALL_FRONTS, HOST_PORT, SERVED, VERSIONS, Version, objects, place
-from tests.e2e.policies_table import BOUND_NODE, CASES, EVERYONE, ROWS, Case, Seen
+from tests.e2e.policies_table import ALL_CLIENTS, BOUND_NODE, CASES, ROWS, Case, SourceSeen
 from tests.e2e.serving import cluster_and_servers
 
 pytestmark = pytest.mark.kernel
 
-TIMES = 2  # a round of rr: no Service has more pods
+TIMES = 2  # one round of rr: no Service has more pods
 
-# What node A shows to a pod when it masquerades: the address of its interface towards it.
+# The source address that a pod sees when node A masquerades: that of the interface towards the pod.
 _MASQUERADED = {
     4: {"node-a": "10.244.1.1", "node-b": "192.168.3.10"},
     6: {"node-a": "fd00:10:244:1::1", "node-b": "fd00:3::10"},
@@ -30,17 +30,17 @@ _MASQUERADED = {
 
 
 @pytest.fixture(scope="module")
-def met(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Request, Counter[Met]]]:
-    """What the requests of all cases met: made at once, for each that is lost costs a second."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Request, Counter[RequestResult]]]:
+    """The results of the requests of all cases, sent at once because each lost one takes a second."""
     folder = Folder(tmp_path_factory.mktemp("manifests"))
-    folder.put("all", objects())
+    folder.write("all", objects())
     with (
         cluster_and_servers() as (cluster, servers),
         EchoServers(Listener("node-a", cluster.node_a, protocol, HOST_PORT) for protocol in PROTOCOLS),
         AgentProcess(cluster.node_a, folder.path) as agent,
     ):
         agent.wait_synced()
-        yield ask_all(cluster, servers, {request_of(case) for case in CASES}, TIMES)
+        yield send_requests(cluster, servers, {request_of(case) for case in CASES}, TIMES)
 
 
 def request_of(case: Case) -> Request:
@@ -50,26 +50,28 @@ def request_of(case: Case) -> Request:
     return Request(case.client, case.protocol, address, port)
 
 
-def expected_of(case: Case) -> Counter[Met]:
-    """The row's words as addresses; each pod gets its exact share."""
+def expected_of(case: Case) -> Counter[RequestResult]:
+    """The results that the row expects; each pod gets its exact share."""
     answered, lost, end = case.row.fate
     if end == "refused":
-        return Counter({Met("refused"): TIMES})
+        return Counter({RequestResult("refused"): TIMES})
     unanswered = case.protocol != "udp"
     if end == "dropped":
-        return Counter({Met("unanswered" if unanswered else "dropped"): TIMES})
-    expected = Counter[Met]()
+        return Counter({RequestResult("unanswered" if unanswered else "dropped"): TIMES})
+    expected = Counter[RequestResult]()
     share = TIMES // len(answered | lost)
-    for pod, saw in answered.items():
-        expected[Met("answered", pod, _address(case, pod, saw))] += share
-    for pod, saw in lost.items():
-        expected[Met("unanswered") if unanswered else Met("lost", pod, _address(case, pod, saw))] += share
+    for pod, source in answered.items():
+        expected[RequestResult("answered", pod, _address(case, pod, source))] += share
+    for pod, source in lost.items():
+        expected[
+            RequestResult("unanswered") if unanswered else RequestResult("lost", pod, _address(case, pod, source))
+        ] += share
     return expected
 
 
-def _address(case: Case, pod: str, saw: Seen) -> str:
-    """The address that *pod* sees; a Row's words for it are `Seen`."""
-    match saw:
+def _address(case: Case, pod: str, source: SourceSeen) -> str:
+    """The source address that *pod* sees."""
+    match source:
         case "own":
             return _own_address(request_of(case).client, case.version)
         case "node":
@@ -83,24 +85,24 @@ def _own_address(machine: str, version: Version) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_request_meets_the_fate_of_its_row(met: Mapping[Request, Counter[Met]], case: Case) -> None:
-    assert met[request_of(case)] == expected_of(case)
+def test_request_has_the_result_of_its_row(results: Mapping[Request, Counter[RequestResult]], case: Case) -> None:
+    assert results[request_of(case)] == expected_of(case)
 
 
-def test_every_policy_is_asked_by_every_client_at_every_front() -> None:
-    asked = {(case.service, case.front, case.client, case.version, case.protocol) for case in CASES}
+def test_every_policy_is_tested_by_every_client_at_every_frontend() -> None:
+    tested = {(case.service, case.front, case.client, case.version, case.protocol) for case in CASES}
     services = [
         f"{where}{policies}"
         for where in ("near", "far")
         for policies in ("", ", external Local", ", internal Local", ", both Local")
     ]
-    wanted = itertools.product(services, ALL_FRONTS, EVERYONE, VERSIONS, ("tcp", "udp"))
-    assert set(wanted) <= asked
+    required = itertools.product(services, ALL_FRONTS, ALL_CLIENTS, VERSIONS, ("tcp", "udp"))
+    assert set(required) <= tested
 
 
-def test_no_two_rows_speak_of_one_request() -> None:
+def test_no_two_rows_describe_the_same_request() -> None:
     assert [request for request, rows in Counter(map(request_of, CASES)).items() if rows > 1] == []
 
 
-def test_each_difference_from_iptables_mode_is_seen_in_some_row() -> None:
+def test_each_difference_from_iptables_mode_has_a_row() -> None:
     assert {name for row in ROWS for name in row.differs} == set(DIFFERENCES)

@@ -1,4 +1,4 @@
-"""A changed configuration file on a real kernel: followed at once, taken up by another process, or refused."""
+"""A changed configuration file on a real kernel: applied at once, followed by a restart, or rejected."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from lab.ask import ask
+from lab.client import query
 from lab.network import Cluster
 from tests.config.build import document
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import differences, kernel_state, shell
-from tests.e2e.manifests import Folder, Port, backed
+from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
@@ -26,18 +26,19 @@ FIELDS: dict[str, Any] = {
     "conntrack.maxPerCore": 0,
     "nodePortAddresses": ["192.168.3.0/24"],
 }
-FOLLOWED = "follows the new configuration"
-WITHIN_S = 15.0  # a second until it is seen, and time for a busy machine
+APPLIED = "Applied new configuration"
+REJECTED = "Rejected new configuration, keeping the current one"
+WITHIN_S = 15.0  # up to a second until the change is detected, and time for a busy machine
 
 
 class Agent(AgentProcess):
-    """An agent that is sent signals, and that ends by itself."""
+    """An agent process that can be sent signals, and that may exit by itself."""
 
     def signal(self, number: signal.Signals) -> None:
         self._started.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait until it exits, and return its exit status."""
         return self._started.wait(WITHIN_S)
 
 
@@ -49,28 +50,28 @@ class Running(NamedTuple):
     path: Path
 
     def write(self, **fields: object) -> None:
-        """Put another content in place, by renaming."""
+        """Replace the file's content by renaming."""
         new = self.path.with_name("new")
         new.write_bytes(document({**FIELDS, **fields}))
         new.replace(self.path)
 
-    def change(self, wait_for: str = FOLLOWED, /, **fields: object) -> str:
-        """Write, ask for a look, and wait for the log's word on it."""
+    def change(self, wait_for: str = APPLIED, /, **fields: object) -> str:
+        """Replace the file, send SIGHUP, and return the log line that has *wait_for*."""
         since = len(self.agent.lines())
         self.write(**fields)
         self.agent.signal(signal.SIGHUP)
         return self.agent.wait_for(wait_for, since)
 
-    def holds(self, script: str, text: str) -> None:
-        """Fails unless *script* comes to print *text*."""
+    def wait_for_output(self, script: str, text: str) -> None:
+        """Wait until the output of *script* contains *text*."""
         wait_until(
             lambda: text in shell(self.cluster.node_a, script),
             lambda: f"no {text!r} in:\n{shell(self.cluster.node_a, script)}",
-            within_s=WITHIN_S,
+            timeout_s=WITHIN_S,
         )
 
     def serves(self) -> bool:
-        return ask(self.cluster["pod-a2"], "tcp", "10.96.0.10", 80).name == "pod-a1"
+        return query(self.cluster["pod-a2"], "tcp", "10.96.0.10", 80).name == "pod-a1"
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +82,10 @@ def cluster() -> Iterator[Cluster]:
 
 @contextmanager
 def started(cluster: Cluster, path: Path) -> Iterator[Running]:
-    """An agent with the configuration file *path*, once it serves."""
+    """Start an agent with the configuration file *path*, and wait for its first sync."""
     folder = Folder(path.parent / "manifests")
     folder.path.mkdir()
-    folder.put("all", backed("web", "10.96.0.10", ["pod-a1"], [Port(80, "TCP", 8080, 30080)]))
+    folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1"], [Port(80, "TCP", 8080, 30080)]))
     with Agent(cluster.node_a, folder.path, "--config", str(path)) as agent:
         agent.wait_synced()
         yield Running(cluster, agent, path)
@@ -100,15 +101,15 @@ def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def running(shared: Running) -> Running:
-    """The agent that the tests share, with the configuration that it began with."""
+    """Return the agent that the tests share, with its initial configuration."""
     if shared.path.read_bytes() != document(FIELDS):
         shared.change()
-        shared.holds("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s rr")
-        shared.holds("ipvsadm -Sn", "-A -t 192.168.3.10:30080")
+        shared.wait_for_output("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s rr")
+        shared.wait_for_output("ipvsadm -Sn", "-A -t 192.168.3.10:30080")
     return shared
 
 
-def test_a_config_map_whose_links_are_swapped_is_followed(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_config_map_whose_symlinks_are_swapped_is_applied(cluster: Cluster, tmp_path: Path) -> None:
     for version, scheduler in (("..1", "rr"), ("..2", "lc")):
         (tmp_path / version).mkdir()
         (tmp_path / version / "config.conf").write_bytes(document({**FIELDS, "ipvs.scheduler": scheduler}))
@@ -117,8 +118,8 @@ def test_a_config_map_whose_links_are_swapped_is_followed(cluster: Cluster, tmp_
     with started(cluster, tmp_path / "config.conf") as running:
         (tmp_path / "..data_tmp").symlink_to("..2")
         (tmp_path / "..data_tmp").rename(tmp_path / "..data")
-        running.agent.wait_for(FOLLOWED)
-        running.holds("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s lc")
+        running.agent.wait_for(APPLIED)
+        running.wait_for_output("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s lc")
 
 
 LIVE: dict[str, tuple[str, Any, str, str]] = {
@@ -143,51 +144,51 @@ LIVE: dict[str, tuple[str, Any, str, str]] = {
 
 
 @pytest.mark.parametrize("what", LIVE)
-def test_a_change_that_is_safe_is_in_the_kernel_without_restart(running: Running, what: str) -> None:
+def test_a_live_field_is_applied_without_a_restart(running: Running, what: str) -> None:
     path, value, script, text = LIVE[what]
     assert text not in shell(running.cluster.node_a, script)
     line = running.change(**{path: value, "detectLocal.bridgeInterface": "cni0"})
     assert path in line
-    running.holds(script, text)
+    running.wait_for_output(script, text)
     assert running.agent.is_running()
     assert running.serves()
 
 
-def test_changing_back_leaves_the_kernel_as_it_was(running: Running) -> None:
+def test_reverting_a_change_restores_kernel_state(running: Running) -> None:
     before = kernel_state(running.cluster.node_a)
     running.change(**{"ipvs.scheduler": "lc", "iptables.masqueradeBit": 3, "nodePortAddresses": ["172.16.5.0/24"]})
-    running.holds("ipvsadm -Sn", "-s lc")
+    running.wait_for_output("ipvsadm -Sn", "-s lc")
     running.change()
     wait_until(
         lambda: kernel_state(running.cluster.node_a) == before,
         lambda: "\n".join(differences(before, kernel_state(running.cluster.node_a))),
-        within_s=WITHIN_S,
+        timeout_s=WITHIN_S,
     )
 
 
-def test_a_virtual_server_that_is_now_excluded_stays(running: Running) -> None:
+def test_a_virtual_server_that_becomes_excluded_is_not_deleted(running: Running) -> None:
     running.change(**{"ipvs.excludeCIDRs": ["203.0.113.0/24"], "ipvs.syncPeriod": "500ms"})
     shell(running.cluster.node_a, "ipvsadm -A -t 203.0.113.1:1; ipvsadm -A -t 203.0.114.1:1")
-    running.holds("ipvsadm -Sn | grep -c 203.0.114.1 || true", "0")
+    running.wait_for_output("ipvsadm -Sn | grep -c 203.0.114.1 || true", "0")
     assert "203.0.113.1:1" in shell(running.cluster.node_a, "ipvsadm -Sn")
     running.change()
-    running.holds("ipvsadm -Sn | grep -c 203.0.113.1 || true", "0")
+    running.wait_for_output("ipvsadm -Sn | grep -c 203.0.113.1 || true", "0")
 
 
-def test_a_scheduler_that_the_kernel_lacks_is_refused_and_the_one_in_use_stays(running: Running) -> None:
+def test_a_scheduler_that_the_kernel_lacks_is_rejected(running: Running) -> None:
     modprobe = Path("/proc/sys/kernel/modprobe")
     before = modprobe.read_text()
     shell(running.cluster.node_a, "rmmod ip_vs_ovf 2>/dev/null || true")
     try:
         modprobe.write_text("/bin/false")
-        line = running.change("refused, the one in use stays", **{"ipvs.scheduler": "ovf"})
+        line = running.change(REJECTED, **{"ipvs.scheduler": "ovf"})
     finally:
         modprobe.write_text(before)
     assert "scheduler ovf" in line
     assert "-s rr" in shell(running.cluster.node_a, "ipvsadm -Sn")
 
 
-def test_a_file_that_is_not_valid_is_refused_with_every_reason_and_a_good_one_is_followed_after(
+def test_an_invalid_file_is_rejected_with_every_reason_and_a_valid_one_is_applied_after_it(
     running: Running,
 ) -> None:
     since = len(running.agent.lines())
@@ -195,29 +196,31 @@ def test_a_file_that_is_not_valid_is_refused_with_every_reason_and_a_good_one_is
     running.agent.wait_for("ipvs.scheduler: unknown scheduler 'rrr'", since)
     assert running.serves()
     running.change(**{"ipvs.scheduler": "sh"})
-    running.holds("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s sh")
+    running.wait_for_output("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s sh")
 
 
-def test_sighup_has_the_file_looked_at_at_once_and_ends_nothing(running: Running) -> None:
+def test_sighup_reads_the_file_at_once(running: Running) -> None:
     since = len(running.agent.lines())
     running.agent.signal(signal.SIGHUP)
-    running.agent.wait_for("is as it was", since)
+    running.agent.wait_for("Configuration file is unchanged", since)
     running.write(**{"ipvs.scheduler": "dh"})
     running.agent.signal(signal.SIGHUP)
-    running.agent.wait_for(FOLLOWED, since)
-    running.holds("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s dh")
+    running.agent.wait_for(APPLIED, since)
+    running.wait_for_output("ipvsadm -Sn", "-A -t 10.96.0.10:80 -s dh")
 
 
-def test_the_log_follows_its_format(running: Running) -> None:
-    running.change('"msg": "follows the new configuration', **{"logging.format": "json"})
+def test_a_changed_log_format_is_applied(running: Running) -> None:
+    running.change('"msg": "Applied new configuration', **{"logging.format": "json"})
 
 
-def test_a_field_that_needs_it_ends_the_process_with_0_and_what_serves_stays(
+def test_a_field_that_requires_a_restart_exits_with_0_and_leaves_kernel_state_in_place(
     cluster: Cluster, running: Running
 ) -> None:
     before = kernel_state(cluster.node_a)
-    line = running.change("ends, to be started again", **{"ipvs.strictARP": True})  # the last test: it ends the agent
-    assert "ipvs.strictARP changed" in line
+    line = running.change(
+        "New configuration requires a restart, exiting", **{"ipvs.strictARP": True}
+    )  # the last test: it ends the agent
+    assert 'changed="ipvs.strictARP"' in line
     assert running.agent.wait() == 0
     assert kernel_state(cluster.node_a) == before
     assert running.serves()

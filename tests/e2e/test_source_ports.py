@@ -1,15 +1,15 @@
-"""A client that asks from one source port again and again, while pods are replaced one by one, is always answered.
+"""A client that reuses one source port, while pods are replaced one by one, always gets an answer.
 
-What IPVS has of the client's last connection decides where its next SYN goes.  With conn_reuse_mode 1, the kernel's
-default, and expire_nodest_conn 1, which is set, Linux schedules a SYN anew if that connection is over (TIME_WAIT,
-CLOSE) or if its real server drains or is gone.  Where conntrack still has the old connection open, as after a client
-that ended without a word, it drops the SYN that finds this out, and serves the client's next one, a second later.
+The IPVS entry of the client's last connection decides where its next SYN is sent.  With conn_reuse_mode 1, the kernel's
+default, and expire_nodest_conn 1, which the agent sets, Linux schedules a SYN again if that connection ended
+(TIME_WAIT, CLOSE) or if its real server drains or was deleted.  Where conntrack still has the old connection open, as
+after a client that ended without FIN or RST, it drops the first SYN, and serves the client's next one, a second later.
 
-What older kernels do not permit, and this lab's 6.1 does not show.  Before 5.9 mode 1 drops such a SYN whenever
-conntrack has an entry of the old connection, so that a client waits a second each time (f0a5e4d7a594); so kube-proxy
-sets conn_reuse_mode 0 there, and so do we.  In mode 0 a SYN goes where the last connection from its port went, be that
-real server draining: until 5.16 and the stable kernels of December 2021 (c95c07836fa4).  On a kernel without that, a
-client may be refused for as long as IPVS remembers its last connection to a pod that is gone.
+Older kernels behave otherwise, which the lab's 6.1 cannot show.  Before 5.9 mode 1 drops such a SYN whenever conntrack
+has an entry of the old connection, so a client waits a second each time (f0a5e4d7a594); so kube-proxy and the agent set
+conn_reuse_mode 0 there.  In mode 0, until 5.16 and the stable kernels of December 2021 (c95c07836fa4), a SYN is sent to
+the real server of the last connection from its port, even if that drains.  On such a kernel a client may be rejected
+for as long as IPVS has the entry of its last connection to a deleted pod.
 
 Source: ip_vs_in and is_new_conn_expected in net/netfilter/ipvs/ip_vs_core.c.
 """
@@ -29,26 +29,26 @@ from typing import NamedTuple, Self
 
 import pytest
 
-from lab.ask import AskError, connect, read_answer
+from lab.client import QueryError, connect, read_answer
 from lab.namespace import Namespace
 from lab.network import PODS, Cluster
 from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, Port, backed
+from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
 
-HASTY_PORT = 7070  # where pods close first
-ROLLOUT = ("pod-b1", "pod-b2", "pod-b3", "pod-a1", "pod-b1")  # one at a time, so it's always the last one's that goes
-PATIENCE_S = 10.0  # a SYN is sent again after 1, 3, 7 s
-SYN_AGAIN_S = 0.9
+CLOSING_PORT = 7070  # where pods close the connection first
+ROLLOUT = ("pod-b1", "pod-b2", "pod-b3", "pod-a1", "pod-b1")  # one at a time, so the previous one is always removed
+TIMEOUT_S = 10.0  # a SYN is sent again after 1, 3, 7 s
+SYN_RETRY_S = 0.9
 
 _numbers = count(1)
 
 
-class HastyServers:
-    """On each pod, a server that says the pod's name and closes before its client does."""
+class ClosingServers:
+    """On each pod, a server that sends the pod's name and closes before its client does."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._stop = threading.Event()
@@ -56,9 +56,9 @@ class HastyServers:
         self._listeners = {}
         for pod in PODS:
             with cluster[pod.name].inside():
-                self._listeners[pod.name] = socket.create_server(("", HASTY_PORT))
+                self._listeners[pod.name] = socket.create_server(("", CLOSING_PORT))
             self._selector.register(self._listeners[pod.name], selectors.EVENT_READ, pod.name)
-        self._thread = threading.Thread(target=self._serve, name="hasty", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="closing-servers", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -81,11 +81,11 @@ class HastyServers:
 
 
 class Ending(NamedTuple):
-    """How each connection ends: at which port of the pods, what the client does before it closes, its pause then."""
+    """How each connection ends: the port of the pods, what the client does before it closes, and its pause."""
 
     port: int
     end: Callable[[socket.socket], None]
-    pause_s: float = 0.002  # a breath, for the one CPU is the agent's as well
+    pause_s: float = 0.002  # the agent uses the same CPU
 
 
 def by_reset(sock: socket.socket) -> None:
@@ -100,18 +100,18 @@ def by_client(_: socket.socket) -> None:
     pass
 
 
-RESET, SERVER_FIRST = Ending(8080, by_reset), Ending(HASTY_PORT, by_peer)
-# Its own port in TIME_WAIT Linux gives a client again after a second, if it may (tcp_tw_reuse=1).
+RESET, SERVER_FIRST = Ending(8080, by_reset), Ending(CLOSING_PORT, by_peer)
+# Linux lets a client reuse its own port in TIME_WAIT after a second, with tcp_tw_reuse=1.
 CLIENT_FIRST = Ending(8080, by_client, pause_s=1.05)
 
 
-class Asker:
-    """A client that asks at *vip* from one port, again and again, within the `with`."""
+class RepeatingClient:
+    """A client that connects to *vip* from one port repeatedly, within the `with`."""
 
     def __init__(self, client: Namespace, vip: str, source_port: int, ending: Ending) -> None:
         self._client, self._vip, self._source_port, self._ending = client, vip, source_port, ending
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="client", daemon=True)
         self.failures: list[str] = []
         self.answers: list[str] = []
 
@@ -126,29 +126,29 @@ class Asker:
         self._thread.join()
 
     def who_answers(self) -> set[str]:
-        """Who answers from now on: those whom connections reach that begin after this was called."""
+        """The pods that answer connections that begin after this call."""
         begun = len(self.answers) + 1  # one may be under way
-        wait_until(lambda: len(self.answers) >= begun + 1 or bool(self.failures), within_s=2 * PATIENCE_S)
+        wait_until(lambda: len(self.answers) >= begun + 1 or bool(self.failures), timeout_s=2 * TIMEOUT_S)
         return set(self.answers[begun:])
 
     def _run(self) -> None:
         while not self._stop.wait(self._ending.pause_s):
             try:
-                self.answers.append(ask_from(self._client, self._vip, self._source_port, self._ending))
-            except (AskError, OSError) as error:
+                self.answers.append(request_from(self._client, self._vip, self._source_port, self._ending))
+            except (QueryError, OSError) as error:
                 self.failures.append(f"after {len(self.answers)} answers: {error!r}")
 
 
-def ask_from(client: Namespace, vip: str, source_port: int, ending: Ending) -> str:
+def request_from(client: Namespace, vip: str, source_port: int, ending: Ending) -> str:
     """The name of the pod that answers a new connection."""
-    with connect(client, "tcp", vip, 80, PATIENCE_S, source_port) as sock:
+    with connect(client, "tcp", vip, 80, TIMEOUT_S, source_port) as sock:
         name = read_answer(sock).name
         ending.end(sock)
     return name
 
 
 class Served(NamedTuple):
-    """A Service of a test's own, at *vip*; *source_port* is the test's own as well."""
+    """The Service of one test, at *vip*, with a *source_port* of its own."""
 
     cluster: Cluster
     agent: AgentProcess
@@ -163,18 +163,18 @@ class Served(NamedTuple):
     def source_port(self) -> int:
         return 40000 + self.number
 
-    def back(self, pod: str, ending: Ending) -> None:
-        """Have *pod*, and no other, behind it."""
+    def set_endpoint(self, pod: str, ending: Ending) -> None:
+        """Make *pod* its only endpoint."""
         name = f"web-{self.number}"
         with self.agent.syncing(EVENT):
-            self.folder.put(name, backed(name, self.vip, [pod], [Port(80, "TCP", ending.port)]))
+            self.folder.write(name, service_with_slice(name, self.vip, [pod], [Port(80, "TCP", ending.port)]))
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, AgentProcess, Folder]]:
     folder = Folder(tmp_path_factory.mktemp("manifests"))
-    folder.put("first", backed("first", "10.96.0.10", ["pod-a1"]))
-    with serving_cluster() as cluster, HastyServers(cluster), AgentProcess(cluster.node_a, folder.path) as agent:
+    folder.write("first", service_with_slice("first", "10.96.0.10", ["pod-a1"]))
+    with serving_cluster() as cluster, ClosingServers(cluster), AgentProcess(cluster.node_a, folder.path) as agent:
         cluster["outside"].set_sysctl("ipv4/tcp_tw_reuse", 1)
         agent.wait_synced()
         yield cluster, agent, folder
@@ -195,35 +195,35 @@ def served(running: tuple[Cluster, AgentProcess, Folder]) -> Served:
         pytest.param("pod-a2", SERVER_FIRST, id="pod, the server closes first"),
     ],
 )
-def test_a_client_that_uses_its_port_again_is_served_throughout_a_rollout(
+def test_client_that_reuses_its_port_is_served_throughout_a_rollout(
     served: Served, client: str, ending: Ending
 ) -> None:
-    served.back(ROLLOUT[0], ending)
+    served.set_endpoint(ROLLOUT[0], ending)
     answered = []
-    with Asker(served.cluster[client], served.vip, served.source_port, ending) as asker:
-        asker.who_answers()
+    with RepeatingClient(served.cluster[client], served.vip, served.source_port, ending) as client_loop:
+        client_loop.who_answers()
         for pod in ROLLOUT[1:]:
-            served.back(pod, ending)
-            answered.append(asker.who_answers())
-    assert (asker.failures, answered) == ([], [{pod} for pod in ROLLOUT[1:]])
+            served.set_endpoint(pod, ending)
+            answered.append(client_loop.who_answers())
+    assert (client_loop.failures, answered) == ([], [{pod} for pod in ROLLOUT[1:]])
 
 
-def test_a_client_that_ended_without_a_word_is_served_at_its_second_syn(served: Served) -> None:
+def test_client_that_ended_without_fin_or_rst_is_served_at_its_second_syn(served: Served) -> None:
     outside = served.cluster["outside"]
     resets = f"OUTPUT -p tcp --sport {served.source_port} --tcp-flags RST RST -j DROP"
-    served.back("pod-b1", RESET)
+    served.set_endpoint("pod-b1", RESET)
     shell(outside, f"iptables -A {resets}")
-    assert ask_from(outside, served.vip, served.source_port, RESET) == "pod-b1"
+    assert request_from(outside, served.vip, served.source_port, RESET) == "pod-b1"
     shell(outside, f"iptables -D {resets}")
-    served.back("pod-b2", RESET)
+    served.set_endpoint("pod-b2", RESET)
     began_s = time.monotonic()
-    assert ask_from(outside, served.vip, served.source_port, RESET) == "pod-b2"
-    assert time.monotonic() - began_s >= SYN_AGAIN_S
+    assert request_from(outside, served.vip, served.source_port, RESET) == "pod-b2"
+    assert time.monotonic() - began_s >= SYN_RETRY_S
 
 
 @contextmanager
 def conn_reuse_mode(node: Namespace, mode: int) -> Iterator[None]:
-    """The mode is another within the `with`."""
+    """Set the mode within the `with`."""
     node.set_sysctl("ipv4/vs/conn_reuse_mode", mode)
     try:
         yield
@@ -231,13 +231,13 @@ def conn_reuse_mode(node: Namespace, mode: int) -> Iterator[None]:
         node.set_sysctl("ipv4/vs/conn_reuse_mode", 1)
 
 
-def test_in_the_mode_that_older_kernels_are_set_to_a_draining_real_server_gets_no_new_connection_either(
+def test_draining_real_server_gets_no_new_connection_in_conn_reuse_mode_0(
     served: Served,
 ) -> None:
-    served.back("pod-b1", SERVER_FIRST)
-    asker = Asker(served.cluster["outside"], served.vip, served.source_port, SERVER_FIRST)
-    with conn_reuse_mode(served.cluster.node_a, 0), asker:
-        before = asker.who_answers()
-        served.back("pod-b2", SERVER_FIRST)
-        after = asker.who_answers()
-    assert (before, after, asker.failures) == ({"pod-b1"}, {"pod-b2"}, [])
+    served.set_endpoint("pod-b1", SERVER_FIRST)
+    client_loop = RepeatingClient(served.cluster["outside"], served.vip, served.source_port, SERVER_FIRST)
+    with conn_reuse_mode(served.cluster.node_a, 0), client_loop:
+        before = client_loop.who_answers()
+        served.set_endpoint("pod-b2", SERVER_FIRST)
+        after = client_loop.who_answers()
+    assert (before, after, client_loop.failures) == ({"pod-b1"}, {"pod-b2"}, [])

@@ -1,4 +1,4 @@
-"""The cases written from the specification, on a real kernel: in one life of the agent, and in several."""
+"""The cases written from the specification, on a real kernel: without a restart of the agent, and with several."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conformance.find import find_cases
-from tests.conformance.lives import run_in_one_life, run_in_several_lives
+from tests.conformance.case_files import find_cases
+from tests.conformance.lifetimes import run_with_restarts, run_without_restart
 from tests.conformance.node import pristine_node
 from tests.conformance.verdict import Verdict
 
 pytestmark = pytest.mark.kernel
 
 TESTS = Path(__file__).resolve().parents[1]
-RECORDED, WRITTEN = find_cases(TESTS / "recorded_cases"), find_cases(TESTS / "spec_cases")
+RECORDED, SPEC = find_cases(TESTS / "recorded_cases"), find_cases(TESTS / "spec_cases")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,18 +30,18 @@ def _assert_equal(verdict: Verdict) -> None:
     assert verdict.is_equal, "\n".join(verdict.lines())
 
 
-@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
-def test_kernel_state_is_what_the_specification_says(path: Path) -> None:
-    _assert_equal(run_in_one_life(path))
+@pytest.mark.parametrize("path", SPEC, ids=lambda path: path.stem)
+def test_kernel_state_equals_the_specification(path: Path) -> None:
+    _assert_equal(run_without_restart(path))
 
 
-@pytest.mark.parametrize("path", [*RECORDED, *WRITTEN], ids=lambda path: path.stem)
-def test_restarted_half_way_and_in_reverse_it_gets_there_and_cuts_nothing(path: Path) -> None:
-    _assert_equal(run_in_several_lives(path))
+@pytest.mark.parametrize("path", [*RECORDED, *SPEC], ids=lambda path: path.stem)
+def test_restarts_during_a_sync_reach_the_state_without_interruptions(path: Path) -> None:
+    _assert_equal(run_with_restarts(path))
 
 
 _CASE: dict[str, Any] = {
-    "says": "A Service of which something else is expected differs.",
+    "rule": "A Service of which something else is expected differs.",
     "spec": "none",
     "services": {"web": {"ip": "10.96.99.1", "ports": [80]}},
     "slices": {"web-1": {"of": "web", "ports": [8080], "endpoints": ["10.244.1.5 node-a"]}},
@@ -68,13 +68,15 @@ _CASE: dict[str, Any] = {
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_whatever_is_expected_otherwise_is_told(tmp_path: Path, other: dict[str, Any], differing: set[str]) -> None:
+def test_other_expectation_is_a_difference_in_the_right_files(
+    tmp_path: Path, other: dict[str, Any], differing: set[str]
+) -> None:
     path = tmp_path / "case.yaml"
     path.write_text(yaml.safe_dump({**_CASE, "expect": {**_CASE["expect"], **other}}))
-    assert set(run_in_one_life(path).differing["start"]) == differing
+    assert set(run_without_restart(path).differing["start"]) == differing
 
 
-def test_preparations_that_fail_are_trouble(tmp_path: Path) -> None:
+def test_failed_preparation_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "case.yaml"
     path.write_text(yaml.safe_dump({**_CASE, "before": "echo half; false; true"}))
-    assert "ended with status 1: half" in run_in_one_life(path).trouble
+    assert "exited with status 1: half" in run_without_restart(path).error

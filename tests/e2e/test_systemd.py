@@ -1,4 +1,4 @@
-"""The unit of deploy/systemd, started, watched, reloaded and stopped by systemd itself."""
+"""The unit of deploy/systemd, started, watched, reloaded and stopped by a real systemd."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.deploy.role import GuardedServer
 from tests.deploy.systemd_host import NODE_FOLDER, UNIT, SystemdHost
 from tests.e2e.agent_process import wait_until
 from tests.e2e.kernel_state import run
-from tests.e2e.manifests import Port, backed
+from tests.e2e.manifests import Port, service_with_slice
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import KUBECONFIG, NODE, answerers
+from tests.e2e.test_api_server import KUBECONFIG, NODE, responders
 from tests.e2e.traffic import Targets, Traffic
 
 pytestmark = pytest.mark.kernel
@@ -41,29 +41,29 @@ CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as made:
-        yield made
+    with serving_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
 def server(cluster: Cluster) -> Iterator[GuardedServer]:
-    """An API server that allows what the ClusterRole of deploy/ does, and no more."""
+    """Yield an API server that allows only what the ClusterRole of deploy/ allows."""
     with cluster.node_a.inside():
-        made = GuardedServer()
-    made.start()
-    for each in (NODE, *backed("web", WEB, ["pod-a1", "pod-b1"], [WEB_PORT, Port(53, "UDP")])):
-        made.apply(each)
-    yield made
-    made.stop()
+        server = GuardedServer()
+    server.start()
+    for document in (NODE, *service_with_slice("web", WEB, ["pod-a1", "pod-b1"], [WEB_PORT, Port(53, "UDP")])):
+        server.apply(document)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
 def folder(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("node")
+    folder = tmp_path_factory.mktemp("node")
     kubeconfig = KUBECONFIG.format(url=server.url, authority="", token="").replace(', certificate-authority: ""', "")
-    (made / "kubeconfig").write_text(kubeconfig.replace('tokenFile: ""', ""))
-    configure(made, "rr")
-    return made
+    (folder / "kubeconfig").write_text(kubeconfig.replace('tokenFile: ""', ""))
+    configure(folder, "rr")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def configure(folder: Path, scheduler: str) -> None:
 
 @pytest.fixture
 def running(host: SystemdHost, folder: Path) -> SystemdHost:
-    """The machine, with the unit active."""
+    """Return the machine with the unit active."""
     configure(folder, "rr")
     host.do("systemctl", "start", UNIT)
     return host
@@ -91,22 +91,22 @@ def traffic(cluster: Cluster) -> Traffic:
 
 @contextmanager
 def lists_withheld(server: ApiServer) -> Iterator[None]:
-    """The API server answers nobody within the `with`."""
+    """Let the API server answer no request within the `with`."""
     server.faults.delay_s = 60.0
     try:
         yield
     finally:
         server.faults.delay_s = 0.0
-        server.cut()
+        server.close_connections()
 
 
-def late(server: ApiServer) -> None:
-    """Another Service comes to be, with pod-b2 behind it."""
-    for each in backed("late", LATE, ["pod-b2"]):
-        server.apply(each)
+def add_late(server: ApiServer) -> None:
+    """Add another Service, with pod-b2."""
+    for document in service_with_slice("late", LATE, ["pod-b2"]):
+        server.apply(document)
 
 
-def gone(server: ApiServer) -> None:
+def delete_late(server: ApiServer) -> None:
     server.store.delete("services", ("shop", "late"))
 
 
@@ -114,57 +114,57 @@ def main_pid(host: SystemdHost) -> int:
     return int(host.show("MainPID")[0])
 
 
-def test_the_machine_loads_the_modules_and_makes_the_settings(host: SystemdHost) -> None:
+def test_systemd_loads_the_modules_and_applies_the_sysctls(host: SystemdHost) -> None:
     for name in ("modules-load", "sysctl", "tmpfiles-setup"):
         assert host.show("ActiveState", "Result", unit=f"systemd-{name}.service") == ("active", "success")
 
 
-def test_ready_comes_after_the_first_sync(host: SystemdHost, cluster: Cluster, server: ApiServer) -> None:
+def test_unit_is_ready_after_the_first_sync_only(host: SystemdHost, cluster: Cluster, server: ApiServer) -> None:
     host.do("systemctl", "stop", UNIT)
-    asked = len(server.requests)
+    requests = len(server.requests)
     with lists_withheld(server):
         host.do("systemctl", "start", "--no-block", UNIT)
-        wait_until(lambda: len(server.requests) > asked)
-        time.sleep(WATCHDOG_S + 1)  # the watchdog is not to run before READY
+        wait_until(lambda: len(server.requests) > requests)
+        time.sleep(WATCHDOG_S + 1)  # the watchdog must not run before READY
         assert host.show("ActiveState", "NRestarts") == ("activating", "0")
     host.do("systemctl", "start", UNIT)
-    assert answerers(cluster) == {"pod-a1", "pod-b1"}
+    assert responders(cluster) == {"pod-a1", "pod-b1"}
     assert host.show("ActiveState", "SubState") == ("active", "running")
 
 
-def test_the_status_says_what_the_last_sync_did(running: SystemdHost, cluster: Cluster, server: ApiServer) -> None:
-    late(server)
-    wait_until(lambda: answerers(cluster, LATE) == {"pod-b2"})
-    gone(server)
-    wait_until(lambda: "removed" in running.show("StatusText")[0], look_s=0.2)
+def test_status_text_is_that_of_the_last_sync(running: SystemdHost, cluster: Cluster, server: ApiServer) -> None:
+    add_late(server)
+    wait_until(lambda: responders(cluster, LATE) == {"pod-b2"})
+    delete_late(server)
+    wait_until(lambda: "removed" in running.show("StatusText")[0], poll_s=0.2)
 
 
-def test_a_process_that_hangs_is_replaced_and_no_packet_is_lost(
+def test_hanging_process_is_replaced_without_losing_a_packet(
     running: SystemdHost, cluster: Cluster, server: ApiServer
 ) -> None:
     hung = main_pid(running)
     with traffic(cluster) as flowing:
         running.signal(signal.SIGSTOP)
         wait_until(lambda: running.show("ActiveState") == ("active",) and main_pid(running) not in (0, hung),
-                   running.journal, within_s=60, look_s=0.5)  # fmt: skip
+                   running.journal, timeout_s=60, poll_s=0.5)  # fmt: skip
         seen = flowing.rounds
         wait_until(lambda: flowing.rounds > seen + 2)
     assert flowing.failures == []
-    late(server)
-    wait_until(lambda: answerers(cluster, LATE) == {"pod-b2"})
-    gone(server)
+    add_late(server)
+    wait_until(lambda: responders(cluster, LATE) == {"pod-b2"})
+    delete_late(server)
 
 
-def test_a_process_that_is_aborted_shows_where_it_was_and_comes_back(running: SystemdHost) -> None:
+def test_aborted_process_logs_its_stack_and_is_restarted(running: SystemdHost) -> None:
     killed = main_pid(running)
     running.signal(signal.SIGABRT)  # as the watchdog does
-    wait_until(lambda: running.show("ActiveState") == ("active",) and main_pid(running) not in (0, killed), look_s=0.3)
-    said = running.journal()
-    assert "Fatal Python error: Aborted" in said
-    assert '/kubeproxy_py/reconcile/loop.py", line' in said
+    wait_until(lambda: running.show("ActiveState") == ("active",) and main_pid(running) not in (0, killed), poll_s=0.3)
+    journal = running.journal()
+    assert "Fatal Python error: Aborted" in journal
+    assert '/kubeproxy_py/reconcile/loop.py", line' in journal
 
 
-def test_reload_has_a_changed_file_followed_by_the_same_process(
+def test_reload_applies_a_changed_file_in_the_same_process(
     running: SystemdHost, cluster: Cluster, folder: Path
 ) -> None:
     before = main_pid(running)
@@ -175,7 +175,7 @@ def test_reload_has_a_changed_file_followed_by_the_same_process(
     assert main_pid(running) == before
 
 
-def test_reload_refuses_a_file_with_a_mistake_and_says_why(running: SystemdHost, folder: Path) -> None:
+def test_reload_rejects_an_invalid_file_and_logs_the_reason(running: SystemdHost, folder: Path) -> None:
     before = main_pid(running)
     configure(folder, "quickest")
     done = running.run("systemctl", "reload", UNIT)
@@ -184,19 +184,19 @@ def test_reload_refuses_a_file_with_a_mistake_and_says_why(running: SystemdHost,
     assert (main_pid(running), running.show("ActiveState")) == (before, ("active",))
 
 
-def test_a_configuration_that_can_not_be_used_harms_nobody_and_is_followed_once_mended(
+def test_invalid_configuration_fails_the_start_and_is_used_once_it_is_corrected(
     running: SystemdHost, folder: Path, cluster: Cluster
 ) -> None:
     running.do("systemctl", "stop", UNIT)
     configure(folder, "quickest")
     assert running.run("systemctl", "start", UNIT).returncode != 0
     assert "ipvs.scheduler" in running.journal()
-    assert answerers(cluster) == {"pod-a1", "pod-b1"}
+    assert responders(cluster) == {"pod-a1", "pod-b1"}
     configure(folder, "rr")
-    wait_until(lambda: running.show("ActiveState") == ("active",), running.journal, look_s=0.3)
+    wait_until(lambda: running.show("ActiveState") == ("active",), running.journal, poll_s=0.3)
 
 
-def test_stop_leaves_every_service_served(running: SystemdHost, cluster: Cluster) -> None:
+def test_services_are_answered_after_stop(running: SystemdHost, cluster: Cluster) -> None:
     with traffic(cluster) as flowing:
         running.do("systemctl", "stop", UNIT)
         seen = flowing.rounds
@@ -205,7 +205,7 @@ def test_stop_leaves_every_service_served(running: SystemdHost, cluster: Cluster
     assert running.show("ActiveState", "Result") == ("inactive", "success")
 
 
-def test_the_agent_has_two_capabilities_and_a_filter_of_system_calls(running: SystemdHost) -> None:
+def test_agent_has_two_capabilities_and_a_seccomp_filter(running: SystemdHost) -> None:
     text = running.do("cat", f"/proc/{main_pid(running)}/status")
     status = dict(line.split(":\t", 1) for line in text.splitlines())
     both = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
@@ -216,26 +216,26 @@ def test_the_agent_has_two_capabilities_and_a_filter_of_system_calls(running: Sy
 @pytest.mark.parametrize(
     "path", ["/etc/x", "/usr/x", "/opt/x", "/run/x", "/proc/sys/net/ipv4/ip_forward", "/sys/kernel/mm/ksm/run"]
 )
-def test_the_agent_can_not_write_elsewhere(running: SystemdHost, path: str) -> None:
+def test_agent_cannot_write_elsewhere(running: SystemdHost, path: str) -> None:
     done = running.inside_unit("sh", "-c", f"echo 1 > {path}")
     assert done.returncode != 0
     assert "Read-only" in done.stderr or "nonexistent" in done.stderr, done.stderr
 
 
-def test_the_role_is_enough(running: SystemdHost, server: GuardedServer) -> None:
+def test_cluster_role_is_sufficient(running: SystemdHost, server: GuardedServer) -> None:
     assert server.used <= server.allowed, running.journal()
     assert {right.verb for right in server.used} >= {"list", "watch"}
 
 
-def test_systemd_rates_the_exposure_of_the_unit_as_ok(host: SystemdHost) -> None:
+def test_systemd_analyze_rates_the_exposure_of_the_unit_as_ok(host: SystemdHost) -> None:
     done = host.run("systemd-analyze", "security", "--threshold=25", UNIT)  # in tenths; the worst is 100
     assert done.returncode == 0, done.stdout[-200:] + done.stderr
 
 
-def test_the_agent_shares_the_lock_of_iptables(running: SystemdHost) -> None:
+def test_agent_shares_the_lock_of_iptables(running: SystemdHost) -> None:
     assert running.inside_unit("sh", "-c", "echo >> /run/xtables.lock").returncode == 0
 
 
-def test_the_agent_sees_no_homes_and_no_temporary_files_of_others(running: SystemdHost) -> None:
+def test_agent_sees_no_home_directories_and_no_temporary_files_of_others(running: SystemdHost) -> None:
     running.do("touch", "/tmp/of-another")
     assert running.inside_unit("ls", "-A", "/root", "/home", "/tmp").stdout.split() == ["/home:", "/root:", "/tmp:"]

@@ -1,8 +1,8 @@
-"""traffic: clients that never stop asking, so that whatever is lost meanwhile is noticed.
+"""Continuous traffic, so that a test notices every lost packet while something else happens.
 
-Law: one thread asks in turn: a new TCP connection to a NodePort from outside, one to a ClusterIP from a pod, a line on
-a TCP connection that stays open, a datagram of a UDP flow that stays the same.  Whatever isn't answered as it should
-be is a failure, and is kept.
+One thread repeats four requests: a new TCP connection to a NodePort from outside, one to a ClusterIP from a pod, a
+line on a TCP connection that stays open, and a datagram of one UDP flow.  Each unexpected result is recorded in
+`failures`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from lab.ask import AskError, ask, connect, read_answer
+from lab.client import QueryError, connect, query, read_answer
 from lab.network import Cluster
 
 
@@ -23,7 +23,7 @@ class Targets(NamedTuple):
 
 
 class Traffic:
-    """Traffic to *targets* of *cluster* within the `with`."""
+    """Traffic to *targets* of *cluster*, running within the `with`."""
 
     def __init__(self, cluster: Cluster, targets: Targets) -> None:
         self._cluster = cluster
@@ -47,8 +47,8 @@ class Traffic:
         try:
             with ExitStack() as stack:
                 self._open_and_ask(stack)
-        except (AskError, OSError) as error:
-            self.failures.append(f"a lasting conversation broke: {error!r}")
+        except (QueryError, OSError) as error:
+            self.failures.append(f"a lasting connection failed: {error!r}")
 
     def _open_and_ask(self, stack: ExitStack) -> None:
         long = stack.enter_context(connect(self._cluster["outside"], "tcp", *self._targets.node_port))
@@ -56,9 +56,9 @@ class Traffic:
         flow = stack.enter_context(connect(self._cluster["pod-a2"], "udp", *self._targets.udp))
         flow.send(b"?")
         first = read_answer(flow)
-        while not self._stop.wait(0.002):  # a breath, for the one CPU is the agent's as well
-            self._ask("outside", self._targets.node_port)
-            self._ask("pod-a1", self._targets.cluster_ip)
+        while not self._stop.wait(0.002):  # a pause, because the agent shares the only CPU
+            self._query("outside", self._targets.node_port)
+            self._query("pod-a1", self._targets.cluster_ip)
             long.sendall(b"line")
             if long.recv(4) != b"line":
                 raise OSError("the long connection was closed")
@@ -67,8 +67,8 @@ class Traffic:
                 self.failures.append(f"the UDP flow moved from {first} to {answer}")
             self.rounds += 1
 
-    def _ask(self, client: str, target: tuple[str, int]) -> None:
+    def _query(self, client: str, target: tuple[str, int]) -> None:
         try:
-            ask(self._cluster[client], "tcp", *target)
-        except (AskError, OSError) as error:
+            query(self._cluster[client], "tcp", *target)
+        except (QueryError, OSError) as error:
             self.failures.append(f"{client} to {target}: {error!r}")

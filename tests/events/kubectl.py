@@ -1,4 +1,4 @@
-"""kubectl: Events of the API, printed as ``kubectl get events`` prints them.
+"""Print Events of the API as ``kubectl get events`` does.
 
 Source: kubernetes, pkg/printers/internalversion (printEvent); k8s.io/cli-runtime/pkg/printers (tabwriter: at least 6
 wide, 3 apart); k8s.io/apimachinery/pkg/util/duration (HumanDuration).
@@ -15,7 +15,7 @@ _WIDTH_MIN, _GAP = 6, 3
 
 
 def get_events(items: Iterable[Json], now: datetime | None = None) -> str:
-    """The table of *items*, in their order."""
+    """Return the table of *items*, in their order."""
     rows: list[Sequence[str]] = [_HEADER, *(_cells(item, now or datetime.now(UTC)) for item in items)]
     widths = [max(_WIDTH_MIN, *(len(row[column]) + _GAP for row in rows)) for column in range(len(_HEADER) - 1)]
     return "".join(

@@ -1,4 +1,4 @@
-"""Services whose externalIPs are this node's own addresses: told once, until there is something else to tell."""
+"""ExternalIpWarnings: Services whose externalIPs are addresses of this node."""
 
 import pytest
 
@@ -12,40 +12,40 @@ from kubeproxy_py.model.events import Event, HostAddresses, ServiceDeleted, Serv
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Address, VirtualServer
 from kubeproxy_py.model.services import Service
-from kubeproxy_py.reconcile.reconciler import Reconciler
+from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.sources import FEEDS
-from tests.builders import host, name, service, site
+from tests.builders import host, name, node_context, service
 
-MINE, MINE_6, OTHER = "192.168.3.10", "fd00:3::10", "192.0.2.1"
+NODE_IP, NODE_IP_6, OTHER = "192.168.3.10", "fd00:3::10", "192.0.2.1"
 BOTH = ("10.96.0.10", "fd00:96::10")
 
 
-class Bench:
-    """An agent on a MemoryKernel, and what people are told by it."""
+class WarningsHarness:
+    """A reconciler on a MemoryKernel, and the Events that it publishes."""
 
     def __init__(self) -> None:
-        self.notices: list[KubeEvent] = []
-        compiler = Compiler(_make_site)
+        self.published: list[KubeEvent] = []
+        compiler = Compiler(_make_node_context)
         self.now_s = 0.0
         self.kernel = MemoryKernel()
-        self.kernel.addresses = host(MINE)
-        look = ExternalIpWarnings(compiler, self.notices.append).look
-        self.agent = Reconciler(self.kernel, compiler, lambda: self.now_s, on_compiled=look)
+        self.kernel.addresses = host(NODE_IP)
+        check = ExternalIpWarnings(compiler, self.published.append).check
+        self.reconciler = Agent(self.kernel, compiler, lambda: self.now_s, on_compiled=check)
         for feed in FEEDS:
-            self.agent.handle_event(Synced(feed), 0.0)
+            self.reconciler.handle_event(Synced(feed), 0.0)
 
-    def tell(self, *events: Event) -> list[KubeEvent]:
-        """What people are told of when *events* came and were synced."""
+    def sync(self, *events: Event) -> list[KubeEvent]:
+        """Handle *events*, sync, and return the Events that were published."""
         for event in events:
-            self.agent.handle_event(event, self.now_s)
-        self.agent.step()
-        told = self.notices[:]
-        self.notices.clear()
-        return told
+            self.reconciler.handle_event(event, self.now_s)
+        self.reconciler.step()
+        published = self.published[:]
+        self.published.clear()
+        return published
 
 
-def _make_site(_node: Node | None, addresses: tuple[HostAddress, ...]) -> NodeContext:
-    return site(foreign_addresses={"IPv4": frozenset(each.address for each in addresses)})
+def _make_node_context(_node: Node | None, addresses: tuple[HostAddress, ...]) -> NodeContext:
+    return node_context(foreign_addresses={"IPv4": frozenset(address.address for address in addresses)})
 
 
 def with_external(*addresses: str, **fields: object) -> Service:
@@ -53,63 +53,65 @@ def with_external(*addresses: str, **fields: object) -> Service:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("external_service", "expected"),
     [
         (with_external(OTHER), ()),
-        (with_external(OTHER, MINE), (MINE,)),
-        (with_external(MINE, MINE_6, cluster_ips=BOTH), (MINE, MINE_6)),
-        (with_external(MINE, MINE_6), (MINE,)),  # not served in IPv6
-        (with_external(MINE, proxy_name="other"), ()),
-        (with_external(MINE, type="ExternalName"), ()),
-        (service(load_balancer_ips=(MINE,), type="LoadBalancer"), ()),
+        (with_external(OTHER, NODE_IP), (NODE_IP,)),
+        (with_external(NODE_IP, NODE_IP_6, cluster_ips=BOTH), (NODE_IP, NODE_IP_6)),
+        (with_external(NODE_IP, NODE_IP_6), (NODE_IP,)),  # not served in IPv6
+        (with_external(NODE_IP, proxy_name="other"), ()),
+        (with_external(NODE_IP, type="ExternalName"), ()),
+        (service(load_balancer_ips=(NODE_IP,), type="LoadBalancer"), ()),
     ],
 )
-def test_an_external_ip_of_the_node_is_found_where_it_is_served(wanted: Service, found: tuple[str, ...]) -> None:
-    assert external_ips_on_node(wanted, site()) == found
+def test_external_ips_of_the_node_are_found_where_they_are_served(
+    external_service: Service, expected: tuple[str, ...]
+) -> None:
+    assert external_ips_on_node(external_service, node_context()) == expected
 
 
-def test_an_external_ip_of_a_family_that_this_host_does_not_serve_is_nothing_to_tell() -> None:
-    wanted = with_external(MINE, MINE_6, cluster_ips=BOTH)
-    assert external_ips_on_node(wanted, site(families=("IPv4",))) == (MINE,)
+def test_external_ip_of_a_family_that_is_not_served_is_ignored() -> None:
+    external_service = with_external(NODE_IP, NODE_IP_6, cluster_ips=BOTH)
+    assert external_ips_on_node(external_service, node_context(families=("IPv4",))) == (NODE_IP,)
 
 
-def test_a_warning_tells_the_service_the_address_and_the_node() -> None:
-    (notice,) = Bench().tell(ServiceUpserted(with_external(MINE)))
-    assert (notice.type, str(notice.regarding)) == ("Warning", "Service shop/web")
-    assert MINE in notice.note
-    assert "node-a" in notice.note
+def test_warning_names_service_address_and_node() -> None:
+    (event,) = WarningsHarness().sync(ServiceUpserted(with_external(NODE_IP)))
+    assert (event.type, str(event.regarding)) == ("Warning", "Service shop/web")
+    assert NODE_IP in event.note
+    assert "node-a" in event.note
 
 
-def test_the_address_is_served_but_not_bound() -> None:
-    bench = Bench()
-    bench.tell(ServiceUpserted(with_external(MINE, OTHER)))
-    rows = bench.kernel.rows
-    assert VirtualServer(MINE, 80, "TCP") in rows
-    assert (Address(MINE) in rows, Address(OTHER) in rows) == (False, True)
+def test_address_of_the_node_is_served_but_not_bound() -> None:
+    harness = WarningsHarness()
+    harness.sync(ServiceUpserted(with_external(NODE_IP, OTHER)))
+    rows = harness.kernel.rows
+    assert VirtualServer(NODE_IP, 80, "TCP") in rows
+    assert (Address(NODE_IP) in rows, Address(OTHER) in rows) == (False, True)
 
 
-def test_it_is_told_once() -> None:
-    bench = Bench()
-    bench.tell(ServiceUpserted(with_external(MINE)))
-    assert bench.tell(ServiceUpserted(with_external(MINE, affinity_timeout_s=60))) == []
+def test_warning_is_published_once() -> None:
+    harness = WarningsHarness()
+    harness.sync(ServiceUpserted(with_external(NODE_IP)))
+    assert harness.sync(ServiceUpserted(with_external(NODE_IP, affinity_timeout_s=60))) == []
 
 
-def test_another_address_is_news_and_so_is_the_same_after_it_was_gone() -> None:
-    bench = Bench()
-    assert len(bench.tell(ServiceUpserted(with_external(MINE)))) == 1
-    assert bench.tell(ServiceUpserted(with_external(OTHER))) == []
-    assert len(bench.tell(ServiceUpserted(with_external(MINE)))) == 1
+def test_warning_is_published_again_after_the_address_was_removed() -> None:
+    harness = WarningsHarness()
+    assert len(harness.sync(ServiceUpserted(with_external(NODE_IP)))) == 1
+    assert harness.sync(ServiceUpserted(with_external(OTHER))) == []
+    assert len(harness.sync(ServiceUpserted(with_external(NODE_IP)))) == 1
 
 
-def test_an_address_that_the_node_comes_to_have_is_news() -> None:
-    bench = Bench()
-    assert bench.tell(ServiceUpserted(with_external(OTHER))) == []
-    (notice,) = bench.tell(HostAddresses(host(MINE, OTHER)))
-    assert OTHER in notice.note
+def test_address_added_to_the_node_is_warned_of() -> None:
+    harness = WarningsHarness()
+    assert harness.sync(ServiceUpserted(with_external(OTHER))) == []
+    (event,) = harness.sync(HostAddresses(host(NODE_IP, OTHER)))
+    assert OTHER in event.note
 
 
-def test_a_service_that_is_gone_is_not_remembered() -> None:
-    bench = Bench()
-    bench.tell(ServiceUpserted(with_external(MINE)))
-    assert bench.tell(ServiceDeleted(name("shop/web"))) == []
-    assert len(bench.tell(ServiceUpserted(with_external(MINE)))) == 1
+def test_deleted_service_is_forgotten() -> None:
+    harness = WarningsHarness()
+    harness.sync(ServiceUpserted(with_external(NODE_IP)))
+    assert harness.sync(ServiceDeleted(name("shop/web"))) == []
+    assert len(harness.sync(ServiceUpserted(with_external(NODE_IP)))) == 1

@@ -1,4 +1,4 @@
-"""dispatch: runs of steps in order, and an error stays at its row.  The adapters are the strict kernel in memory."""
+"""dispatch: groups of steps in order; failures affect only dependent rows.  The adapters share a MemoryKernel."""
 
 from collections.abc import Callable, Sequence
 from errno import ENOMEM, EPERM
@@ -53,20 +53,20 @@ ROWS: Rows = {
     POD: SERVING,
     ADDRESS: None,
 }
-_PARTS = {
-    "settings": (Sysctl,),
-    "device": (Link, Address),
+_ADAPTERS = {
+    "sysctls": (Sysctl,),
+    "link": (Link, Address),
     "sets": (Ipset, IpsetEntry),
     "rules": (Chain, Jump),
     "servers": (VirtualServer, RealServer),
 }
 
 
-class Part:
-    """One adapter: the steps it was given, carried out by a kernel that all parts share."""
+class RecordingAdapter:
+    """An adapter that records its steps; a kernel that all adapters share carries them out."""
 
-    def __init__(self, name: str, kernel: MemoryKernel, runs: list[tuple[str, Sequence[Step]]]) -> None:
-        self.name, self.kernel, self.runs = name, kernel, runs
+    def __init__(self, name: str, kernel: MemoryKernel, groups: list[tuple[str, Sequence[Step]]]) -> None:
+        self.name, self.kernel, self.groups = name, kernel, groups
         self.unusable = False
 
     def scopes(self) -> Sequence[Scope]:
@@ -77,114 +77,114 @@ class Part:
 
     def apply(self, steps: Sequence[Step]) -> Sequence[StepFailure]:
         if self.unusable:
-            raise KernelError("the tool is gone", errno=EPERM)
-        self.runs.append((self.name, steps))
-        return self.kernel.apply(Plan(tuple(steps))).failed
+            raise KernelError("the program is missing", errno=EPERM)
+        self.groups.append((self.name, steps))
+        return self.kernel.apply(Plan(tuple(steps))).failures
 
     def close(self) -> None: ...
 
 
-class Lab:
-    """Five parts and what came of a plan."""
+class Harness:
+    """Five adapters, and the outcome of a plan."""
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.kernel = MemoryKernel(rows)
-        self.runs: list[tuple[str, Sequence[Step]]] = []
-        self.parts = {name: Part(name, self.kernel, self.runs) for name in _PARTS}
+        self.groups: list[tuple[str, Sequence[Step]]] = []
+        self.by_name = {name: RecordingAdapter(name, self.kernel, self.groups) for name in _ADAPTERS}
         self.adapters: dict[type[Key], Adapter] = {
-            kind: self.parts[name] for name, kinds in _PARTS.items() for kind in kinds
+            kind: self.by_name[name] for name, kinds in _ADAPTERS.items() for kind in kinds
         }
 
-    def refuse(self, *keys: Key, verb: str = "add") -> "Lab":
-        refused: Callable[[Step], int] = lambda step: ENOMEM * (step.verb == verb and step.key in keys)  # noqa: E731
-        self.kernel.fault = refused
+    def fail(self, *keys: Key, verb: str = "add") -> "Harness":
+        fault: Callable[[Step], int] = lambda step: ENOMEM * (step.verb == verb and step.key in keys)  # noqa: E731
+        self.kernel.fault = fault
         return self
 
-    def make(self) -> dict[Key, int]:
-        """Make ROWS; which steps failed and how."""
+    def create_rows(self) -> dict[Key, int]:
+        """Create ROWS; return the errno of each row that failed."""
         return self.carry_out(make_plan(ROWS, self.kernel.rows))
 
     def carry_out(self, plan: Plan) -> dict[Key, int]:
         self.outcome: Outcome = dispatch(plan, self.adapters)
-        return {failed.step.key: failed.errno for failed in self.outcome.failed}
+        return {failure.step.key: failure.errno for failure in self.outcome.failures}
 
 
-def test_steps_go_to_the_adapter_of_their_kind_in_the_order_of_the_plan() -> None:
-    lab = Lab()
+def test_steps_are_applied_by_the_adapter_of_their_kind_in_the_order_of_the_plan() -> None:
+    harness = Harness()
     plan = make_plan(ROWS, {})
-    lab.carry_out(plan)
-    assert [step for _, steps in lab.runs for step in steps] == list(plan)
-    assert [name for name, _ in lab.runs] == ["settings", "device", "sets", "rules", "sets", "servers", "device"]
+    harness.carry_out(plan)
+    assert [step for _, steps in harness.groups for step in steps] == list(plan)
+    assert [name for name, _ in harness.groups] == ["sysctls", "link", "sets", "rules", "sets", "servers", "link"]
 
 
-def test_without_failures_all_is_done() -> None:
-    lab = Lab()
-    assert lab.make() == {}
-    assert lab.kernel.rows == ROWS
+def test_without_failures_every_step_is_carried_out() -> None:
+    harness = Harness()
+    assert harness.create_rows() == {}
+    assert harness.kernel.rows == ROWS
 
 
-def test_what_matches_on_a_missing_set_waits_and_what_jumps_there_too() -> None:
-    lab = Lab().refuse(CLUSTER_IP)
-    assert lab.make() == {CLUSTER_IP: ENOMEM, SERVICES: 0, PORTALS: 0, ENTRY: 0}
+def test_chains_and_jumps_that_depend_on_a_missing_set_wait() -> None:
+    harness = Harness().fail(CLUSTER_IP)
+    assert harness.create_rows() == {CLUSTER_IP: ENOMEM, SERVICES: 0, PORTALS: 0, ENTRY: 0}
 
 
-def test_who_waits_says_for_what() -> None:
-    lab = Lab().refuse(CLUSTER_IP)
-    lab.make()
-    messages = {failed.step.key: failed.message for failed in lab.outcome.failed}
+def test_a_waiting_step_names_the_row_that_it_waits_for() -> None:
+    harness = Harness().fail(CLUSTER_IP)
+    harness.create_rows()
+    messages = {failure.step.key: failure.message for failure in harness.outcome.failures}
     assert messages[ENTRY] == "waits for Ipset KUBE-CLUSTER-IP"
 
 
-def test_what_does_not_depend_on_the_failed_step_is_done() -> None:
-    lab = Lab().refuse(CLUSTER_IP)
-    failed = lab.make()
-    assert lab.kernel.rows == {key: spec for key, spec in ROWS.items() if key not in failed}
+def test_steps_that_do_not_depend_on_the_failed_one_are_carried_out() -> None:
+    harness = Harness().fail(CLUSTER_IP)
+    failures = harness.create_rows()
+    assert harness.kernel.rows == {key: spec for key, spec in ROWS.items() if key not in failures}
 
 
-def test_no_address_without_its_device() -> None:
-    assert Lab().refuse(Link(IPVS_DEVICE)).make() == {Link(IPVS_DEVICE): ENOMEM, ADDRESS: 0}
+def test_an_address_waits_for_its_device() -> None:
+    assert Harness().fail(Link(IPVS_DEVICE)).create_rows() == {Link(IPVS_DEVICE): ENOMEM, ADDRESS: 0}
 
 
 def test_an_address_is_not_bound_if_all_its_virtual_servers_failed() -> None:
-    assert Lab().refuse(HTTP, HTTPS).make()[ADDRESS] == 0
+    assert Harness().fail(HTTP, HTTPS).create_rows()[ADDRESS] == 0
 
 
-def test_an_address_is_bound_if_one_of_its_virtual_servers_was_made() -> None:
-    assert ADDRESS not in Lab().refuse(HTTPS).make()
+def test_an_address_is_bound_if_one_of_its_virtual_servers_was_created() -> None:
+    assert ADDRESS not in Harness().fail(HTTPS).create_rows()
 
 
-def test_an_address_is_bound_again_beside_virtual_servers_that_stand() -> None:
+def test_an_address_is_bound_if_its_virtual_servers_exist_already() -> None:
     rows = {key: spec for key, spec in ROWS.items() if key != ADDRESS}
-    assert Lab(rows).refuse(Sysctl("net/ipv4/ip_forward"), verb="update").make() == {}
+    assert Harness(rows).fail(Sysctl("net/ipv4/ip_forward"), verb="update").create_rows() == {}
 
 
-def test_virtual_servers_stay_while_their_address_can_not_be_taken_away() -> None:
-    lab = Lab(ROWS).refuse(ADDRESS, verb="delete")
-    failed = lab.carry_out(make_plan({}, {key: ROWS[key] for key in (ADDRESS, HTTP, HTTPS)}))
-    assert failed == {ADDRESS: ENOMEM, HTTP: 0, HTTPS: 0}
+def test_deletes_of_virtual_servers_wait_for_their_address() -> None:
+    harness = Harness(ROWS).fail(ADDRESS, verb="delete")
+    failures = harness.carry_out(make_plan({}, {key: ROWS[key] for key in (ADDRESS, HTTP, HTTPS)}))
+    assert failures == {ADDRESS: ENOMEM, HTTP: 0, HTTPS: 0}
 
 
-def test_nothing_waits_for_a_row_that_only_could_not_be_changed() -> None:
-    lab = Lab({**ROWS, SERVICES: ChainSpec(())}).refuse(MARK, verb="update")
+def test_nothing_waits_for_a_row_whose_update_failed() -> None:
+    harness = Harness({**ROWS, SERVICES: ChainSpec(())}).fail(MARK, verb="update")
     steps = (Step("update", MARK, ChainSpec(()), ROWS[MARK]), Step("update", SERVICES, ROWS[SERVICES], ChainSpec(())))
-    assert lab.carry_out(Plan(steps)) == {MARK: ENOMEM}
+    assert harness.carry_out(Plan(steps)) == {MARK: ENOMEM}
 
 
-def test_an_unusable_adapter_fails_its_own_steps_alone() -> None:
-    lab = Lab()
-    lab.parts["rules"].unusable = True
+def test_an_unusable_adapter_fails_its_own_steps_only() -> None:
+    harness = Harness()
+    harness.by_name["rules"].unusable = True
     rules = {key for key in ROWS if isinstance(key, Chain | Jump)}
-    assert lab.make() == dict.fromkeys(rules, EPERM)
+    assert harness.create_rows() == dict.fromkeys(rules, EPERM)
 
 
 def test_without_ipvs_no_address_is_bound() -> None:
-    lab = Lab()
-    lab.parts["servers"].unusable = True
-    assert lab.make() == {HTTP: EPERM, HTTPS: EPERM, POD: EPERM, ADDRESS: 0}
+    harness = Harness()
+    harness.by_name["servers"].unusable = True
+    assert harness.create_rows() == {HTTP: EPERM, HTTPS: EPERM, POD: EPERM, ADDRESS: 0}
 
 
-class _Blind:
-    """Does everything at once, so that only dispatch is measured."""
+class _NoOpAdapter:
+    """Does nothing, so that only dispatch is measured."""
 
     def apply(self, steps: Sequence[Step]) -> Sequence[StepFailure]:
         return ()
@@ -198,12 +198,12 @@ class _Blind:
     def close(self) -> None: ...
 
 
-def test_a_plan_of_140_000_steps_passes_in_well_under_100_ms() -> None:
+def test_a_plan_of_140_000_steps_is_dispatched_in_under_100_ms() -> None:
     servers = [VirtualServer(f"10.{96 + n // 65536}.{n // 256 % 256}.{n % 256}", 80, "TCP") for n in range(10_000)]
     steps = [Step("add", key, VirtualServerSpec()) for key in servers]
     steps += [Step("add", RealServer(key, f"10.244.0.{n}", 80), SERVING) for key in servers for n in range(12)]
     steps += [Step("add", Address(key.address)) for key in servers]
-    adapters: dict[type[Key], Adapter] = dict.fromkeys((VirtualServer, RealServer, Address), _Blind())
-    began = perf_counter()
+    adapters: dict[type[Key], Adapter] = dict.fromkeys((VirtualServer, RealServer, Address), _NoOpAdapter())
+    start = perf_counter()
     dispatch(Plan(tuple(steps)), adapters)
-    assert perf_counter() - began < 0.1
+    assert perf_counter() - start < 0.1

@@ -1,4 +1,4 @@
-"""What a host can do, read from folders that stand for its /proc and /sys and from programs that stand for its own."""
+"""host_probe and backend detection, with folders in place of /proc and /sys and scripts in place of programs."""
 
 import os
 import subprocess
@@ -12,17 +12,19 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.host.command import Result
 from kubeproxy_py.kernel.host_probe import (
-    HostFacts,
     HostProblem,
+    ProbeResult,
     Version,
     can_match_ipvs,
     count_cpus,
     parse_version,
     probe,
+    supports_random_fully,
 )
 from kubeproxy_py.kernel.iptables import nf_tables
-from kubeproxy_py.kernel.iptables.backend import Flavour, choose_flavour, programs
-from tests.host_tools.tables_of_a_node import network_of_ones_own
+from kubeproxy_py.kernel.iptables.backend import Backend, detect_backend, find_commands
+from kubeproxy_py.model.host import HostInfo
+from tests.host_tools.recorded_tables import private_network
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ from tests.host_tools.tables_of_a_node import network_of_ones_own
         ("", (0, 0, 0)),
     ],
 )
-def test_versions_are_read_leniently(text: str, version: Version) -> None:
+def test_parse_version_ignores_distribution_suffixes(text: str, version: Version) -> None:
     assert parse_version(text) == version
 
 
@@ -51,56 +53,56 @@ def _cpu(root: Path, path: str, *, online: str | None = None, topology: bool = T
         (folder / "online").write_text(f"{online}\n")
 
 
-def test_cpus_of_all_nodes_count(tmp_path: Path) -> None:
+def test_count_cpus_counts_the_cpus_of_all_numa_nodes(tmp_path: Path) -> None:
     for path in ("node/node0/cpu0", "node/node0/cpu1", "node/node1/cpu2", "cpu/cpu0"):
         _cpu(tmp_path, path)
     assert count_cpus(tmp_path) == 3
 
 
-def test_cpus_count_where_there_are_no_nodes(tmp_path: Path) -> None:
+def test_count_cpus_works_without_numa_nodes(tmp_path: Path) -> None:
     for path in ("cpu/cpu0", "cpu/cpu1"):
         _cpu(tmp_path, path)
     (tmp_path / "sys/devices/system/cpu/cpufreq").mkdir()
     assert count_cpus(tmp_path) == 2
 
 
-def test_cpus_that_are_offline_do_not_count(tmp_path: Path) -> None:
+def test_count_cpus_ignores_offline_cpus(tmp_path: Path) -> None:
     _cpu(tmp_path, "cpu/cpu0")
     _cpu(tmp_path, "cpu/cpu1", online="0")
     _cpu(tmp_path, "cpu/cpu2", topology=False)
     assert count_cpus(tmp_path) == 1
 
 
-def test_without_sys_those_of_the_process_count(tmp_path: Path) -> None:
+def test_count_cpus_without_sys_counts_those_of_the_process(tmp_path: Path) -> None:
     assert count_cpus(tmp_path) == len(os.sched_getaffinity(0))
 
 
-def _facts(version: Version = (1, 8, 9), problems: tuple[HostProblem, ...] = ()) -> HostFacts:
-    return HostFacts("6.1.0", (6, 1, 0), 1, "nft", version, (), False, problems)
+def _result(problems: tuple[HostProblem, ...]) -> ProbeResult:
+    return ProbeResult(HostInfo(), "6.1.0", "nft", (1, 8, 9), (), False, problems)
 
 
-@pytest.mark.parametrize(("version", "known"), [((1, 6, 1), False), ((1, 6, 2), True), ((1, 8, 9), True)])
-def test_random_fully_is_known_since_1_6_2(version: Version, known: bool) -> None:
-    assert _facts(version).random_fully is known
+@pytest.mark.parametrize(("version", "supported"), [((1, 6, 1), False), ((1, 6, 2), True), ((1, 8, 9), True)])
+def test_random_fully_is_supported_since_iptables_1_6_2(version: Version, supported: bool) -> None:
+    assert supports_random_fully(version) is supported
 
 
-def test_what_is_fatal_is_told_all_at_once() -> None:
+def test_require_reports_all_fatal_problems_together() -> None:
     problems = (
-        HostProblem("no IPVS", "modprobe ip_vs", fatal=True),
-        HostProblem("no dummy", "modprobe dummy"),
-        HostProblem("no iptables", "apt-get install iptables", fatal=True),
+        HostProblem(message="no IPVS", hint="modprobe ip_vs", fatal=True),
+        HostProblem(message="no dummy", hint="modprobe dummy"),
+        HostProblem(message="no iptables", hint="apt-get install iptables", fatal=True),
     )
     with pytest.raises(KernelError) as caught:
-        _facts(problems=problems).require()
+        _result(problems).require()
     assert str(caught.value) == "no IPVS (modprobe ip_vs); no iptables (apt-get install iptables)"
 
 
-def test_a_host_in_order_has_nothing_to_tell() -> None:
-    _facts(problems=(HostProblem("no dummy", "modprobe dummy"),)).require()
+def test_require_accepts_a_host_without_fatal_problems() -> None:
+    _result((HostProblem(message="no dummy", hint="modprobe dummy"),)).require()
 
 
-class Host:
-    """A folder of programs that is all of PATH."""
+class Programs:
+    """A folder of scripts that is the only one in PATH."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -114,125 +116,129 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     (tmp_path / "bin").mkdir()
-    return Host(tmp_path / "bin", monkeypatch)
+    return Programs(tmp_path / "bin", monkeypatch)
 
 
 @pytest.fixture
 def bare_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No hint and no nf_tables."""
+    """A kernel without kubelet's hint and without nf_tables."""
     monkeypatch.setattr(nf_tables, "has_chain", lambda *_: False)
     monkeypatch.setattr(nf_tables, "works", lambda _: False)
 
 
-def test_a_host_without_iptables_is_told_to_install_it(host: Host) -> None:
+def test_detection_without_iptables_fails_with_an_install_hint(programs: Programs) -> None:
     with pytest.raises(KernelError, match="iptables is not installed"):
-        choose_flavour()
+        detect_backend()
 
 
-def test_a_flavour_that_is_asked_for_must_be_installed(host: Host) -> None:
-    host.install("iptables-nft-restore")
-    with pytest.raises(KernelError, match="flavour legacy is not installed"):
-        choose_flavour("legacy")
+def test_a_configured_backend_must_be_installed(programs: Programs) -> None:
+    programs.install("iptables-nft-restore")
+    with pytest.raises(KernelError, match="the iptables backend legacy is not installed"):
+        detect_backend("legacy")
 
 
-@pytest.mark.parametrize("flavour", ["legacy", "nft"])
-def test_the_only_flavour_installed_is_taken(host: Host, flavour: Flavour) -> None:
-    host.install(f"xtables-{flavour}-multi")
-    assert choose_flavour() == flavour
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_the_only_installed_backend_is_detected(programs: Programs, backend: Backend) -> None:
+    programs.install(f"xtables-{backend}-multi")
+    assert detect_backend() == backend
 
 
 @pytest.mark.usefixtures("bare_kernel")
-def test_legacy_is_taken_where_the_kernel_has_no_nf_tables(host: Host, tmp_path: Path) -> None:
-    host.install("xtables-legacy-multi")
-    host.install("xtables-nft-multi")
-    assert choose_flavour(root=tmp_path) == "legacy"
+def test_legacy_is_detected_if_the_kernel_has_no_nf_tables(programs: Programs, tmp_path: Path) -> None:
+    programs.install("xtables-legacy-multi")
+    programs.install("xtables-nft-multi")
+    assert detect_backend(root=tmp_path) == "legacy"
 
 
-@pytest.mark.parametrize(("prints", "flavour"), [("iptables v1.8.9 (nf_tables)", "nft"), ("iptables v1.6.1", "legacy")])
-def test_the_plain_program_is_of_the_flavour_that_it_names(host: Host, prints: str, flavour: Flavour) -> None:
-    host.install("iptables", prints=prints)
-    host.install("iptables-restore")
-    assert choose_flavour() == flavour
-    found = programs(flavour, "IPv4")
-    assert found
-    assert found.restore == ("iptables-restore",)
+@pytest.mark.parametrize(("prints", "backend"), [("iptables v1.8.9 (nf_tables)", "nft"), ("iptables v1.6.1", "legacy")])
+def test_a_plain_program_name_has_the_backend_that_its_version_prints(
+    programs: Programs, prints: str, backend: Backend
+) -> None:
+    programs.install("iptables", prints=prints)
+    programs.install("iptables-restore")
+    assert detect_backend() == backend
+    commands = find_commands(backend, "IPv4")
+    assert commands
+    assert commands.restore == ("iptables-restore",)
 
 
-def test_a_program_for_several_is_called_by_its_first_word(host: Host) -> None:
-    host.install("xtables-nft-multi")
-    found = programs("nft", "IPv6")
-    assert found
-    assert found.save == ("xtables-nft-multi", "ip6tables-save")
+def test_a_multi_call_program_is_called_by_its_own_name_first(programs: Programs) -> None:
+    programs.install("xtables-nft-multi")
+    commands = find_commands("nft", "IPv6")
+    assert commands
+    assert commands.save == ("xtables-nft-multi", "ip6tables-save")
 
 
-def _proc(root: Path, *files: str) -> None:
+def _create_files(root: Path, *files: str) -> None:
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
 
 
 @pytest.mark.usefixtures("bare_kernel")
-def test_everything_that_is_missing_is_told(host: Host, tmp_path: Path) -> None:
-    facts = probe(root=tmp_path)
-    assert [problem.message for problem in facts.problems if problem.fatal] == [
-        "/proc/sys/kernel/osrelease tells no kernel version",
-        "the kernel has no IPVS",
+def test_probe_reports_everything_that_is_missing(programs: Programs, tmp_path: Path) -> None:
+    result = probe(root=tmp_path)
+    assert [problem.message for problem in result.problems if problem.fatal] == [
+        "no kernel version in /proc/sys/kernel/osrelease",
+        "the kernel does not support IPVS",
         "iptables is not installed",
         "no address family is usable",
     ]
 
 
 @pytest.mark.usefixtures("bare_kernel")
-def test_a_host_with_ipv6_switched_off_serves_ipv4(host: Host, tmp_path: Path) -> None:
-    _proc(tmp_path, "proc/net/ip_vs", "proc/net/if_inet6", "sys/module/dummy")
-    _proc(tmp_path, "proc/sys/net/ipv6/conf/all/disable_ipv6")
+def test_a_host_with_ipv6_disabled_serves_ipv4(programs: Programs, tmp_path: Path) -> None:
+    _create_files(tmp_path, "proc/net/ip_vs", "proc/net/if_inet6", "sys/module/dummy")
+    _create_files(tmp_path, "proc/sys/net/ipv6/conf/all/disable_ipv6")
     (tmp_path / "proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1\n")
-    host.install("xtables-legacy-multi", prints="# Generated by iptables-save v1.8.7 on Monday")
-    facts = probe(root=tmp_path)
-    assert (facts.families, facts.iptables_version) == (("IPv4",), (1, 8, 7))
+    programs.install("xtables-legacy-multi", prints="# Generated by iptables-save v1.8.7 on Monday")
+    result = probe(root=tmp_path)
+    assert (result.host.families, result.iptables_version) == (("IPv4",), (1, 8, 7))
 
 
 @pytest.mark.usefixtures("bare_kernel")
-def test_a_family_whose_iptables_fails_is_left_out_and_told(host: Host, tmp_path: Path) -> None:
-    _proc(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
-    host.install("xtables-legacy-multi", exit_code=3)
-    facts = probe(root=tmp_path)
-    assert facts.families == ()
-    (told, _) = (problem.message for problem in facts.problems if "is not usable" in problem.message)
-    assert told.startswith("IPv4 is not usable: xtables-legacy-multi iptables-save: exit code 3")
+def test_a_family_whose_iptables_fails_is_not_usable(programs: Programs, tmp_path: Path) -> None:
+    _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    programs.install("xtables-legacy-multi", exit_code=3)
+    result = probe(root=tmp_path)
+    assert result.host.families == ()
+    (message, _) = (problem.message for problem in result.problems if "is not usable" in problem.message)
+    assert message.startswith("IPv4 is not usable: xtables-legacy-multi iptables-save: exit code 3")
 
 
-@pytest.mark.parametrize(("release", "told"), [("3.10.0-1160.el7", 1), ("4.1.0", 0), ("6.1.176", 0)])
-@pytest.mark.usefixtures("bare_kernel", "host")
-def test_a_kernel_before_4_1_is_told_of(release: str, told: int, tmp_path: Path) -> None:
-    _proc(tmp_path, "proc/sys/kernel/osrelease")
+@pytest.mark.parametrize(("release", "count"), [("3.10.0-1160.el7", 1), ("4.1.0", 0), ("6.1.176", 0)])
+@pytest.mark.usefixtures("bare_kernel", "programs")
+def test_a_kernel_before_4_1_is_a_problem_that_is_not_fatal(release: str, count: int, tmp_path: Path) -> None:
+    _create_files(tmp_path, "proc/sys/kernel/osrelease")
     (tmp_path / "proc/sys/kernel/osrelease").write_text(f"{release}\n")
-    found = [problem for problem in probe(root=tmp_path).problems if "conn_reuse_mode" in problem.message]
-    assert [problem.fatal for problem in found] == [False] * told
+    problems = [problem for problem in probe(root=tmp_path).problems if "conn_reuse_mode" in problem.message]
+    assert [problem.fatal for problem in problems] == [False] * count
 
 
 @pytest.mark.usefixtures("bare_kernel")
-def test_a_kernel_that_cannot_match_on_ipvs_is_warned_of(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kernel_without_the_ipvs_match_is_a_problem_that_is_not_fatal(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _proc(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
-    host.install("xtables-legacy-multi", prints="# Generated by iptables-save v1.8.7 on Monday")
+    _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    programs.install("xtables-legacy-multi", prints="# Generated by iptables-save v1.8.7 on Monday")
     monkeypatch.setattr(nf_tables, "has_match", lambda _family, name: name != "ipvs")
-    facts = probe(root=tmp_path)
-    assert not facts.match_ipvs
-    (told,) = [problem for problem in facts.problems if "match for IPVS" in problem.message]
-    assert (told.fatal, told.hint) == (False, "modprobe xt_ipvs, then start again")
+    result = probe(root=tmp_path)
+    assert not result.host.match_ipvs
+    (problem,) = [problem for problem in result.problems if "loadBalancerSourceRanges" in problem.message]
+    assert (problem.fatal, problem.hint) == (False, "modprobe xt_ipvs, then restart kubeproxy-py")
 
 
 @pytest.mark.usefixtures("bare_kernel")
-def test_what_to_do_about_a_family_is_told_once(host: Host, tmp_path: Path) -> None:
-    host.install("xtables-legacy-multi", exit_code=3)
-    _proc(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
-    switched_off, no_modules = (str(p) for p in reversed(probe(root=tmp_path).problems) if "is not usable" in p.message)
-    assert switched_off.endswith("IPv6 switched off (sysctl -w net.ipv6.conf.all.disable_ipv6=0)")
-    assert no_modules.count("are its modules loaded, are we root?") == 1
+def test_the_hint_of_an_unusable_family_is_printed_once(programs: Programs, tmp_path: Path) -> None:
+    programs.install("xtables-legacy-multi", exit_code=3)
+    _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    ipv6_disabled, no_modules = (
+        str(p) for p in reversed(probe(root=tmp_path).problems) if "is not usable" in p.message
+    )
+    assert ipv6_disabled.endswith("IPv6 is disabled in the kernel (sysctl -w net.ipv6.conf.all.disable_ipv6=0)")
+    assert no_modules.count("check that the iptables kernel modules are loaded and that this runs as root") == 1
 
 
 @pytest.mark.usefixtures("bare_kernel")
@@ -246,13 +252,13 @@ def test_what_to_do_about_a_family_is_told_once(host: Host, tmp_path: Path) -> N
         ("", (1, 6, 1)),
     ],
 )
-def test_the_version_is_told_by_what_is_saved_else_asked_for(
-    host: Host, tmp_path: Path, saved: str, version: Version
+def test_the_iptables_version_is_read_from_iptables_save_or_from_version(
+    programs: Programs, tmp_path: Path, saved: str, version: Version
 ) -> None:
-    _proc(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
-    host.install("iptables-legacy-restore")
-    host.install("iptables-legacy-save", prints=saved)
-    host.install("iptables-legacy", prints="iptables v1.6.1")
+    _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    programs.install("iptables-legacy-restore")
+    programs.install("iptables-legacy-save", prints=saved)
+    programs.install("iptables-legacy", prints="iptables v1.6.1")
     assert probe(root=tmp_path).iptables_version == version
 
 
@@ -263,46 +269,46 @@ def _count_runs(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
         calls.append(argv)
         return command.run(argv, stdin=stdin, timeout_s=timeout_s)
 
-    for module in ("probe", "flavour"):
+    for module in ("host_probe", "iptables.backend"):
         monkeypatch.setattr(f"kubeproxy_py.kernel.{module}.run", counted)
     return calls
 
 
 @pytest.mark.kernel
-def test_the_lab_is_a_host_in_order_found_out_by_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probing_the_lab_finds_no_problem_and_starts_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     probe()  # loads modules
     calls = _count_runs(monkeypatch)
-    facts = probe()
-    assert (facts.problems, facts.families, facts.flavour) == ((), ("IPv4", "IPv6"), "legacy")
+    result = probe()
+    assert (result.problems, result.host.families, result.backend) == ((), ("IPv4", "IPv6"), "legacy")
     assert calls == [["iptables-legacy-save", "-t", "nat"], ["ip6tables-legacy-save", "-t", "nat"]]
 
 
 @pytest.mark.kernel
-def test_matches_that_the_kernel_has_are_told_from_those_it_has_not() -> None:
+def test_has_match_distinguishes_present_and_missing_matches() -> None:
     assert can_match_ipvs(("IPv4", "IPv6"))
     assert not nf_tables.has_match("IPv4", "nonesuch")
 
 
 @pytest.mark.lab
-def test_a_host_with_nf_tables_uses_them_for_both_families() -> None:
-    with network_of_ones_own():
-        facts = probe()
-    assert (facts.flavour, facts.families, facts.ipset_by_tool) == ("nft", ("IPv4", "IPv6"), False)
+def test_a_host_with_nf_tables_uses_nft_for_both_families() -> None:
+    with private_network():
+        result = probe()
+    assert (result.backend, result.host.families, result.ipset_by_tool) == ("nft", ("IPv4", "IPv6"), False)
 
 
 @pytest.mark.lab
-def test_without_the_right_to_nf_tables_they_do_not_work() -> None:
+def test_nf_tables_does_not_work_without_capabilities() -> None:
     code = "from kubeproxy_py.kernel.iptables.nf_tables import works; import sys; sys.exit(works('IPv4'))"
-    without_rights = ["setpriv", "--bounding-set=-all"]
-    assert subprocess.run([*without_rights, sys.executable, "-c", code], check=False).returncode == 0
+    without_capabilities = ["setpriv", "--bounding-set=-all"]
+    assert subprocess.run([*without_capabilities, sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.lab
-def test_without_net_raw_the_start_ends_and_names_it() -> None:
+def test_a_missing_net_raw_capability_is_fatal() -> None:
     code = "from kubeproxy_py.kernel.host_probe import probe; probe().require()"
-    ended = subprocess.run(
+    completed = subprocess.run(
         ["setpriv", "--bounding-set=-net_raw", sys.executable, "-c", code], check=False, capture_output=True, text=True
     )
-    assert ended.returncode == 1
-    assert "the capability NET_RAW is missing" in ended.stderr
+    assert completed.returncode == 1
+    assert "the capability NET_RAW is missing" in completed.stderr
     assert "NET_RAW" not in str(probe().problems)

@@ -1,23 +1,23 @@
-"""The text given to iptables-restore, and rows read from what iptables-save prints; pure, so without root."""
+"""Conversion between steps and rows and the text of iptables-restore and iptables-save; pure, so without root."""
 
 import pytest
 
 from kubeproxy_py.kernel.iptables.text import count_jumps, restore_text, saved_rows
 from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, JumpSpec
-from kubeproxy_py.model.services import FAMILIES, Family
 from kubeproxy_py.model.steps import Step
-from tests.host_tools.tables_of_a_node import recorded_rows, recorded_text, steps_between
+from kubeproxy_py.net import FAMILIES, Family
+from tests.host_tools.recorded_tables import recorded_rows, recorded_text, steps_between
 
 MARK = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
 SERVICES = Chain("IPv4", "nat", "KUBE-SERVICES")
 PORTALS = Jump("IPv4", "nat", "OUTPUT", "KUBE-SERVICES")
 RULE = tables.jumps("IPv4")[PORTALS]
-HERE = ("nat", "OUTPUT", RULE)
+PORTALS_KEY = ("nat", "OUTPUT", RULE)
 
 
-def _text(*steps: Step, copies: int = 0) -> list[str]:
-    return restore_text(steps, {HERE: copies}).decode().splitlines()
+def _text(*steps: Step, count: int = 0) -> list[str]:
+    return restore_text(steps, {PORTALS_KEY: count}).decode().splitlines()
 
 
 def test_a_chain_is_emptied_and_filled_in_one_commit() -> None:
@@ -31,7 +31,7 @@ def test_a_chain_is_emptied_and_filled_in_one_commit() -> None:
     ]
 
 
-def test_a_deleted_chain_is_emptied_first_so_that_the_order_of_deletions_is_free() -> None:
+def test_chains_are_emptied_before_any_is_deleted() -> None:
     steps = [Step("delete", key, None, ChainSpec(("-j KUBE-MARK-MASQ",))) for key in (MARK, SERVICES)]
     assert _text(*steps) == [
         "*nat",
@@ -43,27 +43,27 @@ def test_a_deleted_chain_is_emptied_first_so_that_the_order_of_deletions_is_free
     ]
 
 
-def test_all_chains_stand_before_any_rule_that_may_jump_to_them() -> None:
+def test_all_chains_are_created_before_the_first_rule() -> None:
     steps = [Step("add", SERVICES, ChainSpec(("-j KUBE-MARK-MASQ",))), Step("add", MARK, ChainSpec(()))]
     assert _text(*steps)[1:3] == [":KUBE-SERVICES - [0:0]", ":KUBE-MARK-MASQ - [0:0]"]
 
 
-def test_a_missing_jump_is_put_on_top() -> None:
+def test_a_missing_jump_is_inserted_at_the_top() -> None:
     assert _text(Step("add", PORTALS, JumpSpec(RULE))) == ["*nat", f"-I OUTPUT {RULE}", "COMMIT"]
 
 
 @pytest.mark.parametrize(
-    ("verb", "copies", "lines"),
+    ("verb", "count", "lines"),
     [("add", 1, 0), ("add", 3, 2), ("delete", 0, 0), ("delete", 1, 1), ("delete", 2, 2), ("update", 2, 1)],
 )
-def test_a_jump_comes_to_stand_once_or_not_at_all(verb: str, copies: int, lines: int) -> None:
+def test_a_jump_exists_once_after_an_add_and_not_at_all_after_a_delete(verb: str, count: int, lines: int) -> None:
     spec = None if verb == "delete" else JumpSpec(RULE)
     step = Step(verb, PORTALS, spec, JumpSpec(RULE))  # type: ignore[arg-type]
-    assert _text(step, copies=copies)[1:-1] == [f"-D OUTPUT {RULE}"] * lines
+    assert _text(step, count=count)[1:-1] == [f"-D OUTPUT {RULE}"] * lines
 
 
-def test_nothing_to_do_is_no_text() -> None:
-    assert restore_text([Step("add", PORTALS, JumpSpec(RULE))], {HERE: 1}) == b""
+def test_restore_text_is_empty_if_there_is_nothing_to_do() -> None:
+    assert restore_text([Step("add", PORTALS, JumpSpec(RULE))], {PORTALS_KEY: 1}) == b""
 
 
 def test_each_table_has_its_own_commit() -> None:
@@ -72,13 +72,13 @@ def test_each_table_has_its_own_commit() -> None:
 
 
 @pytest.mark.parametrize("rule", ["-j RETURN\n-A INPUT -j DROP", "-j RETURN\0"])
-def test_a_rule_of_two_lines_is_refused(rule: str) -> None:
+def test_a_rule_of_two_lines_is_rejected(rule: str) -> None:
     with pytest.raises(ValueError, match="not one line"):
         _text(Step("add", MARK, ChainSpec((rule,))))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_recorded_tables_have_every_chain_and_jump_of_ours(family: Family) -> None:
+def test_recorded_tables_contain_all_our_chains_and_jumps(family: Family) -> None:
     assert recorded_rows(family).keys() == {*tables.chains(family), *tables.jumps(family)}
 
 
@@ -95,32 +95,32 @@ def test_a_recorded_chain_has_its_rules_in_order() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_written_text_reads_as_the_rows_that_were_written(family: Family) -> None:
+def test_restore_text_parses_back_to_the_rows_written(family: Family) -> None:
     written = restore_text(steps_between({}, recorded_rows(family)), {})
     chains = {key: spec for key, spec in recorded_rows(family).items() if isinstance(key, Chain)}
     assert saved_rows(written, family, "nat") | saved_rows(written, family, "filter") == chains
 
 
-def test_chains_and_jumps_of_others_are_no_rows() -> None:
+def test_foreign_chains_and_jumps_are_not_rows() -> None:
     saved = f"*nat\n:OUTPUT ACCEPT [0:0]\n:KUBE-SEP-X - [0:0]\n-A OUTPUT -p tcp {RULE}\n-A KUBE-SEP-X -j DNAT\nCOMMIT\n"
     assert saved_rows(saved.encode(), "IPv4", "nat") == {}
 
 
-def test_a_chain_of_our_name_in_another_table_is_no_row() -> None:
+def test_a_chain_of_our_name_in_another_table_is_not_a_row() -> None:
     saved = b"*filter\n:KUBE-SERVICES - [0:0]\nCOMMIT\n*mangle\n:KUBE-FORWARD - [0:0]\nCOMMIT\n"
     assert saved_rows(saved, "IPv4", "filter") == {}
 
 
-def test_a_jump_that_stands_twice_is_not_the_jump_that_is_wanted() -> None:
+def test_a_duplicate_jump_differs_from_the_desired_jump() -> None:
     saved = f"*nat\n-A OUTPUT {RULE}\n-A OUTPUT -j ACCEPT\n-A OUTPUT {RULE}\nCOMMIT\n".encode()
     assert saved_rows(saved, "IPv4", "nat") == {PORTALS: JumpSpec(f"{RULE}\n{RULE}")}
 
 
 def test_jumps_are_counted_by_table_and_chain() -> None:
     saved = recorded_text("IPv4").replace(f"-A OUTPUT {RULE}\n", f"-A OUTPUT {RULE}\n" * 3)
-    assert count_jumps(saved.encode())[HERE] == 3
+    assert count_jumps(saved.encode())[PORTALS_KEY] == 3
 
 
-def test_comments_that_are_not_utf8_are_passed_over() -> None:
+def test_comments_that_are_not_utf8_are_skipped() -> None:
     saved = b'*nat\n:KUBE-MARK-MASQ - [0:0]\n-A OUTPUT -m comment --comment "caf\xe9" -j ACCEPT\nCOMMIT\n'
     assert saved_rows(saved, "IPv4", "nat") == {MARK: ChainSpec(())}

@@ -1,4 +1,4 @@
-"""The words of our rules: all that can be compiled is understood and nothing of it lost; all else is refused."""
+"""The rule parser: every rule that can be compiled is parsed without loss, and every other rule is rejected."""
 
 from collections.abc import Iterator
 
@@ -6,44 +6,46 @@ import pytest
 
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.kernel.iptables.rule_parser import NOT, Line, Option, ParsedRule, restore_lines, rule_words
+from kubeproxy_py.kernel.iptables.rule_parser import NOT, Line, Option, ParsedRule, parse_restore, parse_rule
 from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import ChainSpec
-from kubeproxy_py.model.services import FAMILIES, Family
-from tests.host_tools.tables_of_a_node import recorded_rows
+from kubeproxy_py.net import FAMILIES, Family
+from tests.host_tools.recorded_tables import recorded_rows
 
 _ADDRESS: dict[Family, str] = {"IPv4": "203.0.113.9", "IPv6": "2001:db8::9"}
 _NETWORK: dict[Family, str] = {"IPv4": "10.244.0.0/16", "IPv6": "fd00:10:244::/56"}
 
 
-def _sites(family: Family) -> Iterator[NodeContext]:
+def _contexts(family: Family) -> Iterator[NodeContext]:
     for not_local in ("", f"! -s {_NETWORK[family]}", "! -i cni0", "! -i cali+"):
-        yield NodeContext(not_local={family: not_local} if not_local else {})
+        yield NodeContext(if_not_local={family: not_local} if not_local else {})
     yield NodeContext(masquerade_all=True, random_fully=False, masquerade_mark=1)
     yield NodeContext(masquerade_mark=1 << 31)
 
 
-def _compiled(family: Family) -> set[str]:
-    """Every rule that can be compiled, whatever the node."""
-    filled = frozenset(key.name for key in tables.ipsets(family))
-    shut = tuple(f"{_ADDRESS[family]},{protocol}:65535" for protocol in ("tcp", "udp", "sctp"))
+def _compiled_rules(family: Family) -> set[str]:
+    """Return every rule that can be compiled, for all node contexts."""
+    non_empty = frozenset(key.name for key in tables.ipsets(family))
+    closed_to_node = tuple(f"{_ADDRESS[family]},{protocol}:65535" for protocol in ("tcp", "udp", "sctp"))
     specs = [
-        spec for site in _sites(family) for spec in compile_chains(family, NonEmptySets(filled, shut), site).values()
+        spec
+        for context in _contexts(family)
+        for spec in compile_chains(family, NonEmptySets(non_empty, closed_to_node), context).values()
     ]
     return {rule for spec in specs if isinstance(spec, ChainSpec) for rule in spec.rules}
 
 
-def _text(words: ParsedRule) -> str:
-    """The rule again, as iptables-save prints it."""
-    parts = [_field("-i", words.in_interface), _field("-s", words.source), _field("-p", words.protocol)]
-    parts += [f"-m {name} {_options(options)}" for name, options in words.matches]
-    parts += [f"-j {words.target}", _options(words.target_options)]
+def _text(rule: ParsedRule) -> str:
+    """Return the rule as iptables-save prints it."""
+    parts = [_field("-i", rule.in_interface), _field("-s", rule.source), _field("-p", rule.protocol)]
+    parts += [f"-m {name} {_options(options)}" for name, options in rule.matches]
+    parts += [f"-j {rule.target}", _options(rule.target_options)]
     return " ".join(filter(None, parts))
 
 
 def _field(letter: str, value: str) -> str:
-    turned = f"{NOT} " if value.startswith(NOT) else ""
-    return f"{turned}{letter} {value.removeprefix(NOT)}" if value else ""
+    inverted = f"{NOT} " if value.startswith(NOT) else ""
+    return f"{inverted}{letter} {value.removeprefix(NOT)}" if value else ""
 
 
 def _options(options: tuple[Option, ...]) -> str:
@@ -54,28 +56,28 @@ def _option(name: str, values: tuple[str, ...]) -> str:
     if name == "comment":
         escaped = values[0].replace("'", "\\'")
         return f'--comment "{escaped}"'
-    turned = values[:1] == (NOT,)
-    return " ".join([*[NOT] * turned, f"--{name}", *values[turned:]])
+    inverted = values[:1] == (NOT,)
+    return " ".join([*[NOT] * inverted, f"--{name}", *values[inverted:]])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_rule_that_can_be_compiled_is_understood_whole(family: Family) -> None:
-    rules = _compiled(family)
+def test_every_compiled_rule_is_parsed_completely(family: Family) -> None:
+    rules = _compiled_rules(family)
     assert len(rules) > 40
-    assert {_text(rule_words(rule, family)) for rule in rules} == rules
+    assert {_text(parse_rule(rule, family)) for rule in rules} == rules
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_jump_is_understood_whole(family: Family) -> None:
+def test_every_jump_is_parsed_completely(family: Family) -> None:
     rules = set(tables.jumps(family).values())
-    assert {_text(rule_words(rule, family)) for rule in rules} == rules
+    assert {_text(parse_rule(rule, family)) for rule in rules} == rules
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_recorded_rule_of_kube_proxy_is_understood_whole(family: Family) -> None:
+def test_every_recorded_rule_of_kube_proxy_is_parsed_completely(family: Family) -> None:
     specs = [spec for spec in recorded_rows(family).values() if isinstance(spec, ChainSpec)]
     rules = {rule for spec in specs for rule in spec.rules}
-    assert {_text(rule_words(rule, family)) for rule in rules} == rules
+    assert {_text(parse_rule(rule, family)) for rule in rules} == rules
 
 
 _SET = "-m set --match-set KUBE-CLUSTER-IP"
@@ -116,22 +118,22 @@ _SET = "-m set --match-set KUBE-CLUSTER-IP"
         ("", ""),
     ],
 )
-def test_what_is_no_word_of_ours_is_refused_and_named(rule: str, word: str) -> None:
-    with pytest.raises(ValueError, match="is no word of ours") as caught:
-        rule_words(rule, "IPv4")
+def test_a_word_that_is_not_ours_is_rejected_and_named(rule: str, word: str) -> None:
+    with pytest.raises(ValueError, match="is not accepted in the rule") as caught:
+        parse_rule(rule, "IPv4")
     assert str(caught.value).startswith(f"{word!r} ")
 
 
-def test_the_sets_that_a_rule_names_are_told() -> None:
-    assert rule_words(f"{_SET} dst,dst -m set --match-set KUBE-IPVS-IPS dst -j DROP", "IPv4").sets() == {
+def test_set_names_returns_the_sets_that_a_rule_matches_on() -> None:
+    assert parse_rule(f"{_SET} dst,dst -m set --match-set KUBE-IPVS-IPS dst -j DROP", "IPv4").set_names() == {
         "KUBE-CLUSTER-IP",
         "KUBE-IPVS-IPS",
     }
 
 
-def test_the_lines_of_each_table_keep_their_order() -> None:
+def test_parse_restore_keeps_the_order_of_lines() -> None:
     text = b"*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\nCOMMIT\n*filter\n-X KUBE-FORWARD\nCOMMIT\n"
-    assert restore_lines(text, "IPv4") == {
+    assert parse_restore(text, "IPv4") == {
         "nat": [Line(":", "KUBE-SERVICES"), Line("-A", "KUBE-SERVICES", ParsedRule(target="RETURN"))],
         "filter": [Line("-X", "KUBE-FORWARD")],
     }

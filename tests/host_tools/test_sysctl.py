@@ -1,4 +1,4 @@
-"""Settings as rows, on a folder that stands for the host's /proc/sys and /sys."""
+"""Sysctl rows, on a folder in place of the host's /proc/sys and /sys."""
 
 import os
 from errno import EINVAL, ENOENT, EROFS
@@ -10,7 +10,7 @@ from kubeproxy_py.kernel import SYSCTLS
 from kubeproxy_py.kernel.host.sysctl import SysctlAdapter
 from kubeproxy_py.model.rows import Sysctl
 from kubeproxy_py.model.steps import Step
-from tests.host_tools.tables_of_a_node import network_of_ones_own
+from tests.host_tools.recorded_tables import private_network
 
 FORWARD, CONNTRACK = Sysctl("net/ipv4/ip_forward"), Sysctl("net/ipv4/vs/conntrack")
 HASHSIZE = Sysctl("/sys/module/nf_conntrack/parameters/hashsize")
@@ -28,56 +28,56 @@ def _adapter(host: Path) -> SysctlAdapter:
     return SysctlAdapter([FORWARD.path, CONNTRACK.path, HASHSIZE.path], root=host)
 
 
-def test_settings_that_exist_are_rows(host: Path) -> None:
+def test_sysctls_that_exist_are_rows(host: Path) -> None:
     assert _adapter(host).read(SYSCTLS) == {FORWARD: "0", HASHSIZE: "16384"}
 
 
 @pytest.mark.parametrize("verb", ["add", "update"])
-def test_adding_and_updating_is_writing(host: Path, verb: str) -> None:
+def test_adds_and_updates_write_the_file(host: Path, verb: str) -> None:
     assert _adapter(host).apply([Step(verb, FORWARD, "1", "0")]) == []  # type: ignore[arg-type]
     assert _adapter(host).read(SYSCTLS)[FORWARD] == "1"
 
 
-def test_deleting_leaves_the_setting_as_it_is(host: Path) -> None:
+def test_a_delete_does_not_change_the_sysctl(host: Path) -> None:
     assert _adapter(host).apply([Step("delete", FORWARD, None, "0")]) == []
     assert _adapter(host).read(SYSCTLS)[FORWARD] == "0"
 
 
-def test_a_missing_setting_names_the_module_to_load(host: Path) -> None:
-    [failed] = _adapter(host).apply([Step("add", CONNTRACK, "1")])
-    assert failed.errno == ENOENT
-    assert failed.message == (
+def test_a_missing_sysctl_is_a_failure_with_the_module_to_load(host: Path) -> None:
+    [failure] = _adapter(host).apply([Step("add", CONNTRACK, "1")])
+    assert failure.errno == ENOENT
+    assert failure.message == (
         "net/ipv4/vs/conntrack could not be set to 1: No such file or directory"
-        " (load the module that brings it: modprobe ip_vs)"
+        " (load the kernel module that provides it: modprobe ip_vs)"
     )
 
 
-def test_a_missing_setting_is_not_made(host: Path) -> None:
+def test_a_missing_sysctl_file_is_not_created(host: Path) -> None:
     (host / "proc/sys/net/ipv4/vs").mkdir()
     _adapter(host).apply([Step("add", CONNTRACK, "1")])
     assert not (host / "proc/sys/net/ipv4/vs/conntrack").exists()
 
 
-def test_a_read_only_setting_says_what_the_operator_can_do(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_sysctl_is_a_failure_with_a_hint(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(*_: object) -> int:
         raise OSError(EROFS, os.strerror(EROFS))
 
     monkeypatch.setattr(os, "open", read_only)
-    [failed] = _adapter(host).apply([Step("update", FORWARD, "1", "0")])
-    assert failed.errno == EROFS
-    assert "sysctl -w net/ipv4/ip_forward=1" in failed.message
+    [failure] = _adapter(host).apply([Step("update", FORWARD, "1", "0")])
+    assert failure.errno == EROFS
+    assert "sysctl -w net/ipv4/ip_forward=1" in failure.message
 
 
-def test_one_failing_setting_leaves_the_others(host: Path) -> None:
+def test_a_failing_sysctl_does_not_prevent_the_others(host: Path) -> None:
     steps = [Step("add", CONNTRACK, "1"), Step("update", FORWARD, "1", "0")]
-    assert [failed.step.key for failed in _adapter(host).apply(steps)] == [CONNTRACK]
+    assert [failure.step.key for failure in _adapter(host).apply(steps)] == [CONNTRACK]
     assert _adapter(host).read(SYSCTLS)[FORWARD] == "1"
 
 
 @pytest.mark.kernel
-def test_the_kernel_itself_takes_and_refuses_values() -> None:
-    with network_of_ones_own():
+def test_the_kernel_accepts_valid_values_and_rejects_others() -> None:
+    with private_network():
         adapter = SysctlAdapter([FORWARD.path])
-        [failed] = adapter.apply([Step("update", FORWARD, "1", "0"), Step("update", CONNTRACK, "yes", "0")])
+        [failure] = adapter.apply([Step("update", FORWARD, "1", "0"), Step("update", CONNTRACK, "yes", "0")])
         assert adapter.read(SYSCTLS) == {FORWARD: "1"}
-    assert (failed.step.key, failed.errno) == (CONNTRACK, EINVAL)
+    assert (failure.step.key, failure.errno) == (CONNTRACK, EINVAL)

@@ -1,4 +1,4 @@
-"""What is in the image that `make image` built, and what is not."""
+"""Content of the image that `make image` built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.image
 
 PULL_BYTES_MAX = 40_000_000
 UNPACKED_BYTES_MAX = 100_000_000
-# What a program that got in could use to bring more in, or to build it.
+# Programs with which an intruder could download or build others.
 TOOLS = {
     "sh",
     "bash",
@@ -54,55 +54,55 @@ def read(layer: tarfile.TarFile, name: str) -> str:
     return _content(layer, layer.getmember(name)).decode()
 
 
-def test_it_is_small(image: Archive, layer: tarfile.TarFile) -> None:
+def test_image_is_small(image: Archive, layer: tarfile.TarFile) -> None:
     assert image.pull_bytes < PULL_BYTES_MAX
     assert sum(member.size for member in layer) < UNPACKED_BYTES_MAX
 
 
-def test_there_is_no_shell_no_compiler_and_no_installer(layer: tarfile.TarFile) -> None:
+def test_image_has_no_shell_no_compiler_and_no_installer(layer: tarfile.TarFile) -> None:
     assert not {name for name in layer.getnames() if Path(name).name in TOOLS and "bin/" in name}
     assert not {name for name in layer.getnames() if re.search(r"site-packages/(pip|setuptools|ensurepip)/", name)}
 
 
-def test_no_file_raises_who_runs_it_to_another_user(layer: tarfile.TarFile) -> None:
+def test_no_file_is_setuid_or_setgid(layer: tarfile.TarFile) -> None:
     assert not [member.name for member in layer if member.mode & (stat.S_ISUID | stat.S_ISGID)]
 
 
-def test_nobody_but_root_can_write_a_file(layer: tarfile.TarFile) -> None:
+def test_only_root_can_write_files(layer: tarfile.TarFile) -> None:
     assert {(member.uid, member.gid) for member in layer} == {(0, 0)}
     writable = [member.name for member in layer if not member.issym() and member.mode & 0o022]
     assert writable == ["tmp"]
 
 
-def test_one_file_has_capabilities(layer: tarfile.TarFile) -> None:
-    carriers = [member.name for member in layer if "SCHILY.xattr.security.capability" in member.pax_headers]
-    assert carriers == ["usr/bin/python3.11"]
+def test_only_python_has_file_capabilities(layer: tarfile.TarFile) -> None:
+    files = [member.name for member in layer if "SCHILY.xattr.security.capability" in member.pax_headers]
+    assert files == ["usr/bin/python3.11"]
 
 
-def test_all_times_are_one(image: Archive, layer: tarfile.TarFile) -> None:
+def test_all_files_have_the_same_time(image: Archive, layer: tarfile.TarFile) -> None:
     (time_s,) = {int(member.mtime) for member in layer}
     assert {entry["created"] for entry in image.config["history"]} == {image.config["created"]}
     assert time_s > 0
 
 
-def test_it_runs_as_nobody_in_particular_the_path_that_kubeadm_calls(image: Archive, layer: tarfile.TarFile) -> None:
+def test_image_runs_the_path_that_kubeadm_calls_as_an_unprivileged_user(image: Archive, layer: tarfile.TarFile) -> None:
     assert image.config["config"]["User"] == "65532:65532"
     assert image.config["config"]["Entrypoint"] == ["/usr/local/bin/kube-proxy"]
     assert layer.getmember("usr/local/bin/kube-proxy").mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("label", ["title", "description", "licenses", "version", "revision"])
-def test_its_labels_tell_what_it_is(image: Archive, label: str) -> None:
+def test_labels_are_set(image: Archive, label: str) -> None:
     assert image.config["config"]["Labels"][f"org.opencontainers.image.{label}"] not in ("", "unknown")
 
 
-def test_both_flavours_of_iptables_and_the_tools_beside_netlink_are_there(layer: tarfile.TarFile) -> None:
-    wanted = {f"usr/sbin/{family}-{kind}-restore" for family in ("iptables", "ip6tables") for kind in ("legacy", "nft")}
-    assert wanted | {"usr/sbin/ipset", "usr/sbin/modprobe"} <= set(layer.getnames())
+def test_image_has_both_iptables_variants_ipset_and_modprobe(layer: tarfile.TarFile) -> None:
+    programs = {f"usr/sbin/{family}-{kind}-restore" for family in ("iptables", "ip6tables") for kind in ("legacy", "nft")}
+    assert programs | {"usr/sbin/ipset", "usr/sbin/modprobe"} <= set(layer.getnames())
 
 
 def test_each_module_has_its_byte_code(layer: tarfile.TarFile) -> None:
-    """On a root that is read-only Python could not keep it, and would compile at each start."""
+    """On a read-only root Python cannot cache it and would compile at each start."""
     names = set(layer.getnames())
     ours = {name for name in names if re.search(r"site-packages/kubeproxy_py/.*\.py$", name)}
     compiled = {re.sub(r"([^/]*)\.py$", r"__pycache__/\1.cpython-311.pyc", name) for name in ours}
@@ -110,20 +110,20 @@ def test_each_module_has_its_byte_code(layer: tarfile.TarFile) -> None:
     assert compiled <= names
 
 
-def test_no_byte_code_holds_a_time(layer: tarfile.TarFile) -> None:
+def test_byte_code_contains_no_time(layer: tarfile.TarFile) -> None:
     """Flags 1: the source's hash, unchecked; PEP 552."""
     compiled = [member for member in layer if member.name.endswith(".pyc")]
     flags = {int.from_bytes(_content(layer, member)[4:8], "little") for member in compiled}
     assert flags == {1}
 
 
-def test_what_was_cut_from_the_libraries_is_gone(layer: tarfile.TarFile) -> None:
-    found = {name for name in layer.getnames() if name.startswith(f"{SITE_PACKAGES}/kubernetes/aio")}
-    found |= {name for name in layer.getnames() if re.search(r"site-packages/(aiohttp|attr|yarl|multidict)\b", name)}
-    assert not found
+def test_pruned_libraries_are_not_in_the_image(layer: tarfile.TarFile) -> None:
+    pruned = {name for name in layer.getnames() if name.startswith(f"{SITE_PACKAGES}/kubernetes/aio")}
+    pruned |= {name for name in layer.getnames() if re.search(r"site-packages/(aiohttp|attr|yarl|multidict)\b", name)}
+    assert not pruned
 
 
-def test_the_bill_of_materials_names_each_package_and_no_other(layer: tarfile.TarFile) -> None:
+def test_bill_of_materials_names_exactly_the_packages_of_the_image(layer: tarfile.TarFile) -> None:
     bill = json.loads(read(layer, PLACE))
     urls = {component["purl"] for component in bill["components"]}
     debian = {Path(name).name for name in layer.getnames() if name.startswith("var/lib/dpkg/status.d/")}
@@ -133,7 +133,7 @@ def test_the_bill_of_materials_names_each_package_and_no_other(layer: tarfile.Ta
     assert len(urls) == len(bill["components"]) == len(debian) + len(python) - 1
 
 
-def test_the_bill_of_materials_lies_beside_the_archive(layer: tarfile.TarFile) -> None:
+def test_bill_of_materials_beside_the_archive_is_that_of_the_image(layer: tarfile.TarFile) -> None:
     assert ARCHIVE.with_name("kubeproxy-py.cdx.json").read_text() == read(layer, PLACE)
 
 
@@ -144,8 +144,8 @@ def _content(layer: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _name(layer: tarfile.TarFile, folder: str) -> str:
-    """The normalized name of the distribution whose metadata is in *folder*."""
+    """Return the normalized name of the distribution whose metadata is in *folder*."""
     metadata = read(layer, f"{folder}/METADATA")
-    found = re.search(r"^Name: (.*)$", metadata, re.MULTILINE)
-    assert found
-    return re.sub(r"[-_.]+", "-", found[1].strip()).lower()
+    match = re.search(r"^Name: (.*)$", metadata, re.MULTILINE)
+    assert match
+    return re.sub(r"[-_.]+", "-", match[1].strip()).lower()

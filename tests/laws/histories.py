@@ -1,6 +1,6 @@
-"""Random histories of a small cluster, in which Services share addresses, change their kind and lose their pods.
+"""Random histories of a small cluster, in which Services share addresses, change their type and lose their pods.
 
-The universe is small on purpose: four Services over few addresses, so that they meet.
+There are only four Services and few addresses, so that they often conflict.
 """
 
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import (
     Endpoint,
     EndpointSlice,
-    Family,
     ObjectName,
     Service,
     ServicePort,
     ServiceType,
     SlicePort,
 )
+from kubeproxy_py.net import Family
 from tests.builders import HERE, THERE
 
 _SERVICE_NAMES = [ObjectName("shop", n) for n in ("api", "cart", "db", "web")]
@@ -36,7 +36,7 @@ _PODS_6 = ["fd00:10:244:1::5", "fd00:10:244:2::5"]
 _RANGES = ["0.0.0.0/0", "198.51.100.0/24", "192.168.3.0/24", "192.0.2.7/32", "2001:db8:1::/64"]
 
 _TYPES: list[ServiceType] = ["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer", "ExternalName"]
-_OTHER_PODS = ["10.244.1.7", "10.244.2.7"]  # in no other slice; those of the slices 1 and 2 may be the same
+_OTHER_PODS = ["10.244.1.7", "10.244.2.7"]  # in no other slice; slices 1 and 2 may have the same endpoints
 _SLICES: list[tuple[str, Family, list[str]]] = [
     *(("1", "IPv4", _PODS), ("2", "IPv4", _PODS)),
     *(("3", "IPv4", _OTHER_PODS), ("6", "IPv6", _PODS_6)),
@@ -74,14 +74,14 @@ def services(draw: st.DrawFn) -> Service:
         internal_local=draw(st.booleans()),
         external_local=draw(st.booleans()),
         health_check_node_port=draw(st.sampled_from([0, 31000])),
-        proxy_name=draw(st.sampled_from(["", "", "", "other"])),
+        proxy_name=draw(st.sampled_from([None, None, None, "other"])),
     )
 
 
 @st.composite
 def slices(draw: st.DrawFn) -> EndpointSlice:
-    named_after = draw(st.sampled_from(_SERVICE_NAMES))
-    service = draw(st.sampled_from([named_after] * 7 + _SERVICE_NAMES))  # labels may change
+    named_for = draw(st.sampled_from(_SERVICE_NAMES))
+    service = draw(st.sampled_from([named_for] * 7 + _SERVICE_NAMES))  # the label may name another Service
     suffix, family, pods = draw(st.sampled_from(_SLICES))
     endpoints = draw(
         st.lists(
@@ -104,7 +104,7 @@ def slices(draw: st.DrawFn) -> EndpointSlice:
         for protocol in ("TCP", "UDP", "SCTP")
     ]
     return EndpointSlice(
-        ObjectName(named_after.namespace, f"{named_after.name}-{suffix}"),
+        ObjectName(named_for.namespace, f"{named_for.name}-{suffix}"),
         service,
         family,
         tuple(endpoints),
@@ -138,11 +138,11 @@ events: st.SearchStrategy[ObjectEvent] = st.one_of(
 """One change of one object."""
 
 batches = st.lists(st.lists(events, min_size=1, max_size=6), min_size=1, max_size=5)
-"""What happens between one sync and the next, a few times over."""
+"""The events between one sync and the next, for several syncs."""
 
 
 def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
-    """The last word on each object that is still there after *history*: what a newcomer would be told."""
+    """The last event of each object that exists after *history*: what a newly started agent would receive."""
     last: dict[tuple[str, object], ObjectEvent] = {}
     for event in history:
         match event:
@@ -150,8 +150,8 @@ def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
                 last["Service", service.name] = event
             case ServiceDeleted(name=name):
                 last.pop(("Service", name), None)
-            case SliceUpserted(slice=part):
-                last["EndpointSlice", part.name] = event
+            case SliceUpserted(slice=endpoint_slice):
+                last["EndpointSlice", endpoint_slice.name] = event
             case SliceDeleted(name=name):
                 last.pop(("EndpointSlice", name), None)
             case _:

@@ -1,4 +1,4 @@
-"""Law 1: desired rows depend only on the objects now known, not on the order or the way they came."""
+"""Law 1: desired rows depend only on the objects now known, not on the order of their events."""
 
 import random
 
@@ -9,60 +9,60 @@ from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.model.events import ObjectEvent, ServiceUpserted
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Rows
-from tests.builders import service, site
+from tests.builders import node_context, service
 from tests.laws.histories import batches, known
 
 
 def compiler() -> Compiler:
-    """A compiler whose Site follows the Node, as the agent's does."""
+    """A compiler whose NodeContext follows the Node, as the agent's does."""
 
-    def make_site(node: Node | None, _addresses: tuple[HostAddress, ...]) -> object:
+    def make_context(node: Node | None, _addresses: tuple[HostAddress, ...]) -> object:
         if node is None:
-            return site()
+            return node_context()
         ips = {("IPv6" if ":" in a else "IPv4"): a for a in node.addresses}
-        return site(zone=node.zone, node_ips=ips)
+        return node_context(zone=node.zone, node_ips=ips)
 
-    return Compiler(make_site)  # type: ignore[arg-type]
+    return Compiler(make_context)  # type: ignore[arg-type]
 
 
 @given(history=batches, seed=st.integers())
-def test_desired_rows_are_the_same_by_every_path(history: list[list[ObjectEvent]], seed: int) -> None:
-    lived = compiler()
+def test_desired_rows_do_not_depend_on_the_order_of_events(history: list[list[ObjectEvent]], seed: int) -> None:
+    incremental = compiler()
     for batch in history:
         for event in batch:
-            lived.handle_event(event)
-        lived.compile()
+            incremental.handle_event(event)
+        incremental.compile()
 
-    newborn = compiler()
+    fresh = compiler()
     objects = known(event for batch in history for event in batch)
     random.Random(seed).shuffle(objects)
     for event in objects:
-        newborn.handle_event(event)
-    newborn.compile()
+        fresh.handle_event(event)
+    fresh.compile()
 
-    assert lived.desired.rows == newborn.desired.rows
-    assert {key: lived.desired.owners(key) for key in lived.desired.rows} == {
-        key: newborn.desired.owners(key) for key in newborn.desired.rows
+    assert incremental.desired.rows == fresh.desired.rows
+    assert {key: incremental.desired.owners(key) for key in incremental.desired.rows} == {
+        key: fresh.desired.owners(key) for key in fresh.desired.rows
     }
 
 
 @given(history=batches)
-def test_changed_keys_name_every_change(history: list[list[ObjectEvent]]) -> None:
-    made = compiler()
+def test_changed_keys_include_every_change(history: list[list[ObjectEvent]]) -> None:
+    incremental = compiler()
     before: Rows = {}
     for batch in history:
         for event in batch:
-            made.handle_event(event)
-        changed = set(made.compile())
-        now = dict(made.desired.rows)
+            incremental.handle_event(event)
+        changed = set(incremental.compile())
+        now = dict(incremental.desired.rows)
         differing = {key for key in (*before, *now) if (key in before, before.get(key)) != (key in now, now.get(key))}
         assert differing <= changed
         before = now
 
 
-def test_hearing_everything_again_changes_nothing() -> None:
-    made = compiler()
-    made.handle_event(ServiceUpserted(service()))
-    made.compile()
-    made.handle_event(ServiceUpserted(service()))
-    assert made.compile() == []
+def test_repeated_event_changes_nothing() -> None:
+    incremental = compiler()
+    incremental.handle_event(ServiceUpserted(service()))
+    incremental.compile()
+    incremental.handle_event(ServiceUpserted(service()))
+    assert incremental.compile() == []

@@ -1,4 +1,4 @@
-"""What kube-proxy 1.36.2 exposed, from metric-names.txt: each metric's name, type, labels and buckets."""
+"""The name, type, labels and buckets of each metric that kube-proxy 1.36.2 exposed (metric-names.txt)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FILE = Path(__file__).with_name("metric-names.txt")
 
 
 class Shape(NamedTuple):
-    """What a dashboard relies on."""
+    """The properties of a metric that dashboards depend on."""
 
     type: str
     labels: tuple[str, ...]
@@ -18,10 +18,10 @@ class Shape(NamedTuple):
 
 
 def recorded() -> dict[str, Shape]:
-    """By name; +Inf left out of the bounds."""
+    """Return the recorded shapes by name; +Inf is omitted from the bounds."""
     lines = (line for line in _FILE.read_text().splitlines() if not line.startswith("#"))
     rows = ([cell.strip() for cell in line.split("|")] for line in lines)
-    return {name: Shape(kind, _labels(labels), tuple(bounds.split()[:-1])) for name, kind, labels, bounds in rows}
+    return {name: Shape(type_, _labels(labels), tuple(bounds.split()[:-1])) for name, type_, labels, bounds in rows}
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -29,17 +29,17 @@ def _labels(text: str) -> tuple[str, ...]:
 
 
 def exposed(text: str) -> dict[str, Shape]:
-    """The shapes in a scrape, read as a Prometheus server would; a metric without any sample has no labels."""
+    """Return the shapes in a scrape, parsed as Prometheus does; a metric without samples has no labels."""
     from prometheus_client.parser import text_string_to_metric_families
 
     return {
-        _name(family.name, family.type): Shape(family.type, *_seen(family.samples))
+        _name(family.name, family.type): Shape(family.type, *_labels_and_bounds(family.samples))
         for family in text_string_to_metric_families(text)
     }
 
 
 def samples(text: str, name: str) -> dict[Mapping[str, str] | frozenset[tuple[str, str]], float]:
-    """The values of one metric by its labels."""
+    """Return the values of one metric by its labels."""
     from prometheus_client.parser import text_string_to_metric_families
 
     return {
@@ -50,11 +50,11 @@ def samples(text: str, name: str) -> dict[Mapping[str, str] | frozenset[tuple[st
     }
 
 
-def _name(name: str, kind: str) -> str:
-    return f"{name}_total" if kind == "counter" and not name.endswith("_total") else name
+def _name(name: str, type_: str) -> str:
+    return f"{name}_total" if type_ == "counter" and not name.endswith("_total") else name
 
 
-def _seen(found: list[object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    labels = {label for sample in found for label in sample.labels} - {"le"}  # type: ignore[attr-defined]
-    bounds = dict.fromkeys(sample.labels["le"] for sample in found if "le" in sample.labels)  # type: ignore[attr-defined]
+def _labels_and_bounds(samples: list[object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    labels = {label for sample in samples for label in sample.labels} - {"le"}  # type: ignore[attr-defined]
+    bounds = dict.fromkeys(sample.labels["le"] for sample in samples if "le" in sample.labels)  # type: ignore[attr-defined]
     return tuple(sorted(labels)), tuple(bound for bound in bounds if bound != "+Inf")

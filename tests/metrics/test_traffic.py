@@ -1,4 +1,4 @@
-"""Traffic: under whose name it is counted, and how many names there can be."""
+"""TrafficMetrics: to which service port the kernel's counters belong, and how many series there can be."""
 
 from __future__ import annotations
 
@@ -35,83 +35,87 @@ CONNECTIONS = "kubeproxy_ipvs_service_connections_total"
         ("10.96.0.10", 80, "UDP", None),
     ],
 )
-def test_a_virtual_server_is_known_by_the_service_port_that_it_stands_for(
+def test_virtual_server_has_the_labels_of_its_service_port(
     address: str, number: int, protocol: str, labels: tuple[str, ...] | None
 ) -> None:
-    assert ServicePortIndex([WEB]).of(VirtualServer(address, number, protocol)) == labels  # type: ignore[arg-type]
+    assert ServicePortIndex([WEB]).labels_of(VirtualServer(address, number, protocol)) == labels  # type: ignore[arg-type]
 
 
-def test_an_address_that_two_services_want_is_the_first_names() -> None:
+def test_address_of_two_services_is_counted_for_the_first_by_name() -> None:
     rivals = [service("b", external_ips=("203.0.113.1",)), service("a", external_ips=("203.0.113.1",))]
     for order in (rivals, rivals[::-1]):
-        assert ServicePortIndex(order).of(VirtualServer("203.0.113.1", 80, "TCP")) == ("shop", "a", "", "TCP")
+        assert ServicePortIndex(order).labels_of(VirtualServer("203.0.113.1", 80, "TCP")) == ("shop", "a", "", "TCP")
 
 
-class Kernel:
-    """Counts that a test gives."""
+class FakeKernel:
+    """A reader whose counters the test sets."""
 
     def __init__(self, traffic: dict[VirtualServer, Traffic]) -> None:
-        self.carried = traffic
-        self.asked: list[VirtualServer] = []
+        self.counters = traffic
+        self.requested: list[VirtualServer] = []
 
     def traffic(self) -> dict[VirtualServer, Traffic]:
-        return self.carried
+        return self.counters
 
     def connections(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, Connections]:
-        self.asked = list(virtual_servers)
-        return {RealServer(server, f"10.244.1.{n}", 8080): Connections(n, 10) for server in self.asked for n in (1, 2)}
+        self.requested = list(virtual_servers)
+        return {
+            RealServer(server, f"10.244.1.{n}", 8080): Connections(n, 10) for server in self.requested for n in (1, 2)
+        }
 
 
 def many(count: int) -> list[Service]:
     return [service(f"s{number}", (f"10.96.1.{number}",)) for number in range(count)]
 
 
-def counted(kernel: Kernel, services: list[Service], limits: TrafficLimits) -> dict[str, dict[tuple[str, ...], object]]:
-    numbers = TrafficMetrics(lambda: kernel, limits)
-    numbers.take(ServiceState(each.name, each) for each in services)
-    return {family.metric.name: dict(family.samples) for family in numbers.families()}
+def collect(
+    kernel: FakeKernel, services: list[Service], limits: TrafficLimits
+) -> dict[str, dict[tuple[str, ...], object]]:
+    metrics = TrafficMetrics(lambda: kernel, limits)
+    metrics.update_services(ServiceState(service.name, service) for service in services)
+    return {family.metric.name: dict(family.samples) for family in metrics.collect()}
 
 
-def kernel_of(services: list[Service]) -> Kernel:
-    """Each has carried as many connections as its place in the list says, from 1 on."""
-    return Kernel(
+def kernel_of(services: list[Service]) -> FakeKernel:
+    """Return a kernel in which the first service has 1 connection, the second 2, and so on."""
+    return FakeKernel(
         {VirtualServer(s.cluster_ips[0], 80, "TCP"): Traffic(n, 10 * n, 0, 0, 7) for n, s in enumerate(services, 1)}
     )
 
 
-def test_the_counts_of_all_addresses_of_a_service_port_are_one() -> None:
-    kernel = Kernel({VirtualServer(ip, 80, "TCP"): Traffic(1, 2, 3, 4, 5) for ip in ("10.96.0.10", "203.0.113.1")})
-    found = counted(kernel, [WEB], TrafficLimits())
+def test_addresses_of_a_service_port_are_summed() -> None:
+    kernel = FakeKernel({VirtualServer(ip, 80, "TCP"): Traffic(1, 2, 3, 4, 5) for ip in ("10.96.0.10", "203.0.113.1")})
+    families = collect(kernel, [WEB], TrafficLimits())
     names = ("connections", "received_packets", "sent_packets", "received_bytes", "sent_bytes")
-    assert [found[f"kubeproxy_ipvs_service_{name}_total"] for name in names] == [{HTTP: 2 * n} for n in range(1, 6)]
-    assert found["kubeproxy_ipvs_service_active_connections"] == {HTTP: 6}
-    assert found["kubeproxy_ipvs_service_inactive_connections"] == {HTTP: 40}
+    assert [families[f"kubeproxy_ipvs_service_{name}_total"] for name in names] == [{HTTP: 2 * n} for n in range(1, 6)]
+    assert families["kubeproxy_ipvs_service_active_connections"] == {HTTP: 6}
+    assert families["kubeproxy_ipvs_service_inactive_connections"] == {HTTP: 40}
 
 
-def test_beyond_the_cap_all_is_one_sum_and_only_those_within_it_are_asked_about() -> None:
+def test_ports_beyond_the_limit_are_summed_and_their_connections_are_not_read() -> None:
     services = many(5)
     kernel = kernel_of(services)
-    found = counted(kernel, services, TrafficLimits(series=2))
+    families = collect(kernel, services, TrafficLimits(series=2))
     first, second = ("shop", "s0", "", "TCP"), ("shop", "s1", "", "TCP")
-    assert found[CONNECTIONS] == {first: 1, second: 2, ("", "", "", ""): 3 + 4 + 5}
-    assert [server.address for server in kernel.asked] == ["10.96.1.0", "10.96.1.1"]
-    assert found["kubeproxy_ipvs_service_series"] == {(): 2}
+    assert families[CONNECTIONS] == {first: 1, second: 2, ("", "", "", ""): 3 + 4 + 5}
+    assert [server.address for server in kernel.requested] == ["10.96.1.0", "10.96.1.1"]
+    assert families["kubeproxy_ipvs_service_series"] == {(): 2}
 
 
 @pytest.mark.parametrize("limits", [TrafficLimits(series=0), TrafficLimits(servers_max=4)])
-def test_the_kernel_is_not_asked_where_traffic_is_off_or_there_is_too_much(limits: TrafficLimits) -> None:
-    def never() -> Kernel:
-        raise AssertionError("was asked")
+def test_kernel_is_not_read_if_traffic_is_off_or_there_are_too_many_services(limits: TrafficLimits) -> None:
+    def unexpected() -> FakeKernel:
+        raise AssertionError("the kernel was read")
 
-    numbers = TrafficMetrics(never, limits)
-    numbers.take(ServiceState(each.name, each) for each in many(5))
-    assert list(numbers.families()) == []
+    metrics = TrafficMetrics(unexpected, limits)
+    metrics.update_services(ServiceState(service.name, service) for service in many(5))
+    assert list(metrics.collect()) == []
 
 
-def test_a_service_that_went_is_forgotten() -> None:
+def test_deleted_service_is_not_counted() -> None:
     services = many(2)
-    numbers = TrafficMetrics(lambda: kernel_of(services), TrafficLimits())
-    numbers.take(ServiceState(each.name, each) for each in services)
-    numbers.take([ServiceState(services[0].name)])
-    found = {family.metric.name: dict(family.samples) for family in numbers.families()}
-    assert found[CONNECTIONS] == {("shop", "s1", "", "TCP"): 2}
+    metrics = TrafficMetrics(lambda: kernel_of(services), TrafficLimits())
+    metrics.update_services(ServiceState(service.name, service) for service in services)
+    metrics.update_services([ServiceState(services[0].name)])
+    families = {family.metric.name: dict(family.samples) for family in metrics.collect()}
+    assert families[CONNECTIONS] == {("shop", "s1", "", "TCP"): 2}

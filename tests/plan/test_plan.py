@@ -1,4 +1,4 @@
-"""make_plan: the least steps, in the order that harms nobody."""
+"""make_plan: the least steps, in a safe order."""
 
 from kubeproxy_py.model.rows import (
     DRAINING,
@@ -17,7 +17,7 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
-from kubeproxy_py.plan.plan import make_plan, merged
+from kubeproxy_py.plan.plan import make_plan, merge_rules
 from kubeproxy_py.plan.render import plan_json, plan_text
 
 SERVER = VirtualServer("10.96.0.10", 80, "TCP")
@@ -29,7 +29,7 @@ def kinds(steps: object) -> list[tuple[str, str]]:
     return [(step.verb, type(step.key).__name__) for step in steps]  # type: ignore[attr-defined]
 
 
-def test_what_a_packet_meets_first_is_made_last() -> None:
+def test_additions_are_in_build_order() -> None:
     desired: Rows = {
         Address("10.96.0.10"): None,
         NEW: SERVING,
@@ -42,7 +42,7 @@ def test_what_a_packet_meets_first_is_made_last() -> None:
     assert kinds(make_plan(desired, {})) == [("add", kind) for kind in order]
 
 
-def test_what_a_packet_meets_first_goes_first() -> None:
+def test_deletions_are_in_reverse_build_order() -> None:
     actual: Rows = {
         SERVER: RR,
         OLD: SERVING,
@@ -53,85 +53,85 @@ def test_what_a_packet_meets_first_goes_first() -> None:
     assert kinds(make_plan({}, actual)) == [("delete", kind) for kind in order]
 
 
-def test_the_set_whose_members_are_refused_is_filled_last_and_emptied_first() -> None:
-    named, refused = IpsetEntry("KUBE-CLUSTER-IP", "10.0.0.1,tcp:80"), IpsetEntry("KUBE-IPVS-IPS", "10.0.0.1")
-    assert [step.key for step in make_plan({refused: None, named: None}, {})] == [named, refused]
-    assert [step.key for step in make_plan({}, {named: None, refused: None})] == [refused, named]
+def test_ipvs_ips_set_is_filled_last_and_emptied_first() -> None:
+    other, ipvs_ips = IpsetEntry("KUBE-CLUSTER-IP", "10.0.0.1,tcp:80"), IpsetEntry("KUBE-IPVS-IPS", "10.0.0.1")
+    assert [step.key for step in make_plan({ipvs_ips: None, other: None}, {})] == [other, ipvs_ips]
+    assert [step.key for step in make_plan({}, {other: None, ipvs_ips: None})] == [ipvs_ips, other]
 
 
-def test_a_replaced_pod_is_added_before_the_old_one_drains() -> None:
+def test_new_real_server_is_added_before_the_old_one_drains() -> None:
     plan = make_plan({SERVER: RR, NEW: SERVING}, {SERVER: RR, OLD: SERVING})
     assert list(plan) == [Step("add", NEW, SERVING), Step("update", OLD, DRAINING, SERVING)]
 
 
-def test_a_real_server_that_drains_is_left_alone() -> None:
+def test_draining_real_server_needs_no_step() -> None:
     assert not make_plan({SERVER: RR}, {SERVER: RR, OLD: DRAINING}).steps
 
 
-def test_a_real_server_that_comes_back_gets_its_weight_in_place() -> None:
+def test_draining_real_server_that_is_desired_again_gets_its_weight_in_place() -> None:
     plan = make_plan({SERVER: RR, OLD: SERVING}, {SERVER: RR, OLD: DRAINING})
     assert list(plan) == [Step("update", OLD, SERVING, DRAINING)]
 
 
-def test_udp_does_not_drain() -> None:
+def test_udp_real_server_is_deleted_without_draining() -> None:
     server = VirtualServer("10.96.0.10", 53, "UDP")
-    gone = RealServer(server, "10.1.0.5", 5353)
-    assert kinds(make_plan({server: RR}, {server: RR, gone: SERVING})) == [("delete", "RealServer")]
+    removed = RealServer(server, "10.1.0.5", 5353)
+    assert kinds(make_plan({server: RR}, {server: RR, removed: SERVING})) == [("delete", "RealServer")]
 
 
-def test_what_drains_goes_with_its_virtual_server() -> None:
+def test_draining_real_server_is_deleted_with_its_virtual_server() -> None:
     assert kinds(make_plan({}, {SERVER: RR, OLD: DRAINING})) == [("delete", "RealServer"), ("delete", "VirtualServer")]
 
 
-def test_only_the_keys_asked_for_are_looked_at() -> None:
+def test_only_given_keys_are_planned() -> None:
     other = VirtualServer("10.96.0.11", 80, "TCP")
     assert [step.key for step in make_plan({SERVER: RR, other: RR}, {}, [SERVER])] == [SERVER]
 
 
-def test_settings_are_never_taken_back() -> None:
+def test_sysctls_are_never_reset() -> None:
     assert not make_plan({}, {Sysctl("net/ipv4/ip_forward"): "1"}).steps
 
 
 CHAIN = Chain("IPv4", "nat", "KUBE-SERVICES")
 
 
-def test_a_chain_keeps_its_old_rules_until_what_they_speak_of_is_gone() -> None:
-    gone = IpsetEntry("KUBE-CLUSTER-IP", "10.0.0.1,tcp:80")
+def test_chain_keeps_old_rules_until_the_entries_they_match_are_deleted() -> None:
+    removed = IpsetEntry("KUBE-CLUSTER-IP", "10.0.0.1,tcp:80")
     desired: Rows = {CHAIN: ChainSpec(("a", "new", "z"))}
-    plan = make_plan(desired, {CHAIN: ChainSpec(("a", "old", "z")), gone: None})
+    plan = make_plan(desired, {CHAIN: ChainSpec(("a", "old", "z")), removed: None})
     both = ChainSpec(("a", "new", "old", "z"))
     assert list(plan) == [
         Step("update", CHAIN, both, ChainSpec(("a", "old", "z"))),
-        Step("delete", gone),
+        Step("delete", removed),
         Step("update", CHAIN, ChainSpec(("a", "new", "z")), both),
     ]
 
 
-def test_merging_keeps_the_order_of_both() -> None:
-    assert merged(("a", "c", "d"), ("a", "b", "d", "e")) == ("a", "c", "b", "d", "e")
-    assert merged((), ("x",)) == ("x",)
-    assert merged(("x",), ()) == ("x",)
+def test_merge_rules_keeps_the_order_of_both() -> None:
+    assert merge_rules(("a", "c", "d"), ("a", "b", "d", "e")) == ("a", "c", "b", "d", "e")
+    assert merge_rules((), ("x",)) == ("x",)
+    assert merge_rules(("x",), ()) == ("x",)
 
 
-def test_virtual_servers_in_excluded_networks_are_not_ours() -> None:
-    theirs = VirtualServer("192.0.2.1", 80, "TCP")
-    rows: Rows = {SERVER: RR, theirs: RR, RealServer(theirs, "10.9.9.9", 80): SERVING}
+def test_virtual_servers_in_excluded_networks_are_not_owned() -> None:
+    foreign = VirtualServer("192.0.2.1", 80, "TCP")
+    rows: Rows = {SERVER: RR, foreign: RR, RealServer(foreign, "10.9.9.9", 80): SERVING}
     assert filter_owned(rows, ["192.0.2.0/24"]) == {SERVER: RR}
 
 
-def test_what_a_service_wants_in_excluded_networks_is_ours_with_every_real_server_that_it_has() -> None:
-    theirs = VirtualServer("10.96.0.99", 80, "TCP")
-    rows: Rows = {SERVER: RR, OLD: SERVING, theirs: RR, RealServer(theirs, "10.9.9.9", 80): SERVING}
+def test_desired_virtual_server_in_an_excluded_network_is_owned_with_all_its_real_servers() -> None:
+    foreign = VirtualServer("10.96.0.99", 80, "TCP")
+    rows: Rows = {SERVER: RR, OLD: SERVING, foreign: RR, RealServer(foreign, "10.9.9.9", 80): SERVING}
     assert filter_owned(rows, ["10.96.0.0/16"], {SERVER: RR}) == {SERVER: RR, OLD: SERVING}
 
 
-def test_cleaning_up_takes_only_virtual_servers_that_our_sets_name() -> None:
-    node_port, theirs = VirtualServer("192.168.3.10", 30080, "TCP"), VirtualServer("192.0.2.1", 80, "TCP")
+def test_cleanup_deletes_only_virtual_servers_that_a_set_refers_to() -> None:
+    node_port, foreign = VirtualServer("192.168.3.10", 30080, "TCP"), VirtualServer("192.0.2.1", 80, "TCP")
     rows: Rows = {
         SERVER: RR,
         node_port: RR,
         VirtualServer("192.168.3.10", 30080, "UDP"): RR,
-        theirs: RR,
+        foreign: RR,
         IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:80"): None,
         IpsetEntry("KUBE-NODE-PORT-TCP", "30080"): None,
         Sysctl("net/ipv4/ip_forward"): "1",
@@ -141,7 +141,7 @@ def test_cleaning_up_takes_only_virtual_servers_that_our_sets_name() -> None:
     assert not any(isinstance(key, Sysctl) for key in filter_removable(rows, []))
 
 
-def test_a_plan_prints_as_people_know_it() -> None:
+def test_plan_as_text() -> None:
     desired: Rows = {SERVER: VirtualServerSpec("wrr"), NEW: SERVING, CHAIN: ChainSpec(("-j RETURN",))}
     assert plan_text(make_plan(desired, {SERVER: RR, OLD: SERVING, CHAIN: ChainSpec(())})) == (
         "~ Chain         IPv4 nat KUBE-SERVICES  (1 rule)\n"
@@ -152,7 +152,7 @@ def test_a_plan_prints_as_people_know_it() -> None:
     )
 
 
-def test_a_plan_as_json_names_kind_and_key() -> None:
+def test_plan_as_json() -> None:
     assert plan_json(make_plan({SERVER: RR}, {})) == (
         b'[{"verb":"add","kind":"VirtualServer","key":"10.96.0.10:80/TCP","spec":"rr","before":null}]'
     )

@@ -1,4 +1,4 @@
-"""The lines of the log: one for each record, in two formats, by -v levels, and without credentials."""
+"""Log lines: one for each record, in two formats, filtered by -v level, and without credentials."""
 
 import io
 import json
@@ -16,23 +16,23 @@ import pytest
 
 from kubeproxy_py import logging_setup as logs
 
-Written = Callable[[], str]
+WrittenText = Callable[[], str]
 logger = logging.getLogger("kubeproxy_py.tests")
 
 
 @pytest.fixture(autouse=True)
-def leave_logging_as_it_was() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger(logs.ROOT)
-    before = (root.handlers[:], root.level, ours.level)
+def restore_logging() -> Iterator[None]:
+    root, package = logging.getLogger(), logging.getLogger(logs.ROOT)
+    before = (root.handlers[:], root.level, package.level)
     hooks = (sys.excepthook, threading.excepthook)
     yield
-    root.handlers[:], root.level, ours.level = before
+    root.handlers[:], root.level, package.level = before
     sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)
+    logging.captureWarnings(capture=False)
 
 
-def log(format: Literal["text", "json"] = "text", verbosity: int = 0) -> Written:  # noqa: A002
-    """The log set up; calling the result gives what was written."""
+def log(format: Literal["text", "json"] = "text", verbosity: int = 0) -> WrittenText:  # noqa: A002
+    """Set up the log, and return a function that returns the written text."""
     stream = io.StringIO()
     logs.setup(format, verbosity, stream)
     return stream.getvalue
@@ -43,7 +43,7 @@ def json_log() -> Callable[[], dict[str, Any]]:
     return lambda: dict(json.loads(written()))
 
 
-def test_a_text_line_is_klogs() -> None:
+def test_a_text_line_has_klogs_format() -> None:
     written = log()
     logger.info("synced %d Service", 1, extra=logs.values(added=1, ms=1.5, all=True, by="web", none=None))
     assert re.fullmatch(
@@ -68,20 +68,20 @@ def test_a_json_line_has_the_fields_of_kubernetes() -> None:
     assert (line["msg"], line["v"], line["added"]) == ("synced", 0, 1)
 
 
-def test_a_json_warning_says_that_it_is_one() -> None:
+def test_a_json_warning_has_a_severity() -> None:
     fields = json_log()
     logger.warning("x")
     assert fields()["severity"] == "warning"
 
 
-def test_a_json_error_has_no_v_level_and_says_why() -> None:
+def test_a_json_error_has_no_v_level_and_has_the_exception() -> None:
     fields = json_log()
     logger.error("failed", exc_info=ValueError("bad"))
     line = fields()
     assert ("v" in line, line["err"], line["stack"]) == (False, "bad", "ValueError: bad\n")
 
 
-def test_values_can_not_take_the_place_of_the_sentence() -> None:
+def test_values_cannot_replace_the_message() -> None:
     fields = json_log()
     logger.info("synced", extra=logs.values(msg="other"))
     assert fields()["msg"] == "synced"
@@ -99,7 +99,7 @@ def test_debug_is_v4() -> None:
     assert logs.level(4) == logging.DEBUG
 
 
-def test_other_libraries_are_heard_from_warning_on_at_any_verbosity() -> None:
+def test_other_libraries_log_from_warning_on_at_any_verbosity() -> None:
     written = log(verbosity=10)
     logging.getLogger("kubernetes.client.rest").debug("response body: ...")
     logging.getLogger("urllib3").warning("retrying")
@@ -107,13 +107,13 @@ def test_other_libraries_are_heard_from_warning_on_at_any_verbosity() -> None:
     assert "response" not in written()
 
 
-def test_pythons_warnings_come_through_the_log() -> None:
+def test_pythons_warnings_are_logged() -> None:
     written = log()
     warnings.warn("unverified", RuntimeWarning, stacklevel=1)
     assert re.match(r'W.*"[^"]*unverified', written())
 
 
-def test_setting_up_again_replaces_the_first_log() -> None:
+def test_a_second_setup_replaces_the_first() -> None:
     first, second = log(), log()
     logger.info("x")
     assert (first(), second().count("\n")) == ("", 1)
@@ -126,29 +126,32 @@ def test_a_json_lines_time_is_milliseconds_since_1970() -> None:
     assert before_s * 1e3 <= fields()["ts"] <= time.time() * 1e3
 
 
-def test_a_bug_that_ends_a_thread_is_one_line_of_the_log() -> None:
+def test_an_uncaught_exception_of_a_thread_is_one_line() -> None:
     written = log("json")
     thread = threading.Thread(target=lambda: 1 / 0, name="watch-slices")
     thread.start()
     thread.join()
     (line,) = written().splitlines()
     fields = json.loads(line)
-    assert "watch-slices" in fields["msg"]
+    assert fields["thread"] == "watch-slices"
     assert (fields["err"], "ZeroDivisionError" in fields["stack"]) == ("division by zero", True)
 
 
-def test_a_bug_that_ends_the_process_is_one_line_of_the_log() -> None:
-    program = "from kubeproxy_py import logging_setup as logs; logs.setup('json'); raise ValueError('password=x Bearer s3cr3t-value')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    (line,) = done.stderr.splitlines()
-    assert (done.returncode, json.loads(line)["err"]) == (1, "password=x Bearer ***")
+def test_an_uncaught_exception_of_the_process_is_one_line() -> None:
+    program = (
+        "from kubeproxy_py import logging_setup as logs; logs.setup('json'); "
+        "raise ValueError('password=x Bearer s3cr3t-value')"
+    )
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    (line,) = completed.stderr.splitlines()
+    assert (completed.returncode, json.loads(line)["err"]) == (1, "password=x Bearer ***")
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
 @pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x85", "\u2028", '"', "\\", "\x00"])
-def test_a_record_is_one_printable_line_whatever_is_in_it(format_: Literal["text", "json"], character: str) -> None:
+def test_a_record_is_one_printable_line(format_: Literal["text", "json"], character: str) -> None:
     written = log(format_)
-    logger.info(f"a{character}b", extra=logs.values(c=f"a{character}b"))
+    logger.info("a%sb", character, extra=logs.values(c=f"a{character}b"))
     assert written().endswith("\n")
     assert written()[:-1].isprintable()
 
@@ -166,7 +169,7 @@ SECRETS = {
 
 @pytest.mark.parametrize("where", ["message", "value", "exception"])
 @pytest.mark.parametrize("kind", SECRETS)
-def test_no_credential_leaves_by_the_log(kind: str, where: str) -> None:
+def test_no_credential_is_logged(kind: str, where: str) -> None:
     text, secret = SECRETS[kind]
     written = log()
     if where == "message":
@@ -180,13 +183,13 @@ def test_no_credential_leaves_by_the_log(kind: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["token", "bearerToken", "password", "client_private_key", "Authorization"])
-def test_a_value_that_is_called_a_secret_is_hidden(key: str) -> None:
+def test_a_value_with_the_name_of_a_secret_is_hidden(key: str) -> None:
     written = log()
     logger.info("x", extra=logs.values(**{key: "abc"}))
     assert f'{key}="***"' in written()
 
 
-def test_what_is_no_credential_stays() -> None:
+def test_text_that_is_no_credential_is_not_changed() -> None:
     written = log()
     logger.info("https://10.0.0.1:6443/api/v1/services: basic answer, bearer of news")
     assert "https://10.0.0.1:6443/api/v1/services: basic answer, bearer of news" in written()

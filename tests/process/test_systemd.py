@@ -12,7 +12,7 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.rows import Address
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.reconcile.loop import Loop
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.report import SyncReport, Trigger
 from kubeproxy_py.systemd import SystemdNotifier
 from tests.reconcile.harness import Bench
 from tests.reconcile.test_loop import run_until_tired
@@ -63,22 +63,33 @@ def supervisor(folder: Path, more: dict[str, str] | None = None, clock: Clock | 
 
 
 def report(*steps: Step) -> SyncReport:
-    return SyncReport(1, steps, (), 10, 0, 0.0, 0.0, 0.0, None)
+    return SyncReport(
+        trigger=Trigger.EVENT,
+        services=1,
+        steps=steps,
+        failures=(),
+        rows=10,
+        pending=0,
+        compile_s=0.0,
+        plan_s=0.0,
+        apply_s=0.0,
+        since_event_s=None,
+    )
 
 
 def test_ready_is_said_with_the_first_sync_and_once(tmp_path: Path, ear: Ear) -> None:
     told = supervisor(tmp_path)
     assert ear.heard() == []
-    told.told(report())
-    told.told(report(STEP))
+    told.on_report(report())
+    told.on_report(report(STEP))
     assert ear.heard() == ["READY=1", "STATUS", "STATUS"]
 
 
 def test_a_sync_that_did_nothing_leaves_the_status(tmp_path: Path, ear: Ear) -> None:
     told = supervisor(tmp_path)
-    told.told(report(STEP))
+    told.on_report(report(STEP))
     ear.heard()
-    told.told(report())
+    told.on_report(report())
     assert ear.heard() == []
 
 
@@ -93,7 +104,7 @@ def test_an_abstract_socket_is_found() -> None:
 @pytest.mark.parametrize("name", ["", "relative", "/nowhere/at/all"])
 def test_where_nobody_listens_nothing_happens(name: str) -> None:
     told = SystemdNotifier({"NOTIFY_SOCKET": name, **WATCHDOG})
-    told.told(report())
+    told.on_report(report())
     told.stopping()
     assert 0 < told.alive() <= 5
 
@@ -139,7 +150,7 @@ def test_a_loop_that_waits_to_try_again_is_alive(monkeypatch: pytest.MonkeyPatch
 
 def test_a_reload_ends_when_the_file_was_looked_at(tmp_path: Path, ear: Ear) -> None:
     told = supervisor(tmp_path)
-    told.told(report())
+    told.on_report(report())
     ear.heard()
     told.reloading()
     told.reloaded()
@@ -156,7 +167,7 @@ def test_a_reload_before_the_first_sync_does_not_make_us_ready(tmp_path: Path, e
 
 def test_a_reload_that_takes_a_restart_is_not_said_to_be_ready(tmp_path: Path, ear: Ear) -> None:
     told = supervisor(tmp_path)
-    told.told(report())
+    told.on_report(report())
     told.reloading()
     ear.heard()
     told.stopping()
@@ -172,5 +183,5 @@ def test_looking_says_whether_a_configuration_is_on_its_way_to_the_loop(
     head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
     path.write_text(head + content)
     file = ConfigFile(ConfigInput({"config": str(path)}, b"before"), lambda _told: None)
-    assert file.look() is is_told
-    assert file.look() is False
+    assert file.poll() is is_told
+    assert file.poll() is False

@@ -12,18 +12,18 @@ A, B = Address("10.96.0.1"), Address("10.96.0.2")
 def test_a_row_is_found_once_and_repaired_once() -> None:
     drift = Drift()
     drift.record([A, B])
-    drift.record_outcome([A, B], refused=[B])
-    drift.record_outcome([B], refused=[B])
+    drift.record_outcome([A, B], failed=[B])
+    drift.record_outcome([B], failed=[B])
     assert (dict(drift.found), dict(drift.repaired)) == ({"Address": 2}, {"Address": 1})
-    drift.record_outcome([A, B], refused=[])
-    drift.record_outcome([A, B], refused=[])
+    drift.record_outcome([A, B], failed=[])
+    drift.record_outcome([A, B], failed=[])
     assert dict(drift.repaired) == {"Address": 2}
 
 
 def test_a_row_that_never_drifted_is_not_repaired() -> None:
     drift = Drift()
     drift.record([A])
-    drift.record_outcome([B], refused=[])
+    drift.record_outcome([B], failed=[])
     assert dict(drift.repaired) == {}
 
 

@@ -20,6 +20,7 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.reconcile import full_compare as walk
 from kubeproxy_py.reconcile.full_compare import MAX_CPU_SHARE, SLICE_S, YIELD_FACTOR
+from kubeproxy_py.reconcile.report import Trigger
 from tests.builders import endpoint_slice, name, service
 from tests.reconcile.harness import POD, SERVER, Bench, serving
 
@@ -55,7 +56,7 @@ def test_an_event_waits_for_one_turn_and_not_for_the_whole() -> None:
     assert len(seen) == 1
     other = VirtualServer("10.96.0.77", 80, "TCP")
     (report,) = bench.tell(ServiceUpserted(service("other", ["10.96.0.77"])))
-    assert report.why == ""
+    assert report.trigger is Trigger.EVENT
     assert other in bench.kernel.rows
     assert len(seen) == 2
     walk_to_the_end(bench)
@@ -105,7 +106,7 @@ def test_a_service_that_goes_while_a_compare_is_under_way_is_no_drift(
     assert ("delete", VirtualServer("10.96.1.5", 80, "TCP")) in bench.steps()
     walk_to_the_end(bench)
     assert (bench.steps(), bench.agent.status().drift_found) == ([], {})
-    assert VirtualServer("10.96.1.5", 80, "TCP") not in bench.agent._full.proofs
+    assert VirtualServer("10.96.1.5", 80, "TCP") not in bench.agent.state.fingerprints
 
 
 def test_a_virtual_server_that_is_lost_comes_back_with_its_real_servers_in_one_sync() -> None:
@@ -113,7 +114,7 @@ def test_a_virtual_server_that_is_lost_comes_back_with_its_real_servers_in_one_s
     for key in (SERVER, POD):
         del bench.kernel.rows[key]
     (report,) = bench.after(PERIOD_S)
-    assert report.why == "drift in 2 rows"
+    assert report.drift_rows == 2
     assert bench.steps() == [("add", SERVER), ("add", POD)]
 
 
@@ -121,11 +122,11 @@ def looked_into(bench: Bench) -> list[Readable]:
     """Of which parts rows are made from now on."""
     listing, made = bench.kernel.snapshot, []
 
-    def noting(part: Readable) -> Snapshot:
-        told = listing(part)
+    def noting(readable: Readable) -> Snapshot:
+        told = listing(readable)
 
         def rows() -> Rows:
-            made.append(part)
+            made.append(readable)
             return told.rows()
 
         return Snapshot(told.fingerprint, rows)
@@ -182,7 +183,7 @@ def test_a_step_that_the_kernel_says_it_did_and_did_not_is_seen(monkeypatch: pyt
     bench = serving()
     bench.after(PERIOD_S)
     with monkeypatch.context() as patch:
-        patch.setattr(bench.kernel, "_do", lambda _step: None)
+        patch.setattr(bench.kernel, "_carry_out", lambda _step: None)
         bench.tell(SliceUpserted(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.6"])))
     claimed = bench.steps()
     bench.after(PERIOD_S)
@@ -202,7 +203,7 @@ def test_a_compare_that_the_kernel_refuses_is_begun_anew_a_period_later() -> Non
     bench.kernel.read = read  # type: ignore[method-assign]
     del bench.kernel.rows[POD]
     assert bench.after(PERIOD_S - 1) == []
-    assert [report.why for report in bench.after(1)] == ["drift in 1 rows"]
+    assert [report.drift_rows for report in bench.after(1)] == [1]
 
 
 def test_compares_take_a_bounded_share_of_the_time() -> None:

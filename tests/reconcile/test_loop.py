@@ -76,7 +76,7 @@ def test_what_was_told_together_with_something_that_brings_out_a_bug_is_known_al
     loop = Loop(bench.agent)
     loop.enqueue(ServiceUpserted(service()), SliceDeleted(name("odd")), SliceUpserted(endpoint_slice()))
     run_until_tired(bench, loop, monkeypatch, 1)
-    loop.turn()
+    loop.run_cycle()
     served = {key for key in bench.kernel.rows if isinstance(key, RealServer)}
     assert [server.address for server in served] == ["10.244.1.5"]
 
@@ -85,8 +85,8 @@ def test_garbage_is_looked_for_as_usual_once_the_first_sync_is_made() -> None:
     usual = gc.get_threshold()
     try:
         gc.set_threshold(100_000, 20, 20)
-        Loop(Bench().agent).turn()
-        assert gc.get_threshold() == module.USUAL_THRESHOLD
+        Loop(Bench().agent).run_cycle()
+        assert gc.get_threshold() == module.DEFAULT_GC_THRESHOLD
     finally:
         gc.set_threshold(*usual)
         gc.unfreeze()

@@ -7,13 +7,13 @@ import pytest
 from kubeproxy_py.model.events import (
     AddressesChanged,
     NodeUpserted,
-    ObjectProblem,
     ServiceDeleted,
     ServiceUpserted,
     SliceUpserted,
     Synced,
 )
 from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import (
     DRAINING,
     SERVING,
@@ -27,7 +27,9 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.reconcile.reconciler import Timing
+from kubeproxy_py.reconcile.agent import Timing
+from kubeproxy_py.reconcile.report import SyncReport, Trigger
+from kubeproxy_py.reconcile.report_text import report_text
 from tests.builders import endpoint_slice, name, service
 from tests.reconcile.harness import FEEDS, POD, SERVER, Bench, serving
 
@@ -39,7 +41,9 @@ def test_nothing_is_touched_before_every_feed_is_whole() -> None:
         assert bench.agent.due_s() == NEVER
         assert bench.kernel.rows == {SERVER: VirtualServerSpec()}
         bench.agent.handle_event(Synced(feed), bench.now_s)
-    assert bench.agent.step()[0].why == "first sync"
+    (report,) = bench.agent.step()
+    assert isinstance(report, SyncReport)
+    assert report.trigger is Trigger.FIRST_SYNC
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,8 @@ def test_that_there_is_no_node_is_said_at_the_first_sync(
     bench = Bench()
     bench.tell(*events)
     bench.after(31)
-    assert len([line for line in caplog.messages if line.startswith("there is no Node node-a: its zone")]) == said
+    records = [record for record in caplog.records if record.msg == "Node not found; assuming these IPs and no zone"]
+    assert [record.values["node"] for record in records] == ["node-a"] * said  # type: ignore[attr-defined]
 
 
 def test_the_first_sync_adopts_what_is_right_and_removes_what_is_nobodys() -> None:
@@ -76,10 +81,10 @@ def test_a_virtual_server_that_is_asked_for_is_ours_even_where_others_are_exclud
     theirs = VirtualServer("10.96.0.99", 80, "TCP")
     bench.kernel.rows[theirs] = VirtualServerSpec()
     assert bench.after(31) == []
-    assert SERVER in bench.agent.actual
+    assert SERVER in bench.agent.state.rows
     del bench.kernel.rows[POD]
     (report,) = bench.after(31)
-    assert report.why == "drift in 1 rows"
+    assert report.drift_rows == 1
     assert theirs in bench.kernel.rows
 
 
@@ -89,9 +94,9 @@ def test_a_restart_has_nothing_to_do_where_a_service_wants_what_is_excluded() ->
     before.kernel.rows[theirs] = VirtualServerSpec()
     reborn = Bench(before.kernel.rows, exclude=("10.96.0.0/16",))
     (report,) = reborn.tell(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
-    assert report.why == "first sync"
+    assert report.trigger is Trigger.FIRST_SYNC
     assert reborn.steps() == []
-    assert theirs not in reborn.agent.actual
+    assert theirs not in reborn.agent.state.rows
 
 
 def test_a_real_server_that_left_while_nobody_ran_goes_from_an_excluded_virtual_server_too() -> None:
@@ -122,7 +127,7 @@ def test_an_error_stays_at_its_row_and_is_tried_again_later_and_later() -> None:
     bench = Bench()
     bench.kernel.fault = lambda step: EBUSY if step.key == POD else 0
     (report,) = bench.tell(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
-    assert [failure.step.key for failure in report.failed] == [POD]
+    assert [failure.step.key for failure in report.failures] == [POD]
     assert Address("10.96.0.10") in bench.kernel.rows
     bench.steps()
     assert bench.after(0.4) == []
@@ -150,14 +155,14 @@ def test_drift_is_found_within_the_sync_period_and_planned_away() -> None:
     bench.kernel.rows[VirtualServer("10.9.9.9", 1, "TCP")] = VirtualServerSpec()
     assert bench.after(29) == []
     (report,) = bench.after(2)
-    assert report.why == "drift in 2 rows"
+    assert report.drift_rows == 2
     assert bench.steps() == [("add", POD), ("delete", VirtualServer("10.9.9.9", 1, "TCP"))]
 
 
 def test_a_lost_address_is_put_back_as_soon_as_addresses_are_said_to_change() -> None:
     bench = serving()
     del bench.kernel.rows[Address("10.96.0.10")]
-    bench.agent.addresses_changed(AddressesChanged(ours={"10.96.0.10": False}))
+    bench.agent.handle_addresses_changed(AddressesChanged(service_addresses={"10.96.0.10": False}))
     assert bench.agent.step()
     assert bench.steps() == [("add", Address("10.96.0.10"))]
 
@@ -165,7 +170,7 @@ def test_a_lost_address_is_put_back_as_soon_as_addresses_are_said_to_change() ->
 def test_an_echo_of_our_own_work_reads_nothing() -> None:
     bench = serving()
     bench.kernel.read = bench.kernel.host_addresses = None  # type: ignore[assignment,method-assign]
-    bench.agent.addresses_changed(AddressesChanged(ours={"10.96.0.10": True, "10.96.0.99": False}))
+    bench.agent.handle_addresses_changed(AddressesChanged(service_addresses={"10.96.0.10": True, "10.96.0.99": False}))
     assert bench.agent.step() == []
 
 
@@ -173,7 +178,7 @@ def test_a_lost_device_is_made_again_with_all_that_was_on_it() -> None:
     bench = serving()
     for key in (Link("kube-ipvs0"), Address("10.96.0.10")):
         del bench.kernel.rows[key]
-    bench.agent.addresses_changed(AddressesChanged(device=True))
+    bench.agent.handle_addresses_changed(AddressesChanged(device=True))
     bench.agent.step()
     assert bench.steps() == [("add", Link("kube-ipvs0")), ("add", Address("10.96.0.10"))]
 
@@ -209,14 +214,14 @@ def test_a_real_server_that_left_stays_while_it_has_connections() -> None:
     bench.kernel.open_connections.clear()
     bench.after(61)
     assert POD not in bench.kernel.rows
-    assert bench.agent.actual == bench.kernel.rows
+    assert bench.agent.state.rows == bench.kernel.rows
 
 
 def test_an_idle_real_server_that_left_goes_after_a_second() -> None:
     bench = draining(0)
     bench.after(1.1)
     assert bench.steps() == [("delete", POD)]
-    assert not bench.agent.draining
+    assert not bench.agent.state.draining
 
 
 def test_a_real_server_that_came_back_drains_no_more() -> None:
@@ -232,7 +237,7 @@ def test_what_drains_goes_at_once_with_its_service() -> None:
     bench = draining(1)
     bench.tell(ServiceDeleted(name("web")))
     assert not [key for key in bench.kernel.rows if isinstance(key, RealServer | VirtualServer)]
-    assert bench.agent.actual == bench.kernel.rows
+    assert bench.agent.state.rows == bench.kernel.rows
 
 
 def test_draining_goes_on_after_a_restart() -> None:
@@ -277,8 +282,8 @@ def test_what_has_drained_goes_with_a_sync_that_is_due() -> None:
     bench.now_s += 1.1
     (report,) = bench.tell(ServiceUpserted(service("api", cluster_ips=("10.96.0.11",))))
     assert [(step.verb, step.key) for step in report.steps][-1] == ("delete", POD)
-    assert bench.kernel.rows == bench.agent.actual
-    assert not bench.agent.draining
+    assert bench.kernel.rows == bench.agent.state.rows
+    assert not bench.agent.state.draining
 
 
 def test_what_has_drained_and_is_wanted_again_in_the_same_turn_stays() -> None:
@@ -294,7 +299,7 @@ def test_what_has_drained_when_its_service_goes_is_deleted_once() -> None:
     bench.now_s += 1.1
     bench.tell(ServiceDeleted(name("web")))
     assert bench.steps().count(("delete", POD)) == 1
-    assert bench.agent.actual == bench.kernel.rows
+    assert bench.agent.state.rows == bench.kernel.rows
 
 
 def test_what_the_kernel_does_not_let_go_in_a_sync_is_tried_again() -> None:
@@ -302,11 +307,11 @@ def test_what_the_kernel_does_not_let_go_in_a_sync_is_tried_again() -> None:
     bench.kernel.fault = lambda step: EBUSY if step.verb == "delete" else 0
     bench.now_s += 1.1
     (report,) = bench.tell(ServiceUpserted(service("api", cluster_ips=("10.96.0.11",))))
-    assert [failure.step.key for failure in report.failed] == [POD]
+    assert [failure.step.key for failure in report.failures] == [POD]
     bench.kernel.fault = lambda _step: 0
     bench.after(61)
     assert POD not in bench.kernel.rows
-    assert bench.agent.actual == bench.kernel.rows
+    assert bench.agent.state.rows == bench.kernel.rows
 
 
 def test_what_the_kernel_does_not_let_go_is_tried_again() -> None:
@@ -322,7 +327,7 @@ def test_what_the_kernel_does_not_let_go_is_tried_again() -> None:
 
 def test_problems_are_passed_on_and_stop_nothing() -> None:
     bench = Bench()
-    problem = ObjectProblem("Service shop/bad", "spec.clusterIP", "not an IP address")
+    problem = Problem("Service shop/bad", "spec.clusterIP", "not an IP address")
     bench.tell(problem, ServiceUpserted(service()))
     assert bench.problems == [problem]
     assert SERVER in bench.kernel.rows
@@ -333,7 +338,7 @@ def test_the_report_is_one_sentence() -> None:
     bench.now_s += 1
     (report,) = bench.tell(SliceUpserted(endpoint_slice(endpoints=["10.244.2.9"])))
     rows = len(bench.kernel.rows)
-    assert str(report) == (
-        f"synced 1 Service: 2 added, 1 removed, 1 draining; {rows} rows, 0 pending, 0.0 ms since the event"
+    assert report_text(report) == (
+        f"Synced 1 Service: 2 added, 1 removed, 1 draining; {rows} rows, 0 pending, 0.0 ms since the event"
     )
     assert Step("update", POD, DRAINING, SERVING) in report.steps

@@ -6,15 +6,30 @@ import pytest
 
 from kubeproxy_py.model.rows import SERVING, RealServer, VirtualServer
 from kubeproxy_py.model.steps import Step, StepFailure
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
+from kubeproxy_py.reconcile.report_text import report_text
 from kubeproxy_py.reconcile.sync_log import INTERVAL_S, SyncLog
 
 SERVER = VirtualServer("10.96.0.10", 80, "TCP")
 STEP = Step("add", RealServer(SERVER, "10.244.1.5", 8080), SERVING)
 
 
-def report(number: int = 1, *, why: str = "", failed: tuple[StepFailure, ...] = ()) -> SyncReport:
-    return SyncReport(1, (STEP,) * number, failed, 100 + number, 0, 0.001, 0.001, 0.002, number / 1000, why)
+def report(
+    number: int = 1, *, trigger: Trigger = Trigger.EVENT, failures: tuple[StepFailure, ...] = (), drift_rows: int = 0
+) -> SyncReport:
+    return SyncReport(
+        trigger=trigger,
+        services=1,
+        steps=(STEP,) * number,
+        failures=failures,
+        rows=100 + number,
+        pending=0,
+        compile_s=0.001,
+        plan_s=0.001,
+        apply_s=0.002,
+        since_event_s=number / 1000,
+        drift_rows=drift_rows,
+    )
 
 
 class Told:
@@ -26,7 +41,7 @@ class Told:
         self.now_s = 50.0
         self.log = SyncLog(lambda: self.now_s)
 
-    def note(self, report: SyncReport) -> None:
+    def note(self, report: Report) -> None:
         """As a turn of the loop does."""
         self.log.record(report)
         self.log.flush_due()
@@ -46,7 +61,7 @@ def told(caplog: pytest.LogCaptureFixture) -> Told:
 def test_a_sync_by_itself_is_told_at_once(told: Told) -> None:
     for _ in range(2):
         told.note(report())
-        assert told.words() == ["synced 1 Service: 1 added; 101 rows, 0 pending, 1.0 ms since the event"]
+        assert told.words() == ["Synced 1 Service: 1 added; 101 rows, 0 pending, 1.0 ms since the event"]
         told.now_s += INTERVAL_S
 
 
@@ -59,20 +74,20 @@ def test_those_that_follow_closely_are_summed_up_when_it_is_time(told: Told) -> 
     assert told.words() == []
     told.now_s = told.log.due_s
     told.log.flush_due()
-    assert told.words() == ["synced 2 Services: 5 added; 103 rows, 0 pending, 3.0 ms since the event (2 syncs)"]
+    assert told.words() == ["Synced 2 Services: 5 added; 103 rows, 0 pending, 3.0 ms since the event (2 syncs)"]
     told.log.flush_due()
     assert told.words() == []
 
 
 @pytest.mark.parametrize(
-    "loud", [report(why="drift in 1 rows"), report(failed=(StepFailure(STEP, 1, "not permitted"),))]
+    "loud", [report(trigger=Trigger.DRIFT, drift_rows=1), report(failures=(StepFailure(STEP, 1, "not permitted"),))]
 )
 def test_what_is_wrong_is_told_at_once_and_behind_what_came_before(told: Told, loud: SyncReport) -> None:
     told.note(report())
     told.note(report(2))
     told.note(loud)
     words = told.words()
-    assert words[1:3] == [str(report(2)), str(loud)]
+    assert words[1:3] == [report_text(report(2)), report_text(loud)]
 
 
 def test_what_waits_at_the_end_is_told(told: Told) -> None:
@@ -80,4 +95,4 @@ def test_what_waits_at_the_end_is_told(told: Told) -> None:
     told.note(report(2))
     told.words()
     told.log.flush()
-    assert told.words() == [str(report(2))]
+    assert told.words() == [report_text(report(2))]

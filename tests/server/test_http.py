@@ -1,4 +1,4 @@
-"""The HTTP server: what it says to good clients, and that bad ones cost others nothing."""
+"""HttpServer: answers valid requests as Go does, rejects invalid ones, and limits what each client can cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from kubeproxy_py.server import http as module
 from kubeproxy_py.server.http import HttpServer
-from kubeproxy_py.server.http_text import Request, Response
+from kubeproxy_py.server.http_messages import Request, Response
 
 PATIENCE_S = 10.0
 BIG = b"x" * (1 << 20)
@@ -30,51 +30,53 @@ def handle(request: Request) -> Response:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """The port of a server that answers by ``handle``."""
+    """Return the port of a running server that answers with `handle`."""
     server = HttpServer("test")
-    listening = server.listen("127.0.0.1", 0, handle)
-    number = listening.getsockname()[1]
+    listener = server.listen("127.0.0.1", 0, handle)
+    number = listener.getsockname()[1]
     server.start()
     yield number
-    server.do(lambda: server.close(listening))
+    server.call_soon_threadsafe(lambda: server.close(listener))
 
 
 def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
 
 
-def ask(port: int, raw: bytes) -> bytes:
-    """All that is answered to the bytes *raw* until the server closes."""
+def exchange(port: int, raw: bytes) -> bytes:
+    """Send *raw* and return all bytes that the server answers until it closes the connection."""
     with connect(port) as client:
         client.sendall(raw)
         return read_all(client)
 
 
 def read_all(client: socket.socket) -> bytes:
-    parts = []
-    while part := client.recv(1 << 16):
-        parts.append(part)
-    return b"".join(parts)
+    chunks = []
+    while chunk := client.recv(1 << 16):
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
-def closed(client: socket.socket) -> bool:
-    """Whether the server ends the connection; a reset is an end as well."""
+def is_closed(client: socket.socket) -> bool:
+    """Return whether the server closed or reset the connection."""
     try:
         return client.recv(1) == b""
     except ConnectionResetError:
         return True
 
 
-def test_an_answer_is_written_as_gos_server_writes_it(port: int) -> None:
-    head, _, body = ask(port, b"GET /a%20b?c=d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").partition(b"\r\n\r\n")
+def test_response_has_the_header_order_of_go(port: int) -> None:
+    head, _, body = exchange(port, b"GET /a%20b?c=d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").partition(
+        b"\r\n\r\n"
+    )
     assert body == b"GET /a b?c=d"
-    status, kind, date, *rest = head.decode().split("\r\n")
-    assert (status, kind) == ("HTTP/1.1 200 OK", "Content-Type: text/x")
+    status, content_type, date, *framing = head.decode().split("\r\n")
+    assert (status, content_type) == ("HTTP/1.1 200 OK", "Content-Type: text/x")
     assert time.strptime(date, "Date: %a, %d %b %Y %H:%M:%S GMT")
-    assert rest == ["Content-Length: 12", "Connection: close"]
+    assert framing == ["Content-Length: 12", "Connection: close"]
 
 
-def test_a_connection_serves_one_request_after_another(port: int) -> None:
+def test_connection_is_reused_for_several_requests(port: int) -> None:
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     for number in range(3):
         client.request("GET", f"/{number}")
@@ -82,24 +84,24 @@ def test_a_connection_serves_one_request_after_another(port: int) -> None:
     client.close()
 
 
-def test_requests_that_come_at_once_are_answered_in_order(port: int) -> None:
-    one = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
-    raw = b"".join(one % number for number in range(400)) + b"GET /end HTTP/1.0\r\n\r\n"
-    bodies = [part.split(b"\r\n\r\n")[1] for part in ask(port, raw).split(b"HTTP/1.")[1:]]
+def test_pipelined_requests_are_answered_in_order(port: int) -> None:
+    request = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
+    raw = b"".join(request % number for number in range(400)) + b"GET /end HTTP/1.0\r\n\r\n"
+    bodies = [response.split(b"\r\n\r\n")[1] for response in exchange(port, raw).split(b"HTTP/1.")[1:]]
     assert bodies == [*(b"GET /%d?" % number for number in range(400)), b"GET /end?"]
 
 
-def test_a_head_is_answered_without_a_body_and_with_its_length(port: int) -> None:
-    head, _, body = ask(port, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").partition(b"\r\n\r\n")
+def test_head_request_gets_the_length_but_no_body(port: int) -> None:
+    head, _, body = exchange(port, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").partition(b"\r\n\r\n")
     assert (b"Content-Length: 7" in head, body) == (True, b"")
 
 
-def test_an_old_client_is_answered_in_its_version_and_let_go(port: int) -> None:
-    assert ask(port, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 OK\r\n")
+def test_http_1_0_client_gets_its_version_and_the_connection_is_closed(port: int) -> None:
+    assert exchange(port, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 OK\r\n")
 
 
-def test_a_request_with_a_body_is_answered_and_ends_the_connection(port: int) -> None:
-    assert ask(port, b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + b"y" * 200000).endswith(
+def test_request_with_a_body_is_answered_and_the_connection_is_closed(port: int) -> None:
+    assert exchange(port, b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + b"y" * 200000).endswith(
         b"POST /p?"
     )
 
@@ -117,30 +119,34 @@ def test_a_request_with_a_body_is_answered_and_ends_the_connection(port: int) ->
         (b"GET /bug HTTP/1.0\r\n\r\n", 500),
     ],
 )
-def test_what_is_no_request_is_refused_in_words(port: int, raw: bytes, status: int) -> None:
-    assert ask(port, raw).split(b" ", 2)[1] == str(status).encode()
+def test_invalid_request_is_rejected_with_status(port: int, raw: bytes, status: int) -> None:
+    assert exchange(port, raw).split(b" ", 2)[1] == str(status).encode()
 
 
-def test_hundreds_who_say_nothing_or_half_a_word_hold_up_nobody(port: int) -> None:
+def test_hundreds_of_silent_or_partial_clients_do_not_delay_a_request(port: int) -> None:
     idle = [connect(port) for _ in range(300)]
     for number, client in enumerate(idle):
         client.sendall(b"GET / HT"[: number % 9])
     began_s = time.monotonic()
-    assert ask(port, b"GET / HTTP/1.0\r\n\r\n").endswith(b"GET /?")
+    assert exchange(port, b"GET / HTTP/1.0\r\n\r\n").endswith(b"GET /?")
     assert time.monotonic() - began_s < 5
     for client in idle:
         client.close()
 
 
-def test_who_takes_longer_than_allowed_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_without_a_complete_head_is_disconnected_after_the_timeout(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "HEAD_TIMEOUT_S", 0.2)
     with connect(port) as silent, connect(port) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\n")
-        assert closed(silent)
-        assert closed(slow)
+        assert is_closed(silent)
+        assert is_closed(slow)
 
 
-def test_who_never_stops_sending_a_head_is_let_go_all_the_same(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_sends_its_head_slowly_is_disconnected_after_the_timeout(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "HEAD_TIMEOUT_S", 0.5)
     with connect(port) as client, pytest.raises(OSError, match=r"reset|pipe"):
         client.sendall(b"GET / HTTP/1.1\r\n")
@@ -149,7 +155,7 @@ def test_who_never_stops_sending_a_head_is_let_go_all_the_same(port: int, monkey
             time.sleep(0.05)
 
 
-def test_who_does_not_take_an_answer_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_does_not_read_its_response_is_disconnected(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 0.2)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -161,25 +167,25 @@ def test_who_does_not_take_an_answer_is_let_go(port: int, monkeypatch: pytest.Mo
             assert len(read_all(client)) < 20 * len(BIG)
 
 
-def test_answers_that_nobody_takes_have_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAITING_MAX_BYTES", 3 * len(BIG))
+def test_unread_responses_are_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNSENT_MAX_BYTES", 3 * len(BIG))
     server = HttpServer("test")
     number = server.listen("127.0.0.1", 0, handle).getsockname()[1]
     server.start()
-    greedy = []
+    not_reading = []
     for _ in range(30):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", number))
         client.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
-        greedy.append(client)
-    assert ask(number, b"GET / HTTP/1.0\r\n\r\n").endswith(b"GET /?")
-    assert server._waiting_bytes <= 3 * len(BIG)
-    for client in greedy:
+        not_reading.append(client)
+    assert exchange(number, b"GET / HTTP/1.0\r\n\r\n").endswith(b"GET /?")
+    assert server._unsent_bytes <= 3 * len(BIG)
+    for client in not_reading:
         client.close()
 
 
-def test_of_too_many_clients_the_one_that_was_silent_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_too_many_clients_the_longest_silent_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLIENTS_MAX", 8)
     server = HttpServer("test")
     number = server.listen("127.0.0.1", 0, handle).getsockname()[1]
@@ -188,28 +194,28 @@ def test_of_too_many_clients_the_one_that_was_silent_longest_goes(monkeypatch: p
     first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert first.recv(1000)
     with connect(number):
-        assert closed(others[0])
+        assert is_closed(others[0])
         first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert first.recv(1000)
     for client in (first, *others):
         client.close()
 
 
-def test_a_place_that_is_closed_lets_go_of_who_came_in_there() -> None:
+def test_closing_a_listener_disconnects_its_clients() -> None:
     server = HttpServer("test")
-    listening = server.listen("127.0.0.1", 0, handle)
-    number = listening.getsockname()[1]
+    listener = server.listen("127.0.0.1", 0, handle)
+    number = listener.getsockname()[1]
     server.start()
     with connect(number) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(1000)
-        server.do(lambda: server.close(listening))
-        assert closed(client)
+        server.call_soon_threadsafe(lambda: server.close(listener))
+        assert is_closed(client)
     with pytest.raises(ConnectionRefusedError):
         connect(number)
 
 
-def test_everywhere_means_both_families() -> None:
+def test_unspecified_address_means_both_families() -> None:
     server = HttpServer("test")
     number = server.listen("0.0.0.0", 0, handle, both_families=True).getsockname()[1]
     server.start()
@@ -219,7 +225,9 @@ def test_everywhere_means_both_families() -> None:
             assert read_all(client).endswith(b"GET /?")
 
 
-def test_where_no_file_is_left_the_longest_silent_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_free_file_descriptors_the_longest_silent_client_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     server = HttpServer("test")
     number = server.listen("127.0.0.1", 0, handle).getsockname()[1]
     server.start()
@@ -235,7 +243,7 @@ def test_where_no_file_is_left_the_longest_silent_makes_room(monkeypatch: pytest
             newcomer.connect(("127.0.0.1", number))
             newcomer.sendall(b"GET / HTTP/1.0\r\n\r\n")
             silent.settimeout(PATIENCE_S)
-            assert closed(silent)
+            assert is_closed(silent)
             assert read_all(newcomer).endswith(b"GET /?")
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,4 +1,4 @@
-"""What the loop tells its observer: what waits, what was done, how things stand."""
+"""loop.Observer: what the loop reports to it: pending work, events, reports and the status after each cycle."""
 
 from __future__ import annotations
 
@@ -6,96 +6,96 @@ from errno import EBUSY
 
 from kubeproxy_py.model.events import Event, Feed, ServiceUpserted, Synced
 from kubeproxy_py.model.rows import Link
+from kubeproxy_py.reconcile.agent import Timing
 from kubeproxy_py.reconcile.loop import Loop
-from kubeproxy_py.reconcile.reconciler import Timing
-from kubeproxy_py.reconcile.report import SyncReport
+from kubeproxy_py.reconcile.report import Report, Trigger
 from kubeproxy_py.reconcile.sync_status import SyncStatus
 from tests.builders import service
 from tests.reconcile.harness import FEEDS, Bench
 
 
-class Notes:
-    """Keeps the last of each that was told."""
+class RecordingObserver:
+    """Stores the last pending time and status, and every event and report."""
 
     def __init__(self) -> None:
-        self.asked_s: float | None = None
+        self.pending_since_s: float | None = None
         self.events: list[Event] = []
-        self.reports: list[SyncReport] = []
-        self.standing = SyncStatus()
+        self.reports: list[Report] = []
+        self.status = SyncStatus()
 
     def on_pending_since(self, since_s: float | None) -> None:
-        self.asked_s = since_s
+        self.pending_since_s = since_s
 
     def on_event(self, event: Event) -> None:
         self.events.append(event)
 
-    def on_report(self, report: SyncReport) -> None:
+    def on_report(self, report: Report) -> None:
         self.reports.append(report)
 
-    def on_cycle_end(self, standing: SyncStatus) -> None:
-        self.standing = standing
+    def on_cycle_end(self, status: SyncStatus) -> None:
+        self.status = status
 
 
-def observed(bench: Bench) -> tuple[Loop, Notes]:
-    notes = Notes()
-    return Loop(bench.agent, observer=notes), notes
+def observed(bench: Bench) -> tuple[Loop, RecordingObserver]:
+    observer = RecordingObserver()
+    return Loop(bench.agent, observer=observer), observer
 
 
-def test_what_is_told_waits_until_it_is_done() -> None:
-    loop, notes = observed(Bench())
+def test_pending_since_is_cleared_after_the_sync() -> None:
+    loop, observer = observed(Bench())
     loop.enqueue(ServiceUpserted(service()))
-    assert notes.asked_s is not None
-    loop.turn()
-    assert notes.asked_s is None
-    assert [report.why for report in notes.reports] == ["first sync"]
-    assert notes.events == [ServiceUpserted(service())]
-    assert notes.standing.desired["VirtualServer"] == 1
+    assert observer.pending_since_s is not None
+    loop.run_cycle()
+    assert observer.pending_since_s is None
+    assert [report.trigger for report in observer.reports] == [Trigger.FIRST_SYNC]
+    assert observer.events == [ServiceUpserted(service())]
+    assert observer.status.desired["VirtualServer"] == 1
 
 
-def test_what_the_agent_does_not_get_to_goes_on_waiting() -> None:
+def test_pending_since_is_kept_while_the_sync_is_delayed() -> None:
     bench = Bench(timing=Timing(min_sync_period_s=60.0))
-    loop, notes = observed(bench)
+    loop, observer = observed(bench)
     loop.enqueue(ServiceUpserted(service()))
-    loop.turn()
+    loop.run_cycle()
     loop.enqueue(ServiceUpserted(service(cluster_ips=("10.96.0.11",))))
-    since_s = notes.asked_s
-    loop._take_all(0)
-    loop._end_turn(notes)
-    assert notes.asked_s == since_s
-    assert notes.standing.has_work
+    since_s = observer.pending_since_s
+    loop._handle_messages(0)
+    loop._end_cycle(observer)
+    assert observer.pending_since_s == since_s
+    assert observer.status.has_work
 
 
-def test_before_the_first_lists_are_whole_nothing_waits_for_us() -> None:
+def test_nothing_is_pending_before_the_initial_lists_are_received() -> None:
     bench = Bench(synced=False)
-    loop, notes = observed(bench)
+    loop, observer = observed(bench)
     first: Feed = FEEDS[0]
     for event in (ServiceUpserted(service()), Synced(first)):
         loop.enqueue(event)
-    loop._take_all(0)
-    loop._end_turn(notes)
-    assert notes.standing.is_waiting
-    assert notes.asked_s is None
+    loop._handle_messages(0)
+    loop._end_cycle(observer)
+    assert observer.status.is_waiting
+    assert observer.pending_since_s is None
 
 
-def test_rows_that_failed_are_told_and_do_not_count_as_waiting() -> None:
+def test_failed_rows_are_reported_but_not_pending_work() -> None:
     bench = Bench()
     bench.kernel.fault = lambda step: EBUSY if isinstance(step.key, Link) else 0
-    loop, notes = observed(bench)
+    loop, observer = observed(bench)
     loop.enqueue(ServiceUpserted(service()))
-    loop.turn()
-    assert notes.standing.failed["Link"] == 1
-    assert notes.standing.stuck == {"IPv4", "IPv6"}
-    assert notes.asked_s is None
+    loop.run_cycle()
+    assert observer.status.failed["Link"] == 1
+    assert observer.status.stuck == {"IPv4", "IPv6"}
+    assert observer.pending_since_s is None
 
 
-def test_a_full_compare_is_told_and_so_is_what_it_found() -> None:
+def test_full_compare_and_its_drift_are_counted() -> None:
     bench = Bench()
-    loop, notes = observed(bench)
+    loop, observer = observed(bench)
     loop.enqueue(ServiceUpserted(service()))
-    loop.turn()
+    loop.run_cycle()
     bench.kernel.rows.pop(Link("kube-ipvs0"))
     bench.now_s += 31
     bench.agent.step()
-    loop._end_turn(notes)
-    assert notes.standing.compares == 1
-    assert notes.standing.drift_found == notes.standing.drift_repaired == {"Link": 1}
+    loop._end_cycle(observer)
+    assert observer.status.compares == 1
+    assert observer.status.drift_found == observer.status.drift_repaired == {"Link": 1}

@@ -1,48 +1,76 @@
-"""The servers that sources are tested against, and an ear for what they say."""
+"""The servers that sources are tested against, and a log of the events that sources emit."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.events import Event, Synced
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 from tests.apiserver.real import binaries, real_server
 
 TOKEN = "stand-in-token"
+PATIENCE_S = 30.0  # how long tests wait for what must happen; generous, for a busy machine
 
 
-class Heard:
-    """The events of a running source, with the time at which each came."""
+class EventLog:
+    """The events of a running source, each with the time at which it was emitted."""
 
     def __init__(self) -> None:
         self.events: list[tuple[float, Event]] = []
+        self._emitted = threading.Condition()
 
     def __call__(self, *events: Event) -> None:
-        self.events += [(time.monotonic(), event) for event in events]
+        now_s = time.monotonic()
+        with self._emitted:
+            self.events += [(now_s, event) for event in events]
+            self._emitted.notify_all()
 
-    def wait_for(self, wanted: Callable[[Event], bool], timeout_s: float = 5) -> tuple[float, Event]:
-        """The first event that is *wanted*, and when it came; it and what came before it are forgotten."""
-        end_s = time.monotonic() + timeout_s
-        while time.monotonic() < end_s:
-            for index, (when, event) in enumerate(self.events):
-                if wanted(event):
-                    del self.events[: index + 1]
-                    return when, event
-            time.sleep(0.001)
-        raise AssertionError(f"not heard within {timeout_s} s: {self.events}")
+    def wait_for(self, wanted: Callable[[Event], bool], timeout_s: float = PATIENCE_S) -> tuple[float, Event]:
+        """Return the first event that is *wanted*, and its time; remove it and the events before it."""
+        index = self._wait_for_index(wanted, timeout_s)
+        with self._emitted:
+            found = self.events[index]
+            del self.events[: index + 1]
+            return found
+
+    def wait_for_synced(self, *feeds: str) -> None:
+        """Wait until all *feeds* are synced, in any order; no event is removed."""
+        for feed in feeds:
+            self._wait_for_index(lambda event: event == Synced(feed), PATIENCE_S)  # type: ignore[arg-type] # noqa: B023 - called at once
+
+    def _wait_for_index(self, wanted: Callable[[Event], bool], timeout_s: float) -> int:
+        def find() -> int | None:
+            return next((index for index, (_, event) in enumerate(self.events) if wanted(event)), None)
+
+        with self._emitted:
+            assert self._emitted.wait_for(lambda: find() is not None, timeout_s), (
+                f"not emitted within {timeout_s} s: {self.events}"
+            )
+            index = find()
+            assert index is not None
+            return index
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* is true; for what no event announces."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.002)
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def event_log() -> EventLog:
+    return EventLog()
 
 
 @pytest.fixture(autouse=True)
 def _no_cluster_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests ask 127.0.0.1 directly, and run in no pod."""
+    """Tests connect to 127.0.0.1 without an HTTP proxy, and do not run in a pod."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -51,7 +79,7 @@ def _no_cluster_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    """The stand-in, without TLS."""
+    """The stand-in server, without TLS."""
     server = ApiServer().start()
     yield server
     server.stop()
@@ -66,7 +94,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def cluster(
     request: pytest.FixtureRequest, authority: Authority, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
-    """A client of an HTTPS server that wants a token: the stand-in, and a real one where its programs are."""
+    """A client of an HTTPS server that requires a token: the stand-in, and a real one where it is installed."""
     if request.param == "real":
         folder = binaries()
         if folder is None:

@@ -1,4 +1,4 @@
-"""What kube-apiserver does, in the stand-in and, where its programs are, in the real one."""
+"""The behaviour of kube-apiserver: of the stand-in and, where it is installed, of the real one."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ SERVICES = "/api/v1/services"
 
 
 def service(name: str, **meta: Any) -> Json:
-    """A Service with an address that no other has, within the real server's range."""
+    """Return a Service with a unique address within the real server's range."""
     number = next(_addresses)
     spec = {"clusterIP": f"10.100.{number // 250}.{number % 250 + 1}", "ports": [{"port": 80}]}
     meta = {"name": name, "namespace": "default", **meta}
@@ -28,21 +28,21 @@ def labelled(name: str, **labels: str) -> Json:
 
 
 @pytest.fixture
-def made(cluster: Client) -> Iterator[Any]:
-    """Makes Services that are gone after the test."""
+def apply(cluster: Client) -> Iterator[Any]:
+    """Apply Services that are deleted after the test."""
     bodies: dict[str, Json] = {}
 
-    def make(body: Json) -> Json:
+    def apply_object(body: Json) -> Json:
         bodies[body["metadata"]["name"]] = body
         return cluster.apply(body)
 
-    yield make
+    yield apply_object
     for body in bodies.values():
-        cluster.ask("DELETE", f"/api/v1/namespaces/default/services/{body['metadata']['name']}")
+        cluster.request_json("DELETE", f"/api/v1/namespaces/default/services/{body['metadata']['name']}")
 
 
 def list_of(cluster: Client, query: str = "") -> Json:
-    status, answer = cluster.ask("GET", f"{SERVICES}?{query}")
+    status, answer = cluster.request_json("GET", f"{SERVICES}?{query}")
     assert status == 200, answer
     return answer
 
@@ -56,19 +56,19 @@ def watch_path(version: str, **query: str) -> str:
     return f"{SERVICES}?" + "&".join(f"{name}={quote(value)}" for name, value in terms.items())
 
 
-def test_a_list_says_its_version_and_its_items_say_no_kind(cluster: Client, made: Any) -> None:
-    made(service("a"))
+def test_list_has_a_version_and_items_without_kind(cluster: Client, apply: Any) -> None:
+    apply(service("a"))
     answer = list_of(cluster)
     assert (answer["kind"], answer["apiVersion"]) == ("ServiceList", "v1")
     assert int(answer["metadata"]["resourceVersion"]) > 0
     assert not {"kind", "apiVersion"} & answer["items"][0].keys()
 
 
-def test_lists_are_sent_in_pages_of_one_version(cluster: Client, made: Any) -> None:
+def test_pages_of_a_list_have_one_version(cluster: Client, apply: Any) -> None:
     for name in "abc":
-        made(labelled(f"page-{name}", paged="yes"))
+        apply(labelled(f"page-{name}", paged="yes"))
     first = list_of(cluster, "limit=2&labelSelector=paged%3Dyes")
-    made(labelled("page-d", paged="yes"))
+    apply(labelled("page-d", paged="yes"))
     token = quote(first["metadata"]["continue"])
     second = list_of(cluster, f"limit=2&labelSelector=paged%3Dyes&continue={token}")
     assert (names_of(first), names_of(second)) == (["page-a", "page-b"], ["page-c"])
@@ -76,11 +76,11 @@ def test_lists_are_sent_in_pages_of_one_version(cluster: Client, made: Any) -> N
     assert not second["metadata"].get("continue")
 
 
-def test_a_watch_tells_each_change_with_its_kind_and_version(cluster: Client, made: Any) -> None:
+def test_watch_sends_each_change_with_kind_and_version(cluster: Client, apply: Any) -> None:
     version = list_of(cluster)["metadata"]["resourceVersion"]
     body = service("w")
-    made(body)
-    made({**body, "metadata": {**body["metadata"], "labels": {"x": "y"}}})
+    apply(body)
+    apply({**body, "metadata": {**body["metadata"], "labels": {"x": "y"}}})
     cluster.delete(body)
     with cluster.watch(watch_path(version)) as lines:
         events = [line for line in lines if line["object"]["metadata"]["name"] == "w"]
@@ -90,29 +90,29 @@ def test_a_watch_tells_each_change_with_its_kind_and_version(cluster: Client, ma
     assert {(event["object"]["kind"], event["object"]["apiVersion"]) for event in events} == {("Service", "v1")}
 
 
-def test_an_object_that_leaves_a_selector_is_deleted_for_its_watch(cluster: Client, made: Any) -> None:
+def test_object_that_no_longer_matches_the_selector_is_deleted_for_the_watch(cluster: Client, apply: Any) -> None:
     version = list_of(cluster)["metadata"]["resourceVersion"]
     body = service("leaves")
-    made(body)
-    made({**body, "metadata": {**body["metadata"], "labels": {"service.kubernetes.io/service-proxy-name": "other"}}})
-    made(body)
+    apply(body)
+    apply({**body, "metadata": {**body["metadata"], "labels": {"service.kubernetes.io/service-proxy-name": "other"}}})
+    apply(body)
     with cluster.watch(watch_path(version, labelSelector="!service.kubernetes.io/service-proxy-name")) as lines:
         events = [line["type"] for line in lines if line["object"]["metadata"]["name"] == "leaves"]
     assert events == ["ADDED", "DELETED", "ADDED"]
 
 
-def test_the_field_selector_leaves_headless_services_out(cluster: Client, made: Any) -> None:
+def test_field_selector_excludes_headless_services(cluster: Client, apply: Any) -> None:
     body = service("headless")
-    made({**body, "spec": {**body["spec"], "clusterIP": "None"}})
-    made(service("headed"))
+    apply({**body, "spec": {**body["spec"], "clusterIP": "None"}})
+    apply(service("headed"))
     names = names_of(list_of(cluster, "fieldSelector=" + quote("spec.clusterIP!=None")))
     assert ("headed" in names, "headless" in names) == (True, False)
 
 
-def test_a_watch_from_a_version_that_is_forgotten_ends_with_410(cluster: Client) -> None:
+def test_watch_from_an_expired_version_ends_with_410(cluster: Client) -> None:
     with cluster.watch(watch_path("1")) as lines:
         first = next(lines)
-    answer = first.get("object", first)  # some servers refuse at once
+    answer = first.get("object", first)  # some servers reject the request itself
     assert (answer["kind"], answer["code"]) == ("Status", 410)
 
 
@@ -126,38 +126,38 @@ def test_a_watch_from_a_version_that_is_forgotten_ends_with_410(cluster: Client)
         ("DELETE", "/api/v1/namespaces/default/services/none", 404, "NotFound"),
     ],
 )
-def test_what_cannot_be_done_is_refused(cluster: Client, method: str, path: str, code: int, reason: str | None) -> None:
-    status, answer = cluster.ask(method, path)
+def test_invalid_request_is_rejected(cluster: Client, method: str, path: str, code: int, reason: str | None) -> None:
+    status, answer = cluster.request_json(method, path)
     assert status == code
     assert reason is None or (answer["kind"], answer["code"], answer["reason"]) == ("Status", code, reason)
 
 
-def test_an_object_is_made_but_once(cluster: Client, made: Any) -> None:
+def test_object_is_created_only_once(cluster: Client, apply: Any) -> None:
     body = service("once")
-    made(body)
-    status, answer = cluster.ask("POST", "/api/v1/namespaces/default/services", body)
+    apply(body)
+    status, answer = cluster.request_json("POST", "/api/v1/namespaces/default/services", body)
     assert (status, answer["reason"]) == (409, "AlreadyExists")
 
 
-def test_a_change_of_an_old_version_is_refused(cluster: Client, made: Any) -> None:
+def test_update_of_an_old_version_is_rejected(cluster: Client, apply: Any) -> None:
     body = service("old")
-    old = made(body)
-    made({**body, "metadata": {**body["metadata"], "labels": {"x": "y"}}})
-    status, answer = cluster.ask("PUT", "/api/v1/namespaces/default/services/old", old)
+    old = apply(body)
+    apply({**body, "metadata": {**body["metadata"], "labels": {"x": "y"}}})
+    status, answer = cluster.request_json("PUT", "/api/v1/namespaces/default/services/old", old)
     assert (status, answer["reason"]) == (409, "Conflict")
 
 
 @pytest.mark.parametrize("token", ["", "wrong"])
-def test_who_has_no_good_token_is_not_known(cluster: Client, token: str) -> None:
-    status, answer = Client(cluster.url, token, cluster.ca_file).ask("GET", SERVICES)
+def test_request_without_a_valid_token_is_unauthorized(cluster: Client, token: str) -> None:
+    status, answer = Client(cluster.url, token, cluster.ca_file).request_json("GET", SERVICES)
     assert (status, answer["reason"]) == (401, "Unauthorized")
 
 
-def test_the_status_is_changed_by_itself(cluster: Client, made: Any) -> None:
+def test_status_is_updated_by_its_subresource(cluster: Client, apply: Any) -> None:
     body = service("lb")
     body["spec"]["type"] = "LoadBalancer"
-    now = made(body)
+    now = apply(body)
     now["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
-    status, after = cluster.ask("PUT", "/api/v1/namespaces/default/services/lb/status", now)
+    status, after = cluster.request_json("PUT", "/api/v1/namespaces/default/services/lb/status", now)
     assert status == 200
     assert after["status"]["loadBalancer"]["ingress"][0]["ip"] == "192.0.2.1"

@@ -1,4 +1,4 @@
-"""What kube-apiserver does with Events, in the stand-in and, where its programs are, in the real one."""
+"""Events in kube-apiserver: in the stand-in and, where it is installed, in the real one."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 
 def event(**fields: Any) -> Json:
-    """An Event that is as it should be, but for *fields* (None: left out)."""
+    """Return a valid Event with *fields* replaced (None: removed)."""
     body: Json = {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -39,19 +39,19 @@ def series(count: int) -> Json:
 
 
 def patch(cluster: Client, path: str, body: Json, content_type: str = "application/merge-patch+json") -> int:
-    """The status of the answer to a PATCH."""
+    """Send a PATCH and return the HTTP status."""
     request = cluster.request("PATCH", path, body)
     request.add_header("Content-Type", content_type)
     status: int = cluster.open(request).status
     return status
 
 
-def test_an_event_is_created_and_listed_in_its_namespace(cluster: Client) -> None:
+def test_event_is_created_and_listed_in_its_namespace(cluster: Client) -> None:
     body = event()
-    status, made = cluster.ask("POST", EVENTS, body)
-    assert (status, made["kind"]) == (201, "Event")
-    _, found = cluster.ask("GET", EVENTS)
-    assert body["metadata"]["name"] in [each["metadata"]["name"] for each in found["items"]]
+    status, created = cluster.request_json("POST", EVENTS, body)
+    assert (status, created["kind"]) == (201, "Event")
+    _, found = cluster.request_json("GET", EVENTS)
+    assert body["metadata"]["name"] in [item["metadata"]["name"] for item in found["items"]]
 
 
 @pytest.mark.parametrize(
@@ -71,36 +71,36 @@ def test_an_event_is_created_and_listed_in_its_namespace(cluster: Client) -> Non
     ],
     ids=str,
 )
-def test_an_event_that_breaks_a_rule_is_refused(cluster: Client, wrong: Json) -> None:
-    status, answer = cluster.ask("POST", EVENTS, event(**wrong))
+def test_invalid_event_is_rejected(cluster: Client, wrong: Json) -> None:
+    status, answer = cluster.request_json("POST", EVENTS, event(**wrong))
     assert (status, answer["reason"]) == (422, "Invalid")
 
 
-def test_what_the_recorder_makes_of_the_longest_names_and_notes_is_accepted(cluster: Client) -> None:
+def test_recorder_events_with_the_longest_names_and_notes_are_accepted(cluster: Client) -> None:
     recorder = Recorder("h" * 253)
-    notice = KubeEvent("Warning", "r" * 128, "a" * 128, Regarding("Service", "s" * 63, "default"), "ä" * 2000)
+    kube_event = KubeEvent("Warning", "r" * 128, "a" * 128, Regarding("Service", "s" * 63, "default"), "ä" * 2000)
     node = KubeEvent("Normal", "Starting", "StartKubeProxy", Regarding("Node", "n" * 253))
-    for each in (notice, node):
-        (write,) = recorder.take(each, 1_800_000_000_000_000_000)
-        status, answer = cluster.ask("POST", EVENTS, json.loads(write.whole))
+    for item in (kube_event, node):
+        (write,) = recorder.record(item, 1_800_000_000_000_000_000)
+        status, answer = cluster.request_json("POST", EVENTS, json.loads(write.body))
         assert status == 201, answer
 
 
-def test_a_patch_changes_the_series_and_nothing_else(cluster: Client) -> None:
+def test_patch_may_change_only_the_series(cluster: Client) -> None:
     body = event()
     path = f"{EVENTS}/{body['metadata']['name']}"
-    cluster.ask("POST", EVENTS, body)
+    cluster.request_json("POST", EVENTS, body)
     assert patch(cluster, path, series(2)) == 200
     assert patch(cluster, path, {"note": "other"}) == 422
-    _, now = cluster.ask("GET", path)
+    _, now = cluster.request_json("GET", path)
     assert (now["series"]["count"], now.get("note", "")) == (2, "")
 
 
-def test_a_patch_of_an_event_that_is_gone_finds_nothing(cluster: Client) -> None:
+def test_patch_of_a_deleted_event_is_not_found(cluster: Client) -> None:
     assert patch(cluster, f"{EVENTS}/none", series(2)) == 404
 
 
-def test_a_patch_of_an_unknown_sort_is_refused(cluster: Client) -> None:
+def test_patch_of_another_content_type_is_rejected(cluster: Client) -> None:
     body = event()
-    cluster.ask("POST", EVENTS, body)
+    cluster.request_json("POST", EVENTS, body)
     assert patch(cluster, f"{EVENTS}/{body['metadata']['name']}", series(2), "application/json") == 415

@@ -1,4 +1,4 @@
-"""What the sources tell a Tally, and what becomes of it as numbers; and when a change of endpoints was made."""
+"""RestClientMetrics, and the trigger time of EndpointSlices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
 def slice_triggered(text: object) -> float:
-    """When the change was made that a slice with this annotation tells of."""
+    """Decode a slice with this annotation and return its trigger time."""
     body = {
         "metadata": {
             "name": "web-1",
@@ -42,53 +42,54 @@ def slice_triggered(text: object) -> float:
         (None, 0.0),
     ],
 )
-def test_a_slice_tells_when_the_change_was_made_and_is_used_if_it_does_not(text: object, at_s: float) -> None:
+def test_trigger_time_of_a_slice_is_decoded_and_may_be_invalid(text: object, at_s: float) -> None:
     assert slice_triggered(text) == pytest.approx(at_s, abs=1e-5)
 
 
-def test_a_slice_of_which_only_the_time_changed_is_no_news() -> None:
-    told, part = ObjectCache(), endpoint_slice()
-    identity = ("EndpointSlice", part.name)
-    assert told.tell(identity, (part,), 5.0) == [SliceUpserted(part, 5.0)]  # type: ignore[arg-type]
-    assert told.tell(identity, (part,), 6.0) == []  # type: ignore[arg-type]
+def test_changed_trigger_time_without_another_change_emits_nothing() -> None:
+    cache, slice_ = ObjectCache(), endpoint_slice()
+    identity = ("EndpointSlice", slice_.name)
+    assert cache.update(identity, (slice_,), 5.0) == [SliceUpserted(slice_, 5.0)]  # type: ignore[arg-type]
+    assert cache.update(identity, (slice_,), 6.0) == []  # type: ignore[arg-type]
 
 
-class Bench:
-    """SourceNumbers at a time that the test sets."""
+class MetricsHarness:
+    """RestClientMetrics with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 50.0
-        self.numbers = MetricsRegistry()
-        self.sources = RestClientMetrics(self.numbers, lambda: self.now_s)
+        self.registry = MetricsRegistry()
+        self.metrics = RestClientMetrics(self.registry, lambda: self.now_s)
 
     def samples(self, name: str) -> dict[tuple[str, ...], object]:
-        families = (*self.numbers.families(), *self.sources.families())
-        return {labels: value for each in families if each.metric.name == name for labels, value in each.samples}
+        families = (*self.registry.collect(), *self.metrics.collect())
+        return {labels: value for family in families if family.metric.name == name for labels, value in family.samples}
 
 
 def test_requests_are_counted_by_code_and_timed_by_method() -> None:
-    bench = Bench()
+    harness = MetricsHarness()
     for code in ("200", "200", "<error>"):
-        bench.sources.requested("api:6443", "GET", code, 0.3, 0)
-    codes = bench.samples("rest_client_requests_total")
+        harness.metrics.request_finished("api:6443", "GET", code, 0.3, 0)
+    codes = harness.samples("rest_client_requests_total")
     assert codes == {("200", "GET", "api:6443"): 2, ("<error>", "GET", "api:6443"): 1}
-    timed = bench.samples("rest_client_request_duration_seconds")[("GET", "api:6443")]
+    timed = harness.samples("rest_client_request_duration_seconds")[("GET", "api:6443")]
     assert isinstance(timed, Histogram)
     assert sum(timed.counts) == 3
     assert timed.sum == pytest.approx(0.9)
 
 
-def test_the_first_watch_is_no_restart() -> None:
-    bench = Bench()
-    for watch in (False, True, True, True):
-        bench.sources.began("slices", watch=watch)
-    assert bench.samples("kubeproxy_ipvs_watch_restarts_total") == {("endpointslices",): 2}
-    assert bench.samples("kubeproxy_ipvs_lists_total") == {("endpointslices",): 1}
+def test_first_watch_is_not_a_restart() -> None:
+    harness = MetricsHarness()
+    harness.metrics.list_started("slices")
+    for _ in range(3):
+        harness.metrics.watch_started("slices")
+    assert harness.samples("kubeproxy_ipvs_watch_restarts_total") == {("endpointslices",): 2}
+    assert harness.samples("kubeproxy_ipvs_lists_total") == {("endpointslices",): 1}
 
 
-def test_a_watch_is_silent_since_its_last_word() -> None:
-    bench = Bench()
-    assert bench.samples("kubeproxy_ipvs_watch_silence_seconds") == {}
-    bench.sources.heard("node")
-    bench.now_s += 7
-    assert bench.samples("kubeproxy_ipvs_watch_silence_seconds") == {("nodes",): 7.0}
+def test_watch_silence_is_the_time_since_the_last_data() -> None:
+    harness = MetricsHarness()
+    assert harness.samples("kubeproxy_ipvs_watch_silence_seconds") == {}
+    harness.metrics.data_received("node")
+    harness.now_s += 7
+    assert harness.samples("kubeproxy_ipvs_watch_silence_seconds") == {("nodes",): 7.0}

@@ -1,4 +1,4 @@
-"""decode: what is read of each field, what is refused, and how that is told."""
+"""decode: how each field is decoded, what is rejected, and how that is reported."""
 
 import json
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ def slice_object(**fields: Any) -> Json:
 
 
 def decoded(kind: Kind, body: Json) -> Decoded:
-    """What *body* says as a dict, once it is shown that it says the same as bytes."""
-    of_dict = decode(kind, body)
-    assert decode(kind, json.dumps(body).encode()) == of_dict
-    return of_dict
+    """Decode *body* as a mapping, and check that its JSON bytes decode to the same."""
+    from_mapping = decode(kind, body)
+    assert decode(kind, json.dumps(body).encode()) == from_mapping
+    return from_mapping
 
 
 def service_of(spec: Json | None = None, labels: Json | None = None, status: Json | None = None) -> Service:
@@ -63,16 +63,16 @@ def problems_of(kind: Kind, body: Json) -> list[tuple[str, str]]:
     return [(problem.field, problem.message) for problem in decoded(kind, body).problems]
 
 
-# Service ---------------------------------------------------------------------------------------------------------
+# Service
 
-NOTHING: tuple[str, ...] = ()
+EMPTY: tuple[str, ...] = ()
 
 SERVICE_FIELDS: list[tuple[Json, str, Any]] = [
-    ({"clusterIP": "None"}, "cluster_ips", NOTHING),
-    ({"clusterIP": ""}, "cluster_ips", NOTHING),
-    ({"clusterIP": None}, "cluster_ips", NOTHING),
-    ({"clusterIP": "None", "clusterIPs": ["None"], "ipFamilies": ["IPv4"]}, "cluster_ips", NOTHING),
-    ({"type": "ExternalName", "externalName": "example.com"}, "cluster_ips", NOTHING),
+    ({"clusterIP": "None"}, "cluster_ips", EMPTY),
+    ({"clusterIP": ""}, "cluster_ips", EMPTY),
+    ({"clusterIP": None}, "cluster_ips", EMPTY),
+    ({"clusterIP": "None", "clusterIPs": ["None"], "ipFamilies": ["IPv4"]}, "cluster_ips", EMPTY),
+    ({"type": "ExternalName", "externalName": "example.com"}, "cluster_ips", EMPTY),
     ({"clusterIP": "010.096.0.1"}, "cluster_ips", ("10.96.0.1",)),
     ({"clusterIP": "FD00:0:0::1"}, "cluster_ips", ("fd00::1",)),
     ({"clusterIP": "::ffff:10.96.0.1"}, "cluster_ips", ("10.96.0.1",)),
@@ -89,6 +89,7 @@ SERVICE_FIELDS: list[tuple[Json, str, Any]] = [
     ({"externalIPs": ["1.2.3.4", "01.2.3.4", "fd00::0:2"]}, "external_ips", ("1.2.3.4", "fd00::2")),
     ({"loadBalancerSourceRanges": [" 10.1.2.3/8 ", "fd00::ff/64"]}, "source_ranges", ("10.0.0.0/8", "fd00::/64")),
     ({"loadBalancerSourceRanges": ["0.0.0.0/0"]}, "source_ranges", ("0.0.0.0/0",)),
+    ({"loadBalancerSourceRanges": ["::ffff:10.0.0.0/104"]}, "source_ranges", ("10.0.0.0/8",)),
     ({"sessionAffinity": "None"}, "affinity_timeout_s", 0),
     ({"sessionAffinity": "ClientIP"}, "affinity_timeout_s", 10800),
     ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}, "affinity_timeout_s", 10800),
@@ -107,17 +108,17 @@ SERVICE_FIELDS: list[tuple[Json, str, Any]] = [
 
 
 @pytest.mark.parametrize(("spec", "field", "value"), SERVICE_FIELDS)
-def test_a_field_of_a_service_is_read_as_upstream_reads_it(spec: Json, field: str, value: object) -> None:
+def test_service_field_is_decoded_as_kube_proxy_does(spec: Json, field: str, value: object) -> None:
     assert getattr(service_of(spec), field) == value
 
 
-def test_ports_are_read_with_their_defaults() -> None:
+def test_service_ports_get_the_api_defaults() -> None:
     ports = [{"port": 80}, {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053}]
     read = [(port.name, port.protocol, port.port, port.node_port) for port in service_of({"ports": ports}).ports]
     assert read == [("", "TCP", 80, 0), ("dns", "UDP", 53, 30053)]
 
 
-def test_only_addresses_of_ip_mode_vip_are_load_balancer_addresses() -> None:
+def test_load_balancer_ips_are_those_of_ip_mode_vip() -> None:
     ingress = [
         {"ip": "192.0.2.1"},
         {"ip": "192.0.2.2", "ipMode": "VIP"},
@@ -127,18 +128,18 @@ def test_only_addresses_of_ip_mode_vip_are_load_balancer_addresses() -> None:
     assert service_of(status={"loadBalancer": {"ingress": ingress}}).load_balancer_ips == ("192.0.2.1", "192.0.2.2")
 
 
-@pytest.mark.parametrize(("label", "proxy_name"), [(None, ""), ("other", "other"), ("", "(empty)")])
-def test_the_proxy_name_label_is_read_even_if_it_is_empty(label: str | None, proxy_name: str) -> None:
+@pytest.mark.parametrize(("label", "proxy_name"), [(None, None), ("other", "other"), ("", "")])
+def test_empty_proxy_name_label_differs_from_an_absent_one(label: str | None, proxy_name: str | None) -> None:
     labels = {} if label is None else {"service.kubernetes.io/service-proxy-name": label}
     assert service_of(labels=labels).proxy_name == proxy_name
 
 
-def test_the_name_and_the_resource_version_are_told() -> None:
+def test_name_and_resource_version_are_decoded() -> None:
     result = decoded("Service", service_object())
     assert (result.name, result.resource_version) == (ObjectName("shop", "web"), "7")
 
 
-BROKEN_SERVICES: list[tuple[Json, str, str]] = [
+INVALID_SERVICES: list[tuple[Json, str, str]] = [
     ({"clusterIP": "10.96.0.300"}, "spec.clusterIP", "'10.96.0.300' is not an IP address"),
     ({"clusterIPs": ["10.96.0.10", "x"]}, "spec.clusterIPs[1]", "'x' is not an IP address"),
     ({"clusterIPs": ["10.96.0.10", "10.96.0.11"]}, "spec.clusterIPs", "has two addresses of one family"),
@@ -172,21 +173,21 @@ BROKEN_SERVICES: list[tuple[Json, str, str]] = [
     (
         {"loadBalancerSourceRanges": ["10.0.0.0/33"]},
         "spec.loadBalancerSourceRanges[0]",
-        "'10.0.0.0/33' has a prefix length that no address of its family has",
+        "'10.0.0.0/33' has a prefix length that is out of range for its family",
     ),
     ({"healthCheckNodePort": -5}, "spec.healthCheckNodePort", "-5 is not a port"),
 ]
 
 
-@pytest.mark.parametrize(("spec", "field", "message"), BROKEN_SERVICES)
-def test_a_broken_service_is_not_used_and_its_field_is_named(spec: Json, field: str, message: str) -> None:
+@pytest.mark.parametrize(("spec", "field", "message"), INVALID_SERVICES)
+def test_invalid_service_is_rejected_with_the_field_named(spec: Json, field: str, message: str) -> None:
     result = decoded("Service", service_object(spec))
     assert (result.broken, result.values, result.name) == (True, (), ObjectName("shop", "web"))
     (problem,) = result.problems
     assert (problem.where, problem.field, problem.message) == ("Service shop/web", field, message)
 
 
-def test_all_flaws_of_a_service_are_told_at_once() -> None:
+def test_all_errors_of_a_service_are_reported_together() -> None:
     spec = {"clusterIP": "x", "ports": [{"port": 0}, {"port": 80, "protocol": "ICMP"}], "externalIPs": ["y"]}
     fields = [field for field, _ in problems_of("Service", service_object(spec))]
     assert sorted(fields) == sorted(
@@ -194,7 +195,7 @@ def test_all_flaws_of_a_service_are_told_at_once() -> None:
     )
 
 
-def test_a_problem_has_a_hint_and_says_where_the_object_was_found() -> None:
+def test_problem_has_a_hint_and_the_place_of_the_object() -> None:
     body = service_object({"ports": [{"port": 70000}]})
     (problem,) = decode("Service", body, within="games.yaml, document 3").problems
     assert str(problem) == (
@@ -212,21 +213,21 @@ def test_a_problem_has_a_hint_and_says_where_the_object_was_found() -> None:
         (None, "metadata.name"),
     ],
 )
-def test_an_object_without_a_name_is_broken(metadata: Json | None, field: str) -> None:
+def test_object_without_a_valid_name_is_broken(metadata: Json | None, field: str) -> None:
     result = decoded("Service", {**service_object(), "metadata": metadata})
     assert result.broken
     assert [problem.field for problem in result.problems] == [field]
 
 
-def test_the_namespace_of_a_manifest_that_names_none_is_the_given_one() -> None:
+def test_object_without_a_namespace_gets_the_given_one() -> None:
     body = {**service_object(), "metadata": {"name": "web"}}
     assert decode("Service", body, namespace="default").name == ObjectName("default", "web")
 
 
-# EndpointSlice ---------------------------------------------------------------------------------------------------
+# EndpointSlice
 
 
-def test_nil_conditions_are_read_as_ready_and_serving() -> None:
+def test_nil_conditions_mean_ready_and_serving() -> None:
     assert endpoint_of() == Endpoint("10.1.0.5", ready=True, serving=True, terminating=False)
     conditions = {"ready": None, "serving": None, "terminating": None}
     assert endpoint_of(conditions=conditions) == endpoint_of(conditions=None) == endpoint_of()
@@ -234,49 +235,49 @@ def test_nil_conditions_are_read_as_ready_and_serving() -> None:
 
 @pytest.mark.parametrize("condition", ["ready", "serving", "terminating"])
 @pytest.mark.parametrize("value", [True, False])
-def test_a_condition_that_is_written_is_what_counts(condition: str, value: bool) -> None:
+def test_explicit_condition_is_used(condition: str, value: bool) -> None:
     assert getattr(endpoint_of(conditions={condition: value}), condition) is value
 
 
-def test_the_first_address_is_the_one_that_is_used_and_made_canonical() -> None:
+def test_endpoint_has_the_canonical_form_of_its_first_address() -> None:
     assert endpoint_of(addresses=["010.1.00.5", "10.9.9.9"]).address == "10.1.0.5"
 
 
-def test_the_node_and_the_hints_are_read() -> None:
+def test_endpoint_node_and_hints_are_decoded() -> None:
     hints = {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "node-a"}]}
     endpoint = endpoint_of(nodeName="node-a", hints=hints)
     assert (endpoint.node, endpoint.zone_hints, endpoint.node_hints) == ("node-a", ("a", "b"), ("node-a",))
 
 
-def test_equal_hints_are_one_tuple() -> None:
+def test_equal_hints_share_one_tuple() -> None:
     hints = {"forZones": [{"name": "a"}]}
     assert endpoint_of(hints=hints).zone_hints is endpoint_of(hints=hints).zone_hints
 
 
-def test_a_slice_names_its_service_in_its_own_namespace() -> None:
+def test_service_of_a_slice_is_in_the_same_namespace() -> None:
     value = slice_of()
     assert (value.name, value.service) == (ObjectName("shop", "web-1"), ObjectName("shop", "web"))
 
 
-def test_a_port_without_name_and_protocol_is_the_unnamed_tcp_port() -> None:
+def test_slice_port_defaults_to_unnamed_tcp() -> None:
     assert slice_of(ports=[{"port": 80}]).ports == (SlicePort("", "TCP", 80),)
 
 
 @pytest.mark.parametrize("nothing", [None, []])
-def test_a_slice_may_have_no_endpoints_and_no_ports(nothing: object) -> None:
+def test_slice_may_have_no_endpoints_and_no_ports(nothing: object) -> None:
     value = slice_of(endpoints=nothing, ports=nothing)
     assert (value.endpoints, value.ports) == ((), ())
 
 
-def test_a_slice_of_host_names_is_neither_used_nor_a_problem() -> None:
+def test_slice_of_host_names_is_ignored_without_a_problem() -> None:
     body = slice_object(addressType="FQDN", endpoints=[{"addresses": ["a.example.com"]}])
     result = decoded("EndpointSlice", body)
     assert (result.values, result.problems, result.broken) == ((), (), False)
 
 
-SPOILED_ENDPOINTS: list[tuple[object, str, str]] = [
-    ({"addresses": []}, "endpoints[1].addresses", "has no address"),
-    ({"addresses": None}, "endpoints[1].addresses", "has no address"),
+INVALID_ENDPOINTS: list[tuple[object, str, str]] = [
+    ({"addresses": []}, "endpoints[1].addresses", "is empty"),
+    ({"addresses": None}, "endpoints[1].addresses", "is empty"),
     ({"addresses": ["10.1.0.256"]}, "endpoints[1].addresses[0]", "'10.1.0.256' is not an IP address"),
     ({"addresses": ["fd00::1"]}, "endpoints[1].addresses[0]", "fd00::1 is not IPv4"),
     ({"addresses": "10.1.0.6"}, "endpoints[1].addresses", "expected array, got str"),
@@ -287,10 +288,10 @@ SPOILED_ENDPOINTS: list[tuple[object, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoiled", "field", "message"), SPOILED_ENDPOINTS)
-def test_a_broken_endpoint_is_left_out_and_the_others_are_used(spoiled: object, field: str, message: str) -> None:
+@pytest.mark.parametrize(("corrupted", "field", "message"), INVALID_ENDPOINTS)
+def test_invalid_endpoint_is_left_out_and_the_others_are_used(corrupted: object, field: str, message: str) -> None:
     good = [{"addresses": ["10.1.0.5"]}, {"addresses": ["10.1.0.7"]}]
-    result = decoded("EndpointSlice", slice_object(endpoints=[good[0], spoiled, good[1]]))
+    result = decoded("EndpointSlice", slice_object(endpoints=[good[0], corrupted, good[1]]))
     (value,) = result.values
     assert isinstance(value, EndpointSlice)
     assert [endpoint.address for endpoint in value.endpoints] == ["10.1.0.5", "10.1.0.7"]
@@ -300,7 +301,7 @@ def test_a_broken_endpoint_is_left_out_and_the_others_are_used(spoiled: object, 
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "field"),
+    ("corrupted", "field"),
     [
         ({"name": "b"}, "ports[1].port"),
         ({"name": "b", "port": 0}, "ports[1].port"),
@@ -310,8 +311,8 @@ def test_a_broken_endpoint_is_left_out_and_the_others_are_used(spoiled: object, 
         ({"name": "http", "port": 81}, "ports[1].name"),
     ],
 )
-def test_a_broken_port_is_left_out_and_the_others_are_used(spoiled: Json, field: str) -> None:
-    ports = [{"name": "http", "port": 8080}, spoiled, {"name": "c", "port": 90}]
+def test_invalid_slice_port_is_left_out_and_the_others_are_used(corrupted: Json, field: str) -> None:
+    ports = [{"name": "http", "port": 8080}, corrupted, {"name": "c", "port": 90}]
     result = decoded("EndpointSlice", slice_object(ports=ports))
     (value,) = result.values
     assert isinstance(value, EndpointSlice)
@@ -329,16 +330,16 @@ def test_a_broken_port_is_left_out_and_the_others_are_used(spoiled: Json, field:
         ({"ports": "http"}, "ports"),
     ],
 )
-def test_a_slice_that_is_broken_as_a_whole_is_not_used(fields: Json, field: str) -> None:
+def test_slice_without_service_or_address_type_is_rejected(fields: Json, field: str) -> None:
     result = decoded("EndpointSlice", slice_object(**fields))
     assert (result.broken, result.values, result.name) == (True, (), ObjectName("shop", "web-1"))
     assert [problem.field for problem in result.problems] == [field]
 
 
-# Endpoints -------------------------------------------------------------------------------------------------------
+# Endpoints
 
 
-def test_endpoints_become_a_slice_for_each_subset_and_family() -> None:
+def test_endpoints_become_one_slice_per_subset_and_family() -> None:
     body = {
         "metadata": {"name": "web", "namespace": "shop"},
         "subsets": [
@@ -365,7 +366,7 @@ def test_endpoints_become_a_slice_for_each_subset_and_family() -> None:
     )
 
 
-def test_a_broken_address_of_endpoints_is_left_out() -> None:
+def test_invalid_address_of_endpoints_is_left_out() -> None:
     body = {
         "metadata": {"name": "web", "namespace": "shop"},
         "subsets": [{"addresses": [{"ip": "10.1.0.5"}, {"ip": "x"}, {"hostname": "y"}]}],
@@ -377,7 +378,7 @@ def test_a_broken_address_of_endpoints_is_left_out() -> None:
     assert len(decoded("Endpoints", body).values) == 1
 
 
-# Node ------------------------------------------------------------------------------------------------------------
+# Node
 
 
 def node_of(**fields: Any) -> Node:
@@ -386,7 +387,7 @@ def node_of(**fields: Any) -> Node:
     return node
 
 
-def test_internal_addresses_of_a_node_stand_before_external_ones() -> None:
+def test_internal_node_addresses_precede_external_ones() -> None:
     addresses = [
         {"type": "Hostname", "address": "node-a"},
         {"type": "ExternalIP", "address": "192.0.2.1"},
@@ -396,7 +397,7 @@ def test_internal_addresses_of_a_node_stand_before_external_ones() -> None:
     assert node_of(status={"addresses": addresses}).addresses == ("10.0.0.1", "fd00::1", "192.0.2.1")
 
 
-def test_a_broken_address_of_a_node_is_left_out() -> None:
+def test_invalid_node_address_is_left_out() -> None:
     body = {
         "metadata": {"name": "node-a"},
         "status": {
@@ -410,7 +411,7 @@ def test_a_broken_address_of_a_node_is_left_out() -> None:
     ]
 
 
-def test_the_zone_and_the_pod_networks_of_a_node_are_read() -> None:
+def test_node_zone_and_pod_cidrs_are_decoded() -> None:
     labels = {"topology.kubernetes.io/zone": "zone-a"}
     node = node_of(metadata={"name": "node-a", "labels": labels}, spec={"podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]})
     assert (node.zone, node.pod_cidrs) == ("zone-a", ("10.244.1.0/24", "fd00:1::/64"))
@@ -425,11 +426,11 @@ def test_the_zone_and_the_pod_networks_of_a_node_are_read() -> None:
         ({"metadata": {"name": "node-a", "deletionTimestamp": "2024-01-01T00:00:00Z"}}, True),
     ],
 )
-def test_a_node_that_goes_is_known_by_its_timestamp_or_taint(fields: Json, being_deleted: bool) -> None:
+def test_node_deletion_is_detected_by_timestamp_or_autoscaler_taint(fields: Json, being_deleted: bool) -> None:
     assert node_of(**fields).being_deleted is being_deleted
 
 
-# Bytes that are no object ----------------------------------------------------------------------------------------
+# Bytes that are not an object
 
 
 @pytest.mark.parametrize(
@@ -442,7 +443,7 @@ def test_a_node_that_goes_is_known_by_its_timestamp_or_taint(fields: Json, being
         (b'{"x":' + b"[" * 100_000, "(all)", "is nested too deep"),
     ],
 )
-def test_bytes_that_are_no_object_are_a_problem(body: bytes, field: str, message: str) -> None:
+def test_bytes_that_are_not_an_object_are_a_problem(body: bytes, field: str, message: str) -> None:
     result = decode("Service", body)
     assert (result.broken, result.name) == (True, None)
     (problem,) = result.problems
@@ -457,15 +458,15 @@ anything = st.recursive(
 )
 
 
-def spoiled(body: Any) -> st.SearchStrategy[Any]:
-    """*body* with anything in some of its places."""
+def corrupted(body: Any) -> st.SearchStrategy[Any]:
+    """Return *body* with arbitrary values in some of its places."""
     if isinstance(body, Mapping):
-        whole: st.SearchStrategy[Any] = st.fixed_dictionaries({key: spoiled(value) for key, value in body.items()})
+        intact: st.SearchStrategy[Any] = st.fixed_dictionaries({key: corrupted(value) for key, value in body.items()})
     elif isinstance(body, list):
-        whole = st.tuples(*map(spoiled, body)).map(list)
+        intact = st.tuples(*map(corrupted, body)).map(list)
     else:
-        whole = st.just(body)
-    return st.one_of(whole, whole, whole, anything)
+        intact = st.just(body)
+    return st.one_of(intact, intact, intact, anything)
 
 
 KINDS: dict[Kind, Json] = {
@@ -482,8 +483,8 @@ KINDS: dict[Kind, Json] = {
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_decode_never_raises_and_tells_why_it_refuses(kind: Kind, data: st.DataObject) -> None:
-    body = data.draw(spoiled(KINDS[kind]) if data.draw(st.booleans()) else anything)
+def test_decode_never_raises_and_reports_why_an_object_is_broken(kind: Kind, data: st.DataObject) -> None:
+    body = data.draw(corrupted(KINDS[kind]) if data.draw(st.booleans()) else anything)
     result = decode(kind, json.dumps(body).encode())
     assert bool(result.broken) <= bool(result.problems)
     if isinstance(body, Mapping):
@@ -491,7 +492,7 @@ def test_decode_never_raises_and_tells_why_it_refuses(kind: Kind, data: st.DataO
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_untouched_bodies_of_the_property_are_good(kind: Kind) -> None:
+def test_unmodified_bodies_of_the_property_are_valid(kind: Kind) -> None:
     assert decoded(kind, KINDS[kind]).problems == ()
 
 

@@ -1,4 +1,4 @@
-"""ManifestFolder's thread: changes arrive soon, whoever makes them and however."""
+"""ManifestSource's thread: changes are read soon, with and without inotify."""
 
 import json
 import time
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kubeproxy_py.model.events import Event, ObjectProblem, ServiceDeleted, ServiceUpserted, Synced
-from kubeproxy_py.sources.manifests import source as files
-from kubeproxy_py.sources.manifests.source import ManifestFolder
-from tests.sources.conftest import Heard
+from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, Synced
+from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.sources.manifests import source as manifest_source
+from kubeproxy_py.sources.manifests.source import _JOIN_TIMEOUT_S, ManifestSource
+from tests.sources.conftest import EventLog
 from tests.sources.test_manifests import service
 
 
@@ -23,88 +24,93 @@ def synced(event: Event) -> bool:
 
 
 @pytest.fixture
-def source(tmp_path: Path, heard: Heard) -> Iterator[ManifestFolder]:
+def source(tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch) -> Iterator[ManifestSource]:
+    """A source that has synced, and reads changes by inotify only."""
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 600)
     (tmp_path / "a.json").write_text(json.dumps(service()))
-    source = ManifestFolder(str(tmp_path), "node-a")
-    source.start(heard)
-    heard.wait_for(synced)
+    source = ManifestSource(str(tmp_path), "node-a")
+    source.start(event_log)
+    event_log.wait_for(synced)
     yield source
     source.stop()
 
 
 @pytest.mark.usefixtures("source")
-def test_a_renamed_file_arrives_within_20_ms(tmp_path: Path, heard: Heard) -> None:
-    latencies_s = []
-    for port in (81, 82, 83):
+def test_renamed_file_is_read_within_20_ms(tmp_path: Path, event_log: EventLog) -> None:
+    latencies_s: list[float] = []
+    while min(latencies_s, default=1.0) >= 0.02 and len(latencies_s) < 50:  # a busy machine delays some
+        port = 81 + len(latencies_s)
         (tmp_path / ".new").write_text(json.dumps(service("web", port)))
         before = time.monotonic()
         (tmp_path / ".new").rename(tmp_path / "a.json")
-        latencies_s.append(heard.wait_for(port_is(port))[0] - before)
+        latencies_s.append(event_log.wait_for(port_is(port))[0] - before)
     assert min(latencies_s) < 0.02, latencies_s
 
 
 @pytest.mark.usefixtures("source")
-def test_a_file_renamed_in_from_elsewhere_needs_no_second_look(
-    tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+def test_file_renamed_in_from_another_folder_needs_no_second_poll(
+    tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "SETTLE_S", 60)
+    monkeypatch.setattr(manifest_source, "SETTLE_S", 60)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "b.json").write_text(json.dumps(service("api", 90)))
     (elsewhere / "b.json").rename(tmp_path / "b.json")
-    heard.wait_for(port_is(90))
+    event_log.wait_for(port_is(90))
 
 
 @pytest.mark.usefixtures("source")
-def test_a_file_that_is_written_in_place_is_read_when_it_is_closed(tmp_path: Path, heard: Heard) -> None:
+def test_file_written_in_place_is_read_when_it_is_closed(tmp_path: Path, event_log: EventLog) -> None:
     body = json.dumps(service("web", 81))
     with (tmp_path / "a.json").open("w") as file:
         file.write(body[:50])
         file.flush()
         time.sleep(0.02)
         file.write(body[50:])
-    heard.wait_for(port_is(81))
-    assert not any(isinstance(event, ObjectProblem) for _, event in heard.events)
+    event_log.wait_for(port_is(81))
+    assert not any(isinstance(event, Problem) for _, event in event_log.events)
 
 
 @pytest.mark.usefixtures("source")
-def test_a_removed_file_lets_its_objects_go(tmp_path: Path, heard: Heard) -> None:
+def test_removed_file_deletes_its_objects(tmp_path: Path, event_log: EventLog) -> None:
     (tmp_path / "a.json").unlink()
-    heard.wait_for(lambda event: isinstance(event, ServiceDeleted))
+    event_log.wait_for(lambda event: isinstance(event, ServiceDeleted))
 
 
-def test_changes_arrive_without_inotify(tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files._Notifier, "watch", lambda self: None)
-    monkeypatch.setattr(files, "SWEEP_PERIOD_S", 0.05)
-    source = ManifestFolder(str(tmp_path), "node-a")
-    source.start(heard)
-    heard.wait_for(synced)
+def test_changes_are_read_without_inotify(tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_source._Notifier, "watch", lambda self: None)
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
+    source = ManifestSource(str(tmp_path), "node-a")
+    source.start(event_log)
+    event_log.wait_for(synced)
     (tmp_path / "a.json").write_text(json.dumps(service("web", 81)))
-    heard.wait_for(port_is(81))
+    event_log.wait_for(port_is(81))
     source.stop()
 
 
-def test_a_folder_that_comes_later_is_watched(tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SWEEP_PERIOD_S", 0.05)
-    source = ManifestFolder(str(tmp_path / "later"), "node-a")
-    source.start(heard)
-    heard.wait_for(lambda event: isinstance(event, ObjectProblem))
+def test_folder_created_later_is_watched(tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
+    source = ManifestSource(str(tmp_path / "later"), "node-a")
+    source.start(event_log)
+    event_log.wait_for(lambda event: isinstance(event, Problem))
     (tmp_path / "later").mkdir()
-    heard.wait_for(synced)
-    monkeypatch.setattr(files, "SWEEP_PERIOD_S", 60)
+    event_log.wait_for(synced)
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 60)
     time.sleep(0.1)
     (tmp_path / ".new").write_text(json.dumps(service("web", 81)))
     (tmp_path / ".new").rename(tmp_path / "later" / "a.json")
-    heard.wait_for(port_is(81))
+    event_log.wait_for(port_is(81))
     source.stop()
 
 
-def test_nothing_is_told_after_stop(tmp_path: Path, heard: Heard, source: ManifestFolder) -> None:
+def test_nothing_is_emitted_after_stop(tmp_path: Path, event_log: EventLog, source: ManifestSource) -> None:
     before = time.monotonic()
     source.stop()
     took_s = time.monotonic() - before
-    heard.events.clear()
+    assert source._thread is not None
+    assert not source._thread.is_alive()
+    event_log.events.clear()
     (tmp_path / "a.json").write_text(json.dumps(service("web", 81)))
     time.sleep(0.15)
-    assert heard.events == []
-    assert took_s < 1
+    assert event_log.events == []
+    assert took_s < _JOIN_TIMEOUT_S  # the join did not time out

@@ -1,8 +1,9 @@
-"""A folder of manifests: what its files say, how they change, and what becomes of broken ones."""
+"""A folder of manifests: reading, changes, incomplete and invalid files, and bounds."""
 
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,18 +14,18 @@ from hypothesis import strategies as st
 from kubeproxy_py.model.events import (
     Event,
     NodeUpserted,
-    ObjectProblem,
     ServiceDeleted,
     ServiceUpserted,
     SliceDeleted,
     SliceUpserted,
     Synced,
 )
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
 from kubeproxy_py.sources.manifests import folder as folder_module
-from kubeproxy_py.sources.manifests import yaml_documents as yaml_text
+from kubeproxy_py.sources.manifests import yaml_documents
 from kubeproxy_py.sources.manifests.folder import Folder
-from kubeproxy_py.sources.manifests.source import ManifestFolder
+from kubeproxy_py.sources.manifests.source import ManifestSource
 
 Json = dict[str, Any]
 
@@ -55,8 +56,8 @@ def text_of(*documents: Json) -> str:
     return yaml.safe_dump_all(documents)
 
 
-def brief(events: list[Event]) -> list[str]:
-    """Each event in a few words."""
+def summary(events: list[Event]) -> list[str]:
+    """Return each event in a few words."""
     words = []
     for event in events:
         match event:
@@ -70,7 +71,7 @@ def brief(events: list[Event]) -> list[str]:
                 words.append(f"+ node {found.name}")
             case Synced(feed):
                 words.append(f"synced {feed}")
-            case ObjectProblem():
+            case Problem():
                 words.append(f"! {event}")
             case _:
                 raise AssertionError(event)
@@ -84,23 +85,23 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-def folder(directory: Path) -> ManifestFolder:
-    return ManifestFolder(str(directory), "node-a")
+def folder(directory: Path) -> ManifestSource:
+    return ManifestSource(str(directory), "node-a")
 
 
-def loaded(directory: Path) -> list[str]:
-    """What a fresh source says of *directory*, without what it says each time."""
-    return [words for words in brief(folder(directory).load()) if not words.startswith("synced")]
+def poll_new_source(directory: Path) -> list[str]:
+    """Return the events of a new source for *directory*, without Synced."""
+    return [words for words in summary(folder(directory).poll()) if not words.startswith("synced")]
 
 
-# What files say --------------------------------------------------------------------------------------------------
+# Contents of files
 
 
-def test_documents_of_yaml_files_and_objects_of_json_files_are_read(directory: Path) -> None:
+def test_yaml_documents_and_json_objects_are_read(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of(service("web"), endpoint_slice("web-1")))
     (directory / "b.json").write_text(json.dumps(service("api")))
     (directory / "c.yml").write_text(text_of(service("db")))
-    assert loaded(directory) == ["+ shop/web 80", "+ shop/web-1", "+ shop/api 80", "+ shop/db 80"]
+    assert poll_new_source(directory) == ["+ shop/web 80", "+ shop/web-1", "+ shop/api 80", "+ shop/db 80"]
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
@@ -109,331 +110,334 @@ def test_documents_of_yaml_files_and_objects_of_json_files_are_read(directory: P
     [{"apiVersion": "v1", "kind": "List"}, {"apiVersion": "v1", "kind": "ServiceList"}],
     ids=lambda kind: kind["kind"],
 )
-def test_lists_hold_objects(directory: Path, suffix: str, kind: Json) -> None:
+def test_items_of_lists_are_read(directory: Path, suffix: str, kind: Json) -> None:
     items = [service("web"), service("api")]
     (directory / f"a.{suffix}").write_text(json.dumps({**kind, "items": items}))
-    assert loaded(directory) == ["+ shop/web 80", "+ shop/api 80"]
+    assert poll_new_source(directory) == ["+ shop/web 80", "+ shop/api 80"]
 
 
-def test_items_of_a_typed_list_need_not_say_what_they_are(directory: Path) -> None:
+def test_items_of_a_typed_list_need_no_kind(directory: Path) -> None:
     bare = {key: part for key, part in endpoint_slice().items() if key not in ("apiVersion", "kind")}
     of_slices = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSliceList", "items": [bare]}
     (directory / "a.json").write_text(json.dumps(of_slices))
-    assert loaded(directory) == ["+ shop/web-1"]
+    assert poll_new_source(directory) == ["+ shop/web-1"]
 
 
-def test_hidden_files_other_files_and_folders_are_passed_over(directory: Path) -> None:
+def test_hidden_files_other_files_and_folders_are_ignored(directory: Path) -> None:
     (directory / ".a.yaml").write_text(text_of(service()))
     (directory / "README.md").write_text("{")
     (directory / "sub.yaml").mkdir()
     (directory / "b.yaml").write_text(text_of(service()))
-    assert loaded(directory) == ["+ shop/web 80"]
+    assert poll_new_source(directory) == ["+ shop/web 80"]
 
 
-def test_other_kinds_are_passed_over_even_of_the_same_name(directory: Path) -> None:
+def test_other_kinds_are_ignored_even_of_the_same_name(directory: Path) -> None:
     knative = {**service("web"), "apiVersion": "serving.knative.dev/v1"}
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}}
     (directory / "a.yaml").write_text(text_of(knative, deployment, service("api")))
-    assert loaded(directory) == ["+ shop/api 80"]
+    assert poll_new_source(directory) == ["+ shop/api 80"]
 
 
-def test_of_nodes_only_the_one_we_run_on_is_read(directory: Path) -> None:
+def test_only_the_node_of_this_host_is_read(directory: Path) -> None:
     (directory / "a.yaml").write_text(
         text_of(node("node-b", labels={"topology.kubernetes.io/zone": 5}), node("node-a"))
     )
-    assert "+ node node-a" in loaded(directory)
-    assert not any("node-b" in words for words in loaded(directory) if words.startswith("+"))
+    assert "+ node node-a" in poll_new_source(directory)
+    assert not any("node-b" in words for words in poll_new_source(directory) if words.startswith("+"))
 
 
-def test_the_namespace_is_default_where_none_is_named(directory: Path) -> None:
+def test_missing_namespace_is_default(directory: Path) -> None:
     bare = {**service(), "metadata": {"name": "web"}}
     (directory / "a.yaml").write_text(text_of(bare))
-    assert loaded(directory) == ["+ default/web 80"]
+    assert poll_new_source(directory) == ["+ default/web 80"]
 
 
-def test_all_feeds_are_synced_after_the_first_load_only(directory: Path) -> None:
+def test_synced_is_returned_by_the_first_poll_only(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)
-    assert brief(source.load()) == ["+ shop/web 80", "synced services", "synced slices", "synced node"]
-    assert source.load() == []
+    assert summary(source.poll()) == ["+ shop/web 80", "synced services", "synced slices", "synced node"]
+    assert source.poll() == []
 
 
 def test_endpoints_become_slices(directory: Path) -> None:
     subsets = [{"addresses": [{"ip": "10.1.0.5"}], "ports": [{"port": 8091}]}]
     body = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "games"}, "subsets": subsets}
     (directory / "a.yaml").write_text(text_of(body))
-    assert loaded(directory) == ["+ default/endpoints/games/0/IPv4"]
+    assert poll_new_source(directory) == ["+ default/endpoints/games/0/IPv4"]
 
 
-# How they change -------------------------------------------------------------------------------------------------
+# Changes
 
 
-def test_only_what_changed_is_told(directory: Path) -> None:
+def test_poll_returns_only_changes(directory: Path) -> None:
     source = folder(directory)
     path = directory / "a.yaml"
     path.write_text(text_of(service("web"), service("api")))
-    source.load()
+    source.poll()
     path.write_text(text_of(service("web", 81), service("api")))
-    assert brief(source.load()) == ["+ shop/web 81"]
+    assert summary(source.poll()) == ["+ shop/web 81"]
 
 
-def test_objects_that_left_a_file_are_gone_and_so_are_those_of_a_file_that_went(directory: Path) -> None:
+def test_objects_removed_from_a_file_or_with_a_file_are_deleted(directory: Path) -> None:
     source = folder(directory)
     (directory / "a.yaml").write_text(text_of(service("web"), endpoint_slice()))
     (directory / "b.yaml").write_text(text_of(service("api")))
-    source.load()
+    source.poll()
     (directory / "a.yaml").write_text(text_of(endpoint_slice()))
     (directory / "b.yaml").unlink()
-    assert sorted(brief(source.load())) == ["- shop/api", "- shop/web"]
+    assert sorted(summary(source.poll())) == ["- shop/api", "- shop/web"]
 
 
-def test_an_object_that_moves_between_files_is_never_gone(directory: Path) -> None:
+def test_object_moved_between_files_is_never_deleted(directory: Path) -> None:
     source = folder(directory)
     (directory / "a.yaml").write_text(text_of(service("web"), service("api")))
-    source.load()
+    source.poll()
     (directory / "a.yaml").write_text(text_of(service("api")))
     (directory / "b.yaml").write_text(text_of(service("web")))
-    assert source.load() == []
+    assert source.poll() == []
 
 
-def test_a_configmap_volume_is_followed_when_its_data_link_is_swapped(directory: Path) -> None:
+def test_configmap_volume_is_read_again_when_its_data_link_is_renamed(directory: Path) -> None:
     for version, port in (("..v1", 80), ("..v2", 81)):
         (directory / version).mkdir()
         (directory / version / "a.yaml").write_text(text_of(service("web", port)))
     (directory / "..data").symlink_to("..v1")
     (directory / "a.yaml").symlink_to("..data/a.yaml")
     source = folder(directory)
-    assert "+ shop/web 80" in brief(source.load())
+    assert "+ shop/web 80" in summary(source.poll())
     (directory / "..data_tmp").symlink_to("..v2")
     (directory / "..data_tmp").rename(directory / "..data")
-    assert brief(source.load()) == ["+ shop/web 81"]
+    assert summary(source.poll()) == ["+ shop/web 81"]
 
 
 @pytest.mark.parametrize(
-    ("age_s", "told"), [(0.0, ["+ shop/web 81"]), (0.02, ["+ shop/web 81"]), (1.5, []), (-3600.0, [])]
+    ("age_s", "expected"), [(0.0, ["+ shop/web 81"]), (0.02, ["+ shop/web 81"]), (1.5, []), (-3600.0, [])]
 )
-def test_a_file_is_read_again_if_it_was_too_fresh_to_show_a_change(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, told: list[str]
+def test_file_is_read_again_if_it_was_too_new_to_show_a_change(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, expected: list[str]
 ) -> None:
-    changed_ns = int((time.time() - age_s) * 1e9) | 1
+    now_s = time.time()
+    changed_ns = int((now_s - age_s) * 1e9) | 1
+    monkeypatch.setattr(folder_module, "time", SimpleNamespace(time=lambda: now_s))
     monkeypatch.setattr(Folder, "_list", lambda self: {"a.yaml": (1, 1, 1, 1, changed_ns)})
     (directory / "a.yaml").write_text(text_of(service("web", 80)))
-    looker = Folder(str(directory), "node-a")
-    looker.look()
+    polled = Folder(str(directory), "node-a")
+    polled.poll()
     (directory / "a.yaml").write_text(text_of(service("web", 81)))  # as long, and within the same tick
-    assert brief(looker.look(whole=()).events) == told
+    assert summary(polled.poll(complete=()).events) == expected
 
 
-def test_what_is_wrong_with_a_file_is_told_once_though_it_is_read_again(directory: Path) -> None:
+def test_problem_is_reported_once_although_the_file_is_read_again(directory: Path) -> None:
     (directory / "web.yaml").write_text(text_of(service(port=70000)))
     seen = Folder(str(directory), "node-a")
-    first = [event for event in seen.look().events if isinstance(event, ObjectProblem)]
-    again = [event for event in seen.look().events if isinstance(event, ObjectProblem)]
+    first = [event for event in seen.poll().events if isinstance(event, Problem)]
+    again = [event for event in seen.poll().events if isinstance(event, Problem)]
     assert (len(first), again) == (1, [])
 
 
-def test_an_unchanged_file_is_not_read_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_file_is_not_read_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)
     time.sleep(0.06)
-    source.load()
+    source.poll()
 
     def refuse(path: Path) -> bytes:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr(folder_module, "_bounded", refuse)
-    assert source.load() == []
+    monkeypatch.setattr(folder_module, "_read_bounded", refuse)
+    assert source.poll() == []
 
 
-def test_of_an_object_in_two_files_the_first_by_name_has_it(directory: Path) -> None:
+def test_object_in_two_files_is_read_from_the_first_by_name(directory: Path) -> None:
     (directory / "b.yaml").write_text(text_of(service("web", 81)))
     (directory / "a.yaml").write_text(text_of(service("web", 80)))
     source = folder(directory)
-    told = "! b.yaml: Service shop/web: metadata.name: is in a.yaml too (the one in a.yaml is used)"
-    assert brief(source.load())[:2] == ["+ shop/web 80", told]
+    expected = "! b.yaml: Service shop/web: metadata.name: is also in a.yaml (the one in a.yaml is used)"
+    assert summary(source.poll())[:2] == ["+ shop/web 80", expected]
     (directory / "a.yaml").unlink()
-    assert brief(source.load()) == ["+ shop/web 81"]
+    assert summary(source.poll()) == ["+ shop/web 81"]
 
 
-def test_an_object_that_stands_twice_in_a_file_is_a_problem(directory: Path) -> None:
+def test_object_that_occurs_twice_in_a_file_is_a_problem(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of(service("web", 80), service("web", 81)))
-    assert loaded(directory) == [
-        "! a.yaml, document 2: Service shop/web: metadata.name: stands twice in this file (the first is used)",
+    assert poll_new_source(directory) == [
+        "! a.yaml, document 2: Service shop/web: metadata.name: occurs more than once in this file "
+        "(the first one is used)",
         "+ shop/web 80",
     ]
 
 
-# Half-written files ----------------------------------------------------------------------------------------------
+# Incomplete files
 
 
-def test_a_file_that_may_be_half_written_is_read_once_it_looks_the_same_twice(directory: Path) -> None:
+def test_file_that_may_be_incomplete_is_read_once_two_polls_found_it_unchanged(directory: Path) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(service("web"), service("api")))
-    looker = Folder(str(directory), "node-a")
-    looker.look()
+    polled = Folder(str(directory), "node-a")
+    polled.poll()
     path.write_text("")  # a writer has truncated it
-    first = looker.look(whole=())
+    first = polled.poll(complete=())
     path.write_text(text_of(service("web"), service("api", 81)))
-    second, third, fourth = looker.look(whole=()), looker.look(whole=()), looker.look(whole=())
-    assert [brief(look.events) for look in (first, second, third, fourth)] == [[], [], ["+ shop/api 81"], []]
+    second, third, fourth = polled.poll(complete=()), polled.poll(complete=()), polled.poll(complete=())
+    assert [summary(look.events) for look in (first, second, third, fourth)] == [[], [], ["+ shop/api 81"], []]
     assert [look.settled for look in (first, second, third, fourth)] == [False, False, True, True]
 
 
-def test_a_file_that_is_known_to_be_whole_is_read_at_once(directory: Path) -> None:
-    looker = Folder(str(directory), "node-a")
-    looker.look()
+def test_file_known_to_be_complete_is_read_at_once(directory: Path) -> None:
+    polled = Folder(str(directory), "node-a")
+    polled.poll()
     (directory / "a.yaml").write_text(text_of(service()))
-    assert brief(looker.look(whole=("a.yaml",)).events) == ["+ shop/web 80"]
+    assert summary(polled.poll(complete=("a.yaml",)).events) == ["+ shop/web 80"]
 
 
-def test_a_file_is_gone_only_when_it_was_missing_twice(directory: Path) -> None:
+def test_file_is_removed_only_when_two_polls_did_not_find_it(directory: Path) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(service()))
     (directory / "b.yaml").write_text(text_of(service("api")))
-    looker = Folder(str(directory), "node-a")
-    looker.look()
-    path.rename(directory / "a.yaml~")  # as an editor does before it writes the file anew
-    assert looker.look(whole=("a.yaml~",)).events == []
-    assert brief(looker.look(whole=()).events) == ["- shop/web"]
+    polled = Folder(str(directory), "node-a")
+    polled.poll()
+    path.rename(directory / "a.yaml~")  # as an editor does before it writes the new file
+    assert polled.poll(complete=("a.yaml~",)).events == []
+    assert summary(polled.poll(complete=()).events) == ["- shop/web"]
 
 
-# Broken files ----------------------------------------------------------------------------------------------------
+# Invalid files
 
 
-def test_a_broken_object_is_named_and_spoils_no_other(directory: Path) -> None:
+def test_invalid_object_is_named_and_does_not_affect_others(directory: Path) -> None:
     (directory / "games.yaml").write_text(text_of(service("a"), service("b"), service("c", 70000)))
     where = "games.yaml, document 3: Service shop/c"
-    assert loaded(directory) == [
+    assert poll_new_source(directory) == [
         f"! {where}: spec.ports[0].port: 70000 is not a port (1 to 65535)",
         "+ shop/a 80",
         "+ shop/b 80",
     ]
 
 
-def test_a_broken_item_of_a_list_is_named_and_spoils_no_other(directory: Path) -> None:
+def test_invalid_item_of_a_list_is_named_and_does_not_affect_others(directory: Path) -> None:
     items = [service("a"), service("b", "80"), 5]
     (directory / "a.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     where = "a.json, item 2: Service shop/b"
-    assert loaded(directory) == [
-        f"! {where}: spec.ports[0].port: expected int, got str (write a whole number, without quotes)",
+    assert poll_new_source(directory) == [
+        f"! {where}: spec.ports[0].port: expected int, got str (write an integer, without quotes)",
         "! a.json, item 3: (all): expected object, got int",
         "+ shop/a 80",
     ]
 
 
-def test_broken_yaml_is_told_with_its_line_and_spoils_no_other_document(directory: Path) -> None:
+def test_invalid_yaml_is_reported_with_its_line_and_does_not_affect_other_documents(directory: Path) -> None:
     text = text_of(service("a")) + "---\na: b\nc: [1,\n---\n" + text_of(service("b"))
     (directory / "a.yaml").write_text(text)
     line = text[: text.index("c: [1")].count("\n") + 1
-    problem, *rest = loaded(directory)
+    problem, *rest = poll_new_source(directory)
     assert problem.startswith("! a.yaml, document 2: line ")
     assert int(problem.split("line ")[1].split(":")[0]) in (line, line + 1)
     assert rest == ["+ shop/a 80", "+ shop/b 80"]
 
 
 @pytest.mark.parametrize("broken", [service("web", 70000), service("web", "80"), service("web", clusterIP="x")])
-def test_a_broken_object_keeps_its_last_good_version(directory: Path, broken: Json) -> None:
+def test_invalid_object_keeps_its_last_valid_version(directory: Path, broken: Json) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(service("web"), service("api")))
     source = folder(directory)
-    source.load()
+    source.poll()
     path.write_text(text_of(broken, service("api", 81)))
-    problem, *rest = brief(source.load())
+    problem, *rest = summary(source.poll())
     assert problem.startswith("! a.yaml, document 1: Service shop/web: ")
     assert rest == ["+ shop/api 81"]
     path.write_text(text_of(service("web", 82), service("api", 81)))
-    assert brief(source.load()) == ["+ shop/web 82"]
+    assert summary(source.poll()) == ["+ shop/web 82"]
 
 
 @pytest.mark.parametrize("text", ["{", "a: [", "\x00", "- 1", "kind: Service", "a: !!python/object:os.system {}"])
-def test_nothing_vanishes_with_a_document_that_cannot_be_read(directory: Path, text: str) -> None:
+def test_unreadable_document_deletes_no_object(directory: Path, text: str) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(service("web"), service("api")))
     source = folder(directory)
-    source.load()
+    source.poll()
     path.write_text(text_of(service("api", 81)) + "---\n" + text)
-    problem, *rest = brief(source.load())
+    problem, *rest = summary(source.poll())
     assert problem.startswith("! a.yaml, document 2: ")
     assert rest == ["+ shop/api 81"]
 
 
-def test_nothing_vanishes_with_a_json_file_that_is_cut_short(directory: Path) -> None:
+def test_truncated_json_file_deletes_no_object(directory: Path) -> None:
     path = directory / "a.json"
-    whole = json.dumps(service("web"))
-    path.write_text(whole)
+    text = json.dumps(service("web"))
+    path.write_text(text)
     source = folder(directory)
-    source.load()
-    path.write_text(whole[:-10])
-    assert brief(source.load()) == ["! a.json: (all): is not JSON: Input data was truncated"]
+    source.poll()
+    path.write_text(text[:-10])
+    assert summary(source.poll()) == ["! a.json: (all): is not JSON: Input data was truncated"]
 
 
-def test_a_file_that_says_nothing_lets_its_objects_go(directory: Path) -> None:
+def test_emptied_file_deletes_its_objects(directory: Path) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(service("web")))
     source = folder(directory)
-    source.load()
-    path.write_text("# nothing\n---\n")
-    assert brief(source.load()) == ["- shop/web"]
+    source.poll()
+    path.write_text("# empty\n---\n")
+    assert summary(source.poll()) == ["- shop/web"]
 
 
-def test_a_file_that_is_too_large_keeps_its_last_good_version(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_too_large_keeps_its_last_valid_version(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(service("web")))
     source = folder(directory)
-    source.load()
+    source.poll()
     monkeypatch.setitem(folder_module.SIZE_MAX_BYTES, ".yaml", 1 << 20)
     path.write_text("#" * (1 << 20) + "\n" + text_of(service("api")))
-    assert brief(source.load()) == [
-        "! a.yaml: (all): can't be read: it has more than 1 MiB (its last good version stays)"
+    assert summary(source.poll()) == [
+        "! a.yaml: (all): cannot be read: it is larger than 1 MiB (its last valid version stays in use)"
     ]
 
 
-def test_more_files_than_are_allowed_are_a_problem(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files_are_a_problem(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "FILES_MAX", 2)
     for name in "abc":
         (directory / f"{name}.yaml").write_text(text_of(service(name)))
-    assert loaded(directory) == [
-        f"! manifest folder {directory}: (all): has 2 files or more (the first by name are used)",
+    assert poll_new_source(directory) == [
+        f"! manifest folder {directory}: (all): contains 2 files or more (the first ones by name are used)",
         "+ shop/a 80",
         "+ shop/b 80",
     ]
 
 
-def test_a_dangling_link_is_no_file(directory: Path) -> None:
+def test_dangling_link_is_ignored(directory: Path) -> None:
     (directory / "a.yaml").symlink_to("nowhere")
     (directory / "b.yaml").write_text(text_of(service()))
-    assert loaded(directory) == ["+ shop/web 80"]
+    assert poll_new_source(directory) == ["+ shop/web 80"]
 
 
-def test_a_missing_folder_is_told_once_and_is_not_synced(tmp_path: Path) -> None:
+def test_missing_folder_is_reported_once_and_not_synced(tmp_path: Path) -> None:
     source = folder(tmp_path / "none")
     where = f"manifest folder {tmp_path / 'none'}"
-    assert brief(source.load()) == [
-        f"! {where}: (all): can't be read: No such file or directory (mount it, or name another folder)"
+    assert summary(source.poll()) == [
+        f"! {where}: (all): cannot be read: No such file or directory (mount it, or set --manifests to another folder)"
     ]
-    assert source.load() == []
+    assert source.poll() == []
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "a.yaml").write_text(text_of(service()))
-    assert brief(source.load()) == ["+ shop/web 80", "synced services", "synced slices", "synced node"]
+    assert summary(source.poll()) == ["+ shop/web 80", "synced services", "synced slices", "synced node"]
 
 
-def test_nothing_vanishes_with_the_folder(directory: Path) -> None:
+def test_unreadable_folder_deletes_no_object(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)
-    source.load()
+    source.poll()
     directory.rename(directory.parent / "away")
-    assert [words[:1] for words in brief(source.load())] == ["!"]
+    assert [words[:1] for words in summary(source.poll())] == ["!"]
     (directory.parent / "away").rename(directory)
-    assert source.load() == []
+    assert source.poll() == []
 
 
-def test_an_empty_folder_is_a_problem_and_is_synced(directory: Path) -> None:
-    problem, *rest = brief(folder(directory).load())
-    assert problem.endswith("has no manifests (files that end in .yaml, .yml, .json)")
+def test_empty_folder_is_a_problem_and_synced(directory: Path) -> None:
+    problem, *rest = summary(folder(directory).poll())
+    assert problem.endswith("contains no manifests (files named *.yaml, *.yml, *.json)")
     assert rest == ["synced services", "synced slices", "synced node"]
 
 
-# Bounds ----------------------------------------------------------------------------------------------------------
+# Bounds
 
 
 def bomb() -> str:
@@ -451,47 +455,51 @@ def merge_bomb() -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (bomb(), "stands for too many values once its aliases are written out"),
-        (merge_bomb(), "stands for too many values once its aliases are written out"),
-        ("a: &a [*a]", "has a value that holds itself"),
-        ("[" * 50_000, "is nested too deep"),
-        ("- " * 50_000, "is nested too deep"),
-        ("a: " + "{a: " * 50_000, "is nested too deep"),
+        (bomb(), "more than 200000 values once its aliases are expanded"),
+        (merge_bomb(), "more than 200000 values once its aliases are expanded"),
+        ("a: &a [*a]", "the alias *a is inside the value that it names"),
+        ("[" * 50_000, "nested deeper than 100 levels"),
+        ("- " * 50_000, "nested deeper than 100 levels"),
+        ("a: " + "{a: " * 50_000, "nested deeper than 100 levels"),
     ],
 )
-def test_yaml_that_grows_without_bound_is_refused(directory: Path, text: str, message: str) -> None:
+def test_yaml_beyond_the_bounds_is_rejected(directory: Path, text: str, message: str) -> None:
     (directory / "a.yaml").write_text(text)
-    (problem,) = loaded(directory)
+    (problem,) = poll_new_source(directory)
     assert problem.startswith("! a.yaml, document 1: line ")
     assert problem.endswith(message)
 
 
-def test_anchors_and_merge_keys_of_ordinary_size_are_read(directory: Path) -> None:
+def test_ordinary_anchors_and_merge_keys_are_read(directory: Path) -> None:
     text = (
         text_of(service("web")).replace("metadata:", "x: &x {port: 80}\nmetadata:").replace("- port: 80", "- {<<: *x}")
     )
     assert "*x" in text
     (directory / "a.yaml").write_text(text)
-    assert loaded(directory) == ["+ shop/web 80"]
+    assert poll_new_source(directory) == ["+ shop/web 80"]
 
 
-def test_a_list_within_a_list_is_refused(directory: Path) -> None:
+def test_list_within_a_list_is_rejected(directory: Path) -> None:
     inner = {"apiVersion": "v1", "kind": "List", "items": [service()]}
     (directory / "a.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [inner]}))
-    assert loaded(directory) == ["! a.json, item 1: kind: is a list within a list (put the items into the outer list)"]
+    assert poll_new_source(directory) == [
+        "! a.json, item 1: kind: is a list within a list (put the items into the outer list)"
+    ]
 
 
-def test_a_slice_of_an_older_api_is_a_problem_with_a_hint(directory: Path) -> None:
+def test_slice_of_an_older_api_version_is_a_problem_with_a_hint(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of({**endpoint_slice(), "apiVersion": "discovery.k8s.io/v1beta1"}))
-    assert loaded(directory) == ["! a.yaml, document 1: apiVersion: is not known (discovery.k8s.io/v1)"]
+    assert poll_new_source(directory) == [
+        "! a.yaml, document 1: apiVersion: is not supported for an EndpointSlice (use discovery.k8s.io/v1)"
+    ]
 
 
-def test_an_object_under_another_name_is_another_object(directory: Path) -> None:
+def test_renamed_object_is_another_object(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)
-    source.load()
+    source.poll()
     (directory / "a.yaml").write_text(text_of(service("api")))
-    assert ServiceDeleted(ObjectName("shop", "web")) in source.load()
+    assert ServiceDeleted(ObjectName("shop", "web")) in source.poll()
 
 
 texts = st.recursive(
@@ -502,9 +510,9 @@ texts = st.recursive(
 
 
 @given(st.lists(texts, max_size=5))
-def test_documents_are_cut_where_yaml_ends_them(values: list[Any]) -> None:
+def test_documents_are_split_where_yaml_ends_them(values: list[Any]) -> None:
     text = yaml.safe_dump_all(values, explicit_start=True)
-    read = [yaml_text.load(document) for document in yaml_text.documents(text)]
+    read = [yaml_documents.load_document(document) for document in yaml_documents.split_documents(text)]
     assert read == values
 
 
@@ -520,5 +528,5 @@ def test_documents_are_cut_where_yaml_ends_them(values: list[Any]) -> None:
         ("---\n---\n", []),
     ],
 )
-def test_documents_know_their_number_and_line(text: str, found: list[tuple[int, int]]) -> None:
-    assert [(document.number, document.line) for document in yaml_text.documents(text)] == found
+def test_documents_have_their_number_and_line(text: str, found: list[tuple[int, int]]) -> None:
+    assert [(document.number, document.line) for document in yaml_documents.split_documents(text)] == found

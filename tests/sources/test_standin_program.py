@@ -1,4 +1,4 @@
-"""The stand-in as a program, as benchmarks and the lab run it."""
+"""The stand-in API server as a program, as benchmarks and the lab run it."""
 
 import json
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from kubeproxy_py.model.events import ServiceUpserted
-from kubeproxy_py.sources.initial_snapshot import collect
+from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 from kubeproxy_py.sources.kubernetes.source import KubeSource
 from tests.apiserver.client import Client
 from tests.sources.test_apiserver import service
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
-def test_the_program_serves_a_file_and_takes_changes(tmp_path: Path, suffix: str) -> None:
+def test_program_serves_objects_of_a_file_and_accepts_changes(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"objects.{suffix}"
     other = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}}
     path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service("a"), other]}))
@@ -26,7 +26,7 @@ def test_the_program_serves_a_file_and_takes_changes(tmp_path: Path, suffix: str
             address = process.stdout.readline().removeprefix("serving on ").strip()
             client = Client(f"http://{address}", "t")
             client.apply(service("b"))
-            status, _ = client.ask("POST", "/standin/compact")
+            status, _ = client.request_json("POST", "/standin/compact")
             assert status == 200
             assert names_at(client, tmp_path) == ["a", "b"]
         finally:
@@ -45,5 +45,5 @@ def names_at(client: Client, directory: Path) -> list[str]:
             }
         )
     )
-    events = collect(KubeSource(str(directory / "kubeconfig"), None, "node-a"), timeout_s=10)
+    events = read_initial_snapshot(KubeSource(str(directory / "kubeconfig"), None, "node-a"), timeout_s=10)
     return [event.service.name.name for event in events if isinstance(event, ServiceUpserted)]

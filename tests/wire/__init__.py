@@ -1,1 +1,1 @@
-"""Fast tests of the netlink adapters: bytes and batching, without root and on any Linux."""
+"""Fast tests of netlink bytes and batching, without root and on any Linux."""

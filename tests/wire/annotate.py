@@ -1,7 +1,8 @@
 """Netlink bytes as text that people can check against a header file.
 
-Law: the first column is all of the message, byte for byte; what stands right of ``|`` only explains.  Every
-attribute has its line: header (length, type with flags), payload, padding.
+Invariants:
+- The first column is the complete message, byte for byte; the text after ``|`` only explains it.
+- Every attribute has its own line: header (length, type with flags), payload, padding.
 """
 
 from collections.abc import Iterator, Mapping
@@ -80,25 +81,25 @@ _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
 
 
 def annotate(body: bytes, fixed_size: int, names: Names) -> list[str]:
-    """The lines for *body*, whose first *fixed_size* bytes are no attributes."""
+    """Return the lines for *body*, whose first *fixed_size* bytes are not attributes."""
     lines = [_line(body[:fixed_size], 0, "header")]
     lines += _attributes(body[fixed_size:], names, 0)
     return lines
 
 
 def read_back(lines: list[str]) -> bytes:
-    """The bytes that ``annotate`` was given."""
+    """Return the bytes that were passed to ``annotate``."""
     return bytes.fromhex("".join(line.split("|")[0] for line in lines))
 
 
 def _attributes(data: bytes, names: Names, depth: int) -> Iterator[str]:
     offset = 0
     while offset < len(data):
-        length, kind = unpack_from("=HH", data, offset)
+        length, attr_type = unpack_from("=HH", data, offset)
         assert length >= 4, f"a damaged attribute in {data[offset:].hex()}"
         padded = data[offset : offset + ((length + 3) & ~3)]
-        name = names.get(kind & _TYPE_MASK, f"attribute {kind & _TYPE_MASK}")
-        if kind & _NESTED and isinstance(name, tuple):
+        name = names.get(attr_type & _TYPE_MASK, f"attribute {attr_type & _TYPE_MASK}")
+        if attr_type & _NESTED and isinstance(name, tuple):
             yield _line(padded[:4], depth, f"{name[0]}:")
             yield from _attributes(padded[4:], name[1], depth + 1)
         else:
@@ -106,5 +107,5 @@ def _attributes(data: bytes, names: Names, depth: int) -> Iterator[str]:
         offset += len(padded)
 
 
-def _line(data: bytes, depth: int, words: str) -> str:
-    return f"{'  ' * depth + data.hex(' ', 4):<56}| {words}"
+def _line(data: bytes, depth: int, explanation: str) -> str:
+    return f"{'  ' * depth + data.hex(' ', 4):<56}| {explanation}"

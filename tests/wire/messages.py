@@ -1,12 +1,12 @@
-"""One message of each kind that we send, named by what it asks for."""
+"""One message of each kind that the agent sends, with a claim of what it requests."""
 
 from msgspec import Struct
 
 from kubeproxy_py.kernel.address import adapter as address
-from kubeproxy_py.kernel.ipset import wire as ipset_wire
-from kubeproxy_py.kernel.ipvs import encode as ipvs_requests
+from kubeproxy_py.kernel.ipset import encode as ipset_encode
+from kubeproxy_py.kernel.ipvs import encode as ipvs_encode
 from kubeproxy_py.kernel.ipvs.constants import Timeouts
-from kubeproxy_py.kernel.netlink.messages import REQUEST, split
+from kubeproxy_py.kernel.netlink.messages import NLM_F_REQUEST, split_messages
 from kubeproxy_py.kernel.netlink.socket import Message
 from kubeproxy_py.model.rows import (
     DRAINING,
@@ -28,7 +28,7 @@ from tests.wire.annotate import ADDRESS, IPSET, IPVS, LINK, Names
 
 
 class Sample(Struct, frozen=True):
-    """A body, and how to explain it."""
+    """The body of a message, and how to annotate it."""
 
     claim: str
     body: bytes
@@ -43,8 +43,8 @@ INDEX = 7  # the interface index of kube-ipvs0
 
 
 def ipvs_body(step: Step) -> bytes:
-    """The body of the message for *step* on a virtual or real server."""
-    ((_, _, _, body),) = split(next(ipvs_requests.encode_steps((step,), 0)))
+    """Return the body of the message for *step* on a virtual or real server."""
+    ((_, _, _, body),) = split_messages(next(ipvs_encode.encode_steps((step,), 0)))
     return body
 
 
@@ -57,8 +57,8 @@ def _ipset(claim: str, body: bytes) -> Sample:
 
 
 def _rtnetlink(claim: str, message: Message, fixed_size: int, names: Names) -> Sample:
-    ((kind, _, flags, body),) = split(message)
-    flags &= ~REQUEST
+    ((kind, _, flags, body),) = split_messages(message)
+    flags &= ~NLM_F_REQUEST
     return Sample(f"{claim} (message type {kind}, flags {flags:#x})", body, fixed_size, names)
 
 
@@ -71,7 +71,7 @@ def _address(claim: str, verb: Verb, ip: str) -> Sample:
 
 
 def _entries(*entries: str) -> bytes:
-    return ipset_wire.encode_entries("KUBE-X", [ipset_wire.encode_entry(e, i) for i, e in enumerate(entries, 1)])
+    return ipset_encode.encode_entries("KUBE-X", [ipset_encode.encode_entry(e, i) for i, e in enumerate(entries, 1)])
 
 
 FILES: dict[str, list[Sample]] = {
@@ -90,19 +90,19 @@ FILES: dict[str, list[Sample]] = {
         _ipvs("add a real server for IPv6", "add", RealServer(DNS, "fd00:10:244:1::5", 5353), SERVING),
         _ipvs("drain a real server", "update", RealServer(WEB, "10.244.1.5", 8080), DRAINING),
         _ipvs("delete a real server", "delete", RealServer(WEB, "10.244.1.5", 8080)),
-        Sample("list virtual servers", ipvs_requests.encode_list_services(), 4, IPVS),
-        Sample("list the real servers of one", ipvs_requests.encode_list_dests(WEB), 4, IPVS),
-        Sample("ask for the timeouts", ipvs_requests.encode_get_timeouts(), 4, IPVS),
-        Sample("set two timeouts", ipvs_requests.encode_set_timeouts(Timeouts(900, 0, 300)), 4, IPVS),
+        Sample("list virtual servers", ipvs_encode.encode_list_services(), 4, IPVS),
+        Sample("list the real servers of one", ipvs_encode.encode_list_dests(WEB), 4, IPVS),
+        Sample("ask for the timeouts", ipvs_encode.encode_get_timeouts(), 4, IPVS),
+        Sample("set two timeouts", ipvs_encode.encode_set_timeouts(Timeouts(900, 0, 300)), 4, IPVS),
     ],
     "ipset": [
-        _ipset("ask for a type's revisions", ipset_wire.encode_type(IpsetSpec("hash:ip,port", "IPv6"))),
-        _ipset("create a hash", ipset_wire.encode_create("KUBE-X", IpsetSpec("hash:ip,port", "IPv4"), 6)),
-        _ipset("create a bitmap", ipset_wire.encode_create("KUBE-X", IpsetSpec("bitmap:port", None), 3)),
-        _ipset("destroy a set", ipset_wire.encode_named("KUBE-X")),
-        _ipset("swap two sets", ipset_wire.encode_swap("KUBE-X", "KUBE-Y")),
-        _ipset("list a set", ipset_wire.encode_list("KUBE-X")),
-        _ipset("list the header of a set", ipset_wire.encode_list("KUBE-X", header_only=True)),
+        _ipset("ask for a type's revisions", ipset_encode.encode_type(IpsetSpec("hash:ip,port", "IPv6"))),
+        _ipset("create a hash", ipset_encode.encode_create("KUBE-X", IpsetSpec("hash:ip,port", "IPv4"), 6)),
+        _ipset("create a bitmap", ipset_encode.encode_create("KUBE-X", IpsetSpec("bitmap:port", None), 3)),
+        _ipset("destroy a set", ipset_encode.encode_set_name("KUBE-X")),
+        _ipset("swap two sets", ipset_encode.encode_swap("KUBE-X", "KUBE-Y")),
+        _ipset("list a set", ipset_encode.encode_list("KUBE-X")),
+        _ipset("list the header of a set", ipset_encode.encode_list("KUBE-X", header_only=True)),
         _ipset("add or delete entries of hash:ip,port", _entries("10.96.0.10,tcp:80", "fd00::1,sctp:2905")),
         _ipset("add or delete an entry of hash:ip,port,ip", _entries("10.244.1.5,udp:53,10.244.1.5")),
         _ipset("add or delete an entry of hash:ip,port,net", _entries("10.96.0.10,tcp:80,192.0.2.0/24")),

@@ -1,4 +1,4 @@
-"""Write the golden bytes anew (``python -m tests.wire.regenerate``); read the difference before committing it."""
+"""Write the golden files (``python -m tests.wire.regenerate``); read the diff before committing it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def render(samples: list[Sample]) -> str:
-    """One golden file: each message's claim, then its bytes with what they are (little-endian host)."""
+    """Return one golden file: the claim of each message, then its annotated bytes (little-endian host)."""
     return "\n".join(_render(sample) for sample in samples)
 
 

@@ -1,20 +1,20 @@
-"""What conntrack says and is told, against bytes that Linux 6.1 and 6.18 have said."""
+"""conntrack messages, against bytes that Linux 6.1 and 6.18 have sent."""
 
 import sys
 
 import pytest
 
-from kubeproxy_py.kernel.conntrack.wire import encode_delete, encode_list, encode_list_udp, flows_in, places
+from kubeproxy_py.kernel.conntrack.wire import encode_delete, encode_list, encode_list_udp, flows_in, index_servers
 from kubeproxy_py.kernel.netlink.messages import message
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.services import FAMILIES
+from kubeproxy_py.net import FAMILIES
 
 pytestmark = pytest.mark.skipif(sys.byteorder == "big", reason="the bytes are those of little-endian hosts")
 
 DNS, DNS_6 = VirtualServer("10.96.0.53", 53, "UDP"), VirtualServer("fd00:10:96::53", 53, "UDP")
 
-# 192.168.3.175:5001 -> 10.96.0.53:53, replies 10.244.2.5:8080 -> 192.168.3.10:7071, as `conntrack -I` had it made.
+# 192.168.3.175:5001 -> 10.96.0.53:53, replies 10.244.2.5:8080 -> 192.168.3.10:7071, as `conntrack -I` created it.
 ORIGINAL = bytes.fromhex(
     "34000180 14000180 08000100c0a803af 080002000a600035"  # TUPLE_ORIG, IP, SRC, DST
     "1c000280 0500010011000000 0600020013890000 0600030000350000"  # PROTO, NUM 17, ports
@@ -44,8 +44,8 @@ ICMP = IPV4 + bytes.fromhex(
 )
 
 
-def found(*entries: bytes) -> list[Flow]:
-    servers = {**places([DNS, DNS_6], "IPv4"), **places([DNS, DNS_6], "IPv6")}
+def parsed_flows(*entries: bytes) -> list[Flow]:
+    servers = {**index_servers([DNS, DNS_6], "IPv4"), **index_servers([DNS, DNS_6], "IPv6")}
     return flows_in(entries, servers)
 
 
@@ -53,50 +53,50 @@ def found(*entries: bytes) -> list[Flow]:
     ("entry", "server", "destination"),
     [(ENTRY, DNS, ("10.244.2.5", 8080)), (ENTRY_6, DNS_6, ("fd00:10:244:2::5", 8080))],
 )
-def test_a_flow_is_known_by_where_it_was_sent_and_whence_its_replies_come(
+def test_a_flow_has_the_virtual_server_it_was_sent_to_and_the_source_of_its_replies(
     entry: bytes, server: VirtualServer, destination: tuple[str, int]
 ) -> None:
-    assert found(entry) == [Flow(server, destination, entry)]
+    assert parsed_flows(entry) == [Flow(server, destination, entry)]
 
 
-def test_a_flow_to_another_address_is_not_ours() -> None:
-    assert found(ENTRY.replace(b"\x0a\x60\x00\x35", b"\x0a\x60\x00\x36")) == []
+def test_a_flow_to_another_address_is_ignored() -> None:
+    assert parsed_flows(ENTRY.replace(b"\x0a\x60\x00\x35", b"\x0a\x60\x00\x36")) == []
 
 
-def test_a_flow_to_another_port_is_not_ours() -> None:
-    assert found(ENTRY.replace(bytes.fromhex("0600030000350000"), bytes.fromhex("0600030000360000"))) == []
+def test_a_flow_to_another_port_is_ignored() -> None:
+    assert parsed_flows(ENTRY.replace(bytes.fromhex("0600030000350000"), bytes.fromhex("0600030000360000"))) == []
 
 
-def test_a_tcp_connection_to_the_same_place_is_not_a_flow() -> None:
-    assert found(ENTRY.replace(bytes.fromhex("0500010011"), bytes.fromhex("0500010006"))) == []
+def test_a_tcp_connection_to_the_same_address_and_port_is_ignored() -> None:
+    assert parsed_flows(ENTRY.replace(bytes.fromhex("0500010011"), bytes.fromhex("0500010006"))) == []
 
 
-def test_icmp_which_has_no_ports_is_not_a_flow() -> None:
-    assert found(ICMP) == []
+def test_icmp_which_has_no_ports_is_ignored() -> None:
+    assert parsed_flows(ICMP) == []
 
 
-def test_flows_are_found_between_what_is_not_ours() -> None:
-    assert [flow.virtual_server for flow in found(ICMP, ENTRY, ICMP, ENTRY_6)] == [DNS, DNS_6]
+def test_flows_are_found_between_other_entries() -> None:
+    assert [flow.virtual_server for flow in parsed_flows(ICMP, ENTRY, ICMP, ENTRY_6)] == [DNS, DNS_6]
 
 
-def test_a_tuple_whose_attributes_stand_in_another_order_is_understood() -> None:
-    turned = ORIGINAL[:24].replace(
+def test_a_tuple_with_attributes_in_another_order_is_parsed() -> None:
+    reordered = ORIGINAL[:24].replace(
         bytes.fromhex("08000100c0a803af080002000a600035"), bytes.fromhex("080002000a60003508000100c0a803af")
     )
-    entry = ENTRY.replace(ORIGINAL[:24], turned)
+    entry = ENTRY.replace(ORIGINAL[:24], reordered)
     assert entry != ENTRY
-    assert found(entry) == [Flow(DNS, ("10.244.2.5", 8080), entry)]
+    assert parsed_flows(entry) == [Flow(DNS, ("10.244.2.5", 8080), entry)]
 
 
-def test_a_tuple_with_a_zone_in_it_is_understood() -> None:
-    # A zone that holds for one direction stands in that direction's tuple (CTA_TUPLE_ZONE).
+def test_a_tuple_with_a_zone_is_parsed() -> None:
+    # A zone of one direction is in that direction's tuple (CTA_TUPLE_ZONE).
     zoned = bytes.fromhex("3c000180") + ORIGINAL[4:] + bytes.fromhex("0600030000070000")
     entry = IPV4 + zoned + REPLY + STATUS + ID
-    assert found(entry) == [Flow(DNS, ("10.244.2.5", 8080), entry)]
+    assert parsed_flows(entry) == [Flow(DNS, ("10.244.2.5", 8080), entry)]
 
 
-def test_only_servers_of_the_family_are_looked_for() -> None:
-    assert list(places([DNS, DNS_6], "IPv6").values()) == [DNS_6]
+def test_the_server_index_has_one_family() -> None:
+    assert list(index_servers([DNS, DNS_6], "IPv6").values()) == [DNS_6]
 
 
 @pytest.mark.parametrize(
@@ -108,19 +108,19 @@ def test_only_servers_of_the_family_are_looked_for() -> None:
     ],
     ids=["IPv4", "in a zone", "IPv6"],
 )
-def test_a_delete_names_the_original_tuple_the_zone_and_the_id(entry: bytes, body: bytes) -> None:
+def test_a_delete_has_the_original_tuple_the_zone_and_the_id(entry: bytes, body: bytes) -> None:
     assert encode_delete(Flow(DNS, ("10.244.2.5", 8080), entry)) == message(0x102, 0, body)
 
 
-def test_a_flow_without_its_tuple_is_not_deleted() -> None:
+def test_encoding_a_delete_of_a_flow_without_tuple_raises() -> None:
     with pytest.raises(KeyError):  # a delete without a tuple would flush the table
         encode_delete(Flow(DNS, ("10.244.2.5", 8080), IPV4 + ID))
 
 
-def test_udp_is_asked_for_by_a_filter_on_the_protocol_of_the_original_tuple() -> None:
+def test_udp_is_listed_by_a_filter_on_the_protocol_of_the_original_tuple() -> None:
     body = bytes.fromhex("02000000 10000180 0c000280 0500010011000000 0c001980 0800010008000000")
     assert encode_list_udp("IPv4") == message(0x101, 0, body)
 
 
-def test_a_listing_is_of_one_family() -> None:
+def test_a_listing_requests_one_family() -> None:
     assert [encode_list(family) for family in FAMILIES] == [message(0x101, 0, IPV4), message(0x101, 0, IPV6)]

@@ -1,4 +1,4 @@
-"""The batching socket, against the routing tables that every Linux has; only questions are asked, so no root."""
+"""The batching socket, against rtnetlink, which every Linux has; nothing is changed, so root is not needed."""
 
 import os
 import socket
@@ -9,15 +9,17 @@ from errno import ENODEV
 import pytest
 
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.netlink.attributes import attributes, read_text, text
+from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string, string
 from kubeproxy_py.kernel.netlink.messages import HEADER_SIZE
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, Message, Socket, message
 
 GETLINK = 18
 IFNAME = 3
-PRESENT: Message = message(GETLINK, 0, bytes(16) + text(IFNAME, "lo"))
-ABSENT: Message = message(GETLINK, 0, bytes(16) + text(IFNAME, "no-such-device"))
-MISALIGNED: Message = message(GETLINK, 0, PRESENT[HEADER_SIZE:] + b"x")  # the kernel loses what follows it in a send
+PRESENT: Message = message(GETLINK, 0, bytes(16) + string(IFNAME, "lo"))
+ABSENT: Message = message(GETLINK, 0, bytes(16) + string(IFNAME, "no-such-device"))
+MISALIGNED: Message = message(
+    GETLINK, 0, PRESENT[HEADER_SIZE:] + b"x"
+)  # the kernel drops the messages after it in a send
 
 
 @pytest.fixture
@@ -39,56 +41,56 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_every_refused_message_is_named_and_no_other(netlink: Socket) -> None:
-    refused = netlink.execute([PRESENT, ABSENT, PRESENT, ABSENT, ABSENT])
-    assert {index: refusal.errno for index, refusal in refused.items()} == {1: ENODEV, 3: ENODEV, 4: ENODEV}
+def test_execute_returns_the_error_of_each_failed_message_only(netlink: Socket) -> None:
+    errors = netlink.execute([PRESENT, ABSENT, PRESENT, ABSENT, ABSENT])
+    assert {index: error.errno for index, error in errors.items()} == {1: ENODEV, 3: ENODEV, 4: ENODEV}
 
 
-def test_nothing_to_do_is_nothing_refused(netlink: Socket) -> None:
+def test_execute_without_messages_returns_no_errors(netlink: Socket) -> None:
     assert netlink.execute([]) == {}
 
 
-def test_more_messages_than_fit_a_batch_are_all_answered(netlink: Socket) -> None:
+def test_execute_sends_more_messages_than_fit_in_a_batch(netlink: Socket) -> None:
     netlink.batch_max = 7
     assert len(netlink.execute([ABSENT] * 50)) == 50
 
 
-def test_answers_that_did_not_fit_the_receive_buffer_are_asked_for_again(netlink: Socket) -> None:
+def test_messages_whose_answers_overflowed_the_receive_buffer_are_sent_again(netlink: Socket) -> None:
     netlink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     netlink.batch_max = 3000
-    refused = netlink.execute([ABSENT, PRESENT, ABSENT] * 300)
-    assert set(refused) == {index for index in range(900) if index % 3 != 1}
+    errors = netlink.execute([ABSENT, PRESENT, ABSENT] * 300)
+    assert set(errors) == {index for index in range(900) if index % 3 != 1}
 
 
-def test_what_a_lost_message_took_with_it_is_asked_for_again(netlink: Socket) -> None:
-    refused = netlink.execute([MISALIGNED, ABSENT, PRESENT])
-    assert {index: refusal.errno for index, refusal in refused.items()} == {1: ENODEV}
+def test_messages_dropped_after_a_damaged_one_are_sent_again(netlink: Socket) -> None:
+    errors = netlink.execute([MISALIGNED, ABSENT, PRESENT])
+    assert {index: error.errno for index, error in errors.items()} == {1: ENODEV}
 
 
-def test_without_the_right_to_large_buffers_batches_are_as_small_as_the_buffers() -> None:
+def test_batches_fit_small_buffers_without_the_privilege_for_large_ones() -> None:
     with unprivileged():
         opened = Socket(NETLINK_ROUTE)
-        room = opened._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        refused = opened.execute([ABSENT] * 2000)
+        buffer_bytes = opened._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        errors = opened.execute([ABSENT] * 2000)
     opened.close()
-    assert (opened.batch_max < room // 768, len(refused)) == (True, 2000)
+    assert (opened.batch_max < buffer_bytes // 768, len(errors)) == (True, 2000)
 
 
-def test_a_reply_is_given_back(netlink: Socket) -> None:
-    assert read_text(attributes(netlink.ask(PRESENT), 16)[IFNAME]) == "lo"
+def test_request_returns_the_reply(netlink: Socket) -> None:
+    assert read_string(parse_attributes(netlink.request(PRESENT), 16)[IFNAME]) == "lo"
 
 
-def test_a_question_refused_is_an_error_with_its_number(netlink: Socket) -> None:
+def test_request_raises_with_the_errno_of_the_kernel(netlink: Socket) -> None:
     with pytest.raises(KernelError) as caught:
-        netlink.ask(ABSENT)
+        netlink.request(ABSENT)
     assert caught.value.errno == ENODEV
 
 
-def test_a_listing_is_whole(netlink: Socket) -> None:
-    names = {read_text(attributes(body, 16)[IFNAME]) for body in netlink.dump(message(GETLINK, 0, bytes(16)))}
+def test_dump_returns_a_complete_listing(netlink: Socket) -> None:
+    names = {read_string(parse_attributes(body, 16)[IFNAME]) for body in netlink.dump(message(GETLINK, 0, bytes(16)))}
     assert names == {name for _, name in socket.if_nameindex()}
 
 
-def test_a_protocol_that_the_kernel_lacks_is_an_error() -> None:
+def test_a_protocol_that_the_kernel_lacks_raises() -> None:
     with pytest.raises(KernelError, match="netlink protocol 31"):
         Socket(31)

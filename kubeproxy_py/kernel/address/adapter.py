@@ -1,15 +1,12 @@
-"""kube-ipvs0, the addresses on it, and the addresses of the whole host, by batched rtnetlink.
+"""The device kube-ipvs0, the addresses on it, and the addresses of all interfaces, by batched rtnetlink.
 
-Law: the device is there so that its addresses are this host's own; it carries no traffic and stays down.  What is
-there already, whoever made it, is done; so is deleting what is gone.  Any device of the name will do.
+Invariants:
+- The device exists only so that its addresses are local to this host; it carries no traffic and stays down.
+- Adding what exists and deleting what does not exist succeeds.  Any device of the name is used, even if another
+  program created it.
+- When ``apply`` returns, packets to an added address are delivered to this host.
 
-An address that was added is the host's own when ``apply`` returns.  For IPv6 the kernel's acknowledgement does not
-say so: the local route is made by a worker of its own (addrconf_dad_work), up to 140 ms later on a busy machine
-(6.1).  Until then packets to a new address are routed on, and each leaves a conntrack entry by which its flow would
-pass IPVS by for as long as it lives.
-
-Source: include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h; net/ipv6/addrconf.c.  EADDRNOTAVAIL is what Linux says
-of an address that is gone, ENXIO what it once said, ENODEV what it says when the device went with it.
+Source: net/ipv6/addrconf.c, and the headers named in rtnetlink.py.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,101 +17,122 @@ from struct import Struct
 from time import sleep
 
 from kubeproxy_py.kernel import LINK, Scope, Snapshot, snapshot_of
+from kubeproxy_py.kernel.address.rtnetlink import (
+    ADDRESS_HEADER,
+    HOST_PREFIX,
+    IFA_F_NODAD,
+    IFADDRMSG,
+    IFADDRMSG_INDEX_OFFSET,
+    IFINFOMSG,
+    IFLA_EXT_MASK,
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    LOCAL_HEADER,
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    RTA_DST,
+    RTEXT_FILTER_SKIP_STATS,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTMSG,
+    RTMSG_TYPE,
+    RTN_LOCAL,
+    local_address,
+)
+from kubeproxy_py.kernel.dispatch import group_steps, row_kind
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.netlink.attributes import attribute, attributes, head, nest, read_text, text, u32
-from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_UNSPEC, family_number
-from kubeproxy_py.kernel.netlink.messages import header
-from kubeproxy_py.kernel.netlink.socket import CREATE, EXCLUSIVE, NETLINK_ROUTE, Message, NetlinkError, Socket, message
-from kubeproxy_py.kernel.runs import kinds, runs
+from kubeproxy_py.kernel.netlink.attributes import attribute, nested, parse_attributes, read_string, string, u32
+from kubeproxy_py.kernel.netlink.families import AF_INET6, AF_UNSPEC, family_number
+from kubeproxy_py.kernel.netlink.messages import message_header
+from kubeproxy_py.kernel.netlink.socket import (
+    NETLINK_ROUTE,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+    NetlinkError,
+    Socket,
+    message,
+)
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import IPVS_DEVICE, Address, Link, Rows
-from kubeproxy_py.model.services import IP
 from kubeproxy_py.model.steps import Step, StepFailure
+from kubeproxy_py.net import IP
 
-_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18  # RTM_*
-_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
-_GETROUTE = 26
+_INDEX = Struct("=I")
 
-_IFINFO = Struct("=BxHiII")  # family, type, index, flags, which flags to change
-_IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
-_INDEX, _INDEX_AT = Struct("=I"), 4
-_RTMSG = Struct("=BBBBBBBBI")  # family, prefix lengths of target and source, TOS, table, protocol, scope, type, flags
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 18, 29
-_IFLA_INFO_KIND = 1
-_SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_DST = 1
-_ROUTE_LOCAL = 2  # RTN_LOCAL
-_NO_DUPLICATE_SEARCH = 0x02  # IFA_F_NODAD
-_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
-_HOST_PREFIX: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
-_LOCAL_HEADER, _ADDRESS_HEADER = (
-    {family: head(kind, prefix // 8) for family, prefix in _HOST_PREFIX.items()} for kind in (_IFA_LOCAL, _IFA_ADDRESS)
-)
-
-_DONE: dict[tuple[type, str], frozenset[int]] = {  # (kind, verb) -> refusals that mean that nothing was left to do
+# (row type, verb) -> errors that mean that there was nothing left to do.  A deleted address is EADDRNOTAVAIL, on older
+# kernels ENXIO, and ENODEV if the device was deleted with it.
+_DONE: dict[tuple[type, str], frozenset[int]] = {
     (Link, "add"): frozenset((EEXIST,)),
     (Link, "delete"): frozenset((ENODEV,)),
     (Address, "add"): frozenset((EEXIST,)),
     (Address, "delete"): frozenset((EADDRNOTAVAIL, ENXIO, ENODEV)),
 }
 
-_WAITS_S = tuple(0.001 * 2**number for number in range(10))
-"""Between looks whether new addresses are local: a second in all, some seven times the worst that was seen."""
+_POLL_DELAYS_S = tuple(0.001 * 2**number for number in range(10))
+"""Pauses between checks whether new addresses are local: 1 s in total, about seven times the longest delay seen."""
 
-_FEW = 100
-"""Up to so many routes are asked for one by one, 30 us each; more are found in a listing of all."""
+_ROUTE_LOOKUP_MAX = 100
+"""Up to this many routes are looked up one by one, 30 us each; for more, all routes are listed."""
 
 
 class AddressAdapter:
-    """Link and Address rows of the network namespace in which it was first used."""
+    """Reads and writes Link and Address rows, in the network namespace in which it is first used."""
 
     def __init__(self) -> None:
-        # Prefix lengths of addresses on the device that others put there, which deleting has to name.
-        self._odd_prefixes: dict[IP, int] = {}
-        # The number of the device, 0: to be asked for.  Linux gives none twice, so a stale one names no other device.
+        # Prefix lengths of the addresses on the device that other programs added; a delete must name the prefix length.
+        self._foreign_prefixes: dict[IP, int] = {}
+        # The index of the device; 0 if it must be looked up.  Linux does not reuse indexes, so a stale one is no other
+        # device's.
         self._device = 0
 
     def scopes(self) -> list[Scope]:
-        """One: the device with its addresses."""
+        """Return the one scope: the device with its addresses."""
         return [LINK]
 
     def read(self, scope: Scope) -> Rows:
-        """kube-ipvs0 and its addresses, but for those that Linux itself gives a device.  Raises KernelError."""
-        return self.listing(scope).rows()
+        """Return kube-ipvs0 and its addresses, without those that Linux itself assigns.  Raises KernelError."""
+        return self.snapshot(scope).rows()
 
-    def listing(self, scope: Scope) -> Snapshot:
-        """The same, not yet made into rows."""
+    def snapshot(self, scope: Scope) -> Snapshot:
+        """Return the state of *scope* without building rows.  Raises KernelError."""
         assert scope == LINK, scope
-        index = self._device = self._index(IPVS_DEVICE)
+        index = self._device = self._find_index(IPVS_DEVICE)
         if not index:
             return snapshot_of({})
         device = _INDEX.pack(index)
-        bodies = [body for body in self._dumped() if body[_INDEX_AT : _IFADDR.size] == device]
+        bodies = [body for body in self._dump_addresses() if body[IFADDRMSG_INDEX_OFFSET : IFADDRMSG.size] == device]
         return Snapshot(lambda: hash((index, *bodies)), partial(self._rows_in, bodies))
 
     def _rows_in(self, bodies: Iterable[bytes]) -> Rows:
+        """Return the rows of the device and its addresses; also record foreign prefix lengths."""
         rows: Rows = {Link(IPVS_DEVICE): None}
-        self._odd_prefixes.clear()
-        for family, prefix, scope_number, _, address in _told(bodies):
+        self._foreign_prefixes.clear()
+        for family, prefix, scope_number, _, address in _parse_addresses(bodies):
             if not _is_automatic(family, scope_number, address):
                 rows[Address(address)] = None
-                if prefix != _HOST_PREFIX[family]:
-                    self._odd_prefixes[address] = prefix
+                if prefix != HOST_PREFIX[family]:
+                    self._foreign_prefixes[address] = prefix
         return rows
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
-        """Carry out *steps*.  Raises KernelError if the kernel could not be asked."""
-        failed: list[StepFailure] = []
-        for kind, run in runs(steps, kinds(steps)):
-            failed += (self._apply_links if kind is Link else self._apply_addresses)(run)
-        return failed
+        """Apply *steps* and return those that failed.  Raises KernelError if the kernel could not be asked."""
+        failures: list[StepFailure] = []
+        for kind, group in group_steps(steps, row_kind):
+            failures += (self._apply_links if kind is Link else self._apply_addresses)(group)
+        return failures
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
-        """All addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
-        names = self._names()
-        found = ((names.get(index), address) for _, _, _, index, address in _told(self._dumped()))
-        return tuple(sorted(HostAddress(name, address) for name, address in found if name))
+        """Return all addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
+        names = self._interface_names()
+        parsed = ((names.get(index), address) for _, _, _, index, address in _parse_addresses(self._dump_addresses()))
+        return tuple(sorted(HostAddress(name, address) for name, address in parsed if name))
 
     def close(self) -> None:
         """Close the socket; a later use opens another."""
@@ -127,161 +145,151 @@ class AddressAdapter:
 
     def _apply_links(self, steps: Sequence[Step]) -> list[StepFailure]:
         self._device = 0
-        return _unless_done(steps, self._netlink.execute(encode_link(step) for step in steps))
+        return _failures(steps, self._netlink.execute(encode_link(step) for step in steps))
 
     def _apply_addresses(self, steps: Sequence[Step]) -> list[StepFailure]:
-        refused = self._ask_for(steps, self._device) if self._device else None
-        if refused is None or any(refusal.errno == ENODEV for refusal in refused.values()):
-            self._device = self._index(IPVS_DEVICE)
+        errors = self._send_addresses(steps, self._device) if self._device else None
+        if errors is None or any(error.errno == ENODEV for error in errors.values()):
+            self._device = self._find_index(IPVS_DEVICE)
             if not self._device:
-                gone = NetlinkError(ENODEV, f"there is no device {IPVS_DEVICE}")
-                return [_failed(step, gone) for step in steps if not _is_done(step, gone)]
-            refused = self._ask_for(steps, self._device)
-        failed = _unless_done(steps, refused)
-        self._await_local(_ipv6_added(steps) - _ipv6_added(each.step for each in failed))
-        return failed
+                no_device = NetlinkError(ENODEV, f"the device {IPVS_DEVICE} does not exist")
+                return _failures(steps, dict.fromkeys(range(len(steps)), no_device))
+            errors = self._send_addresses(steps, self._device)
+        failures = _failures(steps, errors)
+        self._wait_until_local(_added_ipv6(steps) - _added_ipv6(failure.step for failure in failures))
+        return failures
 
-    def _await_local(self, addresses: set[IP]) -> None:
-        """Wait until packets to each of these IPv6 *addresses* are the host's own.
+    def _send_addresses(self, steps: Sequence[Step], device: int) -> dict[int, NetlinkError]:
+        """Apply Address *steps* on the interface *device*; return the errors by index."""
+        return self._netlink.execute(encode_address(step, device, self._foreign_prefixes) for step in steps)
 
-        Not for ever: where somebody's routing rules say otherwise, it will never be so.
+    def _wait_until_local(self, addresses: set[IP]) -> None:
+        """Wait until packets to each of these IPv6 *addresses* are delivered to this host, at most 1 s.
+
+        The kernel's acknowledgement does not guarantee this: a worker (addrconf_dad_work) adds the local route, up to
+        140 ms later on a busy machine (Linux 6.1).  Until then packets to a new address are forwarded, and each
+        leaves a conntrack entry because of which its flow bypasses IPVS for as long as the entry lives.
+
+        The wait is bounded, because with some policy routing rules an address never becomes local.
         """
-        for wait_s in _WAITS_S:
-            addresses -= self._local(addresses)
+        for delay_s in _POLL_DELAYS_S:
+            addresses -= self._local_addresses(addresses)
             if not addresses:
                 return
-            sleep(wait_s)
+            sleep(delay_s)
 
-    def _local(self, addresses: Collection[IP]) -> set[IP]:
-        """Those of these IPv6 *addresses* to which the kernel has a local route."""
-        if len(addresses) <= _FEW:
+    def _local_addresses(self, addresses: Collection[IP]) -> set[IP]:
+        """Return those of these IPv6 *addresses* for which the kernel has a local route."""
+        if len(addresses) <= _ROUTE_LOOKUP_MAX:
             return {address for address in addresses if self._is_local(address)}
-        wanted = {inet_pton(AF_INET6, address): address for address in addresses}
-        routes = self._netlink.dump(message(_GETROUTE, 0, _RTMSG.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)))
-        local = (route for route in routes if _RTMSG.unpack_from(route)[7] == _ROUTE_LOCAL)
-        targets = (attributes(route, _RTMSG.size).get(_RTA_DST, b"") for route in local)
-        return {wanted[target] for target in targets if target in wanted}
+        by_packed = {inet_pton(AF_INET6, address): address for address in addresses}
+        routes = self._netlink.dump(message(RTM_GETROUTE, 0, RTMSG.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)))
+        local = (route for route in routes if RTMSG.unpack_from(route)[RTMSG_TYPE] == RTN_LOCAL)
+        targets = (parse_attributes(route, RTMSG.size).get(RTA_DST, b"") for route in local)
+        return {by_packed[target] for target in targets if target in by_packed}
 
     def _is_local(self, address: IP) -> bool:
-        target = attribute(_RTA_DST, inet_pton(AF_INET6, address))
+        target = attribute(RTA_DST, inet_pton(AF_INET6, address))
         try:
-            body = _RTMSG.pack(AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + target
-            reply = self._netlink.ask(message(_GETROUTE, 0, body))
+            body = RTMSG.pack(AF_INET6, HOST_PREFIX[AF_INET6], 0, 0, 0, 0, 0, 0, 0) + target
+            reply = self._netlink.request(message(RTM_GETROUTE, 0, body))
         except KernelError:  # no route at all
             return False
-        return bool(_RTMSG.unpack_from(reply)[7] == _ROUTE_LOCAL)
+        return bool(RTMSG.unpack_from(reply)[RTMSG_TYPE] == RTN_LOCAL)
 
-    def _ask_for(self, steps: Sequence[Step], device: int) -> dict[int, NetlinkError]:
-        """Have *steps* on addresses carried out on *device*; those that were refused, by their places."""
-        return self._netlink.execute(encode_address(step, device, self._odd_prefixes) for step in steps)
-
-    def _index(self, name: str) -> int:
-        """The interface index of *name*; 0 if there is none."""
+    def _find_index(self, name: str) -> int:
+        """Return the index of the interface *name*; 0 if it does not exist."""
         try:
-            body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, name)
-            reply = self._netlink.ask(message(_GETLINK, 0, body))
+            body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + string(IFLA_IFNAME, name)
+            reply = self._netlink.request(message(RTM_GETLINK, 0, body))
         except KernelError as error:
             if error.errno == ENODEV:
                 return 0
             raise
-        return int(_IFINFO.unpack_from(reply)[2])
+        return int(IFINFOMSG.unpack_from(reply)[2])
 
-    def _names(self) -> dict[int, str]:
-        """Interface names by index."""
-        body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
-        replies = self._netlink.dump(message(_GETLINK, 0, body))
+    def _interface_names(self) -> dict[int, str]:
+        """Return interface names by index."""
+        body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+        replies = self._netlink.dump(message(RTM_GETLINK, 0, body))
         return {
-            _IFINFO.unpack_from(reply)[2]: read_text(attributes(reply, _IFINFO.size)[_IFLA_IFNAME]) for reply in replies
+            IFINFOMSG.unpack_from(reply)[2]: read_string(parse_attributes(reply, IFINFOMSG.size)[IFLA_IFNAME])
+            for reply in replies
         }
 
-    def _dumped(self) -> list[bytes]:
-        """What the kernel tells of every address of the host."""
-        return self._netlink.dump(message(_GETADDR, 0, _IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0)))
+    def _dump_addresses(self) -> list[bytes]:
+        """Return the body of one message for each address of the host."""
+        return self._netlink.dump(message(RTM_GETADDR, 0, IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0)))
 
 
-def _told(bodies: Iterable[bytes]) -> Iterator[tuple[int, int, int, int, IP]]:
-    """(family, prefix length, scope, interface index, address) of every IP address."""
+def _parse_addresses(bodies: Iterable[bytes]) -> Iterator[tuple[int, int, int, int, IP]]:
+    """Yield (family, prefix length, scope, interface index, address) of every IP address."""
     for body in bodies:
-        family, prefix, _, scope, index = _IFADDR.unpack_from(body)
-        if family in _HOST_PREFIX:
-            yield family, prefix, scope, index, inet_ntop(family, own_address(family, body))
-
-
-def own_address(family: int, body: bytes, start: int = _IFADDR.size) -> bytes:
-    """The address of this host in a message about one, packed; its attributes begin at *start*.
-
-    On a point-to-point link ADDRESS is the far end, and LOCAL our own.  IPv4 has both, ADDRESS first; IPv6 has LOCAL
-    only on such a link, and then first.
-    """
-    if family == AF_INET and body[start + 8 : start + 12] == _LOCAL_HEADER[AF_INET]:
-        return body[start + 12 : start + 16]
-    if family == AF_INET6 and body[start : start + 4] == _ADDRESS_HEADER[AF_INET6]:
-        return body[start + 4 : start + 20]
-    found = attributes(body, start)
-    return found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+        family, prefix, _, scope, index = IFADDRMSG.unpack_from(body)
+        if family in HOST_PREFIX:
+            yield family, prefix, scope, index, inet_ntop(family, local_address(family, body))
 
 
 def encode_link(step: Step) -> Message:
-    """Make or delete the dummy device that *step* names; new devices are down."""
+    """Return the message that adds or deletes the dummy device of *step*; new devices are down."""
     assert isinstance(step.key, Link)
-    body = _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, step.key.name)
+    body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + string(IFLA_IFNAME, step.key.name)
     if step.verb == "delete":
-        return message(_DELLINK, 0, body)
-    linkinfo = nest(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"dummy"))
-    return message(_NEWLINK, CREATE | EXCLUSIVE, body + linkinfo)
+        return message(RTM_DELLINK, 0, body)
+    link_info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"dummy"))
+    return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + link_info)
 
 
-def encode_address(step: Step, index: int, odd_prefixes: dict[IP, int]) -> Message:
-    """Put the address of *step* on interface *index*, as a host address of global scope, or take it off.
+def encode_address(step: Step, index: int, foreign_prefixes: Mapping[IP, int]) -> Message:
+    """Return the message that adds or deletes the address of *step* on interface *index*.
 
-    IPv6 is told not to look for duplicates.  A dummy has no neighbours and would not, but only finds that out a
-    moment later, and until then the address is tentative and refuses to be used (seen on 6.1).
+    Addresses are added with the prefix length of a single address and global scope.  *foreign_prefixes* has the prefix
+    length of each address that was added with another one.
+
+    For IPv6, duplicate address detection is disabled.  A dummy device has no neighbours and would not do it, but the
+    kernel finds that out a moment later, and until then the address is tentative and cannot be used (seen on 6.1).
     """
     assert isinstance(step.key, Address)
     address = step.key.address
     family = family_number(address)
     packed = inet_pton(family, address)
-    prefix = _HOST_PREFIX[family]
+    prefix = HOST_PREFIX[family]
     if step.verb == "delete":
-        return _up_to_delete(family, odd_prefixes.get(address, prefix), index) + packed
-    return _up_to_add(family, index) + packed + _ADDRESS_HEADER[family] + packed
+        return _delete_template(family, foreign_prefixes.get(address, prefix), index) + packed
+    return _add_template(family, index) + packed + ADDRESS_HEADER[family] + packed
 
 
 @lru_cache(maxsize=64)
-def _up_to_delete(family: int, prefix: int, index: int) -> bytes:
-    """The message that deletes an address, up to the address itself."""
-    body = _IFADDR.pack(family, prefix, 0, _SCOPE_UNIVERSE, index) + _LOCAL_HEADER[family]
-    return header(_DELADDR, 0, len(body) + _HOST_PREFIX[family] // 8) + body
+def _delete_template(family: int, prefix: int, index: int) -> bytes:
+    """Return a delete message up to the packed address."""
+    body = IFADDRMSG.pack(family, prefix, 0, RT_SCOPE_UNIVERSE, index) + LOCAL_HEADER[family]
+    return message_header(RTM_DELADDR, 0, len(body) + HOST_PREFIX[family] // 8) + body
 
 
 @lru_cache(maxsize=64)
-def _up_to_add(family: int, index: int) -> bytes:
-    """The message that adds an address, up to the address itself, which stands there twice."""
-    flags = _NO_DUPLICATE_SEARCH if family == AF_INET6 else 0
-    body = _IFADDR.pack(family, _HOST_PREFIX[family], flags, _SCOPE_UNIVERSE, index) + _LOCAL_HEADER[family]
-    size = len(body) + len(_ADDRESS_HEADER[family]) + 2 * _HOST_PREFIX[family] // 8
-    return header(_NEWADDR, CREATE | EXCLUSIVE, size) + body
+def _add_template(family: int, index: int) -> bytes:
+    """Return an add message up to the packed address, which occurs twice: as IFA_LOCAL and as IFA_ADDRESS."""
+    flags = IFA_F_NODAD if family == AF_INET6 else 0
+    body = IFADDRMSG.pack(family, HOST_PREFIX[family], flags, RT_SCOPE_UNIVERSE, index) + LOCAL_HEADER[family]
+    size = len(body) + len(ADDRESS_HEADER[family]) + 2 * HOST_PREFIX[family] // 8
+    return message_header(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, size) + body
 
 
-def _ipv6_added(steps: Iterable[Step]) -> set[IP]:
+def _added_ipv6(steps: Iterable[Step]) -> set[IP]:
     added = (step.key.address for step in steps if step.verb == "add" and isinstance(step.key, Address))
     return {address for address in added if ":" in address}
 
 
 def _is_automatic(family: int, scope: int, address: IP) -> bool:
-    """Whether nobody has to have asked for *address*: loopback, and the link-local one of a device that was up."""
-    return address.startswith("127.") or address == "::1" or (family == AF_INET6 and scope == _SCOPE_LINK)
+    """Return whether the kernel assigned *address* itself: loopback, and the link-local one of a device that was up."""
+    return address.startswith("127.") or address == "::1" or (family == AF_INET6 and scope == RT_SCOPE_LINK)
 
 
-def _is_done(step: Step, refusal: NetlinkError) -> bool:
-    return refusal.errno in _DONE.get((type(step.key), step.verb), ())
-
-
-def _unless_done(steps: Sequence[Step], refused: Mapping[int, NetlinkError]) -> list[StepFailure]:
-    """The steps that were *refused*, by their places, but for those of which nothing was left to do."""
-    each = ((steps[index], refusal) for index, refusal in refused.items())
-    return [_failed(step, refusal) for step, refusal in each if not _is_done(step, refusal)]
-
-
-def _failed(step: Step, refusal: NetlinkError) -> StepFailure:
-    return StepFailure(step, refusal.errno, refusal.text)
+def _failures(steps: Sequence[Step], errors: Mapping[int, NetlinkError]) -> list[StepFailure]:
+    """Return a failure for each of *errors*, by index of *steps*, unless it means that nothing was left to do."""
+    failed = ((steps[index], error) for index, error in errors.items())
+    return [
+        StepFailure(step, error.errno, error.text)
+        for step, error in failed
+        if error.errno not in _DONE.get((type(step.key), step.verb), ())
+    ]

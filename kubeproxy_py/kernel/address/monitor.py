@@ -1,14 +1,16 @@
-"""AddressMonitor: tells that addresses or links of this host have changed.
+"""AddressMonitor: reports that addresses or links of this host have changed.
 
-Law: it says what changed, and whoever must know more reads for himself.  One notification that was lost (ENOBUFS:
-more came than were read) is told as a change of everything.  Many at once are one: after the first, it waits, empties
-the socket, and only then tells.  What changes after that is told again.
+Invariants:
+- It reports what changed, not the new state; a receiver that needs more reads the kernel.
+- A lost notification (ENOBUFS: more arrived than were read) is reported as a change of everything.
+- Many notifications are reported as one: after the first it waits, empties the socket, and then reports.  What changes
+  after that is reported again.
+- It also receives the agent's own changes, so it reports for each address of kube-ipvs0 whether it exists now:
+  the receiver can distinguish its own change from another program's.
 
-It hears the agent's own work as well, so it says of each address of kube-ipvs0 whether it is there now: whoever put it
-there can tell an echo from news.  Links other than kube-ipvs0 are passed over, since every pod that starts has one;
-their addresses count.
+Links other than kube-ipvs0 are ignored, because every pod that starts has one; their addresses are not.
 
-Raw on purpose: importing pyroute2 for it would cost 90-140 ms at start and 21 MiB for as long as the agent lives.
+pyroute2 is not used here: importing it would cost 90-140 ms at start and 21 MiB for as long as the agent lives.
 """
 
 import os
@@ -18,37 +20,42 @@ import threading
 from collections.abc import Callable
 from errno import ENOBUFS
 from socket import inet_ntop
-from struct import Struct
 
 from msgspec.structs import replace
 
-from kubeproxy_py.kernel.address.adapter import own_address
-from kubeproxy_py.kernel.netlink.attributes import attributes, read_text
+from kubeproxy_py.kernel.address.rtnetlink import (
+    IFADDRMSG,
+    IFINFOMSG,
+    IFLA_IFNAME,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    local_address,
+)
+from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
+from kubeproxy_py.kernel.netlink.messages import HEADER_SIZE, NLMSGHDR
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE
 from kubeproxy_py.model.events import AddressesChanged
 from kubeproxy_py.model.rows import IPVS_DEVICE
 
 NOTHING = AddressesChanged()
-EVERYTHING = AddressesChanged(elsewhere=True, device=True)
-
-_NEWLINK, _DELLINK, _NEWADDR, _DELADDR = 16, 17, 20, 21  # RTM_*
-_LINK_KINDS, _ADDRESS_KINDS = (_NEWLINK, _DELLINK), (_NEWADDR, _DELADDR)
-_HEADER = Struct("=IHHII")  # length, type, flags, sequence number, port
-_IFADDR = Struct("=BBBBI")  # family, prefix length, flags, scope, index
-_LINK_OFFSET = _HEADER.size + 16  # behind ifinfomsg
-_IFLA_IFNAME = 3
+EVERYTHING = AddressesChanged(other_interfaces=True, device=True)
 
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-_READ_BYTES = 4096  # a longer message is cut; what we read stands at its beginning
-# Small, so that a burst (10,000 addresses of our own) runs over at once instead of having to be read: about 80 reads.
+_READ_BYTES = 4096  # a longer message is truncated; what is parsed is at its beginning
+# Small, so that a burst (10,000 addresses of our own) overflows at once instead of having to be read: about 80 reads.
 _RECEIVE_BUFFER_BYTES = 32 << 10
 
 
 class AddressMonitor:
-    """Calls *on_change*, in a thread of its own, within *debounce_s* seconds of a change of addresses or links.
+    """Calls *on_change*, in its own thread, within *debounce_s* seconds of a change of addresses or links.
 
-    It listens from the moment it is made, in the network namespace of its maker; start() begins to tell.
-    Raises OSError if the kernel gives no socket.
+    Notifications are queued from construction on, in the network namespace of the constructing thread; ``start`` begins
+    to report them.
+
+    Raises:
+        OSError: no netlink socket could be created.
     """
 
     def __init__(self, on_change: Callable[[AddressesChanged], None], *, debounce_s: float = 0.1) -> None:
@@ -62,11 +69,11 @@ class AddressMonitor:
         self._thread = threading.Thread(target=self._listen, name="address-monitor", daemon=True)
 
     def start(self) -> None:
-        """Begin to tell."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and close everything; *on_change* isn't called after this returns."""
+        """Stop the thread and close everything; *on_change* is not called after this returns."""
         self._stopped.set()
         os.write(self._wake_write, b"x")
         if self._thread.is_alive():
@@ -88,39 +95,46 @@ class AddressMonitor:
                 self._on_change(change)
 
     def _drain(self) -> AddressesChanged:
-        """Take all that is queued off the socket; what it says."""
-        device = _index(IPVS_DEVICE)
-        told = NOTHING
+        """Read all queued notifications and return the changes that they report."""
+        device = _find_index(IPVS_DEVICE)
+        change = NOTHING
         while True:
             try:
-                told = heard(self._socket.recv(_READ_BYTES), device, told)
+                change = parse_notification(self._socket.recv(_READ_BYTES), device, change)
             except BlockingIOError:
-                return told
+                return change
             except OSError as error:
                 if error.errno != ENOBUFS:
                     raise
-                told = EVERYTHING
+                change = EVERYTHING
 
 
-def heard(message: bytes, device: int, before: AddressesChanged) -> AddressesChanged:
-    """What is known to have changed after one notification, given what was *before*.
+def parse_notification(notification: bytes, device: int, before: AddressesChanged) -> AddressesChanged:
+    """Return *before* extended by the change that one *notification* reports.
 
-    *device* is the index of kube-ipvs0; 0: there is none.
-    Layout: nlmsghdr, then ifaddrmsg or ifinfomsg, then attributes (include/uapi/linux/rtnetlink.h).
+    Layout: nlmsghdr, then ifaddrmsg or ifinfomsg, then attributes (rtnetlink.py).
+
+    Args:
+        notification: one message, possibly truncated.
+        device: the interface index of kube-ipvs0; 0 if it does not exist.
+        before: the changes reported by earlier notifications.
     """
-    kind = _HEADER.unpack_from(message)[1]
-    if kind in _ADDRESS_KINDS:
-        family, _, _, _, index = _IFADDR.unpack_from(message, _HEADER.size)
+    message_type = NLMSGHDR.unpack_from(notification)[1]
+    if message_type in (RTM_NEWADDR, RTM_DELADDR):
+        body = notification[HEADER_SIZE:]
+        family, _, _, _, index = IFADDRMSG.unpack_from(body)
         if index != device:
-            return replace(before, elsewhere=True)
-        address = inet_ntop(family, own_address(family, message, _HEADER.size + _IFADDR.size))
-        return replace(before, ours={**before.ours, address: kind == _NEWADDR})
-    if kind in _LINK_KINDS and read_text(attributes(message, _LINK_OFFSET)[_IFLA_IFNAME]) == IPVS_DEVICE:
-        return replace(before, device=True)
+            return replace(before, other_interfaces=True)
+        address = inet_ntop(family, local_address(family, body))
+        return replace(before, service_addresses={**before.service_addresses, address: message_type == RTM_NEWADDR})
+    if message_type in (RTM_NEWLINK, RTM_DELLINK):
+        attributes = parse_attributes(notification, HEADER_SIZE + IFINFOMSG.size)
+        if read_string(attributes[IFLA_IFNAME]) == IPVS_DEVICE:
+            return replace(before, device=True)
     return before
 
 
-def _index(name: str) -> int:
+def _find_index(name: str) -> int:
     try:
         return socket.if_nametoindex(name)
     except OSError:

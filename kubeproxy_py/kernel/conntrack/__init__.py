@@ -1,1 +1,1 @@
-"""TODO."""
+"""Conntrack entries of UDP flows: listing and deleting."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Access to the host that is not netlink: programs, sysctls, socket options."""

@@ -1,21 +1,21 @@
-"""getsockopt(2) with a request in its buffer, as the kernel's older interfaces have it; Python's own can't take one.
-
-Law: the buffer is the caller's, request and answer, and is read and written while the call lasts, no longer.
-"""
+"""getsockopt(2) with a request in its buffer, as older kernel interfaces use it; Python's own cannot send one."""
 
 import socket
 from typing import Any
 
 
 class SocketOptions:
-    """The options of one *level* of a socket of family *domain*, in the network namespace in which it was made.
+    """The options of one *level* of a socket of family *domain*, in the network namespace in which it was created.
 
-    The interpreter's lock is held while the kernel answers, since that takes microseconds.  Raises OSError, and
-    ImportError where Python has no ctypes.
+    Python's global lock is not released during the call, because the kernel answers within microseconds.
+
+    Raises:
+        OSError: the socket could not be created.
+        ImportError: this Python has no ctypes.
     """
 
     def __init__(self, domain: int, level: int) -> None:
-        import ctypes  # 6 ms, which only those pay who ask
+        import ctypes  # 6 ms, which only users of this class pay
 
         self._ctypes = ctypes
         self._getsockopt: Any = ctypes.PyDLL(None, use_errno=True).getsockopt
@@ -23,8 +23,8 @@ class SocketOptions:
         self._level = level
         self._socket = socket.socket(domain, socket.SOCK_DGRAM)
 
-    def ask(self, option: int, buffer: bytearray) -> None:
-        """Have the kernel answer in *buffer*, which holds the request.  Raises OSError."""
+    def get(self, option: int, buffer: bytearray) -> None:
+        """Overwrite *buffer*, which contains the request, with the kernel's answer.  Raises OSError."""
         ctypes, length = self._ctypes, self._length
         length.value = len(buffer)
         data = (ctypes.c_char * len(buffer)).from_buffer(buffer)

@@ -1,7 +1,9 @@
-"""Kernel settings as rows: files below /proc/sys, or with a whole path below /sys.
+"""Sysctl rows: kernel settings as files below /proc/sys, or with an absolute path below /sys.
 
-Law: adding or updating is writing, and deleting is leaving be: a setting of the host is never put back, for nobody
-knows who else has come to rely on it (kube-proxy never does either).  A file that is not there is no row.
+Invariants:
+- Adding or updating a row writes the file.  Deleting one does nothing: a setting of the host is never restored, because
+  other programs may rely on it by now (kube-proxy does not restore it either).
+- A file that does not exist is not a row.
 """
 
 import os
@@ -20,33 +22,37 @@ _HINTS = {
     EACCES: _READ_ONLY,
     EPERM: _READ_ONLY,
     EROFS: _READ_ONLY,
-    ENOENT: "load the module that brings it: modprobe {module}",
-    EINVAL: "the kernel does not take this value",
+    ENOENT: "load the kernel module that provides it: modprobe {module}",
+    EINVAL: "the kernel does not accept this value",
 }
-_MODULES = {"net/ipv4/vs/": "ip_vs", "net/netfilter/": "nf_conntrack", "/sys/module/nf_conntrack/": "nf_conntrack"}
+_MODULES = {  # prefix of a path -> module that provides it
+    "net/ipv4/vs/": "ip_vs",
+    "net/netfilter/": "nf_conntrack",
+    "/sys/module/nf_conntrack/": "nf_conntrack",
+}
 
 
 class SysctlAdapter:
-    """Reads the settings at *paths*, writes any; *root* is where the host's file tree begins."""
+    """Reads the sysctls at *paths* and writes any; *root* is the folder that contains the host's proc and sys."""
 
     def __init__(self, paths: Iterable[str], *, root: Path = Path("/")) -> None:
         self._paths = tuple(dict.fromkeys(paths))
         self._root = root
 
     def scopes(self) -> list[Scope]:
-        """One scope holds them all."""
+        """Return the one scope that contains all sysctls."""
         return [SYSCTLS]
 
     def read(self, scope: Scope) -> Rows:
-        """The settings that exist and may be read, without white space around them."""
+        """Return the sysctls that exist and are readable, without surrounding white space."""
         return {Sysctl(path): value for path in self._paths if (value := self._value(path)) is not None}
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
-        """Write what is added or updated; each failure names the setting, its value and what to do."""
-        return [failed for step in steps if step.verb != "delete" and (failed := self._write(step))]
+        """Write the added and updated sysctls; each failure names the sysctl, its value and the remedy."""
+        return [failure for step in steps if step.verb != "delete" and (failure := self._write(step))]
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; no file is kept open."""
 
     def _value(self, path: str) -> str | None:
         try:
@@ -57,21 +63,21 @@ class SysctlAdapter:
     def _write(self, step: Step) -> StepFailure | None:
         path, value = str(step.key), str(step.spec)
         try:
-            # Never made: /proc and /sys wouldn't let us, and a folder that stands for them in a test must not.
+            # Without O_CREAT: /proc and /sys do not allow it, and a test's folder in their place must behave the same.
             with os.fdopen(os.open(self._file(path), os.O_WRONLY), "w") as file:
                 file.write(value)
         except OSError as error:
             errno = error.errno or EINVAL
-            return StepFailure(step, errno, _message(path, value, errno))
+            return StepFailure(step, errno, _error_text(path, value, errno))
         return None
 
     def _file(self, path: str) -> Path:
         return self._root / (path.lstrip("/") if path.startswith("/") else f"proc/sys/{path}")
 
 
-def _message(path: str, value: str, errno: int) -> str:
-    """What was refused and what the operator can do."""
+def _error_text(path: str, value: str, errno: int) -> str:
+    """Return what was rejected and what the operator can do."""
     module = next((module for prefix, module in _MODULES.items() if path.startswith(prefix)), "(unknown)")
     hint = _HINTS.get(errno, "").format(name=path, value=value, module=module)
-    said = f"{path} could not be set to {value}: {os.strerror(errno)}"
-    return f"{said} ({hint})" if hint else said
+    text = f"{path} could not be set to {value}: {os.strerror(errno)}"
+    return f"{text} ({hint})" if hint else text

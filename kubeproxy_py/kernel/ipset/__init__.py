@@ -1,1 +1,1 @@
-"""TODO."""
+"""ipsets and their entries, by netlink or by the ``ipset`` program."""

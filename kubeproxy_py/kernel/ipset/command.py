@@ -1,9 +1,9 @@
-"""Our ipsets by the program ``ipset``, for hosts where netlink can't make them (a set type newer than we know, ...).
+"""Our ipsets by the program ``ipset``, for hosts where netlink cannot create them (a newer set type, ...).
 
-Law: the same as ipset.py's; tests hold both to it.  A run of steps is one process, and one more for each line that it
-refuses: ``ipset restore`` stops there, and of the lines before it those still in its buffer are lost as well (seen
-with 7.17), so all are given again without the refused one.  That is harmless, for with ``-exist`` each line only
-makes something true.
+The invariants are those of adapter.py; tests run one suite on both.  A group of steps is one process, and one more for
+each line that ipset refuses: ``ipset restore`` stops there, and of the lines before it those still in its buffer are
+lost as well (seen with 7.17), so all lines but the refused one are passed again.  That is harmless, since with
+``-exist`` every line can be repeated.
 """
 
 import re
@@ -11,131 +11,146 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EEXIST, EINVAL, ENOENT
 
 from kubeproxy_py.kernel import Scope, ipset_scope
+from kubeproxy_py.kernel.dispatch import group_steps, row_kind_and_verb
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import Result, run
-from kubeproxy_py.kernel.ipset.adapter import TEMPORARY, scope_names, set_name, wanted_spec
-from kubeproxy_py.kernel.ipset.wire import ENTRY_TYPES, ERR_TYPE_MISMATCH, as_listed, listed_spec
-from kubeproxy_py.kernel.runs import runs, sorts
+from kubeproxy_py.kernel.ipset.adapter import desired_spec, owned_set_names, set_name
+from kubeproxy_py.kernel.ipset.constants import (
+    ENTRY_TYPES,
+    IPSET_ERR_BUSY,
+    IPSET_ERR_HASH_FULL,
+    IPSET_ERR_INVALID_CIDR,
+    IPSET_ERR_TYPE_MISMATCH,
+)
+from kubeproxy_py.kernel.ipset.decode import as_read_back, spec_as_read
+from kubeproxy_py.model.kube_names import TEMPORARY_SET
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
-from kubeproxy_py.model.services import Family
-from kubeproxy_py.model.steps import Step, StepFailure
+from kubeproxy_py.model.steps import Step, StepFailure, Verb
+from kubeproxy_py.net import Family
 
 _TIMEOUT_S = 60.0
-_REFUSALS_MAX = 20  # then the rest of the run waits for the next try: a process each is too dear
-_SET_FULL = 4352
-_ERRNO_OF = {  # what ipset says -> the error number that the kernel gave it
+_REFUSALS_MAX = 20  # then the remaining steps wait for the next sync: a process for each would take too long
+_ERRNO_OF = {  # text in the output of ipset -> the errno that the kernel returned to it
     "does not exist": ENOENT,
     "already exists": EEXIST,
-    "is full": _SET_FULL,
-    "in use by a kernel component": 4100,
-    "their type does not match": ERR_TYPE_MISMATCH,
-    "CIDR parameter": 4104,
+    "is full": IPSET_ERR_HASH_FULL,
+    "in use by a kernel component": IPSET_ERR_BUSY,
+    "their type does not match": IPSET_ERR_TYPE_MISMATCH,
+    "CIDR parameter": IPSET_ERR_INVALID_CIDR,
 }
 _REFUSED_LINE = re.compile(r"Error in line (\d+): (.*)")
-_FAMILY_WORDS: dict[str, Family] = {"inet": "IPv4", "inet6": "IPv6"}
-_FAMILY_NAMES = {family: word for word, family in _FAMILY_WORDS.items()}
+_FAMILY_OF: dict[str, Family] = {"inet": "IPv4", "inet6": "IPv6"}
+_FAMILY_NAMES = {family: name for name, family in _FAMILY_OF.items()}
+_ALL_PORTS = "0-65535"
 
 
 class IpsetCommandAdapter:
     """Ipset and IpsetEntry rows of *families*, in the network namespace of the calling thread."""
 
     def __init__(self, families: Iterable[Family]) -> None:
-        self._scopes = [ipset_scope(name) for name in scope_names(families)]
-        self._ways: dict[tuple[type[Key], str], Callable[[Sequence[Step]], list[StepFailure]]] = {
+        self._scopes = [ipset_scope(name) for name in owned_set_names(families)]
+        self._handlers: dict[tuple[type[Key], Verb], Callable[[Sequence[Step]], list[StepFailure]]] = {
             (Ipset, "add"): _create,
             (Ipset, "update"): lambda steps: [failure for step in steps for failure in _replace(step)],
         }
 
     def scopes(self) -> list[Scope]:
-        """One for each set of ours, and for those that a process may have left that was killed."""
+        """Return one scope for each set of ours, and for those that a killed process may have left."""
         return self._scopes
 
     def read(self, scope: Scope) -> Rows:
-        """The set *scope* with its entries; nothing if it isn't there.  Raises KernelError."""
-        done = run(["ipset", "save", scope.name], timeout_s=_TIMEOUT_S)
-        if done.exit_code:
-            if _errno(done.complaint) == ENOENT:
+        """Return the set *scope* with its entries; nothing if it does not exist.  Raises KernelError."""
+        result = run(["ipset", "save", scope.name], timeout_s=_TIMEOUT_S)
+        if result.exit_code:
+            if _errno(result.error_text) == ENOENT:
                 return {}
-            raise KernelError(f"ipset save {scope.name}: {done.complaint}")
-        header, *entries = done.stdout.decode().splitlines()
-        _, _, type_name, *words = header.split()
-        spec = _spec(type_name, words)
+            raise KernelError(f"ipset save {scope.name}: {result.error_text}")
+        header, *entries = result.stdout.decode().splitlines()
+        _, _, type_name, *options = header.split()
+        spec = _parse_spec(type_name, options)
         rows: Rows = {Ipset(scope.name): spec}
         if spec.type in ENTRY_TYPES:
             rows.update((IpsetEntry(scope.name, line.split(" ", 3)[2]), None) for line in entries)
         return rows
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
-        """Carry out *steps*.  Raises KernelError if there is no ipset program, or it can't work at all."""
-        failed: list[StepFailure] = []
-        for way, run_of_steps in runs(steps, (self._ways.get(sort, _restore) for sort in sorts(steps))):
-            failed += way(run_of_steps)
-        return failed
+        """Carry out *steps* and return the failures.
+
+        Raises:
+            KernelError: the ipset program is missing, or does not work at all.
+        """
+        failures: list[StepFailure] = []
+        for handler, group in group_steps(steps, lambda step: self._handlers.get(row_kind_and_verb(step), _restore)):
+            failures += handler(group)
+        return failures
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; there are no sockets."""
 
 
 def _create(steps: Sequence[Step]) -> list[StepFailure]:
-    """Make sets, and replace those that ``-exist`` let pass, or refused, though they aren't as wanted."""
+    """Create sets; replace those whose header differs although ``-exist`` accepted them, or that were refused."""
     refused = {failure.step.key: failure for failure in _restore(steps)}
-    found = _headers()
-    failed: list[StepFailure] = []
+    specs = _read_specs()
+    failures: list[StepFailure] = []
     for step in steps:
-        name, wanted = set_name(step), as_listed(wanted_spec(step))
-        if found.get(name) == wanted:
+        name, desired = set_name(step), as_read_back(desired_spec(step))
+        if specs.get(name) == desired:
             continue
-        failed += [refused[step.key]] if name not in found and step.key in refused else _replace(step)
-    return failed
+        failures += [refused[step.key]] if name not in specs and step.key in refused else _replace(step)
+    return failures
 
 
 def _replace(step: Step) -> list[StepFailure]:
-    """Put the wanted set, with the entries that it has, in the place of the one there."""
-    name, spec = set_name(step), wanted_spec(step)
+    """Replace the existing set by the desired one with the same entries; create it if it is missing."""
+    name, spec = set_name(step), desired_spec(step)
     rows = IpsetCommandAdapter(()).read(ipset_scope(name))
     if not rows:
         return _restore([Step("add", step.key, spec)])
     old = rows.pop(Ipset(name))
     assert isinstance(old, IpsetSpec)
-    entries = [key.entry for key in rows if isinstance(key, IpsetEntry)] if spec.is_like(old) else []
-    _ipset(["destroy", TEMPORARY])
+    entries = [key.entry for key in rows if isinstance(key, IpsetEntry)] if spec.can_swap_with(old) else []
+    _run_ipset(["destroy", TEMPORARY_SET])
     lines = [
-        _create_line(TEMPORARY, spec),
-        *(f"add {TEMPORARY} {entry}" for entry in entries),
-        f"swap {TEMPORARY} {name}",
+        _create_line(TEMPORARY_SET, spec),
+        *(f"add {TEMPORARY_SET} {entry}" for entry in entries),
+        f"swap {TEMPORARY_SET} {name}",
     ]
-    done = _feed(lines)
-    _ipset(["destroy", TEMPORARY])
-    if not done.exit_code:
+    result = _run_restore(lines)
+    _run_ipset(["destroy", TEMPORARY_SET])
+    if not result.exit_code:
         return []
-    if _errno(done.complaint) == ERR_TYPE_MISMATCH:  # sets of different kinds can't be swapped
-        done = _feed([f"destroy {name}", _create_line(name, spec)])
-    return [_failed(step, _complaint(done))] if done.exit_code else []
+    if _errno(result.error_text) == IPSET_ERR_TYPE_MISMATCH:  # sets of different types cannot be swapped
+        result = _run_restore([f"destroy {name}", _create_line(name, spec)])
+    return [_failure(step, _error_text(result))] if result.exit_code else []
 
 
 def _restore(steps: Sequence[Step]) -> list[StepFailure]:
-    """Give *steps* to ``ipset restore``, again without those that it refuses, until it takes the rest."""
-    failed: list[StepFailure] = []
-    left = list(steps)
+    """Pass *steps* to ``ipset restore``, repeatedly without those that it refuses; return the failures."""
+    failures: list[StepFailure] = []
+    remaining = list(steps)
     for _ in range(_REFUSALS_MAX):
-        done = _feed([_line(step) for step in left])
-        if not done.exit_code:
-            return failed
-        refused = _REFUSED_LINE.search(done.complaint)
-        if not refused:
-            raise KernelError(f"ipset restore: {done.complaint}")
-        place, errno = int(refused[1]) - 1, _errno(refused[2])
-        doomed = [left[place], *(step for step in left[place + 1 :] if _fails_like(step, left[place], errno))]
-        failed += [_failed(step, refused[2]) for step in doomed if not _is_done(step, errno)]
-        gone = {id(step) for step in doomed}
-        left = [step for step in left if id(step) not in gone]
-    return failed + [StepFailure(step, 0, "waits: ipset refused too much of what came with it") for step in left]
+        result = _run_restore([_line(step) for step in remaining])
+        if not result.exit_code:
+            return failures
+        match = _REFUSED_LINE.search(result.error_text)
+        if not match:
+            raise KernelError(f"ipset restore: {result.error_text}")
+        index, errno = int(match[1]) - 1, _errno(match[2])
+        later = remaining[index + 1 :]
+        refused = [remaining[index], *(step for step in later if _fails_alike(step, remaining[index], errno))]
+        failures += [_failure(step, match[2]) for step in refused if not _is_done(step, errno)]
+        refused_ids = {id(step) for step in refused}
+        remaining = [step for step in remaining if id(step) not in refused_ids]
+    return failures + [StepFailure(step, 0, "waits: ipset refused too much of what came with it") for step in remaining]
 
 
-def _fails_like(step: Step, culprit: Step, errno: int) -> bool:
-    """Whether *step*, after *culprit*, would be refused for the same reason: its set is missing, or full."""
-    alike = isinstance(step.key, IpsetEntry) and isinstance(culprit.key, IpsetEntry) and step.key.set == culprit.key.set
-    return alike and (errno == ENOENT or (errno == _SET_FULL and step.verb == culprit.verb == "add"))
+def _fails_alike(step: Step, refused: Step, errno: int) -> bool:
+    """Return whether *step*, after *refused*, would fail for the same reason: its set is missing, or full."""
+    same_set = (
+        isinstance(step.key, IpsetEntry) and isinstance(refused.key, IpsetEntry) and step.key.set == refused.key.set
+    )
+    return same_set and (errno == ENOENT or (errno == IPSET_ERR_HASH_FULL and step.verb == refused.verb == "add"))
 
 
 def _is_done(step: Step, errno: int) -> bool:
@@ -143,12 +158,12 @@ def _is_done(step: Step, errno: int) -> bool:
 
 
 def _line(step: Step) -> str:
-    """The line of ``ipset restore`` for *step*."""
+    """Return the line of ``ipset restore`` for *step*."""
     match step.key, step.verb:
         case Ipset(name=name), "delete":
             return f"destroy {name}"
         case Ipset(name=name), _:
-            return _create_line(name, wanted_spec(step))
+            return _create_line(name, desired_spec(step))
         case IpsetEntry(set=name, entry=entry), verb:
             return f"{'del' if verb == 'delete' else 'add'} {name} {entry}"
     raise TypeError(f"no ipset step: {step}")
@@ -156,57 +171,55 @@ def _line(step: Step) -> str:
 
 def _create_line(name: str, spec: IpsetSpec) -> str:
     if spec.family is None:
-        return f"create {name} {spec.type} range 0-65535"
+        return f"create {name} {spec.type} range {_ALL_PORTS}"
     family = _FAMILY_NAMES[spec.family]
     return f"create {name} {spec.type} family {family} hashsize {spec.hashsize} maxelem {spec.maxelem}"
 
 
-def _spec(type_name: str, words: Sequence[str]) -> IpsetSpec:
-    """The spec that the header *words* of ``ipset save`` or ``ipset list`` tell."""
-    told = dict(zip(words[::2], words[1::2], strict=False))
-    odd = [f"{word} {told[word]}" for word in ("timeout", "netmask") if word in told]
-    if told.get("range", "0-65535") != "0-65535":
-        odd.append(f"range {told['range']}")
-    default = IpsetSpec(type_name, None)
-    return listed_spec(
-        type_name, _FAMILY_WORDS.get(told.get("family", "")), int(told.get("maxelem", default.maxelem)), odd
-    )
+def _parse_spec(type_name: str, options: Sequence[str]) -> IpsetSpec:
+    """Return the spec of a set from the *options* of its ``ipset save`` or ``ipset list`` header."""
+    values = dict(zip(options[::2], options[1::2], strict=False))
+    deviations = [f"{option} {values[option]}" for option in ("timeout", "netmask") if option in values]
+    if values.get("range", _ALL_PORTS) != _ALL_PORTS:
+        deviations.append(f"range {values['range']}")
+    maxelem = int(values.get("maxelem", IpsetSpec(type_name, None).maxelem))
+    return spec_as_read(type_name, _FAMILY_OF.get(values.get("family", "")), maxelem, deviations)
 
 
-def _headers() -> dict[str, IpsetSpec]:
-    """The specs of all sets of the network namespace."""
-    done = _ipset(["list", "-t"])
-    if done.exit_code:
-        raise KernelError(f"ipset list: {done.complaint}")
-    return {name: _spec(type_name, header.split()) for name, type_name, header in _blocks(done.stdout.decode())}
+def _read_specs() -> dict[str, IpsetSpec]:
+    """Return the specs of all sets of the network namespace.  Raises KernelError."""
+    result = _run_ipset(["list", "-t"])
+    if result.exit_code:
+        raise KernelError(f"ipset list: {result.error_text}")
+    headers = _parse_headers(result.stdout.decode())
+    return {name: _parse_spec(type_name, header.split()) for name, type_name, header in headers}
 
 
-def _blocks(listing: str) -> Iterator[tuple[str, str, str]]:
-    """Name, type and header words of each set that ``ipset list -t`` tells."""
+def _parse_headers(listing: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name, type and header options of each set in the output of ``ipset list -t``."""
     for block in listing.split("\n\n"):
-        told = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
-        if "Name" in told:
-            yield told["Name"], told["Type"], told["Header"]
+        values = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+        if "Name" in values:
+            yield values["Name"], values["Type"], values["Header"]
 
 
-def _feed(lines: Iterable[str]) -> Result:
-    return run(
-        ["ipset", "restore", "-exist"], stdin="".join(f"{line}\n" for line in lines).encode(), timeout_s=_TIMEOUT_S
-    )
+def _run_restore(lines: Iterable[str]) -> Result:
+    stdin = "".join(f"{line}\n" for line in lines).encode()
+    return run(["ipset", "restore", "-exist"], stdin=stdin, timeout_s=_TIMEOUT_S)
 
 
-def _ipset(words: Sequence[str]) -> Result:
-    return run(["ipset", *words], timeout_s=_TIMEOUT_S)
+def _run_ipset(arguments: Sequence[str]) -> Result:
+    return run(["ipset", *arguments], timeout_s=_TIMEOUT_S)
 
 
-def _complaint(done: Result) -> str:
-    refused = _REFUSED_LINE.search(done.complaint)
-    return refused[2] if refused else done.complaint
+def _error_text(result: Result) -> str:
+    match = _REFUSED_LINE.search(result.error_text)
+    return match[2] if match else result.error_text
 
 
-def _errno(complaint: str) -> int:
-    return next((errno for words, errno in _ERRNO_OF.items() if words in complaint), EINVAL)
+def _errno(text: str) -> int:
+    return next((errno for fragment, errno in _ERRNO_OF.items() if fragment in text), EINVAL)
 
 
-def _failed(step: Step, complaint: str) -> StepFailure:
-    return StepFailure(step, _errno(complaint), complaint)
+def _failure(step: Step, text: str) -> StepFailure:
+    return StepFailure(step, _errno(text), text)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""iptables chains and jumps: reading, writing, and deleting what other modes of kube-proxy left."""

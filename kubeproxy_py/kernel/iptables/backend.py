@@ -1,10 +1,13 @@
-"""Which iptables this node uses, legacy or nft, and by which programs.
+"""Detect the iptables backend of this node, legacy or nft, and the commands that use it.
 
-Law: rules are written where the node's other users of iptables write theirs.  Kubelet leaves a chain as a hint of
-its choice; whoever finds it takes the same flavour, nf_tables before legacy (the convention of iptables-wrappers).
-Where there is no hint: nft if it is installed and the kernel can do it, else legacy.
+Invariants:
+- Rules are written where the node's other users of iptables write theirs.  Kubelet leaves a chain as a hint of its
+  backend; that backend is used, nf_tables being checked before legacy (the convention of iptables-wrappers).  Without a
+  hint: nft if it is installed and the kernel supports it, else legacy.
+- The kernel is asked first and programs are run last, so that on most nodes no process is started here.
 
-The kernel is asked first and programs are run last: on most nodes no process is started here.
+``--iptables-flavour`` configures the backend.  It is unrelated to ``--iptables-backend``, which selects how legacy
+rules are written (iptables-restore or libiptc).
 """
 
 from collections.abc import Iterator
@@ -14,87 +17,98 @@ from typing import Literal
 from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.host.command import find, run
+from kubeproxy_py.kernel.host.command import find_program, run
 from kubeproxy_py.kernel.iptables import nf_tables
-from kubeproxy_py.model.services import FAMILIES, Family
+from kubeproxy_py.model.kube_names import KUBELET_HINT_CHAINS, KUBELET_HINT_TABLE
+from kubeproxy_py.net import FAMILIES, Family
 
-Flavour = Literal["legacy", "nft"]
+Backend = Literal["legacy", "nft"]
 
-_FLAVOURS: tuple[Flavour, ...] = ("nft", "legacy")
-_HINT_TABLE = "mangle"
-_HINT_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
-_TOOL: dict[Family, str] = {"IPv4": "iptables", "IPv6": "ip6tables"}
+LOCK_WAIT_S = 5
+"""How long to wait for iptables' own lock, /run/xtables.lock.  Source: kube-proxy passes ``-w 5``."""
+
+_BACKENDS: tuple[Backend, ...] = ("nft", "legacy")
+_PROGRAMS: dict[Family, str] = {"IPv4": "iptables", "IPv6": "ip6tables"}
 _LEGACY_TABLES: dict[Family, str] = {"IPv4": "proc/net/ip_tables_names", "IPv6": "proc/net/ip6_tables_names"}
 
 
 class IptablesCommands(Struct, frozen=True):
-    """The words with which the command lines of one family begin."""
+    """The command lines of one family, without their options."""
 
-    flavour: Flavour
+    backend: Backend
     family: Family
     save: tuple[str, ...]
     restore: tuple[str, ...]
     version: tuple[str, ...]
 
+    def restore_argv(self) -> list[str]:
+        """Return the command that applies restore text from stdin and does not change any other chain."""
+        return [*self.restore, "--noflush", "-w", str(LOCK_WAIT_S)]
 
-def programs(flavour: Flavour, family: Family) -> IptablesCommands | None:
-    """How *flavour* is called here, or None if it is not installed."""
-    tool = _TOOL[family]
-    for prefix, name in _spellings(flavour, tool):
-        if find((*prefix, f"{name}-restore")[0]):
+
+def find_commands(backend: Backend, family: Family) -> IptablesCommands | None:
+    """Return the commands of *backend* for *family*, or None if they are not installed."""
+    program = _PROGRAMS[family]
+    for prefix, name in _candidate_names(backend, program):
+        if find_program((*prefix, f"{name}-restore")[0]):
             save, restore = (*prefix, f"{name}-save"), (*prefix, f"{name}-restore")
-            return IptablesCommands(flavour, family, save, restore, (*prefix, name, "--version"))
+            return IptablesCommands(backend, family, save, restore, (*prefix, name, "--version"))
     return None
 
 
-def choose_flavour(asked: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path("/")) -> Flavour:
-    """The flavour of this node; *asked* if it is not ``auto``.
+def detect_backend(configured: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path("/")) -> Backend:
+    """Return *configured* or, if it is ``auto``, the backend that this node uses.
 
-    Raises KernelError if the flavour, or any, is not installed.
+    Raises:
+        KernelError: the configured backend, or any, is not installed.
     """
-    installed: list[Flavour] = [flavour for flavour in _FLAVOURS if programs(flavour, "IPv4")]
-    if asked != "auto" and asked not in installed:
-        raise KernelError(f"iptables of flavour {asked} is not installed", hint=f"is iptables-{asked}-restore in PATH?")
+    installed: list[Backend] = [backend for backend in _BACKENDS if find_commands(backend, "IPv4")]
+    if configured != "auto" and configured not in installed:
+        raise KernelError(
+            f"the iptables backend {configured} is not installed",
+            hint=f"install iptables-{configured}-restore in PATH, or use --iptables-flavour=auto",
+        )
     if not installed:
         raise KernelError("iptables is not installed", hint="apt-get install iptables")
-    if asked != "auto":
-        return asked
+    if configured != "auto":
+        return configured
     if len(installed) == 1:
         return installed[0]
-    return _hinted(root) or ("nft" if any(map(nf_tables.works, FAMILIES)) else "legacy")
+    return _kubelet_hint(root) or ("nft" if any(map(nf_tables.works, FAMILIES)) else "legacy")
 
 
-def _hinted(root: Path) -> Flavour | None:
-    """The flavour in which kubelet left its hint."""
-    if any(nf_tables.has_chain(family, _HINT_TABLE, chain) for family in FAMILIES for chain in _HINT_CHAINS):
+def _kubelet_hint(root: Path) -> Backend | None:
+    """Return the backend in which kubelet left its hint chain, if any."""
+    chains = [(family, chain) for family in FAMILIES for chain in KUBELET_HINT_CHAINS]
+    if any(nf_tables.has_chain(family, KUBELET_HINT_TABLE, chain) for family, chain in chains):
         return "nft"
-    return "legacy" if any(_legacy_hint(family, root) for family in FAMILIES) else None
+    return "legacy" if any(_has_legacy_hint(family, root) for family in FAMILIES) else None
 
 
-def _legacy_hint(family: Family, root: Path) -> bool:
-    """Whether the legacy mangle table holds a hint.
+def _has_legacy_hint(family: Family, root: Path) -> bool:
+    """Return whether the legacy mangle table contains a hint chain.
 
-    The table is not looked at unless it exists, for looking would make it.
+    The table is read only if it exists, because reading creates it.
     """
     try:
         tables = (root / _LEGACY_TABLES[family]).read_text().split()
     except OSError:
         return False
-    legacy = programs("legacy", family)
-    if legacy is None or _HINT_TABLE not in tables:
+    commands = find_commands("legacy", family)
+    if commands is None or KUBELET_HINT_TABLE not in tables:
         return False
-    saved = run([*legacy.save, "-t", _HINT_TABLE]).stdout
-    return any(f"\n:{chain} ".encode() in saved for chain in _HINT_CHAINS)
+    saved = run([*commands.save, "-t", KUBELET_HINT_TABLE]).stdout
+    return any(f"\n:{chain} ".encode() in saved for chain in KUBELET_HINT_CHAINS)
 
 
-def _spellings(flavour: Flavour, tool: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(words before, name) under which *flavour* may be installed, as distributions name it."""
-    yield (), f"{tool}-{flavour}"
-    yield (f"xtables-{flavour}-multi",), tool
-    if find(f"{tool}-restore") and _plain_flavour(tool) == flavour:
-        yield (), tool
+def _candidate_names(backend: Backend, program: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the (prefix words, name) under which distributions install *program* of *backend*."""
+    yield (), f"{program}-{backend}"
+    yield (f"xtables-{backend}-multi",), program
+    if find_program(f"{program}-restore") and _plain_backend(program) == backend:
+        yield (), program
 
 
-def _plain_flavour(tool: str) -> Flavour:
-    """What the plain name means; before 1.8 it said nothing and was legacy."""
-    return "nft" if b"(nf_tables)" in run([tool, "--version"]).stdout else "legacy"
+def _plain_backend(program: str) -> Backend:
+    """Return the backend of the plain program name; versions before 1.8 do not print one and are legacy."""
+    return "nft" if b"(nf_tables)" in run([program, "--version"]).stdout else "legacy"

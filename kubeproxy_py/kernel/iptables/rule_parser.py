@@ -1,10 +1,10 @@
-"""The words of our own rules, for a library that takes them one by one: restore text -> values.
+"""Parse our own rules into values, for a library that takes matches and options one by one.
 
-Law: pure, and closed.  Only what compile/chains.py and model/kube_names.py can write is understood; any other word is a
-ValueError, and never guessed.  So nothing gets to libxtables that it might not take: no set that isn't ours, no state
-or direction that is misspelt (it takes ``dstx`` for ``dst``).
-
-An option is its name and its values; ``!`` stands first among the values of one that is turned round.
+Invariants:
+- Pure and strict: only what compile/chains.py and model/kube_names.py can write is accepted; any other word is a
+  ValueError.  So nothing reaches libxtables that it might mishandle: no set that is not ours, no misspelt state or
+  direction (libxtables accepts ``dstx`` as ``dst``).
+- An option is its name and its values; ``!`` is the first value of an inverted one.
 """
 
 import re
@@ -14,76 +14,87 @@ from typing import NoReturn
 
 from msgspec import Struct
 
-from kubeproxy_py.model import kube_names as tables
-from kubeproxy_py.model.services import Family, family_of
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.net import Family, family_of
 
 Option = tuple[str, tuple[str, ...]]
+"""Name without dashes, and values."""
+
 Check = Callable[[str, Family], bool]
+"""Whether a word is acceptable in a rule of a family; may raise ValueError if it is not."""
 
 NOT = "!"
 
 
 class ParsedRule(Struct, frozen=True, gc=False):
-    """One rule; "" is a field that it leaves out."""
+    """One rule; a field that the rule does not use is empty."""
 
-    source: str = ""
-    in_interface: str = ""
+    source: str = ""  # network, after NOT if inverted
+    in_interface: str = ""  # name, or prefix and "+", after NOT if inverted
     protocol: str = ""
     matches: tuple[tuple[str, tuple[Option, ...]], ...] = ()
     target: str = ""
     target_options: tuple[Option, ...] = ()
 
-    def sets(self) -> set[str]:
-        """The sets that it names."""
+    def set_names(self) -> set[str]:
+        """Return the names of the sets that the rule matches on."""
         return {values[-2] for _, options in self.matches for name, values in options if name == "match-set"}
 
 
 class Line(Struct, frozen=True, gc=False):
-    """One line of a restore: its command (``:``, ``-A``, ``-I``, ``-D``, ``-X``), chain, and rule if it has one."""
+    """One line of restore text: its command (``:``, ``-A``, ``-I``, ``-D``, ``-X``), chain and rule, if it has one."""
 
     command: str
     chain: str
     rule: ParsedRule | None = None
 
 
-def restore_lines(text: bytes, family: Family) -> dict[str, list[Line]]:
-    """The lines of each table in what ``restore_text`` made.  Raises ValueError for a rule that is none of ours."""
-    found: dict[str, list[Line]] = {}
+def parse_restore(text: bytes, family: Family) -> dict[str, list[Line]]:
+    """Return the lines of each table in text that ``restore_text`` wrote.
+
+    Raises:
+        ValueError: a rule is not one of ours.
+    """
+    tables: dict[str, list[Line]] = {}
     for line in text.decode().splitlines():
-        command, _, rest = line.partition(" ")
+        command, _, tail = line.partition(" ")
         if line.startswith("*"):
-            lines = found.setdefault(line[1:], [])
+            lines = tables.setdefault(line[1:], [])
         elif line.startswith(":"):
             lines.append(Line(":", command[1:]))
         elif line != "COMMIT":
-            chain, _, rule = rest.partition(" ")
-            lines.append(Line(command, chain, rule_words(rule, family) if rule else None))
-    return found
+            chain, _, rule = tail.partition(" ")
+            lines.append(Line(command, chain, parse_rule(rule, family) if rule else None))
+    return tables
 
 
-def rule_words(rule: str, family: Family) -> ParsedRule:
-    """The words of *rule*, a rule of ours as ``iptables-save`` prints it.  Raises ValueError for any other."""
-    words = _RuleTokenizer(rule, family)
+def parse_rule(rule: str, family: Family) -> ParsedRule:
+    """Return the parts of *rule*, a rule of ours as ``iptables-save`` prints it.
+
+    Raises:
+        ValueError: the rule is not one of ours.
+    """
+    tokens = _RuleTokenizer(rule, family)
     fields: dict[str, str] = {}
     matches: list[tuple[str, tuple[Option, ...]]] = []
-    while (word := words.next()) != "-j":
-        turned = word == NOT
-        word = words.next() if turned else word
-        if word == "-m" and not turned:
-            name = words.one_of(_MATCHES)
-            matches.append((name, tuple(words.options(_MATCHES[name]))))
-        elif word in _FIELDS and not (turned and word == "-p"):
+    while (word := tokens.next()) != "-j":
+        inverted = word == NOT
+        word = tokens.next() if inverted else word
+        if word == "-m" and not inverted:
+            name = tokens.one_of(_MATCHES)
+            matches.append((name, tuple(tokens.options(_MATCHES[name]))))
+        elif word in _FIELDS and not (inverted and word == "-p"):
             name, check = _FIELDS[word]
-            fields[name] = NOT * turned + words.checked(check)
+            fields[name] = NOT * inverted + tokens.checked(check)
         else:
-            words.refuse(word)
-    target = words.one_of(_TARGETS)
-    options = tuple(words.options(_TARGETS[target]))
-    words.end()
+            tokens.reject(word)
+    target = tokens.one_of(_TARGETS)
+    options = tuple(tokens.options(_TARGETS[target]))
+    tokens.end()
     return ParsedRule(matches=tuple(matches), target=target, target_options=options, **fields)
 
 
-def _like(pattern: str) -> Check:
+def _matching(pattern: str) -> Check:
     return lambda value, _: re.fullmatch(pattern, value) is not None
 
 
@@ -96,85 +107,86 @@ def _is_network(value: str, family: Family) -> bool:
 
 
 def _is_our_set(value: str, family: Family) -> bool:
-    return any(kind.name_in(family) == value for kind in tables.SET_KINDS)
+    return any(definition.name_in(family) == value for definition in kube_names.IPSET_DEFINITIONS)
 
 
-_MARK = _like(r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}")
-_LOCAL = _like("LOCAL")
-_INTERFACE = _like(r"[^\s/!+]{1,14}\+?|[^\s/!+]{15}")  # IFNAMSIZ is 16, the final NUL included
+_MARK = _matching(r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}")
+_LOCAL = _matching("LOCAL")
+_INTERFACE = _matching(r"[^\s/!+]{1,14}\+?|[^\s/!+]{15}")  # IFNAMSIZ is 16, the final NUL included
 
-_FIELDS: Mapping[str, tuple[str, Check]] = {
+_FIELDS: Mapping[str, tuple[str, Check]] = {  # option -> field of ParsedRule, check of its value
     "-s": ("source", _is_network),
     "-i": ("in_interface", _INTERFACE),
-    "-p": ("protocol", _like("tcp|udp|sctp")),
+    "-p": ("protocol", _matching("tcp|udp|sctp")),
 }
-_MATCHES: Mapping[str, Mapping[str, tuple[Check, ...]]] = {
-    "comment": {"comment": (_like(r"[^\x00-\x1f]{1,255}"),)},  # XT_MAX_COMMENT_LEN is 256, the final NUL included
-    "set": {"match-set": (_is_our_set, _like("(src|dst)(,(src|dst)){0,2}"))},
+_MATCHES: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # match -> option -> check of each value
+    "comment": {"comment": (_matching(r"[^\x00-\x1f]{1,255}"),)},  # XT_MAX_COMMENT_LEN is 256, final NUL included
+    "set": {"match-set": (_is_our_set, _matching("(src|dst)(,(src|dst)){0,2}"))},
     "mark": {"mark": (_MARK,)},
     "addrtype": {"src-type": (_LOCAL,), "dst-type": (_LOCAL,)},
     "physdev": {"physdev-is-in": ()},
-    "conntrack": {"ctstate": (_like("NEW|RELATED,ESTABLISHED"),)},
-    "ipvs": {"vproto": (_like("6|17|132"),), "vaddr": (_is_address,), "vport": (_like("[1-9][0-9]{0,4}"),)},
+    "conntrack": {"ctstate": (_matching("NEW|RELATED,ESTABLISHED"),)},
+    "ipvs": {"vproto": (_matching("6|17|132"),), "vaddr": (_is_address,), "vport": (_matching("[1-9][0-9]{0,4}"),)},
 }
-_TARGETS: Mapping[str, Mapping[str, tuple[Check, ...]]] = {
+_TARGETS: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # target -> option -> check of each value
     "ACCEPT": {},
     "DROP": {},
     "RETURN": {},
     "MARK": {"set-xmark": (_MARK,)},
     "MASQUERADE": {"random-fully": ()},
-    "REJECT": {"reject-with": (_like("icmp6?-port-unreachable"),)},
-    **{name: {} for _, name in tables.CHAINS},
+    "REJECT": {"reject-with": (_matching("icmp6?-port-unreachable"),)},
+    **{name: {} for _, name in kube_names.CHAINS},
 }
 
 
 class _RuleTokenizer:
-    """The words of one rule, taken one after the other."""
+    """The words of one rule, consumed from left to right."""
 
     _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')  # iptables-save quotes, and puts a backslash before quotes
 
     def __init__(self, rule: str, family: Family) -> None:
         self._rule, self._family = rule, family
-        found = self._WORD.findall(rule)
-        self._words = [re.sub(r"\\(.)", r"\1", quoted) or plain for quoted, plain in found]
-        self._at = 0
+        words = self._WORD.findall(rule)
+        self._words = [re.sub(r"\\(.)", r"\1", quoted) or plain for quoted, plain in words]
+        self._position = 0
 
     def next(self) -> str:
-        """The next word.  Raises ValueError if there is none."""
-        if self._at == len(self._words):
-            self.refuse("")
-        self._at += 1
-        return self._words[self._at - 1]
+        """Consume the next word.  Raises ValueError if there is none."""
+        if self._position == len(self._words):
+            self.reject("")
+        self._position += 1
+        return self._words[self._position - 1]
 
     def one_of(self, known: Mapping[str, object]) -> str:
-        """The next word, which must be a key of *known*."""
+        """Consume the next word, which must be a key of *known*.  Raises ValueError."""
         word = self.next()
-        return word if word in known else self.refuse(word)
+        return word if word in known else self.reject(word)
 
     def checked(self, check: Check) -> str:
-        """The next word, which *check* must let pass."""
+        """Consume the next word, which *check* must accept.  Raises ValueError."""
         word = self.next()
         try:
-            return word if check(word, self._family) else self.refuse(word)
+            return word if check(word, self._family) else self.reject(word)
         except ValueError:
-            return self.refuse(word)
+            return self.reject(word)
 
     def options(self, known: Mapping[str, tuple[Check, ...]]) -> Iterator[Option]:
-        """The options that follow, each with as many values as *known* says."""
-        while self._at < len(self._words):
-            turned = self._words[self._at] == NOT
-            name = self._words[self._at + turned] if self._at + turned < len(self._words) else ""
+        """Consume the options that follow, with as many values as *known* has checks for each.  Raises ValueError."""
+        while self._position < len(self._words):
+            inverted = self._words[self._position] == NOT
+            at = self._position + inverted
+            name = self._words[at] if at < len(self._words) else ""
             if not name.startswith("--"):
                 return
-            self._at += 1 + turned
-            checks = known[name[2:]] if name[2:] in known else self.refuse(name)
-            yield name[2:], (NOT,) * turned + tuple(self.checked(check) for check in checks)
+            self._position = at + 1
+            checks = known[name[2:]] if name[2:] in known else self.reject(name)
+            yield name[2:], (NOT,) * inverted + tuple(self.checked(check) for check in checks)
 
     def end(self) -> None:
-        """Raises ValueError if words are left."""
-        if self._at < len(self._words):
-            self.refuse(self._words[self._at])
+        """Raise ValueError if words are left."""
+        if self._position < len(self._words):
+            self.reject(self._words[self._position])
 
-    def refuse(self, word: str) -> NoReturn:
-        """Raises ValueError."""
-        raise ValueError(f"{word!r} in the rule {self._rule!r} is no word of ours")
+    def reject(self, word: str) -> NoReturn:
+        """Raise ValueError for *word*."""
+        raise ValueError(f"{word!r} is not accepted in the rule {self._rule!r}")

@@ -1,36 +1,36 @@
-"""The numbers of IPVS over generic netlink: commands, attributes, flags.
+"""IPVS by generic netlink: commands, attributes, flags.
 
-Law: as in include/uapi/linux/ip_vs.h (IPVS_CMD_*, IPVS_SVC_ATTR_*, IPVS_DEST_ATTR_*), and nothing is computed.
+The names are those of include/uapi/linux/ip_vs.h: CMD_* is IPVS_CMD_*, SVC_* is IPVS_SVC_ATTR_*, DEST_* is
+IPVS_DEST_ATTR_*.
 """
 
 import msgspec
 
-from kubeproxy_py.model.services import Protocol
-
 FAMILY_NAME = "IPVS"
 VERSION = 1
 
-NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE, NEW_DEST, SET_DEST, DEL_DEST, GET_DEST = range(1, 9)
-SET_CONFIG, GET_CONFIG = 12, 13
+CMD_NEW_SERVICE, CMD_SET_SERVICE, CMD_DEL_SERVICE, CMD_GET_SERVICE = range(1, 5)
+CMD_NEW_DEST, CMD_SET_DEST, CMD_DEL_DEST, CMD_GET_DEST = range(5, 9)
+CMD_SET_CONFIG, CMD_GET_CONFIG = 12, 13
 
-SERVICE, DEST = 1, 2  # attributes of a message
-TIMEOUT_TCP, TIMEOUT_TCP_FIN, TIMEOUT_UDP = 4, 5, 6
+# Attributes of a message (IPVS_CMD_ATTR_*).
+ATTR_SERVICE, ATTR_DEST = 1, 2
+ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP = 4, 5, 6
 
-S_FAMILY, S_PROTOCOL, S_ADDRESS, S_PORT, S_FIREWALL_MARK, S_SCHEDULER, S_FLAGS, S_TIMEOUT, S_NETMASK = range(1, 10)
+SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHED_NAME, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = range(1, 10)
+SVC_STATS, SVC_STATS64 = 10, 12
 
-D_ADDRESS, D_PORT, D_METHOD, D_WEIGHT, D_UPPER, D_LOWER, D_ACTIVE, D_INACTIVE, D_PERSISTENT = range(1, 10)
-D_FAMILY, _, D_TUNNEL_TYPE, D_TUNNEL_PORT, D_TUNNEL_FLAGS = range(11, 16)
+DEST_ADDR, DEST_PORT, DEST_FWD_METHOD, DEST_WEIGHT, DEST_U_THRESH, DEST_L_THRESH = range(1, 7)
+DEST_ACTIVE_CONNS, DEST_INACT_CONNS, DEST_PERSIST_CONNS = range(7, 10)
+DEST_ADDR_FAMILY, _DEST_STATS64, DEST_TUN_TYPE, DEST_TUN_PORT, DEST_TUN_FLAGS = range(11, 16)
 
-MASQUERADE, LOCAL_NODE = 0, 1  # kernels before 2.6.38 tell masquerading to this host itself as LOCAL_NODE
-METHOD_MASK = 0x7
-FLAG_HASHED = 0x2  # IP_VS_SVC_F_HASHED: the kernel's own mark, set on all that it holds
-
-PROTOCOL_NUMBERS: dict[Protocol, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
-PROTOCOL_NAMES: dict[int, Protocol] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+FWD_MASQUERADE, FWD_LOCALNODE = 0, 1  # kernels before 2.6.38 return LOCALNODE for masquerading to the host itself
+FWD_MASK = 0x7
+FLAG_HASHED = 0x2  # IP_VS_SVC_F_HASHED: set by the kernel on every virtual server
 
 
 class Timeouts(msgspec.Struct, frozen=True, gc=False):
-    """How long IPVS keeps idle connections, in seconds; written, 0 keeps what is there."""
+    """How long IPVS keeps idle connections, in seconds; 0 leaves the current value when written."""
 
     tcp_s: int = 0
     tcp_fin_s: int = 0

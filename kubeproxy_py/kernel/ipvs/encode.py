@@ -1,206 +1,197 @@
-"""What IPVS is asked, as bytes: a step -> its message, and the listings and timeouts that are asked for.
+"""IPVS requests as bytes: steps on virtual and real servers, listings, timeouts.
 
-Law: pure.  A message's body is a generic netlink header and then the service, and for real servers the destination,
-each an attribute of attributes.  Ports are in network order, all other numbers in host order, and an IPv4 address
-takes 4 bytes.  Messages differ in little but their addresses: what stands around these is put together once for all
-that have it in common, and a first sync has 110,000.
+Layout: a generic netlink header, then the SERVICE attribute, and for real servers the DEST attribute, both nested.
+Ports are in network order, all other numbers in host order, and an IPv4 address has 4 bytes.
+
+Messages differ in little but their addresses, so the bytes around these are encoded once for all messages that have
+them in common; a first sync has 110,000.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from socket import inet_pton
 from struct import pack
-from typing import Any
 
 from kubeproxy_py.kernel.ipvs.constants import (
-    D_ADDRESS,
-    D_LOWER,
-    D_METHOD,
-    D_PORT,
-    D_UPPER,
-    D_WEIGHT,
-    DEL_DEST,
-    DEL_SERVICE,
-    DEST,
-    GET_CONFIG,
-    GET_DEST,
-    GET_SERVICE,
-    MASQUERADE,
-    NEW_DEST,
-    NEW_SERVICE,
-    PROTOCOL_NUMBERS,
-    S_ADDRESS,
-    S_FAMILY,
-    S_FLAGS,
-    S_NETMASK,
-    S_PORT,
-    S_PROTOCOL,
-    S_SCHEDULER,
-    S_TIMEOUT,
-    SERVICE,
-    SET_CONFIG,
-    SET_DEST,
-    SET_SERVICE,
-    TIMEOUT_TCP,
-    TIMEOUT_TCP_FIN,
-    TIMEOUT_UDP,
+    ATTR_DEST,
+    ATTR_SERVICE,
+    ATTR_TIMEOUT_TCP,
+    ATTR_TIMEOUT_TCP_FIN,
+    ATTR_TIMEOUT_UDP,
+    CMD_DEL_DEST,
+    CMD_DEL_SERVICE,
+    CMD_GET_CONFIG,
+    CMD_GET_DEST,
+    CMD_GET_SERVICE,
+    CMD_NEW_DEST,
+    CMD_NEW_SERVICE,
+    CMD_SET_CONFIG,
+    CMD_SET_DEST,
+    CMD_SET_SERVICE,
+    DEST_ADDR,
+    DEST_FWD_METHOD,
+    DEST_L_THRESH,
+    DEST_PORT,
+    DEST_U_THRESH,
+    DEST_WEIGHT,
+    FWD_MASQUERADE,
+    SVC_ADDR,
+    SVC_AF,
+    SVC_FLAGS,
+    SVC_NETMASK,
+    SVC_PORT,
+    SVC_PROTOCOL,
+    SVC_SCHED_NAME,
+    SVC_TIMEOUT,
     VERSION,
     Timeouts,
 )
-from kubeproxy_py.kernel.netlink.attributes import NESTED, attribute, big16, head, text, u16, u32
+from kubeproxy_py.kernel.netlink.attributes import NESTED, attr_header, attribute, be16, string, u16, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, family_number
-from kubeproxy_py.kernel.netlink.messages import Message, header
-from kubeproxy_py.kernel.runs import kinds, runs
-from kubeproxy_py.model.rows import Key, RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
-from kubeproxy_py.model.services import Protocol
+from kubeproxy_py.kernel.netlink.messages import Message, message_header
+from kubeproxy_py.model.rows import RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.steps import Step, Verb
+from kubeproxy_py.net import PROTOCOL_NUMBERS, Protocol
 
-_SERVICE_COMMANDS: dict[Verb, int] = {"add": NEW_SERVICE, "update": SET_SERVICE, "delete": DEL_SERVICE}
-_DEST_COMMANDS: dict[Verb, int] = {"add": NEW_DEST, "update": SET_DEST, "delete": DEL_DEST}
+_SERVICE_COMMANDS: dict[Verb, int] = {"add": CMD_NEW_SERVICE, "update": CMD_SET_SERVICE, "delete": CMD_DEL_SERVICE}
+_DEST_COMMANDS: dict[Verb, int] = {"add": CMD_NEW_DEST, "update": CMD_SET_DEST, "delete": CMD_DEL_DEST}
 
 _ADDRESS_SIZE: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
-_NETMASK: dict[int, int] = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}  # one client is one persistence template
+_NETMASK: dict[int, int] = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}  # each client has a persistence template of its own
 _ALL_FLAGS = 0xFFFFFFFF
 
-_Around = tuple[bytes, bytes]
-"""What stands before an address, and what behind it."""
+
+_Service = tuple[Verb, Spec, int, Protocol, int]
+"""What messages on virtual servers have in common but addresses: verb, spec, family, protocol, port."""
+
+_Dest = tuple[Verb, Spec, int, Protocol, int, int, int]
+"""What messages on real servers have in common but addresses: verb and spec; family, protocol and port of the virtual
+server; family and port of the real server."""
 
 
-def encode_steps(steps: Sequence[Step], kind: int) -> Iterator[Message]:
-    """The message for each of *steps* on virtual and real servers; *kind* is the type that the kernel gave to IPVS."""
-    each_run = (_OF_KIND[row](run, kind) for row, run in runs(steps, kinds(steps)))
-    return chain.from_iterable(each_run)
+def encode_steps(steps: Iterable[Step], message_type: int) -> Iterator[Message]:
+    """Yield the message for each of *steps* on virtual and real servers.
 
-
-def _real_servers(steps: Sequence[Step], kind: int) -> Iterator[Message]:
-    """Real servers come by virtual server, and nearly all with one port and one weight.
-
-    So what one has in common with the one before is not put together again.
+    Args:
+        steps: on VirtualServer and RealServer rows.
+        message_type: the number that the kernel assigned to IPVS.
     """
-    server: VirtualServer | None = None
-    verb: Verb | None = None
-    spec: Spec = None
-    port, family, is_ipv6 = 0, AF_INET, False
-    before = behind = b""
-    for step in steps:
-        key: Any = step.key  # a RealServer: to ask that for each is a tenth of the time
-        if (
-            key.virtual_server is not server
-            or step.spec is not spec
-            or step.verb != verb
-            or key.port != port
-            or (":" in key.address) is not is_ipv6
-        ):
-            server, spec, verb, port, is_ipv6 = key.virtual_server, step.spec, step.verb, key.port, ":" in key.address
-            family = AF_INET6 if is_ipv6 else AF_INET
-            before, behind = _around_real_server(kind, verb, key, spec, family)
-        yield before + inet_pton(family, key.address) + behind
+    service_templates: dict[_Service, tuple[bytes, bytes]] = {}
+    dest_templates: dict[_Dest, tuple[bytes, bytes, bytes]] = {}
+    for (server, protocol, family, port, verb, spec), group in groupby(steps, _group_key):
+        if server is None:
+            assert protocol is not None
+            service = verb, spec, family, protocol, port
+            if (service_template := service_templates.get(service)) is None:
+                service_template = service_templates[service] = _service_template(message_type, service)
+            before, after = service_template
+        else:
+            server_family = family_number(server.address)
+            dest = verb, spec, server_family, server.protocol, server.port, family, port
+            if (dest_template := dest_templates.get(dest)) is None:
+                dest_template = dest_templates[dest] = _dest_template(message_type, dest)
+            before, between, after = dest_template
+            before += inet_pton(server_family, server.address) + between
+        for step in group:
+            address = step.key.address  # type: ignore[attr-defined]  # both kinds have one; an assert would take 4 %
+            yield before + inet_pton(family, address) + after
+
+
+def _group_key(step: Step) -> tuple[VirtualServer | None, Protocol | None, int, int, Verb, Spec]:
+    """Return virtual server (of a real server) or protocol (of a virtual server), family, port, verb and spec.
+
+    The messages of consecutive steps with one key differ in one address only.
+    """
+    key = step.key
+    if isinstance(key, RealServer):
+        family = AF_INET6 if ":" in key.address else AF_INET  # family_number() would take a tenth of the time
+        return key.virtual_server, None, family, key.port, step.verb, step.spec
+    assert isinstance(key, VirtualServer)
+    return None, key.protocol, family_number(key.address), key.port, step.verb, step.spec
 
 
 def encode_list_services() -> bytes:
-    """The body that lists all virtual servers of the network namespace."""
-    return _command(GET_SERVICE)
+    """Return the body that lists all virtual servers of the network namespace."""
+    return _genl_header(CMD_GET_SERVICE)
 
 
 def encode_list_dests(server: VirtualServer) -> bytes:
-    """The body that lists the real servers of *server*."""
+    """Return the body that lists the real servers of *server*."""
     family = family_number(server.address)
-    before, behind = _service(family, server.protocol, server.port, None)
-    return _command(GET_DEST) + before + inet_pton(family, server.address) + behind
+    before, after = _around_service_address(family, server.protocol, server.port, None)
+    return _genl_header(CMD_GET_DEST) + before + inet_pton(family, server.address) + after
 
 
 def encode_get_timeouts() -> bytes:
-    """The body that asks for the timeouts."""
-    return _command(GET_CONFIG)
+    """Return the body that reads the timeouts."""
+    return _genl_header(CMD_GET_CONFIG)
 
 
 def encode_set_timeouts(timeouts: Timeouts) -> bytes:
-    """The body that sets the timeouts that are not 0."""
-    fields = ((TIMEOUT_TCP, timeouts.tcp_s), (TIMEOUT_TCP_FIN, timeouts.tcp_fin_s), (TIMEOUT_UDP, timeouts.udp_s))
-    return _command(SET_CONFIG) + b"".join(u32(kind, value) for kind, value in fields if value)
-
-
-def _virtual_servers(steps: Sequence[Step], kind: int) -> Iterator[Message]:
-    for step in steps:
-        assert isinstance(step.key, VirtualServer)
-        yield _virtual_server(kind, step.verb, step.key, step.spec)
-
-
-def _virtual_server(kind: int, verb: Verb, server: VirtualServer, spec: Spec) -> Message:
-    family = family_number(server.address)
-    own = spec if isinstance(spec, VirtualServerSpec) else None
-    before, behind = _around_virtual_server(kind, _SERVICE_COMMANDS[verb], family, server.protocol, server.port, own)
-    return before + inet_pton(family, server.address) + behind
-
-
-def _around_real_server(kind: int, verb: Verb, key: RealServer, spec: Spec, family: int) -> _Around:
-    server = key.virtual_server
-    weight = spec.weight if isinstance(spec, RealServerSpec) else None
-    near = family_number(server.address)
-    before, between, behind = _around_both(
-        kind, _DEST_COMMANDS[verb], near, server.protocol, server.port, family, key.port, weight
+    """Return the body that sets the timeouts that are not 0."""
+    values = (
+        (ATTR_TIMEOUT_TCP, timeouts.tcp_s),
+        (ATTR_TIMEOUT_TCP_FIN, timeouts.tcp_fin_s),
+        (ATTR_TIMEOUT_UDP, timeouts.udp_s),
     )
-    return before + inet_pton(near, server.address) + between, behind
+    return _genl_header(CMD_SET_CONFIG) + b"".join(u32(attr_type, value) for attr_type, value in values if value)
 
 
-@lru_cache(maxsize=1024)  # Services have few different ports
-def _around_virtual_server(
-    kind: int, command: int, family: int, protocol: Protocol, port: int, spec: VirtualServerSpec | None
-) -> _Around:
-    """What of the message stands around the address of a virtual server; without *spec*, of one that only names it."""
-    before, behind = _service(family, protocol, port, spec)
-    front = _command(command) + before
-    return header(kind, 0, len(front) + _ADDRESS_SIZE[family] + len(behind)) + front, behind
+def _service_template(message_type: int, service: _Service) -> tuple[bytes, bytes]:
+    """Return a message on a virtual server before and after its address; without *spec* it only names the server."""
+    verb, spec, family, protocol, port = service
+    service_spec = spec if isinstance(spec, VirtualServerSpec) else None
+    service_before, after = _around_service_address(family, protocol, port, service_spec)
+    before = _genl_header(_SERVICE_COMMANDS[verb]) + service_before
+    return message_header(message_type, 0, len(before) + _ADDRESS_SIZE[family] + len(after)) + before, after
 
 
-@lru_cache(maxsize=1024)  # as above, and so have pods
-def _around_both(
-    kind: int, command: int, near: int, protocol: Protocol, near_port: int, family: int, port: int, weight: int | None
-) -> tuple[bytes, bytes, bytes]:
-    """What stands before the address of the virtual server (*near*), between it and the real server's, and behind."""
-    before, near_behind = _service(near, protocol, near_port, None)
-    dest, behind = _dest(family, port, weight)
-    front, between = _command(command) + before, near_behind + dest
-    size = len(front) + _ADDRESS_SIZE[near] + len(between) + _ADDRESS_SIZE[family] + len(behind)
-    return header(kind, 0, size) + front, between, behind
+def _dest_template(message_type: int, dest: _Dest) -> tuple[bytes, bytes, bytes]:
+    """Return a message before the address of the virtual server, between it and the real server's, and after."""
+    verb, spec, server_family, protocol, server_port, family, port = dest
+    service_before, service_after = _around_service_address(server_family, protocol, server_port, None)
+    dest_before, after = _around_dest_address(family, port, spec.weight if isinstance(spec, RealServerSpec) else None)
+    before, between = _genl_header(_DEST_COMMANDS[verb]) + service_before, service_after + dest_before
+    size = len(before) + _ADDRESS_SIZE[server_family] + len(between) + _ADDRESS_SIZE[family] + len(after)
+    return message_header(message_type, 0, size) + before, between, after
 
 
-def _service(family: int, protocol: Protocol, port: int, spec: VirtualServerSpec | None) -> _Around:
-    """The SERVICE attribute around its address: identity, then scheduler, flags with mask, timeout, netmask."""
-    before = u16(S_FAMILY, family) + u16(S_PROTOCOL, PROTOCOL_NUMBERS[protocol])
-    behind = big16(S_PORT, port)
-    if spec:
-        behind += text(S_SCHEDULER, spec.scheduler)
-        behind += attribute(S_FLAGS, pack("=II", spec.flags, _ALL_FLAGS))
-        behind += u32(S_TIMEOUT, spec.persistence_s) + u32(S_NETMASK, _NETMASK[family])
-    return _nested(SERVICE, before, S_ADDRESS, family, behind)
+def _around_service_address(
+    family: int, protocol: Protocol, port: int, spec: VirtualServerSpec | None
+) -> tuple[bytes, bytes]:
+    """Return the SERVICE attribute before and after its address.
 
-
-def _dest(family: int, port: int, weight: int | None) -> _Around:
-    """The DEST attribute around its address.
-
-    Without *weight* (to delete) it has only what names the real server.  Thresholds are 0: none.
+    Layout: family, protocol, address, port; with *spec* scheduler, flags with mask, timeout, netmask.
     """
-    behind = big16(D_PORT, port)
+    before = u16(SVC_AF, family) + u16(SVC_PROTOCOL, PROTOCOL_NUMBERS[protocol])
+    after = be16(SVC_PORT, port)
+    if spec:
+        after += string(SVC_SCHED_NAME, spec.scheduler)
+        after += attribute(SVC_FLAGS, pack("=II", spec.flags, _ALL_FLAGS))
+        after += u32(SVC_TIMEOUT, spec.persistence_s) + u32(SVC_NETMASK, _NETMASK[family])
+    return _nest_around_address(ATTR_SERVICE, before, SVC_ADDR, family, after)
+
+
+def _around_dest_address(family: int, port: int, weight: int | None) -> tuple[bytes, bytes]:
+    """Return the DEST attribute before and after its address.
+
+    Without *weight* (to delete) it has only what identifies the real server.  Thresholds are 0: none.
+    """
+    after = be16(DEST_PORT, port)
     if weight is not None:
-        behind += u32(D_METHOD, MASQUERADE) + u32(D_WEIGHT, weight) + u32(D_UPPER, 0) + u32(D_LOWER, 0)
-    return _nested(DEST, b"", D_ADDRESS, family, behind)
+        after += u32(DEST_FWD_METHOD, FWD_MASQUERADE) + u32(DEST_WEIGHT, weight)
+        after += u32(DEST_U_THRESH, 0) + u32(DEST_L_THRESH, 0)
+    return _nest_around_address(ATTR_DEST, b"", DEST_ADDR, family, after)
 
 
-def _nested(kind: int, before: bytes, address_kind: int, family: int, behind: bytes) -> _Around:
-    """An attribute of attributes around the payload of the one that is an address."""
+def _nest_around_address(
+    attr_type: int, before: bytes, address_attr_type: int, family: int, after: bytes
+) -> tuple[bytes, bytes]:
+    """Return a nested attribute before and after the payload of the address in it."""
     size = _ADDRESS_SIZE[family]
-    before += head(address_kind, size)
-    return head(kind | NESTED, len(before) + size + len(behind)) + before, behind
+    before += attr_header(address_attr_type, size)
+    return attr_header(attr_type | NESTED, len(before) + size + len(after)) + before, after
 
 
-def _command(command: int) -> bytes:
-    """The generic netlink header."""
+def _genl_header(command: int) -> bytes:
     return bytes((command, VERSION, 0, 0))
-
-
-_OF_KIND: dict[type[Key], Callable[[Sequence[Step], int], Iterator[Message]]] = {
-    VirtualServer: _virtual_servers,
-    RealServer: _real_servers,
-}

@@ -1,9 +1,10 @@
-"""Whether the kernel can balance by a scheduler, found out before it matters.
+"""A check that the kernel has an IPVS scheduler, before virtual servers need it.
 
-Law: a virtual server that has the scheduler already is proof enough.  Else one is made with it and removed at once,
-at an address that no host has: making it has the kernel load ``ip_vs_<scheduler>``, and nothing else would tell.
+An existing virtual server with the scheduler is sufficient proof.  Otherwise one is created with it and deleted
+immediately, at an address that no host has: creating it makes the kernel load ``ip_vs_<scheduler>``, and there is no
+other way to find out.
 
-Source: kube-proxy's CanUseIPVSProxier, which takes the same address and port.
+Source: kube-proxy's CanUseIPVSProxier, which uses the same address and port.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,22 +19,30 @@ PROBE = VirtualServer("198.51.100.0", 20000, "TCP")  # TEST-NET-2, RFC 5737
 
 
 class VirtualServers(Protocol):
-    """What is needed of IPVS; kept by IpvsAdapter."""
+    """The methods of IpvsAdapter that the check uses; tests replace it."""
 
-    def virtual_servers(self) -> Iterable[Rows]: ...
+    def virtual_servers(self) -> Iterable[Rows]:
+        """Yield virtual servers."""
+        ...
 
-    def apply(self, steps: Sequence[Step]) -> Sequence[StepFailure]: ...
+    def apply(self, steps: Sequence[Step]) -> Sequence[StepFailure]:
+        """Carry out *steps* and return the failures."""
+        ...
 
 
 def check_scheduler(ipvs: VirtualServers, scheduler: str) -> None:
-    """Raises KernelError unless virtual servers can have *scheduler*; the kernel's state is as it was."""
-    there = chain.from_iterable(part.items() for part in ipvs.virtual_servers())
-    if any(isinstance(spec, VirtualServerSpec) and spec.scheduler == scheduler for key, spec in there if key != PROBE):
+    """Check that virtual servers can use *scheduler*; kernel state is unchanged afterwards.
+
+    Raises:
+        KernelError: they cannot.
+    """
+    rows = chain.from_iterable(chunk.items() for chunk in ipvs.virtual_servers())
+    if any(isinstance(spec, VirtualServerSpec) and spec.scheduler == scheduler for key, spec in rows if key != PROBE):
         return
     for step in (Step("add", PROBE, VirtualServerSpec(scheduler)), Step("delete", PROBE)):
-        for failed in ipvs.apply([step]):
+        for failure in ipvs.apply([step]):
             raise KernelError(
-                f"can't use IPVS with the scheduler {scheduler}: {failed.message}",
-                errno=failed.errno,
+                f"can't use IPVS with the scheduler {scheduler}: {failure.message}",
+                errno=failure.errno,
                 hint="install your distribution's kernel modules, or choose another ipvs.scheduler, such as rr",
             )

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Netlink: attributes and messages as bytes, and a batching socket."""

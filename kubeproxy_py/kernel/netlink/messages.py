@@ -1,132 +1,127 @@
-"""Netlink frames: messages in one send, messages in one read, and what an answer says.
+"""Netlink messages as bytes.
 
-Law: pure.  A frame is a header in host order (length with the header, type, flags, sequence number, port) and a body;
-frames follow each other at multiples of four bytes.  Who makes a message makes it whole, but for the number by which
-it will be answered: a first sync has 140,000, and each is put together once.
+A message is encoded once, with sequence number 0; ``encode_batch`` and ``encode_request`` number it when it is sent.
+
+Layout: a header in host order (length including the header, type, flags, sequence number, port), then the body;
+messages follow each other at multiples of four bytes.
 
 Source: include/uapi/linux/netlink.h, struct nlmsghdr, struct nlmsgerr.
 """
 
 import os
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice
+from collections.abc import Iterator, Sequence
 from struct import Struct
 
 import msgspec
 
-from kubeproxy_py.kernel.netlink.attributes import attributes, read_text
+from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
 
-REQUEST = 0x1
-ACK = 0x4
-DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
-EXCLUSIVE = 0x200
-CREATE = 0x400
-INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is being listed changed meanwhile
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10  # what is being listed changed meanwhile
+NLM_F_EXCL = 0x200
+NLM_F_DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
+NLM_F_CREATE = 0x400
 
 NLMSG_ERROR = 2  # also the acknowledgement, then with errno 0
 NLMSG_DONE = 3
 
-Message = bytes
-"""A header that asks for something, its sequence number still 0, and the body."""
+NLMSGHDR = Struct("=IHHII")  # length, type, flags, sequence number, port
+HEADER_SIZE = NLMSGHDR.size
 
-_CAPPED = 0x100  # in an error: the request isn't repeated
-_TLVS = 0x200  # in an error: attributes follow
-_HEADER = Struct("=IHHII")
-HEADER_SIZE = 16
-_FLAGS_AT, _SEQUENCE_AT = 6, 8
-_WORD = 4
+Message = bytes
+"""A header with sequence number 0, and a body whose length is a multiple of four."""
+
+_NLM_F_CAPPED = 0x100  # in an error: only the header of the request is repeated
+_NLM_F_ACK_TLVS = 0x200  # in an error: attributes follow the request
+_NLMSGERR_ATTR_MSG = 1
+_FLAGS_OFFSET, _SEQUENCE_OFFSET = 6, 8
 _FLAGS = Struct("=H")
 _SEQUENCE = Struct("=I")
 _ERRNO = Struct("=i")
-_WORDS = 1  # NLMSGERR_ATTR_MSG
 
 
 class NetlinkError(msgspec.Struct, frozen=True, gc=False):
-    """The kernel's no to one message: a positive errno, words for people, and the request where it was repeated."""
+    """The kernel's answer to one message.
+
+    ``errno`` is positive, or 0 for an acknowledgement; ``text`` is for people; ``request`` is the message as the
+    kernel sent it back, or empty.
+    """
 
     errno: int
     text: str
     request: bytes = b""
 
 
-def message(kind: int, flags: int, body: bytes) -> Message:
-    """The message of type *kind* with *flags* besides REQUEST; the length of *body* is a multiple of four."""
-    return header(kind, flags, len(body)) + body
+_ACKNOWLEDGED = NetlinkError(0, "done")
 
 
-def header(kind: int, flags: int, size: int) -> bytes:
-    """What stands before a body of *size* bytes."""
-    return _HEADER.pack(HEADER_SIZE + size, kind, flags | REQUEST, 0, 0)
+def message(message_type: int, flags: int, body: bytes) -> Message:
+    """Return a message with *flags* besides NLM_F_REQUEST; the length of *body* is a multiple of four."""
+    return message_header(message_type, flags, len(body)) + body
 
 
-def flagged(message: Message, flags: int) -> Message:
-    """*message* with these *flags* besides its own."""
-    (own,) = _FLAGS.unpack_from(message, _FLAGS_AT)
-    return message[:_FLAGS_AT] + _FLAGS.pack(own | flags) + message[_SEQUENCE_AT:]
+def message_header(message_type: int, flags: int, size: int) -> bytes:
+    """Return the header of a message whose body of *size* bytes the caller appends."""
+    return NLMSGHDR.pack(HEADER_SIZE + size, message_type, flags | NLM_F_REQUEST, 0, 0)
 
 
-def batches(messages: Iterable[Message], most: int, most_bytes: int) -> Iterator[list[Message]]:
-    """Cut *messages* into lists of at most *most* messages and, where they are more than one, *most_bytes* each."""
-    rest = iter(messages)
-    while batch := list(islice(rest, most)):
-        while sum(map(len, batch)) > most_bytes and len(batch) > 1:
-            fit = _fitting(batch, most_bytes)
-            yield batch[:fit]
-            del batch[:fit]
-        yield batch
+def with_flags(message: Message, flags: int) -> Message:
+    """Return *message* with *flags* besides its own."""
+    (own_flags,) = _FLAGS.unpack_from(message, _FLAGS_OFFSET)
+    return message[:_FLAGS_OFFSET] + _FLAGS.pack(own_flags | flags) + message[_SEQUENCE_OFFSET:]
 
 
-def _fitting(batch: Sequence[Message], most_bytes: int) -> int:
-    """How many of the first messages have *most_bytes* together; at least one."""
-    ends = accumulate(map(len, batch))
-    return max(1, sum(end <= most_bytes for end in ends))
+def encode_request(request: Message, flags: int, sequence: int) -> bytearray:
+    """Return what to send for one *request* with *flags* besides its own, numbered *sequence*."""
+    return join_messages((with_flags(request, flags),), sequence)
 
 
-def join(batch: Sequence[Message], first: int) -> bytearray:
-    """One send: the messages one behind the other, numbered from *first*.
+def encode_batch(batch: Sequence[Message], first_sequence: int) -> bytearray:
+    """Return what to send for *batch*, numbered from *first_sequence*; only the last message requests an ACK."""
+    return join_messages((*batch[:-1], with_flags(batch[-1], NLM_F_ACK)), first_sequence)
 
-    Nearly all batches have messages of one length, whose numbers are written in one go.
-    """
+
+def join_messages(batch: Sequence[Message], first_sequence: int) -> bytearray:
+    """Return the messages of *batch* one after the other, numbered from *first_sequence*."""
     data = bytearray().join(batch)
-    size = len(batch[0]) if batch else 0
-    if size and size % _WORD == 0 and set(map(len, batch)) == {size}:
-        words = memoryview(data).cast("I")
-        words[_SEQUENCE_AT // _WORD :: size // _WORD] = array("I", range(first, first + len(batch)))
-        return data
-    number, at = _SEQUENCE.pack_into, _SEQUENCE_AT
-    for sequence, each in enumerate(batch, first):
-        number(data, at, sequence)
-        at += len(each)
+    offset = _SEQUENCE_OFFSET
+    for sequence, message in enumerate(batch, first_sequence):
+        _SEQUENCE.pack_into(data, offset, sequence)
+        offset += len(message)
     return data
 
 
-def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """(type, sequence number, flags, body) of each message in one read."""
+def split_messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield the type, sequence number, flags and body of each message in *data*, which is one read."""
     offset, end = 0, len(data)
     while offset + HEADER_SIZE <= end:
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        length, message_type, flags, sequence, _ = NLMSGHDR.unpack_from(data, offset)
         if length < HEADER_SIZE:
             return
-        yield kind, sequence, flags, data[offset + HEADER_SIZE : offset + length]
+        yield message_type, sequence, flags, data[offset + HEADER_SIZE : offset + length]
         offset += (length + 3) & ~3
 
 
-def refusal(flags: int, body: bytes) -> NetlinkError:
-    """What an NLMSG_ERROR or NLMSG_DONE says: errno 0 is yes.
+def decode_answers(data: bytes) -> Iterator[tuple[int, NetlinkError]]:
+    """Yield the sequence number and content of each error or acknowledgement in *data*, which is one read."""
+    for message_type, sequence, flags, body in split_messages(data):
+        if message_type == NLMSG_ERROR:
+            yield sequence, decode_error(flags, body)
+
+
+def decode_error(flags: int, body: bytes) -> NetlinkError:
+    """Return the content of an NLMSG_ERROR or NLMSG_DONE; errno 0 is success.
 
     Layout: the negative errno, then (errors only) the header of the request, the rest of it unless CAPPED, then
-    attributes, of which the first may be words.
+    attributes, which may include a text.
     """
     errno = -_ERRNO.unpack_from(body)[0] if len(body) >= _ERRNO.size else 0
     if errno <= 0:
-        return _DONE
+        return _ACKNOWLEDGED
     request = body[_ERRNO.size :]
-    words = ""
-    if flags & _TLVS and len(request) >= HEADER_SIZE:
-        length = HEADER_SIZE if flags & _CAPPED else (_HEADER.unpack_from(request)[0] + 3) & ~3
-        words = read_text(attributes(request, length).get(_WORDS, b""))
-    return NetlinkError(errno, words or os.strerror(errno), request)
-
-
-_DONE = NetlinkError(0, "done")
+    text = ""
+    if flags & _NLM_F_ACK_TLVS and len(request) >= HEADER_SIZE:
+        length = HEADER_SIZE if flags & _NLM_F_CAPPED else (NLMSGHDR.unpack_from(request)[0] + 3) & ~3
+        text = read_string(parse_attributes(request, length).get(_NLMSGERR_ATTR_MSG, b""))
+    return NetlinkError(errno, text or os.strerror(errno), request)

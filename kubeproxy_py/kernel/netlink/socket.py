@@ -1,51 +1,58 @@
-"""One batching netlink socket: many requests in one send, each with its own answer.
+"""A batching netlink socket: many messages in one send, each with its own answer.
 
-Law: what ``execute`` reports is what happened.  Linux carries out all messages of a send before it returns, goes on
-after one that fails, and answers each failure by its sequence number, wanted or not; so only the last message asks
-for an acknowledgement, and when that has come, all that was not refused is done.  Where answers were lost (the
-receive buffer ran over), nothing is guessed: what has no answer is sent again in parts small enough to be answered.
-So messages given together must be harmless when sent twice; one given alone never is.
+Invariants:
+- The errors that ``execute`` returns are what happened.  Linux carries out all messages of a send before the send
+  returns, continues after one that fails, and answers each failure by its sequence number whether or not an answer was
+  requested.  So only the last message requests an acknowledgement: once that has arrived, every message without an
+  error has been carried out.
+- Where answers were lost (the receive buffer overflowed) nothing is guessed: messages without an answer are sent again
+  in parts small enough to be answered.  So messages passed together must be harmless when sent twice; a single message
+  is never sent twice.
 
-Not for two threads at once.  Source: include/uapi/linux/netlink.h; net/netlink/af_netlink.c; batch sizes measured.
+A socket is not thread-safe.
+
+Source: include/uapi/linux/netlink.h; net/netlink/af_netlink.c; batch sizes were measured.
 """
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from errno import EINTR, EMSGSIZE, ENOBUFS, ENOENT, EPERM, ETIMEDOUT
+from itertools import accumulate, islice
 from struct import pack
 
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.netlink.attributes import attributes, read_u16, text
+from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_u16, string
 from kubeproxy_py.kernel.netlink.messages import (
-    ACK,
-    CREATE,
-    DUMP,
-    EXCLUSIVE,
-    INTERRUPTED,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_EXCL,
     NLMSG_DONE,
     NLMSG_ERROR,
     Message,
     NetlinkError,
-    batches,
-    flagged,
-    join,
+    decode_answers,
+    decode_error,
+    encode_batch,
+    encode_request,
     message,
-    refusal,
-    split,
+    split_messages,
 )
 
-__all__ = [  # with what messages are made of, so that a user of the socket imports one module
-    "ACK",
-    "CREATE",
-    "EXCLUSIVE",
+__all__ = [  # including what messages are made of, so that a user of the socket imports one module
     "NETLINK_GENERIC",
     "NETLINK_NETFILTER",
     "NETLINK_ROUTE",
+    "NLM_F_ACK",
+    "NLM_F_CREATE",
+    "NLM_F_EXCL",
     "Message",
     "NetlinkError",
     "Socket",
-    "generic_family",
+    "batches",
+    "generic_family_id",
     "message",
 ]
 
@@ -61,23 +68,28 @@ _SO_RCVBUFFORCE = 33
 
 _SEND_BUFFER_BYTES = 4 << 20
 _RECEIVE_BUFFER_BYTES = 8 << 20
-_ANSWER_BYTES = 768  # what one queued answer takes of the receive buffer (its truesize, not its length)
-_SEND_RESERVE_BYTES = 4096  # a send may be 32 bytes less than the buffer; be modest
+_ANSWER_BYTES = 768  # of the receive buffer, for one queued answer (its truesize, not its length)
+_SEND_RESERVE_BYTES = 4096  # the longest send is 32 bytes less than the buffer; this leaves a margin
 _BATCH_MAX = 5000  # messages; about 15 ms, after which Python may run other threads
-_PARTS = 8  # into how many parts a batch is cut whose answers were lost
+_RESEND_PARTS = 8  # into how many parts a batch is split whose answers were lost
 _DUMP_TRIES = 10
 _READ_BYTES = 128 << 10  # more than the longest answer: ipset repeats a request of up to 64 KiB
+_SEQUENCE_MAX = 0x7FFFFFFF
 
-_CTRL_FAMILY = 0x10  # GENL_ID_CTRL
-_CTRL_GETFAMILY = b"\x03\x01\x00\x00"
+_GENL_ID_CTRL = 0x10
+_CTRL_GETFAMILY = b"\x03\x01\x00\x00"  # genlmsghdr: command, version, two reserved bytes
 _CTRL_ATTR_FAMILY_ID = 1
 _CTRL_ATTR_FAMILY_NAME = 2
+_GENLMSGHDR_SIZE = 4
+
+_HINTS = {EPERM: "this needs the capability NET_ADMIN"}
 
 
 class Socket:
-    """A netlink socket of one protocol, in the network namespace in which it was made.
+    """A netlink socket of one protocol, in the network namespace in which it was created.
 
-    Raises KernelError if the kernel has no such protocol.
+    Raises:
+        KernelError: the kernel does not have the protocol.
     """
 
     def __init__(self, protocol: int, *, timeout_s: float = 5.0) -> None:
@@ -99,29 +111,32 @@ class Socket:
         self._size_to_buffers()
 
     def execute(self, messages: Iterable[Message]) -> dict[int, NetlinkError]:
-        """Carry out *messages* in order; tell which were refused, by index.
+        """Carry out *messages* in order and return the errors of those that failed, by index.
 
-        They are taken as they are sent, so a generator of 100,000 never has more than one batch in memory.
-        Messages that got no answer, though asked alone, are refused with ETIMEDOUT.
+        Messages are consumed as they are sent, so a generator of 100,000 never has more than one batch in memory.
+        A message that got no answer even when sent alone fails with ETIMEDOUT.
+
+        Raises:
+            KernelError: the socket failed.
         """
-        refused: dict[int, NetlinkError] = {}
+        errors: dict[int, NetlinkError] = {}
         start = 0
         for batch in batches(messages, self.batch_max, self._send_max_bytes):
-            self._settle(batch, range(start, start + len(batch)), refused)
+            errors.update((start + index, error) for index, error in self._execute_batch(batch).items())
             start += len(batch)
-        return refused
+        return errors
 
-    def ask(self, request: Message) -> bytes:
-        """The body of the one reply to *request*.  Raises KernelError with the errno if it is refused."""
-        replies, _ = self._converse(flagged(request, ACK))
+    def request(self, request: Message) -> bytes:
+        """Return the body of the one reply to *request*.  Raises KernelError with the errno if it fails."""
+        replies, _ = self._round_trip(request, NLM_F_ACK)
         if not replies:
             raise KernelError("no reply to a netlink message", errno=ENOENT)
         return replies[0]
 
     def dump(self, request: Message) -> list[bytes]:
-        """The bodies of a whole listing, taken again if it changed under way.  Raises KernelError."""
+        """Return the bodies of a complete listing, repeated if it changed meanwhile.  Raises KernelError."""
         for _ in range(_DUMP_TRIES):
-            replies, interrupted = self._converse(flagged(request, DUMP))
+            replies, interrupted = self._round_trip(request, NLM_F_DUMP)
             if not interrupted:
                 return replies
         raise KernelError(f"a netlink listing changed {_DUMP_TRIES} times while it was read", errno=EINTR)
@@ -131,7 +146,7 @@ class Socket:
         self._socket.close()
 
     def _size_to_buffers(self) -> None:
-        """Ask for large buffers, which CAP_NET_ADMIN may have, and fit batches to what was got."""
+        """Request large buffers, which takes CAP_NET_ADMIN, and fit batches to the buffers that were granted."""
         for forced, plain, size in (
             (_SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES),
             (_SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES),
@@ -142,43 +157,40 @@ class Socket:
         self.batch_max = max(1, min(_BATCH_MAX, receive_bytes // _ANSWER_BYTES - 1))
         self._send_max_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _SEND_RESERVE_BYTES
 
-    def _settle(self, batch: list[Message], indexes: Sequence[int], refused: dict[int, NetlinkError]) -> None:
-        """Send *batch*, of which *indexes* are the places in the whole, until each message has its answer."""
-        answers, complete = self._exchange(batch)
-        refused.update((indexes[place], answer) for place, answer in answers.items() if answer.errno)
+    def _execute_batch(self, batch: Sequence[Message]) -> dict[int, NetlinkError]:
+        """Send *batch* until each message has its answer; return errors by index."""
+        answers, complete = self._send_batch(batch)
+        errors = {index: answer for index, answer in answers.items() if answer.errno}
         if complete:
-            return
+            return errors
         if len(batch) == 1:
-            if not answers:
-                refused[indexes[0]] = NetlinkError(ETIMEDOUT, "the kernel gave no answer")
-            return
-        unanswered = [place for place in range(len(batch)) if place not in answers]
-        size = max(1, len(batch) // _PARTS)
+            return errors if answers else {0: NetlinkError(ETIMEDOUT, "the kernel gave no answer")}
+        unanswered = [index for index in range(len(batch)) if index not in answers]
+        size = max(1, len(batch) // _RESEND_PARTS)
         for start in range(0, len(unanswered), size):
-            part = unanswered[start : start + size]
-            self._settle([batch[place] for place in part], [indexes[place] for place in part], refused)
+            indexes = unanswered[start : start + size]
+            resent = self._execute_batch([batch[index] for index in indexes])
+            errors.update((indexes[index], error) for index, error in resent.items())
+        return errors
 
-    def _exchange(self, batch: list[Message]) -> tuple[dict[int, NetlinkError], bool]:
-        """Send *batch* at once: the answers by place, and whether they are all that there were."""
-        batch[-1] = flagged(batch[-1], ACK)
+    def _send_batch(self, batch: Sequence[Message]) -> tuple[dict[int, NetlinkError], bool]:
+        """Send *batch* once; return the answers by index, and whether no answer was lost."""
         first = self._next_sequence(len(batch))
         last = first + len(batch) - 1
         answers: dict[int, NetlinkError] = {}
-        complete, wait = True, 0
+        complete, receive_flags = True, 0
         try:
-            self._socket.send(join(batch, first))
+            self._socket.send(encode_batch(batch, first))
             while last - first not in answers:
                 try:
-                    data = self._receive(wait)
+                    data = self._receive(receive_flags)
                 except OSError as error:
                     if error.errno != ENOBUFS:
                         raise
-                    # Answers were dropped.  Those that came before still lie there: take them, don't wait.
-                    complete, wait = False, socket.MSG_DONTWAIT
+                    # Answers were dropped.  Those that came before are still queued: read them without waiting.
+                    complete, receive_flags = False, socket.MSG_DONTWAIT
                     continue
-                for kind, sequence, flags, body in split(data):
-                    if kind == NLMSG_ERROR and first <= sequence <= last:
-                        answers[sequence - first] = refusal(flags, body)
+                answers.update((n - first, answer) for n, answer in decode_answers(data) if first <= n <= last)
         except BlockingIOError:
             return answers, False
         except OSError as error:
@@ -187,22 +199,22 @@ class Socket:
             return answers, False
         return answers, complete
 
-    def _converse(self, request: Message) -> tuple[list[bytes], bool]:
-        """Send one message: the bodies of its replies, and whether they were gathered while things changed."""
+    def _round_trip(self, request: Message, flags: int) -> tuple[list[bytes], bool]:
+        """Send *request* with *flags*; return the bodies of its replies, and whether they changed meanwhile."""
         sequence = self._next_sequence(1)
         replies: list[bytes] = []
         interrupted = False
         try:
-            self._socket.send(join((request,), sequence))
+            self._socket.send(encode_request(request, flags, sequence))
             while True:
-                for kind, answered, flags, body in split(self._receive(0)):
-                    if answered != sequence:
-                        continue  # a late answer to something given up
-                    interrupted = interrupted or bool(flags & INTERRUPTED)
-                    if kind not in (NLMSG_ERROR, NLMSG_DONE):
+                for message_type, reply_to, reply_flags, body in split_messages(self._receive(0)):
+                    if reply_to != sequence:
+                        continue  # a late answer to an earlier request that timed out
+                    interrupted = interrupted or bool(reply_flags & NLM_F_DUMP_INTR)
+                    if message_type not in (NLMSG_ERROR, NLMSG_DONE):
                         replies.append(body)
                         continue
-                    answer = refusal(flags, body)
+                    answer = decode_error(reply_flags, body)
                     if answer.errno:
                         raise KernelError(answer.text, errno=answer.errno, hint=_HINTS.get(answer.errno, ""))
                     return replies, interrupted
@@ -211,27 +223,37 @@ class Socket:
             raise KernelError(f"netlink: {os.strerror(errno)}", errno=errno) from error
 
     def _receive(self, flags: int) -> bytes:
-        """One read.  Raises BlockingIOError after the timeout, OSError ENOBUFS if answers were dropped."""
+        """Return one read.  Raises BlockingIOError after the timeout, OSError ENOBUFS if answers were dropped."""
         while True:
             size, sender = self._socket.recvfrom_into(self._buffer, 0, flags)
-            if sender[0] == 0:  # else it is another process that speaks, not the kernel
+            if sender[0] == 0:  # the kernel; other ports are other processes
                 return bytes(memoryview(self._buffer)[:size])
 
     def _next_sequence(self, count: int) -> int:
-        if self._sequence + count > 0x7FFFFFFF:
+        """Reserve *count* sequence numbers and return the first."""
+        if self._sequence + count > _SEQUENCE_MAX:
             self._sequence = 0
         first = self._sequence + 1
         self._sequence += count
         return first
 
 
-_HINTS = {EPERM: "this needs the capability NET_ADMIN"}
+def batches(messages: Iterable[Message], max_count: int, max_bytes: int) -> Iterator[list[Message]]:
+    """Split *messages* into lists of at most *max_count* and at most *max_bytes*, or of one longer message."""
+    remaining = iter(messages)
+    while batch := list(islice(remaining, max_count)):
+        while sum(map(len, batch)) > max_bytes and len(batch) > 1:
+            ends = accumulate(map(len, batch))
+            count = max(1, sum(end <= max_bytes for end in ends))
+            yield batch[:count]
+            del batch[:count]
+        yield batch
 
 
-def generic_family(netlink: Socket, name: str) -> int:
-    """The message type of the generic netlink family *name*.  Raises KernelError, ENOENT if there is none."""
-    body = _CTRL_GETFAMILY + text(_CTRL_ATTR_FAMILY_NAME, name)
-    return read_u16(attributes(netlink.ask(message(_CTRL_FAMILY, 0, body)), 4)[_CTRL_ATTR_FAMILY_ID])
+def generic_family_id(netlink: Socket, name: str) -> int:
+    """Return the message type of the generic netlink family *name*.  Raises KernelError, ENOENT if there is none."""
+    reply = netlink.request(message(_GENL_ID_CTRL, 0, _CTRL_GETFAMILY + string(_CTRL_ATTR_FAMILY_NAME, name)))
+    return read_u16(parse_attributes(reply, _GENLMSGHDR_SIZE)[_CTRL_ATTR_FAMILY_ID])
 
 
 def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:

@@ -1,27 +1,18 @@
-"""EndpointSlice, and its elder Endpoints, from the wire form to slices as we use them.
+"""Decode EndpointSlices, and the older Endpoints, from their wire form.
 
-Law: one broken endpoint or port is left out, with a Flaw, and the others are used: a Service had better lose one
-endpoint than all.  Both kinds become EndpointSlice values, so that nothing below knows of Endpoints.
+Invariants:
+- One invalid endpoint or port is left out, with an error, and the others are used: it is better that a Service loses
+  one endpoint than all of them.
+- Both kinds become EndpointSlice values, so no other module handles Endpoints.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from sys import intern
 from typing import Any
 
-from kubeproxy_py.model.services import (
-    FAMILIES,
-    IP,
-    Endpoint,
-    EndpointSlice,
-    Family,
-    ServiceName,
-    SliceName,
-    SlicePort,
-    family_of,
-)
-from kubeproxy_py.sources.decode.address import canonical_ip
-from kubeproxy_py.sources.decode.errors import FieldError, read_each
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, ServiceName, SliceName, SlicePort
+from kubeproxy_py.net import FAMILIES, Family, family_of, parse_ip
+from kubeproxy_py.sources.decode.errors import FieldError, invalid_ip, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
     NO_CONDITIONS,
     NO_LABELS,
@@ -36,9 +27,7 @@ from kubeproxy_py.sources.decode.schema import (
     SubsetWire,
 )
 from kubeproxy_py.sources.decode.service import port_number, protocol
-
-ReadEndpoint = Callable[[Any], Endpoint]
-ReadPort = Callable[[Any], SlicePort]
+from kubeproxy_py.sources.decode.sharing import share
 
 
 def read_slice(
@@ -46,34 +35,40 @@ def read_slice(
     wire: SliceWire,
     endpoints: Iterable[Any] | None,
     ports: Iterable[Any] | None,
-    flaws: list[FieldError],
-    typed: Callable[[Any, type], Any] = lambda part, _: part,
-) -> EndpointSlice | None:
-    """The slice of *endpoints* and *ports*, whose wire forms *typed* makes.
+    convert: Callable[[Any, type], Any] = lambda part, _: part,
+) -> tuple[EndpointSlice | None, list[FieldError]]:
+    """Return the slice with *endpoints* and *ports*, and the errors of those that were left out.
 
-    None if its addresses are no IPs (FQDN), or if it is labelled headless: kube-proxy never sees those, since it asks
-    the API server for slices without that label.
+    Args:
+        name: The slice's name.
+        wire: The slice, of which only metadata and addressType are read.
+        endpoints: Its endpoints.
+        ports: Its ports.
+        convert: Converts an endpoint or a port into its wire form; raises FieldError.
 
-    Raises Flaw if the slice as a whole can't be used.
+    Returns:
+        No slice if its addresses are not IPs (FQDN), or if it is labelled headless: kube-proxy does not see those,
+        since it requests slices without that label.
+
+    Raises:
+        FieldError: The complete slice cannot be used.
     """
     labels = (wire.metadata or NO_META).labels or NO_LABELS
     if wire.address_type == "FQDN" or labels.headless is not None:
-        return None
+        return None, []
     family = _family(wire.address_type)
     service = labels.service_name
     if not service:
-        raise FieldError("metadata.labels", "kubernetes.io/service-name is missing", "it names the slice's Service")
-    in_family = _reader_of_endpoints(family)
-    return EndpointSlice(
-        name,
-        ServiceName(name.namespace, service),
-        family,
-        tuple(read_each("endpoints", endpoints, lambda part: in_family(typed(part, EndpointWire)), flaws)),
-        _ports("ports", ports, lambda part: _port(typed(part, EndpointPortWire)), flaws),
-    )
+        raise FieldError("metadata.labels", "kubernetes.io/service-name is missing", "set it to the Service's name")
+    read_endpoint = _endpoint_reader(family)
+    read_endpoints, errors = read_each("endpoints", endpoints, lambda part: read_endpoint(convert(part, EndpointWire)))
+    read_ports, port_errors = _ports("ports", ports, lambda part: _port(convert(part, EndpointPortWire)))
+    value = EndpointSlice(name, ServiceName(name.namespace, service), family, tuple(read_endpoints), read_ports)
+    return value, errors + port_errors
 
 
 def _family(address_type: str | None) -> Family:
+    """Return the family of an addressType.  Raises FieldError."""
     for family in FAMILIES:
         if address_type == family:
             return family
@@ -81,88 +76,83 @@ def _family(address_type: str | None) -> Family:
     raise FieldError("addressType", message, f"one of {', '.join(FAMILIES)}, FQDN")
 
 
-def _reader_of_endpoints(family: Family) -> Callable[[EndpointWire], Endpoint]:
-    def endpoint(wire: EndpointWire) -> Endpoint:
+def _endpoint_reader(family: Family) -> Callable[[EndpointWire], Endpoint]:
+    """Return a function that reads an endpoint of a slice of *family*; it raises FieldError."""
+
+    def read_endpoint(wire: EndpointWire) -> Endpoint:
         if not wire.addresses:
-            raise FieldError("addresses", "has no address")
+            raise FieldError("addresses", "is empty")
         try:
-            address = canonical_ip(wire.addresses[0])  # the API says that all of them are the same
-        except FieldError as flaw:
-            raise flaw.under("addresses[0]") from None
+            address = parse_ip(wire.addresses[0])  # by the API's definition, all addresses are interchangeable
+        except ValueError as error:
+            raise invalid_ip("addresses[0]", error) from None
         if family_of(address) != family:
-            raise FieldError(
-                "addresses[0]", f"{address} is not {family}", "a slice has addresses of its addressType only"
-            )
+            message = f"{address} is not {family}"
+            raise FieldError("addresses[0]", message, "all addresses of a slice must be of its addressType")
         conditions = wire.conditions or NO_CONDITIONS
         return Endpoint(
             address,
-            conditions.ready is not False,  # unknown is read as ready, and as serving: discovery/v1, EndpointConditions
+            conditions.ready is not False,  # nil means ready, and serving: discovery/v1, EndpointConditions
             conditions.serving is not False,
             conditions.terminating is True,
             intern(wire.node_name) if wire.node_name else "",
             *(_hints(wire.hints) if wire.hints else ()),
         )
 
-    return endpoint
+    return read_endpoint
 
 
 def _hints(wire: HintsWire) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the zone hints and the node hints."""
     return _names(wire.for_zones), _names(wire.for_nodes)
 
 
 def _names(wires: list[NamedWire] | None) -> tuple[str, ...]:
-    return _shared(tuple(wire.name for wire in wires)) if wires else ()
-
-
-@lru_cache(maxsize=4096)
-def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
-    """One and the same tuple for equal ones: 100,000 endpoints have but a few zones."""
-    return names
+    return share(tuple(wire.name for wire in wires)) if wires else ()
 
 
 def _port(wire: EndpointPortWire) -> SlicePort:
+    """Return the port.  Raises FieldError."""
     return SlicePort(intern(wire.name or ""), protocol(wire.protocol), port_number("port", wire.port))
 
 
 def _ports(
-    path: str, wires: Iterable[Any] | None, read: Callable[[Any], SlicePort], flaws: list[FieldError]
-) -> tuple[SlicePort, ...]:
-    """The ports, of which no two may have the same name."""
+    path: str, wires: Iterable[Any] | None, read: Callable[[Any], SlicePort]
+) -> tuple[tuple[SlicePort, ...], list[FieldError]]:
+    """Return the ports, of which no two may have the same name, and the errors of those that were left out."""
     names: set[str] = set()
 
-    def unique(wire: Any) -> SlicePort:
+    def read_unique(wire: Any) -> SlicePort:
         port = read(wire)
         if port.name in names:
-            raise FieldError("name", f"{port.name!r:.64} is the same as another port's")
+            raise FieldError("name", f"{port.name!r:.64} is the name of another port, too")
         names.add(port.name)
         return port
 
-    return _shared_ports(tuple(read_each(path, wires, unique, flaws)))
+    ports, errors = read_each(path, wires, read_unique)
+    return share(tuple(ports)), errors
 
 
-@lru_cache(maxsize=4096)
-def _shared_ports(ports: tuple[SlicePort, ...]) -> tuple[SlicePort, ...]:
-    """One and the same tuple for equal ones: most slices have a port like many others'."""
-    return ports
+def read_endpoints(name: ServiceName, wire: EndpointsWire) -> tuple[tuple[EndpointSlice, ...], list[FieldError]]:
+    """Return a slice for each subset and family that has addresses, and the errors of the parts that were left out.
 
-
-def read_endpoints(name: ServiceName, wire: EndpointsWire, flaws: list[FieldError]) -> tuple[EndpointSlice, ...]:
-    """A slice for each subset and family that has addresses.
-
-    Their names have slashes, which no object's name has, so that none is ever taken for a real slice.
+    The slices' names contain slashes, which no object's name does, so they never collide with an EndpointSlice.
     """
     slices: list[EndpointSlice] = []
+    errors: list[FieldError] = []
     for index, subset in enumerate(wire.subsets or ()):
         path = f"subsets[{index}]"
-        endpoints = _subset_endpoints(path, subset, flaws)
-        ports = _ports(f"{path}.ports", subset.ports, _port, flaws)
+        endpoints, endpoint_errors = _subset_endpoints(path, subset)
+        ports, port_errors = _ports(f"{path}.ports", subset.ports, _port)
         slices.extend(_by_family(name, index, endpoints, ports))
-    return tuple(slices)
+        errors += [*endpoint_errors, *port_errors]
+    return tuple(slices), errors
 
 
 def _by_family(
     name: ServiceName, index: int, endpoints: Sequence[Endpoint], ports: tuple[SlicePort, ...]
 ) -> Iterable[EndpointSlice]:
+    """Yield a slice for each family of *endpoints*, those of the subset *index*."""
     for family in FAMILIES:
         members = tuple(endpoint for endpoint in endpoints if family_of(endpoint.address) == family)
         if members:
@@ -170,19 +160,14 @@ def _by_family(
             yield EndpointSlice(slice_name, name, family, members, ports)
 
 
-def _subset_endpoints(path: str, subset: SubsetWire, flaws: list[FieldError]) -> list[Endpoint]:
-    return [
-        *read_each(f"{path}.addresses", subset.addresses, lambda wire: _address(wire, True), flaws),
-        *read_each(f"{path}.notReadyAddresses", subset.not_ready_addresses, lambda wire: _address(wire, False), flaws),
-    ]
+def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[Endpoint], list[FieldError]]:
+    ready, errors = read_each(f"{path}.addresses", subset.addresses, lambda wire: _endpoint(wire, ready=True))
+    not_ready, not_ready_errors = read_each(
+        f"{path}.notReadyAddresses", subset.not_ready_addresses, lambda wire: _endpoint(wire, ready=False)
+    )
+    return ready + not_ready, errors + not_ready_errors
 
 
-def _address(wire: EndpointAddressWire, ready: bool) -> Endpoint:
-    return Endpoint(_ip(wire.ip), ready, ready, node=intern(wire.node_name or ""))
-
-
-def _ip(text: str) -> IP:
-    try:
-        return canonical_ip(text)
-    except FieldError as flaw:
-        raise flaw.under("ip") from None
+def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> Endpoint:
+    """Return the endpoint.  Raises FieldError."""
+    return Endpoint(read_ip(wire.ip, "ip"), ready, ready, node=intern(wire.node_name or ""))

@@ -1,7 +1,7 @@
-"""What is wrong with a part of an object, and how to go on past it.
+"""FieldError: what is wrong with a part of an object, and how decoding continues with the other parts.
 
-Law: the readers of single values raise Flaw; the readers of lists collect them, each under its index; whoever reads
-the whole object decides whether a part or all of it is lost.
+Readers of a single value raise FieldError.  Readers of lists collect the errors, each with the path of its item, and
+return them.  The reader of the object decides whether a part or all of it is lost.
 """
 
 import re
@@ -10,21 +10,28 @@ from typing import TypeVar
 
 import msgspec
 
-from kubeproxy_py.model.events import ObjectProblem
+from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.net import CIDR, IP, parse_cidr, parse_ip
 
-Given = TypeVar("Given")
+Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 _TYPE_ERROR = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?(.*)`)?")
 _HINTS = {
     "str": "put the value in quotes",
-    "int": "write a whole number, without quotes",
+    "int": "write an integer, without quotes",
     "bool": "write true or false",
 }
 
 
 class FieldError(Exception):
-    """One value can't be used: the field's path, what is wrong, and a hint."""
+    """One value cannot be used.
+
+    Attributes:
+        field: The path of the field within the object; "" is the object itself.
+        message: What is wrong.
+        hint: The remedy.
+    """
 
     def __init__(self, field: str, message: str, hint: str = "") -> None:
         super().__init__(field, message, hint)
@@ -33,57 +40,71 @@ class FieldError(Exception):
         self.hint = hint
 
     def under(self, path: str) -> "FieldError":
-        """The same flaw, seen from the object that has *path*."""
+        """Return the error with *path* before its field."""
         return FieldError(f"{path}.{self.field}" if self.field else path, self.message, self.hint)
 
-    def problem(self, where: str) -> ObjectProblem:
-        return ObjectProblem(where, self.field or "(all)", self.message, self.hint)
+    def to_problem(self, where: str) -> Problem:
+        """Return the Problem for the object *where*."""
+        return Problem(where, self.field or "(all)", self.message, self.hint)
 
 
 def read_each(
-    path: str, items: Iterable[Given] | None, read: Callable[[Given], Read], flaws: list[FieldError]
-) -> list[Read]:
-    """What *read* makes of each item; those it raises Flaw for are left out, and the flaws added to *flaws*."""
+    path: str, items: Iterable[Item] | None, read: Callable[[Item], Read]
+) -> tuple[list[Read], list[FieldError]]:
+    """Apply *read* to each item; return the values, and the errors of those items for which it raised FieldError."""
     values: list[Read] = []
+    errors: list[FieldError] = []
     for index, item in enumerate(items or ()):
         try:
-            values.append(read(item))  # not by read_one, which costs a list for each of 100,000 endpoints
-        except FieldError as flaw:
-            flaws.append(flaw.under(f"{path}[{index}]"))
-    return values
+            values.append(read(item))
+        except FieldError as error:
+            errors.append(error.under(f"{path}[{index}]"))
+    return values, errors
 
 
-def read_one(path: str, item: Given, read: Callable[[Given], Read], flaws: list[FieldError]) -> list[Read]:
-    """What *read* makes of *item*, or nothing and a flaw in *flaws*."""
+def read_ip(text: str, field: str = "") -> IP:
+    """Return the canonical form of an address.  Raises FieldError, for *field*."""
     try:
-        return [read(item)]
-    except FieldError as flaw:
-        flaws.append(flaw.under(path))
-        return []
+        return parse_ip(text)
+    except ValueError as error:
+        raise invalid_ip(field, error) from None
 
 
-def of_type_error(error: Exception) -> FieldError:
-    """A Flaw from msgspec's ValidationError, with the path as Kubernetes writes it."""
+def invalid_ip(field: str, error: ValueError) -> FieldError:
+    """Return the FieldError for an error of parse_ip."""
+    return FieldError(field, str(error), "write it like 10.0.0.1 or fd00::1")
+
+
+def read_cidr(text: str) -> CIDR:
+    """Return the canonical form of a network, which may be surrounded by white space.  Raises FieldError."""
+    try:
+        return parse_cidr(text.strip())
+    except ValueError as error:
+        raise FieldError("", str(error), "write it like 10.0.0.0/8; one address is /32 or /128") from None
+
+
+def from_validation_error(error: Exception) -> FieldError:
+    """Return the FieldError for msgspec's ValidationError, with the path as Kubernetes writes it."""
     match = _TYPE_ERROR.match(str(error))
     if not match:
         return FieldError("", str(error))
-    expected, got, path = match.groups(default="")
-    wanted = expected.removesuffix(" | null")
-    return FieldError(path, f"expected {wanted}, got {got}", _HINTS.get(wanted, ""))
+    expected, actual, path = match.groups(default="")
+    expected = expected.removesuffix(" | null")
+    return FieldError(path, f"expected {expected}, got {actual}", _HINTS.get(expected, ""))
 
 
-def of_syntax_error(error: Exception, body: bytes) -> FieldError:
-    """A Flaw from msgspec's DecodeError, with the line it names."""
+def from_decode_error(error: Exception, body: bytes) -> FieldError:
+    """Return the FieldError for one of the errors UNREADABLE, with the line of *body* that it names."""
     if isinstance(error, UnicodeDecodeError):
         return FieldError("", "is not UTF-8 text")
     if isinstance(error, RecursionError):
         return FieldError("", "is nested too deep")
-    at = re.search(r"\(byte (\d+)\)", str(error))
-    if not at:
+    position = re.search(r"\(byte (\d+)\)", str(error))
+    if not position:
         return FieldError("", f"is not JSON: {error}")
-    line = body.count(b"\n", 0, int(at[1])) + 1
+    line = body.count(b"\n", 0, int(position[1])) + 1
     return FieldError(f"line {line}", f"is not JSON: {error}")
 
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are no JSON (its ValidationError is a DecodeError: catch that one first)."""
+"""What msgspec raises for bytes that are not JSON (its ValidationError is a DecodeError: catch that one first)."""

@@ -1,12 +1,11 @@
-"""Node: from its wire form to the value that we use.
+"""Decode a Node from its wire form.
 
-Law: what can't be read of a Node is left out, with a Flaw; the rest of it is used.
+An invalid part of a Node is left out, with an error; the other parts are used.
 """
 
 from kubeproxy_py.model.node import Node
-from kubeproxy_py.model.services import IP
-from kubeproxy_py.sources.decode.address import canonical_cidr, canonical_ip
-from kubeproxy_py.sources.decode.errors import FieldError, read_each
+from kubeproxy_py.net import IP
+from kubeproxy_py.sources.decode.errors import FieldError, read_cidr, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
     NO_LABELS,
     NO_META,
@@ -17,30 +16,35 @@ from kubeproxy_py.sources.decode.schema import (
 )
 
 _AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
-_ADDRESS_TYPES = ("InternalIP", "ExternalIP")  # in upstream's order of preference
+_ADDRESS_TYPES = ("InternalIP", "ExternalIP")  # in kube-proxy's order of preference
 
 
-def read_node(name: str, wire: NodeWire, flaws: list[FieldError]) -> Node:
+def read_node(name: str, wire: NodeWire) -> tuple[Node, list[FieldError]]:
+    """Return the Node *name*, and the errors of the parts that were left out."""
     meta, spec = wire.metadata or NO_META, wire.spec or NodeSpecWire()
-    pod_cidrs = spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])
+    pod_cidrs, cidr_errors = read_each(
+        "spec.podCIDRs", spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else []), read_cidr
+    )
+    addresses, address_errors = _addresses(wire.status or NodeStatusWire())
     tainted = any(taint.key == _AUTOSCALER_TAINT for taint in spec.taints or ())
-    return Node(
+    node = Node(
         name,
         (meta.labels or NO_LABELS).zone or "",
-        _addresses(wire.status or NodeStatusWire(), flaws),
-        tuple(read_each("spec.podCIDRs", pod_cidrs, canonical_cidr, flaws)),
+        addresses,
+        tuple(pod_cidrs),
         meta.deletion_timestamp is not None or tainted,
     )
+    return node, [*address_errors, *cidr_errors]
 
 
-def _addresses(status: NodeStatusWire, flaws: list[FieldError]) -> tuple[IP, ...]:
-    def typed(wire: NodeAddressWire) -> tuple[str, IP]:
-        if wire.type not in _ADDRESS_TYPES:
-            return wire.type, ""
-        try:
-            return wire.type, canonical_ip(wire.address)
-        except FieldError as flaw:
-            raise flaw.under("address") from None
+def _addresses(status: NodeStatusWire) -> tuple[tuple[IP, ...], list[FieldError]]:
+    """Return the addresses by preference of their type."""
+    addresses, errors = read_each("status.addresses", status.addresses, _typed_address)
+    return tuple(ip for preferred in _ADDRESS_TYPES for kind, ip in addresses if kind == preferred), errors
 
-    read = read_each("status.addresses", status.addresses, typed, flaws)
-    return tuple(ip for wanted in _ADDRESS_TYPES for kind, ip in read if kind == wanted)
+
+def _typed_address(wire: NodeAddressWire) -> tuple[str, IP]:
+    """Return type and address; the address is "" if the type is of no use.  Raises FieldError."""
+    if wire.type not in _ADDRESS_TYPES:
+        return wire.type, ""
+    return wire.type, read_ip(wire.address, "address")

@@ -1,7 +1,8 @@
-"""The cluster's objects as they are written in JSON and YAML, cut down to the fields that we read.
+"""The wire form of Kubernetes objects in JSON and YAML, reduced to the fields that we read.
 
-Law: nothing is judged here but types.  A field that may be absent may be null too, as in Go's decoder; fields that
-we don't read are skipped unparsed, which is what makes an object cost microseconds (managedFields are most of it).
+Invariants:
+- Only types are checked here.  A field that may be absent may also be null, as in Go's decoder.
+- Fields that we do not read are skipped unparsed, so an object takes microseconds (managedFields are most of it).
 
 Source: k8s.io/api core/v1 and discovery/v1, types.go.
 """
@@ -12,10 +13,12 @@ from msgspec import Raw, Struct, field
 
 
 class Wire(Struct, gc=False, rename="camel"):
-    """The base: field names are the API's, in our spelling."""
+    """Base of all structures; field names are the API's, in snake_case."""
 
 
 class LabelsWire(Struct, gc=False):
+    """The labels that we read."""
+
     proxy_name: str | None = field(default=None, name="service.kubernetes.io/service-proxy-name")
     service_name: str | None = field(default=None, name="kubernetes.io/service-name")
     zone: str | None = field(default=None, name="topology.kubernetes.io/zone")
@@ -26,6 +29,8 @@ NO_LABELS = LabelsWire()
 
 
 class AnnotationsWire(Struct, gc=False):
+    """The annotations that we read."""
+
     drain_deadline: str | None = field(default=None, name="kubeproxy-py/drain-deadline")
     triggered: str | None = field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
 
@@ -34,6 +39,8 @@ NO_ANNOTATIONS = AnnotationsWire()
 
 
 class MetaWire(Wire):
+    """ObjectMeta."""
+
     name: str = ""
     namespace: str = ""
     resource_version: str = ""
@@ -45,10 +52,12 @@ class MetaWire(Wire):
 NO_META = MetaWire()
 
 
-# Service ---------------------------------------------------------------------------------------------------------
+# Service
 
 
 class ServicePortWire(Wire):
+    """ServicePort."""
+
     port: int = 0
     name: str | None = None
     protocol: str | None = None
@@ -56,14 +65,20 @@ class ServicePortWire(Wire):
 
 
 class ClientIPWire(Wire):
+    """ClientIPConfig."""
+
     timeout_seconds: int | None = None
 
 
 class AffinityConfigWire(Wire):
+    """SessionAffinityConfig."""
+
     client_ip: ClientIPWire | None = field(default=None, name="clientIP")
 
 
 class ServiceSpecWire(Wire):
+    """ServiceSpec."""
+
     type: str | None = None
     cluster_ip: str | None = field(default=None, name="clusterIP")
     cluster_ips: list[str] | None = field(default=None, name="clusterIPs")
@@ -79,28 +94,38 @@ class ServiceSpecWire(Wire):
 
 
 class IngressWire(Wire):
+    """LoadBalancerIngress."""
+
     ip: str | None = None
     ip_mode: str | None = None
 
 
 class LoadBalancerWire(Wire):
+    """LoadBalancerStatus."""
+
     ingress: list[IngressWire] | None = None
 
 
 class ServiceStatusWire(Wire):
+    """ServiceStatus."""
+
     load_balancer: LoadBalancerWire | None = None
 
 
 class ServiceWire(Wire):
+    """Service."""
+
     metadata: MetaWire | None = None
     spec: ServiceSpecWire | None = None
     status: ServiceStatusWire | None = None
 
 
-# EndpointSlice ---------------------------------------------------------------------------------------------------
+# EndpointSlice
 
 
 class ConditionsWire(Wire):
+    """EndpointConditions."""
+
     ready: bool | None = None
     serving: bool | None = None
     terminating: bool | None = None
@@ -110,15 +135,21 @@ NO_CONDITIONS = ConditionsWire()
 
 
 class NamedWire(Wire):
+    """ForZone or ForNode."""
+
     name: str
 
 
 class HintsWire(Wire):
+    """EndpointHints."""
+
     for_zones: list[NamedWire] | None = None
     for_nodes: list[NamedWire] | None = None
 
 
 class EndpointWire(Wire):
+    """Endpoint of an EndpointSlice."""
+
     addresses: list[str] | None = None
     conditions: ConditionsWire | None = None
     node_name: str | None = None
@@ -126,70 +157,90 @@ class EndpointWire(Wire):
 
 
 class EndpointPortWire(Wire):
+    """EndpointPort."""
+
     name: str | None = None
     protocol: str | None = None
     port: int | None = None
 
 
 class SliceWire(Wire):
+    """EndpointSlice."""
+
     metadata: MetaWire | None = None
     address_type: str | None = None
     endpoints: list[EndpointWire] | None = None
     ports: list[EndpointPortWire] | None = None
 
 
-# Endpoints -------------------------------------------------------------------------------------------------------
+# Endpoints
 
 
 class EndpointAddressWire(Wire):
+    """EndpointAddress."""
+
     ip: str = ""
     node_name: str | None = None
 
 
 class SubsetWire(Wire):
+    """EndpointSubset."""
+
     addresses: list[EndpointAddressWire] | None = None
     not_ready_addresses: list[EndpointAddressWire] | None = None
     ports: list[EndpointPortWire] | None = None
 
 
 class EndpointsWire(Wire):
+    """Endpoints."""
+
     metadata: MetaWire | None = None
     subsets: list[SubsetWire] | None = None
 
 
-# Node ------------------------------------------------------------------------------------------------------------
+# Node
 
 
 class TaintWire(Wire):
+    """Taint."""
+
     key: str = ""
 
 
 class NodeSpecWire(Wire):
+    """NodeSpec."""
+
     pod_cidr: str | None = field(default=None, name="podCIDR")
     pod_cidrs: list[str] | None = field(default=None, name="podCIDRs")
     taints: list[TaintWire] | None = None
 
 
 class NodeAddressWire(Wire):
+    """NodeAddress."""
+
     type: str = ""
     address: str = ""
 
 
 class NodeStatusWire(Wire):
+    """NodeStatus."""
+
     addresses: list[NodeAddressWire] | None = None
 
 
 class NodeWire(Wire):
+    """Node."""
+
     metadata: MetaWire | None = None
     spec: NodeSpecWire | None = None
     status: NodeStatusWire | None = None
 
 
-# Lists, watches and errors ---------------------------------------------------------------------------------------
+# Lists, watches and errors
 
 
 class KindWire(Wire):
-    """Enough to tell what an object is."""
+    """The type of an object, and its items if it is a list."""
 
     api_version: str | None = None
     kind: str | None = None
@@ -197,26 +248,28 @@ class KindWire(Wire):
 
 
 class ListMetaWire(Wire):
+    """ListMeta."""
+
     resource_version: str = ""
     continue_: str = field(default="", name="continue")
 
 
 class ListWire(Wire):
-    """Items stay unparsed, so that a bad one spoils no other."""
+    """A page of a list; items stay unparsed, so that an invalid one does not affect the others."""
 
     metadata: ListMetaWire | None = None
     items: list[Raw] | None = None
 
 
 class WatchWire(Wire):
-    """One line of a watch's body."""
+    """WatchEvent: one line of a watch's body."""
 
     type: str
     object: Raw
 
 
 class StatusWire(Wire):
-    """The API server's errors (kind Status)."""
+    """Status: an error of the API server."""
 
     code: int = 0
     reason: str = ""

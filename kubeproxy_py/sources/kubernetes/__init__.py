@@ -1,1 +1,1 @@
-"""TODO."""
+"""The Kubernetes API as a source."""

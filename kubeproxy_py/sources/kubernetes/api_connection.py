@@ -1,70 +1,78 @@
-"""Access: the connection to the API server that is now good, shared by all who ask it.
+"""ApiConnection: the connection to the API server, shared by the watches and the event poster.
 
-Law: credentials are read anew when the server no longer accepts them (401), or when TLS fails, and once for all who
-ask; so rotated tokens, certificates and CAs come into use whatever kind they are.
+Invariants:
+- Credentials are read again when the server no longer accepts them (401) or TLS fails, once for all users of the
+  connection.  So rotated tokens, certificates and CAs come into use whatever kind they are.
 """
 
 import threading
 from collections.abc import Callable
 
-from kubeproxy_py.model.events import ObjectProblem
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import SourceError
-from kubeproxy_py.sources.kubernetes.client import Answer, Connection, TransportError
+from kubeproxy_py.sources.kubernetes.client import Connection, Response, TransportError
 
 Connect = Callable[[], Connection]
-Send = Callable[[Connection], Answer]
+Send = Callable[[Connection], Response]
+_UNAUTHORIZED = 401
 
 
 class ApiConnection:
-    """*connect* reads the configuration and the credentials, and raises SourceError if they can't be used."""
+    """The current connection, replaced when it is discarded.
+
+    Args:
+        connect: Reads the configuration and the credentials; raises SourceError if they cannot be used.
+    """
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._lock = threading.Lock()
         self._connection: Connection | None = None
 
-    def connection(self) -> Connection:
-        """The connection in use, made if there is none.  Raises SourceError."""
+    def current(self) -> Connection:
+        """Return the current connection; connect if there is none.  Raises SourceError."""
         with self._lock:
             if self._connection is None:
                 self._connection = self._connect()
             return self._connection
 
-    def ask(self, send: Send) -> Answer:
-        """The answer that *send* gets; if the server doesn't know us, the one to credentials that were read anew.
+    def request(self, send: Send) -> Response:
+        """Call *send* with the connection; if the server answers 401, read the credentials and call it once more.
 
-        Raises TransportError.
+        Raises:
+            TransportError: There was no response.
         """
-        answer = self._ask_once(send)
-        if answer.status != 401:
-            return answer
-        answer.close()
-        return self._ask_once(send)
+        response = self._request_once(send)
+        if response.status != _UNAUTHORIZED:
+            return response
+        response.close()
+        return self._request_once(send)
 
-    def _ask_once(self, send: Send) -> Answer:
+    def _request_once(self, send: Send) -> Response:
         try:
-            connection = self.connection()
+            connection = self.current()
         except SourceError as error:
-            raise TransportError(ObjectProblem("Kubernetes API", "configuration", error.message, error.hint)) from None
+            raise TransportError(Problem("Kubernetes API", "configuration", error.message, error.hint)) from error
         try:
-            answer = send(connection)
+            response = send(connection)
         except TransportError as error:
-            if error.problem.field != "connection":  # but TLS or the credentials, which may be wrong by now
-                self.forget(connection)
+            if error.problem.field != "connection":  # TLS or credentials, which may have been rotated
+                self.discard(connection)
             raise
-        if answer.status == 401:
-            self.forget(connection)
-        return answer
+        if response.status == _UNAUTHORIZED:
+            self.discard(connection)
+        return response
 
-    def forget(self, refused: Connection) -> None:
-        """*refused* is of no use any more: the next connection is made anew."""
+    def discard(self, connection: Connection) -> None:
+        """Close *connection*, so that the next request reads the credentials again."""
         with self._lock:
-            if self._connection is refused:
+            if self._connection is connection:
                 self._connection = None
-                refused.close()
+                connection.close()
 
     def close(self) -> None:
-        """Without the lock, which an exec plugin that hangs may hold."""
+        """Close the connection."""
+        # Without the lock, which another thread may hold while it waits for a hanging exec plugin.
         connection = self._connection
         if connection:
             connection.close()

@@ -1,34 +1,41 @@
-"""The kubeconfig file, checked before the ``kubernetes`` package reads it.
+"""Check the kubeconfig file before the ``kubernetes`` package reads it.
 
-Law: a wrong kubeconfig is told with its field and a hint, and never with a value.  The package can do neither: it
-raises whatever it stumbles over, and its messages may hold the whole user entry, token and all.
+Invariants:
+- An error names the field and the remedy, and never contains a value.  The package cannot do that: it raises many
+  types of exception, and their texts may contain the complete user entry with its token.
 
 Source: k8s.io/client-go/tools/clientcmd/api/v1, types.go.
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-import yaml
 from msgspec import Struct, field
 
 from kubeproxy_py.sources import SourceError
-from kubeproxy_py.sources.decode.errors import of_type_error
+from kubeproxy_py.sources.decode.errors import from_validation_error
+from kubeproxy_py.yaml_loader import YamlError, load_yaml
 
 SIZE_MAX_BYTES = 4 << 20
+DEPTH_MAX = 100  # a user's exec environment has 6 levels
+EXPANDED_VALUES_MAX = 200_000
 
 
 class _Wire(Struct, gc=False, rename="kebab"):
-    """Field names are the file's, in our spelling."""
+    """Base of the file's structures; field names are the file's, in snake_case."""
 
 
 class EnvWire(_Wire):
+    """One environment variable of an exec plugin."""
+
     name: str
     value: str
 
 
 class ExecWire(_Wire):
+    """An exec plugin."""
+
     command: str
     api_version: str = field(name="apiVersion")
     args: list[str] | None = None
@@ -36,6 +43,8 @@ class ExecWire(_Wire):
 
 
 class UserWire(_Wire):
+    """A user's credentials."""
+
     token: str | None = None
     token_file: str | None = field(default=None, name="tokenFile")
     client_certificate: str | None = None
@@ -44,31 +53,43 @@ class UserWire(_Wire):
 
 
 class ClusterWire(_Wire):
+    """An API server."""
+
     server: str
     certificate_authority: str | None = None
 
 
 class ContextWire(_Wire):
+    """A combination of cluster and user."""
+
     cluster: str
     user: str = ""
 
 
 class NamedUserWire(_Wire):
+    """An entry of ``users``."""
+
     name: str
     user: UserWire | None = None
 
 
 class NamedClusterWire(_Wire):
+    """An entry of ``clusters``."""
+
     name: str
     cluster: ClusterWire
 
 
 class NamedContextWire(_Wire):
+    """An entry of ``contexts``."""
+
     name: str
     context: ContextWire
 
 
 class KubeconfigWire(_Wire):
+    """The file."""
+
     current_context: str = ""
     contexts: list[NamedContextWire] | None = None
     clusters: list[NamedClusterWire] | None = None
@@ -79,20 +100,24 @@ Named = TypeVar("Named", NamedUserWire, NamedClusterWire, NamedContextWire)
 
 
 class Kubeconfig(Struct, frozen=True, gc=False):
-    """What we must know of the current context; the package reads the rest."""
+    """What we need from the current context; the package reads the rest."""
 
-    token_file: str = ""  # "": none, or a token stands in the file itself and goes before
+    token_file: str = ""  # path; "": none, or the file has a token itself, which has precedence
     has_exec: bool = False
 
 
 def read_kubeconfig(path: str) -> Kubeconfig:
-    """Checks the file *path*.  Raises SourceError, which names the field, if it can't be used."""
+    """Check the file *path*.
+
+    Raises:
+        SourceError: The file cannot be used; the message names the field.
+    """
     wire = _parse(path)
-    context = _pick(path, "contexts", wire.contexts, wire.current_context, "current-context").context
-    cluster = _pick(path, "clusters", wire.clusters, context.cluster, "the context's cluster").cluster
+    context = _find(path, "contexts", wire.contexts, wire.current_context, "current-context").context
+    cluster = _find(path, "clusters", wire.clusters, context.cluster, "the context's cluster").cluster
     user = UserWire()
     if context.user:
-        user = _pick(path, "users", wire.users, context.user, "the context's user").user or user
+        user = _find(path, "users", wire.users, context.user, "the context's user").user or user
     files = {
         "certificate-authority": cluster.certificate_authority,
         "client-certificate": user.client_certificate,
@@ -100,37 +125,38 @@ def read_kubeconfig(path: str) -> Kubeconfig:
         "tokenFile": None if user.token else user.token_file,
     }
     for name, file in files.items():
-        if file and not _beside(path, file).is_file():
-            raise SourceError(f"kubeconfig {path}: {name}: there is no file {file}", "is it mounted?")
+        if file and not _resolve(path, file).is_file():
+            raise SourceError(f"kubeconfig {path}: {name}: file {file} does not exist", "check that it is mounted")
     token_file = files["tokenFile"]
-    return Kubeconfig(str(_beside(path, token_file)) if token_file else "", user.exec is not None)
+    return Kubeconfig(str(_resolve(path, token_file)) if token_file else "", user.exec is not None)
 
 
 def _parse(path: str) -> KubeconfigWire:
+    """Return the contents of the file.  Raises SourceError."""
     try:
         with Path(path).expanduser().open("rb") as file:
-            body: Any = yaml.load(file.read(SIZE_MAX_BYTES), Loader=yaml.CSafeLoader)
-        return msgspec.convert(body, KubeconfigWire)
+            content = file.read(SIZE_MAX_BYTES)
+        document = load_yaml(content, max_depth=DEPTH_MAX, max_expanded_values=EXPANDED_VALUES_MAX)
+        return msgspec.convert(document.value, KubeconfigWire)
     except OSError as error:
-        raise SourceError(f"kubeconfig {path}: {error.strerror}", "name one that exists with --kubeconfig") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SourceError(f"kubeconfig {path}, line {line}: is not YAML: {error.problem}") from None
+        raise SourceError(f"kubeconfig {path}: {error.strerror}", "set --kubeconfig to an existing file") from error
+    except YamlError as error:  # without the cause, whose text may contain values
+        line = f", line {error.line}" if error.line else ""
+        raise SourceError(f"kubeconfig {path}{line}: invalid YAML: {error.message}") from None
     except msgspec.ValidationError as error:
-        flaw = of_type_error(error)
-        raise SourceError(f"kubeconfig {path}: {flaw.field or '(all)'}: {flaw.message}", flaw.hint) from None
-    except (yaml.YAMLError, ValueError):
-        raise SourceError(f"kubeconfig {path}: is not YAML") from None
+        invalid = from_validation_error(error)
+        raise SourceError(f"kubeconfig {path}: {invalid.field or '(all)'}: {invalid.message}", invalid.hint) from None
 
 
-def _pick(path: str, field: str, entries: list[Named] | None, name: str, what: str) -> Named:
+def _find(path: str, field: str, entries: list[Named] | None, name: str, reference: str) -> Named:
+    """Return the entry *name* of *field*, which *reference* names.  Raises SourceError."""
     for entry in entries or ():
         if entry.name == name:
             return entry
-    message = f"{what} is {name!r:.100}, which {field} does not have" if name else f"{what} is missing"
+    message = f"{reference} is {name!r:.100}, which is not in {field}" if name else f"{reference} is missing"
     raise SourceError(f"kubeconfig {path}: {message}")
 
 
-def _beside(path: str, file: str) -> Path:
-    """Relative paths in a kubeconfig start from its own folder."""
+def _resolve(path: str, file: str) -> Path:
+    """Return the path of *file*, which is relative to the folder of the kubeconfig *path*."""
     return Path(path).expanduser().absolute().parent / file

@@ -1,6 +1,6 @@
-"""What is listed and watched, with kube-proxy's own selectors.
+"""The resources that are listed and watched, with kube-proxy's selectors.
 
-Law: the server sends only what a service proxy needs; so the load on it, and the role that we need, are kube-proxy's.
+The server sends only what a service proxy needs, so the load on it and the required role are kube-proxy's.
 
 Source: kube-proxy 1.36, cmd/kube-proxy/app/server.go.
 """
@@ -12,14 +12,14 @@ from kubeproxy_py.sources.decode.objects import Kind
 
 
 class Resource(Struct, frozen=True, gc=False):
-    """What to list and watch; *instead* is asked for where the server doesn't have it (404)."""
+    """A resource to list and watch."""
 
     feed: Feed
     kind: Kind
     path: str
     label_selector: str = ""
     field_selector: str = ""
-    instead: "Resource | None" = None
+    fallback: "Resource | None" = None  # requested instead where the server does not have this one (404)
 
 
 SERVICES = Resource(
@@ -27,7 +27,7 @@ SERVICES = Resource(
     "Service",
     "/api/v1/services",
     label_selector="!service.kubernetes.io/service-proxy-name",
-    field_selector="spec.clusterIP!=None",  # servers before 1.31 refuse it (400): then all are asked for
+    field_selector="spec.clusterIP!=None",  # servers before 1.31 reject it (400); then all Services are listed
 )
 _ENDPOINTS = Resource("slices", "Endpoints", "/api/v1/endpoints", label_selector="!service.kubernetes.io/headless")
 SLICES = Resource(
@@ -35,9 +35,10 @@ SLICES = Resource(
     "EndpointSlice",
     "/apis/discovery.k8s.io/v1/endpointslices",
     label_selector="!service.kubernetes.io/headless",
-    instead=_ENDPOINTS,  # servers before 1.21
+    fallback=_ENDPOINTS,  # servers before 1.21
 )
 
 
-def node(name: str) -> Resource:
+def node_resource(name: str) -> Resource:
+    """Return the resource that selects the Node *name*."""
     return Resource("node", "Node", "/api/v1/nodes", field_selector=f"metadata.name={name}")

@@ -1,20 +1,22 @@
 """KubeSource: the Kubernetes API as a source.
 
-Law: the only module that knows the ``kubernetes`` package, which reads configuration and credentials (kubeconfig
-with certificates, tokens and exec plugins; a pod's service account) and makes the pool of connections.  Neither its
+The only module that imports the ``kubernetes`` package.  The package reads configuration and credentials (kubeconfig
+with certificates, tokens and exec plugins; a pod's service account) and creates the connection pool.  Neither its
 models nor its API classes are used: they are 20 times slower than our decoder, and 23 MiB.
 
-What the package does not do, we do: a kubeconfig's tokenFile is read at each request (the package reads it once, and
-kubeadm's kube-proxy has its rotated token there).
+A kubeconfig's tokenFile is read here, at each request: the package reads it once, and kubeadm's kube-proxy has its
+rotated token there.
 """
 
 import logging
 import random
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
 from kubeproxy_py import __version__
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.sources import EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
@@ -22,21 +24,28 @@ from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.client import KEEPALIVE, Connection
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
-from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, node
+from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, node_resource
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 
-SILENCE_S = 90.0  # of a watch: a bookmark comes each minute, and half of one is margin
-_CONNECTIONS = 4  # one for each watch, and one to post events
+SILENCE_S = 90.0  # of a watch: the server sends a bookmark each minute; the other half minute is margin
+_CONNECTIONS = 4  # one for each watch, and one to post Events
 _JOIN_TIMEOUT_S = 2.0
 
 log = logging.getLogger(__name__)
 
 
 class KubeSource:
-    """The Services, EndpointSlices and the Node *node_name* of a cluster.
+    """The Services and EndpointSlices of a cluster, and one of its Nodes.
 
-    *kubeconfig* is the path of the file, *master* a URL that goes before the file's; with neither, the pod's service
-    account is used.
+    Args:
+        kubeconfig: Path of the file.
+        master: URL of the API server; overrides the kubeconfig's.  With neither, the pod's service account is used.
+        node_name: The Node to watch.
+        silence_s: See WatchThread.
+        metrics: Counts the requests.
+
+    Attributes:
+        api: The connection, which others may use for their own requests.
     """
 
     def __init__(
@@ -46,44 +55,45 @@ class KubeSource:
         node_name: str,
         *,
         silence_s: float = SILENCE_S,
-        tally: ClientMetrics = NULL_CLIENT_METRICS,
+        metrics: ClientMetrics = NULL_CLIENT_METRICS,
     ) -> None:
-        self.access = ApiConnection(lambda: connect(kubeconfig, master, tally))
-        self._tally = tally
-        self._resources = (SERVICES, SLICES, node(node_name))
+        self.api = ApiConnection(lambda: connect(kubeconfig, master, metrics))
+        self._metrics = metrics
+        self._resources = (SERVICES, SLICES, node_resource(node_name))
         self._silence_s = silence_s
-        self._watchers: list[WatchThread] = []
-        self._lock = threading.Lock()  # held while an event is told
+        self._threads: list[WatchThread] = []
+        self._lock = threading.Lock()  # held while events are emitted
         self._stopped = False
 
     def start(self, emit: EventHandler) -> None:
-        """Raises SourceError if the configuration can't be used."""
-        self.access.connection()
+        """Start one watch for each resource.  Raises SourceError if the configuration cannot be used."""
+        self.api.current()
 
-        def tell(*events: Event) -> None:
+        def emit_unless_stopped(*events: Event) -> None:
             with self._lock:
                 if not self._stopped:
                     emit(*events)
 
         for resource in self._resources:
-            listwatch = ListWatch(resource, random.random)
-            watcher = WatchThread(listwatch, self.access, tell, self._silence_s, resource.feed, self._tally)
-            self._watchers.append(watcher)
-            watcher.start()
+            list_watch = ListWatch(resource, random.random)
+            thread = WatchThread(list_watch, self.api, emit_unless_stopped, self._silence_s, self._metrics)
+            self._threads.append(thread)
+            thread.start()
 
     def stop(self) -> None:
+        """Stop the watches; nothing is emitted afterwards."""
         with self._lock:
             self._stopped = True
-        for watcher in self._watchers:
-            watcher.stop()
-        for watcher in self._watchers:
-            watcher.join(_JOIN_TIMEOUT_S)
-        self.access.close()
+        for thread in self._threads:
+            thread.stop()
+        for thread in self._threads:
+            thread.join(_JOIN_TIMEOUT_S)
+        self.api.close()
 
 
-def connect(kubeconfig: str | None, master: str | None, tally: ClientMetrics = NULL_CLIENT_METRICS) -> Connection:
-    """The connection that the configuration describes.  Raises SourceError."""
-    # Imported here: a quarter of a second and 44 MiB that only those pay who talk to a cluster.
+def connect(kubeconfig: str | None, master: str | None, metrics: ClientMetrics = NULL_CLIENT_METRICS) -> Connection:
+    """Return a connection as configured.  Raises SourceError if the configuration cannot be used."""
+    # Imported here: a quarter of a second and 44 MiB, only for agents that use an API server.
     import urllib3
     from kubernetes.client import Configuration
     from kubernetes.client.rest import RESTClientObject
@@ -98,70 +108,92 @@ def connect(kubeconfig: str | None, master: str | None, tally: ClientMetrics = N
     elif not master:
         _load_service_account(configuration)
     if master:
-        configuration.host = _url(master, configuration)
+        configuration.host = _master_url(master, configuration)
     if not configuration.verify_ssl:
-        log.warning("The API server's certificate is not verified (insecure-skip-tls-verify)")
-        urllib3.disable_warnings(InsecureRequestWarning)  # it would come with each request
+        message = "API server certificate is not verified (insecure-skip-tls-verify)"
+        log.warning(message, extra=values(server=configuration.host))
+        urllib3.disable_warnings(InsecureRequestWarning)  # else one for each request
     try:
         pool = RESTClientObject(configuration).pool_manager
-    except (OSError, ValueError) as error:  # a certificate file that is none
-        raise SourceError(f"TLS can't be set up: {type(error).__name__}", "are the certificate files good?") from None
+    except (OSError, ValueError) as error:  # a certificate file without a certificate
+        _log_cause("Failed to set up TLS", error)
+        message = f"TLS cannot be set up: {type(error).__name__}"
+        raise SourceError(message, "check the certificate files") from None
 
     def authorization() -> str:
-        return _token(token_file) if token_file else _authorization(configuration)
+        return _read_token(token_file) if token_file else _authorization(configuration)
 
-    tally.connected()
-    return Connection(configuration.host.rstrip("/"), pool, authorization, f"kubeproxy-py/{__version__}", tally)
+    metrics.pool_created()
+    return Connection(configuration.host.rstrip("/"), pool, authorization, f"kubeproxy-py/{__version__}", metrics)
 
 
 def _load_kubeconfig(path: str, configuration: Any) -> str:
-    """Fills *configuration*; the path of the token file, if the tokens are in one."""
+    """Load the file *path* into *configuration*.
+
+    Returns:
+        The path of the token file; "" if there is none.
+
+    Raises:
+        SourceError: The file cannot be used.
+    """
     from kubernetes.config import load_kube_config
 
-    checked = read_kubeconfig(path)
+    kubeconfig = read_kubeconfig(path)
     try:
         load_kube_config(path, client_configuration=configuration, persist_config=False)
-    except Exception as error:  # its messages may hold tokens, and it raises whatever it stumbles over
-        raise SourceError(f"kubeconfig {path} can't be used: {type(error).__name__}", _hint(checked)) from None
-    if checked.has_exec and not configuration.api_key and not configuration.cert_file:
-        raise SourceError(f"kubeconfig {path}: exec gave no credentials", "run its command by hand")
-    return checked.token_file
+    except Exception as error:  # the package raises many types
+        _log_cause("Failed to load the kubeconfig", error)
+        raise SourceError(f"kubeconfig {path} cannot be used: {type(error).__name__}", _hint(kubeconfig)) from None
+    if kubeconfig.has_exec and not configuration.api_key and not configuration.cert_file:
+        raise SourceError(f"kubeconfig {path}: exec returned no credentials", "run its command by hand")
+    return kubeconfig.token_file
 
 
-def _hint(checked: Kubeconfig) -> str:
-    return "does its exec command work?" if checked.has_exec else "are its certificates and their files good?"
+def _hint(kubeconfig: Kubeconfig) -> str:
+    return "run its exec command by hand" if kubeconfig.has_exec else "check its certificates and their files"
+
+
+def _log_cause(message: str, error: Exception) -> None:
+    """Log at debug level the type of *error* and where it was raised, without its text, which may contain tokens."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    log.debug("%s", message, extra=values(error=type(error).__name__, raised_at=place))
 
 
 def _load_service_account(configuration: Any) -> None:
+    """Load the pod's service account into *configuration*.  Raises SourceError."""
     from kubernetes.config import ConfigException, load_incluster_config
 
     try:
         load_incluster_config(configuration)
     except (ConfigException, OSError) as error:
-        hint = "outside of a cluster, name a --kubeconfig or a --manifests folder"
-        raise SourceError(f"this is no pod with a service account: {error}", hint) from None
+        hint = "outside of a cluster, set --kubeconfig or --manifests"
+        raise SourceError(f"not in a pod with a service account: {error}", hint) from error
 
 
-def _url(master: str, configuration: Any) -> str:
-    """*master* with the scheme that client-go would add."""
+def _master_url(master: str, configuration: Any) -> str:
+    """Return *master* with the scheme that client-go would add."""
     if "://" in master:
         return master
     return f"{'https' if configuration.ssl_ca_cert or not configuration.verify_ssl else 'http'}://{master}"
 
 
-def _token(path: str) -> str:
+def _read_token(path: str) -> str:
+    """Return the header value with the token in the file *path*.  Raises SourceError."""
     try:
         return f"Bearer {Path(path).read_text(encoding='ascii').strip()}"
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "has characters that no token has"
-        raise SourceError(f"tokenFile {path}: {reason}", "is it mounted?") from None
+    except UnicodeError:  # its text contains bytes of the token
+        raise SourceError(f"tokenFile {path}: has characters that a token cannot have", "check the file") from None
+    except OSError as error:
+        raise SourceError(f"tokenFile {path}: {error.strerror}", "check that it is mounted") from error
 
 
 def _authorization(configuration: Any) -> str:
-    """The header's value, which the package renews if it is a service account's or an exec plugin's."""
+    """Return the header value; the package renews it for service accounts and exec plugins.  Raises SourceError."""
     try:
         settings = configuration.auth_settings()
-    except Exception as error:  # as when it loads a kubeconfig: its messages are not for telling
+    except Exception as error:  # the package raises many types
+        _log_cause("Failed to renew the token", error)
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise SourceError(f"the token can't be renewed: {reason}", "is it mounted?") from None
+        raise SourceError(f"the token cannot be renewed: {reason}", "check that it is mounted") from None
     return next((setting["value"] or "" for setting in settings.values() if setting["in"] == "header"), "")

@@ -1,7 +1,8 @@
-"""Watcher: the thread that carries out one ListWatch over HTTP.
+"""WatchThread: the thread that lists and watches one resource over HTTP.
 
-Law: all that is decided is decided by ListWatch; here are only the connection, the clock and the end.  Whatever goes
-wrong ends in a wait and another attempt; nothing ends the thread but ``stop``.
+Invariants:
+- ListWatch makes all decisions; this module only adds the connection, the clock and the thread.
+- Every failure leads to a delay and another attempt; only ``stop`` ends the thread.
 """
 
 import logging
@@ -10,14 +11,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from kubeproxy_py.model.events import Event, Feed, ObjectProblem
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import EventHandler
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.client import Answer, Connection, TransportError
+from kubeproxy_py.sources.kubernetes.client import Connection, Response, TransportError
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch, Request
 
 LIST_TIMEOUT_S = 60.0  # the API server gives up on a list after as long
+_OK = 200
 
 log = logging.getLogger(__name__)
 
@@ -25,103 +29,115 @@ log = logging.getLogger(__name__)
 class WatchThread:
     """Lists and watches one resource until it is stopped.
 
-    A watch that says nothing for *silence_s*, not even a bookmark (of which there is one a minute), is taken for dead.
+    Args:
+        list_watch: Decides which requests are sent and which events follow from the responses.
+        api: The connection.
+        emit: Receives the events, in this thread.
+        silence_s: A watch that receives nothing for so long, not even a bookmark (the server sends one a minute), is
+            considered dead.
+        metrics: Counts the requests.
     """
 
     def __init__(
         self,
-        listwatch: ListWatch,
-        access: ApiConnection,
+        list_watch: ListWatch,
+        api: ApiConnection,
         emit: EventHandler,
         silence_s: float,
-        feed: Feed,
-        tally: ClientMetrics = NULL_CLIENT_METRICS,
+        metrics: ClientMetrics = NULL_CLIENT_METRICS,
     ) -> None:
-        self._listwatch = listwatch
-        self._feed = feed
-        self._tally = tally
-        self._access = access
+        self._list_watch = list_watch
+        self._feed = list_watch.feed
+        self._metrics = metrics
+        self._api = api
         self._emit = emit
         self._silence_s = silence_s
         self._stopping = threading.Event()
-        self._lock = threading.Lock()  # of _answer
-        self._answer: Answer | None = None  # whose body is being read
-        self._thread = threading.Thread(target=self._run, name=f"watch-{feed}", daemon=True)
+        self._lock = threading.Lock()  # of _response
+        self._response: Response | None = None  # whose body is being read
+        self._thread = threading.Thread(target=self._run, name=f"watch-{self._feed}", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; it does so at once, unless it waits for an answer's first byte."""
+        """Ask the thread to end; it does at once, unless it is waiting for the first byte of a response."""
         self._stopping.set()
         with self._lock:
-            if self._answer:
-                self._answer.cut_off()
+            if self._response:
+                self._response.abort()
 
     def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        request = self._listwatch.request()
+        request = self._list_watch.next_request()
         while not self._stopping.wait(request.wait_s):
             try:
-                self._carry_out(request)
+                self._send(request)
             except TransportError as error:
-                self._tell_failure(error.problem)
-            except Exception as error:  # the outermost line: a watch that ended for good would go unnoticed
-                log.exception("Watching failed in an unforeseen way")
-                self._tell_failure(
-                    ObjectProblem("watch", "(all)", f"unforeseen {type(error).__name__}", "please report it")
+                cause = repr(error.__cause__)
+                log.debug("Request failed", extra=values(feed=self._feed, problem=error.problem, cause=cause))
+                self._emit_failure(error.problem)
+            except Exception as error:  # the outermost level of the thread: its end would go unnoticed
+                log.exception("Internal error in a watch (please report); retrying", extra=values(feed=self._feed))
+                problem = Problem(
+                    "watch", "(all)", f"internal error {type(error).__name__}", "please report it, with the log"
                 )
-            request = self._listwatch.request()
+                self._emit_failure(problem)
+            request = self._list_watch.next_request()
 
-    def _tell_failure(self, problem: ObjectProblem) -> None:
-        if events := self._listwatch.failed(problem):
+    def _emit_failure(self, problem: Problem) -> None:
+        if events := self._list_watch.on_failure(problem):
             self._emit(*events)
 
-    def _carry_out(self, request: Request) -> None:
-        """Ask, and tell ListWatch what came of it.  Raises TransportError."""
-        answer = self._access.ask(lambda connection: self._get(connection, request))
+    def _send(self, request: Request) -> None:
+        """Send *request* and pass the response to ListWatch.  Raises TransportError."""
+        response = self._api.request(lambda connection: self._get(connection, request))
         with self._lock:
-            self._answer = answer
+            self._response = response
         try:
             if self._stopping.is_set():
                 return
-            if request.is_watch and answer.status == 200:
-                self._follow(answer)
+            if request.is_watch and response.status == _OK:
+                self._read_watch(response)
                 return
-            body = answer.body()
-            self._tell(lambda: self._listwatch.answered(answer.status, body, answer.retry_after_s))
+            body = response.body()
+            self._decode(lambda: self._list_watch.on_response(response.status, body, response.retry_after_s))
         finally:
             with self._lock:
-                self._answer = None
-            answer.close()
+                self._response = None
+            response.close()
 
-    def _get(self, connection: Connection, request: Request) -> Answer:
-        """Raises TransportError."""
-        self._tally.held_back(connection.host, "GET", request.wait_s)
-        if request.is_watch or request.is_first_page:
-            self._tally.began(self._feed, watch=request.is_watch)
+    def _get(self, connection: Connection, request: Request) -> Response:
+        """Send *request*.  Raises TransportError."""
+        self._metrics.request_delayed(connection.host, "GET", request.wait_s)
+        if request.is_watch:
+            self._metrics.watch_started(self._feed)
+        elif request.is_first_page:
+            self._metrics.list_started(self._feed)
         return connection.get(request.target, self._silence_s if request.is_watch else LIST_TIMEOUT_S)
 
-    def _tell(self, decode: Callable[[], list[Event]]) -> None:
-        """Tell what *decode* makes of something that the server said."""
-        self._tally.heard(self._feed)
-        began_s = time.perf_counter()
+    def _decode(self, decode: Callable[[], list[Event]]) -> None:
+        """Emit the events that *decode* returns for something that the server sent."""
+        self._metrics.data_received(self._feed)
+        started_s = time.perf_counter()
         events = decode()
         if events:
-            self._tally.decoded(time.perf_counter() - began_s)
+            self._metrics.objects_decoded(time.perf_counter() - started_s)
             self._emit(*events)
 
-    def _follow(self, answer: Answer) -> None:
-        """A watch's lines, until it ends.  A connection that breaks ends it too: the next watch takes up from there."""
-        began_s = time.monotonic()
+    def _read_watch(self, response: Response) -> None:
+        """Read the lines of a watch until it ends or its connection breaks; the next watch resumes from there."""
+        started_s = time.monotonic()
         try:
-            for line in answer.lines():
+            for line in response.lines():
                 if line:
-                    self._tell(partial(self._listwatch.line, line))
-                if not self._listwatch.watching:
+                    self._decode(partial(self._list_watch.on_line, line))
+                if not self._list_watch.is_watching:
                     return
         except TransportError as error:
-            log.debug("A watch broke off, it is resumed: %s", error)
-        self._listwatch.ended(time.monotonic() - began_s)
+            log.debug("Watch connection broke; resuming", extra=values(feed=self._feed, problem=error.problem))
+        self._list_watch.on_watch_end(time.monotonic() - started_s)

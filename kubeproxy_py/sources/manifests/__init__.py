@@ -1,1 +1,1 @@
-"""TODO."""
+"""A folder of manifests as a source."""

@@ -1,25 +1,28 @@
-"""One manifest file: its bytes to the objects that we use.
+"""Parse one manifest file into the objects that we use.
 
-Law: nothing is read but the bytes; each object stands alone, so that what is wrong with one is told and spoils no
-other.  Files hold what ``kubectl apply`` takes: YAML documents or one JSON text, objects or lists of them, and any
-other kinds, which are passed over.
+A file contains what ``kubectl apply`` accepts: YAML documents or one JSON text, with objects or lists of them.  Objects
+of other kinds are ignored.
+
+Invariants:
+- Nothing but the bytes of the file is read.
+- Each object is decoded separately: what is wrong with one is reported and does not affect the others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
-from kubeproxy_py.model.events import ObjectProblem
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
-from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, of_syntax_error, of_type_error
+from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error
 from kubeproxy_py.sources.decode.objects import Body, Decoded, Kind, Value, decode
 from kubeproxy_py.sources.decode.schema import KindWire
 from kubeproxy_py.sources.object_cache import Identity
 
 TypeName = tuple[str | None, str | None]
-"""apiVersion and kind."""
+"""apiVersion and kind; None: missing."""
 
 _KINDS: dict[TypeName, Kind] = {
     ("v1", "Service"): "Service",
@@ -28,7 +31,7 @@ _KINDS: dict[TypeName, Kind] = {
     ("discovery.k8s.io/v1", "EndpointSlice"): "EndpointSlice",
 }
 _LISTS: dict[TypeName, TypeName] = {
-    # what items are that don't say it themselves
+    # the type of items that have none themselves
     ("v1", "List"): (None, None),
     **{(version, f"{kind}List"): (version, kind) for version, kind in _KINDS},
 }
@@ -37,96 +40,85 @@ _DECODER = msgspec.json.Decoder(KindWire)
 
 
 class Manifest(Struct, frozen=True, gc=False):
-    """What a file says.
-
-    An object that is *broken* is there, but can't be used; a file that is not *whole* has parts that don't even say
-    which objects they are.
-    """
+    """The contents of a file."""
 
     objects: dict[Identity, tuple[Value, ...]] = {}
-    broken: frozenset[Identity] = frozenset()
-    problems: tuple[ObjectProblem, ...] = ()
-    whole: bool = True
+    broken: frozenset[Identity] = frozenset()  # objects that are in the file but cannot be used
+    problems: tuple[Problem, ...] = ()
+    complete: bool = True  # False: there are parts of which not even the object's name can be read
 
 
-def read_manifest(file_name: str, body: bytes, node_name: str) -> Manifest:
-    """The objects in *body*.  Of Nodes, only *node_name*'s is read; others may be as they like."""
-    reader = _Reader(node_name)
-    for within, part in _parts(file_name, body, reader):
-        try:
-            reader.take(part, within)
-        except FieldError as flaw:
-            reader.miss(within, flaw)
-    return Manifest(reader.objects, frozenset(reader.broken), tuple(reader.problems), reader.whole)
-
-
-def _parts(file_name: str, body: bytes, reader: "_Reader") -> Iterator[tuple[str, Body]]:
-    """Each document, with the words that say where it is."""
+def parse_manifest(file_name: str, body: bytes, node_name: str) -> Manifest:
+    """Return the objects in *body*; of Nodes only *node_name*, the others are not checked."""
+    parser = _Parser(node_name)
     if file_name.endswith(".json"):
-        yield file_name, body
-        return
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        reader.miss(file_name, of_syntax_error(error, body))
-        return
-    from kubeproxy_py.sources.manifests import (
-        yaml_documents as yaml_text,  # 70 ms in user-mode-linux, which a folder of JSON does not pay
-    )
-
-    for document in yaml_text.documents(text):
-        within = f"{file_name}, document {document.number}"
-        try:
-            value = yaml_text.load(document)
-            if not isinstance(value, Mapping):
-                raise FieldError("", f"expected object, got {type(value).__name__}")
-            yield within, value
-        except FieldError as flaw:
-            reader.miss(within, flaw)
+        parser.add(body, file_name)
+    else:
+        parser.add_yaml(body, file_name)
+    return Manifest(parser.objects, frozenset(parser.broken), tuple(parser.problems), parser.complete)
 
 
-class _Reader:
-    """Collects what a file says."""
+class _Parser:
+    """Collects the objects of one file."""
 
     def __init__(self, node_name: str) -> None:
         self._node = ObjectName("", node_name)
         self.objects: dict[Identity, tuple[Value, ...]] = {}
         self.broken: set[Identity] = set()
-        self.problems: list[ObjectProblem] = []
-        self.whole = True
+        self.problems: list[Problem] = []
+        self.complete = True
 
-    def miss(self, where: str, flaw: FieldError) -> None:
-        """Part of the file can't be read at all."""
-        self.problems.append(flaw.problem(where))
-        self.whole = False
+    def add_yaml(self, body: bytes, file_name: str) -> None:
+        """Add each document of a YAML file."""
+        try:
+            text = body.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            self._skip(file_name, from_decode_error(error, body))
+            return
+        # Imported here: 70 ms in user-mode-linux, which a folder of JSON does not pay.
+        from kubeproxy_py.sources.manifests.yaml_documents import load_document, split_documents
 
-    def take(self, body: Body, within: str, item_of: TypeName | None = None) -> None:
-        """The object or the list *body*; *item_of* is what it is if its list says it.  Raises Flaw."""
-        (version, kind), items = _head(body)
-        default = item_of or (None, None)
+        for document in split_documents(text):
+            within = f"{file_name}, document {document.number}"
+            try:
+                self._add(_require_mapping(load_document(document)), within, None)
+            except FieldError as error:
+                self._skip(within, error)
+
+    def add(self, body: Body, within: str, item_type: TypeName | None = None) -> None:
+        """Add an object, or the items of a list.
+
+        Args:
+            body: The object or the list.
+            within: Where it is: the file, document and item.
+            item_type: The type of an item of a list that names the type of its items.
+        """
+        try:
+            self._add(body, within, item_type)
+        except FieldError as error:
+            self._skip(within, error)
+
+    def _add(self, body: Body, within: str, item_type: TypeName | None) -> None:
+        """Add an object, or the items of a list.  Raises FieldError if it cannot be identified."""
+        (version, kind), items = _read_type(body)
+        default = item_type or (None, None)
         type_name = (version or default[0], kind or default[1])
         if type_name in _KINDS:
-            self._take_object(decode(_KINDS[type_name], body, within=within, namespace=_DEFAULT_NAMESPACE), within)
+            self._add_object(decode(_KINDS[type_name], body, within=within, namespace=_DEFAULT_NAMESPACE), within)
         elif type_name in _LISTS:
-            if item_of:  # JSON would be parsed again for each level
+            if item_type:  # JSON would be parsed again for each level
                 raise FieldError("kind", "is a list within a list", "put the items into the outer list")
-            self._take_items(items, within, _LISTS[type_name])
+            for number, item in enumerate(items, 1):
+                self.add(item, f"{within}, item {number}", _LISTS[type_name])
         elif None in type_name:
             raise FieldError("apiVersion" if type_name[0] is None else "kind", "is missing")
         elif type_name[1] == "EndpointSlice":
-            self.problems.append(ObjectProblem(within, "apiVersion", "is not known", "discovery.k8s.io/v1"))
+            message = "is not supported for an EndpointSlice"
+            self.problems.append(Problem(within, "apiVersion", message, "use discovery.k8s.io/v1"))
 
-    def _take_items(self, items: list[Any], within: str, type_name: TypeName) -> None:
-        for number, item in enumerate(items, 1):
-            place = f"{within}, item {number}"
-            try:
-                self.take(item, place, type_name)
-            except FieldError as flaw:
-                self.miss(place, flaw)
-
-    def _take_object(self, decoded: Decoded, within: str) -> None:
+    def _add_object(self, decoded: Decoded, within: str) -> None:
         if decoded.name is None:
-            self.whole = False
+            self.complete = False
         elif decoded.kind == "Node" and decoded.name != self._node:
             return
         else:
@@ -137,26 +129,37 @@ class _Reader:
         if identity in self.objects or identity in self.broken:
             where = f"{within}: {decoded.kind} {decoded.name}"
             self.problems.append(
-                ObjectProblem(where, "metadata.name", "stands twice in this file", "the first is used")
+                Problem(where, "metadata.name", "occurs more than once in this file", "the first one is used")
             )
         elif decoded.broken:
             self.broken.add(identity)
         else:
             self.objects[identity] = decoded.values
 
+    def _skip(self, where: str, error: FieldError) -> None:
+        """Report a part of the file of which not even the object's name can be read."""
+        self.problems.append(error.to_problem(where))
+        self.complete = False
 
-def _head(body: Body) -> tuple[TypeName, list[Any]]:
-    """What *body* is, and its items if it is a list.  Raises Flaw."""
+
+def _read_type(body: Body) -> tuple[TypeName, list[Any]]:
+    """Return the type of *body*, and its items if it is a list.  Raises FieldError."""
     try:
         if isinstance(body, bytes | Raw):
             wire = _DECODER.decode(body)
             return (wire.api_version, wire.kind), wire.items or []
-        if not isinstance(body, Mapping):
-            raise FieldError("", f"expected object, got {type(body).__name__}")
-        items = body.get("items")
-        head = msgspec.convert({key: body.get(key) for key in ("apiVersion", "kind")}, KindWire)
-        return (head.api_version, head.kind), items if isinstance(items, list) else []
+        mapping = _require_mapping(body)
+        items = mapping.get("items")
+        type_fields = msgspec.convert({key: mapping.get(key) for key in ("apiVersion", "kind")}, KindWire)
+        return (type_fields.api_version, type_fields.kind), items if isinstance(items, list) else []
     except msgspec.ValidationError as error:
-        raise of_type_error(error) from None
+        raise from_validation_error(error) from None
     except UNREADABLE as error:
-        raise of_syntax_error(error, b"" if isinstance(body, Mapping) else bytes(body)) from None
+        raise from_decode_error(error, b"" if isinstance(body, Mapping) else bytes(body)) from None
+
+
+def _require_mapping(value: Any) -> Mapping[str, Any]:
+    """Return *value* if it is a mapping; bytes (YAML's !!binary) are not JSON.  Raises FieldError."""
+    if not isinstance(value, Mapping):
+        raise FieldError("", f"expected object, got {type(value).__name__}")
+    return value

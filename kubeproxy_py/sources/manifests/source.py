@@ -1,8 +1,8 @@
-"""ManifestFolder: a folder of manifests as a source, a peer of the API server.
+"""ManifestSource: a folder of manifests as a source, an alternative to the API server.
 
-Law: one thread looks at the folder, so what it tells is in order.  It looks when the kernel says that a file changed
-(about a millisecond after), and once a second all the same, because many file systems never say it (NFS, the hostfs
-of user-mode-linux, changes made on the other side of a mount).
+One thread polls the folder, so events are in order.  It polls when inotify reports a change (about a millisecond
+after it), and once a second in any case, because many file systems never report one (NFS, the hostfs of
+user-mode-linux, changes made on the other side of a mount).
 """
 
 import logging
@@ -12,147 +12,163 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event, Synced
 from kubeproxy_py.sources import FEEDS, EventHandler
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
-from kubeproxy_py.sources.manifests.folder import Folder, Look
+from kubeproxy_py.sources.manifests.folder import Folder, PollResult
 
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
 
-SWEEP_PERIOD_S = 1.0
-SETTLE_S = 0.1  # after which a file that nobody said is whole is looked at again
-_SWEEP_SHARE = 0.02  # of the time may go into sweeping; large folders are swept less often
+POLL_PERIOD_S = 1.0
+SETTLE_S = 0.1  # after it, a file that is not known to be complete is checked again
+_POLL_SHARE_MAX = 0.02  # of the time may be spent polling; large folders are polled less often
 _JOIN_TIMEOUT_S = 5.0
 
 log = logging.getLogger(__name__)
 
+Changes = queue.Queue[str | None]
+"""Names of files that are complete, "" for a change that completes none; None: stop."""
 
-class ManifestFolder:
-    """The Services, EndpointSlices, Endpoints, and the Node *node_name*, in the files of *directory*.
 
-    A folder that can't be read is a Problem, and is waited for: nothing is Synced before it was read once, lest all
-    that the kernel has be taken for unwanted.
+class ManifestSource:
+    """The Services, EndpointSlices and Endpoints, and one Node, in the files of a folder.
+
+    A folder that cannot be read is reported as a Problem and polled until it can be.  Synced is emitted only after it
+    was read once, because everything in the kernel would be deleted otherwise.
+
+    Args:
+        directory: The folder's path.
+        node_name: The Node to read.
+        metrics: Records decoding times.
     """
 
-    def __init__(self, directory: str, node_name: str, tally: ClientMetrics = NULL_CLIENT_METRICS) -> None:
+    def __init__(self, directory: str, node_name: str, metrics: ClientMetrics = NULL_CLIENT_METRICS) -> None:
         self._directory = directory
-        self._tally = tally
+        self._metrics = metrics
         self._folder = Folder(directory, node_name)
-        self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # names of whole files; None: stop
+        self._changes: Changes = queue.Queue()
         self._thread: threading.Thread | None = None
         self._synced = False
 
-    def load(self) -> list[Event]:
-        """The events since the last load, without any thread: the files are taken to be whole."""
-        return self._told(self._folder.look())
+    def poll(self) -> list[Event]:
+        """Return the events since the last poll, without a thread; all files are assumed to be complete."""
+        return self._with_synced(self._folder.poll())
 
     def start(self, emit: EventHandler) -> None:
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, args=(emit,), name="manifests", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        self._news.put(None)
+        """Stop the thread; nothing is emitted afterwards."""
+        self._changes.put(None)
         if self._thread:
             self._thread.join(_JOIN_TIMEOUT_S)
 
-    def _told(self, look: Look) -> list[Event]:
-        """The look's events, and Synced after the first time that the folder could be read."""
-        if self._synced or not look.readable:
-            return look.events
+    def _with_synced(self, result: PollResult) -> list[Event]:
+        """Return the events, and Synced after the first successful poll."""
+        if self._synced or not result.readable:
+            return result.events
         self._synced = True
-        return [*look.events, *(Synced(feed) for feed in FEEDS)]
+        return [*result.events, *(Synced(feed) for feed in FEEDS)]
 
     def _run(self, emit: EventHandler) -> None:
-        notifier = _Notifier(self._directory, self._news)
-        whole: set[str] | None = None  # at start, all: it is read before anyone is likely to write
+        notifier = _Notifier(self._directory, self._changes)
+        complete: set[str] | None = None  # at start, all are: nobody is likely to write before the first poll
         try:
             while True:
                 notifier.watch()
-                before_s = time.monotonic()
-                look = self._folder.look(whole)
-                cost_s = time.monotonic() - before_s
-                if look.events:
-                    self._tally.decoded(cost_s)
-                if told := self._told(look):
-                    emit(*told)
-                whole = self._wait(max(SWEEP_PERIOD_S, cost_s / _SWEEP_SHARE) if look.settled else SETTLE_S)
-                if whole is None:
+                started_s = time.monotonic()
+                result = self._folder.poll(complete)
+                took_s = time.monotonic() - started_s
+                if result.events:
+                    self._metrics.objects_decoded(took_s)
+                if events := self._with_synced(result):
+                    emit(*events)
+                period_s = max(POLL_PERIOD_S, took_s / _POLL_SHARE_MAX)
+                complete = self._wait(period_s if result.settled else SETTLE_S)
+                if complete is None:
                     return
         finally:
             notifier.close()
 
     def _wait(self, timeout_s: float) -> set[str] | None:
-        """The names of files that became whole, once there are some or the time is over; None: stop."""
+        """Wait for changes up to *timeout_s*; return the names of files that are complete, or None to stop."""
         names: set[str] = set()
         try:
-            name = self._news.get(timeout=timeout_s)
+            name = self._changes.get(timeout=timeout_s)
             while name is not None:
                 names.add(name)
-                name = self._news.get_nowait()
+                name = self._changes.get_nowait()
         except queue.Empty:
             return names
         return None
 
 
 class _Notifier:
-    """The kernel's word on changes in a folder, by watchdog's inotify; silent where there is none."""
+    """Reports changes in a folder by watchdog's inotify observer; without inotify it reports nothing."""
 
-    def __init__(self, directory: str, news: "queue.SimpleQueue[str | None]") -> None:
+    def __init__(self, directory: str, changes: Changes) -> None:
         self._directory = Path(directory)
-        self._news = news
+        self._changes = changes
         self._observer: Any = None
         self._watched: tuple[int, int] | None = None  # device and inode: a folder may be replaced by another
 
     def watch(self) -> None:
-        """Watch the folder that is there now, if it isn't watched yet."""
+        """Watch the folder that exists now, unless it is watched already."""
         try:
             status = self._directory.stat()
-            found = (status.st_dev, status.st_ino)
+            identity = (status.st_dev, status.st_ino)
         except OSError:
-            found = None
-        if found == self._watched:
+            identity = None
+        if identity == self._watched:
             return
         self.close()
-        self._watched = found
-        if found:
-            self._begin()
+        self._watched = identity
+        if identity:
+            self._start()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         try:
-            # Imported here: 30 ms and 4 MiB that only those pay who have such a folder.
+            # Imported here: 30 ms and 4 MiB, only for agents that use a folder.
             from watchdog.observers.inotify import InotifyObserver
 
-            # Full events: a file moved in from elsewhere is told as moved, not as created (which may be half written).
+            # Full events: a file moved in from elsewhere is reported as moved, not as created (and maybe incomplete).
             observer: Any = InotifyObserver(generate_full_events=True)
-            observer.schedule(_handler(self._news), str(self._directory))
+            observer.schedule(_make_handler(self._changes), str(self._directory))
             observer.start()
             self._observer = observer
         except (ImportError, OSError) as error:
-            log.warning("No inotify on %s, it is looked at once a second: %s", self._directory, error)
+            log.warning(
+                "inotify unavailable; polling the manifest folder once a second",
+                extra=values(folder=self._directory, error=error),
+            )
 
     def close(self) -> None:
+        """Stop watching."""
         observer, self._observer = self._observer, None
         if observer:
             observer.stop()
             observer.join(_JOIN_TIMEOUT_S)
 
 
-def _handler(news: "queue.SimpleQueue[str | None]") -> Any:
-    """Puts into *news* the name of a file that was closed after writing or renamed into place, "" for one that went."""
+def _make_handler(changes: Changes) -> Any:
+    """Return a handler that reports files closed after writing, renamed into place, or deleted."""
     from watchdog.events import FileClosedEvent, FileDeletedEvent, FileMovedEvent, FileSystemEventHandler
 
     class Handler(FileSystemEventHandler):
         def on_any_event(self, event: "FileSystemEvent") -> None:
             if isinstance(event, FileMovedEvent):
-                news.put(_name(event.dest_path))
+                changes.put(_file_name(event.dest_path))
             elif isinstance(event, FileClosedEvent):
-                news.put(_name(event.src_path))
+                changes.put(_file_name(event.src_path))
             elif isinstance(event, FileDeletedEvent):
-                news.put("")
+                changes.put("")
 
     return Handler()
 
 
-def _name(path: bytes | str | None) -> str:
+def _file_name(path: bytes | str | None) -> str:
     return Path(path.decode(errors="surrogateescape") if isinstance(path, bytes) else path or "").name

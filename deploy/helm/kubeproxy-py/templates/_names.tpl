@@ -6,7 +6,7 @@
 {{ .Values.existingConfigMap | default "kubeproxy-py" }}
 {{- end -}}
 
-{{- /* What both containers have alike. */ -}}
+{{- /* The fields that both containers share. */ -}}
 {{- define "kubeproxy-py.container" -}}
 image: {{ include "kubeproxy-py.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}

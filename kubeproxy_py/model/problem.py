@@ -1,0 +1,19 @@
+"""A problem that an operator must fix: an invalid object, an invalid configuration field, or a missing host feature."""
+
+from msgspec import Struct
+
+
+class Problem(Struct, frozen=True, gc=False):
+    """What is wrong, where, and what to do about it.
+
+    Printed as ``where: field: message (hint)``, without the parts that are empty.
+    """
+
+    where: str = ""  # the object or file: "Service shop/web", or "games.yaml, document 3: Service shop/web"
+    field: str = ""  # as the operator wrote it: "spec.ports[0].port", "ipvs.scheduler" or "--ipvs-scheduler"
+    message: str = ""
+    hint: str = ""  # the remedy
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return ": ".join(part for part in (self.where, self.field, self.message) if part) + hint

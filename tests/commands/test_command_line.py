@@ -1,0 +1,119 @@
+"""The command line: a kube-proxy command line works unchanged, help shows what matters, errors suggest a fix."""
+
+import pytest
+
+from kubeproxy_py import __version__, cli
+from kubeproxy_py.config.flags import FLAGS
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--version"],
+        ["--version=true"],
+        ["--version=raw"],
+        ["run", "--version"],
+        ["--config=/nonexistent", "--hostname-override=node-a", "--version"],
+    ],
+)
+def test_the_version_flag_is_accepted_anywhere(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out == f"kubeproxy-py {__version__}\n"
+
+
+def test_without_a_command_the_arguments_of_kubeadm_run_the_proxy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--config=/var/lib/nonexistent/config.conf", "--hostname-override=node-a"]) == 2
+    assert "--config: cannot read /var/lib/nonexistent/config.conf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--cluster_cidr=10.0.0.0/33", "--cluster-cidr=10.0.0.0/33"])
+def test_flag_names_may_have_underscores(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", flag]) == 2
+    assert capsys.readouterr().out.startswith("--cluster-cidr: '10.0.0.0/33': not a network")
+
+
+def test_underscores_in_flag_values_are_not_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--config=/no_such_file"]) == 2
+    assert "/no_such_file" in capsys.readouterr().err
+
+
+# Help
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_every_command_and_the_default_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([flag]) == 0
+    text = capsys.readouterr().out
+    assert "Without a command it is run, with the flags of kube-proxy" in text
+    assert all(f"\n  {name} " in text for name in ("run", "plan", "status", "check", "cleanup"))
+
+
+def command_help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exited:
+        cli.main([name, "--help"])
+    assert exited.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command_shows_its_flags_and_no_others(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = command_help(name, capsys).partition("Examples:")[0]
+    shown = {flag.name for flag in FLAGS if f"\n  {flag} " in options}
+    assert shown == {flag.name for flag in FLAGS if name in flag.commands}
+
+
+def test_help_of_run_shows_every_flag() -> None:
+    assert all("run" in flag.commands for flag in FLAGS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command_has_two_to_four_examples_of_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, text = command_help(name, capsys).partition("Examples:")
+    commands = [line.strip() for line in text.splitlines() if line.startswith("  kubeproxy-py")]
+    assert 2 <= len(commands) <= 4
+    assert all(command.startswith(f"kubeproxy-py {name}") for command in commands)
+
+
+@pytest.mark.parametrize("name", ["plan", "status", "check", "cleanup"])
+def test_every_command_accepts_the_flags_that_its_help_does_not_show(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([name, "--ipvs-sync-period=x", "--conntrack-min=x"]) == 2
+    captured = capsys.readouterr()
+    assert "--ipvs-sync-period: 'x' is not a duration" in captured.out + captured.err
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--cluster-cdr=10.0.0.0/8"], "unknown flag --cluster-cdr; did you mean --cluster-cidr?"),
+        (["plan", "--asume-empty"], "unknown flag --asume-empty; did you mean --assume-empty?"),
+        (["status", "--cluster_cdr", "10.0.0.0/8"], "unknown flag --cluster-cdr; did you mean --cluster-cidr?"),
+        (["check", "--zzz"], "unknown flag --zzz\n"),
+        (["statsu"], 'unknown command "statsu"; did you mean status?'),
+        (["zzz"], 'unknown command "zzz"\n'),
+        (["run", "now"], 'unexpected argument "now"'),
+        (["--config"], "--config: expected one argument"),
+        (["plan", "-o", "xml"], "-o/--output: invalid choice: 'xml'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_usage_error_suggests_the_nearest_name_and_exits_with_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = cli.main(argv)
+    except SystemExit as exited:  # argparse exits by itself
+        status = exited.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert '--help".\n' in error
+
+
+def test_an_unknown_flag_of_kube_proxy_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--proxy-port-range=1-2"]) == 2
+    assert "unknown flag --proxy-port-range" in capsys.readouterr().err
