@@ -1,5 +1,5 @@
-"""How the image is made.
+"""Build the container image.
 
-build.py runs the Dockerfile where there is no container engine; the Dockerfile runs prune, assemble, bill and finish,
-in this order, which need the standard library only; archive.py looks into what came out.
+build.py runs the Dockerfile without a container engine.  The Dockerfile runs prune, assemble, bill and finish, in this
+order; they need only the standard library.  archive.py reads the result.
 """

@@ -1,7 +1,7 @@
-"""assemble: copies Debian packages, whole but for documentation, and the agent into an empty folder: the image's root.
+"""Copy Debian packages, without documentation, and the agent into an empty folder, the image's root.
 
-Law: what is in the image is in a package that WANTED names or needs, in the agent's own folder, or written here.
-dpkg itself stays outside; what scanners ask it is in /var/lib/dpkg/status.d, one file for each package.
+Each file of the image is in a package of WANTED or its dependencies, in the agent's own folder, or written here.
+dpkg itself is left out; scanners read /var/lib/dpkg/status.d, which has a file for each package.
 
 Usage: assemble.py ROOT
 """
@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 WANTED = {
-    "base-files": "the distribution's name, by which scanners know it",
-    "ipset": "where netlink can't speak to ip_set",
-    "iptables": "both backends: the node decides",
-    "kmod": "modprobe, for whom /lib/modules is mounted",
+    "base-files": "the distribution's name, which scanners read",
+    "ipset": "for kernels where ip_set cannot be used by netlink",
+    "iptables": "both backends; the node decides which one is used",
+    "kmod": "modprobe, for which /lib/modules is mounted",
     "netbase": "names of protocols and ports, which iptables prints",
     "python3.11": "the interpreter and its library",
 }
@@ -25,11 +25,11 @@ UNNEEDED = {
     "mawk": "base-files' scripts call it at installation",
 }
 AGENT = "/opt/kubeproxy-py"
-ENTRY = "usr/local/bin/kube-proxy"  # the path that kubeadm's DaemonSet calls
+ENTRY = "usr/local/bin/kube-proxy"  # the path in kubeadm's DaemonSet
 _DOCUMENTATION = re.compile(
     r"/usr/share/(doc/.*/(?!copyright$)[^/]*$|man/|info/|lintian/|bug/|doc-base/|locale/|bash-completion/)"
 )
-_FOLDERS = {  # empty ones, to mount on: a root that is read-only can't make them; with their modes
+_FOLDERS = {  # empty mount points, with their modes: they cannot be created on a read-only root
     "dev": 0o755,
     "proc": 0o755,
     "sys": 0o755,
@@ -54,7 +54,7 @@ _TEXTS = {
 
 
 def main(root: Path) -> None:
-    """Make *root*, which must not exist."""
+    """Create *root*, which must not exist."""
     root.mkdir()
     _lay_out(root)
     for package in _with_dependencies():
@@ -81,46 +81,46 @@ def _lay_out(root: Path) -> None:
 
 
 def _with_dependencies() -> list[str]:
-    """WANTED and all that these need, sorted; of alternatives the one that is installed."""
-    needs = _needs()
-    found: set[str] = set()
+    """Return WANTED and their dependencies, sorted; of alternatives the installed one."""
+    dependencies = _dependencies()
+    packages: set[str] = set()
     waiting = list(WANTED)
     while waiting:
         package = waiting.pop()
-        if package not in found:
-            found.add(package)
-            waiting += [each for each in needs[package] if each not in UNNEEDED]
-    return sorted(found)
+        if package not in packages:
+            packages.add(package)
+            waiting += [name for name in dependencies[package] if name not in UNNEEDED]
+    return sorted(packages)
 
 
-def _needs() -> dict[str, list[str]]:
-    """Each installed package -> the installed packages that it depends on."""
+def _dependencies() -> dict[str, list[str]]:
+    """Return, for each installed package, the installed packages that it depends on."""
     fields = "${Package}\t${Pre-Depends}, ${Depends}\t${Provides}\n"
     rows = [line.split("\t") for line in _say("dpkg-query", "--show", "--showformat", fields).splitlines()]
     provided = {name: package for package, _, provides in rows for name in _names(provides.replace(",", "|"))}
     provided |= {package: package for package, _, _ in rows}
     groups = {package: [_names(group) for group in depends.split(",")] for package, depends, _ in rows}
     return {
-        package: [next(provided[name] for name in group if name in provided) for group in each if group]
-        for package, each in groups.items()
+        package: [next(provided[name] for name in group if name in provided) for group in alternatives if group]
+        for package, alternatives in groups.items()
     }
 
 
 def _names(alternatives: str) -> list[str]:
-    """`a (>= 1) | b:any` -> [a, b]"""
-    return [re.split(r"[ (:]", each.strip())[0] for each in alternatives.split("|") if each.strip()]
+    """Return the package names of alternatives, such as [a, b] for `a (>= 1) | b:any`."""
+    return [re.split(r"[ (:]", package.strip())[0] for package in alternatives.split("|") if package.strip()]
 
 
 def _files(package: str) -> list[Path]:
-    """The files and links of *package* that are no documentation."""
+    """Return the files and links of *package* without its documentation."""
     paths = map(Path, _say("dpkg-query", "--listfiles", package).splitlines())
     return [path for path in paths if not _DOCUMENTATION.match(str(path)) and (path.is_symlink() or path.is_file())]
 
 
 def _copy(path: Path, root: Path) -> None:
-    """The file or link *path* to the same place below *root*; /lib and its like are links there too."""
+    """Copy the file or link *path* to the same place below *root*, where /lib and others are links too."""
     target = root / str(path.parent.resolve())[1:] / path.name
-    if target.is_symlink():  # one of _LINKS, which base-files has too
+    if target.is_symlink():  # one of _LINKS, which is in base-files too
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(path, target, follow_symlinks=False)

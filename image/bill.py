@@ -1,7 +1,7 @@
-"""bill: the image's bill of materials: what cyclonedx-py found in the agent's environment, and Debian's packages.
+"""Write the image's bill of materials: the components that cyclonedx-py finds in the agent's environment, and Debian's.
 
-Law: it is read from what the image holds, never from what was asked for.  CycloneDX 1.6 as JSON, with a package URL
-for each component (pkg:pypi, pkg:deb), held to its schema, in /usr/share/sbom/kubeproxy-py.cdx.json.
+It is read from the content of the image, not from its requirements.  Format: CycloneDX 1.6 as JSON, validated against
+its schema, with a package URL for each component (pkg:pypi, pkg:deb), in /usr/share/sbom/kubeproxy-py.cdx.json.
 
 Usage: bill.py PYTHON.cdx.json ROOT, with cyclonedx-python-lib
 """
@@ -18,7 +18,7 @@ PLACE = "usr/share/sbom/kubeproxy-py.cdx.json"
 
 
 def main(python_bill: Path, root: Path) -> None:
-    """Write the bill of *root*; *python_bill* is that of its Python environment."""
+    """Write the bill of materials of *root*; *python_bill* is that of its Python environment."""
     bill = json.loads(python_bill.read_text())
     os_release = dict(line.split("=", 1) for line in (root / "etc/os-release").read_text().splitlines() if "=" in line)
     distribution = f"debian-{os_release['VERSION_ID'].strip(chr(34))}"
@@ -29,11 +29,11 @@ def main(python_bill: Path, root: Path) -> None:
     place = root / PLACE
     place.parent.mkdir(parents=True)
     text = json.dumps(bill, indent=1, sort_keys=True) + "\n"
-    _hold_to_schema(text)
+    _validate(text)
     place.write_text(text)
 
 
-def _hold_to_schema(text: str) -> None:
+def _validate(text: str) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
@@ -42,12 +42,13 @@ def _hold_to_schema(text: str) -> None:
 
 
 def _version(root: Path) -> str:
-    """That of the agent, by its metadata; cyclonedx-py knows it only where pyproject.toml says it outright."""
-    return next(found.version for found in distributions(name="kubeproxy-py", path=[str(root / SITE_PACKAGES)]))
+    """Return the agent's version from its metadata; cyclonedx-py finds only versions written in pyproject.toml."""
+    agents = distributions(name="kubeproxy-py", path=[str(root / SITE_PACKAGES)])
+    return next(distribution.version for distribution in agents)
 
 
 def _component(status: Path, distribution: str) -> dict[str, Any]:
-    """The component that *status*, one paragraph of dpkg's status, tells of."""
+    """Return the component that *status*, one paragraph of dpkg's status file, describes."""
     fields = dict(line.split(": ", 1) for line in status.read_text().splitlines() if ": " in line and line[0] != " ")
     name, version = fields["Package"], fields["Version"]
     url = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={fields['Architecture']}&distro={distribution}"

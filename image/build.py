@@ -1,11 +1,13 @@
-"""build: the image from the Dockerfile, by buildah: no daemon, no engine, no registry.
+"""Build the image from the Dockerfile by buildah, without daemon, container engine or registry.
 
-Law: what comes out depends on the checkout, the time of its last commit and Debian's archive alone; the machine
-lends a certificate authority and pip's settings, and leaves no trace of them.  Everything lies in build/image:
-kubeproxy-py.tar, an OCI archive for podman, skopeo and `ctr image import`; its bill of materials; and the base.
+Invariants:
+  - The result depends only on the checkout, the time of its last commit and Debian's archive.  The machine's
+    certificate authorities and pip settings are used, but are not part of the image.
+  - All output is in build/image: kubeproxy-py.tar, an OCI archive for podman, skopeo and `ctr image import`; its bill
+    of materials; and the base image.
 
-Usage: python3 -m image.build [BASE], as root.  BASE is an image that a registry has; without it one is made from
-Debian's archive, and made anew when it is a day old.
+Usage: python3 -m image.build [BASE], as root.  BASE is an image of a registry; without it a base is made from Debian's
+archive, and again when it is a day old.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ _STORAGE = FOLDER / "storage"
 _BUILDAH = ("buildah", "--root", str(_STORAGE), "--runroot", str(_STORAGE / "run"), "--storage-driver", "vfs")
 _BASE_NAME = "localhost/kubeproxy-py-base"
 _MANIFEST = REPOSITORY / "deploy/daemonset.yaml"
-# Where a machine says that its certificate authorities, or pip's settings, are not the usual ones; the last wins.
-_LENT = {"ca": ("SSL_CERT_FILE", "PIP_CERT"), "pip.conf": ("PIP_CONFIG_FILE",)}
+# Variables by which a machine sets its certificate authorities and pip's settings; the last one that is set wins.
+_SECRETS = {"ca": ("SSL_CERT_FILE", "PIP_CERT"), "pip.conf": ("PIP_CONFIG_FILE",)}
 _INPUTS = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "image", "kubeproxy_py")
 
 
 def main(base: str | None) -> None:
-    """Build, and say what came out."""
+    """Build the image and print its description."""
     began_s = time.monotonic()
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
@@ -54,7 +56,7 @@ def main(base: str | None) -> None:
 
 
 def build(base: str | None, epoch: str) -> None:
-    """Write ARCHIVE; *epoch* is the time that its files are given, in seconds since 1970."""
+    """Write ARCHIVE; *epoch* is the time of its files in seconds since 1970."""
     image = _name()
     arguments = {
         "BASE": base or _make_base(epoch),
@@ -63,21 +65,21 @@ def build(base: str | None, epoch: str) -> None:
         "REVISION": _revision(),
     }
     words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-    words += [word for name, path in _lent().items() for word in ("--secret", f"id={name},src={path}")]
+    words += [word for name, path in _secrets().items() for word in ("--secret", f"id={name},src={path}")]
     _run(*_BUILDAH, "bud", "--isolation=chroot", "--timestamp", epoch, "--tag", image, *words, str(REPOSITORY))
     ARCHIVE.unlink(missing_ok=True)
     _run(*_BUILDAH, "push", "--quiet", image, f"oci-archive:{ARCHIVE}:{image}")
 
 
 def _name() -> str:
-    """The name by which our own manifest asks for the image, so that a node that has it need not pull."""
-    found = re.search(r"image: (\S+)", _MANIFEST.read_text())
-    assert found, f"{_MANIFEST} names no image"
-    return found[1]
+    """Return the image name of the manifest, so that a node that has the image does not pull it."""
+    match = re.search(r"image: (\S+)", _MANIFEST.read_text())
+    assert match, f"{_MANIFEST} names no image"
+    return match[1]
 
 
 def _make_base(epoch: str) -> str:
-    """The name of an image made from Debian's archive."""
+    """Make the base image from Debian's archive, unless there is a recent one, and return its name."""
     if not _BASE.exists() or time.time() - _BASE.stat().st_mtime > _BASE_MAX_AGE_S:
         _run("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(_BASE), SOURCE_DATE_EPOCH=epoch)
     container = _say(*_BUILDAH, "from", "scratch")
@@ -86,20 +88,20 @@ def _make_base(epoch: str) -> str:
     return _BASE_NAME
 
 
-def _lent() -> dict[str, str]:
-    """Each secret that this machine has -> its file."""
-    named = ((name, os.environ.get(variable, "")) for name, variables in _LENT.items() for variable in variables)
+def _secrets() -> dict[str, str]:
+    """Return the file of each secret that this machine has."""
+    named = ((name, os.environ.get(variable, "")) for name, variables in _SECRETS.items() for variable in variables)
     return {name: path for name, path in named if Path(path).is_file()}
 
 
 def _revision() -> str:
-    """The commit; with -dirty behind it if the image's inputs differ from it."""
+    """Return the commit, with the suffix -dirty if the image's inputs differ from it."""
     changed = _git("status", "--porcelain", "--", *_INPUTS)
     return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
 
 
 def _give_to_caller() -> None:
-    """What sudo made is its caller's, so that `make clean` can remove it."""
+    """Change the owner of what sudo made to its caller, so that `make clean` can remove it."""
     uid, gid = (int(os.environ.get(name, "0")) for name in ("SUDO_UID", "SUDO_GID"))
     for path in (FOLDER.parent, FOLDER, *FOLDER.iterdir()):
         os.chown(path, uid, gid)
@@ -107,7 +109,7 @@ def _give_to_caller() -> None:
 
 def _content(files: tarfile.TarFile, name: str) -> bytes:
     file = files.extractfile(name)
-    assert file, f"{name} is no file"
+    assert file, f"{name} is not a file"
     return file.read()
 
 

@@ -1,9 +1,9 @@
 #!/opt/kubeproxy-py/bin/python
-"""kube-proxy: what the image runs: the agent, with the rights that the container was given.
+"""Entry point of the image: run the agent with the capabilities of the container.
 
-Law: a process that is not root holds after this what it was permitted, and hands that on to the programs it starts
-(iptables, ipset).  The interpreter's file capabilities bring the permission, and no more than that: were they effective
-at once, the kernel would refuse to start it wherever the container has not all of them, be it only to say its version.
+For a process that is not root, all permitted capabilities become effective and are passed on to the programs that it
+starts (iptables, ipset).  The interpreter's file capabilities are only permitted: if they were effective at once, the
+kernel would not start it in a container that lacks one of them, not even for --version.
 
 Sources: capabilities(7), "Transformation of capabilities during execve()"; linux/capability.h; linux/prctl.h.
 """
@@ -20,7 +20,7 @@ _Header = ctypes.c_uint32 * 2  # version, pid; 0 is this process
 _Sets = ctypes.c_uint32 * 6  # effective, permitted, inheritable: bits 0 to 31; then the same for 32 to 63
 
 
-def take_what_is_permitted() -> None:
+def raise_permitted_capabilities() -> None:
     """Make all permitted capabilities effective, inheritable and ambient.  Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     header, sets = _Header(_VERSION_3, 0), _Sets()
@@ -40,5 +40,5 @@ def _check(result: int) -> None:
 
 if __name__ == "__main__":
     if os.geteuid():
-        take_what_is_permitted()
+        raise_permitted_capabilities()
     sys.exit(cli.main())

@@ -1,7 +1,7 @@
-"""finish: byte code, capabilities and times: what depends on the root being whole.
+"""Add byte code, file capabilities and times to the complete root.
 
-Law: nothing in the root tells when it was made but SOURCE_DATE_EPOCH.  Byte code is `unchecked-hash`: the root is
-read-only and source and code come together, so nothing is compared at start, neither times nor content.
+SOURCE_DATE_EPOCH is the only time in the root.  Byte code is `unchecked-hash`: the root is read-only, and source and
+byte code belong together, so neither times nor content are compared at start.
 
 Usage: finish.py ROOT
 """
@@ -13,12 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Permitted, not effective: see entry.py.  iptables-legacy talks to the kernel by a raw socket.
+# Permitted, not effective: see entry.py.  iptables-legacy uses a raw socket.
 CAPABILITIES = {"usr/bin/python3.11": "cap_net_admin,cap_net_raw=p"}
 
 
 def main(root: Path) -> None:
-    """Finish *root*; raises KeyError without SOURCE_DATE_EPOCH."""
+    """Finish *root*.  Raises KeyError without SOURCE_DATE_EPOCH."""
     epoch_s = int(os.environ["SOURCE_DATE_EPOCH"])
     _compile(root)
     for name, capabilities in CAPABILITIES.items():
@@ -28,7 +28,7 @@ def main(root: Path) -> None:
 
 
 def _compile(root: Path) -> None:
-    """Each module of the library and of the agent; the paths in tracebacks are those of the image."""
+    """Compile each module of the standard library and of the agent, with the paths of the image for tracebacks."""
     for folder in ("usr/lib/python3.11", "opt/kubeproxy-py"):
         done = compileall.compile_dir(
             str(root / folder),
@@ -39,7 +39,7 @@ def _compile(root: Path) -> None:
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
         if not done:
-            sys.exit(f"finish: {folder} has files that do not compile")
+            sys.exit(f"finish: files in {folder} do not compile")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""prune: takes out of the image what its libraries bring and nothing of ours can reach.
+"""Remove files of the libraries that the agent never uses from the image.
 
-Law: what is cut is named here with its reason; a name that is no longer there is an error, so that a new version of a
-library is looked at again.
+Each removal is listed here with its reason; a listed name that is missing is an error, so that new versions of a
+library are reviewed.
 
-The kubernetes package is cut to its configuration and credentials (sources/kubernetes/source.py): its models and API
-classes load on first use, and its asyncio half is a package of its own.
+The kubernetes package is reduced to its configuration and credentials (sources/kubernetes/source.py): its models and
+API classes load on first use, and its asyncio part is a package of its own.
 
-Usage: prune.py ENVIRONMENT, a virtual one
+Usage: prune.py ENVIRONMENT, a virtual environment
 """
 
 import shutil
@@ -14,7 +14,7 @@ import sys
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-_ONLY_AIO = "kubernetes.aio alone imports it"
+_ONLY_AIO = "imported by kubernetes.aio only"
 DISTRIBUTIONS = {
     "aiohappyeyeballs": _ONLY_AIO,
     "aiohttp": _ONLY_AIO,
@@ -35,17 +35,19 @@ PROGRAMS_KEPT = ("python", "python3", "python3.11")
 
 
 def main(environment: Path) -> None:
-    """Remove DISTRIBUTIONS, FILES and programs of the libraries; exits with a message if one of the named is absent."""
+    """Remove DISTRIBUTIONS, FILES and programs of the libraries; exit with a message if one of them is missing."""
     site_packages = environment / "lib/python3.11/site-packages"
-    installed = {found.metadata["Name"].lower(): found for found in distributions(path=[str(site_packages)])}
+    installed = {
+        distribution.metadata["Name"].lower(): distribution for distribution in distributions(path=[str(site_packages)])
+    }
     for name in DISTRIBUTIONS:
         if name not in installed:
-            sys.exit(f"prune: {name} is not installed; does {Path(__file__).name} still hold?")
+            sys.exit(f"prune: {name} is not installed; update {Path(__file__).name}")
         _remove_distribution(installed[name])
     for pattern in FILES:
         paths = [path for path in site_packages.glob(pattern) if path.name != "__init__.py"]
         if not paths:
-            sys.exit(f"prune: {pattern} matches nothing; does {Path(__file__).name} still hold?")
+            sys.exit(f"prune: {pattern} matches nothing; update {Path(__file__).name}")
         for path in paths:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for program in (environment / "bin").iterdir():
@@ -53,10 +55,10 @@ def main(environment: Path) -> None:
             program.unlink()
 
 
-def _remove_distribution(found: Distribution) -> None:
-    """Remove each file that its RECORD names, and the folders that are empty then."""
-    for file in found.files or ():
-        path = Path(str(found.locate_file(file)))
+def _remove_distribution(distribution: Distribution) -> None:
+    """Remove each file of its RECORD, and directories that are empty afterwards."""
+    for file in distribution.files or ():
+        path = Path(str(distribution.locate_file(file)))
         path.unlink(missing_ok=True)
         for folder in path.parents:
             if any(folder.iterdir()):

@@ -87,7 +87,7 @@ class SystemdNotifier:
 
 
 def _address(name: str) -> str | bytes:
-    """Return the socket's address: a path, or an abstract name, in which a leading @ stands for NUL."""
+    """Return the socket's address: a path, or an abstract name, in which a leading @ means NUL."""
     if name.startswith("@"):
         return b"\0" + os.fsencode(name[1:])
     return name if name.startswith("/") else ""

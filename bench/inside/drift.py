@@ -53,13 +53,16 @@ class _ClockedAgent:
         made = agent.make_parts()
         self.kernel = made.kernel
         self._ahead_s = 0.0
-        self._agent = Agent(made.kernel, made.compiler, lambda: time.monotonic() + self._ahead_s)
+        self._agent = Agent(made.kernel, made.compiler, self._clock)
         for event in Lines().initial_events(n):
             self._agent.handle_event(event, time.monotonic())
-        self._agent.step()
+        self._agent.run_due(self._clock())
         agent.check_programmed(self.kernel, n)
         gc.collect()
         gc.freeze()  # as the loop does after the first sync
+
+    def _clock(self) -> float:
+        return time.monotonic() + self._ahead_s
 
     def compare(self) -> list[float]:
         """Return the seconds of each slice of one full compare."""
@@ -68,7 +71,7 @@ class _ClockedAgent:
         turns = []
         while self._agent.status().compares == done:
             began_s = time.perf_counter()
-            reports = self._agent.step()
+            reports = self._agent.run_due(self._clock())
             turns.append(time.perf_counter() - began_s)
             assert not reports, f"the kernel has drift: {reports}"
         return turns

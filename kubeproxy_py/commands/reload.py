@@ -141,7 +141,7 @@ class Reloader:
         self._host = host
         self._notifier = notifier or SystemdNotifier({})
 
-    def apply(self, new: LoadedConfig) -> None:
+    def apply(self, new: LoadedConfig, now_s: float) -> None:
         """Apply *new*; if it cannot work on this host, nothing changes.
 
         Raises:
@@ -154,7 +154,7 @@ class Reloader:
             if change.restart:
                 self._notifier.stopping()
                 _exit_for_restart(change.restart)
-            self._apply_live(ipvs, new, change.live)
+            self._apply_live(ipvs, new, change.live, now_s)
         except (ConfigError, KernelError) as error:
             _log_rejected(error)
         finally:
@@ -172,10 +172,10 @@ class Reloader:
         if "ipvs.scheduler" in fields:
             check_scheduler(ipvs, new.config.ipvs.scheduler)
 
-    def _apply_live(self, ipvs: IpvsAdapter, new: LoadedConfig, fields: tuple[str, ...]) -> None:
+    def _apply_live(self, ipvs: IpvsAdapter, new: LoadedConfig, fields: tuple[str, ...], now_s: float) -> None:
         if not _TIMEOUT_FIELDS.isdisjoint(fields):
             set_timeouts(ipvs, new.config)
-        self._reconciler.reconfigure(agent_settings(new, self._host))
+        self._reconciler.reconfigure(agent_settings(new, self._host), now_s)
         if not _LOG_FIELDS.isdisjoint(fields):
             logging_setup.setup(new.config.logging.format, new.config.logging.verbosity)
         self._current.replace(new)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reconciliation: one thread brings kernel state from the actual to the desired rows, and repairs drift."""

@@ -1,15 +1,18 @@
 """ActualState: the rows that the kernel is known to have, and which of them are not yet as desired.
 
 Invariants:
-- A row is known because the kernel returned it, or because the step that made it so did not fail.
+- A row is actual because it was read from the kernel, or because the step that created it succeeded.
 - Pending rows, drift counts, fingerprints and the drain queue are updated here, together with the rows, so they never
   disagree.
 """
 
 from collections.abc import Collection, Iterable
 
+from kubeproxy_py.compile.desired import Desired
 from kubeproxy_py.model.rows import DRAINING, Key, Rows
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
+from kubeproxy_py.net import CIDR
+from kubeproxy_py.plan.ownership import filter_owned
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.drift import Drift, ScopeDiff
 from kubeproxy_py.reconcile.fingerprints import Fingerprints
@@ -17,53 +20,61 @@ from kubeproxy_py.reconcile.retry_queue import RetryQueue
 
 
 class ActualState:
-    """What is known of the kernel.  *draining* is told of every real server that begins or ends to drain."""
+    """The actual rows, and the queues and counts that follow from them.
 
-    def __init__(self, draining: DrainQueue) -> None:
+    Args:
+        desired: The desired rows.
+        draining: Tracks every real server that begins or ends to drain.
+        exclude: Networks in which virtual servers are not ours, unless they are desired.
+    """
+
+    def __init__(self, desired: Desired, draining: DrainQueue, exclude: tuple[CIDR, ...] = ()) -> None:
         self.rows: Rows = {}
-        self.is_adopted = False  # the kernel was read, and what is known of it is trusted
+        self.is_adopted = False  # the rows were read from the kernel, and were not invalidated since
         self.pending = RetryQueue()
         self.drift = Drift()
         self.draining = draining
         self.fingerprints = Fingerprints()
+        self.exclude = exclude
+        self._desired = desired
+
+    def filter_owned(self, rows: Rows) -> Rows:
+        """Return those of *rows*, which were read from the kernel, that are ours."""
+        return filter_owned(rows, self.exclude, self._desired.rows)
 
     def adopt(self, rows: Rows) -> None:
-        """Replace all that was known by *rows*, which were read from the kernel."""
-        self.rows = rows
+        """Replace the actual rows by those of *rows*, which were read from the kernel, that are ours."""
+        self.rows = self.filter_owned(rows)
         self.is_adopted = True
         self.pending = RetryQueue()
         self.fingerprints.invalidate_all()
 
-    def record_full_sync(self, plan: Plan, failures: Collection[StepFailure], desired: Rows, now_s: float) -> None:
-        """Record the outcome of *plan*, which was made for every row."""
+    def record_full_sync(self, plan: Plan, failures: Collection[StepFailure], now_s: float) -> None:
+        """Record the outcome of *plan*, which was computed for every row."""
         failed = {failure.step.key for failure in failures}
         self.fingerprints.invalidate_all()
         if failed or len(plan) <= len(self.rows):
-            self._apply_to_rows(plan, failed)
+            _apply_in_place(self.rows, plan, failed)
         else:
-            # A dict that grows step by step to 140,000 rows takes twice the memory on its way; a copy does not.
-            extra = {key: spec for key, spec in self.rows.items() if key not in desired}
-            self.rows = {**desired, **extra}
-            self._apply_to_rows((step for step in plan if step.key not in desired), failed)
+            self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
+        self._track_steps(plan, now_s)
+        self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), now_s)
         self.pending.record_outcome((), failed, now_s)
         self.drift.record_outcome(None, failed)
-        self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), desired, now_s)
 
     def record_outcome(
-        self, plan: Plan, failures: Collection[StepFailure], tried: Collection[Key], desired: Rows, now_s: float
+        self, plan: Plan, failures: Collection[StepFailure], tried: Collection[Key], now_s: float
     ) -> None:
-        """Record the outcome of *plan*, which was made for the keys *tried*."""
+        """Record the outcome of *plan*, which was computed for the keys *tried*."""
         failed = {failure.step.key for failure in failures}
         self.fingerprints.invalidate(step.key for step in plan)
-        self._apply_to_rows(plan, failed)
-        # An added real server drained before only if something drains.
-        changed = (step.key for step in plan if step.verb != "add" or self.draining)
-        self.track_draining(changed, desired, now_s)
+        _apply_in_place(self.rows, plan, failed)
+        self._track_steps(plan, now_s)
         self.pending.record_outcome(tried, failed, now_s)
         self.drift.record_outcome(tried, failed)
 
-    def record_difference(self, diff: ScopeDiff, desired: Rows, now_s: float) -> int:
-        """Record the rows of *diff* that differ from what was known as drift; return their number."""
+    def record_diff(self, diff: ScopeDiff, now_s: float) -> int:
+        """Record the rows of *diff* that differ from the actual ones as drift; return their number."""
         keys = diff.differing(self.rows)
         if not keys:
             return 0
@@ -75,19 +86,37 @@ class ActualState:
         self.fingerprints.invalidate(keys)
         self.pending.enqueue(keys)
         self.drift.record(keys)
-        self.track_draining(keys, desired, now_s)
+        self.track_draining(keys, now_s)
         return len(keys)
 
-    def track_draining(self, keys: Iterable[Key], desired: Rows, now_s: float) -> None:
-        """Have the drain queue track or drop each of *keys*."""
+    def track_draining(self, keys: Iterable[Key], now_s: float) -> None:
+        """Have the drain queue add or remove each of *keys*."""
+        track, rows, desired = self.draining.track, self.rows, self._desired.rows
         for key in keys:
-            self.draining.track(key, self.rows, desired, now_s)
+            track(key, rows, desired, now_s)
 
-    def _apply_to_rows(self, plan: Iterable[Step], failed: Collection[Key]) -> None:
-        for step in plan:
-            if step.key in failed:
-                continue
-            if step.verb == "delete":
-                self.rows.pop(step.key, None)
-            else:
-                self.rows[step.key] = step.spec
+    def _track_steps(self, plan: Plan, now_s: float) -> None:
+        # A row that was added does not drain, and can have drained before only if something drains.
+        self.track_draining((step.key for step in plan if step.verb != "add" or self.draining), now_s)
+
+
+def _apply_in_place(rows: Rows, steps: Iterable[Step], failed: Collection[Key]) -> None:
+    """Change *rows* to what they are after *steps*, except for the *failed* keys."""
+    for step in steps:
+        if step.key in failed:
+            continue
+        if step.verb == "delete":
+            rows.pop(step.key, None)
+        else:
+            rows[step.key] = step.spec
+
+
+def _rows_after_full_sync(rows: Rows, plan: Plan, desired: Rows) -> Rows:
+    """Return the rows after *plan*, which was computed for every row and succeeded; *rows* is not changed.
+
+    A dict that grows step by step to 140,000 rows needs twice the memory meanwhile; a copy does not.
+    """
+    extra = {key: spec for key, spec in rows.items() if key not in desired}
+    after = {**desired, **extra}
+    _apply_in_place(after, (step for step in plan if step.key not in desired), ())
+    return after

@@ -3,31 +3,29 @@
 It decides what runs when; the work is done by its parts: reconciler, full compare, drain queue and stale flow cleaner.
 
 Invariants:
-- It is given events and the time, and asks nothing but the kernel.
-- Nothing is programmed before every feed delivered its initial list (law 3).
+- It is given events and the time, and reads nothing but the kernel.
+- Nothing is programmed before every feed has delivered its initial list (law 3).
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
 from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
-from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Kernel, Scope, read_all, scope_of
+from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Kernel, read_all
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, HostAddresses, Synced
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Address, RealServer, Rows
+from kubeproxy_py.model.rows import Address, RealServer
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import CIDR
-from kubeproxy_py.plan.ownership import filter_owned
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
-from kubeproxy_py.reconcile.drift import ScopeDiff
 from kubeproxy_py.reconcile.full_compare import FullCompare
 from kubeproxy_py.reconcile.reconciler import Reconciler
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
@@ -54,9 +52,16 @@ class Settings(Struct, frozen=True, gc=False):
 
 
 class Agent:
-    """Keeps *kernel* in sync with the objects given to *compiler*.
+    """Keeps *kernel* in sync with the objects that *compiler* knows.
 
-    *clock* returns seconds that only increase; it is read when a step begins, and for measuring durations.
+    Args:
+        kernel: The kernel to program.
+        compiler: Turns events into desired rows.
+        clock: The clock of all times that are given, in seconds; read for measuring durations only.
+        exclude: Networks in which virtual servers are not ours, unless they are desired.
+        timing: Periods and limits.
+        on_problem: Called with each rejected object.
+        on_compiled: Called with the Services of each sync, after it.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root of the sync
@@ -73,15 +78,14 @@ class Agent:
         self.kernel = kernel
         self.compiler = compiler
         self.awaited: set[Feed] = {"services", "slices", "node"}
-        self.state = ActualState(DrainQueue(self._drain_deadline_s))
+        self.state = ActualState(compiler.desired, DrainQueue(self._drain_deadline_s), exclude)
         self._clock = clock
-        self._exclude = exclude
         self._timing = timing
         self._on_problem = on_problem
         self._on_compiled = on_compiled
-        self._oldest_event_s: float | None = None  # of those that no sync answered yet
+        self._oldest_event_s: float | None = None  # of those that no sync has handled yet
         self._reconciler = Reconciler(kernel, compiler, self.state, clock)
-        self._compare = FullCompare(kernel, self.state, self._owned, clock)
+        self._compare = FullCompare(kernel, self.state, clock)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
 
     # Input
@@ -98,35 +102,35 @@ class Agent:
                 if self._oldest_event_s is None:
                     self._oldest_event_s = at_s
 
-    def handle_addresses_changed(self, change: AddressesChanged) -> None:
+    def handle_addresses_changed(self, change: AddressesChanged, now_s: float) -> None:
         """Read the addresses of this host that *change* concerns.  Raises KernelError.
 
-        A notification of our own change agrees with the known rows and costs nothing (law 7).
+        A notification of our own change agrees with the actual rows and costs nothing (law 7).
         """
         if change.other_interfaces:
             self.compiler.handle_event(HostAddresses(self.kernel.host_addresses()))
         rows = self.state.rows
         differs = any(exists != (Address(address) in rows) for address, exists in change.service_addresses.items())
         if self.state.is_adopted and (change.device or differs):
-            self._compare_scope(LINK)
+            self._compare.compare_scope(LINK, now_s)
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Use *settings* from now on; the next step applies what follows.  Raises KernelError."""
-        exclude_changed = settings.exclude != self._exclude
-        self._exclude, self._timing = settings.exclude, settings.timing
+    def reconfigure(self, settings: Settings, now_s: float) -> None:
+        """Use *settings* from now on; `run_due` applies what follows from them.  Raises KernelError."""
+        exclude_changed = settings.exclude != self.state.exclude
+        self.state.exclude, self._timing = settings.exclude, settings.timing
         self.compiler.reconfigure(settings.make_context)
-        self._compare.set_period(self._timing.sync_period_s, self._clock())
+        self._compare.set_period(self._timing.sync_period_s, now_s)
         if self.state.is_adopted and exclude_changed:
-            self._compare_scope(VIRTUAL_SERVERS)
+            self._compare.compare_scope(VIRTUAL_SERVERS, now_s)
 
     def invalidate(self) -> None:
-        """Distrust what is known of the kernel: the next step reads and plans everything again."""
+        """Have `run_due` read and plan everything again, because the actual rows may be wrong."""
         self.state.is_adopted = False
 
     # When
 
     def due_s(self) -> float:
-        """Return when ``step`` has something to do, by the clock; -inf: now."""
+        """Return when `run_due` has something to do; -inf: now."""
         if self.awaited:
             return NEVER
         if not self.state.is_adopted:
@@ -160,14 +164,13 @@ class Agent:
 
     # Work
 
-    def step(self) -> list[Report]:
+    def run_due(self, now_s: float) -> list[Report]:
         """Do what is due, at most one sync of each trigger, and return what was done.  Raises KernelError."""
-        now_s = self._clock()
         if now_s < self.due_s():
             return []
         if not self.state.is_adopted:
             return [self._first_sync()]
-        cleans_flows = now_s >= self._flows.due_s  # those of earlier syncs; this step's come after traffic is served
+        cleans_flows = now_s >= self._flows.due_s  # of earlier syncs; those of this one wait until traffic is served
         reports = list(self._sync_and_drain(now_s))
         if cleans_flows and (report := self._flows.run_slice(now_s)):
             reports.append(report)
@@ -181,27 +184,28 @@ class Agent:
             log.warning(message, extra=values(node=context.node_name, ips=list(context.node_ips.values())))
         rows = read_all(self.kernel)
         self._compare.reschedule(self._timing.sync_period_s, self._clock())
-        report = self._reconciler.first_sync(lambda: self._owned(rows), self._oldest_event_s)
+        report = self._reconciler.first_sync(rows, self._oldest_event_s)
         self._after_sync(report)
         return report
 
     def _sync_and_drain(self, now_s: float) -> Iterator[Report]:
-        compares, drains = now_s >= self._compare.due_s, now_s >= self.state.draining.due_s
-        drift_rows = self._run_compare_slice() if compares else 0
+        """Compare for a slice, delete drained real servers, and sync if that is due, in the same messages."""
+        compares = now_s >= self._compare.due_s
+        drift_rows = self._compare.run_slice(self._timing.sync_period_s, now_s) if compares else 0
         if drift_rows:
             yield self._sync(Trigger.DRIFT, self._clock(), drift_rows=drift_rows)
+        drains = now_s >= self.state.draining.due_s
         drained = self.state.draining.collect_finished(self.kernel.idle, now_s) if drains else []
         if now_s >= self._sync_due_s():
-            yield self._sync(Trigger.EVENT, self._clock() if drains or drift_rows else now_s, drained)
+            began_s = self._clock() if drains or drift_rows else now_s  # reading the clock is not free
+            yield self._sync(Trigger.EVENT, began_s, drained)
             if compares:
                 self._compare.yield_to_sync(self._clock())
         elif drained:
             yield self._reconciler.delete_drained(drained)
 
-    def _sync(
-        self, trigger: Trigger, began_s: float, drained: list[Step] | None = None, drift_rows: int = 0
-    ) -> SyncReport:
-        report = self._reconciler.sync(trigger, began_s, self._oldest_event_s, drained or (), drift_rows)
+    def _sync(self, trigger: Trigger, began_s: float, drained: Sequence[Step] = (), drift_rows: int = 0) -> SyncReport:
+        report = self._reconciler.sync(trigger, began_s, self._oldest_event_s, drained, drift_rows)
         self._after_sync(report)
         return report
 
@@ -214,24 +218,6 @@ class Agent:
         servers = {*udp_servers(services, self.compiler), *filter(None, applied)}
         self._flows.enqueue(servers, self._reconciler.last_sync_s)
         self._on_compiled(services)  # last: warnings about Services must not delay serving them
-
-    # Comparing
-
-    def _run_compare_slice(self) -> int:
-        """Compare for one slice, and return the number of rows that differ.  Raises KernelError."""
-        return sum(self._record(diff) for diff in self._compare.run_slice(self._timing.sync_period_s))
-
-    def _compare_scope(self, scope: Scope) -> None:
-        """Read *scope* and compare it with the known rows.  Raises KernelError."""
-        rows = self.kernel.read(scope)
-        found = self._owned(rows) if scope == VIRTUAL_SERVERS else rows
-        self._record(ScopeDiff(found, [key for key in self.state.rows if scope_of(key) == scope]))
-
-    def _record(self, diff: ScopeDiff) -> int:
-        return self.state.record_difference(diff, self.compiler.desired.rows, self._clock())
-
-    def _owned(self, rows: Rows) -> Rows:
-        return filter_owned(rows, self._exclude, self.compiler.desired.rows)
 
     def _drain_deadline_s(self, key: RealServer) -> float:
         """Return the deadline that the Service sets, or else that of the configuration."""

@@ -4,9 +4,9 @@ Invariants:
 - Connections are counted only while something drains, with growing pauses, and for at most CHECK_BATCH virtual servers
   per call, so that events are not delayed.
 
-Linux keeps deleted real servers for two minutes, and every real server that is added searches all of them
-(``ip_vs_trash_get_dest``).  Where much changes, nothing is therefore deleted before it drained for MIN_DRAIN_S: an
-endpoint that comes back until then costs a change of weight, and a rollout adds before it deletes.
+Linux keeps deleted real servers on a trash list for two minutes, and searches it whenever one is added
+(``ip_vs_trash_get_dest``).  While others begin to drain, a real server is therefore deleted after MIN_DRAIN_S at the
+earliest: an endpoint that returns until then costs a change of weight only, and a rollout adds before it deletes.
 """
 
 from collections import OrderedDict
@@ -22,7 +22,7 @@ FIRST_CHECK_S = 1.0
 """How long after a real server began to drain its connections are first counted, if no other began since."""
 
 MIN_DRAIN_S = 10.0
-"""The same where others begin all the time: as long as the usual readiness probe takes to succeed again."""
+"""The same while others keep beginning to drain: as long as a usual readiness probe needs to succeed again."""
 
 LONGEST_WAIT_S = 60.0
 """Real servers that had connections are counted again after doubling pauses, up to this: kube-proxy's minute."""
@@ -50,7 +50,7 @@ class DrainQueue:
         self._deadline_of = deadline_of
         self._deadlines_s: dict[VirtualServer, dict[RealServer, float]] = {}
         self._count = 0  # draining real servers
-        self._earliest_deadline_s = NEVER  # no deadline is earlier; it may be one of a real server that is gone
+        self._earliest_deadline_s = NEVER  # no deadline is earlier; its real server may be deleted already
         self._unchecked: OrderedDict[VirtualServer, float] = OrderedDict()  # since when a real server was never checked
         self._last_began_s = -NEVER  # when the last real server began to drain
         self._recheck_s = NEVER  # when those that had connections are checked again

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, Readable, Scope, snapshot_of
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, Readable, Scope, scope_of, snapshot_of
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.model.time import NEVER
@@ -37,20 +37,16 @@ _Item = TypeVar("_Item")
 
 
 class FullCompare:
-    """Schedules full compares and keeps the progress of the running one.
+    """Schedules full compares, and records what they find in *state*.
 
-    *clock* is for measuring the duration of slices only; when a compare is due is decided by the caller's time.
-    *owned* returns those of the given rows that are ours.
+    All times are seconds of *clock*, which is read for measuring durations only.
     """
 
-    def __init__(
-        self, kernel: Kernel, state: ActualState, owned: Callable[[Rows], Rows], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, kernel: Kernel, state: ActualState, clock: Callable[[], float]) -> None:
         self.due_s = NEVER
         self.count = 0  # completed compares
         self._kernel = kernel
         self._state = state
-        self._owned = owned
         self._clock = clock
         self._scan: Iterator[ScopeDiff] | None = None
         self._took_s = 0.0  # the running compare, until now
@@ -70,41 +66,48 @@ class FullCompare:
         if self._scan:
             self.due_s = now_s + YIELD_FACTOR * self._slice_s
 
-    def run_slice(self, period_s: float) -> Iterator[ScopeDiff]:
-        """Yield differences for about SLICE_S.
+    def compare_scope(self, scope: Scope, now_s: float) -> int:
+        """Compare *scope* now; return the number of rows that differ.  Raises KernelError."""
+        rows = self._kernel.read(scope)
+        found = self._state.filter_owned(rows) if scope == VIRTUAL_SERVERS else rows
+        actual = [key for key in self._state.rows if scope_of(key) == scope]
+        return self._state.record_diff(ScopeDiff(found, actual), now_s)
+
+    def run_slice(self, period_s: float, now_s: float) -> int:
+        """Compare for about SLICE_S from *now_s* on; return the number of rows that differ.
 
         Raises:
-            KernelError: kernel state cannot be read; the compare is abandoned.
+            KernelError: Kernel state cannot be read; the compare is abandoned.
         """
-        began_s = self._clock()
-        self._scan = self._scan or _Scanner(self._kernel, self._state, self._owned).diffs()
+        self._scan = self._scan or _Scanner(self._kernel, self._state).diffs()
+        drift_rows = 0
         try:
             for diff in self._scan:
-                yield diff
-                self._slice_s = self._clock() - began_s
+                drift_rows += self._state.record_diff(diff, now_s)
+                self._slice_s = self._clock() - now_s
                 if self._slice_s >= SLICE_S:
                     self._took_s += self._slice_s
-                    return
+                    return drift_rows
         except KernelError:
             self.reschedule(period_s, self._clock())
             raise
-        now_s = self._clock()
-        self._took_s += now_s - began_s
+        end_s = self._clock()
+        self._took_s += end_s - now_s
         self.count += 1
-        self.reschedule(period_s, now_s)
+        self.reschedule(period_s, end_s)
+        return drift_rows
 
 
 _NO_DIFF = ScopeDiff({}, ())  # a point at which a slice may end
 
 
 class _Scanner:
-    """One scan of all owned rows of *kernel*."""
+    """One scan of all rows of *kernel* that are ours."""
 
-    def __init__(self, kernel: Kernel, state: ActualState, owned: Callable[[Rows], Rows]) -> None:
+    def __init__(self, kernel: Kernel, state: ActualState) -> None:
         self._kernel = kernel
         self._state = state
         self._fingerprints = state.fingerprints
-        self._owned = owned
 
     def diffs(self) -> Iterator[ScopeDiff]:
         """Yield the parts whose fingerprint changed.  Raises KernelError."""
@@ -132,7 +135,7 @@ class _Scanner:
         return readable in fingerprints and fingerprints.matches(readable, self._kernel.fingerprint(readable))
 
     def _list_virtual_servers(self) -> Iterator[Rows]:
-        return map(self._owned, self._kernel.virtual_servers())
+        return map(self._state.filter_owned, self._kernel.virtual_servers())
 
     def _changed_servers(self, keys: Iterable[Key]) -> Iterator[list[VirtualServer]]:
         """Yield, in batches, the virtual servers of *keys* whose real servers have another fingerprint."""

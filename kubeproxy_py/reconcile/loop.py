@@ -3,8 +3,8 @@
 Invariants:
 - The queue is the only crossing between threads, and only this thread uses the Agent (law 6).
 - Whatever fails is logged and tried again; only the end of the process ends the loop.
-- The loop reports at each cycle, and as often as requested while it waits, that it is alive, so a supervisor can tell
-  this thread from one that hangs.
+- The loop reports at each cycle, and as often as requested while it waits, that it is alive, so a supervisor can
+  distinguish this thread from one that hangs.
 """
 
 import gc
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 DEFAULT_GC_THRESHOLD = (700, 10, 10)
 """Python's own thresholds for its garbage collector."""
 
-BACKOFF = Backoff(first_s=1.0, longest_s=30.0)
+RETRY = Backoff(first_s=1.0, longest_s=30.0)
 """After the kernel could not be read at all, or an internal error."""
 
 
@@ -78,7 +78,7 @@ class Loop:
         self,
         agent: Agent,
         on_report: Callable[[Report], None] = lambda _report: None,
-        on_configuration: Callable[[LoadedConfig], None] = lambda _loaded: None,
+        on_configuration: Callable[[LoadedConfig, float], None] = lambda _loaded, _now_s: None,
         alive: Callable[[], float] = lambda: NEVER,
         observer: Observer | None = None,
     ) -> None:
@@ -117,7 +117,7 @@ class Loop:
                 self.run_cycle()
             except KernelError as error:
                 failures += 1
-                retry_s = BACKOFF.delay_s(failures)
+                retry_s = RETRY.delay_s(failures)
                 # No traceback: this is an expected failure of the kernel, not a bug.
                 error_values = values(err=str(error))
                 log.error("Failed to read kernel state; retrying in %.0f s", retry_s, extra=error_values)  # noqa: TRY400
@@ -125,7 +125,7 @@ class Loop:
             # if every restart met it again.  What is known of the kernel may be wrong now, so it is read again.
             except Exception:
                 failures += 1
-                retry_s = BACKOFF.delay_s(failures)
+                retry_s = RETRY.delay_s(failures)
                 log.exception("Internal error (please report); resyncing from scratch in %.0f s", retry_s)
                 self._agent.invalidate()
             else:
@@ -138,7 +138,7 @@ class Loop:
         due_s = min(self._agent.due_s(), self._sync_log.due_s)
         wait_s = min(due_s - monotonic(), self._alive()) if not self._queue else 0.0
         self._handle_messages(None if wait_s == NEVER else max(0.0, wait_s))
-        for report in self._agent.step():
+        for report in self._agent.run_due(monotonic()):
             self._publish(report)
         self._sync_log.flush_due()
         if self._observer:
@@ -189,10 +189,10 @@ class Loop:
 
     def _handle(self, at_s: float, message: Message) -> None:
         if isinstance(message, AddressesChanged):
-            self._agent.handle_addresses_changed(message)
+            self._agent.handle_addresses_changed(message, at_s)
             return
         if isinstance(message, Reconfigured):
-            self._on_configuration(message.loaded)
+            self._on_configuration(message.loaded, at_s)
             return
         if isinstance(message, Synced):
             log.log(level(2), "Initial list of %s received", message.feed, extra=values(feed=message.feed))

@@ -5,7 +5,6 @@ Invariants:
 - A failed row stays pending with backoff while all others are applied (law 5).
 """
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
@@ -19,11 +18,9 @@ from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
 
-log = logging.getLogger(__name__)
-
 
 class Reconciler:
-    """Runs syncs of *kernel* and keeps *state* up to date.
+    """Runs syncs of *kernel*, and records their outcome in *state*.
 
     *clock* is for measuring the durations of phases only.
     """
@@ -35,22 +32,22 @@ class Reconciler:
         self._state = state
         self._clock = clock
 
-    def first_sync(self, owned_rows: Callable[[], Rows], event_s: float | None) -> SyncReport:
-        """Compile every Service, adopt the rows that *owned_rows* returns from the kernel, and apply the difference.
+    def first_sync(self, kernel_rows: Rows, event_s: float | None) -> SyncReport:
+        """Compile every Service, adopt *kernel_rows*, which were just read, and apply the difference.
 
-        *owned_rows* is called after compiling, because what is desired decides what is ours.
-        *event_s* is when the oldest event arrived that this sync answers.
+        Args:
+            kernel_rows: All rows of the kernel, including those that are not ours.
+            event_s: When the oldest event arrived that this sync handles; None if there is none.
         """
         began_s = self._clock()
         services = self._compile()[0]
         compiled_s = self._clock()
-        self._state.adopt(owned_rows())
-        desired = self._compiler.desired.rows
-        plan = make_plan(desired, self._state.rows)
+        self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
+        plan = make_plan(self._compiler.desired.rows, self._state.rows)
         planned_s = self._clock()
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
-        self._state.record_full_sync(plan, failures, desired, applied_s)
+        self._state.record_full_sync(plan, failures, applied_s)
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
         return self._report(
             Trigger.FIRST_SYNC, services, plan=plan, failures=failures, phases_s=phases_s, event_s=event_s
@@ -62,22 +59,21 @@ class Reconciler:
         """Compile what changed and apply what follows, with the deletions of *drained* in the same messages.
 
         Args:
-            trigger: why this sync runs.
-            began_s: when it began.
-            event_s: when the oldest event arrived that it answers; None if there is none.
-            drained: steps that delete drained real servers.
-            drift_rows: rows that were found to differ, if that is the trigger.
+            trigger: Why this sync runs.
+            began_s: When it began.
+            event_s: When the oldest event arrived that it handles; None if there is none.
+            drained: Steps that delete drained real servers.
+            drift_rows: Number of rows that were found to differ, if that is the trigger.
         """
         services, changed = self._compile()
         compiled_s = self._clock()
         self._state.pending.enqueue(changed)
         due = self._state.pending.due(compiled_s)
-        desired = self._compiler.desired.rows
-        plan = append_drained_deletes(self._plan_due(due), drained, desired)
+        plan = append_drained_deletes(self._plan_due(due), drained, self._compiler.desired.rows)
         planned_s = self._clock()
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
-        self._state.record_outcome(plan, failures, due, desired, applied_s)
+        self._state.record_outcome(plan, failures, due, applied_s)
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
         return self._report(
             trigger,
@@ -85,7 +81,7 @@ class Reconciler:
             plan=plan,
             failures=failures,
             phases_s=phases_s,
-            event_s=event_s if due else None,  # nothing was due: no event is answered
+            event_s=event_s if due else None,  # nothing was due: the event changed no row
             drift_rows=drift_rows,
         )
 
@@ -95,7 +91,7 @@ class Reconciler:
         began_s = self._clock()
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
-        self._state.record_outcome(plan, failures, (), self._compiler.desired.rows, applied_s)
+        self._state.record_outcome(plan, failures, (), applied_s)
         return DrainReport(
             steps=plan.steps,
             failures=failures,

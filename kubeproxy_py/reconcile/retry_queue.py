@@ -14,7 +14,7 @@ from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.rows import Key
 from kubeproxy_py.model.time import NEVER
 
-BACKOFF = Backoff(first_s=0.5, longest_s=30.0)
+RETRY = Backoff(first_s=0.5, longest_s=30.0)
 
 
 class RetryState(Struct, frozen=True, gc=False):
@@ -72,9 +72,9 @@ class RetryQueue:
             if key not in failed:
                 self._keys.pop(key, None)
                 self._retries.pop(key, None)
-        # A dict keeps its largest capacity and iterates over it: after the first sync 140,000 empty places.
+        # A dict never shrinks, and iterating over it visits every slot: after the first sync, 140,000 empty ones.
         self._keys = dict(self._keys)
         for key in failed:
             failures = self._retries[key].failures + 1 if key in self._retries else 1
             self._keys[key] = None
-            self._retries[key] = RetryState(failures, now_s + BACKOFF.delay_s(failures))
+            self._retries[key] = RetryState(failures, now_s + RETRY.delay_s(failures))

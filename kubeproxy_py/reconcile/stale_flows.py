@@ -10,6 +10,7 @@ Invariants:
 import logging
 from collections.abc import Callable, Iterable, Iterator
 
+from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import values
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 SLICE_BATCHES = 8
 """Batches of a listing per slice: on Linux 1,400 entries, some 5 ms (40 ms if all are stale)."""
 
-RETRY_S = 30.0
-"""Pause after the kernel could not list flows; cheap, because a kernel without conntrack fails at the first message."""
+RETRY = Backoff(first_s=30.0, longest_s=30.0)
+"""Delay after the kernel could not list flows; cheap, because a kernel without conntrack fails at the first message."""
 
 
 class StaleFlowCleaner:
@@ -65,7 +66,7 @@ class StaleFlowCleaner:
     def run_slice(self, now_s: float) -> StaleFlowReport | None:
         """Scan SLICE_BATCHES batches; return the report if the scan ended.
 
-        If the kernel cannot list flows, that is logged once, and the scan begins again after RETRY_S.
+        If the kernel cannot list flows, that is logged once, and the scan begins again later (RETRY).
         """
         began_s = self._clock()
         try:
@@ -121,4 +122,4 @@ class StaleFlowCleaner:
         self._waiting |= dict.fromkeys(self._allowed)
         self._allowed, self._scan = {}, None
         self.failures += 1
-        self.due_s = now_s + RETRY_S
+        self.due_s = now_s + RETRY.delay_s(self.failures)

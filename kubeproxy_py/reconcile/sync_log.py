@@ -90,7 +90,7 @@ def _log_changes(severity: int, reports: list[SyncReport | DrainReport]) -> None
 
 
 def _log_failure(failure: StepFailure) -> None:
-    log.error("Failed to apply a step, will retry: %s", failure, extra=values(errno=failure.errno))
+    log.error("Failed to apply a row, it will be retried: %s", failure, extra=values(errno=failure.errno))
 
 
 def _ms(seconds: float) -> float:

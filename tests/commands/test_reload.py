@@ -139,15 +139,15 @@ class RunningAgent:
         events: list[Event] = [ServiceUpserted(service()), SliceUpserted(endpoint_slice()), *map(Synced, FEEDS)]
         for event in events:
             self.reconciler.handle_event(event, self.now_s)
-        self.reconciler.step()
+        self.reconciler.run_due(self.now_s)
         self.kernel.applied.clear()
         self.current = CurrentConfig(loaded)
         self.reloader = Reloader(self.current, self.reconciler, HOST)
 
     def apply(self, **fields: object) -> list[str]:
         """Apply another configuration, and return the types of row that change."""
-        self.reloader.apply(from_file({"clusterCIDR": "10.244.0.0/16", **fields}))
-        self.reconciler.step()
+        self.reloader.apply(from_file({"clusterCIDR": "10.244.0.0/16", **fields}), self.now_s)
+        self.reconciler.run_due(self.now_s)
         return sorted({type(step.key).__name__ for step in self.kernel.applied})
 
 

@@ -85,7 +85,7 @@ class AgentLifetime:
             if self._agent.due_s() == NEVER:
                 return
             self._now_s = max(self._now_s, self._agent.due_s())
-            for report in self._agent.step():
+            for report in self._agent.run_due(self._now_s):
                 if not isinstance(report, StaleFlowReport):
                     self.problems += [str(failure) for failure in report.failures]
         self.problems.append(f"not idle after {_STEPS_MAX} steps")

@@ -166,7 +166,7 @@ def scale(cluster: Cluster, agent: Agent) -> None:
     claim(
         f"{took_s * 1000:.0f} ms after the file was renamed into place, the kernel has 2 more real servers at each of"
         f" dempapp's {len(_DEMPAPP)} virtual servers",
-        "synced 1 Service:" in said and " 0 pending" in said,
+        "Synced 1 Service:" in said and " 0 pending" in said,
         said,
     )
     show("")

@@ -1,10 +1,10 @@
-"""systemd_host: a machine that systemd has booted, with our unit files installed as docs/install-vm.md says.
+"""A machine booted by systemd, with the unit files of this project installed as docs/install-vm.md describes.
 
-Law: systemd is process 1 of a pid namespace of the lab's kernel, in the network namespace that it is given; the unit
-and what belongs to it are the files of deploy/systemd/, unchanged.  What is written there goes to memory.
-Only units that a machine can't boot without are there besides ours.
+systemd is process 1 of a pid namespace of the lab's kernel, in a given network namespace.  The unit and its files are
+those of deploy/systemd/, unchanged.  What the machine writes goes to a tmpfs.  Other units are only those that a
+machine needs to boot.
 
-As a program (`python systemd_host.py FOLDER`) it is what becomes that process 1.
+As a program, `python systemd_host.py FOLDER` becomes that process 1.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _EMPTY = (
     "/usr/lib/tmpfiles.d",
     "/usr/lib/modules",
 )
-_INSTALLED = {  # file of deploy/systemd -> where docs/install-vm.md has it put
+_INSTALLED = {  # file of deploy/systemd -> its place according to docs/install-vm.md
     UNIT: f"/etc/systemd/system/{UNIT}",
     "modules-load.conf": "/etc/modules-load.d/kubeproxy-py.conf",
     "sysctl.conf": "/etc/sysctl.d/90-kubeproxy-py.conf",

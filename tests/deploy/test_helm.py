@@ -1,7 +1,7 @@
-"""The Helm chart gives what deploy/daemonset.yaml does.
+"""The Helm chart renders the same objects as deploy/daemonset.yaml.
 
-Where helm is not installed (apt and PyPI have none) nothing is rendered, and those tests say so by a skip.  What is
-always held: the chart's own files fit together, and the words that matter stand in the templates as in the manifest.
+Without helm (apt and PyPI have none) the tests that render the chart are skipped.  The others always run: the chart's
+files are consistent, and security contexts and roles in the templates are those of the manifest.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ SERVER = "https://control-plane.example:6443"
 
 
 def rendered(*settings: str) -> list[Object]:
-    """What helm makes of the chart; a skip where there is no helm."""
+    """Return the objects that helm renders from the chart; skip if helm is not installed."""
     if not shutil.which("helm"):
         pytest.skip("helm is not installed: the chart is not rendered")
     words = ["helm", "template", "kubeproxy-py", str(CHART), "--namespace=kube-system", f"--set=apiServer={SERVER}"]
     done = subprocess.run([*words, *settings], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
-def canonical(each: Object) -> Object:
-    """*each*, with the files of a ConfigMap read, and without what says nothing."""
-    if each["kind"] == "ConfigMap":
-        return {**each, "data": {name: yaml.safe_load(text) for name, text in each["data"].items()}}
-    if each["kind"] == "DaemonSet":
-        spec = each["spec"]["template"]["spec"]
+def canonical(document: Object) -> Object:
+    """Return *document* with the files of a ConfigMap parsed, and without fields that have no effect."""
+    if document["kind"] == "ConfigMap":
+        return {**document, "data": {name: yaml.safe_load(text) for name, text in document["data"].items()}}
+    if document["kind"] == "DaemonSet":
+        spec = document["spec"]["template"]["spec"]
         for container in (*spec["containers"], *spec["initContainers"]):
             container.pop("imagePullPolicy", None)
-    return each
+    return document
 
 
 def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
-    return {(each["kind"], each["metadata"]["name"]): canonical(each) for each in objects}
+    return {(document["kind"], document["metadata"]["name"]): canonical(document) for document in objects}
 
 
 def test_helm_renders_the_manifest() -> None:
@@ -56,35 +56,35 @@ def test_helm_renders_the_manifest() -> None:
 
 
 @pytest.mark.parametrize("settings", [[], ["--set=init.enabled=false"], ["--set=existingConfigMap=kube-proxy"]])
-def test_helm_renders_objects_that_the_api_server_takes(settings: list[str]) -> None:
-    for each in rendered(*settings):
-        kubernetes_validate.validate(each, "1.36", strict=True)
+def test_objects_rendered_by_helm_are_valid(settings: list[str]) -> None:
+    for document in rendered(*settings):
+        kubernetes_validate.validate(document, "1.36", strict=True)
 
 
 def values_named() -> set[tuple[str, ...]]:
     return {tuple(path.split(".")) for text in TEMPLATES.values() for path in re.findall(r"\.Values\.([\w.]+)", text)}
 
 
-def test_every_value_that_a_template_names_has_a_default() -> None:
+def test_each_value_of_a_template_has_a_default() -> None:
     for path in values_named():
-        found: Any = VALUES
+        value: Any = VALUES
         for word in path:
-            assert word in found, ".".join(path)
-            found = found[word]
+            assert word in value, ".".join(path)
+            value = value[word]
 
 
-def test_every_value_is_used_by_a_template() -> None:
+def test_each_value_is_used_by_a_template() -> None:
     assert {path[0] for path in values_named()} == set(VALUES)
 
 
-def test_the_schema_takes_the_defaults_and_refuses_a_misspelt_value() -> None:
+def test_schema_accepts_the_defaults_and_rejects_a_misspelt_value() -> None:
     jsonschema.validate(VALUES, SCHEMA)
     with pytest.raises(jsonschema.ValidationError, match="inti"):
         jsonschema.validate({**VALUES, "inti": {"enabled": False}}, SCHEMA)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_actions_and_blocks_are_closed(name: str) -> None:
+def test_template_actions_and_blocks_are_closed(name: str) -> None:
     text = TEMPLATES[name]
     assert "{{" not in re.sub(r"{{.*?}}", "", text)
     opened = re.findall(r"{{-? *(?:if|with|range|define)\b", text)
@@ -92,23 +92,23 @@ def test_actions_and_blocks_are_closed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name.endswith(".yaml")])
-def test_what_is_between_the_actions_is_yaml(name: str) -> None:
+def test_templates_without_their_actions_are_yaml(name: str) -> None:
     lines = (line for line in TEMPLATES[name].splitlines() if not re.fullmatch(r" *{{.*}}", line))
-    found = list(yaml.safe_load_all(re.sub(r"{{.*?}}", "", "\n".join(lines))))
-    assert all(each["kind"] and each["metadata"]["name"] == "kubeproxy-py" for each in found)
+    documents = list(yaml.safe_load_all(re.sub(r"{{.*?}}", "", "\n".join(lines))))
+    assert all(document["kind"] and document["metadata"]["name"] == "kubeproxy-py" for document in documents)
 
 
-def test_the_role_of_the_chart_is_that_of_the_manifest() -> None:
-    text = re.sub(r"{{.*?}}", "kube-system", TEMPLATES["access.yaml"])  # nothing but the namespace is a template there
+def test_role_of_the_chart_is_that_of_the_manifest() -> None:
+    text = re.sub(r"{{.*?}}", "kube-system", TEMPLATES["access.yaml"])  # its only action is the namespace
     kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
-    shipped = [each for each in objects_of(BASE) if each["kind"] in kinds]
+    shipped = [document for document in objects_of(BASE) if document["kind"] in kinds]
     assert by_name(list(yaml.safe_load_all(text))) == by_name(shipped)
 
 
-def test_the_agents_container_has_the_rights_of_the_manifest() -> None:
+def test_security_contexts_of_the_chart_are_those_of_the_manifest() -> None:
     text = TEMPLATES["daemonset.yaml"]
-    found = re.findall(r"^          securityContext:\n((?:            .*\n)+)", text, re.MULTILINE)
-    daemon_set = next(each for each in objects_of(BASE) if each["kind"] == "DaemonSet")
+    contexts = re.findall(r"^          securityContext:\n((?:            .*\n)+)", text, re.MULTILINE)
+    daemon_set = next(document for document in objects_of(BASE) if document["kind"] == "DaemonSet")
     spec = daemon_set["spec"]["template"]["spec"]
-    wanted = [container["securityContext"] for container in (*spec["initContainers"], *spec["containers"])]
-    assert [yaml.safe_load(each) for each in found] == wanted
+    expected = [container["securityContext"] for container in (*spec["initContainers"], *spec["containers"])]
+    assert [yaml.safe_load(context) for context in contexts] == expected

@@ -1,4 +1,4 @@
-"""The rules and the dashboard of deploy/monitoring: they are right, and ask for metrics that there are."""
+"""The rules and the dashboard of deploy/monitoring are valid and use existing metrics."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def queries() -> Iterator[str]:
 
 
 def metrics_of(expression: str) -> set[str]:
-    """The metrics that *expression* asks for, but for those that our own rules record."""
+    """Return the metrics in *expression*, without those that the rules themselves record."""
     for record in records():
         expression = expression.replace(record, "")
-    return {_name(found) for found in _NAME.findall(expression)}
+    return {_without_suffix(name) for name in _NAME.findall(expression)}
 
 
-def _name(found: str) -> str:
-    bare = _SUFFIX.sub("", found)
-    return bare if METRICS.get(bare) and METRICS[bare].type == "histogram" else found
+def _without_suffix(name: str) -> str:
+    bare = _SUFFIX.sub("", name)
+    return bare if METRICS.get(bare) and METRICS[bare].type == "histogram" else name
 
 
-def test_the_prometheus_operator_is_given_the_same_rules() -> None:
-    [wrapped] = objects_of(DEPLOY / "daemonset/components/monitoring/rules.yaml")
-    assert [wrapped["spec"]] == objects_of(RULES)
+def test_rules_for_the_prometheus_operator_are_the_same() -> None:
+    [prometheus_rule] = objects_of(DEPLOY / "daemonset/components/monitoring/rules.yaml")
+    assert [prometheus_rule["spec"]] == objects_of(RULES)
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
@@ -135,10 +135,8 @@ def test_promtool_unit_tests_of_the_alerts_pass() -> None:
 
 @pytest.mark.lab
 def test_promtool_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None:
-    ready = [query.replace("$__rate_interval", "5m") for query in queries()]
-    made: dict[str, Any] = {
-        "rules": [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(ready)]
-    }
+    expressions = [query.replace("$__rate_interval", "5m") for query in queries()]
+    rules_of_panels = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(expressions)]
     path = tmp_path / "dashboard.yaml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", **made}]}))
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules_of_panels}]}))
     promtool("check", "rules", path)

@@ -60,7 +60,9 @@ def post_a_series(server: GuardedServer) -> None:
     posting.stop()
 
 
-def test_role_has_exactly_the_rights_that_the_agent_uses(server: GuardedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_role_has_exactly_the_rights_that_the_agent_uses(
+    server: GuardedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(poster, "PACE_S", 0.0)
     with synced_source(server):
         post_a_series(server)

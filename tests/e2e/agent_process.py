@@ -35,8 +35,8 @@ FLAGS = (
     "-v2",
 )
 INITIAL_LISTS = r"Initial list of node received"  # the last line before the first sync
-SYNCED = r'"synced '
-EVENT = r'"synced .* since the event'  # not a sync after drift or after draining
+SYNCED = r'"Synced '
+EVENT = r'"Synced .* since the event'  # not a sync after drift or after draining
 
 _TIMEOUT_S = 20.0
 _POLL_S = 0.005

@@ -1,7 +1,7 @@
-"""agent_inside: the agent within this process, one turn at a time, on the real kernel, with all that it does noted.
+"""An agent within this process, on the real kernel, whose steps are recorded.
 
-Law: its parts are those of `run`, but its clock is the test's, its folder is read when the test says so, each plan is
-noted before the real LinuxKernel carries it out, and no full compare comes between.
+Its parts are those of `run`, but the test sets its time and has it read its folder; each plan is recorded before the
+real LinuxKernel applies it, and there are no full compares.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _FLAGS = {
 _started: list[str] = []
 
 
-def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
+def _record_process(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "subprocess.Popen":
         _started.append(Path(arguments[0]).name)
 
 
-sys.addaudithook(_note_process)  # the interpreter's own word: no way to start a process goes past it
+sys.addaudithook(_record_process)  # the interpreter reports every way to start a process
 
 
-class AgentInside:
-    """The agent on the manifests in *folder*, in the network namespace that the thread is in."""
+class InProcessAgent:
+    """An agent for the manifests in *folder*, in the network namespace of the thread."""
 
     def __init__(self, folder: Path) -> None:
         parts = real_parts(load({**_FLAGS, "manifests": str(folder)}))
@@ -52,19 +52,19 @@ class AgentInside:
         timing = Timing(sync_period_s=NEVER)
         self._agent = Agent(self._kernel, parts.compiler, lambda: self._now_s, timing=timing, on_problem=_fail)
 
-    def take_in(self) -> list[str]:
-        """Read what changed in the folder, and do all that it asks for at once; the steps."""
+    def sync_folder(self) -> list[str]:
+        """Read what changed in the folder, sync at once, and return the steps."""
         for event in self._source.poll():
             self._agent.handle_event(event, self._now_s)
-        return self._turn()
+        return self._run_due()
 
-    def let_drain(self) -> list[str]:
-        """Let the time pass after which draining real servers are first looked at; the steps."""
+    def run_drain_check(self) -> list[str]:
+        """Let the time until the first check of draining real servers pass, and return the steps."""
         self._now_s += FIRST_CHECK_S
-        return self._turn()
+        return self._run_due()
 
     def kernel_rows(self) -> Rows:
-        """What the kernel has, read anew."""
+        """Read and return all rows of the kernel."""
         return read_all(self._kernel)
 
     def desired_rows(self) -> Rows:
@@ -73,21 +73,21 @@ class AgentInside:
     def close(self) -> None:
         self._kernel.close()
 
-    def _turn(self) -> list[str]:
+    def _run_due(self) -> list[str]:
         self._kernel.steps.clear()
-        for report in self._agent.step():
+        for report in self._agent.run_due(self._now_s):
             assert isinstance(report, StaleFlowReport) or not report.failures
         return [step_text(step) for step in self._kernel.steps]
 
 
 def step_text(step: Step) -> str:
-    """`add RealServer 10.96.0.10:80/TCP -> 10.244.1.5:8080`; an update says to what."""
-    what = f"{step.verb} {type(step.key).__name__} {step.key}"
-    return f"{what} to {step.spec}" if step.verb == "update" else what
+    """`add RealServer 10.96.0.10:80/TCP -> 10.244.1.5:8080`; an update with its spec."""
+    text = f"{step.verb} {type(step.key).__name__} {step.key}"
+    return f"{text} to {step.spec}" if step.verb == "update" else text
 
 
 def processes_started() -> list[str]:
-    """The names of all programs that this process has started so far."""
+    """Return the names of all programs that this process has started so far."""
     return list(_started)
 
 

@@ -11,7 +11,7 @@ from lab.namespace import Namespace
 from lab.network import Cluster
 from tests.e2e.agent_process import EVENT, AgentProcess
 from tests.e2e.changes_table import AFFINITY_ON, BASE, CHANGES, CLUSTER, Change, Files, Front, base_with, web
-from tests.e2e.in_process_agent import AgentInside, processes_started
+from tests.e2e.in_process_agent import InProcessAgent, processes_started
 from tests.e2e.kernel_state import counters
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -31,70 +31,70 @@ def write(folder: Folder, files: Files) -> None:
 
 
 @pytest.fixture(scope="module")
-def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentInside, Folder]]:
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[InProcessAgent, Folder]]:
     folder = Folder(tmp_path_factory.mktemp("manifests"))
     write(folder, BASE)
     with Cluster(ipv4_forward=True) as cluster, cluster.node_a.inside():
-        agent = AgentInside(folder.path)
-        agent.take_in()
+        agent = InProcessAgent(folder.path)
+        agent.sync_folder()
         yield agent, folder
         agent.close()
 
 
 @pytest.fixture
-def at_base(inside: tuple[AgentInside, Folder]) -> Iterator[tuple[AgentInside, Folder]]:
+def at_base(inside: tuple[InProcessAgent, Folder]) -> Iterator[tuple[InProcessAgent, Folder]]:
     """Yield the agent and its folder, with the kernel state of BASE, and restore that state afterwards."""
     agent, folder = inside
     yield agent, folder
     write(folder, base_with({}))
-    agent.take_in()
-    agent.let_drain()
+    agent.sync_folder()
+    agent.run_drain_check()
 
 
 @pytest.mark.parametrize("change", ALL_CHANGES, ids=str)
-def test_change_causes_exactly_its_steps(at_base: tuple[AgentInside, Folder], change: Change) -> None:
+def test_change_causes_exactly_its_steps(at_base: tuple[InProcessAgent, Folder], change: Change) -> None:
     agent, folder = at_base
     write(folder, change.files)
-    steps, drained = agent.take_in(), agent.let_drain()
+    steps, drained = agent.sync_folder(), agent.run_drain_check()
     assert (sorted(steps), sorted(drained)) == (sorted(change.steps), sorted(change.drained))
 
 
 @pytest.mark.parametrize("change", ALL_CHANGES, ids=str)
-def test_kernel_rows_equal_desired_rows_after_a_change(at_base: tuple[AgentInside, Folder], change: Change) -> None:
+def test_kernel_rows_equal_desired_rows_after_a_change(at_base: tuple[InProcessAgent, Folder], change: Change) -> None:
     agent, folder = at_base
     write(folder, change.files)
-    agent.take_in()
-    agent.let_drain()
+    agent.sync_folder()
+    agent.run_drain_check()
     kernel, desired = agent.kernel_rows(), agent.desired_rows()
     assert {key for key in {*kernel, *desired} if kernel.get(key) != desired.get(key)} == set()
 
 
-def test_changes_start_no_process(at_base: tuple[AgentInside, Folder]) -> None:
+def test_changes_start_no_process(at_base: tuple[InProcessAgent, Folder]) -> None:
     agent, folder = at_base
     before = processes_started()
     for change in ALL_CHANGES:
         write(folder, base_with(change.files))
-        agent.take_in()
-        agent.let_drain()
+        agent.sync_folder()
+        agent.run_drain_check()
     assert processes_started() == before
 
 
 def test_first_entry_of_a_set_updates_its_chain_by_one_restore(
-    at_base: tuple[AgentInside, Folder],
+    at_base: tuple[InProcessAgent, Folder],
 ) -> None:
     agent, folder = at_base
     before = len(processes_started())
     folder.write("new", service_with_slice("new", "10.96.0.77", ["pod-b3"], [Port(80, "SCTP", 8080, 30077)]))
-    chains = [step for step in agent.take_in() if "Chain" in step]
+    chains = [step for step in agent.sync_folder() if "Chain" in step]
     assert (chains, len(processes_started()) - before) == (["update Chain IPv4 nat KUBE-NODE-PORT to 2 rules"], 1)
 
 
-def test_draining_real_server_that_is_desired_again_gets_weight_1_in_place(at_base: tuple[AgentInside, Folder]) -> None:
+def test_draining_real_server_that_is_desired_again_gets_weight_1_in_place(at_base: tuple[InProcessAgent, Folder]) -> None:
     agent, folder = at_base
     write(folder, {"web": web(("pod-a1",))})
-    agent.take_in()
+    agent.sync_folder()
     write(folder, BASE)
-    assert sorted(agent.take_in()) == [
+    assert sorted(agent.sync_folder()) == [
         "update RealServer 10.96.0.10:80/TCP -> 10.244.2.5:8080 to weight 1",
         "update RealServer 192.168.3.10:30080/TCP -> 10.244.2.5:8080 to weight 1",
     ]

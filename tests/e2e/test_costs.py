@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from lab.network import Cluster
-from tests.e2e.in_process_agent import AgentInside
+from tests.e2e.in_process_agent import InProcessAgent
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.netlink_tap import Cost, Tap, tapped
 
@@ -83,7 +83,7 @@ def others(count: int) -> list[Object]:
 
 
 class Measured(NamedTuple):
-    agent: AgentInside
+    agent: InProcessAgent
     folder: Folder
     tap: Tap
 
@@ -93,8 +93,8 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = Folder(tmp_path_factory.mktemp("manifests"))
     folder.write("others", others(request.param))
     with Cluster(ipv4_forward=True) as cluster, cluster.node_a.inside(), tapped() as tap:
-        agent = AgentInside(folder.path)
-        agent.take_in()
+        agent = InProcessAgent(folder.path)
+        agent.sync_folder()
         yield Measured(agent, folder, tap)
         agent.close()
 
@@ -104,9 +104,9 @@ def cost_of(measured: Measured, objects: list[Object]) -> tuple[Cost, Cost]:
     agent, folder, tap = measured
     folder.write("web", objects)
     before = tap.cost()
-    agent.take_in()
+    agent.sync_folder()
     synced = tap.cost()
-    agent.let_drain()
+    agent.run_drain_check()
     return synced - before, tap.cost() - synced
 
 

@@ -23,7 +23,7 @@ from kubeproxy_py.reconcile.drain_queue import FIRST_CHECK_S
 from lab.client import connect, query
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
-from tests.e2e.in_process_agent import AgentInside
+from tests.e2e.in_process_agent import InProcessAgent
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -290,8 +290,8 @@ def test_connections_are_counted_by_one_listing_and_only_while_something_drains(
     for other in range(20):
         folder.write(f"other-{other}", service_with_slice(f"other-{other}", f"10.96.2.{other}", ["pod-a1", "pod-b1"]))
     with serving_cluster() as cluster, cluster.node_a.inside():
-        agent = AgentInside(tmp_path)
-        agent.take_in()
+        agent = InProcessAgent(tmp_path)
+        agent.sync_folder()
         shorten_fin_timeout(cluster)
 
         def counted(seconds: int) -> list[int]:
@@ -299,7 +299,7 @@ def test_connections_are_counted_by_one_listing_and_only_while_something_drains(
             costs = []
             for _ in range(seconds):
                 listings.clear()
-                agent.let_drain()
+                agent.run_drain_check()
                 costs.append(len(listings))
             return costs
 
@@ -307,7 +307,7 @@ def test_connections_are_counted_by_one_listing_and_only_while_something_drains(
         with open_connection(cluster, vip, "pod-b1") as (_, server):
             folder.write(vip, objects(vip, "pod-a2", "pod-b2"))
             listings.clear()
-            agent.take_in()
+            agent.sync_folder()
             costs = {"idle": idle, "removed": [len(listings)], "draining": counted(7)}
             server.close()
             wait_until(lambda: listed_server(cluster, vip, "pod-b1") == ListedServer(0, 0, 0))

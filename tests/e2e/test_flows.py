@@ -42,7 +42,7 @@ pytestmark = pytest.mark.kernel
 
 MOVES_WITHIN_S = 1.0
 BEGINS_WITHIN_S = 20.0  # the start of a flow is not measured, and the machine may be busy
-SWEPT = r'"deleted \d'
+SWEPT = r'"Deleted \d'
 CLIENT, CLIENT_6 = BY_NAME["outside"].ipv4, BY_NAME["outside"].ipv6
 NODE, NODE_6 = BY_NAME["node-a"].ipv4, BY_NAME["node-a"].ipv6
 SECOND_ADDRESS = "172.16.5.10"  # node A's, on eth1
@@ -380,7 +380,7 @@ def test_a_restarted_agent_deletes_stale_entries_of_its_predecessor(tmp_path: Pa
         inserted = {way: insert(cluster.node_a, *served.way(way), pod("pod-b1", way)) for way in WAYS}
         with AgentProcess(cluster.node_a, tmp_path) as second:
             assert "nothing to do" in second.wait_synced()
-            assert f"deleted {len(inserted)} of " in second.wait_for(SWEPT)
+            assert f"Deleted {len(inserted)} of " in second.wait_for(SWEPT)
         remaining = {port for way in WAYS for port in entries(cluster.node_a, served.way(way)[0])}
         assert remaining.isdisjoint(inserted.values())
 

@@ -46,7 +46,7 @@ class Node:
         cidrs = tuple(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32" for n in range(ranges))
         load_balancer = service(type="LoadBalancer", load_balancer_ips=(ADDRESS,), source_ranges=cidrs)
         self.reconciler.handle_event(ServiceUpserted(load_balancer), monotonic())
-        (report,) = self.reconciler.step()
+        (report,) = self.reconciler.run_due(monotonic())
         assert isinstance(report, SyncReport)
         return report
 

@@ -161,7 +161,7 @@ def test_service_added_later_is_answered(running: Running) -> None:
     since = len(running.agent.lines())
     running.folder.write("late", service_with_slice("late", ADDED_LATER, _PODS))
     wait_until(
-        lambda: any('"synced ' in line for line in running.agent.lines()[since:]),
+        lambda: any('"Synced ' in line for line in running.agent.lines()[since:]),
         lambda: "\n".join(running.agent.lines()[since:]),
         timeout_s=PATIENCE_S,
     )

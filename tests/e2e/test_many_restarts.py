@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.conformance.agent_process import OBJECTS, write_atomically
 from tests.conformance.agent_lifetime import AgentLifetime
+from tests.conformance.agent_process import OBJECTS, write_atomically
 from tests.conformance.node import clean_kernel, pristine_node
 from tests.conformance.objects import endpoint_slice, node, service
 from tests.conformance.spec_case import CONFIG

@@ -102,7 +102,7 @@ def test_no_request_fails_and_no_connection_breaks_during_a_restart(restart: Res
 
 
 def test_first_sync_of_the_second_process_has_nothing_to_do(restart: Restart) -> None:
-    assert "synced 2 Services: nothing to do" in restart.first_sync
+    assert "Synced 2 Services: nothing to do" in restart.first_sync
 
 
 def test_no_link_or_address_is_changed(restart: Restart) -> None:

@@ -81,9 +81,14 @@ WAITS = (wait_of_loop, wait_of_config_file, wait_of_poster, wait_of_manifests, w
 def test_wait_ends_when_its_time_is_over(wait: Wait, timeout_s: float) -> None:
     for _ in range(REPETITIONS):
         ended = threading.Event()
-        thread = threading.Thread(target=lambda: (wait(timeout_s), ended.set()), daemon=True)  # noqa: B023 - ends here
+        thread = threading.Thread(target=_run, args=(wait, timeout_s, ended), daemon=True)
         thread.start()
         assert ended.wait(PATIENCE_S), "still waiting" if thread.is_alive() else "failed"
+
+
+def _run(wait: Wait, timeout_s: float, ended: threading.Event) -> None:
+    wait(timeout_s)
+    ended.set()
 
 
 def test_no_module_waits_with_a_simple_queue() -> None:

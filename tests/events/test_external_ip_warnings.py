@@ -38,7 +38,7 @@ class WarningsHarness:
         """Handle *events*, sync, and return the Events that were published."""
         for event in events:
             self.reconciler.handle_event(event, self.now_s)
-        self.reconciler.step()
+        self.reconciler.run_due(self.now_s)
         published = self.published[:]
         self.published.clear()
         return published

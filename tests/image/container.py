@@ -1,7 +1,8 @@
-"""container: the image as runc runs it, on this kernel, in the network of a machine of the lab.
+"""The image as runc runs it, on this kernel, in the network namespace of a machine of the lab.
 
-Law: what is run is the archive that `make image` wrote, unpacked with owners, modes and file capabilities, and
-nothing is added to it; a container is gone when its `with` ends, however it ends.
+Invariants:
+  - The archive that `make image` wrote is run unchanged, unpacked with owners, modes and file capabilities.
+  - A container is deleted when its `with` ends, by whatever error.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ _RUNC = ("runc", "--root", "/run/runc-of-lab")
 
 
 def built_image() -> Archive:
-    """The image; a failure, not a skip, where there is none."""
+    """Return the image; fail, not skip, if there is none."""
     if not ARCHIVE.exists() or not shutil.which("runc"):
-        pytest.fail("there is no image, or no runc; hint: make image", pytrace=False)
+        pytest.fail("image or runc not found; hint: make image", pytrace=False)
     return Archive(ARCHIVE)
 
 
 @contextmanager
 def unpacked(archive: Archive, folder: Path) -> Iterator[Path]:
-    """The image's root, in memory: there file capabilities hold, which hostfs does not have."""
+    """Unpack the image's root to a tmpfs, which has file capabilities; hostfs has not."""
     folder.mkdir()
     linux.mount("tmpfs", str(folder), "tmpfs", options="mode=755")
     try:
@@ -49,7 +50,7 @@ def unpacked(archive: Archive, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def control_groups() -> Iterator[None]:
-    """Version 2 of them is mounted where runc looks; each controller is on."""
+    """Mount cgroup v2 where runc expects it, for the `with`."""
     mounted = not (_CGROUPS / "cgroup.controllers").exists()
     if mounted:
         linux.mount("cgroup2", str(_CGROUPS), "cgroup2")
@@ -79,12 +80,12 @@ class Container(AgentProcess):
 
     @property
     def first_pid(self) -> int:
-        """Process 1 of the container, as this machine counts."""
+        """The pid of the container's process 1 on this machine."""
         state = subprocess.run([*_RUNC, "state", self.name], capture_output=True, check=True)
         return int(json.loads(state.stdout)["pid"])
 
     def status(self) -> dict[str, str]:
-        """/proc/PID/status of process 1."""
+        """Return /proc/PID/status of process 1."""
         lines = Path(f"/proc/{self.first_pid}/status").read_text().splitlines()
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -93,5 +94,5 @@ class Container(AgentProcess):
         return subprocess.run([*_RUNC, "exec", self.name, *words], capture_output=True, text=True, check=False)
 
     def wait(self, timeout_s: float) -> int:
-        """The exit status, once it has ended by itself."""
+        """Wait for the end of the container and return its exit status."""
         return self._started.wait(timeout_s)

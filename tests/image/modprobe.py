@@ -1,8 +1,8 @@
-"""modprobe: within the `with`, this machine loads modules by /sbin/modprobe, as any node does.
+"""Let this machine load modules by /sbin/modprobe, as any node does.
 
-The lab has its modules elsewhere, and a wrapper of its own for the kernel to call.  But iptables calls what
-/proc/sys/kernel/modprobe names, and in a container that path must be one of the image.  So the wrapper is laid over
-the host's own program, under the usual name.
+The lab has its modules in another directory, and a wrapper that the kernel calls.  But iptables calls the program that
+/proc/sys/kernel/modprobe names, and in a container that path must exist in the image.  So the wrapper is mounted over
+the host's program, at the usual path.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _CALLED_BY_KERNEL = Path("/proc/sys/kernel/modprobe")
 
 @contextmanager
 def usual_modprobe(folder: Path) -> Iterator[None]:
-    """*folder* is for the wrapper, and for the program that it covers."""
+    """Mount the wrapper within the `with`; *folder* gets the wrapper, and a copy of the program that it covers."""
     covered = Path(USUAL).resolve()
-    program = shutil.copy(covered, folder / "modprobe")  # kmod goes by the name that it is called by
+    program = shutil.copy(covered, folder / "modprobe")  # kmod acts by the name under which it is called
     wrapper = folder / "wrapper"
     wrapper.write_text(f'#!/bin/sh\nexec {program} -d {LAB} "$@"\n')
     wrapper.chmod(0o755)

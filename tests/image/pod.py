@@ -1,7 +1,7 @@
-"""pod: a container of a pod as runc is told to run it: what kubelet and containerd make of the manifest's words.
+"""The runc configuration of a container of a pod, as kubelet and containerd derive it from the manifest.
 
-Law: no field of the manifest is passed over.  It is carried out here, or it stands in a table of those that mean
-nothing to one container on one machine; any other is an error, so that a manifest can't come to say what no test heeds.
+No field of the manifest is ignored silently: it is applied here, or it is in a table of fields that do not matter to
+one container on one machine.  Any other field is an error, so that a manifest cannot get a field that no test covers.
 
 Sources: the OCI runtime specification, config.md and config-linux.md; containerd's CRI plugin for its defaults.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# What other parts of Kubernetes do: the scheduler, the controllers, kubelet with its probes.
+# Fields for other parts of Kubernetes: the scheduler, the controllers, kubelet with its probes.
 _POD_ELSEWHERE = {
     "automountServiceAccountToken",
     "nodeSelector",
@@ -66,10 +66,10 @@ _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 @dataclass(frozen=True)
 class Machine:
-    """What kubelet has on this node: its name; each ConfigMap, and the service account, as a folder; host paths.
+    """The state of kubelet on this node.
 
-    *image* is the image's configuration, unpacked at *root*.  *host_paths* has those that lie elsewhere here.
-    *seccomp* is the profile called RuntimeDefault.
+    root: the unpacked image.  image: its configuration.  config_maps, service_account: their folders.
+    host_paths: host paths that are elsewhere on this machine.  seccomp: the profile RuntimeDefault.
     """
 
     node_name: str
@@ -82,12 +82,12 @@ class Machine:
 
 
 def oci_config(pod: Json, container: Json, machine: Machine) -> Json:
-    """The config.json for *container* of *pod*, a PodSpec.  Raises AssertionError at a field that it does not know."""
-    _know(pod, _POD | _POD_ELSEWHERE)
-    _know(container, _CONTAINER | _CONTAINER_ELSEWHERE)
+    """Return the config.json for *container* of *pod*, a PodSpec.  Raises AssertionError for an unknown field."""
+    _check_fields(pod, _POD | _POD_ELSEWHERE)
+    _check_fields(container, _CONTAINER | _CONTAINER_ELSEWHERE)
     security = container.get("securityContext", {})
-    _know(security, _SECURITY)
-    assert pod.get("hostNetwork"), "a pod with a network of its own is more than this module knows"
+    _check_fields(security, _SECURITY)
+    assert pod.get("hostNetwork"), "this module supports only pods with hostNetwork"
     privileged = security.get("privileged", False)
     hidden: Json = {} if privileged else {"maskedPaths": _MASKED, "readonlyPaths": _READ_ONLY}
     capabilities = _capabilities(security)
@@ -115,12 +115,12 @@ def oci_config(pod: Json, container: Json, machine: Machine) -> Json:
 
 
 def _seccomp(profile: Json, capabilities: set[str]) -> Json:
-    """*profile*, a seccomp.json of the containers project, for a container with *capabilities* on amd64, as OCI."""
+    """Convert *profile*, a seccomp.json of the containers project, to OCI, for *capabilities* on amd64."""
     rules = [
         {key: rule[key] for key in ("names", "action", "args", "errnoRet") if rule.get(key) is not None}
         for rule in profile["syscalls"]
-        if _holds(rule.get("includes") or {}, capabilities, if_empty=True)
-        and not _holds(rule.get("excludes") or {}, capabilities, if_empty=False)
+        if _applies(rule.get("includes") or {}, capabilities, if_empty=True)
+        and not _applies(rule.get("excludes") or {}, capabilities, if_empty=False)
     ]
     return {
         "defaultAction": profile["defaultAction"],
@@ -130,36 +130,36 @@ def _seccomp(profile: Json, capabilities: set[str]) -> Json:
     }
 
 
-def _holds(conditions: Json, capabilities: set[str], *, if_empty: bool) -> bool:
-    arches, wanted = conditions.get("arches"), conditions.get("caps")
-    if not arches and not wanted:
+def _applies(conditions: Json, capabilities: set[str], *, if_empty: bool) -> bool:
+    arches, required = conditions.get("arches"), conditions.get("caps")
+    if not arches and not required:
         return if_empty
-    return (not arches or "amd64" in arches) and (not wanted or set(wanted) <= capabilities)
+    return (not arches or "amd64" in arches) and (not required or set(required) <= capabilities)
 
 
-def _know(fields: Json, known: set[str]) -> None:
-    assert not (unknown := set(fields) - known), f"the manifest says {sorted(unknown)}, which tests/image does not know"
+def _check_fields(fields: Json, known: set[str]) -> None:
+    assert not (unknown := set(fields) - known), f"fields {sorted(unknown)} of the manifest are unknown to tests/image"
 
 
 def _user(security: Json, machine: Machine) -> Json:
-    """The manifest's word, else the image's `UID:GID`."""
+    """Return the user of the manifest, or else the image's `UID:GID`."""
     uid, _, gid = (machine.image.get("User") or "0:0").partition(":")
     return {"uid": security.get("runAsUser", int(uid)), "gid": security.get("runAsGroup", int(gid or 0))}
 
 
 def _words(container: Json, machine: Machine) -> list[str]:
-    """`command` stands for the image's entry point and its arguments, `args` for the latter; $(NAME) is a variable."""
+    """Return the command line: `command` replaces the image's entry point, `args` its arguments; $(NAME) is expanded."""
     environment = _environment(container, machine)
     entry = container.get("command") or machine.image.get("Entrypoint") or []
     arguments = container.get("args") or ([] if container.get("command") else machine.image.get("Cmd") or [])
-    return [re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], word) for word in [*entry, *arguments]]
+    return [re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], word) for word in [*entry, *arguments]]
 
 
 def _environment(container: Json, machine: Machine) -> dict[str, str]:
     fields = {"spec.nodeName": machine.node_name}
     return {
-        each["name"]: each["value"] if "value" in each else fields[each["valueFrom"]["fieldRef"]["fieldPath"]]
-        for each in container.get("env", ())
+        entry["name"]: entry["value"] if "value" in entry else fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+        for entry in container.get("env", ())
     }
 
 
@@ -167,27 +167,27 @@ def _capabilities(security: Json) -> list[str]:
     if security.get("privileged"):
         return [f"CAP_{name}" for name in _all_capabilities()]
     changed = security.get("capabilities", {})
-    _know(changed, {"add", "drop"})
+    _check_fields(changed, {"add", "drop"})
     dropped = set(changed.get("drop", ()))
     kept = [name for name in _DEFAULT_CAPABILITIES if name not in dropped and "ALL" not in dropped]
     return [f"CAP_{name}" for name in dict.fromkeys([*kept, *changed.get("add", ())])]
 
 
 def _all_capabilities() -> list[str]:
-    """Those that this kernel knows."""
+    """Return the capabilities that this kernel knows."""
     return _ALL_CAPABILITIES[: int(_LAST_CAPABILITY.read_text()) + 1]
 
 
 def _resources(container: Json, privileged: bool) -> Json:
-    """Requests are the scheduler's; of the limits only memory's is known here.  Devices: none but the usual ones."""
+    """Return the memory limit, the only limit that is supported here, and access to the usual devices only."""
     limits = container.get("resources", {}).get("limits", {})
-    _know(limits, {"memory"})
+    _check_fields(limits, {"memory"})
     memory = {"memory": {"limit": memory_bytes(limits["memory"])}} if "memory" in limits else {}
     return {"devices": [{"allow": privileged, "access": "rwm"}], **memory}
 
 
 def memory_bytes(quantity: str) -> int:
-    """512Mi as a number."""
+    """Return a quantity such as 512Mi in bytes."""
     return int(quantity[:-2]) * _SUFFIXES[quantity[-2:]]
 
 
@@ -203,7 +203,7 @@ def _system_mounts(privileged: bool) -> Iterator[Json]:
 def _volume_mounts(pod: Json, container: Json, machine: Machine) -> Iterator[Json]:
     volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
     for mount in container.get("volumeMounts", ()):
-        _know(mount, {"name", "mountPath", "readOnly"})
+        _check_fields(mount, {"name", "mountPath", "readOnly"})
         source = _volume(volumes[mount["name"]], machine)
         yield _bind(source, mount["mountPath"], read_only=mount.get("readOnly", False))
     if pod.get("automountServiceAccountToken", True):
@@ -211,8 +211,8 @@ def _volume_mounts(pod: Json, container: Json, machine: Machine) -> Iterator[Jso
 
 
 def _volume(volume: Json, machine: Machine) -> Path:
-    """Where the volume lies on the node; kubelet makes what is to be made if it is not there."""
-    _know(volume, {"name", "configMap", "hostPath"})
+    """Return the volume's path on the node; create it where kubelet creates it."""
+    _check_fields(volume, {"name", "configMap", "hostPath"})
     if "configMap" in volume:
         return machine.config_maps[volume["configMap"]["name"]]
     path = machine.host_paths.get(volume["hostPath"]["path"], Path(volume["hostPath"]["path"]))
@@ -227,7 +227,7 @@ def _bind(source: Path, destination: str, *, read_only: bool) -> Json:
 
 
 def write_config_map(config_map: Json, folder: Path) -> Path:
-    """*config_map* as kubelet mounts it: a file for each key, behind two links, so that all change at once."""
+    """Write *config_map* as kubelet mounts it: a file for each key, behind two links, so that all change at once."""
     version = folder / "..version"
     version.mkdir(parents=True)
     for key, text in config_map["data"].items():

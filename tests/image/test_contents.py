@@ -97,7 +97,9 @@ def test_labels_are_set(image: Archive, label: str) -> None:
 
 
 def test_image_has_both_iptables_variants_ipset_and_modprobe(layer: tarfile.TarFile) -> None:
-    programs = {f"usr/sbin/{family}-{kind}-restore" for family in ("iptables", "ip6tables") for kind in ("legacy", "nft")}
+    programs = {
+        f"usr/sbin/{family}-{kind}-restore" for family in ("iptables", "ip6tables") for kind in ("legacy", "nft")
+    }
     assert programs | {"usr/sbin/ipset", "usr/sbin/modprobe"} <= set(layer.getnames())
 
 

@@ -186,4 +186,4 @@ def sync(agent: Agent, kernel: CheckingKernel, history: list[ObjectEvent]) -> No
         probe.handle_event(object_event)
     probe.compile()
     kernel.desired = dict(probe.desired.rows)
-    agent.step()
+    agent.run_due(0.0)

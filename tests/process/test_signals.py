@@ -1,32 +1,32 @@
-"""Signals to a process of its own, whose main thread is kept from hearing them."""
+"""Signals to a separate process, whose main thread cannot run a handler."""
 
 import signal
 import subprocess
 import sys
 
 PATIENCE_S = 20.0
-HEARS = """
+PROGRAM = """
 import hashlib, os, signal, sys
 from kubeproxy_py.signals import block, handle_in_thread
 
-def answer(number):
+def handle(number):
     print(number.name, flush=True)
     if number == signal.SIGTERM:
         os._exit(3)
 
 block((signal.SIGTERM, signal.SIGHUP))
 os.kill(os.getpid(), signal.SIGHUP)
-print("held", flush=True)
-handle_in_thread((signal.SIGTERM, signal.SIGHUP), answer)
-hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in which no bytecode is run
+print("blocked", flush=True)
+handle_in_thread((signal.SIGTERM, signal.SIGHUP), handle)
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in which no bytecode runs
 """
 
 
-def test_a_signal_is_answered_while_the_main_thread_hears_nothing_and_one_that_came_before_is_kept() -> None:
-    with subprocess.Popen([sys.executable, "-c", HEARS], stdout=subprocess.PIPE, text=True) as process:
+def test_signals_are_handled_while_the_main_thread_is_busy_including_earlier_ones() -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            assert [process.stdout.readline() for _ in range(2)] == ["held\n", "SIGHUP\n"]
+            assert [process.stdout.readline() for _ in range(2)] == ["blocked\n", "SIGHUP\n"]
             process.send_signal(signal.SIGHUP)
             assert process.stdout.readline() == "SIGHUP\n"
             process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a supervisor hears, by the protocol of sd_notify(3): each datagram, in order."""
+"""SystemdNotifier: the datagrams that a supervisor receives, in order (sd_notify(3))."""
 
 import socket
 from collections.abc import Iterator
@@ -14,30 +14,30 @@ from kubeproxy_py.model.steps import Step
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import SyncReport, Trigger
 from kubeproxy_py.systemd import SystemdNotifier
-from tests.reconcile.harness import Bench
-from tests.reconcile.test_loop import run_until_tired
+from tests.reconcile.harness import Harness
+from tests.reconcile.test_loop import run_until_waits
 
 WATCHDOG = {"WATCHDOG_USEC": "10000000"}
 STEP = Step("add", Address("10.96.0.1"))
 
 
-class Ear:
-    """The supervisor's end, at *address*."""
+class Supervisor:
+    """The supervisor's socket, at *address*."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
         self._socket.setblocking(False)
 
-    def heard(self) -> list[str]:
-        """The words of every datagram since the last call; of STATUS and MONOTONIC_USEC only that they were said."""
-        words: list[str] = []
+    def received(self) -> list[str]:
+        """Return the assignments received since the last call; of STATUS and MONOTONIC_USEC only the name."""
+        assignments: list[str] = []
         while True:
             try:
                 datagram = self._socket.recv(4096).decode()
             except BlockingIOError:
-                return words
-            words += [word.split("=")[0] if word[:2] in ("ST", "MO") and word != "STOPPING=1" else word
+                return assignments
+            assignments += [word.split("=")[0] if word[:2] in ("ST", "MO") and word != "STOPPING=1" else word
                       for word in datagram.split("\n")]  # fmt: skip
 
     def close(self) -> None:
@@ -45,10 +45,10 @@ class Ear:
 
 
 @pytest.fixture
-def ear(tmp_path: Path) -> Iterator[Ear]:
-    made = Ear(str(tmp_path / "notify"))
-    yield made
-    made.close()
+def listener(tmp_path: Path) -> Iterator[Supervisor]:
+    supervisor = Supervisor(str(tmp_path / "notify"))
+    yield supervisor
+    supervisor.close()
 
 
 class Clock:
@@ -58,7 +58,7 @@ class Clock:
         return self.now_s
 
 
-def supervisor(folder: Path, more: dict[str, str] | None = None, clock: Clock | None = None) -> SystemdNotifier:
+def make_notifier(folder: Path, more: dict[str, str] | None = None, clock: Clock | None = None) -> SystemdNotifier:
     return SystemdNotifier({"NOTIFY_SOCKET": str(folder / "notify"), **(more or {})}, clock or Clock(), pid=77)
 
 
@@ -77,111 +77,111 @@ def report(*steps: Step) -> SyncReport:
     )
 
 
-def test_ready_is_said_with_the_first_sync_and_once(tmp_path: Path, ear: Ear) -> None:
-    told = supervisor(tmp_path)
-    assert ear.heard() == []
-    told.on_report(report())
-    told.on_report(report(STEP))
-    assert ear.heard() == ["READY=1", "STATUS", "STATUS"]
+def test_ready_is_sent_once_after_the_first_sync(tmp_path: Path, listener: Supervisor) -> None:
+    notifier = make_notifier(tmp_path)
+    assert listener.received() == []
+    notifier.on_report(report())
+    notifier.on_report(report(STEP))
+    assert listener.received() == ["READY=1", "STATUS", "STATUS"]
 
 
-def test_a_sync_that_did_nothing_leaves_the_status(tmp_path: Path, ear: Ear) -> None:
-    told = supervisor(tmp_path)
-    told.on_report(report(STEP))
-    ear.heard()
-    told.on_report(report())
-    assert ear.heard() == []
+def test_a_sync_without_steps_leaves_the_status_unchanged(tmp_path: Path, listener: Supervisor) -> None:
+    notifier = make_notifier(tmp_path)
+    notifier.on_report(report(STEP))
+    listener.received()
+    notifier.on_report(report())
+    assert listener.received() == []
 
 
-def test_an_abstract_socket_is_found() -> None:
-    ear = Ear("\0kubeproxy-py-test")
-    told = SystemdNotifier({"NOTIFY_SOCKET": "@kubeproxy-py-test"})
-    told.stopping()
-    assert ear.heard() == ["STOPPING=1"]
-    ear.close()
+def test_an_abstract_socket_address_is_supported() -> None:
+    listener = Supervisor("\0kubeproxy-py-test")
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": "@kubeproxy-py-test"})
+    notifier.stopping()
+    assert listener.received() == ["STOPPING=1"]
+    listener.close()
 
 
 @pytest.mark.parametrize("name", ["", "relative", "/nowhere/at/all"])
-def test_where_nobody_listens_nothing_happens(name: str) -> None:
-    told = SystemdNotifier({"NOTIFY_SOCKET": name, **WATCHDOG})
-    told.on_report(report())
-    told.stopping()
-    assert 0 < told.alive() <= 5
+def test_notifications_without_a_listener_are_ignored(name: str) -> None:
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": name, **WATCHDOG})
+    notifier.on_report(report())
+    notifier.stopping()
+    assert 0 < notifier.alive() <= 5
 
 
-def test_the_watchdog_is_told_twice_in_its_time_however_often_the_loop_turns(tmp_path: Path, ear: Ear) -> None:
+def test_watchdog_is_notified_twice_per_period_regardless_of_the_number_of_cycles(
+    tmp_path: Path, listener: Supervisor
+) -> None:
     clock = Clock()
-    told = supervisor(tmp_path, WATCHDOG, clock)
-    assert [told.alive(), told.alive()] == [5, 5]
+    notifier = make_notifier(tmp_path, WATCHDOG, clock)
+    assert [notifier.alive(), notifier.alive()] == [5, 5]
     clock.now_s += 4
-    assert told.alive() == 1
-    assert ear.heard() == ["WATCHDOG=1"]
+    assert notifier.alive() == 1
+    assert listener.received() == ["WATCHDOG=1"]
     clock.now_s += 1
-    assert told.alive() == 5
-    assert ear.heard() == ["WATCHDOG=1"]
+    assert notifier.alive() == 5
+    assert listener.received() == ["WATCHDOG=1"]
 
 
 @pytest.mark.parametrize(
-    "asked", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {**WATCHDOG, "WATCHDOG_PID": "1"}]
+    "environment", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {**WATCHDOG, "WATCHDOG_PID": "1"}]
 )
-def test_without_a_watchdog_of_this_process_the_loop_is_never_woken(
-    asked: dict[str, str], tmp_path: Path, ear: Ear
+def test_loop_is_not_woken_without_a_watchdog_for_this_process(
+    environment: dict[str, str], tmp_path: Path, listener: Supervisor
 ) -> None:
-    assert supervisor(tmp_path, asked).alive() == float("inf")
-    assert ear.heard() == []
+    assert make_notifier(tmp_path, environment).alive() == float("inf")
+    assert listener.received() == []
 
 
-def test_the_watchdog_of_this_process_is_told(tmp_path: Path, ear: Ear) -> None:
-    assert supervisor(tmp_path, {**WATCHDOG, "WATCHDOG_PID": "77"}).alive() == 5
-    assert ear.heard() == ["WATCHDOG=1"]
+def test_watchdog_of_this_process_is_notified(tmp_path: Path, listener: Supervisor) -> None:
+    assert make_notifier(tmp_path, {**WATCHDOG, "WATCHDOG_PID": "77"}).alive() == 5
+    assert listener.received() == ["WATCHDOG=1"]
 
 
-def test_a_loop_that_waits_to_try_again_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
+def test_loop_notifies_the_watchdog_while_it_waits_for_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness()
 
     def fail(_scope: object) -> None:
         raise KernelError("no netlink")
 
-    bench.kernel.rows[Address("10.9.9.9")] = None
-    bench.kernel.read = fail  # type: ignore[assignment,method-assign]
-    loop = Loop(bench.agent, alive=lambda: 0.75)
-    assert run_until_tired(bench, loop, monkeypatch, 5) == [0.75, 0.25, 0.75, 0.75, 0.5]
+    harness.kernel.rows[Address("10.9.9.9")] = None
+    harness.kernel.read = fail  # type: ignore[assignment,method-assign]
+    loop = Loop(harness.agent, alive=lambda: 0.75)
+    assert run_until_waits(harness, loop, monkeypatch, 5) == [0.75, 0.25, 0.75, 0.75, 0.5]
 
 
-def test_a_reload_ends_when_the_file_was_looked_at(tmp_path: Path, ear: Ear) -> None:
-    told = supervisor(tmp_path)
-    told.on_report(report())
-    ear.heard()
-    told.reloading()
-    told.reloaded()
-    told.reloaded()
-    assert ear.heard() == ["RELOADING=1", "MONOTONIC_USEC", "READY=1"]
+def test_reload_ends_when_the_file_was_read(tmp_path: Path, listener: Supervisor) -> None:
+    notifier = make_notifier(tmp_path)
+    notifier.on_report(report())
+    listener.received()
+    notifier.reloading()
+    notifier.reloaded()
+    notifier.reloaded()
+    assert listener.received() == ["RELOADING=1", "MONOTONIC_USEC", "READY=1"]
 
 
-def test_a_reload_before_the_first_sync_does_not_make_us_ready(tmp_path: Path, ear: Ear) -> None:
-    told = supervisor(tmp_path)
-    told.reloading()
-    told.reloaded()
-    assert ear.heard() == []
+def test_reload_before_the_first_sync_does_not_send_ready(tmp_path: Path, listener: Supervisor) -> None:
+    notifier = make_notifier(tmp_path)
+    notifier.reloading()
+    notifier.reloaded()
+    assert listener.received() == []
 
 
-def test_a_reload_that_takes_a_restart_is_not_said_to_be_ready(tmp_path: Path, ear: Ear) -> None:
-    told = supervisor(tmp_path)
-    told.on_report(report())
-    told.reloading()
-    ear.heard()
-    told.stopping()
-    told.reloaded()
-    assert ear.heard() == ["STOPPING=1"]
+def test_reload_that_requires_a_restart_does_not_send_ready(tmp_path: Path, listener: Supervisor) -> None:
+    notifier = make_notifier(tmp_path)
+    notifier.on_report(report())
+    notifier.reloading()
+    listener.received()
+    notifier.stopping()
+    notifier.reloaded()
+    assert listener.received() == ["STOPPING=1"]
 
 
-@pytest.mark.parametrize(("content", "is_told"), [("mode: [", False), ("mode: ipvs", True)])
-def test_looking_says_whether_a_configuration_is_on_its_way_to_the_loop(
-    tmp_path: Path, content: str, is_told: bool
-) -> None:
+@pytest.mark.parametrize(("content", "enqueued"), [("mode: [", False), ("mode: ipvs", True)])
+def test_poll_returns_whether_a_configuration_was_enqueued(tmp_path: Path, content: str, enqueued: bool) -> None:
     path = tmp_path / "config"
     head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
     path.write_text(head + content)
-    file = ConfigFile(ConfigInput({"config": str(path)}, b"before"), lambda _told: None)
-    assert file.poll() is is_told
+    file = ConfigFile(ConfigInput({"config": str(path)}, b"before"), lambda _reconfigured: None)
+    assert file.poll() is enqueued
     assert file.poll() is False

@@ -1,4 +1,4 @@
-"""An agent on a MemoryKernel, with a clock that the test turns."""
+"""An agent on a MemoryKernel, at a time that the test sets."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ POD = RealServer(SERVER, "10.244.1.5", 8080)
 FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
 
 
-class Bench:
-    """An agent on a MemoryKernel, with a clock that the test turns."""
+class Harness:
+    """An agent on a MemoryKernel, at a time that the test sets."""
 
     def __init__(self, rows: Rows | None = None, *, synced: bool = True, **options: object) -> None:
         self.now_s = 100.0
@@ -33,25 +33,27 @@ class Bench:
         for feed in FEEDS if synced else ():
             self.agent.handle_event(Synced(feed), self.now_s)
 
-    def tell(self, *events: object) -> list[Any]:
+    def handle(self, *events: object) -> list[Any]:  # Any: each test knows which kind of report it gets
+        """Handle *events*, then do what is due now."""
         for event in events:
             self.agent.handle_event(event, self.now_s)  # type: ignore[arg-type]
-        return self.agent.step()
+        return self.agent.run_due(self.now_s)
 
-    def after(self, seconds: float) -> list[Any]:
+    def run_after(self, seconds: float) -> list[Any]:
+        """Let *seconds* pass, then do what is due."""
         self.now_s += seconds
-        return self.agent.step()
+        return self.agent.run_due(self.now_s)
 
-    def steps(self) -> list[tuple[str, Key]]:
-        """What was applied since the last look."""
-        done: list[tuple[str, Key]] = [(step.verb, step.key) for step in self.kernel.applied]
+    def pop_steps(self) -> list[tuple[str, Key]]:
+        """Return verb and key of each step that was applied since the last call."""
+        applied: list[tuple[str, Key]] = [(step.verb, step.key) for step in self.kernel.applied]
         self.kernel.applied.clear()
-        return done
+        return applied
 
 
-def serving(**options: object) -> Bench:
-    """A bench on which shop/web is served by one pod, with nothing left to do."""
-    bench = Bench(**options)  # type: ignore[arg-type]
-    bench.tell(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
-    bench.steps()
-    return bench
+def serving(**options: object) -> Harness:
+    """Return a harness that serves shop/web with one pod and has nothing left to do."""
+    harness = Harness(**options)  # type: ignore[arg-type]
+    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    harness.pop_steps()
+    return harness

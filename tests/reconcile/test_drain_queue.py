@@ -1,4 +1,4 @@
-"""Counting the connections of what drains: in turns, each virtual server once."""
+"""DrainQueue: when connections are counted, and which real servers are deleted."""
 
 from collections.abc import Collection
 
@@ -7,127 +7,127 @@ from kubeproxy_py.reconcile.drain_queue import CHECK_BATCH, FIRST_CHECK_S, MIN_D
 
 NUMBER = 2 * CHECK_BATCH + 1
 SERVERS = [VirtualServer(f"10.96.{number >> 8}.{number & 255}", 80, "TCP") for number in range(NUMBER)]
-LEFT = [RealServer(server, "10.244.1.5", 8080) for server in SERVERS]
+REMOVED = [RealServer(server, "10.244.1.5", 8080) for server in SERVERS]
 DESIRED: Rows = dict.fromkeys(SERVERS, VirtualServerSpec())
-ACTUAL: Rows = {**DESIRED, **dict.fromkeys(LEFT, DRAINING)}
+ACTUAL: Rows = {**DESIRED, **dict.fromkeys(REMOVED, DRAINING)}
 
 
 class Counter:
-    """Answers that each real server has as many connections as *total*, and knows what it was asked."""
+    """An idle query for which each real server has *total* connections; stores its queries."""
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.asked: list[list[RealServer]] = []
+        self.queries: list[list[RealServer]] = []
 
     def __call__(self, keys: Collection[RealServer]) -> Collection[RealServer]:
-        self.asked.append(list(keys))
+        self.queries.append(list(keys))
         return () if self.total else keys
 
 
 def draining() -> DrainQueue:
-    """NUMBER real servers that drain since second 0."""
-    made = DrainQueue()
-    for key in LEFT:
-        made.track(key, ACTUAL, DESIRED, 0.0)
-    return made
+    """Return a queue in which NUMBER real servers drain since second 0."""
+    drain_queue = DrainQueue()
+    for key in REMOVED:
+        drain_queue.track(key, ACTUAL, DESIRED, 0.0)
+    return drain_queue
 
 
-def turns(made: DrainQueue, count: Counter, now_s: float) -> list[int]:
-    """How many went at each turn, until no more is due."""
-    gone = []
-    while made.due_s <= now_s:
-        plan = made.collect_finished(count, now_s)
-        gone.append(len(plan))
+def collect_all(drain_queue: DrainQueue, idle: Counter, now_s: float) -> list[int]:
+    """Return the number of deletions of each call, until nothing is due."""
+    counts = []
+    while drain_queue.due_s <= now_s:
+        plan = drain_queue.collect_finished(idle, now_s)
+        counts.append(len(plan))
         for step in plan:
-            made.track(step.key, {}, DESIRED, now_s)
-    return gone
+            drain_queue.track(step.key, {}, DESIRED, now_s)
+    return counts
 
 
-def test_a_count_goes_in_turns_and_asks_of_each_once() -> None:
-    made, count = draining(), Counter(0)
-    assert turns(made, count, FIRST_CHECK_S) == [CHECK_BATCH, CHECK_BATCH, 1]
-    assert sorted(key for asked in count.asked for key in map(str, asked)) == sorted(map(str, LEFT))
-    assert len(made) == 0
+def test_connections_are_counted_in_batches_once_for_each_virtual_server() -> None:
+    drain_queue, idle = draining(), Counter(0)
+    assert collect_all(drain_queue, idle, FIRST_CHECK_S) == [CHECK_BATCH, CHECK_BATCH, 1]
+    assert sorted(key for keys in idle.queries for key in map(str, keys)) == sorted(map(str, REMOVED))
+    assert len(drain_queue) == 0
 
 
-def test_what_is_busy_is_counted_again_only_after_the_next_wait() -> None:
-    made, count = draining(), Counter(1)
-    assert turns(made, count, FIRST_CHECK_S) == [0, 0, 0]
-    assert made.due_s == FIRST_CHECK_S + 2 * FIRST_CHECK_S
-    count.total = 0
-    assert sum(turns(made, count, made.due_s)) == NUMBER
+def test_busy_real_servers_are_counted_again_after_a_longer_wait() -> None:
+    drain_queue, idle = draining(), Counter(1)
+    assert collect_all(drain_queue, idle, FIRST_CHECK_S) == [0, 0, 0]
+    assert drain_queue.due_s == FIRST_CHECK_S + 2 * FIRST_CHECK_S
+    idle.total = 0
+    assert sum(collect_all(drain_queue, idle, drain_queue.due_s)) == NUMBER
 
 
 def test_nothing_is_counted_while_nothing_drains() -> None:
-    made, count = draining(), Counter(0)
-    turns(made, count, FIRST_CHECK_S)
-    turns(made, count, 1000.0)
-    assert len(count.asked) == 3
+    drain_queue, idle = draining(), Counter(0)
+    collect_all(drain_queue, idle, FIRST_CHECK_S)
+    collect_all(drain_queue, idle, 1000.0)
+    assert len(idle.queries) == 3
 
 
-def test_what_the_kernel_would_not_let_go_after_its_time_is_tried_again_at_the_next_count() -> None:
-    made, count = DrainQueue(lambda _key: 0.5), Counter(1)
-    made.track(LEFT[0], ACTUAL, DESIRED, 0.0)
-    assert [step.key for step in made.collect_finished(count, 0.5)] == LEFT[:1]
-    assert made.due_s == FIRST_CHECK_S  # and it still drains, for nobody noted otherwise
-    assert [step.key for step in made.collect_finished(count, FIRST_CHECK_S)] == LEFT[:1]
+def test_failed_deletion_after_the_deadline_is_retried_with_the_next_count() -> None:
+    drain_queue, idle = DrainQueue(lambda _key: 0.5), Counter(1)
+    drain_queue.track(REMOVED[0], ACTUAL, DESIRED, 0.0)
+    assert [step.key for step in drain_queue.collect_finished(idle, 0.5)] == REMOVED[:1]
+    assert drain_queue.due_s == FIRST_CHECK_S  # it still drains
+    assert [step.key for step in drain_queue.collect_finished(idle, FIRST_CHECK_S)] == REMOVED[:1]
 
 
-def test_what_drains_is_found_by_its_virtual_server() -> None:
-    made = draining()
+def test_draining_real_servers_are_found_by_their_virtual_server() -> None:
+    drain_queue = draining()
     other = RealServer(SERVERS[0], "10.244.1.6", 8080)
-    made.track(other, {**ACTUAL, other: DRAINING}, DESIRED, 0.0)
-    assert made.draining_behind(SERVERS[:2]) == [LEFT[0], other, LEFT[1]]
-    made.track(LEFT[0], {}, DESIRED, 0.0)
-    made.track(LEFT[0], {}, DESIRED, 0.0)
-    assert (made.draining_behind(SERVERS[:2]), len(made)) == ([other, LEFT[1]], NUMBER)
+    drain_queue.track(other, {**ACTUAL, other: DRAINING}, DESIRED, 0.0)
+    assert drain_queue.draining_behind(SERVERS[:2]) == [REMOVED[0], other, REMOVED[1]]
+    drain_queue.track(REMOVED[0], {}, DESIRED, 0.0)
+    drain_queue.track(REMOVED[0], {}, DESIRED, 0.0)
+    assert (drain_queue.draining_behind(SERVERS[:2]), len(drain_queue)) == ([other, REMOVED[1]], NUMBER)
 
 
-def test_what_is_not_told_as_idle_stays() -> None:
-    made = draining()
+def test_real_servers_that_are_not_idle_stay() -> None:
+    drain_queue = draining()
     assert [
-        step.key for step in made.collect_finished(lambda keys: [key for key in keys if key == LEFT[1]], 1.0)
-    ] == LEFT[1:2]
+        step.key for step in drain_queue.collect_finished(lambda keys: [key for key in keys if key == REMOVED[1]], 1.0)
+    ] == REMOVED[1:2]
 
 
-def began(made: DrainQueue, *each_s: float) -> DrainQueue:
-    """Let one begin to drain at each of these seconds."""
-    for key, now_s in zip(LEFT, each_s, strict=False):
-        made.track(key, ACTUAL, DESIRED, now_s)
-    return made
+def began(drain_queue: DrainQueue, *times_s: float) -> DrainQueue:
+    """Let one real server begin to drain at each of these seconds."""
+    for key, now_s in zip(REMOVED, times_s, strict=False):
+        drain_queue.track(key, ACTUAL, DESIRED, now_s)
+    return drain_queue
 
 
-def test_while_others_begin_to_drain_each_stays_for_longer() -> None:
-    made, count = began(DrainQueue(), *(0.5 * number for number in range(21))), Counter(0)
-    assert made.due_s == MIN_DRAIN_S
-    assert [step.key for step in made.collect_finished(count, MIN_DRAIN_S)] == LEFT[:1]
-    assert made.due_s == 0.5 + MIN_DRAIN_S
-    assert [step.key for step in made.collect_finished(count, 0.5 + MIN_DRAIN_S)] == LEFT[1:2]
+def test_first_check_is_delayed_while_others_begin_to_drain() -> None:
+    drain_queue, idle = began(DrainQueue(), *(0.5 * number for number in range(21))), Counter(0)
+    assert drain_queue.due_s == MIN_DRAIN_S
+    assert [step.key for step in drain_queue.collect_finished(idle, MIN_DRAIN_S)] == REMOVED[:1]
+    assert drain_queue.due_s == 0.5 + MIN_DRAIN_S
+    assert [step.key for step in drain_queue.collect_finished(idle, 0.5 + MIN_DRAIN_S)] == REMOVED[1:2]
 
 
-def test_when_no_more_begin_to_drain_all_go_a_second_later() -> None:
-    made, count = began(DrainQueue(), 0.0, 0.7, 1.4), Counter(0)
-    assert made.due_s == 1.4 + FIRST_CHECK_S
-    assert [step.key for step in made.collect_finished(count, made.due_s)] == LEFT[:3]
+def test_all_are_deleted_a_second_after_the_last_began_to_drain() -> None:
+    drain_queue, idle = began(DrainQueue(), 0.0, 0.7, 1.4), Counter(0)
+    assert drain_queue.due_s == 1.4 + FIRST_CHECK_S
+    assert [step.key for step in drain_queue.collect_finished(idle, drain_queue.due_s)] == REMOVED[:3]
 
 
-def test_one_that_is_wanted_again_is_not_counted() -> None:
-    made, count = began(DrainQueue(), 0.0), Counter(0)
-    made.track(LEFT[0], {LEFT[0]: DRAINING}, {**DESIRED, LEFT[0]: DRAINING}, 0.5)
-    assert turns(made, count, 100.0) == [0]
-    assert not count.asked
+def test_real_server_that_is_desired_again_is_not_counted() -> None:
+    drain_queue, idle = began(DrainQueue(), 0.0), Counter(0)
+    drain_queue.track(REMOVED[0], {REMOVED[0]: DRAINING}, {**DESIRED, REMOVED[0]: DRAINING}, 0.5)
+    assert collect_all(drain_queue, idle, 100.0) == [0]
+    assert not idle.queries
 
 
-def test_those_with_connections_are_counted_again_though_others_begin_all_the_time() -> None:
-    made, busy = DrainQueue(), LEFT[0]
-    asked = []
+def test_busy_real_servers_are_counted_again_while_others_keep_beginning_to_drain() -> None:
+    drain_queue, busy = DrainQueue(), REMOVED[0]
+    busy_queries = []
 
-    def count(keys: Collection[RealServer]) -> Collection[RealServer]:
-        asked.append(busy in keys)
+    def idle(keys: Collection[RealServer]) -> Collection[RealServer]:
+        busy_queries.append(busy in keys)
         return [key for key in keys if key != busy]
 
-    for number, key in enumerate(LEFT):
-        made.track(key, ACTUAL, DESIRED, 0.5 * number)
-        for step in made.collect_finished(count, 0.5 * number):
-            made.track(step.key, {}, DESIRED, 0.5 * number)
-    assert sum(asked) > 3  # at 10 s, and after 2, 2, 4, ...
+    for number, key in enumerate(REMOVED):
+        drain_queue.track(key, ACTUAL, DESIRED, 0.5 * number)
+        for step in drain_queue.collect_finished(idle, 0.5 * number):
+            drain_queue.track(step.key, {}, DESIRED, 0.5 * number)
+    assert sum(busy_queries) > 3  # at 10 s, and after 2, 2, 4, ...

@@ -1,4 +1,4 @@
-"""Drift and standing: what is counted of rows that somebody else changed, and what counts as a failed sync."""
+"""Drift counts, and the families whose sync counts as failed."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from kubeproxy_py.reconcile.sync_status import stuck_families
 A, B = Address("10.96.0.1"), Address("10.96.0.2")
 
 
-def test_a_row_is_found_once_and_repaired_once() -> None:
+def test_a_drifted_row_counts_once_as_found_and_once_as_repaired() -> None:
     drift = Drift()
     drift.record([A, B])
     drift.record_outcome([A, B], failed=[B])
@@ -20,7 +20,7 @@ def test_a_row_is_found_once_and_repaired_once() -> None:
     assert dict(drift.repaired) == {"Address": 2}
 
 
-def test_a_row_that_never_drifted_is_not_repaired() -> None:
+def test_a_row_that_never_drifted_does_not_count_as_repaired() -> None:
     drift = Drift()
     drift.record([A])
     drift.record_outcome([B], failed=[])
@@ -40,5 +40,5 @@ def test_a_row_that_never_drifted_is_not_repaired() -> None:
         (IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.1,tcp:80"), set()),
     ],
 )
-def test_a_family_is_stuck_by_what_ends_kube_proxys_sync_and_by_nothing_else(key: Key, families: set[str]) -> None:
+def test_a_family_is_stuck_by_the_kinds_of_row_that_fail_kube_proxys_sync(key: Key, families: set[str]) -> None:
     assert stuck_families([key]) == families

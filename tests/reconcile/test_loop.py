@@ -1,4 +1,4 @@
-"""The loop: nothing but the end of the process ends it."""
+"""Loop: only the end of the process ends it."""
 
 import gc
 
@@ -10,82 +10,84 @@ from kubeproxy_py.model.rows import Address, RealServer
 from kubeproxy_py.reconcile import loop as module
 from kubeproxy_py.reconcile.loop import Loop
 from tests.builders import endpoint_slice, name, service
-from tests.reconcile.harness import Bench
+from tests.reconcile.harness import Harness
 
 
 class EndError(BaseException):
     """The process ends."""
 
 
-def run_until_tired(bench: Bench, loop: Loop, monkeypatch: pytest.MonkeyPatch, naps: int) -> list[float]:
-    """Run *loop* until it has waited *naps* times; how long each time."""
+def run_until_waits(harness: Harness, loop: Loop, monkeypatch: pytest.MonkeyPatch, count: int) -> list[float]:
+    """Run *loop* until it has waited for a retry so many times; return how long each time."""
     waits: list[float] = []
 
-    def nap(seconds: float) -> None:
+    def wait(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) == naps:
+        if len(waits) == count:
             raise EndError
 
-    monkeypatch.setattr(module, "sleep", nap)
-    monkeypatch.setattr(module, "monotonic", lambda: bench.now_s)
+    monkeypatch.setattr(module, "sleep", wait)
+    monkeypatch.setattr(module, "monotonic", lambda: harness.now_s)
     with pytest.raises(EndError):
         loop.run()
     return waits
 
 
 @pytest.mark.parametrize("error", [KernelError("no netlink"), RuntimeError("a bug")])
-def test_whatever_goes_wrong_is_tried_again_later_and_later(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
+def test_any_failure_is_retried_with_backoff(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness()
 
     def fail(_scope: object) -> None:
         raise error
 
-    bench.kernel.rows[Address("10.9.9.9")] = None
-    bench.kernel.read = fail  # type: ignore[assignment,method-assign]
-    assert run_until_tired(bench, Loop(bench.agent), monkeypatch, 7) == [1, 2, 4, 8, 16, 30, 30]
+    harness.kernel.rows[Address("10.9.9.9")] = None
+    harness.kernel.read = fail  # type: ignore[assignment,method-assign]
+    assert run_until_waits(harness, Loop(harness.agent), monkeypatch, 7) == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_after_a_bug_the_kernel_is_read_anew_and_everything_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
-    for event in (ServiceUpserted(service()), SliceUpserted(endpoint_slice())):
-        bench.agent.handle_event(event, bench.now_s)
-    bench.agent.step()
-    whole = dict(bench.kernel.rows)
-    apply, bench.kernel.rows = bench.kernel.apply, {}
-    bench.kernel.apply = None  # type: ignore[assignment,method-assign]
-    bench.agent.handle_event(SliceUpserted(endpoint_slice(endpoints=[])), bench.now_s)
-    run_until_tired(bench, Loop(bench.agent), monkeypatch, 1)
-    bench.kernel.apply = apply  # type: ignore[method-assign]
-    bench.agent.handle_event(SliceUpserted(endpoint_slice()), bench.now_s)
-    bench.agent.step()
-    assert bench.kernel.rows == whole
-
-
-def test_what_was_told_together_with_something_that_brings_out_a_bug_is_known_all_the_same(
+def test_after_an_internal_error_the_kernel_is_read_again_and_everything_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bench = Bench()
-    take = bench.agent.handle_event
+    harness = Harness()
+    for event in (ServiceUpserted(service()), SliceUpserted(endpoint_slice())):
+        harness.agent.handle_event(event, harness.now_s)
+    harness.agent.run_due(harness.now_s)
+    expected_rows = dict(harness.kernel.rows)
+    apply, harness.kernel.rows = harness.kernel.apply, {}
+    harness.kernel.apply = None  # type: ignore[assignment,method-assign]
+    harness.agent.handle_event(SliceUpserted(endpoint_slice(endpoints=[])), harness.now_s)
+    run_until_waits(harness, Loop(harness.agent), monkeypatch, 1)
+    harness.kernel.apply = apply  # type: ignore[method-assign]
+    harness.agent.handle_event(SliceUpserted(endpoint_slice()), harness.now_s)
+    harness.agent.run_due(harness.now_s)
+    assert harness.kernel.rows == expected_rows
 
-    def stumble(event: Event, at_s: float) -> None:
-        if event == SliceDeleted(name("odd")):
+
+def test_messages_enqueued_with_one_that_triggers_an_internal_error_are_handled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = Harness()
+    handle_event = harness.agent.handle_event
+
+    def fail_for_one(event: Event, at_s: float) -> None:
+        if event == SliceDeleted(name("bad")):
             raise RuntimeError("a bug")
-        take(event, at_s)
+        handle_event(event, at_s)
 
-    monkeypatch.setattr(bench.agent, "handle_event", stumble)
-    loop = Loop(bench.agent)
-    loop.enqueue(ServiceUpserted(service()), SliceDeleted(name("odd")), SliceUpserted(endpoint_slice()))
-    run_until_tired(bench, loop, monkeypatch, 1)
+    monkeypatch.setattr(harness.agent, "handle_event", fail_for_one)
+    loop = Loop(harness.agent)
+    loop.enqueue(ServiceUpserted(service()), SliceDeleted(name("bad")), SliceUpserted(endpoint_slice()))
+    run_until_waits(harness, loop, monkeypatch, 1)
     loop.run_cycle()
-    served = {key for key in bench.kernel.rows if isinstance(key, RealServer)}
+    served = {key for key in harness.kernel.rows if isinstance(key, RealServer)}
     assert [server.address for server in served] == ["10.244.1.5"]
 
 
-def test_garbage_is_looked_for_as_usual_once_the_first_sync_is_made() -> None:
+def test_garbage_collection_has_its_default_threshold_after_the_first_sync() -> None:
     usual = gc.get_threshold()
     try:
         gc.set_threshold(100_000, 20, 20)
-        Loop(Bench().agent).run_cycle()
+        Loop(Harness().agent).run_cycle()
         assert gc.get_threshold() == module.DEFAULT_GC_THRESHOLD
     finally:
         gc.set_threshold(*usual)

@@ -1,4 +1,4 @@
-"""A sweep goes on in short turns, judges by what is allowed now, and outlives a kernel that can't be asked."""
+"""StaleFlowCleaner: short slices, judged by the destinations allowed now, retried after a failure."""
 
 import time
 from collections.abc import Collection, Iterator
@@ -7,101 +7,101 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.flows import Flow, StaleFlowResult
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.reconcile.stale_flows import RETRY_S, SLICE_BATCHES, StaleFlowCleaner
+from kubeproxy_py.reconcile.stale_flows import RETRY, SLICE_BATCHES, StaleFlowCleaner
 
 NEVER = float("inf")
 CLOCK = time.monotonic  # durations are not compared here
 DNS, NTP = VirtualServer("10.96.0.53", 53, "UDP"), VirtualServer("10.96.0.123", 123, "UDP")
-POD, GONE = ("10.244.1.5", 8080), ("10.244.1.6", 8080)
+POD, REMOVED = ("10.244.1.5", 8080), ("10.244.1.6", 8080)
 
 
-class Bench:
+class Harness:
     def __init__(self, flows: int = 0) -> None:
         self.kernel = MemoryKernel()
-        self.kernel.flows = [Flow(DNS, GONE, str(n).encode()) for n in range(flows)]
+        self.kernel.flows = [Flow(DNS, REMOVED, str(n).encode()) for n in range(flows)]
         self.allowed = {DNS: frozenset({POD}), NTP: frozenset({POD})}
-        self.sweep = StaleFlowCleaner(
+        self.cleaner = StaleFlowCleaner(
             self.kernel, lambda servers: {server: self.allowed[server] for server in servers}, CLOCK
         )
 
     def finish(self, now_s: float = 0.0) -> StaleFlowResult:
-        while not (report := self.sweep.run_slice(now_s)):
+        while not (report := self.cleaner.run_slice(now_s)):
             pass
         return report.result
 
 
-def test_nothing_is_due_before_something_is_noted() -> None:
-    assert Bench().sweep.due_s == NEVER
+def test_nothing_is_due_before_a_server_is_enqueued() -> None:
+    assert Harness().cleaner.due_s == NEVER
 
 
-def test_what_is_noted_is_due_at_once() -> None:
-    bench = Bench()
-    bench.sweep.enqueue([DNS], 7.0)
-    assert bench.sweep.due_s == 7.0
+def test_an_enqueued_server_is_due_at_once() -> None:
+    harness = Harness()
+    harness.cleaner.enqueue([DNS], 7.0)
+    assert harness.cleaner.due_s == 7.0
 
 
-def test_noting_nothing_makes_nothing_due() -> None:
-    bench = Bench()
-    bench.sweep.enqueue([], 7.0)
-    assert bench.sweep.due_s == NEVER
+def test_enqueuing_no_server_makes_nothing_due() -> None:
+    harness = Harness()
+    harness.cleaner.enqueue([], 7.0)
+    assert harness.cleaner.due_s == NEVER
 
 
 def test_nothing_is_due_after_a_listing_without_flows() -> None:
-    sweep = StaleFlowCleaner(MemoryKernel(), lambda servers: {}, CLOCK)
-    sweep.enqueue([DNS], 7.0)
-    report = sweep.run_slice(7.0)
+    cleaner = StaleFlowCleaner(MemoryKernel(), lambda servers: {}, CLOCK)
+    cleaner.enqueue([DNS], 7.0)
+    report = cleaner.run_slice(7.0)
     assert report
     assert report.result == StaleFlowResult(servers=0, seen=0, deleted=0, errors=())
-    assert sweep.due_s == NEVER
+    assert cleaner.due_s == NEVER
 
 
-def test_a_finished_sweep_tells_what_it_did_and_is_due_no_more() -> None:
-    bench = Bench(flows=3)
-    bench.kernel.flows.append(Flow(DNS, POD))
-    bench.sweep.enqueue([DNS, NTP], 0.0)
-    assert bench.finish() == StaleFlowResult(servers=2, seen=4, deleted=3, errors=())
-    assert bench.sweep.due_s == NEVER
+def test_a_completed_scan_is_reported_and_no_longer_due() -> None:
+    harness = Harness(flows=3)
+    harness.kernel.flows.append(Flow(DNS, POD))
+    harness.cleaner.enqueue([DNS, NTP], 0.0)
+    assert harness.finish() == StaleFlowResult(servers=2, seen=4, deleted=3, errors=())
+    assert harness.cleaner.due_s == NEVER
 
 
-def test_a_turn_is_bounded() -> None:
-    bench = Bench(flows=SLICE_BATCHES + 1)
-    bench.sweep.enqueue([DNS], 0.0)
-    assert bench.sweep.run_slice(0.0) is None
-    assert len(bench.kernel.flows) == 1
+def test_a_slice_is_bounded() -> None:
+    harness = Harness(flows=SLICE_BATCHES + 1)
+    harness.cleaner.enqueue([DNS], 0.0)
+    assert harness.cleaner.run_slice(0.0) is None
+    assert len(harness.kernel.flows) == 1
 
 
-def test_an_endpoint_that_comes_during_a_sweep_keeps_its_flows() -> None:
-    bench = Bench(flows=SLICE_BATCHES + 1)
-    bench.sweep.enqueue([DNS], 0.0)
-    bench.sweep.run_slice(0.0)
-    bench.allowed[DNS] = frozenset({POD, GONE})
-    bench.sweep.enqueue([DNS], 0.0)
-    assert bench.finish().deleted == SLICE_BATCHES
+def test_flows_of_an_endpoint_that_is_added_during_a_scan_are_kept() -> None:
+    harness = Harness(flows=SLICE_BATCHES + 1)
+    harness.cleaner.enqueue([DNS], 0.0)
+    harness.cleaner.run_slice(0.0)
+    harness.allowed[DNS] = frozenset({POD, REMOVED})
+    harness.cleaner.enqueue([DNS], 0.0)
+    assert harness.finish().deleted == SLICE_BATCHES
 
 
-def test_an_endpoint_that_goes_during_a_sweep_is_swept_for_after_it() -> None:
-    bench = Bench()
-    bench.kernel.flows = [Flow(DNS, POD, str(n).encode()) for n in range(SLICE_BATCHES + 1)]
-    bench.sweep.enqueue([DNS], 0.0)
-    bench.sweep.run_slice(0.0)
-    bench.allowed[DNS] = frozenset()
-    bench.sweep.enqueue([DNS], 0.0)
-    bench.finish(5.0)
-    assert bench.sweep.due_s == 5.0
-    bench.finish()
-    assert bench.kernel.flows == []
+def test_flows_of_an_endpoint_that_is_removed_during_a_scan_are_deleted_by_the_next() -> None:
+    harness = Harness()
+    harness.kernel.flows = [Flow(DNS, POD, str(n).encode()) for n in range(SLICE_BATCHES + 1)]
+    harness.cleaner.enqueue([DNS], 0.0)
+    harness.cleaner.run_slice(0.0)
+    harness.allowed[DNS] = frozenset()
+    harness.cleaner.enqueue([DNS], 0.0)
+    harness.finish(5.0)
+    assert harness.cleaner.due_s == 5.0
+    harness.finish()
+    assert harness.kernel.flows == []
 
 
-def test_many_changes_during_a_sweep_are_one_more_sweep() -> None:
-    bench = Bench(flows=SLICE_BATCHES + 1)
-    bench.sweep.enqueue([DNS], 0.0)
-    bench.sweep.run_slice(0.0)
+def test_many_changes_during_a_scan_cause_one_more_scan() -> None:
+    harness = Harness(flows=SLICE_BATCHES + 1)
+    harness.cleaner.enqueue([DNS], 0.0)
+    harness.cleaner.run_slice(0.0)
     for _ in range(5):
-        bench.sweep.enqueue([DNS], 0.0)
-        bench.sweep.enqueue([NTP], 0.0)
-    bench.finish()
-    assert bench.finish().servers == 2
-    assert bench.sweep.due_s == NEVER
+        harness.cleaner.enqueue([DNS], 0.0)
+        harness.cleaner.enqueue([NTP], 0.0)
+    harness.finish()
+    assert harness.finish().servers == 2
+    assert harness.cleaner.due_s == NEVER
 
 
 class BrokenKernel(MemoryKernel):
@@ -115,31 +115,31 @@ class BrokenKernel(MemoryKernel):
 
 def broken() -> tuple[StaleFlowCleaner, BrokenKernel]:
     kernel = BrokenKernel()
-    sweep = StaleFlowCleaner(kernel, lambda servers: {server: frozenset({POD}) for server in servers}, CLOCK)
-    sweep.enqueue([DNS], 0.0)
-    assert sweep.run_slice(0.0) is None
-    return sweep, kernel
+    cleaner = StaleFlowCleaner(kernel, lambda servers: {server: frozenset({POD}) for server in servers}, CLOCK)
+    cleaner.enqueue([DNS], 0.0)
+    assert cleaner.run_slice(0.0) is None
+    return cleaner, kernel
 
 
-def test_a_kernel_that_can_not_be_asked_is_asked_again_later() -> None:
-    sweep, _ = broken()
-    sweep.enqueue([NTP], 1.0)
-    assert sweep.due_s == RETRY_S
+def test_a_failed_scan_is_retried_later() -> None:
+    cleaner, _ = broken()
+    cleaner.enqueue([NTP], 1.0)
+    assert cleaner.due_s == RETRY.first_s
 
 
-def test_what_could_not_be_swept_is_swept_once_it_can_be() -> None:
-    sweep, kernel = broken()
+def test_a_retry_scans_the_servers_of_the_failed_scan() -> None:
+    cleaner, kernel = broken()
     kernel.works = True
-    kernel.flows = [Flow(DNS, GONE)]
-    report = sweep.run_slice(RETRY_S)
+    kernel.flows = [Flow(DNS, REMOVED)]
+    report = cleaner.run_slice(RETRY.first_s)
     assert report
     assert report.result == StaleFlowResult(servers=1, seen=1, deleted=1, errors=())
 
 
-def test_failures_in_a_row_are_counted() -> None:
-    sweep, kernel = broken()
-    assert sweep.run_slice(RETRY_S) is None
-    assert sweep.failures == 2
+def test_consecutive_failures_are_counted() -> None:
+    cleaner, kernel = broken()
+    assert cleaner.run_slice(RETRY.first_s) is None
+    assert cleaner.failures == 2
     kernel.works = True
-    sweep.run_slice(2 * RETRY_S)
-    assert sweep.failures == 0
+    cleaner.run_slice(2 * RETRY.first_s)
+    assert cleaner.failures == 0

@@ -1,4 +1,4 @@
-"""The agent has flows forgotten after the syncs that ask for it, and never before traffic."""
+"""Agent: stale flows are deleted after the syncs that make them stale, never before traffic is served."""
 
 import logging
 from collections.abc import Collection, Iterator
@@ -25,7 +25,7 @@ BOTH = endpoint_slice("web", ["10.244.1.5", "10.244.1.6"], protocol="UDP")
 ONE = endpoint_slice("web", ["10.244.1.5"], protocol="UDP")
 
 
-class Bench:
+class Harness:
     def __init__(self, kernel: MemoryKernel | None = None, *, min_sync_period_s: float = 0.0) -> None:
         self.now_s = 100.0
         self.kernel = kernel or MemoryKernel()
@@ -35,113 +35,113 @@ class Bench:
         for feed in ("services", "slices", "node"):
             self.agent.handle_event(Synced(feed), self.now_s)
 
-    def tell(self, *events: Event) -> list[Any]:
+    def handle(self, *events: Event) -> list[Any]:
         for event in events:
             self.agent.handle_event(event, self.now_s)
-        return self.agent.step()
+        return self.agent.run_due(self.now_s)
 
-    def settle(self) -> list[Report]:
-        """All that is due now."""
+    def run_all_due(self) -> list[Report]:
+        """Do everything that is due now; return the reports."""
         reports: list[Report] = []
         while self.agent.due_s() <= self.now_s:
-            reports += self.agent.step()
+            reports += self.agent.run_due(self.now_s)
         return reports
 
 
-def serving(**options: object) -> Bench:
-    bench = Bench(**options)  # type: ignore[arg-type]
-    bench.tell(ServiceUpserted(UDP), SliceUpserted(BOTH))
-    bench.settle()
-    bench.kernel.flows = [Flow(DNS, POD), Flow(DNS, OTHER)]
-    return bench
+def serving(**options: object) -> Harness:
+    harness = Harness(**options)  # type: ignore[arg-type]
+    harness.handle(ServiceUpserted(UDP), SliceUpserted(BOTH))
+    harness.run_all_due()
+    harness.kernel.flows = [Flow(DNS, POD), Flow(DNS, OTHER)]
+    return harness
 
 
-def test_a_sync_is_reported_before_flows_are_looked_at() -> None:
-    bench = serving()
-    (report,) = bench.tell(SliceUpserted(ONE))
-    assert (type(report), len(bench.kernel.flows)) == (SyncReport, 2)
+def test_a_sync_is_reported_before_flows_are_scanned() -> None:
+    harness = serving()
+    (report,) = harness.handle(SliceUpserted(ONE))
+    assert (type(report), len(harness.kernel.flows)) == (SyncReport, 2)
 
 
-def test_then_the_flows_of_the_endpoint_that_went_are_forgotten() -> None:
-    bench = serving()
-    bench.tell(SliceUpserted(ONE))
-    (report,) = bench.settle()
+def test_flows_of_a_removed_endpoint_are_deleted_after_the_sync() -> None:
+    harness = serving()
+    harness.handle(SliceUpserted(ONE))
+    (report,) = harness.run_all_due()
     assert isinstance(report, StaleFlowReport)
     assert report.result == StaleFlowResult(servers=1, seen=2, deleted=1, errors=())
-    assert bench.kernel.flows == [Flow(DNS, POD)]
+    assert harness.kernel.flows == [Flow(DNS, POD)]
 
 
-def test_what_was_forgotten_is_the_sentence_of_the_report() -> None:
-    bench = serving()
-    bench.tell(SliceUpserted(ONE))
-    assert [report_text(report) for report in bench.settle()] == ["Deleted 1 of 2 UDP flows to 1 virtual server"]
+def test_deleted_flows_are_reported_in_one_sentence() -> None:
+    harness = serving()
+    harness.handle(SliceUpserted(ONE))
+    assert [report_text(report) for report in harness.run_all_due()] == ["Deleted 1 of 2 UDP flows to 1 virtual server"]
 
 
-def test_a_sweep_that_forgot_nothing_is_no_news() -> None:
-    bench = serving()
-    bench.tell(SliceUpserted(endpoint_slice("web", ["10.244.1.5", "10.244.1.6", "10.244.1.7"], protocol="UDP")))
-    (report,) = bench.settle()
+def test_a_scan_that_deleted_nothing_is_logged_at_verbosity_2() -> None:
+    harness = serving()
+    harness.handle(SliceUpserted(endpoint_slice("web", ["10.244.1.5", "10.244.1.6", "10.244.1.7"], protocol="UDP")))
+    (report,) = harness.run_all_due()
     assert isinstance(report, StaleFlowReport)
     assert (report.result.deleted, report.result.errors) == (0, ())
 
 
-def test_the_flows_of_a_deleted_service_are_forgotten() -> None:
-    bench = serving()
-    bench.tell(ServiceDeleted(name("web")))
-    bench.settle()
-    assert bench.kernel.flows == []
+def test_flows_of_a_deleted_service_are_deleted() -> None:
+    harness = serving()
+    harness.handle(ServiceDeleted(name("web")))
+    harness.run_all_due()
+    assert harness.kernel.flows == []
 
 
-def test_the_flows_of_a_service_left_without_endpoints_are_forgotten() -> None:
-    bench = serving()
-    bench.tell(SliceUpserted(endpoint_slice("web", [], protocol="UDP")))
-    bench.settle()
-    assert bench.kernel.flows == []
+def test_flows_of_a_service_without_endpoints_are_deleted() -> None:
+    harness = serving()
+    harness.handle(SliceUpserted(endpoint_slice("web", [], protocol="UDP")))
+    harness.run_all_due()
+    assert harness.kernel.flows == []
 
 
-def test_an_endpoint_that_is_not_ready_but_serves_keeps_its_flows() -> None:
-    bench = serving()
+def test_flows_of_a_serving_endpoint_that_is_not_ready_are_kept() -> None:
+    harness = serving()
     unready = endpoint("10.244.1.6", ready=False)
-    bench.tell(SliceUpserted(endpoint_slice("web", [endpoint(), unready], protocol="UDP")))
-    bench.settle()
-    assert bench.kernel.flows == [Flow(DNS, POD), Flow(DNS, OTHER)]
+    harness.handle(SliceUpserted(endpoint_slice("web", [endpoint(), unready], protocol="UDP")))
+    harness.run_all_due()
+    assert harness.kernel.flows == [Flow(DNS, POD), Flow(DNS, OTHER)]
 
 
-def test_an_endpoint_that_ipvs_had_left_already_loses_its_flows_when_it_goes() -> None:
-    bench = serving()
+def test_flows_of_a_terminating_endpoint_are_deleted_when_it_is_removed() -> None:
+    harness = serving()
     leaving = endpoint("10.244.1.6", ready=False, terminating=True)
-    bench.tell(SliceUpserted(endpoint_slice("web", [endpoint(), leaving], protocol="UDP")))
-    bench.settle()
-    (report,) = bench.tell(SliceUpserted(ONE))
+    harness.handle(SliceUpserted(endpoint_slice("web", [endpoint(), leaving], protocol="UDP")))
+    harness.run_all_due()
+    (report,) = harness.handle(SliceUpserted(ONE))
     real_servers = [step for step in report.steps if isinstance(step.key, RealServer)]
-    bench.settle()
-    assert (real_servers, bench.kernel.flows) == ([], [Flow(DNS, POD)])
+    harness.run_all_due()
+    assert (real_servers, harness.kernel.flows) == ([], [Flow(DNS, POD)])
 
 
-def test_the_first_sync_has_the_flows_of_all_udp_virtual_servers_looked_at() -> None:
+def test_flows_of_all_udp_virtual_servers_are_scanned_after_the_first_sync() -> None:
     before = serving()
-    before.tell(SliceUpserted(ONE))  # and died before it looked at flows
-    again = Bench(before.kernel)
-    again.tell(ServiceUpserted(UDP), SliceUpserted(ONE))
-    again.settle()
-    assert again.kernel.flows == [Flow(DNS, POD)]
+    before.handle(SliceUpserted(ONE))  # and ended before it scanned flows
+    restarted = Harness(before.kernel)
+    restarted.handle(ServiceUpserted(UDP), SliceUpserted(ONE))
+    restarted.run_all_due()
+    assert restarted.kernel.flows == [Flow(DNS, POD)]
 
 
-def test_a_change_of_tcp_looks_at_no_flows() -> None:
-    bench = Bench()
-    bench.tell(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
-    bench.settle()
-    bench.tell(SliceUpserted(endpoint_slice(endpoints=["10.244.1.7"])))
-    assert [report for report in bench.settle() if isinstance(report, StaleFlowReport)] == []
+def test_a_change_of_a_tcp_service_scans_no_flows() -> None:
+    harness = Harness()
+    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    harness.run_all_due()
+    harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.1.7"])))
+    assert [report for report in harness.run_all_due() if isinstance(report, StaleFlowReport)] == []
 
 
-def test_looking_at_flows_does_not_shorten_the_least_time_between_syncs() -> None:
-    bench = serving(min_sync_period_s=10.0)
-    bench.now_s += 10.0
-    bench.tell(SliceUpserted(ONE))
-    (report,) = bench.tell(SliceUpserted(BOTH))
+def test_scanning_flows_does_not_shorten_the_time_between_syncs() -> None:
+    harness = serving(min_sync_period_s=10.0)
+    harness.now_s += 10.0
+    harness.handle(SliceUpserted(ONE))
+    (report,) = harness.handle(SliceUpserted(BOTH))
     assert isinstance(report, StaleFlowReport)
-    assert bench.agent.due_s() == bench.now_s + 10.0
+    assert harness.agent.due_s() == harness.now_s + 10.0
 
 
 class WithoutConntrack(MemoryKernel):
@@ -149,12 +149,12 @@ class WithoutConntrack(MemoryKernel):
         raise KernelError("this kernel can't list UDP flows", hint="modprobe nf_conntrack_netlink")
 
 
-def test_a_kernel_without_conntrack_is_warned_of_once_and_serves_on(caplog: pytest.LogCaptureFixture) -> None:
-    bench = serving(kernel=WithoutConntrack())
+def test_a_kernel_without_conntrack_causes_one_warning_and_syncs_continue(caplog: pytest.LogCaptureFixture) -> None:
+    harness = serving(kernel=WithoutConntrack())
     for part in (ONE, BOTH, ONE):
-        bench.now_s += 31.0
-        bench.tell(SliceUpserted(part))
-        bench.settle()
+        harness.now_s += 31.0
+        harness.handle(SliceUpserted(part))
+        harness.run_all_due()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [
         (record.getMessage(), record.__dict__["values"]) for record in warnings if "flows" in record.getMessage()
@@ -166,8 +166,8 @@ def test_a_kernel_without_conntrack_is_warned_of_once_and_serves_on(caplog: pyte
     ]
 
 
-def test_a_kernel_that_cannot_list_flows_has_no_report_of_flows() -> None:
-    bench = Bench(WithoutConntrack())
-    bench.tell(ServiceUpserted(UDP), SliceUpserted(BOTH))
-    assert bench.settle() == []
-    assert bench.agent.due_s() < NEVER
+def test_a_kernel_that_cannot_list_flows_causes_no_report() -> None:
+    harness = Harness(WithoutConntrack())
+    harness.handle(ServiceUpserted(UDP), SliceUpserted(BOTH))
+    assert harness.run_all_due() == []
+    assert harness.agent.due_s() < NEVER

@@ -1,4 +1,4 @@
-"""The log of syncs: all of them told, close ones in one sentence, and what went wrong at once."""
+"""SyncLog: every sync is logged, close ones in one line, failures at once."""
 
 import logging
 
@@ -32,8 +32,8 @@ def report(
     )
 
 
-class Told:
-    """A SyncLog with a clock that the test turns, and what it told."""
+class Harness:
+    """A SyncLog at a time that the test sets, and its messages."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
@@ -41,58 +41,60 @@ class Told:
         self.now_s = 50.0
         self.log = SyncLog(lambda: self.now_s)
 
-    def note(self, report: Report) -> None:
-        """As a turn of the loop does."""
+    def record(self, report: Report) -> None:
+        """Record *report*, as a cycle of the loop does."""
         self.log.record(report)
         self.log.flush_due()
 
-    def words(self) -> list[str]:
-        """What was told since the last look."""
-        found = [record.getMessage() for record in self._caplog.records]
+    def pop_messages(self) -> list[str]:
+        """Return the messages since the last call."""
+        messages = [record.getMessage() for record in self._caplog.records]
         self._caplog.clear()
-        return found
+        return messages
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Told:
-    return Told(caplog)
+def harness(caplog: pytest.LogCaptureFixture) -> Harness:
+    return Harness(caplog)
 
 
-def test_a_sync_by_itself_is_told_at_once(told: Told) -> None:
+def test_a_single_sync_is_logged_at_once(harness: Harness) -> None:
     for _ in range(2):
-        told.note(report())
-        assert told.words() == ["Synced 1 Service: 1 added; 101 rows, 0 pending, 1.0 ms since the event"]
-        told.now_s += INTERVAL_S
+        harness.record(report())
+        assert harness.pop_messages() == ["Synced 1 Service: 1 added; 101 rows, 0 pending, 1.0 ms since the event"]
+        harness.now_s += INTERVAL_S
 
 
-def test_those_that_follow_closely_are_summed_up_when_it_is_time(told: Told) -> None:
+def test_syncs_that_follow_closely_are_logged_as_one_line(harness: Harness) -> None:
     for number in (1, 2, 3):
-        told.note(report(number))
-    assert len(told.words()) == 1
-    assert told.log.due_s == told.now_s + INTERVAL_S
-    told.log.flush_due()
-    assert told.words() == []
-    told.now_s = told.log.due_s
-    told.log.flush_due()
-    assert told.words() == ["Synced 2 Services: 5 added; 103 rows, 0 pending, 3.0 ms since the event (2 syncs)"]
-    told.log.flush_due()
-    assert told.words() == []
+        harness.record(report(number))
+    assert len(harness.pop_messages()) == 1
+    assert harness.log.due_s == harness.now_s + INTERVAL_S
+    harness.log.flush_due()
+    assert harness.pop_messages() == []
+    harness.now_s = harness.log.due_s
+    harness.log.flush_due()
+    assert harness.pop_messages() == [
+        "Synced 2 Services: 5 added; 103 rows, 0 pending, 3.0 ms since the event (2 syncs)"
+    ]
+    harness.log.flush_due()
+    assert harness.pop_messages() == []
 
 
 @pytest.mark.parametrize(
-    "loud", [report(trigger=Trigger.DRIFT, drift_rows=1), report(failures=(StepFailure(STEP, 1, "not permitted"),))]
+    "urgent", [report(trigger=Trigger.DRIFT, drift_rows=1), report(failures=(StepFailure(STEP, 1, "not permitted"),))]
 )
-def test_what_is_wrong_is_told_at_once_and_behind_what_came_before(told: Told, loud: SyncReport) -> None:
-    told.note(report())
-    told.note(report(2))
-    told.note(loud)
-    words = told.words()
-    assert words[1:3] == [report_text(report(2)), report_text(loud)]
+def test_drift_and_failures_are_logged_at_once_after_waiting_reports(harness: Harness, urgent: SyncReport) -> None:
+    harness.record(report())
+    harness.record(report(2))
+    harness.record(urgent)
+    pop_messages = harness.pop_messages()
+    assert pop_messages[1:3] == [report_text(report(2)), report_text(urgent)]
 
 
-def test_what_waits_at_the_end_is_told(told: Told) -> None:
-    told.note(report())
-    told.note(report(2))
-    told.words()
-    told.log.flush()
-    assert told.words() == [report_text(report(2))]
+def test_flush_logs_waiting_reports(harness: Harness) -> None:
+    harness.record(report())
+    harness.record(report(2))
+    harness.pop_messages()
+    harness.log.flush()
+    assert harness.pop_messages() == [report_text(report(2))]

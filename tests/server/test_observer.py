@@ -11,7 +11,7 @@ from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import Report, Trigger
 from kubeproxy_py.reconcile.sync_status import SyncStatus
 from tests.builders import service
-from tests.reconcile.harness import FEEDS, Bench
+from tests.reconcile.harness import FEEDS, Harness
 
 
 class RecordingObserver:
@@ -36,13 +36,13 @@ class RecordingObserver:
         self.status = status
 
 
-def observed(bench: Bench) -> tuple[Loop, RecordingObserver]:
+def observed(harness: Harness) -> tuple[Loop, RecordingObserver]:
     observer = RecordingObserver()
-    return Loop(bench.agent, observer=observer), observer
+    return Loop(harness.agent, observer=observer), observer
 
 
 def test_pending_since_is_cleared_after_the_sync() -> None:
-    loop, observer = observed(Bench())
+    loop, observer = observed(Harness())
     loop.enqueue(ServiceUpserted(service()))
     assert observer.pending_since_s is not None
     loop.run_cycle()
@@ -53,8 +53,8 @@ def test_pending_since_is_cleared_after_the_sync() -> None:
 
 
 def test_pending_since_is_kept_while_the_sync_is_delayed() -> None:
-    bench = Bench(timing=Timing(min_sync_period_s=60.0))
-    loop, observer = observed(bench)
+    harness = Harness(timing=Timing(min_sync_period_s=60.0))
+    loop, observer = observed(harness)
     loop.enqueue(ServiceUpserted(service()))
     loop.run_cycle()
     loop.enqueue(ServiceUpserted(service(cluster_ips=("10.96.0.11",))))
@@ -66,8 +66,8 @@ def test_pending_since_is_kept_while_the_sync_is_delayed() -> None:
 
 
 def test_nothing_is_pending_before_the_initial_lists_are_received() -> None:
-    bench = Bench(synced=False)
-    loop, observer = observed(bench)
+    harness = Harness(synced=False)
+    loop, observer = observed(harness)
     first: Feed = FEEDS[0]
     for event in (ServiceUpserted(service()), Synced(first)):
         loop.enqueue(event)
@@ -78,9 +78,9 @@ def test_nothing_is_pending_before_the_initial_lists_are_received() -> None:
 
 
 def test_failed_rows_are_reported_but_not_pending_work() -> None:
-    bench = Bench()
-    bench.kernel.fault = lambda step: EBUSY if isinstance(step.key, Link) else 0
-    loop, observer = observed(bench)
+    harness = Harness()
+    harness.kernel.fault = lambda step: EBUSY if isinstance(step.key, Link) else 0
+    loop, observer = observed(harness)
     loop.enqueue(ServiceUpserted(service()))
     loop.run_cycle()
     assert observer.status.failed["Link"] == 1
@@ -89,13 +89,13 @@ def test_failed_rows_are_reported_but_not_pending_work() -> None:
 
 
 def test_full_compare_and_its_drift_are_counted() -> None:
-    bench = Bench()
-    loop, observer = observed(bench)
+    harness = Harness()
+    loop, observer = observed(harness)
     loop.enqueue(ServiceUpserted(service()))
     loop.run_cycle()
-    bench.kernel.rows.pop(Link("kube-ipvs0"))
-    bench.now_s += 31
-    bench.agent.step()
+    harness.kernel.rows.pop(Link("kube-ipvs0"))
+    harness.now_s += 31
+    harness.agent.run_due(harness.now_s)
     loop._end_cycle(observer)
     assert observer.status.compares == 1
     assert observer.status.drift_found == observer.status.drift_repaired == {"Link": 1}
