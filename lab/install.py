@@ -20,17 +20,17 @@ PACKAGES = (
 _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
 
-def wanted() -> tuple[str, ...]:
+def required() -> tuple[str, ...]:
     """Return the packages that this processor and backend need."""
     for_xstate = _FOR_LARGE_XSTATE if xstate_bytes() > UML_XSTATE_BYTES else ()
     return PACKAGES + for_xstate + (qemu.PACKAGES if _with_qemu() else ())
 
 
 def missing() -> tuple[str, ...]:
-    """Return those of `wanted` that dpkg does not list as installed."""
-    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *wanted()]
-    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    return tuple(name for name in wanted() if f"{name} installed" not in listed)
+    """Return those of `required` that dpkg does not list as installed."""
+    argv = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *required()]
+    listed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+    return tuple(name for name in required() if f"{name} installed" not in listed)
 
 
 def install() -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def _with_qemu() -> bool:
 
 
 def _install_packages() -> tuple[str, ...]:
-    names = missing() if shutil.which("dpkg-query") else wanted()
+    names = missing() if shutil.which("dpkg-query") else required()
     if not names:
         return ()
     if shutil.which("apt-get") is None:

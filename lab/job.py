@@ -107,5 +107,5 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def _shared_paths(argv: Sequence[str], cwd: str) -> tuple[str, ...]:
     """Return the paths that the command needs: this repository, its interpreter, its cwd and the paths in *argv*."""
-    wanted = [str(REPOSITORY), cwd, sys.prefix, sys.base_prefix, *(word for word in argv if word.startswith("/"))]
-    return tuple(dict.fromkeys(path for path in wanted if Path(path).exists()))
+    paths = [str(REPOSITORY), cwd, sys.prefix, sys.base_prefix, *(word for word in argv if word.startswith("/"))]
+    return tuple(dict.fromkeys(path for path in paths if Path(path).exists()))

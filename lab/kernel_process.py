@@ -68,7 +68,7 @@ def start_kernel(
 def _before_boot(cpus: Collection[int]) -> None:
     if cpus:
         os.sched_setaffinity(0, cpus)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a panic aborts; its core would be the guest's whole memory
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a panic aborts; its core dump would be the guest's memory
     linux.die_with_parent(signal.SIGKILL)
 
 

@@ -115,13 +115,13 @@ def _flush_ipvs() -> None:
     _request(_GENERIC, family, struct.pack("BBxx", _IPVS_SET_CONFIG, 1) + timeouts)
 
 
-def _find_attribute(content: bytes, wanted: int) -> int:
+def _find_attribute(content: bytes, attribute: int) -> int:
     while content:
         length, kind = struct.unpack_from("HH", content)
-        if kind == wanted:
+        if kind == attribute:
             return int(struct.unpack_from("H", content, 4)[0])
         content = content[(length + 3) & ~3 :]
-    raise LookupError(f"no attribute {wanted}")
+    raise LookupError(f"no attribute {attribute}")
 
 
 def _request_netfilter(kind: int, attributes: bytes) -> None:

@@ -3,8 +3,8 @@
  *
  * UML saves and restores a guest process's vector registers by ptrace, in a
  * buffer as large as AVX-512 needs (2,696 bytes).  Linux accepts a read of
- * part of that state, but a write only of the whole: on a processor with AMX
- * the whole is 11,008 bytes, the write fails with EFAULT, and the guest's
+ * part of that state, but a write only of all of it: on a processor with AMX
+ * all of it is 11,008 bytes, the write fails with EFAULT, and the guest's
  * init dies at once ("ptrace set fp regs failed, errno = 14").  Preloaded
  * into UML, this lengthens each such write with zeros, which is the initial
  * state of the parts that UML does not know and that no guest can switch on.
@@ -30,17 +30,17 @@ typedef long (*ptrace_call)(int, pid_t, void *, void *);
 
 /* Every switch to the guest passes here, so both are looked up once. */
 static ptrace_call next_ptrace;
-static size_t whole_size;
-static char whole[LARGEST] __attribute__((aligned(64)));
+static size_t full_size;
+static char full_state[LARGEST] __attribute__((aligned(64)));
 
 __attribute__((constructor)) static void find_next_ptrace(void)
 {
 	next_ptrace = (ptrace_call)dlsym(RTLD_NEXT, "ptrace");
 }
 
-static size_t size_of_whole(pid_t pid)
+static size_t size_of_full_state(pid_t pid)
 {
-	struct iovec probe = { whole, sizeof(whole) };
+	struct iovec probe = { full_state, sizeof(full_state) };
 
 	if (next_ptrace(PTRACE_GETREGSET, pid, (void *)(uintptr_t)NT_X86_XSTATE, &probe))
 		return 0;
@@ -54,16 +54,16 @@ long ptrace(int request, pid_t pid, void *type, void *data)
 
 	if (request != PTRACE_SETREGSET || (uintptr_t)type != NT_X86_XSTATE)
 		return next_ptrace(request, pid, type, data);
-	if (!whole_size)
-		whole_size = size_of_whole(pid);
-	if (part->iov_len >= whole_size)
+	if (!full_size)
+		full_size = size_of_full_state(pid);
+	if (part->iov_len >= full_size)
 		return next_ptrace(request, pid, type, data);
-	memcpy(whole, part->iov_base, part->iov_len);
-	memset(whole + part->iov_len, 0, whole_size - part->iov_len);
-	memcpy(&parts, whole + XSTATE_BV, sizeof(parts));
+	memcpy(full_state, part->iov_base, part->iov_len);
+	memset(full_state + part->iov_len, 0, full_size - part->iov_len);
+	memcpy(&parts, full_state + XSTATE_BV, sizeof(parts));
 	parts &= KNOWN_PARTS;
-	memcpy(whole + XSTATE_BV, &parts, sizeof(parts));
-	full.iov_base = whole;
-	full.iov_len = whole_size;
+	memcpy(full_state + XSTATE_BV, &parts, sizeof(parts));
+	full.iov_base = full_state;
+	full.iov_len = full_size;
 	return next_ptrace(request, pid, type, &full);
 }

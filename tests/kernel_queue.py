@@ -2,7 +2,7 @@
 
 Each kernel runs a pytest process of its own with `-p tests.kernel_queue --queue=DIR` on the same tests.  A process
 claims a file by creating a directory in DIR, runs its tests and claims the next one, the slowest files first.  So all
-kernels finish at nearly the same time, whatever the files take.
+kernels finish at nearly the same time, however long each file takes.
 """
 
 from __future__ import annotations

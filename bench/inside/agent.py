@@ -1,6 +1,6 @@
 """The agent's parts as `kubeproxy-py run` makes them, fed with events by the bench; and a check of the kernel's state.
 
-Law: commands/parts.py puts the parts together, as it does for the product.
+commands/parts.py makes the parts, as it does for the product.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from kubeproxy_py.reconcile.report import Report
 from kubeproxy_py.server.node_servers import Collectors, NodeServers
 from kubeproxy_py.server.observer import ServerObserver
 
-# The limit of tracked connections is the host's alone: no other namespace may write it.
+# Only the initial network namespace may write the limit of tracked connections.
 FLAGS = {"hostname-override": objects.NODE_NAME, "conntrack-max-per-core": "0"}
 NO_FULL_COMPARE = "24h"  # the full compare is measured separately, and must not disturb other measurements
 

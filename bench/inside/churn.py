@@ -108,17 +108,17 @@ def measure(n: int, seconds: int, *, returning: bool = True) -> Figures:
     os.close(writing)
     with fresh_namespace(), os.fdopen(reading, "rb", buffering=1 << 16) as pipe:
         watch, lines = LatencyObserver(agent.make_observer()), Lines()
-        made = agent.make_agent(lambda _: None, sync_period="30s", observer=watch, turn_max_s=_TURN_MAX_S)
+        measured = agent.make_agent(lambda _: None, sync_period="30s", observer=watch, turn_max_s=_TURN_MAX_S)
         for event in lines.initial_events(n):
-            made.loop.enqueue(event)
-        made.loop.run_cycle()
-        agent.check_programmed(made.parts.kernel, n)
+            measured.loop.enqueue(event)
+        measured.loop.run_cycle()
+        agent.check_programmed(measured.parts.kernel, n)
         go.set()
         with time_spent_in(Socket, "_send_batch") as sent_s:  # within a send the kernel carries out its messages
-            figures = _churned(made.loop, watch, lines, pipe, seconds)
+            figures = _churned(measured.loop, watch, lines, pipe, seconds)
         figures["kernel_share"] = sent_s[0] / seconds
-        figures["compares"] = made.agent.status().compares
-        made.parts.kernel.close()
+        figures["compares"] = measured.agent.status().compares
+        measured.parts.kernel.close()
     feeder.join()
     return figures
 

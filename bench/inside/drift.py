@@ -23,19 +23,19 @@ from kubeproxy_py.reconcile.agent import Agent
 def measure(n: int, repeats: int) -> dict[str, Any]:
     """Return the seconds of *repeats* compares, of the longest slice of each, and of as many dumps by their parts."""
     with fresh_namespace():
-        made = _ClockedAgent(n)
-        first = made.compare()
-        with recorded_sends() as sends, recorded_options() as asks:
-            made.kernel.close()  # so that it opens recorded sockets
-            read_all(made.kernel)
-            requests, servers = list(sends), [ask for ask in asks if ask[1] == GET_DESTS]
+        measured = _ClockedAgent(n)
+        first = measured.compare()
+        with recorded_sends() as sends, recorded_options() as options:
+            measured.kernel.close()  # so that it opens recorded sockets
+            read_all(measured.kernel)
+            requests, servers = list(sends), [request for request in options if request[1] == GET_DESTS]
         compares, dumps = [], []
         for _ in range(repeats):
-            compares.append(made.compare())
-            tables_s = _seconds(lambda: _read_tables(made.kernel))
+            compares.append(measured.compare())
+            tables_s = _seconds(lambda: _read_tables(measured.kernel))
             real_servers = {"IPVS, real servers": replay_options_s(servers)}
             dumps.append({**replay(requests)[0], **real_servers, "iptables": tables_s})
-        made.kernel.close()
+        measured.kernel.close()
     return {
         "first": sum(first),
         "first_longest": max(first),
@@ -50,10 +50,10 @@ class _ClockedAgent:
     """An agent that has programmed *n* Services, with a clock that can be set forward."""
 
     def __init__(self, n: int) -> None:
-        made = agent.make_parts()
-        self.kernel = made.kernel
+        parts = agent.make_parts()
+        self.kernel = parts.kernel
         self._ahead_s = 0.0
-        self._agent = Agent(made.kernel, made.compiler, self._clock)
+        self._agent = Agent(parts.kernel, parts.compiler, self._clock)
         for event in Lines().initial_events(n):
             self._agent.handle_event(event, time.monotonic())
         self._agent.run_due(self._clock())

@@ -62,13 +62,13 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
 
 def _first_plan(n: int) -> tuple[Kernel, Plan]:
     """Return the plan of the first sync of *n* Services in this namespace, and the kernel."""
-    made = agent.make_parts()
+    parts = agent.make_parts()
     for event in Lines().initial_events(n):
         if not isinstance(event, Synced | Problem):
-            made.compiler.handle_event(event)
-    made.compiler.compile()
-    rows = {key: spec for scope in made.kernel.scopes() for key, spec in made.kernel.read(scope).items()}
-    return made.kernel, make_plan(made.compiler.desired.rows, filter_owned(rows, ()))
+            parts.compiler.handle_event(event)
+    parts.compiler.compile()
+    rows = {key: spec for scope in parts.kernel.scopes() for key, spec in parts.kernel.read(scope).items()}
+    return parts.kernel, make_plan(parts.compiler.desired.rows, filter_owned(rows, ()))
 
 
 def _record(n: int) -> list[Send]:
@@ -162,11 +162,11 @@ def recorded_sends() -> Iterator[list[Send]]:
 
 
 def _socket(protocol: int) -> socket.socket:
-    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-    made.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_BYTES)
-    made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-    made.bind((0, 0))
-    return made
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    netlink.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_BYTES)
+    netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    netlink.bind((0, 0))
+    return netlink
 
 
 def _exchange(netlink: socket.socket, data: bytes, last: int) -> int:

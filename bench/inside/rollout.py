@@ -29,20 +29,20 @@ def measure(sizes: Sequence[int], repeats: int) -> dict[str, list[float]]:
 
 def _rollout_ms(pods: int) -> float:
     with fresh_namespace():
-        made = agent.make_agent(_must_succeed, observer=agent.make_observer())
+        measured = agent.make_agent(_must_succeed, observer=agent.make_observer())
         service, parts = objects.wide(pods)
         events: list[Event] = [ServiceUpserted(service), *map(SliceUpserted, parts), *map(Synced, FEEDS)]
         for event in events:
-            made.loop.enqueue(event)
-        made.loop.run_cycle()
+            measured.loop.enqueue(event)
+        measured.loop.run_cycle()
         changes = [SliceUpserted(objects.wide_slice(place, pods, replaced=place + 1)) for place in range(pods)]
         began_s = time.perf_counter()
         for change in changes:
-            made.loop.enqueue(change)
-            made.loop.run_cycle()
+            measured.loop.enqueue(change)
+            measured.loop.run_cycle()
         took_s = time.perf_counter() - began_s
-        rows = made.parts.kernel.read(VIRTUAL_SERVERS)
-        made.parts.kernel.close()
+        rows = measured.parts.kernel.read(VIRTUAL_SERVERS)
+        measured.parts.kernel.close()
         served = sum(spec == SERVING for key, spec in rows.items() if isinstance(key, RealServer))
         assert served == pods, f"{served} of {pods} pods are served"
         return took_s * 1e3

@@ -94,8 +94,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
 
-    def _send_object(self, api_type: ApiType, found: Stored, status: int = 200) -> None:
-        self._send(status, _with_kind(api_type, found))
+    def _send_object(self, api_type: ApiType, stored: Stored, status: int = 200) -> None:
+        self._send(status, _with_kind(api_type, stored))
 
     # Requests ----------------------------------------------------------------------------------------------------
 
@@ -107,9 +107,9 @@ class Handler(BaseHTTPRequestHandler):
                 continue
             parts = path.removeprefix(f"{api_type.root}/").split("/")
             namespace = parts[1] if parts[0] == "namespaces" and len(parts) > 2 else None
-            plural, *rest = parts[2:] if namespace else parts
-            if plural == api_type.plural and len(rest) <= 2:
-                name, subresource = [*rest, "", ""][:2]
+            plural, *name_parts = parts[2:] if namespace else parts
+            if plural == api_type.plural and len(name_parts) <= 2:
+                name, subresource = [*name_parts, "", ""][:2]
                 return api_type, namespace, name or None, subresource
         raise StatusError(404, "NotFound", "the server could not find the requested resource")
 
@@ -212,19 +212,19 @@ class Handler(BaseHTTPRequestHandler):
             version, page = _read_continue(query["continue"])
             if self.server.faults.expire_after_pages is not None and page >= self.server.faults.expire_after_pages:
                 raise StatusError(410, "Expired", "The provided continue parameter is too old")
-            found = store.saved_pages(api_type.plural, version)[page * limit :]
+            selected = store.saved_pages(api_type.plural, version)[page * limit :]
         else:
             page = 0
             version, objects = store.snapshot(api_type.plural)
-            found = [candidate for candidate in objects if selects(candidate)]
-            if limit and len(found) > limit:
-                store.save_pages(api_type.plural, version, found)
+            selected = [candidate for candidate in objects if selects(candidate)]
+            if limit and len(selected) > limit:
+                store.save_pages(api_type.plural, version, selected)
         meta: Json = {"resourceVersion": str(version)}
-        if limit and len(found) > limit:
+        if limit and len(selected) > limit:
             meta["continue"] = _write_continue(version, page + 1)
-            found = found[:limit]
+            selected = selected[:limit]
         head = {"kind": f"{api_type.kind}List", "apiVersion": api_type.api_version, "metadata": meta}
-        items = b",".join(candidate.body for candidate in found)
+        items = b",".join(candidate.body for candidate in selected)
         self._send(200, _compact(head)[:-1] + b',"items":[' + items + b"]}")
 
     # Watches -----------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class Handler(BaseHTTPRequestHandler):
         version = int(query.get("resourceVersion") or 0)
         if version == 0:
             version, objects = self.server.store.snapshot(api_type.plural)
-            self._send_lines([_line("ADDED", _with_kind(api_type, found)) for found in objects if selects(found)])
+            self._send_lines([_line("ADDED", _with_kind(api_type, stored)) for stored in objects if selects(stored)])
         self._send_changes(api_type, version, selects, end_s, "allowWatchBookmarks" in query)
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
@@ -294,8 +294,10 @@ def _bookmark(api_type: ApiType, version: int) -> bytes:
     return _line("BOOKMARK", _compact({"kind": api_type.kind, "apiVersion": api_type.api_version, "metadata": meta}))
 
 
-def _with_kind(api_type: ApiType, found: Stored) -> bytes:
-    return b'{"kind":"%s","apiVersion":"%s",' % (api_type.kind.encode(), api_type.api_version.encode()) + found.body[1:]
+def _with_kind(api_type: ApiType, stored: Stored) -> bytes:
+    return (
+        b'{"kind":"%s","apiVersion":"%s",' % (api_type.kind.encode(), api_type.api_version.encode()) + stored.body[1:]
+    )
 
 
 def _status_body(code: int, reason: str, message: str, cause: str = "") -> bytes:

@@ -82,8 +82,8 @@ def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log: P
     while time.monotonic() < end_s and process.poll() is None:
         try:
             ready, _ = client.request_json("GET", "/readyz")
-            found, _ = client.request_json("GET", "/api/v1/namespaces/default")
-            if ready == found == 200:
+            namespace, _ = client.request_json("GET", "/api/v1/namespaces/default")
+            if ready == namespace == 200:
                 return
         except OSError:
             pass

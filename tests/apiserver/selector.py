@@ -34,14 +34,14 @@ def _field_test(plural: str, term: str, unsupported: frozenset[str]) -> Selects:
     known = [field for field in FIELDS.get(plural, _COMMON_FIELDS) if field not in unsupported]
     if key not in known:
         names = ", ".join(f'"{field}"' for field in known)
-        raise StatusError(400, "BadRequest", f'"{key}" is not a known field make_selector: only {names}')
+        raise StatusError(400, "BadRequest", f'"{key}" is not a known field selector: only {names}')
     return lambda candidate: (candidate.fields[key] == value) is (equal is not False)
 
 
 def _split(term: str) -> tuple[str, bool | None, str]:
     """Return key, whether the value must be equal (None: the term has no value), and the value."""
     for sign, equal in (("!=", False), ("==", True), ("=", True)):
-        key, found, value = term.partition(sign)
-        if found:
+        key, separator, value = term.partition(sign)
+        if separator:
             return key.strip(), equal, value.strip()
     return term, None, ""

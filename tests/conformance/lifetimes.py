@@ -1,7 +1,7 @@
 """Run one case on this kernel, with the agent in this process: without a restart, or with several.
 
-However the agent was stopped and started, and in whatever order it received the objects, the kernel must end in the
-expected state, and no row that is desired in the end may be deleted on the way.
+With any stops and starts of the agent, and any order of the objects, the kernel must reach the expected state, and no
+row that is desired at the end may be deleted in between.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _Run = Callable[[Case, Path, Callable[[Stage, AgentLifetime], None]], None]
 
 
 def run_without_restart(path: Path) -> Verdict:
-    """Start the agent once, and apply all stages as often as the case says."""
+    """Start the agent once, and apply all stages as often as the case specifies."""
     return _run(path, _without_restart)
 
 
 def run_with_restarts(path: Path) -> Verdict:
     """Start the agent with half of the objects in reverse order, and kill it during its first plan.
 
-    Then start it again with all objects, and once more for each further stage, as if that came while it was stopped.
+    Then start it again with all objects, and again for each further stage, as if that came while it was stopped.
     """
     return _run(path, _with_restarts)
 

@@ -1,6 +1,7 @@
 """This namespace as node A of the recordings, and what a case puts into it before the agent starts.
 
-Every case starts from a kernel without a trace of the one before, in the network in which the recordings were made.
+Every case starts from a kernel in which nothing of the previous case remains, in the network in which the recordings
+were made.
 """
 
 from __future__ import annotations

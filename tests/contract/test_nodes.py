@@ -1,4 +1,4 @@
-"""A complete node: plans from nothing to everything and back; state of other programs is left alone."""
+"""A complete node: plans from nothing to everything and back; state of other programs is not changed."""
 
 import subprocess
 

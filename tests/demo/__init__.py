@@ -1,8 +1,8 @@
-"""The demonstration that `make run` shows: from a Service object to an answered packet, on a real kernel.
+"""The demonstration of `make run`: from a Service object to an answered packet, on a real kernel.
 
-Law: nothing is told that was not just seen to be so.  Each claim is checked where it is printed, and the first that
-does not hold ends the demonstration with a status other than 0.
+Each statement is checked before it is printed; the first check that fails ends the demonstration with a status other
+than 0.
 
-`say.py` prints, `node.py` is node A with the agent and the tools, `seen.py` reads the kernel, `traffic.py` sends
-packets, `chapters.py` is the story, `__main__.py` builds the cluster and tells it.
+`output.py` prints, `node.py` runs the agent and the tools on node A, `kernel.py` reads the kernel, `traffic.py` sends
+packets, `sections.py` has the sections, `__main__.py` builds the cluster and runs them.
 """

@@ -1,4 +1,4 @@
-"""python -m tests.demo: the cluster, the agent and the story; inside the lab kernel."""
+"""`python -m tests.demo`: the cluster, the agent and the sections, inside the lab kernel."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 from lab.client import QueryError
 from lab.echo import EchoServers, Listener, Protocol
 from lab.network import Cluster
-from tests.demo import chapters
-from tests.demo.say import Chapters, NotSo, show
+from tests.demo import sections
+from tests.demo.output import CheckFailedError, Sections, show
 
 _PICTURE = """
  outside 192.168.3.175
     |
     +---- node-a  192.168.3.10, 172.16.5.10      pod-a1 10.244.1.5    pod-a2 10.244.1.6
-    |     (here runs the agent)
+    |     (runs the agent)
     |
     +---- node-b  192.168.3.11                   pod-b1 10.244.2.5    pod-b2 10.244.2.6
                                                  pod-b3 10.244.2.7"""
 
-# Who listens where: machine, protocol, port.  Each answers with its own name and the address that it saw.
+# Servers: machine, protocol, port.  Each answers with its name and the client's address as it sees it.
 _SERVERS: tuple[tuple[str, Protocol, int], ...] = (
     *((pod, "tcp", 8080) for pod in ("pod-a1", "pod-b1", "pod-a2", "pod-b2", "pod-b3")),
     *((pod, protocol, 5353) for pod in ("pod-a2", "pod-b3") for protocol in ("udp", "tcp")),
@@ -34,59 +34,63 @@ _SERVERS: tuple[tuple[str, Protocol, int], ...] = (
 
 
 def main() -> int:
-    """Tell the story; 0 if all of it was so."""
+    """Run all sections; return 0 if every check passed."""
     if not Path("/proc/net/ip_vs").exists():
         print("this kernel has no IPVS; hint: make run", file=sys.stderr)
         return 2
     began = time.monotonic()
     print("kubeproxy-py: from a Service to an answered packet\n", flush=True)
-    show(f"A small cluster inside one real Linux {os.uname().release} kernel; network namespaces play the machines:")
+    show(f"A small cluster in one real Linux {os.uname().release} kernel; network namespaces act as machines:")
     show(_PICTURE)
     try:
         with Cluster(node_a="initial") as cluster:
             servers = [Listener(name, cluster[name], protocol, port) for name, protocol, port in _SERVERS]
             with EchoServers(servers):
-                _tell(cluster)
-    except (NotSo, QueryError, subprocess.CalledProcessError) as error:
-        print(f"\nNOT SO: {error}", flush=True)
+                _run_sections(cluster)
+    except (CheckFailedError, QueryError, subprocess.CalledProcessError) as error:
+        print(f"\nCHECK FAILED: {error}", flush=True)
         return 1
-    print(f"\nEverything above was checked as it was printed. It took {time.monotonic() - began:.0f} s.")
+    print(f"\nAll statements above were checked. This took {time.monotonic() - began:.0f} s.")
     return 0
 
 
-def _tell(cluster: Cluster) -> None:
-    begin = Chapters().begin
-    begin("Start the agent", "It reads Services from a folder of manifests; an API server is not needed.")
-    agent = chapters.start()
-    story: tuple[tuple[str, str, Callable[[], None]], ...] = (
+def _run_sections(cluster: Cluster) -> None:
+    begin = Sections().begin
+    begin("Start the agent", "It reads Services from a folder of manifests; no API server is needed.")
+    agent = sections.start()
+    steps: tuple[tuple[str, str, Callable[[], None]], ...] = (
         (
-            "The table",
-            "Every Service port became a virtual server of IPVS, the kernel's load balancer, and every pod behind it a"
-            " real server.",
-            chapters.table,
+            "Virtual servers",
+            "Every Service port is a virtual server of IPVS, the kernel's load balancer, and every endpoint a real"
+            " server.",
+            sections.table,
         ),
-        ("The sets", "The rules of iptables are few; they look up in ipsets which Services there are.", chapters.sets),
-        ("Left alone", "Some Services are not for a proxy.", chapters.left_alone),
+        ("Sets", "The iptables rules are few and do not grow: they look up Services in ipsets.", sections.sets),
+        ("Services without a proxy", "Headless and ExternalName Services need no rules.", sections.not_proxied),
         (
             "Packets",
-            "From a pod, from the node and from outside; each pod tells which address it saw.",
-            lambda: chapters.packets(cluster),
+            "From a pod, from the node and from outside; each pod reports the client address that it sees.",
+            lambda: sections.packets(cluster),
         ),
-        ("Scale", "dempapp gets two more pods, by an edit of its manifest.", lambda: chapters.scale(cluster, agent)),
-        ("Compare", "plan reads the kernel and prints what a sync would change.", chapters.compare),
         (
-            "The end",
-            "A stopped agent leaves the kernel's state in place; cleanup removes all that is ours.",
-            lambda: chapters.end(cluster, agent),
+            "Scale up",
+            "dempapp gets two more pods, by a change of its manifest.",
+            lambda: sections.scale(cluster, agent),
+        ),
+        ("Plan", "plan reads the kernel and prints what a sync would change.", sections.compare),
+        (
+            "Stop and clean up",
+            "A stopped agent leaves the kernel state in place; cleanup deletes everything the agent made.",
+            lambda: sections.end(cluster, agent),
         ),
     )
     try:
-        for title, why, tell in story:
-            begin(title, why)
+        for title, summary, run in steps:
+            begin(title, summary)
             agent.check()
-            tell()
+            run()
     finally:
-        agent.end()
+        agent.stop()
 
 
 if __name__ == "__main__":

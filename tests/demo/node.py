@@ -1,4 +1,4 @@
-"""node: node A, which is this process's own namespace: the agent as a real process there, and an admin's tools."""
+"""Node A, the namespace of this process: the agent as a process, and the tools of an administrator."""
 
 from __future__ import annotations
 
@@ -10,70 +10,70 @@ import time
 from pathlib import Path
 from typing import IO
 
-from tests.demo.say import NotSo, command, spoken
+from tests.demo.output import CheckFailedError, command, show_log_line
 
-# klog's line: severity, date, time, process, place] "sentence" key=value ...
+# A line of klog: severity, date, time, process, source] "message" key=value ...
 _SENTENCE = re.compile(r'^(?P<severity>[IWE])\d{4} \S+ +\d+ \S+\] "(?P<sentence>.*)"(?: \w+=\S+)*$')
 _AGENT = str(Path(sys.executable).with_name("kubeproxy-py"))
-_END_S = 10.0
+_STOP_TIMEOUT_S = 10.0
 
 
 class Agent:
-    """`kubeproxy-py run` with *flags*, as a process; its log is passed on line by line, without place and time."""
+    """`kubeproxy-py run` with *flags*, as a process; its log is printed line by line, without source and time."""
 
     def __init__(self, flags: list[str]) -> None:
-        self._heard: list[str] = []
-        self._news = threading.Condition()
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
         self._process = subprocess.Popen([_AGENT, "run", *flags], stderr=subprocess.PIPE, text=True, cwd="/")
         assert self._process.stderr is not None
-        self._relay = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
+        self._relay = threading.Thread(target=self._relay_log, args=(self._process.stderr,), daemon=True)
         self._relay.start()
 
-    def heard(self) -> int:
-        """How many lines it has logged."""
-        return len(self._heard)
+    def line_count(self) -> int:
+        """Return the number of lines logged so far."""
+        return len(self._lines)
 
     def wait_for(self, word: str, since: int = 0, timeout_s: float = 20.0) -> str:
-        """The first sentence with *word* in it, from line *since* on.  Raises NotSo if none comes."""
+        """Wait for a line with *word*, from line *since* on, and return it.  Raises CheckFailedError on timeout."""
         deadline = time.monotonic() + timeout_s
-        with self._news:
+        with self._changed:
             while True:
-                found = next((line for line in self._heard[since:] if word in line), None)
-                if found is not None:
-                    return found
+                match = next((line for line in self._lines[since:] if word in line), None)
+                if match is not None:
+                    return match
                 self.check()
-                if not self._news.wait(deadline - time.monotonic()):
-                    raise NotSo(f"the agent says {word!r} within {timeout_s:.0f} s")
+                if not self._changed.wait(deadline - time.monotonic()):
+                    raise CheckFailedError(f"the agent logs {word!r} within {timeout_s:.0f} s")
 
     def check(self) -> None:
-        """Raises NotSo if it no longer runs."""
+        """Raise CheckFailedError if the agent has exited."""
         status = self._process.poll()
         if status is not None:
-            raise NotSo(f"the agent keeps running; it ended with status {status}")
+            raise CheckFailedError(f"the agent is running; it exited with status {status}")
 
-    def end(self) -> int:
-        """SIGTERM; its exit status."""
+    def stop(self) -> int:
+        """Send SIGTERM, wait and return the exit status."""
         self._process.terminate()
         try:
-            status = self._process.wait(_END_S)
+            status = self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        self._relay.join(_END_S)
+        self._relay.join(_STOP_TIMEOUT_S)
         return status
 
-    def _listen(self, log: IO[str]) -> None:
+    def _relay_log(self, log: IO[str]) -> None:
         for line in log:
-            with self._news:
-                spoken("agent", sentence(line))
-                self._heard.append(line)
-                self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
+            with self._changed:
+                show_log_line("agent", sentence(line))
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
 
 def sentence(line: str) -> str:
-    """What a line of the log says, without place, time and values; warnings and errors keep their letter."""
+    """Return the message of a log line, without source, time and values; warnings and errors keep their letter."""
     match = _SENTENCE.match(line.strip())
     if not match:
         return line.strip()
@@ -81,18 +81,19 @@ def sentence(line: str) -> str:
     return mark + match["sentence"]
 
 
-def verb(name: str, flags: list[str]) -> tuple[str, list[str]]:
-    """Show and run `kubeproxy-py NAME` with *flags*: what it printed, and the sentences that it logged.
+def run_command(name: str, flags: list[str]) -> tuple[str, list[str]]:
+    """Print and run `kubeproxy-py NAME` with *flags*; return its output and its log messages.
 
-    Raises NotSo if it fails.
+    Raises:
+        CheckFailedError: It failed.
     """
     command("kubeproxy-py", name, "...")
     ended = subprocess.run([_AGENT, name, *flags], capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise NotSo(f"kubeproxy-py {name} succeeds; it ended with {ended.returncode}: {ended.stderr}")
+        raise CheckFailedError(f"kubeproxy-py {name} succeeds; it exited with {ended.returncode}: {ended.stderr}")
     return ended.stdout, [sentence(line) for line in ended.stderr.splitlines()]
 
 
 def tool(*argv: str) -> str:
-    """What a tool of the system prints.  Raises CalledProcessError."""
+    """Return the output of a tool of the system.  Raises CalledProcessError."""
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout

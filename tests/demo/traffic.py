@@ -1,4 +1,4 @@
-"""traffic: some requests of one client to one address, who answered, and whom the pods saw."""
+"""Send requests of one client to one address, and print who answered and which client address was seen."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from lab.client import query
 from lab.echo import Protocol
 from lab.namespace import Namespace
-from tests.demo.say import claim, show
+from tests.demo.output import check, show
 
-Seen = Counter[tuple[str, str]]
-"""How often which server answered and saw which address."""
+Answers = Counter[tuple[str, str]]
+"""Number of answers by server and by the client address that it saw."""
 
 
 class Target(NamedTuple):
-    """What is asked: a name for people, and where it is."""
+    """The target of requests: a name to print, and its address."""
 
     name: str
     protocol: Protocol
@@ -27,17 +27,19 @@ class Target(NamedTuple):
         return f"{self.name}  {self.address}:{self.port}/{self.protocol.upper()}"
 
 
-def send(clients: Mapping[str, Namespace], who: str, target: Target, count: int) -> Seen:
-    """Ask *count* times from *who*, each time by a new connection, and print a line for each server that answered."""
-    answers = (query(clients[who], target.protocol, target.address, target.port, timeout_s=3.0) for _ in range(count))
-    seen = Counter((answer.name, answer.peer_address) for answer in answers)
-    show(f"{who}  ->  {target}    {count} requests")
-    for (name, address), times in sorted(seen.items()):
-        show(f"    {times} x answered by {name:<8} who saw {address}")
-    return seen
+def send(clients: Mapping[str, Namespace], client: str, target: Target, count: int) -> Answers:
+    """Send *count* requests from *client*, each by a new connection, and print a line for each server that answered."""
+    results = (
+        query(clients[client], target.protocol, target.address, target.port, timeout_s=3.0) for _ in range(count)
+    )
+    answers = Counter((answer.name, answer.peer_address) for answer in results)
+    show(f"{client}  ->  {target}    {count} requests")
+    for (name, address), number in sorted(answers.items()):
+        show(f"    {number} answered by {name:<8} which saw {address}")
+    return answers
 
 
-def claim_spread(seen: Seen, expected: Mapping[str, str], text: str) -> None:
-    """Say *text*: exactly the servers of *expected* answered, equally often, and each saw the address given for it."""
-    share = seen.total() // len(expected)
-    claim(text, seen == dict.fromkeys(expected.items(), share), dict(seen))
+def check_spread(answers: Answers, expected: Mapping[str, str], text: str) -> None:
+    """Check *text*: exactly the servers of *expected* answered, equally often, and saw the client address given."""
+    share = answers.total() // len(expected)
+    check(text, answers == dict.fromkeys(expected.items(), share), dict(answers))

@@ -27,7 +27,7 @@ def _kernel_with_ipvs() -> None:
 
 @pytest.fixture(scope="module")
 def cluster(_kernel_with_ipvs: None) -> Iterator[Cluster]:
-    """Yield a cluster whose node A has its own namespace and forwards; echo servers on all pods, protocols and PORTS."""
+    """Yield a cluster whose node A has its own namespace and forwards, with echo servers on all pods and PORTS."""
     with Cluster(ipv4_forward=True) as built:
         listeners = [
             Listener(pod.name, built[pod.name], protocol, port)

@@ -89,7 +89,7 @@ def test_first_entry_of_a_set_updates_its_chain_by_one_restore(
     assert (chains, len(processes_started()) - before) == (["update Chain IPv4 nat KUBE-NODE-PORT to 2 rules"], 1)
 
 
-def test_draining_real_server_that_is_desired_again_gets_weight_1_in_place(at_base: tuple[InProcessAgent, Folder]) -> None:
+def test_draining_real_server_desired_again_gets_weight_1_in_place(at_base: tuple[InProcessAgent, Folder]) -> None:
     agent, folder = at_base
     write(folder, {"web": web(("pod-a1",))})
     agent.sync_folder()

@@ -110,7 +110,7 @@ def test_address_added_to_the_node_is_warned_of() -> None:
     assert OTHER in event.note
 
 
-def test_deleted_service_is_forgotten() -> None:
+def test_warning_is_published_again_for_a_service_that_was_deleted_and_created() -> None:
     harness = WarningsHarness()
     harness.sync(ServiceUpserted(with_external(NODE_IP)))
     assert harness.sync(ServiceDeleted(name("shop/web"))) == []

@@ -66,8 +66,8 @@ def running_poster(server: ApiServer, make_poster: Callable[..., Poster]) -> Pos
 
 def events(server: ApiServer) -> list[Json]:
     """Return all Events of the server by the time of their creation."""
-    _, found = server.store.snapshot("events")
-    return sorted((item.parsed() for item in found), key=lambda body: str(body["eventTime"]))
+    _, items = server.store.snapshot("events")
+    return sorted((item.parsed() for item in items), key=lambda body: str(body["eventTime"]))
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -87,14 +87,14 @@ def test_kubectl_get_events_shows_the_events(server: ApiServer, running_poster: 
     for _ in range(3):
         running_poster.enqueue(PORT_FAILED)
     assert running_poster.flush(PATIENCE_S)
-    found = events(server)
-    now = max(datetime.fromisoformat(event["eventTime"]) for event in found) + timedelta(seconds=62.5)
+    listed = events(server)
+    now = max(datetime.fromisoformat(event["eventTime"]) for event in listed) + timedelta(seconds=62.5)
     unbound = (
         "externalIPs 192.0.2.1 are also addresses of node node-a: they are not bound to kube-ipvs0, and traffic to "
         "them on the Service's ports reaches the Service instead of processes of the node"
     )
     failed = 'node node-a failed to start healthcheck "shop/web" on port 30000: address already in use'
-    assert get_events(found, now).splitlines() == [
+    assert get_events(listed, now).splitlines() == [
         "LAST SEEN   TYPE      REASON                            OBJECT        MESSAGE",
         "62s         Normal    Starting                          node/node-a   ",
         f"62s         Warning   ExternalIPOnNode                  service/web   {unbound}",

@@ -2,7 +2,7 @@
 
 Invariants:
   - The archive that `make image` wrote is run unchanged, unpacked with owners, modes and file capabilities.
-  - A container is deleted when its `with` ends, by whatever error.
+  - A container is deleted when its `with` ends, also by an error.
 """
 
 from __future__ import annotations

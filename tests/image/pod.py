@@ -148,7 +148,7 @@ def _user(security: Json, machine: Machine) -> Json:
 
 
 def _words(container: Json, machine: Machine) -> list[str]:
-    """Return the command line: `command` replaces the image's entry point, `args` its arguments; $(NAME) is expanded."""
+    """Return the command line: `command` replaces the entry point, `args` its arguments; $(NAME) is expanded."""
     environment = _environment(container, machine)
     entry = container.get("command") or machine.image.get("Entrypoint") or []
     arguments = container.get("args") or ([] if container.get("command") else machine.image.get("Cmd") or [])

@@ -106,9 +106,9 @@ def test_image_has_both_iptables_variants_ipset_and_modprobe(layer: tarfile.TarF
 def test_each_module_has_its_byte_code(layer: tarfile.TarFile) -> None:
     """On a read-only root Python cannot cache it and would compile at each start."""
     names = set(layer.getnames())
-    ours = {name for name in names if re.search(r"site-packages/kubeproxy_py/.*\.py$", name)}
-    compiled = {re.sub(r"([^/]*)\.py$", r"__pycache__/\1.cpython-311.pyc", name) for name in ours}
-    assert ours
+    modules = {name for name in names if re.search(r"site-packages/kubeproxy_py/.*\.py$", name)}
+    compiled = {re.sub(r"([^/]*)\.py$", r"__pycache__/\1.cpython-311.pyc", name) for name in modules}
+    assert modules
     assert compiled <= names
 
 

@@ -14,7 +14,7 @@ from kubeproxy_py.model.steps import Step
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import SyncReport, Trigger
 from kubeproxy_py.systemd import SystemdNotifier
-from tests.reconcile.harness import Harness
+from tests.reconcile.harness import AgentHarness
 from tests.reconcile.test_loop import run_until_waits
 
 WATCHDOG = {"WATCHDOG_USEC": "10000000"}
@@ -45,7 +45,7 @@ class Supervisor:
 
 
 @pytest.fixture
-def listener(tmp_path: Path) -> Iterator[Supervisor]:
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     supervisor = Supervisor(str(tmp_path / "notify"))
     yield supervisor
     supervisor.close()
@@ -77,32 +77,32 @@ def report(*steps: Step) -> SyncReport:
     )
 
 
-def test_ready_is_sent_once_after_the_first_sync(tmp_path: Path, listener: Supervisor) -> None:
+def test_ready_is_sent_once_after_the_first_sync(tmp_path: Path, supervisor: Supervisor) -> None:
     notifier = make_notifier(tmp_path)
-    assert listener.received() == []
+    assert supervisor.received() == []
     notifier.on_report(report())
     notifier.on_report(report(STEP))
-    assert listener.received() == ["READY=1", "STATUS", "STATUS"]
+    assert supervisor.received() == ["READY=1", "STATUS", "STATUS"]
 
 
-def test_a_sync_without_steps_leaves_the_status_unchanged(tmp_path: Path, listener: Supervisor) -> None:
+def test_a_sync_without_steps_leaves_the_status_unchanged(tmp_path: Path, supervisor: Supervisor) -> None:
     notifier = make_notifier(tmp_path)
     notifier.on_report(report(STEP))
-    listener.received()
+    supervisor.received()
     notifier.on_report(report())
-    assert listener.received() == []
+    assert supervisor.received() == []
 
 
 def test_an_abstract_socket_address_is_supported() -> None:
-    listener = Supervisor("\0kubeproxy-py-test")
+    supervisor = Supervisor("\0kubeproxy-py-test")
     notifier = SystemdNotifier({"NOTIFY_SOCKET": "@kubeproxy-py-test"})
     notifier.stopping()
-    assert listener.received() == ["STOPPING=1"]
-    listener.close()
+    assert supervisor.received() == ["STOPPING=1"]
+    supervisor.close()
 
 
 @pytest.mark.parametrize("name", ["", "relative", "/nowhere/at/all"])
-def test_notifications_without_a_listener_are_ignored(name: str) -> None:
+def test_notifications_without_a_supervisor_are_ignored(name: str) -> None:
     notifier = SystemdNotifier({"NOTIFY_SOCKET": name, **WATCHDOG})
     notifier.on_report(report())
     notifier.stopping()
@@ -110,36 +110,36 @@ def test_notifications_without_a_listener_are_ignored(name: str) -> None:
 
 
 def test_watchdog_is_notified_twice_per_period_regardless_of_the_number_of_cycles(
-    tmp_path: Path, listener: Supervisor
+    tmp_path: Path, supervisor: Supervisor
 ) -> None:
     clock = Clock()
     notifier = make_notifier(tmp_path, WATCHDOG, clock)
     assert [notifier.alive(), notifier.alive()] == [5, 5]
     clock.now_s += 4
     assert notifier.alive() == 1
-    assert listener.received() == ["WATCHDOG=1"]
+    assert supervisor.received() == ["WATCHDOG=1"]
     clock.now_s += 1
     assert notifier.alive() == 5
-    assert listener.received() == ["WATCHDOG=1"]
+    assert supervisor.received() == ["WATCHDOG=1"]
 
 
 @pytest.mark.parametrize(
     "environment", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}, {**WATCHDOG, "WATCHDOG_PID": "1"}]
 )
 def test_loop_is_not_woken_without_a_watchdog_for_this_process(
-    environment: dict[str, str], tmp_path: Path, listener: Supervisor
+    environment: dict[str, str], tmp_path: Path, supervisor: Supervisor
 ) -> None:
     assert make_notifier(tmp_path, environment).alive() == float("inf")
-    assert listener.received() == []
+    assert supervisor.received() == []
 
 
-def test_watchdog_of_this_process_is_notified(tmp_path: Path, listener: Supervisor) -> None:
+def test_watchdog_of_this_process_is_notified(tmp_path: Path, supervisor: Supervisor) -> None:
     assert make_notifier(tmp_path, {**WATCHDOG, "WATCHDOG_PID": "77"}).alive() == 5
-    assert listener.received() == ["WATCHDOG=1"]
+    assert supervisor.received() == ["WATCHDOG=1"]
 
 
 def test_loop_notifies_the_watchdog_while_it_waits_for_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
-    harness = Harness()
+    harness = AgentHarness()
 
     def fail(_scope: object) -> None:
         raise KernelError("no netlink")
@@ -150,31 +150,31 @@ def test_loop_notifies_the_watchdog_while_it_waits_for_a_retry(monkeypatch: pyte
     assert run_until_waits(harness, loop, monkeypatch, 5) == [0.75, 0.25, 0.75, 0.75, 0.5]
 
 
-def test_reload_ends_when_the_file_was_read(tmp_path: Path, listener: Supervisor) -> None:
+def test_reload_ends_when_the_file_was_read(tmp_path: Path, supervisor: Supervisor) -> None:
     notifier = make_notifier(tmp_path)
     notifier.on_report(report())
-    listener.received()
+    supervisor.received()
     notifier.reloading()
     notifier.reloaded()
     notifier.reloaded()
-    assert listener.received() == ["RELOADING=1", "MONOTONIC_USEC", "READY=1"]
+    assert supervisor.received() == ["RELOADING=1", "MONOTONIC_USEC", "READY=1"]
 
 
-def test_reload_before_the_first_sync_does_not_send_ready(tmp_path: Path, listener: Supervisor) -> None:
+def test_reload_before_the_first_sync_does_not_send_ready(tmp_path: Path, supervisor: Supervisor) -> None:
     notifier = make_notifier(tmp_path)
     notifier.reloading()
     notifier.reloaded()
-    assert listener.received() == []
+    assert supervisor.received() == []
 
 
-def test_reload_that_requires_a_restart_does_not_send_ready(tmp_path: Path, listener: Supervisor) -> None:
+def test_reload_that_requires_a_restart_does_not_send_ready(tmp_path: Path, supervisor: Supervisor) -> None:
     notifier = make_notifier(tmp_path)
     notifier.on_report(report())
     notifier.reloading()
-    listener.received()
+    supervisor.received()
     notifier.stopping()
     notifier.reloaded()
-    assert listener.received() == ["STOPPING=1"]
+    assert supervisor.received() == ["STOPPING=1"]
 
 
 @pytest.mark.parametrize(("content", "enqueued"), [("mode: [", False), ("mode: ipvs", True)])

@@ -1,4 +1,4 @@
-"""An agent on a MemoryKernel, at a time that the test sets."""
+"""AgentHarness: the fixture of tests that drive an Agent without a loop, a clock or a real kernel."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from kubeproxy_py.model.events import Feed, ServiceUpserted, SliceUpserted, Sync
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.reconcile.agent import Agent
+from kubeproxy_py.reconcile.report import Report
 from tests.builders import endpoint_slice, node_context, service
 
 SERVER = VirtualServer("10.96.0.10", 80, "TCP")
@@ -15,12 +16,26 @@ POD = RealServer(SERVER, "10.244.1.5", 8080)
 FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
 
 
-class Harness:
-    """An agent on a MemoryKernel, at a time that the test sets."""
+class AgentHarness:
+    """An agent on a MemoryKernel, at a time that the test sets.
 
-    def __init__(self, rows: Rows | None = None, *, synced: bool = True, **options: object) -> None:
+    Args:
+        rows: The rows of the kernel before the agent starts.
+        kernel: The kernel, if it is not a plain MemoryKernel with *rows*.
+        synced: Whether all feeds have delivered their (empty) initial lists.
+        options: Further arguments of Agent.
+    """
+
+    def __init__(
+        self,
+        rows: Rows | None = None,
+        *,
+        kernel: MemoryKernel | None = None,
+        synced: bool = True,
+        **options: object,
+    ) -> None:
         self.now_s = 100.0
-        self.kernel = MemoryKernel(rows)
+        self.kernel = kernel or MemoryKernel(rows)
         compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",)))
         self.problems: list[Problem] = []
         self.agent = Agent(
@@ -39,21 +54,28 @@ class Harness:
             self.agent.handle_event(event, self.now_s)  # type: ignore[arg-type]
         return self.agent.run_due(self.now_s)
 
-    def run_after(self, seconds: float) -> list[Any]:
+    def advance(self, seconds: float) -> list[Any]:
         """Let *seconds* pass, then do what is due."""
         self.now_s += seconds
         return self.agent.run_due(self.now_s)
 
-    def pop_steps(self) -> list[tuple[str, Key]]:
+    def run_all_due(self) -> list[Report]:
+        """Do what is due until nothing is due at this time; return the reports."""
+        reports: list[Report] = []
+        while self.agent.due_s() <= self.now_s:
+            reports += self.agent.run_due(self.now_s)
+        return reports
+
+    def applied_steps(self) -> list[tuple[str, Key]]:
         """Return verb and key of each step that was applied since the last call."""
         applied: list[tuple[str, Key]] = [(step.verb, step.key) for step in self.kernel.applied]
         self.kernel.applied.clear()
         return applied
 
 
-def serving(**options: object) -> Harness:
+def serving(**options: object) -> AgentHarness:
     """Return a harness that serves shop/web with one pod and has nothing left to do."""
-    harness = Harness(**options)  # type: ignore[arg-type]
+    harness = AgentHarness(**options)  # type: ignore[arg-type]
     harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
-    harness.pop_steps()
+    harness.applied_steps()
     return harness

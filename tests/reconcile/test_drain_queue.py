@@ -83,22 +83,22 @@ def test_draining_real_servers_are_found_by_their_virtual_server() -> None:
     assert (drain_queue.draining_behind(SERVERS[:2]), len(drain_queue)) == ([other, REMOVED[1]], NUMBER)
 
 
-def test_real_servers_that_are_not_idle_stay() -> None:
+def test_only_idle_real_servers_are_deleted() -> None:
     drain_queue = draining()
     assert [
         step.key for step in drain_queue.collect_finished(lambda keys: [key for key in keys if key == REMOVED[1]], 1.0)
     ] == REMOVED[1:2]
 
 
-def began(drain_queue: DrainQueue, *times_s: float) -> DrainQueue:
-    """Let one real server begin to drain at each of these seconds."""
+def begin_to_drain(drain_queue: DrainQueue, *times_s: float) -> DrainQueue:
+    """Have one real server begin to drain at each of *times_s*; return *drain_queue*."""
     for key, now_s in zip(REMOVED, times_s, strict=False):
         drain_queue.track(key, ACTUAL, DESIRED, now_s)
     return drain_queue
 
 
 def test_first_check_is_delayed_while_others_begin_to_drain() -> None:
-    drain_queue, idle = began(DrainQueue(), *(0.5 * number for number in range(21))), Counter(0)
+    drain_queue, idle = begin_to_drain(DrainQueue(), *(0.5 * number for number in range(21))), Counter(0)
     assert drain_queue.due_s == MIN_DRAIN_S
     assert [step.key for step in drain_queue.collect_finished(idle, MIN_DRAIN_S)] == REMOVED[:1]
     assert drain_queue.due_s == 0.5 + MIN_DRAIN_S
@@ -106,13 +106,13 @@ def test_first_check_is_delayed_while_others_begin_to_drain() -> None:
 
 
 def test_all_are_deleted_a_second_after_the_last_began_to_drain() -> None:
-    drain_queue, idle = began(DrainQueue(), 0.0, 0.7, 1.4), Counter(0)
+    drain_queue, idle = begin_to_drain(DrainQueue(), 0.0, 0.7, 1.4), Counter(0)
     assert drain_queue.due_s == 1.4 + FIRST_CHECK_S
     assert [step.key for step in drain_queue.collect_finished(idle, drain_queue.due_s)] == REMOVED[:3]
 
 
 def test_real_server_that_is_desired_again_is_not_counted() -> None:
-    drain_queue, idle = began(DrainQueue(), 0.0), Counter(0)
+    drain_queue, idle = begin_to_drain(DrainQueue(), 0.0), Counter(0)
     drain_queue.track(REMOVED[0], {REMOVED[0]: DRAINING}, {**DESIRED, REMOVED[0]: DRAINING}, 0.5)
     assert collect_all(drain_queue, idle, 100.0) == [0]
     assert not idle.queries

@@ -1,4 +1,4 @@
-"""Loop: only the end of the process ends it."""
+"""Loop: failures are logged and retried; only the end of the process ends it."""
 
 import gc
 
@@ -10,32 +10,32 @@ from kubeproxy_py.model.rows import Address, RealServer
 from kubeproxy_py.reconcile import loop as module
 from kubeproxy_py.reconcile.loop import Loop
 from tests.builders import endpoint_slice, name, service
-from tests.reconcile.harness import Harness
+from tests.reconcile.harness import AgentHarness
 
 
-class EndError(BaseException):
-    """The process ends."""
+class ProcessEnded(BaseException):
+    """Ends the loop, as the end of the process does."""
 
 
-def run_until_waits(harness: Harness, loop: Loop, monkeypatch: pytest.MonkeyPatch, count: int) -> list[float]:
-    """Run *loop* until it has waited for a retry so many times; return how long each time."""
+def run_until_waits(harness: AgentHarness, loop: Loop, monkeypatch: pytest.MonkeyPatch, count: int) -> list[float]:
+    """Run *loop* until it has waited for a retry *count* times; return the duration of each wait, in seconds."""
     waits: list[float] = []
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == count:
-            raise EndError
+            raise ProcessEnded
 
     monkeypatch.setattr(module, "sleep", wait)
     monkeypatch.setattr(module, "monotonic", lambda: harness.now_s)
-    with pytest.raises(EndError):
+    with pytest.raises(ProcessEnded):
         loop.run()
     return waits
 
 
 @pytest.mark.parametrize("error", [KernelError("no netlink"), RuntimeError("a bug")])
 def test_any_failure_is_retried_with_backoff(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    harness = Harness()
+    harness = AgentHarness()
 
     def fail(_scope: object) -> None:
         raise error
@@ -48,7 +48,7 @@ def test_any_failure_is_retried_with_backoff(error: Exception, monkeypatch: pyte
 def test_after_an_internal_error_the_kernel_is_read_again_and_everything_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    harness = Harness()
+    harness = AgentHarness()
     for event in (ServiceUpserted(service()), SliceUpserted(endpoint_slice())):
         harness.agent.handle_event(event, harness.now_s)
     harness.agent.run_due(harness.now_s)
@@ -66,7 +66,7 @@ def test_after_an_internal_error_the_kernel_is_read_again_and_everything_is_serv
 def test_messages_enqueued_with_one_that_triggers_an_internal_error_are_handled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    harness = Harness()
+    harness = AgentHarness()
     handle_event = harness.agent.handle_event
 
     def fail_for_one(event: Event, at_s: float) -> None:
@@ -84,11 +84,11 @@ def test_messages_enqueued_with_one_that_triggers_an_internal_error_are_handled(
 
 
 def test_garbage_collection_has_its_default_threshold_after_the_first_sync() -> None:
-    usual = gc.get_threshold()
+    threshold = gc.get_threshold()
     try:
         gc.set_threshold(100_000, 20, 20)
-        Loop(Harness().agent).run_cycle()
+        Loop(AgentHarness().agent).run_cycle()
         assert gc.get_threshold() == module.DEFAULT_GC_THRESHOLD
     finally:
-        gc.set_threshold(*usual)
+        gc.set_threshold(*threshold)
         gc.unfreeze()

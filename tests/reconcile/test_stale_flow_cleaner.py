@@ -15,7 +15,9 @@ DNS, NTP = VirtualServer("10.96.0.53", 53, "UDP"), VirtualServer("10.96.0.123", 
 POD, REMOVED = ("10.244.1.5", 8080), ("10.244.1.6", 8080)
 
 
-class Harness:
+class CleanerHarness:
+    """A StaleFlowCleaner of two virtual servers that both allow POD only; DNS has *flows* flows to REMOVED."""
+
     def __init__(self, flows: int = 0) -> None:
         self.kernel = MemoryKernel()
         self.kernel.flows = [Flow(DNS, REMOVED, str(n).encode()) for n in range(flows)]
@@ -24,24 +26,25 @@ class Harness:
             self.kernel, lambda servers: {server: self.allowed[server] for server in servers}, CLOCK
         )
 
-    def finish(self, now_s: float = 0.0) -> StaleFlowResult:
+    def run_scan(self, now_s: float = 0.0) -> StaleFlowResult:
+        """Run slices until the scan ends; return its result."""
         while not (report := self.cleaner.run_slice(now_s)):
             pass
         return report.result
 
 
 def test_nothing_is_due_before_a_server_is_enqueued() -> None:
-    assert Harness().cleaner.due_s == NEVER
+    assert CleanerHarness().cleaner.due_s == NEVER
 
 
 def test_an_enqueued_server_is_due_at_once() -> None:
-    harness = Harness()
+    harness = CleanerHarness()
     harness.cleaner.enqueue([DNS], 7.0)
     assert harness.cleaner.due_s == 7.0
 
 
 def test_enqueuing_no_server_makes_nothing_due() -> None:
-    harness = Harness()
+    harness = CleanerHarness()
     harness.cleaner.enqueue([], 7.0)
     assert harness.cleaner.due_s == NEVER
 
@@ -56,55 +59,57 @@ def test_nothing_is_due_after_a_listing_without_flows() -> None:
 
 
 def test_a_completed_scan_is_reported_and_no_longer_due() -> None:
-    harness = Harness(flows=3)
+    harness = CleanerHarness(flows=3)
     harness.kernel.flows.append(Flow(DNS, POD))
     harness.cleaner.enqueue([DNS, NTP], 0.0)
-    assert harness.finish() == StaleFlowResult(servers=2, seen=4, deleted=3, errors=())
+    assert harness.run_scan() == StaleFlowResult(servers=2, seen=4, deleted=3, errors=())
     assert harness.cleaner.due_s == NEVER
 
 
 def test_a_slice_is_bounded() -> None:
-    harness = Harness(flows=SLICE_BATCHES + 1)
+    harness = CleanerHarness(flows=SLICE_BATCHES + 1)
     harness.cleaner.enqueue([DNS], 0.0)
     assert harness.cleaner.run_slice(0.0) is None
     assert len(harness.kernel.flows) == 1
 
 
 def test_flows_of_an_endpoint_that_is_added_during_a_scan_are_kept() -> None:
-    harness = Harness(flows=SLICE_BATCHES + 1)
+    harness = CleanerHarness(flows=SLICE_BATCHES + 1)
     harness.cleaner.enqueue([DNS], 0.0)
     harness.cleaner.run_slice(0.0)
     harness.allowed[DNS] = frozenset({POD, REMOVED})
     harness.cleaner.enqueue([DNS], 0.0)
-    assert harness.finish().deleted == SLICE_BATCHES
+    assert harness.run_scan().deleted == SLICE_BATCHES
 
 
 def test_flows_of_an_endpoint_that_is_removed_during_a_scan_are_deleted_by_the_next() -> None:
-    harness = Harness()
+    harness = CleanerHarness()
     harness.kernel.flows = [Flow(DNS, POD, str(n).encode()) for n in range(SLICE_BATCHES + 1)]
     harness.cleaner.enqueue([DNS], 0.0)
     harness.cleaner.run_slice(0.0)
     harness.allowed[DNS] = frozenset()
     harness.cleaner.enqueue([DNS], 0.0)
-    harness.finish(5.0)
+    harness.run_scan(5.0)
     assert harness.cleaner.due_s == 5.0
-    harness.finish()
+    harness.run_scan()
     assert harness.kernel.flows == []
 
 
 def test_many_changes_during_a_scan_cause_one_more_scan() -> None:
-    harness = Harness(flows=SLICE_BATCHES + 1)
+    harness = CleanerHarness(flows=SLICE_BATCHES + 1)
     harness.cleaner.enqueue([DNS], 0.0)
     harness.cleaner.run_slice(0.0)
     for _ in range(5):
         harness.cleaner.enqueue([DNS], 0.0)
         harness.cleaner.enqueue([NTP], 0.0)
-    harness.finish()
-    assert harness.finish().servers == 2
+    harness.run_scan()
+    assert harness.run_scan().servers == 2
     assert harness.cleaner.due_s == NEVER
 
 
-class BrokenKernel(MemoryKernel):
+class FlakyKernel(MemoryKernel):
+    """A kernel that lists flows only if *works* is set."""
+
     works = False
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
@@ -113,8 +118,9 @@ class BrokenKernel(MemoryKernel):
         return super().udp_flows(servers)
 
 
-def broken() -> tuple[StaleFlowCleaner, BrokenKernel]:
-    kernel = BrokenKernel()
+def cleaner_after_failed_scan() -> tuple[StaleFlowCleaner, FlakyKernel]:
+    """Return a cleaner whose first scan, of DNS, failed, and its kernel."""
+    kernel = FlakyKernel()
     cleaner = StaleFlowCleaner(kernel, lambda servers: {server: frozenset({POD}) for server in servers}, CLOCK)
     cleaner.enqueue([DNS], 0.0)
     assert cleaner.run_slice(0.0) is None
@@ -122,13 +128,13 @@ def broken() -> tuple[StaleFlowCleaner, BrokenKernel]:
 
 
 def test_a_failed_scan_is_retried_later() -> None:
-    cleaner, _ = broken()
+    cleaner, _ = cleaner_after_failed_scan()
     cleaner.enqueue([NTP], 1.0)
     assert cleaner.due_s == RETRY.first_s
 
 
 def test_a_retry_scans_the_servers_of_the_failed_scan() -> None:
-    cleaner, kernel = broken()
+    cleaner, kernel = cleaner_after_failed_scan()
     kernel.works = True
     kernel.flows = [Flow(DNS, REMOVED)]
     report = cleaner.run_slice(RETRY.first_s)
@@ -137,7 +143,7 @@ def test_a_retry_scans_the_servers_of_the_failed_scan() -> None:
 
 
 def test_consecutive_failures_are_counted() -> None:
-    cleaner, kernel = broken()
+    cleaner, kernel = cleaner_after_failed_scan()
     assert cleaner.run_slice(RETRY.first_s) is None
     assert cleaner.failures == 2
     kernel.works = True

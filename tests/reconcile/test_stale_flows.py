@@ -2,21 +2,20 @@
 
 import logging
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import pytest
 
-from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.memory import MemoryKernel
-from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, SliceUpserted, Synced
+from kubeproxy_py.model.events import ServiceDeleted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.flows import Flow, StaleFlowResult
 from kubeproxy_py.model.rows import RealServer, VirtualServer
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.reconcile.agent import Agent, Timing
-from kubeproxy_py.reconcile.report import Report, StaleFlowReport, SyncReport
+from kubeproxy_py.reconcile.agent import Timing
+from kubeproxy_py.reconcile.report import StaleFlowReport, SyncReport
 from kubeproxy_py.reconcile.report_text import report_text
-from tests.builders import endpoint, endpoint_slice, name, node_context, port, service
+from tests.builders import endpoint, endpoint_slice, name, port, service
+from tests.reconcile.harness import AgentHarness
 
 DNS = VirtualServer("10.96.0.10", 53, "UDP")
 POD, OTHER = ("10.244.1.5", 8080), ("10.244.1.6", 8080)
@@ -25,31 +24,9 @@ BOTH = endpoint_slice("web", ["10.244.1.5", "10.244.1.6"], protocol="UDP")
 ONE = endpoint_slice("web", ["10.244.1.5"], protocol="UDP")
 
 
-class Harness:
-    def __init__(self, kernel: MemoryKernel | None = None, *, min_sync_period_s: float = 0.0) -> None:
-        self.now_s = 100.0
-        self.kernel = kernel or MemoryKernel()
-        compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",)))
-        timing = Timing(min_sync_period_s=min_sync_period_s)
-        self.agent = Agent(self.kernel, compiler, lambda: self.now_s, timing=timing)
-        for feed in ("services", "slices", "node"):
-            self.agent.handle_event(Synced(feed), self.now_s)
-
-    def handle(self, *events: Event) -> list[Any]:
-        for event in events:
-            self.agent.handle_event(event, self.now_s)
-        return self.agent.run_due(self.now_s)
-
-    def run_all_due(self) -> list[Report]:
-        """Do everything that is due now; return the reports."""
-        reports: list[Report] = []
-        while self.agent.due_s() <= self.now_s:
-            reports += self.agent.run_due(self.now_s)
-        return reports
-
-
-def serving(**options: object) -> Harness:
-    harness = Harness(**options)  # type: ignore[arg-type]
+def serving(**options: object) -> AgentHarness:
+    """Return a harness that serves shop/web at UDP port 53 with two pods, each with one flow."""
+    harness = AgentHarness(**options)  # type: ignore[arg-type]
     harness.handle(ServiceUpserted(UDP), SliceUpserted(BOTH))
     harness.run_all_due()
     harness.kernel.flows = [Flow(DNS, POD), Flow(DNS, OTHER)]
@@ -120,15 +97,15 @@ def test_flows_of_a_terminating_endpoint_are_deleted_when_it_is_removed() -> Non
 
 def test_flows_of_all_udp_virtual_servers_are_scanned_after_the_first_sync() -> None:
     before = serving()
-    before.handle(SliceUpserted(ONE))  # and ended before it scanned flows
-    restarted = Harness(before.kernel)
+    before.handle(SliceUpserted(ONE))  # stopped before its scan of the flows
+    restarted = AgentHarness(kernel=before.kernel)
     restarted.handle(ServiceUpserted(UDP), SliceUpserted(ONE))
     restarted.run_all_due()
     assert restarted.kernel.flows == [Flow(DNS, POD)]
 
 
 def test_a_change_of_a_tcp_service_scans_no_flows() -> None:
-    harness = Harness()
+    harness = AgentHarness()
     harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
     harness.run_all_due()
     harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.1.7"])))
@@ -136,7 +113,7 @@ def test_a_change_of_a_tcp_service_scans_no_flows() -> None:
 
 
 def test_scanning_flows_does_not_shorten_the_time_between_syncs() -> None:
-    harness = serving(min_sync_period_s=10.0)
+    harness = serving(timing=Timing(min_sync_period_s=10.0))
     harness.now_s += 10.0
     harness.handle(SliceUpserted(ONE))
     (report,) = harness.handle(SliceUpserted(BOTH))
@@ -145,6 +122,8 @@ def test_scanning_flows_does_not_shorten_the_time_between_syncs() -> None:
 
 
 class WithoutConntrack(MemoryKernel):
+    """A kernel that cannot list flows."""
+
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
         raise KernelError("this kernel can't list UDP flows", hint="modprobe nf_conntrack_netlink")
 
@@ -167,7 +146,7 @@ def test_a_kernel_without_conntrack_causes_one_warning_and_syncs_continue(caplog
 
 
 def test_a_kernel_that_cannot_list_flows_causes_no_report() -> None:
-    harness = Harness(WithoutConntrack())
+    harness = AgentHarness(kernel=WithoutConntrack())
     harness.handle(ServiceUpserted(UDP), SliceUpserted(BOTH))
     assert harness.run_all_due() == []
     assert harness.agent.due_s() < NEVER

@@ -17,6 +17,7 @@ STEP = Step("add", RealServer(SERVER, "10.244.1.5", 8080), SERVING)
 def report(
     number: int = 1, *, trigger: Trigger = Trigger.EVENT, failures: tuple[StepFailure, ...] = (), drift_rows: int = 0
 ) -> SyncReport:
+    """Return the report of a sync of one Service with *number* steps, *number* milliseconds after its event."""
     return SyncReport(
         trigger=trigger,
         services=1,
@@ -32,7 +33,7 @@ def report(
     )
 
 
-class Harness:
+class SyncLogHarness:
     """A SyncLog at a time that the test sets, and its messages."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -54,18 +55,18 @@ class Harness:
 
 
 @pytest.fixture
-def harness(caplog: pytest.LogCaptureFixture) -> Harness:
-    return Harness(caplog)
+def harness(caplog: pytest.LogCaptureFixture) -> SyncLogHarness:
+    return SyncLogHarness(caplog)
 
 
-def test_a_single_sync_is_logged_at_once(harness: Harness) -> None:
+def test_a_single_sync_is_logged_at_once(harness: SyncLogHarness) -> None:
     for _ in range(2):
         harness.record(report())
         assert harness.pop_messages() == ["Synced 1 Service: 1 added; 101 rows, 0 pending, 1.0 ms since the event"]
         harness.now_s += INTERVAL_S
 
 
-def test_syncs_that_follow_closely_are_logged_as_one_line(harness: Harness) -> None:
+def test_syncs_that_follow_closely_are_logged_as_one_line(harness: SyncLogHarness) -> None:
     for number in (1, 2, 3):
         harness.record(report(number))
     assert len(harness.pop_messages()) == 1
@@ -84,15 +85,17 @@ def test_syncs_that_follow_closely_are_logged_as_one_line(harness: Harness) -> N
 @pytest.mark.parametrize(
     "urgent", [report(trigger=Trigger.DRIFT, drift_rows=1), report(failures=(StepFailure(STEP, 1, "not permitted"),))]
 )
-def test_drift_and_failures_are_logged_at_once_after_waiting_reports(harness: Harness, urgent: SyncReport) -> None:
+def test_drift_and_failures_flush_waiting_reports_and_are_logged_at_once(
+    harness: SyncLogHarness, urgent: SyncReport
+) -> None:
     harness.record(report())
     harness.record(report(2))
     harness.record(urgent)
-    pop_messages = harness.pop_messages()
-    assert pop_messages[1:3] == [report_text(report(2)), report_text(urgent)]
+    messages = harness.pop_messages()
+    assert messages[1:3] == [report_text(report(2)), report_text(urgent)]
 
 
-def test_flush_logs_waiting_reports(harness: Harness) -> None:
+def test_flush_logs_waiting_reports(harness: SyncLogHarness) -> None:
     harness.record(report())
     harness.record(report(2))
     harness.pop_messages()

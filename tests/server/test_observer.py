@@ -11,7 +11,7 @@ from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import Report, Trigger
 from kubeproxy_py.reconcile.sync_status import SyncStatus
 from tests.builders import service
-from tests.reconcile.harness import FEEDS, Harness
+from tests.reconcile.harness import FEEDS, AgentHarness
 
 
 class RecordingObserver:
@@ -36,13 +36,13 @@ class RecordingObserver:
         self.status = status
 
 
-def observed(harness: Harness) -> tuple[Loop, RecordingObserver]:
+def observed(harness: AgentHarness) -> tuple[Loop, RecordingObserver]:
     observer = RecordingObserver()
     return Loop(harness.agent, observer=observer), observer
 
 
 def test_pending_since_is_cleared_after_the_sync() -> None:
-    loop, observer = observed(Harness())
+    loop, observer = observed(AgentHarness())
     loop.enqueue(ServiceUpserted(service()))
     assert observer.pending_since_s is not None
     loop.run_cycle()
@@ -53,7 +53,7 @@ def test_pending_since_is_cleared_after_the_sync() -> None:
 
 
 def test_pending_since_is_kept_while_the_sync_is_delayed() -> None:
-    harness = Harness(timing=Timing(min_sync_period_s=60.0))
+    harness = AgentHarness(timing=Timing(min_sync_period_s=60.0))
     loop, observer = observed(harness)
     loop.enqueue(ServiceUpserted(service()))
     loop.run_cycle()
@@ -66,7 +66,7 @@ def test_pending_since_is_kept_while_the_sync_is_delayed() -> None:
 
 
 def test_nothing_is_pending_before_the_initial_lists_are_received() -> None:
-    harness = Harness(synced=False)
+    harness = AgentHarness(synced=False)
     loop, observer = observed(harness)
     first: Feed = FEEDS[0]
     for event in (ServiceUpserted(service()), Synced(first)):
@@ -78,7 +78,7 @@ def test_nothing_is_pending_before_the_initial_lists_are_received() -> None:
 
 
 def test_failed_rows_are_reported_but_not_pending_work() -> None:
-    harness = Harness()
+    harness = AgentHarness()
     harness.kernel.fault = lambda step: EBUSY if isinstance(step.key, Link) else 0
     loop, observer = observed(harness)
     loop.enqueue(ServiceUpserted(service()))
@@ -89,7 +89,7 @@ def test_failed_rows_are_reported_but_not_pending_work() -> None:
 
 
 def test_full_compare_and_its_drift_are_counted() -> None:
-    harness = Harness()
+    harness = AgentHarness()
     loop, observer = observed(harness)
     loop.enqueue(ServiceUpserted(service()))
     loop.run_cycle()

@@ -33,9 +33,9 @@ class EventLog:
         """Return the first event that is *wanted*, and its time; remove it and the events before it."""
         index = self._wait_for_index(wanted, timeout_s)
         with self._emitted:
-            found = self.events[index]
+            event = self.events[index]
             del self.events[: index + 1]
-            return found
+            return event
 
     def wait_for_synced(self, *feeds: str) -> None:
         """Wait until all *feeds* are synced, in any order; no event is removed."""

@@ -50,8 +50,8 @@ def test_event_is_created_and_listed_in_its_namespace(cluster: Client) -> None:
     body = event()
     status, created = cluster.request_json("POST", EVENTS, body)
     assert (status, created["kind"]) == (201, "Event")
-    _, found = cluster.request_json("GET", EVENTS)
-    assert body["metadata"]["name"] in [item["metadata"]["name"] for item in found["items"]]
+    _, listed = cluster.request_json("GET", EVENTS)
+    assert body["metadata"]["name"] in [item["metadata"]["name"] for item in listed["items"]]
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def slice_triggered(text: object) -> float:
         },
         "addressType": "IPv4",
     }
-    found = decode("EndpointSlice", body)
-    assert not found.problems
-    return found.triggered_s
+    decoded = decode("EndpointSlice", body)
+    assert not decoded.problems
+    return decoded.triggered_s
 
 
 @pytest.mark.parametrize(

@@ -61,14 +61,14 @@ def summary(events: list[Event]) -> list[str]:
     words = []
     for event in events:
         match event:
-            case ServiceUpserted(found):
-                words.append(f"+ {found.name} {','.join(str(port.port) for port in found.ports)}")
-            case SliceUpserted(found):
-                words.append(f"+ {found.name}")
+            case ServiceUpserted(service):
+                words.append(f"+ {service.name} {','.join(str(port.port) for port in service.ports)}")
+            case SliceUpserted(slice_):
+                words.append(f"+ {slice_.name}")
             case ServiceDeleted(name) | SliceDeleted(name):
                 words.append(f"- {name}")
-            case NodeUpserted(found):
-                words.append(f"+ node {found.name}")
+            case NodeUpserted(node):
+                words.append(f"+ node {node.name}")
             case Synced(feed):
                 words.append(f"synced {feed}")
             case Problem():
@@ -329,10 +329,10 @@ def test_invalid_yaml_is_reported_with_its_line_and_does_not_affect_other_docume
     text = text_of(service("a")) + "---\na: b\nc: [1,\n---\n" + text_of(service("b"))
     (directory / "a.yaml").write_text(text)
     line = text[: text.index("c: [1")].count("\n") + 1
-    problem, *rest = poll_new_source(directory)
+    problem, *others = poll_new_source(directory)
     assert problem.startswith("! a.yaml, document 2: line ")
     assert int(problem.split("line ")[1].split(":")[0]) in (line, line + 1)
-    assert rest == ["+ shop/a 80", "+ shop/b 80"]
+    assert others == ["+ shop/a 80", "+ shop/b 80"]
 
 
 @pytest.mark.parametrize("broken", [service("web", 70000), service("web", "80"), service("web", clusterIP="x")])
@@ -342,9 +342,9 @@ def test_invalid_object_keeps_its_last_valid_version(directory: Path, broken: Js
     source = folder(directory)
     source.poll()
     path.write_text(text_of(broken, service("api", 81)))
-    problem, *rest = summary(source.poll())
+    problem, *others = summary(source.poll())
     assert problem.startswith("! a.yaml, document 1: Service shop/web: ")
-    assert rest == ["+ shop/api 81"]
+    assert others == ["+ shop/api 81"]
     path.write_text(text_of(service("web", 82), service("api", 81)))
     assert summary(source.poll()) == ["+ shop/web 82"]
 
@@ -356,9 +356,9 @@ def test_unreadable_document_deletes_no_object(directory: Path, text: str) -> No
     source = folder(directory)
     source.poll()
     path.write_text(text_of(service("api", 81)) + "---\n" + text)
-    problem, *rest = summary(source.poll())
+    problem, *others = summary(source.poll())
     assert problem.startswith("! a.yaml, document 2: ")
-    assert rest == ["+ shop/api 81"]
+    assert others == ["+ shop/api 81"]
 
 
 def test_truncated_json_file_deletes_no_object(directory: Path) -> None:
@@ -432,9 +432,9 @@ def test_unreadable_folder_deletes_no_object(directory: Path) -> None:
 
 
 def test_empty_folder_is_a_problem_and_synced(directory: Path) -> None:
-    problem, *rest = summary(folder(directory).poll())
+    problem, *others = summary(folder(directory).poll())
     assert problem.endswith("contains no manifests (files named *.yaml, *.yml, *.json)")
-    assert rest == ["synced services", "synced slices", "synced node"]
+    assert others == ["synced services", "synced slices", "synced node"]
 
 
 # Bounds
@@ -517,7 +517,7 @@ def test_documents_are_split_where_yaml_ends_them(values: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "places"),
     [
         ("a: 1", [(1, 1)]),
         ("---\na: 1\n---\nb: 2\n", [(1, 1), (2, 3)]),
@@ -528,5 +528,5 @@ def test_documents_are_split_where_yaml_ends_them(values: list[Any]) -> None:
         ("---\n---\n", []),
     ],
 )
-def test_documents_have_their_number_and_line(text: str, found: list[tuple[int, int]]) -> None:
-    assert [(document.number, document.line) for document in yaml_documents.split_documents(text)] == found
+def test_documents_have_their_number_and_line(text: str, places: list[tuple[int, int]]) -> None:
+    assert [(document.number, document.line) for document in yaml_documents.split_documents(text)] == places

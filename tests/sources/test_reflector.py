@@ -64,10 +64,10 @@ def summary(events: list[Event]) -> list[str]:
     lines = []
     for event in events:
         match event:
-            case ServiceUpserted(found):
-                lines.append(f"+{found.name.name}:{found.ports[0].port}")
-            case SliceUpserted(found):
-                lines.append(f"+{found.name.name}")
+            case ServiceUpserted(service):
+                lines.append(f"+{service.name.name}:{service.ports[0].port}")
+            case SliceUpserted(slice_):
+                lines.append(f"+{slice_.name.name}")
             case ServiceDeleted(name) | SliceDeleted(name):
                 lines.append(f"-{name.name}")
             case Synced(feed):
@@ -241,8 +241,8 @@ def test_watch_rejected_with_410_leads_to_a_list() -> None:
 
 def test_watch_ended_by_another_error_leads_to_a_delayed_list() -> None:
     list_watch = watching()
-    (problem,) = summary(list_watch.on_line(line("ERROR", status(500, "etcd is gone"))))
-    assert problem == "! Kubernetes API /api/v1/services: HTTP 500: etcd is gone"
+    (problem,) = summary(list_watch.on_line(line("ERROR", status(500, "etcd is unavailable"))))
+    assert problem == "! Kubernetes API /api/v1/services: HTTP 500: etcd is unavailable"
     request = list_watch.next_request()
     assert (request.is_watch, request.wait_s) == (False, 0.8)
 
@@ -381,8 +381,8 @@ def test_events_always_add_up_to_the_state_of_the_server(data: st.DataObject) ->
     def apply(events: list[Event]) -> None:
         for event in events:
             match event:
-                case ServiceUpserted(found):
-                    emitted[found.name.name] = found.ports[0].port
+                case ServiceUpserted(upserted):
+                    emitted[upserted.name.name] = upserted.ports[0].port
                 case ServiceDeleted(ObjectName(_, name)):
                     del emitted[name]
 

@@ -1,4 +1,4 @@
-"""One message of each kind that the agent sends, with a claim of what it requests."""
+"""One message of each kind that the agent sends, with a title that states what it requests."""
 
 from msgspec import Struct
 
@@ -30,7 +30,7 @@ from tests.wire.annotate import ADDRESS, IPSET, IPVS, LINK, Names
 class Sample(Struct, frozen=True):
     """The body of a message, and how to annotate it."""
 
-    claim: str
+    title: str
     body: bytes
     fixed_size: int
     names: Names
@@ -48,26 +48,26 @@ def ipvs_body(step: Step) -> bytes:
     return body
 
 
-def _ipvs(claim: str, verb: Verb, key: Key, spec: Spec = None) -> Sample:
-    return Sample(claim, ipvs_body(Step(verb, key, spec)), 4, IPVS)
+def _ipvs(title: str, verb: Verb, key: Key, spec: Spec = None) -> Sample:
+    return Sample(title, ipvs_body(Step(verb, key, spec)), 4, IPVS)
 
 
-def _ipset(claim: str, body: bytes) -> Sample:
-    return Sample(claim, body, 4, IPSET)
+def _ipset(title: str, body: bytes) -> Sample:
+    return Sample(title, body, 4, IPSET)
 
 
-def _rtnetlink(claim: str, message: Message, fixed_size: int, names: Names) -> Sample:
+def _rtnetlink(title: str, message: Message, fixed_size: int, names: Names) -> Sample:
     ((kind, _, flags, body),) = split_messages(message)
     flags &= ~NLM_F_REQUEST
-    return Sample(f"{claim} (message type {kind}, flags {flags:#x})", body, fixed_size, names)
+    return Sample(f"{title} (message type {kind}, flags {flags:#x})", body, fixed_size, names)
 
 
-def _link(claim: str, verb: Verb) -> Sample:
-    return _rtnetlink(claim, address.encode_link(Step(verb, Link(IPVS_DEVICE))), 16, LINK)
+def _link(title: str, verb: Verb) -> Sample:
+    return _rtnetlink(title, address.encode_link(Step(verb, Link(IPVS_DEVICE))), 16, LINK)
 
 
-def _address(claim: str, verb: Verb, ip: str) -> Sample:
-    return _rtnetlink(claim, address.encode_address(Step(verb, Address(ip)), INDEX, {}), 8, ADDRESS)
+def _address(title: str, verb: Verb, ip: str) -> Sample:
+    return _rtnetlink(title, address.encode_address(Step(verb, Address(ip)), INDEX, {}), 8, ADDRESS)
 
 
 def _entries(*entries: str) -> bytes:
@@ -92,11 +92,11 @@ FILES: dict[str, list[Sample]] = {
         _ipvs("delete a real server", "delete", RealServer(WEB, "10.244.1.5", 8080)),
         Sample("list virtual servers", ipvs_encode.encode_list_services(), 4, IPVS),
         Sample("list the real servers of one", ipvs_encode.encode_list_dests(WEB), 4, IPVS),
-        Sample("ask for the timeouts", ipvs_encode.encode_get_timeouts(), 4, IPVS),
+        Sample("get the timeouts", ipvs_encode.encode_get_timeouts(), 4, IPVS),
         Sample("set two timeouts", ipvs_encode.encode_set_timeouts(Timeouts(900, 0, 300)), 4, IPVS),
     ],
     "ipset": [
-        _ipset("ask for a type's revisions", ipset_encode.encode_type(IpsetSpec("hash:ip,port", "IPv6"))),
+        _ipset("get the revisions of a type", ipset_encode.encode_type(IpsetSpec("hash:ip,port", "IPv6"))),
         _ipset("create a hash", ipset_encode.encode_create("KUBE-X", IpsetSpec("hash:ip,port", "IPv4"), 6)),
         _ipset("create a bitmap", ipset_encode.encode_create("KUBE-X", IpsetSpec("bitmap:port", None), 3)),
         _ipset("destroy a set", ipset_encode.encode_set_name("KUBE-X")),
@@ -110,11 +110,11 @@ FILES: dict[str, list[Sample]] = {
         _ipset("add or delete an entry of hash:ip", _entries("10.96.0.10")),
     ],
     "address": [
-        _link("make kube-ipvs0", "add"),
+        _link("create kube-ipvs0", "add"),
         _link("delete kube-ipvs0", "delete"),
-        _address("put an address on it", "add", "10.96.0.10"),
-        _address("put an IPv6 address on it", "add", "fd00:96::10"),
-        _address("take an address off it", "delete", "10.96.0.10"),
-        _address("take an IPv6 address off it", "delete", "fd00:96::10"),
+        _address("add an address to it", "add", "10.96.0.10"),
+        _address("add an IPv6 address to it", "add", "fd00:96::10"),
+        _address("remove an address from it", "delete", "10.96.0.10"),
+        _address("remove an IPv6 address from it", "delete", "fd00:96::10"),
     ],
 }

@@ -9,13 +9,13 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def render(samples: list[Sample]) -> str:
-    """Return one golden file: the claim of each message, then its annotated bytes (little-endian host)."""
+    """Return one golden file: the title of each message, then its annotated bytes (little-endian host)."""
     return "\n".join(_render(sample) for sample in samples)
 
 
 def _render(sample: Sample) -> str:
     lines = annotate(sample.body, sample.fixed_size, sample.names)
-    return "".join(f"{line}\n" for line in (f"# {sample.claim}", *lines))
+    return "".join(f"{line}\n" for line in (f"# {sample.title}", *lines))
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ def test_messages_equal_the_golden_files(name: str) -> None:
     assert render(FILES[name]) == (FOLDER / f"{name}.txt").read_text()
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.claim)
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.title)
 def test_annotations_contain_every_byte(sample: Sample) -> None:
     assert read_back(annotate(sample.body, sample.fixed_size, sample.names)) == sample.body
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.claim)
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.title)
 def test_the_length_of_a_body_is_a_multiple_of_four(sample: Sample) -> None:
     assert len(sample.body) % 4 == 0

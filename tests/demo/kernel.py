@@ -1,4 +1,4 @@
-"""seen: the kernel's state of this namespace, read by other programs than ours."""
+"""Read the kernel state of this namespace with programs other than the agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FRONT = re.compile(r"(TCP|UDP|SCTP) +([0-9A-F]{8}):([0-9A-F]{4}) ")
 _BACK = re.compile(r" +-> ([0-9A-F]{8}):([0-9A-F]{4}) ")
 
 
-class Front(NamedTuple):
+class Frontend(NamedTuple):
     """A virtual server."""
 
     protocol: str
@@ -23,19 +23,19 @@ class Front(NamedTuple):
     port: int
 
 
-def virtual_servers() -> dict[Front, set[str]]:
-    """Each IPv4 virtual server and the addresses of its real servers, in 0.1 ms.
+def virtual_servers() -> dict[Frontend, set[str]]:
+    """Return each IPv4 virtual server and the addresses of its real servers; takes 0.1 ms.
 
-    /proc/net/ip_vs writes addresses and ports in hexadecimal digits, as they stand in a packet.
+    /proc/net/ip_vs prints addresses and ports as hexadecimal digits in network byte order.
     """
-    found: dict[Front, set[str]] = {}
-    backs: set[str] = set()
+    servers: dict[Frontend, set[str]] = {}
+    addresses: set[str] = set()
     for line in _IP_VS.read_text().splitlines():
         if match := _FRONT.match(line):
-            backs = found.setdefault(Front(match[1], _address(match[2]), int(match[3], 16)), set())
+            addresses = servers.setdefault(Frontend(match[1], _address(match[2]), int(match[3], 16)), set())
         elif match := _BACK.match(line):
-            backs.add(_address(match[1]))
-    return found
+            addresses.add(_address(match[1]))
+    return servers
 
 
 def _address(digits: str) -> str:
@@ -43,13 +43,13 @@ def _address(digits: str) -> str:
 
 
 def members(ipset: str) -> list[str]:
-    """The entries of a set, as `ipset list` prints them."""
+    """Return the entries of a set as `ipset list` prints them."""
     _, _, listed = tool("ipset", "list", ipset).partition("Members:\n")
     return sorted(listed.splitlines())
 
 
-def traces() -> dict[str, int]:
-    """How much of a proxy there is: the number of lines that each command prints."""
+def state_sizes() -> dict[str, int]:
+    """Return the number of lines of proxy state that each command prints."""
     return {
         "ipvsadm -Sn": _lines(tool("ipvsadm", "-Sn")),
         "ipset save": _lines(tool("ipset", "save")),

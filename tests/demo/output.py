@@ -1,0 +1,56 @@
+"""Print plain text for readers who do not know the project: short lines, and statements that are checked."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+WIDTH = 96
+_INDENT = "   "
+
+
+class CheckFailedError(Exception):
+    """A check failed; the text is the statement that is not true."""
+
+
+class Sections:
+    """Numbered headings."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def begin(self, title: str, summary: str) -> None:
+        """Print the next heading and its *summary*."""
+        self._number += 1
+        _print(f"\n{self._number}. {title}\n")
+        _print(textwrap.fill(summary, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT) + "\n")
+
+
+def show(lines: str | Iterable[str]) -> None:
+    """Print *lines*, indented."""
+    for line in (lines.splitlines() or [""]) if isinstance(lines, str) else lines:
+        _print(f"{_INDENT}{line}".rstrip())
+
+
+def command(*words: str) -> None:
+    """Print the command whose output follows; long ones on several lines."""
+    wrapped = textwrap.wrap(" ".join(words), WIDTH - 12, break_long_words=False, break_on_hyphens=False)
+    show([f"$ {wrapped[0]}", *(f"      {line}" for line in wrapped[1:])])
+
+
+def show_log_line(program: str, message: str) -> None:
+    """Print a log message of *program*, wrapped."""
+    start = f"{_INDENT}{program} | "
+    _print(textwrap.fill(message, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)))
+
+
+def check(text: str, holds: bool, found: object = None) -> None:
+    """Print the statement *text* if it *holds*.  Raises CheckFailedError with what was *found* if it does not."""
+    if not holds:
+        raise CheckFailedError(f"{text}; found: {found}" if found is not None else text)
+    start = f"{_INDENT}ok  "
+    _print(textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)))
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)

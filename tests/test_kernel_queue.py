@@ -1,0 +1,71 @@
+"""Several pytest processes share the kernel tests by a queue: each file runs once, and no kernel test is left out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.job import REPOSITORY
+from tests.kernel_queue import SLOWEST
+
+_TESTS = REPOSITORY / "tests"
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in *folder* with the queue `queue`, its record of executed tests in the file `ran`."""
+    argv = [sys.executable, "-m", "pytest", "-p", "tests.kernel_queue", "-p", "no:cacheprovider", *words, "."]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Return a folder with three test files of two tests each, which record that they ran."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "conftest.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture(autouse=True)\n"
+        "def record(request):\n"
+        "    with open('ran', 'a') as ran: print(request.node.nodeid, file=ran)\n"
+    )
+    for name in ("a", "b", "c"):
+        (tmp_path / f"test_{name}.py").write_text("def test_one(): pass\ndef test_two(): pass\n")
+    return tmp_path
+
+
+def test_each_file_is_run_by_one_process(files: Path) -> None:
+    (files / "queue").mkdir()
+    (files / "queue/test_b.py").mkdir()  # another process has claimed it
+    first, second = run(files, "--queue=queue"), run(files, "--queue=queue")
+    assert (first.returncode, second.returncode) == (0, 0), first.stdout + second.stdout
+    ran = [f"test_{name}.py::test_{test}" for name in "ac" for test in ("one", "two")]
+    assert (files / "ran").read_text().split() == ran
+
+
+def test_without_a_queue_all_files_are_run(files: Path) -> None:
+    assert run(files).returncode == 0
+    assert len((files / "ran").read_text().split()) == 6
+
+
+def test_failing_test_fails_the_process_that_ran_it(files: Path) -> None:
+    (files / "test_b.py").write_text("def test_one(): assert False\n")
+    first, second = run(files, "--queue=queue"), run(files, "--queue=queue")
+    assert (first.returncode, second.returncode) == (1, 0), first.stdout + second.stdout
+    assert len((files / "ran").read_text().split()) == 5
+
+
+def test_make_test_covers_every_folder_with_kernel_tests() -> None:
+    folders = re.search(r"^KERNEL_TESTS := (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert folders
+    marked = {
+        path.parent for path in _TESTS.rglob("*.py") if "mark.kernel" in path.read_text() and path != Path(__file__)
+    }
+    assert {str(folder.relative_to(REPOSITORY)) for folder in marked} == set(folders[1].split())
+
+
+def test_slowest_files_exist() -> None:
+    assert {name for name in SLOWEST if not list(_TESTS.rglob(name))} == set()
