@@ -6,6 +6,7 @@ PYTHON := $(VENV)/bin/python
 LAB := python3 -m lab run
 KERNEL_TESTS := tests/e2e tests/contract tests/host_tools
 WORKERS ?= auto
+COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 BOTH = $(MAKE) --no-print-directory --jobs=2 --output-sync=target
@@ -25,7 +26,7 @@ run: setup lab ## show a Service being served on a real kernel, from the manifes
 
 test: setup lab ## run all tests, including those on a real kernel with IPVS
 	@rm -rf build/kernel-queue
-	@$(BOTH) WORKERS=0 image-tests host-tests kernel-tests-1 kernel-tests-2
+	@$(BOTH) WORKERS=0 PYTEST_ARGS="$(COVERAGE)" image-tests host-tests pythons kernel-tests-1 kernel-tests-2
 
 test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
 	LAB=qemu python3 -m lab install
@@ -50,7 +51,7 @@ check: setup ## check lint, format, types and layers, and run the fast tests; un
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(PYTHON) -m pytest --numprocesses=$(WORKERS)
+	$(PYTHON) -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
 
 image: ## build the container image: build/image/kubeproxy-py.tar; make image [BASE=debian:12-slim]
 	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \

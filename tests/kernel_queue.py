@@ -7,6 +7,7 @@ kernels finish at nearly the same time, however long each file takes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import pytest
 
 # Files that take longest, in this order (make test prints the slowest tests); all others come after them.
 SLOWEST = (
-    "test_systemd.py",
     "test_recorded_cases.py",
     "test_spec_cases.py",
-    "test_draining.py",
+    "test_systemd.py",
     "test_alerts.py",
     "test_many_restarts.py",
+    "test_netlink_adapters.py",
+    "test_draining.py",
+    "test_drift.py",
 )
 
 
@@ -34,11 +37,24 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if queue is None or session.testsfailed:  # testsfailed: errors of collection, which pytest reports
         return None
     queue.mkdir(parents=True, exist_ok=True)
+    items = _claimed_items(session, queue)
+    item = next(items, None)
+    while item is not None:
+        following = next(items, None)  # claims the next file before the last test of this one, which pytest has to know
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def _claimed_items(session: pytest.Session, queue: Path) -> Iterator[pytest.Item]:
     files = {path: list(items) for path, items in groupby(session.items, key=lambda item: item.path)}
     for path in sorted(files, key=_place):
         if _claim(queue / str(path.relative_to(session.config.rootpath)).replace("/", "-")):
-            _run(session, files[path], next((items[0] for other, items in files.items() if other != path), None))
-    return True
+            yield from files[path]
 
 
 def _place(path: Path) -> int:
@@ -51,13 +67,3 @@ def _claim(claimed: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _run(session: pytest.Session, items: list[pytest.Item], outside: pytest.Item | None) -> None:
-    """Run the tests of one file; *outside* is a test of another file, so that fixtures of the session are kept."""
-    for item, following in zip(items, [*items[1:], outside], strict=True):
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.shouldfail:
-            raise session.Failed(session.shouldfail)
-        if session.shouldstop:
-            raise session.Interrupted(session.shouldstop)
