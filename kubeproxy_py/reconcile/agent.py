@@ -57,7 +57,8 @@ class Agent:
     Args:
         kernel: The kernel to program.
         compiler: Turns events into desired rows.
-        clock: The clock of all times that are given, in seconds; read for measuring durations only.
+        clock: The clock of all times that are given, in seconds. It is read only to learn when a phase of the work
+            ended: for its duration, and for what is due a certain time after it.
         exclude: Networks in which virtual servers are not ours, unless they are desired.
         timing: Periods and limits.
         on_problem: Called with each rejected object.

@@ -61,7 +61,7 @@ class DrainQueue:
         return self._count
 
     def track(self, key: Key, rows: Rows, desired: Rows, now_s: float) -> None:
-        """Add or drop *key*, depending on whether the kernel's *rows* say that it drains."""
+        """Add or drop *key*, depending on whether it drains in the *rows* of the kernel."""
         if not isinstance(key, RealServer):
             return
         if key not in rows or not is_draining(key, rows[key], desired):

@@ -39,7 +39,7 @@ _Item = TypeVar("_Item")
 class FullCompare:
     """Schedules full compares, and records what they find in *state*.
 
-    All times are seconds of *clock*, which is read for measuring durations only.
+    All times are seconds of *clock*, which is read only to learn how long a slice has run, and when it ended.
     """
 
     def __init__(self, kernel: Kernel, state: ActualState, clock: Callable[[], float]) -> None:

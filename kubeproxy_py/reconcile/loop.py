@@ -2,7 +2,7 @@
 
 Invariants:
 - The queue is the only crossing between threads, and only this thread uses the Agent (law 6).
-- Whatever fails is logged and tried again; only the end of the process ends the loop.
+- Every failure is logged and retried; only the end of the process ends the loop.
 - The loop reports at each cycle, and as often as requested while it waits, that it is alive, so a supervisor can
   distinguish this thread from one that hangs.
 """

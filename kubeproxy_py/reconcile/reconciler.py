@@ -22,7 +22,7 @@ from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
 class Reconciler:
     """Runs syncs of *kernel*, and records their outcome in *state*.
 
-    *clock* is for measuring the durations of phases only.
+    *clock* is read only at the end of each phase, for its duration and for the time of its outcome.
     """
 
     def __init__(self, kernel: Kernel, compiler: Compiler, state: ActualState, clock: Callable[[], float]) -> None:

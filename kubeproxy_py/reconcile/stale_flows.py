@@ -1,7 +1,7 @@
 """StaleFlowCleaner: deletes conntrack entries of UDP virtual servers whose destination is no longer an endpoint.
 
 Invariants:
-- Cleaning never delays traffic: it runs in short slices, and the agent does whatever else is due between two of them.
+- Cleaning never delays traffic: it runs in short slices, and everything else that is due runs between two of them.
 - A flow is judged by the destinations that are allowed at that moment: an endpoint that is added during a scan is known
   to its next slice.
 - There is one scan at a time; virtual servers that change during it are scanned together afterwards.

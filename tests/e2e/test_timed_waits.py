@@ -11,20 +11,20 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import time_ns
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 
 from kubeproxy_py.commands.reload import ConfigFile
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.config.load import ConfigInput
-from kubeproxy_py.events.poster import Poster
+from kubeproxy_py.events import poster
 from kubeproxy_py.events.recorder import Recorder
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.loop import Loop
-from kubeproxy_py.sources import EventHandler, SourceError
-from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
+from kubeproxy_py.sources import EventHandler, SourceError, initial_snapshot
 from kubeproxy_py.sources.manifests.source import ManifestSource
 from tests.builders import node_context
 
@@ -35,7 +35,10 @@ REPETITIONS = 5
 PATIENCE_S = 10.0
 
 Wait = Callable[[float], object]
-"""Waits for up to so many seconds, on an object of its own in which nothing is queued."""
+"""Waits for up to so many seconds on a new object in which nothing is queued.
+
+Clocks that the product reads before the wait are replaced by constants, or the time would be over before it begins.
+"""
 
 
 def wait_of_loop(timeout_s: float) -> None:
@@ -50,8 +53,9 @@ def wait_of_config_file(timeout_s: float) -> None:
 
 def wait_of_poster(timeout_s: float) -> None:
     recorder = Recorder("node-a")
-    recorder.due_ns = time_ns() + int(timeout_s * 1e9)
-    Poster(None, recorder, lambda: 0.0)._post_next()  # type: ignore[arg-type]  # there is nothing to post
+    recorder.due_ns = int(timeout_s * 1e9)
+    with patch.object(poster, "time_ns", lambda: 0):
+        poster.Poster(None, recorder, lambda: 0.0)._post_next()  # type: ignore[arg-type]  # there is nothing to post
 
 
 def wait_of_manifests(timeout_s: float) -> None:
@@ -69,8 +73,8 @@ class SilentSource:
 
 
 def wait_of_initial_snapshot(timeout_s: float) -> None:
-    with suppress(SourceError):
-        read_initial_snapshot(SilentSource(), timeout_s)
+    with patch.object(initial_snapshot, "time", SimpleNamespace(monotonic=lambda: 0.0)), suppress(SourceError):
+        initial_snapshot.read_initial_snapshot(SilentSource(), timeout_s)
 
 
 WAITS = (wait_of_loop, wait_of_config_file, wait_of_poster, wait_of_manifests, wait_of_initial_snapshot)
