@@ -13,7 +13,8 @@ from typing import IO
 from tests.demo.output import CheckFailedError, command, show_log_line
 
 # A line of klog: severity, date, time, process, source] "message" key=value ...
-_SENTENCE = re.compile(r'^(?P<severity>[IWE])\d{4} \S+ +\d+ \S+\] "(?P<sentence>.*)"(?: \w+=\S+)*$')
+_LINE = re.compile(r'^(?P<severity>[IWE])\d{4} \S+ +\d+ \S+\] "(?P<message>(?:[^"\\]|\\.)*)"(?P<values>.*)$')
+_TEXT_VALUE = re.compile(r' \w+="(?:[^"\\]|\\.)*"')
 _AGENT = str(Path(sys.executable).with_name("kubeproxy-py"))
 _STOP_TIMEOUT_S = 10.0
 
@@ -73,12 +74,12 @@ class Agent:
 
 
 def sentence(line: str) -> str:
-    """Return the message of a log line, without source, time and values; warnings and errors keep their letter."""
-    match = _SENTENCE.match(line.strip())
+    """Return message and texts of a log line, without source, time, numbers; warnings and errors keep their letter."""
+    match = _LINE.match(line.strip())
     if not match:
         return line.strip()
     mark = "" if match["severity"] == "I" else f"{match['severity']} "
-    return mark + match["sentence"]
+    return mark + match["message"] + "".join(_TEXT_VALUE.findall(match["values"]))
 
 
 def run_command(name: str, flags: list[str]) -> tuple[str, list[str]]:
