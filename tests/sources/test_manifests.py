@@ -314,6 +314,39 @@ def test_invalid_object_is_named_and_does_not_affect_others(directory: Path) -> 
     ]
 
 
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+@pytest.mark.parametrize("kind", ["List", "ServiceList"])
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        ({"items": "oops"}, "items: expected array, got str"),
+        ({"items": {}}, "items: expected array, got"),
+        ({"item": []}, "items: is missing (write items: [] for an empty list)"),
+    ],
+)
+def test_list_without_valid_items_deletes_nothing(
+    directory: Path, suffix: str, kind: str, broken: Json, problem: str
+) -> None:
+    path = directory / f"a.{suffix}"
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": kind, "items": [service()]}))
+    source = folder(directory)
+    assert "+ shop/web 80" in summary(source.poll())
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": kind, **broken}))
+    (line,) = summary(source.poll())
+    assert line.startswith(f"! a.{suffix}") and problem in line
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+@pytest.mark.parametrize("items", [[], None])
+def test_empty_list_deletes_what_it_contained(directory: Path, suffix: str, items: object) -> None:
+    path = directory / f"a.{suffix}"
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service()]}))
+    source = folder(directory)
+    source.poll()
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    assert summary(source.poll()) == ["- shop/web"]
+
+
 def test_invalid_item_of_a_list_is_named_and_does_not_affect_others(directory: Path) -> None:
     items = [service("a"), service("b", "80"), 5]
     (directory / "a.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))

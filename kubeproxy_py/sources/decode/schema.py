@@ -9,7 +9,7 @@ Source: k8s.io/api core/v1 and discovery/v1, types.go.
 
 from typing import Any
 
-from msgspec import Raw, Struct, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 
 class Wire(Struct, gc=False, rename="camel"):
@@ -244,7 +244,7 @@ class KindWire(Wire):
 
     api_version: str | None = None
     kind: str | None = None
-    items: list[Raw] | None = None
+    items: list[Raw] | UnsetType | None = UNSET  # null is an empty list, as in Go; unset is none at all
 
 
 class ListMetaWire(Wire):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
@@ -108,6 +108,8 @@ class _Parser:
         elif type_name in _LISTS:
             if item_type:  # JSON would be parsed again for each level
                 raise FieldError("kind", "is a list within a list", "put the items into the outer list")
+            if items is None:  # not an empty list: that would delete what the file contained before
+                raise FieldError("items", "is missing", "write items: [] for an empty list")
             for number, item in enumerate(items, 1):
                 self.add(item, f"{within}, item {number}", _LISTS[type_name])
         elif None in type_name:
@@ -142,20 +144,29 @@ class _Parser:
         self.complete = False
 
 
-def _read_type(body: Body) -> tuple[TypeName, list[Any]]:
-    """Return the type of *body*, and its items if it is a list.  Raises FieldError."""
+def _read_type(body: Body) -> tuple[TypeName, list[Any] | None]:
+    """Return the type of *body*, and its items, or None if it has none.  Raises FieldError."""
     try:
         if isinstance(body, bytes | Raw):
             wire = _DECODER.decode(body)
-            return (wire.api_version, wire.kind), wire.items or []
+            return (wire.api_version, wire.kind), None if wire.items is UNSET else wire.items or []
         mapping = _require_mapping(body)
-        items = mapping.get("items")
         type_fields = msgspec.convert({key: mapping.get(key) for key in ("apiVersion", "kind")}, KindWire)
-        return (type_fields.api_version, type_fields.kind), items if isinstance(items, list) else []
+        return (type_fields.api_version, type_fields.kind), _items_of(mapping)
     except msgspec.ValidationError as error:
         raise from_validation_error(error) from None
     except UNREADABLE as error:
         raise from_decode_error(error, b"" if isinstance(body, Mapping) else bytes(body)) from None
+
+
+def _items_of(mapping: Mapping[str, Any]) -> list[Any] | None:
+    """Return the items of a list that was YAML; None if it has none.  Raises FieldError."""
+    items = mapping.get("items", UNSET)
+    if items is UNSET:
+        return None
+    if not isinstance(items, list | None):
+        raise FieldError("items", f"expected array, got {type(items).__name__}")
+    return items or []
 
 
 def _require_mapping(value: Any) -> Mapping[str, Any]:
