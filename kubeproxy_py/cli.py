@@ -93,7 +93,7 @@ Usage: {_PROGRAM} [COMMAND] [FLAGS]
 Commands:
 {commands}
 
-Without a command it is run, with the flags of kube-proxy.
+The default command is run, which accepts every flag of kube-proxy.
 
 Flags:
   -h, --help  Print this help and exit
@@ -226,7 +226,7 @@ COMMANDS: dict[str, Command] = {
         (
             ("Run with kube-proxy's configuration file", "run --config=/var/lib/kube-proxy/config.conf"),
             ("Run without a file", "run --kubeconfig=/etc/kubernetes/proxy.conf --cluster-cidr=10.244.0.0/16"),
-            ("Run without an API server, for the objects in a directory", "run --manifests=/etc/kubeproxy-py/objects"),
+            ("Run without an API server, for the objects in a directory", "run --manifests=/etc/kubeproxy-py/services"),
             ("Apply sysctls and IPVS timeouts with privileges, then exit", "run --init-only"),
         ),
         _run,
@@ -246,7 +246,7 @@ COMMANDS: dict[str, Command] = {
         _ALL_FLAGS,
         (
             ("Print virtual servers and connections", "status --config=/var/lib/kube-proxy/config.conf"),
-            ("Name the Services of a directory", "status --manifests=/etc/kubeproxy-py/objects"),
+            ("Name the Services of a directory", "status --manifests=/etc/kubeproxy-py/services"),
         ),
         _status,
     ),

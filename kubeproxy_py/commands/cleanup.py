@@ -73,8 +73,13 @@ def _delete_owned(kernel: Kernel, loaded: "LoadedConfig") -> int:
     failed = kernel.apply(plan).failures if plan.steps else ()
     for failure in failed:
         log.error("Failed to delete", extra=values(step=failure))
-    log.info("Cleaned up", extra=values(changes=changes_text(plan, failed)))
-    return failures + len(failed)
+    failures += len(failed)
+    done = values(changes=changes_text(plan, failed))
+    if failures:
+        log.error("Cleanup is incomplete; see the errors above", extra=done)
+    else:
+        log.info("Cleaned up", extra=done)
+    return failures
 
 
 def _read_all(kernel: Kernel) -> tuple[Rows, int]:

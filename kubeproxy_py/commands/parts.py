@@ -215,4 +215,4 @@ class _NodeContextFactory:
 
 def log_problem(problem: Problem) -> None:
     """Log a rejected object, with its field and the remedy."""
-    log.error("%s", problem)
+    log.error("%s", problem, extra=values(object=problem.where, field=problem.field))

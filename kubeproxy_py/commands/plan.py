@@ -11,8 +11,8 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.plan.ownership import filter_owned
 from kubeproxy_py.plan.plan import make_plan
+from kubeproxy_py.reconcile.agent import warn_if_node_is_missing
 from kubeproxy_py.reconcile.report_text import changes_text
-from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import LoadedConfig
@@ -48,10 +48,9 @@ def desired_rows(parts: Parts) -> Rows:
         SourceError: The source does not list its objects in time.
     """
     parts.compiler.handle_event(HostAddresses(parts.kernel.host_addresses()))
-    for event in read_initial_snapshot(parts.source, _LIST_TIMEOUT_S):
-        if isinstance(event, Problem):
-            log_problem(event)
-        elif not isinstance(event, Synced):
+    for event in parts.source.read_once(_LIST_TIMEOUT_S, log_problem):
+        if not isinstance(event, Problem | Synced):
             parts.compiler.handle_event(event)
+    warn_if_node_is_missing(parts.compiler)
     parts.compiler.compile()
     return parts.compiler.desired.rows

@@ -179,7 +179,7 @@ class Reloader:
         if not _LOG_FIELDS.isdisjoint(fields):
             logging_setup.setup(new.config.logging.format, new.config.logging.verbosity)
         self._current.replace(new)
-        log.info("Applied new configuration", extra=values(changed=", ".join(fields)))
+        log.info("Applied new configuration", extra=values(changed=", ".join(fields) or "nothing"))
         for warning in new.warnings:
             log.warning("%s", warning)
 

@@ -30,7 +30,8 @@ def parse_document(content: bytes, where: str) -> tuple[dict[str, Any], list[Pro
     parsed = _parse_json(content, where) if content.lstrip()[:1] == b"{" else None
     fields, warnings = parsed or _parse_yaml(content, where)
     if not isinstance(fields, dict):
-        raise ConfigError([Problem(field=where, message="contains no fields", hint=_HINT)])
+        message = "contains no fields" if fields is None else "is not a mapping of fields"
+        raise ConfigError([Problem(field=where, message=message, hint=_HINT)])
     return fields, warnings
 
 

@@ -187,7 +187,13 @@ _AGENT_SERVERS = (
 
 _PROCESS = (
     Flag("oom-score-adj", "oomScoreAdj", "oom_score_adj of this process: which processes the kernel kills first"),
-    Flag("v", "logging.verbosity", "verbosity of the log, 0 to 10", commands=_KERNEL, overrides_file=True),
+    Flag(
+        "v",
+        "logging.verbosity",
+        "verbosity of the log; 4 is the highest in use",
+        commands=_KERNEL,
+        overrides_file=True,
+    ),
     Flag("logging-format", "logging.format", "format of the log", commands=_KERNEL, overrides_file=True),
 )
 

@@ -179,10 +179,7 @@ class Agent:
 
     def _first_sync(self) -> SyncReport:
         self.compiler.handle_event(HostAddresses(self.kernel.host_addresses()))
-        if self.compiler.cluster.node is None:
-            context = self.compiler.context
-            message = "Node not found; assuming these IPs and no zone"
-            log.warning(message, extra=values(node=context.node_name, ips=list(context.node_ips.values())))
+        warn_if_node_is_missing(self.compiler)
         rows = read_all(self.kernel)
         self._compare.reschedule(self._timing.sync_period_s, self._clock())
         report = self._reconciler.first_sync(rows, self._oldest_event_s)
@@ -226,3 +223,11 @@ class Agent:
         service = self.compiler.cluster.services.get(owners[0]) if owners else None
         own_s = service.drain_deadline_s if service else None
         return self._timing.drain_deadline_s if own_s is None else own_s
+
+
+def warn_if_node_is_missing(compiler: Compiler) -> None:
+    """Log a warning if the Node object of this node is unknown, which zone and traffic policies need."""
+    if compiler.cluster.node is None:
+        context = compiler.context
+        message = "Node not found; assuming these IPs and no zone"
+        log.warning(message, extra=values(node=context.node_name, ips=list(context.node_ips.values())))

@@ -90,7 +90,9 @@ def _log_changes(severity: int, reports: list[SyncReport | DrainReport]) -> None
 
 
 def _log_failure(failure: StepFailure) -> None:
-    log.error("Failed to apply a row, it will be retried: %s", failure, extra=values(errno=failure.errno))
+    key = failure.step.key
+    details = values(kind=type(key).__name__, row=str(key), errno=failure.errno)
+    log.error("Failed to apply a row, it will be retried: %s", failure, extra=details)
 
 
 def _ms(seconds: float) -> float:

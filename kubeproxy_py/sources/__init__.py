@@ -5,9 +5,11 @@ Invariants:
 - A source is started with the function that receives its events, and calls it from its own threads.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from kubeproxy_py.model.events import Event, Feed
+from kubeproxy_py.model.problem import Problem
 
 
 class EventHandler(Protocol):
@@ -49,6 +51,17 @@ class Source(Protocol):
 
         Raises:
             SourceError: The source can never work as it is configured.
+        """
+
+    def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
+        """Return all events up to the Synced of the last feed, for commands that run once.
+
+        Args:
+            timeout_s: The longest time to wait.
+            on_problem: Called with each Problem at once; they are in the result too.
+
+        Raises:
+            SourceError: The objects cannot be listed in time.
         """
 
     def stop(self) -> None:

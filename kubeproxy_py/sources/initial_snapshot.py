@@ -2,14 +2,17 @@
 
 import queue
 import time
+from collections.abc import Callable
 
 from kubeproxy_py.model.events import Event, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, Source, SourceError
 
 
-def read_initial_snapshot(source: Source, timeout_s: float) -> list[Event]:
-    """Start *source*, return its events up to the Synced of the last feed, and stop it.
+def read_initial_snapshot(
+    source: Source, timeout_s: float, on_problem: Callable[[Problem], None] = lambda _problem: None
+) -> list[Event]:
+    """Start *source*, return its events up to the Synced of the last feed, and stop it; see ``Source.read_once``.
 
     Raises:
         SourceError: That took longer than *timeout_s*; the hint is the last Problem.
@@ -23,6 +26,9 @@ def read_initial_snapshot(source: Source, timeout_s: float) -> list[Event]:
         while waiting:
             batch = batches.get(timeout=max(0.0, end_s - time.monotonic()))
             events += batch
+            for event in batch:
+                if isinstance(event, Problem):
+                    on_problem(event)
             waiting -= {event.feed for event in batch if isinstance(event, Synced)}
     except queue.Empty:
         problems = [event for event in events if isinstance(event, Problem)]

@@ -46,7 +46,7 @@ def test_underscores_in_flag_values_are_not_changed(capsys: pytest.CaptureFixtur
 def test_help_lists_every_command_and_the_default_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([flag]) == 0
     text = capsys.readouterr().out
-    assert "Without a command it is run, with the flags of kube-proxy" in text
+    assert "The default command is run, which accepts every flag of kube-proxy" in text
     assert all(f"\n  {name} " in text for name in ("run", "plan", "status", "check", "cleanup"))
 
 

@@ -91,7 +91,7 @@ def test_another_api_version_or_kind_is_rejected(key: str) -> None:
     [
         (b"a: [1\nb: 2", "proxy.yaml, line 2, column 2: cannot be read: "),
         (b"", "proxy.yaml: contains no fields (YAML or JSON with apiVersion"),
-        (b"- a", "proxy.yaml: contains no fields"),
+        (b"- a", "proxy.yaml: is not a mapping of fields"),
         (
             b"a: b\n---\nc: d\n",
             "proxy.yaml, line 2, column 1: cannot be read: expected a single document in the stream, but found another",

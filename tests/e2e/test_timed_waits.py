@@ -22,6 +22,7 @@ from kubeproxy_py.config.load import ConfigInput
 from kubeproxy_py.events import poster
 from kubeproxy_py.events.recorder import Recorder
 from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.model.events import Event
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.sources import EventHandler, SourceError, initial_snapshot
@@ -67,6 +68,9 @@ class SilentSource:
 
     def start(self, emit: EventHandler) -> None:
         """Emit nothing."""
+
+    def read_once(self, _timeout_s: float, _on_problem: object) -> list[Event]:
+        return []
 
     def stop(self) -> None:
         """There is no thread."""

@@ -87,7 +87,7 @@ def test_watch_thread_survives_an_internal_error(
     event_log.wait_for(lambda event: event == Synced("services"))
     thread.stop()
     thread.join(5)
-    assert str(event) == "watch: (all): internal error ZeroDivisionError (please report it, with the log)"
+    assert str(event) == "watch: internal error ZeroDivisionError (please report it, with the log)"
 
 
 def test_connection_can_be_closed_while_another_thread_connects() -> None:

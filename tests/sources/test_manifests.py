@@ -22,6 +22,7 @@ from kubeproxy_py.model.events import (
 )
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
+from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.manifests import folder as folder_module
 from kubeproxy_py.sources.manifests import yaml_documents
 from kubeproxy_py.sources.manifests.folder import Folder
@@ -353,7 +354,7 @@ def test_invalid_item_of_a_list_is_named_and_does_not_affect_others(directory: P
     where = "a.json, item 2: Service shop/b"
     assert poll_new_source(directory) == [
         f"! {where}: spec.ports[0].port: expected int, got str (write an integer, without quotes)",
-        "! a.json, item 3: (all): expected object, got int",
+        "! a.json, item 3: expected object, got int",
         "+ shop/a 80",
     ]
 
@@ -401,7 +402,7 @@ def test_truncated_json_file_deletes_no_object(directory: Path) -> None:
     source = folder(directory)
     source.poll()
     path.write_text(text[:-10])
-    assert summary(source.poll()) == ["! a.json: (all): is not JSON: Input data was truncated"]
+    assert summary(source.poll()) == ["! a.json: is not JSON: Input data was truncated"]
 
 
 def test_emptied_file_deletes_its_objects(directory: Path) -> None:
@@ -421,7 +422,7 @@ def test_file_that_is_too_large_keeps_its_last_valid_version(directory: Path, mo
     monkeypatch.setitem(folder_module.SIZE_MAX_BYTES, ".yaml", 1 << 20)
     path.write_text("#" * (1 << 20) + "\n" + text_of(service("api")))
     assert summary(source.poll()) == [
-        "! a.yaml: (all): cannot be read: it is larger than 1 MiB (its last valid version stays in use)"
+        "! a.yaml: cannot be read: it is larger than 1 MiB (its last valid version stays in use)"
     ]
 
 
@@ -430,7 +431,7 @@ def test_too_many_files_are_a_problem(directory: Path, monkeypatch: pytest.Monke
     for name in "abc":
         (directory / f"{name}.yaml").write_text(text_of(service(name)))
     assert poll_new_source(directory) == [
-        f"! manifest folder {directory}: (all): contains 2 files or more (the first ones by name are used)",
+        f"! manifest folder {directory}: contains 2 files or more (the first ones by name are used)",
         "+ shop/a 80",
         "+ shop/b 80",
     ]
@@ -446,7 +447,7 @@ def test_missing_folder_is_reported_once_and_not_synced(tmp_path: Path) -> None:
     source = folder(tmp_path / "none")
     where = f"manifest folder {tmp_path / 'none'}"
     assert summary(source.poll()) == [
-        f"! {where}: (all): cannot be read: No such file or directory (mount it, or set --manifests to another folder)"
+        f"! {where}: cannot be read: No such file or directory (mount it, or set --manifests to another folder)"
     ]
     assert source.poll() == []
     (tmp_path / "none").mkdir()
@@ -563,3 +564,31 @@ def test_documents_are_split_where_yaml_ends_them(values: list[Any]) -> None:
 )
 def test_documents_have_their_number_and_line(text: str, places: list[tuple[int, int]]) -> None:
     assert [(document.number, document.line) for document in yaml_documents.split_documents(text)] == places
+
+
+# Reading once, for commands
+
+
+def test_read_once_returns_all_events_without_a_thread(directory: Path) -> None:
+    (directory / "a.json").write_text(json.dumps(service()))
+    (directory / "b.json").write_text("{")
+    source, problems = folder(directory), list[str]()
+    events = source.read_once(0.0, lambda problem: problems.append(str(problem)))
+    assert "+ shop/web 80" in summary(events)
+    assert problems == ["b.json: is not JSON: Input data was truncated"]
+    source.stop()
+
+
+def test_read_once_of_a_missing_folder_fails_at_once_and_names_it(directory: Path) -> None:
+    problems: list[str] = []
+    with pytest.raises(SourceError, match="no objects could be read from the manifest folder"):
+        ManifestSource(str(directory / "nope"), "node-a").read_once(60.0, lambda problem: problems.append(str(problem)))
+    assert len(problems) == 1 and "nope: cannot be read" in problems[0]
+
+
+def test_unreadable_file_that_was_never_valid_is_reported_as_not_served(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(folder_module.SIZE_MAX_BYTES, ".yaml", 10)
+    (directory / "a.yaml").write_bytes(b"#" * 11)
+    assert "its objects are not served until then" in poll_new_source(directory)[0]

@@ -45,7 +45,7 @@ class FieldError(Exception):
 
     def to_problem(self, where: str) -> Problem:
         """Return the Problem for the object *where*."""
-        return Problem(where, self.field or "(all)", self.message, self.hint)
+        return Problem(where, self.field, self.message, self.hint)
 
 
 def read_each(

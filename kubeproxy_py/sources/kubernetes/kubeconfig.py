@@ -145,7 +145,8 @@ def _parse(path: str) -> KubeconfigWire:
         raise SourceError(f"kubeconfig {path}{line}: invalid YAML: {error.message}") from None
     except msgspec.ValidationError as error:
         invalid = from_validation_error(error)
-        raise SourceError(f"kubeconfig {path}: {invalid.field or '(all)'}: {invalid.message}", invalid.hint) from None
+        where = f"kubeconfig {path}: {invalid.field}" if invalid.field else f"kubeconfig {path}"
+        raise SourceError(f"{where}: {invalid.message}", invalid.hint) from None
 
 
 def _find(path: str, field: str, entries: list[Named] | None, name: str, reference: str) -> Named:

@@ -12,14 +12,17 @@ import logging
 import random
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kubeproxy_py import __version__
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
+from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.client import KEEPALIVE, Connection
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
@@ -79,6 +82,10 @@ class KubeSource:
             thread = WatchThread(list_watch, self.api, emit_unless_stopped, self._silence_s, self._metrics)
             self._threads.append(thread)
             thread.start()
+
+    def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
+        """Return the events of the initial lists; see Source."""
+        return read_initial_snapshot(self, timeout_s, on_problem)
 
     def stop(self) -> None:
         """Stop the watches; nothing is emitted afterwards."""

@@ -84,7 +84,7 @@ class WatchThread:
             except Exception as error:  # the outermost level of the thread: its end would go unnoticed
                 log.exception("Internal error in a watch (please report); retrying", extra=values(feed=self._feed))
                 problem = Problem(
-                    "watch", "(all)", f"internal error {type(error).__name__}", "please report it, with the log"
+                    "watch", "", f"internal error {type(error).__name__}", "please report it, with the log"
                 )
                 self._emit_failure(problem)
             request = self._list_watch.next_request()

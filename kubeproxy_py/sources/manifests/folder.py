@@ -3,6 +3,7 @@
 Invariants:
 - What cannot be read does not disappear.  The objects of an invalid object, an invalid document, and an unreadable file
   or folder keep their last valid version; only what is known to have been removed is deleted.
+  A new process knows no earlier version: what it cannot read is not served.
 - A file is read once it is known to be complete: a writer closed it, it was renamed into the folder, or two polls
   found it unchanged.  It is deleted once two polls did not find it, since editors move a file away before they write
   the new one.
@@ -136,7 +137,12 @@ class Folder:
             body = _read_bounded(self._directory / name)
         except OSError as error:
             message = f"cannot be read: {error.strerror or error}"
-            return [Problem(name, "(all)", message, "its last valid version stays in use")]
+            hint = (
+                "its last valid version stays in use"
+                if name in self._manifests
+                else "its objects are missing until then"
+            )
+            return [Problem(name, "", message, hint)]
         manifest = parse_manifest(name, body, self._node_name)
         self._manifests[name] = _with_last_valid(manifest, before)
         reported = self._problems.get(name, ()) if is_repeated else ()
@@ -181,7 +187,7 @@ class Folder:
         return sorted(new, key=str)
 
     def _folder_problem(self, message: str, hint: str) -> Problem:
-        return Problem(f"manifest folder {self._directory}", "(all)", message, hint)
+        return Problem(f"manifest folder {self._directory}", "", message, hint)
 
 
 def _is_manifest(name: str) -> bool:

@@ -9,12 +9,14 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event, Synced
-from kubeproxy_py.sources import FEEDS, EventHandler
+from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.sources import FEEDS, EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.manifests.folder import Folder, PollResult
 
@@ -55,6 +57,16 @@ class ManifestSource:
     def poll(self) -> list[Event]:
         """Return the events since the last poll, without a thread; all files are assumed to be complete."""
         return self._with_synced(self._folder.poll())
+
+    def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
+        """Return the events of all files, without a thread; see Source."""
+        events = self.poll()
+        problems = [event for event in events if isinstance(event, Problem)]
+        for problem in problems:
+            on_problem(problem)
+        if not self._synced:
+            raise SourceError(f"no objects could be read from the manifest folder {self._directory}")
+        return events
 
     def start(self, emit: EventHandler) -> None:
         """Start the thread."""
