@@ -488,7 +488,10 @@ def test_decode_never_raises_and_reports_why_an_object_is_broken(kind: Kind, dat
     result = decode(kind, json.dumps(body).encode())
     assert bool(result.broken) <= bool(result.problems)
     if isinstance(body, Mapping):
-        assert decode(kind, body).values == result.values
+        of_mapping = decode(kind, body)
+        assert bool(of_mapping.broken) <= bool(of_mapping.problems)
+        # YAML has .inf and JSON has not: Infinity, which json.dumps writes, makes the whole text invalid.
+        assert of_mapping.values == result.values or "Infinity" in json.dumps(body)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -140,7 +140,7 @@ class Folder:
             hint = (
                 "its last valid version stays in use"
                 if name in self._manifests
-                else "its objects are missing until then"
+                else "its objects are not served until then"
             )
             return [Problem(name, "", message, hint)]
         manifest = parse_manifest(name, body, self._node_name)
