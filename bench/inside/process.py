@@ -14,7 +14,7 @@ from lab.namespace import Namespace
 
 STAGES = {
     "begins": re.compile(r"Starting kubeproxy-py"),
-    "listed": re.compile(r"Initial list of \w+ received"),
+    "listed": re.compile(r'"Received initial list" feed='),
 }
 """Log messages of the agent before the first sync, with -v 2."""
 

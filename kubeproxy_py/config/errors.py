@@ -46,6 +46,6 @@ _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring, _short.maxlon
 def abbreviated(value: object) -> str:
     """Return *value* as a message quotes it: on one line, and short."""
     try:
-        return _short.repr(value)
+        return "null" if value is None else _short.repr(value)
     except ValueError:  # Python does not print integers of more than 4300 digits
         return "a huge number"

@@ -59,7 +59,8 @@ def read_text(raw: Any) -> str:
     """Return *raw*, which must be text."""
     if isinstance(raw, str):
         return raw
-    raise InvalidValue(f"expected text, got {abbreviated(raw)}", "put it in quotes")
+    hint = "" if raw is None or isinstance(raw, list | dict) else "put it in quotes"
+    raise InvalidValue(f"expected text, got {abbreviated(raw)}", hint)
 
 
 TEXT = FieldType("TEXT", read_text)
@@ -111,8 +112,14 @@ def _read_boolean_map(raw: Any) -> dict[str, bool]:
 
 
 def _boolean_map_from_text(text: str) -> dict[str, bool]:
-    pairs = (word.partition("=") for word in split_list(text))
-    return {name.strip(): _boolean_from_text(value.strip()) for name, _, value in pairs}
+    booleans: dict[str, bool] = {}
+    for word in split_list(text):
+        name, _, value = (part.strip() for part in word.partition("="))
+        try:
+            booleans[name] = _boolean_from_text(value)
+        except InvalidValue as error:
+            raise InvalidValue(f"{name}: {error.args[0]}", "write it NAME=true or NAME=false") from None
+    return booleans
 
 
 BOOLEAN_MAP = FieldType(

@@ -177,4 +177,4 @@ class Poster:
         log.debug("Kubernetes event not posted", extra=values(problem=problem, cause=repr(cause)))
         if kind not in self._logged:
             self._logged.add(kind)
-            log.warning("Failed to post Kubernetes events (does not affect proxying): %s", problem)
+            log.warning("Failed to post Kubernetes events; proxying is not affected", extra=values(err=str(problem)))

@@ -195,7 +195,7 @@ class Loop:
             self._on_configuration(message.loaded, at_s)
             return
         if isinstance(message, Synced):
-            log.log(level(2), "Initial list of %s received", message.feed, extra=values(feed=message.feed))
+            log.log(level(2), "Received initial list", extra=values(feed=message.feed))
         self._agent.handle_event(message, at_s)
         if self._observer:
             self._observer.on_event(message)

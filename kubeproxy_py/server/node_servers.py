@@ -115,12 +115,8 @@ class NodeServers:
                 f"Failed to start the {server.name} server at {address}: {error}; "
                 "exiting because bindAddressHardFail is set"
             )
-        log.error(
-            "Failed to start the %s server; retrying every %.0f s",
-            server.name,
-            RETRY_S,
-            extra=values(address=address, err=error),
-        )
+        details = values(server=server.name, address=address, err=error, retry_s=RETRY_S)
+        log.error("Failed to start a server, retrying", extra=details)
 
     def _collect_feature_gates(self) -> Iterator[MetricFamily]:
         """Yield the feature gates that the configuration names, and the one that this agent implements."""

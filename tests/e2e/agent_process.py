@@ -34,7 +34,7 @@ FLAGS = (
     "0",
     "-v2",
 )
-INITIAL_LISTS = r"Initial list of node received"  # the last line before the first sync
+INITIAL_LISTS = r'"Received initial list" feed="node"'  # the last line before the first sync
 SYNCED = r'"Synced '
 EVENT = r'"Synced .* since the event'  # not a sync after drift or after draining
 

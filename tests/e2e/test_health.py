@@ -234,7 +234,9 @@ def test_health_server_whose_port_is_in_use_starts_when_it_is_free(empty_node: t
     with ExitStack() as stack:
         with listener(namespace, HEALTHZ):
             agent = stack.enter_context(AgentProcess(namespace, folder.path))
-            agent.wait_for('Failed to start the health server.* address="0.0.0.0:10256" err="Address already in use"')
+            agent.wait_for(
+                'Failed to start a server.* server="health" address="0.0.0.0:10256" err="Address already in use"'
+            )
             agent.wait_synced()
         agent.wait_for('Started the health server after a retry.* address="0.0.0.0:10256"')
         assert get(namespace, "127.0.0.1", HEALTHZ, "/livez").status == 200

@@ -71,7 +71,9 @@ def events(server: ApiServer) -> list[Json]:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    """Return the message and the structured error of each warning."""
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    return [f"{record.getMessage()} {record.__dict__.get('values', {}).get('err', '')}" for record in records]
 
 
 def test_enqueued_event_is_created_in_the_cluster(server: ApiServer, running_poster: Poster) -> None:

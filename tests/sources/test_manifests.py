@@ -546,7 +546,7 @@ texts = st.recursive(
 @given(st.lists(texts, max_size=5))
 def test_documents_are_split_where_yaml_ends_them(values: list[Any]) -> None:
     text = yaml.safe_dump_all(values, explicit_start=True)
-    read = [yaml_documents.load_document(document) for document in yaml_documents.split_documents(text)]
+    read = [yaml_documents.load_document(document)[0] for document in yaml_documents.split_documents(text)]
     assert read == values
 
 
@@ -592,3 +592,25 @@ def test_unreadable_file_that_was_never_valid_is_reported_as_not_served(
     monkeypatch.setitem(folder_module.SIZE_MAX_BYTES, ".yaml", 10)
     (directory / "a.yaml").write_bytes(b"#" * 11)
     assert "its objects are not served until then" in poll_new_source(directory)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "problems"),
+    [
+        ("Servcie", ["! a.yaml, document 1: kind: unknown kind 'Servcie' (did you mean Service?)"]),
+        ("ServiceAccount", []),
+        ("Deployment", []),
+        ("ConfigMap", []),
+    ],
+)
+def test_misspelt_kind_is_reported_and_other_kinds_are_ignored(directory: Path, kind: str, problems: list[str]) -> None:
+    (directory / "a.yaml").write_text(json.dumps({**service(), "kind": kind}))
+    assert poll_new_source(directory) == problems
+
+
+def test_key_that_occurs_twice_is_reported_and_its_last_value_is_used(directory: Path) -> None:
+    text = yaml.safe_dump(service()).replace("spec:\n", "spec:\n  clusterIP: 10.96.0.99\n")
+    (directory / "a.yaml").write_text(f"# first\n{text}")
+    problem, added = poll_new_source(directory)
+    assert added == "+ shop/web 80"
+    assert problem.startswith("! a.yaml, document 1: line ") and "the key 'clusterIP' occurs twice" in problem

@@ -93,6 +93,11 @@ def from_validation_error(error: Exception) -> FieldError:
     return FieldError(path, f"expected {expected}, got {actual}", _HINTS.get(expected, ""))
 
 
+def json_type_name(value: object) -> str:
+    """Return the type of a decoded value as JSON and msgspec call it."""
+    return _TYPE_NAMES.get(type(value), type(value).__name__)
+
+
 def from_decode_error(error: Exception, body: bytes) -> FieldError:
     """Return the FieldError for one of the errors UNREADABLE, with the line of *body* that it names."""
     if isinstance(error, UnicodeDecodeError):
@@ -105,6 +110,8 @@ def from_decode_error(error: Exception, body: bytes) -> FieldError:
     line = body.count(b"\n", 0, int(position[1])) + 1
     return FieldError(f"line {line}", f"is not JSON: {error}")
 
+
+_TYPE_NAMES = {dict: "object", list: "array", type(None): "null"}
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not JSON (its ValidationError is a DecodeError: catch that one first)."""

@@ -9,6 +9,7 @@ Invariants:
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -16,7 +17,13 @@ from msgspec import UNSET, Raw, Struct
 
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
-from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error
+from kubeproxy_py.sources.decode.errors import (
+    UNREADABLE,
+    FieldError,
+    from_decode_error,
+    from_validation_error,
+    json_type_name,
+)
 from kubeproxy_py.sources.decode.objects import Body, Decoded, Kind, Value, decode
 from kubeproxy_py.sources.decode.schema import KindWire
 from kubeproxy_py.sources.object_cache import Identity
@@ -36,6 +43,8 @@ _LISTS: dict[TypeName, TypeName] = {
     **{(version, f"{kind}List"): (version, kind) for version, kind in _KINDS},
 }
 _DEFAULT_NAMESPACE = "default"
+_KIND_NAMES = sorted({kind for _, kind in (*_KINDS, *_LISTS) if kind})
+_TYPO_CUTOFF = 0.82  # "Servcie" is 0.86 like "Service", "ServiceCIDR" 0.78
 _DECODER = msgspec.json.Decoder(KindWire)
 
 
@@ -81,7 +90,9 @@ class _Parser:
         for document in split_documents(text):
             within = f"{file_name}, document {document.number}"
             try:
-                self._add(_require_mapping(load_document(document)), within, None)
+                value, duplicates = load_document(document)
+                self.problems += [duplicate.to_problem(within) for duplicate in duplicates]
+                self._add(_require_mapping(value), within, None)
             except FieldError as error:
                 self._skip(within, error)
 
@@ -117,6 +128,8 @@ class _Parser:
         elif type_name[1] == "EndpointSlice":
             message = "is not supported for an EndpointSlice"
             self.problems.append(Problem(within, "apiVersion", message, "use discovery.k8s.io/v1"))
+        else:
+            self.problems.extend(_misspelt_kind(type_name[1] or "", within))
 
     def _add_object(self, decoded: Decoded, within: str) -> None:
         if decoded.name is None:
@@ -159,18 +172,29 @@ def _read_type(body: Body) -> tuple[TypeName, list[Any] | None]:
         raise from_decode_error(error, b"" if isinstance(body, Mapping) else bytes(body)) from None
 
 
+def _misspelt_kind(kind: str, within: str) -> list[Problem]:
+    """Return a problem if *kind* is nearly one of ours.
+
+    Other kinds are ignored: a folder may contain all of an application.
+    """
+    near = get_close_matches(kind, _KIND_NAMES, n=1, cutoff=_TYPO_CUTOFF)
+    if not near or kind in _KIND_NAMES:  # with the group of another project
+        return []
+    return [Problem(within, "kind", f"unknown kind {kind!r}", f"did you mean {near[0]}?")]
+
+
 def _items_of(mapping: Mapping[str, Any]) -> list[Any] | None:
     """Return the items of a list that was YAML; None if it has none.  Raises FieldError."""
     items = mapping.get("items", UNSET)
     if items is UNSET:
         return None
     if not isinstance(items, list | None):
-        raise FieldError("items", f"expected array, got {type(items).__name__}")
+        raise FieldError("items", f"expected array, got {json_type_name(items)}")
     return items or []
 
 
 def _require_mapping(value: Any) -> Mapping[str, Any]:
     """Return *value* if it is a mapping; bytes (YAML's !!binary) are not JSON.  Raises FieldError."""
     if not isinstance(value, Mapping):
-        raise FieldError("", f"expected object, got {type(value).__name__}")
+        raise FieldError("", f"expected object, got {json_type_name(value)}")
     return value

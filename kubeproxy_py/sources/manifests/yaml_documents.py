@@ -38,14 +38,22 @@ def split_documents(text: str) -> Iterator[Document]:
             yield Document(number, line, text[start:end])
 
 
-def load_document(document: Document) -> Any:
-    """Return the document as plain dicts, lists and scalars.
+def load_document(document: Document) -> tuple[Any, list[FieldError]]:
+    """Return the document as plain dicts, lists and scalars, and an error for each key that occurs twice.
+
+    Of a key that occurs twice the last value is used, as by kubectl without validation.
 
     Raises:
         FieldError: The document cannot be loaded; its field is the line of the file.
     """
     try:
-        return load_yaml(document.text, max_depth=DEPTH_MAX, max_expanded_values=EXPANDED_VALUES_MAX).value
+        loaded = load_yaml(document.text, max_depth=DEPTH_MAX, max_expanded_values=EXPANDED_VALUES_MAX)
     except YamlError as error:
         line = document.line + max(error.line - 1, 0)
         raise FieldError(f"line {line}", f"invalid YAML: {error.message}") from None
+    return loaded.value, [
+        FieldError(
+            f"line {document.line + key.line - 1}", f"the key {key.key!r} occurs twice", "the last value is used"
+        )
+        for key in loaded.duplicate_keys
+    ]
