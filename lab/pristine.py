@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,8 @@ _CHAINS = {
 }
 _TABLES_IN_USE = {"iptables-legacy-restore": "ip_tables_names", "ip6tables-legacy-restore": "ip6_tables_names"}
 
+_UNLOAD_TIMEOUT_S = 30.0
+
 _REQUEST_ACK = 0x1 | 0x4
 _GENERIC, _NETFILTER = 16, 12
 _CONTROL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
@@ -73,6 +76,22 @@ def reset_host_state() -> None:
     links.delete_link("kube-ipvs0")
     links.close()
     _restore_sysctls()
+
+
+def unload_modules(*names: str) -> None:
+    """Unload kernel modules.  Fails if one of them is still in use after half a minute.
+
+    A module is in use while a command that a killed agent had started still reads a table, and while the kernel has
+    not yet destroyed a deleted namespace whose rules need it.
+    """
+    deadline = time.monotonic() + _UNLOAD_TIMEOUT_S
+    loaded = set(names)
+    while loaded:
+        result = subprocess.run(["rmmod", *sorted(loaded)], check=False, capture_output=True, text=True)
+        loaded.intersection_update(line.split()[0] for line in Path("/proc/modules").read_text().splitlines())
+        if loaded:
+            assert time.monotonic() < deadline, result.stderr
+            time.sleep(0.05)
 
 
 def _sysctl_paths() -> Iterator[Path]:

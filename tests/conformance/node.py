@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.network import Cluster
-from lab.pristine import reset_host_state
+from lab.pristine import reset_host_state, unload_modules
 from tests.conformance.case import Case
 
 _PREPARE_TIMEOUT_S = 60.0
@@ -69,7 +69,9 @@ def _delete_links_except(links: set[str]) -> None:
 def _reset() -> None:
     """Reset the kernel, and unload the modules of iptables tables: a table that was used once is still printed."""
     reset_host_state()
-    loaded = [line.split()[0] for line in Path("/proc/modules").read_text().splitlines()]
-    tables = [name for name in loaded if name.startswith(("iptable_", "ip6table_"))]
-    if tables:
-        subprocess.run(["rmmod", *tables], check=True, capture_output=True)
+    unload_modules(*_table_modules())
+
+
+def _table_modules() -> list[str]:
+    loaded = (line.split()[0] for line in Path("/proc/modules").read_text().splitlines())
+    return [name for name in loaded if name.startswith(("iptable_", "ip6table_"))]

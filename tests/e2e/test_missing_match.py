@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lab.namespace import Namespace, new_namespace
+from lab.pristine import unload_modules
 from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, service_with_slice
@@ -46,7 +47,7 @@ def folder(tmp_path: Path) -> Folder:
 @contextmanager
 def without_xt_ipvs() -> Iterator[None]:
     """Unload xt_ipvs and prevent module loading; all other modules that rules need are loaded."""
-    subprocess.run(["rmmod", "xt_ipvs"], check=True)
+    unload_modules("xt_ipvs")
     with without_module_loading():
         yield
 
