@@ -1,7 +1,7 @@
 """One change, from the receipt of the watch line until the kernel has acknowledged it.
 
 Invariants:
-  - Decoder, loop, reconciler, compiler, kernel and address monitor are those of the product.
+  - Decoder, loop, agent, compiler, kernel and address monitor are those of the product.
   - Each N has a process and a namespace of its own.
   - All N are measured in one boot, alternately in short runs, so that their ratios are valid on a busy machine.
   - What a change causes afterwards (the kernel's notifications of the agent's own addresses) is measured separately.

@@ -1,6 +1,6 @@
 """The full compare of a kernel without drift, compared with dumping the kernel's state only.
 
-The reconciler is the product's, in its own slices; an event waits for the longest of them at most.  Only its clock is
+The agent is the product's, in its own slices; an event waits for the longest of them at most.  Only its clock is
 set forward from one compare to the next.  "Dump only" sends the same netlink and getsockopt requests again and reads
 the answers without decoding them; both are measured alternately.  The iptables tables are read once before, because
 from then on both only check with the kernel whether the tables have changed.

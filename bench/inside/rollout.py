@@ -1,6 +1,6 @@
 """A rollout: one Service, whose pods are replaced one after the other.
 
-Loop, reconciler and kernel are the product's and get values; each pod is a cycle of the loop, in which draining real
+Loop, agent and kernel are the product's and get values; each pod is a cycle of the loop, in which draining real
 servers are checked when due.  Both sizes are measured alternately in one boot, each time in a new namespace.
 """
 

@@ -73,10 +73,10 @@ def build_app(
     parts = make_parts(loaded, platform, sysctls, collectors.client)
     node = platform.host.node_name
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
-    reconciler = make_agent(loaded, parts, log_problem)
-    reloader = Reloader(current, reconciler, platform.host, notifier)
+    agent = make_agent(loaded, parts, log_problem)
+    reloader = Reloader(current, agent, platform.host, notifier)
     on_report = _call_each(notifier.on_report, _once(lambda: warn_of_stale_rules(platform.iptables_commands)))
-    loop = Loop(reconciler, on_report, reloader.apply, notifier.alive, servers.observer)
+    loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
     return App(node, parts, servers, loop, monitor, config_file)

@@ -1,4 +1,4 @@
-"""Builders of the parts that the commands share: host, kernel, compiler, source, event announcer, reconciler.
+"""Builders of the parts that the commands share: host, kernel, compiler, source, event announcer, agent.
 
 Invariants:
 - Builders create and connect, and decide nothing.
@@ -174,7 +174,7 @@ def _kubernetes_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) 
 
 
 def make_agent(loaded: LoadedConfig, parts: Parts, on_problem: Callable[[Problem], None]) -> Agent:
-    """Return the reconciler of *parts*; *on_problem* is called for each rejected object."""
+    """Return the agent of *parts*; *on_problem* is called for each rejected object."""
     return Agent(
         parts.kernel,
         parts.compiler,
@@ -187,7 +187,7 @@ def make_agent(loaded: LoadedConfig, parts: Parts, on_problem: Callable[[Problem
 
 
 def agent_settings(loaded: LoadedConfig, host: HostInfo) -> Settings:
-    """Return the settings that a running reconciler takes from a new configuration."""
+    """Return the settings that a running agent takes from a new configuration."""
     return Settings(_NodeContextFactory(loaded.config, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded))
 
 

@@ -131,13 +131,13 @@ class ConfigFile:
 
 
 class Reloader:
-    """Applies a new configuration in place of the current one, in the thread that owns the reconciler."""
+    """Applies a new configuration in place of the current one, in the thread that owns the agent."""
 
     def __init__(
-        self, current: CurrentConfig, reconciler: Agent, host: HostInfo, notifier: SystemdNotifier | None = None
+        self, current: CurrentConfig, agent: Agent, host: HostInfo, notifier: SystemdNotifier | None = None
     ) -> None:
         self._current = current
-        self._reconciler = reconciler
+        self._agent = agent
         self._host = host
         self._notifier = notifier or SystemdNotifier({})
 
@@ -175,7 +175,7 @@ class Reloader:
     def _apply_live(self, ipvs: IpvsAdapter, new: LoadedConfig, fields: tuple[str, ...], now_s: float) -> None:
         if not _TIMEOUT_FIELDS.isdisjoint(fields):
             set_timeouts(ipvs, new.config)
-        self._reconciler.reconfigure(agent_settings(new, self._host), now_s)
+        self._agent.reconfigure(agent_settings(new, self._host), now_s)
         if not _LOG_FIELDS.isdisjoint(fields):
             logging_setup.setup(new.config.logging.format, new.config.logging.verbosity)
         self._current.replace(new)

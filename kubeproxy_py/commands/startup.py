@@ -34,7 +34,7 @@ def prepare_host(loaded: LoadedConfig, kernel: Kernel, host: HostInfo) -> Rows:
     """Check the scheduler, and apply sysctls and IPVS timeouts.
 
     Returns:
-        The sysctls as they are now, for the reconciler to keep.
+        The sysctls as they are now, for the agent to keep.
 
     Raises:
         ConfigError: The configuration cannot work on this host.

@@ -27,12 +27,12 @@ class ServerObserver:
             self._sync.on_sync_requested()
 
     def on_event(self, event: Event) -> None:
-        """Record an event that the reconciler handled."""
+        """Record an event that the agent handled."""
         self._sync.on_event(event)
         self._health.on_event(event)
 
     def on_report(self, report: Report) -> None:
-        """Record what the reconciler did."""
+        """Record what the agent did."""
         self._sync.on_report(report)
         if isinstance(report, SyncReport) and report.states:
             self._traffic.update_services(report.states)

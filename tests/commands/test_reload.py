@@ -122,14 +122,14 @@ def test_flags_override_a_changed_file(tmp_path: Path) -> None:
 
 
 class RunningAgent:
-    """A reconciler on a kernel in memory that serves one Service, with its Reloader."""
+    """An agent on a kernel in memory that serves one Service, with its Reloader."""
 
     def __init__(self, **fields: object) -> None:
         loaded = from_file({"clusterCIDR": "10.244.0.0/16", **fields})
         self.kernel = MemoryKernel()
         settings = agent_settings(loaded, HOST)
         self.now_s = 100.0
-        self.reconciler = Agent(
+        self.agent = Agent(
             self.kernel,
             Compiler(settings.make_context),
             lambda: self.now_s,
@@ -138,16 +138,16 @@ class RunningAgent:
         )
         events: list[Event] = [ServiceUpserted(service()), SliceUpserted(endpoint_slice()), *map(Synced, FEEDS)]
         for event in events:
-            self.reconciler.handle_event(event, self.now_s)
-        self.reconciler.run_due(self.now_s)
+            self.agent.handle_event(event, self.now_s)
+        self.agent.run_due(self.now_s)
         self.kernel.applied.clear()
         self.current = CurrentConfig(loaded)
-        self.reloader = Reloader(self.current, self.reconciler, HOST)
+        self.reloader = Reloader(self.current, self.agent, HOST)
 
     def apply(self, **fields: object) -> list[str]:
         """Apply another configuration, and return the types of row that change."""
         self.reloader.apply(from_file({"clusterCIDR": "10.244.0.0/16", **fields}), self.now_s)
-        self.reconciler.run_due(self.now_s)
+        self.agent.run_due(self.now_s)
         return sorted({type(step.key).__name__ for step in self.kernel.applied})
 
 
@@ -160,7 +160,7 @@ def test_a_live_field_is_applied_and_changes_only_its_rows() -> None:
 def test_a_field_without_effect_changes_nothing() -> None:
     running = RunningAgent()
     assert running.apply(**{"nftables.masqueradeBit": 3}) == []
-    assert running.reconciler.due_s() > running.now_s
+    assert running.agent.due_s() > running.now_s
 
 
 def test_a_virtual_server_is_deleted_only_when_it_is_no_longer_excluded() -> None:
@@ -176,7 +176,7 @@ def test_a_virtual_server_is_deleted_only_when_it_is_no_longer_excluded() -> Non
 def test_a_shorter_sync_period_is_effective_at_once() -> None:
     running = RunningAgent()
     running.apply(**{"ipvs.syncPeriod": "5s"})
-    assert running.reconciler.due_s() == running.now_s + 5
+    assert running.agent.due_s() == running.now_s + 5
 
 
 def test_a_field_that_requires_a_restart_exits_with_0_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,7 @@ SYNC_MAX_S = 30.0  # 2 s on an idle machine
 
 
 class Node:
-    """A reconciler for IPv4 on the kernel of *namespace*, with one load balancer that has many source ranges."""
+    """An agent for IPv4 on the kernel of *namespace*, with one load balancer that has many source ranges."""
 
     def __init__(self, namespace: Namespace) -> None:
         self.namespace = namespace
@@ -36,17 +36,17 @@ class Node:
         assert commands
         self.kernel = LinuxKernel([commands])
         compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",)))
-        self.reconciler = Agent(self.kernel, compiler, monotonic)
+        self.agent = Agent(self.kernel, compiler, monotonic)
         feeds: tuple[Feed, ...] = ("services", "slices", "node")
         for feed in feeds:
-            self.reconciler.handle_event(Synced(feed), 0.0)
+            self.agent.handle_event(Synced(feed), 0.0)
 
     def serve(self, ranges: int) -> SyncReport:
         """Set the number of source ranges; return the report of the sync."""
         cidrs = tuple(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32" for n in range(ranges))
         load_balancer = service(type="LoadBalancer", load_balancer_ips=(ADDRESS,), source_ranges=cidrs)
-        self.reconciler.handle_event(ServiceUpserted(load_balancer), monotonic())
-        (report,) = self.reconciler.run_due(monotonic())
+        self.agent.handle_event(ServiceUpserted(load_balancer), monotonic())
+        (report,) = self.agent.run_due(monotonic())
         assert isinstance(report, SyncReport)
         return report
 

@@ -21,7 +21,7 @@ BOTH = ("10.96.0.10", "fd00:96::10")
 
 
 class WarningsHarness:
-    """A reconciler on a MemoryKernel, and the Events that it publishes."""
+    """An agent on a MemoryKernel, and the Events that it publishes."""
 
     def __init__(self) -> None:
         self.published: list[KubeEvent] = []
@@ -30,15 +30,15 @@ class WarningsHarness:
         self.kernel = MemoryKernel()
         self.kernel.addresses = host(NODE_IP)
         check = ExternalIpWarnings(compiler, self.published.append).check
-        self.reconciler = Agent(self.kernel, compiler, lambda: self.now_s, on_compiled=check)
+        self.agent = Agent(self.kernel, compiler, lambda: self.now_s, on_compiled=check)
         for feed in FEEDS:
-            self.reconciler.handle_event(Synced(feed), 0.0)
+            self.agent.handle_event(Synced(feed), 0.0)
 
     def sync(self, *events: Event) -> list[KubeEvent]:
         """Handle *events*, sync, and return the Events that were published."""
         for event in events:
-            self.reconciler.handle_event(event, self.now_s)
-        self.reconciler.run_due(self.now_s)
+            self.agent.handle_event(event, self.now_s)
+        self.agent.run_due(self.now_s)
         published = self.published[:]
         self.published.clear()
         return published

@@ -175,7 +175,7 @@ def _load_service_account(configuration: Any) -> None:
         load_incluster_config(configuration)
     except (ConfigException, OSError) as error:
         hint = "outside of a cluster, set --kubeconfig or --manifests"
-        raise SourceError(f"not in a pod with a service account: {error}", hint) from error
+        raise SourceError(f"not in a pod with a service account: {str(error).rstrip('.')}", hint) from error
 
 
 def _master_url(master: str, configuration: Any) -> str:
