@@ -53,6 +53,10 @@ _SPECIAL_USES: dict[Family, tuple[tuple[str, int, int], ...]] = {
         ("unspecified", 0, 0),
     ),
 }
+_SPECIAL_FIRST_BYTES: dict[Family, frozenset[int]] = {
+    "IPv4": frozenset((0, 127, 169, *range(0xE0, 0xF0), 255)),
+    "IPv6": frozenset((0, 0xFE, 0xFF)),
+}
 
 
 class SocketAddress(Struct, frozen=True, gc=False):
@@ -78,7 +82,10 @@ def family_of(address: str) -> Family:
 def special_use(address: IP) -> str:
     """Return what *address* is reserved for ("loopback", "multicast"); "" if a host beyond this link can have it."""
     family = family_of(address)
-    number = int.from_bytes(inet_pton(_SOCKET_FAMILIES[family], address))
+    packed = inet_pton(_SOCKET_FAMILIES[family], address)
+    if packed[0] not in _SPECIAL_FIRST_BYTES[family]:  # nearly all: every address of every Service comes here
+        return ""
+    number = int.from_bytes(packed)
     return next((use for use, bits, prefix in _SPECIAL_USES[family] if number >> bits == prefix), "")
 
 

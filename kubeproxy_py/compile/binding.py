@@ -72,7 +72,7 @@ def is_closed(kind: FrontendKind, server: VirtualServer, taken: Taken) -> bool:
 
     The API server may be reached by the ClusterIP of Service default/kubernetes, so a ClusterIP is never closed.
     """
-    return kind is not FrontendKind.CLUSTER_IP and taken.is_api_server(server)
+    return kind is not FrontendKind.CLUSTER_IP and server in taken.api_servers
 
 
 def closed_refusal(service: ServiceName, server: VirtualServer) -> Refusal:

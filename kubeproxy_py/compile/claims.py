@@ -10,13 +10,12 @@ Invariants:
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from msgspec import Struct
 
 from kubeproxy_py.compile.binding import FrontendKind
-from kubeproxy_py.compile.frontends import family_ports, servers
-from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.frontends import Placement, placed_ports, servers
 from kubeproxy_py.compile.taken import Taken
 from kubeproxy_py.model.refusal import ADDRESS_CONTESTED, Refusal
 from kubeproxy_py.model.rows import VirtualServer
@@ -33,11 +32,11 @@ class Claim(Struct, frozen=True, gc=False, order=True):
     service: ServiceName
 
 
-def claims_of(service: Service, context: NodeContext, taken: Taken) -> dict[VirtualServer, Claim]:
+def claims_of(service: Service, placement: Placement, taken: Taken) -> dict[VirtualServer, Claim]:
     """Return the claims of *service*; of two kinds of its addresses at one frontend, the better counts."""
     by_kind: dict[FrontendKind, Claim] = {}
     claims: dict[VirtualServer, Claim] = {}
-    for port in family_ports(service, context, taken):
+    for port in placed_ports(service, placement):
         for binding, server in servers(port, taken):
             claim = by_kind.get(binding.kind)
             if claim is None:
@@ -51,27 +50,23 @@ class Claims:
     """The claims of all Services."""
 
     def __init__(self) -> None:
-        self.lost_count = 0  # frontends that a Service claims and another holds
-        self._claims: dict[ServiceName, Mapping[VirtualServer, Claim]] = {}
+        self.lost_count = 0  # claims to frontends that another Service holds
+        self._servers: dict[ServiceName, tuple[VirtualServer, ...]] = {}  # the frontends that each Service claims
         self._best: dict[VirtualServer, Claim] = {}
         self._contested: dict[VirtualServer, list[Claim]] = {}  # all claims to each frontend with several, best first
-        self._lost: dict[ServiceName, int] = {}  # number of the frontends that each Service has lost
+        self._lost: dict[ServiceName, dict[VirtualServer, Claim]] = {}
 
     def replace(self, name: ServiceName, claims: Mapping[VirtualServer, Claim]) -> list[ServiceName]:
         """Replace the claims of *name*, and return the other Services that thereby gained or lost a frontend."""
-        before = self._claims.get(name, {})
-        others: dict[ServiceName, None] = {}
-        for server, old in before.items():
-            if server not in claims:
-                others.update(dict.fromkeys(self._change(server, name, old, None)))
-        for server, new in claims.items():
-            old_claim = before.get(server)
-            if old_claim != new:
-                others.update(dict.fromkeys(self._change(server, name, old_claim, new)))
+        before = self._servers.pop(name, ())
         if claims:
-            self._claims[name] = claims
-        else:
-            self._claims.pop(name, None)
+            self._servers[name] = tuple(claims)
+        if not before and not any(server in self._best for server in claims):
+            self._best.update(claims)
+            return []
+        others: dict[ServiceName, None] = {}
+        for server in dict.fromkeys((*before, *claims)):
+            others.update(dict.fromkeys(self._change(server, name, claims.get(server))))
         return list(others)
 
     def holder(self, server: VirtualServer) -> ServiceName | None:
@@ -81,71 +76,62 @@ class Claims:
 
     def held_by(self, name: ServiceName) -> Iterator[VirtualServer]:
         """Return the frontends that *name* holds."""
-        return (server for server in self._claims.get(name, ()) if self._best[server].service == name)
+        lost = self.lost_by(name)
+        return (server for server in self._servers.get(name, ()) if server not in lost)
 
-    def has_lost(self, name: ServiceName) -> bool:
-        """Return whether another Service holds a frontend that *name* claims."""
-        return name in self._lost
-
-    def lost_by(self, name: ServiceName) -> frozenset[VirtualServer]:
+    def lost_by(self, name: ServiceName) -> Collection[VirtualServer]:
         """Return the frontends that *name* claims and another Service holds."""
-        if name not in self._lost:
-            return frozenset()
-        return frozenset(server for server in self._claims[name] if self._best[server].service != name)
-
-    def refusals(self, name: ServiceName) -> Iterator[Refusal]:
-        """Return a refusal for each frontend that *name* has lost; it names the holder."""
-        for server in self._claims.get(name, ()) if name in self._lost else ():
-            best = self._best[server]
-            if best.service != name:
-                message = f"not served, because Service {best.service} has it as {_WITH_ARTICLE[best.kind]}"
-                yield Refusal(ADDRESS_CONTESTED, name, str(server), message, _HINT)
+        return self._lost.get(name, {}).keys()
 
     def losers(self) -> Iterator[ServiceName]:
         """Return the Services that have lost a frontend."""
         return iter(self._lost)
 
-    def _change(
-        self, server: VirtualServer, name: ServiceName, old: Claim | None, new: Claim | None
-    ) -> tuple[ServiceName, ...]:
+    def refusals(self, name: ServiceName) -> Iterator[Refusal]:
+        """Return a refusal for each frontend that *name* has lost; it names the holder."""
+        for server in sorted(self.lost_by(name)):
+            best = self._best[server]
+            message = f"not served, because Service {best.service} has it as {_WITH_ARTICLE[best.kind]}"
+            yield Refusal(ADDRESS_CONTESTED, name, str(server), message, _HINT)
+
+    def _change(self, server: VirtualServer, name: ServiceName, claim: Claim | None) -> Iterator[ServiceName]:
         """Replace the claim of *name* to *server*; return the other Services that gained or lost it."""
         best = self._best.get(server)
-        if best is None or (best.service == name and server not in self._contested):
-            self._set_best(server, new)
-            return ()
-        claims = self._contested.pop(server, None) or [best]
-        if old:
-            del claims[bisect_left(claims, old)]
-        if new:
-            insort(claims, new)
+        claims = self._contested.pop(server, None) or ([best] if best else [])
+        before = self._forget_lost(name, server) or (best if best and best.service == name else None)
+        if before:
+            del claims[bisect_left(claims, before)]
+        if claim:
+            insort(claims, claim)
+        if not claims:
+            del self._best[server]
+            return
+        after = self._best[server] = claims[0]
         if len(claims) > 1:
             self._contested[server] = claims
-        after = claims[0]
-        self._best[server] = after
-        was_lost, is_lost = old is not None and best.service != name, new is not None and after.service != name
-        self._count_lost(name, is_lost - was_lost)
-        if after.service == best.service:
-            return ()
-        if best.service != name:
-            self._count_lost(best.service, 1)
-        if after.service != name:
-            self._count_lost(after.service, -1)
-        return tuple(other for other in (best.service, after.service) if other != name)
+        if claim and after.service != name:
+            self._remember_lost(claim, server)
+        if best and after.service != best.service:
+            if after.service != name:
+                self._forget_lost(after.service, server)
+                yield after.service
+            if best.service != name:
+                self._remember_lost(best, server)
+                yield best.service
 
-    def _set_best(self, server: VirtualServer, claim: Claim | None) -> None:
+    def _remember_lost(self, claim: Claim, server: VirtualServer) -> None:
+        self._lost.setdefault(claim.service, {})[server] = claim
+        self.lost_count += 1
+
+    def _forget_lost(self, name: ServiceName, server: VirtualServer) -> Claim | None:
+        """Remove and return the claim to *server* that *name* has lost; None if it has lost none."""
+        lost = self._lost.get(name, {})
+        claim = lost.pop(server, None)
         if claim:
-            self._best[server] = claim
-        else:
-            self._best.pop(server, None)
-
-    def _count_lost(self, name: ServiceName, change: int) -> None:
-        if change:
-            self.lost_count += change
-            count = self._lost.get(name, 0) + change
-            if count:
-                self._lost[name] = count
-            else:
+            self.lost_count -= 1
+            if not lost:
                 del self._lost[name]
+        return claim
 
 
 _WITH_ARTICLE: Mapping[FrontendKind, str] = {

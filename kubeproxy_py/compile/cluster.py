@@ -75,6 +75,8 @@ class Cluster:
             return
         before = {*old.external_ips, *old.load_balancer_ips} if old else set()
         after = {*service.external_ips, *service.load_balancer_ips} if service else set()
+        if after:
+            self.taken.start(one for slices in self._slices.values() for one in slices.values())
         for address in after - before:
             self._by_external_ip.setdefault(address, {})[name] = None
         for address in before - after:
@@ -91,7 +93,7 @@ class Cluster:
     def _set_taken(self, event: TakenAddresses) -> None:
         before = self.taken.api_servers
         self._mark_users(self.taken.replace_report(event))
-        closed = set(before) ^ set(self.taken.api_servers)
+        closed = before ^ self.taken.api_servers
         if closed:  # rarely: this agent began to use another API server, perhaps at an address of this node
             ports = {server.port for server in closed}
             self._mark_moved(
@@ -103,7 +105,8 @@ class Cluster:
     def _mark_users(self, addresses: Iterable[IP]) -> None:
         """Mark the Services dirty that have one of *addresses* as an external address."""
         for address in addresses:
-            self._mark_moved(self._by_external_ip.get(address, ()))
+            if users := self._by_external_ip.get(address):
+                self._mark_moved(users)
 
     def _mark_moved(self, names: Iterable[ServiceName]) -> None:
         marked = dict.fromkeys(names)

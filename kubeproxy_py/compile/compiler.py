@@ -14,7 +14,7 @@ from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.claims import Claims, claims_of
 from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
-from kubeproxy_py.compile.frontends import refusals
+from kubeproxy_py.compile.frontends import place, refusals
 from kubeproxy_py.compile.health import service_state
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
@@ -24,7 +24,7 @@ from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, 
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Key, Rows
-from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.model.services import Service, ServiceName
 from kubeproxy_py.net import Family
 
 NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContext]
@@ -86,15 +86,23 @@ class Compiler:
 
     def _update_claims(self) -> None:
         """Settle who holds each frontend; also make those Services dirty that gained or lost one to a dirty one."""
-        cluster = self.cluster
-        for name in cluster.moved:
-            service = cluster.services.get(name)
-            others = self.claims.replace(name, claims_of(service, self.context, cluster.taken) if service else {})
-            self.refusals.replace(name, refusals(service, self.context, cluster.taken) if service else ())
-            for other in others:
-                cluster.dirty.setdefault(other)
+        for name in self.cluster.moved:
+            for other in self._replace_claims(name, self.cluster.services.get(name)):
+                self.cluster.dirty.setdefault(other)
                 self.refusals.mark_changed(other)
-        cluster.moved.clear()
+        self.cluster.moved.clear()
+
+    def _replace_claims(self, name: ServiceName, service: Service | None) -> list[ServiceName]:
+        """Replace claims and refusals of *name*, and return the other Services that gained or lost a frontend."""
+        if service is None:
+            others = self.claims.replace(name, {})
+            self.refusals.replace(name, ())
+            return others
+        taken = self.cluster.taken
+        placement = place(service, self.context, taken)
+        others = self.claims.replace(name, claims_of(service, placement, taken))
+        self.refusals.replace(name, refusals(service, placement, taken))
+        return others
 
     def _compile_service(self, name: ServiceName) -> list[Key]:
         """Compile one Service, and return the keys whose desired spec changed."""

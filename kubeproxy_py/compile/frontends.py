@@ -51,22 +51,50 @@ class Frontend(Struct, frozen=True, gc=False):
     entries: tuple[Entry, ...]  # set entries
 
 
-def family_ports(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) -> Iterator[FamilyPort]:
-    """Return every port of *service* in every family that is served; none if another proxy serves it.
+Placement = tuple[tuple[Family, tuple[Binding, ...]], ...]
+"""What becomes of each address of a Service, by family."""
+
+
+def place(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) -> Placement:
+    """Return what becomes of the addresses of *service*; nothing if another proxy serves it.
 
     Without a ClusterIP in a family, the Service does not exist in that family at all, as in kube-proxy.
     """
-    for family, bindings in _families(service, context, taken):
+    if service.proxy_name is not None or service.type == "ExternalName" or not service.ports:
+        return ()
+    cluster_ips = by_family(service.cluster_ips)
+    return tuple(
+        (
+            family,
+            tuple(
+                bind(service.name, kind, address, context, taken)
+                for kind, address in _addresses(service, family, cluster_ips[family], context)
+            ),
+        )
+        for family in context.families
+        if family in cluster_ips
+    )
+
+
+def family_ports(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) -> Iterator[FamilyPort]:
+    """Return every port of *service* in every family that is served."""
+    return placed_ports(service, place(service, context, taken))
+
+
+def placed_ports(service: Service, placement: Placement) -> Iterator[FamilyPort]:
+    """Return every port of *service* in every family, with the addresses of *placement* that are served."""
+    for family, bindings in placement:
         served = tuple(binding for binding in bindings if binding.is_served)
         for port in service.ports:
             yield FamilyPort(service, port, family, served)
 
 
-def servers(port: FamilyPort, taken: Taken = NOTHING_TAKEN) -> Iterator[tuple[Binding, VirtualServer]]:
+def servers(port: FamilyPort, taken: Taken = NOTHING_TAKEN) -> list[tuple[Binding, VirtualServer]]:
     """Return the virtual server of every frontend of *port*, with what applies to its address."""
-    for binding, server in _all_servers(port):
-        if not is_closed(binding.kind, server, taken):
-            yield binding, server
+    found = _all_servers(port)
+    if not taken.api_servers:
+        return found
+    return [(binding, server) for binding, server in found if not is_closed(binding.kind, server, taken)]
 
 
 def frontends(
@@ -78,22 +106,17 @@ def frontends(
         if server not in without:
             is_cluster_ip = binding.kind is FrontendKind.CLUSTER_IP
             is_local = port.service.internal_local if is_cluster_ip else is_external_local
-            entries = tuple(_ENTRIES[binding.kind](port.service, server, context))
+            entries = _ENTRIES[binding.kind](port.service, server, context)
             yield Frontend(binding.kind, server, is_local, binding.is_bound, entries)
 
 
-def refusals(service: Service, context: NodeContext, taken: Taken) -> tuple[Refusal, ...]:
+def refusals(service: Service, placement: Placement, taken: Taken) -> tuple[Refusal, ...]:
     """Return what is refused of the addresses and ports that *service* asks for, whoever else asks for them."""
-    found = [
-        binding.refusal
-        for _, bindings in _families(service, context, taken)
-        for binding in bindings
-        if binding.refusal is not None
-    ]
+    found = [b.refusal for _, bindings in placement for b in bindings if b.refusal is not None]
     if taken.api_servers:
         found += [
             closed_refusal(service.name, server)
-            for port in family_ports(service, context, taken)
+            for port in placed_ports(service, placement)
             for binding, server in _all_servers(port)
             if is_closed(binding.kind, server, taken)
         ]
@@ -123,20 +146,10 @@ def ip_port(address: IP, protocol: Protocol, port: int) -> str:
     return f"{address},{protocol.lower()}:{port}"
 
 
-def _families(service: Service, context: NodeContext, taken: Taken) -> Iterator[tuple[Family, list[Binding]]]:
-    if service.proxy_name is not None or service.type == "ExternalName":
-        return
-    cluster_ips = by_family(service.cluster_ips)
-    for family in context.families:
-        if cluster_ip := cluster_ips.get(family):
-            addresses = _addresses(service, family, cluster_ip, context)
-            yield family, [bind(service.name, kind, address, context, taken) for kind, address in addresses]
-
-
 def _addresses(
     service: Service, family: Family, cluster_ip: IP, context: NodeContext
 ) -> Iterator[tuple[FrontendKind, IP]]:
-    """Return the addresses of *service* in *family*, and those of its NodePorts even if it has none."""
+    """Return the addresses of *service* in *family*."""
     yield FrontendKind.CLUSTER_IP, cluster_ip
     for address in _of_family(service.external_ips, family):
         yield FrontendKind.EXTERNAL_IP, address
@@ -147,11 +160,10 @@ def _addresses(
             yield FrontendKind.NODE_PORT, address
 
 
-def _all_servers(port: FamilyPort) -> Iterator[tuple[Binding, VirtualServer]]:
-    for binding in port.bindings:
-        number = port.port.node_port if binding.kind is FrontendKind.NODE_PORT else port.port.port
-        if number:
-            yield binding, VirtualServer(binding.address, number, port.port.protocol)
+def _all_servers(port: FamilyPort) -> list[tuple[Binding, VirtualServer]]:
+    number, node_port, protocol = port.port.port, port.port.node_port, port.port.protocol
+    numbered = [(b, node_port if b.kind is FrontendKind.NODE_PORT else number) for b in port.bindings]
+    return [(binding, VirtualServer(binding.address, port, protocol)) for binding, port in numbered if port]
 
 
 def _of_family(addresses: tuple[IP, ...], family: Family) -> Iterator[IP]:
@@ -161,20 +173,26 @@ def _of_family(addresses: tuple[IP, ...], family: Family) -> Iterator[IP]:
 # Set entries
 
 
-def _cluster_ip_entries(_service: Service, server: VirtualServer, _context: NodeContext) -> Iterator[Entry]:
-    yield kube_names.CLUSTER_IP, _entry(server)
+_Entries = tuple[Entry, ...]
 
 
-def _external_ip_entries(service: Service, server: VirtualServer, _context: NodeContext) -> Iterator[Entry]:
+def _cluster_ip_entries(_service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
+    return ((kube_names.CLUSTER_IP, _entry(server)),)
+
+
+def _external_ip_entries(service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
     is_local = external_local(service)
-    yield kube_names.EXTERNAL_IP_LOCAL if is_local else kube_names.EXTERNAL_IP, _entry(server)
+    return ((kube_names.EXTERNAL_IP_LOCAL if is_local else kube_names.EXTERNAL_IP, _entry(server)),)
 
 
-def _load_balancer_entries(service: Service, server: VirtualServer, context: NodeContext) -> Iterator[Entry]:
+def _load_balancer_entries(service: Service, server: VirtualServer, context: NodeContext) -> _Entries:
+    entry = _entry(server)
+    is_local = ((kube_names.LOAD_BALANCER_LOCAL, entry),) if external_local(service) else ()
+    return ((kube_names.LOAD_BALANCER, entry), *is_local, *_source_range_entries(service, server, context))
+
+
+def _source_range_entries(service: Service, server: VirtualServer, context: NodeContext) -> Iterator[Entry]:
     address, family, entry = server.address, family_of(server.address), _entry(server)
-    yield kube_names.LOAD_BALANCER, entry
-    if external_local(service):
-        yield kube_names.LOAD_BALANCER_LOCAL, entry
     if ranges := source_ranges(service, family):
         yield kube_names.LOAD_BALANCER_FW, entry
         for cidr in ranges:
@@ -185,19 +203,17 @@ def _load_balancer_entries(service: Service, server: VirtualServer, context: Nod
             yield kube_names.LOAD_BALANCER_SOURCE_IP, f"{entry},{address}"
 
 
-def _node_port_entries(service: Service, server: VirtualServer, _context: NodeContext) -> Iterator[Entry]:
+def _node_port_entries(service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
     all_ports, local_ports = _NODE_PORT_SETS[server.protocol]
     entry = _entry(server) if server.protocol == "SCTP" else str(server.port)
-    yield all_ports, entry
-    if external_local(service):
-        yield local_ports, entry
+    return ((all_ports, entry), (local_ports, entry)) if external_local(service) else ((all_ports, entry),)
 
 
 def _entry(server: VirtualServer) -> str:
     return ip_port(server.address, server.protocol, server.port)
 
 
-_ENTRIES: Mapping[FrontendKind, Callable[[Service, VirtualServer, NodeContext], Iterator[Entry]]] = {
+_ENTRIES: Mapping[FrontendKind, Callable[[Service, VirtualServer, NodeContext], _Entries]] = {
     FrontendKind.CLUSTER_IP: _cluster_ip_entries,
     FrontendKind.EXTERNAL_IP: _external_ip_entries,
     FrontendKind.LOAD_BALANCER: _load_balancer_entries,

@@ -28,8 +28,9 @@ class Refusals:
         before = self._of_addresses.pop(name, ())
         if of_addresses:
             self._of_addresses[name] = of_addresses
-        self._counts.subtract(refusal.reason for refusal in before)
-        self._counts.update(refusal.reason for refusal in of_addresses)
+        if before != of_addresses:
+            self._counts.subtract(refusal.reason for refusal in before)
+            self._counts.update(refusal.reason for refusal in of_addresses)
         self.mark_changed(name)
 
     def mark_changed(self, name: ServiceName) -> None:
@@ -58,4 +59,4 @@ class Refusals:
         return {**{reason: self._counts[reason] for reason in REASONS}, ADDRESS_CONTESTED: self._claims.lost_count}
 
     def _is_refused(self, name: ServiceName) -> bool:
-        return name in self._of_addresses or self._claims.has_lost(name)
+        return name in self._of_addresses or bool(self._claims.lost_by(name))

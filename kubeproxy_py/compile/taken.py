@@ -8,7 +8,7 @@ Invariants:
 - The cost of a change is that of the addresses that changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kubeproxy_py.model.events import TakenAddresses
 from kubeproxy_py.model.rows import VirtualServer
@@ -20,37 +20,48 @@ _API_SERVER = "the address of the API server that this agent uses"
 
 
 class Taken:
-    """The taken addresses; of the endpoints, in how many slices each one is."""
+    """The taken addresses."""
 
     def __init__(self) -> None:
-        self._endpoints: dict[IP, int] = {}
+        self._is_counting = False
+        self._endpoints: dict[IP, int] = {}  # how many endpoints have each address
         self._reports: dict[str, TakenAddresses] = {}  # by source, in order of their names
-        self._api_servers: dict[VirtualServer, None] = {}
+        self.api_servers: frozenset[VirtualServer] = frozenset()  # where this agent reaches the API server
 
     def by_whom(self, address: IP) -> str:
         """Return whose *address* is, in words; "" if it is not taken."""
         for report in self._reports.values():
             if owner := report.addresses.get(address):
                 return owner
-        if any(server.address == address for server in self._api_servers):
+        if any(server.address == address for server in self.api_servers):
             return _API_SERVER
         return _ENDPOINT if address in self._endpoints else ""
 
-    def is_api_server(self, server: VirtualServer) -> bool:
-        """Return whether this agent reaches the API server at the address and port of *server*."""
-        return server in self._api_servers
+    def start(self, slices: Iterable[EndpointSlice]) -> None:
+        """Count the endpoints of *slices*, which are all that are known, unless that was done before.
 
-    @property
-    def api_servers(self) -> tuple[VirtualServer, ...]:
-        """Return the addresses and ports at which this agent reaches the API server."""
-        return tuple(self._api_servers)
+        Only a cluster that has external addresses needs the count, 50 bytes for each endpoint.
+        """
+        if not self._is_counting:
+            self._is_counting = True
+            for endpoint_slice in slices:
+                self.replace_slice(None, endpoint_slice)
 
     def replace_slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> list[IP]:
         """Replace the slice *old* by *new*; return the addresses that were or are an endpoint's only by this change."""
-        before = _addresses(old) if old else {}
-        after = _addresses(new) if new else {}
-        gone = [address for address in before if address not in after and self._remove(address)]
-        return gone + [address for address in after if address not in before and self._add(address)]
+        if not self._is_counting:
+            return []
+        counts, changed = self._endpoints, list[IP]()
+        for endpoint in new.endpoints if new else ():
+            count = counts[endpoint.address] = counts.get(endpoint.address, 0) + 1
+            if count == 1:
+                changed.append(endpoint.address)
+        for endpoint in old.endpoints if old else ():
+            count = counts[endpoint.address] = counts[endpoint.address] - 1
+            if not count:
+                del counts[endpoint.address]
+                changed.append(endpoint.address)
+        return changed
 
     def replace_report(self, report: TakenAddresses) -> list[IP]:
         """Replace what the source of *report* reported; return the addresses of which ``by_whom`` changed."""
@@ -58,28 +69,12 @@ class Taken:
         concerned = dict.fromkeys((*(_reported(before) if before else ()), *_reported(report)))
         owners = {address: self.by_whom(address) for address in concerned}
         self._reports = dict(sorted({**self._reports, report.source: report}.items()))
-        self._api_servers = {
-            VirtualServer(socket.address, socket.port, "TCP"): None
+        self.api_servers = frozenset(
+            VirtualServer(socket.address, socket.port, "TCP")
             for known in self._reports.values()
             for socket in known.api_servers
-        }
+        )
         return [address for address, owner in owners.items() if self.by_whom(address) != owner]
-
-    def _add(self, address: IP) -> bool:
-        count = self._endpoints[address] = self._endpoints.get(address, 0) + 1
-        return count == 1
-
-    def _remove(self, address: IP) -> bool:
-        count = self._endpoints[address] - 1
-        if count:
-            self._endpoints[address] = count
-        else:
-            del self._endpoints[address]
-        return not count
-
-
-def _addresses(endpoint_slice: EndpointSlice) -> dict[IP, None]:
-    return {endpoint.address: None for endpoint in endpoint_slice.endpoints}
 
 
 def _reported(report: TakenAddresses) -> Iterator[IP]:

@@ -234,6 +234,7 @@ def test_refusal_is_printed_with_service_subject_and_remedy() -> None:
 
 def test_taken_words_of_a_report_come_before_those_of_an_endpoint() -> None:
     taken = Taken()
+    taken.start(())
     taken.replace_slice(None, endpoint_slice("web", [GATEWAY]))
     assert taken.by_whom(GATEWAY) == "the address of an endpoint"
     assert taken.replace_report(TakenAddresses("gateways", {GATEWAY: "a gateway"})) == [GATEWAY]

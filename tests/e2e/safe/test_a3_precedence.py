@@ -1,7 +1,7 @@
 """A Service keeps its address whoever else names it.
 
-A ClusterIP goes before a load balancer address, that before an externalIP, that before a NodePort; of equal ones that of
-the older Service.
+A ClusterIP goes before a load balancer address, that before an externalIP, that before a NodePort; of equal ones that
+of the older Service.
 """
 
 from __future__ import annotations
