@@ -39,6 +39,7 @@ class Extent(Struct, frozen=True, gc=False):
     churn: tuple[int, int]  # Services, seconds
     churn_new: tuple[int, int]
     rollouts: tuple[int, ...]  # pods
+    contested: int  # ports
     compares: tuple[int, ...]
     idle: tuple[int, ...]
     idle_s: int
@@ -55,6 +56,7 @@ FULL = Extent(
     churn=(5000, 60),
     churn_new=(5000, 20),
     rollouts=(250, 1000),
+    contested=2500,
     compares=(10_000,),
     idle=(100, 10_000),
     idle_s=60,
@@ -70,6 +72,7 @@ QUICK = Extent(
     churn=(1000, 5),
     churn_new=(1000, 5),
     rollouts=(50, 200),
+    contested=200,
     compares=(1000,),
     idle=(100,),
     idle_s=35,  # contains one full compare, 30 s after the first sync
@@ -133,6 +136,8 @@ def _load_rows(extent: Extent) -> Iterator[Row]:
     n, seconds = extent.churn_new
     yield from figures_load.churn_new_rows(n, _measure("churn-new", seconds, n)[str(n)])
     yield from figures_load.rollout_rows(_measure("rollout", extent.repeats, *extent.rollouts))
+    contested = _measure("contested", extent.repeats, extent.contested)[str(extent.contested)]
+    yield from figures_load.contested_rows(extent.contested, contested)
     for n in extent.compares:
         yield from figures_load.drift_rows(n, _measure("drift", _COMPARES * extent.repeats, n)[str(n)])
     idle = _measure("idle", extent.idle_s, *extent.idle)

@@ -13,6 +13,7 @@ CHURN_SHARE_BAR, CHURN_LATENCY_BAR_MS = 60.0, 100.0
 CHURN_GROWTH_BAR = 10.0  # more changes wait in the last quarter than in the first: the changes of 10 ms
 CHURN_LATE_BAR_S = 0.1  # after the last change was due
 ROLLOUT_BAR = 1.3  # cost of a pod among many, relative to one among few; 4 would be quadratic
+CONTESTED_BAR = 1.5  # cost of an endpoint where two Services name one address, relative to an address for each
 COMPARE_BAR, COMPARE_TURN_BAR_MS = 2.0, 100.0
 IDLE_BARS_PERCENT = {100: 0.5, 10_000: 8.0}  # of a core, by Services
 HELP_BAR_S = 0.2
@@ -49,6 +50,14 @@ def rollout_rows(raw: Mapping[str, Sequence[float]]) -> Iterator[Row]:
     few, many = sizes[0], sizes[-1]
     ratio = median(raw[str(many)]) / median(raw[str(few)])
     yield Row(f"  ratio to {few} pods", many, ratio, "x", ROLLOUT_BAR)
+
+
+def contested_rows(ports: int, raw: Mapping[str, Sequence[float]]) -> Iterator[Row]:
+    """Yield the cost of an endpoint of a Service of many ports; n is their number."""
+    apart, contested = median(raw["apart"]), median(raw["contested"])
+    yield Row("endpoint replaced, Service of n ports, two addresses each", ports, apart, "ms")
+    yield Row("  all ports of one address contested", ports, contested, "ms")
+    yield Row("  ratio", ports, contested / apart, "x", CONTESTED_BAR)
 
 
 def drift_rows(n: int, raw: Raw) -> Iterator[Row]:

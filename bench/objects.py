@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, ServicePort, SlicePort
 
@@ -24,13 +25,15 @@ _SERVICE_NETWORK = int(IPv4Address("10.96.0.0"))
 _POD_NETWORK = int(IPv4Address("10.128.0.0"))
 _PER_FILE = 1000  # objects
 _PER_PAGE = 500  # objects of a list, as the agent asks for them
+_CREATED, _CREATED_S = "2025-01-01T00:00:00Z", 1_735_689_600.0
 _PER_SLICE = 100  # endpoints; kube-controller-manager's --max-endpoints-per-slice
 
 
 def service(number: int) -> Service:
     """Return the Service *number*, from 0."""
     ports = (ServicePort("http", "TCP", _PORT),)
-    return Service(_name(number), "ClusterIP", (str(IPv4Address(_SERVICE_NETWORK + 1 + number)),), ports)
+    address = str(IPv4Address(_SERVICE_NETWORK + 1 + number))
+    return Service(_name(number), "ClusterIP", (address,), ports, created_s=_CREATED_S)
 
 
 def endpoint_slice(number: int, *, replaced: int = 0) -> EndpointSlice:
@@ -105,6 +108,19 @@ def wide_slice(place: int, pods: int, replaced: int = 0) -> EndpointSlice:
     endpoints = tuple(_endpoint(number, number < replaced) for number in places)
     ports = (SlicePort("http", "TCP", _TARGET_PORT),)
     return EndpointSlice(ObjectName(name.namespace, f"{name.name}-{start:05}"), name, "IPv4", endpoints, ports)
+
+
+def many_ports(number: int, ports: int, external_ip: str) -> Service:
+    """Return the Service *number* with so many *ports*, and an externalIP."""
+    numbered = tuple(ServicePort(f"p{port}", "TCP", port) for port in range(1, ports + 1))
+    return replace(service(number), ports=numbered, external_ips=(external_ip,))
+
+
+def many_ports_slice(number: int, ports: int, replaced: int = 0) -> EndpointSlice:
+    """Return the slice of `many_ports` with one pod, which was replaced *replaced* times."""
+    numbered = tuple(SlicePort(f"p{port}", "TCP", port) for port in range(1, ports + 1))
+    of_one_port = endpoint_slice(number, replaced=replaced)
+    return replace(of_one_port, endpoints=of_one_port.endpoints[:1], ports=numbered)
 
 
 def _name(number: int) -> ObjectName:
@@ -187,7 +203,7 @@ def _metadata(name: ObjectName, number: int) -> dict[str, Any]:
         "namespace": name.namespace,
         "uid": _uid(number),
         "resourceVersion": str(1000 + number),
-        "creationTimestamp": "2025-01-01T00:00:00Z",
+        "creationTimestamp": _CREATED,
     }
 
 

@@ -37,6 +37,26 @@ _TEXT_MAX = 64  # the longest address has 45 characters; leading zeros may add s
 _PORT_MAX = 65535
 _ADDRESS_BITS: dict[Family, int] = {"IPv4": 32, "IPv6": 128}
 _SOCKET_FAMILIES: dict[Family, int] = {"IPv4": AF_INET, "IPv6": AF_INET6}
+_SPECIAL_USES: dict[Family, tuple[tuple[str, int, int], ...]] = {
+    # (use, bits after the prefix, prefix); RFC 6890
+    "IPv4": (
+        ("loopback", 24, 127),
+        ("multicast", 28, 0xE),
+        ("link-local", 16, 0xA9FE),
+        ("unspecified", 0, 0),
+        ("broadcast", 0, 0xFFFFFFFF),
+    ),
+    "IPv6": (
+        ("multicast", 120, 0xFF),
+        ("link-local", 118, 0xFE80 >> 6),
+        ("loopback", 0, 1),
+        ("unspecified", 0, 0),
+    ),
+}
+_SPECIAL_FIRST_BYTES: dict[Family, frozenset[int]] = {
+    "IPv4": frozenset((0, 127, 169, *range(0xE0, 0xF0), 255)),
+    "IPv6": frozenset((0, 0xFE, 0xFF)),
+}
 
 
 class SocketAddress(Struct, frozen=True, gc=False):
@@ -57,6 +77,16 @@ def is_ipv6(address: str) -> bool:
 def family_of(address: str) -> Family:
     """Return the family of a canonical address or network."""
     return "IPv6" if ":" in address else "IPv4"
+
+
+def special_use(address: IP) -> str:
+    """Return what *address* is reserved for ("loopback", "multicast"); "" if a host beyond this link can have it."""
+    family = family_of(address)
+    packed = inet_pton(_SOCKET_FAMILIES[family], address)
+    if packed[0] not in _SPECIAL_FIRST_BYTES[family]:  # nearly all: every address of every Service comes here
+        return ""
+    number = int.from_bytes(packed)
+    return next((use for use, bits, prefix in _SPECIAL_USES[family] if number >> bits == prefix), "")
 
 
 def join_host_port(host: str, port: int | str) -> str:

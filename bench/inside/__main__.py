@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bench.inside import beside, change, churn, cold, drift, floor, idle, machine, rollout
+from bench.inside import beside, change, churn, cold, contested, drift, floor, idle, machine, rollout
 
 _Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
 
@@ -26,6 +26,7 @@ _MEASURES: dict[str, _Measure] = {
     "churn": _each(churn.measure),
     "churn-new": _each(churn.measure_new_addresses),
     "rollout": rollout.measure,
+    "contested": _each(contested.measure),
     "drift": _each(drift.measure),
     "floor": _each(floor.measure),
     "idle": idle.measure,

@@ -21,7 +21,7 @@ from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.announcer import Announcer
-from kubeproxy_py.events.external_ip_warnings import ExternalIpWarnings
+from kubeproxy_py.events.service_warnings import ServiceWarnings
 from kubeproxy_py.kernel import SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.logging_setup import values
@@ -182,7 +182,7 @@ def make_agent(loaded: LoadedConfig, parts: Parts, on_problem: Callable[[Problem
         exclude=loaded.config.ipvs.exclude_cidrs,
         timing=_timing(loaded),
         on_problem=on_problem,
-        on_compiled=ExternalIpWarnings(parts.compiler, parts.announcer.publish).check,
+        on_compiled=ServiceWarnings(parts.compiler, parts.announcer.publish).check,
     )
 
 

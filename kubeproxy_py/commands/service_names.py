@@ -1,16 +1,16 @@
 """Names of virtual servers by their Service: ``shop/web:http (NodePort)``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.services import ObjectName, Service, ServiceName
+from kubeproxy_py.model.services import Service, ServiceName
 
 
 def virtual_server_name(
-    server: VirtualServer, owners: Sequence[ObjectName], services: Mapping[ServiceName, Service]
+    server: VirtualServer, holder: ServiceName | None, services: Mapping[ServiceName, Service]
 ) -> str:
-    """Return the first owner of *server*, its port's name and its kind of address; "" if no Service owns it."""
-    service = services.get(owners[0]) if owners else None
+    """Return the Service that holds *server*, its port's name and its kind of address; "" if none does."""
+    service = services.get(holder) if holder else None
     if service is None:
         return ""
     kind = _address_kind(server.address, service)

@@ -1,4 +1,4 @@
-"""status: print the kernel's IPVS virtual servers with the names of their Services."""
+"""status: print the kernel's IPVS virtual servers with the names of their Services, and what is refused of Services."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def status(loaded: "LoadedConfig") -> int:
-    """Print the kernel's virtual servers with the names of the Services that own them."""
+    """Print the kernel's virtual servers with the names of their Services, then what is refused of Services."""
     from kubeproxy_py.commands.service_names import virtual_server_name
-    from kubeproxy_py.commands.status_table import status_text
+    from kubeproxy_py.commands.status_table import refusals_text, status_text
 
     parts = real_parts(loaded)
-    desired_rows(parts)  # compiles, so that the owners are known
-    desired, services = parts.compiler.desired, parts.compiler.cluster.services
+    desired_rows(parts)  # compiles, so that the holders are known
+    claims, services = parts.compiler.claims, parts.compiler.cluster.services
 
     def name_of(server: VirtualServer) -> str:
-        return virtual_server_name(server, desired.owners(server), services)
+        return virtual_server_name(server, claims.holder(server), services)
 
     rows = parts.kernel.read(VIRTUAL_SERVERS)
     connections = parts.kernel.connections([key for key in rows if isinstance(key, VirtualServer)])
-    sys.stdout.write(status_text(rows, name_of, connections))
+    sys.stdout.write(status_text(rows, name_of, connections) + refusals_text(parts.compiler.refusals))
     return SUCCESS

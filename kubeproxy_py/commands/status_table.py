@@ -1,13 +1,14 @@
-"""The status table: the output of ``ipvsadm -Ln``, with the names of the Services.
+"""The status table: the output of ``ipvsadm -Ln``, with the names of the Services, and what is refused of them.
 
 Invariants:
 - It shows the kernel's rows, not the desired ones. A virtual server that no Service owns has no name, and a real server
   with weight 0 is shown as draining.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 
+from kubeproxy_py.model.refusal import Refusal, grouped
 from kubeproxy_py.model.rows import Connections, RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.net import join_host_port
 
@@ -33,6 +34,12 @@ def status_text(
             lines.append("  -> (no endpoints: refused)")
     count = sum(map(len, real_servers.values()))
     return "\n".join((*lines, f"{len(servers):,} virtual servers, {count:,} real servers")) + "\n"
+
+
+def refusals_text(refusals: Iterable[Refusal]) -> str:
+    """Return a line for each Service and cause; "" if nothing is refused."""
+    lines = [f"  {refusal.reason}: {refusal}" for refusal in grouped(refusals)]
+    return "\n".join(("Refused:", *lines)) + "\n" if lines else ""
 
 
 def _sort_key(server: VirtualServer) -> tuple[int, bytes, int, str]:

@@ -3,8 +3,13 @@
 Invariants:
 - The state depends only on the last event of each object, never on the order of events of different objects.
 - An event that changes nothing makes no Service dirty.
+- The cost of an event is that of the objects that it changes; that of an address that becomes taken or free again is
+  that of the Services that have it as an external address.
 """
 
+from collections.abc import Iterable
+
+from kubeproxy_py.compile.taken import Taken
 from kubeproxy_py.model.events import (
     HostAddresses,
     NodeDeleted,
@@ -14,9 +19,11 @@ from kubeproxy_py.model.events import (
     ServiceUpserted,
     SliceDeleted,
     SliceUpserted,
+    TakenAddresses,
 )
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
+from kubeproxy_py.net import IP
 
 
 class Cluster:
@@ -26,20 +33,20 @@ class Cluster:
         self.services: dict[ServiceName, Service] = {}
         self.node: Node | None = None
         self.addresses: tuple[HostAddress, ...] = ()
+        self.taken = Taken()
         self.dirty: dict[ServiceName, None] = {}  # an ordered set: plans must not differ from run to run
+        self.moved: dict[ServiceName, None] = {}  # those of the dirty ones whose frontends may have changed
         self._slices: dict[ServiceName, dict[SliceName, EndpointSlice]] = {}
         self._service_of: dict[SliceName, ServiceName] = {}
+        self._by_external_ip: dict[IP, dict[ServiceName, None]] = {}
 
     def apply(self, event: ObjectEvent) -> None:
         """Store the object of *event*, and mark the Services that it changes dirty."""
         match event:
             case ServiceUpserted(service=service):
-                if self.services.get(service.name) != service:
-                    self.services[service.name] = service
-                    self.dirty[service.name] = None
+                self._set_service(service.name, service)
             case ServiceDeleted(name=name):
-                if self.services.pop(name, None):
-                    self.dirty[name] = None
+                self._set_service(name, None)
             case SliceUpserted(slice=endpoint_slice):
                 self._set_slice(endpoint_slice)
             case SliceDeleted(name=slice_name):
@@ -50,6 +57,8 @@ class Cluster:
                 self.node = None
             case HostAddresses(addresses=addresses):
                 self.addresses = addresses
+            case TakenAddresses():
+                self._set_taken(event)
 
     def slices_of(self, service: ServiceName) -> list[EndpointSlice]:
         """Return the slices of *service* in order of their names; they may be known before the Service is."""
@@ -57,25 +66,71 @@ class Cluster:
         return [slices[name] for name in sorted(slices)]
 
     def mark_all_dirty(self) -> None:
-        """Mark every Service dirty."""
-        self.dirty.update(dict.fromkeys(self.services))
+        """Mark every Service dirty, as one whose frontends may have changed."""
+        self._mark_moved(self.services)
+
+    def _set_service(self, name: ServiceName, service: Service | None) -> None:
+        old = self.services.get(name)
+        if old == service:
+            return
+        before = {*old.external_ips, *old.load_balancer_ips} if old else set()
+        after = {*service.external_ips, *service.load_balancer_ips} if service else set()
+        if after:
+            self.taken.start(one for slices in self._slices.values() for one in slices.values())
+        for address in after - before:
+            self._by_external_ip.setdefault(address, {})[name] = None
+        for address in before - after:
+            sharing = self._by_external_ip[address]
+            del sharing[name]
+            if not sharing:
+                del self._by_external_ip[address]
+        if service:
+            self.services[name] = service
+        else:
+            del self.services[name]
+        self._mark_moved((name,))
+
+    def _set_taken(self, event: TakenAddresses) -> None:
+        before = self.taken.api_servers
+        self._mark_users(self.taken.replace_report(event))
+        closed = before ^ self.taken.api_servers
+        if closed:  # rarely: this agent began to use another API server, perhaps at an address of this node
+            ports = {server.port for server in closed}
+            self._mark_moved(
+                name
+                for name, service in self.services.items()
+                if any(port.node_port in ports or port.port in ports for port in service.ports)
+            )
+
+    def _mark_users(self, addresses: Iterable[IP]) -> None:
+        """Mark the Services dirty that have one of *addresses* as an external address."""
+        for address in addresses:
+            if users := self._by_external_ip.get(address):
+                self._mark_moved(users)
+
+    def _mark_moved(self, names: Iterable[ServiceName]) -> None:
+        marked = dict.fromkeys(names)
+        self.dirty.update(marked)
+        self.moved.update(marked)
 
     def _set_slice(self, endpoint_slice: EndpointSlice) -> None:
         name, service = endpoint_slice.name, endpoint_slice.service
         if self._service_of.get(name, service) != service:
             self._delete_slice(name)  # its label names another Service now
         slices = self._slices.setdefault(service, {})
-        if slices.get(name) != endpoint_slice:
+        old = slices.get(name)
+        if old != endpoint_slice:
             slices[name] = endpoint_slice
             self._service_of[name] = service
             self.dirty[service] = None
+            self._mark_users(self.taken.replace_slice(old, endpoint_slice))
 
     def _delete_slice(self, name: SliceName) -> None:
         service = self._service_of.pop(name, None)
         if service is None:
             return
         slices = self._slices[service]
-        del slices[name]
+        self._mark_users(self.taken.replace_slice(slices.pop(name), None))
         if not slices:
             del self._slices[service]
         self.dirty[service] = None

@@ -4,23 +4,27 @@ Invariants:
 - The desired rows depend only on the objects now known (law 1 of docs/architecture.md).
 - Only dirty Services are compiled, so the cost of an event is that of the Services it changes.  A changed NodeContext
   makes every Service dirty.
+- All claims are known before a Service is compiled, so no frontend is served twice, not even within one sync.
 """
 
 from collections.abc import Callable
 
 from kubeproxy_py.compile.base import base_rows
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
+from kubeproxy_py.compile.claims import Claims, claims_of
 from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
+from kubeproxy_py.compile.frontends import place, refusals
 from kubeproxy_py.compile.health import service_state
 from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Key, Rows
-from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
+from kubeproxy_py.model.services import Service, ServiceName
 from kubeproxy_py.net import Family
 
 NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContext]
@@ -32,6 +36,8 @@ class Compiler:
 
     def __init__(self, make_context: NodeContextFactory, sysctls: Rows | None = None) -> None:
         self.cluster = Cluster()
+        self.claims = Claims()
+        self.refusals = Refusals(self.claims)
         self.desired = Desired()
         self.context = make_context(None, ())
         self._make_context = make_context
@@ -58,15 +64,10 @@ class Compiler:
 
     def compile(self) -> list[Key]:
         """Compile what is dirty, and return the keys whose desired spec changed; a key may be there twice."""
+        self._update_claims()
         changed: list[Key] = []
         for name in self.cluster.dirty:
-            service = self.cluster.services.get(name)
-            slices = self.cluster.slices_of(name) if service else []
-            parts = self._compile_service(service, slices) if service else []
-            if not service:
-                self._caches.pop(name, None)
-            changed += self.desired.replace(name, *parts)
-            self._states[name] = service_state(name, service, slices, self.context)
+            changed += self._compile_service(name)
         self.cluster.dirty.clear()
         return changed + self._compile_base_and_chains()
 
@@ -83,14 +84,41 @@ class Compiler:
             self._caches.clear()
             self.cluster.mark_all_dirty()
 
-    def _compile_service(self, service: Service, slices: list[EndpointSlice]) -> list[Rows]:
-        cache = self._caches.pop(service.name, None)
-        if cache is None or cache.service is not service:
-            cache = CompileCache(service)
-        parts = compile_parts(service, slices, self.context, cache)
-        if cache:  # not empty
-            self._caches[service.name] = cache
-        return parts
+    def _update_claims(self) -> None:
+        """Settle who holds each frontend; also make those Services dirty that gained or lost one to a dirty one."""
+        for name in self.cluster.moved:
+            for other in self._replace_claims(name, self.cluster.services.get(name)):
+                self.cluster.dirty.setdefault(other)
+                self.refusals.mark_changed(other)
+        self.cluster.moved.clear()
+
+    def _replace_claims(self, name: ServiceName, service: Service | None) -> list[ServiceName]:
+        """Replace claims and refusals of *name*, and return the other Services that gained or lost a frontend."""
+        if service is None:
+            others = self.claims.replace(name, {})
+            self.refusals.replace(name, ())
+            return others
+        taken = self.cluster.taken
+        placement = place(service, self.context, taken)
+        others = self.claims.replace(name, claims_of(service, placement, taken))
+        self.refusals.replace(name, refusals(service, placement, taken))
+        return others
+
+    def _compile_service(self, name: ServiceName) -> list[Key]:
+        """Compile one Service, and return the keys whose desired spec changed."""
+        service = self.cluster.services.get(name)
+        slices = self.cluster.slices_of(name) if service else []
+        cache = self._caches.pop(name, None)
+        parts: list[Rows] = []
+        if service:
+            if cache is None or cache.service is not service:
+                cache = CompileCache(service)
+            taken, lost = self.cluster.taken, self.claims.lost_by(name)
+            parts = compile_parts(service, slices, self.context, cache, taken=taken, lost=lost)
+            if cache:  # not empty
+                self._caches[name] = cache
+        self._states[name] = service_state(name, service, slices, self.context)
+        return self.desired.replace(name, *parts)
 
     def _compile_base_and_chains(self) -> list[Key]:
         if self._non_empty and self._sets_version == self.desired.sets.version:

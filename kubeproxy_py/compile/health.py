@@ -6,14 +6,9 @@ Terminating endpoints that still get traffic as a fallback do not count.
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from kubeproxy_py.compile.frontends import FamilyPort, external_local, family_ports, frontends
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.compile.service import (
-    FamilyPort,
-    external_local,
-    family_ports,
-    frontends,
-    health_check_port,
-)
+from kubeproxy_py.compile.service import health_check_port
 from kubeproxy_py.compile.topology import SelectionRule, SliceEndpoints, backends, is_local, select_rules
 from kubeproxy_py.model.health import HealthCheckNodePort, Policy, ServiceState
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, ServicePort

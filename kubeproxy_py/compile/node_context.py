@@ -25,6 +25,7 @@ class NodeContext(Struct, frozen=True, gc=False):
     families: tuple[Family, ...] = FAMILIES
     node_ips: dict[Family, IP] = field(default_factory=dict)
     foreign_addresses: dict[Family, frozenset[IP]] = field(default_factory=dict)  # on interfaces other than kube-ipvs0
+    broadcast_addresses: frozenset[IP] = frozenset()  # of the networks of this node
     node_port_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where NodePorts are served
     health_check_addresses: dict[Family, tuple[IP, ...]] = field(default_factory=dict)  # where health-check ports are
     # The match for packets that no pod of this node sent (kube-proxy's LocalTrafficDetector), as iptables-save prints
@@ -44,6 +45,7 @@ class NodeContext(Struct, frozen=True, gc=False):
 
 LOOPBACK: Mapping[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 UNSPECIFIED: Mapping[Family, IP] = {"IPv4": "0.0.0.0", "IPv6": "::"}
+_BROADCAST_PREFIX_MAX = 30
 
 
 def make_node_context(
@@ -65,6 +67,7 @@ def make_node_context(
         families=host.families,
         node_ips=ips,
         foreign_addresses={family: frozenset(foreign_addresses(addresses, family)) for family in host.families},
+        broadcast_addresses=broadcast_addresses(addresses),
         node_port_addresses={family: node_port_addresses(addresses, cidrs, family) for family in host.families},
         health_check_addresses={family: health_check_addresses(addresses, cidrs, family) for family in host.families},
         if_not_local={family: match for family in host.families if (match := _if_not_local(config, node, family))},
@@ -128,6 +131,22 @@ def foreign_addresses(addresses: tuple[HostAddress, ...], family: Family) -> tup
             if host.interface != IPVS_DEVICE and family_of(host.address) == family and _is_node_address(host.address)
         )
     )
+
+
+def broadcast_addresses(addresses: tuple[HostAddress, ...]) -> frozenset[IP]:
+    """Return the broadcast address of each IPv4 network that an interface other than kube-ipvs0 is in.
+
+    It is computed, because the kernel treats it as one even if the interface was configured without it; networks of
+    one or two addresses have none (net/ipv4/fib_frontend.c, fib_add_ifaddr).
+    """
+    networks = (
+        IPv4Network((host.address, host.prefix_length), strict=False)
+        for host in addresses
+        if 0 < host.prefix_length <= _BROADCAST_PREFIX_MAX
+        and host.interface != IPVS_DEVICE
+        and family_of(host.address) == "IPv4"
+    )
+    return frozenset(str(network.broadcast_address) for network in networks)
 
 
 def node_port_addresses(addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, ...], family: Family) -> tuple[IP, ...]:

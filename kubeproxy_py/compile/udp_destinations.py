@@ -9,9 +9,8 @@ each sync.  A virtual server that no Service wants, or whose Service port has no
 from collections.abc import Iterable, Iterator
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.desired import Owner
+from kubeproxy_py.compile.frontends import family_ports, servers
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.compile.service import family_ports, frontends
 from kubeproxy_py.compile.topology import backends
 from kubeproxy_py.model.flows import AllowedDestinations, Destination
 from kubeproxy_py.model.rows import Key, RealServer, VirtualServer
@@ -27,23 +26,21 @@ def udp_server(key: Key) -> VirtualServer | None:
 
 
 def udp_servers(names: Iterable[ServiceName], compiler: Compiler) -> Iterator[VirtualServer]:
-    """Return the UDP virtual servers that the Services *names* want."""
+    """Return the UDP virtual servers of the Services *names*."""
     for name in names:
         service = compiler.cluster.services.get(name)
         if service and any(port.protocol == "UDP" for port in service.ports):
-            for key in compiler.desired.rows_of(name):
-                if isinstance(key, VirtualServer) and key.protocol == "UDP":
-                    yield key
+            yield from (server for server in compiler.claims.held_by(name) if server.protocol == "UDP")
 
 
 def allowed_destinations(
-    servers: Iterable[VirtualServer], compiler: Compiler
+    of_servers: Iterable[VirtualServer], compiler: Compiler
 ) -> dict[VirtualServer, frozenset[Destination]]:
-    """Return the allowed destinations of each of *servers*; if two Services want one, those of its holder only."""
-    serving: dict[Owner, AllowedDestinations] = {}
+    """Return the allowed destinations of each of *of_servers*: those of the Service that holds it."""
+    serving: dict[ServiceName, AllowedDestinations] = {}
     allowed = {}
-    for server in servers:
-        holder = next(iter(compiler.desired.owners(server)), None)
+    for server in of_servers:
+        holder = compiler.claims.holder(server)
         if holder and holder not in serving:
             serving[holder] = _serving_of(holder, compiler)
         allowed[server] = serving[holder].get(server, _NOWHERE) if holder else _NOWHERE
@@ -66,8 +63,7 @@ def serving_destinations(
                 for backend in backends(slices, port.family, port.port)
                 if backend.endpoint.serving or backend.endpoint.ready
             )
-            for frontend in frontends(port, context):
-                server = VirtualServer(frontend.address, frontend.port, "UDP")
+            for _, server in servers(port):
                 destinations[server] = destinations.get(server, _NOWHERE) | serving
     return destinations
 

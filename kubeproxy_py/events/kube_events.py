@@ -15,6 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import IP
 
@@ -96,6 +97,13 @@ def external_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP
         "traffic to them on the Service's ports reaches the Service instead of processes of the node"
     )
     return KubeEvent("Warning", "ExternalIPOnNode", _SYNC, _regarding(service), note)
+
+
+def refused(refusal: Refusal, node: str) -> KubeEvent:
+    """Return the Event that *node* refuses part of what a Service asks for; kube-proxy has no such Event."""
+    hint = f" ({refusal.hint})" if refusal.hint else ""
+    note = f"node {node}: {refusal.subject}: {refusal.message}{hint}"
+    return KubeEvent("Warning", refusal.reason, _SYNC, _regarding(refusal.service), note)
 
 
 def _regarding(service: ServiceName) -> Regarding:

@@ -122,7 +122,8 @@ class MemoryKernel:
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """Return ``addresses`` and those on kube-ipvs0, sorted."""
-        on_device = (HostAddress(IPVS_DEVICE, key.address) for key in self.rows if isinstance(key, Address))
+        bound = (key.address for key in self.rows if isinstance(key, Address))
+        on_device = (HostAddress(IPVS_DEVICE, address, 128 if ":" in address else 32) for address in bound)
         return tuple(sorted((*self.addresses, *on_device)))
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:

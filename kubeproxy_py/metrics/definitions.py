@@ -235,6 +235,13 @@ OURS: tuple[Metric, ...] = (
         "kubeproxy_ipvs_draining_real_servers",
         "Number of real servers with weight 0 that are waiting for their connections to end.",
     ),
+    _gauge(
+        "kubeproxy_ipvs_refusals",
+        "Number of addresses, and of addresses with port, that Services ask for and this agent refuses. "
+        "AddressContested: another Service has the better claim. AddressInUse: a machine or pod has it. "
+        "ForbiddenAddress: loopback, link-local, multicast, broadcast or unspecified.",
+        "reason",
+    ),
     _histogram(
         "kubeproxy_ipvs_sync_phase_duration_seconds",
         "Duration of each phase in seconds. decode: one API object, or one page of a list. compile, plan, apply: one "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, metric_family
 from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, SliceDeleted, SliceUpserted
 from kubeproxy_py.model.health import Policy, ServiceState
+from kubeproxy_py.model.refusal import REASONS
 from kubeproxy_py.model.rows import Chain, Jump
 from kubeproxy_py.model.services import ServiceName, SliceName
 from kubeproxy_py.model.steps import StepFailure
@@ -161,7 +162,7 @@ class SyncMetrics:
                 self._registry.set(f"{_SYNC}last_timestamp_seconds", now_s, family)
 
     def collect(self) -> Iterator[MetricFamily]:
-        """Yield rows, drift, full compares and draining.  May be called from any thread."""
+        """Yield rows, drift, full compares, draining and refusals.  May be called from any thread."""
         status = self._status
         states = (("desired", status.desired), ("pending", status.pending), ("failed", status.failed))
         rows = [((kind, state), counts.get(kind, 0)) for state, counts in states for kind in KIND_NAMES]
@@ -171,3 +172,5 @@ class SyncMetrics:
             yield metric_family(f"kubeproxy_ipvs_drift_{name}_total", samples)
         yield metric_family("kubeproxy_ipvs_full_compares_total", [((), status.compares)])
         yield metric_family("kubeproxy_ipvs_draining_real_servers", [((), status.draining)])
+        refusals = [((reason,), status.refusals.get(reason, 0)) for reason in REASONS]
+        yield metric_family("kubeproxy_ipvs_refusals", refusals)

@@ -10,6 +10,7 @@ The counters are the kernel's: they start at 0 when a virtual server is created 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from threading import Lock
 from typing import Protocol
 
@@ -19,10 +20,18 @@ from kubeproxy_py.metrics.registry import Labels, MetricFamily, metric_family
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.rows import Connections, RealServer, Traffic, VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName
+from kubeproxy_py.net import IP
 from kubeproxy_py.net import Protocol as Transport
 
 _PREFIX = "kubeproxy_ipvs_service_"
 _COUNTERS = tuple(f"{_PREFIX}{name}_total" for name in Traffic.__struct_fields__)
+_KINDS: tuple[Callable[[Service], tuple[IP, ...]], ...] = (
+    attrgetter("external_ips"),
+    attrgetter("load_balancer_ips"),
+    attrgetter("cluster_ips"),
+)
+"""The addresses of a Service by kind, those with the best claim last."""
+
 _OTHERS: Labels = ("", "", "", "")
 """The labels of the sum of all service ports without a series of their own."""
 
@@ -87,12 +96,13 @@ class ServicePortIndex:
     def __init__(self, services: Iterable[Service]) -> None:
         self._by_address: dict[tuple[str, int, Transport], Labels] = {}
         self._by_node_port: dict[tuple[int, Transport], Labels] = {}
-        # In reverse order of names: of two Services with the same address the first by name remains.
-        for service in sorted(services, key=lambda service: service.name, reverse=True):
-            self._add(service)
+        # The worst claim first, so that the best remains (compile/claims.py).
+        by_age = sorted(services, key=lambda service: (service.created_s, service.name), reverse=True)
+        for addresses_of in _KINDS:
+            for service in by_age:
+                self._add(service, addresses_of(service))
 
-    def _add(self, service: Service) -> None:
-        addresses = (*service.cluster_ips, *service.external_ips, *service.load_balancer_ips)
+    def _add(self, service: Service, addresses: tuple[IP, ...]) -> None:
         for port in service.ports:
             labels = (service.name.namespace, service.name.name, port.name, port.protocol)
             for address in addresses:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
-from kubeproxy_py.net import IP
+from kubeproxy_py.net import IP, SocketAddress
 
 Feed = Literal["services", "slices", "node"]
 """The kinds of object of a source; nothing is programmed before the initial list of each was received."""
@@ -62,6 +62,17 @@ class HostAddresses(Struct, frozen=True, gc=False):
     addresses: tuple[HostAddress, ...]
 
 
+class TakenAddresses(Struct, frozen=True, gc=False):
+    """All addresses that *source* knows to be another machine's, so that kube-ipvs0 must not get them.
+
+    That concerns externalIPs and load balancer addresses; a ClusterIP is bound in any case.
+    """
+
+    source: str  # what found them out, "gateways" for example; the event replaces its last one
+    addresses: dict[IP, str] = {}  # whose each is, in words that follow "it is": "the gateway of this node on eth0"
+    api_servers: tuple[SocketAddress, ...] = ()  # TCP peers of this agent: no virtual server may be there either
+
+
 class AddressesChanged(Struct, frozen=True, gc=False):
     """A summary of the kernel's notifications of changed addresses and links.
 
@@ -80,6 +91,13 @@ class Synced(Struct, frozen=True, gc=False):
 
 
 ObjectEvent = (
-    ServiceUpserted | ServiceDeleted | SliceUpserted | SliceDeleted | NodeUpserted | NodeDeleted | HostAddresses
+    ServiceUpserted
+    | ServiceDeleted
+    | SliceUpserted
+    | SliceDeleted
+    | NodeUpserted
+    | NodeDeleted
+    | HostAddresses
+    | TakenAddresses
 )
 Event = ObjectEvent | Synced | Problem

@@ -20,3 +20,4 @@ class HostAddress(Struct, frozen=True, gc=False, order=True):
 
     interface: str
     address: IP
+    prefix_length: int = 0  # of the network that the interface is in; 0: unknown

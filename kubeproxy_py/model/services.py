@@ -9,6 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import CIDR, IP, Family, Protocol
 
 ServiceType = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]
@@ -54,6 +55,7 @@ class Service(Struct, frozen=True, gc=False):
     drain_deadline_s: float | None = None  # this agent's annotation drain-deadline; None: the configured deadline
     # Label service.kubernetes.io/service-proxy-name; if it is present, even if empty, another proxy serves the Service.
     proxy_name: str | None = None
+    created_s: float = NEVER  # metadata.creationTimestamp, in seconds since 1970; NEVER: unknown
 
 
 class Endpoint(Struct, frozen=True, gc=False):

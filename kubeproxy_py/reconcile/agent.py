@@ -62,7 +62,7 @@ class Agent:
         exclude: Networks in which virtual servers are not ours, unless they are desired.
         timing: Periods and limits.
         on_problem: Called with each rejected object.
-        on_compiled: Called with the Services of each sync, after it.
+        on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root of the sync
@@ -159,6 +159,7 @@ class Agent:
             len(state.draining),
             self._compare.count,
             stuck_families(state.pending.failed),
+            self.compiler.refusals.counts(),
             is_waiting=bool(self.awaited),
             has_work=not state.is_adopted or self._is_sync_requested(),
         )
@@ -219,8 +220,8 @@ class Agent:
 
     def _drain_deadline_s(self, key: RealServer) -> float:
         """Return the deadline that the Service sets, or else that of the configuration."""
-        owners = self.compiler.desired.owners(key.virtual_server)
-        service = self.compiler.cluster.services.get(owners[0]) if owners else None
+        holder = self.compiler.claims.holder(key.virtual_server)
+        service = self.compiler.cluster.services.get(holder) if holder else None
         own_s = service.drain_deadline_s if service else None
         return self._timing.drain_deadline_s if own_s is None else own_s
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.model.rows import Key, Rows, VirtualServer
-from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
@@ -40,7 +39,7 @@ class Reconciler:
             event_s: When the oldest event arrived that this sync handles; None if there is none.
         """
         began_s = self._clock()
-        services = self._compile()[0]
+        self._compiler.compile()
         compiled_s = self._clock()
         self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
         plan = make_plan(self._compiler.desired.rows, self._state.rows)
@@ -49,9 +48,7 @@ class Reconciler:
         applied_s = self.last_sync_s = self._clock()
         self._state.record_full_sync(plan, failures, applied_s)
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
-        return self._report(
-            Trigger.FIRST_SYNC, services, plan=plan, failures=failures, phases_s=phases_s, event_s=event_s
-        )
+        return self._report(Trigger.FIRST_SYNC, plan=plan, failures=failures, phases_s=phases_s, event_s=event_s)
 
     def sync(
         self, trigger: Trigger, began_s: float, event_s: float | None, drained: Sequence[Step] = (), drift_rows: int = 0
@@ -65,7 +62,7 @@ class Reconciler:
             drained: Steps that delete drained real servers.
             drift_rows: Number of rows that were found to differ, if that is the trigger.
         """
-        services, changed = self._compile()
+        changed = self._compiler.compile()
         compiled_s = self._clock()
         self._state.pending.enqueue(changed)
         due = self._state.pending.due(compiled_s)
@@ -77,7 +74,6 @@ class Reconciler:
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
         return self._report(
             trigger,
-            services,
             plan=plan,
             failures=failures,
             phases_s=phases_s,
@@ -100,11 +96,6 @@ class Reconciler:
             apply_s=applied_s - began_s,
         )
 
-    def _compile(self) -> tuple[list[ServiceName], list[Key]]:
-        """Return the Services that were compiled, and the keys whose desired rows changed."""
-        services = list(self._compiler.cluster.dirty)
-        return services, self._compiler.compile()
-
     def _plan_due(self, due: Collection[Key]) -> Plan:
         """Return the steps for the keys *due* and for the real servers draining behind them."""
         servers = {key for key in due if isinstance(key, VirtualServer)}
@@ -118,7 +109,6 @@ class Reconciler:
     def _report(  # noqa: PLR0913 - the report has as many fields
         self,
         trigger: Trigger,
-        services: Sequence[ServiceName],
         *,
         plan: Plan,
         failures: tuple[StepFailure, ...],
@@ -127,9 +117,10 @@ class Reconciler:
         drift_rows: int = 0,
     ) -> SyncReport:
         compile_s, plan_s, apply_s = phases_s
+        states = self._compiler.pop_states()
         return SyncReport(
             trigger=trigger,
-            services=len(services),
+            services=len(states),
             steps=plan.steps,
             failures=failures,
             rows=len(self._state.rows),
@@ -138,6 +129,6 @@ class Reconciler:
             plan_s=plan_s,
             apply_s=apply_s,
             since_event_s=None if event_s is None else self.last_sync_s - event_s,
-            states=self._compiler.pop_states(),
+            states=states,
             drift_rows=drift_rows,
         )

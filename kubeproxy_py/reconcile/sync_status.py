@@ -34,6 +34,7 @@ class SyncStatus(Struct, frozen=True, gc=False):
     draining: int = 0  # real servers
     compares: int = 0  # full compares since the start
     stuck: frozenset[Family] = frozenset()  # families whose sync counts as failed, see stuck_families
+    refusals: Mapping[str, int] = {}  # what is refused of Services now, by reason
     is_waiting: bool = True  # for the initial lists of its feeds
     has_work: bool = False  # a sync was requested and is not done yet
 

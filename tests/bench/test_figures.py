@@ -73,3 +73,8 @@ def test_json_has_the_result_of_each_row() -> None:
 
 def test_table_marks_a_row_over_its_limit_with_no() -> None:
     assert table_text([Row("a", 1, 2.0, "s", 1.0)]).splitlines()[1].endswith("NO")
+
+
+def test_contested_ratio_is_relative_to_an_address_for_each_service() -> None:
+    ratio = list(figures_load.contested_rows(2500, {"apart": [100.0], "contested": [160.0]}))[-1]
+    assert (ratio.n, ratio.value, ratio.holds) == (2500, 1.6, False)

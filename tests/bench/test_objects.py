@@ -38,3 +38,9 @@ def test_replacing_one_pod_changes_one_endpoint_of_its_slice() -> None:
         place for place, pair in enumerate(zip(before.endpoints, after.endpoints, strict=True)) if pair[0] != pair[1]
     ]
     assert differing == [20]
+
+
+def test_pod_of_a_service_of_many_ports_serves_every_port() -> None:
+    service, part = objects.many_ports(1, 5, "203.0.113.1"), objects.many_ports_slice(1, 5)
+    assert [port.name for port in service.ports] == [port.name for port in part.ports]
+    assert part.endpoints != objects.many_ports_slice(1, 5, replaced=1).endpoints

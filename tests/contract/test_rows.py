@@ -193,7 +193,7 @@ def test_deleting_a_sysctl_leaves_its_value(kernel: Kernel) -> None:
 def test_addresses_on_the_device_are_host_addresses(kernel: Kernel) -> None:
     bring_to(kernel, {DEVICE: None, ADDRESS: None, Address("fd00:10:96::a"): None})
     on_device = [address for address in kernel.host_addresses() if address.interface == IPVS_DEVICE]
-    assert on_device == [HostAddress(IPVS_DEVICE, "10.96.0.10"), HostAddress(IPVS_DEVICE, "fd00:10:96::a")]
+    assert on_device == [HostAddress(IPVS_DEVICE, "10.96.0.10", 32), HostAddress(IPVS_DEVICE, "fd00:10:96::a", 128)]
 
 
 def test_connections_of_an_idle_real_server_are_zero(kernel: Kernel) -> None:

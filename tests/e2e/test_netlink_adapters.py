@@ -672,12 +672,12 @@ def test_host_addresses_include_all_interfaces(address: AddressAdapter) -> None:
     output_of("ip", "addr", "add", "10.0.0.1", "peer", "10.0.0.2/32", "dev", "eth7")
     address.apply(adding(LINK_ROWS))
     assert address.host_addresses() == (
-        HostAddress("eth7", "10.0.0.1"),
-        HostAddress("eth7", "192.0.2.1"),
-        HostAddress(IPVS_DEVICE, "10.96.0.10"),
-        HostAddress(IPVS_DEVICE, "fd00:96::10"),
-        HostAddress("lo", "127.0.0.1"),
-        HostAddress("lo", "::1"),
+        HostAddress("eth7", "10.0.0.1", 32),
+        HostAddress("eth7", "192.0.2.1", 24),
+        HostAddress(IPVS_DEVICE, "10.96.0.10", 32),
+        HostAddress(IPVS_DEVICE, "fd00:96::10", 128),
+        HostAddress("lo", "127.0.0.1", 8),
+        HostAddress("lo", "::1", 128),
     )
 
 

@@ -1,6 +1,7 @@
 """Random histories of a small cluster, in which Services share addresses, change their type and lose their pods.
 
-There are only four Services and few addresses, so that they often conflict.
+There are only four Services and few addresses, so that they often conflict.  Some addresses are those of an endpoint,
+some become another machine's, and some are forbidden.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from kubeproxy_py.model.events import (
     ServiceUpserted,
     SliceDeleted,
     SliceUpserted,
+    TakenAddresses,
 )
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import (
@@ -25,13 +27,15 @@ from kubeproxy_py.model.services import (
     ServiceType,
     SlicePort,
 )
-from kubeproxy_py.net import Family
+from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.net import Family, SocketAddress
 from tests.builders import HERE, THERE
 
 _SERVICE_NAMES = [ObjectName("shop", n) for n in ("api", "cart", "db", "web")]
 _CLUSTER_IPS = {n: (f"10.96.0.{i}", f"fd00:96::{i}") for i, n in enumerate(_SERVICE_NAMES, 10)}
-_SHARED_IPS = ["203.0.113.7", "203.0.113.8", "2001:db8::7", "192.168.3.10"]
-_PODS = ["10.244.1.5", "10.244.1.6", "10.244.2.5", "10.244.2.6"]
+_SHARED_CLUSTER_IPS = ("10.96.0.20", "fd00:96::20")  # of several Services, as only manifests can have it
+_SHARED_IPS = ["203.0.113.7", "203.0.113.8", "2001:db8::7", "192.168.3.10", "10.96.0.10", "fd00:96::10", "127.0.0.1"]
+_PODS = ["10.244.1.5", "10.244.1.6", "10.244.2.5", "10.244.2.6", "203.0.113.8"]
 _PODS_6 = ["fd00:10:244:1::5", "fd00:10:244:2::5"]
 _RANGES = ["0.0.0.0/0", "198.51.100.0/24", "192.168.3.0/24", "192.0.2.7/32", "2001:db8:1::/64"]
 
@@ -60,7 +64,8 @@ _ports = st.lists(
 def services(draw: st.DrawFn) -> Service:
     name = draw(st.sampled_from(_SERVICE_NAMES))
     kind = draw(st.sampled_from(_TYPES))
-    ips = draw(st.sampled_from([_CLUSTER_IPS[name], _CLUSTER_IPS[name][:1], ()]))
+    own_ips = _CLUSTER_IPS[name]
+    ips = draw(st.sampled_from([own_ips, own_ips, own_ips[:1], _SHARED_CLUSTER_IPS, ()]))
     shared = st.lists(st.sampled_from(_SHARED_IPS), max_size=2, unique=True).map(tuple)
     return Service(
         name,
@@ -75,6 +80,7 @@ def services(draw: st.DrawFn) -> Service:
         external_local=draw(st.booleans()),
         health_check_node_port=draw(st.sampled_from([0, 31000])),
         proxy_name=draw(st.sampled_from([None, None, None, "other"])),
+        created_s=draw(st.sampled_from([NEVER, 1.0, 2.0])),
     )
 
 
@@ -119,6 +125,13 @@ _nodes = st.builds(
     addresses=st.sampled_from([("192.168.3.10",), ("198.51.100.9",), ("192.168.3.10", "fd00:3::10")]),
 )
 
+_taken = st.builds(
+    TakenAddresses,
+    source=st.sampled_from(["API server", "gateways"]),
+    addresses=st.dictionaries(st.sampled_from(_SHARED_IPS), st.just("a gateway of this node"), max_size=2),
+    api_servers=st.sampled_from([(), (SocketAddress("203.0.113.7", 80), SocketAddress("192.168.3.10", 30080))]),
+)
+
 events: st.SearchStrategy[ObjectEvent] = st.one_of(
     st.builds(ServiceUpserted, services()),
     st.builds(ServiceUpserted, services()),
@@ -134,6 +147,7 @@ events: st.SearchStrategy[ObjectEvent] = st.one_of(
         ),
     ),
     st.builds(NodeUpserted, _nodes),
+    _taken,
 )
 """One change of one object."""
 
@@ -154,6 +168,8 @@ def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
                 last["EndpointSlice", endpoint_slice.name] = event
             case SliceDeleted(name=name):
                 last.pop(("EndpointSlice", name), None)
+            case TakenAddresses(source=source):
+                last["TakenAddresses", source] = event
             case _:
                 last["Node", HERE] = event
     return list(last.values())

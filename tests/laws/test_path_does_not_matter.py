@@ -1,14 +1,19 @@
 """Law 1: desired rows depend only on the objects now known, not on the order of their events."""
 
 import random
+from collections import Counter
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.model.events import ObjectEvent, ServiceUpserted
+from kubeproxy_py.compile.service import compile_service
+from kubeproxy_py.model.events import NodeUpserted, ObjectEvent, ServiceDeleted, ServiceUpserted
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.refusal import REASONS, Refusal
+from kubeproxy_py.model.rows import Rows, VirtualServer
+from kubeproxy_py.model.services import ServiceName
 from tests.builders import node_context, service
 from tests.laws.histories import batches, known
 
@@ -41,9 +46,52 @@ def test_desired_rows_do_not_depend_on_the_order_of_events(history: list[list[Ob
     fresh.compile()
 
     assert incremental.desired.rows == fresh.desired.rows
-    assert {key: incremental.desired.owners(key) for key in incremental.desired.rows} == {
-        key: fresh.desired.owners(key) for key in fresh.desired.rows
-    }
+    assert holders(incremental) == holders(fresh)
+    assert list(incremental.refusals) == list(fresh.refusals)
+    assert incremental.refusals.counts() == fresh.refusals.counts() == counted(fresh.refusals)
+
+
+def counted(refusals: Iterable[Refusal]) -> dict[str, int]:
+    counts = Counter(refusal.reason for refusal in refusals)
+    return {reason: counts[reason] for reason in REASONS}
+
+
+def holders(of: Compiler) -> dict[VirtualServer, ServiceName | None]:
+    return {key: of.claims.holder(key) for key in of.desired.rows if isinstance(key, VirtualServer)}
+
+
+@given(history=batches)
+def test_every_virtual_server_is_that_of_its_holder_alone(history: list[list[ObjectEvent]]) -> None:
+    incremental = compiler()
+    for batch in history:
+        for event in batch:
+            incremental.handle_event(event)
+        incremental.compile()
+    for name, given_service in incremental.cluster.services.items():
+        alone = compile_service(
+            given_service,
+            incremental.cluster.slices_of(name),
+            incremental.context,
+            taken=incremental.cluster.taken,
+            lost=incremental.claims.lost_by(name),
+        )
+        assert {key for key in alone if isinstance(key, VirtualServer)} == set(incremental.claims.held_by(name))
+        assert alone.items() <= incremental.desired.rows.items()
+
+
+@given(history=batches)
+def test_no_row_of_a_service_is_left_after_all_are_deleted(history: list[list[ObjectEvent]]) -> None:
+    incremental, nothing = compiler(), compiler()
+    nothing.compile()
+    for event in (event for batch in history for event in batch if not isinstance(event, NodeUpserted)):
+        incremental.handle_event(event)
+        incremental.compile()
+    for name in list(incremental.cluster.services):
+        incremental.handle_event(ServiceDeleted(name))
+    incremental.compile()
+    assert incremental.desired.rows == nothing.desired.rows
+    assert list(incremental.refusals) == []
+    assert set(incremental.refusals.counts().values()) == {0}
 
 
 @given(history=batches)

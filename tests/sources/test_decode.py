@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, SlicePort
+from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.sources.decode.objects import Decoded, Kind, decode
 
 Json = dict[str, Any]
@@ -64,6 +65,19 @@ def problems_of(kind: Kind, body: Json) -> list[tuple[str, str]]:
 
 
 # Service
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "created_s"),
+    [("2025-01-01T00:00:00Z", 1735689600.0), (None, NEVER), ("", NEVER), ("soon", NEVER), (7, NEVER), ({}, NEVER)],
+)
+def test_age_of_a_service_is_that_of_its_creation_timestamp(timestamp: object, created_s: float) -> None:
+    body = service_object()
+    body["metadata"]["creationTimestamp"] = timestamp
+    (service,) = decoded("Service", body).values
+    assert isinstance(service, Service)
+    assert service.created_s == created_s
+
 
 EMPTY: tuple[str, ...] = ()
 

@@ -131,8 +131,9 @@ class AddressAdapter:
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """Return all addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
         names = self._interface_names()
-        parsed = ((names.get(index), address) for _, _, _, index, address in _parse_addresses(self._dump_addresses()))
-        return tuple(sorted(HostAddress(name, address) for name, address in parsed if name))
+        parsed = _parse_addresses(self._dump_addresses())
+        named = ((names.get(index), address, prefix) for _, prefix, _, index, address in parsed)
+        return tuple(sorted(HostAddress(name, address, prefix) for name, address, prefix in named if name))
 
     def close(self) -> None:
         """Close the socket; a later use opens another."""

@@ -47,6 +47,7 @@ class MetaWire(Wire):
     labels: LabelsWire | None = None
     annotations: AnnotationsWire | None = None
     deletion_timestamp: Any = None
+    creation_timestamp: Any = None
 
 
 NO_META = MetaWire()

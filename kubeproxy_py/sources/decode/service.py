@@ -7,11 +7,14 @@ Invariants:
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
 from kubeproxy_py.config.durations import parse_duration
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort, ServiceType
+from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import FAMILIES, IP, Family, Protocol, family_of
 from kubeproxy_py.sources.decode.errors import FieldError, read_cidr, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
@@ -83,6 +86,7 @@ class _ServiceReader:
             self._health_check_node_port(),
             self._drain_deadline_s(),
             (self._meta.labels or NO_LABELS).proxy_name,
+            _created_s(self._meta.creation_timestamp),
         )
 
     def _ports(self) -> tuple[ServicePort, ...]:
@@ -184,6 +188,14 @@ class _ServiceReader:
         except FieldError as error:
             self.errors.append(error.under(path))
             return []
+
+
+def _created_s(timestamp: object) -> float:
+    """Return the time of creation, in seconds since 1970; NEVER if it is absent (manifests) or no time."""
+    with suppress(ValueError, OverflowError):
+        if isinstance(timestamp, str) and timestamp:
+            return datetime.fromisoformat(timestamp).timestamp()
+    return NEVER
 
 
 def port_number(field: str, port: int | None) -> int:

@@ -1,23 +1,24 @@
-"""ExternalIpWarnings: Services whose externalIPs are addresses of this node."""
+"""ServiceWarnings: what is refused of Services, and externalIPs that are addresses of this node."""
 
 import pytest
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.config_warnings import external_ips_on_node
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.events.external_ip_warnings import ExternalIpWarnings
+from kubeproxy_py.events.service_warnings import ServiceWarnings
 from kubeproxy_py.events.kube_events import KubeEvent
 from kubeproxy_py.kernel.memory import MemoryKernel
-from kubeproxy_py.model.events import Event, HostAddresses, ServiceDeleted, ServiceUpserted, Synced
+from kubeproxy_py.model.events import Event, HostAddresses, ServiceDeleted, ServiceUpserted, SliceUpserted, Synced
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Address, VirtualServer
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.sources import FEEDS
-from tests.builders import host, name, node_context, service
+from tests.builders import endpoint_slice, host, name, node_context, port, service
 
 NODE_IP, NODE_IP_6, OTHER = "192.168.3.10", "fd00:3::10", "192.0.2.1"
 BOTH = ("10.96.0.10", "fd00:96::10")
+PORTS = tuple(port(number, label=f"p{number}") for number in range(1, 13))
 
 
 class WarningsHarness:
@@ -29,7 +30,7 @@ class WarningsHarness:
         self.now_s = 0.0
         self.kernel = MemoryKernel()
         self.kernel.addresses = host(NODE_IP)
-        check = ExternalIpWarnings(compiler, self.published.append).check
+        check = ServiceWarnings(compiler, self.published.append).check
         self.agent = Agent(self.kernel, compiler, lambda: self.now_s, on_compiled=check)
         for feed in FEEDS:
             self.agent.handle_event(Synced(feed), 0.0)
@@ -115,3 +116,32 @@ def test_warning_is_published_again_for_a_service_that_was_deleted_and_created()
     harness.sync(ServiceUpserted(with_external(NODE_IP)))
     assert harness.sync(ServiceDeleted(name("shop/web"))) == []
     assert len(harness.sync(ServiceUpserted(with_external(NODE_IP)))) == 1
+
+
+def test_refused_address_is_published_once_and_again_after_it_was_allowed() -> None:
+    harness = WarningsHarness()
+    (event,) = harness.sync(ServiceUpserted(with_external("127.0.0.1", OTHER)))
+    assert (event.reason, event.type, str(event.regarding)) == ("ForbiddenAddress", "Warning", "Service shop/web")
+    assert "127.0.0.1" in event.note
+    assert "node-a" in event.note
+    assert harness.sync(ServiceUpserted(with_external("127.0.0.1"))) == []
+    assert harness.sync(ServiceUpserted(with_external(OTHER))) == []
+    assert len(harness.sync(ServiceUpserted(with_external("127.0.0.1")))) == 1
+
+
+def test_loser_of_an_address_is_told_who_has_it() -> None:
+    harness = WarningsHarness()
+    evil = with_external("10.96.0.53", text="evil")
+    assert harness.sync(ServiceUpserted(evil)) == []
+    (event,) = harness.sync(ServiceUpserted(service("dns", ("10.96.0.53",))))
+    assert (event.reason, str(event.regarding)) == ("AddressContested", "Service shop/evil")
+    assert "Service shop/dns" in event.note
+    assert harness.sync(SliceUpserted(endpoint_slice("evil"))) == []
+
+
+def test_many_refusals_of_one_cause_are_one_event() -> None:
+    harness = WarningsHarness()
+    harness.sync(ServiceUpserted(service("a", ("10.96.0.11",), PORTS, external_ips=(OTHER,))))
+    (event,) = harness.sync(ServiceUpserted(service("b", ("10.96.0.12",), PORTS, external_ips=(OTHER,))))
+    assert f"{OTHER}:1/TCP, " in event.note
+    assert "and 7 more" in event.note

@@ -1,0 +1,221 @@
+"""The frontends of a Service: the addresses and ports at which it is served, with the set entries of each.
+
+Invariants:
+- The frontends depend only on the Service, the node, and which addresses are taken; not on endpoints.
+- They come in kube-proxy's order: ClusterIP, externalIPs, load balancer addresses, NodePorts.
+"""
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from ipaddress import ip_address, ip_network
+
+from msgspec import Struct
+
+from kubeproxy_py.compile.binding import Binding, FrontendKind, bind, closed_refusal, is_closed
+from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family
+from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.kube_names import IpsetDefinition
+from kubeproxy_py.model.refusal import Refusal
+from kubeproxy_py.model.rows import VirtualServer
+from kubeproxy_py.model.services import Service, ServicePort
+from kubeproxy_py.net import CIDR, IP, Family, Protocol, family_of
+
+# By protocol: the set of all NodePorts, and that of those with externalTrafficPolicy Local.  Those of TCP and UDP are
+# of type bitmap:port, which does not support SCTP.
+_NODE_PORT_SETS: Mapping[Protocol, tuple[IpsetDefinition, IpsetDefinition]] = {
+    "TCP": (kube_names.NODE_PORT_TCP, kube_names.NODE_PORT_LOCAL_TCP),
+    "UDP": (kube_names.NODE_PORT_UDP, kube_names.NODE_PORT_LOCAL_UDP),
+    "SCTP": (kube_names.NODE_PORT_SCTP, kube_names.NODE_PORT_LOCAL_SCTP),
+}
+
+Entry = tuple[IpsetDefinition, str]
+"""An entry of a set."""
+
+
+class FamilyPort(Struct, frozen=True, gc=False):
+    """One port of a Service in one address family, and the addresses of the Service in it that are served."""
+
+    service: Service
+    port: ServicePort
+    family: Family
+    bindings: tuple[Binding, ...]
+
+
+class Frontend(Struct, frozen=True, gc=False):
+    """One address and port at which a Service port is served."""
+
+    kind: FrontendKind
+    server: VirtualServer
+    is_local_policy: bool  # the traffic policy that applies here is Local
+    bound: bool  # the address belongs on kube-ipvs0
+    entries: tuple[Entry, ...]  # set entries
+
+
+Placement = tuple[tuple[Family, tuple[Binding, ...]], ...]
+"""What becomes of each address of a Service, by family."""
+
+
+def place(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) -> Placement:
+    """Return what becomes of the addresses of *service*; nothing if another proxy serves it.
+
+    Without a ClusterIP in a family, the Service does not exist in that family at all, as in kube-proxy.
+    """
+    if service.proxy_name is not None or service.type == "ExternalName" or not service.ports:
+        return ()
+    cluster_ips = by_family(service.cluster_ips)
+    return tuple(
+        (
+            family,
+            tuple(
+                bind(service.name, kind, address, context, taken)
+                for kind, address in _addresses(service, family, cluster_ips[family], context)
+            ),
+        )
+        for family in context.families
+        if family in cluster_ips
+    )
+
+
+def family_ports(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) -> Iterator[FamilyPort]:
+    """Return every port of *service* in every family that is served."""
+    return placed_ports(service, place(service, context, taken))
+
+
+def placed_ports(service: Service, placement: Placement) -> Iterator[FamilyPort]:
+    """Return every port of *service* in every family, with the addresses of *placement* that are served."""
+    for family, bindings in placement:
+        served = tuple(binding for binding in bindings if binding.is_served)
+        for port in service.ports:
+            yield FamilyPort(service, port, family, served)
+
+
+def servers(port: FamilyPort, taken: Taken = NOTHING_TAKEN) -> list[tuple[Binding, VirtualServer]]:
+    """Return the virtual server of every frontend of *port*, with what applies to its address."""
+    found = _all_servers(port)
+    if not taken.api_servers:
+        return found
+    return [(binding, server) for binding, server in found if not is_closed(binding.kind, server, taken)]
+
+
+def frontends(
+    port: FamilyPort, context: NodeContext, taken: Taken = NOTHING_TAKEN, without: Container[VirtualServer] = ()
+) -> Iterator[Frontend]:
+    """Return every frontend of *port*, except those in *without*."""
+    is_external_local = external_local(port.service)
+    for binding, server in servers(port, taken):
+        if server not in without:
+            is_cluster_ip = binding.kind is FrontendKind.CLUSTER_IP
+            is_local = port.service.internal_local if is_cluster_ip else is_external_local
+            entries = _ENTRIES[binding.kind](port.service, server, context)
+            yield Frontend(binding.kind, server, is_local, binding.is_bound, entries)
+
+
+def refusals(service: Service, placement: Placement, taken: Taken) -> tuple[Refusal, ...]:
+    """Return what is refused of the addresses and ports that *service* asks for, whoever else asks for them."""
+    found = [b.refusal for _, bindings in placement for b in bindings if b.refusal is not None]
+    if taken.api_servers:
+        found += [
+            closed_refusal(service.name, server)
+            for port in placed_ports(service, placement)
+            for binding, server in _all_servers(port)
+            if is_closed(binding.kind, server, taken)
+        ]
+    return tuple(dict.fromkeys(found))  # an address may be externalIP and load balancer address
+
+
+def external_local(service: Service) -> bool:
+    """Return whether externalTrafficPolicy Local applies: only to a Service that can be reached from outside."""
+    reachable = service.type in ("LoadBalancer", "NodePort") or bool(service.external_ips)
+    return service.external_local and reachable
+
+
+def source_ranges(service: Service, family: Family) -> tuple[CIDR, ...]:
+    """Return the networks that may use the load balancer's addresses; empty, or any /0 among them: all."""
+    ranges = tuple(cidr for cidr in service.source_ranges if family_of(cidr) == family)
+    return () if any(cidr.endswith("/0") for cidr in ranges) else ranges
+
+
+def format_cidr(cidr: CIDR) -> str:
+    """Return *cidr* as ipset prints it: a single address without its prefix length."""
+    address, _, length = cidr.partition("/")
+    return address if length == ("128" if ":" in address else "32") else cidr
+
+
+def ip_port(address: IP, protocol: Protocol, port: int) -> str:
+    """Return the entry of a set of type hash:ip,port."""
+    return f"{address},{protocol.lower()}:{port}"
+
+
+def _addresses(
+    service: Service, family: Family, cluster_ip: IP, context: NodeContext
+) -> Iterator[tuple[FrontendKind, IP]]:
+    """Return the addresses of *service* in *family*."""
+    yield FrontendKind.CLUSTER_IP, cluster_ip
+    for address in _of_family(service.external_ips, family):
+        yield FrontendKind.EXTERNAL_IP, address
+    for address in _of_family(service.load_balancer_ips, family):
+        yield FrontendKind.LOAD_BALANCER, address
+    if any(port.node_port for port in service.ports):
+        for address in context.node_port_addresses.get(family, ()):
+            yield FrontendKind.NODE_PORT, address
+
+
+def _all_servers(port: FamilyPort) -> list[tuple[Binding, VirtualServer]]:
+    number, node_port, protocol = port.port.port, port.port.node_port, port.port.protocol
+    numbered = [(b, node_port if b.kind is FrontendKind.NODE_PORT else number) for b in port.bindings]
+    return [(binding, VirtualServer(binding.address, port, protocol)) for binding, port in numbered if port]
+
+
+def _of_family(addresses: tuple[IP, ...], family: Family) -> Iterator[IP]:
+    return (address for address in addresses if family_of(address) == family)
+
+
+# Set entries
+
+
+_Entries = tuple[Entry, ...]
+
+
+def _cluster_ip_entries(_service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
+    return ((kube_names.CLUSTER_IP, _entry(server)),)
+
+
+def _external_ip_entries(service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
+    is_local = external_local(service)
+    return ((kube_names.EXTERNAL_IP_LOCAL if is_local else kube_names.EXTERNAL_IP, _entry(server)),)
+
+
+def _load_balancer_entries(service: Service, server: VirtualServer, context: NodeContext) -> _Entries:
+    entry = _entry(server)
+    is_local = ((kube_names.LOAD_BALANCER_LOCAL, entry),) if external_local(service) else ()
+    return ((kube_names.LOAD_BALANCER, entry), *is_local, *_source_range_entries(service, server, context))
+
+
+def _source_range_entries(service: Service, server: VirtualServer, context: NodeContext) -> Iterator[Entry]:
+    address, family, entry = server.address, family_of(server.address), _entry(server)
+    if ranges := source_ranges(service, family):
+        yield kube_names.LOAD_BALANCER_FW, entry
+        for cidr in ranges:
+            yield kube_names.LOAD_BALANCER_SOURCE_CIDR, f"{entry},{format_cidr(cidr)}"
+        # A process of this node reaches the address from that same address, because the address is local.
+        node_ip = context.node_ips.get(family, LOOPBACK[family])
+        if any(ip_address(node_ip) in ip_network(cidr) for cidr in ranges):
+            yield kube_names.LOAD_BALANCER_SOURCE_IP, f"{entry},{address}"
+
+
+def _node_port_entries(service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
+    all_ports, local_ports = _NODE_PORT_SETS[server.protocol]
+    entry = _entry(server) if server.protocol == "SCTP" else str(server.port)
+    return ((all_ports, entry), (local_ports, entry)) if external_local(service) else ((all_ports, entry),)
+
+
+def _entry(server: VirtualServer) -> str:
+    return ip_port(server.address, server.protocol, server.port)
+
+
+_ENTRIES: Mapping[FrontendKind, Callable[[Service, VirtualServer, NodeContext], _Entries]] = {
+    FrontendKind.CLUSTER_IP: _cluster_ip_entries,
+    FrontendKind.EXTERNAL_IP: _external_ip_entries,
+    FrontendKind.LOAD_BALANCER: _load_balancer_entries,
+    FrontendKind.NODE_PORT: _node_port_entries,
+}

@@ -1,0 +1,49 @@
+"""A refusal: the agent declines part of what an object asks for, and serves the rest."""
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kubeproxy_py.model.services import ServiceName
+
+ADDRESS_CONTESTED = "AddressContested"
+"""Another Service has the better claim to an address and port."""
+
+ADDRESS_IN_USE = "AddressInUse"
+"""An external address belongs to another machine or to a pod, as far as this node knows."""
+
+FORBIDDEN_ADDRESS = "ForbiddenAddress"
+"""No Service can have the address, whoever asks for it: loopback, link-local, multicast, broadcast."""
+
+REASONS: tuple[str, ...] = (ADDRESS_CONTESTED, ADDRESS_IN_USE, FORBIDDEN_ADDRESS)
+"""Every reason; each is also the reason of a Kubernetes Event and the value of a metric's label."""
+
+_SUBJECTS_MAX = 5  # in one text
+
+
+class Refusal(Struct, frozen=True, gc=False, order=True):
+    """What is refused, and why.
+
+    Printed as ``Service: subject: message (hint)``.
+    """
+
+    reason: str
+    service: ServiceName
+    subject: str  # an address, or address:port/protocol
+    message: str
+    hint: str = ""  # the remedy
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"Service {self.service}: {self.subject}: {self.message}{hint}"
+
+
+def grouped(refusals: Iterable[Refusal]) -> Iterator[Refusal]:
+    """Return one refusal for each Service and cause of *refusals*, with all its subjects, of many the first five."""
+    groups: dict[Refusal, list[str]] = {}
+    for refusal in refusals:
+        groups.setdefault(replace(refusal, subject=""), []).append(refusal.subject)
+    for group, subjects in groups.items():
+        more = f" and {len(subjects) - _SUBJECTS_MAX:,} more" if len(subjects) > _SUBJECTS_MAX else ""
+        yield replace(group, subject=", ".join(subjects[:_SUBJECTS_MAX]) + more)
