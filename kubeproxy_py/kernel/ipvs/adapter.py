@@ -7,7 +7,6 @@ Invariants:
 """
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
@@ -17,7 +16,7 @@ from socket import htons, inet_ntop, inet_pton, ntohs
 from typing import TypeVar
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Scope, Snapshot, snapshot_of
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, errno_text
 from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.ipvs.constants import FAMILY_NAME, Timeouts
 from kubeproxy_py.kernel.ipvs.decode import (
@@ -310,4 +309,4 @@ def _is_done(step: Step, error: NetlinkError) -> bool:
 def _failure(step: Step, error: NetlinkError) -> StepFailure:
     scheduler = step.spec.scheduler if isinstance(step.spec, VirtualServerSpec) else ""
     text = _ERROR_TEXTS.get((type(step.key), error.errno), "").format(scheduler=scheduler)
-    return StepFailure(step, error.errno, text or error.text or os.strerror(error.errno))
+    return StepFailure(step, error.errno, text or error.text or errno_text(error.errno))
