@@ -138,8 +138,8 @@ def unsupported_steps(backend: Backend, steps: Sequence[Step]) -> dict[Key, Step
 
 
 def _missing_text(extension: Extension, family: Family) -> str:
-    kind = "target" if extension.is_target else "match"
-    return f"the kernel has no {kind} {extension.name} (modprobe {extension.module_for(family)})"
+    missing = "the kernel has no target" if extension.is_target else "the kernel has no match"
+    return f"{missing} {extension.name} (modprobe {extension.module_for(family)})"
 
 
 def _rules(step: Step) -> tuple[str, ...]:

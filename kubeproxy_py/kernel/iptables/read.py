@@ -13,6 +13,7 @@ from errno import EINVAL
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import run
+from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
 from kubeproxy_py.kernel.iptables.errors import errno_and_hint, reason
 from kubeproxy_py.model import kube_names
@@ -20,7 +21,7 @@ from kubeproxy_py.model.rows import Table
 from kubeproxy_py.net import Family
 
 _SKIPPED_TABLE = re.compile(rb"# (Table `(?:nat|filter)' is incompatible)")  # iptables-nft-save, with exit code 0
-_NO_SUCH_CHAIN = re.compile(r"No chain/target/match by that name|chain .* in table .* does not exist")
+_NO_SUCH_CHAIN = "No chain/target/match by that name"
 _NFT_FAMILIES: dict[Family, str] = {"IPv4": "ip", "IPv6": "ip6"}
 
 
@@ -71,9 +72,12 @@ def read_by_chain(commands: IptablesCommands, table: Table) -> bytes:
 
 def _rules(commands: IptablesCommands, table: Table, chain: str) -> list[str] | None:
     """Return the rules of *chain*, as iptables-save prints them; None if it does not exist.  Raises KernelError."""
+    # iptables-nft says of a chain that does not exist that it is incompatible.
+    if commands.backend == "nft" and not nf_tables.has_chain(commands.family, table, chain):
+        return None
     result = run([*commands.program, "-t", table, "-S", chain])
     if result.exit_code:
-        if _NO_SUCH_CHAIN.search(result.error_text):
+        if _NO_SUCH_CHAIN in result.error_text:
             return None
         raise KernelError(f"{commands.family} {table} {chain}: {reason(result)}", errno=EINVAL)
     printed = result.stdout.decode("utf-8", "surrogateescape").splitlines()
