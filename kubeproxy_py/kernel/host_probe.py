@@ -27,6 +27,7 @@ from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands, dete
 from kubeproxy_py.kernel.iptables.errors import errno_and_hint
 from kubeproxy_py.kernel.netfilter_probe import (
     HostProblem,
+    askable_extensions,
     extension_problems,
     ipset_problems,
     missing_by_family,
@@ -79,12 +80,13 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
     used_backend, usable, iptables_problems = _probe_iptables(backend, root)
     problems += iptables_problems
     families = tuple(commands.family for commands, _ in usable)
-    missing = missing_by_family(used_backend, families)
+    version = parse_version(release)
+    missing = missing_by_family(used_backend, families, askable_extensions(version, root))
     ipset_errno = probe_ipset()
     problems += [*extension_problems(used_backend, missing), *ipset_problems(ipset_errno)]
     iptables_version = usable[0][1] if usable else _UNKNOWN_VERSION
     host = HostInfo(
-        kernel_version=parse_version(release),
+        kernel_version=version,
         cpus=count_cpus(root),
         families=families,
         random_fully=supports_random_fully(iptables_version),

@@ -7,6 +7,7 @@ Invariants:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from errno import EINVAL, EPERM
+from pathlib import Path
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_PROTOCOL
@@ -40,9 +41,22 @@ _NO_IPSET = HostProblem(
 )
 
 
-def missing_by_family(backend: Backend, families: Iterable[Family]) -> dict[Family, list[Extension]]:
-    """Return the matches and targets of our rules that the kernel lacks, for each of *families*."""
-    return {family: missing_extensions(backend, family, EXTENSIONS.values()) for family in families}
+def missing_by_family(
+    backend: Backend, families: Iterable[Family], extensions: Iterable[Extension] = EXTENSIONS.values()
+) -> dict[Family, list[Extension]]:
+    """Return those of *extensions* that the kernel lacks, for each of *families*."""
+    asked = tuple(extensions)
+    return {family: missing_extensions(backend, family, asked) for family in families}
+
+
+def askable_extensions(kernel_version: tuple[int, int, int], root: Path) -> list[Extension]:
+    """Return the extensions that the kernel can be asked for without changing what packets meet.
+
+    Before Linux 5.1 xt_physdev loads br_netfilter, after which bridged packets pass iptables.  Only a rule that needs
+    it may cause that, so there it is taken to exist.
+    """
+    has_bridge_netfilter = kernel_version >= (5, 1, 0) or (root / "proc/sys/net/bridge").exists()
+    return [extension for extension in EXTENSIONS.values() if has_bridge_netfilter or extension.name != "physdev"]
 
 
 def extension_problems(backend: Backend, missing: Mapping[Family, Sequence[Extension]]) -> Iterator[HostProblem]:

@@ -23,7 +23,7 @@ from kubeproxy_py.kernel.host_probe import (
 from kubeproxy_py.kernel.iptables import kernel_extensions, nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend, detect_backend, find_commands
 from kubeproxy_py.kernel.iptables.kernel_extensions import missing_extensions
-from kubeproxy_py.kernel.netfilter_probe import extension_problems, missing_by_family
+from kubeproxy_py.kernel.netfilter_probe import askable_extensions, extension_problems, missing_by_family
 from kubeproxy_py.model.extensions import EXTENSIONS, Extension
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.net import FAMILIES, Family
@@ -244,6 +244,18 @@ def test_an_extension_that_one_family_lacks_is_a_problem_of_that_family(monkeypa
     _lacking(monkeypatch, "MASQUERADE", family="IPv6")
     (problem,) = extension_problems("legacy", missing_by_family("legacy", FAMILIES))
     assert "ip6t_MASQUERADE is missing for IPv6, without which" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("version", "bridge", "asked"), [((4, 18, 0), False, False), ((4, 18, 0), True, True), ((5, 1, 0), False, True)]
+)
+def test_physdev_is_not_asked_for_where_that_would_load_br_netfilter(
+    version: Version, bridge: bool, asked: bool, tmp_path: Path
+) -> None:
+    if bridge:
+        (tmp_path / "proc/sys/net/bridge").mkdir(parents=True)
+    names = {extension.name for extension in askable_extensions(version, tmp_path)}
+    assert names == EXTENSIONS.keys() - (set() if asked else {"physdev"})
 
 
 def test_a_match_and_a_target_of_one_module_are_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:

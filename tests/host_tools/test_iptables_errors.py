@@ -76,7 +76,7 @@ def test_the_hint_names_what_the_message_is_about(text: str, family: Family, err
 
 
 def _lacking(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def missing(_backend: str, _family: Family, extensions: list[Extension]) -> list[Extension]:
+    def missing(_backend: str, _family: Family, extensions: list[Extension], **_: bool) -> list[Extension]:
         return [extension for extension in extensions if extension.name == name]
 
     monkeypatch.setattr(errors, "missing_extensions", missing)
@@ -94,6 +94,13 @@ def test_only_the_chains_that_need_a_missing_match_and_what_waits_for_them_are_s
     assert {str(key): failure.message for key, failure in failures.items()} == {
         f"IPv4 nat {source} -> KUBE-SERVICES": f"waits for Chain {services}" for source in ("PREROUTING", "OUTPUT")
     }
+
+
+def test_without_nft_compat_every_rule_of_iptables_nft_names_that_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors.nf_tables, "has_compat", lambda: False)
+    chain = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
+    failures = unsupported_steps("nft", [Step("add", chain, ChainSpec(("-j MARK --set-xmark 0x1/0x1",)))])
+    assert "modprobe nft_compat" in failures[chain].message
 
 
 def test_nothing_waits_for_a_chain_that_exists_although_it_cannot_be_updated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from kubeproxy_py.kernel.dispatch import DEPENDS_ON
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import Result
+from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend
 from kubeproxy_py.kernel.iptables.kernel_extensions import missing_extensions
 from kubeproxy_py.model.extensions import EXTENSIONS, Extension, used_extensions
@@ -123,18 +124,23 @@ def unsupported_steps(backend: Backend, steps: Sequence[Step]) -> dict[Key, Step
     """
     failures: dict[Key, StepFailure] = {}
     not_added: set[Key] = set()
+    has_compat = backend != "nft" or nf_tables.has_compat()
     for step in steps:
         if step.verb == "delete" or not isinstance(step.key, Chain | Jump):
             continue
-        missing = missing_extensions(backend, step.key.family, used_extensions(_rules(step)))
+        missing = missing_extensions(backend, step.key.family, used_extensions(_rules(step)), has_compat=has_compat)
         blocker = next((key for key in DEPENDS_ON[type(step.key)](step.key, step.spec) if key in not_added), None)
         if missing:
-            failures[step.key] = StepFailure(step, EOPNOTSUPP, _missing_text(missing[0], step.key.family))
+            text = _missing_text(missing[0], step.key.family) if has_compat else _NO_COMPAT
+            failures[step.key] = StepFailure(step, EOPNOTSUPP, text)
         elif blocker:
             failures[step.key] = StepFailure(step, 0, f"waits for {type(blocker).__name__} {blocker}")
         if step.key in failures and step.verb == "add":
             not_added.add(step.key)
     return failures
+
+
+_NO_COMPAT = "the kernel has no matches and targets for nf_tables (modprobe nft_compat)"
 
 
 def _missing_text(extension: Extension, family: Family) -> str:

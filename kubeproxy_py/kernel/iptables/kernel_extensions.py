@@ -28,8 +28,19 @@ _GET_REVISION: dict[Family, tuple[int, int]] = {"IPv4": (66, 67), "IPv6": (68, 6
 _NATIVE_IN_NFT = frozenset(("comment",))
 
 
-def missing_extensions(backend: Backend, family: Family, extensions: Iterable[Extension]) -> list[Extension]:
-    """Return those of *extensions* that the kernel does not have for *family*."""
+def missing_extensions(
+    backend: Backend, family: Family, extensions: Iterable[Extension], *, has_compat: bool = True
+) -> list[Extension]:
+    """Return those of *extensions* that the kernel does not have for *family*.
+
+    Args:
+        backend: legacy or nft.
+        family: the address family.
+        extensions: what to ask for.
+        has_compat: False: the kernel has no nft_compat, and so none for nft but those that are part of nf_tables.
+    """
+    if not has_compat:
+        return [extension for extension in extensions if extension.name not in _NATIVE_IN_NFT]
     return [extension for extension in extensions if not has_extension(backend, family, extension)]
 
 

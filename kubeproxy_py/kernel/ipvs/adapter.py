@@ -10,7 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
-from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
+from errno import EAFNOSUPPORT, EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
 from functools import partial
 from socket import htons, inet_ntop, inet_pton, ntohs
 from typing import TypeVar
@@ -70,6 +70,7 @@ _CHUNK_SIZE = 1000  # virtual servers; decoding them takes some 5 ms
 _ERROR_TEXTS: dict[tuple[type, int], str] = {
     (VirtualServer, ENOENT): "the kernel has no scheduler '{scheduler}' (modprobe ip_vs_{scheduler})",
     (VirtualServer, ESRCH): "no such virtual server",
+    (VirtualServer, EAFNOSUPPORT): "IPVS of this kernel has no IPv6 (CONFIG_IP_VS_IPV6)",
     (RealServer, ESRCH): "its virtual server does not exist",
     (RealServer, ENOENT): "no such real server",
     (RealServer, EINVAL): "refused as invalid; in a new network namespace, is the loopback interface up?",
