@@ -158,6 +158,7 @@ class Agent:
             dict(state.drift.repaired),
             len(state.draining),
             self._compare.count,
+            len(state.unread.errors),
             stuck_families(state.pending.failed),
             is_waiting=bool(self.awaited),
             has_work=not state.is_adopted or self._is_sync_requested(),

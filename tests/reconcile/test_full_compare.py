@@ -239,6 +239,7 @@ def test_a_scope_that_cannot_be_read_does_not_stop_the_repair_of_others(
         run_compare_if_due(harness)
     assert {key for key in before if scope_of(key) != unreadable} <= harness.kernel.rows.keys()
     assert caplog.text.count("Failed to read a part of kernel state") == 1
+    assert harness.agent.status().unread == 1
 
 
 def run_compare_if_due(harness: AgentHarness) -> None:
