@@ -3,22 +3,24 @@
 Invariants:
 - No source of objects is needed: only kernel state determines what is deleted.
 - Virtual servers that none of our sets names, and rules and sets of others, are left in place. So are sysctls, modules
-  and conntrack entries, on which other software may depend by now.
+  and conntrack entries, on which other software may depend by now, and the chain KUBE-MARK-MASQ while other programs
+  jump to it.
 - A failure is logged, and everything else is still deleted.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from errno import ENOENT
 from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.commands.parts import linux_kernel, probe_host
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, read_scopes
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.iptables.other_modes import delete, detach, find_stale_rules
+from kubeproxy_py.kernel.iptables.other_modes import StaleRules, delete, detach, find_mark_users, find_stale_rules
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
+from kubeproxy_py.model.rows import Chain, Rows
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.report_text import changes_text
@@ -38,13 +40,13 @@ def cleanup(loaded: "LoadedConfig") -> int:
     """
     probed = probe_host(loaded)
     kernel = linux_kernel(loaded, probed)
-    stale = find_stale_rules(probed.commands)
+    stale, failures = _find_stale_rules(probed.commands)
     if stale:
         log.info("Deleting rules of another kube-proxy mode", extra=values(found=stale))
     # Detached first, so that no packet reaches rules whose sets are deleted next.
-    failures = _log_errors(detach(probed.commands, stale))
-    failures += _delete_owned(kernel, loaded)
-    failures += _log_errors(delete(probed.commands, stale))
+    failures += _log_errors(detach(stale))
+    failures += _delete_owned(kernel, loaded, _chains_in_use(probed.commands))
+    failures += _log_errors(delete(stale))
     kernel.close()
     return SUCCESS if probed.commands and not failures else FAILED
 
@@ -64,9 +66,37 @@ def warn_of_stale_rules(commands: "Iterable[IptablesCommands]") -> None:
         )
 
 
-def _delete_owned(kernel: Kernel, loaded: "LoadedConfig") -> int:
-    """Delete every row that we own, and return the number of failures."""
+def _find_stale_rules(commands: "Iterable[IptablesCommands]") -> tuple[StaleRules, int]:
+    """Return what other modes left, and the number of failures."""
+    try:
+        return find_stale_rules(commands), 0
+    except KernelError as error:
+        return StaleRules(), _log_errors([error])
+
+
+def _chains_in_use(commands: "Iterable[IptablesCommands]") -> set[Chain]:
+    """Return the KUBE-MARK-MASQ chains to which other programs jump, and log which."""
+    kept: set[Chain] = set()
+    try:
+        users_by_family = find_mark_users(commands)
+    except KernelError as error:
+        log.warning("Failed to look for jumps of other programs", extra=values(err=error))
+        return kept
+    for family, users in users_by_family.items():
+        kept.add(Chain(family, "nat", MARK_MASQ_CHAIN))
+        log.info(
+            "Leaving chain %s in place, because chains of other programs jump to it",
+            MARK_MASQ_CHAIN,
+            extra=values(family=family, used_by=list(users)),
+        )
+    return kept
+
+
+def _delete_owned(kernel: Kernel, loaded: "LoadedConfig", kept: Collection[Chain]) -> int:
+    """Delete every row that we own but *kept*, and return the number of failures."""
     rows, failures = _read_all(kernel)
+    for chain in kept:
+        rows.pop(chain, None)
     addresses = [host.address for host in kernel.host_addresses()]
     owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs)
     plan = make_plan({}, filter_removable(owned, addresses))
@@ -84,15 +114,13 @@ def _delete_owned(kernel: Kernel, loaded: "LoadedConfig") -> int:
 
 def _read_all(kernel: Kernel) -> tuple[Rows, int]:
     """Return every row that can be read, and the number of scopes that cannot."""
-    rows: Rows = {}
-    failures = 0
-    for scope in kernel.scopes():
-        try:
-            rows.update(kernel.read(scope))
-        except KernelError as error:
-            if scope != VIRTUAL_SERVERS or error.errno != ENOENT:  # without IPVS the kernel has no virtual servers
-                failures += _log_errors([error])
-    return rows, failures
+    rows, unread = read_scopes(kernel)
+    errors = {
+        scope: error
+        for scope, error in unread.items()
+        if scope != VIRTUAL_SERVERS or error.errno != ENOENT  # without IPVS the kernel has no virtual servers
+    }
+    return rows, _log_errors(errors.values())
 
 
 def _log_errors(errors: Iterable[KernelError]) -> int:

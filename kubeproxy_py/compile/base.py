@@ -6,7 +6,7 @@ Invariants:
   conntrack.maxPerCore or conntrack.min is configured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model import kube_names
@@ -26,19 +26,25 @@ CONNTRACK_MAX_FIELDS = frozenset(("conntrack.maxPerCore", "conntrack.min"))
 """The configuration fields that determine nf_conntrack_max; if one is given, the value may be lowered."""
 
 
-def base_rows(families: tuple[Family, ...], sysctls: Rows, maxelems: Mapping[str, int] | None = None) -> Rows:
+def base_rows(
+    families: tuple[Family, ...],
+    sysctls: Rows,
+    maxelems: Mapping[str, int] | None = None,
+    without_comments: Collection[Family] = (),
+) -> Rows:
     """Return *sysctls*, the device, and every set and jump of *families*.
 
     Args:
         families: the address families that are served.
         sysctls: the rows of the kernel settings.
         maxelems: the maxelem of sets that differ from kube-proxy's, by name.
+        without_comments: the families whose rules cannot have comments.
     """
     rows: Rows = {**sysctls, Link(IPVS_DEVICE): None}
     for family in families:
         for ipset, header in kube_names.ipsets(family, maxelems).items():
             rows[ipset] = header
-        for jump, rule in kube_names.jumps(family).items():
+        for jump, rule in kube_names.jumps(family, comments=family not in without_comments).items():
             rows[jump] = JumpSpec(rule)
     return rows
 

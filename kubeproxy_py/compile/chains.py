@@ -5,6 +5,8 @@ and on the load balancer addresses that this node itself may not use.
 
 Invariants:
 - A rule is the text that ``iptables-save`` prints, so a chain that was read compares equal with the one written.
+- A rule that needs a match or target which the kernel lacks is left out or simplified by itself, and never so that a
+  Service is open to whom it is closed with it (model/extensions.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -45,8 +47,15 @@ class _Inputs(Struct, frozen=True, gc=False):
         return f"-m set --match-set {definition.name_in(self.family)} {direction}"
 
     def commented_match(self, definition: IpsetDefinition, direction: str) -> str:
-        comment = definition.comment.replace("'", "\\'")  # iptables-save puts a backslash before an apostrophe
-        return f'-m comment --comment "{comment}" {self.match(definition, direction)}'
+        return f"{self.comment(definition.comment)}{self.match(definition, direction)}"
+
+    def has_extension(self, name: str) -> bool:
+        return self.node.has_extension(self.family, name)
+
+    def comment(self, text: str) -> str:
+        """Return the match of a comment and a space; "" on a kernel without xt_comment."""
+        escaped = text.replace("'", "\\'")  # iptables-save puts a backslash before an apostrophe
+        return f'-m comment --comment "{escaped}" ' if self.has_extension("comment") else ""
 
 
 _Rules = Iterator[str]
@@ -69,15 +78,33 @@ def _services(inputs: _Inputs) -> _Rules:
         yield f"{inputs.commented_match(kube_names.EXTERNAL_IP, 'dst,dst')} -j {kube_names.MARK_MASQ_CHAIN}"
     for definition in (kube_names.EXTERNAL_IP, kube_names.EXTERNAL_IP_LOCAL):
         if inputs.has_entries(definition):
-            match = inputs.commented_match(definition, "dst,dst")
-            # Only traffic from outside or to an address of this node: not what is bridged past it.
-            yield f"{match} -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j ACCEPT"
-            yield f"{match} -m addrtype --dst-type LOCAL -j ACCEPT"
-    yield f"-m addrtype --dst-type LOCAL -j {kube_names.NODE_PORT_CHAIN}"
+            yield from _external_ip_accepts(inputs, inputs.commented_match(definition, "dst,dst"))
+    yield from _node_port_jumps(inputs)
     # Later nat rules of other programs (for example a CNI plugin's DNAT for hostPorts) must not see these packets.
     for definition in (kube_names.CLUSTER_IP, kube_names.LOAD_BALANCER):
         if inputs.has_entries(definition):
             yield f"{inputs.match(definition, 'dst,dst')} -j ACCEPT"
+
+
+def _external_ip_accepts(inputs: _Inputs, match: str) -> _Rules:
+    """Yield the rules that accept traffic from outside or to an address of this node: not what is bridged past it.
+
+    Without either match the same packets are accepted: an externalIP that is served is an address of this node.
+    """
+    if not inputs.has_extension("addrtype"):
+        yield f"{match} -j ACCEPT"
+        return
+    if inputs.has_extension("physdev"):
+        yield f"{match} -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j ACCEPT"
+    yield f"{match} -m addrtype --dst-type LOCAL -j ACCEPT"
+
+
+def _node_port_jumps(inputs: _Inputs) -> _Rules:
+    if inputs.has_extension("addrtype"):
+        yield f"-m addrtype --dst-type LOCAL -j {kube_names.NODE_PORT_CHAIN}"
+        return
+    for address in inputs.node.node_port_addresses.get(inputs.family, ()):
+        yield f"-d {address}/{_HOST_PREFIX_LENGTH[inputs.family]} -j {kube_names.NODE_PORT_CHAIN}"
 
 
 def _cluster_ip_masquerade(inputs: _Inputs) -> str:
@@ -125,15 +152,14 @@ def _postrouting(inputs: _Inputs) -> _Rules:
     yield f"-m mark ! --mark {mark}/{mark} -j RETURN"
     yield f"-j MARK --set-xmark {mark}/0x0"
     random_fully = " --random-fully" if inputs.node.random_fully else ""
-    yield f'-m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE{random_fully}'
+    yield f"{inputs.comment('kubernetes service traffic requiring SNAT')}-j MASQUERADE{random_fully}"
 
 
 def _forward(inputs: _Inputs) -> _Rules:
     mark = f"{inputs.node.masquerade_mark:#x}"
-    yield f'-m comment --comment "kubernetes forwarding rules" -m mark --mark {mark}/{mark} -j ACCEPT'
+    yield f"{inputs.comment('kubernetes forwarding rules')}-m mark --mark {mark}/{mark} -j ACCEPT"
     yield (
-        '-m comment --comment "kubernetes forwarding conntrack rule" '
-        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        f"{inputs.comment('kubernetes forwarding conntrack rule')}-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
     )
 
 
@@ -167,14 +193,15 @@ def _access_filter(inputs: _Inputs) -> _Rules:
     for definition, direction in _ACCESS_FILTER_RETURNS:
         yield f"{inputs.match(definition, direction)} -j RETURN"
     match = inputs.match(kube_names.IPVS_IPS, "dst")
-    yield f"-m conntrack --ctstate NEW {match} -j REJECT --reject-with {_REJECT_WITH[inputs.family]}"
+    reject = f"REJECT --reject-with {_REJECT_WITH[inputs.family]}" if inputs.has_extension("REJECT") else "DROP"
+    yield f"-m conntrack --ctstate NEW {match} -j {reject}"
 
 
 def _out_filter(inputs: _Inputs) -> _Rules:
     # A packet of a process on this node reaches IPVS before any chain sees the address that it was sent to, so the
     # rules match what IPVS knows.  Without that match the node has access; all other clients are still filtered (a
     # warning at startup says so).
-    if not inputs.node.match_ipvs:
+    if not inputs.has_extension("ipvs"):
         return
     for entry in inputs.sets.closed_to_node:
         address, _, protocol_and_port = entry.partition(",")

@@ -129,7 +129,9 @@ class Compiler:
             return []
         self._non_empty = non_empty
         maxelems = dict(name_and_maxelem for sets in non_empty.values() for name_and_maxelem in sets.maxelems)
-        base = base_rows(self.context.families, self._sysctls, maxelems)
+        families = self.context.families
+        without_comments = [family for family in families if not self.context.has_extension(family, "comment")]
+        base = base_rows(families, self._sysctls, maxelems, without_comments)
         return self.desired.replace(BASE, base) + self.desired.replace(CHAINS, self._compile_chains())
 
     def _compile_chains(self) -> Rows:

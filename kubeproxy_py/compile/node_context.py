@@ -35,12 +35,16 @@ class NodeContext(Struct, frozen=True, gc=False):
     masquerade_all: bool = False
     masquerade_mark: int = 1 << 14
     random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)
-    match_ipvs: bool = True  # the kernel has the iptables match "ipvs" (module xt_ipvs)
+    missing_extensions: dict[Family, frozenset[str]] = field(default_factory=dict)  # matches and targets of iptables
 
     @property
     def scheduler_flags(self) -> int:
         """Return the flags of virtual servers: mh also hashes the port; others have none, as in kube-proxy."""
         return FLAG_SCHED_2 if self.scheduler == "mh" else 0
+
+    def has_extension(self, family: Family, name: str) -> bool:
+        """Return whether rules of *family* may use the match or target *name*."""
+        return name not in self.missing_extensions.get(family, ())
 
 
 LOOPBACK: Mapping[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
@@ -75,7 +79,7 @@ def make_node_context(
         masquerade_all=config.iptables.masquerade_all,
         masquerade_mark=1 << config.iptables.masquerade_bit,
         random_fully=host.random_fully,
-        match_ipvs=host.match_ipvs,
+        missing_extensions=host.missing_extensions,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
@@ -167,11 +168,24 @@ def scope_of(key: Key) -> Scope:
 
 def read_all(kernel: Kernel) -> Rows:
     """Return every row of every scope.  Raises KernelError."""
+    rows, unread = read_scopes(kernel)
+    for error in unread.values():
+        raise error
+    return rows
+
+
+def read_scopes(kernel: Kernel) -> tuple[Rows, dict[Scope, KernelError]]:
+    """Return every row of the scopes that can be read, and the error of each that cannot."""
     rows: Rows = {}
+    unread: dict[Scope, KernelError] = {}
     for scope in kernel.scopes():
-        scope_rows = kernel.read(scope)
+        try:
+            scope_rows = kernel.read(scope)
+        except KernelError as error:
+            unread[scope] = error
+            continue
         # Nearly all rows are in one scope; copying the smaller dict into the larger one avoids copying them.
         smaller, larger = sorted((rows, scope_rows), key=len)
         larger.update(smaller)
         rows = larger
-    return rows
+    return rows, unread

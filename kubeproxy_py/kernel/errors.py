@@ -1,5 +1,10 @@
 """Errors of the kernel and of the programs that configure it."""
 
+import os
+from errno import errorcode
+
+_INTERNAL_ERRNOS = {524: "not supported"}  # ENOTSUPP, which the kernel should not return but does
+
 
 class KernelError(Exception):
     """The kernel, or a program that configures it, could not be used at all.
@@ -14,3 +19,8 @@ class KernelError(Exception):
         super().__init__(f"{message} ({hint})" if hint else message)
         self.errno = errno
         self.hint = hint
+
+
+def errno_text(errno: int) -> str:
+    """Return the system's text for *errno*; the number where it has none, as for ipset's (kernel/ipset/errors.py)."""
+    return os.strerror(errno) if errno in errorcode else _INTERNAL_ERRNOS.get(errno, f"error {errno}")

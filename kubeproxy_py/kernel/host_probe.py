@@ -11,7 +11,8 @@ Invariants:
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from errno import EINVAL
 from pathlib import Path
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, socket
 from typing import Literal
@@ -20,29 +21,29 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import load_module, run
+from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_PROTOCOL
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands, detect_backend, find_commands
-from kubeproxy_py.kernel.netlink.attributes import u8
-from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, Socket, message
+from kubeproxy_py.kernel.iptables.errors import errno_and_hint
+from kubeproxy_py.kernel.netfilter_probe import (
+    HostProblem,
+    askable_extensions,
+    extension_problems,
+    ipset_problems,
+    missing_by_family,
+    probe_ipset,
+)
 from kubeproxy_py.model.host import HostInfo
-from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import IPVS_DEVICE
 from kubeproxy_py.net import FAMILIES, Family
+
+__all__ = ["HostProblem", "ProbeResult", "Version", "count_cpus", "parse_version", "probe", "supports_random_fully"]
 
 Version = tuple[int, int, int]
 
 _UNKNOWN_VERSION: Version = (0, 0, 0)
 _RANDOM_FULLY_SINCE: Version = (1, 6, 2)  # of iptables
 _CONN_REUSE_MODE_SINCE: Version = (4, 1, 0)  # of Linux
-_IPSET_CMD_PROTOCOL = 6 << 8 | 1  # NFNL_SUBSYS_IPSET, IPSET_CMD_PROTOCOL
-_IPSET_ATTR_PROTOCOL = 1
-_IPSET_PROTOCOL = 6  # spoken by Linux 3.x and still the minimum of current kernels
-
-
-class HostProblem(Problem, frozen=True, gc=False):
-    """A feature that this host lacks."""
-
-    fatal: bool = False  # no Service can be served without it
 
 
 class ProbeResult(Struct, frozen=True):
@@ -79,16 +80,21 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
     used_backend, usable, iptables_problems = _probe_iptables(backend, root)
     problems += iptables_problems
     families = tuple(commands.family for commands, _ in usable)
-    match_ipvs = can_match_ipvs(families)
-    if not match_ipvs:
-        problems.append(_NO_MATCH_IPVS)
+    version = parse_version(release)
+    missing = missing_by_family(used_backend, families, askable_extensions(version, root))
+    ipset_errno = probe_ipset()
+    problems += [*extension_problems(used_backend, missing), *ipset_problems(ipset_errno)]
     iptables_version = usable[0][1] if usable else _UNKNOWN_VERSION
     host = HostInfo(
-        kernel_version=parse_version(release),
+        kernel_version=version,
         cpus=count_cpus(root),
         families=families,
         random_fully=supports_random_fully(iptables_version),
-        match_ipvs=match_ipvs,
+        missing_extensions={
+            family: frozenset(extension.name for extension in extensions)
+            for family, extensions in missing.items()
+            if extensions
+        },
     )
     return ProbeResult(
         host=host,
@@ -96,7 +102,7 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
         backend=used_backend,
         iptables_version=iptables_version,
         commands=tuple(commands for commands, _ in usable),
-        ipset_by_tool=not _ipset_netlink_works(),
+        ipset_by_tool=ipset_errno == IPSET_ERR_PROTOCOL,
         problems=tuple(problems),
     )
 
@@ -126,23 +132,6 @@ def count_cpus(root: Path = Path("/")) -> int:
         if online:
             return online
     return len(os.sched_getaffinity(0))
-
-
-def can_match_ipvs(families: Iterable[Family]) -> bool:
-    """Return whether rules may use the iptables match ``ipvs`` (module xt_ipvs).
-
-    kube-proxy does not check this; without the module one such rule fails every restore, and with it all other rules.
-    Also True where the kernel cannot be asked, as without the module nft_compat: then only the chain that contains
-    the rule fails.
-    """
-    return all(nf_tables.has_match(family, "ipvs") for family in families)
-
-
-_NO_MATCH_IPVS = HostProblem(
-    message="loadBalancerSourceRanges cannot be enforced for traffic from this node, because the kernel module xt_ipvs "
-    "is missing; other clients are still filtered",
-    hint="modprobe xt_ipvs, then restart kubeproxy-py",
-)
 
 
 def _capability_problems() -> Iterator[HostProblem]:
@@ -207,9 +196,10 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
         raise KernelError(f"iptables ({backend}) is not installed for {family}", hint="apt-get install iptables")
     result = run([*commands.save, "-t", "nat"])
     if result.exit_code:
+        _, hint = errno_and_hint(result.error_text, family, EINVAL)
         raise KernelError(
             f"{' '.join(commands.save)}: {result.error_text}",
-            hint="check that the iptables kernel modules are loaded and that this runs as root",
+            hint=hint or "check that the iptables kernel modules are loaded and that this runs as root",
         )
     if backend == "nft" and not nf_tables.works(family):
         raise KernelError(f"the kernel does not support nf_tables for {family}", hint="use --iptables-flavour=legacy")
@@ -261,21 +251,6 @@ def _can_load(module: str, loaded: Path) -> bool:
     except KernelError:
         return False
     return loaded.exists()
-
-
-def _ipset_netlink_works() -> bool:
-    """Return whether ip_set answers by netlink in the protocol version that kernel/ipset/ uses."""
-    try:
-        netlink = Socket(NETLINK_NETFILTER)
-    except KernelError:
-        return False
-    try:
-        netlink.request(message(_IPSET_CMD_PROTOCOL, 0, bytes(4) + u8(_IPSET_ATTR_PROTOCOL, _IPSET_PROTOCOL)))
-    except KernelError:
-        return False
-    finally:
-        netlink.close()
-    return True
 
 
 def _without_hint(error: KernelError) -> str:

@@ -232,6 +232,10 @@ OURS: tuple[Metric, ...] = (
         "Number of times the complete kernel state was read and compared with the desired state.",
     ),
     _gauge(
+        "kubeproxy_ipvs_unread_scopes",
+        "Number of parts of kernel state (a set, an iptables table, all virtual servers) that cannot be read now.",
+    ),
+    _gauge(
         "kubeproxy_ipvs_draining_real_servers",
         "Number of real servers with weight 0 that are waiting for their connections to end.",
     ),

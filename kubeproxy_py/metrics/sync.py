@@ -162,7 +162,7 @@ class SyncMetrics:
                 self._registry.set(f"{_SYNC}last_timestamp_seconds", now_s, family)
 
     def collect(self) -> Iterator[MetricFamily]:
-        """Yield rows, drift, full compares, draining and refusals.  May be called from any thread."""
+        """Yield rows, drift, full compares, unread scopes, draining and refusals.  May be called from any thread."""
         status = self._status
         states = (("desired", status.desired), ("pending", status.pending), ("failed", status.failed))
         rows = [((kind, state), counts.get(kind, 0)) for state, counts in states for kind in KIND_NAMES]
@@ -171,6 +171,7 @@ class SyncMetrics:
             samples = [((kind,), counts.get(kind, 0)) for kind in KIND_NAMES]
             yield metric_family(f"kubeproxy_ipvs_drift_{name}_total", samples)
         yield metric_family("kubeproxy_ipvs_full_compares_total", [((), status.compares)])
+        yield metric_family("kubeproxy_ipvs_unread_scopes", [((), status.unread)])
         yield metric_family("kubeproxy_ipvs_draining_real_servers", [((), status.draining)])
         refusals = [((reason,), status.refusals.get(reason, 0)) for reason in REASONS]
         yield metric_family("kubeproxy_ipvs_refusals", refusals)

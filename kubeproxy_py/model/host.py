@@ -1,6 +1,6 @@
 """The host the agent runs on, as far as the desired rows depend on it."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from kubeproxy_py.net import FAMILIES, Family
 
@@ -16,4 +16,5 @@ class HostInfo(Struct, frozen=True, gc=False):
     cpus: int = 1  # online logical CPUs; nf_conntrack_max scales with them
     families: tuple[Family, ...] = FAMILIES  # those whose iptables works
     random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)
-    match_ipvs: bool = True  # the kernel has the iptables match "ipvs" (module xt_ipvs)
+    # Matches and targets that the kernel lacks (extensions.py); a family that lacks none may be missing.
+    missing_extensions: dict[Family, frozenset[str]] = field(default_factory=dict)

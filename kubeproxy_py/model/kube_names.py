@@ -218,10 +218,17 @@ def chains(family: Family) -> list[Chain]:
     return [Chain(family, table, name) for table, name in CHAINS]
 
 
-def jumps(family: Family) -> dict[Jump, str]:
-    """Return the jumps of *family* with their rules as ``iptables-save`` prints them, in order of insertion."""
+def jumps(family: Family, *, comments: bool = True) -> dict[Jump, str]:
+    """Return the jumps of *family* with their rules as ``iptables-save`` prints them, in order of insertion.
+
+    Args:
+        family: the address family.
+        comments: False: without their comments, for a kernel without xt_comment.
+    """
     return {
         Jump(family, table, source, target): f'-m comment --comment "{comment}" -j {target}'
+        if comments
+        else f"-j {target}"
         for table, source, target, comment in JUMPS
     }
 

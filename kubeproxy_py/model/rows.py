@@ -147,12 +147,13 @@ class ChainSpec(Struct, frozen=True, gc=False):
 
 
 class JumpSpec(Struct, frozen=True, gc=False):
-    """The jump's rule as ``iptables-save`` prints it, without ``-A CHAIN ``."""
+    """The jump's rule as ``iptables-save`` prints it, without ``-A CHAIN ``, and what it must not stand behind."""
 
     rule: str
+    behind: str = ""  # a chain to which a rule before it takes packets to all local addresses; never desired
 
     def __str__(self) -> str:
-        return self.rule
+        return f"{self.rule} (behind the jump to {self.behind})" if self.behind else self.rule
 
 
 class VirtualServerSpec(Struct, frozen=True, gc=False):

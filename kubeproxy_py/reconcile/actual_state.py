@@ -17,6 +17,7 @@ from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.drift import Drift, ScopeDiff
 from kubeproxy_py.reconcile.fingerprints import Fingerprints
 from kubeproxy_py.reconcile.retry_queue import RetryQueue
+from kubeproxy_py.reconcile.unread_scopes import UnreadScopes
 
 
 class ActualState:
@@ -35,6 +36,7 @@ class ActualState:
         self.drift = Drift()
         self.draining = draining
         self.fingerprints = Fingerprints()
+        self.unread = UnreadScopes()
         self.exclude = exclude
         self._desired = desired
 

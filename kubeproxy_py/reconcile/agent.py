@@ -15,11 +15,11 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
 from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
-from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Kernel, read_all
+from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, read_scopes
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, HostAddresses, Synced
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Address, RealServer
+from kubeproxy_py.model.rows import Address, RealServer, Rows
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
@@ -158,6 +158,7 @@ class Agent:
             dict(state.drift.repaired),
             len(state.draining),
             self._compare.count,
+            len(state.unread.errors),
             stuck_families(state.pending.failed),
             self.compiler.refusals.counts(),
             is_waiting=bool(self.awaited),
@@ -181,11 +182,20 @@ class Agent:
     def _first_sync(self) -> SyncReport:
         self.compiler.handle_event(HostAddresses(self.kernel.host_addresses()))
         warn_if_node_is_missing(self.compiler)
-        rows = read_all(self.kernel)
+        rows = self._read_kernel()
         self._compare.reschedule(self._timing.sync_period_s, self._clock())
         report = self._reconciler.first_sync(rows, self._oldest_event_s)
         self._after_sync(report)
         return report
+
+    def _read_kernel(self) -> Rows:
+        """Return all rows that can be read.  Raises KernelError if no part of the kernel state can be."""
+        rows, unread = read_scopes(self.kernel)
+        if unread and unread.keys() >= {*self.kernel.scopes()} - {SYSCTLS}:
+            raise next(iter(unread.values()))
+        for scope, error in unread.items():
+            self.state.unread.record_error(scope, error)
+        return rows
 
     def _sync_and_drain(self, now_s: float) -> Iterator[Report]:
         """Compare for a slice, delete drained real servers, and sync if that is due, in the same messages."""

@@ -67,8 +67,13 @@ class FullCompare:
             self.due_s = now_s + YIELD_FACTOR * self._slice_s
 
     def compare_scope(self, scope: Scope, now_s: float) -> int:
-        """Compare *scope* now; return the number of rows that differ.  Raises KernelError."""
-        rows = self._kernel.read(scope)
+        """Compare *scope* now; return the number of rows that differ, 0 if it cannot be read."""
+        try:
+            rows = self._kernel.read(scope)
+        except KernelError as error:
+            self._state.unread.record_error(scope, error)
+            return 0
+        self._state.unread.record_read(scope)
         found = self._state.filter_owned(rows) if scope == VIRTUAL_SERVERS else rows
         actual = [key for key in self._state.rows if scope_of(key) == scope]
         return self._state.record_diff(ScopeDiff(found, actual), now_s)
@@ -76,21 +81,16 @@ class FullCompare:
     def run_slice(self, period_s: float, now_s: float) -> int:
         """Compare for about SLICE_S from *now_s* on; return the number of rows that differ.
 
-        Raises:
-            KernelError: Kernel state cannot be read; the compare is abandoned.
+        A scope that cannot be read is left out (unread_scopes.py).
         """
         self._scan = self._scan or _Scanner(self._kernel, self._state).diffs()
         drift_rows = 0
-        try:
-            for diff in self._scan:
-                drift_rows += self._state.record_diff(diff, now_s)
-                self._slice_s = self._clock() - now_s
-                if self._slice_s >= SLICE_S:
-                    self._took_s += self._slice_s
-                    return drift_rows
-        except KernelError:
-            self.reschedule(period_s, self._clock())
-            raise
+        for diff in self._scan:
+            drift_rows += self._state.record_diff(diff, now_s)
+            self._slice_s = self._clock() - now_s
+            if self._slice_s >= SLICE_S:
+                self._took_s += self._slice_s
+                return drift_rows
         end_s = self._clock()
         self._took_s += end_s - now_s
         self.count += 1
@@ -108,27 +108,45 @@ class _Scanner:
         self._kernel = kernel
         self._state = state
         self._fingerprints = state.fingerprints
+        self._unread = state.unread
 
     def diffs(self) -> Iterator[ScopeDiff]:
-        """Yield the parts whose fingerprint changed.  Raises KernelError."""
+        """Yield the parts whose fingerprint changed, without those that cannot be read."""
         scopes: list[Scope] = []
         for scope in self._kernel.scopes():
-            if scope != VIRTUAL_SERVERS and not self._is_unchanged(scope):
+            if scope != VIRTUAL_SERVERS and self._must_compare(scope):
                 scopes.append(scope)
             yield _NO_DIFF
         listed: Rows = {}
         changed: list[VirtualServer] = []
-        if VIRTUAL_SERVERS in self._fingerprints:
-            for rows in self._list_virtual_servers():
-                listed.update(rows)
-                yield _NO_DIFF
-            for servers in self._changed_servers(listed):
-                changed += servers
-                yield _NO_DIFF
-        if not self._fingerprints.matches(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint()):
-            scopes.append(VIRTUAL_SERVERS)
+        try:
+            if VIRTUAL_SERVERS in self._fingerprints:
+                for rows in self._list_virtual_servers():
+                    listed.update(rows)
+                    yield _NO_DIFF
+                for servers in self._changed_servers(listed):
+                    changed += servers
+                    yield _NO_DIFF
+                self._unread.record_read(VIRTUAL_SERVERS)
+        except KernelError as error:
+            self._unread.record_error(VIRTUAL_SERVERS, error)
+            changed.clear()
+        else:
+            if not self._fingerprints.matches(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint()):
+                scopes.append(VIRTUAL_SERVERS)
         if scopes or changed:
             yield from self._compare(scopes, changed, listed)
+
+    def _must_compare(self, scope: Scope) -> bool:
+        """Return whether *scope* may have changed; False if it cannot be read."""
+        try:
+            unchanged = self._is_unchanged(scope)
+        except KernelError as error:
+            self._unread.record_error(scope, error)
+            return False
+        if unchanged:
+            self._unread.record_read(scope)
+        return not unchanged
 
     def _is_unchanged(self, readable: Readable) -> bool:
         fingerprints = self._fingerprints
@@ -154,6 +172,22 @@ class _Scanner:
         for scope in scopes:
             if scope != VIRTUAL_SERVERS:
                 yield self._read_scope(scope, known.get(scope, ()))
+        try:
+            yield from self._compare_servers(scopes, servers, listed_before, known)
+        except KernelError as error:
+            self._unread.record_error(VIRTUAL_SERVERS, error)
+
+    def _compare_servers(
+        self,
+        scopes: Sequence[Scope],
+        servers: list[VirtualServer],
+        listed_before: Rows,
+        known: dict[Readable, list[Key]],
+    ) -> Iterator[ScopeDiff]:
+        """Yield the differences of the virtual servers, if *scopes* has them, and of the real servers.
+
+        Raises KernelError.
+        """
         known_servers = {key: key for key in known.get(VIRTUAL_SERVERS, ()) if isinstance(key, VirtualServer)}
         if VIRTUAL_SERVERS in scopes:
             listed: Rows = {}
@@ -164,6 +198,7 @@ class _Scanner:
             if self._fingerprints.servers_version != version:
                 # Syncs changed virtual servers while they were listed: list again, without a pause.
                 listed = {key: spec for rows in self._list_virtual_servers() for key, spec in rows.items()}
+            self._unread.record_read(VIRTUAL_SERVERS)
             self._fingerprints.record(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint())
             deleted = [key for key in known_servers if key not in listed]
             behind_deleted = [key for server in deleted for key in known.get(server, ())]
@@ -176,7 +211,12 @@ class _Scanner:
             yield self._read_real_servers(batch, known)
 
     def _read_scope(self, scope: Scope, known: Sequence[Key]) -> ScopeDiff:
-        snapshot = self._kernel.snapshot(scope)
+        try:
+            snapshot = self._kernel.snapshot(scope)
+        except KernelError as error:
+            self._unread.record_error(scope, error)
+            return _NO_DIFF
+        self._unread.record_read(scope)
         self._fingerprints.record(scope, snapshot.fingerprint())
         return ScopeDiff(snapshot.rows(), known)
 

@@ -33,6 +33,7 @@ class SyncStatus(Struct, frozen=True, gc=False):
     drift_repaired: Mapping[str, int] = {}
     draining: int = 0  # real servers
     compares: int = 0  # full compares since the start
+    unread: int = 0  # scopes that cannot be read now
     stuck: frozenset[Family] = frozenset()  # families whose sync counts as failed, see stuck_families
     refusals: Mapping[str, int] = {}  # what is refused of Services now, by reason
     is_waiting: bool = True  # for the initial lists of its feeds

@@ -1,19 +1,94 @@
 """The rules of the chains, where they depend on the capabilities of the host."""
 
+import re
+
 import pytest
 
+from kubeproxy_py.compile.base import base_rows
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
-from kubeproxy_py.model.rows import Chain, ChainSpec
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.extensions import EXTENSIONS, used_extensions
+from kubeproxy_py.model.rows import Chain, ChainSpec, JumpSpec, Rows
 from kubeproxy_py.net import FAMILIES, Family
 from tests.builders import node_context
 
 CLOSED = NonEmptySets(frozenset({"KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW"}), ("203.0.113.9,tcp:80",))
+OPTIONAL = [name for name, extension in EXTENSIONS.items() if extension.without]
+
+
+def all_sets(family: Family) -> NonEmptySets:
+    return NonEmptySets(frozenset(key.name for key in kube_names.ipsets(family)), CLOSED.closed_to_node)
+
+
+def chains_without(family: Family, *names: str) -> Rows:
+    context = node_context(missing_extensions={family: frozenset(names)})
+    return compile_chains(family, all_sets(family), context)
+
+
+def rules_of(rows: Rows) -> set[str]:
+    return {rule for spec in rows.values() if isinstance(spec, ChainSpec) for rule in spec.rules}
+
+
+def test_every_match_and_target_that_rules_use_is_listed_as_an_extension() -> None:
+    rules = {rule for family in FAMILIES for rule in rules_of(chains_without(family))}
+    matches = {name for rule in rules for name in re.findall(r"-m (\S+)", rule)}
+    targets = {name for rule in rules for name in re.findall(r"-j (\S+)", rule) if not name.startswith("KUBE-")}
+    assert (matches | targets) - {"ACCEPT", "DROP", "RETURN"} == EXTENSIONS.keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_no_rule_uses_an_extension_that_is_missing_and_can_be_done_without(family: Family, name: str) -> None:
+    used = used_extensions(rules_of(chains_without(family, name)))
+    assert EXTENSIONS[name] not in used
+    assert EXTENSIONS[name] in used_extensions(rules_of(chains_without(family)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_missing_extension_of_one_family_leaves_the_other_family_unchanged(family: Family, name: str) -> None:
+    (other,) = (other for other in FAMILIES if other != family)
+    context = node_context(missing_extensions={other: frozenset({name})})
+    assert compile_chains(family, all_sets(family), context) == chains_without(family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_every_drop_and_reject_stays_without_an_extension_except_those_of_the_ipvs_match(
+    family: Family, name: str
+) -> None:
+    def closing(rows: Rows) -> list[str]:
+        rules = (rule for rule in rules_of(rows) if re.search("-j (DROP|REJECT)", rule))
+        return sorted(rule.partition(" -j ")[0] for rule in rules if "-m ipvs" not in rule)
+
+    assert closing(chains_without(family, name)) == closing(chains_without(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_physdev_one_accept_rule_is_left_out_and_the_one_for_local_addresses_stays(family: Family) -> None:
+    complete, without = rules_of(chains_without(family)), rules_of(chains_without(family, "physdev"))
+    assert without < complete
+    assert all("physdev" in rule for rule in complete - without)
+    assert [rule for rule in without if "EXTERNAL-IP" in rule and "--dst-type LOCAL -j ACCEPT" in rule]
+
+
+@pytest.mark.parametrize(("family", "address"), [("IPv4", "192.168.3.10/32"), ("IPv6", "fd00:3::10/128")])
+def test_without_addrtype_node_ports_have_one_rule_for_each_address(family: Family, address: str) -> None:
+    assert f"-d {address} -j KUBE-NODE-PORT" in rules_of(chains_without(family, "addrtype"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_comments_jumps_have_none_either(family: Family) -> None:
+    rows = base_rows(FAMILIES, {}, without_comments=(family,))
+    jumps = {spec.rule for key, spec in rows.items() if isinstance(spec, JumpSpec) and key in kube_names.jumps(family)}
+    assert jumps == {f"-j {jump.target}" for jump in kube_names.jumps(family)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_the_ipvs_match_only_the_rules_that_need_it_are_omitted(family: Family) -> None:
     complete, without = (
-        compile_chains(family, CLOSED, node_context(match_ipvs=has_match)) for has_match in (True, False)
+        compile_chains(family, CLOSED, node_context(missing_extensions={family: frozenset(missing)}))
+        for missing in ((), ("ipvs",))
     )
     out_filter = Chain(family, "filter", "KUBE-IPVS-OUT-FILTER")
     assert complete.items() - without.items() == {(out_filter, complete[out_filter])}

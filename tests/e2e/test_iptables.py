@@ -20,6 +20,7 @@ from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.host.command import Result
 from kubeproxy_py.kernel.iptables import adapter as iptables_adapter
 from kubeproxy_py.kernel.iptables import backend as iptables_backend
+from kubeproxy_py.kernel.iptables import read as iptables_read
 from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
 from kubeproxy_py.kernel.iptables.backend import Backend, detect_backend, find_commands
 from kubeproxy_py.kernel.iptables.fingerprint import LAYOUTS, zero_counters
@@ -359,7 +360,7 @@ def test_an_unreadable_table_is_an_error_and_not_an_empty_table(
     text: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = Result(0, text.encode(), b"") if text else Result(4, b"", b"iptables-save: cannot open")
-    monkeypatch.setattr(iptables_adapter, "run", lambda *_, **__: result)
+    monkeypatch.setattr(iptables_read, "run", lambda *_, **__: result)
     with pytest.raises(KernelError):
         _read(_adapter("nft"))
 

@@ -108,7 +108,7 @@ def _set_names() -> set[str]:
     return set(subprocess.check_output(["ipset", "list", "-n"], text=True).split())
 
 
-def _node_rows() -> Rows:
+def node_rows() -> Rows:
     """Return the rows of all sets, some with entries, and of the recorded tables of a node."""
     rows: Rows = {**recorded_rows()}
     for family in FAMILIES:
@@ -128,14 +128,14 @@ def nft() -> Iterator[Nft]:
 
 @pytest.mark.lab
 def test_sets_chains_and_jumps_are_written_and_read_back_equal(nft: Nft) -> None:
-    assert nft.bring_to(_node_rows()).failures == ()
-    assert nft.read() == _node_rows()
+    assert nft.bring_to(node_rows()).failures == ()
+    assert nft.read() == node_rows()
 
 
 @pytest.mark.lab
 @pytest.mark.parametrize("family", FAMILIES)
 def test_recorded_rules_are_printed_as_they_were_written(nft: Nft, family: Family) -> None:
-    nft.bring_to(_node_rows())
+    nft.bring_to(node_rows())
     program = "iptables-nft-save" if family == "IPv4" else "ip6tables-nft-save"
     printed = subprocess.check_output([program], text=True).splitlines()
     recorded = [line for line in recorded_text(family).splitlines() if line.startswith("-A ")]
@@ -159,22 +159,22 @@ def test_every_form_of_the_masquerade_rule_reads_back_equal(nft: Nft, match: str
 
 @pytest.mark.lab
 def test_a_restart_finds_nothing_to_do(nft: Nft) -> None:
-    nft.bring_to(_node_rows())
-    assert make_plan(_node_rows(), Nft().read()).steps == ()
+    nft.bring_to(node_rows())
+    assert make_plan(node_rows(), Nft().read()).steps == ()
 
 
 @pytest.mark.lab
 def test_a_restart_writes_nothing(nft: Nft) -> None:
-    nft.bring_to(_node_rows())
+    nft.bring_to(node_rows())
     before = subprocess.check_output(["nft", "--handle", "list", "ruleset"])  # rewritten rules get new handles
-    assert Nft().bring_to(_node_rows()).failures == ()
+    assert Nft().bring_to(node_rows()).failures == ()
     assert subprocess.check_output(["nft", "--handle", "list", "ruleset"]) == before
 
 
 @pytest.mark.lab
 def test_foreign_tables_and_chains_survive_adding_ours(nft: Nft) -> None:
     before = _ruleset()
-    nft.bring_to(_node_rows())
+    nft.bring_to(node_rows())
     after = _ruleset()
     assert [element for element in before if element not in after] == []
     assert _set_names() >= {"CNI-SET", "KUBE-SRC-THEIRS"}
@@ -188,7 +188,7 @@ def test_foreign_tables_and_chains_are_not_rows(nft: Nft) -> None:
 @pytest.mark.lab
 def test_deleting_all_rows_leaves_only_foreign_tables_and_sets(nft: Nft) -> None:
     before = _ruleset()
-    nft.bring_to(_node_rows())
+    nft.bring_to(node_rows())
     assert nft.bring_to({}).failures == ()
     after = _ruleset()
     assert [element for element in before if element not in after] == []

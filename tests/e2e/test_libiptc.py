@@ -18,7 +18,8 @@ from kubeproxy_py.kernel.host.command import Result
 from kubeproxy_py.kernel.iptables import adapter as iptables_adapter
 from kubeproxy_py.kernel.iptables import libiptc
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands, find_commands
-from kubeproxy_py.kernel.iptables.libiptc import LOCK, LibiptcAdapter, first_missing_set
+from kubeproxy_py.kernel.iptables.errors import LOCK, lock_held_error
+from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter, first_missing_set
 from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import Chain, ChainSpec, Rows
 from kubeproxy_py.model.steps import Step, StepFailure
@@ -240,7 +241,7 @@ def test_steps_fail_with_eagain_while_another_program_holds_the_lock(
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         failures = adapter.apply([Step("add", MARK, ChainSpec(())), Step("add", FORWARD, ChainSpec(()))])
-    message = f"{LOCK} is held by another program (waited 0.2 s)"
+    message = str(lock_held_error())
     assert _errors(failures) == {MARK: (EAGAIN, message), FORWARD: (EAGAIN, message)}
     assert _read(adapter) == {}
 

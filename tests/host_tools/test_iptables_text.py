@@ -116,6 +116,64 @@ def test_a_duplicate_jump_differs_from_the_desired_jump() -> None:
     assert saved_rows(saved, "IPv4", "nat") == {PORTALS: JumpSpec(f"{RULE}\n{RULE}")}
 
 
+PORTMAP = "-m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT"
+LOCAL_JUMPS = (
+    PORTMAP,
+    "-m addrtype --dst-type LOCAL -g CNI-HOSTPORT-DNAT",
+    "! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER",
+    '-m comment --comment "kube hostport portals" -m addrtype --dst-type LOCAL -j KUBE-HOSTPORTS',
+    "-m addrtype --dst-type LOCAL -m comment --comment hostports -j CNI-HOSTPORT-DNAT",
+)
+OTHER_RULES = (
+    "-i lo -j ACCEPT",
+    "-j cali-PREROUTING",
+    "-m addrtype --dst-type LOCAL -j ACCEPT",
+    "-m addrtype --dst-type LOCAL -j RETURN",
+    "-m addrtype ! --dst-type LOCAL -j NOT-LOCAL",
+    "-p tcp -m tcp --dport 8080 -m addrtype --dst-type LOCAL -j REDIRECT --to-ports 80",
+    "-p tcp -m addrtype --dst-type LOCAL -j ADMIN",
+    "-i eth0 -m addrtype --dst-type LOCAL -j ADMIN",
+)
+
+
+def _output_chain(*rules: str) -> bytes:
+    return "".join(("*nat\n", *(f"-A OUTPUT {rule}\n" for rule in rules), "COMMIT\n")).encode()
+
+
+@pytest.mark.parametrize("rule", LOCAL_JUMPS)
+def test_a_jump_behind_one_for_all_local_addresses_differs_and_is_moved_to_the_top(rule: str) -> None:
+    target = rule.rsplit(" ", 1)[1]
+    found = saved_rows(_output_chain("-i lo -j ACCEPT", rule, RULE), "IPv4", "nat")
+    assert found == {PORTALS: JumpSpec(RULE, behind=target)}
+    moved = _text(Step("update", PORTALS, JumpSpec(RULE), found[PORTALS]), count=1)
+    assert moved == ["*nat", f"-D OUTPUT {RULE}", f"-I OUTPUT {RULE}", "COMMIT"]
+
+
+@pytest.mark.parametrize("rule", LOCAL_JUMPS)
+def test_a_jump_before_one_for_all_local_addresses_stays(rule: str) -> None:
+    assert saved_rows(_output_chain(RULE, rule), "IPv4", "nat") == {PORTALS: JumpSpec(RULE)}
+
+
+@pytest.mark.parametrize("rule", OTHER_RULES)
+def test_all_other_rules_above_a_jump_stay_there(rule: str) -> None:
+    assert saved_rows(_output_chain(rule, RULE), "IPv4", "nat") == {PORTALS: JumpSpec(RULE)}
+
+
+def test_the_masquerade_jump_is_not_moved() -> None:
+    key = Jump("IPv4", "nat", "POSTROUTING", "KUBE-POSTROUTING")
+    rule = tables.jumps("IPv4")[key]
+    saved = f"*nat\n-A POSTROUTING {PORTMAP}\n-A POSTROUTING {rule}\nCOMMIT\n".encode()
+    assert saved_rows(saved, "IPv4", "nat") == {key: JumpSpec(rule)}
+
+
+def test_a_jump_without_its_comment_is_ours_and_is_replaced_by_the_desired_one() -> None:
+    found = saved_rows(_output_chain("-j KUBE-SERVICES"), "IPv4", "nat")
+    assert found == {PORTALS: JumpSpec("-j KUBE-SERVICES")}
+    step = Step("update", PORTALS, JumpSpec(RULE), found[PORTALS])
+    text = restore_text([step], {("nat", "OUTPUT", "-j KUBE-SERVICES"): 1}).decode().splitlines()
+    assert text == ["*nat", "-D OUTPUT -j KUBE-SERVICES", f"-I OUTPUT {RULE}", "COMMIT"]
+
+
 def test_jumps_are_counted_by_table_and_chain() -> None:
     saved = recorded_text("IPv4").replace(f"-A OUTPUT {RULE}\n", f"-A OUTPUT {RULE}\n" * 3)
     assert count_jumps(saved.encode())[PORTALS_KEY] == 3

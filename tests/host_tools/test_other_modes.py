@@ -4,9 +4,12 @@ import subprocess
 
 import pytest
 
+from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands
 from kubeproxy_py.kernel.iptables.other_modes import (
     StaleRules,
     StaleTable,
+    StaleTables,
+    chain_users,
     deletion_text,
     detach_text,
     find_stale_rules,
@@ -94,10 +97,66 @@ def test_chains_shared_with_ipvs_mode_are_left_to_the_plan() -> None:
 
 
 def test_stale_rules_are_summarized_in_one_line() -> None:
-    stale = StaleRules({"IPv4": stale_rules_in(SAVED.encode())}, ("IPv4", "IPv6"))
+    commands = IptablesCommands("nft", "IPv4", ("iptables-save",), ("iptables-restore",), ("iptables", "--version"))
+    stale = StaleRules((StaleTables(commands, stale_rules_in(SAVED.encode())),), ("IPv4", "IPv6"))
     assert str(stale) == "10 chains and 8 rules of iptables mode (IPv4), the table of nftables mode (IPv4, IPv6)"
     assert stale
-    assert not StaleRules({})
+    assert not StaleRules()
+
+
+PORTMAP = """\
+*nat
+:PREROUTING ACCEPT [0:0]
+:CNI-DN-5c33 - [0:0]
+:CNI-HOSTPORT-DNAT - [0:0]
+:KUBE-HP-AAAABBBBCCCCDDDD - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:MYNAT - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A PREROUTING -p tcp -m tcp --dport 8443 -j KUBE-MARK-MASQ
+-A CNI-DN-5c33 -s 10.244.1.6/32 -p tcp -m tcp --dport 8888 -j KUBE-MARK-MASQ
+-A CNI-DN-5c33 -p tcp -m tcp --dport 8888 -j DNAT --to-destination 10.244.1.6:8080
+-A KUBE-HP-AAAABBBBCCCCDDDD -s 10.244.1.6/32 -j KUBE-MARK-MASQ
+-A MYNAT -j KUBE-SERVICES
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("is_other_backend", [False, True])
+def test_rules_of_other_programs_that_jump_to_our_chains_are_not_stale(is_other_backend: bool) -> None:
+    assert stale_rules_in(PORTMAP.encode(), is_other_backend=is_other_backend) == ()
+
+
+def test_the_chains_of_other_programs_that_jump_to_the_mark_chain_are_named() -> None:
+    assert chain_users(PORTMAP.encode(), "KUBE-MARK-MASQ") == ("PREROUTING", "CNI-DN-5c33", "KUBE-HP-AAAABBBBCCCCDDDD")
+    assert chain_users(SAVED.encode(), "KUBE-MARK-MASQ") == ()
+
+
+def test_in_the_other_backend_chains_and_jumps_of_ipvs_mode_are_stale_too() -> None:
+    saved = recorded_text("IPv4").encode()
+    found = {table.name: table for table in stale_rules_in(saved, is_other_backend=True)}
+    ours = {key for table in ("nat", "filter") for key in saved_rows(saved, "IPv4", table)}  # type: ignore[arg-type]
+    chains = {(key.table, key.name) for key in ours if isinstance(key, Chain)}
+    assert {(name, chain) for name, table in found.items() for chain in table.chains} == chains
+    jumps = [(name, source) for name, table in found.items() for source, _ in table.jumps]
+    assert sorted(jumps) == sorted((key.table, key.source) for key in ours if isinstance(key, Jump))
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(("used", "other"), [("nft", "legacy"), ("legacy", "nft")])
+def test_rules_in_the_other_backend_are_found_and_deleted(used: Backend, other: Backend) -> None:
+    with private_network():
+        assert not find_stale_rules(commands_of(used))
+        restore_iptables_mode(other)
+        stale = find_stale_rules(commands_of(used))
+        assert f"rules in tables of iptables-{other} (IPv4)" in str(stale)
+        assert f"rules in tables of iptables-{other} (IPv6)" in str(stale)
+        completed = kubeproxy_py("cleanup", f"--iptables-flavour={used}")
+        assert completed.returncode == 0, completed.stderr
+        assert not find_stale_rules(commands_of(used))
+        saved = subprocess.check_output([f"iptables-{other}-save"], text=True)
+        assert kube_proxy_lines(saved) == []
+        assert set(FOREIGN_LINES) <= set(without_counters(saved))
 
 
 @pytest.mark.lab
@@ -109,7 +168,7 @@ def test_cleanup_with_nft_deletes_both_other_modes_on_a_kernel_without_ipvs() ->
             subprocess.run(["nft", script], check=True)
         stale = find_stale_rules(commands_of("nft"))
         assert str(stale).endswith("the table of nftables mode (IPv4, IPv6)")
-        assert set(stale.iptables) == {"IPv4", "IPv6"}
+        assert [found.commands.family for found in stale.iptables] == ["IPv4", "IPv6"]
         completed = kubeproxy_py("cleanup", "--iptables-flavour=nft")
         assert completed.returncode == 0, completed.stderr
         assert not find_stale_rules(commands_of("nft"))

@@ -13,6 +13,7 @@ from kubeproxy_py.net import FAMILIES, Family
 from tests.host_tools.recorded_tables import recorded_rows
 
 _ADDRESS: dict[Family, str] = {"IPv4": "203.0.113.9", "IPv6": "2001:db8::9"}
+_NODE: dict[Family, str] = {"IPv4": "192.168.3.10", "IPv6": "fd00:3::10"}
 _NETWORK: dict[Family, str] = {"IPv4": "10.244.0.0/16", "IPv6": "fd00:10:244::/56"}
 
 
@@ -21,6 +22,10 @@ def _contexts(family: Family) -> Iterator[NodeContext]:
         yield NodeContext(if_not_local={family: not_local} if not_local else {})
     yield NodeContext(masquerade_all=True, random_fully=False, masquerade_mark=1)
     yield NodeContext(masquerade_mark=1 << 31)
+    yield NodeContext(
+        missing_extensions={family: frozenset({"addrtype"})}, node_port_addresses={family: (_NODE[family],)}
+    )
+    yield NodeContext(missing_extensions={family: frozenset({"REJECT", "physdev"})})
 
 
 def _compiled_rules(family: Family) -> set[str]:
@@ -37,7 +42,8 @@ def _compiled_rules(family: Family) -> set[str]:
 
 def _text(rule: ParsedRule) -> str:
     """Return the rule as iptables-save prints it."""
-    parts = [_field("-i", rule.in_interface), _field("-s", rule.source), _field("-p", rule.protocol)]
+    parts = [_field("-i", rule.in_interface), _field("-s", rule.source)]
+    parts += [_field("-d", rule.destination), _field("-p", rule.protocol)]
     parts += [f"-m {name} {_options(options)}" for name, options in rule.matches]
     parts += [f"-j {rule.target}", _options(rule.target_options)]
     return " ".join(filter(None, parts))
@@ -107,7 +113,8 @@ _SET = "-m set --match-set KUBE-CLUSTER-IP"
         ("-p icmp -j RETURN", "icmp"),
         ("! -p tcp -j RETURN", "-p"),
         ("! -m mark --mark 0x1/0x1 -j RETURN", "-m"),
-        ("-d 10.0.0.0/8 -j RETURN", "-d"),
+        ("-d 10.0.0.1/8 -j RETURN", "10.0.0.1/8"),
+        ("-o eth0 -j RETURN", "-o"),
         ("-j NOWHERE", "NOWHERE"),
         ("-j MARK --or-mark 0x4000", "--or-mark"),
         ("-j REJECT --reject-with tcp-reset", "tcp-reset"),

@@ -179,10 +179,11 @@ def test_timestamps_of_the_last_requested_and_the_last_completed_sync() -> None:
 def test_rows_are_reported_by_kind_and_state_including_zero() -> None:
     harness = Harness()
     harness.sync.on_cycle_end(
-        SyncStatus({"RealServer": 7}, {"RealServer": 2}, {"RealServer": 1}, draining=3, compares=4)
+        SyncStatus({"RealServer": 7}, {"RealServer": 2}, {"RealServer": 1}, draining=3, compares=4, unread=2)
     )
     rows = [harness.value("kubeproxy_ipvs_rows", "RealServer", state) for state in ("desired", "pending", "failed")]
     assert rows == [7, 2, 1]
     assert harness.value("kubeproxy_ipvs_rows", "Chain", "failed") == 0
     assert harness.value("kubeproxy_ipvs_draining_real_servers") == 3
     assert harness.value("kubeproxy_ipvs_full_compares_total") == 4
+    assert harness.value("kubeproxy_ipvs_unread_scopes") == 2

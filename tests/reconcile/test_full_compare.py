@@ -1,20 +1,26 @@
 """FullCompare: short slices, correct between syncs, within a bounded share of the time."""
 
+from collections.abc import Iterator
 from errno import EIO
 
 import pytest
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Readable, Scope, Snapshot, ipset_scope
+from kubeproxy_py.kernel import LINK, VIRTUAL_SERVERS, Readable, Scope, Snapshot, ipset_scope, scope_of
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.events import ServiceDeleted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.rows import (
     DRAINING,
     SERVING,
     Address,
+    Chain,
+    Ipset,
     IpsetEntry,
+    IpsetSpec,
     Key,
+    Link,
     RealServer,
     Rows,
+    Sysctl,
     VirtualServer,
     VirtualServerSpec,
 )
@@ -190,20 +196,84 @@ def test_a_step_that_the_kernel_acknowledged_but_did_not_apply_is_detected(monke
     assert (len(acknowledged), sorted(harness.applied_steps(), key=str)) == (2, sorted(acknowledged, key=str))
 
 
-def test_a_compare_that_fails_begins_again_a_period_later() -> None:
+def make_unreadable(harness: AgentHarness, *unreadable: Scope) -> None:
+    """Have the kernel fail to read *unreadable*."""
+    read, virtual_servers = harness.kernel.read, harness.kernel.virtual_servers
+
+    def fail_or_read(scope: Scope) -> Rows:
+        if scope in unreadable:
+            raise KernelError(f"{scope} can't be read", errno=EIO)
+        return read(scope)
+
+    def fail_or_list() -> Iterator[Rows]:
+        if VIRTUAL_SERVERS in unreadable:
+            raise KernelError("no virtual server can be read", errno=EIO)
+        return virtual_servers()
+
+    harness.kernel.read = fail_or_read  # type: ignore[method-assign]
+    harness.kernel.virtual_servers = fail_or_list  # type: ignore[method-assign]
+
+
+def all_scopes() -> list[Scope]:
+    return list(serving().kernel.scopes())
+
+
+@pytest.mark.parametrize("unreadable", all_scopes(), ids=str)
+@pytest.mark.parametrize("compared_before", [False, True])
+def test_a_scope_that_cannot_be_read_does_not_stop_the_repair_of_others(
+    unreadable: Scope, compared_before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     harness = serving()
-    read = harness.kernel.read
-
-    def fail(scope: Scope) -> Rows:
-        raise KernelError(f"{scope} can't be read", errno=EIO)
-
-    harness.kernel.read = fail  # type: ignore[method-assign]
-    with pytest.raises(KernelError):
+    if compared_before:
         harness.advance(PERIOD_S)
+    before = dict(harness.kernel.rows)
+    make_unreadable(harness, unreadable)
+    # A set cannot be deleted while a chain refers to it, so sets lose an entry only.
+    victims = [
+        key for key in before if scope_of(key) != unreadable and not isinstance(key, Ipset | Link | Sysctl | Chain)
+    ]
+    for key in victims:
+        del harness.kernel.rows[key]
+    for _ in range(2):
+        harness.advance(PERIOD_S)
+        run_compare_if_due(harness)
+    assert {key for key in before if scope_of(key) != unreadable} <= harness.kernel.rows.keys()
+    assert caplog.text.count("Failed to read a part of kernel state") == 1
+    assert harness.agent.status().unread == 1
+
+
+def run_compare_if_due(harness: AgentHarness) -> None:
+    while harness.agent.due_s() <= harness.now_s:
+        harness.agent.run_due(harness.now_s)
+
+
+@pytest.mark.parametrize("unreadable", all_scopes(), ids=str)
+def test_the_first_sync_programs_everything_although_a_scope_cannot_be_read(unreadable: Scope) -> None:
+    complete = serving().kernel.rows
+    left_behind = {key: spec for key, spec in complete.items() if scope_of(key) == unreadable}
+    readable: Rows = {Ipset("KUBE-PY-TEMPORARY"): IpsetSpec("hash:ip", "IPv4")}
+    harness = AgentHarness({**readable, **left_behind})
+    harness.kernel.idempotent = True
+    make_unreadable(harness, unreadable)
+    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    assert complete.items() <= harness.kernel.rows.items()
+
+
+def test_surplus_rows_of_an_unread_scope_are_deleted_once_it_can_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    surplus = Address("10.96.0.99")
+    readable: Rows = {Ipset("KUBE-PY-TEMPORARY"): IpsetSpec("hash:ip", "IPv4")}
+    harness = AgentHarness({**readable, Link("kube-ipvs0"): None, surplus: None})
+    harness.kernel.idempotent = True
+    read = harness.kernel.read
+    make_unreadable(harness, LINK)
+    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    assert surplus in harness.kernel.rows
     harness.kernel.read = read  # type: ignore[method-assign]
-    del harness.kernel.rows[POD]
-    assert harness.advance(PERIOD_S - 1) == []
-    assert [report.drift_rows for report in harness.advance(1)] == [1]
+    with caplog.at_level("INFO"):
+        harness.advance(PERIOD_S)
+        run_compare_if_due(harness)
+    assert surplus not in harness.kernel.rows
+    assert "can be read again" in caplog.text
 
 
 def test_compares_use_a_bounded_share_of_the_time() -> None:

@@ -72,7 +72,7 @@ def run(argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = TIMEOUT_S
         raise KernelError(
             f"{argv[0]} did not end within {timeout_s:g} s",
             errno=ETIMEDOUT,
-            hint="check whether another program holds its lock",
+            hint="it was killed; run it by hand to see what it waits for, a module that does not load for example",
         ) from None
     except OSError as error:
         raise KernelError(

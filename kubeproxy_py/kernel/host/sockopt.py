@@ -24,11 +24,14 @@ class SocketOptions:
         self._socket = socket.socket(domain, socket.SOCK_DGRAM)
 
     def get(self, option: int, buffer: bytearray) -> None:
-        """Overwrite *buffer*, which contains the request, with the kernel's answer.  Raises OSError."""
+        """Overwrite *buffer*, which contains the request, with the kernel's answer.  Raises OSError.
+
+        A positive return value is no error: some options of x_tables return what they were asked for.
+        """
         ctypes, length = self._ctypes, self._length
         length.value = len(buffer)
         data = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-        if self._getsockopt(self._socket.fileno(), self._level, option, data, ctypes.byref(length)):
+        if self._getsockopt(self._socket.fileno(), self._level, option, data, ctypes.byref(length)) < 0:
             raise OSError(ctypes.get_errno(), "getsockopt")
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from errno import EACCES, EINVAL, ENOENT, EPERM, EROFS
 from pathlib import Path
 
 from kubeproxy_py.kernel import SYSCTLS, Scope
+from kubeproxy_py.kernel.errors import errno_text
 from kubeproxy_py.model.rows import Rows, Sysctl
 from kubeproxy_py.model.steps import Step, StepFailure
 
@@ -79,5 +80,5 @@ def _error_text(path: str, value: str, errno: int) -> str:
     """Return what was rejected and what the operator can do."""
     module = next((module for prefix, module in _MODULES.items() if path.startswith(prefix)), "(unknown)")
     hint = _HINTS.get(errno, "").format(name=path, value=value, module=module)
-    text = f"{path} could not be set to {value}: {os.strerror(errno)}"
+    text = f"{path} could not be set to {value}: {errno_text(errno)}"
     return f"{text} ({hint})" if hint else text

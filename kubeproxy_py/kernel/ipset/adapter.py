@@ -17,7 +17,6 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipset import batches
 from kubeproxy_py.kernel.ipset.constants import (
     ENTRY_TYPES,
-    ERROR_TEXTS,
     IPSET_CMD_ADD,
     IPSET_CMD_CREATE,
     IPSET_CMD_DEL,
@@ -26,8 +25,9 @@ from kubeproxy_py.kernel.ipset.constants import (
     IPSET_CMD_SWAP,
     IPSET_CMD_TYPE,
     IPSET_ERR_TYPE_MISMATCH,
+    NEEDED_REVISIONS,
 )
-from kubeproxy_py.kernel.ipset.decode import as_read_back, decode_entries, decode_revision, decode_spec
+from kubeproxy_py.kernel.ipset.decode import as_read_back, decode_entries, decode_revisions, decode_spec
 from kubeproxy_py.kernel.ipset.encode import (
     encode_create,
     encode_entries,
@@ -37,6 +37,7 @@ from kubeproxy_py.kernel.ipset.encode import (
     encode_type,
     message_type,
 )
+from kubeproxy_py.kernel.ipset.errors import error_text, request_error
 from kubeproxy_py.kernel.netlink.socket import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
@@ -49,7 +50,7 @@ from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import TEMPORARY_SET
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.steps import Step, StepFailure, Verb
-from kubeproxy_py.net import Family
+from kubeproxy_py.net import FAMILIES, Family
 
 
 class IpsetAdapter:
@@ -111,7 +112,7 @@ class IpsetAdapter:
         except KernelError as error:
             if error.errno == ENOENT:
                 return []
-            raise
+            raise request_error(error, IPSET_CMD_LIST) from error
 
     def _read_spec(self, name: str) -> IpsetSpec | None:
         bodies = self._list(name, header_only=True)
@@ -128,8 +129,12 @@ class IpsetAdapter:
         """Return the body of CREATE.  Raises KernelError if the kernel does not know the type."""
         type_and_family = spec.type, spec.family
         if type_and_family not in self._revisions:
-            reply = self._netlink.request(message(message_type(IPSET_CMD_TYPE), 0, encode_type(spec)))
-            self._revisions[type_and_family] = decode_revision(reply)
+            try:
+                reply = self._netlink.request(message(message_type(IPSET_CMD_TYPE), 0, encode_type(spec)))
+            except KernelError as error:
+                raise request_error(error, IPSET_CMD_TYPE, spec.type) from error
+            supported, needed = decode_revisions(reply), NEEDED_REVISIONS.get(spec.type, 0)
+            self._revisions[type_and_family] = next((n for n in supported if n >= needed), supported[-1])
         return encode_create(name, spec, self._revisions[type_and_family])
 
     def _create(self, steps: Sequence[Step]) -> list[StepFailure]:
@@ -146,18 +151,20 @@ class IpsetAdapter:
                 bodies.append(self._create_body(set_name(step), spec))
                 sendable.append(step)
             except KernelError as error:
-                failures.append(StepFailure(step, error.errno, f"set type {spec.type} is not available: {error}"))
+                failures.append(StepFailure(step, error.errno, str(error)))
         for index, create_error in self._execute(IPSET_CMD_CREATE, bodies, NLM_F_EXCL).items():
             step = sendable[index]
             if create_error.errno != EEXIST:
-                failures.append(_failure(step, create_error))
+                failures.append(_failure(step, create_error, IPSET_CMD_CREATE))
             elif self._read_spec(set_name(step)) != as_read_back(desired_spec(step)):
                 failures += self._replace_each([step])
         return failures
 
     def _destroy(self, steps: Sequence[Step]) -> list[StepFailure]:
         errors = self._execute(IPSET_CMD_DESTROY, (encode_set_name(set_name(step)) for step in steps))
-        return [_failure(steps[index], error) for index, error in errors.items() if error.errno != ENOENT]
+        return [
+            _failure(steps[index], error, IPSET_CMD_DESTROY) for index, error in errors.items() if error.errno != ENOENT
+        ]
 
     def _replace_each(self, steps: Sequence[Step]) -> list[StepFailure]:
         failures: list[StepFailure] = []
@@ -178,7 +185,7 @@ class IpsetAdapter:
         self._destroy_temporary()
         create = self._create_body(TEMPORARY_SET, spec)
         if error := self._execute_one(IPSET_CMD_CREATE, create, NLM_F_EXCL):
-            return [_failure(step, error)]
+            return [_failure(step, error, IPSET_CMD_CREATE)]
         old = rows.pop(Ipset(name))
         assert isinstance(old, IpsetSpec)
         if spec.can_swap_with(old):
@@ -189,7 +196,7 @@ class IpsetAdapter:
         swap_error = self._execute_one(IPSET_CMD_SWAP, encode_swap(TEMPORARY_SET, name))
         if swap_error and swap_error.errno == IPSET_ERR_TYPE_MISMATCH:
             return self._recreate(step)
-        return [_failure(step, swap_error)] if swap_error else []
+        return [_failure(step, swap_error, IPSET_CMD_SWAP)] if swap_error else []
 
     def _destroy_temporary(self) -> None:
         self._execute_one(IPSET_CMD_DESTROY, encode_set_name(TEMPORARY_SET))
@@ -197,7 +204,7 @@ class IpsetAdapter:
     def _recreate(self, step: Step) -> list[StepFailure]:
         """Destroy the set and create it; sets of different types cannot be swapped.  No rule may refer to it."""
         if error := self._execute_one(IPSET_CMD_DESTROY, encode_set_name(set_name(step))):
-            text = ERROR_TEXTS.get(error.errno, error.text)
+            text = error_text(error.errno, error.text, IPSET_CMD_DESTROY)
             return [StepFailure(step, error.errno, f"{text}, with another type (remove the rules that name it)")]
         return self._create([step])
 
@@ -213,11 +220,11 @@ class IpsetAdapter:
         unknown: list[int] = []
         for number, error in self._execute(command, (body for _, body in messages)).items():
             refused, unknown_in_batch = batches.locate_failures(messages[number][0], error)
-            failures += _entry_failures(sendable, refused, error)
+            failures += _entry_failures(sendable, refused, error, command)
             unknown += unknown_in_batch
         singles = (encode_entries(batches.set_of(sendable[index]), [encoded[index]]) for index in unknown)
         for number, error in self._execute(command, singles).items():
-            failures += _entry_failures(sendable, unknown[number : number + 1], error)
+            failures += _entry_failures(sendable, unknown[number : number + 1], error, command)
         return failures
 
 
@@ -250,12 +257,20 @@ def _rows_in(name: str, bodies: Sequence[bytes]) -> Rows:
     return rows
 
 
-def _entry_failures(steps: Sequence[Step], indexes: Iterable[int], error: NetlinkError) -> list[StepFailure]:
+def _entry_failures(
+    steps: Sequence[Step], indexes: Iterable[int], error: NetlinkError, command: int
+) -> list[StepFailure]:
     """Return failures of the steps at *indexes*, except deletes from a set that no longer exists."""
-    failures = (_failure(steps[index], error) for index in indexes)
+    failures = (_failure(steps[index], error, command) for index in indexes)
     return [failure for failure in failures if not (failure.step.verb == "delete" and failure.errno == ENOENT)]
 
 
-def _failure(step: Step, error: NetlinkError) -> StepFailure:
-    text = "no such set" if error.errno == ENOENT else error.text
-    return StepFailure(step, error.errno, ERROR_TEXTS.get(error.errno, text))
+_TYPES = {key.name: spec.type for family in FAMILIES for key, spec in kube_names.ipsets(family).items()}
+
+
+def _failure(step: Step, error: NetlinkError, command: int) -> StepFailure:
+    if isinstance(step.spec, IpsetSpec):
+        set_type = step.spec.type
+    else:
+        set_type = _TYPES.get(step.key.set if isinstance(step.key, IpsetEntry) else str(step.key), "")
+    return StepFailure(step, error.errno, error_text(error.errno, error.text, command, set_type))

@@ -8,7 +8,7 @@ lost as well (seen with 7.17), so all lines but the refused one are passed again
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from errno import EEXIST, EINVAL, ENOENT
+from errno import ENOENT
 
 from kubeproxy_py.kernel import Scope, ipset_scope
 from kubeproxy_py.kernel.dispatch import group_steps, row_kind_and_verb
@@ -17,12 +17,11 @@ from kubeproxy_py.kernel.host.command import Result, run
 from kubeproxy_py.kernel.ipset.adapter import desired_spec, owned_set_names, set_name
 from kubeproxy_py.kernel.ipset.constants import (
     ENTRY_TYPES,
-    IPSET_ERR_BUSY,
     IPSET_ERR_HASH_FULL,
-    IPSET_ERR_INVALID_CIDR,
     IPSET_ERR_TYPE_MISMATCH,
 )
 from kubeproxy_py.kernel.ipset.decode import as_read_back, spec_as_read
+from kubeproxy_py.kernel.ipset.errors import tool_errno, tool_text
 from kubeproxy_py.model.kube_names import TEMPORARY_SET
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
 from kubeproxy_py.model.steps import Step, StepFailure, Verb
@@ -30,14 +29,6 @@ from kubeproxy_py.net import Family
 
 _TIMEOUT_S = 60.0
 _REFUSALS_MAX = 20  # then the remaining steps wait for the next sync: a process for each would take too long
-_ERRNO_OF = {  # text in the output of ipset -> the errno that the kernel returned to it
-    "does not exist": ENOENT,
-    "already exists": EEXIST,
-    "is full": IPSET_ERR_HASH_FULL,
-    "in use by a kernel component": IPSET_ERR_BUSY,
-    "their type does not match": IPSET_ERR_TYPE_MISMATCH,
-    "CIDR parameter": IPSET_ERR_INVALID_CIDR,
-}
 _REFUSED_LINE = re.compile(r"Error in line (\d+): (.*)")
 _FAMILY_OF: dict[str, Family] = {"inet": "IPv4", "inet6": "IPv6"}
 _FAMILY_NAMES = {family: name for name, family in _FAMILY_OF.items()}
@@ -62,9 +53,9 @@ class IpsetCommandAdapter:
         """Return the set *scope* with its entries; nothing if it does not exist.  Raises KernelError."""
         result = run(["ipset", "save", scope.name], timeout_s=_TIMEOUT_S)
         if result.exit_code:
-            if _errno(result.error_text) == ENOENT:
+            if tool_errno(result.error_text) == ENOENT:
                 return {}
-            raise KernelError(f"ipset save {scope.name}: {result.error_text}")
+            raise KernelError(f"ipset save {scope.name}: {tool_text(result.error_text)}")
         header, *entries = result.stdout.decode().splitlines()
         _, _, type_name, *options = header.split()
         spec = _parse_spec(type_name, options)
@@ -120,7 +111,7 @@ def _replace(step: Step) -> list[StepFailure]:
     _run_ipset(["destroy", TEMPORARY_SET])
     if not result.exit_code:
         return []
-    if _errno(result.error_text) == IPSET_ERR_TYPE_MISMATCH:  # sets of different types cannot be swapped
+    if tool_errno(result.error_text) == IPSET_ERR_TYPE_MISMATCH:  # sets of different types cannot be swapped
         result = _run_restore([f"destroy {name}", _create_line(name, spec)])
     return [_failure(step, _error_text(result))] if result.exit_code else []
 
@@ -135,8 +126,8 @@ def _restore(steps: Sequence[Step]) -> list[StepFailure]:
             return failures
         match = _REFUSED_LINE.search(result.error_text)
         if not match:
-            raise KernelError(f"ipset restore: {result.error_text}")
-        index, errno = int(match[1]) - 1, _errno(match[2])
+            raise KernelError(f"ipset restore: {tool_text(result.error_text)}")
+        index, errno = int(match[1]) - 1, tool_errno(match[2])
         later = remaining[index + 1 :]
         refused = [remaining[index], *(step for step in later if _fails_alike(step, remaining[index], errno))]
         failures += [_failure(step, match[2]) for step in refused if not _is_done(step, errno)]
@@ -190,7 +181,7 @@ def _read_specs() -> dict[str, IpsetSpec]:
     """Return the specs of all sets of the network namespace.  Raises KernelError."""
     result = _run_ipset(["list", "-t"])
     if result.exit_code:
-        raise KernelError(f"ipset list: {result.error_text}")
+        raise KernelError(f"ipset list: {tool_text(result.error_text)}")
     headers = _parse_headers(result.stdout.decode())
     return {name: _parse_spec(type_name, header.split()) for name, type_name, header in headers}
 
@@ -217,9 +208,6 @@ def _error_text(result: Result) -> str:
     return match[2] if match else result.error_text
 
 
-def _errno(text: str) -> int:
-    return next((errno for fragment, errno in _ERRNO_OF.items() if fragment in text), EINVAL)
-
-
 def _failure(step: Step, text: str) -> StepFailure:
-    return StepFailure(step, _errno(text), text)
+    set_type = step.spec.type if isinstance(step.spec, IpsetSpec) else ""
+    return StepFailure(step, tool_errno(text), tool_text(text, set_type))

@@ -12,7 +12,7 @@ IPSET_CMD_ADD, IPSET_CMD_DEL, IPSET_CMD_HEADER, IPSET_CMD_TYPE = 9, 10, 12, 13
 
 # Attributes of a command.
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY, ATTR_FLAGS = range(1, 7)
-ATTR_DATA, ATTR_ADT, ATTR_LINENO = range(7, 10)
+ATTR_DATA, ATTR_ADT, ATTR_LINENO, ATTR_REVISION_MIN = range(7, 11)
 ATTR_SETNAME2 = ATTR_TYPENAME
 FLAG_LIST_HEADER = 1 << 2
 
@@ -25,32 +25,22 @@ ATTR_IP2, ATTR_CIDR2 = 20, 21
 ATTR_IPADDR_IPV4, ATTR_IPADDR_IPV6 = 1, 2
 
 IPSET_ERR_PROTOCOL = 4097
+IPSET_ERR_FIND_TYPE = 4098
 IPSET_ERR_BUSY = 4100
 IPSET_ERR_TYPE_MISMATCH = 4102
 IPSET_ERR_EXIST = 4103
 IPSET_ERR_INVALID_CIDR = 4104
 IPSET_ERR_HASH_FULL = 4352
 
-ERROR_TEXTS = {
-    IPSET_ERR_PROTOCOL: "not an entry for this set: other family, or parts missing",
-    4098: "the kernel has no such set type, or not in this revision",
-    4099: "the kernel has no room for more sets",
-    IPSET_ERR_BUSY: "the set is in use",
-    4101: "a set of that name exists already",
-    IPSET_ERR_TYPE_MISMATCH: "the sets differ in type or family",
-    IPSET_ERR_EXIST: "it exists already, or is missing",
-    IPSET_ERR_INVALID_CIDR: "not a usable prefix length",
-    4105: "not a usable netmask",
-    4106: "the type has no such family",
-    4108: "the set is in use",
-    4109: "not an IPv4 address",
-    4110: "not an IPv6 address",
-    IPSET_ERR_HASH_FULL: "the set is full",
-}
-"""Texts for the error numbers that only ipset has."""
-
 ENTRY_TYPES = frozenset(("hash:ip", "hash:ip,port", "hash:ip,port,ip", "hash:ip,port,net", "bitmap:port"))
 """Set types whose entries can be encoded and decoded; kube_names.IPSET_DEFINITIONS uses no other."""
+
+NEEDED_REVISIONS = {"hash:ip": 0, "hash:ip,port": 1, "hash:ip,port,ip": 1, "hash:ip,port,net": 1, "bitmap:port": 0}
+"""The lowest revision of each type that has what our entries need: 1 added SCTP (net/netfilter/ipset/ip_set_hash_*.c).
+
+An older ``ipset`` program, of a CNI plugin's image for example, refuses to list or save any set of the node as soon as
+one has a revision that it does not know.
+"""
 
 PORT_RANGE = (0, 65535)
 """The ports of a bitmap:port set."""

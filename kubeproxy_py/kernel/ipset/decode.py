@@ -24,6 +24,7 @@ from kubeproxy_py.kernel.ipset.constants import (
     ATTR_PORT_TO,
     ATTR_PROTO,
     ATTR_REVISION,
+    ATTR_REVISION_MIN,
     ATTR_TIMEOUT,
     ATTR_TYPENAME,
     ENTRY_PROTOCOL_NAMES,
@@ -63,9 +64,11 @@ _PORT_HEADER = attr_header(ATTR_PORT | NET_BYTE_ORDER, 2)
 _PROTO_HEADER = attr_header(ATTR_PROTO, 1)
 
 
-def decode_revision(body: bytes) -> int:
-    """Return the highest revision in the reply to TYPE; newer ones only add features that are not requested."""
-    return parse_attributes(body, _NFGENMSG_SIZE)[ATTR_REVISION][0]
+def decode_revisions(body: bytes) -> range:
+    """Return the revisions of the type in the reply to TYPE that the kernel supports."""
+    attrs = parse_attributes(body, _NFGENMSG_SIZE)
+    highest = attrs[ATTR_REVISION][0]
+    return range(attrs[ATTR_REVISION_MIN][0] if ATTR_REVISION_MIN in attrs else highest, highest + 1)
 
 
 def decode_spec(body: bytes) -> IpsetSpec:

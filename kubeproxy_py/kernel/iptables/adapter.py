@@ -6,40 +6,26 @@ Invariants:
 - Applying a step again changes nothing (text.py), so what a failed restore had done already is harmless.
 """
 
-import re
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from errno import EAGAIN, EBUSY, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 
 from kubeproxy_py.kernel import Scope, table_scope
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.host.command import Result, run
+from kubeproxy_py.kernel.host.command import run
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
+from kubeproxy_py.kernel.iptables.errors import lock_error, reason, step_failure, unsupported_steps
 from kubeproxy_py.kernel.iptables.fingerprint import TableFingerprint, table_fingerprint
-from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, our_lines, restore_text, saved_rows
-from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, Rows, Table
+from kubeproxy_py.kernel.iptables.read import UnprintableTableError, read_by_chain, save_table
+from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, is_move, our_lines, restore_text, saved_rows
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, JumpSpec, Key, Rows, Table
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import Family
 
-_PRINTED_FORMS_MAX = 65536  # rules that iptables prints differently; beyond, forget all rather than grow
+log = logging.getLogger(__name__)
 
-_ERRNOS = (  # iptables prints no errno: the first whose pattern matches its error text
-    (re.compile(r"Set \S+ doesn't exist"), EINVAL),
-    (re.compile(r"Couldn't load match|not supported|missing kernel module"), EOPNOTSUPP),
-    (re.compile(r"Couldn't load target|does not exist|No chain/target/match"), ENOENT),
-    (re.compile(r"busy|Too many links|not empty"), EBUSY),
-    (re.compile(r"Permission denied|be root"), EPERM),
-)
-_HINTS = {
-    EAGAIN: "another program holds the iptables lock, or the lock file cannot be opened for writing",
-    EOPNOTSUPP: "a kernel module is missing: modprobe xt_set xt_ipvs xt_conntrack, ...",
-    EPERM: "this needs the capability NET_ADMIN",
-}
-# The lock is held by another program, or /run/xtables.lock cannot be opened; no step is the cause.
-_LOCK_ERROR = re.compile(rb"xtables.lock")
-_SKIPPED_TABLE = re.compile(rb"# (Table `(?:nat|filter)' is incompatible)")  # iptables-nft-save, with exit code 0
-# The program's name and its advice to read the manual.
-_NOISE = re.compile(r"^ip6?tables\S* v\S+ \([^)]*\): |\s*Error occurred at line.*|\s*Try `.*")
+_PRINTED_FORMS_MAX = 65536  # rules that iptables prints differently; beyond, forget all rather than grow
 
 
 class IptablesAdapter:
@@ -58,6 +44,8 @@ class IptablesAdapter:
         self._written: dict[Chain, ChainSpec] = {}
         self._written_forms: dict[str, str] = {}  # rule as iptables-save prints it -> rule as we wrote it
         self._saved_texts: dict[tuple[Family, Table], tuple[TableFingerprint, bytes]] = {}  # our lines at a fingerprint
+        self._moves: Counter[Jump] = Counter()  # how often each jump was moved up
+        self._unprintable: set[tuple[Family, Table]] = set()  # tables that iptables-save cannot print, as logged
 
     def scopes(self) -> list[Scope]:
         """Return the nat and filter tables of each family."""
@@ -78,10 +66,48 @@ class IptablesAdapter:
 
     def _apply_family(self, commands: IptablesCommands, steps: Sequence[Step]) -> list[StepFailure]:
         family_steps = [s for s in steps if isinstance(s.key, Chain | Jump) and s.key.family == commands.family]
+        failures = self._uncountable_jumps(commands, family_steps)
+        ready = [step for step in family_steps if step.key not in failures]
         try:
-            return self._apply_or_halve(commands, family_steps)
+            return [*failures.values(), *(self._apply_together(commands, ready) if ready else ())]
         except KernelError as error:
-            return [StepFailure(step, error.errno, str(error)) for step in family_steps]
+            return [*failures.values(), *(StepFailure(step, error.errno, str(error)) for step in ready)]
+
+    def _uncountable_jumps(self, commands: IptablesCommands, steps: Sequence[Step]) -> dict[Key, StepFailure]:
+        """Return a failure for each jump in a table that cannot be read; chains are written without reading."""
+        failures: dict[Key, StepFailure] = {}
+        jumps = [(step, step.key) for step in steps if isinstance(step.key, Jump)]
+        for table in dict.fromkeys(jump.table for _, jump in jumps):
+            try:
+                self._saved(commands, table)
+            except KernelError as error:
+                failures |= {
+                    jump: StepFailure(step, error.errno, str(error)) for step, jump in jumps if jump.table == table
+                }
+        return failures
+
+    def _apply_together(self, commands: IptablesCommands, steps: Sequence[Step]) -> list[StepFailure]:
+        """Restore *steps*; if that fails, set those aside that need what the kernel lacks, and halve the others.
+
+        Those set aside are tried once more by themselves: what iptables can do counts, not what the kernel answered.
+
+        Raises:
+            KernelError: no restore can succeed now.
+        """
+        error = self._restore(commands, steps)
+        if error is None:
+            self._record_written(steps)
+            return []
+        unsupported = unsupported_steps(commands.backend, steps)
+        if not unsupported:
+            return self._halve(commands, steps, error)
+        others = [step for step in steps if step.key not in unsupported]
+        failures = self._apply_or_halve(commands, others) if others else []
+        aside = [step for step in steps if step.key in unsupported]
+        if aside and others and self._restore(commands, aside) is None:
+            self._record_written(aside)
+            return failures
+        return failures + list(unsupported.values())
 
     def _apply_or_halve(self, commands: IptablesCommands, steps: Sequence[Step]) -> list[StepFailure]:
         """Restore *steps*; if that fails, restore each half, until every rejected step is isolated.
@@ -93,8 +119,12 @@ class IptablesAdapter:
         if error is None:
             self._record_written(steps)
             return []
+        return self._halve(commands, steps, error)
+
+    def _halve(self, commands: IptablesCommands, steps: Sequence[Step], error: str) -> list[StepFailure]:
+        """Restore each half of *steps*, which failed together with *error*."""
         if len(steps) == 1:
-            return [_step_failure(steps[0], error)]
+            return [step_failure(steps[0], error)]
         half = len(steps) // 2
         return self._apply_or_halve(commands, steps[:half]) + self._apply_or_halve(commands, steps[half:])
 
@@ -111,9 +141,11 @@ class IptablesAdapter:
         if not text:
             return None
         result = run(commands.restore_argv(), stdin=text)
-        if result.exit_code and _LOCK_ERROR.search(result.stderr):
-            raise KernelError(_reason(result), errno=EAGAIN, hint=_HINTS[EAGAIN])
-        return _reason(result) if result.exit_code else None
+        if not result.exit_code:
+            return None
+        if error := lock_error(result.error_text):
+            raise error
+        return reason(result)
 
     def _jump_counts(self, commands: IptablesCommands, steps: Sequence[Step]) -> Counter[tuple[str, str, str]]:
         """Return how often each jump exists now; nothing is read if no step is a Jump, which is nearly always.
@@ -129,6 +161,7 @@ class IptablesAdapter:
         unexpected: dict[tuple[Family, Table], list[Chain]] = {}
         for step in steps:
             if not isinstance(step.key, Chain):
+                self._log_move(step)
                 continue
             if step.verb == "update" and step.before != self._written.get(step.key):
                 unexpected.setdefault((step.key.family, step.key.table), []).append(step.key)
@@ -138,6 +171,19 @@ class IptablesAdapter:
                 self._written.pop(step.key, None)
         for (family, table), chains in unexpected.items():
             self._record_printed_forms(self._read_table(family, table), chains)
+
+    def _log_move(self, step: Step) -> None:
+        """Log that a jump was moved up: the first time, and then whenever the number of times has doubled."""
+        if not isinstance(step.key, Jump) or not isinstance(step.before, JumpSpec) or not is_move(step):
+            return
+        self._moves[step.key] += 1
+        times = self._moves[step.key]
+        if times & (times - 1) == 0:
+            log.warning(
+                "Moved our jump above a jump of another program that takes packets to all local addresses, Service "
+                "addresses included; if this repeats, that program moves its own jump as well: have it append instead",
+                extra=values(jump=step.key, behind=step.before.behind, times=times),
+            )
 
     def _record_printed_forms(self, printed_rows: Rows, chains: Iterable[Chain]) -> None:
         """Record how the rules of *chains*, which were written just now, are printed."""
@@ -170,41 +216,26 @@ class IptablesAdapter:
         known = self._saved_texts.get((family, table))
         if fingerprint and known and known[0] == fingerprint:
             return known[1]
-        text = our_lines(_run_save([*commands.save, "-t", table]), table)
+        text = self._list(commands, table)
         # If the fingerprint has changed meanwhile, it may be older than the text.
         if fingerprint and fingerprint == table_fingerprint(commands.backend, family, table):
             self._saved_texts[family, table] = fingerprint, text
         return text
 
-
-def _run_save(argv: Sequence[str]) -> bytes:
-    """Return the output of iptables-save.
-
-    Raises:
-        KernelError: it failed, or it skipped the table as incompatible; such a table is not empty.
-    """
-    result = run(argv)
-    if result.exit_code:
-        raise KernelError(
-            _reason(result), errno=_errno(result.error_text, EINVAL), hint="check that the table can be listed by hand"
-        )
-    if skipped := _SKIPPED_TABLE.search(result.stdout):
-        raise KernelError(
-            skipped[1].decode(), errno=EINVAL, hint="nft has added rules there that iptables cannot represent"
-        )
-    return result.stdout
-
-
-def _step_failure(step: Step, error_text: str) -> StepFailure:
-    errno = _errno(error_text, EBUSY if step.verb == "delete" else EINVAL)
-    hint = _HINTS.get(errno)
-    return StepFailure(step, errno, f"{error_text} ({hint})" if hint else error_text)
-
-
-def _errno(error_text: str, default: int) -> int:
-    return next((errno for pattern, errno in _ERRNOS if pattern.search(error_text)), default)
-
-
-def _reason(result: Result) -> str:
-    """Return only the reason: without the program's name and its advice to read the manual."""
-    return _NOISE.sub("", result.error_text) or result.error_text
+    def _list(self, commands: IptablesCommands, table: Table) -> bytes:
+        """Return our lines of *table*, as iptables-save prints them.  Raises KernelError."""
+        try:
+            return our_lines(save_table(commands, table), table)
+        except UnprintableTableError as error:
+            try:
+                lines = read_by_chain(commands, table)
+            except KernelError:
+                raise error from None
+            if (commands.family, table) not in self._unprintable:
+                self._unprintable.add((commands.family, table))
+                log.warning(
+                    "iptables cannot print a table, because of a rule of another program; our own chains are read one "
+                    "by one, and kept",
+                    extra=values(family=commands.family, table=table, err=error),
+                )
+            return lines

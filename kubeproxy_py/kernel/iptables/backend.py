@@ -27,7 +27,7 @@ Backend = Literal["legacy", "nft"]
 LOCK_WAIT_S = 5
 """How long to wait for iptables' own lock, /run/xtables.lock.  Source: kube-proxy passes ``-w 5``."""
 
-_BACKENDS: tuple[Backend, ...] = ("nft", "legacy")
+BACKENDS: tuple[Backend, ...] = ("nft", "legacy")
 _PROGRAMS: dict[Family, str] = {"IPv4": "iptables", "IPv6": "ip6tables"}
 _LEGACY_TABLES: dict[Family, str] = {"IPv4": "proc/net/ip_tables_names", "IPv6": "proc/net/ip6_tables_names"}
 
@@ -39,7 +39,12 @@ class IptablesCommands(Struct, frozen=True):
     family: Family
     save: tuple[str, ...]
     restore: tuple[str, ...]
-    version: tuple[str, ...]
+    version: tuple[str, ...]  # ends with --version
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The command that lists and checks single chains and rules."""
+        return self.version[:-1]
 
     def restore_argv(self) -> list[str]:
         """Return the command that applies restore text from stdin and does not change any other chain."""
@@ -62,7 +67,7 @@ def detect_backend(configured: Literal["auto", "legacy", "nft"] = "auto", *, roo
     Raises:
         KernelError: the configured backend, or any, is not installed.
     """
-    installed: list[Backend] = [backend for backend in _BACKENDS if find_commands(backend, "IPv4")]
+    installed: list[Backend] = [backend for backend in BACKENDS if find_commands(backend, "IPv4")]
     if configured != "auto" and configured not in installed:
         raise KernelError(
             f"the iptables backend {configured} is not installed",
@@ -75,6 +80,14 @@ def detect_backend(configured: Literal["auto", "legacy", "nft"] = "auto", *, roo
     if len(installed) == 1:
         return installed[0]
     return _kubelet_hint(root) or ("nft" if any(map(nf_tables.works, FAMILIES)) else "legacy")
+
+
+def legacy_tables(family: Family, *, root: Path = Path("/")) -> list[str]:
+    """Return the names of the legacy tables of *family* that exist; none if they cannot be read."""
+    try:
+        return (root / _LEGACY_TABLES[family]).read_text().split()
+    except OSError:
+        return []
 
 
 def _kubelet_hint(root: Path) -> Backend | None:
@@ -90,12 +103,8 @@ def _has_legacy_hint(family: Family, root: Path) -> bool:
 
     The table is read only if it exists, because reading creates it.
     """
-    try:
-        tables = (root / _LEGACY_TABLES[family]).read_text().split()
-    except OSError:
-        return False
     commands = find_commands("legacy", family)
-    if commands is None or KUBELET_HINT_TABLE not in tables:
+    if commands is None or KUBELET_HINT_TABLE not in legacy_tables(family, root=root):
         return False
     saved = run([*commands.save, "-t", KUBELET_HINT_TABLE]).stdout
     return any(f"\n:{chain} ".encode() in saved for chain in KUBELET_HINT_CHAINS)

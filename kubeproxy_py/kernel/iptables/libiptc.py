@@ -15,8 +15,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from errno import EAGAIN, ENOENT
-from pathlib import Path
+from errno import ENOENT
 from time import sleep
 
 from kubeproxy_py.kernel.errors import KernelError
@@ -24,13 +23,13 @@ from kubeproxy_py.kernel.ipset.constants import IPSET_CMD_HEADER
 from kubeproxy_py.kernel.ipset.encode import encode_set_name, message_type
 from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
 from kubeproxy_py.kernel.iptables.backend import LOCK_WAIT_S, Backend, IptablesCommands
+from kubeproxy_py.kernel.iptables.errors import LOCK, lock_held_error, lock_open_error
 from kubeproxy_py.kernel.iptables.libiptc_table import IptcError, LegacyTable, MissingExtensionError, load_library
 from kubeproxy_py.kernel.iptables.rule_parser import Line, parse_restore
 from kubeproxy_py.kernel.iptables.text import restore_text
 from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, Socket, message
 from kubeproxy_py.model.steps import Step
 
-LOCK = Path("/run/xtables.lock")
 _LOCK_POLL_S = 0.02
 
 
@@ -82,9 +81,7 @@ def xtables_lock() -> Iterator[None]:
     try:
         descriptor = os.open(LOCK, os.O_CREAT | os.O_RDONLY, 0o600)
     except OSError as error:
-        raise KernelError(
-            f"{LOCK}: {error.strerror}", errno=EAGAIN, hint="check that this path is writable here"
-        ) from None
+        raise lock_open_error(LOCK, error.errno or 0, error.strerror or str(error)) from None
     try:
         _acquire(descriptor)
         yield
@@ -115,4 +112,4 @@ def _acquire(descriptor: int) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sleep(_LOCK_POLL_S)
-    raise KernelError(f"{LOCK} is held by another program", errno=EAGAIN, hint=f"waited {LOCK_WAIT_S:g} s")
+    raise lock_held_error()

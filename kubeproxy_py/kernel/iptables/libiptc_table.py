@@ -110,6 +110,8 @@ class LegacyTable:
         rule = self._new_rule()
         if parsed.source:
             rule.src = parsed.source
+        if parsed.destination:
+            rule.dst = parsed.destination
         if parsed.protocol:
             rule.protocol = parsed.protocol
         if parsed.in_interface:

@@ -12,7 +12,7 @@ Source: include/uapi/linux/netfilter/{nfnetlink,nf_tables,nf_tables_compat}.h.
 """
 
 from contextlib import closing
-from errno import ENOENT
+from errno import EINVAL, ENOENT
 from struct import pack
 
 from kubeproxy_py.kernel.errors import KernelError
@@ -60,15 +60,21 @@ def has_chain(family: Family, table: str, chain: str) -> bool:
     return _errno_of(message(_GET_CHAIN, 0, body)) == 0
 
 
-def has_match(family: Family, name: str) -> bool:
-    """Return whether the kernel has the xtables match *name* (``ipvs``), loading its module if necessary.
+def has_extension(family: Family, name: str, *, is_target: bool = False) -> bool:
+    """Return whether the kernel has the xtables match or target *name* (``ipvs``), loading its module if necessary.
 
-    Also True where the kernel cannot be asked, as without the module nft_compat: then the first rule that uses the
-    match fails.
+    Also True where the kernel cannot be asked, as without the module nft_compat: then the first rule that uses it
+    fails.
     """
-    # NFTA_COMPAT_NAME, NFTA_COMPAT_REV (0), NFTA_COMPAT_TYPE (0: a match)
-    body = _nfgenmsg(AF_NUMBERS[family]) + string(1, name) + be32(2, 0) + be32(3, 0)
+    # NFTA_COMPAT_NAME, NFTA_COMPAT_REV (0), NFTA_COMPAT_TYPE (0: a match, 1: a target)
+    body = _nfgenmsg(AF_NUMBERS[family]) + string(1, name) + be32(2, 0) + be32(3, int(is_target))
     return _errno_of(message(_COMPAT_GET, 0, body)) != ENOENT
+
+
+def has_compat() -> bool:
+    """Return whether the kernel has nft_compat, or cannot be asked; without it nfnetlink knows no such request."""
+    body = _nfgenmsg(AF_NUMBERS["IPv4"]) + string(1, "set") + be32(2, 0) + be32(3, 0)
+    return _errno_of(message(_COMPAT_GET, 0, body)) != EINVAL
 
 
 def generation() -> int | None:

@@ -30,6 +30,7 @@ class ParsedRule(Struct, frozen=True, gc=False):
     """One rule; a field that the rule does not use is empty."""
 
     source: str = ""  # network, after NOT if inverted
+    destination: str = ""  # as source
     in_interface: str = ""  # name, or prefix and "+", after NOT if inverted
     protocol: str = ""
     matches: tuple[tuple[str, tuple[Option, ...]], ...] = ()
@@ -116,6 +117,7 @@ _INTERFACE = _matching(r"[^\s/!+]{1,14}\+?|[^\s/!+]{15}")  # IFNAMSIZ is 16, the
 
 _FIELDS: Mapping[str, tuple[str, Check]] = {  # option -> field of ParsedRule, check of its value
     "-s": ("source", _is_network),
+    "-d": ("destination", _is_network),
     "-i": ("in_interface", _INTERFACE),
     "-p": ("protocol", _matching("tcp|udp|sctp")),
 }

@@ -4,11 +4,15 @@ Invariants:
 - Pure, and rules are never parsed: a rule is the text that ``iptables-save`` prints.
 - Restore text names only the chains and jumps of its steps and may be applied twice: the old contents of a chain do not
   matter, and jumps are counted beforehand, so that none is inserted twice.
+- A jump to KUBE-SERVICES that stands behind another program's jump for all local addresses differs from the desired one
+  and is moved to the top.  In IPVS mode Service addresses are local, so the other program (a CNI plugin's hostPorts)
+  would take packets to Services.  All other rules above our jumps, an administrator's for example, stay above them.
 - Within one table the text is always in the order that iptables-legacy and iptables-nft both accept, whatever the order
   of the steps: empty the chains, fill them, delete and insert jumps, delete chains.  A table is committed atomically,
   so no packet sees an intermediate state.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -25,6 +29,13 @@ JumpCounts = Mapping[tuple[str, str, str], int]
 _OUR_CHAINS = frozenset(kube_names.CHAINS)
 _JUMP_SOURCES = frozenset((table, source) for table, source, _target, _comment in kube_names.JUMPS)
 _OUR_CHAIN_LINE = f":{kube_names.PREFIX}".encode()
+_MOVABLE_SOURCES = ("PREROUTING", "OUTPUT")  # of the nat table
+
+_COMMENT = r'(?:-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) )*'
+_NOT_LOOPBACK = r"(?:! -d (?:127\.0\.0\.0/8|::1/128) )?"
+# A jump for all local addresses.  A rule with any other match (an interface, a port) is somebody's exception: it stays.
+_LOCAL_JUMP = re.compile(rf"{_NOT_LOOPBACK}{_COMMENT}-m addrtype --dst-type LOCAL {_COMMENT}-[jg] (\S+)$")
+_NO_CHAINS = frozenset(("ACCEPT", "DROP", "RETURN", "QUEUE", "LOG", "TRACE", "MASQUERADE", "REDIRECT"))
 
 
 def restore_text(steps: Sequence[Step], jump_counts: JumpCounts) -> bytes:
@@ -51,8 +62,9 @@ def saved_rows(saved: bytes, family: Family, table: Table) -> Rows:
     planned as an update, which ``restore_text`` reduces to one.
     """
     chains: dict[str, list[str]] = {}
-    jumps = {(jump.source, rule): jump for jump, rule in kube_names.jumps(family).items() if jump.table == table}
+    jumps = _jumps_by_rule(family, table)
     jump_rows: Rows = {}
+    local_jumps: dict[str, str] = {}  # built-in chain -> target of the first jump for local addresses
     for kind, name, rule in _our_lines(saved, table):
         if kind == ":":
             chains[name] = []
@@ -60,9 +72,35 @@ def saved_rows(saved: bytes, family: Family, table: Table) -> Rows:
             chains[name].append(rule)
         elif (jump := jumps.get((name, rule))) is not None:
             earlier = jump_rows.get(jump)
-            jump_rows[jump] = JumpSpec(f"{earlier.rule}\n{rule}" if isinstance(earlier, JumpSpec) else rule)
+            if isinstance(earlier, JumpSpec):
+                jump_rows[jump] = JumpSpec(f"{earlier.rule}\n{rule}", earlier.behind)
+            else:
+                jump_rows[jump] = JumpSpec(rule, local_jumps.get(name, ""))
+        elif table == "nat" and name in _MOVABLE_SOURCES and (target := _local_jump_target(rule)):
+            local_jumps.setdefault(name, target)
     chain_rows: Rows = {Chain(family, table, name): ChainSpec(tuple(rules)) for name, rules in chains.items()}
     return chain_rows | jump_rows
+
+
+def is_move(step: Step) -> bool:
+    """Return whether *step* moves a jump to the top of its chain."""
+    return step.verb == "update" and isinstance(step.before, JumpSpec) and bool(step.before.behind)
+
+
+def _jumps_by_rule(family: Family, table: Table) -> dict[tuple[str, str], Jump]:
+    """Return our jumps by chain and rule, both with and without their comments."""
+    return {
+        (jump.source, rule): jump
+        for comments in (False, True)
+        for jump, rule in kube_names.jumps(family, comments=comments).items()
+        if jump.table == table
+    }
+
+
+def _local_jump_target(rule: str) -> str:
+    """Return the chain to which *rule* takes packets to all local addresses; "" if it does not."""
+    match = _LOCAL_JUMP.match(rule)
+    return match[1] if match and match[1] not in _NO_CHAINS else ""
 
 
 def count_jumps(saved: bytes) -> Counter[tuple[str, str, str]]:
@@ -117,13 +155,14 @@ def _table_lines(table: Table, steps: Sequence[Step], jump_counts: JumpCounts) -
 
 
 def _jump_lines(step: Step, jump: Jump, jump_counts: JumpCounts) -> Iterator[str]:
-    """Yield ``-D`` for each surplus copy of the jump and ``-I`` if it is missing."""
+    """Yield ``-D`` for each surplus copy of the jump and ``-I`` if it is missing; both for a move."""
     desired = _rule_of(step, jump) if step.verb != "delete" else None
     for rule in sorted(_rule_texts(step, jump)):
         count = jump_counts.get((jump.table, jump.source, rule), 0)
-        for _ in range(count - (rule == desired)):
+        kept = rule == desired and count > 0 and not is_move(step)
+        for _ in range(count - kept):
             yield f"-D {jump.source} {_one_line(rule)}"
-        if rule == desired and not count:
+        if rule == desired and not kept:
             yield f"-I {jump.source} {_one_line(rule)}"
 
 

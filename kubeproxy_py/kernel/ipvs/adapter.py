@@ -7,17 +7,16 @@ Invariants:
 """
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
-from errno import EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
+from errno import EAFNOSUPPORT, EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
 from functools import partial
 from socket import htons, inet_ntop, inet_pton, ntohs
 from typing import TypeVar
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Scope, Snapshot, snapshot_of
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, errno_text
 from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.ipvs.constants import FAMILY_NAME, Timeouts
 from kubeproxy_py.kernel.ipvs.decode import (
@@ -71,6 +70,7 @@ _CHUNK_SIZE = 1000  # virtual servers; decoding them takes some 5 ms
 _ERROR_TEXTS: dict[tuple[type, int], str] = {
     (VirtualServer, ENOENT): "the kernel has no scheduler '{scheduler}' (modprobe ip_vs_{scheduler})",
     (VirtualServer, ESRCH): "no such virtual server",
+    (VirtualServer, EAFNOSUPPORT): "IPVS of this kernel has no IPv6 (CONFIG_IP_VS_IPV6)",
     (RealServer, ESRCH): "its virtual server does not exist",
     (RealServer, ENOENT): "no such real server",
     (RealServer, EINVAL): "refused as invalid; in a new network namespace, is the loopback interface up?",
@@ -310,4 +310,4 @@ def _is_done(step: Step, error: NetlinkError) -> bool:
 def _failure(step: Step, error: NetlinkError) -> StepFailure:
     scheduler = step.spec.scheduler if isinstance(step.spec, VirtualServerSpec) else ""
     text = _ERROR_TEXTS.get((type(step.key), error.errno), "").format(scheduler=scheduler)
-    return StepFailure(step, error.errno, text or error.text or os.strerror(error.errno))
+    return StepFailure(step, error.errno, text or error.text or errno_text(error.errno))

@@ -8,12 +8,12 @@ messages follow each other at multiples of four bytes.
 Source: include/uapi/linux/netlink.h, struct nlmsghdr, struct nlmsgerr.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from struct import Struct
 
 import msgspec
 
+from kubeproxy_py.kernel.errors import errno_text
 from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
 
 NLM_F_REQUEST = 0x1
@@ -124,4 +124,4 @@ def decode_error(flags: int, body: bytes) -> NetlinkError:
     if flags & _NLM_F_ACK_TLVS and len(request) >= HEADER_SIZE:
         length = HEADER_SIZE if flags & _NLM_F_CAPPED else (NLMSGHDR.unpack_from(request)[0] + 3) & ~3
         text = read_string(parse_attributes(request, length).get(_NLMSGERR_ATTR_MSG, b""))
-    return NetlinkError(errno, text or os.strerror(errno), request)
+    return NetlinkError(errno, text or errno_text(errno), request)

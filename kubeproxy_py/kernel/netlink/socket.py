@@ -14,14 +14,13 @@ A socket is not thread-safe.
 Source: include/uapi/linux/netlink.h; net/netlink/af_netlink.c; batch sizes were measured.
 """
 
-import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from errno import EINTR, EMSGSIZE, ENOBUFS, ENOENT, EPERM, ETIMEDOUT
 from itertools import accumulate, islice
 from struct import pack
 
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, errno_text
 from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_u16, string
 from kubeproxy_py.kernel.netlink.messages import (
     NLM_F_ACK,
@@ -220,7 +219,7 @@ class Socket:
                     return replies, interrupted
         except OSError as error:
             errno = ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or 0
-            raise KernelError(f"netlink: {os.strerror(errno)}", errno=errno) from error
+            raise KernelError(f"netlink: {errno_text(errno)}", errno=errno) from error
 
     def _receive(self, flags: int) -> bytes:
         """Return one read.  Raises BlockingIOError after the timeout, OSError ENOBUFS if answers were dropped."""

@@ -1,0 +1,38 @@
+"""Kernels without some modules: they are unloaded, and the kernel cannot load any for as long as a block runs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lab.pristine import unload_modules
+from tests.e2e.test_start import MODPROBE, restored
+
+NETFILTER = (
+    *("xt_set", "xt_mark", "xt_conntrack", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT", "xt_addrtype", "xt_physdev"),
+    *("xt_ipvs", "xt_comment"),
+)
+IPSET = (
+    *("ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "ip_set_hash_ipportnet", "ip_set_bitmap_port"),
+    *("xt_set", "ip_set"),
+)
+
+
+@contextmanager
+def without_modules(*names: str) -> Iterator[Callable[..., None]]:
+    """Unload *names*, and load nothing within the block; all others that sets and rules need are loaded before.
+
+    Yields a function that loads modules all the same, as an operator does by hand.
+    """
+    with restored(MODPROBE):
+        loader = MODPROBE.read_text().strip()
+
+        def load(*modules: str) -> None:
+            for module in modules:
+                subprocess.run([loader, module], check=True)
+
+        load(*NETFILTER, *IPSET)
+        unload_modules(*names)
+        MODPROBE.write_text("/bin/false")
+        yield load
