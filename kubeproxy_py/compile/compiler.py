@@ -4,6 +4,8 @@ Invariants:
 - The desired rows depend only on the objects now known (law 1 of docs/architecture.md).
 - Only dirty Services are compiled, so the cost of an event is that of the Services it changes.  A changed NodeContext
   makes every Service dirty.
+- An error while a Service is compiled affects that Service only (law 5): its last rows stay desired, and it is compiled
+  again when it, its slices or the NodeContext change.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
 from kubeproxy_py.compile.health import service_state
+from kubeproxy_py.compile.last_rows import last_rows
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import compile_parts
 from kubeproxy_py.compile.slice_cache import CompileCache
@@ -26,11 +29,21 @@ from kubeproxy_py.net import Family
 NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContext]
 """Returns the NodeContext for the Node object and the addresses of this host."""
 
+OnFailure = Callable[[ServiceName | None, Exception], None]
+"""Is told of the Service that cannot be compiled, or of the Node (None), once for each kind of failure in a row."""
+
 
 class Compiler:
     """Owns the known objects and the rows desired for them."""
 
-    def __init__(self, make_context: NodeContextFactory, sysctls: Rows | None = None) -> None:
+    def __init__(
+        self,
+        make_context: NodeContextFactory,
+        sysctls: Rows | None = None,
+        on_failure: OnFailure = lambda _name, _error: None,
+    ) -> None:
+        self.failed: dict[ServiceName | None, str] = {}  # whose last change could not be compiled, and why
+        self._on_failure = on_failure
         self.cluster = Cluster()
         self.desired = Desired()
         self.context = make_context(None, ())
@@ -59,16 +72,21 @@ class Compiler:
     def compile(self) -> list[Key]:
         """Compile what is dirty, and return the keys whose desired spec changed; a key may be there twice."""
         changed: list[Key] = []
-        for name in self.cluster.dirty:
-            service = self.cluster.services.get(name)
-            slices = self.cluster.slices_of(name) if service else []
-            parts = self._compile_service(service, slices) if service else []
-            if not service:
-                self._caches.pop(name, None)
-            changed += self.desired.replace(name, *parts)
-            self._states[name] = service_state(name, service, slices, self.context)
-        self.cluster.dirty.clear()
+        dirty = self.cluster.dirty
+        while dirty:
+            name = next(iter(dirty))
+            del dirty[name]  # first, so that an error outside of the guard below is not met again
+            changed += self._compile_guarded(name)
         return changed + self._compile_base_and_chains()
+
+    def keep_last_rows(self, kernel_rows: Rows) -> None:
+        """Have each Service that cannot be compiled, and never could, want what *kernel_rows* has of it."""
+        failed = (self.cluster.services.get(name) for name in self.failed if name)
+        missing = [service for service in failed if service and not self.desired.rows_of(service.name)]
+        for service in missing:
+            self.desired.replace(service.name, last_rows(kernel_rows, service))
+        if missing:
+            self._compile_base_and_chains()
 
     def pop_states(self) -> tuple[ServiceState, ...]:
         """Return the state of each Service that was compiled since the last call."""
@@ -76,12 +94,39 @@ class Compiler:
         return tuple(states.values())
 
     def _update_context(self) -> None:
-        context = self._make_context(self.cluster.node, self.cluster.addresses)
+        try:
+            context = self._make_context(self.cluster.node, self.cluster.addresses)
+        except Exception as error:  # a bug that the Node's content triggers; the last context stays
+            self._record_failure(None, error)
+            return
+        self.failed.pop(None, None)
         if context != self.context:
             self.context = context
             self._non_empty.clear()
             self._caches.clear()
             self.cluster.mark_all_dirty()
+
+    def _compile_guarded(self, name: ServiceName) -> list[Key]:
+        """Compile the Service *name*, and return the keys whose desired spec changed; none if that fails."""
+        service = self.cluster.services.get(name)
+        try:
+            slices = self.cluster.slices_of(name) if service else []
+            parts = self._compile_service(service, slices) if service else []
+            state = service_state(name, service, slices, self.context)
+        except Exception as error:  # a bug that this Service triggers must not stop the others
+            self._record_failure(name, error)
+            return []
+        self.failed.pop(name, None)
+        if not service:
+            self._caches.pop(name, None)
+        self._states[name] = state
+        return self.desired.replace(name, *parts)
+
+    def _record_failure(self, name: ServiceName | None, error: Exception) -> None:
+        text = repr(error)
+        if self.failed.get(name) != text:
+            self.failed[name] = text
+            self._on_failure(name, error)
 
     def _compile_service(self, service: Service, slices: list[EndpointSlice]) -> list[Rows]:
         cache = self._caches.pop(service.name, None)

@@ -34,6 +34,8 @@ class SyncStatus(Struct, frozen=True, gc=False):
     draining: int = 0  # real servers
     compares: int = 0  # full compares since the start
     stuck: frozenset[Family] = frozenset()  # families whose sync counts as failed, see stuck_families
+    contested: int = 0  # times that a row had drifted again and again, since the start
+    uncompiled: int = 0  # objects whose last change could not be compiled
     is_waiting: bool = True  # for the initial lists of its feeds
     has_work: bool = False  # a sync was requested and is not done yet
 
