@@ -5,6 +5,7 @@ Invariants:
 - Virtual servers that none of our sets names, and rules and sets of others, are left in place. So are sysctls, modules
   and conntrack entries, on which other software may depend by now.
 - A failure is logged, and everything else is still deleted.
+- No agent runs meanwhile: it would create everything again.
 """
 
 import logging
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.commands.parts import linux_kernel, probe_host
+from kubeproxy_py.commands.single_instance import require_no_agent
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel
 from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.host.instance_lock import InstanceLock
 from kubeproxy_py.kernel.iptables.other_modes import delete, detach, find_stale_rules
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Rows
@@ -34,8 +37,18 @@ def cleanup(loaded: "LoadedConfig") -> int:
     """Delete our kernel state and that of kube-proxy's other modes, and return the exit status.
 
     Raises:
-        KernelError: The host's addresses cannot be read.
+        KernelError: An agent runs, or the host's addresses cannot be read.
     """
+    lock = InstanceLock()
+    require_no_agent(lock)
+    try:
+        return _cleanup(loaded)
+    finally:
+        lock.release()
+
+
+def _cleanup(loaded: "LoadedConfig") -> int:
+    """Delete everything, and return the exit status.  Raises KernelError."""
     probed = probe_host(loaded)
     kernel = linux_kernel(loaded, probed)
     stale = find_stale_rules(probed.commands)

@@ -171,3 +171,5 @@ class SyncMetrics:
             yield metric_family(f"kubeproxy_ipvs_drift_{name}_total", samples)
         yield metric_family("kubeproxy_ipvs_full_compares_total", [((), status.compares)])
         yield metric_family("kubeproxy_ipvs_draining_real_servers", [((), status.draining)])
+        yield metric_family("kubeproxy_ipvs_contested_rows_total", [((), status.contested)])
+        yield metric_family("kubeproxy_ipvs_uncompiled_objects", [((), status.uncompiled)])
