@@ -11,7 +11,7 @@ from lab.client import query
 from lab.network import Cluster
 from tests.e2e.agent_process import EVENT
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, Port, endpoint_slice, service_with_slice
+from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.safe.patched_agent import PatchedAgent
 from tests.e2e.serving import serving_cluster
 
@@ -65,9 +65,7 @@ def test_the_service_keeps_its_rows_and_all_others_follow(cluster: Cluster, fold
         assert (responders(cluster, OTHER), responders(cluster, LATE)) == ({"pod-b1"}, {"pod-b2"})
         assert not [line for line in agent.lines() if "resyncing from scratch" in line]
         with agent.syncing(EVENT):
-            folder.write(
-                "web", [service_with_slice("web", WEB, [], PORTS)[0], endpoint_slice("web", ["pod-a2"], PORTS)]
-            )
+            folder.write("web", service_with_slice("web", WEB, ["pod-a2"], PORTS))
         assert "pod-a2" in responders(cluster, WEB)
 
 

@@ -63,10 +63,10 @@ def test_read_only_timeouts_are_warnings(namespace: Namespace, folder: Folder) -
     argv = ["unshare", "-m", "sh", "-ec", script, "sh", *command_line(folder.path, "run", "--init-only", *flags)]
     completed = subprocess.run(namespace.wrap(argv), capture_output=True, text=True, timeout=60, check=False)
     assert completed.returncode == 0, completed.stderr
-    for name in (
+    for text in (
         "tcp_timeout_established could not be set to 3600",
         "udp_timeout could not be set to 33",
         "be_liberal",
     ):
-        assert name in completed.stderr
+        assert text in completed.stderr
     assert shell(namespace, "cat /proc/sys/net/ipv4/vs/conntrack") == "1\n"
