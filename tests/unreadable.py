@@ -5,10 +5,19 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 _NOBODY = 65534
 _ROOT = 0
+_IMPORTED_LATE = (
+    "kubernetes.client.rest",
+    "kubernetes.config",
+    "kubeproxy_py.commands.plan",
+    "kubeproxy_py.events.poster",
+    "kubeproxy_py.plan.render",
+    "kubeproxy_py.sources.kubernetes.source",
+)
 
 UNREADABLE = {
     "a folder": re.escape("Is a directory (name a file; a hostPath volume makes a folder where there was no file)"),
@@ -62,6 +71,8 @@ def as_nobody(folder: Path) -> Iterator[None]:
     if os.geteuid() != _ROOT:  # modes already apply
         yield
         return
+    for module in _IMPORTED_LATE:  # nobody may not be able to read this project's folder
+        import_module(module)
     for parent in (folder, *folder.parents):
         if not parent.stat().st_mode & 1:
             parent.chmod(parent.stat().st_mode | 0o011)

@@ -72,11 +72,13 @@ class Compiler:
     def compile(self) -> list[Key]:
         """Compile what is dirty, and return the keys whose desired spec changed; a key may be there twice."""
         changed: list[Key] = []
-        dirty = self.cluster.dirty
-        while dirty:
-            name = next(iter(dirty))
-            del dirty[name]  # first, so that an error outside of the guard below is not met again
-            changed += self._compile_guarded(name)
+        names = iter(list(self.cluster.dirty))
+        self.cluster.dirty.clear()
+        try:
+            for name in names:
+                changed += self._compile_guarded(name)
+        finally:  # after an error outside of the guard, the others are still dirty, and this one is not met again
+            self.cluster.dirty.update(dict.fromkeys(names))
         return changed + self._compile_base_and_chains()
 
     def keep_last_rows(self, kernel_rows: Rows) -> None:

@@ -10,6 +10,7 @@ rotated token there.
 
 import logging
 import random
+import ssl
 import threading
 import traceback
 from collections.abc import Callable
@@ -125,7 +126,7 @@ def connect(kubeconfig: str | None, master: str | None, metrics: ClientMetrics =
         pool = RESTClientObject(configuration).pool_manager
     except (OSError, ValueError) as error:  # a certificate file without a certificate
         _log_cause("Failed to set up TLS", error)
-        raise SourceError(f"TLS cannot be set up: {_tls_reason(error)}", "check the certificate files") from None
+        raise SourceError(f"TLS cannot be set up: {_reason(error)}", "check the certificate files") from None
 
     def authorization() -> str:
         return _read_token(token_file) if token_file else _authorization(configuration)
@@ -150,7 +151,7 @@ def _load_kubeconfig(path: str, configuration: Any) -> str:
         load_kube_config(path, client_configuration=configuration, persist_config=False)
     except Exception as error:  # the package raises many types
         _log_cause("Failed to load the kubeconfig", error)
-        raise SourceError(f"kubeconfig {path} cannot be used: {type(error).__name__}", _hint(kubeconfig)) from None
+        raise SourceError(f"kubeconfig {path} cannot be used: {_reason(error)}", _hint(kubeconfig)) from None
     if kubeconfig.has_exec and not configuration.api_key and not configuration.cert_file:
         raise SourceError(f"kubeconfig {path}: exec returned no credentials", "run its command by hand")
     return kubeconfig.token_file
@@ -198,10 +199,16 @@ def _read_token(path: str) -> str:
         raise SourceError(f"tokenFile {path}: {error.message}", error.hint) from None
 
 
-def _tls_reason(error: Exception) -> str:
-    """Return what OpenSSL says, as ``key values mismatch``, else the error's type; neither contains a secret."""
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return str(reason).lower().replace("_", " ") if reason else type(error).__name__
+def _reason(error: Exception) -> str:
+    """Return what the operating system or OpenSSL says (``key values mismatch``), else the error's type.
+
+    Neither contains a secret, as the text of another error may.
+    """
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or type(error).__name__).lower().replace("_", " ")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return type(error).__name__
 
 
 def _authorization(configuration: Any) -> str:
