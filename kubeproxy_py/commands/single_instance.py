@@ -72,8 +72,8 @@ def _acquire(lock: InstanceLock) -> Holder | None:
         return None
     if holder and not holder.may_be_an_agent:
         log.warning(
-            "A process of another user has taken the name of the agents' lock; another agent would not be noticed",
-            extra=values(process=holder, uid=holder.uid),
+            "A process that cannot be an agent has taken the name of the agents' lock; another agent is not noticed",
+            extra=values(process=holder),
         )
         return None
     return holder

@@ -62,14 +62,14 @@ def test_a_second_agent_gives_up_and_names_the_first(holder: Holder) -> None:
     assert HANDOVER_S <= lock.now_s < HANDOVER_S + 1
 
 
-def test_a_process_of_another_user_does_not_keep_the_agent_from_starting(
+def test_a_process_that_cannot_be_an_agent_does_not_keep_the_agent_from_starting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(single_instance, "find_holder", lambda: Holder(4711, 12345678))
+    monkeypatch.setattr(single_instance, "find_holder", lambda: Holder(4711, 1000, may_be_an_agent=False))
     lock = Lock(1e9)
     take(lock)
     assert lock.now_s == 0
-    assert "A process of another user has taken the name" in caplog.text
+    assert "A process that cannot be an agent has taken the name" in caplog.text
 
 
 def test_an_agent_starts_where_the_lock_cannot_be_used(

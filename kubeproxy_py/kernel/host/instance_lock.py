@@ -4,15 +4,15 @@ The lock is an abstract Unix socket. Its name belongs to the network namespace, 
 agents of two pods with hostNetwork compete for it, those of two nodes in containers do not. The kernel frees it when
 the process ends, however that ends; there is no file to clean up, to mount or to share.
 
-Any process may bind the name, and only one of root or of our own user can be an agent. One of another user must not
-keep the agent from starting.
+Any process may bind the name. One that has no right to program the network cannot be an agent, and must not keep the
+agent from starting.
 
-Source: unix(7), "Abstract sockets" and SO_PEERCRED.
+Source: unix(7), "Abstract sockets" and SO_PEERCRED; capabilities(7).
 """
 
-import os
 import socket
 from errno import EADDRINUSE
+from pathlib import Path
 from struct import Struct
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 NAME = b"\0kubeproxy-py"
 _BACKLOG = 128  # a process that asks who holds the lock stays in the queue, because nobody accepts
 _CREDENTIALS = Struct("=iII")  # struct ucred: pid, uid, gid
-_ROOT = 0
+_NET_ADMIN = 1 << 12  # CAP_NET_ADMIN
 
 
 class Holder(msgspec.Struct, frozen=True, gc=False):
@@ -28,16 +28,13 @@ class Holder(msgspec.Struct, frozen=True, gc=False):
 
     pid: int | None = None  # 0: it is in a PID namespace that we do not see; None: cannot be determined
     uid: int | None = None  # None: cannot be determined
-
-    @property
-    def may_be_an_agent(self) -> bool:
-        """Whether the process may be an agent: one of root, of our user, or of a user that we cannot determine."""
-        return self.uid in (None, _ROOT, os.geteuid())
+    may_be_an_agent: bool = True  # False: it has no right to program the network
 
     def __str__(self) -> str:
+        user = f", uid {self.uid}" if self.uid else ""
         if self.pid is None:
             return "pid unknown"
-        return f"pid {self.pid}" if self.pid else "pid not visible here: it runs in another container"
+        return f"pid {self.pid}{user}" if self.pid else f"pid not visible here: it runs in another container{user}"
 
 
 class InstanceLock:
@@ -81,4 +78,14 @@ def find_holder() -> Holder:
             return Holder()
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _gid = _CREDENTIALS.unpack(credentials)
-    return Holder(pid, uid)
+    return Holder(pid, uid, pid == 0 or _may_program(pid))
+
+
+def _may_program(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Return whether the process has CAP_NET_ADMIN; true if that cannot be determined."""
+    try:
+        lines = (proc / str(pid) / "status").read_text(errors="replace").splitlines()
+        effective = next(line for line in lines if line.startswith("CapEff:"))
+        return bool(int(effective.split()[1], 16) & _NET_ADMIN)
+    except (OSError, StopIteration, ValueError, IndexError):
+        return True
