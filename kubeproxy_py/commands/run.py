@@ -45,6 +45,7 @@ def run(loaded: "LoadedConfig", config_input: "ConfigInput") -> int:
     threads.start("log", logging_setup.write_in_background())  # after the signals were blocked, as every thread
     handle_in_thread(_TERMINATION, partial(_exit, notifier))
 
+    log.info("Starting kubeproxy-py", extra=values(version=__version__))
     lock = InstanceLock()  # held for as long as this function runs
     take_over(lock)
     platform, sysctls = _prepare(loaded)
@@ -70,6 +71,7 @@ def init_only(loaded: "LoadedConfig") -> int:
         ConfigError: The configuration cannot work on this host.
         KernelError: The host lacks something that every Service needs.
     """
+    log.info("Starting kubeproxy-py", extra=values(version=__version__))
     _prepare(loaded)
     log.info("Applied sysctls and IPVS timeouts; exiting (--init-only)")
     return SUCCESS
@@ -77,7 +79,6 @@ def init_only(loaded: "LoadedConfig") -> int:
 
 def _prepare(loaded: "LoadedConfig") -> tuple[HostPlatform, Rows]:
     """Prepare this host, and return it with the sysctls that were applied."""
-    log.info("Starting kubeproxy-py", extra=values(version=__version__))
     platform = real_platform(loaded)
     return platform, prepare_host(loaded, platform.kernel, platform.host)
 

@@ -77,7 +77,7 @@ def test_kube_proxy_is_named_with_its_pid(namespace: Namespace, folder: Folder) 
             assert f'subject="kube-proxy (pid {rival.pid})"' in line
             assert line.startswith("W")
             agent.wait_for(r"Node node-a: AnotherServiceProxy: kube-proxy")
-            assert metric(namespace) == 1
+            wait_until(lambda: metric(namespace) == 1)
 
 
 def test_kube_proxy_of_another_network_namespace_is_not_named(namespace: Namespace, folder: Folder) -> None:

@@ -59,7 +59,7 @@ def test_read_only_timeouts_are_warnings(namespace: Namespace, folder: Folder) -
         "mount --bind /proc/sys/net/netfilter /proc/sys/net/netfilter; "
         'mount -o remount,bind,ro /proc/sys/net/netfilter; exec "$@"'
     )
-    flags = ("--conntrack-tcp-timeout-established=1h", "--conntrack-udp-timeout=33s", "--conntrack-tcp-be-liberal")
+    flags = ("--conntrack-tcp-timeout-established=1h", "--conntrack-udp-timeout=33s", "--conntrack-tcp-be-liberal=true")
     argv = ["unshare", "-m", "sh", "-ec", script, "sh", *command_line(folder.path, "run", "--init-only", *flags)]
     completed = subprocess.run(namespace.wrap(argv), capture_output=True, text=True, timeout=60, check=False)
     assert completed.returncode == 0, completed.stderr
