@@ -60,6 +60,7 @@ def _with_dashes(word: str) -> str:
 
 def _execute(command: Command, arguments: Namespace) -> int:
     """Execute *command*, and return its exit status; a failure is one line in the log."""
+    from kubeproxy_py import logging_setup
     from kubeproxy_py.config.flag_parser import given_flags
     from kubeproxy_py.config.load import read_input
     from kubeproxy_py.kernel.errors import KernelError
@@ -73,6 +74,7 @@ def _execute(command: Command, arguments: Namespace) -> int:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the message names the remedy, not the code
         return FAILED
     except ConfigError as error:
+        logging_setup.flush()  # what was logged before comes first
         print(error_text(error), file=sys.stderr)  # noqa: T201 - the log may not be set up yet
         return UNUSABLE
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 Invariants:
 - A record is one line, and contains no credentials. So is an uncaught exception.
+- A resident process has a thread write its log (log_writer.py), so that it never waits for whoever reads it. Other
+  commands write themselves: their lines keep their place between those on stdout.
 - Other libraries log from WARNING on only: at debug level the Kubernetes client logs complete responses.
 
 ``log.info`` is always visible, ``log.log(level(2), ...)`` from -v2 on, ``log.debug`` from -v4 on. Structured values
@@ -17,9 +19,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal, TextIO
+
+from kubeproxy_py.log_writer import BackgroundHandler
+
+Format = Literal["text", "json"]
 
 ROOT = "kubeproxy_py"  # the parent of all loggers of this package
 
@@ -38,20 +44,51 @@ _HIDDEN = "***"
 
 
 _process_id = 0  # set by setup()
+_background: BackgroundHandler | None = None  # set by write_in_background()
 
 
-def setup(format: Literal["text", "json"] = "text", verbosity: int = 0, stream: TextIO | None = None) -> None:  # noqa: A002 - named as the flag
+def setup(format: Format = "text", verbosity: int = 0, stream: TextIO | None = None) -> None:  # noqa: A002 - named as the flag
     """Log to *stream* (None: stderr), from this package up to -v *verbosity*; a later call replaces an earlier one."""
     global _process_id
     _process_id = os.getpid()
     logging.logProcesses = False  # avoids a system call for each line
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_LineFormatter(_FORMATS[format]))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger(ROOT).setLevel(level(verbosity))
+    logging.basicConfig(handlers=[logging.StreamHandler(stream)], level=logging.WARNING, force=True)
+    reconfigure(format, verbosity)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+def reconfigure(format: Format, verbosity: int) -> None:  # noqa: A002 - named as the flag
+    """Log in another *format* and up to another *verbosity*, to where the log is written now."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_LineFormatter(_FORMATS[format]))
+    logging.getLogger(ROOT).setLevel(level(verbosity))
+
+
+def write_in_background(stream: TextIO | None = None) -> Callable[[], None]:
+    """Have a thread write the log to *stream* (None: stderr) from now on.
+
+    Returns:
+        What that thread must run until the process ends.
+    """
+    global _background
+    root = logging.getLogger()
+    _background = BackgroundHandler(stream or sys.stderr)
+    _background.setFormatter(root.handlers[0].formatter)
+    logging.basicConfig(handlers=[_background], level=root.level, force=True)
+    return _background.writer.run
+
+
+def flush() -> None:
+    """Wait until all lines are written, but not longer than FLUSH_TIMEOUT_S."""
+    if _background:
+        _background.flush()
+
+
+def dropped_lines() -> int:
+    """Return the number of log lines that were dropped since the start, because nobody read them in time."""
+    return _background.writer.dropped if _background else 0
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -10,8 +10,9 @@ Source: pthreads(7), sigwait(3).
 """
 
 import signal
-import threading
 from collections.abc import Callable, Collection
+
+from kubeproxy_py import threads
 
 
 def block(signals: Collection[signal.Signals]) -> None:
@@ -27,4 +28,4 @@ def handle_in_thread(signals: Collection[signal.Signals], handle: Callable[[sign
             handle(signal.Signals(signal.sigwait(signals)))
 
     name = " and ".join(number.name for number in signals)
-    threading.Thread(target=wait_and_handle, name=name, daemon=True).start()
+    threads.start(name, wait_and_handle)

@@ -4,14 +4,15 @@ Each object is given those that it depends on, all of which exist before it: the
 """
 
 import logging
-import threading
 from collections.abc import Callable
 
 from msgspec import Struct
 
+from kubeproxy_py import threads
 from kubeproxy_py.commands.cleanup import warn_of_stale_rules
 from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
+from kubeproxy_py.commands.rivals import RivalWatch
 from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 from kubeproxy_py.events.kube_events import started_event
@@ -73,9 +74,14 @@ def build_app(
     parts = make_parts(loaded, platform, sysctls, collectors.client)
     node = platform.host.node_name
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
-    agent = make_agent(loaded, parts, log_problem)
+    rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)
+    agent = make_agent(loaded, parts, log_problem, rivals.on_contested)
     reloader = Reloader(current, agent, platform.host, notifier)
-    on_report = _call_each(notifier.on_report, _once(lambda: warn_of_stale_rules(platform.iptables_commands)))
+    on_report = _call_each(
+        notifier.on_report,
+        _once("look for stale rules", lambda: warn_of_stale_rules(platform.iptables_commands)),
+        _once("look for other proxies", rivals.watch),
+    )
     loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
@@ -98,12 +104,12 @@ def _call_each(*listeners: _OnReport) -> _OnReport:
     return on_report
 
 
-def _once(action: Callable[[], None]) -> _OnReport:
-    """Return a listener that runs *action* after the first sync, in a thread of its own."""
+def _once(name: str, action: Callable[[], None]) -> _OnReport:
+    """Return a listener that runs *action* after the first sync, in a thread called *name*."""
     pending = [action]
 
     def on_report(_report: Report) -> None:
         if pending:
-            threading.Thread(target=pending.pop(), name="after the first sync", daemon=True).start()
+            threads.start_task(name, pending.pop())
 
     return on_report

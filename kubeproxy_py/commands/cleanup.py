@@ -6,6 +6,7 @@ Invariants:
   and conntrack entries, on which other software may depend by now, and the chain KUBE-MARK-MASQ while other programs
   jump to it.
 - A failure is logged, and everything else is still deleted.
+- No agent runs meanwhile: it would create everything again.
 """
 
 import logging
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.commands.parts import linux_kernel, probe_host
+from kubeproxy_py.commands.single_instance import require_no_agent
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, read_scopes
 from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.host.instance_lock import InstanceLock
 from kubeproxy_py.kernel.iptables.other_modes import StaleRules, delete, detach, find_mark_users, find_stale_rules
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
@@ -36,8 +39,18 @@ def cleanup(loaded: "LoadedConfig") -> int:
     """Delete our kernel state and that of kube-proxy's other modes, and return the exit status.
 
     Raises:
-        KernelError: The host's addresses cannot be read.
+        KernelError: An agent runs, or the host's addresses cannot be read.
     """
+    lock = InstanceLock()
+    require_no_agent(lock)
+    try:
+        return _cleanup(loaded)
+    finally:
+        lock.release()
+
+
+def _cleanup(loaded: "LoadedConfig") -> int:
+    """Delete everything, and return the exit status.  Raises KernelError."""
     probed = probe_host(loaded)
     kernel = linux_kernel(loaded, probed)
     stale, failures = _find_stale_rules(probed.commands)

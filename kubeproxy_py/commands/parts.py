@@ -6,7 +6,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from socket import gethostname
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,12 +15,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kubeproxy_py.compile.base import desired_sysctls, sysctl_paths
-from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.compiler import Compiler, OnFailure
 from kubeproxy_py.compile.config_warnings import node_warnings
 from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.announcer import Announcer
+from kubeproxy_py.events.kube_events import Publish, compile_failed
 from kubeproxy_py.events.service_warnings import ServiceWarnings
 from kubeproxy_py.kernel import SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
@@ -28,7 +29,8 @@ from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.rows import Key, Rows
+from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
 from kubeproxy_py.sources import Source
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
@@ -134,9 +136,11 @@ def make_parts(
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
-    compiler = Compiler(_NodeContextFactory(loaded.config, platform.host), sysctls)
     make_source = _manifest_source if loaded.agent.manifests else _kubernetes_source
-    source, announcer = make_source(loaded, platform.host.node_name, metrics)
+    node = platform.host.node_name
+    source, announcer = make_source(loaded, node, metrics)
+    context_factory = _NodeContextFactory(loaded.config, platform.host)
+    compiler = Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
     return Parts(platform.kernel, compiler, source, announcer)
 
 
@@ -173,8 +177,20 @@ def _kubernetes_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) 
 # Agent
 
 
-def make_agent(loaded: LoadedConfig, parts: Parts, on_problem: Callable[[Problem], None]) -> Agent:
-    """Return the agent of *parts*; *on_problem* is called for each rejected object."""
+def make_agent(
+    loaded: LoadedConfig,
+    parts: Parts,
+    on_problem: Callable[[Problem], None],
+    on_contested: Callable[[Collection[Key]], None] = lambda _keys: None,
+) -> Agent:
+    """Return the agent of *parts*.
+
+    Args:
+        loaded: The configuration.
+        parts: The other parts.
+        on_problem: Called with each rejected object.
+        on_contested: Called with rows that drift again each time after they were repaired.
+    """
     return Agent(
         parts.kernel,
         parts.compiler,
@@ -183,6 +199,7 @@ def make_agent(loaded: LoadedConfig, parts: Parts, on_problem: Callable[[Problem
         timing=_timing(loaded),
         on_problem=on_problem,
         on_compiled=ServiceWarnings(parts.compiler, parts.announcer.publish).check,
+        on_contested=on_contested,
     )
 
 
@@ -211,6 +228,21 @@ class _NodeContextFactory:
                 log.warning("%s", warning)
         self._logged = warnings
         return make_node_context(self._config, self._host, node, addresses)
+
+
+def _report_failure_to(publish: Publish, node: str) -> OnFailure:
+    """Return a function that logs what cannot be compiled, with the traceback, and publishes an Event."""
+
+    def report(name: ServiceName | None, error: Exception) -> None:
+        log.error(
+            "Internal error (please report): the last change of this object is not applied, what was served before "
+            "stays, and all others are served; it is tried again when it changes",
+            extra=values(object=f"Service {name}" if name else f"Node {node}"),
+            exc_info=error,
+        )
+        publish(compile_failed(name, node, error))
+
+    return report
 
 
 def log_problem(problem: Problem) -> None:

@@ -9,13 +9,12 @@ Invariants:
 
 import logging
 import queue
-import threading
 from collections.abc import Callable
 from typing import NoReturn
 
 from msgspec import Struct
 
-from kubeproxy_py import logging_setup
+from kubeproxy_py import logging_setup, threads
 from kubeproxy_py.commands.exit_status import SUCCESS
 from kubeproxy_py.commands.parts import agent_settings
 from kubeproxy_py.commands.startup import check_pod_networks, set_timeouts
@@ -66,7 +65,7 @@ class ConfigFile:
 
     def start(self) -> None:
         """Poll once a second, in a thread that ends with the process."""
-        threading.Thread(target=self._run, name="configuration file", daemon=True).start()
+        threads.start("configuration file", self._run)
 
     def request_poll(self) -> None:
         """Poll at once, and log the result even if nothing changed; may be called from any thread."""
@@ -94,11 +93,18 @@ class ConfigFile:
     def _run(self) -> None:
         while True:
             if self._poll_requested(POLL_PERIOD_S):
-                self._notifier.reloading()
-                if not self.poll(log_unchanged=True):
-                    self._notifier.reloaded()  # otherwise the Reloader calls it
+                self._poll_on_request()
             else:
                 self.poll(settle_s=SETTLE_S)
+
+    def _poll_on_request(self) -> None:
+        self._notifier.reloading()
+        enqueued = False
+        try:
+            enqueued = self.poll(log_unchanged=True)
+        finally:
+            if not enqueued:
+                self._notifier.reloaded()  # otherwise the Reloader calls it
 
     def _poll_requested(self, within_s: float) -> bool:
         try:
@@ -177,7 +183,7 @@ class Reloader:
             set_timeouts(ipvs, new.config)
         self._agent.reconfigure(agent_settings(new, self._host), now_s)
         if not _LOG_FIELDS.isdisjoint(fields):
-            logging_setup.setup(new.config.logging.format, new.config.logging.verbosity)
+            logging_setup.reconfigure(new.config.logging.format, new.config.logging.verbosity)
         self._current.replace(new)
         log.info("Applied new configuration", extra=values(changed=", ".join(fields) or "nothing"))
         for warning in new.warnings:

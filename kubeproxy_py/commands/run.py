@@ -2,15 +2,16 @@
 
 import faulthandler
 import logging
-import os
 import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kubeproxy_py import __version__
+from kubeproxy_py import __version__, logging_setup, threads
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.commands.parts import HostPlatform, real_platform
+from kubeproxy_py.commands.single_instance import take_over
 from kubeproxy_py.commands.startup import prepare_host, set_oom_score
+from kubeproxy_py.kernel.host.instance_lock import InstanceLock
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.signals import block, handle_in_thread
@@ -40,8 +41,13 @@ def run(loaded: "LoadedConfig", config_input: "ConfigInput") -> int:
     notifier = SystemdNotifier()
     faulthandler.enable()  # on a watchdog's SIGABRT the log shows where each thread is
     block((*_TERMINATION, signal.SIGHUP) if config_input.path else _TERMINATION)
+    threads.end_process_on_thread_death()
+    threads.start("log", logging_setup.write_in_background())  # after the signals were blocked, as every thread
     handle_in_thread(_TERMINATION, partial(_exit, notifier))
 
+    log.info("Starting kubeproxy-py", extra=values(version=__version__))
+    lock = InstanceLock()  # held for as long as this function runs
+    take_over(lock)
     platform, sysctls = _prepare(loaded)
     set_oom_score(loaded.config.oom_score_adj)
 
@@ -65,6 +71,7 @@ def init_only(loaded: "LoadedConfig") -> int:
         ConfigError: The configuration cannot work on this host.
         KernelError: The host lacks something that every Service needs.
     """
+    log.info("Starting kubeproxy-py", extra=values(version=__version__))
     _prepare(loaded)
     log.info("Applied sysctls and IPVS timeouts; exiting (--init-only)")
     return SUCCESS
@@ -72,7 +79,6 @@ def init_only(loaded: "LoadedConfig") -> int:
 
 def _prepare(loaded: "LoadedConfig") -> tuple[HostPlatform, Rows]:
     """Prepare this host, and return it with the sysctls that were applied."""
-    log.info("Starting kubeproxy-py", extra=values(version=__version__))
     platform = real_platform(loaded)
     return platform, prepare_host(loaded, platform.kernel, platform.host)
 
@@ -80,6 +86,7 @@ def _prepare(loaded: "LoadedConfig") -> tuple[HostPlatform, Rows]:
 def _exit(notifier: SystemdNotifier, number: signal.Signals) -> None:
     """End the process at once: after any part of a plan the kernel forwards traffic, so there is nothing to finish."""
     log.info("Received %s, exiting; kernel state is left in place", number.name)
-    notifier.stopping()
-    logging.shutdown()
-    os._exit(SUCCESS)  # without finalizing the interpreter, which takes up to 0.4 s
+    try:
+        notifier.stopping()
+    finally:
+        threads.end_process(SUCCESS)

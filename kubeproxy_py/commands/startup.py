@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from kubeproxy_py.compile.base import CONNTRACK_MAX_FIELDS, OPTIONAL_SYSCTLS, desired_sysctls
+from kubeproxy_py.compile.base import CONNTRACK_MAX_FIELDS, desired_sysctls, is_optional, suffices
 from kubeproxy_py.compile.config_warnings import family_warnings
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import LoadedConfig
@@ -20,10 +20,11 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.kernel.ipvs.constants import Timeouts
 from kubeproxy_py.kernel.ipvs.scheduler_probe import check_scheduler
-from kubeproxy_py.logging_setup import values
+from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.rows import Rows, Sysctl
+from kubeproxy_py.model.steps import StepFailure
 from kubeproxy_py.net import Family, family_of
 from kubeproxy_py.plan.plan import make_plan
 
@@ -99,18 +100,34 @@ def apply_sysctls(kernel: Kernel, desired: Rows) -> Rows:
 
     Raises:
         KernelError: Sysctls cannot be set; the message names each one, its value and the remedy. An optional sysctl
-            is not an error, but logged.
+            is not an error, but logged; one that allows more than is wanted is neither.
     """
     plan = make_plan(desired, kernel.read(SYSCTLS))
     failures = kernel.apply(plan).failures if plan.steps else ()
-    fatal = [failure.message for failure in failures if failure.step.key not in OPTIONAL_SYSCTLS]
+    fatal = [failure.message for failure in failures if not _is_optional(failure)]
     if fatal:
         raise KernelError("; ".join(fatal), errno=failures[0].errno)
-    for failure in failures:
-        log.warning("Failed to set an optional sysctl, continuing without it", extra=values(err=failure.message))
-    failed_keys = {failure.step.key for failure in failures}
     present = kernel.read(SYSCTLS)
+    for failure in failures:
+        _log_optional(failure, present)
+    failed_keys = {failure.step.key for failure in failures}
     return {key: present[key] for key in desired if key in present and key not in failed_keys}
+
+
+def _is_optional(failure: StepFailure) -> bool:
+    key = failure.step.key
+    return isinstance(key, Sysctl) and is_optional(key, failure.errno)
+
+
+def _log_optional(failure: StepFailure, present: Rows) -> None:
+    """Log that an optional sysctl cannot be set; at -v2 if its value in *present* suffices."""
+    key, wanted = failure.step.key, str(failure.step.spec)
+    value = str(present.get(key, ""))
+    if isinstance(key, Sysctl) and suffices(key, value, wanted):
+        details = values(sysctl=key, value=value, wanted=wanted, err=failure.message)
+        log.log(level(2), "A limit cannot be lowered; leaving it, because it is large enough", extra=details)
+        return
+    log.warning("Failed to set an optional sysctl, continuing without it", extra=values(err=failure.message))
 
 
 def set_timeouts(ipvs: IpvsAdapter, config: KubeProxyConfiguration) -> None:

@@ -7,6 +7,7 @@ Invariants:
 """
 
 from collections.abc import Collection, Mapping
+from errno import EACCES, EPERM, EROFS
 
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model import kube_names
@@ -19,8 +20,8 @@ CONNTRACK_BUCKETS = Sysctl("/sys/module/nf_conntrack/parameters/hashsize")
 _CONNTRACK_MAX_CAP = 1 << 20  # entries; kube-proxy 1.36 scales no further
 _CONNECTIONS_PER_BUCKET = 4
 
-OPTIONAL_SYSCTLS = frozenset((CONNTRACK_BUCKETS,))
-"""Sysctls without which every Service still works; without this one, a full hash table is slower."""
+_CONNTRACK = "net/netfilter/nf_conntrack_"
+_READ_ONLY = frozenset((EACCES, EPERM, EROFS))
 
 CONNTRACK_MAX_FIELDS = frozenset(("conntrack.maxPerCore", "conntrack.min"))
 """The configuration fields that determine nf_conntrack_max; if one is given, the value may be lowered."""
@@ -59,6 +60,22 @@ def desired_sysctls(config: KubeProxyConfiguration, host: HostInfo, present: Row
         may_lower: whether nf_conntrack_max may be lowered.
     """
     return {**_ipvs_sysctls(config, host), **_conntrack_sysctls(config, host, present, may_lower=may_lower)}
+
+
+def is_optional(sysctl: Sysctl, errno: int) -> bool:
+    """Return whether every Service still works if *sysctl* cannot be set because of *errno*.
+
+    The limits and timeouts of connection tracking are read-only in a nested container and, since Linux 5.12, in every
+    network namespace but the initial one (kubernetes#141943); connections are tracked all the same.  Without the size
+    of the hash table, a full one is slower.
+    """
+    return sysctl == CONNTRACK_BUCKETS or (sysctl.path.startswith(_CONNTRACK) and errno in _READ_ONLY)
+
+
+def suffices(sysctl: Sysctl, present: str, wanted: str) -> bool:
+    """Return whether the *present* value allows as much as *wanted*: that of a limit which is only larger."""
+    limits = (CONNTRACK_MAX, CONNTRACK_BUCKETS)
+    return sysctl in limits and present.isdecimal() and wanted.isdecimal() and int(present) >= int(wanted)
 
 
 def sysctl_paths(config: KubeProxyConfiguration, host: HostInfo) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ Invariants:
 - Only dirty Services are compiled, so the cost of an event is that of the Services it changes.  A changed NodeContext
   makes every Service dirty.
 - All claims are known before a Service is compiled, so no frontend is served twice, not even within one sync.
+- An error while a Service is compiled affects that Service only (law 5): its last rows stay desired, and it is compiled
+  again when it, its slices or the NodeContext change.
 """
 
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
 from kubeproxy_py.compile.frontends import place, refusals
 from kubeproxy_py.compile.health import service_state
+from kubeproxy_py.compile.last_rows import last_rows
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
@@ -24,17 +27,27 @@ from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, 
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import Key, Rows
-from kubeproxy_py.model.services import Service, ServiceName
+from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.net import Family
 
 NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContext]
 """Returns the NodeContext for the Node object and the addresses of this host."""
 
+OnFailure = Callable[[ServiceName | None, Exception], None]
+"""Is told of the Service that cannot be compiled, or of the Node (None), once for each kind of failure in a row."""
+
 
 class Compiler:
     """Owns the known objects and the rows desired for them."""
 
-    def __init__(self, make_context: NodeContextFactory, sysctls: Rows | None = None) -> None:
+    def __init__(
+        self,
+        make_context: NodeContextFactory,
+        sysctls: Rows | None = None,
+        on_failure: OnFailure = lambda _name, _error: None,
+    ) -> None:
+        self.failed: dict[ServiceName | None, str] = {}  # whose last change could not be compiled, and why
+        self._on_failure = on_failure
         self.cluster = Cluster()
         self.claims = Claims()
         self.refusals = Refusals(self.claims)
@@ -66,10 +79,23 @@ class Compiler:
         """Compile what is dirty, and return the keys whose desired spec changed; a key may be there twice."""
         self._update_claims()
         changed: list[Key] = []
-        for name in self.cluster.dirty:
-            changed += self._compile_service(name)
+        names = iter(list(self.cluster.dirty))
         self.cluster.dirty.clear()
+        try:
+            for name in names:
+                changed += self._compile_guarded(name)
+        finally:  # after an error outside of the guard, the others are still dirty, and this one is not met again
+            self.cluster.dirty.update(dict.fromkeys(names))
         return changed + self._compile_base_and_chains()
+
+    def keep_last_rows(self, kernel_rows: Rows) -> None:
+        """Have each Service that cannot be compiled, and never could, want what *kernel_rows* has of it."""
+        failed = (self.cluster.services.get(name) for name in self.failed if name)
+        missing = [service for service in failed if service and not self.desired.rows_of(service.name)]
+        for service in missing:
+            self.desired.replace(service.name, last_rows(kernel_rows, service))
+        if missing:
+            self._compile_base_and_chains()
 
     def pop_states(self) -> tuple[ServiceState, ...]:
         """Return the state of each Service that was compiled since the last call."""
@@ -77,7 +103,12 @@ class Compiler:
         return tuple(states.values())
 
     def _update_context(self) -> None:
-        context = self._make_context(self.cluster.node, self.cluster.addresses)
+        try:
+            context = self._make_context(self.cluster.node, self.cluster.addresses)
+        except Exception as error:  # a bug that the Node's content triggers; the last context stays
+            self._record_failure(None, error)
+            return
+        self.failed.pop(None, None)
         if context != self.context:
             self.context = context
             self._non_empty.clear()
@@ -86,11 +117,24 @@ class Compiler:
 
     def _update_claims(self) -> None:
         """Settle who holds each frontend; also make those Services dirty that gained or lost one to a dirty one."""
-        for name in self.cluster.moved:
-            for other in self._replace_claims(name, self.cluster.services.get(name)):
-                self.cluster.dirty.setdefault(other)
-                self.refusals.mark_changed(other)
+        names = iter(list(self.cluster.moved))
         self.cluster.moved.clear()
+        try:
+            for name in names:
+                for other in self._replace_claims_guarded(name):
+                    self.cluster.dirty.setdefault(other)
+                    self.refusals.mark_changed(other)
+        finally:
+            self.cluster.moved.update(dict.fromkeys(names))
+
+    def _replace_claims_guarded(self, name: ServiceName) -> list[ServiceName]:
+        """Do as _replace_claims; if that fails, *name* keeps its last claims and rows, and is not compiled."""
+        try:
+            return self._replace_claims(name, self.cluster.services.get(name))
+        except Exception as error:  # a bug that this Service triggers must not stop the others
+            self._record_failure(name, error)
+            self.cluster.dirty.pop(name, None)
+            return []
 
     def _replace_claims(self, name: ServiceName, service: Service | None) -> list[ServiceName]:
         """Replace claims and refusals of *name*, and return the other Services that gained or lost a frontend."""
@@ -104,21 +148,37 @@ class Compiler:
         self.refusals.replace(name, refusals(service, placement, taken))
         return others
 
-    def _compile_service(self, name: ServiceName) -> list[Key]:
-        """Compile one Service, and return the keys whose desired spec changed."""
+    def _compile_guarded(self, name: ServiceName) -> list[Key]:
+        """Compile the Service *name*, and return the keys whose desired spec changed; none if that fails."""
         service = self.cluster.services.get(name)
-        slices = self.cluster.slices_of(name) if service else []
-        cache = self._caches.pop(name, None)
-        parts: list[Rows] = []
-        if service:
-            if cache is None or cache.service is not service:
-                cache = CompileCache(service)
-            taken, lost = self.cluster.taken, self.claims.lost_by(name)
-            parts = compile_parts(service, slices, self.context, cache, taken=taken, lost=lost)
-            if cache:  # not empty
-                self._caches[name] = cache
-        self._states[name] = service_state(name, service, slices, self.context)
+        try:
+            slices = self.cluster.slices_of(name) if service else []
+            parts = self._compile_service(service, slices) if service else []
+            state = service_state(name, service, slices, self.context)
+        except Exception as error:  # a bug that this Service triggers must not stop the others
+            self._record_failure(name, error)
+            return []
+        self.failed.pop(name, None)
+        if not service:
+            self._caches.pop(name, None)
+        self._states[name] = state
         return self.desired.replace(name, *parts)
+
+    def _record_failure(self, name: ServiceName | None, error: Exception) -> None:
+        text = repr(error)
+        if self.failed.get(name) != text:
+            self.failed[name] = text
+            self._on_failure(name, error)
+
+    def _compile_service(self, service: Service, slices: list[EndpointSlice]) -> list[Rows]:
+        cache = self._caches.pop(service.name, None)
+        if cache is None or cache.service is not service:
+            cache = CompileCache(service)
+        taken, lost = self.cluster.taken, self.claims.lost_by(service.name)
+        parts = compile_parts(service, slices, self.context, cache, taken=taken, lost=lost)
+        if cache:  # not empty
+            self._caches[service.name] = cache
+        return parts
 
     def _compile_base_and_chains(self) -> list[Key]:
         if self._non_empty and self._sets_version == self.desired.sets.version:

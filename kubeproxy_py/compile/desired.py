@@ -55,6 +55,10 @@ class Desired:
                 changed.append(key)
         return changed
 
+    def rows_of(self, owner: Owner) -> Rows:
+        """Return the rows that *owner* wants."""
+        return _joined(self._parts.get(owner, ()))
+
     def _store(self, owner: Owner, parts: Sequence[Rows]) -> None:
         if non_empty := tuple(part for part in parts if part):
             self._parts[owner] = non_empty

@@ -8,7 +8,6 @@ Invariants:
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -27,8 +26,12 @@ from kubeproxy_py.config.types import (
     AgentSettings,
     KubeProxyConfiguration,
 )
+from kubeproxy_py.files import UnreadableError
+from kubeproxy_py.files import read_file as read
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.net import is_ipv6, join_host_port, parse_ip
+
+_STREAMS = "/dev/"  # below it are /dev/stdin, and the pipe of `check --config <(command)`
 
 _Fields = dict[str, Any]
 """Fields of a section as in the file: plain data, groups as nested dicts."""
@@ -72,11 +75,10 @@ def read_file(path: str) -> bytes:
         ConfigError: The file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            return file.read(SIZE_MAX_BYTES + 1)
-    except OSError as error:
-        message = f"cannot read {path}: {error.strerror}"
-        raise ConfigError([Problem(field="--config", message=message)]) from None
+        return read(path, SIZE_MAX_BYTES + 1, regular=not path.startswith(_STREAMS))
+    except UnreadableError as error:
+        message = f"cannot read {path}: {error.message}"
+        raise ConfigError([Problem(field="--config", message=message, hint=error.hint)]) from None
 
 
 def load(flags: Mapping[str, str], content: bytes | None = None) -> LoadedConfig:

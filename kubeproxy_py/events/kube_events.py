@@ -15,6 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import IP
@@ -66,6 +67,7 @@ class EventWrite(Struct, frozen=True, gc=False):
     patch: bytes = b""  # a JSON merge patch (RFC 7386); if the Event was deleted (404), it is created again from body
 
 
+_NOTE_MAX = 1024  # the API's limit
 _START, _LISTEN, _SYNC = "StartKubeProxy", "Listen", "SyncProxyRules"
 
 
@@ -104,6 +106,21 @@ def refused(refusal: Refusal, node: str) -> KubeEvent:
     hint = f" ({refusal.hint})" if refusal.hint else ""
     note = f"node {node}: {refusal.subject}: {refusal.message}{hint}"
     return KubeEvent("Warning", refusal.reason, _SYNC, _regarding(refusal.service), note)
+
+
+def compile_failed(service: ServiceName | None, node: str, error: Exception) -> KubeEvent:
+    """Return the Event that the last change of *service* (None: of the Node *node*) cannot be applied on *node*."""
+    note = (
+        f"an internal error ({type(error).__name__}) prevents node {node} from applying the last change; what was "
+        "served before stays. Please report it, with the log of the agent on that node"
+    )
+    regarding = _regarding(service) if service else Regarding("Node", node)
+    return KubeEvent("Warning", "InternalError", _SYNC, regarding, note)
+
+
+def found_on_node(node: str, finding: Finding) -> KubeEvent:
+    """Return the Event for *finding* on *node*."""
+    return KubeEvent("Warning", finding.reason, _SYNC, Regarding("Node", node), str(finding)[:_NOTE_MAX])
 
 
 def _regarding(service: ServiceName) -> Regarding:

@@ -16,6 +16,7 @@ from time import time_ns
 
 from msgspec import Struct
 
+from kubeproxy_py import threads
 from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.events.kube_events import EventWrite, KubeEvent
 from kubeproxy_py.events.recorder import Recorder
@@ -68,11 +69,11 @@ class Poster:
         self._queue: queue.Queue[_Queued] = queue.Queue(QUEUE_MAX)
         self._stopping = threading.Event()
         self._logged: set[str] = set()  # kinds of failure that were logged: HTTP status or "connection"
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._thread = threads.start("events", self._run, self._stopping)
 
     def enqueue(self, event: KubeEvent) -> None:
         """Have *event* posted soon; any thread."""
@@ -87,7 +88,8 @@ class Poster:
         """End the thread after its current request."""
         self._stopping.set()
         self._put(_Queued(time_ns()))
-        self._thread.join(RESPONSE_TIMEOUT_S)
+        if self._thread:
+            self._thread.join(RESPONSE_TIMEOUT_S)
 
     def _put(self, queued: _Queued) -> bool:
         try:
@@ -103,8 +105,8 @@ class Poster:
         while not self._stopping.is_set():
             try:
                 self._post_next()
-            except Exception:  # the outermost level of the thread: its end would go unnoticed
-                log.exception("Internal error while posting a Kubernetes event (please report)")
+            except Exception:  # of one Event, which is dropped
+                log.exception("Internal error while posting a Kubernetes event (please report); dropped it")
                 self._stopping.wait(INTERNAL_ERROR_DELAY_S)
 
     def _post_next(self) -> None:

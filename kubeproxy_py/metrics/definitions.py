@@ -290,6 +290,26 @@ OURS: tuple[Metric, ...] = (
         "kubeproxy_ipvs_scrape_duration_seconds",
         "Time in seconds spent collecting the metrics of this scrape, without writing them as text.",
     ),
+    _gauge(
+        "kubeproxy_ipvs_uncompiled_objects",
+        "Number of Services (and the Node) whose last change could not be applied because of an internal error.",
+    ),
+    _counter(
+        "kubeproxy_ipvs_thread_restarts_total",
+        "Number of times a thread of the agent was started again after an internal error.",
+        "thread",
+    ),
+    _counter(
+        "kubeproxy_ipvs_dropped_log_lines_total", "Number of log lines that were dropped, because nobody read the log."
+    ),
+    _gauge(
+        "kubeproxy_ipvs_other_service_proxies",
+        "Number of other service proxies that were found on this node when it was looked for them last.",
+    ),
+    _counter(
+        "kubeproxy_ipvs_contested_rows_total",
+        "Number of times a kernel object had drifted three times in a row, each time after it was repaired.",
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*UPSTREAM, *OURS)}

@@ -1,6 +1,7 @@
-"""Collect the process_* metrics: CPU, memory, files and network traffic of this process.
+"""Collect the metrics of this process: CPU, memory, files and network traffic; its threads and its log.
 
-They are read from /proc during the scrape; a value that cannot be read is omitted, as Go's client does.
+The process_* metrics are read from /proc during the scrape; a value that cannot be read is omitted, as Go's client
+does.
 
 Source: proc(5); prometheus/client_golang, process_collector_procfsenabled.go.
 """
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from kubeproxy_py import threads
+from kubeproxy_py.logging_setup import dropped_lines
 from kubeproxy_py.metrics.registry import MetricFamily, metric_family
 
 _UNLIMITED = float(2**64 - 1)  # how Go prints RLIM_INFINITY
@@ -20,6 +23,13 @@ def collect_process_metrics(proc: Path = Path("/proc")) -> Iterator[MetricFamily
     """Yield the families of this process, read from *proc*."""
     for name, value in _process_values(proc):
         yield metric_family(f"process_{name}", [((), value)])
+
+
+def collect_thread_and_log_metrics() -> Iterator[MetricFamily]:
+    """Yield how often each thread was restarted, and how many log lines were dropped."""
+    restarts = [((name,), count) for name, count in sorted(threads.restarts().items())]
+    yield metric_family("kubeproxy_ipvs_thread_restarts_total", restarts)
+    yield metric_family("kubeproxy_ipvs_dropped_log_lines_total", [((), dropped_lines())])
 
 
 def _process_values(proc: Path) -> Iterator[tuple[str, float]]:

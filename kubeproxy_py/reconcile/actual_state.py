@@ -87,7 +87,7 @@ class ActualState:
                 del self.rows[key]
         self.fingerprints.invalidate(keys)
         self.pending.enqueue(keys)
-        self.drift.record(keys)
+        self.drift.record(keys, now_s)
         self.track_draining(keys, now_s)
         return len(keys)
 

@@ -19,12 +19,13 @@ from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, read_sco
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, HostAddresses, Synced
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Address, RealServer, Rows
+from kubeproxy_py.model.rows import Address, Key, RealServer, Rows
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import CIDR
 from kubeproxy_py.reconcile.actual_state import ActualState
+from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.full_compare import FullCompare
 from kubeproxy_py.reconcile.reconciler import Reconciler
@@ -63,6 +64,7 @@ class Agent:
         timing: Periods and limits.
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
+        on_contested: Called with rows that drift again each time after they were repaired.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root of the sync
@@ -75,6 +77,7 @@ class Agent:
         timing: Timing = Timing(),  # noqa: B008 - frozen
         on_problem: Callable[[Problem], None] = lambda _problem: None,
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
+        on_contested: Callable[[Collection[Key]], None] = lambda _keys: None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -84,6 +87,7 @@ class Agent:
         self._timing = timing
         self._on_problem = on_problem
         self._on_compiled = on_compiled
+        self._on_contested = on_contested
         self._oldest_event_s: float | None = None  # of those that no sync has handled yet
         self._reconciler = Reconciler(kernel, compiler, self.state, clock)
         self._compare = FullCompare(kernel, self.state, clock)
@@ -97,7 +101,7 @@ class Agent:
             case Synced(feed=feed):
                 self.awaited.discard(feed)
             case Problem():
-                self._on_problem(event)
+                contained("problem", self._on_problem, event)
             case _:
                 self.compiler.handle_event(event)
                 if self._oldest_event_s is None:
@@ -161,6 +165,8 @@ class Agent:
             len(state.unread.errors),
             stuck_families(state.pending.failed),
             self.compiler.refusals.counts(),
+            state.drift.contested,
+            len(self.compiler.failed),
             is_waiting=bool(self.awaited),
             has_work=not state.is_adopted or self._is_sync_requested(),
         )
@@ -222,11 +228,16 @@ class Agent:
         """Enqueue the UDP virtual servers whose flows may be stale; then publish what was compiled."""
         self._oldest_event_s = None
         services = [state.name for state in report.states]
+        contained("stale flows", self._enqueue_flows, report, services)
+        if contested := self.state.drift.pop_contested():
+            contained("contested rows", self._on_contested, contested)
+        contained("compiled Services", self._on_compiled, services)  # last: warnings must not delay serving
+
+    def _enqueue_flows(self, report: SyncReport, services: Collection[ServiceName]) -> None:
         failed = {failure.step.key for failure in report.failures}
         applied = (udp_server(step.key) for step in report.steps if step.key not in failed)
         servers = {*udp_servers(services, self.compiler), *filter(None, applied)}
         self._flows.enqueue(servers, self._reconciler.last_sync_s)
-        self._on_compiled(services)  # last: warnings about Services must not delay serving them
 
     def _drain_deadline_s(self, key: RealServer) -> float:
         """Return the deadline that the Service sets, or else that of the configuration."""

@@ -24,6 +24,7 @@ from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.events import AddressesChanged, Event, Synced
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Agent
+from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
 from kubeproxy_py.reconcile.sync_log import SyncLog
 from kubeproxy_py.reconcile.sync_status import SyncStatus
@@ -140,22 +141,22 @@ class Loop:
         self._handle_messages(None if wait_s == NEVER else max(0.0, wait_s))
         for report in self._agent.run_due(monotonic()):
             self._publish(report)
-        self._sync_log.flush_due()
+        contained("log", self._sync_log.flush_due)
         if self._observer:
             self._end_cycle(self._observer)
 
     def _publish(self, report: Report) -> None:
-        self._sync_log.record(report)
-        self._on_report(report)
+        contained("log", self._sync_log.record, report)
+        contained("report", self._on_report, report)
         if self._observer:
-            self._observer.on_report(report)
+            contained("metrics and health", self._observer.on_report, report)
         if isinstance(report, SyncReport) and report.trigger is Trigger.FIRST_SYNC:
             _freeze_memory()
 
     def _end_cycle(self, observer: Observer) -> None:
         """Publish the status; nothing is pending any more, unless the agent has work or waits for initial lists."""
         status = self._agent.status()
-        observer.on_cycle_end(status)
+        contained("metrics and health", observer.on_cycle_end, status)
         with self._enqueued:
             if status.is_waiting or not status.has_work:
                 self._set_pending_since(monotonic() if self._queue else None)
@@ -198,7 +199,7 @@ class Loop:
             log.log(level(2), "Received initial list", extra=values(feed=message.feed))
         self._agent.handle_event(message, at_s)
         if self._observer:
-            self._observer.on_event(message)
+            contained("metrics and health", self._observer.on_event, message)
 
 
 def _freeze_memory() -> None:

@@ -40,6 +40,7 @@ class Reconciler:
         """
         began_s = self._clock()
         self._compiler.compile()
+        self._compiler.keep_last_rows(kernel_rows)
         compiled_s = self._clock()
         self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
         plan = make_plan(self._compiler.desired.rows, self._state.rows)

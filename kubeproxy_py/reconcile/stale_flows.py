@@ -77,6 +77,12 @@ class StaleFlowCleaner:
                 message = "Failed to list UDP flows; flows to removed endpoints remain until they time out"
                 log.warning(message, extra=values(err=str(error)))
             return None
+        except Exception:  # a bug that one flow triggers must not stop the sync, nor be met again
+            log.exception(
+                "Internal error while deleting UDP flows (please report); stale ones stay until they time out"
+            )
+            self._abandon_scan(now_s)
+            return None
         self._took_s += self._clock() - began_s
         if not result:
             return None
@@ -113,10 +119,13 @@ class StaleFlowCleaner:
     def _end_scan(self, now_s: float) -> StaleFlowResult:
         errors = tuple(self._errors)
         result = StaleFlowResult(len(self._allowed), self._seen, self._deleted, errors, self._deleted_ipv6)
-        self._allowed, self._scan = {}, None
         self.failures = 0
-        self.due_s = now_s if self._waiting else NEVER
+        self._abandon_scan(now_s)
         return result
+
+    def _abandon_scan(self, now_s: float) -> None:
+        self._allowed, self._scan = {}, None
+        self.due_s = now_s if self._waiting else NEVER
 
     def _retry_later(self, now_s: float) -> None:
         self._waiting |= dict.fromkeys(self._allowed)

@@ -17,13 +17,14 @@ import os
 import resource
 import selectors
 import socket
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from functools import partial
 
+from kubeproxy_py import threads
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.server.http_messages import (
     HEAD_TOO_LARGE,
@@ -87,7 +88,7 @@ class HttpServer:
 
     def start(self) -> None:
         """Serve until the process ends."""
-        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        threads.start(self._name, self._run)
 
     def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
         """Have *call* executed in the server's thread; may be called from any thread."""
@@ -129,24 +130,26 @@ class HttpServer:
     def _run(self) -> None:
         tick_due_s = 0.0
         while True:
-            try:
-                for key, events in self._selector.select(_TICK_S):
-                    self._handle_ready(key, events)
-                while self._calls:
-                    self._calls.popleft()()
-                now_s = time.monotonic()
-                if now_s >= tick_due_s:
-                    tick_due_s = now_s + _TICK_S
-                    self._disconnect_expired(now_s)
-                    for call in self._periodic:
-                        call()
-            # A server that stops answering health checks gets the process killed.
-            except Exception:
-                log.exception(
-                    "Internal error in the HTTP server (please report); it continues to serve",
-                    extra=values(server=self._name),
-                )
-                time.sleep(0.1)
+            for key, events in self._selector.select(_TICK_S):
+                self._handle_ready(key, events)
+            while self._calls:
+                self._call(self._calls.popleft())
+            now_s = time.monotonic()
+            if now_s >= tick_due_s:
+                tick_due_s = now_s + _TICK_S
+                self._disconnect_expired(now_s)
+                for call in self._periodic:
+                    self._call(call)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        """Call *call*; log a failure and go on: who gets no answer to a health check kills the process."""
+        try:
+            call()
+        except Exception:
+            log.exception(
+                "Internal error in the HTTP server (please report); it continues to serve",
+                extra=values(server=self._name),
+            )
 
     def _handle_ready(self, key: selectors.SelectorKey, events: int) -> None:
         if key.fileobj == self._wake:
@@ -154,7 +157,7 @@ class HttpServer:
         elif callable(key.data) and isinstance(key.fileobj, socket.socket):
             self._accept(key.fileobj, key.data)
         elif isinstance(key.fileobj, socket.socket) and (client := self._clients.get(key.fileobj)):
-            self._handle_client(client, events)
+            self._call(partial(self._handle_client, client, events))
 
     def _accept(self, listener: socket.socket, handler: Handler) -> None:
         for _ in range(_ACCEPT_BATCH):
@@ -187,6 +190,9 @@ class HttpServer:
             self._advance(client)
         except OSError:
             self._disconnect(client)
+        except Exception:
+            self._disconnect(client)  # what it sent triggered a bug: it must not be met again
+            raise
 
     def _receive(self, client: _Client) -> None:
         data = client.socket.recv(_READ_BYTES)

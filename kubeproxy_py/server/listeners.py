@@ -48,6 +48,10 @@ class RetryingListeners(Generic[Key]):
         """The keys that are listening or being retried."""
         return self._sockets.keys() | self._failed.keys()
 
+    def is_listening(self, key: Key) -> bool:
+        """Return whether *key* is listening; may be called in any thread."""
+        return key in self._sockets
+
     def open(self, key: Key, endpoint: Endpoint) -> str:
         """Listen at *endpoint*; return the error if it cannot be bound, which is retried, otherwise ""."""
         try:

@@ -22,7 +22,7 @@ from kubeproxy_py.events.kube_events import (
 )
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.metrics.exposition import Collect
-from kubeproxy_py.metrics.process import collect_process_metrics
+from kubeproxy_py.metrics.process import collect_process_metrics, collect_thread_and_log_metrics
 from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, metric_family
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
 from kubeproxy_py.metrics.sync import SyncMetrics
@@ -36,6 +36,8 @@ from kubeproxy_py.server.http import Handler, HttpServer
 from kubeproxy_py.server.listeners import RETRY_S, Endpoint, RetryingListeners
 from kubeproxy_py.server.metrics_pages import MetricsPages
 from kubeproxy_py.server.observer import ServerObserver
+
+_LOCAL = frozenset(("127.0.0.1", "0.0.0.0", "::"))  # listening there includes 127.0.0.1
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class NodeServers:
         traffic = TrafficMetrics(collectors.make_traffic_reader, limits)
         collect: tuple[Collect, ...] = (
             collect_process_metrics,
+            collect_thread_and_log_metrics,
             sync.collect,
             collectors.client.collect,
             self._collect_feature_gates,
@@ -104,6 +107,10 @@ class NodeServers:
         self._listen(self._metrics_server, config.metrics_bind_address)
         self._health_server.server.start()  # without an address too: it serves the health-check node ports
         self._metrics_server.server.start()
+
+    def answers_locally(self, port: int) -> bool:
+        """Return whether one of these servers answers at *port* of 127.0.0.1; may be called in any thread."""
+        return any(server.answers_locally(port) for server in (self._health_server, self._metrics_server))
 
     def _listen(self, server: "_NodeServer", address: SocketAddress) -> None:
         error = server.listen(address)
@@ -139,11 +146,20 @@ class _NodeServer:
         self.server = server
         self.failed_event = failed_event
         self._handler = handler
+        self._address: SocketAddress | None = None
         self._listeners: RetryingListeners[SocketAddress] = RetryingListeners(server, self._log_recovery)
 
     def listen(self, address: SocketAddress) -> str:
         """Listen at *address*; return the error if it cannot be bound, otherwise ""."""
+        self._address = address
         return self._listeners.open(address, Endpoint(address.address, address.port, self._handler, both_families=True))
+
+    def answers_locally(self, port: int) -> bool:
+        """Return whether this server answers at *port* of 127.0.0.1; may be called in any thread."""
+        address = self._address
+        return bool(
+            address and address.port == port and address.address in _LOCAL and self._listeners.is_listening(address)
+        )
 
     def _log_recovery(self, address: SocketAddress) -> None:
         log.info("Started the %s server after a retry", self.name, extra=values(address=address))

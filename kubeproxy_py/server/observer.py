@@ -1,8 +1,13 @@
-"""ServerObserver: pass what the loop reports to health, metrics, traffic and the health-check node ports."""
+"""ServerObserver: pass what the loop reports to health, metrics, traffic and the health-check node ports.
+
+Invariants:
+- A failure of one of them is logged, and the others are told all the same: health does not depend on metrics.
+"""
 
 from kubeproxy_py.metrics.sync import SyncMetrics
 from kubeproxy_py.metrics.traffic import TrafficMetrics
 from kubeproxy_py.model.events import Event
+from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.report import Report, SyncReport
 from kubeproxy_py.reconcile.sync_status import SyncStatus
 from kubeproxy_py.server.health_check_node_ports import HealthCheckNodePorts
@@ -33,14 +38,14 @@ class ServerObserver:
 
     def on_report(self, report: Report) -> None:
         """Record what the agent did."""
-        self._sync.on_report(report)
+        contained("metrics of syncs", self._sync.on_report, report)
         if isinstance(report, SyncReport) and report.states:
-            self._traffic.update_services(report.states)
-            self._ports.update(report.states)
+            contained("metrics of traffic", self._traffic.update_services, report.states)
+            contained("health-check node ports", self._ports.update, report.states)
         self._health.on_report(report)
 
     def on_cycle_end(self, status: SyncStatus) -> None:
         """Record the status at the end of a cycle of the loop."""
-        self._sync.on_cycle_end(status)
+        contained("metrics of syncs", self._sync.on_cycle_end, status)
         if families := self._health.on_cycle_end(status):
             self._sync.record_up_to_date(families)

@@ -1,11 +1,14 @@
 """The command line: a kube-proxy command line works unchanged, help shows what matters, errors suggest a fix."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from kubeproxy_py import __version__, cli
 from kubeproxy_py.config.flags import FLAGS
+from tests.unreadable import UNREADABLE, as_nobody, make_unreadable
 
 
 @pytest.mark.parametrize(
@@ -120,3 +123,21 @@ def test_a_usage_error_suggests_the_nearest_name_and_exits_with_2(
 def test_an_unknown_flag_of_kube_proxy_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--proxy-port-range=1-2"]) == 2
     assert "unknown flag --proxy-port-range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "message"), UNREADABLE.items())
+def test_a_certificate_that_cannot_be_read_is_named_without_a_traceback(
+    kind: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = {"server": "https://192.0.2.1", "certificate-authority": str(make_unreadable(tmp_path, kind))}
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    with as_nobody(tmp_path):
+        assert cli.main(["plan", "--assume-empty", "--hostname-override=node-a", f"--kubeconfig={path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert re.search(rf"kubeconfig {path}: certificate-authority: .*: {message}", line)

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import queue
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kubeproxy_py.commands import reload
 from kubeproxy_py.commands.parts import agent_settings
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.compile.compiler import Compiler
@@ -18,9 +20,11 @@ from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.loop import Reconfigured
+from kubeproxy_py.systemd import SystemdNotifier
 from tests.builders import endpoint_slice, service
 from tests.config.build import document, from_file
 from tests.reconcile.harness import FEEDS
+from tests.sources.conftest import wait_until
 
 HOST = HostInfo("node-a", families=("IPv4",))
 
@@ -198,3 +202,42 @@ def test_a_configuration_that_cannot_work_on_this_host_is_rejected(caplog: pytes
 
 def test_a_loaded_configuration_has_the_paths_of_the_given_fields() -> None:
     assert load({"conntrack-min": "5"}).given_fields == {"conntrack.min"}
+
+
+class Notifications(SystemdNotifier):
+    """Records what is reported to systemd."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.sent: list[str] = []
+
+    def reloading(self) -> None:
+        self.sent.append("reloading")
+
+    def reloaded(self) -> None:
+        self.sent.append("reloaded")
+
+
+def test_a_file_that_brings_out_a_bug_ends_neither_the_thread_nor_the_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "config.conf"
+    path.write_bytes(document({}))
+    enqueued: queue.Queue[Reconfigured] = queue.Queue()
+    notifier = Notifications()
+    file = ConfigFile(ConfigInput({"config": str(path)}, document({})), enqueued.put, notifier)
+    bugs = iter([RuntimeError("a bug")])
+
+    def fail_once(*arguments: Any) -> Any:
+        for error in bugs:
+            raise error
+        return load(*arguments)
+
+    monkeypatch.setattr(reload, "load", fail_once)
+    file.start()
+    path.write_bytes(document({"ipvs.scheduler": "lc"}))
+    file.request_poll()
+    wait_until(lambda: "Internal error in a thread" in caplog.text)
+    assert notifier.sent == ["reloading", "reloaded"]
+    path.write_bytes(document({"ipvs.scheduler": "wlc"}))
+    assert enqueued.get(timeout=20).loaded.config.ipvs.scheduler == "wlc"

@@ -1,7 +1,7 @@
 """Preparation of the host: sysctls on a kernel in memory, the scheduler check on a fake IPVS."""
 
 from collections.abc import Sequence
-from errno import ENOENT, EROFS
+from errno import EACCES, ENOENT, EPERM, EROFS
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,9 @@ from kubeproxy_py.model.rows import Rows, Sysctl, VirtualServer, VirtualServerSp
 from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
 
 FORWARD = Sysctl("net/ipv4/ip_forward")
+VS_CONNTRACK = Sysctl("net/ipv4/vs/conntrack")
+TIMEOUT = Sysctl("net/netfilter/nf_conntrack_tcp_timeout_established")
+LIBERAL = Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal")
 BIG, SMALL = str(1 << 22), "1000"
 
 
@@ -69,8 +72,40 @@ def test_an_error_names_every_sysctl_that_cannot_be_set() -> None:
     kernel = NamingKernel({FORWARD: "0"})
     kernel.fault = lambda _step: EROFS
     with pytest.raises(KernelError) as raised:
-        apply_sysctls(kernel, {FORWARD: "1", CONNTRACK_MAX: "5", CONNTRACK_BUCKETS: "6"})
-    assert str(raised.value) == f"{FORWARD}=1; {CONNTRACK_MAX}=5"
+        apply_sysctls(kernel, {FORWARD: "1", VS_CONNTRACK: "1", CONNTRACK_MAX: "5", CONNTRACK_BUCKETS: "6"})
+    assert str(raised.value) == f"{FORWARD}=1; {VS_CONNTRACK}=1"
+
+
+@pytest.mark.parametrize("errno", [EROFS, EACCES, EPERM])
+@pytest.mark.parametrize("sysctl", [CONNTRACK_MAX, TIMEOUT, LIBERAL, CONNTRACK_BUCKETS])
+def test_read_only_connection_tracking_is_a_warning(
+    sysctl: Sysctl, errno: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = NamingKernel({FORWARD: "0", sysctl: "4"})
+    kernel.fault = lambda step: errno if step.key == sysctl else 0
+    assert apply_sysctls(kernel, {FORWARD: "1", sysctl: "6"}) == {FORWARD: "1"}
+    (record,) = caplog.records
+    assert (record.levelname, record.message) == (
+        "WARNING",
+        "Failed to set an optional sysctl, continuing without it",
+    )
+
+
+def test_connection_tracking_without_its_module_is_an_error() -> None:
+    kernel = NamingKernel({})
+    kernel.fault = lambda _step: ENOENT
+    with pytest.raises(KernelError):
+        apply_sysctls(kernel, {CONNTRACK_MAX: "5"})
+
+
+@pytest.mark.parametrize("sysctl", [CONNTRACK_MAX, CONNTRACK_BUCKETS])
+def test_a_limit_that_cannot_be_lowered_is_not_worth_a_warning(
+    sysctl: Sysctl, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = NamingKernel({sysctl: BIG})
+    kernel.fault = lambda _step: EROFS
+    assert apply_sysctls(kernel, {sysctl: SMALL}) == {}
+    assert caplog.records == []
 
 
 def test_a_hash_table_that_cannot_be_resized_is_not_an_error() -> None:

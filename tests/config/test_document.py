@@ -1,5 +1,6 @@
 """The configuration file: YAML, JSON, unknown and duplicate fields, syntax errors, hostile input."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from kubeproxy_py.config.document import SIZE_MAX_BYTES
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import load, read_file
 from tests.config.build import document, from_file, problems
+from tests.unreadable import UNREADABLE, as_nobody, make_unreadable
 
 DATA = Path(__file__).parent / "data"
 HEAD = b"apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n"
@@ -127,6 +129,21 @@ def test_a_huge_number_is_rejected_without_printing_it(number: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config: cannot read .*/none: No such file"):
         read_file(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(("kind", "message"), UNREADABLE.items())
+def test_a_file_that_cannot_be_read_is_named_with_the_remedy(tmp_path: Path, kind: str, message: str) -> None:
+    path = make_unreadable(tmp_path, kind)
+    with as_nobody(tmp_path), pytest.raises(ConfigError, match=rf"--config: cannot read .*: {message}"):
+        read_file(str(path))
+
+
+def test_a_pipe_of_the_shell_can_be_read() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"mode: ipvs")
+    os.close(writer)
+    assert read_file(f"/dev/fd/{reader}") == b"mode: ipvs"
+    os.close(reader)
 
 
 def test_a_file_is_read_only_up_to_the_size_limit(tmp_path: Path) -> None:

@@ -138,10 +138,11 @@ def test_a_sysctl_that_cannot_be_set_is_fatal_and_named_with_its_value_and_the_r
     namespace: Namespace, folder: Folder
 ) -> None:
     shell(namespace, "ipvsadm -A -t 10.96.0.10:80 -s rr")
-    status, log = run_until_exit(namespace, folder, "--conntrack-max-per-core=77777", "--conntrack-min=0")
-    assert status == 1
-    assert "net/netfilter/nf_conntrack_max could not be set to 77777: Permission denied" in log
-    assert "sysctl -w net/netfilter/nf_conntrack_max=77777" in log
+    completed = with_read_only_sysctls(namespace, folder)
+    assert completed.returncode == 1
+    log = completed.stderr
+    assert "net/ipv4/vs/conntrack could not be set to 1: Read-only file system" in log
+    assert "sysctl -w net/ipv4/vs/conntrack=1" in log
     assert "--init-only" in log
     assert "-A -t 10.96.0.10:80" in shell(namespace, "ipvsadm -Sn")
     assert shell(namespace, "ipset list -n") == ""
@@ -162,18 +163,16 @@ def test_a_sysctl_that_is_right_need_not_be_writable_and_a_small_hash_table_is_o
             assert warnings[0].startswith("W")
 
 
-def init_only_with_read_only_sysctls(
-    namespace: Namespace, folder: Folder, *flags: str
-) -> subprocess.CompletedProcess[str]:
-    """Run --init-only where /proc/sys is read-only, as in a container that is not privileged."""
+def with_read_only_sysctls(namespace: Namespace, folder: Folder, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the agent until it exits by itself where /proc/sys is read-only, as in a container that is not privileged."""
     script = 'mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec "$@"'
-    argv = ["unshare", "-m", "sh", "-ec", script, "sh", *command_line(folder.path, "run", "--init-only", *flags)]
+    argv = ["unshare", "-m", "sh", "-ec", script, "sh", *command_line(folder.path, "run", *flags)]
     return subprocess.run(namespace.wrap(argv), capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_read_only_sysctls_that_are_right_are_accepted(namespace: Namespace, folder: Folder) -> None:
     assert run_until_exit(namespace, folder, "--init-only", "--ipvs-strict-arp")[0] == 0
-    completed = init_only_with_read_only_sysctls(namespace, folder, "--ipvs-strict-arp")
+    completed = with_read_only_sysctls(namespace, folder, "--init-only", "--ipvs-strict-arp")
     assert (completed.returncode, [line for line in completed.stderr.splitlines() if line.startswith(("W", "E"))]) == (
         0,
         [],
@@ -182,7 +181,7 @@ def test_read_only_sysctls_that_are_right_are_accepted(namespace: Namespace, fol
 
 def test_an_error_names_every_read_only_sysctl_that_is_wrong(namespace: Namespace, folder: Folder) -> None:
     shell(namespace, "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=0 net.ipv4.conf.all.arp_ignore=0")
-    completed = init_only_with_read_only_sysctls(namespace, folder, "--ipvs-strict-arp")
+    completed = with_read_only_sysctls(namespace, folder, "--init-only", "--ipvs-strict-arp")
     assert completed.returncode == 1
     for name, value in (("vs/conntrack", 1), ("conf/all/arp_ignore", 1), ("conf/all/arp_announce", 2)):
         assert f"net/ipv4/{name} could not be set to {value}: Read-only file system" in completed.stderr

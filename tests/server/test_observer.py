@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from errno import EBUSY
+from unittest import mock
+
+import pytest
 
 from kubeproxy_py.model.events import Event, Feed, ServiceUpserted, Synced
 from kubeproxy_py.model.rows import Link
@@ -10,6 +13,7 @@ from kubeproxy_py.reconcile.agent import Timing
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import Report, Trigger
 from kubeproxy_py.reconcile.sync_status import SyncStatus
+from kubeproxy_py.server.observer import ServerObserver
 from tests.builders import service
 from tests.reconcile.harness import FEEDS, AgentHarness
 
@@ -99,3 +103,15 @@ def test_full_compare_and_its_drift_are_counted() -> None:
     loop._end_cycle(observer)
     assert observer.status.compares == 1
     assert observer.status.drift_found == observer.status.drift_repaired == {"Link": 1}
+
+
+def test_health_is_told_although_metrics_and_node_ports_fail(caplog: pytest.LogCaptureFixture) -> None:
+    health, metrics, traffic, ports = (mock.Mock() for _ in range(4))
+    for failing in (metrics.on_report, metrics.on_cycle_end, traffic.update_services, ports.update):
+        failing.side_effect = RuntimeError("a bug")
+    loop = Loop(AgentHarness().agent, observer=ServerObserver(health, metrics, traffic, ports))
+    loop.enqueue(ServiceUpserted(service()))
+    loop.run_cycle()
+    health.on_report.assert_called_once()
+    health.on_cycle_end.assert_called_once()
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 4

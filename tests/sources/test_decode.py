@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, SlicePort
 from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.sources.decode import objects
 from kubeproxy_py.sources.decode.objects import Decoded, Kind, decode
 
 Json = dict[str, Any]
@@ -524,3 +525,30 @@ def test_leading_zeros_never_change_an_ipv4_address(number: int, zeros: list[int
     octets = [number >> shift & 255 for shift in (24, 16, 8, 0)]
     written = ".".join("0" * zero + str(octet) for zero, octet in zip(zeros, octets, strict=True))
     assert service_of({"clusterIP": written}).cluster_ips == (".".join(map(str, octets)),)
+
+
+BUGS: list[tuple[Kind, Json]] = [
+    ("Service", service_object()),
+    ("EndpointSlice", slice_object()),
+    ("Node", {"metadata": {"name": "web"}}),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), BUGS)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_object_that_brings_out_a_bug_is_broken_and_named(
+    kind: Kind, body: Json, as_json: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_arguments: object) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    wire, _ = objects._READERS[kind]
+    monkeypatch.setitem(objects._READERS, kind, (wire, fail))
+    result = decode(kind, json.dumps(body).encode() if as_json else body)
+    assert (result.kind, result.broken, result.values) == (kind, True, ())
+    assert result.name is not None
+    assert result.name.name == body["metadata"]["name"]
+    assert result.resource_version == body["metadata"].get("resourceVersion", "")
+    (problem,) = result.problems
+    assert "internal error ZeroDivisionError (please report it, with the log)" in str(problem)
+    assert caplog.records[0].exc_info

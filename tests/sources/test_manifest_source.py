@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, Sy
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.manifests import source as manifest_source
 from kubeproxy_py.sources.manifests.source import _JOIN_TIMEOUT_S, ManifestSource
-from tests.sources.conftest import EventLog
+from tests.sources.conftest import PATIENCE_S, EventLog, wait_until
 from tests.sources.test_manifests import service
 
 
@@ -114,3 +115,44 @@ def test_nothing_is_emitted_after_stop(tmp_path: Path, event_log: EventLog, sour
     time.sleep(0.15)
     assert event_log.events == []
     assert took_s < _JOIN_TIMEOUT_S  # the join did not time out
+
+
+def test_inotify_that_ends_is_started_again(
+    tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
+    started: list[Any] = []
+    start = manifest_source._Notifier._start
+    monkeypatch.setattr(
+        manifest_source._Notifier, "_start", lambda self: (start(self), started.append(self._observer))[0]
+    )
+    source = ManifestSource(str(tmp_path), "node-a")
+    source.start(event_log)
+    event_log.wait_for(synced)
+    for emitter in started[0].emitters:
+        emitter.stop()
+        emitter.join(PATIENCE_S)
+    wait_until(lambda: len(started) == 2)
+    assert "inotify stopped" in caplog.text
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 600)
+    (tmp_path / "a.json").write_text(json.dumps(service("web", 81)))
+    event_log.wait_for(port_is(81))
+    source.stop()
+
+
+def test_thread_that_fails_is_started_again(
+    tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = ManifestSource(str(tmp_path), "node-a")
+    poll, failures = source._folder.poll, iter([OSError("a bug"), RuntimeError("another")])
+
+    def fail_twice(complete: Any = None) -> Any:
+        if error := next(failures, None):
+            raise error
+        return poll(complete)
+
+    monkeypatch.setattr(source._folder, "poll", fail_twice)
+    source.start(event_log)
+    event_log.wait_for(synced)
+    source.stop()
+    assert len([record for record in caplog.records if record.levelname == "ERROR" and record.exc_info]) == 2

@@ -614,3 +614,27 @@ def test_key_that_occurs_twice_is_reported_and_its_last_value_is_used(directory:
     problem, added = poll_new_source(directory)
     assert added == "+ shop/web 80"
     assert problem.startswith("! a.yaml, document 1: line ") and "the key 'clusterIP' occurs twice" in problem
+
+
+def test_file_that_brings_out_a_bug_keeps_its_objects_and_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = folder_module.parse_manifest
+
+    def fail_for_one(name: str, body: bytes, node_name: str) -> Any:
+        if name == "a.json" and b"81" in body:
+            raise RuntimeError("a bug")
+        return parse(name, body, node_name)
+
+    monkeypatch.setattr(folder_module, "parse_manifest", fail_for_one)
+    folder = Folder(str(tmp_path), "node-a")
+    (tmp_path / "a.json").write_text(json.dumps(service()))
+    folder.poll()
+    (tmp_path / "a.json").write_text(json.dumps(service("web", 81)))
+    (tmp_path / "b.json").write_text(json.dumps(service("api", 90)))
+    events = folder.poll().events
+    assert [str(event) for event in events if isinstance(event, Problem)] == [
+        "a.json: internal error RuntimeError (please report it, with the log)"
+    ]
+    assert [event.service.name.name for event in events if isinstance(event, ServiceUpserted)] == ["api"]
+    assert not any(isinstance(event, ServiceDeleted) for event in events)

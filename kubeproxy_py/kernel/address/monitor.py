@@ -2,7 +2,8 @@
 
 Invariants:
 - It reports what changed, not the new state; a receiver that needs more reads the kernel.
-- A lost notification (ENOBUFS: more arrived than were read) is reported as a change of everything.
+- A lost notification (ENOBUFS: more arrived than were read), and one that is not the kernel's or cannot be decoded, is
+  reported as a change of everything: the receiver reads all addresses again.
 - Many notifications are reported as one: after the first it waits, empties the socket, and then reports.  What changes
   after that is reported again.
 - It also receives the agent's own changes, so it reports for each address of kube-ipvs0 whether it exists now:
@@ -13,16 +14,20 @@ Links other than kube-ipvs0 are ignored, because every pod that starts has one; 
 pyroute2 is not used here: importing it would cost 90-140 ms at start and 21 MiB for as long as the agent lives.
 """
 
+import logging
 import os
 import select
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from errno import ENOBUFS
 from socket import inet_ntop
+from time import monotonic
 
 from msgspec.structs import replace
 
+from kubeproxy_py import threads
 from kubeproxy_py.kernel.address.rtnetlink import (
     IFADDRMSG,
     IFINFOMSG,
@@ -36,6 +41,7 @@ from kubeproxy_py.kernel.address.rtnetlink import (
 from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
 from kubeproxy_py.kernel.netlink.messages import HEADER_SIZE, NLMSGHDR
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged
 from kubeproxy_py.model.rows import IPVS_DEVICE
 
@@ -46,6 +52,11 @@ _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFA
 _READ_BYTES = 4096  # a longer message is truncated; what is parsed is at its beginning
 # Small, so that a burst (10,000 addresses of our own) overflows at once instead of having to be read: about 80 reads.
 _RECEIVE_BUFFER_BYTES = 32 << 10
+_MALFORMED = (struct.error, LookupError, ValueError, OSError)  # what decoding bytes of any content may raise
+_KERNEL = 0  # the netlink port that the kernel sends from
+_LOG_PERIOD_S = 60.0  # between two lines about dropped notifications
+
+log = logging.getLogger(__name__)
 
 
 class AddressMonitor:
@@ -61,28 +72,35 @@ class AddressMonitor:
     def __init__(self, on_change: Callable[[AddressesChanged], None], *, debounce_s: float = 0.1) -> None:
         self._on_change = on_change
         self._debounce_s = debounce_s
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        self._socket.bind((0, _GROUPS))
+        self._socket = _listening_socket()
         self._stopped = threading.Event()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._listen, name="address-monitor", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._has_failed = False
+        self._dropped = 0  # notifications since the start
+        self._log_due_s = 0.0  # when dropped notifications may be logged again
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._thread = threads.start("address-monitor", self._listen, self._stopped)
 
     def stop(self) -> None:
         """Stop the thread and close everything; *on_change* is not called after this returns."""
         self._stopped.set()
         os.write(self._wake_write, b"x")
-        if self._thread.is_alive():
+        if self._thread:
             self._thread.join()
         self._socket.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
     def _listen(self) -> None:
+        """Report changes until the monitor is stopped; after a failure, with a new socket, first that of everything."""
+        if self._has_failed:
+            self._socket.close()
+            self._socket = _listening_socket()
+            self._on_change(EVERYTHING)
+        self._has_failed = True  # unless it returns
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
@@ -97,16 +115,50 @@ class AddressMonitor:
     def _drain(self) -> AddressesChanged:
         """Read all queued notifications and return the changes that they report."""
         device = _find_index(IPVS_DEVICE)
-        change = NOTHING
+        change, dropped_before = NOTHING, self._dropped
         while True:
             try:
-                change = parse_notification(self._socket.recv(_READ_BYTES), device, change)
+                notification, (sender, _groups) = self._socket.recvfrom(_READ_BYTES)
             except BlockingIOError:
-                return change
+                break
             except OSError as error:
                 if error.errno != ENOBUFS:
                     raise
                 change = EVERYTHING
+            else:
+                change = self._parse(notification, sender, device, change)
+        if self._dropped > dropped_before:
+            self._log_dropped(self._dropped - dropped_before)
+        return change
+
+    def _parse(self, notification: bytes, sender: int, device: int, before: AddressesChanged) -> AddressesChanged:
+        """Return *before* extended by *notification*; of one that cannot be used, count it and report everything."""
+        try:
+            if sender == _KERNEL:
+                return parse_notification(notification, device, before)
+        except _MALFORMED:
+            pass
+        self._dropped += 1
+        return EVERYTHING
+
+    def _log_dropped(self, count: int) -> None:
+        now_s = monotonic()
+        if now_s >= self._log_due_s:
+            self._log_due_s = now_s + _LOG_PERIOD_S
+            message = "Dropped malformed notifications of address changes; reading all addresses again"
+            log.warning(message, extra=values(dropped=count, since_start=self._dropped))
+
+
+def _listening_socket() -> socket.socket:
+    """Return a socket that receives notifications of this network namespace.  Raises OSError."""
+    listening = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        listening.bind((0, _GROUPS))
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def parse_notification(notification: bytes, device: int, before: AddressesChanged) -> AddressesChanged:

@@ -3,11 +3,12 @@
 The one decoder for the API and for manifests.
 
 Invariants:
-- No content of an object raises an exception.  Everything that is wrong is returned as Problems, which name the
-  object, the field and the remedy.
+- No content of an object raises an exception, not even content that triggers a bug.  Everything that is wrong is
+  returned as Problems, which name the object, the field and the remedy.
 - A ``broken`` object is not used; a caller that has an older valid version continues to use that.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, ObjectName, Service
@@ -44,6 +46,8 @@ Reader = Callable[[ObjectName, Any], tuple[tuple[Value, ...], list[FieldError]]]
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)  # RFC 1123, as for every object's name
 _NAME_HINT = "lowercase letters, digits, - and ."
 _UNNAMED = "(unnamed)"
+
+log = logging.getLogger(__name__)
 
 
 class Decoded(Struct, frozen=True, gc=False):
@@ -105,6 +109,9 @@ def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "") -> 
     except UNREADABLE as error:
         raw = b"" if isinstance(body, Mapping) else bytes(body)
         return _broken(kind, None, within, "", [from_decode_error(error, raw)])
+    except Exception as error:  # a bug: this object keeps its last valid version, and all others are decoded
+        log.exception("Internal error while decoding an object (please report)", extra=values(kind=kind, within=within))
+        return _decode_failed(kind, body, within, namespace, error)
 
 
 def _decode(kind: Kind, body: Body, within: str, namespace: str) -> Decoded:
@@ -177,6 +184,17 @@ def _decode_mistyped(kind: Kind, body: Body, within: str, namespace: str, type_e
     if kind == "EndpointSlice":
         return _decode_slice_in_parts(name, plain, within, meta.resource_version)
     return _broken(kind, name, within, meta.resource_version, [type_error])
+
+
+def _decode_failed(kind: Kind, body: Body, within: str, namespace: str, error: Exception) -> Decoded:
+    """Return *body*, whose decoding raised *error*, as a broken object, with its name if that can be read."""
+    internal = [FieldError("", f"internal error {type(error).__name__}", "please report it, with the log")]
+    try:
+        meta = _lenient_meta(body if isinstance(body, Mapping) else msgspec.json.decode(body))
+        name = _object_name(kind, meta, namespace)
+    except (FieldError, *UNREADABLE):
+        return _broken(kind, None, within, "", internal)
+    return _broken(kind, name, within, meta.resource_version, internal)
 
 
 def _lenient_meta(plain: Any) -> MetaWire:

@@ -1,8 +1,9 @@
 """Check the kubeconfig file before the ``kubernetes`` package reads it.
 
 Invariants:
-- An error names the field and the remedy, and never contains a value.  The package cannot do that: it raises many
-  types of exception, and their texts may contain the complete user entry with its token.
+- An error names the field, the file and the remedy, and never contains a value.  The package cannot do that: it raises
+  many types of exception, and their texts may contain the complete user entry with its token.
+- Every file that the kubeconfig names is read here once, so that one that cannot be used is named at start.
 
 Source: k8s.io/client-go/tools/clientcmd/api/v1, types.go.
 """
@@ -13,6 +14,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct, field
 
+from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.decode.errors import from_validation_error
 from kubeproxy_py.yaml_loader import YamlError, load_yaml
@@ -20,6 +22,7 @@ from kubeproxy_py.yaml_loader import YamlError, load_yaml
 SIZE_MAX_BYTES = 4 << 20
 DEPTH_MAX = 100  # a user's exec environment has 6 levels
 EXPANDED_VALUES_MAX = 200_000
+_PEM_BEGIN = b"-----BEGIN"
 
 
 class _Wire(Struct, gc=False, rename="kebab"):
@@ -125,21 +128,35 @@ def read_kubeconfig(path: str) -> Kubeconfig:
         "tokenFile": None if user.token else user.token_file,
     }
     for name, file in files.items():
-        if file and not _resolve(path, file).is_file():
-            raise SourceError(f"kubeconfig {path}: {name}: file {file} does not exist", "check that it is mounted")
+        if file:
+            _check_file(path, name, file)
     token_file = files["tokenFile"]
     return Kubeconfig(str(_resolve(path, token_file)) if token_file else "", user.exec is not None)
+
+
+def _check_file(path: str, field: str, file: str) -> None:
+    """Check that *file*, which *field* names, can be read and contains what it should.  Raises SourceError."""
+    where = f"kubeconfig {path}: {field}: {file}"
+    try:
+        content = read_file(_resolve(path, file), SIZE_MAX_BYTES)
+    except UnreadableError as error:
+        raise SourceError(f"{where}: {error.message}", error.hint) from None
+    if field == "tokenFile":
+        if not content.isascii():
+            raise SourceError(f"{where}: has characters that a token cannot have", "check the file")
+    elif _PEM_BEGIN not in content:
+        hint = "convert it, for example by openssl, or check the path"
+        raise SourceError(f"{where}: is not PEM: no line begins with {_PEM_BEGIN.decode()}", hint)
 
 
 def _parse(path: str) -> KubeconfigWire:
     """Return the contents of the file.  Raises SourceError."""
     try:
-        with Path(path).expanduser().open("rb") as file:
-            content = file.read(SIZE_MAX_BYTES)
+        content = read_file(path, SIZE_MAX_BYTES)
         document = load_yaml(content, max_depth=DEPTH_MAX, max_expanded_values=EXPANDED_VALUES_MAX)
         return msgspec.convert(document.value, KubeconfigWire)
-    except OSError as error:
-        raise SourceError(f"kubeconfig {path}: {error.strerror}", "set --kubeconfig to an existing file") from error
+    except UnreadableError as error:
+        raise SourceError(f"kubeconfig {path}: {error.message}", error.hint) from None
     except YamlError as error:  # without the cause, whose text may contain values
         line = f", line {error.line}" if error.line else ""
         raise SourceError(f"kubeconfig {path}{line}: invalid YAML: {error.message}") from None
@@ -160,4 +177,4 @@ def _find(path: str, field: str, entries: list[Named] | None, name: str, referen
 
 def _resolve(path: str, file: str) -> Path:
     """Return the path of *file*, which is relative to the folder of the kubeconfig *path*."""
-    return Path(path).expanduser().absolute().parent / file
+    return Path(path).expanduser().parent / file

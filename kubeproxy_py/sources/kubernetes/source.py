@@ -10,13 +10,14 @@ rotated token there.
 
 import logging
 import random
+import ssl
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from kubeproxy_py import __version__
+from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
@@ -33,6 +34,7 @@ from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 SILENCE_S = 90.0  # of a watch: the server sends a bookmark each minute; the other half minute is margin
 _CONNECTIONS = 4  # one for each watch, and one to post Events
 _JOIN_TIMEOUT_S = 2.0
+_TOKEN_MAX_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +126,7 @@ def connect(kubeconfig: str | None, master: str | None, metrics: ClientMetrics =
         pool = RESTClientObject(configuration).pool_manager
     except (OSError, ValueError) as error:  # a certificate file without a certificate
         _log_cause("Failed to set up TLS", error)
-        message = f"TLS cannot be set up: {type(error).__name__}"
-        raise SourceError(message, "check the certificate files") from None
+        raise SourceError(f"TLS cannot be set up: {_reason(error)}", "check the certificate files") from None
 
     def authorization() -> str:
         return _read_token(token_file) if token_file else _authorization(configuration)
@@ -150,7 +151,7 @@ def _load_kubeconfig(path: str, configuration: Any) -> str:
         load_kube_config(path, client_configuration=configuration, persist_config=False)
     except Exception as error:  # the package raises many types
         _log_cause("Failed to load the kubeconfig", error)
-        raise SourceError(f"kubeconfig {path} cannot be used: {type(error).__name__}", _hint(kubeconfig)) from None
+        raise SourceError(f"kubeconfig {path} cannot be used: {_reason(error)}", _hint(kubeconfig)) from None
     if kubeconfig.has_exec and not configuration.api_key and not configuration.cert_file:
         raise SourceError(f"kubeconfig {path}: exec returned no credentials", "run its command by hand")
     return kubeconfig.token_file
@@ -176,6 +177,9 @@ def _load_service_account(configuration: Any) -> None:
     except (ConfigException, OSError) as error:
         hint = "outside of a cluster, set --kubeconfig or --manifests"
         raise SourceError(f"not in a pod with a service account: {str(error).rstrip('.')}", hint) from error
+    except ValueError as error:  # not UTF-8; its text contains bytes of the token
+        _log_cause("Failed to load the service account", error)
+        raise SourceError("the service account's token or CA is not text", "check how it is mounted") from None
 
 
 def _master_url(master: str, configuration: Any) -> str:
@@ -188,11 +192,23 @@ def _master_url(master: str, configuration: Any) -> str:
 def _read_token(path: str) -> str:
     """Return the header value with the token in the file *path*.  Raises SourceError."""
     try:
-        return f"Bearer {Path(path).read_text(encoding='ascii').strip()}"
+        return f"Bearer {read_file(path, _TOKEN_MAX_BYTES).decode('ascii').strip()}"
     except UnicodeError:  # its text contains bytes of the token
         raise SourceError(f"tokenFile {path}: has characters that a token cannot have", "check the file") from None
-    except OSError as error:
-        raise SourceError(f"tokenFile {path}: {error.strerror}", "check that it is mounted") from error
+    except UnreadableError as error:
+        raise SourceError(f"tokenFile {path}: {error.message}", error.hint) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what the operating system or OpenSSL says (``key values mismatch``), else the error's type.
+
+    Neither contains a secret, as the text of another error may.
+    """
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or type(error).__name__).lower().replace("_", " ")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return type(error).__name__
 
 
 def _authorization(configuration: Any) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from kubeproxy_py import threads
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
@@ -55,11 +56,11 @@ class WatchThread:
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # of _response
         self._response: Response | None = None  # whose body is being read
-        self._thread = threading.Thread(target=self._run, name=f"watch-{self._feed}", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._thread = threads.start(f"watch-{self._feed}", self._run, self._stopping)
 
     def stop(self) -> None:
         """Ask the thread to end; it does at once, unless it is waiting for the first byte of a response."""
@@ -70,7 +71,8 @@ class WatchThread:
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended."""
-        self._thread.join(timeout_s)
+        if self._thread:
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         request = self._list_watch.next_request()
@@ -81,7 +83,7 @@ class WatchThread:
                 cause = repr(error.__cause__)
                 log.debug("Request failed", extra=values(feed=self._feed, problem=error.problem, cause=cause))
                 self._emit_failure(error.problem)
-            except Exception as error:  # the outermost level of the thread: its end would go unnoticed
+            except Exception as error:  # of one request; the next ones may succeed, and kernel state stays until then
                 log.exception("Internal error in a watch (please report); retrying", extra=values(feed=self._feed))
                 problem = Problem(
                     "watch", "", f"internal error {type(error).__name__}", "please report it, with the log"

@@ -10,6 +10,7 @@ Invariants:
 - Of an object in two files, the one in the first file by name is used; when it is removed there, the other one is.
 """
 
+import logging
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -18,6 +19,7 @@ from stat import S_ISREG
 
 from msgspec import Struct
 
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.manifests.parse import Manifest, parse_manifest
@@ -35,6 +37,8 @@ _DATA_LINK_PREFIX = ".."  # a ConfigMap's volume changes by renaming its ..data 
 Stamp = tuple[int, int, int, int, int]
 """Device, inode, size in bytes, times of modification and of change in ns: differs if the file, or its mode, did."""
 _UNREADABLE_STAMP: Stamp = (0, 0, 0, 0, 0)
+
+log = logging.getLogger(__name__)
 
 
 class PollResult(Struct, frozen=True, gc=False):
@@ -143,11 +147,20 @@ class Folder:
                 else "its objects are not served until then"
             )
             return [Problem(name, "", message, hint)]
-        manifest = parse_manifest(name, body, self._node_name)
+        manifest = self._parse(name, body)
         self._manifests[name] = _with_last_valid(manifest, before)
         reported = self._problems.get(name, ()) if is_repeated else ()
         self._problems[name] = manifest.problems
         return [problem for problem in manifest.problems if problem not in reported]
+
+    def _parse(self, name: str, body: bytes) -> Manifest:
+        """Return the contents of the file *name*; one that triggers a bug is as one that cannot be read."""
+        try:
+            return parse_manifest(name, body, self._node_name)
+        except Exception as error:  # other files must not suffer from it
+            log.exception("Internal error while reading a manifest (please report)", extra=values(file=name))
+            message, hint = f"internal error {type(error).__name__}", "please report it, with the log"
+            return Manifest(problems=(Problem(name, "", message, hint),), complete=False)
 
     def _update_owners(self, name: str, before: Manifest) -> Iterable[Identity]:
         """Record which objects the file *name* contains now; return these and those that it contained *before*."""

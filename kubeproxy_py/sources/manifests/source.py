@@ -10,9 +10,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeproxy_py import threads
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event, Synced
 from kubeproxy_py.model.problem import Problem
@@ -52,6 +54,7 @@ class ManifestSource:
         self._folder = Folder(directory, node_name)
         self._changes: Changes = queue.Queue()
         self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
         self._synced = False
 
     def poll(self) -> list[Event]:
@@ -70,11 +73,11 @@ class ManifestSource:
 
     def start(self, emit: EventHandler) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=self._run, args=(emit,), name="manifests", daemon=True)
-        self._thread.start()
+        self._thread = threads.start("manifests", partial(self._run, emit), self._stopping)
 
     def stop(self) -> None:
         """Stop the thread; nothing is emitted afterwards."""
+        self._stopping.set()
         self._changes.put(None)
         if self._thread:
             self._thread.join(_JOIN_TIMEOUT_S)
@@ -120,13 +123,17 @@ class ManifestSource:
 
 
 class _Notifier:
-    """Reports changes in a folder by watchdog's inotify observer; without inotify it reports nothing."""
+    """Reports changes in a folder by watchdog's inotify observer; without inotify it reports nothing.
+
+    An observer whose threads have ended is replaced at the next poll.
+    """
 
     def __init__(self, directory: str, changes: Changes) -> None:
         self._directory = Path(directory)
         self._changes = changes
         self._observer: Any = None
         self._watched: tuple[int, int] | None = None  # device and inode: a folder may be replaced by another
+        self._has_failed = False
 
     def watch(self) -> None:
         """Watch the folder that exists now, unless it is watched already."""
@@ -135,12 +142,23 @@ class _Notifier:
             identity = (status.st_dev, status.st_ino)
         except OSError:
             identity = None
-        if identity == self._watched:
+        if identity == self._watched and self._is_running():
             return
+        if identity == self._watched and not self._has_failed:
+            self._has_failed = True  # logged once
+            log.warning(
+                "inotify stopped; starting it again, and polling the manifest folder once a second meanwhile",
+                extra=values(folder=self._directory),
+            )
         self.close()
         self._watched = identity
         if identity:
             self._start()
+
+    def _is_running(self) -> bool:
+        """Return whether every thread of the observer runs; true without an observer, which nothing can end."""
+        observer = self._observer
+        return not observer or (observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters))
 
     def _start(self) -> None:
         try:

@@ -1,0 +1,102 @@
+"""RivalWatch: look for another service proxy on this node, and tell the operator.
+
+Invariants:
+- It never delays a sync: it looks in a thread of its own, after the first sync and when rows drift again and again.
+- What stays is told once; what was found is looked for again each RECHECK_S, until it has gone.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from time import monotonic, sleep
+
+from kubeproxy_py import threads
+from kubeproxy_py.events.kube_events import Publish, found_on_node
+from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, processes
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.metrics.registry import MetricsRegistry
+from kubeproxy_py.model.finding import Finding
+from kubeproxy_py.model.rows import Key
+from kubeproxy_py.plan.rivals import QUESTIONS, Facts, ProxyProcess, find_rivals, service_proxy
+
+RECHECK_S = 60.0
+CONTEST_PERIOD_S = 600.0  # between two messages about contested rows
+_GAUGE = "kubeproxy_ipvs_other_service_proxies"
+
+log = logging.getLogger(__name__)
+
+
+class RivalWatch:
+    """Looks for rivals of the agent of the node called *node*.
+
+    Args:
+        node: The node.
+        publish: Publishes a Kubernetes Event.
+        registry: Records the number of rivals.
+        is_ours: Returns whether it is this process that answers at a port of 127.0.0.1.
+        clock: Returns seconds that only increase.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        publish: Publish,
+        registry: MetricsRegistry,
+        is_ours: Callable[[int], bool],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._node = node
+        self._publish = publish
+        self._registry = registry
+        self._is_ours = is_ours
+        self._clock = clock
+        self._lock = threading.Lock()  # held while somebody looks
+        self._told: frozenset[Finding] = frozenset()
+        self._contest_due_s = -float("inf")
+        registry.set(_GAUGE, 0)
+
+    def watch(self) -> None:
+        """Look for rivals until there is none; in a thread."""
+        while self.look():
+            sleep(RECHECK_S)
+
+    def on_contested(self, keys: Iterable[Key]) -> None:
+        """Tell of rows that drifted again and again, and who may be the cause; in the loop's thread, does not wait."""
+        now_s = self._clock()
+        if now_s >= self._contest_due_s:
+            self._contest_due_s = now_s + CONTEST_PERIOD_S
+            contested = tuple(f"{type(key).__name__} {key}" for key in keys)
+            threads.start_task("look for other proxies", lambda: self._look_once(contested))
+
+    def look(self, contested: tuple[str, ...] = ()) -> bool:
+        """Look once, tell what is new, and return whether there is another service proxy."""
+        with self._lock:
+            findings = find_rivals(self._facts(contested))
+            for finding in findings:
+                if finding not in self._told:
+                    self._tell(finding)
+            rivals = frozenset(finding for finding in findings if finding.reason == "AnotherServiceProxy")
+            for finding in self._told - rivals:
+                log.info("The other service proxy has gone", extra=values(proxy=finding.subject))
+            self._told = rivals
+            self._registry.set(_GAUGE, len(rivals))
+            return bool(rivals)
+
+    def _look_once(self, contested: tuple[str, ...]) -> None:
+        watched = bool(self._told)
+        if self.look(contested) and not watched:
+            self.watch()
+
+    def _facts(self, contested: tuple[str, ...]) -> Facts:
+        found = tuple(
+            ProxyProcess(pid, program)
+            for pid, words in processes()
+            if (program := service_proxy(words)) and is_in_our_network(pid)
+        )
+        answers = ((port, get_local(port, path)) for port, path in QUESTIONS.items() if not self._is_ours(port))
+        return Facts(found, tuple((port, answer) for port, answer in answers if answer), contested)
+
+    def _tell(self, finding: Finding) -> None:
+        details = values(reason=finding.reason, subject=finding.subject, hint=finding.hint)
+        log.warning("Another program changes the Services of this node: %s", finding.message, extra=details)
+        self._publish(found_on_node(self._node, finding))
