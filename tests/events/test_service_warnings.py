@@ -5,8 +5,8 @@ import pytest
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.config_warnings import external_ips_on_node
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.events.service_warnings import ServiceWarnings
 from kubeproxy_py.events.kube_events import KubeEvent
+from kubeproxy_py.events.service_warnings import ServiceWarnings
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Event, HostAddresses, ServiceDeleted, ServiceUpserted, SliceUpserted, Synced
 from kubeproxy_py.model.node import HostAddress, Node
