@@ -22,13 +22,15 @@ from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.external_ip_warnings import ExternalIpWarnings
-from kubeproxy_py.kernel import SYSCTLS, Kernel
+from kubeproxy_py.events.kube_events import list_doubted
+from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.rows import Address, Rows
+from kubeproxy_py.net import IP
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
 from kubeproxy_py.sources import Source
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
@@ -123,6 +125,7 @@ def make_parts(
     platform: HostPlatform,
     sysctls: Rows | None = None,
     metrics: ClientMetrics = NULL_CLIENT_METRICS,
+    served: frozenset[IP] = frozenset(),
 ) -> Parts:
     """Return the parts of an agent on *platform*.
 
@@ -131,12 +134,13 @@ def make_parts(
         platform: The host.
         sysctls: The sysctls that were applied; None: those that would be.
         metrics: Counts the requests of the source.
+        served: The Service addresses that the kernel serves; a source that has nothing for them is doubted.
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
     compiler = Compiler(_NodeContextFactory(loaded.config, platform.host), sysctls)
     make_source = _manifest_source if loaded.agent.manifests else _kubernetes_source
-    source, announcer = make_source(loaded, platform.host.node_name, metrics)
+    source, announcer = make_source(loaded, platform.host.node_name, metrics, served)
     return Parts(platform.kernel, compiler, source, announcer)
 
 
@@ -150,24 +154,39 @@ def real_parts(loaded: LoadedConfig) -> Parts:
     return make_parts(loaded, real_platform(loaded))
 
 
-def _manifest_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> tuple[Source, Announcer]:
+def served_addresses(kernel: Kernel) -> frozenset[IP]:
+    """Return the Service addresses that a predecessor left on kube-ipvs0.  Raises KernelError."""
+    return frozenset(key.address for key in kernel.read(LINK) if isinstance(key, Address))
+
+
+def _manifest_source(
+    loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]
+) -> tuple[Source, Announcer]:
     """Return the directory of manifests; there is no API server to post events to."""
     from kubeproxy_py.sources.manifests.source import ManifestSource
 
-    return ManifestSource(loaded.agent.manifests, node, metrics), Announcer()
+    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=bool(served)), Announcer()
 
 
-def _kubernetes_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> tuple[Source, Announcer]:
+def _kubernetes_source(
+    loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]
+) -> tuple[Source, Announcer]:
     """Return the API server, and an announcer that posts events to it."""
     from random import random
 
     from kubeproxy_py.events.poster import Poster
     from kubeproxy_py.events.recorder import Recorder
-    from kubeproxy_py.sources.kubernetes.source import KubeSource
+    from kubeproxy_py.sources.kubernetes.source import Caution, KubeSource
 
     kubeconfig = loaded.config.client_connection.kubeconfig
-    source = KubeSource(kubeconfig, loaded.agent.master, node, metrics=metrics)
-    return source, Announcer(Poster(source.api, Recorder(gethostname()), random))
+    caution = Caution(
+        loaded.agent.removal_confirm_percent,
+        served,
+        lambda doubt: announcer.publish(list_doubted(node, doubt.message)),
+    )
+    source = KubeSource(kubeconfig, loaded.agent.master, node, metrics=metrics, caution=caution)
+    announcer = Announcer(Poster(source.api, Recorder(gethostname()), random))
+    return source, announcer
 
 
 # Agent
@@ -214,5 +233,6 @@ class _NodeContextFactory:
 
 
 def log_problem(problem: Problem) -> None:
-    """Log a rejected object, with its field and the remedy."""
-    log.error("%s", problem, extra=values(object=problem.where, field=problem.field))
+    """Log a rejected object, or the part of it that is left out, with its field and the remedy."""
+    severity = logging.WARNING if problem.is_warning else logging.ERROR
+    log.log(severity, "%s", problem, extra=values(object=problem.where, field=problem.field))

@@ -98,5 +98,11 @@ def external_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP
     return KubeEvent("Warning", "ExternalIPOnNode", _SYNC, _regarding(service), note)
 
 
+def list_doubted(node: str, what: str) -> KubeEvent:
+    """Return the Event that *node* does not believe a list of the API server yet; kube-proxy has no such Event."""
+    note = f"a list of the API server is used only if a second one says the same: {what}"
+    return KubeEvent("Warning", "ListDoubted", _SYNC, Regarding("Node", node), note)
+
+
 def _regarding(service: ServiceName) -> Regarding:
     return Regarding("Service", service.name, service.namespace)
