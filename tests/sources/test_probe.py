@@ -1,6 +1,7 @@
 """probe: what the server says about a mute watch."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -11,14 +12,28 @@ from kubeproxy_py.sources.kubernetes.client import Connection
 from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Pulse, Verdict
 from kubeproxy_py.sources.kubernetes.probe import probe
 from kubeproxy_py.sources.kubernetes.resources import SERVICES
+from kubeproxy_py.sources.kubernetes.source import connect
 from tests.apiserver import ApiServer
+from tests.apiserver.client import Client
 from tests.sources.test_apiserver import service
+from tests.sources.test_kubernetes_source import kubeconfig
 
 
 def ask(server: ApiServer, version: int | None = None) -> Answer:
     """Return the answer about a watch of Services up to *version*; None: up to now."""
     api = ApiConnection(lambda: Connection(server.url, urllib3.PoolManager(), lambda: "", "test"))
     return probe(api, Pulse(SERVICES, str(server.store.version if version is None else version), 0.0), 5.0)
+
+
+def test_stand_in_and_a_real_server_answer_alike(cluster: Client, tmp_path: Path) -> None:
+    api = ApiConnection(lambda: connect(kubeconfig(tmp_path, cluster), None))
+    version = int(cluster.request_json("GET", SERVICES.path)[1]["metadata"]["resourceVersion"])
+    asked = {number: probe(api, Pulse(SERVICES, str(number), 0.0), 10.0).verdict for number in (version, 10**12)}
+    assert asked == {version: Verdict.IDLE, 10**12: Verdict.RESTORED}
+    body = service("probed")
+    cluster.apply(body)
+    assert probe(api, Pulse(SERVICES, str(version), 0.0), 10.0).verdict is Verdict.FROZEN
+    cluster.delete(body)
 
 
 def refuse(server: ApiServer) -> None:
