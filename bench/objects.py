@@ -26,6 +26,7 @@ _POD_NETWORK = int(IPv4Address("10.128.0.0"))
 _PER_FILE = 1000  # objects
 _PER_PAGE = 500  # objects of a list, as the agent asks for them
 _CREATED, _CREATED_S = "2025-01-01T00:00:00Z", 1_735_689_600.0
+_VERSION = "1000000"  # of every list and object: a version that goes back would mean a restored server
 _PER_SLICE = 100  # endpoints; kube-controller-manager's --max-endpoints-per-slice
 
 
@@ -202,7 +203,7 @@ def _metadata(name: ObjectName, number: int) -> dict[str, Any]:
         "name": name.name,
         "namespace": name.namespace,
         "uid": _uid(number),
-        "resourceVersion": str(1000 + number),
+        "resourceVersion": _VERSION,
         "creationTimestamp": _CREATED,
     }
 
@@ -210,8 +211,9 @@ def _metadata(name: ObjectName, number: int) -> dict[str, Any]:
 def _pages(n: int, make: Callable[[int], dict[str, Any]]) -> Iterator[bytes]:
     for start in range(0, n, _PER_PAGE):
         end = min(n, start + _PER_PAGE)
-        meta = {"resourceVersion": "1000000", "continue": str(end) if end < n else ""}
-        yield msgspec.json.encode({"metadata": meta, "items": [make(number) for number in range(start, end)]})
+        items = [make(number) for number in range(start, end)]
+        meta = {"resourceVersion": _VERSION, "continue": str(end) if end < n else ""}
+        yield msgspec.json.encode({"kind": f"{items[0]['kind']}List", "metadata": meta, "items": items})
 
 
 def _uid(number: int) -> str:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from kubeproxy_py import threads
 from kubeproxy_py.commands.cleanup import warn_of_stale_rules
-from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts
+from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts, served_addresses
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.commands.rivals import RivalWatch
 from kubeproxy_py.config.current import CurrentConfig
@@ -71,7 +71,7 @@ def build_app(
     """Return the resident process for *platform*, on which *sysctls* were applied."""
     current = CurrentConfig(loaded)
     collectors = _make_collectors()
-    parts = make_parts(loaded, platform, sysctls, collectors.client)
+    parts = make_parts(loaded, platform, sysctls, collectors.client, served_addresses(platform.kernel))
     node = platform.host.node_name
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
     rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)

@@ -21,16 +21,17 @@ from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.announcer import Announcer
-from kubeproxy_py.events.kube_events import Publish, compile_failed
+from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted
 from kubeproxy_py.events.service_warnings import ServiceWarnings
-from kubeproxy_py.kernel import SYSCTLS, Kernel
+from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Key, Rows
+from kubeproxy_py.model.rows import Address, Key, Rows
 from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.net import IP
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
 from kubeproxy_py.sources import Source
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
@@ -125,6 +126,7 @@ def make_parts(
     platform: HostPlatform,
     sysctls: Rows | None = None,
     metrics: ClientMetrics = NULL_CLIENT_METRICS,
+    served: frozenset[IP] = frozenset(),
 ) -> Parts:
     """Return the parts of an agent on *platform*.
 
@@ -133,12 +135,13 @@ def make_parts(
         platform: The host.
         sysctls: The sysctls that were applied; None: those that would be.
         metrics: Counts the requests of the source.
+        served: The Service addresses that the kernel serves; a source that has nothing for them is doubted.
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
     make_source = _manifest_source if loaded.agent.manifests else _kubernetes_source
     node = platform.host.node_name
-    source, announcer = make_source(loaded, node, metrics)
+    source, announcer = make_source(loaded, node, metrics, served)
     context_factory = _NodeContextFactory(loaded.config, platform.host)
     compiler = Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
     return Parts(platform.kernel, compiler, source, announcer)
@@ -154,24 +157,39 @@ def real_parts(loaded: LoadedConfig) -> Parts:
     return make_parts(loaded, real_platform(loaded))
 
 
-def _manifest_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> tuple[Source, Announcer]:
+def served_addresses(kernel: Kernel) -> frozenset[IP]:
+    """Return the Service addresses that a predecessor left on kube-ipvs0.  Raises KernelError."""
+    return frozenset(key.address for key in kernel.read(LINK) if isinstance(key, Address))
+
+
+def _manifest_source(
+    loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]
+) -> tuple[Source, Announcer]:
     """Return the directory of manifests; there is no API server to post events to."""
     from kubeproxy_py.sources.manifests.source import ManifestSource
 
-    return ManifestSource(loaded.agent.manifests, node, metrics), Announcer()
+    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=bool(served)), Announcer()
 
 
-def _kubernetes_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> tuple[Source, Announcer]:
+def _kubernetes_source(
+    loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]
+) -> tuple[Source, Announcer]:
     """Return the API server, and an announcer that posts events to it."""
     from random import random
 
     from kubeproxy_py.events.poster import Poster
     from kubeproxy_py.events.recorder import Recorder
-    from kubeproxy_py.sources.kubernetes.source import KubeSource
+    from kubeproxy_py.sources.kubernetes.source import Caution, KubeSource
 
     kubeconfig = loaded.config.client_connection.kubeconfig
-    source = KubeSource(kubeconfig, loaded.agent.master, node, metrics=metrics)
-    return source, Announcer(Poster(source.api, Recorder(gethostname()), random))
+    caution = Caution(
+        loaded.agent.removal_confirm_percent,
+        served,
+        lambda doubt: announcer.publish(list_doubted(node, doubt.message)),
+    )
+    source = KubeSource(kubeconfig, loaded.agent.master, node, metrics=metrics, caution=caution)
+    announcer = Announcer(Poster(source.api, Recorder(gethostname()), random))
+    return source, announcer
 
 
 # Agent
@@ -246,5 +264,6 @@ def _report_failure_to(publish: Publish, node: str) -> OnFailure:
 
 
 def log_problem(problem: Problem) -> None:
-    """Log a rejected object, with its field and the remedy."""
-    log.error("%s", problem, extra=values(object=problem.where, field=problem.field))
+    """Log a rejected object, or the part of it that is left out, with its field and the remedy."""
+    severity = logging.WARNING if problem.is_warning else logging.ERROR
+    log.log(severity, "%s", problem, extra=values(object=problem.where, field=problem.field))

@@ -71,6 +71,11 @@ _AGENT_SOURCE = (
         "watch the Services, EndpointSlices and Nodes in the YAML and JSON files of this directory instead of an API "
         "server", AgentSettings, commands=_READ,
     ),
+    Flag(
+        "removal-confirm-percent", "removalConfirmPercent",
+        "a list of the API server that lacks more than this share of at least 10 known objects, or all of them, is "
+        "used only if a second list says the same; 0: every list is used", AgentSettings,
+    ),
 )  # fmt: skip
 
 _TRAFFIC = (

@@ -216,6 +216,8 @@ class AgentSettings(Section, frozen=True):
     traffic_series: Annotated[int, pointer(integer(0))] = 1000  # service ports with their own traffic metrics; 0: none
     traffic_services_max: Annotated[int, pointer(integer(0))] = 20_000  # with more service ports, no traffic metrics
     drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a real server drains until it has no connections
+    # A list that lacks a larger share of at least 10 objects, or all, is confirmed by a second one; 0: never
+    removal_confirm_percent: Annotated[int, pointer(integer(0, 100, metavar="PERCENT"))] = 50
 
 
 class Field(Struct, frozen=True, gc=False):

@@ -123,5 +123,11 @@ def found_on_node(node: str, finding: Finding) -> KubeEvent:
     return KubeEvent("Warning", finding.reason, _SYNC, Regarding("Node", node), str(finding)[:_NOTE_MAX])
 
 
+def list_doubted(node: str, what: str) -> KubeEvent:
+    """Return the Event that *node* does not believe a list of the API server yet; kube-proxy has no such Event."""
+    note = f"a list of the API server is used only if a second one says the same: {what}"
+    return KubeEvent("Warning", "ListDoubted", _SYNC, Regarding("Node", node), note)
+
+
 def _regarding(service: ServiceName) -> Regarding:
     return Regarding("Service", service.name, service.namespace)

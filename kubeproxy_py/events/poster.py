@@ -23,7 +23,8 @@ from kubeproxy_py.events.recorder import Recorder
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.client import Response, TransportError
+from kubeproxy_py.sources.kubernetes.client import Response
+from kubeproxy_py.sources.kubernetes.transport_errors import TransportError
 
 QUEUE_MAX = 1000
 TRIES_MAX = 12
@@ -171,7 +172,7 @@ class Poster:
             lambda connection: connection.send(method, target, body, content_type, RESPONSE_TIMEOUT_S)
         )
         try:
-            return response.status, response.body(), response.retry_after_s
+            return response.status, bytes(response.body()), response.retry_after_s
         finally:
             response.close()
 

@@ -263,7 +263,8 @@ OURS: tuple[Metric, ...] = (
     ),
     _gauge(
         "kubeproxy_ipvs_watch_silence_seconds",
-        "Seconds since the API server last sent anything on a watch. It sends a bookmark about once a minute.",
+        "Seconds since the API server last sent anything for a watch: an event, a bookmark, or, asked after 30 s of "
+        "silence, that there is nothing to send.",
         "resource",
     ),
     _counter(
@@ -273,6 +274,11 @@ OURS: tuple[Metric, ...] = (
     ),
     _counter(
         "kubeproxy_ipvs_lists_total", "Number of lists started, including the first of each resource.", "resource"
+    ),
+    _counter(
+        "kubeproxy_ipvs_doubted_lists_total",
+        "Number of lists that would have removed most objects; each is used only if a second list says the same.",
+        "resource",
     ),
     _counter("kubeproxy_ipvs_service_connections_total", "Number of connections scheduled by IPVS.", *_TRAFFIC),
     _counter("kubeproxy_ipvs_service_received_packets_total", "Number of packets received from clients.", *_TRAFFIC),

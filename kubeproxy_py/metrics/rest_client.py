@@ -22,6 +22,8 @@ class RestClientMetrics(ClientMetrics):
         registry.set("rest_client_exec_plugin_ttl_seconds", float("inf"))
         registry.set("rest_client_transport_cache_entries", 0)
         registry.declare("rest_client_exec_plugin_certificate_rotation_age")
+        for resource in _RESOURCES.values():  # from 0, so that an alert sees the first one
+            registry.inc("kubeproxy_ipvs_doubted_lists_total", resource, amount=0)
 
     def request_finished(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None:
         """Record a request and its status *code*; ``<error>`` if it got no response."""
@@ -60,8 +62,12 @@ class RestClientMetrics(ClientMetrics):
         """Record that the API server sent something for *feed*."""
         self._last_heard_s[feed] = self._clock()
 
+    def list_doubted(self, feed: Feed) -> None:
+        """Record that a list is not believed before a second one says the same."""
+        self._registry.inc("kubeproxy_ipvs_doubted_lists_total", _RESOURCES[feed])
+
     def collect(self) -> Iterator[MetricFamily]:
-        """Yield how long each watch has been silent."""
+        """Yield how long ago the API server last answered for each watch."""
         now_s = self._clock()
         silences = [((_RESOURCES[feed],), now_s - heard_s) for feed, heard_s in sorted(self._last_heard_s.items())]
         yield metric_family("kubeproxy_ipvs_watch_silence_seconds", silences)

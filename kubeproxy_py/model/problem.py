@@ -13,6 +13,7 @@ class Problem(Struct, frozen=True, gc=False):
     field: str = ""  # as the operator wrote it: "spec.ports[0].port", "ipvs.scheduler" or "--ipvs-scheduler"
     message: str = ""
     hint: str = ""  # the remedy
+    is_warning: bool = False  # what it is about is used all the same, without the part or by a default
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""

@@ -31,7 +31,13 @@ class ClientMetrics:
         """Record the request of a watch."""
 
     def data_received(self, feed: Feed) -> None:
-        """Record that the server sent a page of a list or a line of a watch, including bookmarks."""
+        """Record that the server sent something for *feed*.
+
+        That is a page of a list, an accepted watch, a line of one, or, asked about a mute watch, that it is idle.
+        """
+
+    def list_doubted(self, feed: Feed) -> None:
+        """Record that a list is not believed before a second one says the same."""
 
 
 NULL_CLIENT_METRICS = ClientMetrics()

@@ -53,6 +53,22 @@ class ObjectCache:
             *(_upserted(value, triggered_s) for name, value in new.items() if old.get(name) != value),
         ]
 
+    def __len__(self) -> int:
+        """Return the number of objects that have values."""
+        return len(self._values)
+
+    def values(self, identities: Iterable[Identity]) -> Iterable[Value]:
+        """Yield the values of *identities*."""
+        return (value for identity in identities for value in self._values.get(identity, ()))
+
+    def differs(self, identity: Identity, values: tuple[Value, ...]) -> bool:
+        """Return whether the object has other values than *values*."""
+        return self._values.get(identity, ()) != values
+
+    def missing(self, identities: Collection[Identity]) -> frozenset[Identity]:
+        """Return the objects that are not among *identities*."""
+        return frozenset(identity for identity in self._values if identity not in identities)
+
     def retain_only(self, identities: Collection[Identity]) -> list[ObjectEvent]:
         """Delete all objects but *identities* and return the events."""
         deleted = [identity for identity in self._values if identity not in identities]

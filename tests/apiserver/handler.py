@@ -59,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(length)
         faults = self.server.faults
         time.sleep(faults.delay_s)
+        self._hang_while_dead()
         try:
             if faults.next_responses:
                 status, headers, body = faults.next_responses.pop(0)
@@ -70,6 +71,10 @@ class Handler(BaseHTTPRequestHandler):
             self._send(error.code, _status_body(error.code, error.reason, error.message, error.cause))
         except (BrokenPipeError, ConnectionError, ssl.SSLError):
             self.close_connection = True
+
+    def _hang_while_dead(self) -> None:
+        while self.server.faults.dead and not self.server.stopping:
+            time.sleep(0.02)
 
     def _authenticate(self) -> None:
         tokens = self.server.faults.tokens
@@ -128,8 +133,10 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
         selects = self._selects(api_type, namespace, query)
         if query.get("watch") in ("true", "1"):
+            self._authorize("watch", api_type)
             self._watch(api_type, query, selects)
         else:
+            self._authorize("list", api_type)
             self._list(api_type, query, selects)
 
     def _selects(self, api_type: ApiType, namespace: str | None, query: dict[str, str]) -> Selects:
@@ -207,10 +214,19 @@ class Handler(BaseHTTPRequestHandler):
     # Lists -------------------------------------------------------------------------------------------------------
 
     def _list(self, api_type: ApiType, query: dict[str, str], selects: Selects) -> None:
-        store, limit = self.server.store, int(query.get("limit") or 0)
+        store, limit, faults = self.server.store, int(query.get("limit") or 0), self.server.faults
+        if raw := faults.raw_lists.get(api_type.plural):
+            self._send(200, raw)
+            return
+        if faults.endless_lists:
+            self._send_endless_list(api_type)
+            return
+        self._check_version(query)
+        if query.get("resourceVersion") == "0" and not faults.pages_from_cache:
+            limit = 0
         if "continue" in query:
             version, page = _read_continue(query["continue"])
-            if self.server.faults.expire_after_pages is not None and page >= self.server.faults.expire_after_pages:
+            if faults.expire_after_pages is not None and page >= faults.expire_after_pages:
                 raise StatusError(410, "Expired", "The provided continue parameter is too old")
             selected = store.saved_pages(api_type.plural, version)[page * limit :]
         else:
@@ -226,6 +242,28 @@ class Handler(BaseHTTPRequestHandler):
         head = {"kind": f"{api_type.kind}List", "apiVersion": api_type.api_version, "metadata": meta}
         items = b",".join(candidate.body for candidate in selected)
         self._send(200, _compact(head)[:-1] + b',"items":[' + items + b"]}")
+
+    def _check_version(self, query: dict[str, str]) -> None:
+        """Raise StatusError (504) for a list that must not be older than a version that does not exist yet."""
+        version, current = int(query.get("resourceVersion") or 0), self.server.store.version
+        if version > current:
+            message = f"Too large resource version: {version}, current: {current}"
+            raise StatusError(504, "Timeout", message, cause="ResourceVersionTooLarge")
+
+    def _send_endless_list(self, api_type: ApiType) -> None:
+        head = {
+            "kind": f"{api_type.kind}List",
+            "apiVersion": api_type.api_version,
+            "metadata": {"resourceVersion": "1"},
+        }
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self._send_lines([_compact(head)[:-1] + b',"items":['])
+        item = b'{"metadata":{"name":"x","annotations":{"x":"' + b"y" * (1 << 20) + b'"}}},'
+        while not self.server.stopping:
+            self._send_lines([item])
 
     # Watches -----------------------------------------------------------------------------------------------------
 
@@ -247,7 +285,8 @@ class Handler(BaseHTTPRequestHandler):
     def _send_changes(self, api_type: ApiType, version: int, selects: Selects, end_s: float, bookmarks: bool) -> None:
         """Send all changes after *version*, until *end_s*."""
         store, faults = self.server.store, self.server.faults
-        bookmark_s = time.monotonic() + faults.bookmark_period_s
+        bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
+        freezes = self.server.freezes
         while not self.server.stopping and time.monotonic() < end_s:
             with store.changed:
                 if version < store.oldest:
@@ -258,13 +297,14 @@ class Handler(BaseHTTPRequestHandler):
                 newest = store.version
                 if not changes:
                     store.changed.wait(max(0.0, min(end_s, bookmark_s) - time.monotonic()))
-            if faults.silent_watches:
-                time.sleep(0.05)
+            self._hang_while_dead()
+            if self.server.freezes > freezes:
+                time.sleep(0.02)
                 continue
             self._send_lines([line for change in changes for line in _change_lines(api_type, change, selects)])
-            version = newest
+            version = max(version, newest)  # a version that does not exist yet is waited for
             if bookmarks and time.monotonic() >= bookmark_s:
-                bookmark_s += faults.bookmark_period_s
+                bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
                 self._send_lines([_bookmark(api_type, version)])
 
     def _send_lines(self, lines: list[bytes]) -> None:
@@ -283,6 +323,10 @@ def _change_lines(api_type: ApiType, change: Change, selects: Selects) -> list[b
     if was_selected and change.before:
         return [_line("DELETED", _with_kind(api_type, at_version(change.before, change.version)))]
     return []
+
+
+def _next_bookmark_s(period_s: float | None) -> float:
+    return float("inf") if period_s is None else time.monotonic() + period_s
 
 
 def _line(event: str, body: bytes) -> bytes:

@@ -20,12 +20,15 @@ class Faults:
 
     tokens: set[str] | None = None  # the accepted bearer tokens; None: no authentication
     delay_s: float = 0.0  # before each response
-    silent_watches: bool = False  # watches send nothing, not even bookmarks
-    bookmark_period_s: float = 60.0
+    bookmark_period_s: float | None = 60.0  # None: no bookmarks, as without etcd's progress notices
+    raw_lists: dict[str, bytes] = field(default_factory=dict)  # by type (plural): lists are answered 200 with this
+    pages_from_cache: bool = False  # a list of any version (resourceVersion=0) is paged too
+    endless_lists: bool = False  # a list never ends
+    dead: bool = False  # accepts connections and requests, and answers nothing any more, on open watches neither
     missing_types: set[str] = field(default_factory=set)  # types (plural) that the server does not have
     unsupported_field_selectors: frozenset[str] = frozenset()  # fields rejected in selectors
     expire_after_pages: int | None = None  # continuations expire (410) after so many pages
-    forbidden: set[tuple[str, str]] = field(default_factory=set)  # verb and type (plural); for create and patch only
+    forbidden: set[tuple[str, str]] = field(default_factory=set)  # verb and type (plural); not for get and delete
     terminating_namespaces: set[str] = field(default_factory=set)  # namespaces in which nothing can be created
     next_responses: list[tuple[int, dict[str, str], Json]] = field(
         default_factory=list
@@ -52,6 +55,7 @@ class ApiServer(ThreadingHTTPServer):
         self.requests: deque[str] = deque(maxlen=10_000)
         self.writes: deque[str] = deque(maxlen=10_000)
         self.stopping = False
+        self.freezes = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -66,6 +70,7 @@ class ApiServer(ThreadingHTTPServer):
 
     def stop(self) -> None:
         self.stopping = True
+        self.faults.dead = False
         self.shutdown()
         self.server_close()
         self.close_connections()
@@ -87,6 +92,10 @@ class ApiServer(ThreadingHTTPServer):
     def respond_next(self, status: int, headers: dict[str, str] | None = None, times: int = 1, **body: Any) -> None:
         """Respond to the next *times* requests with an error."""
         self.faults.next_responses.extend([(status, headers or {}, body)] * times)
+
+    def freeze_watches(self) -> None:
+        """Have the open watches send nothing any more, not even changes; new ones do."""
+        self.freezes += 1
 
     def close_connections(self) -> None:
         """Close all connections."""

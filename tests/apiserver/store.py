@@ -69,6 +69,13 @@ class Change(NamedTuple):
     after: Stored | None
 
 
+class Backup(NamedTuple):
+    """All objects as of one version."""
+
+    version: int
+    objects: dict[str, dict[Key, Stored]]
+
+
 @dataclass
 class Table:
     """The objects of one type and their history."""
@@ -95,6 +102,21 @@ class Store:
             self._pages.clear()
             for table in self.tables.values():
                 table.history.clear()
+
+    def backup(self) -> "Backup":
+        """Return all objects as of now."""
+        with self.changed:
+            return Backup(self.version, {plural: dict(table.objects) for plural, table in self.tables.items()})
+
+    def restore(self, backup: "Backup") -> None:
+        """Replace all objects by those of *backup*, with its version, as etcd does when it is restored."""
+        with self.changed:
+            self.version = self.oldest = backup.version
+            self._pages.clear()
+            for plural, table in self.tables.items():
+                table.objects = dict(backup.objects[plural])
+                table.history.clear()
+            self.changed.notify_all()
 
     def snapshot(self, plural: str) -> tuple[int, list[Stored]]:
         """Return the current version, and all objects of a type sorted by key."""

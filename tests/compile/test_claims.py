@@ -27,7 +27,7 @@ def compiled(*services: Service) -> Compiler:
         for family, pod in enumerate((f"10.244.2.{number}", f"fd00:10:244:2::{number}")):
             for protocol in ("TCP", "UDP"):
                 text, suffix = str(given_service.name), f"{family}-{protocol.lower()}"
-                of.handle_event(SliceUpserted(endpoint_slice(text, [pod], protocol=protocol, suffix=suffix)))  # type: ignore[arg-type]
+                of.handle_event(SliceUpserted(endpoint_slice(text, [pod], protocol=protocol, suffix=suffix)))
     of.compile()
     return of
 
@@ -43,7 +43,7 @@ def entries(of: Compiler, text: str) -> set[str]:
 
 
 def lb(text: str, cluster_ip: str, **fields: object) -> Service:
-    return service(text, (cluster_ip,), type="LoadBalancer", load_balancer_ips=(SHARED,), **fields)
+    return service(text, (cluster_ip,), type="LoadBalancer", load_balancer_ips=(SHARED,), **fields)  # type: ignore[arg-type]
 
 
 def external(text: str, cluster_ip: str, **fields: object) -> Service:
@@ -63,7 +63,7 @@ def test_cluster_ip_is_served_by_its_service_whoever_else_names_it(address: str,
         type="LoadBalancer",
         created_s=evil_age,
         affinity_timeout_s=600,
-        **{kind: (address,)},  # type: ignore[arg-type]
+        **{kind: (address,)},
     )
     of = compiled(dns, evil)
     server = VirtualServer(address, 53, "UDP")

@@ -88,6 +88,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "traffic-series": ("50", 50, "-1", "-1 is out of range"),
     "traffic-services-max": ("500", 500, "x", "expected an integer"),
     "drain-deadline": ("5m", 300.0, "-1s", "-1s is negative"),
+    "removal-confirm-percent": ("0", 0, "101", "101 is out of range (0 to 100)"),
 }
 WITHOUT_FIELD = {"config", "healthz-port", "metrics-port"}
 BY_NAME = {flag.name: flag for flag in flags.FLAGS}

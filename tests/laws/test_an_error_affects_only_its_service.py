@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 from hypothesis import given
@@ -23,10 +24,10 @@ NAMES = st.sampled_from([ServiceName("shop", text) for text in ("api", "cart", "
 def bug_in(broken: ServiceName) -> Iterator[None]:
     """Have compiling the Service *broken* raise."""
 
-    def compile_or_fail(service: Service, *arguments: object) -> list[Rows]:
+    def compile_or_fail(service: Service, *arguments: Any, **options: Any) -> list[Rows]:
         if service.name == broken:
             raise RuntimeError("a bug")
-        return compile_parts(service, *arguments)  # type: ignore[arg-type]
+        return compile_parts(service, *arguments, **options)
 
     with mock.patch.object(module, "compile_parts", compile_or_fail):
         yield

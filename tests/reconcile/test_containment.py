@@ -30,10 +30,10 @@ def bug_in(function: str, broken: ServiceName, error: Exception) -> Iterator[Non
     """Have *function* of the compiler raise *error* for the Service *broken*."""
     original = getattr(compiler_module, function)
 
-    def fail_for_one(first: object, *arguments: object) -> object:
+    def fail_for_one(first: object, *arguments: object, **options: object) -> object:
         if broken in (first, getattr(first, "name", None)):
             raise error
-        return original(first, *arguments)
+        return original(first, *arguments, **options)
 
     with mock.patch.object(compiler_module, function, fail_for_one):
         yield

@@ -13,9 +13,10 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.kubernetes import client
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.client import Connection, TransportError
+from kubeproxy_py.sources.kubernetes.client import Connection
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.resources import SERVICES
+from kubeproxy_py.sources.kubernetes.transport_errors import TransportError
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 from tests.apiserver import ApiServer
 from tests.sources.conftest import EventLog
@@ -37,7 +38,7 @@ def test_line_that_is_too_long_is_an_error(server: ApiServer, monkeypatch: pytes
     monkeypatch.setattr(client, "LINE_MAX_BYTES", 1 << 20)
     server.apply(service("large", annotations={"x": "y" * (2 << 20)}))
     response = connection(server).get(f"{SERVICES.path}?watch=true", 5)
-    with pytest.raises(TransportError, match="a line is larger than 1 MiB"):
+    with pytest.raises(TransportError, match="has a line larger than 1 MiB"):
         list(response.lines())
     response.close()
 
@@ -80,7 +81,7 @@ def test_watch_thread_survives_an_internal_error(
                 raise ZeroDivisionError
             return super().on_response(*response)
 
-    thread = WatchThread(Failing(SERVICES, lambda: 0.0), ApiConnection(lambda: connection(server)), event_log, 30)
+    thread = WatchThread(Failing(SERVICES, lambda: 0.0), ApiConnection(lambda: connection(server)), event_log)
     thread.start()
     _, event = event_log.wait_for(lambda event: isinstance(event, Problem))
     event_log(event)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubeproxy_py.model.node import Node
-from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, SlicePort
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, ServicePort, SlicePort
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.sources.decode import objects
-from kubeproxy_py.sources.decode.objects import Decoded, Kind, decode
+from kubeproxy_py.sources.decode.objects import Decoded, Kind, Origin, decode
 
 Json = dict[str, Any]
 
@@ -200,6 +200,135 @@ def test_invalid_service_is_rejected_with_the_field_named(spec: Json, field: str
     assert (result.broken, result.values, result.name) == (True, (), ObjectName("shop", "web"))
     (problem,) = result.problems
     assert (problem.where, problem.field, problem.message) == ("Service shop/web", field, message)
+
+
+# A Service of an API server: what we do not know is from a newer version, and is read as kube-proxy reads it
+
+VIP_AND = [{"ip": "192.0.2.1", "ipMode": "VIP"}]
+PORT = {"name": "a", "port": 80}
+
+
+def of_api(kind: Kind, body: Json) -> Decoded:
+    return decode(kind, json.dumps(body).encode(), origin="API")
+
+
+def status_with(*ingress: Json) -> Json:
+    return {"loadBalancer": {"ingress": [*VIP_AND, *ingress]}}
+
+
+# spec, status: field of the warning, field of the value, and its value
+NEWER_SERVICES: list[tuple[Json, Json | None, str, str, object]] = [
+    ({}, status_with({"ip": "192.0.2.2", "ipMode": "Tunnel"}), "status.loadBalancer.ingress[1].ipMode",
+     "load_balancer_ips", ("192.0.2.1",)),
+    ({}, status_with({"ip": "x"}), "status.loadBalancer.ingress[1].ip", "load_balancer_ips", ("192.0.2.1",)),
+    ({"internalTrafficPolicy": "PreferLocal"}, None, "spec.internalTrafficPolicy", "internal_local", False),
+    ({"externalTrafficPolicy": "PreferLocal"}, None, "spec.externalTrafficPolicy", "external_local", False),
+    ({"sessionAffinity": "Cookie"}, None, "spec.sessionAffinity", "affinity_timeout_s", 0),
+    ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 100_000}}}, None,
+     "spec.sessionAffinityConfig.clientIP.timeoutSeconds", "affinity_timeout_s", 100_000),
+    ({"type": "Gateway"}, None, "spec.type", "type", "ClusterIP"),
+    ({"type": "Gateway", "externalTrafficPolicy": "Local", "externalIPs": ["1.2.3.4"]}, None, "spec.type",
+     "external_local", False),
+    ({"ports": [PORT, {"name": "b", "port": 443, "protocol": "QUIC"}]}, None, "spec.ports[1].protocol", "ports",
+     (ServicePort("a", "TCP", 80),)),
+    ({"ports": [{"port": 443, "protocol": "QUIC"}]}, None, "spec.ports[0].protocol", "ports", ()),
+    ({"ports": [PORT, {"name": "b", "port": 70_000}]}, None, "spec.ports[1].port", "ports",
+     (ServicePort("a", "TCP", 80),)),
+    ({"ports": [{**PORT, "nodePort": 70_000}]}, None, "spec.ports[0].nodePort", "ports",
+     (ServicePort("a", "TCP", 80),)),
+    ({"ports": [PORT, {"name": "a", "port": 80, "protocol": "UDP"}]}, None, "spec.ports[1].name", "ports",
+     (ServicePort("a", "TCP", 80), ServicePort("a", "UDP", 80))),
+    ({"ports": [PORT, {"name": "b", "port": 80}]}, None, "spec.ports[1].port", "ports", (ServicePort("a", "TCP", 80),)),
+    ({"ports": [{**PORT, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30080}]}, None,
+     "spec.ports[1].nodePort", "ports", (ServicePort("a", "TCP", 80, 30080), ServicePort("b", "TCP", 81))),
+    ({"externalIPs": ["1.2.3.4", "host"]}, None, "spec.externalIPs[1]", "external_ips", ("1.2.3.4",)),
+    ({"clusterIPs": ["10.96.0.10", "10.96.0.11"]}, None, "spec.clusterIPs", "cluster_ips", ("10.96.0.10",)),
+    ({"clusterIPs": ["10.96.0.10", "x"]}, None, "spec.clusterIPs[1]", "cluster_ips", ("10.96.0.10",)),
+    ({"ipFamilies": ["IPv8"]}, None, "spec.ipFamilies[0]", "cluster_ips", ("10.96.0.10",)),
+    ({"healthCheckNodePort": 70_000}, None, "spec.healthCheckNodePort", "health_check_node_port", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "status", "warning", "field", "value"), NEWER_SERVICES)
+def test_service_of_an_api_server_is_used_in_spite_of_values_that_are_not_known(
+    spec: Json, status: Json | None, warning: str, field: str, value: object
+) -> None:
+    body = service_object(spec, status=status)
+    result = of_api("Service", body)
+    (service,) = result.values
+    assert getattr(service, field) == value
+    assert [(problem.field, problem.is_warning) for problem in result.problems] == [(warning, True)]
+    manifest = decoded("Service", body)
+    assert (manifest.broken, [problem.is_warning for problem in manifest.problems]) == (True, [False])
+
+
+@pytest.mark.parametrize(
+    ("ranges", "addresses"),
+    [
+        (["10.0.0.0/8", "fd00::/64"], ("192.0.2.1", "2001:db8::1")),
+        (["10.0.0.0/8", "fd00::/200"], ("192.0.2.1",)),
+        (["10.0.0.0/99", "fd00::/64"], ("2001:db8::1",)),
+        (["10.0.0.0/99"], ()),
+        ([], ("192.0.2.1", "2001:db8::1")),
+    ],
+)
+def test_source_range_that_is_left_out_does_not_open_a_service(ranges: list[str], addresses: tuple[str, ...]) -> None:
+    ingress = [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]
+    body = service_object({"loadBalancerSourceRanges": ranges}, status={"loadBalancer": {"ingress": ingress}})
+    (service,) = of_api("Service", body).values
+    assert isinstance(service, Service)
+    assert (service.load_balancer_ips, service.cluster_ips) == (addresses, ("10.96.0.10",))
+
+
+def test_invalid_annotation_of_an_api_server_does_not_drop_the_service() -> None:
+    for text in ("soon", "-5s"):
+        body = service_object()
+        body["metadata"]["annotations"] = {"kubeproxy-py/drain-deadline": text}
+        (service,) = of_api("Service", body).values
+        assert isinstance(service, Service)
+        assert service.drain_deadline_s is None
+
+
+@pytest.mark.parametrize("origin", ["API", "manifest"])
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"spec": {"clusterIP": "10.96.0.10", "ports": [{"port": "80"}]}}, "spec.ports[0].port"),
+        ({"spec": {"clusterIP": "10.96.0.10", "ports": {"port": 80}}}, "spec.ports"),
+        ({"spec": None}, "spec"),
+        ({"spec": {"clusterIP": "10.96.0.300", "ports": [{"port": 80}]}}, "spec.clusterIP"),
+        ({"kind": "Pod"}, "kind"),
+    ],
+)
+def test_unusable_service_is_rejected_wherever_it_is_from(origin: Origin, change: Json, field: str) -> None:
+    result = decode("Service", json.dumps({**service_object(), **change}).encode(), origin=origin)
+    assert (result.broken, result.values) == (True, ())
+    assert [(problem.field, problem.is_warning) for problem in result.problems] == [(field, False)]
+
+
+def test_slice_of_an_api_server_with_an_unknown_address_type_is_ignored_with_a_warning() -> None:
+    result = of_api("EndpointSlice", slice_object(addressType="IPv8"))
+    assert (result.values, result.broken) == ((), False)
+    assert [(problem.field, problem.is_warning) for problem in result.problems] == [("addressType", True)]
+
+
+def test_slice_port_of_an_unknown_protocol_is_left_out_with_a_warning() -> None:
+    ports = [{"name": "http", "port": 80}, {"name": "quic", "port": 443, "protocol": "QUIC"}]
+    result = of_api("EndpointSlice", slice_object(ports=ports))
+    (value,) = result.values
+    assert isinstance(value, EndpointSlice)
+    assert value.ports == (SlicePort("http", "TCP", 80),)
+    assert [(problem.field, problem.is_warning) for problem in result.problems] == [("ports[1].protocol", True)]
+
+
+def test_unknown_conditions_and_hints_of_an_endpoint_are_ignored() -> None:
+    hints = {"forZones": [{"name": "a", "weight": 3}], "forRegions": [{"name": "r"}]}
+    endpoint = {"addresses": ["10.1.0.5"], "conditions": {"ready": True, "draining": True}, "hints": hints}
+    result = of_api("EndpointSlice", slice_object(endpoints=[endpoint]))
+    (value,) = result.values
+    assert isinstance(value, EndpointSlice)
+    assert value.endpoints == (Endpoint("10.1.0.5", zone_hints=("a",)),)
+    assert result.problems == ()
 
 
 def test_all_errors_of_a_service_are_reported_together() -> None:

@@ -3,6 +3,8 @@
 import base64
 import json
 import logging
+import re
+import socket
 import stat
 import sys
 import time
@@ -25,8 +27,12 @@ from kubeproxy_py.model.events import (
 )
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, SourceError
+from kubeproxy_py.sources.client_metrics import ClientMetrics
 from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
-from kubeproxy_py.sources.kubernetes import reflector
+from kubeproxy_py.sources.kubernetes import client, reachability, retry_schedule, source, watch_monitor, watch_thread
+from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS
+from kubeproxy_py.sources.kubernetes.listing import Doubt
+from kubeproxy_py.sources.kubernetes.mute_watch import PROBE_AFTER_S, PROBE_TIMEOUT_S
 from kubeproxy_py.sources.kubernetes.source import _JOIN_TIMEOUT_S, KubeSource
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
@@ -36,6 +42,7 @@ from tests.sources.test_apiserver import Json, service
 from tests.unreadable import UNREADABLE, as_nobody, make_unreadable
 
 SECRET = "s3cr3t-token"
+PROBE = re.compile("timeoutSeconds=1(&|$)")
 
 
 def endpoint_slice(name: str, address: str = "10.1.0.5", **labels: str) -> Json:
@@ -85,7 +92,10 @@ def kubeconfig(
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector, "BACKOFF", Backoff(0.02, 30.0, jitter=1.0))
+    monkeypatch.setattr(retry_schedule, "BACKOFF", Backoff(0.02, 30.0, jitter=1.0))
+    monkeypatch.setattr(retry_schedule, "RELIST_JITTER_S", 0.02)
+    monkeypatch.setattr(retry_schedule, "CONFIRM_S", (0.3, 0.3))
+    monkeypatch.setattr(reachability, "DELAY", Backoff(0.02, 0.2))
 
 
 @pytest.fixture
@@ -100,8 +110,8 @@ def start_source(event_log: EventLog) -> Iterator[Any]:
         return source
 
     yield start
-    for source in sources:
-        source.stop()
+    for started in sources:
+        started.stop()
 
 
 @pytest.fixture
@@ -109,6 +119,7 @@ def synced_server(server: ApiServer, start_source: Any, event_log: EventLog) -> 
     """The stand-in server, with a source that has synced with it."""
     server.faults.bookmark_period_s = 0.05
     server.apply(service("first"))
+    server.apply(service("stays"))  # else a list without "first" would lack all that is known, and be doubted
     start_source(master=server.url)
     event_log.wait_for_synced(*FEEDS)
     return server
@@ -116,7 +127,13 @@ def synced_server(server: ApiServer, start_source: Any, event_log: EventLog) -> 
 
 def watch_count(server: ApiServer, resource: str = "") -> int:
     """Return how many watches of *resource* were requested."""
-    return sum("watch=" in request and resource in request for request in list(server.requests))
+    watches = [request for request in list(server.requests) if "watch=" in request and not PROBE.search(request)]
+    return sum(resource in request for request in watches)
+
+
+def probe_count(server: ApiServer) -> int:
+    """Return how often the server was asked about mute watches."""
+    return sum("NotOlderThan" in request for request in list(server.requests))
 
 
 # Against both servers
@@ -173,7 +190,16 @@ def test_list_longer_than_a_page_is_complete(server: ApiServer) -> None:
     server.store.create_all(service(f"s-{number}") for number in range(1201))
     events = read_initial_snapshot(KubeSource(None, server.url, "node-a"), timeout_s=PATIENCE_S)
     assert sum(isinstance(event, ServiceUpserted) for event in events) == 1201
+    assert sum("continue=" in request for request in server.requests) == 0  # the server's cache has no pages
+
+
+def test_list_that_is_too_large_is_read_by_pages(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "BODY_MAX_BYTES", 200_000)
+    server.store.create_all(service(f"s-{number}") for number in range(1201))
+    events = read_initial_snapshot(KubeSource(None, server.url, "node-a"), timeout_s=PATIENCE_S)
+    assert sum(isinstance(event, ServiceUpserted) for event in events) == 1201
     assert sum("continue=" in request for request in server.requests) == 2
+    assert not any(isinstance(event, Problem) for event in events)
 
 
 # Connections
@@ -225,28 +251,284 @@ def test_watch_resumes_after_a_restart_of_the_server(synced_server: ApiServer, e
         again.stop()
 
 
-def test_silent_watch_is_replaced(server: ApiServer, start_source: Any, event_log: EventLog) -> None:
-    server.faults.silent_watches = True
-    start_source(master=server.url, silence_s=0.3)
-    event_log.wait_for_synced("services")
-    wait_until(lambda: watch_count(server, "/services") > 1)
-    server.faults.silent_watches = False
-    server.apply(service("after-silence"))
-    event_log.wait_for(is_service("after-silence"))
-    assert watch_count(server, "/services") > 1
+class HeardFeeds(ClientMetrics):
+    """Records when the server last sent something for each feed, and which lists were doubted."""
+
+    def __init__(self) -> None:
+        self.heard_s: dict[str, float] = {}
+        self.doubted: list[str] = []
+
+    def data_received(self, feed: str) -> None:
+        self.heard_s[feed] = time.monotonic()
+
+    def list_doubted(self, feed: str) -> None:
+        self.doubted.append(feed)
 
 
-def test_bookmarks_keep_a_quiet_watch_alive_and_up_to_date(
+@pytest.fixture
+def mute_server(
+    server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> ApiServer:
+    """The stand-in server without bookmarks; a source that has synced asks it after 0.3 s of silence."""
+    monkeypatch.setattr(source, "PROBE_AFTER_S", 0.3)
+    monkeypatch.setattr(watch_monitor, "PROBE_TIMEOUT_S", 2.0)
+    server.faults.bookmark_period_s = None
+    server.apply(service("first"))
+    server.apply(node("node-a"))
+    start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    wait_until(lambda: watch_count(server) == 3)
+    return server
+
+
+def test_idle_watch_is_asked_about_and_never_ended(
+    server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "PROBE_AFTER_S", 0.1)
+    server.faults.bookmark_period_s = None
+    metrics = HeardFeeds()
+    start_source(master=server.url, metrics=metrics)
+    event_log.wait_for_synced(*FEEDS)
+    wait_until(lambda: watch_count(server) == 3)
+    accepted_s = time.monotonic()
+    wait_until(lambda: min(metrics.heard_s.values()) > accepted_s)  # the answer counts as heard
+    assert watch_count(server) == 3
+    assert not any(isinstance(event, Problem) for _, event in event_log.events)
+    server.apply(service("later"))
+    event_log.wait_for(is_service("later"))
+
+
+def test_watch_that_does_not_send_the_servers_changes_is_replaced(mute_server: ApiServer, event_log: EventLog) -> None:
+    mute_server.freeze_watches()
+    mute_server.apply(service("unsent"))
+    event_log.wait_for(is_problem("the server has changes that the open watch did not send"))
+    event_log.wait_for(is_service("unsent"))
+
+
+def test_server_that_hangs_is_noticed_and_watches_go_on_when_it_answers(
+    mute_server: ApiServer, event_log: EventLog
+) -> None:
+    mute_server.faults.dead = True
+    event_log.wait_for(is_problem("it is open, but nothing was received in time"))
+    mute_server.apply(service("meanwhile"))
+    mute_server.faults.dead = False
+    event_log.wait_for(is_service("meanwhile"))
+
+
+def test_restored_server_is_noticed_by_a_mute_watch(mute_server: ApiServer, event_log: EventLog) -> None:
+    backup = mute_server.store.backup()
+    mute_server.apply(service("lost"))
+    event_log.wait_for(is_service("lost"))
+    mute_server.store.restore(backup)
+    event_log.wait_for(is_problem("the server no longer knows the resource version"))
+    event_log.wait_for(lambda event: isinstance(event, ServiceDeleted) and event.name.name == "lost")
+    mute_server.apply(service("new"))
+    event_log.wait_for(is_service("new"))
+
+
+def test_restored_server_is_noticed_by_a_new_watch(mute_server: ApiServer, event_log: EventLog) -> None:
+    backup = mute_server.store.backup()
+    mute_server.apply(service("lost"))
+    event_log.wait_for(is_service("lost"))
+    mute_server.store.restore(backup)
+    mute_server.close_connections()
+    event_log.wait_for(lambda event: isinstance(event, ServiceDeleted) and event.name.name == "lost")
+
+
+def test_watches_go_on_together_when_the_server_answers_again(
+    server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reachability, "DELAY", Backoff(0.5, 1.0))
+    start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    port, store = server.server_address[1], server.store
+    server.stop()
+    event_log.wait_for(is_problem("connection"))
+    time.sleep(1.5)
+    again = ApiServer(port)
+    again.store = store
+    again.start()
+    try:
+        wait_until(lambda: watch_count(again) >= 1)
+        first_s = time.monotonic()
+        wait_until(lambda: watch_count(again) == 3)
+        assert time.monotonic() - first_s < 0.4  # at once, not after a delay of their own
+    finally:
+        again.stop()
+
+
+NOT_LISTS = {
+    "empty object": b"{}",
+    "health page": b'{"status":"ok"}',
+    "Status": b'{"kind":"Status","apiVersion":"v1","status":"Success","code":200}',
+    "PodList": b'{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"900"},"items":[]}',
+    "no version": b'{"kind":"%sList","apiVersion":"v1","metadata":{},"items":[]}',
+    "null item": b'{"kind":"%sList","apiVersion":"v1","metadata":{"resourceVersion":"900"},"items":[null]}',
+    "empty item": b'{"kind":"%sList","apiVersion":"v1","metadata":{"resourceVersion":"900"},"items":[{}]}',
+}
+KINDS = {"services": b"Service", "endpointslices": b"EndpointSlice", "nodes": b"Node"}
+
+
+@pytest.mark.parametrize("answer", NOT_LISTS)
+def test_answer_that_is_not_the_list_removes_nothing(
+    server: ApiServer, start_source: Any, event_log: EventLog, answer: str
+) -> None:
+    server.apply(service("first"))
+    server.apply(endpoint_slice("first-1"))
+    server.apply(node("node-a"))
+    start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    server.faults.raw_lists = {plural: NOT_LISTS[answer].replace(b"%s", kind) for plural, kind in KINDS.items()}
+    server.store.version += 1
+    server.store.compact()
+    server.close_connections()
+    for path in ("/services", "/endpointslices", "/nodes"):
+        wait_until(lambda path=path: any(is_problem(f"{path}: list: ")(event) for _, event in event_log.events))  # type: ignore[misc]
+    server.faults.raw_lists = {}
+    server.apply(service("after"))
+    event_log.wait_for(is_service("after"))
+    assert not any(isinstance(event, ServiceDeleted | SliceDeleted) for _, event in event_log.events)
+
+
+def empty_list(kind: str, version: int) -> bytes:
+    meta = {"resourceVersion": str(version)}
+    return json.dumps({"kind": f"{kind}List", "apiVersion": "v1", "metadata": meta, "items": []}).encode()
+
+
+def relist_with(server: ApiServer, raw: bytes) -> None:
+    """Have the source list Services again, which the server answers with *raw*."""
+    server.faults.raw_lists = {"services": raw}
+    server.store.version += 1
+    server.store.compact()
+    server.close_connections()
+
+
+def test_empty_list_is_believed_after_a_second_one(server: ApiServer, start_source: Any, event_log: EventLog) -> None:
+    doubts: list[Doubt] = []
+    metrics = HeardFeeds()
+    server.apply(service("first"))
+    start_source(master=server.url, metrics=metrics, caution=source.Caution(on_doubt=doubts.append))
+    event_log.wait_for_synced(*FEEDS)
+    relist_with(server, empty_list("Service", 500))
+    doubted_s, _ = event_log.wait_for(is_problem("1 of 1 known Service objects are missing"))
+    removed_s, _ = event_log.wait_for(lambda event: isinstance(event, ServiceDeleted))
+    assert removed_s - doubted_s >= 0.3
+    event_log.wait_for(is_problem("confirmed by a second list"))
+    assert [doubt.message for doubt in doubts] == ["1 of 1 known Service objects are missing"]
+    assert metrics.doubted == ["services"]
+
+
+def test_empty_list_that_a_second_one_contradicts_removes_nothing(
     server: ApiServer, start_source: Any, event_log: EventLog
 ) -> None:
+    server.apply(service("first"))
+    start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    relist_with(server, empty_list("Service", 500))
+    event_log.wait_for(is_problem("1 of 1 known Service objects are missing"))
+    server.faults.raw_lists = {}
+    server.store.version = 600
+    server.apply(service("after"))
+    event_log.wait_for(is_service("after"))
+    assert not any(isinstance(event, ServiceDeleted) for _, event in event_log.events)
+
+
+def test_empty_first_list_is_doubted_where_the_kernel_serves_services(
+    server: ApiServer, start_source: Any, event_log: EventLog
+) -> None:
+    start_source(master=server.url, caution=source.Caution(served=frozenset({"10.96.0.1"})))
+    event_log.wait_for(is_problem("1 of 1 Service addresses of this node would no longer be served"))
+    event_log.wait_for_synced(*FEEDS)
+
+
+def test_passing_403_is_not_reported(server: ApiServer, start_source: Any, event_log: EventLog) -> None:
+    server.faults.forbidden = {(verb, plural) for verb in ("list", "watch") for plural in KINDS}
+    start_source(master=server.url)
+    wait_until(lambda: len(server.requests) >= 6)
+    server.faults.forbidden = set()
+    event_log.wait_for_synced(*FEEDS)
+    assert not any(isinstance(event, Problem) for _, event in event_log.events)
+
+
+def test_list_is_logged_with_its_reason(
+    synced_server: ApiServer, event_log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kubeproxy_py")
+    relist_with(synced_server, b"<html>")
+    event_log.wait_for(is_problem("the response is not a list"))
+    assert any(
+        record.getMessage() == "Listing again" and "410: the version" in str(record.__dict__)
+        for record in caplog.records
+    )
+
+
+def test_hanging_server_is_noticed_within_45_s() -> None:
+    """`python -m bench.outages` measures it on a process that is stopped by SIGSTOP."""
+    idle_probes_s = 2 * 1.0  # of the other watches, each a watch of one second
+    assert PROBE_AFTER_S + idle_probes_s + PROBE_TIMEOUT_S < 45
+    options = {(level, option): value for level, option, value in SOCKET_OPTIONS}
+    tcp = socket.IPPROTO_TCP
+    probes_s = options[tcp, socket.TCP_KEEPINTVL] * options[tcp, socket.TCP_KEEPCNT]
+    assert options[tcp, socket.TCP_KEEPIDLE] + probes_s < 45
+    assert options[tcp, socket.TCP_USER_TIMEOUT] < 45_000
+
+
+def test_socket_options_are_those_of_the_connection(server: ApiServer) -> None:
+    connection = source.connect(None, server.url)
+    response = connection.get("/api/v1/services?watch=true", 5.0)
+    used = response._response.connection.sock
+    assert [used.getsockopt(level, option) for level, option, _ in SOCKET_OPTIONS] == [
+        value for _, _, value in SOCKET_OPTIONS
+    ]
+    response.close()
+
+
+def test_accepted_watch_may_be_silent_for_longer_than_it_takes_to_accept_one(
+    server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_thread, "ACCEPT_TIMEOUT_S", 0.3)
+    server.faults.bookmark_period_s = None
+    start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    wait_until(lambda: watch_count(server) == 3)
+    time.sleep(0.8)
+    assert watch_count(server) == 3
+
+
+def memory_mib() -> float:
+    """Return the memory of this process (VmRSS)."""
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def test_lists_that_never_end_take_a_bounded_memory_that_is_returned(
+    server: ApiServer, start_source: Any, event_log: EventLog
+) -> None:
+    server.faults.endless_lists = True
+    start_source(master=server.url).stop()  # loads the HTTP client
+    before_mib = memory_mib()
+    running = start_source(master=server.url)
+    largest_mib = 0.0
+    while len({event for _, event in event_log.events if is_problem("is larger than 64 MiB")(event)}) < 1:
+        time.sleep(0.02)
+        largest_mib = max(largest_mib, memory_mib())
+    running.stop()
+    assert largest_mib - before_mib < 300
+    wait_until(lambda: memory_mib() - before_mib < 30)
+    assert any("/services?limit=1&" in request for request in server.requests)
+
+
+def test_bookmarks_keep_a_quiet_watch_up_to_date(
+    server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "PROBE_AFTER_S", 1.0)
     server.faults.bookmark_period_s = 0.05
-    start_source(master=server.url, silence_s=1.0)
+    start_source(master=server.url)
     event_log.wait_for_synced("node")
     server.apply(service("moves-the-version"))
     event_log.wait_for(is_service("moves-the-version"))
     version = server.store.version
-    time.sleep(1.5)  # longer than a silent watch lives, with bookmarks 20 times in that
-    assert watch_count(server) == 3
+    time.sleep(1.5)  # longer than a silent watch is left alone, with bookmarks 20 times in that
+    assert (watch_count(server), probe_count(server)) == (3, 0)
     server.close_connections()
     server.apply(service("after"))
     event_log.wait_for(is_service("after"))
@@ -271,6 +553,7 @@ def test_retry_after_of_a_busy_server_is_honoured(server: ApiServer, start_sourc
 
 
 def test_list_completes_although_continuations_expire(server: ApiServer) -> None:
+    server.faults.pages_from_cache = True
     server.store.create_all(service(f"s-{number}") for number in range(1201))
     server.faults.expire_after_pages = 1
     events = read_initial_snapshot(KubeSource(None, server.url, "node-a"), timeout_s=PATIENCE_S)
@@ -307,7 +590,10 @@ def test_stop_ends_the_threads_and_nothing_is_emitted_after_it(
     assert event_log.events == []
 
 
-def test_initial_snapshot_timeout_names_the_missing_feeds_and_the_cause(server: ApiServer) -> None:
+def test_initial_snapshot_timeout_names_the_missing_feeds_and_the_cause(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_schedule, "REFUSED_MAX_S", 0.4)
     server.respond_next(403, times=1000, reason="Forbidden", message="services is forbidden")
     with pytest.raises(SourceError, match=r"initial list of node, services, slices not received within 2 s .*HTTP 403"):
         read_initial_snapshot(

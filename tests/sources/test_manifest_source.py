@@ -48,6 +48,34 @@ def test_renamed_file_is_read_within_20_ms(tmp_path: Path, event_log: EventLog) 
     assert min(latencies_s) < 0.02, latencies_s
 
 
+@pytest.mark.parametrize("confirm_empty", [True, False])
+def test_empty_folder_at_start_is_confirmed_where_the_kernel_serves_services(
+    tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch, confirm_empty: bool
+) -> None:
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
+    monkeypatch.setattr(manifest_source, "CONFIRM_EMPTY_S", 0.4)
+    source = ManifestSource(str(tmp_path), "node-a", confirm_empty=confirm_empty)
+    started_s = time.monotonic()
+    source.start(event_log)
+    synced_s, _ = event_log.wait_for(synced)
+    source.stop()
+    assert (synced_s - started_s >= 0.4) is confirm_empty
+
+
+def test_folder_that_is_mounted_late_is_read_before_it_counts_as_empty(
+    tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
+    source = ManifestSource(str(tmp_path), "node-a", confirm_empty=True)
+    source.start(event_log)
+    time.sleep(0.2)
+    assert not any(synced(event) for _, event in event_log.events)
+    (tmp_path / "a.json").write_text(json.dumps(service()))
+    event_log.wait_for(port_is(80))
+    event_log.wait_for(synced)
+    source.stop()
+
+
 @pytest.mark.usefixtures("source")
 def test_file_renamed_in_from_another_folder_needs_no_second_poll(
     tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch

@@ -455,6 +455,19 @@ def test_missing_folder_is_reported_once_and_not_synced(tmp_path: Path) -> None:
     assert summary(source.poll()) == ["+ shop/web 80", "synced services", "synced slices", "synced node"]
 
 
+def test_empty_folder_in_place_of_the_one_that_was_read_deletes_no_object(directory: Path) -> None:
+    (directory / "a.yaml").write_text(text_of(service()))
+    source = folder(directory)
+    source.poll()
+    directory.rename(directory.parent / "away")  # as an unmounted volume leaves its mount point
+    directory.mkdir()
+    for _ in range(3):
+        events = summary(source.poll())
+        assert not any(line.startswith("-") for line in events)
+    (directory / "b.yaml").write_text(text_of(service("api", 90)))
+    assert any(line.startswith("-") for line in [*summary(source.poll()), *summary(source.poll())])
+
+
 def test_unreadable_folder_deletes_no_object(directory: Path) -> None:
     (directory / "a.yaml").write_text(text_of(service()))
     source = folder(directory)

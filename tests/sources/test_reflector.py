@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, SliceDeleted, SliceUpserted, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
-from kubeproxy_py.sources.kubernetes.reflector import ListWatch, Request
+from kubeproxy_py.sources.kubernetes.listing import Request
+from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Verdict
+from kubeproxy_py.sources.kubernetes.reflector import ListWatch
+from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, node_resource
 
 Json = dict[str, Any]
@@ -22,9 +25,9 @@ def service(name: str, version: int = 1, port: object = 80) -> Json:
     return {"metadata": meta, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": port}]}}
 
 
-def page(*items: Json, version: int = 10, continuation: str = "") -> bytes:
+def page(*items: Json | None, version: int = 10, continuation: str = "", kind: str = "Service") -> bytes:
     meta = {"resourceVersion": str(version), **({"continue": continuation} if continuation else {})}
-    return json.dumps({"metadata": meta, "items": items}).encode()
+    return json.dumps({"kind": f"{kind}List", "metadata": meta, "items": items}).encode()
 
 
 def line(event: str, body: Json) -> bytes:
@@ -43,13 +46,13 @@ def error_body(code: int, message: str = "no") -> bytes:
     return json.dumps(status(code, message)).encode()
 
 
-def listwatch(resource: Any = SERVICES, random: float = 0.0) -> ListWatch:
-    return ListWatch(resource, lambda: random)
+def listwatch(resource: Any = SERVICES, random: float = 0.0, **guard: Any) -> ListWatch:
+    return ListWatch(resource, lambda: random, RemovalGuard(**guard))
 
 
-def watching(*items: Json, version: int = 10) -> ListWatch:
+def watching(*items: Json, version: int = 10, **options: Any) -> ListWatch:
     """Return a ListWatch that has listed *items* and is watching."""
-    list_watch = listwatch()
+    list_watch = listwatch(**options)
     list_watch.on_response(200, page(*items, version=version))
     list_watch.next_request()
     assert list_watch.is_watching
@@ -104,8 +107,8 @@ def summary(events: list[Event]) -> list[str]:
 def test_lists_and_watches_use_kube_proxys_selectors(resource: Any, path: str, selectors: dict[str, str]) -> None:
     list_watch = listwatch(resource)
     assert urlsplit(list_watch.next_request().target).path == path
-    assert query(list_watch.next_request()) == {"limit": "500", **selectors}
-    list_watch.on_response(200, page())
+    assert query(list_watch.next_request()) == {"limit": "500", "resourceVersion": "0", **selectors}
+    list_watch.on_response(200, page(kind=resource.kind))
     assert query(list_watch.next_request()).items() >= selectors.items()
 
 
@@ -142,7 +145,8 @@ def test_synced_is_emitted_once() -> None:
 def test_relist_emits_only_differences() -> None:
     list_watch = watching(service("a"), service("b"), service("c"))
     list_watch.on_line(line("ERROR", status(410)))
-    events = list_watch.on_response(200, page(service("a", 11), service("b", 12, port=81), service("d", 13)))
+    listed = page(service("a", 11), service("b", 12, port=81), service("d", 13))
+    events = list_watch.on_response(200, listed)
     assert sorted(summary(events)) == ["+b:81", "+d:80", "-c"]
 
 
@@ -175,8 +179,8 @@ def test_expired_continuation_leads_to_a_list_without_pages() -> None:
 def test_invalid_object_in_a_list_keeps_its_last_valid_version() -> None:
     list_watch = watching(service("a"), service("b"))
     list_watch.on_line(line("ERROR", status(410)))
-    problem, *others = summary(list_watch.on_response(200, page(service("a", port=0), service("b", port=81))))
-    assert problem.startswith("! Service shop/a: spec.ports[0].port: 0 is not a port")
+    problem, *others = summary(list_watch.on_response(200, page(service("a", port="80"), service("b", port=81))))
+    assert problem.startswith("! Service shop/a: spec.ports[0].port: expected int, got str")
     assert others == ["+b:81"]
 
 
@@ -290,17 +294,18 @@ def test_endpoints_are_listed_where_the_server_has_no_slices() -> None:
     list_watch = listwatch(SLICES)
     assert list_watch.on_response(404, error_body(404)) == []
     assert urlsplit(list_watch.next_request().target).path == "/api/v1/endpoints"
-    assert summary(list_watch.on_response(200, page(endpoints("web")))) == ["+endpoints/web/0/IPv4", "synced slices"]
+    listed = page(endpoints("web"), kind="Endpoints")
+    assert summary(list_watch.on_response(200, listed)) == ["+endpoints/web/0/IPv4", "synced slices"]
 
 
 def test_slices_are_requested_again_when_a_watch_of_endpoints_ends() -> None:
     list_watch = listwatch(SLICES)
     list_watch.on_response(404, error_body(404))
-    list_watch.on_response(200, page(endpoints("web")))
+    list_watch.on_response(200, page(endpoints("web"), kind="Endpoints"))
     list_watch.next_request()
     list_watch.on_watch_end(400)
     assert urlsplit(list_watch.next_request().target).path == SLICES.path
-    assert summary(list_watch.on_response(200, page())) == ["-endpoints/web/0/IPv4"]
+    assert summary(list_watch.on_response(200, page(kind="EndpointSlice"))) == ["-endpoints/web/0/IPv4"]
 
 
 # Failures
@@ -310,7 +315,6 @@ def test_slices_are_requested_again_when_a_watch_of_endpoints_ends() -> None:
     ("code", "hint"),
     [
         (401, "the credentials are missing, wrong or expired"),
-        (403, "the role needs list and watch on services, endpointslices and nodes"),
         (404, "is this a Kubernetes API server?"),
         (503, ""),
     ],
@@ -332,19 +336,102 @@ def test_retry_after_is_honoured() -> None:
     assert list_watch.next_request().wait_s == 17
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"\xff", b'{"items": 5}'])
-def test_response_that_is_not_a_list_is_a_problem_and_backs_off(body: bytes) -> None:
+META = {"resourceVersion": "10"}
+NOT_LISTS: list[tuple[bytes, str]] = [
+    *((body, "the response is not a list") for body in (b"", b"<html>", b"[]", b"null", b"\xff", b'{"items": 5}')),
+    (b"{}", "the response is not a ServiceList: it has no kind"),
+    (b'{"status":"ok"}', "the response is not a ServiceList: it has no kind"),
+    (error_body(404), "the response is not a ServiceList: its kind is 'Status'"),
+    (page(kind="Pod"), "the response is not a ServiceList: its kind is 'PodList'"),
+    (json.dumps({"kind": "ServiceList", "items": []}).encode(), "the list has no metadata.resourceVersion"),
+    (json.dumps({"kind": "ServiceList", "metadata": {}, "items": []}).encode(), "the list has no metadata.resourceVer"),
+    (json.dumps({"kind": "ServiceList", "metadata": META}).encode(), "the list has no items"),
+    (page(None), "1 of its items cannot be named: Service (unnamed): expected object, got null"),
+    (page({}), "1 of its items cannot be named: Service (unnamed): metadata.name: is missing"),
+    (page({"kind": "Pod", **service("a")}), "1 of its items cannot be named: Service (unnamed): kind: is 'Pod'"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), NOT_LISTS)
+def test_response_that_is_not_a_list_changes_nothing_and_backs_off(body: bytes, message: str) -> None:
+    for list_watch in (listwatch(), watching(service("a"), service("b"))):
+        if list_watch.is_watching:
+            list_watch.on_line(line("ERROR", status(410)))
+        (problem,) = summary(list_watch.on_response(200, body))
+        assert message in problem
+        request = list_watch.next_request()
+        assert (request.is_watch, request.wait_s) == (False, 0.8)
+        assert summary(list_watch.on_response(200, body)) == []  # reported once
+        assert "+c:80" in summary(list_watch.on_response(200, page(service("c"))))
+
+
+def test_second_page_that_is_not_a_list_deletes_nothing() -> None:
+    list_watch = watching(service("a"), service("b"))
+    list_watch.on_line(line("ERROR", status(410)))
+    list_watch.on_response(200, page(service("a"), continuation="next"))
+    (problem,) = summary(list_watch.on_response(200, b"{}"))
+    assert "the response is not a ServiceList" in problem
+    assert "continue" not in query(list_watch.next_request())
+
+
+def test_list_with_items_that_cannot_be_named_deletes_nothing_and_its_other_items_are_used() -> None:
+    list_watch = watching(service("a"), service("b"))
+    list_watch.on_line(line("ERROR", status(410)))
+    events = summary(list_watch.on_response(200, page(service("a", 11, port=81), {}, version=11)))
+    assert events[0] == "+a:81"
+    assert "1 of its items cannot be named" in events[1]
+    assert not list_watch.next_request().is_watch
+
+
+def test_first_list_with_items_that_cannot_be_named_is_not_the_initial_list() -> None:
     list_watch = listwatch()
-    (problem,) = summary(list_watch.on_response(200, body))
-    assert "the response is not a list" in problem
-    assert list_watch.next_request().wait_s == 0.8
+    assert "synced services" not in summary(list_watch.on_response(200, page(service("a"), {})))
+    assert "resourceVersion" not in query(list_watch.next_request())  # not from that cache again
+
+
+@pytest.mark.parametrize("kind", ["EndpointSlice", "Node"])
+def test_empty_object_is_not_a_list_of_any_resource(kind: str) -> None:
+    list_watch = listwatch(SLICES if kind == "EndpointSlice" else node_resource("node-a"))
+    (problem,) = summary(list_watch.on_response(200, b"{}"))
+    assert f"the response is not a {kind}List" in problem
+
+
+def test_null_items_are_an_empty_list() -> None:
+    body = json.dumps({"kind": "ServiceList", "metadata": META, "items": None}).encode()
+    assert summary(listwatch().on_response(200, body)) == ["synced services"]
+
+
+UNUSABLE_LINES: list[tuple[bytes, str]] = [
+    (line("ADDED", {"metadata": {"resourceVersion": "11"}}), "an event of type 'ADDED' names no Service"),
+    (line("DELETED", {"metadata": {"resourceVersion": "11"}}), "an event of type 'DELETED' names no Service"),
+    (line("MODIFIED", {"metadata": {"name": "a", "namespace": "shop"}}), "has no metadata.resourceVersion"),
+    (line("DELETED", {"metadata": {"name": "a", "namespace": "shop"}}), "has no metadata.resourceVersion"),
+    (line("ADDED", status(200)), "an event of type 'ADDED' has no metadata.resourceVersion"),
+    (line("DELETED", {**service("a", 11), "kind": "Status"}), "an event of type 'DELETED' names no Service"),
+    (line("BOOKMARK", {"kind": "Service", "metadata": {}}), "an event of type 'BOOKMARK' has no metadata.resourceVer"),
+    (line("BOOKMARK", {"kind": "Pod", "metadata": META}), "an event of type 'BOOKMARK' names no Service"),
+    (line("BOOKMARK", status(200)), "an event of type 'BOOKMARK' has no metadata.resourceVersion"),
+    (b'{"type":"ADDED","object":null}', "an event of type 'ADDED' has no metadata.resourceVersion"),
+    (line("ERROR", {}), "the watch ended with an error that is no Status"),
+]
+
+
+@pytest.mark.parametrize(("sent", "message"), UNUSABLE_LINES)
+def test_event_that_does_not_say_what_changed_leads_to_a_list(sent: bytes, message: str) -> None:
+    list_watch = watching(service("a"))
+    (problem,) = summary(list_watch.on_line(sent))
+    assert message in problem
+    assert not list_watch.is_watching
+    request = list_watch.next_request()
+    assert (request.is_watch, request.wait_s) == (False, 0.8)
+    assert message in request.reason
 
 
 def test_delay_doubles_from_800_ms_to_30_s_and_is_reset_by_a_success() -> None:
     list_watch = listwatch()
     waits_s = []
     for _ in range(8):
-        list_watch.on_response(503, error_body(503))
+        list_watch.on_response(429, error_body(429))
         waits_s.append(list_watch.next_request().wait_s)
     assert waits_s == [0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
     list_watch.on_response(200, page())
@@ -358,9 +445,313 @@ def test_delay_doubles_from_800_ms_to_30_s_and_is_reset_by_a_success() -> None:
 def test_jitter_at_most_doubles_the_delay(random: float, failures: int) -> None:
     list_watch = listwatch(random=random)
     for _ in range(failures + 1):
-        list_watch.on_response(503, error_body(503))
+        list_watch.on_response(429, error_body(429))
     base_s = 0.8 * 2**failures
     assert base_s <= list_watch.next_request().wait_s <= min(30, 2 * base_s)
+
+
+@pytest.mark.parametrize("code", [500, 502, 503, 504])
+def test_unavailable_server_is_tried_again_as_all_watches_do_together(code: int) -> None:
+    for list_watch in (listwatch(), watching()):
+        list_watch.on_response(code, error_body(code))
+        request = list_watch.next_request()
+        assert (request.wait_s, request.after_outage) == (0, True)
+        list_watch.on_response(429, error_body(429))
+        assert not list_watch.next_request().after_outage
+
+
+def test_403_is_retried_soon_and_reported_when_it_lasts_10_s() -> None:
+    for list_watch in (listwatch(), watching()):
+        waits_s: list[float] = []
+        while not (events := list_watch.on_response(403, error_body(403, "no role"))):
+            waits_s.append(list_watch.next_request().wait_s)
+        assert waits_s == [0.5, 1, 2, 4, 4]
+        hint = "the role needs list and watch on services, endpointslices and nodes"
+        assert events == [Problem("Kubernetes API /api/v1/services", "HTTP 403", "no role", hint)]
+
+
+def test_403_that_passes_is_not_reported_and_is_retried_soon_again_later() -> None:
+    list_watch = listwatch()
+    for _ in range(3):
+        for _ in range(4):
+            assert list_watch.on_response(403, error_body(403)) == []
+        list_watch.on_response(200, page())
+        list_watch.next_request()
+        list_watch.on_line(bookmark(11))
+
+
+def test_server_that_refuses_after_an_outage_is_asked_again_soon() -> None:
+    list_watch = listwatch()
+    for _ in range(20):
+        list_watch.on_no_answer(Problem("https://api", "connection", "refused"))
+    list_watch.on_response(403, error_body(403))
+    assert list_watch.next_request().wait_s == 0.5
+    list_watch.on_response(429, error_body(429))
+    assert list_watch.next_request().wait_s == 0.8
+
+
+def test_no_answer_is_reported_once() -> None:
+    list_watch = watching()
+    problem = Problem("https://api", "connection", "refused")
+    assert list_watch.on_no_answer(problem) == [problem]
+    assert list_watch.on_no_answer(problem) == []
+    assert list_watch.next_request().is_watch
+
+
+# Versions that go back
+
+
+@pytest.mark.parametrize("sent", [bookmark(9), line("ADDED", service("b", 9)), line("DELETED", service("a", 9))])
+def test_version_that_goes_back_leads_to_a_list_of_the_most_recent_state(sent: bytes) -> None:
+    list_watch = watching(service("a"), version=10, random=0.5)
+    (problem,) = summary(list_watch.on_line(sent))
+    assert "the resource version went back from 10 to 9; listing again (was it restored from a backup" in problem
+    request = list_watch.next_request()
+    assert (request.is_watch, request.wait_s) == (False, 1.0)
+    assert "went back" in request.reason
+    assert "resourceVersion" not in query(request)
+    assert summary(list_watch.on_response(200, page(service("b", 8), version=9))) == ["+b:80", "-a"]
+    assert query(list_watch.next_request())["resourceVersion"] == "9"
+
+
+def test_list_whose_version_goes_back_is_used_if_a_second_one_says_the_same() -> None:
+    list_watch = watching(service("a"), version=10)
+    list_watch.on_line(line("ERROR", status(410)))
+    (problem,) = summary(list_watch.on_response(200, page(version=5)))
+    assert "went back from 10 to 5" in problem
+    assert not list_watch.next_request().is_watch
+    assert summary(list_watch.on_response(200, page(version=6))) == ["-a"]
+
+
+@pytest.mark.parametrize("sent", [bookmark(10), line("MODIFIED", service("a", 10, port=81))])
+def test_version_that_stays_is_not_one_that_goes_back(sent: bytes) -> None:
+    list_watch = watching(service("a"), version=10)
+    list_watch.on_line(sent)
+    assert list_watch.is_watching
+
+
+def test_versions_that_are_not_numbers_are_not_compared() -> None:
+    list_watch = listwatch()
+    for version in ("b", "a"):
+        body = json.dumps({"kind": "ServiceList", "metadata": {"resourceVersion": version}, "items": []}).encode()
+        list_watch.on_response(200, body)
+        assert list_watch.next_request().is_watch
+        list_watch.on_line(line("ERROR", status(410)))
+
+
+def test_watch_from_a_version_that_the_server_does_not_know_leads_to_a_list() -> None:
+    list_watch = watching(service("a"))
+    assert list_watch.on_response(504, error_body(504, "Too large resource version: 10, current: 5")) == []
+    assert not list_watch.next_request().is_watch
+
+
+# Mute watches
+
+
+def test_mute_watch_of_a_restored_server_leads_to_a_list() -> None:
+    list_watch = watching(service("a"), version=10)
+    (problem,) = summary(list_watch.on_mute(Answer(Verdict.RESTORED)))
+    assert "the server no longer knows the resource version 10; listing again" in problem
+    assert not list_watch.next_request().is_watch
+    assert "went back from 10 to 5" in summary(list_watch.on_response(200, page(version=5)))[0]
+
+
+def test_frozen_watch_is_resumed_at_once() -> None:
+    list_watch = watching(service("a"), version=10)
+    (problem,) = summary(list_watch.on_mute(Answer(Verdict.FROZEN)))
+    assert "the server has changes that the open watch did not send" in problem
+    request = list_watch.next_request()
+    assert (request.is_watch, request.wait_s, query(request)["resourceVersion"]) == (True, 0, "10")
+
+
+def test_mute_watch_of_a_server_that_does_not_answer_is_resumed_when_it_answers() -> None:
+    list_watch = watching(service("a"))
+    problem = Problem("https://api", "connection", "no answer")
+    assert list_watch.on_mute(Answer(Verdict.UNREACHABLE, problem)) == [problem]
+    assert list_watch.next_request().after_outage
+
+
+# Lists that would remove much
+
+TEN = [service(name) for name in "abcdefghij"]
+
+
+def relisting(*items: Json, percent: int = 50) -> ListWatch:
+    """Return a ListWatch that knows *items*, and lists again."""
+    list_watch = watching(*items, percent=percent)
+    list_watch.on_line(line("ERROR", status(410)))
+    return list_watch
+
+
+@pytest.mark.parametrize(
+    ("known", "listed", "percent", "is_doubted"),
+    [
+        (1, 0, 50, True),
+        (9, 0, 50, True),
+        (9, 1, 50, False),
+        (10, 4, 50, True),
+        (10, 5, 50, False),
+        (10, 8, 10, True),
+        (10, 9, 10, False),
+        (10, 1, 100, False),
+        (10, 0, 100, True),
+        (10, 0, 0, False),
+    ],
+)
+def test_list_that_would_remove_much_is_doubted(known: int, listed: int, percent: int, is_doubted: bool) -> None:
+    list_watch = relisting(*TEN[:known], percent=percent)
+    events = summary(list_watch.on_response(200, page(*TEN[:listed])))
+    request = list_watch.next_request()
+    assert (not request.is_watch) is is_doubted
+    if is_doubted:
+        (problem,) = events
+        assert f"{known - listed} of {known} known Service objects are missing" in problem
+        assert request.doubt is not None
+        assert 3 <= request.wait_s <= 5
+        assert "resourceVersion" not in query(request)
+    else:
+        assert len(events) == known - listed
+
+
+def test_doubted_list_changes_nothing_else_either() -> None:
+    list_watch = relisting(*TEN)
+    (problem,) = summary(list_watch.on_response(200, page(service("a", 11, port=81), service("new"))))
+    assert "9 of 10" in problem
+
+
+def test_second_list_that_says_the_same_is_believed() -> None:
+    list_watch = relisting(*TEN)
+    list_watch.on_response(200, page(TEN[0]))
+    *deleted, problem = summary(list_watch.on_response(200, page(TEN[0], service("new"))))
+    assert deleted == ["+new:80", *(f"-{name}" for name in "bcdefghij")]
+    assert "confirmed by a second list: 9 of 10 known Service objects are missing" in problem
+    assert list_watch.next_request().is_watch
+
+
+def test_second_list_that_is_complete_removes_nothing() -> None:
+    list_watch = relisting(*TEN)
+    list_watch.on_response(200, page())
+    assert list_watch.on_response(200, page(*TEN)) == []
+    assert list_watch.next_request().is_watch
+
+
+def test_second_list_that_lacks_others_is_doubted_too() -> None:
+    list_watch = relisting(*TEN)
+    list_watch.on_response(200, page(*TEN[:4]))
+    assert "! " in summary(list_watch.on_response(200, page(*TEN[6:])))[0]
+    assert not list_watch.next_request().is_watch
+
+
+def test_doubt_outlasts_a_list_that_fails() -> None:
+    list_watch = relisting(*TEN)
+    list_watch.on_response(200, page())
+    list_watch.on_response(503, b"")
+    request = list_watch.next_request()
+    assert request.doubt is not None
+    assert len(list_watch.on_response(200, page())) == 11
+
+
+def test_objects_that_a_watch_deletes_are_not_doubted() -> None:
+    list_watch = watching(*TEN, percent=50)
+    events = [list_watch.on_line(line("DELETED", body)) for body in (service(name, 11) for name in "abcdefghij")]
+    assert summary([event for each in events for event in each]) == [f"-{name}" for name in "abcdefghij"]
+
+
+SERVED = frozenset(f"10.96.0.{number}" for number in range(1, 11))
+
+
+def test_first_list_without_the_services_that_the_kernel_serves_is_doubted() -> None:
+    list_watch = listwatch(percent=50, served=SERVED)
+    assert "resourceVersion" not in query(list_watch.next_request())  # a cache may be older than the kernel's state
+    (problem,) = summary(list_watch.on_response(200, page()))
+    assert "10 of 10 Service addresses of this node would no longer be served" in problem
+    request = list_watch.next_request()
+    assert (request.is_watch, "resourceVersion" in query(request)) == (False, False)
+    synced, problem = reversed(summary(list_watch.on_response(200, page())))
+    assert (synced, "confirmed by a second list" in problem) == ("synced services", True)
+
+
+def test_first_list_that_was_interrupted_does_not_hide_what_the_next_one_lacks() -> None:
+    list_watch = listwatch(percent=50, served=frozenset({"10.96.0.1"}))
+    list_watch.on_response(200, page(service("a"), continuation="next"))
+    list_watch.on_response(503, b"")
+    assert "1 of 1 Service addresses" in summary(list_watch.on_response(200, page()))[0]
+
+
+def test_first_list_with_the_services_that_the_kernel_serves_is_believed() -> None:
+    list_watch = listwatch(percent=50, served=frozenset({"10.96.0.1"}))
+    assert summary(list_watch.on_response(200, page(service("a")))) == ["+a:80", "synced services"]
+
+
+def slice_object(name: str) -> Json:
+    labels = {"kubernetes.io/service-name": "web"}
+    return {
+        "metadata": {"name": name, "namespace": "shop", "resourceVersion": "5", "labels": labels},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.1.0.5"]}],
+    }
+
+
+def test_first_list_without_any_endpoint_is_doubted_where_the_kernel_serves_services() -> None:
+    list_watch = listwatch(SLICES, percent=50, served=SERVED)
+    assert "10 of 10" in summary(list_watch.on_response(200, page(kind="EndpointSlice")))[0]
+    list_watch = listwatch(SLICES, percent=50, served=SERVED)
+    listed = page(slice_object("web-1"), kind="EndpointSlice")
+    assert summary(list_watch.on_response(200, listed)) == ["+web-1", "synced slices"]
+
+
+# Sizes
+
+
+def too_large() -> Problem:
+    return Problem("https://api", "body", "is larger than 64 MiB")
+
+
+def test_too_large_list_is_asked_for_in_smaller_and_smaller_pages() -> None:
+    list_watch = listwatch()
+    limits = []
+    for _ in range(4):
+        assert list_watch.on_too_large(too_large()) == []
+        limits.append(query(list_watch.next_request())["limit"])
+    assert limits == ["500", "62", "7", "1"]
+    assert "resourceVersion" not in query(list_watch.next_request())
+    assert list_watch.on_too_large(too_large()) == [too_large()]
+
+
+def test_smaller_pages_are_kept_for_later_lists() -> None:
+    list_watch = watching()
+    list_watch.on_line(line("ERROR", status(410)))
+    list_watch.on_too_large(too_large())
+    list_watch.on_response(200, page())
+    list_watch.next_request()
+    list_watch.on_line(line("ERROR", status(410)))
+    assert query(list_watch.next_request())["limit"] == "62"
+
+
+def test_too_large_line_leads_to_a_list() -> None:
+    list_watch = watching()
+    assert list_watch.on_too_large(too_large()) == [too_large()]
+    request = list_watch.next_request()
+    assert (request.is_watch, request.wait_s) == (False, 0.8)
+
+
+# Values of a newer API
+
+
+def test_unknown_value_is_a_warning_that_is_emitted_once() -> None:
+    list_watch = listwatch()
+    odd = service("a")
+    odd["spec"]["internalTrafficPolicy"] = "PreferLocal"
+    problem, *others = list_watch.on_response(200, page(odd))
+    assert isinstance(problem, Problem)
+    assert problem.is_warning
+    assert summary(others) == ["+a:80", "synced services"]
+    list_watch.next_request()
+    later = service("a", 11, port=81)
+    later["spec"]["internalTrafficPolicy"] = "PreferLocal"
+    assert summary(list_watch.on_line(line("MODIFIED", later))) == ["+a:81"]
+    list_watch.on_line(line("ERROR", status(410)))
+    assert list_watch.on_response(200, page(later, version=11)) == []
 
 
 # Invariant

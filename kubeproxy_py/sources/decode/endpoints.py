@@ -67,13 +67,23 @@ def read_slice(
     return value, errors + port_errors
 
 
+def unknown_address_type(wire: SliceWire) -> FieldError | None:
+    """Return the error of an addressType that is not known; None if it is known, or missing."""
+    if not wire.address_type or wire.address_type in (*FAMILIES, "FQDN"):
+        return None
+    return _address_type_error(f"unknown value {wire.address_type!r:.64}")
+
+
 def _family(address_type: str | None) -> Family:
     """Return the family of an addressType.  Raises FieldError."""
     for family in FAMILIES:
         if address_type == family:
             return family
-    message = f"unknown value {address_type!r:.64}" if address_type else "is missing"
-    raise FieldError("addressType", message, f"one of {', '.join(FAMILIES)}, FQDN")
+    raise _address_type_error(f"unknown value {address_type!r:.64}" if address_type else "is missing")
+
+
+def _address_type_error(message: str) -> FieldError:
+    return FieldError("addressType", message, f"one of {', '.join(FAMILIES)}, FQDN")
 
 
 def _endpoint_reader(family: Family) -> Callable[[EndpointWire], Endpoint]:

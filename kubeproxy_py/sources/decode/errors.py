@@ -43,9 +43,9 @@ class FieldError(Exception):
         """Return the error with *path* before its field."""
         return FieldError(f"{path}.{self.field}" if self.field else path, self.message, self.hint)
 
-    def to_problem(self, where: str) -> Problem:
+    def to_problem(self, where: str, *, is_warning: bool = False) -> Problem:
         """Return the Problem for the object *where*."""
-        return Problem(where, self.field, self.message, self.hint)
+        return Problem(where, self.field, self.message, self.hint, is_warning)
 
 
 def read_each(

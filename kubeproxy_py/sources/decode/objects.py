@@ -6,6 +6,8 @@ Invariants:
 - No content of an object raises an exception, not even content that triggers a bug.  Everything that is wrong is
   returned as Problems, which name the object, the field and the remedy.
 - A ``broken`` object is not used; a caller that has an older valid version continues to use that.
+- What an API server sends was valid there: a value that we do not know is from a newer version.  It is read as
+  kube-proxy reads it, with a warning, and the object is used.  In a manifest it is a mistake, and an error.
 """
 
 import logging
@@ -23,7 +25,7 @@ from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, ObjectName, Service
-from kubeproxy_py.sources.decode.endpoints import read_endpoints, read_slice
+from kubeproxy_py.sources.decode.endpoints import read_endpoints, read_slice, unknown_address_type
 from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error
 from kubeproxy_py.sources.decode.node import read_node
 from kubeproxy_py.sources.decode.schema import (
@@ -40,7 +42,9 @@ from kubeproxy_py.sources.decode.service import read_service
 Kind = Literal["Service", "EndpointSlice", "Endpoints", "Node"]
 Value = Service | EndpointSlice | Node
 Body = bytes | Raw | Mapping[str, Any]
-Reader = Callable[[ObjectName, Any], tuple[tuple[Value, ...], list[FieldError]]]
+Origin = Literal["API", "manifest"]
+"""Where an object is from: an API server, which has validated it, or a file."""
+Reader = Callable[[ObjectName, Any, Origin], tuple[tuple[Value, ...], list[FieldError]]]
 """Returns the values of an object, given as its wire form, and its errors; raises FieldError if it cannot be used."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)  # RFC 1123, as for every object's name
@@ -63,20 +67,34 @@ class Decoded(Struct, frozen=True, gc=False):
     values: tuple[Value, ...] = ()
     problems: tuple[Problem, ...] = ()
     broken: bool = False
+    of_another_kind: bool = False  # as it says itself
     triggered_s: float = 0.0  # when the change that an EndpointSlice reflects was made, in s since 1970; 0: unknown
 
 
-def _read_service(name: ObjectName, wire: ServiceWire) -> tuple[tuple[Value, ...], list[FieldError]]:
+def _read_service(name: ObjectName, wire: ServiceWire, origin: Origin) -> tuple[tuple[Value, ...], list[FieldError]]:
     service, errors = read_service(name, wire)
+    if origin == "API" and errors and not service.cluster_ips:
+        # Without the address that it has, all of the Service would be deleted.
+        for error in errors:
+            if error.field.startswith("spec.clusterIP"):
+                raise error
     return (service,), errors
 
 
-def _read_slice(name: ObjectName, wire: SliceWire) -> tuple[tuple[Value, ...], list[FieldError]]:
+def _read_slice(name: ObjectName, wire: SliceWire, origin: Origin) -> tuple[tuple[Value, ...], list[FieldError]]:
+    if origin == "API" and (error := unknown_address_type(wire)):
+        return (), [error]  # as kube-proxy, which uses only slices of the families that it knows
     value, errors = read_slice(name, wire, wire.endpoints, wire.ports)
     return (value,) if value else (), errors
 
 
-def _read_node(name: ObjectName, wire: NodeWire) -> tuple[tuple[Value, ...], list[FieldError]]:
+def _read_endpoints(
+    name: ObjectName, wire: EndpointsWire, _origin: Origin
+) -> tuple[tuple[Value, ...], list[FieldError]]:
+    return read_endpoints(name, wire)
+
+
+def _read_node(name: ObjectName, wire: NodeWire, _origin: Origin) -> tuple[tuple[Value, ...], list[FieldError]]:
     node, errors = read_node(name.name, wire)
     return (node,), errors
 
@@ -84,16 +102,16 @@ def _read_node(name: ObjectName, wire: NodeWire) -> tuple[tuple[Value, ...], lis
 _READERS: dict[Kind, tuple[type[Any], Reader]] = {
     "Service": (ServiceWire, _read_service),
     "EndpointSlice": (SliceWire, _read_slice),
-    "Endpoints": (EndpointsWire, read_endpoints),
+    "Endpoints": (EndpointsWire, _read_endpoints),
     "Node": (NodeWire, _read_node),
 }
 _ALL_OR_NOTHING: Kind = "Service"
-"""The kind of which an object with any error is not used; of the others, only the invalid parts are left out."""
+"""The kind of which a manifest with any error is not used; of the others, only the invalid parts are left out."""
 
 _DECODERS = {kind: msgspec.json.Decoder(wire) for kind, (wire, _) in _READERS.items()}
 
 
-def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "") -> Decoded:
+def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "", origin: Origin = "manifest") -> Decoded:
     """Decode an object.
 
     Args:
@@ -101,9 +119,10 @@ def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "") -> 
         body: The object.
         within: Where it is (``games.yaml, document 3``), for its Problems.
         namespace: Namespace of objects that have none (manifests: ``default``; objects of the API always have one).
+        origin: Where the object is from.
     """
     try:
-        return _decode(kind, body, within, namespace)
+        return _decode(kind, body, within, namespace, origin)
     except msgspec.ValidationError as error:
         return _decode_mistyped(kind, body, within, namespace, from_validation_error(error))
     except UNREADABLE as error:
@@ -114,19 +133,23 @@ def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "") -> 
         return _decode_failed(kind, body, within, namespace, error)
 
 
-def _decode(kind: Kind, body: Body, within: str, namespace: str) -> Decoded:
+def _decode(kind: Kind, body: Body, within: str, namespace: str, origin: Origin) -> Decoded:
     wire_type, read = _READERS[kind]
     wire = msgspec.convert(body, wire_type) if isinstance(body, Mapping) else _DECODERS[kind].decode(body)
     meta: MetaWire = wire.metadata or NO_META
     name = None
+    if wire.kind and wire.kind != kind:
+        error = FieldError("kind", f"is {wire.kind!r:.64} instead of {kind}")
+        broken = _broken(kind, None, within, meta.resource_version, [error])
+        return msgspec.structs.replace(broken, of_another_kind=True)
     try:
         name = _object_name(kind, meta, namespace)
-        values, errors = read(name, wire)
+        values, errors = read(name, wire, origin)
     except FieldError as error:
         return _broken(kind, name, within, meta.resource_version, [error])
-    if errors and kind == _ALL_OR_NOTHING:
+    if errors and kind == _ALL_OR_NOTHING and origin == "manifest":
         return _broken(kind, name, within, meta.resource_version, errors)
-    problems = _problems(kind, name, within, errors)
+    problems = _problems(kind, name, within, errors, are_warnings=origin == "API")
     return Decoded(kind, name, meta.resource_version, values, problems, triggered_s=_triggered_s(meta))
 
 
@@ -154,12 +177,14 @@ def _object_name(kind: Kind, meta: MetaWire, namespace: str) -> ObjectName:
     return ObjectName(intern(own_namespace), meta.name)  # interned: there are few namespaces
 
 
-def _problems(kind: Kind, name: ObjectName | None, within: str, errors: list[FieldError]) -> tuple[Problem, ...]:
+def _problems(
+    kind: Kind, name: ObjectName | None, within: str, errors: list[FieldError], *, are_warnings: bool = False
+) -> tuple[Problem, ...]:
     if not errors:
         return ()
     object_name = f"{kind} {_UNNAMED if name is None else str(name).lstrip('/')}"
     where = f"{within}: {object_name}" if within else object_name
-    return tuple(error.to_problem(where) for error in errors)
+    return tuple(error.to_problem(where, is_warning=are_warnings) for error in errors)
 
 
 def _broken(kind: Kind, name: ObjectName | None, within: str, version: str, errors: list[FieldError]) -> Decoded:

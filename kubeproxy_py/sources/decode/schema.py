@@ -53,6 +53,13 @@ class MetaWire(Wire):
 NO_META = MetaWire()
 
 
+class ObjectWire(Wire):
+    """What every object has; items of lists have no kind."""
+
+    kind: str | None = None
+    metadata: MetaWire | None = None
+
+
 # Service
 
 
@@ -113,10 +120,9 @@ class ServiceStatusWire(Wire):
     load_balancer: LoadBalancerWire | None = None
 
 
-class ServiceWire(Wire):
+class ServiceWire(ObjectWire):
     """Service."""
 
-    metadata: MetaWire | None = None
     spec: ServiceSpecWire | None = None
     status: ServiceStatusWire | None = None
 
@@ -138,7 +144,7 @@ NO_CONDITIONS = ConditionsWire()
 class NamedWire(Wire):
     """ForZone or ForNode."""
 
-    name: str
+    name: str = ""
 
 
 class HintsWire(Wire):
@@ -165,10 +171,9 @@ class EndpointPortWire(Wire):
     port: int | None = None
 
 
-class SliceWire(Wire):
+class SliceWire(ObjectWire):
     """EndpointSlice."""
 
-    metadata: MetaWire | None = None
     address_type: str | None = None
     endpoints: list[EndpointWire] | None = None
     ports: list[EndpointPortWire] | None = None
@@ -192,10 +197,9 @@ class SubsetWire(Wire):
     ports: list[EndpointPortWire] | None = None
 
 
-class EndpointsWire(Wire):
+class EndpointsWire(ObjectWire):
     """Endpoints."""
 
-    metadata: MetaWire | None = None
     subsets: list[SubsetWire] | None = None
 
 
@@ -229,10 +233,9 @@ class NodeStatusWire(Wire):
     addresses: list[NodeAddressWire] | None = None
 
 
-class NodeWire(Wire):
+class NodeWire(ObjectWire):
     """Node."""
 
-    metadata: MetaWire | None = None
     spec: NodeSpecWire | None = None
     status: NodeStatusWire | None = None
 
@@ -258,8 +261,9 @@ class ListMetaWire(Wire):
 class ListWire(Wire):
     """A page of a list; items stay unparsed, so that an invalid one does not affect the others."""
 
+    kind: str | None = None
     metadata: ListMetaWire | None = None
-    items: list[Raw] | None = None
+    items: list[Raw] | UnsetType | None = UNSET  # null is an empty list, as in KindWire
 
 
 class WatchWire(Wire):
@@ -272,6 +276,7 @@ class WatchWire(Wire):
 class StatusWire(Wire):
     """Status: an error of the API server."""
 
+    kind: str = ""
     code: int = 0
     reason: str = ""
     message: str = ""

@@ -1,8 +1,11 @@
 """Decode a Service from its wire form.
 
 Invariants:
-- A Service with any error is not used at all, because half a Service would misdirect packets; all its errors are
+- A manifest with any error is not used at all, because half a Service would misdirect packets; all its errors are
   reported at once.
+- A Service of an API server is used in spite of errors, because they come from a newer version of the API: each value
+  that we do not know is read as kube-proxy reads it, and only an invalid part is left out.  What protects a Service
+  (source ranges) never opens it by being left out.
 - Values that the API server defaults may be absent (manifests are written by people), and get the same defaults.
 """
 
@@ -12,10 +15,12 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from kubeproxy_py.config.durations import parse_duration
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort, ServiceType
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.net import FAMILIES, IP, Family, Protocol, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, Protocol, family_of
 from kubeproxy_py.sources.decode.errors import FieldError, read_cidr, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
     NO_ANNOTATIONS,
@@ -33,6 +38,7 @@ _DRAIN_DEADLINE = 'metadata.annotations["kubeproxy-py/drain-deadline"]'
 _DRAIN_DEADLINE_HINT = "such as 30s or 5m; 0s: no deadline"
 AFFINITY_DEFAULT_S = 10800  # core/v1, DefaultClientIPServiceAffinitySeconds
 AFFINITY_MAX_S = 86400  # core/v1, MaxClientIPServiceAffinitySeconds
+_KERNEL_TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits
 
 PROTOCOLS: dict[str | None, Protocol] = {None: "TCP", "": "TCP", "TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP"}
 _TYPES: dict[str | None, ServiceType] = {
@@ -52,8 +58,14 @@ Value = TypeVar("Value")
 
 
 def read_service(name: ServiceName, wire: ServiceWire) -> tuple[Service, list[FieldError]]:
-    """Return the Service *name*, to be used only if there are no errors, and all its errors."""
-    reader = _ServiceReader(wire)
+    """Return the Service *name* without its invalid parts, and all its errors.
+
+    Raises:
+        FieldError: There is no spec, which is no Service (its metadata alone, say).
+    """
+    if wire.spec is None:
+        raise FieldError("spec", "is missing")
+    reader = _ServiceReader(wire, wire.spec)
     return reader.read(name), reader.errors
 
 
@@ -62,8 +74,8 @@ class _ServiceReader:
 
     __slots__ = ("_meta", "_spec", "_status", "errors")
 
-    def __init__(self, wire: ServiceWire) -> None:
-        self._spec = wire.spec or ServiceSpecWire()
+    def __init__(self, wire: ServiceWire, spec: ServiceSpecWire) -> None:
+        self._spec = spec
         self._meta = wire.metadata or NO_META
         self._status = wire.status
         self.errors: list[FieldError] = []
@@ -72,17 +84,19 @@ class _ServiceReader:
         spec = self._spec
         service_type = self._choose("spec.type", _TYPES, spec.type)
         ports = self._ports()
+        source_ranges, load_balancer_ips = self._load_balancer()
+        external_local = self._choose("spec.externalTrafficPolicy", _POLICIES, spec.external_traffic_policy)
         return Service(
             name,
             service_type,
             () if service_type == "ExternalName" else self._cluster_ips(),
             ports,
             self._distinct("spec.externalIPs", spec.external_ips, read_ip),
-            self._load_balancer_ips(),
-            self._distinct("spec.loadBalancerSourceRanges", spec.load_balancer_source_ranges, read_cidr),
+            load_balancer_ips,
+            source_ranges,
             self._affinity_timeout_s(),
             self._choose("spec.internalTrafficPolicy", _POLICIES, spec.internal_traffic_policy),
-            self._choose("spec.externalTrafficPolicy", _POLICIES, spec.external_traffic_policy),
+            external_local and spec.type in _TYPES,  # kube-proxy: only types that it knows are reached from outside
             self._health_check_node_port(),
             self._drain_deadline_s(),
             (self._meta.labels or NO_LABELS).proxy_name,
@@ -90,9 +104,14 @@ class _ServiceReader:
         )
 
     def _ports(self) -> tuple[ServicePort, ...]:
-        ports = self._each("spec.ports", self._spec.ports or (), _port)
+        wires = self._spec.ports or ()
+        ports = self._each("spec.ports", wires, _port)
+        for index, wire in enumerate(wires):
+            if wire.node_port and not _is_port(wire.node_port):
+                self._one(f"spec.ports[{index}].nodePort", wire.node_port, partial(port_number, ""))
         if len(ports) > 1:
-            self.errors += _duplicates(ports)
+            ports, errors = _without_duplicates(ports)
+            self.errors += errors
         return share(tuple(ports))
 
     def _cluster_ips(self) -> tuple[IP, ...]:
@@ -112,12 +131,29 @@ class _ServiceReader:
         families = [family_of(ip) for ip in cluster_ips]
         if len(set(families)) < len(families):
             self.errors.append(FieldError("spec.clusterIPs", "has two addresses of one family"))
+            cluster_ips = [cluster_ips[families.index(family)] for family in dict.fromkeys(families)]
+            families = [family_of(ip) for ip in cluster_ips]
         if spec.cluster_ips and spec.cluster_ip and spec.cluster_ips[0] != spec.cluster_ip:
             message = "is not the first of spec.clusterIPs"
             self.errors.append(FieldError("spec.clusterIP", message, "remove one of the two fields"))
         if spec.ip_families:
             self.errors += _family_mismatches(spec.ip_families, families)
         return tuple(cluster_ips)
+
+    def _load_balancer(self) -> tuple[tuple[CIDR, ...], tuple[IP, ...]]:
+        """Return the source ranges, and the ingress addresses to serve.
+
+        No ranges mean that everybody may connect.  So if an invalid one is left out and none of a family remains,
+        the addresses of that family are not served.
+        """
+        before = len(self.errors)
+        ranges = self._distinct("spec.loadBalancerSourceRanges", self._spec.load_balancer_source_ranges, read_cidr)
+        is_complete = len(self.errors) == before
+        addresses = self._load_balancer_ips()
+        if is_complete:
+            return ranges, addresses
+        families = {family_of(cidr) for cidr in ranges}
+        return ranges, tuple(ip for ip in addresses if family_of(ip) in families)
 
     def _load_balancer_ips(self) -> tuple[IP, ...]:
         """Return the ingress addresses to serve: no host names, and none of ipMode Proxy (KEP-1860)."""
@@ -137,7 +173,7 @@ class _ServiceReader:
         if not 1 <= timeout_s <= AFFINITY_MAX_S:
             field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
             self.errors.append(FieldError(field, f"{timeout_s} is not a timeout", f"1 to {AFFINITY_MAX_S} seconds"))
-        return timeout_s
+        return min(max(1, timeout_s), _KERNEL_TIMEOUT_MAX_S)  # kube-proxy passes on whatever the API server allowed
 
     def _health_check_node_port(self) -> int:
         """Return the port; 0 if there is none or it is invalid."""
@@ -159,12 +195,13 @@ class _ServiceReader:
             return None
         if seconds < 0:
             self.errors.append(FieldError(_DRAIN_DEADLINE, f"{text} is negative", _DRAIN_DEADLINE_HINT))
+            return None
         return seconds
 
     # Readers of values
 
     def _choose(self, field: str, table: dict[str | None, Value], value: str | None) -> Value:
-        """Return the meaning of *value* by *table*; that of an absent one if it is unknown."""
+        """Return the meaning of *value* by *table*; that of an absent one if it is unknown, as kube-proxy."""
         try:
             return table[value]
         except KeyError:
@@ -200,9 +237,13 @@ def _created_s(timestamp: object) -> float:
 
 def port_number(field: str, port: int | None) -> int:
     """Return *port* if it is a port number.  Raises FieldError."""
-    if port is None or not 1 <= port <= PORT_MAX:
+    if port is None or not _is_port(port):
         raise FieldError(field, "is missing" if port is None else f"{port} is not a port", f"1 to {PORT_MAX}")
     return port
+
+
+def _is_port(number: int) -> bool:
+    return 1 <= number <= PORT_MAX
 
 
 def protocol(value: str | None) -> Protocol:
@@ -213,23 +254,33 @@ def protocol(value: str | None) -> Protocol:
 
 
 def _port(wire: ServicePortWire) -> ServicePort:
-    """Return the port.  Raises FieldError."""
-    node_port = port_number("nodePort", wire.node_port) if wire.node_port else 0
+    """Return the port, without a node port that is invalid.  Raises FieldError."""
+    node_port = wire.node_port if wire.node_port and _is_port(wire.node_port) else 0
     return ServicePort(wire.name or "", protocol(wire.protocol), port_number("port", wire.port), node_port)
 
 
-def _duplicates(ports: list[ServicePort]) -> Iterable[FieldError]:
-    """Yield an error for each name, port or node port (of a protocol) that another port has, as the API server."""
+def _without_duplicates(ports: list[ServicePort]) -> tuple[list[ServicePort], list[FieldError]]:
+    """Return the ports that differ from those before them, and an error for each that does not.
+
+    As for the API server, name, port of a protocol, and node port of a protocol must differ.  Two ports of one name
+    and different protocols are two ports for kube-proxy.
+    """
     seen: set[object] = set()
+    distinct: list[ServicePort] = []
+    errors: list[FieldError] = []
     for index, port in enumerate(ports):
         keys: dict[str, object] = {"name": port.name, "port": (port.protocol, port.port)}
         if port.node_port:
             keys["nodePort"] = (port.protocol, "node", port.node_port)
-        for field, key in keys.items():
-            if key in seen:
-                hint = "ports need names if there are several" if key == "" else ""
-                yield FieldError(f"spec.ports[{index}].{field}", "is the same as another port's", hint)
-        seen.update(keys.values())
+        same = [field for field, key in keys.items() if key in seen]
+        for field in same:
+            hint = "ports need names if there are several" if keys[field] == "" else ""
+            errors.append(FieldError(f"spec.ports[{index}].{field}", "is the same as another port's", hint))
+        identity = (port.name, port.protocol, "identity")
+        if identity not in seen and "port" not in same:
+            distinct.append(replace(port, node_port=0) if "nodePort" in same else port)
+        seen.update((*keys.values(), identity))
+    return distinct, errors
 
 
 def _family_mismatches(ip_families: list[str], families: list[Family]) -> Iterable[FieldError]:

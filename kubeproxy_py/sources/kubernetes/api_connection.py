@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import SourceError
-from kubeproxy_py.sources.kubernetes.client import Connection, Response, TransportError
+from kubeproxy_py.sources.kubernetes.client import Connection, Response
+from kubeproxy_py.sources.kubernetes.reachability import Reachability
+from kubeproxy_py.sources.kubernetes.transport_errors import TransportError
 
 Connect = Callable[[], Connection]
 Send = Callable[[Connection], Response]
@@ -22,10 +24,14 @@ class ApiConnection:
 
     Args:
         connect: Reads the configuration and the credentials; raises SourceError if they cannot be used.
+
+    Attributes:
+        reachability: What all watches know together of whether the server answers.
     """
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
+        self.reachability = Reachability()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
 

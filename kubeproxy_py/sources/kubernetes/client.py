@@ -7,7 +7,6 @@ Invariants:
 
 import os
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,34 +14,32 @@ from contextlib import suppress
 from typing import Any
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
+from kubeproxy_py.sources.kubernetes.transport_errors import (
+    CONNECT_TIMEOUT_S,
+    TooLargeError,
+    TransportError,
+    problem_of_error,
+)
 
-CONNECT_TIMEOUT_S = 10.0
-BODY_MAX_BYTES = 1 << 30  # 100,000 slices with their managedFields, if a server refuses to send pages
+BODY_MAX_BYTES = 64 << 20  # three lists at once, and the agent, fit into the DaemonSet's 512 MiB
 LINE_MAX_BYTES = 16 << 20  # ten times the largest object that etcd accepts
 _CHUNK_BYTES = 1 << 16
 
-KEEPALIVE = [
-    # A peer that disappeared is noticed after 30 + 3 x 10 s.
+SOCKET_OPTIONS = [
+    # A peer that disappeared is noticed after 15 + 3 x 5 s; with data on the way, after 30 s too.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 ]
 """Socket options of a connection."""
-
-
-class TransportError(Exception):
-    """There was no response, or it was incomplete; ``problem`` says why."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
 
 
 class Response:
@@ -69,35 +66,53 @@ class Response:
         text = self._response.headers.get("Retry-After", "")
         return float(text) if text.isascii() and text.isdigit() else None
 
-    def body(self) -> bytes:
-        """Read and return the complete body.  Raises TransportError."""
-        parts: list[bytes] = []
-        size_bytes = 0
+    def body(self) -> bytearray:
+        """Read and return the complete body.
+
+        It is one buffer that grows: many small ones would stay with the process after they were freed.
+
+        Raises:
+            TransportError: It is incomplete, or, as TooLargeError, larger than BODY_MAX_BYTES.
+        """
+        body = bytearray()
         for part in self._chunks():
-            parts.append(part)
-            size_bytes += len(part)
-            if size_bytes > BODY_MAX_BYTES:
-                raise TransportError(Problem(self._server, "body", f"is larger than {BODY_MAX_BYTES >> 20} MiB"))
-        self._on_body_read(size_bytes)
-        return b"".join(parts)
+            body += part
+            if len(body) > BODY_MAX_BYTES:
+                message = f"is larger than {BODY_MAX_BYTES >> 20} MiB"
+                raise TooLargeError(Problem(self._server, "body", message))
+        self._on_body_read(len(body))
+        return body
 
     def lines(self) -> Iterator[bytes]:
-        """Yield each line of the body as it arrives.  Raises TransportError."""
-        incomplete = b""
+        """Yield each line of the body as it arrives.
+
+        Raises:
+            TransportError: The connection broke, or, as TooLargeError, a line is larger than LINE_MAX_BYTES.
+        """
+        incomplete = bytearray()
         for part in self._chunks():
-            *lines, incomplete = (incomplete + part).split(b"\n")
-            yield from lines
+            first, *others = part.split(b"\n")
+            incomplete += first
+            for line in others:
+                yield bytes(incomplete)
+                incomplete = bytearray(line)
             if len(incomplete) > LINE_MAX_BYTES:
-                message = f"a line is larger than {LINE_MAX_BYTES >> 20} MiB"
-                raise TransportError(Problem(self._server, "body", message))
+                message = f"has a line larger than {LINE_MAX_BYTES >> 20} MiB"
+                raise TooLargeError(Problem(self._server, "body", message))
         if incomplete:
-            yield incomplete
+            yield bytes(incomplete)
+
+    def set_read_timeout(self, timeout_s: float) -> None:
+        """Change the longest silence in the rest of the response; has no effect if the server closes it afterwards."""
+        connection = self._response.connection
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(timeout_s)
 
     def _chunks(self) -> Iterator[bytes]:
         try:
             yield from self._response.stream(_CHUNK_BYTES, decode_content=False)
         except (HTTPError, OSError, ValueError) as error:  # ValueError: it was closed meanwhile
-            raise TransportError(_problem(self._server, error)) from error
+            raise TransportError(problem_of_error(self._server, error)) from error
 
     def abort(self) -> None:
         """End the body now for the thread that reads it; has no effect once the body has ended."""
@@ -178,7 +193,7 @@ class Connection:
         except SourceError as error:
             raise TransportError(Problem(self._server, "credentials", error.message, error.hint)) from error
         except (HTTPError, OSError) as error:
-            raise TransportError(_problem(self._server, error)) from error
+            raise TransportError(problem_of_error(self._server, error)) from error
         finally:
             took_s = time.monotonic() - started_s
             self._metrics.request_finished(self.host, method, code, took_s, len(body or b""))
@@ -199,58 +214,3 @@ class Connection:
     def close(self) -> None:
         """Close all idle connections."""
         self._pool.clear()
-
-
-_TLS_HINTS = (
-    ("Hostname mismatch", "set server, or tls-server-name, to a name in the server's certificate"),
-    ("IP address mismatch", "set server, or tls-server-name, to a name in the server's certificate"),
-    ("expired", "renew it, or set the clock"),
-    ("not yet valid", "set the clock"),
-    ("verify failed", "certificate-authority must be the CA that signed the server's certificate"),
-    ("alert", "the server does not accept our client certificate"),
-    ("wrong version number", "the server does not use TLS on this port; use http instead of https?"),
-)
-_UNREACHABLE_HINT = "check that it is running and that its address is correct"
-
-
-def _problem(server: str, error: Exception) -> Problem:
-    """Return the Problem that *error* is for the operator."""
-    tls_error = _tls_error_text(error)
-    if tls_error:
-        hint = next((hint for words, hint in _TLS_HINTS if words in tls_error), "")
-        return Problem(server, "TLS", tls_error, hint)
-    if isinstance(error, NameResolutionError):
-        return Problem(server, "connection", "its name cannot be resolved", "check DNS and the name")
-    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
-        return Problem(server, "connection", f"no answer within {CONNECT_TIMEOUT_S:g} s", _UNREACHABLE_HINT)
-    if isinstance(error, ReadTimeoutError):
-        return Problem(server, "connection", "timed out waiting for data")
-    return Problem(server, "connection", _os_error_text(error), _UNREACHABLE_HINT)
-
-
-def _tls_error_text(error: BaseException) -> str:
-    """Return the text of the TLS error that caused *error*, if there is one."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"certificate verify failed: {cause.verify_message}"
-        if isinstance(cause, ssl.SSLError):
-            return (cause.reason or cause.strerror or "failed").lower().replace("_", " ")
-    return ""
-
-
-def _os_error_text(error: BaseException) -> str:
-    """Return the text of the operating system's error that caused *error*, or the name of its type."""
-    for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.strerror:
-            return f"{cause.strerror}{f': {cause.filename}' if cause.filename else ''}"
-    return type(error).__name__
-
-
-def _causes(error: object) -> Iterator[BaseException]:
-    """Yield *error* and the errors within it, which urllib3 keeps as arguments or as causes."""
-    queue: list[object] = [error]
-    for item in queue:
-        if isinstance(item, BaseException):
-            yield item
-            inner = (*item.args, item.__cause__, item.__context__)
-            queue.extend(other for other in inner if other not in queue)

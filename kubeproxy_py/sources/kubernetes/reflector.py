@@ -5,92 +5,76 @@ connection.
 
     LIST  page by page  ->  WATCH from the list's version  ->  lines, bookmarks  ->  the watch ends: WATCH again
       ^                                                           |
-      +---------------- 410 Gone: the version is too old ---------+
+      +---- the version is too old (410), or went back -----------+
 
 Invariants:
-- The events emitted so far always add up to the cluster's state as of one resource version, which only increases.
+- The events emitted so far always add up to the cluster's state as of one resource version, which only increases,
+  unless the server itself went back (it was restored from a backup).
 - After any failure the watch resumes where it was, or a new list emits the difference.
+- Nothing is deleted on doubt: what is not the list or the event that was asked for is an error and changes nothing,
+  and a list that would remove much is believed after a second one says the same.
 
 Source: kubernetes.io/docs/reference/using-api/api-concepts, "Efficient detection of changes".
 """
 
 from collections.abc import Callable
-from enum import Enum, auto
 from http import HTTPStatus
-from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.events import Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.sources.decode.errors import UNREADABLE
-from kubeproxy_py.sources.decode.objects import Decoded, decode
-from kubeproxy_py.sources.decode.schema import ListMetaWire, ListWire, StatusWire, WatchWire
+from kubeproxy_py.sources.decode.errors import FieldError
+from kubeproxy_py.sources.decode.objects import decode
+from kubeproxy_py.sources.decode.schema import WatchWire
+from kubeproxy_py.sources.kubernetes import answers
+from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
+from kubeproxy_py.sources.kubernetes.listing import PAGE_LIMIT, Doubt, Listing, Request, smaller_limit, target_of
+from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Verdict
+from kubeproxy_py.sources.kubernetes.removal_guard import Belief, RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import Resource
-from kubeproxy_py.sources.object_cache import Identity, ObjectCache
+from kubeproxy_py.sources.kubernetes.retry_schedule import RetrySchedule
+from kubeproxy_py.sources.kubernetes.versions import goes_back
 
-PAGE_LIMIT = 500  # objects: a page is then some 2 MB, and stalls no thread for more than some 10 ms
 WATCH_TIMEOUT_S = (300, 600)  # random within it, as client-go, so that watches do not all end at once
 SHORT_WATCH_S = 1.0  # a watch that ends sooner, without data, is a failure; else we would send requests without pause
-RETRY_AFTER_MAX_S = 300.0
-BACKOFF = Backoff(0.8, 30.0, jitter=1.0)  # client-go, tools/cache, NewReflector: 800 ms, 30 s, factor 2, jitter 1
-_MESSAGE_MAX = 500  # characters of the server's message in a Problem
-
-
-class Request(Struct, frozen=True, gc=False):
-    """The next request: GET *target*, a path with a query, after *wait_s*."""
-
-    target: str
-    is_watch: bool
-    wait_s: float = 0.0
-    is_first_page: bool = False  # of a list
-
-
-class _Phase(Enum):
-    LIST = auto()
-    WATCH = auto()
-
-
-_HINTS: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "the server does not support this request",
-    HTTPStatus.UNAUTHORIZED: "the credentials are missing, wrong or expired",
-    HTTPStatus.FORBIDDEN: "the role needs list and watch on services, endpointslices and nodes",
-    HTTPStatus.NOT_FOUND: "is this a Kubernetes API server?",
-    HTTPStatus.TOO_MANY_REQUESTS: "the server is busy; retrying after the delay that it asks for",
-}
-_PROXY_HINT = "check for an HTTP proxy between this node and the API server"
-_LIST = msgspec.json.Decoder(ListWire)
-_WATCH = msgspec.json.Decoder(WatchWire)
-_STATUS = msgspec.json.Decoder(StatusWire)
+_RESTORED = "was it restored from a backup, or does the address lead to another cluster?"
+_FROZEN = "the server has changes that the open watch did not send; watching again"
+_DOUBTED = "nothing is removed before a second list says the same; --removal-confirm-percent sets the share"
 
 
 class ListWatch:
     """The list and watch of one resource.
 
     Send ``next_request()``.  Pass the response of a list, or of a rejected watch, to ``on_response``.  Pass each line
-    of a watch to ``on_line`` while ``is_watching`` is true, and call ``on_watch_end`` when its body has ended.  Call
-    ``on_failure`` when there was no response at all.
+    of a watch to ``on_line`` while ``is_watching`` is true, and call ``on_watch_end`` when its body has ended.  The
+    other methods are for what goes wrong.
 
     Args:
         resource: What to list and watch.
         random: Returns numbers from 0 to below 1.
+        guard: Decides whether a list is believed; None: every list is.
+
+    Attributes:
+        resource: The resource that is requested now.
+        version: Up to which the events are complete; "" before the first list.
     """
 
-    def __init__(self, resource: Resource, random: Callable[[], float]) -> None:
+    def __init__(self, resource: Resource, random: Callable[[], float], guard: RemovalGuard | None = None) -> None:
         self._preferred = resource
-        self._resource = resource
         self._random = random
-        self._failures = 0  # consecutive ones
-        self._objects = ObjectCache()
+        self._guard = guard or RemovalGuard()
+        self._schedule = RetrySchedule(random)
+        self._objects = KnownObjects()
         self._synced = False
-        self._reported: Problem | None = None  # reported, and not resolved since
-        self._wait_s = 0.0
         self._watch_ended = False  # the current watch sent something after which it is of no use
-        self._expiries = 0  # 410s since the last line of a watch
         self._lines = 0  # of the current watch
-        self._start_list()
+        self._limit = PAGE_LIMIT
+        # The server's cache may be older than what a predecessor programmed, so it is right for an empty kernel only.
+        self._listing: Listing | None = Listing(resource, from_cache=not self._guard.serves)  # None: watching
+        self.resource = resource
+        self.version = ""
 
     @property
     def feed(self) -> Feed:
@@ -103,188 +87,241 @@ class ListWatch:
         """Return the next request; a repeated call returns the same, except for a watch's random timeout."""
         self._watch_ended = False
         self._lines = 0
-        selectors = {"labelSelector": self._resource.label_selector, "fieldSelector": self._resource.field_selector}
-        query = self._watch_query() if self._phase is _Phase.WATCH else self._list_query()
-        query |= {key: selector for key, selector in selectors.items() if selector}
-        is_watch = self._phase is _Phase.WATCH
-        target = f"{self._resource.path}?{urlencode(query)}"
-        return Request(target, is_watch, self._wait_s, is_first_page=not is_watch and not self._continue)
-
-    def _list_query(self) -> dict[str, str]:
-        query = {"limit": str(PAGE_LIMIT)} if self._paged else {}
-        return {**query, "continue": self._continue} if self._continue else query
+        listing = self._listing
+        is_first_page = listing is not None and not listing.continuation
+        return Request(
+            target_of(self.resource, listing.query() if listing else self._watch_query()),
+            is_watch=listing is None,
+            wait_s=self._schedule.wait_s,
+            after_outage=self._schedule.after_outage,
+            is_first_page=is_first_page,
+            reason=listing.reason if listing and is_first_page else "",
+            doubt=listing.doubt if listing and is_first_page else None,
+        )
 
     def _watch_query(self) -> dict[str, str]:
         shortest_s, longest_s = WATCH_TIMEOUT_S
         timeout_s = shortest_s + int(self._random() * (longest_s - shortest_s))
-        version = {"resourceVersion": self._version}
+        version = {"resourceVersion": self.version}
         return {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(timeout_s), **version}
 
     @property
     def is_watching(self) -> bool:
         """Whether the watch continues; once false, its response must be closed."""
-        return self._phase is _Phase.WATCH and not self._watch_ended
+        return self._listing is None and not self._watch_ended
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last response was an error, or not what was asked for."""
+        return self._schedule.is_failing
 
     # Responses
 
-    def on_response(self, status: int, body: bytes, retry_after_s: float | None = None) -> list[Event]:
+    def on_response(self, status: int, body: bytes | bytearray, retry_after_s: float | None = None) -> list[Event]:
         """Handle a complete response: a page of a list, or an error with the HTTP *status*."""
-        self._wait_s = 0.0
-        if status == HTTPStatus.OK and self._phase is _Phase.LIST:
-            return self._handle_page(body)
-        return self._handle_error(status, body, retry_after_s)
+        self._schedule.at_once()
+        if status == HTTPStatus.OK and self._listing:
+            return self._handle_page(self._listing, body)
+        if self._use_another_request(status, body):
+            return []
+        events = self._fail(answers.problem_of(self._where(), status, body), status)
+        if retry_after_s is not None:
+            self._schedule.at_least(retry_after_s)
+        return events
 
     def on_line(self, line: bytes) -> list[Event]:
         """Handle one line of a watch's body, without its end."""
         try:
-            wire = _WATCH.decode(line)
-        except (msgspec.ValidationError, *UNREADABLE):
-            return self._fail(Problem(self._where(), "watch", "a line is not a watch event", _PROXY_HINT))
-        if wire.type == "ERROR":
-            return self._handle_watch_error(wire.object)
-        self._lines += 1
-        self._expiries = 0
-        self._failures = 0
-        self._reported = None
-        return self._handle_change(wire)
+            wire = answers.read_line(line)
+        except FieldError as error:
+            return self._fail(error.to_problem(self._where()))
+        return self._handle_watch_error(wire.object) if wire.type == "ERROR" else self._handle_change(wire)
 
     def on_watch_end(self, lasted_s: float) -> None:
         """Handle the end of a watch's body after *lasted_s*: regular, or because the connection broke."""
         if not self.is_watching:
             return
-        self._wait_s = 0.0
+        self._schedule.at_once()
         if lasted_s < SHORT_WATCH_S and not self._lines:
-            self._wait_s = self._count_failure()
+            self._schedule.after_failure()
         else:
-            self._failures = 0
-        if self._resource is not self._preferred:
-            self._start_list()  # the server may have been upgraded and have the preferred resource
+            self._schedule.watched(line=False)
+        if self.resource is not self._preferred:
+            self._start_list("asking again for the preferred API")  # the server may have been upgraded
+
+    def on_mute(self, answer: Answer) -> list[Event]:
+        """Handle that the watch was ended for what the server answered when it was asked about it."""
+        if not self.is_watching:
+            return []
+        self._schedule.at_once()
+        if answer.verdict is Verdict.RESTORED:
+            return self._relist_restored(f"the server no longer knows the resource version {self.version}")
+        if answer.problem:
+            return self.on_no_answer(answer.problem)
+        self._watch_ended = True
+        return [Problem(self._where(), "watch", _FROZEN, answers.PROXY_HINT, is_warning=True)]
+
+    def on_no_answer(self, problem: Problem) -> list[Event]:
+        """Handle that there was no response; *problem* is reported once, until something succeeds."""
+        return self._fail(problem, is_answer=False)
 
     def on_failure(self, problem: Problem) -> list[Event]:
-        """Handle that there was no response; *problem* is reported once, until something succeeds."""
+        """Handle that no request could be sent; *problem* is reported once, until something succeeds."""
         return self._fail(problem)
+
+    def on_too_large(self, problem: Problem) -> list[Event]:
+        """Handle that a page of a list, or a line of a watch, is larger than this agent reads."""
+        listing, reason = self._listing, f"the response {problem.message}"
+        if listing is None:
+            self._start_list(reason)  # which may have the object, since a page may be larger than a line
+            return self._fail(problem)
+        if listing.limit == 1 and not listing.from_cache:
+            return self._fail(problem)
+        if listing.limit and not listing.from_cache:  # from its cache a server may send all, whatever the limit
+            self._limit = smaller_limit(listing.limit)
+        if listing.limit:
+            self._schedule.at_once()
+        else:
+            self._schedule.after_failure()
+        self._start_list(f"{reason}; asking for pages of {self._limit} objects", self.resource)
+        return []
 
     # Lists
 
-    def _start_list(self, resource: Resource | None = None, *, paged: bool = True) -> None:
-        self._resource = resource or self._preferred
-        self._phase = _Phase.LIST
-        self._paged = paged
-        self._continue = ""
-        self._version = ""
-        self._listed: set[Identity] = set()
+    def _start_list(
+        self, reason: str, resource: Resource | None = None, *, paged: bool = True, doubt: Doubt | None = None
+    ) -> None:
+        self._watch_ended = True
+        self.resource = resource or self._preferred
+        self._listing = Listing(self.resource, reason, doubt, self._limit if paged else 0)
 
-    def _handle_page(self, body: bytes) -> list[Event]:
+    def _handle_page(self, listing: Listing, body: bytes | bytearray) -> list[Event]:
         try:
-            page = _LIST.decode(body)
-        except (msgspec.ValidationError, *UNREADABLE):
-            return self._fail(Problem(self._where(), "list", "the response is not a list", _PROXY_HINT))
-        self._reported = None
-        events: list[Event] = []
-        for item in page.items or ():
-            events.extend(self._handle_object(decode(self._resource.kind, item)))
-        meta = page.metadata or ListMetaWire()
-        self._continue = meta.continue_
-        return events if meta.continue_ else [*events, *self._end_list(meta.resource_version)]
+            page = answers.read_page(self.resource.kind, body)
+        except FieldError as error:
+            return self._fail(error.to_problem(self._where()))
+        for item in page.items:
+            listing.add(decode(self.resource.kind, item, origin="API"), self._objects)
+        events = [] if self._synced else listing.use_changed(self._objects)
+        listing.continuation = page.continuation
+        return events if page.continuation else [*events, *self._end_list(listing, page.version)]
 
-    def _end_list(self, version: str) -> list[Event]:
-        events: list[Event] = [*self._objects.retain_only(self._listed)]
-        self._listed = set()
-        self._version = version
-        self._phase = _Phase.WATCH
+    def _end_list(self, listing: Listing, version: str) -> list[Event]:
+        """Return the events of a complete list, if it is believed."""
+        if listing.unnamed:
+            listing.from_cache = False
+            message = f"{len(listing.unnamed)} of its items cannot be named: {listing.unnamed[0]}"
+            problem = Problem(self._where(), "list", message, answers.PROXY_HINT)
+            return [*listing.use_changed(self._objects), *self._fail(problem)]
+        if goes_back(version, self.version):
+            return self._go_back(version)
+        removal, belief = self._examine(listing)
+        if belief is Belief.DOUBT:
+            self._schedule.before_confirmation()
+            self._start_list(removal, self.resource, doubt=Doubt(removal))
+            return [Problem(self._where(), "list", removal, _DOUBTED, is_warning=True)]
+        events = [*listing.use_changed(self._objects), *self._objects.retain_only(listing.listed)]
+        if belief is Belief.CONFIRMED:
+            events.append(Problem(self._where(), "list", f"confirmed by a second list: {removal}", is_warning=True))
+        self.version, self._listing = version, None
+        self._schedule.listed()
         if not self._synced:
             self._synced = True
-            events.append(Synced(self._resource.feed))
+            events.append(Synced(self.resource.feed))
         return events
+
+    def _examine(self, listing: Listing) -> tuple[str, Belief]:
+        """Return what *listing* would remove, in words, and whether to believe it."""
+        if not self._synced:
+            return self._guard.examine_first(self._objects.values(listing.listed))
+        return self._guard.examine(self._objects.missing(listing.listed), len(self._objects), self.resource.kind)
 
     # Watches
 
     def _handle_change(self, wire: WatchWire) -> list[Event]:
-        decoded = decode(self._resource.kind, wire.object)
-        self._version = decoded.resource_version or self._version
-        if wire.type in ("ADDED", "MODIFIED"):
-            return self._handle_object(decoded)
-        if wire.type == "DELETED" and decoded.name:
-            return [*self._objects.update((decoded.kind, decoded.name), ())]
+        decoded = decode(self.resource.kind, wire.object, origin="API")
+        version, name = decoded.resource_version, decoded.name
+        if not version or (name is None and (wire.type != "BOOKMARK" or decoded.of_another_kind)):
+            what = f"names no {self.resource.kind}" if version else "has no metadata.resourceVersion"
+            message = f"an event of type {wire.type!r:.64} {what}"
+            self._start_list(message)
+            return self._fail(Problem(self._where(), "watch", message, answers.PROXY_HINT))
+        if goes_back(version, self.version):
+            return self._go_back(version)
+        self.version = version
+        self._lines += 1
+        self._schedule.watched(line=True)
+        if wire.type in ("ADDED", "MODIFIED") and name:
+            return self._objects.use((decoded.kind, name), decoded)
+        if wire.type == "DELETED" and name:
+            return self._objects.delete((decoded.kind, name))
         return []  # BOOKMARK, or a type that is not yet known
 
-    def _handle_object(self, decoded: Decoded) -> list[Event]:
-        """Return the events of an object; an invalid one keeps its last valid version."""
-        if decoded.name is None:
-            return [*decoded.problems]
-        identity: Identity = (decoded.kind, decoded.name)
-        if self._phase is _Phase.LIST:
-            self._listed.add(identity)
-        changes = [] if decoded.broken else self._objects.update(identity, decoded.values, decoded.triggered_s)
-        return [*decoded.problems, *changes]
+    def _go_back(self, version: str) -> list[Event]:
+        """List again, since the server has not got the state that the events add up to."""
+        before, self.version = self.version, version  # with which the version of the next list is compared
+        return self._relist_restored(f"the resource version went back from {before} to {version}")
+
+    def _relist_restored(self, message: str) -> list[Event]:
+        self._schedule.after_expiry(of_watch=True)
+        self._start_list(message, self.resource)
+        return [Problem(self._where(), "resourceVersion", f"{message}; listing again", _RESTORED, is_warning=True)]
 
     def _handle_watch_error(self, body: Raw) -> list[Event]:
         """Handle an error that ends the watch; changes may be lost, except with 429, which comes before any change."""
-        status = _decode_status(bytes(body)).code
+        raw = bytes(body)
+        status = answers.read_status(raw).code
+        if not status:
+            message = "the watch ended with an error that is no Status"
+            self._start_list(message)
+            return self._fail(Problem(self._where(), "watch", message, answers.PROXY_HINT))
         if status not in (HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS):
-            self._start_list()
-        return self._handle_error(status, bytes(body), None)
+            self._start_list(f"the watch ended with HTTP {status}")
+        self._schedule.at_once()
+        if self._use_another_request(status, raw):
+            return []
+        return self._fail(answers.problem_of(self._where(), status, raw))
 
     # Errors
 
-    def _handle_error(self, status: int, body: bytes, retry_after_s: float | None) -> list[Event]:
-        """Use another request where there is one; else report the error and wait."""
+    def _use_another_request(self, status: int, body: bytes | bytearray) -> bool:
+        """Choose another request after a response with *status*; return False if there is none."""
+        listing, resource = self._listing, self.resource
         if status == HTTPStatus.GONE:
-            return self._handle_expired()
-        if status == HTTPStatus.NOT_FOUND and self._phase is _Phase.LIST and self._resource.fallback:
-            self._start_list(self._resource.fallback, paged=self._paged)
-            return []
-        if status == HTTPStatus.BAD_REQUEST and self._resource.field_selector and self._resource.kind == "Service":
-            self._preferred = msgspec.structs.replace(self._resource, field_selector="")
-            self._start_list()
-            return []
-        if self._phase is _Phase.WATCH and _may_be_the_version(status):
-            self._start_list()
-        message = _decode_status(body).message or "(no message)"
-        problem = Problem(self._where(), f"HTTP {status}", message[:_MESSAGE_MAX], _HINTS.get(status, ""))
-        events = self._fail(problem)
-        if retry_after_s is not None:
-            self._wait_s = min(max(self._wait_s, retry_after_s), RETRY_AFTER_MAX_S)
-        return events
+            self._schedule.after_expiry(of_watch=listing is None)
+            which = "list took longer than the server keeps it" if listing else f"version {self.version} is too old"
+            self._start_list(f"410: the {which}", resource, paged=listing is None)
+        elif status == HTTPStatus.NOT_FOUND and listing and resource.fallback:
+            self._start_list("", resource.fallback, paged=bool(listing.limit))
+        elif status == HTTPStatus.BAD_REQUEST and resource.field_selector and resource.kind == "Service":
+            self._preferred = msgspec.structs.replace(resource, field_selector="")
+            self._start_list("")
+        elif not listing and answers.is_version_too_new(status, body):
+            self._schedule.after_expiry(of_watch=True)
+            self._start_list(f"the server does not know the version {self.version}", resource)
+        else:
+            return False
+        return True
 
-    def _handle_expired(self) -> list[Event]:
-        """Handle 410 Gone: the server no longer has the continuation or the version; list again."""
+    def _fail(self, problem: Problem, status: int = 0, *, is_answer: bool = True) -> list[Event]:
+        """Schedule another attempt after an error, with an HTTP *status* or without, or after no answer at all.
+
+        Returns *problem*, unless it was the last one reported, or is of a kind that often passes.
+        """
         self._watch_ended = True
-        self._wait_s = self._count_failure() if self._expiries else 0.0
-        self._expiries += 1
-        self._start_list(self._resource, paged=self._phase is _Phase.WATCH)
-        return []
-
-    def _fail(self, problem: Problem) -> list[Event]:
-        """Schedule another attempt; return *problem* unless it was the last one reported."""
-        self._watch_ended = True
-        self._wait_s = self._count_failure()
-        if self._phase is _Phase.LIST:
-            self._start_list(paged=self._paged)
-        if problem == self._reported:
+        if (listing := self._listing) and self.resource is not self._preferred:
+            self._start_list(listing.reason)
+        elif listing:
+            listing.restart()
+        elif answers.may_be_the_version(status):
+            self._start_list(f"the watch was rejected with HTTP {status}")
+        if status == HTTPStatus.FORBIDDEN and self._schedule.after_refusal():
             return []
-        self._reported = problem
-        return [problem]
-
-    def _count_failure(self) -> float:
-        """Count one more failure; return the delay before the next request, in s."""
-        self._failures += 1
-        return BACKOFF.delay_s(self._failures, self._random())
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or not is_answer:
+            self._schedule.after_no_answer()
+        else:
+            self._schedule.after_failure()
+        return [problem] if self._schedule.is_news(problem) else []
 
     def _where(self) -> str:
-        return f"Kubernetes API {self._resource.path}"
-
-
-def _may_be_the_version(status: int) -> bool:
-    """Return whether a watch rejected with *status* may succeed with the version of a new list."""
-    is_client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    other_reasons = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
-    return is_client_error and status not in other_reasons
-
-
-def _decode_status(body: bytes) -> StatusWire:
-    """Return the Status object in *body*, or an empty one."""
-    try:
-        return _STATUS.decode(body)
-    except (msgspec.ValidationError, *UNREADABLE):
-        return StatusWire()
+        return f"Kubernetes API {self.resource.path}"

@@ -16,27 +16,42 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
+
 from kubeproxy_py import __version__
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.net import IP
 from kubeproxy_py.sources import EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.client import KEEPALIVE, Connection
+from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS, Connection
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
+from kubeproxy_py.sources.kubernetes.listing import Doubt
+from kubeproxy_py.sources.kubernetes.mute_watch import PROBE_AFTER_S
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
-from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, node_resource
+from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
+from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, Resource, node_resource
+from kubeproxy_py.sources.kubernetes.watch_monitor import WatchMonitor
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 
-SILENCE_S = 90.0  # of a watch: the server sends a bookmark each minute; the other half minute is margin
-_CONNECTIONS = 4  # one for each watch, and one to post Events
+CONFIRM_PERCENT = 50
+_CONNECTIONS = 5  # one for each watch, one to post Events, and one to probe
 _JOIN_TIMEOUT_S = 2.0
 _TOKEN_MAX_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
+
+
+class Caution(Struct, frozen=True, gc=False):
+    """When a list is not believed before a second one says the same."""
+
+    confirm_percent: int = CONFIRM_PERCENT  # see RemovalGuard
+    served: frozenset[IP] = frozenset()  # the Service addresses that the kernel serves at start
+    on_doubt: Callable[[Doubt], None] = lambda _doubt: None  # called by the threads of the watches
 
 
 class KubeSource:
@@ -46,8 +61,8 @@ class KubeSource:
         kubeconfig: Path of the file.
         master: URL of the API server; overrides the kubeconfig's.  With neither, the pod's service account is used.
         node_name: The Node to watch.
-        silence_s: See WatchThread.
         metrics: Counts the requests.
+        caution: When a list is doubted.
 
     Attributes:
         api: The connection, which others may use for their own requests.
@@ -59,14 +74,15 @@ class KubeSource:
         master: str | None,
         node_name: str,
         *,
-        silence_s: float = SILENCE_S,
         metrics: ClientMetrics = NULL_CLIENT_METRICS,
+        caution: Caution = Caution(),  # noqa: B008 - frozen
     ) -> None:
         self.api = ApiConnection(lambda: connect(kubeconfig, master, metrics))
         self._metrics = metrics
         self._resources = (SERVICES, SLICES, node_resource(node_name))
-        self._silence_s = silence_s
+        self._caution = caution
         self._threads: list[WatchThread] = []
+        self._monitor = WatchMonitor(self.api, self._threads, PROBE_AFTER_S)
         self._lock = threading.Lock()  # held while events are emitted
         self._stopped = False
 
@@ -80,10 +96,17 @@ class KubeSource:
                     emit(*events)
 
         for resource in self._resources:
-            list_watch = ListWatch(resource, random.random)
-            thread = WatchThread(list_watch, self.api, emit_unless_stopped, self._silence_s, self._metrics)
+            list_watch = ListWatch(resource, random.random, self._guard(resource))
+            thread = WatchThread(list_watch, self.api, emit_unless_stopped, self._metrics, self._caution.on_doubt)
             self._threads.append(thread)
+        for thread in self._threads:
             thread.start()
+        self._monitor.start()
+
+    def _guard(self, resource: Resource) -> RemovalGuard:
+        """Return the guard of *resource*; a Node that does not exist yet serves nothing."""
+        served = frozenset[IP]() if resource.kind == "Node" else self._caution.served
+        return RemovalGuard(self._caution.confirm_percent, served)
 
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
         """Return the events of the initial lists; see Source."""
@@ -93,6 +116,7 @@ class KubeSource:
         """Stop the watches; nothing is emitted afterwards."""
         with self._lock:
             self._stopped = True
+        self._monitor.stop()
         for thread in self._threads:
             thread.stop()
         for thread in self._threads:
@@ -109,7 +133,7 @@ def connect(kubeconfig: str | None, master: str | None, metrics: ClientMetrics =
     from urllib3.exceptions import InsecureRequestWarning
 
     configuration = Configuration()
-    configuration.socket_options = KEEPALIVE
+    configuration.socket_options = SOCKET_OPTIONS
     configuration.connection_pool_maxsize = _CONNECTIONS
     token_file = ""
     if kubeconfig:

@@ -13,16 +13,21 @@ from functools import partial
 
 from kubeproxy_py import threads
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.events import Event, Feed
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import EventHandler
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.client import Connection, Response, TransportError
-from kubeproxy_py.sources.kubernetes.reflector import ListWatch, Request
+from kubeproxy_py.sources.kubernetes.client import Connection, Response
+from kubeproxy_py.sources.kubernetes.listing import Doubt, Request
+from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Pulse
+from kubeproxy_py.sources.kubernetes.reflector import WATCH_TIMEOUT_S, ListWatch
+from kubeproxy_py.sources.kubernetes.transport_errors import TooLargeError, TransportError
 
 LIST_TIMEOUT_S = 60.0  # the API server gives up on a list after as long
-_OK = 200
+ACCEPT_TIMEOUT_S = 30.0  # for the response to a watch, which the API server begins at once
+_SILENCE_MAX_S = WATCH_TIMEOUT_S[1] + 60.0  # of a watch; the monitor notices sooner
+_OK, _INTERNAL_SERVER_ERROR = 200, 500
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +39,8 @@ class WatchThread:
         list_watch: Decides which requests are sent and which events follow from the responses.
         api: The connection.
         emit: Receives the events, in this thread.
-        silence_s: A watch that receives nothing for so long, not even a bookmark (the server sends one a minute), is
-            considered dead.
         metrics: Counts the requests.
+        on_doubt: Called with each list that is not believed before a second one says the same.
     """
 
     def __init__(
@@ -44,27 +48,34 @@ class WatchThread:
         list_watch: ListWatch,
         api: ApiConnection,
         emit: EventHandler,
-        silence_s: float,
         metrics: ClientMetrics = NULL_CLIENT_METRICS,
+        on_doubt: Callable[[Doubt], None] = lambda _doubt: None,
     ) -> None:
         self._list_watch = list_watch
-        self._feed = list_watch.feed
+        self.feed: Feed = list_watch.feed
         self._metrics = metrics
         self._api = api
         self._emit = emit
-        self._silence_s = silence_s
+        self._reachability = api.reachability
+        self._on_doubt = on_doubt
         self._stopping = threading.Event()
-        self._lock = threading.Lock()  # of _response
+        self._lock = threading.Lock()  # of _response and _answer
         self._response: Response | None = None  # whose body is being read
+        self._answer: Answer | None = None  # for which the monitor ended the watch
+        self._heard_s = 0.0  # when the server last sent something, or was asked
+        self._is_open = False  # a watch is
+        self._reason = ""  # of the last list that was logged
+        self._doubt: Doubt | None = None  # the last one reported
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threads.start(f"watch-{self._feed}", self._run, self._stopping)
+        self._thread = threads.start(f"watch-{self.feed}", self._run, self._stopping)
 
     def stop(self) -> None:
         """Ask the thread to end; it does at once, unless it is waiting for the first byte of a response."""
         self._stopping.set()
+        self._reachability.stop()
         with self._lock:
             if self._response:
                 self._response.abort()
@@ -74,40 +85,83 @@ class WatchThread:
         if self._thread:
             self._thread.join(timeout_s)
 
+    # For the monitor; may be called by any thread
+
+    @property
+    def pulse(self) -> Pulse | None:
+        """The watch that is open, or None."""
+        if not self._is_open:
+            return None
+        return Pulse(self._list_watch.resource, self._list_watch.version, self._heard_s)
+
+    def heard(self) -> None:
+        """Record that the server sent something for this watch, or said that it has nothing to send."""
+        self._heard_s = time.monotonic()
+        self._metrics.data_received(self.feed)
+
+    def asked(self) -> None:
+        """Record that the server was asked about this watch in vain."""
+        self._heard_s = time.monotonic()
+
+    def end(self, answer: Answer) -> None:
+        """End the watch that is open, because of *answer*."""
+        with self._lock:
+            if self._response and self._is_open:
+                self._answer = answer
+                self._response.abort()
+
+    # The thread
+
     def _run(self) -> None:
         request = self._list_watch.next_request()
-        while not self._stopping.wait(request.wait_s):
-            try:
-                self._send(request)
-            except TransportError as error:
-                cause = repr(error.__cause__)
-                log.debug("Request failed", extra=values(feed=self._feed, problem=error.problem, cause=cause))
-                self._emit_failure(error.problem)
-            except Exception as error:  # of one request; the next ones may succeed, and kernel state stays until then
-                log.exception("Internal error in a watch (please report); retrying", extra=values(feed=self._feed))
-                problem = Problem(
-                    "watch", "", f"internal error {type(error).__name__}", "please report it, with the log"
-                )
-                self._emit_failure(problem)
+        while self._reachability.wait_turn(request.wait_s) and not self._stopping.is_set():
+            started_s = time.monotonic()
+            self._perform(request)
             request = self._list_watch.next_request()
+            if request.after_outage:
+                self._reachability.failed(started_s)
+            if request.doubt and request.doubt is not self._doubt:
+                self._metrics.list_doubted(self.feed)
+                self._on_doubt(request.doubt)
+            self._doubt = request.doubt
 
-    def _emit_failure(self, problem: Problem) -> None:
-        if events := self._list_watch.on_failure(problem):
+    def _perform(self, request: Request) -> None:
+        """Send *request*, and handle the response or what went wrong."""
+        try:
+            self._send(request)
+        except TooLargeError as error:
+            self._emit_all(self._list_watch.on_too_large(error.problem))
+        except TransportError as error:
+            cause = repr(error.__cause__)
+            log.debug("Request failed", extra=values(feed=self.feed, problem=error.problem, cause=cause))
+            is_unreachable = error.problem.field == "connection"
+            handle = self._list_watch.on_no_answer if is_unreachable else self._list_watch.on_failure
+            self._emit_all(handle(error.problem))
+        except Exception as error:  # the outermost level of the thread: its end would go unnoticed
+            log.exception("Internal error in a watch (please report); retrying", extra=values(feed=self.feed))
+            message = f"internal error {type(error).__name__}"
+            self._emit_all(self._list_watch.on_failure(Problem("watch", "", message, "please report it, with the log")))
+
+    def _emit_all(self, events: list[Event]) -> None:
+        if events:
             self._emit(*events)
 
     def _send(self, request: Request) -> None:
         """Send *request* and pass the response to ListWatch.  Raises TransportError."""
         response = self._api.request(lambda connection: self._get(connection, request))
         with self._lock:
-            self._response = response
+            self._response, self._answer = response, None
         try:
             if self._stopping.is_set():
                 return
+            if response.status < _INTERNAL_SERVER_ERROR:
+                self._reachability.answered()
             if request.is_watch and response.status == _OK:
+                response.set_read_timeout(_SILENCE_MAX_S)
                 self._read_watch(response)
                 return
             body = response.body()
-            self._decode(lambda: self._list_watch.on_response(response.status, body, response.retry_after_s))
+            self._handle(lambda: self._list_watch.on_response(response.status, body, response.retry_after_s))
         finally:
             with self._lock:
                 self._response = None
@@ -117,29 +171,51 @@ class WatchThread:
         """Send *request*.  Raises TransportError."""
         self._metrics.request_delayed(connection.host, "GET", request.wait_s)
         if request.is_watch:
-            self._metrics.watch_started(self._feed)
+            self._metrics.watch_started(self.feed)
+            self._reason = ""
         elif request.is_first_page:
-            self._metrics.list_started(self._feed)
-        return connection.get(request.target, self._silence_s if request.is_watch else LIST_TIMEOUT_S)
+            self._metrics.list_started(self.feed)
+            if request.reason not in ("", self._reason):
+                log.info("Listing again", extra=values(feed=self.feed, reason=request.reason))
+            self._reason = request.reason
+        return connection.get(request.target, ACCEPT_TIMEOUT_S if request.is_watch else LIST_TIMEOUT_S)
 
-    def _decode(self, decode: Callable[[], list[Event]]) -> None:
-        """Emit the events that *decode* returns for something that the server sent."""
-        self._metrics.data_received(self._feed)
+    def _handle(self, handle: Callable[[], list[Event]]) -> None:
+        """Emit the events that *handle* returns for something that the server sent."""
         started_s = time.perf_counter()
-        events = decode()
+        events = handle()
+        if self._list_watch.is_failing:
+            self.asked()
+        else:
+            self.heard()
         if events:
             self._metrics.objects_decoded(time.perf_counter() - started_s)
             self._emit(*events)
 
     def _read_watch(self, response: Response) -> None:
-        """Read the lines of a watch until it ends or its connection breaks; the next watch resumes from there."""
+        """Read the lines of a watch until it ends or its connection breaks; the next watch resumes from there.
+
+        Raises:
+            TooLargeError: A line is larger than this agent reads.
+        """
         started_s = time.monotonic()
+        self.heard()  # the server accepted the watch; an idle one may send nothing for minutes
+        self._is_open = True
         try:
             for line in response.lines():
                 if line:
-                    self._decode(partial(self._list_watch.on_line, line))
+                    self._handle(partial(self._list_watch.on_line, line))
                 if not self._list_watch.is_watching:
                     return
+        except TooLargeError:
+            raise
         except TransportError as error:
-            log.debug("Watch connection broke; resuming", extra=values(feed=self._feed, problem=error.problem))
-        self._list_watch.on_watch_end(time.monotonic() - started_s)
+            log.debug("Watch connection broke; resuming", extra=values(feed=self.feed, problem=error.problem))
+        finally:
+            self._is_open = False
+        with self._lock:
+            answer, self._answer = self._answer, None
+        if answer:
+            self._emit_all(self._list_watch.on_mute(answer))
+        else:
+            self._list_watch.on_watch_end(time.monotonic() - started_s)

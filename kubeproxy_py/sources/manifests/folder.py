@@ -2,7 +2,8 @@
 
 Invariants:
 - What cannot be read does not disappear.  The objects of an invalid object, an invalid document, and an unreadable file
-  or folder keep their last valid version; only what is known to have been removed is deleted.
+  or folder keep their last valid version; only what is known to have been removed is deleted.  An empty folder in
+  place of the one that had manifests is a volume that was unmounted.
   A new process knows no earlier version: what it cannot read is not served.
 - A file is read once it is known to be complete: a writer closed it, it was renamed into the folder, or two polls
   found it unchanged.  It is deleted once two polls did not find it, since editors move a file away before they write
@@ -47,6 +48,7 @@ class PollResult(Struct, frozen=True, gc=False):
     events: list[Event]
     readable: bool  # the folder could be listed
     settled: bool  # False: poll again soon, a file may be half written
+    empty: bool = False  # it contains no manifests
 
 
 class Folder:
@@ -68,6 +70,7 @@ class Folder:
         self._problems: dict[str, Sequence[Problem]] = {}  # of each file when it was read
         self._objects = ObjectCache()
         self._reported: frozenset[Problem] = frozenset()  # problems of the folder itself, reported once
+        self._identity = (0, 0)  # device and inode of the folder that was read last
 
     def poll(self, complete: Collection[str] | None = None) -> PollResult:
         """Read the files that changed.
@@ -77,10 +80,14 @@ class Folder:
         """
         try:
             stamps = self._list()
+            identity = _identity_of(self._directory)
         except OSError as error:
             hint = "mount it, or set --manifests to another folder"
-            problem = self._folder_problem(f"cannot be read: {error.strerror or error}", hint)
-            return PollResult(self._report({problem}), readable=False, settled=True)
+            return self._unreadable(f"cannot be read: {error.strerror or error}", hint)
+        if self._stamps and not stamps and identity != self._identity:
+            hint = "mount it again; to serve nothing, put a manifest with items: [] there"
+            return self._unreadable("was replaced by an empty one; its last objects stay in use", hint)
+        self._identity = identity
         problems: list[Event] = []
         touched: dict[Identity, None] = {}  # an ordered set
         for name in self._changed(stamps, complete):
@@ -89,7 +96,11 @@ class Folder:
             touched |= dict.fromkeys(self._update_owners(name, before))
         events = self._update_objects(touched)
         settled = not self._incomplete
-        return PollResult([*self._report(self._folder_problems()), *problems, *events], readable=True, settled=settled)
+        reported = [*self._report(self._folder_problems()), *problems, *events]
+        return PollResult(reported, readable=True, settled=settled, empty=not stamps)
+
+    def _unreadable(self, message: str, hint: str) -> PollResult:
+        return PollResult(self._report({self._folder_problem(message, hint)}), readable=False, settled=True)
 
     def _list(self) -> dict[str, Stamp]:
         """Return the stamps of the manifests, sorted by name.  Raises OSError if the folder cannot be listed."""
@@ -201,6 +212,12 @@ class Folder:
 
     def _folder_problem(self, message: str, hint: str) -> Problem:
         return Problem(f"manifest folder {self._directory}", "", message, hint)
+
+
+def _identity_of(directory: Path) -> tuple[int, int]:
+    """Return device and inode of the folder.  Raises OSError."""
+    status = directory.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_manifest(name: str) -> bool:

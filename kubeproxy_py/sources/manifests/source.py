@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
 
 POLL_PERIOD_S = 1.0
+CONFIRM_EMPTY_S = 5.0  # at start: a folder without manifests is believed after it; a volume may not be mounted yet
 SETTLE_S = 0.1  # after it, a file that is not known to be complete is checked again
 _POLL_SHARE_MAX = 0.02  # of the time may be spent polling; large folders are polled less often
 _JOIN_TIMEOUT_S = 5.0
@@ -46,10 +47,21 @@ class ManifestSource:
         directory: The folder's path.
         node_name: The Node to read.
         metrics: Records decoding times.
+        confirm_empty: Believe a folder without manifests only if it still is one after CONFIRM_EMPTY_S: the kernel
+            serves Services that a predecessor read from somewhere.
     """
 
-    def __init__(self, directory: str, node_name: str, metrics: ClientMetrics = NULL_CLIENT_METRICS) -> None:
+    def __init__(
+        self,
+        directory: str,
+        node_name: str,
+        metrics: ClientMetrics = NULL_CLIENT_METRICS,
+        *,
+        confirm_empty: bool = False,
+    ) -> None:
         self._directory = directory
+        self._confirm_s = CONFIRM_EMPTY_S if confirm_empty else 0.0
+        self._empty_since_s: float | None = None  # before Synced
         self._metrics = metrics
         self._folder = Folder(directory, node_name)
         self._changes: Changes = queue.Queue()
@@ -84,10 +96,19 @@ class ManifestSource:
 
     def _with_synced(self, result: PollResult) -> list[Event]:
         """Return the events, and Synced after the first successful poll."""
-        if self._synced or not result.readable:
+        if self._synced or not result.readable or self._is_doubted(result):
             return result.events
         self._synced = True
         return [*result.events, *(Synced(feed) for feed in FEEDS)]
+
+    def _is_doubted(self, result: PollResult) -> bool:
+        """Return whether the folder has no manifests, and not for long enough to believe it."""
+        if not result.empty:
+            return False
+        now_s = time.monotonic()
+        if self._empty_since_s is None:
+            self._empty_since_s = now_s
+        return now_s - self._empty_since_s < self._confirm_s
 
     def _run(self, emit: EventHandler) -> None:
         notifier = _Notifier(self._directory, self._changes)

@@ -112,7 +112,8 @@ def test_status_prints_holders_and_losers(served: Served) -> None:
     output = run(served.cluster.node_a, *command_line(served.folder.path, "status"))
     (line,) = [line for line in output.splitlines() if line.startswith("UDP") and f"{DNS}:53" in line]
     assert line.endswith("shop/zz-dns:udp-53 (ClusterIP)")
-    assert f"AddressContested: Service shop/a-dns: {DNS}:53/UDP, " in output
+    refused = ", ".join(f"{DNS}:53/{protocol}" for protocol in ("SCTP", "TCP", "UDP"))
+    assert f"AddressContested: Service shop/a-dns: {refused}, " in output
 
 
 def test_service_that_comes_later_takes_nothing_and_gets_it_when_the_holder_goes(served: Served) -> None:
