@@ -4,7 +4,7 @@ from errno import EAGAIN, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 
 import pytest
 
-from kubeproxy_py.kernel.iptables import errors
+from kubeproxy_py.kernel.iptables import errors, nf_tables
 from kubeproxy_py.kernel.iptables.errors import errno_and_hint, lock_error, unsupported_steps
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.extensions import Extension
@@ -97,7 +97,7 @@ def test_only_the_chains_that_need_a_missing_match_and_what_waits_for_them_are_s
 
 
 def test_without_nft_compat_every_rule_of_iptables_nft_names_that_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors.nf_tables, "has_compat", lambda: False)
+    monkeypatch.setattr(nf_tables, "has_compat", lambda: False)
     chain = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
     failures = unsupported_steps("nft", [Step("add", chain, ChainSpec(("-j MARK --set-xmark 0x1/0x1",)))])
     assert "modprobe nft_compat" in failures[chain].message

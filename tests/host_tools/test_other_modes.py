@@ -135,7 +135,7 @@ def test_the_chains_of_other_programs_that_jump_to_the_mark_chain_are_named() ->
 def test_in_the_other_backend_chains_and_jumps_of_ipvs_mode_are_stale_too() -> None:
     saved = recorded_text("IPv4").encode()
     found = {table.name: table for table in stale_rules_in(saved, is_other_backend=True)}
-    ours = {key for table in ("nat", "filter") for key in saved_rows(saved, "IPv4", table)}  # type: ignore[arg-type]
+    ours = {key for table in ("nat", "filter") for key in saved_rows(saved, "IPv4", table)}
     chains = {(key.table, key.name) for key in ours if isinstance(key, Chain)}
     assert {(name, chain) for name, table in found.items() for chain in table.chains} == chains
     jumps = [(name, source) for name, table in found.items() for source, _ in table.jumps]
