@@ -64,6 +64,8 @@ def test_the_hint_for_a_directory_says_how_it_came_to_be() -> None:
         ("Extension REJECT revision 0 not supported, missing", "IPv6", EOPNOTSUPP, "modprobe ip6t_REJECT"),
         ("Can't open socket to ipset.", "IPv4", EPERM, "this needs the capability NET_RAW"),
         ("Couldn't load match `ipvs':No such file or directory", "IPv4", EOPNOTSUPP, "no extension ipvs"),
+        ("Couldn't load target `REJECT':No such file or directory", "IPv4", EOPNOTSUPP, "no extension REJECT"),
+        ("Couldn't load target `KUBE-SERVICES':No such file or directory", "IPv4", ENOENT, ""),
         ("Permission denied (you must be root)", "IPv4", EPERM, "this needs the capability NET_ADMIN"),
         ("line 3 failed", "IPv4", 99, ""),
     ],
