@@ -27,7 +27,7 @@ from tests.host_tools.iptables_mode import (
     restore_iptables_mode,
     without_counters,
 )
-from tests.host_tools.recorded_tables import private_network, recorded_text
+from tests.host_tools.recorded_tables import create_sets, private_network, recorded_text
 
 NEW = "-m conntrack --ctstate NEW"
 
@@ -157,6 +157,20 @@ def test_rules_in_the_other_backend_are_found_and_deleted(used: Backend, other: 
         saved = subprocess.check_output([f"iptables-{other}-save"], text=True)
         assert kube_proxy_lines(saved) == []
         assert set(FOREIGN_LINES) <= set(without_counters(saved))
+
+
+@pytest.mark.lab
+def test_ipvs_mode_in_the_other_backend_is_deleted_with_the_sets_that_its_rules_hold() -> None:
+    with private_network():
+        create_sets()
+        for family, program in (("IPv4", "iptables-legacy-restore"), ("IPv6", "ip6tables-legacy-restore")):
+            subprocess.run([program], input=recorded_text(family), text=True, check=True)
+        assert "in tables of iptables-legacy (IPv4)" in str(find_stale_rules(commands_of("nft")))
+        completed = kubeproxy_py("cleanup", "--iptables-flavour=nft")
+        assert completed.returncode == 0, completed.stderr
+        assert subprocess.check_output(["ipset", "list", "-n"]) == b""
+        for program in ("iptables-legacy-save", "ip6tables-legacy-save"):
+            assert kube_proxy_lines(subprocess.check_output([program], text=True)) == []
 
 
 @pytest.mark.lab
