@@ -163,8 +163,8 @@ def test_rules_in_the_other_backend_are_found_and_deleted(used: Backend, other: 
 def test_ipvs_mode_in_the_other_backend_is_deleted_with_the_sets_that_its_rules_hold() -> None:
     with private_network():
         create_sets()
-        for family, program in (("IPv4", "iptables-legacy-restore"), ("IPv6", "ip6tables-legacy-restore")):
-            subprocess.run([program], input=recorded_text(family), text=True, check=True)
+        for commands in commands_of("legacy"):
+            subprocess.run(commands.restore, input=recorded_text(commands.family), text=True, check=True)
         assert "in tables of iptables-legacy (IPv4)" in str(find_stale_rules(commands_of("nft")))
         completed = kubeproxy_py("cleanup", "--iptables-flavour=nft")
         assert completed.returncode == 0, completed.stderr
