@@ -181,7 +181,7 @@ def make_agent(
     loaded: LoadedConfig,
     parts: Parts,
     on_problem: Callable[[Problem], None],
-    on_contested: Callable[[Collection[Key]], None],
+    on_contested: Callable[[Collection[Key]], None] = lambda _keys: None,
 ) -> Agent:
     """Return the reconciler of *parts*.
 
