@@ -8,7 +8,7 @@ import fcntl
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from errno import EAGAIN, EBUSY, EINVAL, ENOENT
+from errno import EAGAIN, EBUSY, EINVAL, ENOENT, EPERM
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.host.command import Result
 from kubeproxy_py.kernel.iptables import adapter as iptables_adapter
 from kubeproxy_py.kernel.iptables import backend as iptables_backend
+from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables import read as iptables_read
 from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
 from kubeproxy_py.kernel.iptables.backend import Backend, detect_backend, find_commands
@@ -356,11 +357,14 @@ def test_steps_fail_with_eagain_while_another_program_holds_the_lock(monkeypatch
 
 
 @pytest.mark.parametrize("text", ["# Table `nat' is incompatible, use 'nft' tool.\n", None])
+@pytest.mark.parametrize("answer", [0, EPERM], ids=["our chains exist", "chains are not known"])
 def test_an_unreadable_table_is_an_error_and_not_an_empty_table(
-    text: str | None, monkeypatch: pytest.MonkeyPatch
+    text: str | None, answer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = Result(0, text.encode(), b"") if text else Result(4, b"", b"iptables-save: cannot open")
-    monkeypatch.setattr(iptables_read, "run", lambda *_, **__: result)
+    failed = Result(4, b"", b"iptables: cannot open")
+    monkeypatch.setattr(iptables_read, "run", lambda argv, **_: failed if "-S" in argv else result)
+    monkeypatch.setattr(nf_tables, "chain_errno", lambda *_: answer)
     with pytest.raises(KernelError):
         _read(_adapter("nft"))
 

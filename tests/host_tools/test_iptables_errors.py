@@ -4,7 +4,7 @@ from errno import EAGAIN, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 
 import pytest
 
-from kubeproxy_py.kernel.iptables import errors
+from kubeproxy_py.kernel.iptables import errors, nf_tables
 from kubeproxy_py.kernel.iptables.errors import errno_and_hint, lock_error, unsupported_steps
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.extensions import Extension
@@ -64,6 +64,8 @@ def test_the_hint_for_a_directory_says_how_it_came_to_be() -> None:
         ("Extension REJECT revision 0 not supported, missing", "IPv6", EOPNOTSUPP, "modprobe ip6t_REJECT"),
         ("Can't open socket to ipset.", "IPv4", EPERM, "this needs the capability NET_RAW"),
         ("Couldn't load match `ipvs':No such file or directory", "IPv4", EOPNOTSUPP, "no extension ipvs"),
+        ("Couldn't load target `REJECT':No such file or directory", "IPv4", EOPNOTSUPP, "no extension REJECT"),
+        ("Couldn't load target `KUBE-SERVICES':No such file or directory", "IPv4", ENOENT, ""),
         ("Permission denied (you must be root)", "IPv4", EPERM, "this needs the capability NET_ADMIN"),
         ("line 3 failed", "IPv4", 99, ""),
     ],
@@ -97,7 +99,7 @@ def test_only_the_chains_that_need_a_missing_match_and_what_waits_for_them_are_s
 
 
 def test_without_nft_compat_every_rule_of_iptables_nft_names_that_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors.nf_tables, "has_compat", lambda: False)
+    monkeypatch.setattr(nf_tables, "has_compat", lambda: False)
     chain = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
     failures = unsupported_steps("nft", [Step("add", chain, ChainSpec(("-j MARK --set-xmark 0x1/0x1",)))])
     assert "modprobe nft_compat" in failures[chain].message

@@ -27,7 +27,7 @@ from tests.host_tools.iptables_mode import (
     restore_iptables_mode,
     without_counters,
 )
-from tests.host_tools.recorded_tables import private_network, recorded_text
+from tests.host_tools.recorded_tables import create_sets, private_network, recorded_text
 
 NEW = "-m conntrack --ctstate NEW"
 
@@ -135,7 +135,7 @@ def test_the_chains_of_other_programs_that_jump_to_the_mark_chain_are_named() ->
 def test_in_the_other_backend_chains_and_jumps_of_ipvs_mode_are_stale_too() -> None:
     saved = recorded_text("IPv4").encode()
     found = {table.name: table for table in stale_rules_in(saved, is_other_backend=True)}
-    ours = {key for table in ("nat", "filter") for key in saved_rows(saved, "IPv4", table)}  # type: ignore[arg-type]
+    ours = {key for table in ("nat", "filter") for key in saved_rows(saved, "IPv4", table)}
     chains = {(key.table, key.name) for key in ours if isinstance(key, Chain)}
     assert {(name, chain) for name, table in found.items() for chain in table.chains} == chains
     jumps = [(name, source) for name, table in found.items() for source, _ in table.jumps]
@@ -157,6 +157,20 @@ def test_rules_in_the_other_backend_are_found_and_deleted(used: Backend, other: 
         saved = subprocess.check_output([f"iptables-{other}-save"], text=True)
         assert kube_proxy_lines(saved) == []
         assert set(FOREIGN_LINES) <= set(without_counters(saved))
+
+
+@pytest.mark.lab
+def test_ipvs_mode_in_the_other_backend_is_deleted_with_the_sets_that_its_rules_hold() -> None:
+    with private_network():
+        create_sets()
+        for commands in commands_of("legacy"):
+            subprocess.run(commands.restore, input=recorded_text(commands.family), text=True, check=True)
+        assert "in tables of iptables-legacy (IPv4)" in str(find_stale_rules(commands_of("nft")))
+        completed = kubeproxy_py("cleanup", "--iptables-flavour=nft")
+        assert completed.returncode == 0, completed.stderr
+        assert subprocess.check_output(["ipset", "list", "-n"]) == b""
+        for program in ("iptables-legacy-save", "ip6tables-legacy-save"):
+            assert kube_proxy_lines(subprocess.check_output([program], text=True)) == []
 
 
 @pytest.mark.lab

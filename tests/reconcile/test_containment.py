@@ -151,16 +151,14 @@ def test_a_report_that_fails_does_not_stop_the_sync(callback: str, caplog: pytes
 
 
 class FailingObserver:
-    on_pending_since = on_event = on_report = on_cycle_end = staticmethod(fail)
+    on_event = on_report = on_cycle_end = staticmethod(fail)
 
-
-class PendingObserver(FailingObserver):
-    on_pending_since = staticmethod(lambda _since_s: None)
+    def on_pending_since(self, since_s: float | None) -> None: ...
 
 
 def test_observers_that_fail_do_not_stop_the_loop(caplog: pytest.LogCaptureFixture) -> None:
     harness = AgentHarness()
-    loop = Loop(harness.agent, on_report=fail, observer=PendingObserver())
+    loop = Loop(harness.agent, on_report=fail, observer=FailingObserver())
     loop.enqueue(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
     with mock.patch.object(loop_module, "monotonic", lambda: harness.now_s):
         loop.run_cycle()

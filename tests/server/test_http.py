@@ -14,6 +14,7 @@ import pytest
 
 from kubeproxy_py import threads
 from kubeproxy_py.server import http as module
+from kubeproxy_py.server import http_messages
 from kubeproxy_py.server.http import HttpServer
 from kubeproxy_py.server.http_messages import Request, Response
 
@@ -254,7 +255,7 @@ def test_without_free_file_descriptors_the_longest_silent_client_is_disconnected
 def test_a_client_that_brings_out_a_bug_is_disconnected_and_others_are_answered(
     port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parse = module.parse_head
+    parse = http_messages.parse_head
 
     def fail_for_one(head: bytes) -> Request:
         if b"/parser-bug" in head:
@@ -271,8 +272,8 @@ def test_a_client_that_brings_out_a_bug_is_disconnected_and_others_are_answered(
 def test_calls_that_fail_do_not_stop_the_server(port: int, caplog: pytest.LogCaptureFixture) -> None:
     server = HttpServer("failing")
     listener = server.listen("127.0.0.1", 0, handle)
-    server.call_periodically(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
-    server.call_soon_threadsafe(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    server.call_periodically(lambda: 1 / 0)  # type: ignore[arg-type]
+    server.call_soon_threadsafe(lambda: 1 / 0)  # type: ignore[arg-type]
     server.start()
     assert b"200" in exchange(listener.getsockname()[1], b"GET /x HTTP/1.0\r\n\r\n")
     assert "Internal error in the HTTP server" in caplog.text

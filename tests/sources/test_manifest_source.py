@@ -151,9 +151,12 @@ def test_inotify_that_ends_is_started_again(
     monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
     started: list[Any] = []
     start = manifest_source._Notifier._start
-    monkeypatch.setattr(
-        manifest_source._Notifier, "_start", lambda self: (start(self), started.append(self._observer))[0]
-    )
+
+    def start_and_record(notifier: manifest_source._Notifier) -> None:
+        start(notifier)
+        started.append(notifier._observer)
+
+    monkeypatch.setattr(manifest_source._Notifier, "_start", start_and_record)
     source = ManifestSource(str(tmp_path), "node-a")
     source.start(event_log)
     event_log.wait_for(synced)

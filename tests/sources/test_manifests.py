@@ -26,6 +26,7 @@ from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.manifests import folder as folder_module
 from kubeproxy_py.sources.manifests import yaml_documents
 from kubeproxy_py.sources.manifests.folder import Folder
+from kubeproxy_py.sources.manifests.parse import parse_manifest
 from kubeproxy_py.sources.manifests.source import ManifestSource
 
 Json = dict[str, Any]
@@ -632,7 +633,7 @@ def test_key_that_occurs_twice_is_reported_and_its_last_value_is_used(directory:
 def test_file_that_brings_out_a_bug_keeps_its_objects_and_others_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = folder_module.parse_manifest
+    parse = parse_manifest
 
     def fail_for_one(name: str, body: bytes, node_name: str) -> Any:
         if name == "a.json" and b"81" in body:

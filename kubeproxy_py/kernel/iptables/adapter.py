@@ -143,8 +143,8 @@ class IptablesAdapter:
         result = run(commands.restore_argv(), stdin=text)
         if not result.exit_code:
             return None
-        if error := lock_error(result.error_text):
-            raise error
+        if not_locked := lock_error(result.error_text):
+            raise not_locked
         return reason(result)
 
     def _jump_counts(self, commands: IptablesCommands, steps: Sequence[Step]) -> Counter[tuple[str, str, str]]:

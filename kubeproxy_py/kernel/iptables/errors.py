@@ -62,12 +62,12 @@ _CAUSES = (  # the first whose pattern matches
     _Cause(re.compile(r"open socket to ipset"), EPERM, lambda *_: "this needs the capability NET_RAW"),
     _Cause(re.compile(r"Extension (\S+) revision|unsupported (?:match|target) [`']?(\w+)"), EOPNOTSUPP, _module_hint),
     _Cause(
-        re.compile(r"Couldn't load (?:match|target) [`'](\S+)'"),
+        re.compile(rf"Couldn't load (?:match|target) [`']({'|'.join(EXTENSIONS)})'"),
         EOPNOTSUPP,
         lambda match, _: f"this installation of iptables has no extension {match[1]}; install the complete package",
     ),
     _Cause(re.compile(r"not supported|missing kernel module"), EOPNOTSUPP),
-    _Cause(re.compile(r"does not exist|No chain/target/match"), ENOENT),
+    _Cause(re.compile(r"does not exist|No chain/target/match|Couldn't load target"), ENOENT),
     _Cause(re.compile(r"busy|Too many links|not empty"), EBUSY),
     _Cause(re.compile(r"Permission denied|be root"), EPERM, lambda *_: "this needs the capability NET_ADMIN"),
 )

@@ -55,9 +55,14 @@ def has_table(family: Family, table: str) -> bool:
 
 
 def has_chain(family: Family, table: str, chain: str) -> bool:
-    """Return whether nf_tables contains *chain* in *table*."""
+    """Return whether nf_tables contains *chain* in *table*; also False where it cannot be asked."""
+    return chain_errno(family, table, chain) == 0
+
+
+def chain_errno(family: Family, table: str, chain: str) -> int:
+    """Return 0 if nf_tables contains *chain* in *table*, ENOENT if not, another errno if it cannot be asked."""
     body = _nfgenmsg(AF_NUMBERS[family]) + string(1, table) + string(3, chain)
-    return _errno_of(message(_GET_CHAIN, 0, body)) == 0
+    return _errno_of(message(_GET_CHAIN, 0, body))
 
 
 def has_extension(family: Family, name: str, *, is_target: bool = False) -> bool:

@@ -8,8 +8,8 @@ checked (``-C``) and inserted (measured with iptables 1.8.9, both backends).
 
 import re
 import shlex
-from collections.abc import Iterator
-from errno import EINVAL
+from collections.abc import Container, Iterator
+from errno import EINVAL, ENOENT
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import run
@@ -22,6 +22,7 @@ from kubeproxy_py.net import Family
 
 _SKIPPED_TABLE = re.compile(rb"# (Table `(?:nat|filter)' is incompatible)")  # iptables-nft-save, with exit code 0
 _NO_SUCH_CHAIN = "No chain/target/match by that name"
+_NO_SUCH_RULE = 1  # exit code of ``-C``
 _NFT_FAMILIES: dict[Family, str] = {"IPv4": "ip", "IPv6": "ip6"}
 
 
@@ -54,7 +55,7 @@ def read_by_chain(commands: IptablesCommands, table: Table) -> bytes:
     A built-in chain that cannot be listed has our jumps only; what else is in it, and where, is not known.
 
     Raises:
-        KernelError: one of our chains cannot be listed.
+        KernelError: one of our chains cannot be listed, or our jumps cannot be checked.
     """
     chains = [name for chain_table, name in kube_names.CHAINS if chain_table == table]
     sources = dict.fromkeys(source for jump_table, source, _, _ in kube_names.JUMPS if jump_table == table)
@@ -66,14 +67,14 @@ def read_by_chain(commands: IptablesCommands, table: Table) -> bytes:
         try:
             lines += _rules(commands, table, source) or ()
         except KernelError:
-            lines += _checked_jumps(commands, table, source)
+            lines += _checked_jumps(commands, table, source, ours)
     return "\n".join((f"*{table}", *lines, "COMMIT\n")).encode("utf-8", "surrogateescape")
 
 
 def _rules(commands: IptablesCommands, table: Table, chain: str) -> list[str] | None:
     """Return the rules of *chain*, as iptables-save prints them; None if it does not exist.  Raises KernelError."""
     # iptables-nft says of a chain that does not exist that it is incompatible.
-    if commands.backend == "nft" and not nf_tables.has_chain(commands.family, table, chain):
+    if commands.backend == "nft" and nf_tables.chain_errno(commands.family, table, chain) == ENOENT:
         return None
     result = run([*commands.program, "-t", table, "-S", chain])
     if result.exit_code:
@@ -84,10 +85,12 @@ def _rules(commands: IptablesCommands, table: Table, chain: str) -> list[str] | 
     return [line for line in printed if line.startswith("-A ")]
 
 
-def _checked_jumps(commands: IptablesCommands, table: Table, source: str) -> Iterator[str]:
-    """Yield those of our jumps that *source* contains."""
+def _checked_jumps(commands: IptablesCommands, table: Table, source: str, targets: Container[str]) -> Iterator[str]:
+    """Yield those of our jumps to the chains *targets*, which exist, that *source* contains.  Raises KernelError."""
     for jump, rule in kube_names.jumps(commands.family).items():
-        if (jump.table, jump.source) == (table, source):
+        if (jump.table, jump.source) == (table, source) and jump.target in targets:
             check = run([*commands.program, "-t", table, "-C", source, *shlex.split(rule)])
+            if check.exit_code not in (0, _NO_SUCH_RULE):
+                raise KernelError(f"{commands.family} {table} {source}: {reason(check)}", errno=EINVAL)
             if not check.exit_code:
                 yield f"-A {source} {rule}"
