@@ -6,16 +6,19 @@ Each object is given those that it depends on, all of which exist before it: the
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct
 
 from kubeproxy_py.commands.cleanup import warn_of_stale_rules
+from kubeproxy_py.commands.host_checks import HostChecks
 from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 from kubeproxy_py.events.kube_events import started_event
 from kubeproxy_py.kernel.address.monitor import AddressMonitor
+from kubeproxy_py.kernel.host_facts import gather_host_facts
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
@@ -75,7 +78,15 @@ def build_app(
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
     reconciler = make_agent(loaded, parts, log_problem)
     reloader = Reloader(current, reconciler, platform.host, notifier)
-    on_report = _call_each(notifier.on_report, _once(lambda: warn_of_stale_rules(platform.iptables_commands)))
+    commands = platform.iptables_commands
+    checks = HostChecks(
+        node, partial(gather_host_facts, commands), current.get, parts.announcer.publish, collectors.registry
+    )
+    on_report = _call_each(
+        notifier.on_report,
+        _once(lambda: warn_of_stale_rules(commands)),
+        checks.listener(lambda: parts.compiler.cluster.node),
+    )
     loop = Loop(reconciler, on_report, reloader.apply, notifier.alive, servers.observer)
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None

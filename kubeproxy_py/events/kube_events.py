@@ -15,6 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import IP
 
@@ -65,7 +66,7 @@ class EventWrite(Struct, frozen=True, gc=False):
     patch: bytes = b""  # a JSON merge patch (RFC 7386); if the Event was deleted (404), it is created again from body
 
 
-_START, _LISTEN, _SYNC = "StartKubeProxy", "Listen", "SyncProxyRules"
+_START, _LISTEN, _SYNC, _CHECK = "StartKubeProxy", "Listen", "SyncProxyRules", "CheckHost"
 
 
 def started_event(node: str) -> KubeEvent:
@@ -96,6 +97,21 @@ def external_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP
         "traffic to them on the Service's ports reaches the Service instead of processes of the node"
     )
     return KubeEvent("Warning", "ExternalIPOnNode", _SYNC, _regarding(service), note)
+
+
+def cluster_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP]) -> KubeEvent:
+    """Return the Event that ClusterIPs of *service* are addresses of *node*, too; kube-proxy has no such Event."""
+    note = (
+        f"ClusterIPs {', '.join(addresses)} are also addresses of another interface of node {node}: IPVS serves the "
+        "Service's ports there, so a program that listens on them receives nothing. NodeLocal DNSCache must listen on "
+        "its own address only (-localip 169.254.20.10) where IPVS is used"
+    )
+    return KubeEvent("Warning", "ClusterIPOnNode", _SYNC, _regarding(service), note)
+
+
+def host_finding(node: str, finding: Finding) -> KubeEvent:
+    """Return the Event that the checks of the host of *node* found something; kube-proxy has no such Events."""
+    return KubeEvent("Warning", finding.reason, _CHECK, Regarding("Node", node), str(finding))
 
 
 def _regarding(service: ServiceName) -> Regarding:
