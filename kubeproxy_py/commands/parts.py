@@ -6,7 +6,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from socket import gethostname
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kubeproxy_py.commands.unserved_log import UnservedLog
 from kubeproxy_py.compile.base import desired_sysctls, sysctl_paths
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.config_warnings import node_warnings
 from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
-from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.external_ip_warnings import ExternalIpWarnings
 from kubeproxy_py.kernel import SYSCTLS, Kernel
@@ -29,6 +29,7 @@ from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
 from kubeproxy_py.sources import Source
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
@@ -134,7 +135,7 @@ def make_parts(
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
-    compiler = Compiler(_NodeContextFactory(loaded.config, platform.host), sysctls)
+    compiler = Compiler(_NodeContextFactory(loaded, platform.host), sysctls)
     make_source = _manifest_source if loaded.agent.manifests else _kubernetes_source
     source, announcer = make_source(loaded, platform.host.node_name, metrics)
     return Parts(platform.kernel, compiler, source, announcer)
@@ -175,20 +176,28 @@ def _kubernetes_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) 
 
 def make_agent(loaded: LoadedConfig, parts: Parts, on_problem: Callable[[Problem], None]) -> Agent:
     """Return the reconciler of *parts*; *on_problem* is called for each rejected object."""
+    address_warnings = ExternalIpWarnings(parts.compiler, parts.announcer.publish)
+    unserved = UnservedLog(parts.compiler)
+
+    def on_compiled(names: Collection[ServiceName]) -> None:
+        address_warnings.check(names)
+        unserved.check(names)
+
     return Agent(
         parts.kernel,
         parts.compiler,
         monotonic,
         exclude=loaded.config.ipvs.exclude_cidrs,
+        keep_foreign=loaded.agent.keep_foreign_virtual_servers,
         timing=_timing(loaded),
         on_problem=on_problem,
-        on_compiled=ExternalIpWarnings(parts.compiler, parts.announcer.publish).check,
+        on_compiled=on_compiled,
     )
 
 
 def agent_settings(loaded: LoadedConfig, host: HostInfo) -> Settings:
     """Return the settings that a running reconciler takes from a new configuration."""
-    return Settings(_NodeContextFactory(loaded.config, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded))
+    return Settings(_NodeContextFactory(loaded, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded))
 
 
 def _timing(loaded: LoadedConfig) -> Timing:
@@ -199,8 +208,9 @@ def _timing(loaded: LoadedConfig) -> Timing:
 class _NodeContextFactory:
     """Builds the node context of one configuration, and logs once what in the Node does not fit it."""
 
-    def __init__(self, config: KubeProxyConfiguration, host: HostInfo) -> None:
-        self._config = config
+    def __init__(self, loaded: LoadedConfig, host: HostInfo) -> None:
+        self._config = loaded.config
+        self._settings = loaded.agent
         self._host = host
         self._logged: tuple[str, ...] = ()  # the warnings of the last call
 
@@ -210,7 +220,7 @@ class _NodeContextFactory:
             if warning not in self._logged:
                 log.warning("%s", warning)
         self._logged = warnings
-        return make_node_context(self._config, self._host, node, addresses)
+        return make_node_context(self._config, self._host, node, addresses, self._settings)
 
 
 def log_problem(problem: Problem) -> None:

@@ -216,6 +216,8 @@ class AgentSettings(Section, frozen=True):
     traffic_series: Annotated[int, pointer(integer(0))] = 1000  # service ports with their own traffic metrics; 0: none
     traffic_services_max: Annotated[int, pointer(integer(0))] = 20_000  # with more service ports, no traffic metrics
     drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a real server drains until it has no connections
+    healthz_at_service_addresses: Annotated[bool, BOOLEAN] = False  # for health checks of passthrough load balancers
+    keep_foreign_virtual_servers: Annotated[bool, BOOLEAN] = False  # those that no set and no address of ours names
 
 
 class Field(Struct, frozen=True, gc=False):

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import load_module, run
+from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands, detect_backend, find_commands
 from kubeproxy_py.kernel.netlink.attributes import u8
@@ -89,6 +90,7 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
         families=families,
         random_fully=supports_random_fully(iptables_version),
         match_ipvs=match_ipvs,
+        outgoing_addresses=outgoing_addresses(),
     )
     return ProbeResult(
         host=host,

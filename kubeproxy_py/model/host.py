@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from kubeproxy_py.net import FAMILIES, Family
+from kubeproxy_py.net import FAMILIES, IP, Family
 
 
 class HostInfo(Struct, frozen=True, gc=False):
@@ -17,3 +17,4 @@ class HostInfo(Struct, frozen=True, gc=False):
     families: tuple[Family, ...] = FAMILIES  # those whose iptables works
     random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)
     match_ipvs: bool = True  # the kernel has the iptables match "ipvs" (module xt_ipvs)
+    outgoing_addresses: tuple[IP, ...] = ()  # its source addresses towards the default routes
