@@ -6,7 +6,6 @@ Each object is given those that it depends on, all of which exist before it: the
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from msgspec import Struct
 
@@ -18,7 +17,7 @@ from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 from kubeproxy_py.events.kube_events import started_event
 from kubeproxy_py.kernel.address.monitor import AddressMonitor
-from kubeproxy_py.kernel.host_facts import gather_host_facts
+from kubeproxy_py.kernel.host_facts import HostFactsReader
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
@@ -79,9 +78,8 @@ def build_app(
     reconciler = make_agent(loaded, parts, log_problem)
     reloader = Reloader(current, reconciler, platform.host, notifier)
     commands = platform.iptables_commands
-    checks = HostChecks(
-        node, partial(gather_host_facts, commands), current.get, parts.announcer.publish, collectors.registry
-    )
+    facts = HostFactsReader(commands)
+    checks = HostChecks(node, facts.read, current.get, parts.announcer.publish, collectors.registry)
     on_report = _call_each(
         notifier.on_report,
         _once(lambda: warn_of_stale_rules(commands)),

@@ -25,7 +25,7 @@ from kubeproxy_py.model.node import Node
 from kubeproxy_py.net import CIDR
 from kubeproxy_py.reconcile.report import Report
 
-MAX_CPU_SHARE = 0.02
+MAX_CPU_SHARE = 0.05
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ Invariants:
 - Nothing is changed, and no kernel module is loaded by asking.
 - A part that cannot be read is left out, so the others are still checked.
 
-Two processes are started, one ``iptables-save`` per family; this is not for the path of a sync.
+While no rule changes no process is started; otherwise ``iptables-save`` runs once per family.
 """
 
 import logging
@@ -14,11 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import Struct
+
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.bridges import bridges_with_ports
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import run
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
+from kubeproxy_py.kernel.iptables.fingerprint import TableFingerprint, table_fingerprint
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.host_facts import ChainFacts, Chains, ConntrackFacts, HostFacts
 from kubeproxy_py.model.node import HostAddress
@@ -36,25 +39,49 @@ _Part = TypeVar("_Part")
 log = logging.getLogger(__name__)
 
 
-def gather_host_facts(commands: Iterable[IptablesCommands], *, root: Path = Path("/")) -> HostFacts:
-    """Return the facts of this host and network namespace; never raises.
+class HostFactsReader:
+    """Reads the facts of this host and network namespace.
 
     Args:
         commands: the iptables programs of each family that is used.
         root: folder that contains the proc to read.
     """
-    tables: dict[tuple[Family, Table], Chains] = {}
-    families = [family_commands.family for family_commands in commands]
-    for family_commands in commands:
-        saved = _part("iptables", partial(_save, family_commands), b"")
-        tables |= {(family_commands.family, table): chains for table, chains in parse_saved(saved)}
-    return HostFacts(
-        tables=tables,
-        bridges=_part("bridges", bridges_with_ports, ()),
-        bridge_netfilter={family: _read(root / _BRIDGE_SYSCTLS[family]) == "1" for family in families},
-        conntrack=read_conntrack(root),
-        addresses=_part("addresses", _host_addresses, ()),
-    )
+
+    def __init__(self, commands: Iterable[IptablesCommands], *, root: Path = Path("/")) -> None:
+        self._commands = tuple(commands)
+        self._root = root
+        self._saved: dict[Family, _SavedTables] = {}
+
+    def read(self) -> HostFacts:
+        """Return the facts of now; never raises."""
+        tables: dict[tuple[Family, Table], Chains] = {}
+        for commands in self._commands:
+            family_tables = _part("iptables", partial(self._tables, commands), {})
+            tables |= {(commands.family, table): chains for table, chains in family_tables.items()}
+        sysctls = {commands.family: self._root / _BRIDGE_SYSCTLS[commands.family] for commands in self._commands}
+        return HostFacts(
+            tables=tables,
+            bridges=_part("bridges", bridges_with_ports, ()),
+            bridge_netfilter={family: _read(path) == "1" for family, path in sysctls.items()},
+            conntrack=read_conntrack(self._root),
+            addresses=_part("addresses", _host_addresses, ()),
+        )
+
+    def _tables(self, commands: IptablesCommands) -> dict[Table, Chains]:
+        """Return the tables of one family; iptables-save runs only if one of them has changed.  Raises KernelError."""
+        fingerprints = tuple(table_fingerprint(commands.backend, commands.family, table) for table in _TABLES.values())
+        known = self._saved.get(commands.family)
+        if known and None not in fingerprints and known.fingerprints == fingerprints:
+            return known.tables
+        tables = dict(parse_saved(_save(commands)))
+        # The fingerprints may be older than the tables, which the next read then notices.
+        self._saved[commands.family] = _SavedTables(fingerprints, tables)
+        return tables
+
+
+class _SavedTables(Struct, frozen=True):
+    fingerprints: tuple[TableFingerprint | None, ...]
+    tables: dict[Table, Chains]
 
 
 def parse_saved(saved: bytes) -> Iterator[tuple[Table, Chains]]:

@@ -97,7 +97,7 @@ def _log_changes(severity: int, reports: list[SyncReport | DrainReport]) -> None
 
 def _log_foreign(servers: Sequence[VirtualServer]) -> None:
     """Name virtual servers of other programs, whose users must learn why they are gone."""
-    named = ", ".join(str(server) for server in servers[:_FOREIGN_NAMED_MAX])
+    named = ", ".join(str(server) for server in sorted(servers)[:_FOREIGN_NAMED_MAX])
     log.warning(
         "Deleted virtual servers that this agent did not create; if another program needs them, add their networks to "
         "ipvs.excludeCIDRs or set --keep-foreign-virtual-servers",

@@ -1,5 +1,7 @@
 """ExternalIpWarnings: Services whose externalIPs are addresses of this node."""
 
+import logging
+
 import pytest
 
 from kubeproxy_py.compile.compiler import Compiler
@@ -115,3 +117,22 @@ def test_warning_is_published_again_for_a_service_that_was_deleted_and_created()
     harness.sync(ServiceUpserted(with_external(NODE_IP)))
     assert harness.sync(ServiceDeleted(name("shop/web"))) == []
     assert len(harness.sync(ServiceUpserted(with_external(NODE_IP)))) == 1
+
+
+def test_cluster_ip_that_another_interface_has_is_warned_of_once_and_stays_bound() -> None:
+    harness = WarningsHarness()
+    harness.sync(ServiceUpserted(service(cluster_ips=(OTHER,))))
+    (event,) = harness.sync(HostAddresses(host(NODE_IP, OTHER)))
+    assert (event.reason, str(event.regarding)) == ("ClusterIPOnNode", "Service shop/web")
+    assert OTHER in event.note
+    assert Address(OTHER) in harness.kernel.rows
+    assert harness.sync(ServiceUpserted(service(cluster_ips=(OTHER,), affinity_timeout_s=60))) == []
+
+
+def test_load_balancer_address_of_the_node_is_logged_without_an_event(caplog: pytest.LogCaptureFixture) -> None:
+    harness = WarningsHarness()
+    balanced = service(load_balancer_ips=(NODE_IP,), type="LoadBalancer")
+    with caplog.at_level(logging.DEBUG, "kubeproxy_py"):
+        assert harness.sync(ServiceUpserted(balanced)) == []
+    messages = [record.msg for record in caplog.records if record.name.endswith("external_ip_warnings")]
+    assert messages == ["Load balancer addresses are addresses of this node; not bound"]

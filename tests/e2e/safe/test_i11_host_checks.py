@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -40,15 +41,6 @@ def agent(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield process
 
 
-@contextmanager
-def changed_host(cluster: Cluster, change: str, undo: str) -> Iterator[None]:
-    shell(cluster.node_a, change)
-    try:
-        yield
-    finally:
-        shell(cluster.node_a, undo)
-
-
 def answer(cluster: Cluster, client: str) -> str:
     try:
         return send_request(cluster, Request(client, "tcp", CLUSTER_IP, 80), 0.5).name
@@ -56,41 +48,75 @@ def answer(cluster: Cluster, client: str) -> str:
         return type(error).__name__
 
 
-INPUT_DROP = ("iptables -P INPUT DROP", "iptables -P INPUT ACCEPT")
-INPUT_REJECT = (
-    "iptables -A INPUT -p tcp --dport 22 -j ACCEPT; iptables -A INPUT -j REJECT",
-    "iptables -D INPUT -j REJECT; iptables -D INPUT -p tcp --dport 22 -j ACCEPT",
-)
-BRIDGE = (
-    "sysctl -qw net.bridge.bridge-nf-call-iptables=0",
-    "sysctl -qw net.bridge.bridge-nf-call-iptables=1",
-)
-FORWARD = ("iptables -I FORWARD -j DROP", "iptables -D FORWARD -j DROP")
+class Fault(NamedTuple):
+    """Something that an administrator or another program does, how it is undone, and a client that it cuts off."""
+
+    reason: str
+    change: str
+    undo: str
+    client: str
+    remedy: str
 
 
-@pytest.mark.parametrize(
-    ("reason", "commands", "client", "remedy"),
-    [
-        ("InputDropsServices", INPUT_DROP, "pod-a1", "--match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT"),
-        ("InputDropsServices", INPUT_REJECT, "pod-a1", "-A INPUT -j REJECT"),
-        ("BridgeNetfilterOff", BRIDGE, "pod-a1", "net.bridge.bridge-nf-call-iptables=1"),
-        ("ForwardDropsServices", FORWARD, "pod-b1", "accept established connections"),
-    ],
-    ids=["INPUT policy", "INPUT rule", "bridge", "FORWARD"],
+_RULE = "-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8091"
+_BRIDGE = "sysctl -qw net.bridge.bridge-nf-call-iptables="
+FAULTS = (
+    Fault(
+        "InputDropsServices",
+        "iptables -A INPUT -p tcp --dport 22 -j ACCEPT; iptables -A INPUT -j REJECT",
+        "iptables -D INPUT -j REJECT; iptables -D INPUT -p tcp --dport 22 -j ACCEPT",
+        "pod-a1",
+        "-A INPUT -j REJECT",
+    ),
+    Fault(
+        "ForwardDropsServices",
+        "iptables -I FORWARD -j DROP",
+        "iptables -D FORWARD -j DROP",
+        "pod-b1",
+        "accept established connections",
+    ),
+    Fault("BridgeNetfilterOff", f"{_BRIDGE}0", f"{_BRIDGE}1", "pod-a1", "net.bridge.bridge-nf-call-iptables=1"),
+    Fault(
+        "NatRuleBeforeServices",
+        f"iptables -t nat -I PREROUTING {_RULE}",
+        f"iptables -t nat -D PREROUTING {_RULE}",
+        "pod-b1",
+        "--to-ports 8091",
+    ),
 )
-def test_fault_is_reported_once_with_its_remedy_and_so_is_its_end(
-    cluster: Cluster, agent: AgentProcess, reason: str, commands: tuple[str, str], client: str, remedy: str
+
+
+@contextmanager
+def faulty(cluster: Cluster, *faults: Fault) -> Iterator[None]:
+    for fault in faults:
+        shell(cluster.node_a, fault.change)
+    try:
+        yield
+    finally:
+        for fault in faults:
+            shell(cluster.node_a, fault.undo)
+
+
+def test_healthy_host_has_no_findings(cluster: Cluster, agent: AgentProcess) -> None:
+    agent.wait_for("Synced")
+    counts = [line for line in scrape(cluster.node_a).splitlines() if line.startswith("kubeproxy_ipvs_findings{")]
+    assert counts
+    assert [line for line in counts if not line.endswith(" 0")] == []
+
+
+def test_faults_are_reported_once_with_their_remedy_and_so_are_their_ends(
+    cluster: Cluster, agent: AgentProcess
 ) -> None:
-    assert answer(cluster, client) == "pod-a2"
     since = len(agent.lines())
-    with changed_host(cluster, *commands):
-        assert answer(cluster, client) != "pod-a2"
-        line = agent.wait_for(rf'reason="{reason}"', since)
-        assert remedy in line
-        assert f'kubeproxy_ipvs_findings{{reason="{reason}"}} 1' in scrape(cluster.node_a)
-    agent.wait_for(f"A finding about this host is over.*{reason}", since)
-    assert len([line for line in agent.lines()[since:] if reason in line]) == 2
-    assert answer(cluster, client) == "pod-a2"
+    with faulty(cluster, *FAULTS):
+        for fault in FAULTS:
+            assert fault.remedy in agent.wait_for(f'reason="{fault.reason}"', since)
+        metrics = scrape(cluster.node_a)
+        for fault in FAULTS:
+            assert f'kubeproxy_ipvs_findings{{reason="{fault.reason}"}} 1' in metrics
+    for fault in FAULTS:
+        agent.wait_for(f"A finding about this host is over.*{fault.reason}", since)
+        assert len([line for line in agent.lines()[since:] if f'reason="{fault.reason}"' in line]) == 2
 
 
 def test_full_conntrack_table_is_reported_and_so_are_its_drops(cluster: Cluster, agent: AgentProcess) -> None:
@@ -114,17 +140,9 @@ def test_full_conntrack_table_is_reported_and_so_are_its_drops(cluster: Cluster,
     agent.wait_for("A finding about this host is over.*ConntrackTableFull", since)
 
 
-def test_translation_before_our_jump_is_reported(cluster: Cluster, agent: AgentProcess) -> None:
-    rule = "-p tcp -m tcp --dport 80 -m addrtype --dst-type LOCAL -j REDIRECT --to-ports 8091"
-    since = len(agent.lines())
-    with changed_host(cluster, f"iptables -t nat -I PREROUTING {rule}", f"iptables -t nat -D PREROUTING {rule}"):
-        line = agent.wait_for('reason="NatRuleBeforeServices"', since)
-        assert "--to-ports 8091" in line
-        assert answer(cluster, "pod-a1") != "pod-a2"
-    agent.wait_for("A finding about this host is over.*NatRuleBeforeServices", since)
-
-
-def test_healthy_host_has_no_findings(cluster: Cluster, agent: AgentProcess) -> None:
-    counts = [line for line in scrape(cluster.node_a).splitlines() if line.startswith("kubeproxy_ipvs_findings{")]
-    assert counts
-    assert [line for line in counts if not line.endswith(" 0")] == []
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.reason)
+def test_fault_cuts_a_client_off(cluster: Cluster, agent: AgentProcess, fault: Fault) -> None:
+    assert answer(cluster, fault.client) == "pod-a2"
+    with faulty(cluster, fault):
+        assert answer(cluster, fault.client) != "pod-a2"
+    assert answer(cluster, fault.client) == "pod-a2"
