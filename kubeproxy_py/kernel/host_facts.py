@@ -56,8 +56,9 @@ class HostFactsReader:
         """Return the facts of now; never raises."""
         tables: dict[tuple[Family, Table], Chains] = {}
         for commands in self._commands:
-            family_tables = _part("iptables", partial(self._tables, commands), {})
-            tables |= {(commands.family, table): chains for table, chains in family_tables.items()}
+            missing: dict[Table, Chains] = {}
+            found = _part("iptables", partial(self._tables, commands), missing)
+            tables |= {(commands.family, table): chains for table, chains in found.items()}
         sysctls = {commands.family: self._root / _BRIDGE_SYSCTLS[commands.family] for commands in self._commands}
         return HostFacts(
             tables=tables,

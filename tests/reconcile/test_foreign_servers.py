@@ -15,7 +15,6 @@ from tests.reconcile.harness import SERVER, AgentHarness, serving
 
 FOREIGN = VirtualServer("192.168.3.100", 6443, "TCP")
 AT_OUR_ADDRESS = VirtualServer(SERVER.address, 9999, "TCP")
-KEEP = {"keep_foreign": True}
 
 
 def foreign_rows(*servers: VirtualServer) -> Rows:
@@ -60,7 +59,7 @@ def test_server_of_a_service_that_was_deleted_while_no_agent_ran_is_not_foreign(
 
 
 def test_kept_foreign_servers_stay_at_the_start_and_in_full_compares() -> None:
-    harness = AgentHarness(foreign_rows(FOREIGN), **KEEP)
+    harness = AgentHarness(foreign_rows(FOREIGN), keep_foreign=True)
     harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
     late = VirtualServer("192.168.3.101", 80, "UDP")
     harness.kernel.rows.update(foreign_rows(late, AT_OUR_ADDRESS))
@@ -73,7 +72,7 @@ def test_kept_foreign_servers_stay_at_the_start_and_in_full_compares() -> None:
 
 def test_kept_foreign_servers_are_adopted_by_a_service_that_wants_them() -> None:
     wanted = VirtualServer("192.168.3.100", 80, "TCP")
-    harness = AgentHarness(foreign_rows(wanted), **KEEP)
+    harness = AgentHarness(foreign_rows(wanted), keep_foreign=True)
     harness.handle(ServiceUpserted(service(external_ips=("192.168.3.100",))), SliceUpserted(endpoint_slice()))
     assert RealServer(wanted, "10.244.1.5", 8080) in harness.kernel.rows
 
