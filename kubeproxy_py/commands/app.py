@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from kubeproxy_py import threads
 from kubeproxy_py.commands.cleanup import warn_of_stale_rules
+from kubeproxy_py.commands.host_checks import HostChecks
 from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts, served_addresses
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.commands.rivals import RivalWatch
@@ -17,6 +18,7 @@ from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 from kubeproxy_py.events.kube_events import started_event
 from kubeproxy_py.kernel.address.monitor import AddressMonitor
+from kubeproxy_py.kernel.host_facts import HostFactsReader
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
@@ -77,10 +79,14 @@ def build_app(
     rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)
     agent = make_agent(loaded, parts, log_problem, rivals.on_contested)
     reloader = Reloader(current, agent, platform.host, notifier)
+    commands = platform.iptables_commands
+    facts = HostFactsReader(commands)
+    checks = HostChecks(node, facts.read, current.get, parts.announcer.publish, collectors.registry)
     on_report = _call_each(
         notifier.on_report,
-        _once("look for stale rules", lambda: warn_of_stale_rules(platform.iptables_commands)),
+        _once("look for stale rules", lambda: warn_of_stale_rules(commands)),
         _once("look for other proxies", rivals.watch),
+        checks.listener(lambda: parts.compiler.cluster.node),
     )
     loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
     monitor = AddressMonitor(loop.enqueue)

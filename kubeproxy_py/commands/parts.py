@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kubeproxy_py.commands.unserved_log import UnservedLog
 from kubeproxy_py.compile.base import desired_sysctls, sysctl_paths
 from kubeproxy_py.compile.compiler import Compiler, OnFailure
 from kubeproxy_py.compile.config_warnings import node_warnings
 from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
-from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted
 from kubeproxy_py.events.service_warnings import ServiceWarnings
@@ -142,7 +142,7 @@ def make_parts(
     make_source = _manifest_source if loaded.agent.manifests else _kubernetes_source
     node = platform.host.node_name
     source, announcer = make_source(loaded, node, metrics, served)
-    context_factory = _NodeContextFactory(loaded.config, platform.host)
+    context_factory = _NodeContextFactory(loaded, platform.host)
     compiler = Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
     return Parts(platform.kernel, compiler, source, announcer)
 
@@ -209,21 +209,29 @@ def make_agent(
         on_problem: Called with each rejected object.
         on_contested: Called with rows that drift again each time after they were repaired.
     """
+    warnings = ServiceWarnings(parts.compiler, parts.announcer.publish)
+    unserved = UnservedLog(parts.compiler)
+
+    def on_compiled(names: Collection[ServiceName]) -> None:
+        warnings.check(names)
+        unserved.check(names)
+
     return Agent(
         parts.kernel,
         parts.compiler,
         monotonic,
         exclude=loaded.config.ipvs.exclude_cidrs,
+        keep_foreign=loaded.agent.keep_foreign_virtual_servers,
         timing=_timing(loaded),
         on_problem=on_problem,
-        on_compiled=ServiceWarnings(parts.compiler, parts.announcer.publish).check,
+        on_compiled=on_compiled,
         on_contested=on_contested,
     )
 
 
 def agent_settings(loaded: LoadedConfig, host: HostInfo) -> Settings:
     """Return the settings that a running agent takes from a new configuration."""
-    return Settings(_NodeContextFactory(loaded.config, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded))
+    return Settings(_NodeContextFactory(loaded, host), loaded.config.ipvs.exclude_cidrs, _timing(loaded))
 
 
 def _timing(loaded: LoadedConfig) -> Timing:
@@ -234,8 +242,9 @@ def _timing(loaded: LoadedConfig) -> Timing:
 class _NodeContextFactory:
     """Builds the node context of one configuration, and logs once what in the Node does not fit it."""
 
-    def __init__(self, config: KubeProxyConfiguration, host: HostInfo) -> None:
-        self._config = config
+    def __init__(self, loaded: LoadedConfig, host: HostInfo) -> None:
+        self._config = loaded.config
+        self._settings = loaded.agent
         self._host = host
         self._logged: tuple[str, ...] = ()  # the warnings of the last call
 
@@ -245,7 +254,7 @@ class _NodeContextFactory:
             if warning not in self._logged:
                 log.warning("%s", warning)
         self._logged = warnings
-        return make_node_context(self._config, self._host, node, addresses)
+        return make_node_context(self._config, self._host, node, addresses, self._settings)
 
 
 def _report_failure_to(publish: Publish, node: str) -> OnFailure:

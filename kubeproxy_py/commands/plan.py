@@ -1,6 +1,7 @@
 """plan: print the changes that a sync would make now, without making them."""
 
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import SUCCESS
@@ -9,7 +10,7 @@ from kubeproxy_py.kernel import read_all
 from kubeproxy_py.model.events import HostAddresses, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Rows
-from kubeproxy_py.plan.ownership import filter_owned
+from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.agent import warn_if_node_is_missing
 from kubeproxy_py.reconcile.report_text import changes_text
@@ -32,12 +33,25 @@ def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
 
     parts = make_parts(loaded, empty_platform(loaded) if assume_empty else real_platform(loaded))
     desired = desired_rows(parts)
-    actual = filter_owned(read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs, desired)
+    actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
     sys.stdout.write(plan_json(steps).decode() + "\n" if as_json else plan_text(steps))
     if not as_json:
         sys.stdout.write(f"{changes_text(steps)}\n")
     return SUCCESS
+
+
+def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows) -> Rows:
+    """Return the kernel's rows that a sync would consider ours.
+
+    Raises:
+        KernelError: The kernel cannot be read.
+    """
+    rows, exclude = read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs
+    if not loaded.agent.keep_foreign_virtual_servers:
+        return filter_owned(rows, exclude, desired)
+    addresses = frozenset(chain.from_iterable(parts.compiler.context.foreign_addresses.values()))
+    return filter_owned(rows, exclude, desired, lambda server: is_foreign(server, rows, addresses))
 
 
 def desired_rows(parts: Parts) -> Rows:

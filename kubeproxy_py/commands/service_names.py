@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
+from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.unserved import unserved_reason
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.services import Service, ServiceName
+from kubeproxy_py.model.services import Service, ServiceName, ServicePort
+from kubeproxy_py.net import family_of
 
 
 def virtual_server_name(
@@ -14,12 +17,30 @@ def virtual_server_name(
     if service is None:
         return ""
     kind = _address_kind(server.address, service)
+    port = _port_of(server, service)
+    label = f":{port.name}" if port and port.name else ""
+    return f"{service.name}{label} ({kind})"
+
+
+def unserved_server_reason(server: VirtualServer, holder: ServiceName | None, compiler: Compiler) -> str:
+    """Return why *server* has no real servers; "" if no Service holds it, or if an endpoint serves."""
+    cluster = compiler.cluster
+    service = cluster.services.get(holder) if holder else None
+    port = _port_of(server, service) if service else None
+    if service is None or port is None:
+        return ""
+    slices, family = cluster.slices_of(service.name), family_of(server.address)
+    return unserved_reason(service, port, slices, family, compiler.context)
+
+
+def _port_of(server: VirtualServer, service: Service) -> ServicePort | None:
+    """Return the port of *service* that *server* serves."""
+    is_node_port = _address_kind(server.address, service) == "NodePort"
     for port in service.ports:
-        number = port.node_port if kind == "NodePort" else port.port
+        number = port.node_port if is_node_port else port.port
         if (number, port.protocol) == (server.port, server.protocol):
-            label = f":{port.name}" if port.name else ""
-            return f"{service.name}{label} ({kind})"
-    return f"{service.name} ({kind})"
+            return port
+    return None
 
 
 def _address_kind(address: str, service: Service) -> str:

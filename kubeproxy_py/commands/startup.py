@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kubeproxy_py.compile.base import CONNTRACK_MAX_FIELDS, desired_sysctls, is_optional, suffices
-from kubeproxy_py.compile.config_warnings import family_warnings
+from kubeproxy_py.compile.config_warnings import family_warnings, loopback_warnings
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import LoadedConfig
 from kubeproxy_py.config.types import KubeProxyConfiguration
@@ -43,7 +43,7 @@ def prepare_host(loaded: LoadedConfig, kernel: Kernel, host: HostInfo) -> Rows:
     """
     config = loaded.config
     check_pod_networks(config, host.families)
-    for warning in family_warnings(config, host.families):
+    for warning in (*family_warnings(config, host.families), *loopback_warnings(config)):
         log.warning("%s", warning)
     if not config.node_port_addresses:
         log.info(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def status(loaded: "LoadedConfig") -> int:
     """Print the kernel's virtual servers with the names of their Services, then what is refused of Services."""
-    from kubeproxy_py.commands.service_names import virtual_server_name
+    from kubeproxy_py.commands.service_names import unserved_server_reason, virtual_server_name
     from kubeproxy_py.commands.status_table import refusals_text, status_text
 
     parts = real_parts(loaded)
@@ -25,7 +25,10 @@ def status(loaded: "LoadedConfig") -> int:
     def name_of(server: VirtualServer) -> str:
         return virtual_server_name(server, claims.holder(server), services)
 
+    def reason_of(server: VirtualServer) -> str:
+        return unserved_server_reason(server, claims.holder(server), parts.compiler)
+
     rows = parts.kernel.read(VIRTUAL_SERVERS)
     connections = parts.kernel.connections([key for key in rows if isinstance(key, VirtualServer)])
-    sys.stdout.write(status_text(rows, name_of, connections) + refusals_text(parts.compiler.refusals))
+    sys.stdout.write(status_text(rows, name_of, connections, reason_of) + refusals_text(parts.compiler.refusals))
     return SUCCESS

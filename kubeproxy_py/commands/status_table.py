@@ -17,9 +17,15 @@ _SUBHEADER = ("  ->", "RemoteAddress:Port", "Weight", "ActiveConn", "InActConn")
 
 
 def status_text(
-    rows: Rows, names: Callable[[VirtualServer], str], connections: Mapping[RealServer, Connections]
+    rows: Rows,
+    names: Callable[[VirtualServer], str],
+    connections: Mapping[RealServer, Connections],
+    reasons: Callable[[VirtualServer], str] = lambda _server: "",
 ) -> str:
-    """Return the virtual servers among *rows*, ordered by address, port and protocol, each with its real servers."""
+    """Return the virtual servers among *rows*, ordered by address, port and protocol, each with its real servers.
+
+    *reasons* returns why a virtual server has no real servers; "": unknown.
+    """
     real_servers: dict[VirtualServer, list[RealServer]] = {}
     for key in rows:
         if isinstance(key, RealServer):
@@ -31,7 +37,8 @@ def status_text(
         backends = sorted(real_servers.get(server, ()), key=lambda key: (ip_address(key.address).packed, key.port))
         lines += [_real_line(*_real_cells(key, rows, connections)) for key in backends]
         if not backends:
-            lines.append("  -> (no endpoints: refused)")
+            reason = reasons(server)
+            lines.append(f"  -> (no endpoints: refused{'; ' if reason else ''}{reason})")
     count = sum(map(len, real_servers.values()))
     return "\n".join((*lines, f"{len(servers):,} virtual servers, {count:,} real servers")) + "\n"
 

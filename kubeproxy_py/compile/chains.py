@@ -9,7 +9,7 @@ Invariants:
   Service is open to whom it is closed with it (model/extensions.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -17,7 +17,7 @@ from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IpsetDefinition
 from kubeproxy_py.model.rows import ChainSpec, Rows, Table
-from kubeproxy_py.net import PROTOCOL_NUMBERS, Family
+from kubeproxy_py.net import CIDR, PROTOCOL_NUMBERS, Family
 
 _PROTOCOL_NUMBERS = {protocol.lower(): number for protocol, number in PROTOCOL_NUMBERS.items()}
 _LOOPBACK_NETWORK: Mapping[Family, str] = {"IPv4": "127.0.0.0/8", "IPv6": "::1/128"}
@@ -69,10 +69,13 @@ def compile_chains(family: Family, sets: NonEmptySets, context: NodeContext) -> 
 
 def _services(inputs: _Inputs) -> _Rules:
     yield f"-s {_LOOPBACK_NETWORK[inputs.family]} -j RETURN"
+    more_local = () if inputs.node.masquerade_all else inputs.node.more_local_networks.get(inputs.family, ())
+    if more_local and inputs.has_entries(kube_names.CLUSTER_IP):
+        yield from _cluster_ip_masquerade_beside(inputs, more_local)
     if inputs.has_entries(kube_names.LOAD_BALANCER):
         match = inputs.commented_match(kube_names.LOAD_BALANCER, "dst,dst")
         yield f"{match} -j {kube_names.LOAD_BALANCER_CHAIN}"
-    if inputs.has_entries(kube_names.CLUSTER_IP):
+    if not more_local and inputs.has_entries(kube_names.CLUSTER_IP):
         yield _cluster_ip_masquerade(inputs)
     if inputs.has_entries(kube_names.EXTERNAL_IP):
         yield f"{inputs.commented_match(kube_names.EXTERNAL_IP, 'dst,dst')} -j {kube_names.MARK_MASQ_CHAIN}"
@@ -116,6 +119,19 @@ def _cluster_ip_masquerade(inputs: _Inputs) -> str:
         return f"{if_not_local} {to_cluster_ip}"
     # Pods of this node cannot be recognized, so only packets of the node itself, from a ClusterIP, are masqueraded.
     return f"{inputs.commented_match(kube_names.CLUSTER_IP, 'src,dst')} {target}"
+
+
+def _cluster_ip_masquerade_beside(inputs: _Inputs, more_local: Iterable[CIDR]) -> _Rules:
+    """Mark what comes from outside the first pod network, and unmark what comes from the others.
+
+    These rules are the first ones, so a mark that another rule sets is not taken away.  A rule that matches what comes
+    from none of several networks would need another set or chain, which kube-proxy would not clean up.
+    """
+    yield _cluster_ip_masquerade(inputs)
+    mark = f"{inputs.node.masquerade_mark:#x}"
+    for network in more_local:
+        match = inputs.match(kube_names.CLUSTER_IP, "dst,dst")
+        yield f"-s {network} {match} -j MARK --set-xmark 0x0/{mark}"
 
 
 def _load_balancer(inputs: _Inputs) -> _Rules:
@@ -192,6 +208,8 @@ _ACCESS_FILTER_RETURNS: tuple[tuple[IpsetDefinition, str], ...] = (
 def _access_filter(inputs: _Inputs) -> _Rules:
     for definition, direction in _ACCESS_FILTER_RETURNS:
         yield f"{inputs.match(definition, direction)} -j RETURN"
+    if inputs.node.health_port:
+        yield f"-p tcp -m tcp --dport {inputs.node.health_port} -j RETURN"
     match = inputs.match(kube_names.IPVS_IPS, "dst")
     reject = f"REJECT --reject-with {_REJECT_WITH[inputs.family]}" if inputs.has_extension("REJECT") else "DROP"
     yield f"-m conntrack --ctstate NEW {match} -j {reject}"

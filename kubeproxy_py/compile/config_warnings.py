@@ -4,6 +4,8 @@ kube-proxy exits in some of these cases.  Here the rules follow every change of 
 themselves once the Node does.
 """
 
+from ipaddress import ip_network
+
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family, node_ips, primary_family
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model.node import Node
@@ -36,16 +38,44 @@ def family_warnings(config: KubeProxyConfiguration, families: tuple[Family, ...]
     )
 
 
-def external_ips_on_node(service: Service, context: NodeContext) -> tuple[IP, ...]:
-    """Return the externalIPs of *service* that another interface of this node has, so kube-ipvs0 does not get them.
+def loopback_warnings(config: KubeProxyConfiguration) -> tuple[str, ...]:
+    """Return a sentence if nodePortAddresses has loopback networks; load.py warns of the keyword ``localhost``."""
+    networks = [value for value in config.node_port_addresses if "/" in value and ip_network(value).is_loopback]
+    if not networks:
+        return ()
+    return (f"nodePortAddresses: {', '.join(networks)} adds no address: IPVS cannot serve NodePorts on loopback",)
 
-    Load balancer addresses are not included: some load balancers (k3s's) assign those of the nodes on purpose.
+
+def external_ips_on_node(service: Service, context: NodeContext) -> tuple[IP, ...]:
+    """Return the externalIPs of *service* that another interface of this node has, so kube-ipvs0 does not get them."""
+    return _on_node(service.external_ips, service, context)
+
+
+def cluster_ips_on_node(service: Service, context: NodeContext) -> tuple[IP, ...]:
+    """Return the ClusterIPs of *service* that another interface of this node has, too.
+
+    kube-ipvs0 gets them all the same, and IPVS takes the packets, so a program there (NodeLocal DNSCache) gets none.
     """
-    if not service.external_ips or service.proxy_name is not None or service.type == "ExternalName":
+    return _on_node(service.cluster_ips, service, context)
+
+
+def load_balancer_ips_on_node(service: Service, context: NodeContext) -> tuple[IP, ...]:
+    """Return the load balancer's addresses of *service* that another interface of this node has.
+
+    They are no mistake: some load balancers (k3s's) assign those of the nodes on purpose.
+    """
+    return _on_node(service.load_balancer_ips, service, context)
+
+
+def _on_node(addresses: tuple[IP, ...], service: Service, context: NodeContext) -> tuple[IP, ...]:
+    if not addresses or service.proxy_name is not None or service.type == "ExternalName":
         return ()
     families = [family for family in by_family(service.cluster_ips) if family in context.families]
-    on_node = frozenset[IP]().union(*(context.foreign_addresses.get(family, ()) for family in families))
-    return tuple(address for address in service.external_ips if address in on_node)
+    return tuple(
+        address
+        for address in addresses
+        if any(address in context.foreign_addresses.get(family, ()) for family in families)
+    )
 
 
 def _pod_cidr_warning(config: KubeProxyConfiguration, node: Node) -> str:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from msgspec import Struct, field
 
-from kubeproxy_py.config.types import KubeProxyConfiguration
+from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE
@@ -31,11 +31,14 @@ class NodeContext(Struct, frozen=True, gc=False):
     # The match for packets that no pod of this node sent (kube-proxy's LocalTrafficDetector), as iptables-save prints
     # it: ``! -s 10.244.0.0/16``, ``! -i cni0``.  Without it pods cannot be recognized (detectLocalMode).
     if_not_local: dict[Family, str] = field(default_factory=dict)
+    more_local_networks: dict[Family, tuple[CIDR, ...]] = field(default_factory=dict)  # besides that of if_not_local
     scheduler: str = "rr"
     masquerade_all: bool = False
     masquerade_mark: int = 1 << 14
     random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)
     missing_extensions: dict[Family, frozenset[str]] = field(default_factory=dict)  # matches and targets of iptables
+    needs_node: bool = True  # False: without a Node object this host itself takes its place (own_node)
+    health_port: int = 0  # of the health server, let through at Service addresses; 0: not
 
     @property
     def scheduler_flags(self) -> int:
@@ -53,7 +56,11 @@ _BROADCAST_PREFIX_MAX = 30
 
 
 def make_node_context(
-    config: KubeProxyConfiguration, host: HostInfo, node: Node | None, addresses: tuple[HostAddress, ...]
+    config: KubeProxyConfiguration,
+    host: HostInfo,
+    node: Node | None,
+    addresses: tuple[HostAddress, ...],
+    settings: AgentSettings = AgentSettings(),  # noqa: B008 - frozen
 ) -> NodeContext:
     """Return the NodeContext of this node.
 
@@ -62,7 +69,10 @@ def make_node_context(
         host: this host.
         node: the Node object; None: there is none.
         addresses: the addresses of all interfaces.
+        settings: the settings that kube-proxy's configuration has no field for.
     """
+    needs_node = not settings.manifests
+    node = node or (None if needs_node else own_node(host, addresses))
     ips = node_ips(config.bind_address, node)
     cidrs = node_port_networks(config.node_port_addresses, ips)
     return NodeContext(
@@ -75,12 +85,31 @@ def make_node_context(
         node_port_addresses={family: node_port_addresses(addresses, cidrs, family) for family in host.families},
         health_check_addresses={family: health_check_addresses(addresses, cidrs, family) for family in host.families},
         if_not_local={family: match for family in host.families if (match := _if_not_local(config, node, family))},
+        more_local_networks=_more_local_networks(config, host.families),
         scheduler=config.ipvs.scheduler,
         masquerade_all=config.iptables.masquerade_all,
         masquerade_mark=1 << config.iptables.masquerade_bit,
         random_fully=host.random_fully,
         missing_extensions=host.missing_extensions,
+        needs_node=needs_node,
+        health_port=_health_port(config) if settings.healthz_at_service_addresses else 0,
     )
+
+
+def _health_port(config: KubeProxyConfiguration) -> int:
+    """Return the port of the health server if it listens on all addresses, those of Services among them; else 0."""
+    address = config.healthz_bind_address
+    return address.port if address and address.address in UNSPECIFIED.values() else 0
+
+
+def own_node(host: HostInfo, addresses: tuple[HostAddress, ...]) -> Node:
+    """Return what takes the place of a Node object where no API server could have one: this host itself.
+
+    Its first address of each family is the one from which this host sends to other networks.
+    """
+    own = tuple(address for family in host.families for address in foreign_addresses(addresses, family))
+    outgoing = tuple(address for address in host.outgoing_addresses if address in own)
+    return Node(host.node_name, addresses=tuple(dict.fromkeys((*outgoing, *own))))
 
 
 def node_ips(bind_address: IP, node: Node | None) -> dict[Family, IP]:
@@ -119,6 +148,17 @@ def _if_not_local(config: KubeProxyConfiguration, node: Node | None, family: Fam
             cidrs = config.cluster_cidr
     first = by_family(cidrs).get(family)
     return f"! -s {first}" if first else ""
+
+
+def _more_local_networks(
+    config: KubeProxyConfiguration, families: tuple[Family, ...]
+) -> dict[Family, tuple[CIDR, ...]]:
+    """Return the networks of clusterCIDR after the first of each family; kube-proxy permits none."""
+    if config.detect_local_mode != "ClusterCIDR":
+        return {}
+    distinct = dict.fromkeys(config.cluster_cidr)
+    networks = {family: tuple(cidr for cidr in distinct if family_of(cidr) == family) for family in families}
+    return {family: cidrs[1:] for family, cidrs in networks.items() if len(cidrs) > 1}
 
 
 def by_family(addresses: tuple[IP, ...]) -> dict[Family, IP]:

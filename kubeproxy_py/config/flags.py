@@ -79,7 +79,7 @@ _AGENT_SOURCE = (
 )  # fmt: skip
 
 _TRAFFIC = (
-    Flag("cluster-cidr", "clusterCIDR", "networks of all Pods, at most one of each IP family", commands=_PLAN),
+    Flag("cluster-cidr", "clusterCIDR", "networks of all Pods, of each IP family any number", commands=_PLAN),
     Flag(
         "detect-local-mode", "detectLocalMode", "how traffic from Pods of this node is recognized", commands=_PLAN
     ),
@@ -124,7 +124,12 @@ _IPVS = (
 )  # fmt: skip
 _AGENT_IPVS = (
     Flag("drain-deadline", "drainDeadline", "longest time that a real server drains; 0s: no limit", AgentSettings),
-)
+    Flag(
+        "keep-foreign-virtual-servers", "keepForeignVirtualServers",
+        "do not delete virtual servers that neither our sets nor kube-ipvs0 name; they belong to other programs",
+        AgentSettings, commands=_PLAN,
+    ),
+)  # fmt: skip
 
 _AGENT_IPTABLES = (
     Flag(
@@ -187,6 +192,11 @@ _AGENT_SERVERS = (
     Flag(
         "traffic-services-max", "trafficServicesMax", "with more service ports than this, no traffic metrics",
         AgentSettings,
+    ),
+    Flag(
+        "healthz-at-service-addresses", "healthzAtServiceAddresses",
+        "answer /healthz at Service addresses too, where passthrough load balancers ask; needs a health server on all "
+        "addresses", AgentSettings, commands=_PLAN,
     ),
 )  # fmt: skip
 

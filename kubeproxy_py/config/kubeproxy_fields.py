@@ -22,7 +22,7 @@ from kubeproxy_py.config.fields import (
     read_text,
     split_list,
 )
-from kubeproxy_py.net import CIDR, SocketAddress, is_ipv6, parse_cidr, parse_ip, parse_socket
+from kubeproxy_py.net import CIDR, SocketAddress, parse_cidr, parse_ip, parse_socket
 
 # Mode, scheduler, feature gates
 
@@ -130,7 +130,7 @@ def _read_node_port_addresses(raw: Any) -> tuple[str, ...]:
 
 NODE_PORT_ADDRESSES = replace(CIDRS, read=_read_node_port_addresses)
 
-_FAMILIES = 2
+_CLUSTER_CIDRS_MAX = 32  # each is a rule that every packet to a ClusterIP meets
 
 
 def _read_cluster_cidr(raw: Any) -> tuple[CIDR, ...]:
@@ -138,13 +138,11 @@ def _read_cluster_cidr(raw: Any) -> tuple[CIDR, ...]:
 
 
 def _check_cluster_cidr(networks: tuple[CIDR, ...]) -> None:
-    if len(networks) > _FAMILIES:
-        raise InvalidValue(f"{len(networks)} networks", "at most one of each family")
-    if len(networks) == _FAMILIES and is_ipv6(networks[0]) == is_ipv6(networks[1]):
-        raise InvalidValue("two networks of one family", "at most one of each family")
+    if len(networks) > _CLUSTER_CIDRS_MAX:
+        raise InvalidValue(f"{len(networks)} networks", f"at most {_CLUSTER_CIDRS_MAX}")
 
 
-CLUSTER_CIDR = FieldType("CIDR[,CIDR]", _read_cluster_cidr, _check_cluster_cidr, ",".join)
+CLUSTER_CIDR = FieldType("CIDR,...", _read_cluster_cidr, _check_cluster_cidr, ",".join)
 
 
 # Names

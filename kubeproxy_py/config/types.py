@@ -218,6 +218,8 @@ class AgentSettings(Section, frozen=True):
     drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a real server drains until it has no connections
     # A list that lacks a larger share of at least 10 objects, or all, is confirmed by a second one; 0: never
     removal_confirm_percent: Annotated[int, pointer(integer(0, 100, metavar="PERCENT"))] = 50
+    healthz_at_service_addresses: Annotated[bool, BOOLEAN] = False  # for health checks of passthrough load balancers
+    keep_foreign_virtual_servers: Annotated[bool, BOOLEAN] = False  # those that no set and no address of ours names
 
 
 class Field(Struct, frozen=True, gc=False):

@@ -68,7 +68,7 @@ class EventWrite(Struct, frozen=True, gc=False):
 
 
 _NOTE_MAX = 1024  # the API's limit
-_START, _LISTEN, _SYNC = "StartKubeProxy", "Listen", "SyncProxyRules"
+_START, _LISTEN, _SYNC, _CHECK = "StartKubeProxy", "Listen", "SyncProxyRules", "CheckHost"
 
 
 def started_event(node: str) -> KubeEvent:
@@ -119,14 +119,24 @@ def compile_failed(service: ServiceName | None, node: str, error: Exception) -> 
 
 
 def found_on_node(node: str, finding: Finding) -> KubeEvent:
-    """Return the Event for *finding* on *node*."""
-    return KubeEvent("Warning", finding.reason, _SYNC, Regarding("Node", node), str(finding)[:_NOTE_MAX])
+    """Return the Event for *finding* on *node*; kube-proxy has no such Events."""
+    return KubeEvent("Warning", finding.reason, _CHECK, Regarding("Node", node), str(finding)[:_NOTE_MAX])
 
 
 def list_doubted(node: str, what: str) -> KubeEvent:
     """Return the Event that *node* does not believe a list of the API server yet; kube-proxy has no such Event."""
     note = f"a list of the API server is used only if a second one says the same: {what}"
     return KubeEvent("Warning", "ListDoubted", _SYNC, Regarding("Node", node), note)
+
+
+def cluster_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP]) -> KubeEvent:
+    """Return the Event that ClusterIPs of *service* are addresses of *node*, too; kube-proxy has no such Event."""
+    note = (
+        f"ClusterIPs {', '.join(addresses)} are also addresses of another interface of node {node}: IPVS serves the "
+        "Service's ports there, so a program that listens on them receives nothing. NodeLocal DNSCache must listen on "
+        "its own address only (-localip 169.254.20.10) where IPVS is used"
+    )
+    return KubeEvent("Warning", "ClusterIPOnNode", _SYNC, _regarding(service), note)
 
 
 def _regarding(service: ServiceName) -> Regarding:

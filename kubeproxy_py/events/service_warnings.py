@@ -1,28 +1,45 @@
-"""ServiceWarnings: publish what is refused of Services, and which externalIPs are addresses of this node."""
+"""ServiceWarnings: publish what is refused of Services, and which of their addresses this node has itself."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.config_warnings import external_ips_on_node
+from kubeproxy_py.compile.config_warnings import (
+    cluster_ips_on_node,
+    external_ips_on_node,
+    load_balancer_ips_on_node,
+)
+from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.events import kube_events
-from kubeproxy_py.events.kube_events import Publish
+from kubeproxy_py.events.kube_events import KubeEvent, Publish
+from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.refusal import grouped
-from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.model.services import Service, ServiceName
 from kubeproxy_py.net import IP
 
+_FindAddresses = Callable[[Service, NodeContext], tuple[IP, ...]]
+_MakeEvent = Callable[[ServiceName, str, Iterable[IP]], KubeEvent]
+
+_WARNINGS: dict[str, tuple[_FindAddresses, _MakeEvent]] = {
+    "ClusterIP": (cluster_ips_on_node, kube_events.cluster_ips_on_node),
+    "externalIP": (external_ips_on_node, kube_events.external_ips_on_node),
+}
+
 _Subject = tuple[str, str]  # reason and subject of a refusal
+
+log = logging.getLogger(__name__)
 
 
 class ServiceWarnings:
     """Checks Services after *compiler* compiled them, so the cost is that of the change.
 
-    A Service is warned of once, until the addresses in question change.
+    A Service is warned of once for each kind of address, until the addresses in question change.
     """
 
     def __init__(self, compiler: Compiler, publish: Publish) -> None:
         self._compiler = compiler
         self._publish = publish
-        self._warned: dict[ServiceName, tuple[IP, ...]] = {}  # the addresses of the last warning
+        self._warned: dict[tuple[ServiceName, str], tuple[IP, ...]] = {}  # the addresses of the last warning
         self._refused: dict[ServiceName, frozenset[_Subject]] = {}  # what was published and is still refused
 
     def check(self, names: Iterable[ServiceName]) -> None:
@@ -35,14 +52,24 @@ class ServiceWarnings:
     def _check_addresses(self, name: ServiceName) -> None:
         context = self._compiler.context
         service = self._compiler.cluster.services.get(name)
-        addresses = external_ips_on_node(service, context) if service else ()
-        if addresses == self._warned.get(name, ()):
-            return
+        for kind, (find, make_event) in _WARNINGS.items():
+            addresses = find(service, context) if service else ()
+            if self._is_news(name, kind, addresses) and addresses:
+                self._publish(make_event(name, context.node_name, addresses))
+        addresses = load_balancer_ips_on_node(service, context) if service else ()
+        if self._is_news(name, "load balancer", addresses) and addresses:
+            details = values(service=name, addresses=", ".join(addresses))
+            log.log(level(2), "Load balancer addresses are addresses of this node; not bound", extra=details)
+
+    def _is_news(self, name: ServiceName, kind: str, addresses: tuple[IP, ...]) -> bool:
+        """Record *addresses*, and return whether they differ from the last ones."""
+        if addresses == self._warned.get((name, kind), ()):
+            return False
         if addresses:
-            self._warned[name] = addresses
-            self._publish(kube_events.external_ips_on_node(name, context.node_name, addresses))
+            self._warned[name, kind] = addresses
         else:
-            del self._warned[name]
+            del self._warned[name, kind]
+        return True
 
     def _check_refusals(self, name: ServiceName) -> None:
         refusals = self._compiler.refusals.of(name)

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import load_module, run
+from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_PROTOCOL
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands, detect_backend, find_commands
@@ -95,6 +96,7 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
             for family, extensions in missing.items()
             if extensions
         },
+        outgoing_addresses=outgoing_addresses(),
     )
     return ProbeResult(
         host=host,

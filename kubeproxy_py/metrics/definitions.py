@@ -293,6 +293,12 @@ OURS: tuple[Metric, ...] = (
     ),
     _gauge("kubeproxy_ipvs_service_series", "Number of service ports that have traffic series of their own."),
     _gauge(
+        "kubeproxy_ipvs_findings",
+        "Number of findings about this host that hurt Service traffic, such as a full conntrack table or a firewall, "
+        "by reason. The log and a Kubernetes Event on the Node name each one with its remedy.",
+        "reason",
+    ),
+    _gauge(
         "kubeproxy_ipvs_scrape_duration_seconds",
         "Time in seconds spent collecting the metrics of this scrape, without writing them as text.",
     ),

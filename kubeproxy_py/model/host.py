@@ -2,7 +2,7 @@
 
 from msgspec import Struct, field
 
-from kubeproxy_py.net import FAMILIES, Family
+from kubeproxy_py.net import FAMILIES, IP, Family
 
 
 class HostInfo(Struct, frozen=True, gc=False):
@@ -18,3 +18,4 @@ class HostInfo(Struct, frozen=True, gc=False):
     random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)
     # Matches and targets that the kernel lacks (extensions.py); a family that lacks none may be missing.
     missing_extensions: dict[Family, frozenset[str]] = field(default_factory=dict)
+    outgoing_addresses: tuple[IP, ...] = ()  # its source addresses towards the default routes

@@ -3,52 +3,69 @@
 Invariants:
 - Ownership is decided from the rows only, without any state of an earlier process.
 - While the agent runs, it owns every virtual server outside ``excludeCIDRs``, and within them those that a Service
-  wants; kube-proxy does the same.
+  wants; kube-proxy does the same.  With --keep-foreign-virtual-servers it owns only those that cleanup would delete,
+  those at an address of kube-ipvs0, and those that a Service wants.
 - Cleanup deletes only virtual servers that a KUBE-* set refers to.  A set entry is created before its virtual server
   and deleted after it, so a virtual server without one was never the agent's.
 """
 
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.kube_names import IpsetDefinition, family_of_set
-from kubeproxy_py.model.rows import IpsetEntry, Key, RealServer, Rows, Sysctl, VirtualServer
-from kubeproxy_py.net import CIDR, FAMILIES, IP, Protocol, family_of
+from kubeproxy_py.model.kube_names import IpsetDefinition
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, Sysctl, VirtualServer
+from kubeproxy_py.net import CIDR, IP, Protocol, family_of
 
-_FRONTEND_SETS = frozenset(
-    definition.name_in(family)
-    for family in FAMILIES
-    for definition in (
-        kube_names.CLUSTER_IP,
-        kube_names.EXTERNAL_IP,
-        kube_names.EXTERNAL_IP_LOCAL,
-        kube_names.LOAD_BALANCER,
-    )
+_FRONTEND_DEFINITIONS = (
+    kube_names.CLUSTER_IP,
+    kube_names.EXTERNAL_IP,
+    kube_names.EXTERNAL_IP_LOCAL,
+    kube_names.LOAD_BALANCER,
 )
-_NODE_PORT_DEFINITIONS: tuple[tuple[IpsetDefinition, Protocol], ...] = (
-    (kube_names.NODE_PORT_TCP, "TCP"),
-    (kube_names.NODE_PORT_UDP, "UDP"),
-    (kube_names.NODE_PORT_SCTP, "SCTP"),
-)
-_NODE_PORT_SETS = {
-    definition.name_in(family): protocol for family in FAMILIES for definition, protocol in _NODE_PORT_DEFINITIONS
+_NODE_PORT_DEFINITIONS: Mapping[Protocol, IpsetDefinition] = {
+    "TCP": kube_names.NODE_PORT_TCP,
+    "UDP": kube_names.NODE_PORT_UDP,
+    "SCTP": kube_names.NODE_PORT_SCTP,
 }
 
 
-def filter_owned(rows: Rows, exclude: Iterable[CIDR], desired: Collection[Key] = ()) -> Rows:
+def _nothing(_server: VirtualServer) -> bool:
+    return False
+
+
+def filter_owned(
+    rows: Rows,
+    exclude: Iterable[CIDR],
+    desired: Collection[Key] = (),
+    excepts: Callable[[VirtualServer], bool] = _nothing,
+) -> Rows:
     """Return *rows* without the virtual servers, and their real servers, in the networks *exclude*.
 
-    A *desired* virtual server is owned wherever it is, with all its real servers.
+    A *desired* virtual server is owned wherever it is, with all its real servers.  Of the others, those that
+    *excepts* are left out too.
     """
     networks = [ip_network(cidr) for cidr in exclude]
-    if not networks:
+    if not networks and excepts is _nothing:
         return rows
     return {
         key: spec
         for key, spec in rows.items()
-        if (server := _server_of(key)) is None or server in desired or not _is_within(server, networks)
+        if (server := _server_of(key)) is None
+        or server in desired
+        or not (_is_within(server, networks) or excepts(server))
     }
+
+
+def is_foreign(server: VirtualServer, rows: Collection[Key], node_addresses: Collection[IP] | None = None) -> bool:
+    """Return whether neither a KUBE-* set nor kube-ipvs0 names *server*, so that another program created it.
+
+    Args:
+        server: a virtual server of the kernel.
+        rows: the sets and addresses of the kernel, besides other rows.
+        node_addresses: the addresses of this host, where NodePorts may be served; None: any address.
+    """
+    return Address(server.address) not in rows and not _is_in_sets(server, rows, node_addresses)
 
 
 def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
@@ -58,7 +75,9 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
         rows: all rows read from the kernel.
         node_addresses: the addresses of this host, where NodePorts may be served.
     """
-    referenced = _servers_in_sets(rows, frozenset(node_addresses))
+    addresses = frozenset(node_addresses)
+    servers = (key for key in rows if isinstance(key, VirtualServer))
+    referenced = {server for server in servers if _is_in_sets(server, rows, addresses)}
     return {
         key: spec
         for key, spec in rows.items()
@@ -66,26 +85,16 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
     }
 
 
-def _servers_in_sets(rows: Rows, node_addresses: Set[IP]) -> set[VirtualServer]:
-    entries = [key for key in rows if isinstance(key, IpsetEntry)]
-    frontends = {key.entry for key in entries if key.set in _FRONTEND_SETS}
-    node_ports = {
-        (family_of_set(key.set), _NODE_PORT_SETS[key.set], key.entry.rpartition(":")[2])
-        for key in entries
-        if key.set in _NODE_PORT_SETS
-    }
-    return {
-        server
-        for server in rows
-        if isinstance(server, VirtualServer)
-        and (
-            f"{server.address},{server.protocol.lower()}:{server.port}" in frontends
-            or (
-                server.address in node_addresses
-                and (family_of(server.address), server.protocol, str(server.port)) in node_ports
-            )
-        )
-    }
+def _is_in_sets(server: VirtualServer, rows: Collection[Key], node_addresses: Collection[IP] | None) -> bool:
+    """Return whether a set among *rows* contains a frontend, or the NodePort, that *server* serves."""
+    family, protocol = family_of(server.address), server.protocol
+    entry = f"{server.address},{protocol.lower()}:{server.port}"
+    if any(IpsetEntry(definition.name_in(family), entry) in rows for definition in _FRONTEND_DEFINITIONS):
+        return True
+    if node_addresses is not None and server.address not in node_addresses:
+        return False
+    port = entry if protocol == "SCTP" else str(server.port)
+    return IpsetEntry(_NODE_PORT_DEFINITIONS[protocol].name_in(family), port) in rows
 
 
 def _server_of(key: Key) -> VirtualServer | None:

@@ -6,13 +6,13 @@ Invariants:
   disagree.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from kubeproxy_py.compile.desired import Desired
-from kubeproxy_py.model.rows import DRAINING, Key, Rows
+from kubeproxy_py.model.rows import DRAINING, Key, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
-from kubeproxy_py.net import CIDR
-from kubeproxy_py.plan.ownership import filter_owned
+from kubeproxy_py.net import CIDR, IP
+from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.drift import Drift, ScopeDiff
 from kubeproxy_py.reconcile.fingerprints import Fingerprints
@@ -27,9 +27,17 @@ class ActualState:
         desired: The desired rows.
         draining: Tracks every real server that begins or ends to drain.
         exclude: Networks in which virtual servers are not ours, unless they are desired.
+        node_addresses: Returns the addresses of this host. If it is given, virtual servers that no set and no address
+            of ours names are not ours either.
     """
 
-    def __init__(self, desired: Desired, draining: DrainQueue, exclude: tuple[CIDR, ...] = ()) -> None:
+    def __init__(
+        self,
+        desired: Desired,
+        draining: DrainQueue,
+        exclude: tuple[CIDR, ...] = (),
+        node_addresses: Callable[[], Collection[IP]] | None = None,
+    ) -> None:
         self.rows: Rows = {}
         self.is_adopted = False  # the rows were read from the kernel, and were not invalidated since
         self.pending = RetryQueue()
@@ -39,14 +47,37 @@ class ActualState:
         self.unread = UnreadScopes()
         self.exclude = exclude
         self._desired = desired
+        self._node_addresses = node_addresses
+        self._foreign: set[Key] = set()  # virtual servers of other programs that are to be deleted
 
-    def filter_owned(self, rows: Rows) -> Rows:
-        """Return those of *rows*, which were read from the kernel, that are ours."""
-        return filter_owned(rows, self.exclude, self._desired.rows)
+    def filter_owned(self, rows: Rows, known: Rows | None = None) -> Rows:
+        """Return those of *rows*, which were read from the kernel, that are ours.
+
+        *known* are the rows of the sets and addresses; None: the actual rows.
+        """
+        if self._node_addresses is None:
+            return filter_owned(rows, self.exclude, self._desired.rows)
+        by_rows, addresses = self.rows if known is None else known, self._node_addresses()
+        return filter_owned(
+            rows,
+            self.exclude,
+            self._desired.rows,
+            lambda server: server not in self.rows and is_foreign(server, by_rows, addresses),
+        )
+
+    def foreign_deletes(self, steps: Iterable[Step]) -> tuple[VirtualServer, ...]:
+        """Return the virtual servers that *steps* delete although another program created them; each is told once."""
+        if not self._foreign:
+            return ()
+        deleted = [step.key for step in steps if step.verb == "delete" and step.key in self._foreign]
+        self._foreign.difference_update(deleted)
+        return tuple(key for key in deleted if isinstance(key, VirtualServer))
 
     def adopt(self, rows: Rows) -> None:
         """Replace the actual rows by those of *rows*, which were read from the kernel, that are ours."""
-        self.rows = self.filter_owned(rows)
+        self.rows = {}
+        self.rows = self.filter_owned(rows, rows)
+        self._foreign = self._foreign_among(self.rows)
         self.is_adopted = True
         self.pending = RetryQueue()
         self.fingerprints.invalidate_all()
@@ -86,10 +117,20 @@ class ActualState:
             else:
                 del self.rows[key]
         self.fingerprints.invalidate(keys)
+        self._foreign |= self._foreign_among(keys)
         self.pending.enqueue(keys)
         self.drift.record(keys, now_s)
         self.track_draining(keys, now_s)
         return len(keys)
+
+    def _foreign_among(self, found: Iterable[Key]) -> set[Key]:
+        """Return the virtual servers among the keys *found* in the kernel that nothing desires and no set names."""
+        desired = self._desired.rows
+        return {
+            key
+            for key in found
+            if isinstance(key, VirtualServer) and key not in desired and key in self.rows and is_foreign(key, self.rows)
+        }
 
     def track_draining(self, keys: Iterable[Key], now_s: float) -> None:
         """Have the drain queue add or remove each of *keys*."""

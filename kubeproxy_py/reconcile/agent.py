@@ -10,6 +10,7 @@ Invariants:
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 from msgspec import Struct
 
@@ -23,7 +24,7 @@ from kubeproxy_py.model.rows import Address, Key, RealServer, Rows
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.net import CIDR
+from kubeproxy_py.net import CIDR, IP
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
@@ -61,6 +62,7 @@ class Agent:
         clock: The clock of all times that are given, in seconds. It is read only to learn when a phase of the work
             ended: for its duration, and for what is due a certain time after it.
         exclude: Networks in which virtual servers are not ours, unless they are desired.
+        keep_foreign: Leave virtual servers in place that neither our sets nor kube-ipvs0 name.
         timing: Periods and limits.
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
@@ -74,6 +76,7 @@ class Agent:
         clock: Callable[[], float],
         *,
         exclude: tuple[CIDR, ...] = (),
+        keep_foreign: bool = False,
         timing: Timing = Timing(),  # noqa: B008 - frozen
         on_problem: Callable[[Problem], None] = lambda _problem: None,
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
@@ -82,7 +85,9 @@ class Agent:
         self.kernel = kernel
         self.compiler = compiler
         self.awaited: set[Feed] = {"services", "slices", "node"}
-        self.state = ActualState(compiler.desired, DrainQueue(self._drain_deadline_s), exclude)
+        draining = DrainQueue(self._drain_deadline_s)
+        node_addresses = self._node_addresses if keep_foreign else None
+        self.state = ActualState(compiler.desired, draining, exclude, node_addresses)
         self._clock = clock
         self._timing = timing
         self._on_problem = on_problem
@@ -239,6 +244,9 @@ class Agent:
         servers = {*udp_servers(services, self.compiler), *filter(None, applied)}
         self._flows.enqueue(servers, self._reconciler.last_sync_s)
 
+    def _node_addresses(self) -> frozenset[IP]:
+        return frozenset(chain.from_iterable(self.compiler.context.foreign_addresses.values()))
+
     def _drain_deadline_s(self, key: RealServer) -> float:
         """Return the deadline that the Service sets, or else that of the configuration."""
         holder = self.compiler.claims.holder(key.virtual_server)
@@ -249,7 +257,11 @@ class Agent:
 
 def warn_if_node_is_missing(compiler: Compiler) -> None:
     """Log a warning if the Node object of this node is unknown, which zone and traffic policies need."""
-    if compiler.cluster.node is None:
-        context = compiler.context
-        message = "Node not found; assuming these IPs and no zone"
-        log.warning(message, extra=values(node=context.node_name, ips=list(context.node_ips.values())))
+    if compiler.cluster.node is not None:
+        return
+    context = compiler.context
+    details = values(node=context.node_name, ips=list(context.node_ips.values()))
+    if context.needs_node:
+        log.warning("Node not found; assuming these IPs and no zone", extra=details)
+    else:
+        log.info("No Node among the manifests; this host's own name and addresses serve", extra=details)

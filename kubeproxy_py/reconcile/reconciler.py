@@ -44,12 +44,20 @@ class Reconciler:
         compiled_s = self._clock()
         self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
         plan = make_plan(self._compiler.desired.rows, self._state.rows)
+        foreign = self._state.foreign_deletes(plan)
         planned_s = self._clock()
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
         self._state.record_full_sync(plan, failures, applied_s)
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
-        return self._report(Trigger.FIRST_SYNC, plan=plan, failures=failures, phases_s=phases_s, event_s=event_s)
+        return self._report(
+            Trigger.FIRST_SYNC,
+            plan=plan,
+            failures=failures,
+            phases_s=phases_s,
+            event_s=event_s,
+            foreign=foreign,
+        )
 
     def sync(
         self, trigger: Trigger, began_s: float, event_s: float | None, drained: Sequence[Step] = (), drift_rows: int = 0
@@ -68,6 +76,7 @@ class Reconciler:
         self._state.pending.enqueue(changed)
         due = self._state.pending.due(compiled_s)
         plan = append_drained_deletes(self._plan_due(due), drained, self._compiler.desired.rows)
+        foreign = self._state.foreign_deletes(plan)
         planned_s = self._clock()
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
@@ -80,6 +89,7 @@ class Reconciler:
             phases_s=phases_s,
             event_s=event_s if due else None,  # nothing was due: the event changed no row
             drift_rows=drift_rows,
+            foreign=foreign,
         )
 
     def delete_drained(self, steps: Sequence[Step]) -> DrainReport:
@@ -116,6 +126,7 @@ class Reconciler:
         phases_s: tuple[float, float, float],
         event_s: float | None,
         drift_rows: int = 0,
+        foreign: tuple[VirtualServer, ...] = (),
     ) -> SyncReport:
         compile_s, plan_s, apply_s = phases_s
         states = self._compiler.pop_states()
@@ -132,4 +143,5 @@ class Reconciler:
             since_event_s=None if event_s is None else self.last_sync_s - event_s,
             states=states,
             drift_rows=drift_rows,
+            foreign=foreign,
         )

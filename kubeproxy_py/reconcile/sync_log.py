@@ -8,15 +8,18 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kubeproxy_py.logging_setup import level, values
+from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.steps import StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.report import DrainReport, Report, StaleFlowReport, SyncReport, Trigger
 from kubeproxy_py.reconcile.report_text import merged_text, report_text
 
 log = logging.getLogger(__name__)
+
+_FOREIGN_NAMED_MAX = 10
 
 INTERVAL_S = 0.1  # the shortest time between two lines about syncs of the usual kind
 
@@ -55,7 +58,8 @@ class SyncLog:
 
 def _may_wait(report: SyncReport | DrainReport) -> bool:
     is_usual = isinstance(report, DrainReport) or report.trigger is Trigger.EVENT
-    return is_usual and bool(report.steps) and not report.failures
+    is_news = bool(report.failures) or (isinstance(report, SyncReport) and bool(report.foreign))
+    return is_usual and bool(report.steps) and not is_news
 
 
 def _log(report: Report) -> None:
@@ -65,6 +69,8 @@ def _log(report: Report) -> None:
         log.log(logging.INFO if is_news else level(2), "%s", report_text(report), extra=duration)
         return
     _log_changes(_level(report), [report])
+    if isinstance(report, SyncReport) and report.foreign:
+        _log_foreign(report.foreign)
     for failure in report.failures:
         _log_failure(failure)
 
@@ -87,6 +93,16 @@ def _log_changes(severity: int, reports: list[SyncReport | DrainReport]) -> None
         apply_ms=_ms(sum(report.apply_s for report in reports)),
     )
     log.log(severity, "%s", merged_text(reports), extra=phases)
+
+
+def _log_foreign(servers: Sequence[VirtualServer]) -> None:
+    """Name virtual servers of other programs, whose users must learn why they are gone."""
+    named = ", ".join(str(server) for server in sorted(servers)[:_FOREIGN_NAMED_MAX])
+    log.warning(
+        "Deleted virtual servers that this agent did not create; if another program needs them, add their networks to "
+        "ipvs.excludeCIDRs or set --keep-foreign-virtual-servers",
+        extra=values(servers=named, total=len(servers)),
+    )
 
 
 def _log_failure(failure: StepFailure) -> None:

@@ -35,7 +35,7 @@ class HealthState(Struct, frozen=True, gc=False):
     updated_ns: dict[Family, int] = {}  # when each served family was last up to date, since 1970
     pending_since_s: float | None = None  # when the oldest unfinished work was requested, of time.monotonic
     stuck_since_s: dict[Family, float] = {}  # when the sync of a family began to fail, of time.monotonic
-    node_eligible: bool = False  # the Node exists and is not being deleted
+    node_eligible: bool = False  # the Node exists (or there is no API server that could have one), and stays
 
     def is_healthy(self, family: Family, now_s: float) -> bool:
         """Return whether nothing of *family* has been pending or failing for too long."""

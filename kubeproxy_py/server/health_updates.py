@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
-from kubeproxy_py.model.events import Event, NodeDeleted, NodeUpserted
+from kubeproxy_py.model.events import Event, NodeDeleted, NodeUpserted, Synced
 from kubeproxy_py.net import Family
 from kubeproxy_py.reconcile.report import Report, SyncReport
 from kubeproxy_py.reconcile.sync_status import SyncStatus
@@ -22,8 +22,18 @@ class HealthUpdates:
     `on_pending_since` may be called from any thread, the other methods in the loop's thread only.
     """
 
-    def __init__(self, health: Health, families: tuple[Family, ...], sync_period_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        health: Health,
+        families: tuple[Family, ...],
+        sync_period_s: Callable[[], float],
+        *,
+        needs_node: bool = True,
+    ) -> None:
+        """Update *health*; with *needs_node* a node is eligible only while it has a Node object."""
         self._health = health
+        self._needs_node = needs_node
+        self._has_node = False
         self._families = families
         self._sync_period_s = sync_period_s  # read each time, because the configuration may be reloaded
         self._synced = False  # in this cycle
@@ -45,9 +55,16 @@ class HealthUpdates:
         """Record whether the node may receive traffic."""
         match event:
             case NodeUpserted(node=node):
-                self._health.update(lambda state: replace(state, node_eligible=not node.being_deleted))
+                self._has_node = True
+                self._set_eligible(not node.being_deleted)
             case NodeDeleted():
-                self._health.update(lambda state: replace(state, node_eligible=False))
+                self._has_node = False
+                self._set_eligible(not self._needs_node)
+            case Synced(feed="node") if not self._has_node:
+                self._set_eligible(not self._needs_node)
+
+    def _set_eligible(self, node_eligible: bool) -> None:  # noqa: FBT001 - the name of the function says what it means
+        self._health.update(lambda state: replace(state, node_eligible=node_eligible))
 
     def on_report(self, report: Report) -> None:
         """Record that a sync ran; deleting drained real servers or stale flows is none."""

@@ -88,7 +88,12 @@ class NodeServers:
             traffic.collect,
         )
         pages = MetricsPages(registry, collect, lambda: as_document(config().config))
-        self._health_updates = HealthUpdates(health, families, lambda: config().config.ipvs.sync_period_s)
+        self._health_updates = HealthUpdates(
+            health,
+            families,
+            lambda: config().config.ipvs.sync_period_s,
+            needs_node=not settings.manifests,
+        )
         self._health_server = _NodeServer("health", health_server, health.answer, health_server_failed)
         self._metrics_server = _NodeServer("metrics", metrics_server, pages.answer, metrics_server_failed)
         ports = HealthCheckNodePorts(health_server, health, self._publish_bind_failure)

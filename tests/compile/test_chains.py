@@ -94,3 +94,13 @@ def test_without_the_ipvs_match_only_the_rules_that_need_it_are_omitted(family: 
     assert complete.items() - without.items() == {(out_filter, complete[out_filter])}
     assert "-m ipvs" in str(complete[out_filter].rules)  # type: ignore[union-attr]
     assert without[out_filter] == ChainSpec(())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_port_of_the_health_server_is_let_through_for_tcp_only_and_before_the_rejection(family: Family) -> None:
+    access_filter = Chain(family, "filter", "KUBE-IPVS-FILTER")
+    without, complete = (compile_chains(family, NonEmptySets(), node_context(health_port=port)) for port in (0, 10256))
+    assert complete.items() - without.items() == {(access_filter, complete[access_filter])}
+    rules = complete[access_filter].rules  # type: ignore[union-attr]
+    assert rules[-2] == "-p tcp -m tcp --dport 10256 -j RETURN"
+    assert (*rules[:-2], rules[-1]) == without[access_filter].rules  # type: ignore[union-attr]

@@ -3,7 +3,7 @@
 import pytest
 
 from kubeproxy_py.commands.parts import agent_settings
-from kubeproxy_py.compile.config_warnings import family_warnings, node_warnings
+from kubeproxy_py.compile.config_warnings import family_warnings, loopback_warnings, node_warnings
 from kubeproxy_py.config.load import LoadedConfig, load
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import Node
@@ -87,3 +87,20 @@ def test_warning_is_logged_once_until_it_reappears(caplog: pytest.LogCaptureFixt
     for node in (None, bare, bare, complete, bare):
         make_context(node, ())
     assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("127.0.0.0/8,192.168.3.0/24", "127.0.0.0/8"),
+        ("::1/128,127.0.0.1/32", "::1/128, 127.0.0.1/32"),
+    ],
+)
+def test_loopback_networks_for_node_ports_give_a_warning(value: str, named: str) -> None:
+    (warning,) = loopback_warnings(load({"nodeport-addresses": value}).config)
+    assert named in warning
+
+
+@pytest.mark.parametrize("value", ["", "primary", "localhost", "0.0.0.0/0", "192.168.3.0/24"])
+def test_other_values_for_node_ports_give_no_warning(value: str) -> None:
+    assert loopback_warnings(load({"nodeport-addresses": value}).config) == ()

@@ -63,7 +63,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "detect-local-mode": ("NodeCIDR", "NodeCIDR", "x", "unknown mode of local traffic detection 'x'"),
     "pod-bridge-interface": ("cni0", "cni0", "a b", "cannot be an interface name"),
     "pod-interface-name-prefix": ("veth", "veth", "a/b", "cannot be an interface name"),
-    "cluster-cidr": ("10.0.0.0/8,fd00::/8", ("10.0.0.0/8", "fd00::/8"), "10.0.0.0/8,11.0.0.0/8", "one family"),
+    "cluster-cidr": ("10.0.0.0/8,fd00::/8", ("10.0.0.0/8", "fd00::/8"), "10.0.0.0/8,x", "'x': not a network"),
     "nodeport-addresses": ("primary", ("primary",), "x", "'x': not a network"),
     "oom-score-adj": ("-1000", -1000, "1001", "1001 is out of range"),
     "config-sync-period": ("1m", 60.0, "0s", "0s is too short"),
@@ -89,6 +89,8 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "traffic-services-max": ("500", 500, "x", "expected an integer"),
     "drain-deadline": ("5m", 300.0, "-1s", "-1s is negative"),
     "removal-confirm-percent": ("0", 0, "101", "101 is out of range (0 to 100)"),
+    "healthz-at-service-addresses": ("true", True, "x", "expected true or false"),
+    "keep-foreign-virtual-servers": ("true", True, "x", "expected true or false"),
 }
 WITHOUT_FIELD = {"config", "healthz-port", "metrics-port"}
 BY_NAME = {flag.name: flag for flag in flags.FLAGS}

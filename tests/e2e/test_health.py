@@ -165,9 +165,13 @@ def test_node_being_deleted_fails_healthz_but_not_livez(
     folder.delete("front")
 
 
-def test_missing_node_object_fails_healthz_but_not_livez(cluster: Cluster, agent: AgentProcess, folder: Folder) -> None:
-    folder.delete("node")
+def test_node_manifest_that_is_deleted_is_replaced_by_the_host_itself(
+    cluster: Cluster, agent: AgentProcess, folder: Folder
+) -> None:
+    folder.write("node", [node(("ToBeDeletedByClusterAutoscaler",))])
     wait_until(lambda: codes(cluster) == (503, 200))
+    folder.delete("node")
+    wait_until(lambda: codes(cluster) == (200, 200))
     folder.write("node", [node()])
     wait_until(lambda: codes(cluster) == (200, 200))
 

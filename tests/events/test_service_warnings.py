@@ -1,5 +1,7 @@
 """ServiceWarnings: what is refused of Services, and externalIPs that are addresses of this node."""
 
+import logging
+
 import pytest
 
 from kubeproxy_py.compile.compiler import Compiler
@@ -145,3 +147,22 @@ def test_many_refusals_of_one_cause_are_one_event() -> None:
     (event,) = harness.sync(ServiceUpserted(service("b", ("10.96.0.12",), PORTS, external_ips=(OTHER,))))
     assert f"{OTHER}:1/TCP, " in event.note
     assert "and 7 more" in event.note
+
+
+def test_cluster_ip_that_another_interface_has_is_warned_of_once_and_stays_bound() -> None:
+    harness = WarningsHarness()
+    harness.sync(ServiceUpserted(service(cluster_ips=(OTHER,))))
+    (event,) = harness.sync(HostAddresses(host(NODE_IP, OTHER)))
+    assert (event.reason, str(event.regarding)) == ("ClusterIPOnNode", "Service shop/web")
+    assert OTHER in event.note
+    assert Address(OTHER) in harness.kernel.rows
+    assert harness.sync(ServiceUpserted(service(cluster_ips=(OTHER,), affinity_timeout_s=60))) == []
+
+
+def test_load_balancer_address_of_the_node_is_logged_without_an_event(caplog: pytest.LogCaptureFixture) -> None:
+    harness = WarningsHarness()
+    balanced = service(load_balancer_ips=(NODE_IP,), type="LoadBalancer")
+    with caplog.at_level(logging.DEBUG, "kubeproxy_py"):
+        assert harness.sync(ServiceUpserted(balanced)) == []
+    messages = [record.msg for record in caplog.records if record.name.endswith("service_warnings")]
+    assert messages == ["Load balancer addresses are addresses of this node; not bound"]

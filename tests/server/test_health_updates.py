@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubeproxy_py.model.events import NodeDeleted, NodeUpserted
+from kubeproxy_py.model.events import NodeDeleted, NodeUpserted, Synced
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.reconcile.sync_status import SyncStatus
 from kubeproxy_py.server.health import Health
@@ -35,10 +35,10 @@ def test_stuck_family_keeps_the_time_since_which_it_fails() -> None:
 class Harness:
     """Health of a node that serves both families, and its updates."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_node: bool = True) -> None:
         self.health = Health()
         self.sync_period_s = 30.0
-        self.updates = HealthUpdates(self.health, ("IPv4", "IPv6"), lambda: self.sync_period_s)
+        self.updates = HealthUpdates(self.health, ("IPv4", "IPv6"), lambda: self.sync_period_s, needs_node=needs_node)
 
 
 def test_every_family_counts_as_up_to_date_at_the_start() -> None:
@@ -99,3 +99,19 @@ def test_node_is_eligible_while_it_exists_and_is_not_being_deleted() -> None:
     harness.updates.on_event(NodeUpserted(Node("node-a")))
     harness.updates.on_event(NodeDeleted("node-a"))
     assert [*eligible, harness.health.state.node_eligible] == [True, False, False]
+
+
+def test_without_an_api_server_a_node_is_eligible_unless_its_manifest_says_otherwise() -> None:
+    harness = Harness(needs_node=False)
+    eligible = [harness.health.state.node_eligible]
+    leaving = NodeUpserted(Node("node-a", being_deleted=True))
+    for event in (Synced("services"), Synced("node"), leaving, Synced("node"), NodeDeleted("node-a")):
+        harness.updates.on_event(event)
+        eligible.append(harness.health.state.node_eligible)
+    assert eligible == [False, False, True, False, False, True]
+
+
+def test_with_an_api_server_a_node_that_it_does_not_have_is_not_eligible() -> None:
+    harness = Harness()
+    harness.updates.on_event(Synced("node"))
+    assert harness.health.state.node_eligible is False

@@ -387,6 +387,17 @@ def test_endpoint_has_the_canonical_form_of_its_first_address() -> None:
     assert endpoint_of(addresses=["010.1.00.5", "10.9.9.9"]).address == "10.1.0.5"
 
 
+def test_second_address_of_an_endpoint_is_reported_and_nothing_is_left_out() -> None:
+    endpoints = [{"addresses": ["10.1.0.5"]}, {"addresses": ["10.1.0.6", "10.1.0.7"]}]
+    result = decoded("EndpointSlice", slice_object(endpoints=endpoints))
+    (value,) = result.values
+    assert isinstance(value, EndpointSlice)
+    assert [endpoint.address for endpoint in value.endpoints] == ["10.1.0.5", "10.1.0.6"]
+    (problem,) = result.problems
+    assert problem.field == "endpoints[1].addresses"
+    assert "2 addresses, of which only the first serves" in problem.message
+
+
 def test_endpoint_node_and_hints_are_decoded() -> None:
     hints = {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "node-a"}]}
     endpoint = endpoint_of(nodeName="node-a", hints=hints)

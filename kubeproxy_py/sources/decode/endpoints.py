@@ -64,7 +64,22 @@ def read_slice(
     read_endpoints, errors = read_each("endpoints", endpoints, lambda part: read_endpoint(convert(part, EndpointWire)))
     read_ports, port_errors = _ports("ports", ports, lambda part: _port(convert(part, EndpointPortWire)))
     value = EndpointSlice(name, ServiceName(name.namespace, service), family, tuple(read_endpoints), read_ports)
-    return value, errors + port_errors
+    return value, errors + port_errors + _several_addresses(endpoints)
+
+
+def _several_addresses(endpoints: Iterable[Any] | None) -> list[FieldError]:
+    """Return an error for each endpoint with several addresses: nothing is left out, but only the first serves.
+
+    The API reserves the others without a meaning; kube-proxy uses the first, too.
+    """
+    hint = "write one endpoint for each address"
+    return [
+        FieldError(
+            f"endpoints[{index}].addresses", f"{len(wire.addresses)} addresses, of which only the first serves", hint
+        )
+        for index, wire in enumerate(endpoints or ())
+        if isinstance(wire, EndpointWire) and wire.addresses and len(wire.addresses) > 1
+    ]
 
 
 def unknown_address_type(wire: SliceWire) -> FieldError | None:

@@ -1,0 +1,118 @@
+"""HostChecks: run the checks of this host in a thread of its own, and report what they find.
+
+Invariants:
+- No sync waits for a check: the loop's thread only hands over the Node.
+- A Finding is reported when it begins and when it ends, not each time that it is found.
+- The checks use at most MAX_CPU_SHARE of a core, and run no more often than full compares.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection
+from time import monotonic, sleep
+
+from kubeproxy_py.checks.all_checks import REASONS, run_checks
+from kubeproxy_py.checks.situation import Situation
+from kubeproxy_py.config.load import LoadedConfig
+from kubeproxy_py.config.types import KubeProxyConfiguration
+from kubeproxy_py.events.kube_events import Publish, found_on_node
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.metrics.registry import MetricsRegistry
+from kubeproxy_py.model.finding import Finding
+from kubeproxy_py.model.host_facts import HostFacts
+from kubeproxy_py.model.node import Node
+from kubeproxy_py.net import CIDR
+from kubeproxy_py.reconcile.report import Report
+
+MAX_CPU_SHARE = 0.05
+
+log = logging.getLogger(__name__)
+
+
+class HostChecks:
+    """Checks the host of the node called *node*.
+
+    Args:
+        node: The name of the node, which Kubernetes Events are about.
+        gather: Returns the facts of this host.
+        config: Returns the configuration in use.
+        publish: Publishes a Kubernetes Event, which also logs it.
+        registry: Gets the number of Findings by reason.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        gather: Callable[[], HostFacts],
+        config: Callable[[], LoadedConfig],
+        publish: Publish,
+        registry: MetricsRegistry,
+    ) -> None:
+        self._node_name = node
+        self._gather = gather
+        self._config = config
+        self._publish = publish
+        self._registry = registry
+        self._node: Node | None = None  # replaced as a value by the loop's thread
+        self._started = False
+        self._before: HostFacts | None = None
+        self._known: dict[tuple[str, str], Finding] = {}  # by reason and subject, of the last run
+        for reason in REASONS:
+            registry.set("kubeproxy_ipvs_findings", 0, reason)
+
+    def listener(self, node: Callable[[], Node | None]) -> Callable[[Report], None]:
+        """Return a listener for reports of the loop: it takes over the Node, and starts the thread after the first.
+
+        *node* is called in the loop's thread.
+        """
+
+        def on_report(_report: Report) -> None:
+            self._node = node()
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="host checks", daemon=True).start()
+
+        return on_report
+
+    def check(self) -> None:
+        """Run all checks once, and report what changed since the last run."""
+        facts = self._gather()
+        situation = Situation(
+            facts=facts,
+            before=self._before,
+            node=self._node,
+            pod_networks=_pod_networks(self._config().config, self._node),
+        )
+        self._before = facts
+        self._report(run_checks(situation))
+
+    def _run(self) -> None:
+        while True:
+            began_s = monotonic()
+            try:
+                self.check()
+            except Exception:  # the outermost level of the thread: its end would go unnoticed
+                log.exception("Internal error while checking this host (please report); checking again later")
+            took_s = monotonic() - began_s
+            sleep(max(self._config().config.ipvs.sync_period_s, took_s / MAX_CPU_SHARE))
+
+    def _report(self, findings: Collection[Finding]) -> None:
+        found = {(finding.reason, finding.subject): finding for finding in findings}
+        for key, finding in found.items():
+            if key not in self._known:
+                self._publish(found_on_node(self._node_name, finding))
+        for key, finding in self._known.items():
+            if key not in found:
+                log.info(
+                    "A finding about this host is over", extra=values(reason=finding.reason, subject=finding.subject)
+                )
+        self._known = found
+        counts = Counter(finding.reason for finding in findings)
+        with self._registry.batch():
+            for reason in REASONS:
+                self._registry.set("kubeproxy_ipvs_findings", counts[reason], reason)
+
+
+def _pod_networks(config: KubeProxyConfiguration, node: Node | None) -> tuple[CIDR, ...]:
+    return (*config.cluster_cidr, *(node.pod_cidrs if node else ()))

@@ -1,0 +1,71 @@
+"""HostChecks: what is reported, and when."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from kubeproxy_py.checks.all_checks import REASONS
+from kubeproxy_py.commands.host_checks import HostChecks
+from kubeproxy_py.config.load import load
+from kubeproxy_py.events.kube_events import KubeEvent
+from kubeproxy_py.metrics.registry import MetricsRegistry
+from kubeproxy_py.model.host_facts import ConntrackFacts, HostFacts
+
+FULL = HostFacts(conntrack=ConntrackFacts(95, 100, 0))
+FULLER = HostFacts(conntrack=ConntrackFacts(99, 100, 0))
+EMPTY = HostFacts(conntrack=ConntrackFacts(1, 100, 0))
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.facts = EMPTY
+        self.published: list[KubeEvent] = []
+        self.registry = MetricsRegistry()
+        self._checks = HostChecks("node-a", lambda: self.facts, lambda: load({}), self.published.append, self.registry)
+
+    def check(self, facts: HostFacts) -> list[str]:
+        """Check *facts* and return the reasons of the Events that were published."""
+        self.facts = facts
+        self.published.clear()
+        self._checks.check()
+        return [event.reason for event in self.published]
+
+    def counts(self) -> dict[str, float]:
+        (family,) = [f for f in self.registry.collect() if f.metric.name == "kubeproxy_ipvs_findings"]
+        return {labels[0]: value for labels, value in family.samples if isinstance(value, int | float)}
+
+
+def test_finding_is_reported_when_it_begins_and_not_again_while_it_lasts() -> None:
+    harness = Harness()
+    assert harness.check(FULL) == ["ConntrackTableFull"]
+    assert harness.check(FULLER) == []
+    assert harness.check(EMPTY) == []
+    assert harness.check(FULL) == ["ConntrackTableFull"]
+
+
+def test_event_is_about_the_node_and_has_the_remedy() -> None:
+    harness = Harness()
+    harness.check(FULL)
+    (event,) = harness.published
+    assert (str(event.regarding), event.type) == ("Node node-a", "Warning")
+    assert "95 of 100" in event.note
+    assert "nf_conntrack_max" in event.note
+
+
+def test_end_of_a_finding_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    harness = Harness()
+    harness.check(FULL)
+    with caplog.at_level(logging.INFO):
+        harness.check(EMPTY)
+    assert [record.message for record in caplog.records] == ["A finding about this host is over"]
+
+
+def test_metric_counts_findings_by_reason_and_shows_zeros() -> None:
+    harness = Harness()
+    assert harness.counts() == dict.fromkeys(REASONS, 0)
+    harness.check(FULL)
+    assert harness.counts()["ConntrackTableFull"] == 1
+    harness.check(EMPTY)
+    assert harness.counts() == dict.fromkeys(REASONS, 0)
