@@ -7,11 +7,11 @@ Invariants:
 """
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from time import monotonic, sleep
 
+from kubeproxy_py import threads
 from kubeproxy_py.checks.all_checks import REASONS, run_checks
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.config.load import LoadedConfig
@@ -23,6 +23,7 @@ from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.host_facts import HostFacts
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.net import CIDR
+from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.report import Report
 
 MAX_CPU_SHARE = 0.05
@@ -71,7 +72,7 @@ class HostChecks:
             self._node = node()
             if not self._started:
                 self._started = True
-                threading.Thread(target=self._run, name="host checks", daemon=True).start()
+                threads.start("host checks", self._run)
 
         return on_report
 
@@ -90,10 +91,7 @@ class HostChecks:
     def _run(self) -> None:
         while True:
             began_s = monotonic()
-            try:
-                self.check()
-            except Exception:  # the outermost level of the thread: its end would go unnoticed
-                log.exception("Internal error while checking this host (please report); checking again later")
+            contained("checks of the host", self.check)
             took_s = monotonic() - began_s
             sleep(max(self._config().config.ipvs.sync_period_s, took_s / MAX_CPU_SHARE))
 

@@ -66,6 +66,7 @@ def test_folder_that_is_mounted_late_is_read_before_it_counts_as_empty(
     tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
+    monkeypatch.setattr(manifest_source, "CONFIRM_EMPTY_S", 120.0)
     source = ManifestSource(str(tmp_path), "node-a", confirm_empty=True)
     source.start(event_log)
     time.sleep(0.2)
