@@ -19,8 +19,10 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.iptables.other_modes import delete, detach, find_stale_rules
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.plan.dependencies import Dependencies
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan
+from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report_text import changes_text
 
 if TYPE_CHECKING:
@@ -69,8 +71,9 @@ def _delete_owned(kernel: Kernel, loaded: "LoadedConfig") -> int:
     rows, failures = _read_all(kernel)
     addresses = [host.address for host in kernel.host_addresses()]
     owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs)
-    plan = make_plan({}, filter_removable(owned, addresses))
-    failed = kernel.apply(plan).failures if plan.steps else ()
+    removable = filter_removable(owned, addresses)
+    plan = make_plan({}, removable)
+    failed = apply_plan(kernel, plan, Dependencies({}, removable, plan))
     for failure in failed:
         log.error("Failed to delete", extra=values(step=failure))
     failures += len(failed)
