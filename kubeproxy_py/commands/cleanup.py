@@ -19,7 +19,6 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.iptables.other_modes import delete, detach, find_stale_rules
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Rows
-from kubeproxy_py.plan.dependencies import Dependencies
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.apply import apply_plan
@@ -73,7 +72,7 @@ def _delete_owned(kernel: Kernel, loaded: "LoadedConfig") -> int:
     owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs)
     removable = filter_removable(owned, addresses)
     plan = make_plan({}, removable)
-    failed = apply_plan(kernel, plan, Dependencies({}, removable, plan))
+    failed = apply_plan(kernel, plan, {}, removable)
     for failure in failed:
         log.error("Failed to delete", extra=values(step=failure))
     failures += len(failed)

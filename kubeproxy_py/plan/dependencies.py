@@ -12,7 +12,7 @@ because a packet would meet less than is configured for it:
 
 Invariants:
 - The rows that are not as they should be are those that failed, in this plan or an earlier one, and those that wait for
-  them.  Without any, nothing is looked up.
+  them.  Without any, no step waits.
 - Cost follows the number of these rows and of steps, not the number of rows.
 """
 
@@ -56,11 +56,10 @@ class Dependencies:
         unfinished: the keys that are not as desired and that *plan* does not try, because they failed before.
     """
 
-    def __init__(self, desired: Rows, actual: Rows, plan: Plan = Plan(), unfinished: Iterable[Key] = ()) -> None:  # noqa: B008 - frozen
+    def __init__(self, desired: Rows, actual: Rows, plan: Plan, unfinished: Iterable[Key] = ()) -> None:
         self._desired = desired
         self._actual = actual
         self._plan = plan
-        self._is_empty = True
         self._absent: set[Key] = set()  # not created
         self._base: dict[tuple[Family, Group], Key] = {}  # a chain or jump that is missing, or lacks a fixed rule
         self._incomplete: dict[Family, Key] = {}  # a chain that lacks a rule on a set which every address may need
@@ -92,7 +91,6 @@ class Dependencies:
         self._note(step.key)
 
     def _note(self, key: Key) -> None:
-        self._is_empty = False
         is_wanted, exists = key in self._desired, key in self._actual
         if exists and not is_wanted:
             self._lingering.add(key)
@@ -158,8 +156,6 @@ class Dependencies:
 
     def split(self, steps: Sequence[Step]) -> tuple[Sequence[Step], list[StepFailure]]:
         """Return the *steps* that can be tried, and as failures those that wait, which are recorded."""
-        if self._is_empty:
-            return steps, []
         ready: list[Step] = []
         waiting: list[StepFailure] = []
         for step in steps:

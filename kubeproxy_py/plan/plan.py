@@ -115,8 +115,7 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
                 builds[type(key)].append(build)
             if teardown:
                 teardowns[type(key)].append(teardown)
-    unbound = {step.key.address for step in builds[Address] if isinstance(step.key, Address)}
-    obsolete = [step for kind in _MET_AT_ADDRESSES for step in _pop_obsolete_at(unbound, teardowns[kind])]
+    obsolete = _pop_obsolete(builds[Address], teardowns) if builds[Address] else []
     removed_early = _pop_exemptions(teardowns[IpsetEntry], builds[RealServer])
     added_late = _pop_exemptions(builds[IpsetEntry], teardowns[RealServer])
     steps: list[Step] = []
@@ -130,8 +129,10 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
     return steps
 
 
-def _pop_exemptions(entry_steps: list[Step], real_server_steps: Iterable[Step]) -> list[Step]:
+def _pop_exemptions(entry_steps: list[Step], real_server_steps: Sequence[Step]) -> list[Step]:
     """Remove from *entry_steps*, and return, the steps on entries that exempt a frontend of *real_server_steps*."""
+    if not entry_steps or not real_server_steps:
+        return []
     exemptions = [step for step in entry_steps if isinstance(step.key, IpsetEntry) and step.key.set in EXEMPTS]
     if not exemptions:
         return []
@@ -142,17 +143,18 @@ def _pop_exemptions(entry_steps: list[Step], real_server_steps: Iterable[Step]) 
     return popped
 
 
-_MET_AT_ADDRESSES = (RealServer, VirtualServer, IpsetEntry)
+def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], list[Step]]) -> list[Step]:
+    """Remove from *teardowns*, and return, what goes before *new_addresses* are bound.
 
-
-def _pop_obsolete_at(unbound: Collection[IP], teardown: list[Step]) -> list[Step]:
-    """Remove from *teardown*, and return, what goes before addresses are bound that are not yet.
-
-    Nobody meets virtual and real servers, and source ranges, at an address that is *unbound*, and nobody shall.
+    Nobody meets virtual and real servers, and source ranges, at an address that is not bound yet, and nobody shall.
     """
-    popped = [step for step in teardown if _address_of(step.key) in unbound] if unbound else []
-    _remove(teardown, popped)
-    return popped
+    unbound = {step.key.address for step in new_addresses if isinstance(step.key, Address)}
+    obsolete: list[Step] = []
+    for kind in (RealServer, VirtualServer, IpsetEntry):
+        popped = [step for step in teardowns[kind] if _address_of(step.key) in unbound]
+        _remove(teardowns[kind], popped)
+        obsolete += popped
+    return obsolete
 
 
 def _address_of(key: Key) -> IP | None:

@@ -105,6 +105,8 @@ def _failed(plan: Plan, failures: Collection[StepFailure]) -> dict[Key, Key | No
 
     A real server whose deletion failed is gone nevertheless if its virtual server was deleted.
     """
+    if not failures:
+        return {}
     failed = {failure.step.key: failure.blocker for failure in failures}
     undeleted = {failure.step.key for failure in failures if failure.step.verb == "delete"}
     if any(isinstance(key, RealServer) for key in undeleted):

@@ -6,7 +6,7 @@ Invariants:
   StepFailure with errno 0 that names the row it waits for.  All other steps are tried.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from operator import attrgetter
 
@@ -20,6 +20,7 @@ from kubeproxy_py.model.rows import (
     Key,
     Link,
     RealServer,
+    Rows,
     Sysctl,
     VirtualServer,
 )
@@ -40,16 +41,29 @@ _PARTS: Mapping[type[Key], str] = {
 """Steps on one part that follow each other are sent together."""
 
 
-def apply_plan(kernel: Kernel, plan: Plan, dependencies: Dependencies) -> tuple[StepFailure, ...]:
-    """Carry out every step of *plan* that can be, and return those that failed or wait."""
+def apply_plan(
+    kernel: Kernel, plan: Plan, desired: Rows, actual: Rows, unfinished: Collection[Key] = ()
+) -> tuple[StepFailure, ...]:
+    """Carry out every step of *plan* that can be, and return those that failed or wait.
+
+    Args:
+        kernel: the kernel.
+        plan: the steps from *actual* to *desired*.
+        desired: all desired rows.
+        actual: all actual rows before the plan.
+        unfinished: the keys that are not as desired and that *plan* does not try, because they failed before.
+    """
     failures: list[StepFailure] = []
+    dependencies = Dependencies(desired, actual, plan, unfinished) if unfinished else None
     for steps in _parts(plan):
-        ready, waiting = dependencies.split(steps)
+        ready, waiting = dependencies.split(steps) if dependencies else (steps, ())
         failures += waiting
         refused = kernel.apply(Plan(tuple(ready))).failures if ready else ()
-        for failure in refused:
-            dependencies.record(failure.step)
-        failures += refused
+        if refused:
+            dependencies = dependencies or Dependencies(desired, actual, plan)
+            for failure in refused:
+                dependencies.record(failure.step)
+            failures += refused
     return tuple(failures)
 
 

@@ -5,7 +5,7 @@ Invariants:
 - A failed row stays pending with backoff while all others are applied, except those that depend on it (law 5).
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel
@@ -13,7 +13,6 @@ from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.plan.dependencies import Dependencies
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.actual_state import ActualState
@@ -127,13 +126,9 @@ class Reconciler:
         keys = dict.fromkeys((*due, *behind)) if behind else due
         return make_plan(self._compiler.desired.rows, self._state.rows, keys)
 
-    def _apply(self, plan: Plan, unfinished: Iterable[Key] = ()) -> tuple[StepFailure, ...]:
+    def _apply(self, plan: Plan, unfinished: Collection[Key] = ()) -> tuple[StepFailure, ...]:
         """Apply *plan*; *unfinished* are the keys that are not as desired and that it does not try."""
-        if not plan.steps:
-            return ()
-        return apply_plan(
-            self._kernel, plan, Dependencies(self._compiler.desired.rows, self._state.rows, plan, unfinished)
-        )
+        return apply_plan(self._kernel, plan, self._compiler.desired.rows, self._state.rows, unfinished)
 
     def _report(  # noqa: PLR0913 - the report has as many fields
         self,

@@ -22,6 +22,7 @@ from kubeproxy_py.model.rows import (
     Chain,
     ChainSpec,
     IpsetEntry,
+    Jump,
     Key,
     RealServer,
     Rows,
@@ -254,8 +255,9 @@ class PacketKernel(CheckingKernel):
 
     def check(self, step: Step) -> None:
         (self.refused.add if self.fault(step) else self.refused.discard)(step.key)
-        now = State(self.rows)
-        for packet in self.packets:
+        concerned = [packet for packet in self.packets if is_concerned(packet, step.key)]
+        now = State(self.rows if concerned else {})
+        for packet in concerned:
             before, after, found = self.fates_before[packet], self.fates_after[packet], fate(now, packet)
             if not self.is_range_refused(packet):
                 check_still_served(packet, before, found, after)
@@ -304,6 +306,21 @@ def probes(rows: Rows) -> Iterator[Packet]:
         for client in OUTSIDE_CLIENTS:
             if family_of(client) == family_of(address):
                 yield Packet(client, address, port, protocol)
+
+
+def is_concerned(packet: Packet, key: Key) -> bool:
+    """Return whether what *packet* meets can depend on the row *key*."""
+    match key:
+        case Chain(family=family) | Jump(family=family):
+            return packet.family == family
+        case IpsetEntry(entry=entry):
+            address = entry.partition(",")[0]
+            return address == packet.destination or ("." not in address and ":" not in address)
+        case VirtualServer(address=address) | RealServer(virtual_server=VirtualServer(address=address)):
+            return address == packet.destination
+        case Address(address=address):
+            return address == packet.destination
+    return False
 
 
 def check_still_served(packet: Packet, before: Fate, now: Fate, after: Fate) -> None:

@@ -28,9 +28,8 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
-from kubeproxy_py.model.steps import Plan, Step, StepFailure
+from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import FAMILIES, Family
-from kubeproxy_py.plan.dependencies import Dependencies
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.apply import apply_plan
 from tests.builders import node_context
@@ -112,7 +111,7 @@ class Harness:
         plan = make_plan(desired, actual, tried)
         different = {key for key in {**desired, **actual} if desired.get(key, "") != actual.get(key, "")}
         unfinished = () if tried is None else different - set(tried)
-        failures = apply_plan(self.kernel, plan, Dependencies(desired, actual, plan, unfinished))
+        failures = apply_plan(self.kernel, plan, desired, actual, unfinished)
         self.failures = {failure.step.key: failure for failure in failures}
         return {failure.step.key for failure in failures if failure.blocker}
 
@@ -332,7 +331,3 @@ def test_source_ranges_open_before_they_close_and_stay_until_they_are_open() -> 
     assert order == [cidr, FW, balanced]
     without = base({key: spec for key, spec in GUARDED.items() if key not in (cidr, FW)})
     assert [key for _, key in verbs_on(make_plan(without, base(GUARDED)), cidr, FW)] == [FW, cidr]
-
-
-def test_an_empty_plan_has_no_dependencies() -> None:
-    assert apply_plan(MemoryKernel(), Plan(), Dependencies({}, {})) == ()
