@@ -7,6 +7,7 @@ Invariants:
 """
 
 from collections.abc import Collection, Iterable
+from errno import ETIMEDOUT
 
 from kubeproxy_py.compile.desired import Desired
 from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows
@@ -59,7 +60,7 @@ class ActualState:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
         self._track_steps(plan, now_s)
         self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), now_s)
-        self.pending.record_outcome((), failed, now_s)
+        self.pending.record_outcome((), failed, now_s, _timed_out(failures))
         self.drift.record_outcome(None, failed)
 
     def record_outcome(
@@ -70,7 +71,7 @@ class ActualState:
         self.fingerprints.invalidate(step.key for step in plan)
         _apply_in_place(self.rows, plan, failed)
         self._track_steps(plan, now_s)
-        self.pending.record_outcome(tried, failed, now_s)
+        self.pending.record_outcome(tried, failed, now_s, _timed_out(failures))
         self.drift.record_outcome(tried, failed)
 
     def record_diff(self, diff: ScopeDiff, now_s: float) -> int:
@@ -115,6 +116,10 @@ def _failed(plan: Plan, failures: Collection[StepFailure]) -> dict[Key, Key | No
             if isinstance(key, RealServer) and key.virtual_server in deleted:
                 del failed[key]
     return failed
+
+
+def _timed_out(failures: Iterable[StepFailure]) -> set[Key]:
+    return {failure.step.key for failure in failures if failure.errno == ETIMEDOUT}
 
 
 def _apply_in_place(rows: Rows, steps: Iterable[Step], failed: Collection[Key]) -> None:

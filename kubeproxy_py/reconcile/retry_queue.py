@@ -17,6 +17,9 @@ from kubeproxy_py.model.time import NEVER
 
 RETRY = Backoff(first_s=0.5, longest_s=30.0)
 
+TIMEOUT_RETRY_S = 60.0
+"""The shortest delay after a program did not end in time: everything else waited for it, and may work until then."""
+
 WAIT_S = 30.0
 """How long a row that waits for another is not tried at most, if that one is not reported as done."""
 
@@ -78,10 +81,17 @@ class RetryQueue:
         tried = set(due)
         return [key for key in self._keys if key not in tried]
 
-    def record_outcome(self, tried: Collection[Key], failed: Mapping[Key, Key | None], now_s: float) -> None:
+    def record_outcome(
+        self,
+        tried: Collection[Key],
+        failed: Mapping[Key, Key | None],
+        now_s: float,
+        timed_out: Collection[Key] = (),
+    ) -> None:
         """Drop the keys of *tried* that are as desired now; make those that *failed* wait.
 
-        *failed* has, for each key that was not tried, the key of the row that it waits for.
+        *failed* has, for each key that was not tried, the key of the row that it waits for; *timed_out* are those
+        whose program did not end in time.
         """
         for key in tried:
             if key not in failed:
@@ -93,7 +103,8 @@ class RetryQueue:
             self._keys[key] = None
             if blocker is None:
                 failures = self._retries[key].failures + 1 if key in self._retries else 1
-                self._retries[key] = RetryState(failures, now_s + RETRY.delay_s(failures))
+                delay_s = max(RETRY.delay_s(failures), TIMEOUT_RETRY_S if key in timed_out else 0.0)
+                self._retries[key] = RetryState(failures, now_s + delay_s)
             else:
                 self._retries[key] = RetryState(0, now_s + WAIT_S)
                 self._waiting_for.setdefault(blocker, {})[key] = None

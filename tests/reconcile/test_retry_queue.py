@@ -1,7 +1,7 @@
 """RetryQueue: rows that wait for others."""
 
 from kubeproxy_py.model.rows import Address, Chain, RealServer, VirtualServer
-from kubeproxy_py.reconcile.retry_queue import WAIT_S, RetryQueue
+from kubeproxy_py.reconcile.retry_queue import TIMEOUT_RETRY_S, WAIT_S, RetryQueue
 
 CHAIN = Chain("IPv4", "nat", "KUBE-SERVICES")
 SERVER = VirtualServer("192.168.3.10", 30080, "TCP")
@@ -35,3 +35,10 @@ def test_others_are_the_pending_keys_that_are_not_due() -> None:
     queue = failed_queue()
     assert queue.others([CHAIN, OTHER]) == [SERVER, POD]
     assert queue.others(list(queue.keys)) == []
+
+
+def test_a_row_whose_program_hung_is_retried_after_a_longer_time() -> None:
+    queue = RetryQueue()
+    queue.record_outcome((), {CHAIN: None, OTHER: None}, 100.0, timed_out={CHAIN})
+    assert queue.due(110.0) == [OTHER]
+    assert queue.due(100.0 + TIMEOUT_RETRY_S) == [CHAIN, OTHER]
