@@ -23,7 +23,6 @@ from kubeproxy_py.model.rows import (
     Link,
     RealServer,
     Rows,
-    Spec,
     Sysctl,
     VirtualServer,
     VirtualServerSpec,
@@ -48,7 +47,8 @@ def base(rows: Rows) -> Rows:
     non_empty = frozenset(key.set for key in rows if isinstance(key, IpsetEntry))
     built: Rows = {Sysctl("net/ipv4/ip_forward"): "1", DEVICE: None}
     for family in FAMILIES:
-        built.update(dict[Key, Spec](kube_names.ipsets(family)))
+        for ipset, header in kube_names.ipsets(family).items():
+            built[ipset] = header
         built.update(compile_chains(family, NonEmptySets(non_empty, ("203.0.113.9,tcp:80",)), node_context()))
         built.update({jump: JumpSpec(rule) for jump, rule in kube_names.jumps(family).items()})
     return {**built, **rows}
