@@ -84,8 +84,8 @@ def answer(cluster: Cluster, client: str, address: str, port: int = 80, timeout_
 
 
 def answers(cluster: Cluster, client: str, addresses: tuple[str, ...], port: int = 80) -> set[str]:
-    """Return who answers *client* at *addresses*, several times each, so that every endpoint has its turn."""
-    return {answer(cluster, client, address, port) for address in addresses for _ in range(4)}
+    """Return who answers *client* at *addresses*, as often as there are endpoints, so that each has its turn."""
+    return {answer(cluster, client, address, port) for address in addresses for _ in PODS}
 
 
 def bound(cluster: Cluster) -> set[str]:
