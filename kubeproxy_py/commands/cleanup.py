@@ -26,6 +26,7 @@ from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
 from kubeproxy_py.model.rows import Chain, Rows
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan
+from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report_text import changes_text
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ def _delete_owned(kernel: Kernel, loaded: "LoadedConfig", kept: Collection[Chain
         rows.pop(chain, None)
     addresses = [host.address for host in kernel.host_addresses()]
     owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs)
-    plan = make_plan({}, filter_removable(owned, addresses))
-    failed = kernel.apply(plan).failures if plan.steps else ()
+    removable = filter_removable(owned, addresses)
+    plan = make_plan({}, removable)
+    failed = apply_plan(kernel, plan, {}, removable)
     for failure in failed:
         log.error("Failed to delete", extra=values(step=failure))
     failures += len(failed)

@@ -96,7 +96,7 @@ class Kernel(Protocol):
         ...
 
     def apply(self, plan: Plan) -> Outcome:
-        """Carry out every step that can be; a failed step stops only the steps that depend on it."""
+        """Carry out every step that can be, in order; a failed step does not stop the others."""
         ...
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:

@@ -1,7 +1,7 @@
 """LinuxKernel: the kernel of this network namespace, through one adapter for each part of it.
 
 Invariants:
-- No adapter knows another: dispatch.py keeps their order, and ``scope_of`` the borders between them.
+- No adapter knows another: dispatch.py hands each its steps, and ``scope_of`` draws the borders between them.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -96,7 +96,7 @@ class LinuxKernel:
         return self.snapshot(readable).fingerprint()
 
     def apply(self, plan: Plan) -> Outcome:
-        """Carry out *plan* in order; see dispatch.py for steps that wait."""
+        """Carry out *plan* in order."""
         return dispatch(plan, self._adapters)
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:

@@ -99,11 +99,10 @@ class SyncMetrics:
                 self._record_sync(report)
 
     def _record_failures(self, failures: tuple[StepFailure, ...]) -> None:
-        for failure in failures:
-            self._registry.inc("kubeproxy_ipvs_failed_steps_total", type(failure.step.key).__name__)
-        # Steps without an errno were not tried: they wait for another one that failed.
-        keys = (failure.step.key for failure in failures if failure.errno)
-        for family in {key.family for key in keys if isinstance(key, Chain | Jump)}:
+        rejected = [failure.step.key for failure in failures if failure.errno]  # steps without an errno were not tried
+        for key in rejected:
+            self._registry.inc("kubeproxy_ipvs_failed_steps_total", type(key).__name__)
+        for family in {key.family for key in rejected if isinstance(key, Chain | Jump)}:
             self._registry.inc(f"{_SYNC}iptables_restore_failures_total", family)
 
     def _record_sync(self, report: SyncReport) -> None:

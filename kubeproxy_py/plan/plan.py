@@ -3,7 +3,9 @@
 Invariants:
 - Every prefix of a plan is legal in the kernel, and after it no packet meets an incomplete Service.  So kinds of rows
   are created in BUILD_ORDER, in which what a packet meets first comes last, and deleted in the reverse order.
-- Additions precede deletions: a virtual server whose real servers change always has one of them.
+- Additions precede deletions: a virtual server whose real servers change always has one of them.  Entries that exempt a
+  frontend from masquerading are the exception: they go before real servers come, and come after real servers went
+  (set_roles.py).
 - A rule exists while any entry or virtual server that it refers to exists.  So a chain that loses rules is updated
   twice: among the additions to the union of old and new rules, and among the deletions to the new rules only.
 """
@@ -31,9 +33,10 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.steps import Plan, Step
-from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.net import FAMILIES, IP
 from kubeproxy_py.plan.drain_policy import must_drain
 from kubeproxy_py.plan.set_replacement import is_replacement, replace_sets
+from kubeproxy_py.plan.set_roles import ENTRY_ORDER, EXEMPTS, OPENS, frontend_of, frontends_of
 
 BUILD_ORDER: tuple[type[Key], ...] = (
     Sysctl,
@@ -60,13 +63,12 @@ def _ranks() -> dict[Key | str, int]:
     """Return the order within a kind, where it matters.
 
     A chain comes after those that it jumps to, and jumps in the order in which each is inserted above the last.
-    KUBE-IPVS-IPS comes after the other sets, because its members are rejected unless another set has them too.
     """
     ranks: dict[Key | str, int] = {}
     for family in FAMILIES:
         ranks |= {chain: rank for rank, chain in enumerate(kube_names.chains(family))}
         ranks |= {jump: rank for rank, jump in enumerate(kube_names.jumps(family))}
-        ranks |= {definition.name_in(family): rank for rank, definition in enumerate(kube_names.IPSET_DEFINITIONS)}
+        ranks |= {definition.name_in(family): rank for rank, definition in enumerate(ENTRY_ORDER)}
     return ranks
 
 
@@ -113,12 +115,60 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
                 builds[type(key)].append(build)
             if teardown:
                 teardowns[type(key)].append(teardown)
+    obsolete = _pop_obsolete(builds[Address], teardowns) if builds[Address] else []
+    removed_early = _pop_exemptions(teardowns[IpsetEntry], builds[RealServer])
+    added_late = _pop_exemptions(builds[IpsetEntry], teardowns[RealServer])
     steps: list[Step] = []
     for kind in BUILD_ORDER:
+        steps += obsolete if kind is Address else ()
         steps += _ranked(kind, builds[kind])
+        steps += removed_early if kind is IpsetEntry else ()
     for kind in reversed(BUILD_ORDER):
+        steps += added_late if kind is IpsetEntry else ()
         steps += reversed(_ranked(kind, teardowns[kind]))
     return steps
+
+
+def _pop_exemptions(entry_steps: list[Step], real_server_steps: Sequence[Step]) -> list[Step]:
+    """Remove from *entry_steps*, and return, the steps on entries that exempt a frontend of *real_server_steps*."""
+    if not entry_steps or not real_server_steps:
+        return []
+    exemptions = [step for step in entry_steps if isinstance(step.key, IpsetEntry) and step.key.set in EXEMPTS]
+    if not exemptions:
+        return []
+    servers = {step.key.virtual_server for step in real_server_steps if isinstance(step.key, RealServer)}
+    changing = {frontend for server in servers for frontend in frontends_of(server)}
+    popped = [step for step in exemptions if isinstance(step.key, IpsetEntry) and frontend_of(step.key) in changing]
+    _remove(entry_steps, popped)
+    return popped
+
+
+def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], list[Step]]) -> list[Step]:
+    """Remove from *teardowns*, and return, what goes before *new_addresses* are bound.
+
+    Nobody meets virtual and real servers, and source ranges, at an address that is not bound yet, and nobody shall.
+    """
+    unbound = {step.key.address for step in new_addresses if isinstance(step.key, Address)}
+    obsolete: list[Step] = []
+    for kind in (RealServer, VirtualServer, IpsetEntry):
+        popped = [step for step in teardowns[kind] if _address_of(step.key) in unbound]
+        _remove(teardowns[kind], popped)
+        obsolete += popped
+    return obsolete
+
+
+def _address_of(key: Key) -> IP | None:
+    """Return the address at which *key* serves or opens; None if it does neither."""
+    if isinstance(key, RealServer):
+        return key.virtual_server.address
+    if isinstance(key, IpsetEntry):
+        return key.entry.partition(",")[0] if key.set in OPENS else None
+    return key.address if isinstance(key, VirtualServer) else None
+
+
+def _remove(steps: list[Step], popped: Iterable[Step]) -> None:
+    if keys := {step.key for step in popped}:
+        steps[:] = [step for step in steps if step.key not in keys]
 
 
 def _differing(desired: Rows, actual: Rows) -> Iterable[Key]:

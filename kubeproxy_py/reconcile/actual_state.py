@@ -7,9 +7,10 @@ Invariants:
 """
 
 from collections.abc import Callable, Collection, Iterable
+from errno import ETIMEDOUT
 
 from kubeproxy_py.compile.desired import Desired
-from kubeproxy_py.model.rows import DRAINING, Key, Rows, VirtualServer
+from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import CIDR, IP
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
@@ -84,7 +85,7 @@ class ActualState:
 
     def record_full_sync(self, plan: Plan, failures: Collection[StepFailure], now_s: float) -> None:
         """Record the outcome of *plan*, which was computed for every row."""
-        failed = {failure.step.key for failure in failures}
+        failed = _failed(plan, failures)
         self.fingerprints.invalidate_all()
         if failed or len(plan) <= len(self.rows):
             _apply_in_place(self.rows, plan, failed)
@@ -92,18 +93,18 @@ class ActualState:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
         self._track_steps(plan, now_s)
         self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), now_s)
-        self.pending.record_outcome((), failed, now_s)
+        self.pending.record_outcome((), failed, now_s, _timed_out(failures))
         self.drift.record_outcome(None, failed)
 
     def record_outcome(
         self, plan: Plan, failures: Collection[StepFailure], tried: Collection[Key], now_s: float
     ) -> None:
         """Record the outcome of *plan*, which was computed for the keys *tried*."""
-        failed = {failure.step.key for failure in failures}
+        failed = _failed(plan, failures)
         self.fingerprints.invalidate(step.key for step in plan)
         _apply_in_place(self.rows, plan, failed)
         self._track_steps(plan, now_s)
-        self.pending.record_outcome(tried, failed, now_s)
+        self.pending.record_outcome(tried, failed, now_s, _timed_out(failures))
         self.drift.record_outcome(tried, failed)
 
     def record_diff(self, diff: ScopeDiff, now_s: float) -> int:
@@ -141,6 +142,27 @@ class ActualState:
     def _track_steps(self, plan: Plan, now_s: float) -> None:
         # A row that was added does not drain, and can have drained before only if something drains.
         self.track_draining((step.key for step in plan if step.verb != "add" or self.draining), now_s)
+
+
+def _failed(plan: Plan, failures: Collection[StepFailure]) -> dict[Key, Key | None]:
+    """Return the keys that failed, each with the key that it waits for, if it does.
+
+    A real server whose deletion failed is gone nevertheless if its virtual server was deleted.
+    """
+    if not failures:
+        return {}
+    failed = {failure.step.key: failure.blocker for failure in failures}
+    undeleted = {failure.step.key for failure in failures if failure.step.verb == "delete"}
+    if any(isinstance(key, RealServer) for key in undeleted):
+        deleted = {step.key for step in plan if step.verb == "delete" and step.key not in failed}
+        for key in undeleted:
+            if isinstance(key, RealServer) and key.virtual_server in deleted:
+                del failed[key]
+    return failed
+
+
+def _timed_out(failures: Iterable[StepFailure]) -> set[Key]:
+    return {failure.step.key for failure in failures if failure.errno == ETIMEDOUT}
 
 
 def _apply_in_place(rows: Rows, steps: Iterable[Step], failed: Collection[Key]) -> None:

@@ -24,7 +24,7 @@ from kubeproxy_py.model.rows import Address, Key, RealServer, Rows
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.net import CIDR, IP
+from kubeproxy_py.net import CIDR, FAMILIES, IP
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
@@ -32,7 +32,7 @@ from kubeproxy_py.reconcile.full_compare import FullCompare
 from kubeproxy_py.reconcile.reconciler import Reconciler
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
 from kubeproxy_py.reconcile.stale_flows import StaleFlowCleaner
-from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_families
+from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_families, unprotected_families
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +172,7 @@ class Agent:
             self.compiler.refusals.counts(),
             state.drift.contested,
             len(self.compiler.failed),
+            unprotected_families(state.pending.keys, state.rows) if state.is_adopted else frozenset(FAMILIES),
             is_waiting=bool(self.awaited),
             has_work=not state.is_adopted or self._is_sync_requested(),
         )

@@ -2,19 +2,20 @@
 
 Invariants:
 - What a step did is known from its outcome, so no sync but the first reads the kernel (law 7).
-- A failed row stays pending with backoff while all others are applied (law 5).
+- A failed row stays pending with backoff while all others are applied, except those that depend on it (law 5).
 """
 
 from collections.abc import Callable, Collection, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.model.rows import Key, Rows, VirtualServer
+from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.actual_state import ActualState
+from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
 
 
@@ -74,11 +75,11 @@ class Reconciler:
         changed = self._compiler.compile()
         compiled_s = self._clock()
         self._state.pending.enqueue(changed)
-        due = self._state.pending.due(compiled_s)
+        due = self._due(compiled_s)
         plan = append_drained_deletes(self._plan_due(due), drained, self._compiler.desired.rows)
         foreign = self._state.foreign_deletes(plan)
         planned_s = self._clock()
-        failures = self._apply(plan)
+        failures = self._apply(plan, self._state.pending.others(due))
         applied_s = self.last_sync_s = self._clock()
         self._state.record_outcome(plan, failures, due, applied_s)
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
@@ -107,6 +108,19 @@ class Reconciler:
             apply_s=applied_s - began_s,
         )
 
+    def _due(self, now_s: float) -> list[Key]:
+        """Return the keys to plan: those that are due, and failed real servers of virtual servers among them.
+
+        The kernel deletes real servers along with their virtual server.
+        """
+        pending = self._state.pending
+        due = pending.due(now_s)
+        if pending.failed:
+            servers = {key for key in due if isinstance(key, VirtualServer)}
+            behind = (key for key in pending.failed if isinstance(key, RealServer) and key.virtual_server in servers)
+            due = list(dict.fromkeys((*due, *behind)))
+        return due
+
     def _plan_due(self, due: Collection[Key]) -> Plan:
         """Return the steps for the keys *due* and for the real servers draining behind them."""
         servers = {key for key in due if isinstance(key, VirtualServer)}
@@ -114,8 +128,9 @@ class Reconciler:
         keys = dict.fromkeys((*due, *behind)) if behind else due
         return make_plan(self._compiler.desired.rows, self._state.rows, keys)
 
-    def _apply(self, plan: Plan) -> tuple[StepFailure, ...]:
-        return self._kernel.apply(plan).failures if plan.steps else ()
+    def _apply(self, plan: Plan, unfinished: Collection[Key] = ()) -> tuple[StepFailure, ...]:
+        """Apply *plan*; *unfinished* are the keys that are not as desired and that it does not try."""
+        return apply_plan(self._kernel, plan, self._compiler.desired.rows, self._state.rows, unfinished)
 
     def _report(  # noqa: PLR0913 - the report has as many fields
         self,

@@ -7,7 +7,7 @@ from kubeproxy_py.model.rows import DRAINING, RealServer
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.reconcile.report import DrainReport, Report, StaleFlowReport, SyncReport, Trigger
 
-_WORDS = ("added", "changed", "removed", "draining", "failed")
+_WORDS = ("added", "changed", "removed", "draining", "failed", "waiting")
 _VERB_WORDS = {"add": "added", "update": "changed", "delete": "removed"}
 
 
@@ -54,12 +54,12 @@ def changes_text(steps: Iterable[Step], failures: Iterable[StepFailure] = ()) ->
 
     Args:
         steps: All steps that were tried.
-        failures: Those of them that failed.
+        failures: Those of them that failed, or wait for one that failed.
     """
     counts = Counter(_word(step) for step in steps)
     for failure in failures:
         counts[_word(failure.step)] -= 1
-        counts["failed"] += 1
+        counts["failed" if failure.blocker is None else "waiting"] += 1
     return ", ".join(f"{counts[word]:,} {word}" for word in _WORDS if counts[word]) or "nothing to do"
 
 

@@ -3,10 +3,11 @@
 Invariants:
 - An error stays at its row (law 5): a failed row waits, twice as long each time, while all others are applied.
 - Enqueueing a key again discards its failures.
+- A row that waits for another is due as soon as that one is as desired.
 - Cost is proportional to what is pending now, not to what was pending before.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -15,6 +16,12 @@ from kubeproxy_py.model.rows import Key
 from kubeproxy_py.model.time import NEVER
 
 RETRY = Backoff(first_s=0.5, longest_s=30.0)
+
+TIMEOUT_RETRY_S = 60.0
+"""The shortest delay after a program did not end in time: everything else waited for it, and may work until then."""
+
+WAIT_S = 30.0
+"""How long a row that waits for another is not tried at most, if that one is not reported as done."""
 
 
 class RetryState(Struct, frozen=True, gc=False):
@@ -30,6 +37,7 @@ class RetryQueue:
     def __init__(self) -> None:
         self._keys: dict[Key, None] = {}
         self._retries: dict[Key, RetryState] = {}
+        self._waiting_for: dict[Key, dict[Key, None]] = {}  # by row: those that wait for it
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -66,15 +74,48 @@ class RetryQueue:
             return list(self._keys)
         return [key for key in self._keys if key not in self._retries or self._retries[key].due_s <= now_s]
 
-    def record_outcome(self, tried: Collection[Key], failed: Collection[Key], now_s: float) -> None:
-        """Drop the keys of *tried* that are as desired now; make those that *failed* wait."""
+    def others(self, due: Collection[Key]) -> list[Key]:
+        """Return the pending keys that are not in *due*."""
+        if len(due) == len(self._keys):
+            return []
+        tried = set(due)
+        return [key for key in self._keys if key not in tried]
+
+    def record_outcome(
+        self,
+        tried: Collection[Key],
+        failed: Mapping[Key, Key | None],
+        now_s: float,
+        timed_out: Collection[Key] = (),
+    ) -> None:
+        """Drop the keys of *tried* that are as desired now; make those that *failed* wait.
+
+        *failed* has, for each key that was not tried, the key of the row that it waits for; *timed_out* are those
+        whose program did not end in time.
+        """
         for key in tried:
             if key not in failed:
                 self._keys.pop(key, None)
                 self._retries.pop(key, None)
         # A dict never shrinks, and iterating over it visits every slot: after the first sync, 140,000 empty ones.
         self._keys = dict(self._keys)
-        for key in failed:
-            failures = self._retries[key].failures + 1 if key in self._retries else 1
+        for key, blocker in failed.items():
             self._keys[key] = None
-            self._retries[key] = RetryState(failures, now_s + RETRY.delay_s(failures))
+            if blocker is None:
+                failures = self._retries[key].failures + 1 if key in self._retries else 1
+                delay_s = max(RETRY.delay_s(failures), TIMEOUT_RETRY_S if key in timed_out else 0.0)
+                self._retries[key] = RetryState(failures, now_s + delay_s)
+            else:
+                self._retries[key] = RetryState(0, now_s + WAIT_S)
+                self._waiting_for.setdefault(blocker, {})[key] = None
+        if self._waiting_for:
+            self._release([key for key in tried if key not in failed])
+
+    def _release(self, done: list[Key]) -> None:
+        """Make every row due that waits for one of *done*, or for a row that waits for it, and so on."""
+        while done:
+            for key in self._waiting_for.pop(done.pop(), ()):
+                retry = self._retries.get(key)
+                if retry and not retry.failures:  # otherwise it has been tried since
+                    del self._retries[key]
+                done.append(key)

@@ -5,15 +5,17 @@ A cluster in which a thousand endpoints change per second writes ten lines a sec
 Invariants:
 - Every report is logged, by itself or as part of a sum.
 - Failures, drift, the first sync and stale flows are logged at once, after what was waiting.
+- One cause is one line, however many rows fail or wait for it, and while the same rows fail for it, one line a minute;
+  rows that wait for one that failed in an earlier sync are logged once for that row.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 
 from kubeproxy_py.logging_setup import level, values
-from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.steps import StepFailure
+from kubeproxy_py.model.rows import Key, VirtualServer
 from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.reconcile.failure_causes import Cause, find_causes
 from kubeproxy_py.reconcile.report import DrainReport, Report, StaleFlowReport, SyncReport, Trigger
 from kubeproxy_py.reconcile.report_text import merged_text, report_text
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 _FOREIGN_NAMED_MAX = 10
 
 INTERVAL_S = 0.1  # the shortest time between two lines about syncs of the usual kind
+REPEAT_S = 60.0  # the shortest time between two lines about the same rows that fail for the same cause
 
 
 class SyncLog:
@@ -32,6 +35,8 @@ class SyncLog:
         self._clock = clock
         self._next_line_s = -NEVER  # reports wait until then
         self._waiting: list[SyncReport | DrainReport] = []
+        self._failed: set[Key] = set()  # rows whose failure was logged and that did not succeed since
+        self._logged_s: dict[str, float] = {}  # by error: when it was last logged
 
     def record(self, report: Report) -> None:
         """Log *report*, at once or when `flush_due` finds it due."""
@@ -40,7 +45,32 @@ class SyncLog:
             self.due_s = self._next_line_s
             return
         self.flush()
-        _log(report)
+        if isinstance(report, StaleFlowReport):
+            _log_flows(report)
+        else:
+            _log_changes(_level(report), [report])
+            if isinstance(report, SyncReport) and report.foreign:
+                _log_foreign(report.foreign)
+            self._log_failures(report)
+
+    def _log_failures(self, report: SyncReport | DrainReport) -> None:
+        if self._failed:
+            failed = {failure.step.key for failure in report.failures}
+            self._failed.difference_update(step.key for step in report.steps if step.key not in failed)
+        for cause in find_causes(report.failures):
+            is_known = cause.keys <= self._failed
+            if cause.is_earlier:
+                severity = level(2) if is_known else logging.ERROR
+                _log_cause(severity, "A row waits for one that failed before: %s", cause)
+            else:
+                is_repeated = is_known and self._clock() < self._logged_s.get(cause.error, -NEVER) + REPEAT_S
+                _log_cause(
+                    level(2) if is_repeated else logging.ERROR, "Failed to apply a row, it will be retried: %s", cause
+                )
+                self._logged_s[cause.error] = self._logged_s[cause.error] if is_repeated else self._clock()
+            self._failed |= cause.keys
+        if not self._failed:
+            self._logged_s.clear()
 
     def flush_due(self) -> None:
         """Log the waiting reports if they are due."""
@@ -62,17 +92,10 @@ def _may_wait(report: SyncReport | DrainReport) -> bool:
     return is_usual and bool(report.steps) and not is_news
 
 
-def _log(report: Report) -> None:
-    if isinstance(report, StaleFlowReport):
-        is_news = report.result.deleted or report.result.errors
-        duration = values(duration_ms=_ms(report.duration_s))
-        log.log(logging.INFO if is_news else level(2), "%s", report_text(report), extra=duration)
-        return
-    _log_changes(_level(report), [report])
-    if isinstance(report, SyncReport) and report.foreign:
-        _log_foreign(report.foreign)
-    for failure in report.failures:
-        _log_failure(failure)
+def _log_flows(report: StaleFlowReport) -> None:
+    is_news = report.result.deleted or report.result.errors
+    duration = values(duration_ms=_ms(report.duration_s))
+    log.log(logging.INFO if is_news else level(2), "%s", report_text(report), extra=duration)
 
 
 def _level(report: SyncReport | DrainReport) -> int:
@@ -105,10 +128,11 @@ def _log_foreign(servers: Sequence[VirtualServer]) -> None:
     )
 
 
-def _log_failure(failure: StepFailure) -> None:
-    key = failure.step.key
-    details = values(kind=type(key).__name__, row=str(key), errno=failure.errno)
-    log.error("Failed to apply a row, it will be retried: %s", failure, extra=details)
+def _log_cause(severity: int, message: str, cause: Cause) -> None:
+    key = cause.first.step.key
+    rows = 0 if cause.is_earlier else len(cause.keys)
+    details = values(kind=type(key).__name__, row=str(key), errno=cause.first.errno, failed=rows, waiting=cause.waiting)
+    log.log(severity, message, cause, extra=details)
 
 
 def _ms(seconds: float) -> float:

@@ -7,13 +7,14 @@ Invariants:
   to do is none, and neither is a single row that the kernel rejects.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from msgspec import Struct
 
 from kubeproxy_py.model.kube_names import IPSET_DEFINITIONS
 from kubeproxy_py.model.rows import Chain, Ipset, Jump, Key, Link
 from kubeproxy_py.net import FAMILIES, Family
+from kubeproxy_py.plan.protection import protecting_group
 
 KIND_NAMES: tuple[str, ...] = (
     *("Sysctl", "Link", "Ipset", "Chain", "Jump", "IpsetEntry", "VirtualServer", "RealServer", "Address"),
@@ -38,6 +39,7 @@ class SyncStatus(Struct, frozen=True, gc=False):
     refusals: Mapping[str, int] = {}  # what is refused of Services now, by reason
     contested: int = 0  # times that a row had drifted again and again, since the start
     uncompiled: int = 0  # objects whose last change could not be compiled
+    unprotected: frozenset[Family] = frozenset()  # families that lack a chain or jump that protects addresses
     is_waiting: bool = True  # for the initial lists of its feeds
     has_work: bool = False  # a sync was requested and is not done yet
 
@@ -56,6 +58,15 @@ def stuck_families(failed: Iterable[Key]) -> frozenset[Family]:
         elif isinstance(key, Ipset):
             stuck.update((_FAMILY_OF_SET[key.name],) if key.name in _FAMILY_OF_SET else FAMILIES)
     return frozenset(stuck)
+
+
+def unprotected_families(pending: Iterable[Key], actual: Container[Key]) -> frozenset[Family]:
+    """Return the families in which a chain or jump that protects addresses is *pending* and does not exist."""
+    return frozenset(
+        key.family
+        for key in pending
+        if isinstance(key, Chain | Jump) and protecting_group(key) is not None and key not in actual
+    )
 
 
 def count_by_kind(keys: Iterable[Key]) -> dict[str, int]:

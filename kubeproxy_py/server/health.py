@@ -1,9 +1,12 @@
-"""Health: answer /healthz, /livez and the health-check node ports.
+"""Health: answer /healthz, /livez, /readyz and the health-check node ports.
 
-Clients learn whether to send traffic to this node, or to the endpoints of a Service on it.
+Clients learn whether to send traffic to this node, or to the endpoints of a Service on it; a supervisor learns whether
+to restart the process (/livez), and a rollout whether to go on (/readyz).
 
 Invariants:
-  - The responses are kube-proxy's byte for byte.
+  - The responses are kube-proxy's byte for byte, and /readyz, which it does not have, is in the same form.
+  - /livez fails only if the loop hangs: a restart mends nothing else.  /readyz fails as long as a family lacks what
+    protects its addresses, which nobody would see otherwise.
   - Health is judged at each request from the last state that the loop published, so a loop that hangs while work is
     pending is detected.
 
@@ -12,14 +15,14 @@ Source: kubernetes pkg/proxy/healthcheck, proxy_health.go and service_health.go,
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 
 from msgspec import Struct
 
 from kubeproxy_py.model.health import HealthCheckNodePort
 from kubeproxy_py.model.services import ServiceName
-from kubeproxy_py.net import Family
+from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.server.http_messages import NOT_FOUND, Request, Response
 
 PATIENCE_PERIODS = 2  # a requested sync may take this many sync periods
@@ -36,12 +39,30 @@ class HealthState(Struct, frozen=True, gc=False):
     pending_since_s: float | None = None  # when the oldest unfinished work was requested, of time.monotonic
     stuck_since_s: dict[Family, float] = {}  # when the sync of a family began to fail, of time.monotonic
     node_eligible: bool = False  # the Node exists (or there is no API server that could have one), and stays
+    unprotected: frozenset[Family] = frozenset(FAMILIES)  # families that lack a chain or jump that protects addresses
 
     def is_healthy(self, family: Family, now_s: float) -> bool:
         """Return whether nothing of *family* has been pending or failing for too long."""
-        starts = (self.pending_since_s, self.stuck_since_s.get(family))
-        since_s = min((start for start in starts if start is not None), default=now_s)
-        return now_s - since_s < PATIENCE_PERIODS * self.sync_period_s
+        return self.is_alive(family, now_s) and self._is_recent(self.stuck_since_s.get(family), now_s)
+
+    def is_alive(self, _family: Family, now_s: float) -> bool:
+        """Return whether no work has been pending for too long; it is that of every family."""
+        return self._is_recent(self.pending_since_s, now_s)
+
+    def is_ready(self, family: Family, now_s: float) -> bool:
+        """Return whether addresses of *family* can be served, and are up to date."""
+        return self.is_healthy(family, now_s) and family not in self.unprotected
+
+    def _is_recent(self, since_s: float | None, now_s: float) -> bool:
+        return since_s is None or now_s - since_s < PATIENCE_PERIODS * self.sync_period_s
+
+
+_CHECKS: Mapping[str, Callable[[HealthState, Family, float], bool]] = {
+    "healthz": HealthState.is_healthy,
+    "livez": HealthState.is_alive,
+    "readyz": HealthState.is_ready,
+}
+"""What each path asks of every family."""
 
 
 class Health:
@@ -66,17 +87,20 @@ class Health:
             self.state = change(self.state)
 
     def answer(self, request: Request) -> Response:
-        """Answer /healthz and /livez."""
+        """Answer /healthz, /livez and /readyz."""
         name = request.path.removeprefix("/")
-        if name not in ("healthz", "livez"):
+        if name not in _CHECKS:
             return NOT_FOUND
-        response = self._answer_for_node(with_eligibility=name == "healthz")
-        self._on_answer(name, response.status)
+        response = self._answer_for_node(_CHECKS[name], with_eligibility=name == "healthz")
+        if name != "readyz":  # kube-proxy counts the others
+            self._on_answer(name, response.status)
         return response
 
-    def _answer_for_node(self, *, with_eligibility: bool) -> Response:
+    def _answer_for_node(
+        self, check: Callable[[HealthState, Family, float], bool], *, with_eligibility: bool
+    ) -> Response:
         state, now_s, now_ns = self.state, self._clock(), self._wall_ns()
-        families = {family: state.is_healthy(family, now_s) for family in sorted(state.updated_ns)}
+        families = {family: check(state, family, now_s) for family in sorted(state.updated_ns)}
         healthy = all(families.values())
         ok = healthy and (state.node_eligible or not with_eligibility)
         updated_ns = now_ns if ok else max(state.updated_ns.values(), default=None)

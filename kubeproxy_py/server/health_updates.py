@@ -83,6 +83,8 @@ class HealthUpdates:
             self._requested = False
         self._synced, self._compares = False, status.compares
         before = self._health.state
+        if status.unprotected != before.unprotected:
+            self._health.update(lambda state: replace(state, unprotected=status.unprotected))
         stuck_since_s = stuck_since(before.stuck_since_s, status.stuck, time.monotonic()) if status.stuck else {}
         if not up_to_date:
             if stuck_since_s != before.stuck_since_s:

@@ -181,8 +181,8 @@ def test_probes_use_the_port_of_the_health_server(pod: Object) -> None:
     config = load({}, find(objects_of(BASE), "ConfigMap")["data"]["config.conf"].encode()).config
     assert config.healthz_bind_address
     assert port == config.healthz_bind_address.port
-    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
-        assert container[probe]["httpGet"] == {"path": "/livez", "port": "healthz"}
+    for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz"), ("startupProbe", "/livez")):
+        assert container[probe]["httpGet"] == {"path": path, "port": "healthz"}
 
 
 def test_image_name_is_the_same_everywhere() -> None:

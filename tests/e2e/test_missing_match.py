@@ -99,7 +99,7 @@ def test_without_xt_ipvs_one_warning_is_logged_and_all_other_rules_are_programme
         assert RULE in rules(namespace)
 
 
-def test_an_iptables_without_the_ipvs_match_fails_only_the_chain_that_uses_it(
+def test_an_iptables_without_the_ipvs_match_fails_only_the_chain_that_uses_it_and_what_that_closes(
     namespace: Namespace, folder: Folder
 ) -> None:
     with without_iptables_extension(), AgentProcess(namespace, folder.path) as agent:
@@ -107,4 +107,7 @@ def test_an_iptables_without_the_ipvs_match_fails_only_the_chain_that_uses_it(
         failure = agent.wait_for("KUBE-IPVS-OUT-FILTER")
         assert "Couldn't load match `ipvs'" in failure
         assert GUARDED in rules(namespace)
-        assert SERVED in shell(namespace, "ipvsadm -Sn")
+        assert SERVED not in shell(namespace, "ipvsadm -Sn"), "its source ranges would not apply to this node"
+        bound = shell(namespace, "ip -o address show dev kube-ipvs0")
+        assert "10.96.0.10/32" in bound
+        assert ADDRESS not in bound

@@ -155,6 +155,45 @@ batches = st.lists(st.lists(events, min_size=1, max_size=6), min_size=1, max_siz
 """The events between one sync and the next, for several syncs."""
 
 
+_EDITED = _SERVICE_NAMES[-1]
+
+
+@st.composite
+def _edits(draw: st.DrawFn) -> list[ObjectEvent]:
+    """The Service and both slices of one edit: it has every kind of frontend, and endpoints here and elsewhere."""
+    addresses = st.sampled_from([("203.0.113.7", "2001:db8::7"), ("203.0.113.8",), ("2001:db8::7", "203.0.113.8")])
+    service = Service(
+        _EDITED,
+        draw(st.sampled_from(["LoadBalancer", "LoadBalancer", "LoadBalancer", "NodePort", "ClusterIP"])),
+        _CLUSTER_IPS[_EDITED],
+        (ServicePort("a", draw(st.sampled_from(["TCP", "TCP", "UDP"])), 80, 30080),),
+        external_ips=draw(addresses),
+        load_balancer_ips=draw(st.sampled_from([("203.0.113.9", "2001:db8::9"), ("203.0.113.8", "2001:db8::9"), ()])),
+        source_ranges=draw(st.sampled_from([(), (), ("198.51.100.0/24", "2001:db8:1::/64"), ("203.0.113.250/32",)])),
+        external_local=draw(st.booleans()),
+        internal_local=draw(st.booleans()),
+    )
+    endpoints = {
+        family: tuple(Endpoint(pod, node=node) for pod, node in pods if draw(st.sampled_from([True, True, False])))
+        for family, pods in _EDITED_PODS.items()
+    }
+    ports = tuple(SlicePort("a", protocol, 8080) for protocol in ("TCP", "UDP"))
+    slices = [
+        SliceUpserted(EndpointSlice(ObjectName("shop", f"web-{family}"), _EDITED, family, endpoints[family], ports))
+        for family in _EDITED_PODS
+    ]
+    return [ServiceUpserted(service), *slices]
+
+
+_EDITED_PODS: dict[Family, tuple[tuple[str, str], ...]] = {
+    "IPv4": (("10.244.1.5", HERE), ("10.244.1.6", HERE), ("10.244.2.5", THERE), ("10.244.2.6", THERE)),
+    "IPv6": (("fd00:10:244:1::5", HERE), ("fd00:10:244:2::5", THERE)),
+}
+
+edits = st.lists(_edits(), min_size=2, max_size=5)
+"""Edits of one Service, with a sync after each: policies, source ranges, addresses, type and endpoints change."""
+
+
 def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
     """The last event of each object that exists after *history*: what a newly started agent would receive."""
     last: dict[tuple[str, object], ObjectEvent] = {}

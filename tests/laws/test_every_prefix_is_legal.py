@@ -2,9 +2,13 @@
 
 A crash there is repaired by planning again.  The kernel is MemoryKernel, which refuses what Linux refuses.  After every
 single step the rows are compared with those desired before and after the plan, and the process may die before any step.
+Any kind of step may also fail until further notice; what packets meet is evaluated by packets.py, which knows nothing
+of the planner.
 """
 
 import re
+from collections.abc import Callable, Iterable, Iterator
+from errno import ENOMEM
 
 from hypothesis import event, given, note
 from hypothesis import strategies as st
@@ -18,35 +22,53 @@ from kubeproxy_py.model.rows import (
     Chain,
     ChainSpec,
     IpsetEntry,
+    Jump,
     Key,
     RealServer,
     Rows,
     VirtualServer,
 )
-from kubeproxy_py.model.steps import Outcome, Plan
+from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
+from kubeproxy_py.net import family_of
 from kubeproxy_py.plan.drain_policy import is_draining
 from kubeproxy_py.reconcile.agent import Agent
-from tests.laws.histories import batches, known
+from tests.laws.histories import batches, edits, known
+from tests.laws.packets import Fate, Packet, State, fate
 from tests.laws.test_path_does_not_matter import compiler as new_compiler
 
 
 class CheckingKernel(MemoryKernel):
-    """Checks the state between any two steps against the law, and fails if a step is refused."""
+    """Checks the state between any two steps against the law, and fails if a step is refused that is not to fail."""
 
     def __init__(self) -> None:
         super().__init__()
         self.before: Rows = {}
         self.desired: Rows = {}
+        self.now_s = 0.0
         self.steps_seen = 0
 
+    def begin_sync(self, desired: Rows) -> None:
+        """Take the rows of now as those before the next sync, and *desired* as those after it."""
+        self.before, self.desired = dict(self.rows), desired
+
+    def end_sync(self) -> None:
+        """Check what must be true when a sync is over."""
+
     def apply(self, plan: Plan) -> Outcome:
-        self.before = dict(self.rows)
+        failures: list[StepFailure] = []
         for step in plan:
             outcome = super().apply(Plan((step,)))
-            assert not outcome.failures, f"Linux would refuse {outcome.failures[0]}"
+            # Steps that are sent together with one that fails are refused with it, if they depend on it.
+            is_expected = bool(failures) or self.fault(step)
+            assert is_expected or not outcome.failures, f"Linux would refuse {outcome.failures[0]}"
+            failures += outcome.failures
             self.steps_seen += 1
-            check_no_incomplete_service(self.before, self.desired, self.rows)
-        return Outcome()
+            self.check(step)
+        return Outcome(tuple(failures))
+
+    def check(self, _step: Step) -> None:
+        """Check the rows of now, after a step."""
+        check_no_incomplete_service(self.before, self.desired, self.rows)
 
 
 def check_no_incomplete_service(before: Rows, desired: Rows, now: Rows) -> None:
@@ -125,7 +147,7 @@ def not_removed(rule: str, chain: Chain, before: Rows, desired: Rows, sets: list
 
 
 def agent_on(kernel: CheckingKernel, compiler: Compiler) -> Agent:
-    agent = Agent(kernel, compiler, clock=lambda: 0.0)
+    agent = Agent(kernel, compiler, clock=lambda: kernel.now_s)
     feeds: tuple[Feed, ...] = ("services", "slices", "node")
     for feed in feeds:
         agent.handle_event(Synced(feed), 0.0)
@@ -179,11 +201,203 @@ def started_agent(kernel: CheckingKernel, history: list[ObjectEvent]) -> Agent:
     return agent
 
 
-def sync(agent: Agent, kernel: CheckingKernel, history: list[ObjectEvent]) -> None:
-    """Sync once; the kernel gets the rows that will be desired beforehand."""
+def sync(agent: Agent, kernel: CheckingKernel, history: list[ObjectEvent], now_s: float = 0.0) -> None:
+    """Do what is due; the kernel gets the rows that will be desired beforehand."""
     probe = new_compiler()
     for object_event in known(history):
         probe.handle_event(object_event)
     probe.compile()
-    kernel.desired = dict(probe.desired.rows)
-    agent.run_due(0.0)
+    kernel.begin_sync(dict(probe.desired.rows))
+    kernel.now_s = now_s
+    for _ in range(10):
+        if agent.due_s() > now_s:
+            break
+        agent.run_due(now_s)
+    kernel.end_sync()
+
+
+OUTSIDE_CLIENTS = ("198.51.100.77", "203.0.113.250", "2001:db8:1::77", "2001:db8:ffff::77")
+"""Of each family one that the source ranges of histories.py may allow, and one that they never do."""
+
+PODS_HERE = ("10.244.1.", "fd00:10:244:1:")
+"""Pods of this node answer through it, whether or not their client was masqueraded."""
+
+HOST_PORT = 22
+"""A port of the host that no Service has."""
+
+
+class PacketKernel(CheckingKernel):
+    """Checks what packets meet after every step, compared with what they meet before the sync and what they should."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idempotent = True  # what failed in part may be done already
+        self.refused: set[Key] = set()  # by a fault, and not carried out since
+
+    def begin_sync(self, desired: Rows) -> None:
+        super().begin_sync(desired)
+        self.packets = list(probes({**self.before, **desired}))
+        before, after = State(self.before), State(desired)
+        self.fates_before = {packet: fate(before, packet) for packet in self.packets}
+        self.fates_after = {packet: fate(after, packet) for packet in self.packets}
+        self.unmasqueraded: dict[VirtualServer, set[tuple[str, int]]] = {}  # endpoints that some client meets so
+        for fates in (self.fates_before, self.fates_after):
+            for packet, its_fate in fates.items():
+                if not its_fate.masqueraded:
+                    self.unmasqueraded.setdefault(packet.server, set()).update(its_fate.endpoints)
+
+    def end_sync(self) -> None:
+        """Check what must be true when a sync is over."""
+        now = State(self.rows)
+        for packet in self.packets:
+            if fate(now, packet).result == "host" and not self.is_refused(packet) and not self.is_named_twice(packet):
+                assert "host" in self.results_around(packet), f"{packet} reaches a port of the host after the sync"
+
+    def check(self, step: Step) -> None:
+        (self.refused.add if self.fault(step) else self.refused.discard)(step.key)
+        concerned = [packet for packet in self.packets if is_concerned(packet, step.key)]
+        now = State(self.rows if concerned else {})
+        for packet in concerned:
+            before, after, found = self.fates_before[packet], self.fates_after[packet], fate(now, packet)
+            if not self.is_range_refused(packet):
+                check_still_served(packet, before, found, after)
+            if found.result == "served" and not found.masqueraded:
+                unanswered = {endpoint for endpoint in found.endpoints if not endpoint[0].startswith(PODS_HERE)}
+                lost = unanswered - self.unmasqueraded.get(packet.server, set())
+                assert not lost, f"{packet} meets {lost} without being masqueraded"
+            # A virtual server that goes may be met until it is gone, and for a moment the host's port in its place.
+            is_going = packet.port != HOST_PORT and packet.server not in self.desired
+            may_reach_host = is_going or Address(packet.destination) in self.before
+            if found.result == "served" or (found.result == "host" and not may_reach_host):
+                is_known = found.result in self.results_around(packet) or self.is_refused(packet)
+                assert is_known, f"{packet} is {found.result}, neither before nor after"
+
+    def is_named_twice(self, packet: Packet) -> bool:
+        """Return whether the frontend is an externalIP and a load balancer's address: one may wait for the other."""
+        frontend = f"{packet.destination},{packet.protocol}:{packet.port}"
+        names = ("EXTERNAL-IP", "EXTERNAL-IP-LOCAL", "LOAD-BALANCER")
+        sets = [f"KUBE-{six}{name}" for name in names for six in ("", "6-")]
+        return sum(IpsetEntry(name, frontend) in self.desired for name in sets) > 1
+
+    def results_around(self, packet: Packet) -> set[str]:
+        return {self.fates_before[packet].result, self.fates_after[packet].result}
+
+    def is_range_refused(self, packet: Packet) -> bool:
+        """Return whether a fault refused a source range of the frontend of *packet*: then its clients are shut out."""
+        frontend = f"{packet.destination},{packet.protocol}:{packet.port},"
+        return any(isinstance(key, IpsetEntry) and key.entry.startswith(frontend) for key in self.refused)
+
+    def is_refused(self, packet: Packet) -> bool:
+        """Return whether a fault refused what names the frontend of *packet*: then the address serves the others."""
+        frontend = f"{packet.destination},{packet.protocol}:{packet.port}"
+        return any(
+            key.entry == frontend
+            if isinstance(key, IpsetEntry)
+            else isinstance(key, VirtualServer) and f"{key.address},{key.protocol.lower()}:{key.port}" == frontend
+            for key in self.refused
+        )
+
+
+def probes(rows: Rows) -> Iterator[Packet]:
+    """Yield packets from every client to every virtual server of *rows*, and to a port of the host."""
+    frontends = {(key.address, key.port, key.protocol.lower()) for key in rows if isinstance(key, VirtualServer)}
+    frontends |= {(address, HOST_PORT, "tcp") for address, _, _ in frontends}
+    for address, port, protocol in sorted(frontends):
+        for client in OUTSIDE_CLIENTS:
+            if family_of(client) == family_of(address):
+                yield Packet(client, address, port, protocol)
+
+
+def is_concerned(packet: Packet, key: Key) -> bool:
+    """Return whether what *packet* meets can depend on the row *key*."""
+    match key:
+        case Chain(family=family) | Jump(family=family):
+            return packet.family == family
+        case IpsetEntry(entry=entry):
+            address = entry.partition(",")[0]
+            return address == packet.destination or ("." not in address and ":" not in address)
+        case VirtualServer(address=address) | RealServer(virtual_server=VirtualServer(address=address)):
+            return address == packet.destination
+        case Address(address=address):
+            return address == packet.destination
+    return False
+
+
+def check_still_served(packet: Packet, before: Fate, now: Fate, after: Fate) -> None:
+    """Check that *now*, between *before* and *after*, a client that is served in both is served."""
+    if before.result == after.result == "served" and before.endpoints & after.endpoints:
+        assert now.result == "served", f"{packet} is {now.result}"
+        assert now.endpoints & before.endpoints & after.endpoints, f"{packet} lost the endpoints that it keeps"
+
+
+FAULTS = (
+    *("add Ipset .*LOOP-BACK", "add Ipset .*-CLUSTER-IP", "add Ipset .*EXTERNAL-IP", "add Ipset .*LOAD-BALANCER$"),
+    *("add Ipset .*SOURCE", "add Ipset .*-FW", "add Ipset .*IPVS-IPS", "add Ipset .*NODE-PORT", "add Ipset .*LOCAL"),
+    *("(add|update) Chain IPv4 nat", "(add|update) Chain .* filter", "(add|update) Chain .*SERVICES"),
+    *("(add|update) Chain .*POSTROUTING", "(add|update) Chain .*MARK-MASQ", "(add|update) Chain .*LOAD-BALANCER"),
+    *("(add|update) Chain .*IPVS-FILTER", "(add|update) Chain .*FIREWALL", "(add|update) Chain .*OUT-FILTER"),
+    *("update Chain", "add Chain", "add Jump", "add Jump .*INPUT", "add Jump .* nat", "add Jump .*FIREWALL"),
+    *("add IpsetEntry", "delete IpsetEntry", "add IpsetEntry .*LOCAL", "delete IpsetEntry .*LOCAL"),
+    *("add IpsetEntry .*EXTERNAL-IP ", "delete IpsetEntry .*EXTERNAL-IP ", "add IpsetEntry .*-FW"),
+    *("add IpsetEntry .*SOURCE", "add IpsetEntry .*IPVS-IPS", "delete IpsetEntry .*IPVS-IPS"),
+    *("add VirtualServer", "update VirtualServer", "delete VirtualServer", "add VirtualServer .*:80/TCP"),
+    *("add RealServer", "update RealServer", "delete RealServer", "add Address", "delete Address"),
+)
+"""Patterns of what fails: verb, kind and key of steps."""
+
+
+def failing(patterns: Iterable[str]) -> Callable[[Step], int]:
+    """Return a fault of MemoryKernel that refuses the steps that match one of *patterns*."""
+    compiled = [re.compile(pattern) for pattern in patterns]
+
+    def fault(step: Step) -> int:
+        text = f"{step.verb} {type(step.key).__name__} {step.key}"
+        return ENOMEM if any(pattern.match(text) for pattern in compiled) else 0
+
+    return fault
+
+
+faults = st.lists(st.lists(st.sampled_from(FAULTS), max_size=2), min_size=5, max_size=5)
+"""What fails during each sync."""
+
+pauses = st.lists(st.sampled_from([0.1, 61.0]), min_size=5, max_size=5)
+"""Seconds after each sync: too few or enough for another try of what failed."""
+
+
+@given(history=batches, failing_in=faults, pauses_s=pauses)
+def test_no_packet_meets_an_incomplete_service_whatever_fails(
+    history: list[list[ObjectEvent]], failing_in: list[list[str]], pauses_s: list[float]
+) -> None:
+    sync_with_faults(history, failing_in, pauses_s)
+
+
+@given(history=edits, failing_in=faults, pauses_s=pauses)
+def test_no_client_of_a_service_meets_a_gap_when_it_is_edited_whatever_fails(
+    history: list[list[ObjectEvent]], failing_in: list[list[str]], pauses_s: list[float]
+) -> None:
+    sync_with_faults(history, failing_in, pauses_s)
+
+
+@given(history=edits)
+def test_no_client_of_a_service_meets_a_gap_when_it_is_edited(history: list[list[ObjectEvent]]) -> None:
+    sync_with_faults(history, [[]] * len(history), [0.1] * len(history))
+
+
+def sync_with_faults(history: list[list[ObjectEvent]], failing_in: list[list[str]], pauses_s: list[float]) -> None:
+    """Sync after each batch of *history* while some steps fail, then until everything is done."""
+    kernel, happened, now_s = PacketKernel(), list[ObjectEvent](), 0.0
+    agent = agent_on(kernel, new_compiler())
+    for batch, patterns, pause_s in zip(history, failing_in, pauses_s, strict=False):
+        happened += batch
+        kernel.fault = failing(patterns)
+        for object_event in batch:
+            agent.handle_event(object_event, now_s)
+        sync(agent, kernel, happened, now_s)
+        now_s += pause_s
+    kernel.fault = lambda _step: 0
+    for _ in range(6):
+        now_s += 31.0
+        sync(agent, kernel, happened, now_s)
+    desired = agent.compiler.desired.rows
+    assert wanted(kernel.rows, desired) == desired
+    assert not agent.state.pending.keys

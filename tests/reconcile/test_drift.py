@@ -4,7 +4,7 @@ import pytest
 
 from kubeproxy_py.model.rows import Address, Chain, Ipset, IpsetEntry, Jump, Key, Link, VirtualServer
 from kubeproxy_py.reconcile.drift import CONTESTED_WINDOW_S, Drift
-from kubeproxy_py.reconcile.sync_status import stuck_families
+from kubeproxy_py.reconcile.sync_status import stuck_families, unprotected_families
 
 A, B = Address("10.96.0.1"), Address("10.96.0.2")
 
@@ -71,3 +71,11 @@ def test_a_row_that_cannot_be_repaired_is_not_contested() -> None:
 )
 def test_a_family_is_stuck_by_the_kinds_of_row_that_fail_kube_proxys_sync(key: Key, families: set[str]) -> None:
     assert stuck_families([key]) == families
+
+
+def test_a_family_is_unprotected_while_a_chain_or_jump_that_protects_addresses_is_missing() -> None:
+    portals = Jump("IPv4", "nat", "OUTPUT", "KUBE-SERVICES")
+    hides = Chain("IPv6", "filter", "KUBE-IPVS-FILTER")
+    harmless = Chain("IPv6", "filter", "KUBE-FORWARD")
+    assert unprotected_families([portals, hides, harmless, A], {A}) == {"IPv4", "IPv6"}
+    assert unprotected_families([portals, harmless], {portals}) == frozenset(), "its update is pending: it stands"

@@ -10,7 +10,9 @@ from kubeproxy_py.model.rows import (
     DRAINING,
     SERVING,
     Address,
+    Chain,
     IpsetEntry,
+    Jump,
     RealServer,
     VirtualServer,
     VirtualServerSpec,
@@ -72,6 +74,32 @@ def test_an_error_affects_only_its_row_which_is_retried_with_backoff() -> None:
     harness.kernel.fault = lambda _step: 0
     assert [report.pending for report in harness.advance(0.5)] == [0]
     assert harness.applied_steps() == [("add", POD)]
+
+
+def test_an_address_waits_for_its_protection_and_is_bound_as_soon_as_that_stands() -> None:
+    harness = AgentHarness()
+    chain = Chain("IPv4", "nat", "KUBE-POSTROUTING")
+    harness.kernel.fault = lambda step: EBUSY if step.key == chain else 0
+    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    assert Address("10.96.0.10") not in harness.kernel.rows
+    assert "IPv4" in harness.agent.status().unprotected
+    harness.kernel.fault = lambda _step: 0
+    harness.now_s += 0.6
+    harness.run_all_due()
+    assert Address("10.96.0.10") in harness.kernel.rows
+    assert harness.agent.status().unprotected == frozenset()
+    assert not harness.agent.state.pending.keys
+
+
+def test_a_new_service_waits_for_a_chain_that_failed_in_an_earlier_sync() -> None:
+    harness = serving()
+    jump = Jump("IPv4", "filter", "INPUT", "KUBE-IPVS-FILTER")
+    del harness.kernel.rows[jump]
+    harness.kernel.fault = lambda step: EBUSY if step.key == jump else 0
+    harness.advance(31)
+    (report,) = harness.handle(ServiceUpserted(service("late", ["10.96.0.11"])))
+    assert [(failure.step.key, failure.blocker) for failure in report.failures] == [(Address("10.96.0.11"), jump)]
+    assert Address("10.96.0.10") in harness.kernel.rows
 
 
 def test_a_failed_row_that_an_event_changes_is_tried_at_once() -> None:

@@ -3,8 +3,9 @@
 import logging
 
 import pytest
+from msgspec.structs import replace
 
-from kubeproxy_py.model.rows import SERVING, RealServer, VirtualServer
+from kubeproxy_py.model.rows import SERVING, Chain, Key, RealServer, VirtualServer
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
 from kubeproxy_py.reconcile.report_text import report_text
@@ -101,3 +102,50 @@ def test_flush_logs_waiting_reports(harness: SyncLogHarness) -> None:
     harness.pop_messages()
     harness.log.flush()
     assert harness.pop_messages() == [report_text(report(2))]
+
+
+CHAINS = [Chain("IPv4", "nat", name) for name in ("KUBE-MARK-MASQ", "KUBE-SERVICES")]
+LOCKED = tuple(StepFailure(Step("add", key), 11, "the lock is held") for key in CHAINS)
+
+
+def waiting_for(blocker: Key, *keys: Key) -> tuple[StepFailure, ...]:
+    return tuple(StepFailure(Step("add", key), 0, f"waits for {blocker}", blocker) for key in keys)
+
+
+def test_failures_of_one_cause_and_all_that_wait_for_them_are_one_line(harness: SyncLogHarness) -> None:
+    waiting = (*waiting_for(CHAINS[0], SERVER), *waiting_for(SERVER, STEP.key))
+    harness.record(report(failures=(*LOCKED, *waiting, StepFailure(STEP, 1, "not permitted"))))
+    assert harness.pop_messages()[1:] == [
+        "Failed to apply a row, it will be retried: add Chain IPv4 nat KUBE-MARK-MASQ: the lock is held "
+        "(1 more with this error, 2 waiting for them)",
+        f"Failed to apply a row, it will be retried: add RealServer {STEP.key}: not permitted",
+    ]
+
+
+def test_rows_that_wait_for_an_earlier_failure_are_logged_once_for_it(harness: SyncLogHarness) -> None:
+    for _ in range(3):
+        harness.record(report(failures=waiting_for(CHAINS[0], SERVER, STEP.key)))
+    lines = [message for message in harness.pop_messages() if "waits" in message]
+    assert lines == [
+        f"A row waits for one that failed before: add VirtualServer {SERVER}: waits for {CHAINS[0]} "
+        "(1 more waiting for it)"
+    ]
+
+
+def test_a_failure_is_not_repeated_as_what_rows_wait_for(harness: SyncLogHarness) -> None:
+    harness.record(report(failures=LOCKED))
+    harness.pop_messages()
+    harness.record(report(failures=waiting_for(CHAINS[1], SERVER)))
+    assert not [message for message in harness.pop_messages() if "waits" in message]
+
+
+def test_rows_that_fail_again_for_the_same_cause_are_logged_once_a_minute(harness: SyncLogHarness) -> None:
+    failures: list[str] = []
+    steps = tuple(failure.step for failure in LOCKED)
+    for _ in range(7):
+        harness.record(replace(report(failures=LOCKED), steps=steps))
+        failures += [message for message in harness.pop_messages() if "Failed" in message]
+        harness.now_s += 20
+    assert len(failures) == 3
+    harness.record(report(failures=(*LOCKED, StepFailure(STEP, 11, "the lock is held"))))
+    assert "2 more with this error" in harness.pop_messages()[-1], "another row fails"

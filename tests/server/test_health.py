@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from kubeproxy_py.model.health import HealthCheckNodePort
+from kubeproxy_py.net import Family
 from kubeproxy_py.server.health import Health, HealthState
 from kubeproxy_py.server.health_updates import stuck_since
 from kubeproxy_py.server.http_messages import Request, Response
@@ -37,7 +38,7 @@ def set_zone(zone: str | None) -> None:
     time.tzset()
 
 
-HEALTHY = HealthState(updated_ns={"IPv4": SYNCED_NS, "IPv6": SYNCED_NS}, node_eligible=True)
+HEALTHY = HealthState(updated_ns={"IPv4": SYNCED_NS, "IPv6": SYNCED_NS}, node_eligible=True, unprotected=frozenset())
 
 
 class Harness:
@@ -106,12 +107,27 @@ def test_idle_node_stays_healthy() -> None:
     assert harness.statuses() == (200, 200)
 
 
-def test_one_stuck_family_makes_the_node_unhealthy() -> None:
+def test_one_stuck_family_makes_the_node_unhealthy_but_a_restart_would_not_help() -> None:
     harness = Harness(replace(HEALTHY, stuck_since_s={"IPv6": 900.0}))
-    body = harness.get("/livez").body
+    body = harness.get("/healthz").body
     assert b'"healthy":false,"status":{"IPv4":{"lastUpdated":"2025-01-01T09:59:59.5Z","healthy":true}' in body
     assert body.endswith(b'"healthy":false}}}')
-    assert harness.statuses() == (503, 503)
+    assert harness.statuses() == (503, 200)
+    assert harness.get("/readyz").status == 503
+
+
+@pytest.mark.parametrize(("unprotected", "status"), [((), 200), (("IPv6",), 503), (("IPv4", "IPv6"), 503)])
+def test_a_node_is_ready_while_every_family_has_what_protects_its_addresses(
+    unprotected: tuple[Family, ...], status: int
+) -> None:
+    harness = Harness(replace(HEALTHY, unprotected=frozenset(unprotected), node_eligible=False))
+    assert harness.get("/readyz").status == status
+    assert harness.get("/livez").status == 200
+
+
+def test_a_family_that_is_not_served_needs_no_protection() -> None:
+    state = replace(HEALTHY, updated_ns={"IPv4": SYNCED_NS}, unprotected=frozenset({"IPv6"}))
+    assert Harness(state).get("/readyz").status == 200
 
 
 def test_stuck_family_keeps_its_first_time() -> None:

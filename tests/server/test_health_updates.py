@@ -6,6 +6,7 @@ import pytest
 
 from kubeproxy_py.model.events import NodeDeleted, NodeUpserted, Synced
 from kubeproxy_py.model.node import Node
+from kubeproxy_py.net import Family
 from kubeproxy_py.reconcile.sync_status import SyncStatus
 from kubeproxy_py.server.health import Health
 from kubeproxy_py.server.health_updates import HealthUpdates, is_up_to_date, stuck_since
@@ -80,6 +81,14 @@ def test_stuck_family_is_not_up_to_date_and_recovers() -> None:
     assert harness.updates.on_cycle_end(SyncStatus(compares=1)) == ()
     assert harness.health.state.stuck_since_s == {}
     assert harness.health.state.updated_ns.keys() == {"IPv4"}
+
+
+def test_node_is_not_ready_before_the_first_sync_and_while_a_family_is_unprotected() -> None:
+    harness = Harness()
+    assert harness.health.state.unprotected == {"IPv4", "IPv6"}
+    for unprotected in (frozenset[Family](("IPv6",)), frozenset[Family]()):
+        harness.updates.on_cycle_end(SyncStatus(unprotected=unprotected))
+        assert harness.health.state.unprotected == unprotected
 
 
 def test_sync_period_of_a_reloaded_configuration_applies_from_the_next_sync() -> None:

@@ -1,0 +1,307 @@
+"""Which steps wait for which rows: a failure affects only its row and the rows that depend on it.
+
+A row can depend on another because the kernel refuses it otherwise (an entry on its set, a jump on its chain), or
+because a packet would meet less than is configured for it:
+
+- An address is not bound, and a virtual server that can be reached is not created, before what protects it stands: the
+  chains and jumps of its family that masquerade and that hide host ports, its set entries with the rules that match on
+  them, and with source ranges those of the firewall.  What exists already stays.
+- A real server does not come while its frontend is exempt from masquerading and should not be, and no frontend becomes
+  exempt while real servers that should leave are still there.
+- What is reachable stays protected until it is deleted.
+
+Invariants:
+- The rows that are not as they should be are those that failed, in this plan or an earlier one, and those that wait for
+  them.  Without any, no step waits.
+- Cost follows the number of these rows and of steps, not the number of rows.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.kube_names import referenced_chains
+from kubeproxy_py.model.rows import (
+    DRAINING,
+    IPVS_DEVICE,
+    Address,
+    Chain,
+    ChainSpec,
+    Ipset,
+    IpsetEntry,
+    Jump,
+    Key,
+    Link,
+    RealServer,
+    Rows,
+    VirtualServer,
+    referenced_sets,
+)
+from kubeproxy_py.model.steps import Plan, Step, StepFailure
+from kubeproxy_py.net import IP, Family, family_of
+from kubeproxy_py.plan import set_roles
+from kubeproxy_py.plan.protection import Group, protecting_group
+from kubeproxy_py.plan.set_roles import frontend_of, frontends_of
+
+_Candidates = Iterator[Key | None]
+
+
+class Dependencies:
+    """The rows that are not as they should be while a plan is carried out, and the steps that wait for them.
+
+    Args:
+        desired: all desired rows.
+        actual: all actual rows before the plan.
+        plan: the plan that is carried out.
+        unfinished: the keys that are not as desired and that *plan* does not try, because they failed before.
+    """
+
+    def __init__(self, desired: Rows, actual: Rows, plan: Plan, unfinished: Iterable[Key] = ()) -> None:
+        self._desired = desired
+        self._actual = actual
+        self._plan = plan
+        self._absent: set[Key] = set()  # not created
+        self._base: dict[tuple[Family, Group], Key] = {}  # a chain or jump that is missing, or lacks a fixed rule
+        self._incomplete: dict[Family, Key] = {}  # a chain that lacks a rule on a set which every address may need
+        self._unmatched_sets: dict[str, Key] = {}  # by set: a chain that lacks a rule that matches on it
+        self._unprotected: dict[str, Key] = {}  # by frontend: an entry of PROTECTS that is missing
+        self._unmasqueraded: dict[str, Key] = {}  # by frontend: an entry of MASQUERADES_IF_CLUSTER that is missing
+        self._unclosed: dict[str, Key] = {}  # by frontend: an entry of CLOSES that is missing
+        self._unadmitted: dict[str, Key] = {}  # by entry: an entry of ADMITS that is missing
+        self._absent_servers: defaultdict[IP, list[VirtualServer]] = defaultdict(list)
+        # Not desired any more, but still there:
+        self._lingering: set[Key] = set()
+        self._exempt: dict[str, Key] = {}  # by frontend: an entry of EXEMPTS
+        self._lingering_entries: dict[str, Key] = {}  # by set: an entry
+        self._lingering_servers: dict[str, Key] = {}  # by frontend: a virtual server
+        self._forwarding: dict[str, Key] = {}  # by frontend: a virtual server, or a real server with weight
+        self._obsolete: dict[IP, Key] = {}  # by address: a virtual server, or an entry of OPENS
+        self._served: set[IP] | None = None  # addresses with a virtual server; computed only if it is needed
+        for key in unfinished:
+            if key in desired and key not in actual:
+                self._absent.add(key)
+            self._note(key)
+
+    # Input
+
+    def record(self, step: Step) -> None:
+        """Record that *step* was refused, or waits."""
+        if step.verb == "add":
+            self._absent.add(step.key)
+        self._note(step.key)
+
+    def _note(self, key: Key) -> None:
+        is_wanted, exists = key in self._desired, key in self._actual
+        if exists and not is_wanted:
+            self._lingering.add(key)
+        note = _NOTES.get(type(key))
+        if note and (is_wanted or exists):
+            note(self, key, is_wanted=is_wanted, is_missing=not exists)
+
+    def _note_chain(self, key: Chain, *, is_wanted: bool, is_missing: bool) -> None:
+        spec, present = self._desired.get(key), self._actual.get(key)
+        if not isinstance(spec, ChainSpec):
+            return
+        rules = present.rules if isinstance(present, ChainSpec) else ()
+        lacking = [rule for rule in spec.rules if rule not in rules]
+        for name in referenced_sets(lacking):
+            self._unmatched_sets.setdefault(name, key)
+            if name in set_roles.NEEDED_BY_ADDRESSES:
+                self._incomplete.setdefault(key.family, key)
+        if is_missing or any(not referenced_sets([rule]) for rule in lacking):
+            self._note_base(key)
+
+    def _note_jump(self, key: Jump, *, is_wanted: bool, is_missing: bool) -> None:
+        if is_wanted and (is_missing or self._desired[key] != self._actual[key]):
+            self._note_base(key)
+
+    def _note_base(self, key: Chain | Jump) -> None:
+        if group := protecting_group(key):
+            self._base.setdefault((key.family, group), key)
+
+    def _note_entry(self, key: IpsetEntry, *, is_wanted: bool, is_missing: bool) -> None:
+        name, frontend = key.set, frontend_of(key)
+        if not is_wanted:
+            self._lingering_entries.setdefault(name, key)
+            if name in set_roles.EXEMPTS:
+                self._exempt.setdefault(frontend, key)
+            if name in set_roles.OPENS:
+                self._obsolete.setdefault(frontend.partition(",")[0], key)
+        elif is_missing:
+            for names, by_frontend in (
+                (set_roles.PROTECTS, self._unprotected),
+                (set_roles.MASQUERADES_IF_CLUSTER, self._unmasqueraded),
+                (set_roles.CLOSES, self._unclosed),
+                (set_roles.ADMITS, self._unadmitted),
+            ):
+                if name in names:
+                    by_frontend.setdefault(frontend, key)
+
+    def _note_server(self, key: VirtualServer, *, is_wanted: bool, is_missing: bool) -> None:
+        if not is_wanted:
+            for frontend in frontends_of(key):
+                self._lingering_servers.setdefault(frontend, key)
+                self._forwarding.setdefault(frontend, key)
+            self._obsolete.setdefault(key.address, key)
+        elif is_missing:
+            self._absent_servers[key.address].append(key)
+
+    def _note_real_server(self, key: RealServer, *, is_wanted: bool, is_missing: bool) -> None:
+        # With its virtual server it goes in any case.
+        if not is_wanted and self._actual[key] != DRAINING and key.virtual_server in self._desired:
+            for frontend in frontends_of(key.virtual_server):
+                self._forwarding.setdefault(frontend, key)
+
+    # Answers
+
+    def split(self, steps: Sequence[Step]) -> tuple[Sequence[Step], list[StepFailure]]:
+        """Return the *steps* that can be tried, and as failures those that wait, which are recorded."""
+        ready: list[Step] = []
+        waiting: list[StepFailure] = []
+        for step in steps:
+            blocker = self.blocker(step)
+            if blocker is None:
+                ready.append(step)
+            else:
+                waiting.append(StepFailure(step, 0, f"waits for {type(blocker).__name__} {blocker}", blocker))
+                self.record(step)
+        return ready, waiting
+
+    def blocker(self, step: Step) -> Key | None:
+        """Return the row for which *step* must wait, if any."""
+        candidates = _WAITS.get((type(step.key), step.verb == "delete"))
+        return next(filter(None, candidates(self, step)), None) if candidates else None
+
+    def _if_absent(self, *keys: Key) -> _Candidates:
+        return (key for key in keys if key in self._absent)
+
+    def _before_chain(self, step: Step) -> _Candidates:
+        key, spec = step.key, step.spec
+        assert isinstance(key, Chain)
+        rules = spec.rules if isinstance(spec, ChainSpec) else ()
+        yield from self._if_absent(*(Ipset(name) for name in sorted(referenced_sets(rules))))
+        yield from self._if_absent(*(Chain(key.family, key.table, name) for name in sorted(referenced_chains(rules))))
+        if self._lingering_entries and isinstance(step.before, ChainSpec):
+            dropped = [rule for rule in step.before.rules if rule not in rules]
+            yield from (self._lingering_entries.get(name) for name in sorted(referenced_sets(dropped)))
+
+    def _before_jump(self, step: Step) -> _Candidates:
+        key = step.key
+        assert isinstance(key, Jump)
+        return self._if_absent(Chain(key.family, key.table, key.target))
+
+    def _before_entry(self, step: Step) -> _Candidates:
+        key = step.key
+        assert isinstance(key, IpsetEntry)
+        yield from self._if_absent(Ipset(key.set))
+        if key.set in set_roles.EXEMPTS:
+            yield self._forwarding.get(frontend_of(key))
+        if self._is_reachable(key.entry.partition(",")[0]):
+            yield self._unmatched_sets.get(key.set)
+            if key.set in set_roles.ADMITS:
+                yield from self._before_closed(key.entry, kube_names.family_of_set(key.set))
+
+    def _is_reachable(self, address: str) -> bool:
+        """Return whether packets to *address* arrive here now; not before it is bound, if we are to bind it.
+
+        What is no address (the entry of a set of ports) counts as reachable.
+        """
+        key = Address(address)
+        return key not in self._desired or key in self._actual
+
+    def _before_closed(self, frontend: str, family: Family) -> _Candidates:
+        """Return what *frontend* waits for if it has source ranges: all that drops packets from elsewhere."""
+        name = kube_names.LOAD_BALANCER_FW.name_in(family)
+        if IpsetEntry(name, frontend) in self._desired:
+            yield self._unclosed.get(frontend)
+            yield self._unmatched_sets.get(name)
+            yield self._base.get((family, "firewall"))
+
+    def _before_deleting_entry(self, step: Step) -> _Candidates:
+        key = step.key
+        assert isinstance(key, IpsetEntry)
+        if key.set in set_roles.MASQUERADES:
+            yield self._forwarding.get(frontend_of(key))
+        if key.set in set_roles.CLOSES:
+            yield self._lingering_servers.get(key.entry)
+        if key.set in set_roles.ADMITS:
+            yield self._unadmitted.get(key.entry)
+        if key.set in set_roles.HIDES:
+            yield from self._if_lingering(Address(key.entry))
+
+    def _if_lingering(self, *keys: Key) -> _Candidates:
+        return (key for key in keys if key in self._lingering)
+
+    def _before_server(self, step: Step) -> _Candidates:
+        key = step.key
+        assert isinstance(key, VirtualServer)
+        frontends, family = frontends_of(key), family_of(key.address)
+        yield from map(self._unprotected.get, frontends)
+        yield from self._before_closed(frontends[0], family)
+        if self._is_reachable(key.address):
+            yield self._base.get((family, "masquerading"))
+
+    def _before_deleting_server(self, step: Step) -> _Candidates:
+        # An address that outlives its virtual servers delivers packets to the host's own ports.
+        assert isinstance(step.key, VirtualServer)
+        return self._if_lingering(Address(step.key.address))
+
+    def _before_real_server(self, step: Step) -> _Candidates:
+        key = step.key
+        assert isinstance(key, RealServer)
+        if step.spec == DRAINING:
+            return
+        yield from self._if_absent(key.virtual_server)
+        if self._unmasqueraded or self._exempt:
+            frontends = frontends_of(key.virtual_server)
+            yield from map(self._unmasqueraded.get, frontends)
+            yield from map(self._exempt.get, frontends)
+
+    def _before_address(self, step: Step) -> _Candidates:
+        assert isinstance(step.key, Address)
+        address, family = step.key.address, family_of(step.key.address)
+        yield from self._if_absent(Link(IPVS_DEVICE), IpsetEntry(kube_names.IPVS_IPS.name_in(family), address))
+        yield self._base.get((family, "masquerading"))
+        yield self._base.get((family, "access filter"))
+        yield self._incomplete.get(family)
+        yield self._obsolete.get(address)
+        yield self._unserved(address)
+
+    def _unserved(self, address: IP) -> Key | None:
+        """Return a virtual server without which *address* must not be bound: one that waits, or any if there is none.
+
+        Packets to an address without virtual servers would reach the host's own ports.
+        """
+        absent = self._absent_servers.get(address)
+        if not absent:
+            return None
+        if waiting := next((server for server in absent if self.blocker(Step("add", server))), None):
+            return waiting
+        return None if address in self._served_addresses() else absent[0]
+
+    def _served_addresses(self) -> set[IP]:
+        if self._served is None:
+            created = (step.key for step in self._plan if step.verb == "add" and step.key not in self._absent)
+            self._served = {key.address for key in (*self._actual, *created) if isinstance(key, VirtualServer)}
+        return self._served
+
+
+_NOTES: Mapping[type[Key], Callable[..., None]] = {
+    Chain: Dependencies._note_chain,
+    Jump: Dependencies._note_jump,
+    IpsetEntry: Dependencies._note_entry,
+    VirtualServer: Dependencies._note_server,
+    RealServer: Dependencies._note_real_server,
+}
+
+_WAITS: Mapping[tuple[type[Key], bool], Callable[[Dependencies, Step], _Candidates]] = {
+    # By kind, and whether the row is deleted.
+    (Chain, False): Dependencies._before_chain,
+    (Jump, False): Dependencies._before_jump,
+    (IpsetEntry, False): Dependencies._before_entry,
+    (IpsetEntry, True): Dependencies._before_deleting_entry,
+    (VirtualServer, False): Dependencies._before_server,
+    (VirtualServer, True): Dependencies._before_deleting_server,
+    (RealServer, False): Dependencies._before_real_server,
+    (Address, False): Dependencies._before_address,
+}

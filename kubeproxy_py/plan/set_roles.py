@@ -1,0 +1,98 @@
+"""What an entry of each set does to the packets of its frontend, which decides when it may come and go.
+
+A packet that is forwarded to an endpoint on another node must be masqueraded, because its answer would not return
+through this node.  With a traffic policy of Local there are no such endpoints, and clients keep their address.
+
+| role | sets | an entry comes | and goes |
+|---|---|---|---|
+| masquerades | CLUSTER-IP, EXTERNAL-IP, LOAD-BALANCER, NODE-PORT-* | before real servers | after them |
+| exempts | EXTERNAL-IP-LOCAL, LOAD-BALANCER-LOCAL, NODE-PORT-LOCAL-* | after those that go | before those that come |
+| admits | CLUSTER-IP, EXTERNAL-IP, EXTERNAL-IP-LOCAL, LOAD-BALANCER | before another of them goes | after that came |
+| closes | LOAD-BALANCER-FW | before what admits | before what opens, and after virtual servers |
+| opens | LOAD-BALANCER-SOURCE-CIDR, -IP | before what closes | after it |
+| hides | IPVS-IPS | before its address | after its address |
+
+EXTERNAL-IP-LOCAL exempts because its rules accept: where rules of a chain change, they may come before those of
+EXTERNAL-IP.  LOOP-BACK masquerades a pod's connections to itself only; it comes before and goes after real servers, as
+every set that masquerades.
+"""
+
+from collections.abc import Mapping
+
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.kube_names import IpsetDefinition, family_of_set
+from kubeproxy_py.model.rows import IpsetEntry, VirtualServer
+from kubeproxy_py.net import FAMILIES, family_of
+
+
+def _names(*definitions: IpsetDefinition) -> frozenset[str]:
+    return frozenset(definition.name_in(family) for family in FAMILIES for definition in definitions)
+
+
+MASQUERADES = _names(
+    kube_names.CLUSTER_IP,
+    kube_names.EXTERNAL_IP,
+    kube_names.LOAD_BALANCER,
+    kube_names.NODE_PORT_TCP,
+    kube_names.NODE_PORT_UDP,
+    kube_names.NODE_PORT_SCTP,
+)
+EXEMPTS = _names(
+    kube_names.EXTERNAL_IP_LOCAL,
+    kube_names.LOAD_BALANCER_LOCAL,
+    kube_names.NODE_PORT_LOCAL_TCP,
+    kube_names.NODE_PORT_LOCAL_UDP,
+    kube_names.NODE_PORT_LOCAL_SCTP,
+)
+ADMITS = _names(kube_names.CLUSTER_IP, kube_names.EXTERNAL_IP, kube_names.EXTERNAL_IP_LOCAL, kube_names.LOAD_BALANCER)
+CLOSES = _names(kube_names.LOAD_BALANCER_FW)
+OPENS = _names(kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP)
+HIDES = _names(kube_names.IPVS_IPS)
+
+MASQUERADES_IF_CLUSTER = _names(kube_names.EXTERNAL_IP)
+"""Sets whose entries come and go with the policy.  Those of the others stay, and frontends are exempted from them."""
+
+NEEDED_BY_ADDRESSES = MASQUERADES | ADMITS | HIDES
+"""Sets that the rules which protect any address match on."""
+
+PROTECTS = MASQUERADES | ADMITS | CLOSES
+"""Sets without whose entry a virtual server must not be reachable."""
+
+_FIREWALL = (
+    # What opens comes before what closes, and what closes before the frontend is admitted.
+    kube_names.LOAD_BALANCER_SOURCE_CIDR,
+    kube_names.LOAD_BALANCER_SOURCE_IP,
+    kube_names.LOAD_BALANCER_FW,
+)
+
+ENTRY_ORDER: tuple[IpsetDefinition, ...] = (
+    *_FIREWALL,
+    # IPVS-IPS is last: a packet meets its REJECT unless another set admits it.
+    *(definition for definition in kube_names.IPSET_DEFINITIONS if definition not in _FIREWALL),
+)
+"""The order in which entries are added, and the reverse of that in which they are deleted."""
+
+_NODE_PORT_PROTOCOLS: Mapping[str, str] = {
+    definition.name_in(family): protocol
+    for family in FAMILIES
+    for definition, protocol in (
+        (kube_names.NODE_PORT_TCP, "tcp"),
+        (kube_names.NODE_PORT_LOCAL_TCP, "tcp"),
+        (kube_names.NODE_PORT_UDP, "udp"),
+        (kube_names.NODE_PORT_LOCAL_UDP, "udp"),
+    )
+}
+
+
+def frontend_of(key: IpsetEntry) -> str:
+    """Return what the entry *key* names, as ``frontends_of`` has it: ``ADDRESS,tcp:80``, or ``IPv4,tcp:30080``."""
+    if key.set in OPENS:
+        return key.entry.rpartition(",")[0]
+    protocol = _NODE_PORT_PROTOCOLS.get(key.set)
+    return f"{family_of_set(key.set)},{protocol}:{key.entry}" if protocol else key.entry
+
+
+def frontends_of(server: VirtualServer) -> tuple[str, str]:
+    """Return how set entries can name *server*: by address and port, and by port only."""
+    port = f"{server.protocol.lower()}:{server.port}"
+    return f"{server.address},{port}", f"{family_of(server.address)},{port}"

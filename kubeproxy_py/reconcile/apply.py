@@ -1,0 +1,86 @@
+"""Apply a plan: hand it to the kernel part by part, and hold back the steps that must wait.
+
+Invariants:
+- The order of the plan is kept.
+- A step that depends on one that failed, in this plan or an earlier one, waits (plan/dependencies.py): it becomes a
+  StepFailure with errno 0 that names the row it waits for.  All other steps are tried.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
+
+from kubeproxy_py.kernel import Kernel
+from kubeproxy_py.model.rows import (
+    Address,
+    Chain,
+    Ipset,
+    IpsetEntry,
+    Jump,
+    Key,
+    Link,
+    RealServer,
+    Rows,
+    Sysctl,
+    VirtualServer,
+)
+from kubeproxy_py.model.steps import Plan, Step, StepFailure, group_by_kind
+from kubeproxy_py.plan.dependencies import Dependencies
+
+_PARTS: Mapping[type[Key], str] = {
+    Sysctl: "sysctls",
+    Link: "device",
+    Address: "device",
+    Ipset: "sets",
+    IpsetEntry: "sets",
+    Chain: "rules",
+    Jump: "rules",
+    VirtualServer: "servers",
+    RealServer: "servers",
+}
+"""Steps on one part that follow each other are sent together."""
+
+
+def apply_plan(
+    kernel: Kernel, plan: Plan, desired: Rows, actual: Rows, unfinished: Collection[Key] = ()
+) -> tuple[StepFailure, ...]:
+    """Carry out every step of *plan* that can be, and return those that failed or wait.
+
+    Args:
+        kernel: the kernel.
+        plan: the steps from *actual* to *desired*.
+        desired: all desired rows.
+        actual: all actual rows before the plan.
+        unfinished: the keys that are not as desired and that *plan* does not try, because they failed before.
+    """
+    failures: list[StepFailure] = []
+    dependencies = Dependencies(desired, actual, plan, unfinished) if unfinished else None
+    for steps in _parts(plan):
+        ready, waiting = dependencies.split(steps) if dependencies else (steps, ())
+        failures += waiting
+        refused = kernel.apply(Plan(tuple(ready))).failures if ready else ()
+        if refused:
+            dependencies = dependencies or Dependencies(desired, actual, plan)
+            for failure in refused:
+                dependencies.record(failure.step)
+            failures += refused
+    return tuple(failures)
+
+
+def _parts(plan: Plan) -> Iterator[list[Step]]:
+    """Yield the steps that are sent together, so that those which wait for their success are not among them."""
+    steps: list[Step] = []
+    part = ""
+    for kind, group in group_by_kind(plan):
+        if _PARTS[kind] != part and steps:
+            yield steps
+            steps = []
+        part = _PARTS[kind]
+        # Some deletions of entries wait for additions of others.
+        runs = [list(run) for _, run in groupby(group, attrgetter("verb"))] if kind is IpsetEntry else [group]
+        for run in runs[:-1]:
+            yield steps + run
+            steps = []
+        steps += runs[-1]
+    if steps:
+        yield steps

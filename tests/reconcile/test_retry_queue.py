@@ -1,0 +1,44 @@
+"""RetryQueue: rows that wait for others."""
+
+from kubeproxy_py.model.rows import Address, Chain, RealServer, VirtualServer
+from kubeproxy_py.reconcile.retry_queue import TIMEOUT_RETRY_S, WAIT_S, RetryQueue
+
+CHAIN = Chain("IPv4", "nat", "KUBE-SERVICES")
+SERVER = VirtualServer("192.168.3.10", 30080, "TCP")
+POD = RealServer(SERVER, "10.244.1.5", 8080)
+OTHER = Address("10.96.0.9")
+
+
+def failed_queue() -> RetryQueue:
+    """Return a queue in which a chain failed, a virtual server waits for it, and a real server for that."""
+    queue = RetryQueue()
+    queue.record_outcome((), {CHAIN: None, SERVER: CHAIN, POD: SERVER, OTHER: None}, 100.0)
+    return queue
+
+
+def test_rows_that_wait_are_due_with_all_that_wait_for_them_when_the_first_is_done() -> None:
+    queue = failed_queue()
+    assert queue.due(100.6) == [CHAIN, OTHER]
+    queue.record_outcome([CHAIN, OTHER], {OTHER: None}, 100.6)
+    assert queue.due(100.6) == [SERVER, POD]
+    assert queue.has_new
+
+
+def test_rows_that_wait_are_not_tried_while_the_first_fails() -> None:
+    queue = failed_queue()
+    queue.record_outcome([CHAIN, OTHER], {CHAIN: None, OTHER: None}, 100.6)
+    assert SERVER not in queue.due(110.0)
+    assert SERVER in queue.due(100.0 + WAIT_S)
+
+
+def test_others_are_the_pending_keys_that_are_not_due() -> None:
+    queue = failed_queue()
+    assert queue.others([CHAIN, OTHER]) == [SERVER, POD]
+    assert queue.others(list(queue.keys)) == []
+
+
+def test_a_row_whose_program_hung_is_retried_after_a_longer_time() -> None:
+    queue = RetryQueue()
+    queue.record_outcome((), {CHAIN: None, OTHER: None}, 100.0, timed_out={CHAIN})
+    assert queue.due(110.0) == [OTHER]
+    assert queue.due(100.0 + TIMEOUT_RETRY_S) == [CHAIN, OTHER]
