@@ -12,13 +12,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel.dispatch import DEPENDS_ON
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import Result
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend
 from kubeproxy_py.kernel.iptables.kernel_extensions import missing_extensions
 from kubeproxy_py.model.extensions import EXTENSIONS, Extension, used_extensions
+from kubeproxy_py.model.kube_names import referenced_chains
 from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, JumpSpec, Key
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import Family
@@ -129,15 +129,24 @@ def unsupported_steps(backend: Backend, steps: Sequence[Step]) -> dict[Key, Step
         if step.verb == "delete" or not isinstance(step.key, Chain | Jump):
             continue
         missing = missing_extensions(backend, step.key.family, used_extensions(_rules(step)), has_compat=has_compat)
-        blocker = next((key for key in DEPENDS_ON[type(step.key)](step.key, step.spec) if key in not_added), None)
+        blocker = next((key for key in _needed_chains(step) if key in not_added), None)
         if missing:
             text = _missing_text(missing[0], step.key.family) if has_compat else _NO_COMPAT
             failures[step.key] = StepFailure(step, EOPNOTSUPP, text)
         elif blocker:
-            failures[step.key] = StepFailure(step, 0, f"waits for {type(blocker).__name__} {blocker}")
+            failures[step.key] = StepFailure(step, 0, f"waits for {type(blocker).__name__} {blocker}", blocker)
         if step.key in failures and step.verb == "add":
             not_added.add(step.key)
     return failures
+
+
+def _needed_chains(step: Step) -> list[Chain]:
+    """Return the chains that must exist before *step*, of a chain or jump."""
+    key = step.key
+    if isinstance(key, Jump):
+        return [Chain(key.family, key.table, key.target)]
+    assert isinstance(key, Chain)
+    return [Chain(key.family, key.table, name) for name in sorted(referenced_chains(_rules(step)))]
 
 
 _NO_COMPAT = "the kernel has no matches and targets for nf_tables (modprobe nft_compat)"
