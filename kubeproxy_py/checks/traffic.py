@@ -7,6 +7,7 @@ Invariants:
 - Our own chains are not judged: what they drop is no Service's traffic, or is meant to be dropped.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -41,6 +42,7 @@ ESTABLISHED = Packets("ESTABLISHED", frozenset((kube_names.FORWARD_CHAIN,)))
 
 _OUR_CHAINS = frozenset(name for _, name in kube_names.CHAINS)
 _ACCEPTING = ("ACCEPT", "NFQUEUE")  # a program decides what it takes from a queue
+_COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?')
 _DROPPING = ("DROP", "REJECT", "TARPIT")
 
 
@@ -112,8 +114,9 @@ def _judge_target(rule: _Rule, text: str, chains: Chains, packets: Packets, dept
 
 def _parse(text: str) -> _Rule | None:
     """Return *text*, a rule as ``iptables-save`` prints it; None if it cannot be read."""
+    text = _COMMENT.sub("", text)
     try:
-        words = shlex.split(text)
+        words = shlex.split(text) if '"' in text else text.split()  # shlex takes 20 us for a rule
     except ValueError:
         return None
     options: list[tuple[str, tuple[str, ...], bool]] = []

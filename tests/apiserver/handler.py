@@ -34,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        self.freezes = self.server.freezes  # before the request can be seen by a test
         self.server.requests.append(self.path)
         self._respond(self._get)
 
@@ -286,7 +287,6 @@ class Handler(BaseHTTPRequestHandler):
         """Send all changes after *version*, until *end_s*."""
         store, faults = self.server.store, self.server.faults
         bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
-        freezes = self.server.freezes
         while not self.server.stopping and time.monotonic() < end_s:
             with store.changed:
                 if version < store.oldest:
@@ -298,7 +298,7 @@ class Handler(BaseHTTPRequestHandler):
                 if not changes:
                     store.changed.wait(max(0.0, min(end_s, bookmark_s) - time.monotonic()))
             self._hang_while_dead()
-            if self.server.freezes > freezes:
+            if self.server.freezes > self.freezes:
                 time.sleep(0.02)
                 continue
             self._send_lines([line for change in changes for line in _change_lines(api_type, change, selects)])

@@ -113,6 +113,8 @@ def test_firewall_that_does_not_accept_service_traffic_is_found(rules: str, poli
         ("", "ACCEPT"),
         (CALICO, "DROP"),
         ("-A INPUT -j ACCEPT\n", "DROP"),
+        ('-A INPUT -m comment --comment "he said \\"-j DROP\\" -p udp" -j ACCEPT\n', "DROP"),
+        ("-A INPUT -m comment --comment udp -j ACCEPT\n", "DROP"),
         ("-A INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT\n" + RHEL, "DROP"),
         ("-A INPUT -d 10.96.0.0/12 -j ACCEPT\n", "DROP"),
         ("-A INPUT -s 10.0.0.0/8 -j ACCEPT\n", "DROP"),

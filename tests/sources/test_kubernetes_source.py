@@ -272,7 +272,6 @@ def mute_server(
 ) -> ApiServer:
     """The stand-in server without bookmarks; a source that has synced asks it after 0.3 s of silence."""
     monkeypatch.setattr(source, "PROBE_AFTER_S", 0.3)
-    monkeypatch.setattr(watch_monitor, "PROBE_TIMEOUT_S", 2.0)
     server.faults.bookmark_period_s = None
     server.apply(service("first"))
     server.apply(node("node-a"))
@@ -307,8 +306,9 @@ def test_watch_that_does_not_send_the_servers_changes_is_replaced(mute_server: A
 
 
 def test_server_that_hangs_is_noticed_and_watches_go_on_when_it_answers(
-    mute_server: ApiServer, event_log: EventLog
+    mute_server: ApiServer, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watch_monitor, "PROBE_TIMEOUT_S", 2.0)
     mute_server.faults.dead = True
     event_log.wait_for(is_problem("it is open, but nothing was received in time"))
     mute_server.apply(service("meanwhile"))

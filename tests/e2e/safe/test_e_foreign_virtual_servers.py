@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import AgentProcess
+from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.client_requests import Request, send_request
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
@@ -92,4 +92,6 @@ def test_with_the_option_foreign_virtual_servers_serve_on_and_ours_are_deleted(
         agent.wait_for("drift in", since)
         assert stray not in servers(cluster)
         assert send_request(cluster, Request("outside", "tcp", "172.16.5.10", 6443)).name == "pod-a2"
+        assert KUBE_VIP not in run(cluster.node_a, *command_line(folder.path, "plan", KEEP))
+        assert KUBE_VIP in run(cluster.node_a, *command_line(folder.path, "plan"))
     shell(cluster.node_a, f"ipvsadm -D -t {KUBE_VIP}")

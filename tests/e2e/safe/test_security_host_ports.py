@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.client import Unreachable
+from lab.client import QueryError, Unreachable
 from lab.echo import PROTOCOLS, EchoServers, Listener, Protocol
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess
@@ -21,6 +21,7 @@ from tests.e2e.serving import serving_cluster
 pytestmark = pytest.mark.kernel
 
 SSHD = 22022
+_TIMEOUT_S = 0.3
 CLUSTER_IPS = ("10.96.0.100", "fd00:10:96::100")
 VIPS = ("203.0.113.100", "2001:db8::100")
 EXTERNAL_IPS = ("198.51.100.100", "2001:db8:1::100")
@@ -48,15 +49,15 @@ ADDRESSES = (*CLUSTER_IPS, *VIPS, *EXTERNAL_IPS)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-@pytest.mark.parametrize(
-    ("client", "protocol"), itertools.product(("outside", "pod-a1"), PROTOCOLS), ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("client", "protocol"), list(itertools.product(("outside", "pod-a1"), PROTOCOLS)))
 def test_host_port_is_rejected_at_service_addresses(
     cluster: Cluster, client: str, protocol: Protocol, address: str
 ) -> None:
-    with pytest.raises(Unreachable) as raised:
-        send_request(cluster, Request(client, protocol, address, SSHD))
-    assert raised.value.icmp == PORT_UNREACHABLE[6 if ":" in address else 4]
+    with pytest.raises(QueryError) as raised:
+        send_request(cluster, Request(client, protocol, address, SSHD), _TIMEOUT_S)
+    if protocol != "sctp":  # whose sockets do not learn of ICMP errors
+        assert isinstance(raised.value, Unreachable)
+        assert raised.value.icmp == PORT_UNREACHABLE[6 if ":" in address else 4]
 
 
 def test_host_port_answers_at_the_address_of_the_node(cluster: Cluster) -> None:
