@@ -15,14 +15,23 @@ _ANSWER_MAX_BYTES = 4096
 
 
 def processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, list[str]]]:
-    """Yield the PID and the command line of each process but this one."""
+    """Yield the PID and the command line of each process but this one and its children.
+
+    A child has this process' command line until it executes its program.
+    """
     own = os.getpid()
     for entry in proc.iterdir():
         if not entry.name.isdecimal() or int(entry.name) == own:
             continue
         with suppress(OSError), (entry / "cmdline").open("rb") as file:  # it has ended meanwhile
             text = file.read(_COMMAND_LINE_MAX_BYTES).decode(errors="replace")
-            yield int(entry.name), text.rstrip("\0").split("\0")
+            if _parent(entry) != own:
+                yield int(entry.name), text.rstrip("\0").split("\0")
+
+
+def _parent(entry: Path) -> int:
+    """Return the PID of the parent; the name of a process, in parentheses, may contain anything.  Raises OSError."""
+    return int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
 
 
 def is_in_our_network(pid: int, proc: Path = Path("/proc")) -> bool:

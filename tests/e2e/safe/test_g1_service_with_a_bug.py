@@ -23,10 +23,10 @@ PORTS = [Port(80, "TCP", 8080, 30080)]
 BUG = """exec('''
 import kubeproxy_py.compile.compiler as compiler
 original = compiler.compile_parts
-def compile_parts(service, slices, context, cache):
+def compile_parts(service, slices, context, cache, **options):
     if service.name.name == "web" and any(e.node == "node-b" for s in slices for e in s.endpoints):
         raise ZeroDivisionError("a bug")
-    return original(service, slices, context, cache)
+    return original(service, slices, context, cache, **options)
 compiler.compile_parts = compile_parts
 ''')"""
 
