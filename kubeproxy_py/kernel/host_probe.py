@@ -26,6 +26,7 @@ from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_PROTOCOL
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands, detect_backend, find_commands
 from kubeproxy_py.kernel.iptables.errors import errno_and_hint
+from kubeproxy_py.kernel.iptables.read import read_by_chain
 from kubeproxy_py.kernel.netfilter_probe import (
     HostProblem,
     askable_extensions,
@@ -197,7 +198,7 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
     if commands is None:
         raise KernelError(f"iptables ({backend}) is not installed for {family}", hint="apt-get install iptables")
     result = run([*commands.save, "-t", "nat"])
-    if result.exit_code:
+    if result.exit_code and not _works_by_chain(commands):
         _, hint = errno_and_hint(result.error_text, family, EINVAL)
         raise KernelError(
             f"{' '.join(commands.save)}: {result.error_text}",
@@ -209,6 +210,15 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
     header = re.search(rb"tables\S*-save v\S+", result.stdout)
     version = header[0] if header else run(commands.version).stdout
     return commands, parse_version(version.decode("ascii", "replace"))
+
+
+def _works_by_chain(commands: IptablesCommands) -> bool:
+    """Return whether chains can be listed one by one, although iptables-save cannot print the table (read.py)."""
+    try:
+        read_by_chain(commands, "nat")
+    except KernelError:
+        return False
+    return True
 
 
 def _ipv6_is_enabled(root: Path) -> bool:

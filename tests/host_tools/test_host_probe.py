@@ -211,6 +211,18 @@ def test_a_family_whose_iptables_fails_is_not_usable(programs: Programs, tmp_pat
     assert message.startswith("IPv4 is not usable: xtables-legacy-multi iptables-save: exit code 3")
 
 
+@pytest.mark.usefixtures("bare_kernel")
+def test_a_family_whose_table_cannot_be_printed_is_usable_if_its_chains_can_be_listed(
+    programs: Programs, tmp_path: Path
+) -> None:
+    _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    programs.install("iptables-legacy-restore")
+    programs.install("iptables-legacy-save", exit_code=1)
+    programs.install("iptables-legacy", prints="iptables v1.8.9 (legacy)")
+    result = probe(root=tmp_path)
+    assert (result.host.families, result.iptables_version) == (("IPv4",), (1, 8, 9))
+
+
 @pytest.mark.parametrize(("release", "count"), [("3.10.0-1160.el7", 1), ("4.1.0", 0), ("6.1.176", 0)])
 @pytest.mark.usefixtures("bare_kernel", "programs")
 def test_a_kernel_before_4_1_is_a_problem_that_is_not_fatal(release: str, count: int, tmp_path: Path) -> None:
