@@ -8,15 +8,22 @@ import threading
 from pathlib import Path
 
 from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, processes
+from tests.e2e.agent_process import wait_until
+
+# Starts its arguments as a process whose parent is not this one, and prints its PID.
+GRANDCHILD = 'exec 3<&0; "$@" <&3 & echo $!; wait'
 
 
-def test_other_processes_are_listed_with_their_command_line_and_this_one_is_not() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()", "an argument"], stdin=subprocess.PIPE) as process:
-        found = dict(processes())
-        assert is_in_our_network(process.pid)
-        process.kill()
-    assert found[process.pid][1:] == ["-c", "input()", "an argument"]
-    assert os.getpid() not in found
+def test_other_processes_are_listed_with_their_command_line() -> None:
+    argv = ["/bin/sh", "-c", GRANDCHILD, "sh", sys.executable, "-c", "input()", "an argument"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin
+        assert child.stdout
+        pid = int(child.stdout.readline())
+        wait_until(lambda: dict(processes()).get(pid, [""])[1:] == ["-c", "input()", "an argument"])
+        assert is_in_our_network(pid)
+        assert not {os.getpid(), child.pid} & dict(processes()).keys()
+        child.stdin.close()  # ends it
 
 
 def test_a_process_that_has_ended_is_not_in_our_network() -> None:
