@@ -18,9 +18,9 @@ from tests.e2e.manifests import Folder, service_with_slice
 
 pytestmark = pytest.mark.kernel
 
-CHANGES = 12  # with -v4 the pipe is full after the first of them
 ENDS_WITHIN_S = 5.0  # the unit's TimeoutStopSec, and the pod's terminationGracePeriodSeconds
 _F_SETPIPE_SZ = 1031
+_PIPE_BYTES = 4096
 
 
 @pytest.fixture
@@ -34,18 +34,24 @@ def is_served(namespace: Namespace, address: str) -> bool:
     return f"-A -t {address}:80 " in shell(namespace, "ipvsadm -Sn")
 
 
+def full_pipe() -> tuple[int, int]:
+    """Return both ends of a pipe in which nothing more fits."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE_BYTES)
+    os.write(writer, b"." * _PIPE_BYTES)
+    return reader, writer
+
+
 def test_changes_are_applied_while_nobody_reads_the_log(namespace: Namespace, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1"]))
-    reader, writer = os.pipe()
-    fcntl.fcntl(writer, _F_SETPIPE_SZ, 4096)
-    argv = namespace.wrap(command_line(folder.path, "run", "-v4"))
+    reader, writer = full_pipe()
+    argv = namespace.wrap(command_line(folder.path, "run"))
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer) as agent:
         try:
             wait_until(lambda: is_served(namespace, "10.96.0.10"))
-            for number in range(1, CHANGES + 1):
-                folder.write("all", service_with_slice("web", f"10.96.1.{number}", ["pod-a1"]))
-                wait_until(lambda number=number: is_served(namespace, f"10.96.1.{number}"))  # type: ignore[misc]
+            folder.write("all", service_with_slice("web", "10.96.0.20", ["pod-a1"]))
+            wait_until(lambda: is_served(namespace, "10.96.0.20"))
             before_s = time.monotonic()
             agent.terminate()
             assert agent.wait(20) == 0
@@ -53,5 +59,4 @@ def test_changes_are_applied_while_nobody_reads_the_log(namespace: Namespace, tm
         finally:
             agent.kill()
             os.close(writer)
-    with os.fdopen(reader, "rb") as read:
-        assert b"Starting kubeproxy-py" in read.read()
+            os.close(reader)

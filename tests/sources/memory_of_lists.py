@@ -1,0 +1,41 @@
+"""`python -m tests.sources.memory_of_lists URL`: the memory of a source whose lists are too large, in MiB.
+
+Prints it as it was before, the largest, and as it was afterwards; a process of its own has no memory of other tests.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.sources.kubernetes.source import KubeSource
+
+
+def memory_mib() -> float:
+    """Return the memory of this process (VmRSS)."""
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    url = sys.argv[1]
+    KubeSource(None, url, "node-a").api.current()  # loads the HTTP client
+    rejected = threading.Event()
+
+    def emit(*events: Event) -> None:
+        if any(isinstance(event, Problem) and "is larger than 64 MiB" in event.message for event in events):
+            rejected.set()
+
+    before_mib = largest_mib = memory_mib()
+    source = KubeSource(None, url, "node-a")
+    source.start(emit)
+    while not rejected.wait(0.01):
+        largest_mib = max(largest_mib, memory_mib())
+    source.stop()
+    time.sleep(0.2)
+    print(before_mib, largest_mib, memory_mib())
+
+
+if __name__ == "__main__":
+    main()
