@@ -16,7 +16,7 @@ from kubeproxy_py.model.kube_names import IpsetDefinition, family_of_set
 from kubeproxy_py.model.rows import IpsetEntry, Key, RealServer, Rows, Sysctl, VirtualServer
 from kubeproxy_py.net import CIDR, FAMILIES, IP, Protocol, family_of
 
-_FRONTEND_SETS = frozenset(
+FRONTEND_SETS = frozenset(
     definition.name_in(family)
     for family in FAMILIES
     for definition in (
@@ -26,6 +26,8 @@ _FRONTEND_SETS = frozenset(
         kube_names.LOAD_BALANCER,
     )
 )
+"""The sets that name frontends by address, protocol and port."""
+
 _NODE_PORT_DEFINITIONS: tuple[tuple[IpsetDefinition, Protocol], ...] = (
     (kube_names.NODE_PORT_TCP, "TCP"),
     (kube_names.NODE_PORT_UDP, "UDP"),
@@ -34,6 +36,14 @@ _NODE_PORT_DEFINITIONS: tuple[tuple[IpsetDefinition, Protocol], ...] = (
 _NODE_PORT_SETS = {
     definition.name_in(family): protocol for family in FAMILIES for definition, protocol in _NODE_PORT_DEFINITIONS
 }
+NODE_PORT_SETS = tuple(_NODE_PORT_SETS)
+"""The sets that contain NodePorts."""
+
+
+def node_ports_in(rows: Iterable[Key]) -> set[int]:
+    """Return the NodePorts in the sets of *rows*."""
+    entries = (key.entry for key in rows if isinstance(key, IpsetEntry) and key.set in _NODE_PORT_SETS)
+    return {int(entry.rpartition(":")[2]) for entry in entries}
 
 
 def filter_owned(rows: Rows, exclude: Iterable[CIDR], desired: Collection[Key] = ()) -> Rows:
@@ -68,7 +78,7 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
 
 def _servers_in_sets(rows: Rows, node_addresses: Set[IP]) -> set[VirtualServer]:
     entries = [key for key in rows if isinstance(key, IpsetEntry)]
-    frontends = {key.entry for key in entries if key.set in _FRONTEND_SETS}
+    frontends = {key.entry for key in entries if key.set in FRONTEND_SETS}
     node_ports = {
         (family_of_set(key.set), _NODE_PORT_SETS[key.set], key.entry.rpartition(":")[2])
         for key in entries
