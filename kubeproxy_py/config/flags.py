@@ -119,7 +119,11 @@ _IPVS = (
 )  # fmt: skip
 _AGENT_IPVS = (
     Flag("drain-deadline", "drainDeadline", "longest time that a real server drains; 0s: no limit", AgentSettings),
-)
+    Flag(
+        "reserve-node-ports", "reserveNodePorts",
+        "add NodePorts within net.ipv4.ip_local_port_range to net.ipv4.ip_local_reserved_ports", AgentSettings,
+    ),
+)  # fmt: skip
 
 _AGENT_IPTABLES = (
     Flag(

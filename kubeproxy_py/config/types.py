@@ -216,6 +216,7 @@ class AgentSettings(Section, frozen=True):
     traffic_series: Annotated[int, pointer(integer(0))] = 1000  # service ports with their own traffic metrics; 0: none
     traffic_services_max: Annotated[int, pointer(integer(0))] = 20_000  # with more service ports, no traffic metrics
     drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a real server drains until it has no connections
+    reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
 
 
 class Field(Struct, frozen=True, gc=False):

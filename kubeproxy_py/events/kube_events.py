@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.services import ServiceName
-from kubeproxy_py.net import IP
+from kubeproxy_py.net import IP, Protocol
 
 
 class Regarding(Struct, frozen=True, gc=False):
@@ -104,6 +104,15 @@ def refused(refusal: Refusal, node: str) -> KubeEvent:
     hint = f" ({refusal.hint})" if refusal.hint else ""
     note = f"node {node}: {refusal.subject}: {refusal.message}{hint}"
     return KubeEvent("Warning", refusal.reason, _SYNC, _regarding(refusal.service), note)
+
+
+def node_port_in_use(service: ServiceName, node: str, port: int, protocol: Protocol) -> KubeEvent:
+    """Return the Event that a process of *node* listens on a NodePort of *service*; kube-proxy has no such Event."""
+    note = (
+        f"a process of node {node} listens on node port {port}/{protocol}, and no longer gets what is sent to the "
+        "node's addresses there: the Service does; give the Service another nodePort, or the process another port"
+    )
+    return KubeEvent("Warning", "NodePortInUse", _SYNC, _regarding(service), note)
 
 
 def _regarding(service: ServiceName) -> Regarding:

@@ -88,6 +88,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "traffic-series": ("50", 50, "-1", "-1 is out of range"),
     "traffic-services-max": ("500", 500, "x", "expected an integer"),
     "drain-deadline": ("5m", 300.0, "-1s", "-1s is negative"),
+    "reserve-node-ports": ("false", False, "x", "expected true or false"),
 }
 WITHOUT_FIELD = {"config", "healthz-port", "metrics-port"}
 BY_NAME = {flag.name: flag for flag in flags.FLAGS}
