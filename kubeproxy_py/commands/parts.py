@@ -6,7 +6,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from socket import gethostname
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -21,14 +21,21 @@ from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.announcer import Announcer
+from kubeproxy_py.events.node_port_guard import NodePortGuard
 from kubeproxy_py.events.service_warnings import ServiceWarnings
-from kubeproxy_py.kernel import SYSCTLS, Kernel
+from kubeproxy_py.kernel import SYSCTLS, Kernel, ipset_scope
+from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.host.listening import listening_sockets
+from kubeproxy_py.kernel.host.reserved_ports import ReservedPorts, local_port_range
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.net import SocketAddress
+from kubeproxy_py.plan.ownership import NODE_PORT_SETS, node_ports_in
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
 from kubeproxy_py.sources import Source
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from kubeproxy_py.kernel.dispatch import Adapter
     from kubeproxy_py.kernel.host_probe import ProbeResult
     from kubeproxy_py.kernel.iptables.backend import IptablesCommands
+    from kubeproxy_py.sources.kubernetes.source import KubeSource
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,7 @@ class Parts(Struct, frozen=True, gc=False):
     compiler: Compiler
     source: Source
     announcer: Announcer = Announcer()  # without an API server, events are only logged
+    api_servers: Callable[[], tuple[SocketAddress, ...]] = tuple  # where it is reached; raises SourceError
 
 
 # Host and kernel
@@ -135,9 +144,11 @@ def make_parts(
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
     compiler = Compiler(_NodeContextFactory(loaded.config, platform.host), sysctls)
-    make_source = _manifest_source if loaded.agent.manifests else _kubernetes_source
-    source, announcer = make_source(loaded, platform.host.node_name, metrics)
-    return Parts(platform.kernel, compiler, source, announcer)
+    node = platform.host.node_name
+    if loaded.agent.manifests:
+        return Parts(platform.kernel, compiler, _manifest_source(loaded, node, metrics))
+    source, announcer = _kubernetes_source(loaded, node, metrics)
+    return Parts(platform.kernel, compiler, source, announcer, source.server_addresses)
 
 
 def real_parts(loaded: LoadedConfig) -> Parts:
@@ -150,14 +161,14 @@ def real_parts(loaded: LoadedConfig) -> Parts:
     return make_parts(loaded, real_platform(loaded))
 
 
-def _manifest_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> tuple[Source, Announcer]:
+def _manifest_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> Source:
     """Return the directory of manifests; there is no API server to post events to."""
     from kubeproxy_py.sources.manifests.source import ManifestSource
 
-    return ManifestSource(loaded.agent.manifests, node, metrics), Announcer()
+    return ManifestSource(loaded.agent.manifests, node, metrics)
 
 
-def _kubernetes_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> tuple[Source, Announcer]:
+def _kubernetes_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics) -> "tuple[KubeSource, Announcer]":
     """Return the API server, and an announcer that posts events to it."""
     from random import random
 
@@ -182,8 +193,39 @@ def make_agent(loaded: LoadedConfig, parts: Parts, on_problem: Callable[[Problem
         exclude=loaded.config.ipvs.exclude_cidrs,
         timing=_timing(loaded),
         on_problem=on_problem,
-        on_compiled=ServiceWarnings(parts.compiler, parts.announcer.publish).check,
+        on_compiled=_checks_after_sync(loaded, parts),
     )
+
+
+def _checks_after_sync(loaded: LoadedConfig, parts: Parts) -> Callable[[Collection[ServiceName]], None]:
+    """Return what is called with the Services of each sync, after it."""
+    publish = parts.announcer.publish
+    reserve = _port_reserver(parts.kernel) if loaded.agent.reserve_node_ports else _reserve_nothing
+    checks = (
+        ServiceWarnings(parts.compiler, publish).check,
+        NodePortGuard(parts.compiler, publish, listening_sockets, reserve, local_port_range).check,
+    )
+
+    def check(names: Collection[ServiceName]) -> None:
+        for each in checks:
+            each(names)
+
+    return check
+
+
+def _port_reserver(kernel: Kernel) -> Callable[[Collection[int], Collection[int]], None]:
+    """Return a function that reserves NodePorts, and knows those that an earlier process reserved."""
+    present = set(kernel.scopes())
+    try:
+        rows = [key for name in NODE_PORT_SETS if (scope := ipset_scope(name)) in present for key in kernel.read(scope)]
+    except KernelError as error:
+        log.debug("NodePorts of an earlier process not read; they stay reserved", extra=values(err=error))
+        rows = []
+    return ReservedPorts(node_ports_in(rows)).update
+
+
+def _reserve_nothing(_added: Collection[int], _removed: Collection[int]) -> None:
+    """Leave the reserved ports as they are."""
 
 
 def agent_settings(loaded: LoadedConfig, host: HostInfo) -> Settings:
