@@ -79,6 +79,11 @@ def family_of(address: str) -> Family:
     return "IPv6" if ":" in address else "IPv4"
 
 
+def pack(address: IP) -> bytes:
+    """Return the 4 or 16 bytes of a canonical address; those of one family sort as the addresses do."""
+    return inet_pton(_SOCKET_FAMILIES[family_of(address)], address)
+
+
 def special_use(address: IP) -> str:
     """Return what *address* is reserved for ("loopback", "multicast"); "" if a host beyond this link can have it."""
     family = family_of(address)

@@ -14,6 +14,7 @@ from kubeproxy_py.commands.host_checks import HostChecks
 from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts, served_addresses
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.commands.rivals import RivalWatch
+from kubeproxy_py.commands.startup import release_api_server
 from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 from kubeproxy_py.events.kube_events import started_event
@@ -56,6 +57,7 @@ class App(Struct, frozen=True, gc=False):
         except ServeError:
             announcer.flush(_FLUSH_TIMEOUT_S)  # the process exits, and nothing else posts the event
             raise
+        release_api_server(self.parts.kernel, self.parts.api_servers())
         self.parts.source.start(self.loop.enqueue)
         self.address_monitor.start()
         if self.config_file:

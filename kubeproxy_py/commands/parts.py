@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kubeproxy_py.commands.unserved_log import UnservedLog
+from kubeproxy_py.commands.after_sync import checks_after_sync
 from kubeproxy_py.compile.base import desired_sysctls, sysctl_paths
 from kubeproxy_py.compile.compiler import Compiler, OnFailure
 from kubeproxy_py.compile.config_warnings import node_warnings
@@ -22,7 +22,6 @@ from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted
-from kubeproxy_py.events.service_warnings import ServiceWarnings
 from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.logging_setup import values
@@ -31,7 +30,7 @@ from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Address, Key, Rows
 from kubeproxy_py.model.services import ServiceName
-from kubeproxy_py.net import IP
+from kubeproxy_py.net import IP, SocketAddress
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
 from kubeproxy_py.sources import Source
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from kubeproxy_py.kernel.dispatch import Adapter
     from kubeproxy_py.kernel.host_probe import ProbeResult
     from kubeproxy_py.kernel.iptables.backend import IptablesCommands
+    from kubeproxy_py.sources.kubernetes.source import KubeSource
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Parts(Struct, frozen=True, gc=False):
     compiler: Compiler
     source: Source
     announcer: Announcer = Announcer()  # without an API server, events are only logged
+    api_servers: Callable[[], tuple[SocketAddress, ...]] = tuple  # where it is reached; raises SourceError
 
 
 # Host and kernel
@@ -139,12 +140,17 @@ def make_parts(
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
-    make_source = _manifest_source if loaded.agent.manifests else _kubernetes_source
     node = platform.host.node_name
-    source, announcer = make_source(loaded, node, metrics, served)
-    context_factory = _NodeContextFactory(loaded, platform.host)
-    compiler = Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
-    return Parts(platform.kernel, compiler, source, announcer)
+
+    def make_compiler(announcer: Announcer) -> Compiler:
+        context_factory = _NodeContextFactory(loaded, platform.host)
+        return Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
+
+    if loaded.agent.manifests:  # there is no API server to post events to
+        folder, announcer = _manifest_source(loaded, node, metrics, served), Announcer()
+        return Parts(platform.kernel, make_compiler(announcer), folder, announcer)
+    source, announcer = _kubernetes_source(loaded, node, metrics, served)
+    return Parts(platform.kernel, make_compiler(announcer), source, announcer, source.server_addresses)
 
 
 def real_parts(loaded: LoadedConfig) -> Parts:
@@ -162,18 +168,16 @@ def served_addresses(kernel: Kernel) -> frozenset[IP]:
     return frozenset(key.address for key in kernel.read(LINK) if isinstance(key, Address))
 
 
-def _manifest_source(
-    loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]
-) -> tuple[Source, Announcer]:
-    """Return the directory of manifests; there is no API server to post events to."""
+def _manifest_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]) -> Source:
+    """Return the directory of manifests."""
     from kubeproxy_py.sources.manifests.source import ManifestSource
 
-    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=bool(served)), Announcer()
+    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=bool(served))
 
 
 def _kubernetes_source(
     loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]
-) -> tuple[Source, Announcer]:
+) -> "tuple[KubeSource, Announcer]":
     """Return the API server, and an announcer that posts events to it."""
     from random import random
 
@@ -209,13 +213,6 @@ def make_agent(
         on_problem: Called with each rejected object.
         on_contested: Called with rows that drift again each time after they were repaired.
     """
-    warnings = ServiceWarnings(parts.compiler, parts.announcer.publish)
-    unserved = UnservedLog(parts.compiler)
-
-    def on_compiled(names: Collection[ServiceName]) -> None:
-        warnings.check(names)
-        unserved.check(names)
-
     return Agent(
         parts.kernel,
         parts.compiler,
@@ -224,7 +221,7 @@ def make_agent(
         keep_foreign=loaded.agent.keep_foreign_virtual_servers,
         timing=_timing(loaded),
         on_problem=on_problem,
-        on_compiled=on_compiled,
+        on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish),
         on_contested=on_contested,
     )
 

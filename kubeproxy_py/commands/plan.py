@@ -14,6 +14,7 @@ from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.agent import warn_if_node_is_missing
 from kubeproxy_py.reconcile.report_text import changes_text
+from kubeproxy_py.reconcile.surroundings import gateways_event
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import LoadedConfig
@@ -62,6 +63,7 @@ def desired_rows(parts: Parts) -> Rows:
         SourceError: The source does not list its objects in time.
     """
     parts.compiler.handle_event(HostAddresses(parts.kernel.host_addresses()))
+    parts.compiler.handle_event(gateways_event(parts.kernel.gateways()))
     for event in parts.source.read_once(_LIST_TIMEOUT_S, log_problem):
         if not isinstance(event, Problem | Synced):
             parts.compiler.handle_event(event)

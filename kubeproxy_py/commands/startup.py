@@ -7,7 +7,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from kubeproxy_py.compile.base import CONNTRACK_MAX_FIELDS, desired_sysctls, is_optional, suffices
@@ -15,7 +15,8 @@ from kubeproxy_py.compile.config_warnings import family_warnings, loopback_warni
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import LoadedConfig
 from kubeproxy_py.config.types import KubeProxyConfiguration
-from kubeproxy_py.kernel import SYSCTLS, Kernel
+from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel, ipset_scope
+from kubeproxy_py.kernel.address.ipv6_switch import enable_ipv6, is_off_for_device
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.kernel.ipvs.constants import Timeouts
@@ -23,9 +24,10 @@ from kubeproxy_py.kernel.ipvs.scheduler_probe import check_scheduler
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Rows, Sysctl
-from kubeproxy_py.model.steps import StepFailure
-from kubeproxy_py.net import Family, family_of
+from kubeproxy_py.model.rows import IPVS_DEVICE, Link, Rows, Sysctl
+from kubeproxy_py.model.steps import Plan, Step, StepFailure
+from kubeproxy_py.net import Family, SocketAddress, family_of
+from kubeproxy_py.plan.api_server_release import SETS, hiding_keys, release_plan
 from kubeproxy_py.plan.plan import make_plan
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ def prepare_host(loaded: LoadedConfig, kernel: Kernel, host: HostInfo) -> Rows:
         set_timeouts(ipvs, config)
     finally:
         ipvs.close()
+    if "IPv6" in host.families:
+        enable_ipv6_on_device(kernel)
     return sysctls
 
 
@@ -128,6 +132,63 @@ def _log_optional(failure: StepFailure, present: Rows) -> None:
         log.log(level(2), "A limit cannot be lowered; leaving it, because it is large enough", extra=details)
         return
     log.warning("Failed to set an optional sysctl, continuing without it", extra=values(err=failure.message))
+
+
+def enable_ipv6_on_device(kernel: Kernel) -> None:
+    """Create kube-ipvs0 with IPv6 enabled, if new interfaces have it disabled; a failure is only logged.
+
+    It is done here because it needs the privileges of ``--init-only``.
+    """
+    if not is_off_for_device():
+        return
+    failures = kernel.apply(Plan((Step("add", Link(IPVS_DEVICE)),))).failures
+    if problem := "; ".join(failure.message for failure in failures) or enable_ipv6():
+        log.warning("Failed to enable IPv6 on kube-ipvs0; IPv6 Services cannot be served", extra=values(err=problem))
+
+
+def release_api_server(kernel: Kernel, servers: Collection[SocketAddress]) -> None:
+    """Remove what hides the API server from this node, unless it is a ClusterIP's; a failure is only logged.
+
+    Args:
+        kernel: The kernel of this host.
+        servers: Where this agent reaches the API server.
+    """
+    if not servers:
+        return
+    try:
+        plan = _release_plan(kernel, servers)
+        failures = kernel.apply(plan).failures if plan.steps else ()
+    except KernelError as error:
+        log.warning("Failed to check whether a Service hides the API server from this node", extra=values(err=error))
+        return
+    failed = {failure.step.key for failure in failures}
+    for failure in failures:
+        log.warning("Failed to remove what hides the API server from this node", extra=values(err=failure))
+    for step in plan:
+        if step.key not in failed:
+            log.warning(
+                "Removed an address or virtual server of a Service that hid the API server from this node; give the "
+                "Service an address that no machine has",
+                extra=values(kind=type(step.key).__name__, key=step.key),
+            )
+
+
+def _release_plan(kernel: Kernel, servers: Collection[SocketAddress]) -> Plan:
+    """Return the plan that removes what hides *servers*; reads sets only if there may be something.
+
+    Raises:
+        KernelError: Kernel state cannot be read.
+    """
+    rows = kernel.read(LINK)
+    for chunk in kernel.virtual_servers():  # without their real servers, which would take ten times as long
+        rows |= chunk
+    if not any(key in rows for key in hiding_keys(servers)):
+        return Plan()
+    scopes = set(kernel.scopes())
+    for name in SETS:
+        if (scope := ipset_scope(name)) in scopes:
+            rows |= kernel.read(scope)
+    return release_plan(rows, servers, [host.address for host in kernel.host_addresses()])
 
 
 def set_timeouts(ipvs: IpvsAdapter, config: KubeProxyConfiguration) -> None:

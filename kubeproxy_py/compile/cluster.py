@@ -65,6 +65,10 @@ class Cluster:
         slices = self._slices.get(service, {})
         return [slices[name] for name in sorted(slices)]
 
+    def is_external_address(self, address: IP) -> bool:
+        """Return whether a Service has *address* as an externalIP or load balancer address."""
+        return address in self._by_external_ip
+
     def mark_all_dirty(self) -> None:
         """Mark every Service dirty, as one whose frontends may have changed."""
         self._mark_moved(self.services)

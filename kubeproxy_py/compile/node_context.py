@@ -167,14 +167,11 @@ def by_family(addresses: tuple[IP, ...]) -> dict[Family, IP]:
 
 
 def foreign_addresses(addresses: tuple[HostAddress, ...], family: Family) -> tuple[IP, ...]:
-    """Return the addresses on interfaces other than kube-ipvs0, without loopback and IPv6 link-local addresses."""
-    return tuple(
-        dict.fromkeys(
-            host.address
-            for host in addresses
-            if host.interface != IPVS_DEVICE and family_of(host.address) == family and _is_node_address(host.address)
-        )
-    )
+    """Return the addresses on interfaces other than kube-ipvs0, without loopback and IPv6 link-local addresses.
+
+    An address that is gone is not among them: kube-ipvs0 may get it.
+    """
+    return _node_addresses(tuple(host for host in addresses if not host.is_gone), family)
 
 
 def broadcast_addresses(addresses: tuple[HostAddress, ...]) -> frozenset[IP]:
@@ -194,7 +191,7 @@ def broadcast_addresses(addresses: tuple[HostAddress, ...]) -> frozenset[IP]:
 
 
 def node_port_addresses(addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, ...], family: Family) -> tuple[IP, ...]:
-    """Return the addresses at which NodePorts of *family* are served.
+    """Return the addresses at which NodePorts of *family* are served, those included that are gone for a moment.
 
     Without a CIDR of the family, or with a /0, these are all foreign addresses; otherwise the addresses within the
     CIDRs, link-local ones included, but never loopback.  Unlike kube-proxy, addresses on kube-ipvs0 are excluded: a
@@ -202,7 +199,7 @@ def node_port_addresses(addresses: tuple[HostAddress, ...], cidrs: tuple[CIDR, .
     """
     networks = _networks(cidrs, family)
     if not networks:
-        return foreign_addresses(addresses, family)
+        return _node_addresses(addresses, family)
     return tuple(address for address in _within(networks, addresses, family) if not _is_loopback(address))
 
 
@@ -231,6 +228,16 @@ def _within(
         host.address for host in addresses if host.interface != IPVS_DEVICE and family_of(host.address) == family
     )
     return tuple(dict.fromkeys(ip for ip in candidates if any(ip_address(ip) in network for network in networks)))
+
+
+def _node_addresses(addresses: tuple[HostAddress, ...], family: Family) -> tuple[IP, ...]:
+    return tuple(
+        dict.fromkeys(
+            host.address
+            for host in addresses
+            if host.interface != IPVS_DEVICE and family_of(host.address) == family and _is_node_address(host.address)
+        )
+    )
 
 
 def _is_loopback(address: IP) -> bool:

@@ -28,9 +28,11 @@ class Taken:
         self._reports: dict[str, TakenAddresses] = {}  # by source, in order of their names
         self.api_servers: frozenset[VirtualServer] = frozenset()  # where this agent reaches the API server
 
-    def by_whom(self, address: IP) -> str:
-        """Return whose *address* is, in words; "" if it is not taken."""
+    def by_whom(self, address: IP, *, besides: str = "") -> str:
+        """Return whose *address* is, in words; "" if it is not taken, or if only the source *besides* says so."""
         for report in self._reports.values():
+            if report.source == besides:
+                continue
             if owner := report.addresses.get(address):
                 return owner
         if any(server.address == address for server in self.api_servers):

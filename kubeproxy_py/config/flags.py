@@ -129,6 +129,10 @@ _AGENT_IPVS = (
         "do not delete virtual servers that neither our sets nor kube-ipvs0 name; they belong to other programs",
         AgentSettings, commands=_PLAN,
     ),
+    Flag(
+        "reserve-node-ports", "reserveNodePorts",
+        "add NodePorts within net.ipv4.ip_local_port_range to net.ipv4.ip_local_reserved_ports", AgentSettings,
+    ),
 )  # fmt: skip
 
 _AGENT_IPTABLES = (

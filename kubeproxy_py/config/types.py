@@ -220,6 +220,7 @@ class AgentSettings(Section, frozen=True):
     removal_confirm_percent: Annotated[int, pointer(integer(0, 100, metavar="PERCENT"))] = 50
     healthz_at_service_addresses: Annotated[bool, BOOLEAN] = False  # for health checks of passthrough load balancers
     keep_foreign_virtual_servers: Annotated[bool, BOOLEAN] = False  # those that no set and no address of ours names
+    reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
 
 
 class Field(Struct, frozen=True, gc=False):

@@ -18,7 +18,7 @@ from msgspec import Struct
 from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.services import ServiceName
-from kubeproxy_py.net import IP
+from kubeproxy_py.net import IP, Protocol
 
 
 class Regarding(Struct, frozen=True, gc=False):
@@ -137,6 +137,15 @@ def cluster_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP]
         "its own address only (-localip 169.254.20.10) where IPVS is used"
     )
     return KubeEvent("Warning", "ClusterIPOnNode", _SYNC, _regarding(service), note)
+
+
+def node_port_in_use(service: ServiceName, node: str, port: int, protocol: Protocol) -> KubeEvent:
+    """Return the Event that a process of *node* listens on a NodePort of *service*; kube-proxy has no such Event."""
+    note = (
+        f"a process of node {node} listens on node port {port}/{protocol}, and no longer gets what is sent to the "
+        "node's addresses there: the Service does; give the Service another nodePort, or the process another port"
+    )
+    return KubeEvent("Warning", "NodePortInUse", _SYNC, _regarding(service), note)
 
 
 def _regarding(service: ServiceName) -> Regarding:

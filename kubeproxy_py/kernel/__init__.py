@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.flows import Flow
-from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.node import HostAddress, Neighbour
 from kubeproxy_py.model.rows import (
     Address,
     Chain,
@@ -32,7 +32,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.steps import Outcome, Plan
-from kubeproxy_py.net import Family
+from kubeproxy_py.net import IP, Family
 
 
 class Scope(Struct, frozen=True, gc=False):
@@ -109,6 +109,21 @@ class Kernel(Protocol):
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """Return the addresses of all interfaces, including kube-ipvs0, sorted.  Raises KernelError."""
+        ...
+
+    def gateways(self) -> dict[IP, str]:
+        """Return the gateways of the routes, each with its interface.  Raises KernelError."""
+        ...
+
+    def solicit(self, targets: Iterable[HostAddress]) -> None:
+        """Ask which neighbour has the address of each of *targets*; ``neighbours`` has the answers, a moment later.
+
+        A target that cannot be asked for is skipped.  Raises KernelError.
+        """
+        ...
+
+    def neighbours(self, interfaces: Collection[str]) -> tuple[Neighbour, ...]:
+        """Return the machines on *interfaces* that have answered.  Raises KernelError."""
         ...
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:

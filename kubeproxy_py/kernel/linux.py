@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from kubeproxy_py.kernel import Readable, Scope, Snapshot, snapshot_of
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
+from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.conntrack.table import Conntrack
 from kubeproxy_py.kernel.dispatch import Adapter, Snapshotter, dispatch
 from kubeproxy_py.kernel.host.sysctl import SysctlAdapter
@@ -17,7 +18,7 @@ from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.model.flows import Flow
-from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.node import HostAddress, Neighbour
 from kubeproxy_py.model.rows import (
     Address,
     Chain,
@@ -33,6 +34,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
 )
 from kubeproxy_py.model.steps import Outcome, Plan
+from kubeproxy_py.net import IP
 
 
 class LinuxKernel:
@@ -55,6 +57,7 @@ class LinuxKernel:
     ) -> None:
         families = tuple(commands.family for commands in iptables_commands)
         self._link, self._ipvs, self._conntrack = AddressAdapter(), IpvsAdapter(), Conntrack()
+        self._network = HostNetwork()
         rules = rules_adapter or IptablesAdapter(iptables_commands)
         sets: Adapter = IpsetCommandAdapter(families) if use_ipset_command else IpsetAdapter(families)
         self._adapters: dict[type[Key], Adapter] = {
@@ -111,6 +114,18 @@ class LinuxKernel:
         """List by rtnetlink."""
         return self._link.host_addresses()
 
+    def gateways(self) -> dict[IP, str]:
+        """Read the routes by rtnetlink."""
+        return self._network.gateways()
+
+    def solicit(self, targets: Iterable[HostAddress]) -> None:
+        """Request it by rtnetlink."""
+        self._network.solicit(targets)
+
+    def neighbours(self, interfaces: Collection[str]) -> tuple[Neighbour, ...]:
+        """Read the neighbour tables by rtnetlink."""
+        return self._network.neighbours(interfaces)
+
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
         """List from conntrack."""
         return self._conntrack.udp_flows(servers)
@@ -123,6 +138,7 @@ class LinuxKernel:
         """Close the sockets of all adapters."""
         for adapter in self._distinct_adapters():
             adapter.close()
+        self._network.close()
 
     def _distinct_adapters(self) -> Iterable[Adapter]:
         return dict.fromkeys(self._adapters.values())

@@ -14,7 +14,7 @@ from kubeproxy_py.kernel import Readable, Scope, Snapshot, scope_of, snapshot_of
 from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_BUSY, IPSET_ERR_EXIST, IPSET_ERR_HASH_FULL
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.kube_names import referenced_chains
-from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.node import HostAddress, Neighbour
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
     Address,
@@ -35,7 +35,7 @@ from kubeproxy_py.model.rows import (
     referenced_sets,
 )
 from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
-from kubeproxy_py.net import family_of
+from kubeproxy_py.net import IP, family_of
 
 _ERRNO_IF_ABSENT: dict[type[Key], int] = {
     Link: ENODEV,
@@ -63,6 +63,9 @@ class MemoryKernel:
     Attributes:
         rows: the current rows.
         addresses: host addresses besides those of kube-ipvs0.
+        gateway_addresses: the gateways, each with its interface.
+        neighbour_table: the neighbours that have answered.
+        solicited: what was solicited, in order.
         open_connections: connections by real server; none for others.
         flows: the UDP flows.
         applied: the steps that were carried out.
@@ -73,6 +76,9 @@ class MemoryKernel:
     def __init__(self, rows: Rows | None = None, *, idempotent: bool = False) -> None:
         self.rows: Rows = dict(rows or {})
         self.addresses: tuple[HostAddress, ...] = ()
+        self.gateway_addresses: dict[IP, str] = {}
+        self.neighbour_table: list[Neighbour] = []
+        self.solicited: list[HostAddress] = []
         self.open_connections: dict[RealServer, Connections] = {}
         self.flows: list[Flow] = []
         self.idempotent = idempotent
@@ -125,6 +131,18 @@ class MemoryKernel:
         bound = (key.address for key in self.rows if isinstance(key, Address))
         on_device = (HostAddress(IPVS_DEVICE, address, 128 if ":" in address else 32) for address in bound)
         return tuple(sorted((*self.addresses, *on_device)))
+
+    def gateways(self) -> dict[IP, str]:
+        """Return ``gateway_addresses``."""
+        return dict(self.gateway_addresses)
+
+    def solicit(self, targets: Iterable[HostAddress]) -> None:
+        """Append to ``solicited``."""
+        self.solicited += targets
+
+    def neighbours(self, interfaces: Collection[str]) -> tuple[Neighbour, ...]:
+        """Return those of ``neighbour_table`` that are on *interfaces*."""
+        return tuple(neighbour for neighbour in self.neighbour_table if neighbour.interface in interfaces)
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
         """Yield each of ``flows`` to *servers* in a chunk of its own."""

@@ -21,3 +21,12 @@ class HostAddress(Struct, frozen=True, gc=False, order=True):
     interface: str
     address: IP
     prefix_length: int = 0  # of the network that the interface is in; 0: unknown
+    is_gone: bool = False  # it was there until a moment ago, and may come back
+
+
+class Neighbour(Struct, frozen=True, gc=False):
+    """A machine on a link of this host that answered for an address (ARP, neighbour discovery)."""
+
+    interface: str
+    address: IP
+    mac: str  # "52:54:00:12:34:56"

@@ -113,7 +113,7 @@ class RealServer(Key, frozen=True, gc=False, order=True, cache_hash=True):
 
 
 class Address(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """An address (/32 or /128) on kube-ipvs0; spec: None."""
+    """An address (/32 or /128) on kube-ipvs0; spec: None, or AddressSpec if another program added it otherwise."""
 
     address: IP
 
@@ -180,6 +180,19 @@ SERVING = RealServerSpec(1)
 DRAINING = RealServerSpec(0)
 
 
+class AddressSpec(Struct, frozen=True, gc=False):
+    """How an address on kube-ipvs0 differs from one that this agent adds."""
+
+    preferred: bool  # IPv6: the kernel may select it as the source of this host's packets
+
+    def __str__(self) -> str:
+        return "preferred" if self.preferred else "deprecated"
+
+
+PREFERRED = AddressSpec(preferred=True)
+"""The spec of an IPv6 address as kube-proxy adds it; it is only read, never desired."""
+
+
 class Connections(Struct, frozen=True, gc=False):
     """The number of connection entries of a real server, which decides when a draining one may be deleted."""
 
@@ -202,7 +215,7 @@ class Traffic(Struct, frozen=True, gc=False):
     sent_bytes: int = 0
 
 
-Spec = str | IpsetSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | None
+Spec = str | IpsetSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | AddressSpec | None
 Rows = dict[Key, Spec]
 
 

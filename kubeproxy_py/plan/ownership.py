@@ -15,7 +15,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IpsetDefinition
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, Sysctl, VirtualServer
-from kubeproxy_py.net import CIDR, IP, Protocol, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, Protocol, family_of
 
 _FRONTEND_DEFINITIONS = (
     kube_names.CLUSTER_IP,
@@ -28,6 +28,19 @@ _NODE_PORT_DEFINITIONS: Mapping[Protocol, IpsetDefinition] = {
     "UDP": kube_names.NODE_PORT_UDP,
     "SCTP": kube_names.NODE_PORT_SCTP,
 }
+FRONTEND_SETS = frozenset(definition.name_in(family) for family in FAMILIES for definition in _FRONTEND_DEFINITIONS)
+"""The sets that name frontends by address, protocol and port."""
+
+NODE_PORT_SETS = tuple(
+    definition.name_in(family) for family in FAMILIES for definition in _NODE_PORT_DEFINITIONS.values()
+)
+"""The sets that contain NodePorts."""
+
+
+def node_ports_in(rows: Iterable[Key]) -> set[int]:
+    """Return the NodePorts in the sets of *rows*."""
+    entries = (key.entry for key in rows if isinstance(key, IpsetEntry) and key.set in NODE_PORT_SETS)
+    return {int(entry.rpartition(":")[2]) for entry in entries}
 
 
 def _nothing(_server: VirtualServer) -> bool:

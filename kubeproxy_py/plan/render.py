@@ -24,7 +24,7 @@ def plan_json(plan: Plan) -> bytes:
 def _lines(step: Step) -> Iterator[str]:
     detail = ""
     if step.verb == "update" and not isinstance(step.spec, ChainSpec):
-        detail = f"  ({step.before} -> {step.spec})"
+        detail = f"  (was {step.before})" if step.spec is None else f"  ({step.before} -> {step.spec})"
     elif step.spec is not None and step.spec != SERVING:
         detail = f"  ({step.spec})"
     yield f"{_SIGNS[step.verb]} {type(step.key).__name__:{_KIND_WIDTH}} {step.key}{detail}"

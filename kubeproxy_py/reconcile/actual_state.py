@@ -6,7 +6,7 @@ Invariants:
   disagree.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from errno import ETIMEDOUT
 
 from kubeproxy_py.compile.desired import Desired
@@ -83,17 +83,20 @@ class ActualState:
         self.pending = RetryQueue()
         self.fingerprints.invalidate_all()
 
-    def record_full_sync(self, plan: Plan, failures: Collection[StepFailure], now_s: float) -> None:
-        """Record the outcome of *plan*, which was computed for every row."""
+    def record_full_sync(
+        self, plan: Plan, failures: Collection[StepFailure], now_s: float, deferred: Mapping[Key, float]
+    ) -> None:
+        """Record the outcome of *plan*, which was computed for every row; the *deferred* keys wait until then."""
         failed = _failed(plan, failures)
         self.fingerprints.invalidate_all()
-        if failed or len(plan) <= len(self.rows):
+        if failed or deferred or len(plan) <= len(self.rows):
             _apply_in_place(self.rows, plan, failed)
         else:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
         self._track_steps(plan, now_s)
         self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), now_s)
         self.pending.record_outcome((), failed, now_s, _timed_out(failures))
+        self.pending.defer(deferred)
         self.drift.record_outcome(None, failed)
 
     def record_outcome(

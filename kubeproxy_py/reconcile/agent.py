@@ -18,7 +18,7 @@ from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
 from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
 from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, read_scopes
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.events import AddressesChanged, Event, Feed, HostAddresses, Synced
+from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Address, Key, RealServer, Rows
 from kubeproxy_py.model.services import ServiceName
@@ -29,9 +29,11 @@ from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.full_compare import FullCompare
+from kubeproxy_py.reconcile.gone_addresses import GRACE_S
 from kubeproxy_py.reconcile.reconciler import Reconciler
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
 from kubeproxy_py.reconcile.stale_flows import StaleFlowCleaner
+from kubeproxy_py.reconcile.surroundings import Surroundings
 from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_families, unprotected_families
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Timing(Struct, frozen=True, gc=False):
     sync_period_s: float = 30.0
     min_sync_period_s: float = 0.0
     drain_deadline_s: float = 0.0  # 0: a real server drains for as long as it has connections
+    address_grace_s: float = GRACE_S  # how long NodePorts stay at an address of this host that is gone
 
 
 class Settings(Struct, frozen=True, gc=False):
@@ -94,7 +97,8 @@ class Agent:
         self._on_compiled = on_compiled
         self._on_contested = on_contested
         self._oldest_event_s: float | None = None  # of those that no sync has handled yet
-        self._reconciler = Reconciler(kernel, compiler, self.state, clock)
+        self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
+        self._reconciler = Reconciler(kernel, compiler, self.state, clock, self._surroundings.neighbours.hold)
         self._compare = FullCompare(kernel, self.state, clock)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
 
@@ -118,7 +122,7 @@ class Agent:
         A notification of our own change agrees with the actual rows and costs nothing (law 7).
         """
         if change.other_interfaces:
-            self.compiler.handle_event(HostAddresses(self.kernel.host_addresses()))
+            self._surroundings.read_addresses(now_s)
         rows = self.state.rows
         differs = any(exists != (Address(address) in rows) for address, exists in change.service_addresses.items())
         if self.state.is_adopted and (change.device or differs):
@@ -145,7 +149,8 @@ class Agent:
             return NEVER
         if not self.state.is_adopted:
             return -NEVER
-        return min(self.state.draining.due_s, self._compare.due_s, self._flows.due_s, self._sync_due_s())
+        parts = (self.state.draining, self._compare, self._flows, self._surroundings)
+        return min(*(part.due_s for part in parts), self._sync_due_s())
 
     def _sync_due_s(self) -> float:
         pending = self.state.pending
@@ -184,18 +189,21 @@ class Agent:
         if now_s < self.due_s():
             return []
         if not self.state.is_adopted:
-            return [self._first_sync()]
+            return [self._first_sync(now_s)]
+        if now_s >= self._surroundings.due_s:
+            self.state.pending.enqueue(self._surroundings.run(now_s))
         cleans_flows = now_s >= self._flows.due_s  # of earlier syncs; those of this one wait until traffic is served
         reports = list(self._sync_and_drain(now_s))
         if cleans_flows and (report := self._flows.run_slice(now_s)):
             reports.append(report)
         return reports
 
-    def _first_sync(self) -> SyncReport:
-        self.compiler.handle_event(HostAddresses(self.kernel.host_addresses()))
+    def _first_sync(self, now_s: float) -> SyncReport:
+        self._surroundings.read(now_s)
         warn_if_node_is_missing(self.compiler)
         rows = self._read_kernel()
         self._compare.reschedule(self._timing.sync_period_s, self._clock())
+        self._surroundings.neighbours.adopt(rows)
         report = self._reconciler.first_sync(rows, self._oldest_event_s)
         self._after_sync(report)
         return report
@@ -234,6 +242,7 @@ class Agent:
         """Enqueue the UDP virtual servers whose flows may be stale; then publish what was compiled."""
         self._oldest_event_s = None
         services = [state.name for state in report.states]
+        self._surroundings.after_sync(self.compiler.desired.rows)
         contained("stale flows", self._enqueue_flows, report, services)
         if contested := self.state.drift.pop_contested():
             contained("contested rows", self._on_contested, contested)

@@ -5,7 +5,7 @@ Invariants:
 - A failed row stays pending with backoff while all others are applied, except those that depend on it (law 5).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel
@@ -18,19 +18,26 @@ from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
 
+Hold = Callable[[Iterable[Key], Rows, float], Mapping[Key, float]]
+"""Returns which keys must wait, and until when, given the keys, the actual rows and the time."""
+
 
 class Reconciler:
     """Runs syncs of *kernel*, and records their outcome in *state*.
 
-    *clock* is read only at the end of each phase, for its duration and for the time of its outcome.
+    *clock* is read only at the end of each phase, for its duration and for the time of its outcome.  *hold* returns
+    which of the keys that are about to be planned must wait, and until when.
     """
 
-    def __init__(self, kernel: Kernel, compiler: Compiler, state: ActualState, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, kernel: Kernel, compiler: Compiler, state: ActualState, clock: Callable[[], float], hold: Hold
+    ) -> None:
         self.last_sync_s = -NEVER  # when the last plan was applied
         self._kernel = kernel
         self._compiler = compiler
         self._state = state
         self._clock = clock
+        self._hold = hold
 
     def first_sync(self, kernel_rows: Rows, event_s: float | None) -> SyncReport:
         """Compile every Service, adopt *kernel_rows*, which were just read, and apply the difference.
@@ -45,11 +52,14 @@ class Reconciler:
         compiled_s = self._clock()
         self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
         plan = make_plan(self._compiler.desired.rows, self._state.rows)
+        held = self._hold([step.key for step in plan if step.verb == "add"], self._state.rows, compiled_s)
+        if held:
+            plan = Plan(tuple(step for step in plan if step.key not in held))
         foreign = self._state.foreign_deletes(plan)
         planned_s = self._clock()
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
-        self._state.record_full_sync(plan, failures, applied_s)
+        self._state.record_full_sync(plan, failures, applied_s, held)
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
         return self._report(
             Trigger.FIRST_SYNC,
@@ -76,6 +86,9 @@ class Reconciler:
         compiled_s = self._clock()
         self._state.pending.enqueue(changed)
         due = self._due(compiled_s)
+        if held := self._hold(due, self._state.rows, compiled_s):
+            self._state.pending.defer(held)
+            due = [key for key in due if key not in held]
         plan = append_drained_deletes(self._plan_due(due), drained, self._compiler.desired.rows)
         foreign = self._state.foreign_deletes(plan)
         planned_s = self._clock()

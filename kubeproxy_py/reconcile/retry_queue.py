@@ -25,9 +25,9 @@ WAIT_S = 30.0
 
 
 class RetryState(Struct, frozen=True, gc=False):
-    """A failed row: its consecutive failures, and when it may be tried again (seconds of the caller's clock)."""
+    """A row that waits: its consecutive failures, and when it may be tried again (seconds of the caller's clock)."""
 
-    failures: int
+    failures: int  # 0: it has not been tried
     due_s: float
 
 
@@ -48,9 +48,15 @@ class RetryQueue:
             self._keys[key] = None
             self._retries.pop(key, None)
 
+    def defer(self, until_s: Mapping[Key, float]) -> None:
+        """Make the keys of *until_s* wait until then, without having failed; enqueueing one ends its wait."""
+        for key, due_s in until_s.items():
+            self._keys[key] = None
+            self._retries[key] = RetryState(0, due_s)
+
     @property
     def has_new(self) -> bool:
-        """Whether a key is pending that has not failed since it was enqueued."""
+        """Whether a key is pending that does not wait."""
         return len(self._retries) < len(self._keys)
 
     @property
@@ -61,11 +67,11 @@ class RetryQueue:
     @property
     def failed(self) -> Collection[Key]:
         """The keys that failed and wait."""
-        return self._retries.keys()
+        return [key for key, retry in self._retries.items() if retry.failures]
 
     @property
     def retry_due_s(self) -> float:
-        """When the first failed key may be tried again."""
+        """When the first key that waits may be tried."""
         return min((retry.due_s for retry in self._retries.values()), default=NEVER)
 
     def due(self, now_s: float) -> list[Key]:

@@ -11,6 +11,7 @@ from kubeproxy_py.commands.startup import (
     check_pod_networks,
     desired_host_sysctls,
     ipvs_timeouts,
+    release_api_server,
     set_oom_score,
 )
 from kubeproxy_py.compile.base import CONNTRACK_BUCKETS, CONNTRACK_MAX
@@ -21,8 +22,18 @@ from kubeproxy_py.kernel.ipvs.constants import Timeouts
 from kubeproxy_py.kernel.ipvs.scheduler_probe import PROBE, check_scheduler
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.host import HostInfo
-from kubeproxy_py.model.rows import Rows, Sysctl, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import (
+    IPVS_DEVICE,
+    Address,
+    IpsetEntry,
+    Link,
+    Rows,
+    Sysctl,
+    VirtualServer,
+    VirtualServerSpec,
+)
 from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
+from kubeproxy_py.net import SocketAddress
 
 FORWARD = Sysctl("net/ipv4/ip_forward")
 VS_CONNTRACK = Sysctl("net/ipv4/vs/conntrack")
@@ -191,3 +202,43 @@ def test_the_oom_score_is_written_only_if_it_differs(tmp_path: Path) -> None:
     set_oom_score(-999, path)
     assert path.read_text() == "-999"
     set_oom_score(-999, tmp_path / "none")  # a failure is only logged
+
+
+API_SERVER = SocketAddress("192.168.3.11", 6443)
+HIDING: Rows = {
+    Link(IPVS_DEVICE): None,
+    Address(API_SERVER.address): None,
+    VirtualServer(API_SERVER.address, 6443, "TCP"): VirtualServerSpec(),
+    VirtualServer(API_SERVER.address, 80, "TCP"): VirtualServerSpec(),
+    IpsetEntry("KUBE-EXTERNAL-IP", "192.168.3.11,tcp:6443"): None,
+}
+
+
+def test_api_server_s_address_is_released_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    kernel = MemoryKernel(HIDING)
+    release_api_server(kernel, [API_SERVER])
+    assert [key for key in HIDING if key not in kernel.rows] == [
+        Address(API_SERVER.address),
+        VirtualServer(API_SERVER.address, 6443, "TCP"),
+    ]
+    assert [str(record.values["key"]) for record in caplog.records] == [  # type: ignore[attr-defined]
+        "192.168.3.11",
+        "192.168.3.11:6443/TCP",
+    ]
+
+
+def test_cluster_ip_through_which_the_api_server_is_reached_stays() -> None:
+    entry = IpsetEntry("KUBE-CLUSTER-IP", "192.168.3.11,tcp:6443")
+    kernel = MemoryKernel({**HIDING, entry: None})
+    release_api_server(kernel, [API_SERVER])
+    assert kernel.applied == []
+
+
+def test_kernel_that_cannot_be_read_does_not_stop_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_scope: object) -> Rows:
+        raise KernelError("no netlink")
+
+    kernel = MemoryKernel(HIDING)
+    kernel.read = fail  # type: ignore[method-assign, assignment]
+    release_api_server(kernel, [API_SERVER])
+    assert "no netlink" in str(caplog.records[0].values)  # type: ignore[attr-defined]

@@ -91,6 +91,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "removal-confirm-percent": ("0", 0, "101", "101 is out of range (0 to 100)"),
     "healthz-at-service-addresses": ("true", True, "x", "expected true or false"),
     "keep-foreign-virtual-servers": ("true", True, "x", "expected true or false"),
+    "reserve-node-ports": ("false", False, "x", "expected true or false"),
 }
 WITHOUT_FIELD = {"config", "healthz-port", "metrics-port"}
 BY_NAME = {flag.name: flag for flag in flags.FLAGS}

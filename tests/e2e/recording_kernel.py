@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from kubeproxy_py.kernel import Kernel, Readable, Scope, Snapshot
 from kubeproxy_py.model.flows import Flow
-from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.node import HostAddress, Neighbour
 from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Outcome, Plan, Step
+from kubeproxy_py.net import IP
 
 
 class RecordingKernel:
@@ -45,6 +46,15 @@ class RecordingKernel:
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
         return self._kernel.host_addresses()
+
+    def gateways(self) -> dict[IP, str]:
+        return self._kernel.gateways()
+
+    def solicit(self, targets: Iterable[HostAddress]) -> None:
+        self._kernel.solicit(targets)
+
+    def neighbours(self, interfaces: Collection[str]) -> tuple[Neighbour, ...]:
+        return self._kernel.neighbours(interfaces)
 
     def udp_flows(self, servers: Collection[VirtualServer]) -> Iterator[list[Flow]]:
         return self._kernel.udp_flows(servers)

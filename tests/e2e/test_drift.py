@@ -113,9 +113,7 @@ def test_node_ports_answer_at_once_at_a_new_address_of_the_node(listening: Node)
     with listening.agent.syncing():
         shell(listening.cluster.node_a, "ip address add 172.16.5.20/24 dev eth1")
     assert query(listening.cluster["outside"], "tcp", "172.16.5.20", 30080).name in {"pod-a1", "pod-b1"}
-    with listening.agent.syncing():
-        shell(listening.cluster.node_a, "ip address del 172.16.5.20/24 dev eth1")
-    assert differences(listening.state, kernel_state(listening.cluster.node_a)) == []
+    shell(listening.cluster.node_a, "ip address del 172.16.5.20/24 dev eth1")  # they leave it later: safe/test_i2_*.py
 
 
 FOREIGN = """

@@ -75,7 +75,8 @@ IPSET: Names = {
     9: "LINENO",
 }
 LINK: Names = {3: "IFNAME", 18: ("LINKINFO", {1: "KIND"})}
-ADDRESS: Names = {1: "ADDRESS", 2: "LOCAL"}
+NEIGHBOUR: Names = {1: "DST"}
+ADDRESS: Names = {1: "ADDRESS", 2: "LOCAL", 6: "CACHEINFO (preferred, valid lifetime)"}
 
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
 

@@ -2,12 +2,14 @@
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel.address import adapter as address
+from kubeproxy_py.kernel.address import encode as address
+from kubeproxy_py.kernel.address.neighbours import encode_solicit
 from kubeproxy_py.kernel.ipset import encode as ipset_encode
 from kubeproxy_py.kernel.ipvs import encode as ipvs_encode
 from kubeproxy_py.kernel.ipvs.constants import Timeouts
 from kubeproxy_py.kernel.netlink.messages import NLM_F_REQUEST, split_messages
 from kubeproxy_py.kernel.netlink.socket import Message
+from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     DRAINING,
     FLAG_PERSISTENT,
@@ -24,7 +26,7 @@ from kubeproxy_py.model.rows import (
     VirtualServerSpec,
 )
 from kubeproxy_py.model.steps import Step, Verb
-from tests.wire.annotate import ADDRESS, IPSET, IPVS, LINK, Names
+from tests.wire.annotate import ADDRESS, IPSET, IPVS, LINK, NEIGHBOUR, Names
 
 
 class Sample(Struct, frozen=True):
@@ -68,6 +70,10 @@ def _link(title: str, verb: Verb) -> Sample:
 
 def _address(title: str, verb: Verb, ip: str) -> Sample:
     return _rtnetlink(title, address.encode_address(Step(verb, Address(ip)), INDEX, {}), 8, ADDRESS)
+
+
+def _solicit(title: str, ip: str) -> Sample:
+    return _rtnetlink(title, encode_solicit(HostAddress("eth0", ip), INDEX), 12, NEIGHBOUR)
 
 
 def _entries(*entries: str) -> bytes:
@@ -116,5 +122,8 @@ FILES: dict[str, list[Sample]] = {
         _address("add an IPv6 address to it", "add", "fd00:96::10"),
         _address("remove an address from it", "delete", "10.96.0.10"),
         _address("remove an IPv6 address from it", "delete", "fd00:96::10"),
+        _address("deprecate an IPv6 address of another program", "update", "fd00:96::10"),
+        _solicit("ask which neighbour has an address", "192.168.3.11"),
+        _solicit("ask which neighbour has an IPv6 address", "fd00:3::11"),
     ],
 }

@@ -5,41 +5,36 @@ Invariants:
 - Adding what exists and deleting what does not exist succeeds.  Any device of the name is used, even if another
   program created it.
 - When ``apply`` returns, packets to an added address are delivered to this host.
+- The kernel never selects an IPv6 address that was added here as the source of a packet (encode.py).
+- IPv6 is switched on for the device if it is off for new interfaces (ipv6_switch.py).
 
 Source: net/ipv6/addrconf.c, and the headers named in rtnetlink.py.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
-from functools import cached_property, lru_cache, partial
+from errno import EACCES, EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
+from functools import cached_property, partial
 from socket import inet_ntop, inet_pton
 from struct import Struct
 from time import sleep
 
 from kubeproxy_py.kernel import LINK, Scope, Snapshot, snapshot_of
+from kubeproxy_py.kernel.address.encode import encode_address, encode_link
+from kubeproxy_py.kernel.address.ipv6_switch import enable_ipv6
 from kubeproxy_py.kernel.address.rtnetlink import (
-    ADDRESS_HEADER,
     HOST_PREFIX,
-    IFA_F_NODAD,
+    IFA_F_DEPRECATED,
     IFADDRMSG,
     IFADDRMSG_INDEX_OFFSET,
     IFINFOMSG,
     IFLA_EXT_MASK,
     IFLA_IFNAME,
-    IFLA_INFO_KIND,
-    IFLA_LINKINFO,
-    LOCAL_HEADER,
     RT_SCOPE_LINK,
-    RT_SCOPE_UNIVERSE,
     RTA_DST,
     RTEXT_FILTER_SKIP_STATS,
-    RTM_DELADDR,
-    RTM_DELLINK,
     RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETROUTE,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
     RTMSG,
     RTMSG_TYPE,
     RTN_LOCAL,
@@ -47,20 +42,11 @@ from kubeproxy_py.kernel.address.rtnetlink import (
 )
 from kubeproxy_py.kernel.dispatch import group_steps, row_kind
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.netlink.attributes import attribute, nested, parse_attributes, read_string, string, u32
-from kubeproxy_py.kernel.netlink.families import AF_INET6, AF_UNSPEC, family_number
-from kubeproxy_py.kernel.netlink.messages import message_header
-from kubeproxy_py.kernel.netlink.socket import (
-    NETLINK_ROUTE,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    Message,
-    NetlinkError,
-    Socket,
-    message,
-)
+from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_string, string, u32
+from kubeproxy_py.kernel.netlink.families import AF_INET6, AF_UNSPEC
+from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, NetlinkError, Socket, message
 from kubeproxy_py.model.node import HostAddress
-from kubeproxy_py.model.rows import IPVS_DEVICE, Address, Link, Rows
+from kubeproxy_py.model.rows import IPVS_DEVICE, PREFERRED, Address, Link, Rows
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import IP
 
@@ -114,9 +100,9 @@ class AddressAdapter:
         """Return the rows of the device and its addresses; also record foreign prefix lengths."""
         rows: Rows = {Link(IPVS_DEVICE): None}
         self._foreign_prefixes.clear()
-        for family, prefix, scope_number, _, address in _parse_addresses(bodies):
+        for family, prefix, flags, scope_number, _, address in _parse_addresses(bodies):
             if not _is_automatic(family, scope_number, address):
-                rows[Address(address)] = None
+                rows[Address(address)] = PREFERRED if family == AF_INET6 and not flags & IFA_F_DEPRECATED else None
                 if prefix != HOST_PREFIX[family]:
                     self._foreign_prefixes[address] = prefix
         return rows
@@ -132,7 +118,7 @@ class AddressAdapter:
         """Return all addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
         names = self._interface_names()
         parsed = _parse_addresses(self._dump_addresses())
-        named = ((names.get(index), address, prefix) for _, prefix, _, index, address in parsed)
+        named = ((names.get(index), address, prefix) for _, prefix, _, _, index, address in parsed)
         return tuple(sorted(HostAddress(name, address, prefix) for name, address, prefix in named if name))
 
     def close(self) -> None:
@@ -156,9 +142,22 @@ class AddressAdapter:
                 no_device = NetlinkError(ENODEV, f"the device {IPVS_DEVICE} does not exist")
                 return _failures(steps, dict.fromkeys(range(len(steps)), no_device))
             errors = self._send_addresses(steps, self._device)
-        failures = _failures(steps, errors)
+        failures = self._retry_with_ipv6_enabled(_failures(steps, errors))
         self._wait_until_local(_added_ipv6(steps) - _added_ipv6(failure.step for failure in failures))
         return failures
+
+    def _retry_with_ipv6_enabled(self, failures: list[StepFailure]) -> list[StepFailure]:
+        """Enable IPv6 on the device if it is why some of *failures* failed; try these again and return what is left.
+
+        The kernel refuses an IPv6 address with EACCES where the interface has IPv6 switched off.
+        """
+        refused = [failure.step for failure in failures if _needs_ipv6(failure)]
+        if not refused:
+            return failures
+        others = [failure for failure in failures if not _needs_ipv6(failure)]
+        if problem := enable_ipv6():
+            return [*others, *(StepFailure(step, EACCES, problem) for step in refused)]
+        return [*others, *_failures(refused, self._send_addresses(refused, self._device))]
 
     def _send_addresses(self, steps: Sequence[Step], device: int) -> dict[int, NetlinkError]:
         """Apply Address *steps* on the interface *device*; return the errors by index."""
@@ -223,57 +222,16 @@ class AddressAdapter:
         return self._netlink.dump(message(RTM_GETADDR, 0, IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0)))
 
 
-def _parse_addresses(bodies: Iterable[bytes]) -> Iterator[tuple[int, int, int, int, IP]]:
-    """Yield (family, prefix length, scope, interface index, address) of every IP address."""
+def _parse_addresses(bodies: Iterable[bytes]) -> Iterator[tuple[int, int, int, int, int, IP]]:
+    """Yield (family, prefix length, flags, scope, interface index, address) of every IP address."""
     for body in bodies:
-        family, prefix, _, scope, index = IFADDRMSG.unpack_from(body)
+        family, prefix, flags, scope, index = IFADDRMSG.unpack_from(body)
         if family in HOST_PREFIX:
-            yield family, prefix, scope, index, inet_ntop(family, local_address(family, body))
+            yield family, prefix, flags, scope, index, inet_ntop(family, local_address(family, body))
 
 
-def encode_link(step: Step) -> Message:
-    """Return the message that adds or deletes the dummy device of *step*; new devices are down."""
-    assert isinstance(step.key, Link)
-    body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + string(IFLA_IFNAME, step.key.name)
-    if step.verb == "delete":
-        return message(RTM_DELLINK, 0, body)
-    link_info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"dummy"))
-    return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + link_info)
-
-
-def encode_address(step: Step, index: int, foreign_prefixes: Mapping[IP, int]) -> Message:
-    """Return the message that adds or deletes the address of *step* on interface *index*.
-
-    Addresses are added with the prefix length of a single address and global scope.  *foreign_prefixes* has the prefix
-    length of each address that was added with another one.
-
-    For IPv6, duplicate address detection is disabled.  A dummy device has no neighbours and would not do it, but the
-    kernel finds that out a moment later, and until then the address is tentative and cannot be used (seen on 6.1).
-    """
-    assert isinstance(step.key, Address)
-    address = step.key.address
-    family = family_number(address)
-    packed = inet_pton(family, address)
-    prefix = HOST_PREFIX[family]
-    if step.verb == "delete":
-        return _delete_template(family, foreign_prefixes.get(address, prefix), index) + packed
-    return _add_template(family, index) + packed + ADDRESS_HEADER[family] + packed
-
-
-@lru_cache(maxsize=64)
-def _delete_template(family: int, prefix: int, index: int) -> bytes:
-    """Return a delete message up to the packed address."""
-    body = IFADDRMSG.pack(family, prefix, 0, RT_SCOPE_UNIVERSE, index) + LOCAL_HEADER[family]
-    return message_header(RTM_DELADDR, 0, len(body) + HOST_PREFIX[family] // 8) + body
-
-
-@lru_cache(maxsize=64)
-def _add_template(family: int, index: int) -> bytes:
-    """Return an add message up to the packed address, which occurs twice: as IFA_LOCAL and as IFA_ADDRESS."""
-    flags = IFA_F_NODAD if family == AF_INET6 else 0
-    body = IFADDRMSG.pack(family, HOST_PREFIX[family], flags, RT_SCOPE_UNIVERSE, index) + LOCAL_HEADER[family]
-    size = len(body) + len(ADDRESS_HEADER[family]) + 2 * HOST_PREFIX[family] // 8
-    return message_header(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, size) + body
+def _needs_ipv6(failure: StepFailure) -> bool:
+    return failure.errno == EACCES and ":" in str(failure.step.key)
 
 
 def _added_ipv6(steps: Iterable[Step]) -> set[IP]:

@@ -13,6 +13,7 @@ from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_GETROUTE = 26
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 
 IFINFOMSG = Struct("=BxHiII")  # family, type, index, flags, change mask
 IFADDRMSG = Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -23,10 +24,13 @@ RTMSG_TYPE = 7  # field number of the type
 IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_EXT_MASK = 3, 10, 18, 29
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 1 << 3
-IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO = 1, 2, 6
 IFA_F_NODAD = 0x02  # no duplicate address detection
+IFA_F_DEPRECATED = 0x20  # the preferred lifetime is over
+CACHEINFO = Struct("=IIII")  # preferred and valid lifetime in seconds, created, updated
+LIFETIME_INFINITE = 0xFFFFFFFF
 RTA_DST = 1
-RTN_LOCAL = 2
+RTN_UNICAST, RTN_LOCAL = 1, 2
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 
 HOST_PREFIX: dict[int, int] = {AF_INET: 32, AF_INET6: 128}

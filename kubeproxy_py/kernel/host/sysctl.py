@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from errno import EACCES, EINVAL, ENOENT, EPERM, EROFS
 from pathlib import Path
 
+from msgspec import Struct
+
 from kubeproxy_py.kernel import SYSCTLS, Scope
 from kubeproxy_py.kernel.errors import errno_text
 from kubeproxy_py.model.rows import Rows, Sysctl
@@ -56,24 +58,45 @@ class SysctlAdapter:
         """Do nothing; no file is kept open."""
 
     def _value(self, path: str) -> str | None:
-        try:
-            return self._file(path).read_text().strip()
-        except OSError:
-            return None
+        return read_sysctl(path, root=self._root)
 
     def _write(self, step: Step) -> StepFailure | None:
-        path, value = str(step.key), str(step.spec)
-        try:
-            # Without O_CREAT: /proc and /sys do not allow it, and a test's folder in their place must behave the same.
-            with os.fdopen(os.open(self._file(path), os.O_WRONLY), "w") as file:
-                file.write(value)
-        except OSError as error:
-            errno = error.errno or EINVAL
-            return StepFailure(step, errno, _error_text(path, value, errno))
+        failure = write_sysctl(str(step.key), str(step.spec), root=self._root)
+        return StepFailure(step, failure.errno, failure.text) if failure else None
+
+
+class WriteFailure(Struct, frozen=True, gc=False):
+    """Why a sysctl could not be set, with the remedy."""
+
+    errno: int
+    text: str
+
+
+def read_sysctl(path: str, *, root: Path = Path("/")) -> str | None:
+    """Return the value of the sysctl at *path* without surrounding white space; None if it cannot be read.
+
+    *path* is as in a Sysctl row, and *root* the folder that contains the host's proc and sys.
+    """
+    try:
+        return _file(path, root).read_text().strip()
+    except OSError:
         return None
 
-    def _file(self, path: str) -> Path:
-        return self._root / (path.lstrip("/") if path.startswith("/") else f"proc/sys/{path}")
+
+def write_sysctl(path: str, value: str, *, root: Path = Path("/")) -> WriteFailure | None:
+    """Set the sysctl at *path* to *value*, and return why that failed."""
+    try:
+        # Without O_CREAT: /proc and /sys do not allow it, and a test's folder in their place must behave the same.
+        with os.fdopen(os.open(_file(path, root), os.O_WRONLY | os.O_TRUNC), "w") as file:
+            file.write(value)
+    except OSError as error:
+        errno = error.errno or EINVAL
+        return WriteFailure(errno, _error_text(path, value, errno))
+    return None
+
+
+def _file(path: str, root: Path) -> Path:
+    return root / (path.lstrip("/") if path.startswith("/") else f"proc/sys/{path}")
 
 
 def _error_text(path: str, value: str, errno: int) -> str:

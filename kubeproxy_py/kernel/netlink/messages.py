@@ -19,6 +19,7 @@ from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
 NLM_F_DUMP_INTR = 0x10  # what is being listed changed meanwhile
+NLM_F_REPLACE = 0x100  # of what exists already
 NLM_F_EXCL = 0x200
 NLM_F_DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
 NLM_F_CREATE = 0x400

@@ -62,6 +62,7 @@ NETLINK_GENERIC = 16
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
@@ -139,6 +140,10 @@ class Socket:
             if not interrupted:
                 return replies
         raise KernelError(f"a netlink listing changed {_DUMP_TRIES} times while it was read", errno=EINTR)
+
+    def request_filtering(self) -> None:
+        """Have ``dump`` return only what the request describes; kernels before 4.20 return everything."""
+        _try_option(self._socket, _SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
 
     def close(self) -> None:
         """Close the socket."""

@@ -137,21 +137,30 @@ class Connection:
         authorization: Returns the value of the Authorization header for each request ("": none); may read files.
         user_agent: The User-Agent header.
         metrics: Counts the requests.
+        on_connected: Called with a socket of each request that got a response.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root of a request
         self,
         server: str,
         pool: urllib3.PoolManager,
         authorization: Callable[[], str],
         user_agent: str,
         metrics: ClientMetrics = NULL_CLIENT_METRICS,
+        *,
+        on_connected: Callable[[socket.socket], None] = lambda _socket: None,
     ) -> None:
         self._server = server
         self._pool = pool
         self._authorization = authorization
         self._user_agent = user_agent
         self._metrics = metrics
+        self._on_connected = on_connected
+
+    @property
+    def url(self) -> str:
+        """The URL of the server."""
+        return self._server
 
     @property
     def host(self) -> str:
@@ -190,6 +199,7 @@ class Connection:
                 preload_content=False,
             )
             code = str(response.status)
+            _call_with_socket(self._on_connected, response)
         except SourceError as error:
             raise TransportError(Problem(self._server, "credentials", error.message, error.hint)) from error
         except (HTTPError, OSError) as error:
@@ -214,3 +224,11 @@ class Connection:
     def close(self) -> None:
         """Close all idle connections."""
         self._pool.clear()
+
+
+def _call_with_socket(on_connected: Callable[[socket.socket], None], response: Any) -> None:
+    """Call *on_connected* with a duplicate of the socket of *response*, unless that is closed already."""
+    with suppress(OSError, ValueError, AttributeError):  # as in Response.abort
+        duplicate = socket.socket(fileno=os.dup(response.fileno()))
+        with duplicate:
+            on_connected(duplicate)

@@ -10,6 +10,7 @@ rotated token there.
 
 import logging
 import random
+import socket
 import ssl
 import threading
 import traceback
@@ -23,11 +24,12 @@ from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.net import IP
+from kubeproxy_py.net import IP, SocketAddress
 from kubeproxy_py.sources import EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
+from kubeproxy_py.sources.kubernetes.api_server_addresses import ApiServerAddresses, addresses_of, peer_of
 from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS, Connection
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
 from kubeproxy_py.sources.kubernetes.listing import Doubt
@@ -77,7 +79,9 @@ class KubeSource:
         metrics: ClientMetrics = NULL_CLIENT_METRICS,
         caution: Caution = Caution(),  # noqa: B008 - frozen
     ) -> None:
-        self.api = ApiConnection(lambda: connect(kubeconfig, master, metrics))
+        self.api = ApiConnection(lambda: connect(kubeconfig, master, metrics, self._on_connected))
+        self._servers: ApiServerAddresses | None = None
+        self._resolved: tuple[SocketAddress, ...] | None = None
         self._metrics = metrics
         self._resources = (SERVICES, SLICES, node_resource(node_name))
         self._caution = caution
@@ -95,6 +99,8 @@ class KubeSource:
                 if not self._stopped:
                     emit(*events)
 
+        self._servers = ApiServerAddresses(emit_unless_stopped)
+        self._servers.add(self.server_addresses())
         for resource in self._resources:
             list_watch = ListWatch(resource, random.random, self._guard(resource))
             thread = WatchThread(list_watch, self.api, emit_unless_stopped, self._metrics, self._caution.on_doubt)
@@ -112,6 +118,17 @@ class KubeSource:
         """Return the events of the initial lists; see Source."""
         return read_initial_snapshot(self, timeout_s, on_problem)
 
+    def server_addresses(self) -> tuple[SocketAddress, ...]:
+        """Return the addresses of the API server that its URL names; resolved once.  Raises SourceError; see start."""
+        if self._resolved is None:
+            self._resolved = addresses_of(self.api.current().url)
+        return self._resolved
+
+    def _on_connected(self, connected: socket.socket) -> None:
+        """Remember the peer, before what it sent is emitted."""
+        if self._servers:
+            self._servers.add(peer_of(connected))
+
     def stop(self) -> None:
         """Stop the watches; nothing is emitted afterwards."""
         with self._lock:
@@ -124,7 +141,12 @@ class KubeSource:
         self.api.close()
 
 
-def connect(kubeconfig: str | None, master: str | None, metrics: ClientMetrics = NULL_CLIENT_METRICS) -> Connection:
+def connect(
+    kubeconfig: str | None,
+    master: str | None,
+    metrics: ClientMetrics = NULL_CLIENT_METRICS,
+    on_connected: Callable[[socket.socket], None] = lambda _socket: None,
+) -> Connection:
     """Return a connection as configured.  Raises SourceError if the configuration cannot be used."""
     # Imported here: a quarter of a second and 44 MiB, only for agents that use an API server.
     import urllib3
@@ -156,7 +178,8 @@ def connect(kubeconfig: str | None, master: str | None, metrics: ClientMetrics =
         return _read_token(token_file) if token_file else _authorization(configuration)
 
     metrics.pool_created()
-    return Connection(configuration.host.rstrip("/"), pool, authorization, f"kubeproxy-py/{__version__}", metrics)
+    server, user_agent = configuration.host.rstrip("/"), f"kubeproxy-py/{__version__}"
+    return Connection(server, pool, authorization, user_agent, metrics, on_connected=on_connected)
 
 
 def _load_kubeconfig(path: str, configuration: Any) -> str:
