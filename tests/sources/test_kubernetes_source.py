@@ -40,6 +40,7 @@ from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 from tests.sources.conftest import PATIENCE_S, EventLog, wait_until
 from tests.sources.test_apiserver import Json, service
+from tests.unreadable import UNREADABLE, as_nobody, make_unreadable
 
 SECRET = "s3cr3t-token"
 PROBE = re.compile("timeoutSeconds=1(&|$)")
@@ -571,7 +572,7 @@ def test_stop_ends_the_threads_and_nothing_is_emitted_after_it(
     before = time.monotonic()
     source.stop()
     took_s = time.monotonic() - before
-    assert not [thread for thread in source._threads if thread._thread.is_alive()]
+    assert not [thread for thread in source._threads if thread._thread and thread._thread.is_alive()]
     event_log.events.clear()
     server.apply(service("late"))
     time.sleep(0.1)
@@ -823,13 +824,51 @@ def test_invalid_kubeconfig_is_an_error_that_names_the_field(tmp_path: Path, tex
         KubeSource(str(path), None, "node-a").start(ignore_events)
 
 
-@pytest.mark.parametrize("field", ["certificate-authority", "client-certificate", "client-key", "tokenFile"])
-def test_missing_file_of_a_kubeconfig_is_an_error(server: ApiServer, tmp_path: Path, field: str) -> None:
-    part = {field: "/none"}
+FILE_FIELDS = ["certificate-authority", "client-certificate", "client-key", "tokenFile"]
+
+
+def kubeconfig_with_file(folder: Path, server: ApiServer, field: str, file: str) -> str:
+    """Write a kubeconfig whose *field* names *file*, and return its path."""
+    part = {field: file}
     in_cluster = field == "certificate-authority"
-    path = kubeconfig(tmp_path, server, {} if in_cluster else part, part if in_cluster else {})
-    with pytest.raises(SourceError, match=f"{field}: file /none does not exist"):
+    return kubeconfig(folder, server, {} if in_cluster else part, part if in_cluster else {})
+
+
+@pytest.mark.parametrize("field", FILE_FIELDS)
+def test_missing_file_of_a_kubeconfig_is_an_error(server: ApiServer, tmp_path: Path, field: str) -> None:
+    path = kubeconfig_with_file(tmp_path, server, field, "/none")
+    with pytest.raises(SourceError, match=f"{field}: /none: No such file or directory .*mounted"):
         KubeSource(path, None, "node-a").start(ignore_events)
+
+
+@pytest.mark.parametrize("field", FILE_FIELDS)
+@pytest.mark.parametrize(("kind", "message"), UNREADABLE.items())
+def test_file_of_a_kubeconfig_that_cannot_be_read_is_an_error_with_a_hint(
+    server: ApiServer, tmp_path: Path, field: str, kind: str, message: str
+) -> None:
+    path = kubeconfig_with_file(tmp_path, server, field, str(make_unreadable(tmp_path, kind)))
+    with as_nobody(tmp_path), pytest.raises(SourceError, match=rf"{field}: .*: {message}"):
+        KubeSource(path, None, "node-a").start(ignore_events)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"), [*((name, "is not PEM") for name in FILE_FIELDS[:3]), ("tokenFile", "has char")]
+)
+def test_file_of_a_kubeconfig_with_other_content_is_an_error_without_the_content(
+    server: ApiServer, tmp_path: Path, field: str, message: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"\xff\xfe" + SECRET.encode())
+    path = kubeconfig_with_file(tmp_path, server, field, "file")
+    with pytest.raises(SourceError, match=rf"{field}: file: {message}") as raised:
+        KubeSource(path, None, "node-a").start(ignore_events)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(("kind", "message"), UNREADABLE.items())
+def test_kubeconfig_that_cannot_be_read_is_an_error_with_a_hint(tmp_path: Path, kind: str, message: str) -> None:
+    path = make_unreadable(tmp_path, kind)
+    with as_nobody(tmp_path), pytest.raises(SourceError, match=rf"kubeconfig .*: {message}"):
+        KubeSource(str(path), None, "node-a").start(ignore_events)
 
 
 def test_missing_kubeconfig_is_an_error(tmp_path: Path) -> None:

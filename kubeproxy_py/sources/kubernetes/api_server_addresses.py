@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from queue import Empty, Queue
 from urllib.parse import urlsplit
 
+from kubeproxy_py import threads
 from kubeproxy_py.model.events import TakenAddresses
 from kubeproxy_py.net import SocketAddress
 
@@ -50,8 +51,7 @@ def addresses_of(url: str, timeout_s: float = _RESOLVE_TIMEOUT_S) -> tuple[Socke
         return ()
     answers: Queue[tuple[SocketAddress, ...]] = Queue()
     # In a thread, because the resolver's own timeout may be half a minute; a literal address needs no resolver.
-    lookup = threading.Thread(target=lambda: answers.put(_resolve(parts.hostname or "", port)), daemon=True)
-    lookup.start()
+    threads.start_task("resolve the API server's name", lambda: answers.put(_resolve(parts.hostname or "", port)))
     try:
         return answers.get(timeout=timeout_s)
     except Empty:
