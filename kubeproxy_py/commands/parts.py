@@ -165,7 +165,8 @@ def _manifest_source(
     """Return the directory of manifests; there is no API server to post events to."""
     from kubeproxy_py.sources.manifests.source import ManifestSource
 
-    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=bool(served)), Announcer()
+    confirm_empty = bool(served) and loaded.agent.removal_confirm_percent > 0
+    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=confirm_empty), Announcer()
 
 
 def _kubernetes_source(
