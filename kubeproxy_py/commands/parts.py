@@ -172,7 +172,8 @@ def _manifest_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics, se
     """Return the directory of manifests."""
     from kubeproxy_py.sources.manifests.source import ManifestSource
 
-    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=bool(served))
+    confirm_empty = bool(served) and loaded.agent.removal_confirm_percent > 0
+    return ManifestSource(loaded.agent.manifests, node, metrics, confirm_empty=confirm_empty)
 
 
 def _kubernetes_source(

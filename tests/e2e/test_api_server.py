@@ -152,12 +152,12 @@ def test_compacted_history_leads_to_a_new_list(cluster: Cluster, control_plane: 
 
 def test_rotated_token_is_used_from_the_next_request(cluster: Cluster, control_plane: ControlPlane) -> None:
     with synced_agent(cluster, control_plane) as agent:
-        control_plane.set_token("second")
+        control_plane.set_token("rotated-token")
         control_plane.server.close_connections()
         with agent.syncing(EVENT):
             control_plane.apply(endpoint_slice("web", ["pod-b2"]))
         assert responders(cluster) == {"pod-b2"}
-        assert not [line for line in agent.lines() if "second" in line or "first\\n" in line]
+        assert not [line for line in agent.lines() if "rotated-token" in line or "first\\n" in line]
 
 
 def test_restart_with_the_same_objects_changes_nothing(cluster: Cluster, control_plane: ControlPlane) -> None:

@@ -58,7 +58,8 @@ def service_on_node(name: str, number: int) -> list[Object]:
 
 @contextmanager
 def synced_agent(cluster: Cluster, control_plane: ControlPlane) -> Iterator[Agent]:
-    with Agent(cluster, control_plane) as agent:
+    # The Services of an earlier test are not listed any more, for which a list would be doubted, with an Event.
+    with Agent(cluster, control_plane, "--removal-confirm-percent=0") as agent:
         agent.wait_synced()
         yield agent
 
