@@ -79,7 +79,7 @@ def build_app(
     node = platform.host.node_name
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
     rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)
-    agent = make_agent(loaded, parts, log_problem, rivals.on_contested)
+    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed)
     reloader = Reloader(current, agent, platform.host, notifier)
     commands = platform.iptables_commands
     facts = HostFactsReader(commands)

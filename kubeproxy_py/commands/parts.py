@@ -204,7 +204,7 @@ def make_agent(
     loaded: LoadedConfig,
     parts: Parts,
     on_problem: Callable[[Problem], None],
-    on_contested: Callable[[Collection[Key]], None] = lambda _keys: None,
+    on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
 ) -> Agent:
     """Return the agent of *parts*.
 
@@ -212,7 +212,7 @@ def make_agent(
         loaded: The configuration.
         parts: The other parts.
         on_problem: Called with each rejected object.
-        on_contested: Called with rows that drift again each time after they were repaired.
+        on_disputed: Called with rows that drift again each time after they were repaired.
     """
     return Agent(
         parts.kernel,
@@ -223,7 +223,7 @@ def make_agent(
         timing=_timing(loaded),
         on_problem=on_problem,
         on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish),
-        on_contested=on_contested,
+        on_disputed=on_disputed,
     )
 
 

@@ -20,7 +20,7 @@ from kubeproxy_py.model.rows import Key
 from kubeproxy_py.plan.rivals import QUESTIONS, Facts, ProxyProcess, find_rivals, service_proxy
 
 RECHECK_S = 60.0
-CONTEST_PERIOD_S = 600.0  # between two messages about contested rows
+DISPUTE_PERIOD_S = 600.0  # between two messages about disputed rows
 _GAUGE = "kubeproxy_ipvs_other_service_proxies"
 
 log = logging.getLogger(__name__)
@@ -60,18 +60,18 @@ class RivalWatch:
         while self.look():
             sleep(RECHECK_S)
 
-    def on_contested(self, keys: Iterable[Key]) -> None:
+    def on_disputed(self, keys: Iterable[Key]) -> None:
         """Tell of rows that drifted again and again, and who may be the cause; in the loop's thread, does not wait."""
         now_s = self._clock()
         if now_s >= self._contest_due_s:
-            self._contest_due_s = now_s + CONTEST_PERIOD_S
-            contested = tuple(f"{type(key).__name__} {key}" for key in keys)
-            threads.start_task("look for other proxies", lambda: self._look_once(contested))
+            self._contest_due_s = now_s + DISPUTE_PERIOD_S
+            disputed = tuple(f"{type(key).__name__} {key}" for key in keys)
+            threads.start_task("look for other proxies", lambda: self._look_once(disputed))
 
-    def look(self, contested: tuple[str, ...] = ()) -> bool:
+    def look(self, disputed: tuple[str, ...] = ()) -> bool:
         """Look once, tell what is new, and return whether there is another service proxy."""
         with self._lock:
-            findings = find_rivals(self._facts(contested))
+            findings = find_rivals(self._facts(disputed))
             for finding in findings:
                 if finding not in self._told:
                     self._tell(finding)
@@ -82,19 +82,19 @@ class RivalWatch:
             self._registry.set(_GAUGE, len(rivals))
             return bool(rivals)
 
-    def _look_once(self, contested: tuple[str, ...]) -> None:
+    def _look_once(self, disputed: tuple[str, ...]) -> None:
         watched = bool(self._told)
-        if self.look(contested) and not watched:
+        if self.look(disputed) and not watched:
             self.watch()
 
-    def _facts(self, contested: tuple[str, ...]) -> Facts:
+    def _facts(self, disputed: tuple[str, ...]) -> Facts:
         found = tuple(
             ProxyProcess(pid, program)
             for pid, words in processes()
             if (program := service_proxy(words)) and is_in_our_network(pid)
         )
         answers = ((port, get_local(port, path)) for port, path in QUESTIONS.items() if not self._is_ours(port))
-        return Facts(found, tuple((port, answer) for port, answer in answers if answer), contested)
+        return Facts(found, tuple((port, answer) for port, answer in answers if answer), disputed)
 
     def _tell(self, finding: Finding) -> None:
         details = values(reason=finding.reason, subject=finding.subject, hint=finding.hint)

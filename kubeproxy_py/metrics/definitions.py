@@ -319,7 +319,7 @@ OURS: tuple[Metric, ...] = (
         "Number of other service proxies that were found on this node when it was looked for them last.",
     ),
     _counter(
-        "kubeproxy_ipvs_contested_rows_total",
+        "kubeproxy_ipvs_disputed_rows_total",
         "Number of times a kernel object had drifted three times in a row, each time after it was repaired.",
     ),
 )

@@ -174,5 +174,5 @@ class SyncMetrics:
         yield metric_family("kubeproxy_ipvs_draining_real_servers", [((), status.draining)])
         refusals = [((reason,), status.refusals.get(reason, 0)) for reason in REASONS]
         yield metric_family("kubeproxy_ipvs_refusals", refusals)
-        yield metric_family("kubeproxy_ipvs_contested_rows_total", [((), status.contested)])
+        yield metric_family("kubeproxy_ipvs_disputed_rows_total", [((), status.disputed)])
         yield metric_family("kubeproxy_ipvs_uncompiled_objects", [((), status.uncompiled)])

@@ -37,7 +37,7 @@ class Facts(Struct, frozen=True, gc=False):
 
     processes: tuple[ProxyProcess, ...] = ()  # in our network namespace, without ourselves
     answers: tuple[tuple[int, str], ...] = ()  # (port, answer) of QUESTIONS, from others than ourselves
-    contested: tuple[str, ...] = ()  # rows that were changed again each time after they were repaired
+    disputed: tuple[str, ...] = ()  # rows that were changed again each time after they were repaired
 
 
 def service_proxy(words: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def find_rivals(facts: Facts) -> tuple[Finding, ...]:
         for process in facts.processes
     ]
     named = processes or [finding for port, answer in facts.answers if (finding := _finding_at(port, answer))]
-    return (*named, *_contest(facts.contested, [finding.subject for finding in named]))
+    return (*named, *_dispute(facts.disputed, [finding.subject for finding in named]))
 
 
 def _finding_at(port: int, answer: str) -> Finding | None:
@@ -85,7 +85,7 @@ def _finding_at(port: int, answer: str) -> Finding | None:
     return Finding("AnotherServiceProxy", subject, _ONE_PROXY, _HINT)
 
 
-def _contest(rows: Sequence[str], suspects: Iterable[str]) -> list[Finding]:
+def _dispute(rows: Sequence[str], suspects: Iterable[str]) -> list[Finding]:
     if not rows:
         return []
     others = len(rows) - _ROWS_NAMED

@@ -69,7 +69,7 @@ class Agent:
         timing: Periods and limits.
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
-        on_contested: Called with rows that drift again each time after they were repaired.
+        on_disputed: Called with rows that drift again each time after they were repaired.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root of the sync
@@ -83,7 +83,7 @@ class Agent:
         timing: Timing = Timing(),  # noqa: B008 - frozen
         on_problem: Callable[[Problem], None] = lambda _problem: None,
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
-        on_contested: Callable[[Collection[Key]], None] = lambda _keys: None,
+        on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -95,7 +95,7 @@ class Agent:
         self._timing = timing
         self._on_problem = on_problem
         self._on_compiled = on_compiled
-        self._on_contested = on_contested
+        self._on_disputed = on_disputed
         self._oldest_event_s: float | None = None  # of those that no sync has handled yet
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
         self._reconciler = Reconciler(kernel, compiler, self.state, clock, self._surroundings.neighbours.hold)
@@ -175,7 +175,7 @@ class Agent:
             len(state.unread.errors),
             stuck_families(state.pending.failed),
             self.compiler.refusals.counts(),
-            state.drift.contested,
+            state.drift.disputed,
             len(self.compiler.failed),
             unprotected_families(state.pending.keys, state.rows) if state.is_adopted else frozenset(FAMILIES),
             is_waiting=bool(self.awaited),
@@ -244,8 +244,8 @@ class Agent:
         services = [state.name for state in report.states]
         self._surroundings.after_sync(self.compiler.desired.rows)
         contained("stale flows", self._enqueue_flows, report, services)
-        if contested := self.state.drift.pop_contested():
-            contained("contested rows", self._on_contested, contested)
+        if disputed := self.state.drift.pop_disputed():
+            contained("disputed rows", self._on_disputed, disputed)
         contained("compiled Services", self._on_compiled, services)  # last: warnings must not delay serving
 
     def _enqueue_flows(self, report: SyncReport, services: Collection[ServiceName]) -> None:

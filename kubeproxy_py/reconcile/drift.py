@@ -25,8 +25,8 @@ class ScopeDiff(Struct, frozen=True, gc=False):
         return changed + [key for key in self.known if key not in found and key in actual]
 
 
-CONTESTED_TIMES = 3
-CONTESTED_WINDOW_S = 600.0  # a row that has not drifted for so long begins anew
+DISPUTED_TIMES = 3
+DISPUTED_WINDOW_S = 600.0  # a row that has not drifted for so long begins anew
 _TRACKED_MAX = 10_000  # rows
 
 
@@ -39,10 +39,10 @@ class Drift:
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
-        self.contested = 0  # times that a row became contested
+        self.disputed = 0  # times that a row became disputed
         self._unrepaired: set[Key] = set()
         self._times: dict[Key, tuple[int, float]] = {}  # how often each row drifted in a row, and when last
-        self._contested: dict[Key, None] = {}  # since pop_contested was called last
+        self._disputed: dict[Key, None] = {}  # since pop_disputed was called last
 
     def record(self, keys: Iterable[Key], now_s: float) -> None:
         """Record that *keys* were found to have drifted at *now_s*."""
@@ -51,21 +51,21 @@ class Drift:
         self._record_times(drifted.keys() - self._unrepaired, now_s)
         self._unrepaired |= drifted.keys()
 
-    def pop_contested(self) -> list[Key]:
-        """Return the rows that since the last call drifted for the CONTESTED_TIMES-th time in a row."""
-        contested, self._contested = list(self._contested), {}
-        return contested
+    def pop_disputed(self) -> list[Key]:
+        """Return the rows that since the last call drifted for the DISPUTED_TIMES-th time in a row."""
+        disputed, self._disputed = list(self._disputed), {}
+        return disputed
 
     def _record_times(self, keys: Iterable[Key], now_s: float) -> None:
         if len(self._times) >= _TRACKED_MAX:
-            recent = (item for item in self._times.items() if now_s - item[1][1] < CONTESTED_WINDOW_S)
+            recent = (item for item in self._times.items() if now_s - item[1][1] < DISPUTED_WINDOW_S)
             self._times = dict(recent)
         for key in keys:
             times, at_s = self._times.pop(key, (0, now_s))
-            times = times + 1 if now_s - at_s < CONTESTED_WINDOW_S else 1
-            if times == CONTESTED_TIMES:
-                self.contested += 1
-                self._contested[key] = None
+            times = times + 1 if now_s - at_s < DISPUTED_WINDOW_S else 1
+            if times == DISPUTED_TIMES:
+                self.disputed += 1
+                self._disputed[key] = None
             elif len(self._times) < _TRACKED_MAX:
                 self._times[key] = (times, now_s)
 

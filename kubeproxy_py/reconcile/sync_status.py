@@ -37,7 +37,7 @@ class SyncStatus(Struct, frozen=True, gc=False):
     unread: int = 0  # scopes that cannot be read now
     stuck: frozenset[Family] = frozenset()  # families whose sync counts as failed, see stuck_families
     refusals: Mapping[str, int] = {}  # what is refused of Services now, by reason
-    contested: int = 0  # times that a row had drifted again and again, since the start
+    disputed: int = 0  # times that a row had drifted again and again, since the start
     uncompiled: int = 0  # objects whose last change could not be compiled
     unprotected: frozenset[Family] = frozenset()  # families that lack a chain or jump that protects addresses
     is_waiting: bool = True  # for the initial lists of its feeds

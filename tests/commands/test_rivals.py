@@ -6,7 +6,7 @@ import pytest
 
 from kubeproxy_py import threads
 from kubeproxy_py.commands import rivals as module
-from kubeproxy_py.commands.rivals import CONTEST_PERIOD_S, RivalWatch
+from kubeproxy_py.commands.rivals import DISPUTE_PERIOD_S, RivalWatch
 from kubeproxy_py.events.kube_events import KubeEvent
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.model.rows import Address
@@ -69,13 +69,13 @@ def test_our_own_answers_are_not_those_of_a_rival(host: Host) -> None:
     assert host.watch.look()
 
 
-def test_contested_rows_are_told_at_most_once_in_a_while(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disputed_rows_are_told_at_most_once_in_a_while(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "start_task", lambda _name, run: run())
     for _ in range(3):
-        host.watch.on_contested([Address("10.96.0.10")])
+        host.watch.on_disputed([Address("10.96.0.10")])
         host.now_s += 1
     assert [event.reason for event in host.events] == ["RepeatedDrift"]
     assert "Address 10.96.0.10" in host.events[0].note
-    host.now_s += CONTEST_PERIOD_S
-    host.watch.on_contested([Address("10.96.0.10")])
+    host.now_s += DISPUTE_PERIOD_S
+    host.watch.on_disputed([Address("10.96.0.10")])
     assert [event.reason for event in host.events] == ["RepeatedDrift"] * 2

@@ -54,13 +54,13 @@ def test_a_proxy_whose_process_is_not_visible_is_told_by_its_ports(port: int, an
     assert not subject or found[0][1].startswith(subject)
 
 
-def test_contested_rows_are_named_with_the_suspect() -> None:
+def test_disputed_rows_are_named_with_the_suspect() -> None:
     rows = tuple(f"Address 10.96.0.{number}" for number in range(5))
-    contest = find_rivals(Facts((ProxyProcess(12, "kube-proxy"),), (), rows))[-1]
-    assert contest.reason == "RepeatedDrift"
-    assert contest.subject == "Address 10.96.0.0, Address 10.96.0.1, Address 10.96.0.2 and 2 more"
-    assert contest.message.startswith("kube-proxy (pid 12) changes them again")
-    assert find_rivals(Facts(contested=rows[:1]))[0].message.startswith("another program changes them again")
+    dispute = find_rivals(Facts((ProxyProcess(12, "kube-proxy"),), (), rows))[-1]
+    assert dispute.reason == "RepeatedDrift"
+    assert dispute.subject == "Address 10.96.0.0, Address 10.96.0.1, Address 10.96.0.2 and 2 more"
+    assert dispute.message.startswith("kube-proxy (pid 12) changes them again")
+    assert find_rivals(Facts(disputed=rows[:1]))[0].message.startswith("another program changes them again")
 
 
 def test_nothing_is_found_on_a_node_with_one_proxy() -> None:

@@ -137,7 +137,7 @@ def fail(*_arguments: object) -> None:
     raise RuntimeError("a bug")
 
 
-@pytest.mark.parametrize("callback", ["problem", "compiled", "contested"])
+@pytest.mark.parametrize("callback", ["problem", "compiled", "disputed"])
 def test_a_report_that_fails_does_not_stop_the_sync(callback: str, caplog: pytest.LogCaptureFixture) -> None:
     harness = serving()
     setattr(harness.agent, f"_on_{callback}", fail)

@@ -3,7 +3,7 @@
 import pytest
 
 from kubeproxy_py.model.rows import Address, Chain, Ipset, IpsetEntry, Jump, Key, Link, VirtualServer
-from kubeproxy_py.reconcile.drift import CONTESTED_WINDOW_S, Drift
+from kubeproxy_py.reconcile.drift import DISPUTED_WINDOW_S, Drift
 from kubeproxy_py.reconcile.sync_status import stuck_families, unprotected_families
 
 A, B = Address("10.96.0.1"), Address("10.96.0.2")
@@ -28,32 +28,32 @@ def test_a_row_that_never_drifted_does_not_count_as_repaired() -> None:
 
 
 def drift_and_repair(drift: Drift, keys: list[Key], *times_s: float) -> list[list[Key]]:
-    """Have *keys* drift at each of *times_s* and be repaired; return the rows that became contested each time."""
-    contested = []
+    """Have *keys* drift at each of *times_s* and be repaired; return the rows that became disputed each time."""
+    disputed = []
     for at_s in times_s:
         drift.record(keys, at_s)
-        contested.append(drift.pop_contested())
+        disputed.append(drift.pop_disputed())
         drift.record_outcome(keys, failed=[])
-    return contested
+    return disputed
 
 
-def test_a_row_that_drifts_three_times_in_a_row_is_contested() -> None:
+def test_a_row_that_drifts_three_times_in_a_row_is_disputed() -> None:
     drift = Drift()
     assert drift_and_repair(drift, [A], 0, 30, 60, 90, 120, 150) == [[], [], [A], [], [], [A]]
-    assert drift.contested == 2
+    assert drift.disputed == 2
 
 
-def test_a_row_that_drifts_rarely_is_not_contested() -> None:
-    times_s = [CONTESTED_WINDOW_S * number for number in range(5)]
+def test_a_row_that_drifts_rarely_is_not_disputed() -> None:
+    times_s = [DISPUTED_WINDOW_S * number for number in range(5)]
     assert drift_and_repair(Drift(), [A], *times_s) == [[]] * 5
 
 
-def test_a_row_that_cannot_be_repaired_is_not_contested() -> None:
+def test_a_row_that_cannot_be_repaired_is_not_disputed() -> None:
     drift = Drift()
     for at_s in range(5):
         drift.record([A], at_s)
         drift.record_outcome([A], failed=[A])
-    assert drift.pop_contested() == []
+    assert drift.pop_disputed() == []
 
 
 @pytest.mark.parametrize(
