@@ -186,7 +186,8 @@ def test_probes_of_the_manifest_are_answered(node: Node, running: Container) -> 
         with node.cluster.node_a.inside():
             connection = http.client.HTTPConnection(BY_NAME["node-a"].ipv4, ports[request["port"]], timeout=5)
             connection.request("GET", request["path"])
-            assert connection.getresponse().status == 200, probe
+            response = connection.getresponse()
+            assert response.status == 200, (probe, response.read())
 
 
 def test_process_has_only_the_capabilities_of_the_manifest(running: Container) -> None:

@@ -269,7 +269,9 @@ class PacketKernel(CheckingKernel):
             is_going = packet.port != HOST_PORT and packet.server not in self.desired
             may_reach_host = is_going or Address(packet.destination) in self.before
             if found.result == "served" or (found.result == "host" and not may_reach_host):
-                is_known = found.result in self.results_around(packet) or self.is_refused(packet)
+                # "refused": the rules admit the client, before or after the sync, and there is no endpoint.
+                is_admitted = found.result == "served" and "refused" in self.results_around(packet)
+                is_known = is_admitted or found.result in self.results_around(packet) or self.is_refused(packet)
                 assert is_known, f"{packet} is {found.result}, neither before nor after"
 
     def is_named_twice(self, packet: Packet) -> bool:

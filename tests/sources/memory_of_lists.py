@@ -12,6 +12,9 @@ from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.kubernetes.source import KubeSource
 
+RETURNED_MIB = 30  # more than before that is kept by Python's allocator
+RETURNED_WITHIN_S = 20.0  # a list that is being read when the source is stopped is dropped at its next part
+
 
 def memory_mib() -> float:
     """Return the memory of this process (VmRSS)."""
@@ -33,7 +36,9 @@ def main() -> None:
     while not rejected.wait(0.01):
         largest_mib = max(largest_mib, memory_mib())
     source.stop()
-    time.sleep(0.2)
+    deadline_s = time.monotonic() + RETURNED_WITHIN_S
+    while memory_mib() - before_mib > RETURNED_MIB and time.monotonic() < deadline_s:
+        time.sleep(0.1)
     print(before_mib, largest_mib, memory_mib())
 
 

@@ -15,7 +15,7 @@ NETFILTER = (
 )
 IPSET = (
     *("ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "ip_set_hash_ipportnet", "ip_set_bitmap_port"),
-    *("xt_set", "ip_set"),
+    *("ip_set_list_set", "xt_set", "ip_set"),
 )
 
 
