@@ -178,16 +178,19 @@ def test_agent_logs_no_warning_after_the_init_container(running: Container) -> N
     assert not [line for line in running.lines() if line[0] in "WE"]
 
 
-def test_probes_of_the_manifest_are_answered(node: Node, running: Container) -> None:
+@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])
+def test_probes_of_the_manifest_are_answered(node: Node, running: Container, probe: str) -> None:
     container = node.pod["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        request = container[probe]["httpGet"]
+    request = container[probe]["httpGet"]
+
+    def status() -> int:
         with node.cluster.node_a.inside():
             connection = http.client.HTTPConnection(BY_NAME["node-a"].ipv4, ports[request["port"]], timeout=5)
             connection.request("GET", request["path"])
-            response = connection.getresponse()
-            assert response.status == 200, (probe, response.read())
+            return connection.getresponse().status
+
+    wait_until(lambda: status() == 200)  # the state is published at the end of the cycle that logs the first sync
 
 
 def test_process_has_only_the_capabilities_of_the_manifest(running: Container) -> None:
