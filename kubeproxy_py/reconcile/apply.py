@@ -6,39 +6,14 @@ Invariants:
   StepFailure with errno 0 that names the row it waits for.  All other steps are tried.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from operator import attrgetter
 
-from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.model.rows import (
-    Address,
-    Chain,
-    Ipset,
-    IpsetEntry,
-    Jump,
-    Key,
-    Link,
-    RealServer,
-    Rows,
-    Sysctl,
-    VirtualServer,
-)
+from kubeproxy_py.kernel import Kernel, scope_of
+from kubeproxy_py.model.rows import IpsetEntry, Key, Rows
 from kubeproxy_py.model.steps import Plan, Step, StepFailure, group_by_kind
 from kubeproxy_py.plan.dependencies import Dependencies
-
-_PARTS: Mapping[type[Key], str] = {
-    Sysctl: "sysctls",
-    Link: "device",
-    Address: "device",
-    Ipset: "sets",
-    IpsetEntry: "sets",
-    Chain: "rules",
-    Jump: "rules",
-    VirtualServer: "servers",
-    RealServer: "servers",
-}
-"""Steps on one part that follow each other are sent together."""
 
 
 def apply_plan(
@@ -68,14 +43,17 @@ def apply_plan(
 
 
 def _parts(plan: Plan) -> Iterator[list[Step]]:
-    """Yield the steps that are sent together, so that those which wait for their success are not among them."""
+    """Yield the steps that are sent together, so that those which wait for their success are not among them.
+
+    They follow each other, and are on scopes of one kind: all sets, or all tables of iptables.
+    """
     steps: list[Step] = []
     part = ""
     for kind, group in group_by_kind(plan):
-        if _PARTS[kind] != part and steps:
+        previous, part = part, scope_of(group[0].key).kind
+        if part != previous and steps:
             yield steps
             steps = []
-        part = _PARTS[kind]
         # Some deletions of entries wait for additions of others.
         runs = [list(run) for _, run in groupby(group, attrgetter("verb"))] if kind is IpsetEntry else [group]
         for run in runs[:-1]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from lab.echo import PROTOCOLS, EchoServers, Listener
+from lab.namespace import Namespace, new_namespace
 from lab.network import PODS, Cluster
+from tests.e2e.manifests import Folder, service_with_slice
 
 PORTS = (8080, 5353, 9000, 8091)
 
@@ -37,3 +39,19 @@ def cluster(_kernel_with_ipvs: None) -> Iterator[Cluster]:
         ]
         with EchoServers(listeners):
             yield built
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """Yield a network namespace in which nothing is configured."""
+    namespace = new_namespace("empty")
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Return a folder with one Service, at 10.96.0.10:80."""
+    folder = Folder(tmp_path)
+    folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1"]))
+    return folder

@@ -76,15 +76,23 @@ class Agent(AgentProcess):
         self._argv = [sys.executable, "-m", "kubeproxy_py", "run", *source, *FLAGS, *flags]
 
 
-@pytest.fixture
-def control_plane(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[ControlPlane]:
+@contextmanager
+def running_control_plane(cluster: Cluster, authority: Authority, folder: Path) -> Iterator[ControlPlane]:
+    """Run an API server that node A reaches and that knows NODE; its kubeconfig is in *folder*."""
     with cluster.node_a.inside():
         server = ApiServer(tls=authority.server_context())
     server.start()
-    created = ControlPlane(server, authority, tmp_path)
-    created.apply(NODE, *service_with_slice("web", WEB, ["pod-a1", "pod-b1"]))
+    created = ControlPlane(server, authority, folder)
+    created.apply(NODE)
     yield created
     server.stop()
+
+
+@pytest.fixture
+def control_plane(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[ControlPlane]:
+    with running_control_plane(cluster, authority, tmp_path) as running:
+        running.apply(*service_with_slice("web", WEB, ["pod-a1", "pod-b1"]))
+        yield running
 
 
 def responders(cluster: Cluster, address: str = WEB, count: int = 4, port: int = 80) -> set[str]:

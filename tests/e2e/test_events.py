@@ -12,14 +12,13 @@ import pytest
 
 from lab.client import query
 from lab.network import BY_NAME, Cluster
-from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import NODE, Agent, ControlPlane, responders
+from tests.e2e.test_api_server import Agent, ControlPlane, responders, running_control_plane
 from tests.events.kubectl import get_events
 
 pytestmark = pytest.mark.kernel
@@ -42,13 +41,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def control_plane(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[ControlPlane]:
-    with cluster.node_a.inside():
-        server = ApiServer(tls=authority.server_context())
-    server.start()
-    created = ControlPlane(server, authority, tmp_path)
-    created.apply(NODE)
-    yield created
-    server.stop()
+    with running_control_plane(cluster, authority, tmp_path) as running:
+        yield running
 
 
 def service_on_node(name: str, number: int) -> list[Object]:

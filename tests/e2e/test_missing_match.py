@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lab.namespace import Namespace, new_namespace
+from lab.namespace import Namespace
 from lab.pristine import unload_modules
 from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import shell
@@ -25,13 +25,6 @@ RULE = f"-A KUBE-IPVS-OUT-FILTER -s {ADDRESS}/32 -m ipvs --vproto 6 --vaddr {ADD
 SERVED = f"-A -t {ADDRESS}:80"
 GUARDED = "--match-set KUBE-LOAD-BALANCER-SOURCE-CIDR dst,dst,src -j RETURN"
 NO_MATCH = "the kernel module xt_ipvs is missing"
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("no-match")
-    yield namespace
-    namespace.close()
 
 
 @pytest.fixture
@@ -53,9 +46,9 @@ def without_xt_ipvs() -> Iterator[None]:
 
 
 @contextmanager
-def without_iptables_extension() -> Iterator[None]:
-    """Hide iptables' extension for the match."""
-    (library,) = Path("/usr/lib").glob("*/xtables/libxt_ipvs.so")
+def without_iptables_extension(name: str) -> Iterator[None]:
+    """Hide the library of iptables for the match *name*."""
+    (library,) = Path("/usr/lib").glob(f"*/xtables/libxt_{name}.so")
     subprocess.run(["mount", "--bind", "/dev/null", library], check=True)
     try:
         yield
@@ -102,7 +95,7 @@ def test_without_xt_ipvs_one_warning_is_logged_and_all_other_rules_are_programme
 def test_an_iptables_without_the_ipvs_match_fails_only_the_chain_that_uses_it_and_what_that_closes(
     namespace: Namespace, folder: Folder
 ) -> None:
-    with without_iptables_extension(), AgentProcess(namespace, folder.path) as agent:
+    with without_iptables_extension("ipvs"), AgentProcess(namespace, folder.path) as agent:
         agent.wait_synced()
         failure = agent.wait_for("KUBE-IPVS-OUT-FILTER")
         assert "Couldn't load match `ipvs'" in failure

@@ -13,31 +13,17 @@ from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.kernel.ipvs.scheduler_probe import check_scheduler
-from lab.namespace import Namespace, new_namespace, this_namespace
+from lab.namespace import Namespace, this_namespace
 from lab.pristine import reset_host_state
 from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import kernel_state, shell
-from tests.e2e.manifests import Folder, service_with_slice
+from tests.e2e.manifests import Folder
 
 pytestmark = pytest.mark.kernel
 
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 HASHSIZE = Path("/sys/module/nf_conntrack/parameters/hashsize")
 MODPROBE = Path("/proc/sys/kernel/modprobe")
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("start")
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1"]))
-    return folder
 
 
 @contextmanager

@@ -94,9 +94,8 @@ class IptablesAdapter:
         Raises:
             KernelError: no restore can succeed now.
         """
-        error = self._restore(commands, steps)
+        error = self._write(commands, steps)
         if error is None:
-            self._record_written(steps)
             return []
         unsupported = unsupported_steps(commands.backend, steps)
         if not unsupported:
@@ -104,8 +103,7 @@ class IptablesAdapter:
         others = [step for step in steps if step.key not in unsupported]
         failures = self._apply_or_halve(commands, others) if others else []
         aside = [step for step in steps if step.key in unsupported]
-        if aside and others and self._restore(commands, aside) is None:
-            self._record_written(aside)
+        if aside and others and self._write(commands, aside) is None:
             return failures
         return failures + list(unsupported.values())
 
@@ -115,11 +113,8 @@ class IptablesAdapter:
         Raises:
             KernelError: no restore can succeed now.
         """
-        error = self._restore(commands, steps)
-        if error is None:
-            self._record_written(steps)
-            return []
-        return self._halve(commands, steps, error)
+        error = self._write(commands, steps)
+        return [] if error is None else self._halve(commands, steps, error)
 
     def _halve(self, commands: IptablesCommands, steps: Sequence[Step], error: str) -> list[StepFailure]:
         """Restore each half of *steps*, which failed together with *error*."""
@@ -127,6 +122,17 @@ class IptablesAdapter:
             return [step_failure(steps[0], error)]
         half = len(steps) // 2
         return self._apply_or_halve(commands, steps[:half]) + self._apply_or_halve(commands, steps[half:])
+
+    def _write(self, commands: IptablesCommands, steps: Sequence[Step]) -> str | None:
+        """Apply *steps* in one restore and record them; return the error text, or None on success.
+
+        Raises:
+            KernelError: no restore can succeed now.
+        """
+        error = self._restore(commands, steps)
+        if error is None:
+            self._record_written(steps)
+        return error
 
     def _restore(self, commands: IptablesCommands, steps: Sequence[Step]) -> str | None:
         """Apply *steps* in one restore; return the error text, or None on success.

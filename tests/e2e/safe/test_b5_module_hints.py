@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +13,10 @@ from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.net import FAMILIES
-from lab.namespace import Namespace, new_namespace
+from lab.namespace import Namespace
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, service_with_slice
+from tests.e2e.manifests import Folder
 from tests.e2e.safe.modules import IPSET, without_modules
 
 pytestmark = pytest.mark.kernel
@@ -32,20 +30,6 @@ MODULES = {
 }
 ADAPTERS = [IpsetAdapter, IpsetCommandAdapter]
 Sets = IpsetAdapter | IpsetCommandAdapter
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("modules")
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1"]))
-    return folder
 
 
 def create(adapter: Sets, set_type: str) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from lab.network import Cluster
-from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import EVENT, wait_until
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Object, endpoint_slice, service
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import NODE, Agent, ControlPlane, responders
+from tests.e2e.test_api_server import Agent, ControlPlane, responders, running_control_plane
 
 pytestmark = pytest.mark.kernel
 
@@ -30,13 +29,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def control_plane(cluster: Cluster, tmp_path: Path) -> Iterator[ControlPlane]:
     authority = Authority(tmp_path / "pki")
-    with cluster.node_a.inside():
-        server = ApiServer(tls=authority.server_context())
-    server.start()
-    created = ControlPlane(server, authority, tmp_path)
-    created.apply(NODE)
-    yield created
-    server.stop()
+    with running_control_plane(cluster, authority, tmp_path) as running:
+        yield running
 
 
 def newer_service() -> Object:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab.namespace import Namespace, new_namespace
+from lab.namespace import Namespace
 from lab.network import BY_NAME
 from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service, service_with_slice
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("words")
-    yield namespace
-    namespace.close()
 
 
 def test_reason_why_nobody_serves_is_logged_and_shown_by_status(namespace: Namespace, tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ import pytest
 
 from lab.client import QueryError, query
 from lab.network import Cluster
-from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import service_with_slice
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import NODE, Agent, ControlPlane
+from tests.e2e.test_api_server import Agent, ControlPlane, running_control_plane
 
 pytestmark = pytest.mark.kernel
 
@@ -44,13 +43,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def control_plane(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[ControlPlane]:
-    with cluster.node_a.inside():
-        server = ApiServer(tls=authority.server_context())
-    server.start()
-    created = ControlPlane(server, authority, tmp_path)
-    created.apply(NODE, *service_with_slice("web", WEB, ["pod-a1", "pod-b1"]))
-    yield created
-    server.stop()
+    with running_control_plane(cluster, authority, tmp_path) as running:
+        running.apply(*service_with_slice("web", WEB, ["pod-a1", "pod-b1"]))
+        yield running
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from lab.namespace import Namespace, new_namespace
+from lab.namespace import Namespace
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, service_with_slice
+from tests.e2e.manifests import Folder
 from tests.e2e.safe.patched_agent import PatchedAgent
 
 pytestmark = pytest.mark.kernel
@@ -19,20 +17,6 @@ pytestmark = pytest.mark.kernel
 ADDRESS = "10.96.0.10"
 REPAIRED_WITHIN_S = 10.0  # on notification; the full compare comes after 30 s
 _GROUPS = "00000111"  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("threads")
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.write("all", service_with_slice("web", ADDRESS, ["pod-a1"]))
-    return folder
 
 
 def monitor_ports(namespace: Namespace) -> list[int]:

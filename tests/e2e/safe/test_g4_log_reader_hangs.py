@@ -6,12 +6,11 @@ import fcntl
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab.namespace import Namespace, new_namespace
+from lab.namespace import Namespace
 from tests.e2e.agent_process import command_line, wait_until
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, service_with_slice
@@ -21,13 +20,6 @@ pytestmark = pytest.mark.kernel
 ENDS_WITHIN_S = 5.0  # the unit's TimeoutStopSec, and the pod's terminationGracePeriodSeconds
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 4096
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("log")
-    yield namespace
-    namespace.close()
 
 
 def is_served(namespace: Namespace, address: str) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from lab.namespace import Namespace, new_namespace
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, service_with_slice
+from tests.e2e.manifests import Folder
 
 pytestmark = pytest.mark.kernel
 
@@ -33,20 +33,6 @@ server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
 print("listening", flush=True)
 server.serve_forever()
 """
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("rivals")
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.write("all", service_with_slice("web", ADDRESS, ["pod-a1"]))
-    return folder
 
 
 @contextmanager

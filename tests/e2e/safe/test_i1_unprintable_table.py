@@ -5,10 +5,7 @@ The rule uses a match whose extension is not installed where the agent runs, as 
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +14,7 @@ from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service
+from tests.e2e.test_missing_match import without_iptables_extension
 
 pytestmark = pytest.mark.kernel
 
@@ -28,16 +26,6 @@ REQUESTS = [
 ]
 STRANGE = "-m statistic --mode random --probability 0.000001 -j ACCEPT"
 TABLES = {"filter": "INPUT", "nat": "OUTPUT"}
-
-
-@contextmanager
-def without_iptables_extension(name: str) -> Iterator[None]:
-    (library,) = Path("/usr/lib").glob(f"*/xtables/libxt_{name}.so")
-    subprocess.run(["mount", "--bind", "/dev/null", library], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", library], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,36 +1,24 @@
-"""Limits and timeouts of connection tracking that are read-only do not keep the agent from starting."""
+"""Limits and timeouts of connection tracking that are read-only do not keep the agent from starting.
+
+Only the initial network namespace may write the limit; the tests run in another.
+"""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab.namespace import Namespace, new_namespace
+from lab.namespace import Namespace
 from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, service_with_slice
+from tests.e2e.manifests import Folder
 
 pytestmark = pytest.mark.kernel
 
 LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 OPTIONAL = "Failed to set an optional sysctl, continuing without it"
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("conntrack")  # only the initial one may write the limit
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1"]))
-    return folder
 
 
 def warnings(agent: AgentProcess) -> list[str]:
