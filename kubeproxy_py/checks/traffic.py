@@ -1,4 +1,4 @@
-"""How iptables chains treat Service traffic, as far as their rules tell.
+"""How iptables chains treat Service traffic, as far as their rules determine it.
 
 A rule matches certainly, possibly or not at all.  What possibly accepts counts as accepting, and what possibly drops
 counts as passing, so a verdict of DROP is certain.

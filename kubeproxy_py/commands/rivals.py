@@ -1,8 +1,8 @@
-"""RivalWatch: look for another service proxy on this node, and tell the operator.
+"""RivalWatch: look for another service proxy on this node, and report it.
 
 Invariants:
 - It never delays a sync: it looks in a thread of its own, after the first sync and when rows drift again and again.
-- What stays is told once; what was found is looked for again each RECHECK_S, until it has gone.
+- What stays is reported once; what was found is looked for again each RECHECK_S, until it has gone.
 """
 
 import logging
@@ -51,8 +51,8 @@ class RivalWatch:
         self._is_ours = is_ours
         self._clock = clock
         self._lock = threading.Lock()  # held while somebody looks
-        self._told: frozenset[Finding] = frozenset()
-        self._contest_due_s = -float("inf")
+        self._reported: frozenset[Finding] = frozenset()
+        self._dispute_due_s = -float("inf")
         registry.set(_GAUGE, 0)
 
     def watch(self) -> None:
@@ -61,29 +61,29 @@ class RivalWatch:
             sleep(RECHECK_S)
 
     def on_disputed(self, keys: Iterable[Key]) -> None:
-        """Tell of rows that drifted again and again, and who may be the cause; in the loop's thread, does not wait."""
+        """Report rows that drifted again and again, and who may be the cause; in the loop's thread, does not wait."""
         now_s = self._clock()
-        if now_s >= self._contest_due_s:
-            self._contest_due_s = now_s + DISPUTE_PERIOD_S
+        if now_s >= self._dispute_due_s:
+            self._dispute_due_s = now_s + DISPUTE_PERIOD_S
             disputed = tuple(f"{type(key).__name__} {key}" for key in keys)
             threads.start_task("look for other proxies", lambda: self._look_once(disputed))
 
     def look(self, disputed: tuple[str, ...] = ()) -> bool:
-        """Look once, tell what is new, and return whether there is another service proxy."""
+        """Look once, report what is new, and return whether there is another service proxy."""
         with self._lock:
             findings = find_rivals(self._facts(disputed))
             for finding in findings:
-                if finding not in self._told:
-                    self._tell(finding)
+                if finding not in self._reported:
+                    self._report(finding)
             rivals = frozenset(finding for finding in findings if finding.reason == "AnotherServiceProxy")
-            for finding in self._told - rivals:
+            for finding in self._reported - rivals:
                 log.info("The other service proxy has gone", extra=values(proxy=finding.subject))
-            self._told = rivals
+            self._reported = rivals
             self._registry.set(_GAUGE, len(rivals))
             return bool(rivals)
 
     def _look_once(self, disputed: tuple[str, ...]) -> None:
-        watched = bool(self._told)
+        watched = bool(self._reported)
         if self.look(disputed) and not watched:
             self.watch()
 
@@ -96,7 +96,7 @@ class RivalWatch:
         answers = ((port, get_local(port, path)) for port, path in QUESTIONS.items() if not self._is_ours(port))
         return Facts(found, tuple((port, answer) for port, answer in answers if answer), disputed)
 
-    def _tell(self, finding: Finding) -> None:
+    def _report(self, finding: Finding) -> None:
         details = values(reason=finding.reason, subject=finding.subject, hint=finding.hint)
         log.warning("Another program changes the Services of this node: %s", finding.message, extra=details)
         self._publish(found_on_node(self._node, finding))

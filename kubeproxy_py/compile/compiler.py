@@ -34,7 +34,7 @@ NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContex
 """Returns the NodeContext for the Node object and the addresses of this host."""
 
 OnFailure = Callable[[ServiceName | None, Exception], None]
-"""Is told of the Service that cannot be compiled, or of the Node (None), once for each kind of failure in a row."""
+"""Called with the Service that cannot be compiled, or None for the Node, once for each kind of failure in a row."""
 
 
 class Compiler:

@@ -1,4 +1,4 @@
-"""The rows that a predecessor programmed for a Service, told by the Service's addresses and ports.
+"""The rows that a predecessor programmed for a Service, recognized by its addresses and ports.
 
 Only for a Service that cannot be compiled since this process started: what it has in the kernel stays.
 """

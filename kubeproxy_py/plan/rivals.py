@@ -1,4 +1,4 @@
-"""Rivals: other programs that program Services on this node, told from facts about it.
+"""Rivals: other programs that program Services on this node, recognized by facts about it.
 
 Two service proxies undo each other's changes, or answer the same packets differently.  kube-proxy in any mode, or
 another agent, is known by its process, by what answers at kube-proxy's ports, and by rows that it changes again as

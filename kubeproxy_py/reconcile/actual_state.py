@@ -67,7 +67,7 @@ class ActualState:
         )
 
     def foreign_deletes(self, steps: Iterable[Step]) -> tuple[VirtualServer, ...]:
-        """Return the virtual servers that *steps* delete although another program created them; each is told once."""
+        """Return the virtual servers that *steps* delete although another program created them, each once."""
         if not self._foreign:
             return ()
         deleted = [step.key for step in steps if step.verb == "delete" and step.key in self._foreign]

@@ -26,7 +26,7 @@ class ScopeDiff(Struct, frozen=True, gc=False):
 
 
 DISPUTED_TIMES = 3
-DISPUTED_WINDOW_S = 600.0  # a row that has not drifted for so long begins anew
+DISPUTED_WINDOW_S = 600.0  # a row that has not drifted for so long starts again from zero
 _TRACKED_MAX = 10_000  # rows
 
 

@@ -1,7 +1,7 @@
 """ServerObserver: pass what the loop reports to health, metrics, traffic and the health-check node ports.
 
 Invariants:
-- A failure of one of them is logged, and the others are told all the same: health does not depend on metrics.
+- A failure of one of them is logged, and the others are called all the same: health does not depend on metrics.
 """
 
 from kubeproxy_py.metrics.sync import SyncMetrics

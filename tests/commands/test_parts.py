@@ -1,4 +1,4 @@
-"""Parts: what cannot be compiled is told by a log line with the traceback, and by an Event."""
+"""Parts: what cannot be compiled is reported by a log line with the traceback, and by an Event."""
 
 import pytest
 

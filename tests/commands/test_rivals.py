@@ -1,4 +1,4 @@
-"""RivalWatch: another service proxy is told once, by log, Event and metric, and so is that it has gone."""
+"""RivalWatch: another service proxy is reported once, by log, Event and metric, and so is its end."""
 
 import logging
 

@@ -131,7 +131,7 @@ def test_refused_address_is_published_once_and_again_after_it_was_allowed() -> N
     assert len(harness.sync(ServiceUpserted(with_external("127.0.0.1")))) == 1
 
 
-def test_loser_of_an_address_is_told_who_has_it() -> None:
+def test_event_for_the_loser_of_an_address_names_the_holder() -> None:
     harness = WarningsHarness()
     evil = with_external("10.96.0.53", text="evil")
     assert harness.sync(ServiceUpserted(evil)) == []

@@ -141,7 +141,7 @@ def test_a_socket_that_fails_is_replaced_and_all_addresses_are_read_again(
     assert record.exc_info
 
 
-def test_a_receiver_that_fails_is_told_of_everything_again(opened: Opened) -> None:
+def test_a_receiver_that_fails_gets_everything_again(opened: Opened) -> None:
     changes: list[AddressesChanged] = []
     handled = threading.Event()
 

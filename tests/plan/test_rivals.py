@@ -25,7 +25,7 @@ from kubeproxy_py.plan.rivals import Facts, ProxyProcess, find_rivals, service_p
         ("", ""),
     ],
 )
-def test_a_service_proxy_is_told_by_its_command_line(command: str, program: str) -> None:
+def test_a_service_proxy_is_recognized_by_its_command_line(command: str, program: str) -> None:
     assert service_proxy(command.split()) == program
 
 
@@ -33,7 +33,7 @@ def subjects(facts: Facts) -> list[tuple[str, str]]:
     return [(finding.reason, finding.subject) for finding in find_rivals(facts)]
 
 
-def test_a_process_is_named_with_its_pid_and_its_ports_are_not_told_again() -> None:
+def test_a_process_is_named_with_its_pid_and_its_ports_are_not_reported_again() -> None:
     facts = Facts((ProxyProcess(12, "kube-proxy"),), ((10249, "iptables"),))
     assert subjects(facts) == [("AnotherServiceProxy", "kube-proxy (pid 12)")]
 
@@ -48,7 +48,9 @@ def test_a_process_is_named_with_its_pid_and_its_ports_are_not_told_again() -> N
         (10256, "ok", None),
     ],
 )
-def test_a_proxy_whose_process_is_not_visible_is_told_by_its_ports(port: int, answer: str, subject: str | None) -> None:
+def test_a_proxy_whose_process_is_not_visible_is_recognized_by_its_ports(
+    port: int, answer: str, subject: str | None
+) -> None:
     found = subjects(Facts(answers=((port, answer),)))
     assert len(found) == (subject is not None)
     assert not subject or found[0][1].startswith(subject)

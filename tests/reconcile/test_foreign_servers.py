@@ -28,13 +28,13 @@ def foreign_of(reports: list[object]) -> list[VirtualServer]:
     return [server for report in reports if isinstance(report, SyncReport) for server in report.foreign]
 
 
-def test_foreign_server_that_the_first_sync_deletes_is_told() -> None:
+def test_foreign_server_that_the_first_sync_deletes_is_reported() -> None:
     harness = AgentHarness(foreign_rows(FOREIGN))
     assert foreign_of(harness.handle(ServiceUpserted(service()))) == [FOREIGN]
     assert FOREIGN not in harness.kernel.rows
 
 
-def test_foreign_server_that_comes_later_is_told_each_time_that_it_is_deleted() -> None:
+def test_foreign_server_that_comes_later_is_reported_each_time_that_it_is_deleted() -> None:
     harness = serving()
     for _ in range(2):
         harness.kernel.rows.update(foreign_rows(FOREIGN))

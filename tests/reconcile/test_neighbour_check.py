@@ -20,7 +20,7 @@ NODE_B, NODE_B_ANSWERS = "52:54:00:00:00:0b", Neighbour("eth0", VIP.address, "52
 
 
 class _Compiler(Compiler):
-    """Records what it is told of taken addresses."""
+    """Records the reports of taken addresses."""
 
     def __init__(self) -> None:
         super().__init__(lambda _node, _addresses: node_context(families=("IPv4",)))

@@ -26,7 +26,7 @@ def _context(node: Node | None, addresses: tuple[HostAddress, ...]) -> NodeConte
 
 
 class _Compiler(Compiler):
-    """Records what it is told of taken addresses."""
+    """Records the reports of taken addresses."""
 
     def __init__(self) -> None:
         super().__init__(_context)

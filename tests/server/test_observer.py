@@ -105,7 +105,7 @@ def test_full_compare_and_its_drift_are_counted() -> None:
     assert observer.status.drift_found == observer.status.drift_repaired == {"Link": 1}
 
 
-def test_health_is_told_although_metrics_and_node_ports_fail(caplog: pytest.LogCaptureFixture) -> None:
+def test_health_is_updated_although_metrics_and_node_ports_fail(caplog: pytest.LogCaptureFixture) -> None:
     health, metrics, traffic, ports = (mock.Mock() for _ in range(4))
     for failing in (metrics.on_report, metrics.on_cycle_end, traffic.update_services, ports.update):
         failing.side_effect = RuntimeError("a bug")

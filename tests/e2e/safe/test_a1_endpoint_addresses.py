@@ -81,7 +81,7 @@ def test_service_is_served_at_its_other_addresses(served: Served, address: str) 
     assert query(served.cluster["outside"], "tcp", address, 80).name == "pod-a1"
 
 
-def test_address_in_use_is_told(served: Served) -> None:
+def test_address_in_use_is_reported(served: Served) -> None:
     served.agent.wait_for(f"Service shop/traefik: AddressInUse: .*{OTHER[0]}.*the address of an endpoint")
 
 

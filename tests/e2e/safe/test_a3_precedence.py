@@ -102,7 +102,7 @@ def test_older_service_keeps_the_external_ip(served: Served) -> None:
     assert served.responders("outside", "tcp", SHARED, 80) == {RIGHTFUL}
 
 
-def test_loser_is_served_at_its_own_address_and_told(served: Served) -> None:
+def test_loser_is_served_at_its_own_address_and_gets_an_event(served: Served) -> None:
     assert served.responders("pod-a1", "udp", "10.96.6.1", 53) == {EVIL}
     for name, holder in (("a-dns", "zz-dns has it as its ClusterIP"), ("a-new", "old has it as an externalIP")):
         assert served.agent.wait_for(f"Service shop/{name}: AddressContested: .*Service shop/{holder}")

@@ -1,4 +1,4 @@
-"""Virtual servers of other programs: their deletion is told by name, or they are left alone."""
+"""Virtual servers of other programs: their deletion is logged by name, or they are left alone."""
 
 from __future__ import annotations
 
