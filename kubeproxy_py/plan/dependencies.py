@@ -77,6 +77,7 @@ class Dependencies:
         self._forwarding: dict[str, Key] = {}  # by frontend: a virtual server, or a real server with weight
         self._obsolete: dict[IP, Key] = {}  # by address: a virtual server, or an entry of OPENS
         self._served: set[IP] | None = None  # addresses with a virtual server; computed only if it is needed
+        self._closed: defaultdict[IP, list[str]] | None = None  # frontends with source ranges; computed only if needed
         for key in unfinished:
             if key in desired and key not in actual:
                 self._absent.add(key)
@@ -266,6 +267,21 @@ class Dependencies:
         yield self._incomplete.get(family)
         yield self._obsolete.get(address)
         yield self._unserved(address)
+        # Its virtual servers may have been created before their source ranges were configured.
+        for frontend in self._closed_frontends().get(address, ()) if self._lacks_firewall(family) else ():
+            yield from self._before_closed(frontend, family)
+
+    def _lacks_firewall(self, family: Family) -> bool:
+        name = kube_names.LOAD_BALANCER_FW.name_in(family)
+        return bool(self._unclosed) or name in self._unmatched_sets or (family, "firewall") in self._base
+
+    def _closed_frontends(self) -> Mapping[IP, list[str]]:
+        if self._closed is None:
+            self._closed = defaultdict(list)
+            for key in self._desired:
+                if isinstance(key, IpsetEntry) and key.set in set_roles.CLOSES:
+                    self._closed[key.entry.partition(",")[0]].append(key.entry)
+        return self._closed
 
     def _unserved(self, address: IP) -> Key | None:
         """Return a virtual server without which *address* must not be bound: one that waits, or any if there is none.

@@ -188,6 +188,15 @@ def test_only_a_service_with_source_ranges_waits_for_the_firewall(missing: Key) 
     assert ADDRESS in harness.kernel.rows
 
 
+@pytest.mark.parametrize("missing", [FW, chain("KUBE-SOURCE-RANGES-FIREWALL"), chain("KUBE-PROXY-FIREWALL")], ids=str)
+def test_an_address_whose_virtual_servers_came_before_their_source_ranges_waits_for_the_firewall(missing: Key) -> None:
+    firewall = [key for key in EVERYTHING if isinstance(key, Chain) and "FIREWALL" in key.name]
+    before = base({key: spec for key, spec in GUARDED.items() if key not in (FW, VIP_ADDRESS)})
+    harness = Harness({key: spec for key, spec in before.items() if key not in firewall}).fail(missing)
+    assert VIP_ADDRESS in harness.change_to(EVERYTHING)
+    assert VIP_ADDRESS not in harness.kernel.rows
+
+
 def test_a_service_with_source_ranges_at_a_bound_address_waits_and_is_not_admitted() -> None:
     harness = Harness(base({**CLUSTER, **BALANCED})).fail(chain("KUBE-PROXY-FIREWALL"), verbs="update")
     waiting = harness.change_to(EVERYTHING)
