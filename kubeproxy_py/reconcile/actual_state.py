@@ -87,10 +87,11 @@ class ActualState:
         self, plan: Plan, failures: Collection[StepFailure], now_s: float, deferred: Mapping[Key, float]
     ) -> None:
         """Record the outcome of *plan*, which was computed for every row; the *deferred* keys wait until then."""
-        failed = _failed(plan, failures)
+        unapplied = _unapplied(plan, failures)
+        failed = {failure.step.key: failure.blocker for failure in unapplied}
         self.fingerprints.invalidate_all()
-        if failed or deferred or len(plan) <= len(self.rows):
-            _apply_in_place(self.rows, plan, failed)
+        if unapplied or deferred or len(plan) <= len(self.rows):
+            _apply_in_place(self.rows, plan, unapplied)
         else:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
         self._track_steps(plan, now_s)
@@ -103,9 +104,10 @@ class ActualState:
         self, plan: Plan, failures: Collection[StepFailure], tried: Collection[Key], now_s: float
     ) -> None:
         """Record the outcome of *plan*, which was computed for the keys *tried*."""
-        failed = _failed(plan, failures)
+        unapplied = _unapplied(plan, failures)
+        failed = {failure.step.key: failure.blocker for failure in unapplied}
         self.fingerprints.invalidate(step.key for step in plan)
-        _apply_in_place(self.rows, plan, failed)
+        _apply_in_place(self.rows, plan, unapplied)
         self._track_steps(plan, now_s)
         self.pending.record_outcome(tried, failed, now_s, _timed_out(failures))
         self.drift.record_outcome(tried, failed)
@@ -147,31 +149,31 @@ class ActualState:
         self.track_draining((step.key for step in plan if step.verb != "add" or self.draining), now_s)
 
 
-def _failed(plan: Plan, failures: Collection[StepFailure]) -> dict[Key, Key | None]:
-    """Return the keys that failed, each with the key that it waits for, if it does.
+def _unapplied(plan: Plan, failures: Collection[StepFailure]) -> Collection[StepFailure]:
+    """Return those of *failures* after which the row is not as the step would have made it.
 
     A real server whose deletion failed is gone nevertheless if its virtual server was deleted.
     """
-    if not failures:
-        return {}
-    failed = {failure.step.key: failure.blocker for failure in failures}
-    undeleted = {failure.step.key for failure in failures if failure.step.verb == "delete"}
-    if any(isinstance(key, RealServer) for key in undeleted):
-        deleted = {step.key for step in plan if step.verb == "delete" and step.key not in failed}
-        for key in undeleted:
-            if isinstance(key, RealServer) and key.virtual_server in deleted:
-                del failed[key]
-    return failed
+    undeleted = [f for f in failures if f.step.verb == "delete" and isinstance(f.step.key, RealServer)]
+    if not undeleted:
+        return failures
+    failed = {failure.step.key for failure in failures}
+    deleted = {step.key for step in plan if step.verb == "delete" and step.key not in failed}
+    return [f for f in failures if f not in undeleted or f.step.key.virtual_server not in deleted]  # type: ignore[attr-defined]
 
 
 def _timed_out(failures: Iterable[StepFailure]) -> set[Key]:
     return {failure.step.key for failure in failures if failure.errno == ETIMEDOUT}
 
 
-def _apply_in_place(rows: Rows, steps: Iterable[Step], failed: Collection[Key]) -> None:
-    """Change *rows* to what they are after *steps*, except for the *failed* keys."""
+def _apply_in_place(rows: Rows, steps: Iterable[Step], failures: Iterable[StepFailure] = ()) -> None:
+    """Change *rows* to what they are after *steps*, except for those of *failures*.
+
+    A chain has two steps in a plan where it loses rules: the first may succeed while the second waits.
+    """
+    failed = {failure.step for failure in failures}
     for step in steps:
-        if step.key in failed:
+        if failed and step in failed:
             continue
         if step.verb == "delete":
             rows.pop(step.key, None)
@@ -186,5 +188,5 @@ def _rows_after_full_sync(rows: Rows, plan: Plan, desired: Rows) -> Rows:
     """
     extra = {key: spec for key, spec in rows.items() if key not in desired}
     after = {**desired, **extra}
-    _apply_in_place(after, (step for step in plan if step.key not in desired), ())
+    _apply_in_place(after, (step for step in plan if step.key not in desired))
     return after

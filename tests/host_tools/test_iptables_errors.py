@@ -90,7 +90,7 @@ def test_only_the_chains_that_need_a_missing_match_and_what_waits_for_them_are_s
     _lacking(monkeypatch, "physdev")
     jumps: Rows = {jump: JumpSpec(rule) for jump, rule in kube_names.jumps("IPv4").items()}
     steps = steps_between({}, {**recorded_rows("IPv4"), **jumps})
-    failures = unsupported_steps("legacy", steps)
+    failures = {failure.step.key: failure for failure in unsupported_steps("legacy", steps)}
     services = Chain("IPv4", "nat", "KUBE-SERVICES")
     assert failures.pop(services).message == "the kernel has no match physdev (modprobe xt_physdev)"
     assert {str(key): failure.message for key, failure in failures.items()} == {
@@ -102,7 +102,7 @@ def test_without_nft_compat_every_rule_of_iptables_nft_names_that_module(monkeyp
     monkeypatch.setattr(nf_tables, "has_compat", lambda: False)
     chain = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
     failures = unsupported_steps("nft", [Step("add", chain, ChainSpec(("-j MARK --set-xmark 0x1/0x1",)))])
-    assert "modprobe nft_compat" in failures[chain].message
+    assert [(failure.step.key, "modprobe nft_compat" in failure.message) for failure in failures] == [(chain, True)]
 
 
 def test_nothing_waits_for_a_chain_that_exists_although_it_cannot_be_updated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +114,12 @@ def test_nothing_waits_for_a_chain_that_exists_although_it_cannot_be_updated(mon
         Step("add", services, ChainSpec(("-j KUBE-MARK-MASQ",))),
     ]
     failures = unsupported_steps("legacy", steps)
-    assert {key: failure.errno for key, failure in failures.items()} == {mark: EOPNOTSUPP}
+    assert {failure.step.key: failure.errno for failure in failures} == {mark: EOPNOTSUPP}
+
+
+def test_both_updates_of_a_chain_that_keeps_an_unsupported_rule_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    _lacking(monkeypatch, "MARK")
+    mark = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
+    both, new = ChainSpec(("-j MARK --set-xmark 0x1/0x1", "-j RETURN")), ChainSpec(("-j MARK --set-xmark 0x1/0x1",))
+    steps = [Step("update", mark, both, ChainSpec(("-j RETURN",))), Step("update", mark, new, both)]
+    assert [failure.step for failure in unsupported_steps("legacy", steps)] == steps

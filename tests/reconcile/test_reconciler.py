@@ -102,6 +102,17 @@ def test_a_new_service_waits_for_a_chain_that_failed_in_an_earlier_sync() -> Non
     assert Address("10.96.0.10") in harness.kernel.rows
 
 
+def test_a_chain_whose_first_step_succeeds_and_second_waits_is_believed_as_it_is() -> None:
+    harness = AgentHarness()
+    external, balanced = ("203.0.113.7",), ("203.0.113.9",)
+    harness.handle(ServiceUpserted(service(type="LoadBalancer", external_ips=external)))
+    entry = IpsetEntry("KUBE-EXTERNAL-IP", "203.0.113.7,tcp:80")
+    harness.kernel.fault = lambda step: EBUSY if step.key == entry else 0
+    harness.handle(ServiceUpserted(service(type="LoadBalancer", load_balancer_ips=balanced)))
+    assert entry in harness.kernel.rows
+    assert harness.agent.state.rows == harness.kernel.rows
+
+
 def test_a_failed_row_that_an_event_changes_is_tried_at_once() -> None:
     harness = AgentHarness()
     harness.kernel.fault = lambda step: EBUSY if step.key == POD else 0

@@ -100,12 +100,12 @@ class IptablesAdapter:
         unsupported = unsupported_steps(commands.backend, steps)
         if not unsupported:
             return self._halve(commands, steps, error)
-        others = [step for step in steps if step.key not in unsupported]
+        aside = [failure.step for failure in unsupported]
+        others = [step for step in steps if step not in aside]
         failures = self._apply_or_halve(commands, others) if others else []
-        aside = [step for step in steps if step.key in unsupported]
-        if aside and others and self._write(commands, aside) is None:
+        if others and self._write(commands, aside) is None:
             return failures
-        return failures + list(unsupported.values())
+        return failures + unsupported
 
     def _apply_or_halve(self, commands: IptablesCommands, steps: Sequence[Step]) -> list[StepFailure]:
         """Restore *steps*; if that fails, restore each half, until every rejected step is isolated.

@@ -116,13 +116,13 @@ def step_failure(step: Step, error_text: str) -> StepFailure:
     return StepFailure(step, errno, f"{error_text} ({hint})" if hint else error_text)
 
 
-def unsupported_steps(backend: Backend, steps: Sequence[Step]) -> dict[Key, StepFailure]:
+def unsupported_steps(backend: Backend, steps: Sequence[Step]) -> list[StepFailure]:
     """Return a failure for each of *steps* that needs what the kernel lacks, and for those that wait for one of them.
 
     Asked only after a restore has failed, because iptables names neither the rule nor the module, and to find them by
     halving takes some eighty processes that each try to load the module.
     """
-    failures: dict[Key, StepFailure] = {}
+    failures: list[StepFailure] = []
     not_added: set[Key] = set()
     has_compat = backend != "nft" or nf_tables.has_compat()
     for step in steps:
@@ -132,10 +132,10 @@ def unsupported_steps(backend: Backend, steps: Sequence[Step]) -> dict[Key, Step
         blocker = next((key for key in _needed_chains(step) if key in not_added), None)
         if missing:
             text = _missing_text(missing[0], step.key.family) if has_compat else _NO_COMPAT
-            failures[step.key] = StepFailure(step, EOPNOTSUPP, text)
+            failures.append(StepFailure(step, EOPNOTSUPP, text))
         elif blocker:
-            failures[step.key] = StepFailure(step, 0, f"waits for {type(blocker).__name__} {blocker}", blocker)
-        if step.key in failures and step.verb == "add":
+            failures.append(StepFailure(step, 0, f"waits for {type(blocker).__name__} {blocker}", blocker))
+        if (missing or blocker) and step.verb == "add":
             not_added.add(step.key)
     return failures
 
