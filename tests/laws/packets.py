@@ -64,13 +64,17 @@ class State:
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.endpoints: defaultdict[VirtualServer, set[tuple[str, int]]] = defaultdict(set)
+        self.entries: set[tuple[str, str]] = set()
         self.sources: defaultdict[tuple[str, str], list[str]] = defaultdict(list)  # by set and frontend
         for key, spec in rows.items():
-            if isinstance(key, RealServer) and spec != DRAINING:
-                self.endpoints[key.virtual_server].add((key.address, key.port))
-            elif isinstance(key, IpsetEntry) and key.entry.count(",") == 2:
-                frontend, _, source = key.entry.rpartition(",")
-                self.sources[key.set, frontend].append(source)
+            if isinstance(key, RealServer):
+                if spec != DRAINING:
+                    self.endpoints[key.virtual_server].add((key.address, key.port))
+            elif isinstance(key, IpsetEntry):
+                self.entries.add((key.set, key.entry))
+                if key.entry.count(",") == 2:
+                    frontend, _, source = key.entry.rpartition(",")
+                    self.sources[key.set, frontend].append(source)
 
 
 class _Walk:
@@ -78,25 +82,29 @@ class _Walk:
 
     def __init__(self, state: State, packet: Packet, *, is_local: bool) -> None:
         self.state = state
-        self.rows = state.rows
         self.packet = packet
         self.is_local = is_local
         self.is_marked = False
+        port = f"{packet.protocol}:{packet.port}"
+        self._frontend = f"{packet.destination},{port}"
+        self._fields = {  # what a set is searched for
+            "dst,dst": (self._frontend,),
+            "src,dst": (f"{packet.source},{port}",),
+            "dst": (packet.destination, str(packet.port)),
+        }
 
     def passes(self, table: Table, hook: str) -> str:
         """Return the verdict of all jumps of *hook*; "" if none ends the walk."""
-        family = self.packet.family
-        for jump_table, source, target, _ in reversed(kube_names.JUMPS):  # each is inserted above the last
-            if (jump_table, source) == (table, hook) and Jump(family, table, source, target) in self.rows:
-                verdict = self._run(table, target)
+        for jump in _jumps(self.packet.family, table, hook):
+            if jump in self.state.rows:
+                verdict = self._run(table, jump.target)
                 if verdict in _ENDS:
                     return verdict
         return ""
 
     def _run(self, table: Table, name: str) -> str:
-        spec = self.rows.get(Chain(self.packet.family, table, name))
-        for rule in spec.rules if isinstance(spec, ChainSpec) else ():
-            matches, target = parse_rule(rule)
+        spec = self.state.rows.get(Chain(self.packet.family, table, name))
+        for matches, target in parse_chain(spec) if isinstance(spec, ChainSpec) else ():
             if not all(match(self) for match in matches):
                 continue
             if target == "MARK":
@@ -110,22 +118,31 @@ class _Walk:
         return ""
 
     def is_in(self, name: str, fields: str) -> bool:
-        packet, rows = self.packet, self.rows
-        port = f"{packet.protocol}:{packet.port}"
-        match fields:
-            case "dst,dst":
-                return IpsetEntry(name, f"{packet.destination},{port}") in rows
-            case "src,dst":
-                return IpsetEntry(name, f"{packet.source},{port}") in rows
-            case "dst":
-                return any(IpsetEntry(name, entry) in rows for entry in (packet.destination, str(packet.port)))
-            case "dst,dst,src":
-                networks = self.state.sources.get((name, f"{packet.destination},{port}"), ())
-                return any(ip_address(packet.source) in ip_network(network) for network in networks)
-        raise AssertionError(fields)
+        if fields == "dst,dst,src":
+            networks = self.state.sources.get((name, self._frontend), ())
+            return any(is_within(self.packet.source, network) for network in networks)
+        return any((name, value) in self.state.entries for value in self._fields[fields])
+
+
+@cache
+def _jumps(family: Family, table: Table, hook: str) -> list[Jump]:
+    """Return the jumps of *hook* in the order of its rules."""
+    # Each is inserted above the last.
+    jumps = reversed(kube_names.JUMPS)
+    return [Jump(family, table, hook, target) for t, source, target, _ in jumps if (t, source) == (table, hook)]
+
+
+@cache
+def is_within(address: str, network: str) -> bool:
+    return ip_address(address) in ip_network(network)
 
 
 _Match = Callable[[_Walk], bool]
+
+
+@cache
+def parse_chain(spec: ChainSpec) -> list[tuple[tuple[_Match, ...], str]]:
+    return [parse_rule(rule) for rule in spec.rules]
 
 
 @cache
@@ -158,8 +175,8 @@ def _match(word: str, words: Iterator[str]) -> _Match | None:
             next(words)
             return None
         case "-s":
-            network = ip_network(next(words))
-            return lambda walk: ip_address(walk.packet.source) in network
+            network = next(words)
+            return lambda walk: is_within(walk.packet.source, network)
         case "-p":
             protocol = next(words)
             return lambda walk: walk.packet.protocol == protocol
