@@ -23,6 +23,13 @@ SLOWEST = (
     "test_netlink_adapters.py",
     "test_draining.py",
     "test_drift.py",
+    "test_crash.py",
+    "test_policies.py",
+    "test_source_ports.py",
+    "test_d2_policy_change_under_traffic.py",
+    "test_f1_answers_that_are_no_lists.py",
+    "test_flows.py",
+    "test_image.py",
 )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from kubeproxy_py.kernel.errors import KernelError
@@ -77,10 +75,8 @@ def test_the_agent_names_the_module_and_programs_everything_when_it_comes(
     namespace: Namespace, folder: Folder, modules: tuple[str, ...]
 ) -> None:
     with without_modules(*modules) as load_by_hand, AgentProcess(namespace, folder.path) as agent:
-        agent.wait_synced()
-        log = "\n".join(agent.lines())
-        assert re.search(r"\(modprobe ip_set\S*\)", log)
-        assert "Unknown error" not in log
+        agent.wait_for(r"\(modprobe ip_set\S*\)")
+        assert "Unknown error" not in "\n".join(agent.lines())
         since = len(agent.lines())
         load_by_hand(*modules)
         agent.wait_for(r"Synced.* 0 pending", since)
