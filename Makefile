@@ -7,6 +7,7 @@ LAB := python3 -m lab run
 KERNEL_TESTS := tests/e2e tests/contract tests/host_tools
 KERNEL_JOBS := kernel-tests-1 kernel-tests-2 kernel-tests-3
 WORKERS ?= auto
+LAWS_PROFILE ?= thorough
 COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
@@ -17,7 +18,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean host-tests image-tests $(KERNEL_JOBS)
+.PHONY: help run test test-qemu check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws image-tests $(KERNEL_JOBS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +28,7 @@ run: setup lab ## show a Service being served on a real kernel, from the manifes
 
 test: setup lab ## run all tests, including those on a real kernel with IPVS
 	@rm -rf build/kernel-queue
-	@$(JOBS) WORKERS=0 PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" image-tests host-tests $(KERNEL_JOBS) pythons
+	@$(JOBS) WORKERS=0 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" image-tests laws check pythons $(KERNEL_JOBS)
 
 test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
 	LAB=qemu python3 -m lab install
@@ -35,11 +36,11 @@ test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own k
 	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/e2e
 
 # Three jobs at a time for two CPUs: each, the lab's kernels included, uses at most one CPU, and the kernel tests wait a
-# quarter of their time.  The kernels claim their test files from one queue (tests/kernel_queue.py), so they finish
-# together, whenever they start.  The laws run in full, without the cost of measuring coverage.  A job prints its output at
-# its end.
-host-tests: check
-	HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest tests/laws
+# quarter of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
+# and so finish together.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its
+# end.
+laws: setup ## run the property tests of the laws with 5,000 examples each (make test: 500); slow
+	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest tests/laws
 
 image-tests: image
 	$(PYTHON) -m pytest -m image

@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-for _profile, _examples in (("brief", 10), ("fast", 60), ("full", 500)):
+for _profile, _examples in (("brief", 10), ("fast", 60), ("full", 500), ("thorough", 5000)):
     settings.register_profile(
         _profile, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
