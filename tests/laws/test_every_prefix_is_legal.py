@@ -9,6 +9,7 @@ of the planner.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from errno import ENOMEM
+from functools import cache
 
 from hypothesis import event, given, note
 from hypothesis import strategies as st
@@ -135,31 +136,35 @@ def check_never_empty(server: VirtualServer, before: Rows, desired: Rows, now: R
 
 def check_rules_exist(before: Rows, desired: Rows, now: Rows) -> None:
     """Check that rules on a set exist while the set has entries that are desired or not yet all deleted."""
-    non_empty = {key.set for key in now if isinstance(key, IpsetEntry)}
+    used_now, used = sets_with_entries(now), [(rows, sets_with_entries(rows)) for rows in (before, desired)]
     for key in now:
         if not isinstance(key, Chain):
             continue
-        for rows in (before, desired):
-            spec, present = rows.get(key), now[key]
-            assert isinstance(present, ChainSpec)
+        present = now[key]
+        assert isinstance(present, ChainSpec)
+        for rows, used_sets in used:
+            spec = rows.get(key)
             for rule in spec.rules if isinstance(spec, ChainSpec) else ():
-                sets = re.findall(r"--match-set (\S+)", rule)
-                all_used = all(has_entry(name, rows) for name in sets)
-                if sets and all_used and set(sets) <= non_empty and not_removed(rule, key, before, desired, sets):
+                sets = referenced_sets(rule)
+                if sets and sets <= used_sets and sets <= used_now and not is_removed(rule, key, used, sets):
                     assert rule in present.rules, f"{key} lacks {rule} while its sets have entries"
 
 
-def has_entry(name: str, rows: Rows) -> bool:
-    return any(isinstance(key, IpsetEntry) and key.set == name for key in rows)
+def sets_with_entries(rows: Rows) -> set[str]:
+    return {key.set for key in rows if isinstance(key, IpsetEntry)}
 
 
-def not_removed(rule: str, chain: Chain, before: Rows, desired: Rows, sets: list[str]) -> bool:
-    """Whether *rule* is in both, where *sets* have entries (a new detectLocalMode replaces rules of unchanged sets)."""
-    for rows in (before, desired):
-        spec = rows.get(chain)
-        if all(has_entry(name, rows) for name in sets) and not (isinstance(spec, ChainSpec) and rule in spec.rules):
-            return False
-    return True
+@cache
+def referenced_sets(rule: str) -> frozenset[str]:
+    return frozenset(re.findall(r"--match-set (\S+)", rule))
+
+
+def is_removed(rule: str, chain: Chain, states: list[tuple[Rows, set[str]]], sets: frozenset[str]) -> bool:
+    """Whether *rule* is in one only, though *sets* have entries in both (a new detectLocalMode replaces such rules)."""
+    return any(
+        sets <= used_sets and not (isinstance(spec := rows.get(chain), ChainSpec) and rule in spec.rules)
+        for rows, used_sets in states
+    )
 
 
 def agent_on(kernel: CheckingKernel, compiler: Compiler) -> Agent:
