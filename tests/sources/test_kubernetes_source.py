@@ -438,8 +438,8 @@ def test_empty_first_list_is_doubted_where_the_kernel_serves_services(
     server: ApiServer, start_source: Any, event_log: EventLog
 ) -> None:
     start_source(master=server.url, caution=source.Caution(served=frozenset({"10.96.0.1"})))
-    event_log.wait_for(is_problem("1 of 1 Service addresses of this node would no longer be served"))
     event_log.wait_for_synced(*FEEDS)
+    event_log.wait_for(is_problem("1 of 1 Service addresses of this node would no longer be served"))
 
 
 def test_passing_403_is_not_reported(server: ApiServer, start_source: Any, event_log: EventLog) -> None:
