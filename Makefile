@@ -39,7 +39,7 @@ test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own k
 # quarter of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
 # and so finish together.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its
 # end.
-laws: setup ## run the property tests of the laws with 5,000 examples each (make test: 500); slow
+laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 500, always the same); slow
 	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest tests/laws
 
 image-tests: image
