@@ -12,7 +12,7 @@ Invariants:
 import os
 import re
 from collections.abc import Iterator
-from errno import EINVAL
+from errno import EINVAL, ETIMEDOUT
 from pathlib import Path
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, socket
 from typing import Literal
@@ -20,7 +20,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.host.command import load_module, run
+from kubeproxy_py.kernel.host.command import Result, load_module, run
 from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_PROTOCOL
 from kubeproxy_py.kernel.iptables import nf_tables
@@ -46,6 +46,7 @@ Version = tuple[int, int, int]
 _UNKNOWN_VERSION: Version = (0, 0, 0)
 _RANDOM_FULLY_SINCE: Version = (1, 6, 2)  # of iptables
 _CONN_REUSE_MODE_SINCE: Version = (4, 1, 0)  # of Linux
+_LIST_TIMEOUT_S = 5.0  # of iptables-save, which is waited for once the agent runs
 
 
 class ProbeResult(Struct, frozen=True):
@@ -197,7 +198,7 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
     commands = find_commands(backend, family)
     if commands is None:
         raise KernelError(f"iptables ({backend}) is not installed for {family}", hint="apt-get install iptables")
-    result = run([*commands.save, "-t", "nat"])
+    result = _list_nat(commands)
     if result.exit_code and not _works_by_chain(commands):
         _, hint = errno_and_hint(result.error_text, family, EINVAL)
         raise KernelError(
@@ -210,6 +211,19 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
     header = re.search(rb"tables\S*-save v\S+", result.stdout)
     version = header[0] if header else run(commands.version).stdout
     return commands, parse_version(version.decode("ascii", "replace"))
+
+
+def _list_nat(commands: IptablesCommands) -> Result:
+    """Return how iptables-save lists the nat table; nothing if it hangs, which does not show that it will not work.
+
+    Raises KernelError.
+    """
+    try:
+        return run([*commands.save, "-t", "nat"], timeout_s=_LIST_TIMEOUT_S)
+    except KernelError as error:
+        if error.errno != ETIMEDOUT:
+            raise
+        return Result(0, b"", b"")
 
 
 def _works_by_chain(commands: IptablesCommands) -> bool:

@@ -112,9 +112,10 @@ class Programs:
         monkeypatch.setattr("kubeproxy_py.kernel.host.command._SYSTEM_PATH", str(folder))
         monkeypatch.setenv("PATH", str(folder))
 
-    def install(self, name: str, *, prints: str = "", exit_code: int = 0) -> None:
+    def install(self, name: str, *, prints: str = "", exit_code: int = 0, hangs: bool = False) -> None:
         path = self.folder / name
-        path.write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{prints}\nEND\nexit {exit_code}\n")
+        script = "exec /bin/sleep 60" if hangs else f"/bin/cat <<'END'\n{prints}\nEND\nexit {exit_code}"
+        path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
 
@@ -218,6 +219,19 @@ def test_a_family_whose_table_cannot_be_printed_is_usable_if_its_chains_can_be_l
     _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
     programs.install("iptables-legacy-restore")
     programs.install("iptables-legacy-save", exit_code=1)
+    programs.install("iptables-legacy", prints="iptables v1.8.9 (legacy)")
+    result = probe(root=tmp_path)
+    assert (result.host.families, result.iptables_version) == (("IPv4",), (1, 8, 9))
+
+
+@pytest.mark.usefixtures("bare_kernel")
+def test_a_family_whose_iptables_hangs_is_usable(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubeproxy_py.kernel.host_probe._LIST_TIMEOUT_S", 0.1)
+    _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    programs.install("iptables-legacy-restore")
+    programs.install("iptables-legacy-save", hangs=True)
     programs.install("iptables-legacy", prints="iptables v1.8.9 (legacy)")
     result = probe(root=tmp_path)
     assert (result.host.families, result.iptables_version) == (("IPv4",), (1, 8, 9))
