@@ -21,6 +21,7 @@ from kubeproxy_py.events.kube_events import started_event
 from kubeproxy_py.kernel.address.monitor import AddressMonitor
 from kubeproxy_py.kernel.host_facts import HostFactsReader
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
+from kubeproxy_py.kernel.worker import Worker
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
 from kubeproxy_py.model.rows import Rows
@@ -41,11 +42,12 @@ class App(Struct, frozen=True, gc=False):
     parts: Parts
     servers: NodeServers
     loop: Loop
+    rules: Worker | None
     address_monitor: AddressMonitor
     config_file: ConfigFile | None  # None: configured by flags only
 
     def start(self) -> None:
-        """Start the threads: event poster, servers, source, address monitor, configuration file.
+        """Start the threads: event poster, servers, rules, source, address monitor, configuration file.
 
         Raises:
             ServeError: A server cannot listen, and bindAddressHardFail is set.
@@ -58,6 +60,8 @@ class App(Struct, frozen=True, gc=False):
             announcer.flush(_FLUSH_TIMEOUT_S)  # the process exits, and nothing else posts the event
             raise
         release_api_server(self.parts.kernel, self.parts.api_servers())
+        if self.rules:
+            self.rules.start(self.loop.enqueue)
         self.parts.source.start(self.loop.enqueue)
         self.address_monitor.start()
         if self.config_file:
@@ -84,7 +88,9 @@ def build_app(
     commands = platform.iptables_commands
     facts = HostFactsReader(commands)
     checks = HostChecks(node, facts.read, current.get, parts.announcer.publish, collectors.registry)
+    rules = platform.rules
     on_report = _call_each(
+        _settle(rules),
         notifier.on_report,
         _once("look for stale rules", lambda: warn_of_stale_rules(commands)),
         _once("look for other proxies", rivals.watch),
@@ -93,7 +99,7 @@ def build_app(
     loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
-    return App(node, parts, servers, loop, monitor, config_file)
+    return App(node, parts, servers, loop, rules, monitor, config_file)
 
 
 def _make_collectors() -> Collectors:
@@ -108,6 +114,16 @@ def _call_each(*listeners: _OnReport) -> _OnReport:
     def on_report(report: Report) -> None:
         for listener in listeners:
             listener(report)
+
+    return on_report
+
+
+def _settle(rules: Worker | None) -> _OnReport:
+    """Return a listener that has *rules* wait less from the first sync on."""
+
+    def on_report(_report: Report) -> None:
+        if rules:
+            rules.settle()
 
     return on_report
 

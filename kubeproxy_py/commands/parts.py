@@ -24,6 +24,7 @@ from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted
 from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.kernel.worker import Worker
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
@@ -50,6 +51,7 @@ class HostPlatform(Struct, frozen=True, gc=False):
     kernel: Kernel
     host: HostInfo
     iptables_commands: "tuple[IptablesCommands, ...]" = ()
+    rules: Worker | None = None  # reads and writes chains and jumps; not started
 
 
 class Parts(Struct, frozen=True, gc=False):
@@ -83,22 +85,26 @@ def probe_host(loaded: LoadedConfig) -> "ProbeResult":
     return result
 
 
-def linux_kernel(loaded: LoadedConfig, probed: "ProbeResult") -> Kernel:
-    """Return the kernel of this network namespace."""
+def linux_kernel(loaded: LoadedConfig, probed: "ProbeResult", rules: "Adapter | None" = None) -> Kernel:
+    """Return the kernel of this network namespace; *rules* reads and writes chains and jumps."""
     from kubeproxy_py.kernel.linux import LinuxKernel
 
     return LinuxKernel(
         probed.commands,
         sysctls=sysctl_paths(loaded.config, probed.host),
         use_ipset_command=probed.ipset_by_tool,
-        rules_adapter=_libiptc_adapter(probed) if loaded.agent.iptables_backend == "libiptc" else None,
+        rules_adapter=rules or _rules_adapter(loaded, probed),
     )
 
 
-def _libiptc_adapter(probed: "ProbeResult") -> "Adapter":
-    from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter
+def _rules_adapter(loaded: LoadedConfig, probed: "ProbeResult") -> "Adapter":
+    if loaded.agent.iptables_backend == "libiptc":
+        from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter
 
-    return LibiptcAdapter(probed.commands, probed.backend)
+        return LibiptcAdapter(probed.commands, probed.backend)
+    from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
+
+    return IptablesAdapter(probed.commands)
 
 
 def real_platform(loaded: LoadedConfig) -> HostPlatform:
@@ -111,7 +117,8 @@ def real_platform(loaded: LoadedConfig) -> HostPlatform:
     probed = probe_host(loaded)
     probed.require()
     host = replace(probed.host, node_name=node_name(loaded.config, gethostname()))
-    return HostPlatform(linux_kernel(loaded, probed), host, probed.commands)
+    rules = Worker("rules", _rules_adapter(loaded, probed))
+    return HostPlatform(linux_kernel(loaded, probed, rules), host, probed.commands, rules)
 
 
 def empty_platform(loaded: LoadedConfig) -> HostPlatform:

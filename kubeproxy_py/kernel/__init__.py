@@ -31,7 +31,7 @@ from kubeproxy_py.model.rows import (
     Table,
     VirtualServer,
 )
-from kubeproxy_py.model.steps import Outcome, Plan
+from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
 from kubeproxy_py.net import IP, Family
 
 
@@ -68,8 +68,38 @@ def snapshot_of(rows: Rows) -> Snapshot:
     return Snapshot(lambda: hash(frozenset(rows.items())), lambda: rows)
 
 
+class LateSteps(Struct, frozen=True, gc=False):
+    """Steps that were under way have ended.
+
+    Attributes:
+        steps: the steps.
+        failures: those of them that failed.
+        release: to be called by the user of the kernel, in its thread, before it uses the result.
+    """
+
+    steps: tuple[Step, ...]
+    failures: tuple[StepFailure, ...]
+    release: Callable[[], None]
+
+
+class LateRows(Struct, frozen=True, gc=False):
+    """A scope whose reading was under way was read, or cannot be; *release* as in LateSteps."""
+
+    scope: Scope
+    rows: Rows
+    error: KernelError | None
+    release: Callable[[], None]
+
+
+LateResult = LateSteps | LateRows
+
+
 class Kernel(Protocol):
-    """Kernel state as the reconciler uses it."""
+    """Kernel state as the reconciler uses it.
+
+    What takes long may be under way when ``apply``, ``read``, ``snapshot`` or ``fingerprint`` end: the steps are
+    failures then, or a KernelError is raised, with the errno UNDER_WAY, and a LateResult follows.
+    """
 
     def scopes(self) -> Sequence[Scope]:
         """Return the scopes that exist, in the order in which they are best read."""

@@ -50,7 +50,7 @@ def dispatch(plan: Plan, adapters: Mapping[type[Key], Adapter]) -> Outcome:
     """Carry out every step of *plan* that can be; *adapters* has one for each kind of row."""
     failures: list[StepFailure] = []
     for adapter, groups in groupby(group_by_kind(plan), lambda group: adapters[group[0]]):
-        failures += _apply(adapter, [step for _, steps in groups for step in steps])
+        failures += apply_steps(adapter, [step for _, steps in groups for step in steps])
     return Outcome(tuple(failures))
 
 
@@ -72,7 +72,7 @@ def row_kind_and_verb(step: Step) -> tuple[type[Key], Verb]:
     return type(step.key), step.verb
 
 
-def _apply(adapter: Adapter, steps: Sequence[Step]) -> Sequence[StepFailure]:
+def apply_steps(adapter: Adapter, steps: Sequence[Step]) -> Sequence[StepFailure]:
     """Return the failures of *steps*; all of them if the adapter cannot be used."""
     try:
         return adapter.apply(steps)

@@ -99,7 +99,8 @@ class SyncMetrics:
                 self._record_sync(report)
 
     def _record_failures(self, failures: tuple[StepFailure, ...]) -> None:
-        rejected = [failure.step.key for failure in failures if failure.errno]  # steps without an errno were not tried
+        # Steps without an errno were not tried.
+        rejected = [failure.step.key for failure in failures if failure.errno and not failure.is_under_way]
         for key in rejected:
             self._registry.inc("kubeproxy_ipvs_failed_steps_total", type(key).__name__)
         for family in {key.family for key in rejected if isinstance(key, Chain | Jump)}:

@@ -6,6 +6,7 @@ Invariants:
 """
 
 from collections.abc import Iterable, Iterator
+from errno import EINPROGRESS
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Literal
@@ -15,6 +16,9 @@ from msgspec import Struct
 from kubeproxy_py.model.rows import Key, Spec
 
 Verb = Literal["add", "update", "delete"]
+
+UNDER_WAY = EINPROGRESS
+"""The errno of what has not ended yet."""
 
 
 class Step(Struct, frozen=True, gc=False):
@@ -39,12 +43,17 @@ class Plan(Struct, frozen=True, gc=False):
 
 
 class StepFailure(Struct, frozen=True, gc=False):
-    """A step that the kernel refused, or that was not tried because a step that it depends on failed."""
+    """A step that the kernel refused, that was not tried because a step that it depends on failed, or is under way."""
 
     step: Step
-    errno: int  # the kernel's answer; 0: the step was not tried
+    errno: int  # the kernel's answer; 0: the step was not tried; UNDER_WAY
     message: str
     blocker: Key | None = None  # the row that a step which was not tried waits for
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the step has not ended; its outcome follows (kernel/worker.py)."""
+        return self.errno == UNDER_WAY
 
     def __str__(self) -> str:
         return f"{self.step.verb} {type(self.step.key).__name__} {self.step.key}: {self.message}"

@@ -60,6 +60,7 @@ class Dependencies:
         self._desired = desired
         self._actual = actual
         self._plan = plan
+        self._under_way: set[Key] = set()  # have a step in this plan that has not ended
         self._absent: set[Key] = set()  # not created
         self._base: dict[tuple[Family, Group], Key] = {}  # a chain or jump that is missing, or lacks a fixed rule
         self._incomplete: dict[Family, Key] = {}  # a chain that lacks a rule on a set which every address may need
@@ -85,8 +86,10 @@ class Dependencies:
 
     # Input
 
-    def record(self, step: Step) -> None:
-        """Record that *step* was refused, or waits."""
+    def record(self, step: Step, *, is_under_way: bool = False) -> None:
+        """Record that *step* was refused, or waits, or is under way: then further steps on its row wait, too."""
+        if is_under_way:
+            self._under_way.add(step.key)
         if step.verb == "add":
             self._absent.add(step.key)
         self._note(step.key)
@@ -170,6 +173,8 @@ class Dependencies:
 
     def blocker(self, step: Step) -> Key | None:
         """Return the row for which *step* must wait, if any."""
+        if step.key in self._under_way:
+            return step.key
         candidates = _WAITS.get((type(step.key), step.verb == "delete"))
         return next(filter(None, candidates(self, step)), None) if candidates else None
 

@@ -2,6 +2,7 @@
 
 Invariants:
 - A row is actual because it was read from the kernel, or because the step that created it succeeded.
+- Of a row whose step is under way, actual is what it has before and after that step.
 - Pending rows, drift counts, fingerprints and the drain queue are updated here, together with the rows, so they never
   disagree.
 """
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from errno import ETIMEDOUT
 
 from kubeproxy_py.compile.desired import Desired
-from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import DRAINING, ChainSpec, Key, RealServer, Rows, Spec, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import CIDR, IP
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
@@ -49,6 +50,7 @@ class ActualState:
         self.exclude = exclude
         self._desired = desired
         self._node_addresses = node_addresses
+        self._before: dict[Key, Spec] = {}  # the rows whose steps are under way, as they were; None: it did not exist
         self._foreign: set[Key] = set()  # virtual servers of other programs that are to be deleted
 
     def filter_owned(self, rows: Rows, known: Rows | None = None) -> Rows:
@@ -81,6 +83,7 @@ class ActualState:
         self._foreign = self._foreign_among(self.rows)
         self.is_adopted = True
         self.pending = RetryQueue()
+        self._before.clear()
         self.fingerprints.invalidate_all()
 
     def record_full_sync(
@@ -88,7 +91,9 @@ class ActualState:
     ) -> None:
         """Record the outcome of *plan*, which was computed for every row; the *deferred* keys wait until then."""
         unapplied = _unapplied(plan, failures)
-        failed = {failure.step.key: failure.blocker for failure in unapplied}
+        under_way = [failure.step for failure in unapplied if failure.is_under_way]
+        begun = {step.key for step in under_way}
+        failed = _failed(unapplied, begun)
         self.fingerprints.invalidate_all()
         if unapplied or deferred or len(plan) <= len(self.rows):
             _apply_in_place(self.rows, plan, unapplied)
@@ -98,19 +103,59 @@ class ActualState:
         self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), now_s)
         self.pending.record_outcome((), failed, now_s, _timed_out(failures))
         self.pending.defer(deferred)
-        self.drift.record_outcome(None, failed)
+        self._begin(under_way)
+        self.drift.record_outcome(None, {*failed, *begun})
 
     def record_outcome(
         self, plan: Plan, failures: Collection[StepFailure], tried: Collection[Key], now_s: float
     ) -> None:
         """Record the outcome of *plan*, which was computed for the keys *tried*."""
         unapplied = _unapplied(plan, failures)
-        failed = {failure.step.key: failure.blocker for failure in unapplied}
+        under_way = [failure.step for failure in unapplied if failure.is_under_way]
+        begun = {step.key for step in under_way}
+        failed = _failed(unapplied, begun)
         self.fingerprints.invalidate(step.key for step in plan)
         _apply_in_place(self.rows, plan, unapplied)
         self._track_steps(plan, now_s)
-        self.pending.record_outcome(tried, failed, now_s, _timed_out(failures))
-        self.drift.record_outcome(tried, failed)
+        ended = [key for key in tried if key not in begun] if begun else tried
+        self.pending.record_outcome(ended, failed, now_s, _timed_out(failures))
+        self._begin(under_way)
+        self.drift.record_outcome(ended, failed)
+
+    def _begin(self, steps: Collection[Step]) -> None:
+        """Record that *steps*, which are on chains and jumps, are under way; those on one row together."""
+        self.pending.begin(steps)
+        for step in steps:
+            before = self.rows.get(step.key)
+            self._before.setdefault(step.key, before)
+            self._set_row(step.key, _common_spec(before, step.spec))
+
+    def record_late(self, steps: Iterable[Step], failures: Collection[StepFailure], now_s: float) -> None:
+        """Record that *steps*, which were under way, have ended, with the outcome *failures*.
+
+        Those that are not under way any more were begun before all rows were read again, and say nothing new.
+        """
+        ended = [step for step in steps if step in self.pending.under_way.get(step.key, ())]
+        refused = [failure for failure in failures if failure.step in ended]
+        failed = _failed(refused)
+        keys = dict.fromkeys(step.key for step in ended)
+        for key in keys:
+            self._set_row(key, self._before.pop(key))
+        _apply_in_place(self.rows, ended, refused)
+        self.fingerprints.invalidate(keys)
+        self.pending.end(keys)
+        self.pending.record_outcome(keys, failed, now_s, _timed_out(refused))
+        desired = self._desired.rows
+        outdated = [key for key in keys if key not in failed and self.rows.get(key) != desired.get(key)]
+        self.pending.enqueue(outdated)
+        self.drift.record_outcome(keys, {*failed, *outdated})
+
+    def _set_row(self, key: Key, spec: Spec) -> None:
+        """Set the row of a chain or jump; without *spec* it does not exist."""
+        if spec is None:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = spec
 
     def record_diff(self, diff: ScopeDiff, now_s: float) -> int:
         """Record the rows of *diff* that differ from the actual ones as drift; return their number."""
@@ -160,6 +205,18 @@ def _unapplied(plan: Plan, failures: Collection[StepFailure]) -> Collection[Step
     failed = {failure.step.key for failure in failures}
     deleted = {step.key for step in plan if step.verb == "delete" and step.key not in failed}
     return [f for f in failures if f not in undeleted or f.step.key.virtual_server not in deleted]  # type: ignore[attr-defined]
+
+
+def _failed(failures: Iterable[StepFailure], others: Collection[Key] = ()) -> dict[Key, Key | None]:
+    """Return the keys that failed, without *others*, each with that of the row that it waits for."""
+    return {failure.step.key: failure.blocker for failure in failures if failure.step.key not in others}
+
+
+def _common_spec(before: Spec, after: Spec) -> Spec:
+    """Return what a chain or jump has *before* and *after* a step: rules that are in both, or nothing."""
+    if isinstance(before, ChainSpec) and isinstance(after, ChainSpec):
+        return ChainSpec(tuple(rule for rule in before.rules if rule in after.rules))
+    return None
 
 
 def _timed_out(failures: Iterable[StepFailure]) -> set[Key]:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
 from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
-from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, read_scopes
+from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, read_scopes
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
@@ -97,6 +97,7 @@ class Agent:
         self._on_compiled = on_compiled
         self._on_disputed = on_disputed
         self._oldest_event_s: float | None = None  # of those that no sync has handled yet
+        self._late_drift_rows = 0  # found in scopes that were read late, and not repaired yet
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
         self._reconciler = Reconciler(kernel, compiler, self.state, clock, self._surroundings.neighbours.hold)
         self._compare = FullCompare(kernel, self.state, clock)
@@ -127,6 +128,14 @@ class Agent:
         differs = any(exists != (Address(address) in rows) for address, exists in change.service_addresses.items())
         if self.state.is_adopted and (change.device or differs):
             self._compare.compare_scope(LINK, now_s)
+
+    def handle_late_result(self, result: LateResult, now_s: float) -> None:
+        """Record what was under way in the kernel and has ended."""
+        result.release()
+        if isinstance(result, LateSteps):
+            self._reconciler.record_late(result, now_s)
+        elif self.state.is_adopted:
+            self._late_drift_rows += self._compare.compare_late(result, now_s)
 
     def reconfigure(self, settings: Settings, now_s: float) -> None:
         """Use *settings* from now on; `run_due` applies what follows from them.  Raises KernelError."""
@@ -159,7 +168,7 @@ class Agent:
         return pending.retry_due_s
 
     def _is_sync_requested(self) -> bool:
-        return self.compiler.has_work() or self.state.pending.has_new
+        return self.compiler.has_work() or self.state.pending.has_new or self._reconciler.has_late_steps
 
     def status(self) -> SyncStatus:
         """Return the status for other threads, at the cost of what is pending."""
@@ -173,7 +182,7 @@ class Agent:
             len(state.draining),
             self._compare.count,
             len(state.unread.errors),
-            stuck_families(state.pending.failed),
+            stuck_families((*state.pending.failed, *state.pending.under_way)),
             self.compiler.refusals.counts(),
             state.drift.disputed,
             len(self.compiler.failed),
@@ -220,7 +229,9 @@ class Agent:
     def _sync_and_drain(self, now_s: float) -> Iterator[Report]:
         """Compare for a slice, delete drained real servers, and sync if that is due, in the same messages."""
         compares = now_s >= self._compare.due_s
-        drift_rows = self._compare.run_slice(self._timing.sync_period_s, now_s) if compares else 0
+        drift_rows, self._late_drift_rows = self._late_drift_rows, 0
+        if compares:
+            drift_rows += self._compare.run_slice(self._timing.sync_period_s, now_s)
         if drift_rows:
             yield self._sync(Trigger.DRIFT, self._clock(), drift_rows=drift_rows)
         drains = now_s >= self.state.draining.due_s

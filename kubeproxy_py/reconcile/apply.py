@@ -37,7 +37,7 @@ def apply_plan(
         if refused:
             dependencies = dependencies or Dependencies(desired, actual, plan)
             for failure in refused:
-                dependencies.record(failure.step)
+                dependencies.record(failure.step, is_under_way=failure.is_under_way)
             failures += refused
     return tuple(failures)
 

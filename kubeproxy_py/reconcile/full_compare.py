@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, Readable, Scope, scope_of, snapshot_of
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, LateRows, Readable, Scope, scope_of, snapshot_of
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.model.time import NEVER
@@ -76,6 +76,25 @@ class FullCompare:
         self._state.unread.record_read(scope)
         found = self._state.filter_owned(rows) if scope == VIRTUAL_SERVERS else rows
         actual = [key for key in self._state.rows if scope_of(key) == scope]
+        return self._state.record_diff(ScopeDiff(found, actual), now_s)
+
+    def compare_late(self, late: LateRows, now_s: float) -> int:
+        """Compare the rows of a scope whose reading was under way; return the number of rows that differ.
+
+        A row with a step under way is left out: it is as before or after that step.
+        """
+        scope, fingerprints = late.scope, self._state.fingerprints
+        if late.error:
+            self._state.unread.record_error(scope, late.error)
+            return 0
+        self._state.unread.record_read(scope)
+        fingerprint = snapshot_of(late.rows).fingerprint()
+        if fingerprints.matches(scope, fingerprint):
+            return 0
+        fingerprints.record(scope, fingerprint)
+        under_way = self._state.pending.under_way
+        found = {key: spec for key, spec in late.rows.items() if key not in under_way}
+        actual = [key for key in self._state.rows if scope_of(key) == scope and key not in under_way]
         return self._state.record_diff(ScopeDiff(found, actual), now_s)
 
     def run_slice(self, period_s: float, now_s: float) -> int:

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.config.load import LoadedConfig
+from kubeproxy_py.kernel import LateResult, LateRows, LateSteps
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.events import AddressesChanged, Event, Synced
@@ -44,7 +45,7 @@ class Reconfigured(Struct, frozen=True, gc=False):
     loaded: LoadedConfig
 
 
-Message = Event | AddressesChanged | Reconfigured
+Message = Event | AddressesChanged | Reconfigured | LateResult
 """What other threads enqueue."""
 
 
@@ -194,6 +195,9 @@ class Loop:
             return
         if isinstance(message, Reconfigured):
             self._on_configuration(message.loaded, at_s)
+            return
+        if isinstance(message, LateSteps | LateRows):
+            self._agent.handle_late_result(message, at_s)
             return
         if isinstance(message, Synced):
             log.log(level(2), "Received initial list", extra=values(feed=message.feed))

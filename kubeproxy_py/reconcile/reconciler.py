@@ -3,12 +3,13 @@
 Invariants:
 - What a step did is known from its outcome, so no sync but the first reads the kernel (law 7).
 - A failed row stays pending with backoff while all others are applied, except those that depend on it (law 5).
+- A step that is under way is recorded when it ends, and reported with the next sync.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.kernel import Kernel
+from kubeproxy_py.kernel import Kernel, LateSteps
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
@@ -38,6 +39,17 @@ class Reconciler:
         self._state = state
         self._clock = clock
         self._hold = hold
+        self._late: list[LateSteps] = []  # not reported yet
+
+    @property
+    def has_late_steps(self) -> bool:
+        """Whether steps ended that no report contains yet."""
+        return bool(self._late)
+
+    def record_late(self, late: LateSteps, now_s: float) -> None:
+        """Record the outcome of steps that were under way."""
+        self._state.record_late(late.steps, late.failures, now_s)
+        self._late.append(late)
 
     def first_sync(self, kernel_rows: Rows, event_s: float | None) -> SyncReport:
         """Compile every Service, adopt *kernel_rows*, which were just read, and apply the difference.
@@ -158,11 +170,12 @@ class Reconciler:
     ) -> SyncReport:
         compile_s, plan_s, apply_s = phases_s
         states = self._compiler.pop_states()
+        late, self._late = self._late, []
         return SyncReport(
             trigger=trigger,
             services=len(states),
-            steps=plan.steps,
-            failures=failures,
+            steps=(*(step for ended in late for step in ended.steps), *plan.steps) if late else plan.steps,
+            failures=(*(failure for ended in late for failure in ended.failures), *failures) if late else failures,
             rows=len(self._state.rows),
             pending=len(self._state.pending),
             compile_s=compile_s,

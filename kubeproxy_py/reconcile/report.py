@@ -26,7 +26,7 @@ class SyncReport(Struct, frozen=True, gc=False, kw_only=True):
 
     trigger: Trigger
     services: int  # Services that were compiled
-    steps: tuple[Step, ...]  # steps that were tried, deletions of drained real servers included
+    steps: tuple[Step, ...]  # that were tried; deletions of drained real servers and what was under way included
     failures: tuple[StepFailure, ...]
     rows: int  # actual rows afterwards
     pending: int  # rows that are not yet as desired

@@ -54,12 +54,12 @@ def changes_text(steps: Iterable[Step], failures: Iterable[StepFailure] = ()) ->
 
     Args:
         steps: All steps that were tried.
-        failures: Those of them that failed, or wait for one that failed.
+        failures: Those of them that failed, wait for one that failed, or are under way.
     """
     counts = Counter(_word(step) for step in steps)
     for failure in failures:
         counts[_word(failure.step)] -= 1
-        counts["failed" if failure.blocker is None else "waiting"] += 1
+        counts["waiting" if failure.blocker or failure.is_under_way else "failed"] += 1
     return ", ".join(f"{counts[word]:,} {word}" for word in _WORDS if counts[word]) or "nothing to do"
 
 

@@ -4,6 +4,7 @@ Invariants:
 - An error stays at its row (law 5): a failed row waits, twice as long each time, while all others are applied.
 - Enqueueing a key again discards its failures.
 - A row that waits for another is due as soon as that one is as desired.
+- A row with a step under way is not due before that step has ended.
 - Cost is proportional to what is pending now, not to what was pending before.
 """
 
@@ -13,12 +14,13 @@ from msgspec import Struct
 
 from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.rows import Key
+from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
 
 RETRY = Backoff(first_s=0.5, longest_s=30.0)
 
 TIMEOUT_RETRY_S = 60.0
-"""The shortest delay after a program did not end in time: everything else waited for it, and may work until then."""
+"""The shortest delay after a program did not end in time: it may not end the next time either, and takes as long."""
 
 WAIT_S = 30.0
 """How long a row that waits for another is not tried at most, if that one is not reported as done."""
@@ -35,6 +37,7 @@ class RetryQueue:
     """Keys in the order in which they were enqueued."""
 
     def __init__(self) -> None:
+        self.under_way: dict[Key, tuple[Step, ...]] = {}  # by row: the steps that are under way
         self._keys: dict[Key, None] = {}
         self._retries: dict[Key, RetryState] = {}
         self._waiting_for: dict[Key, dict[Key, None]] = {}  # by row: those that wait for it
@@ -43,16 +46,30 @@ class RetryQueue:
         return len(self._keys)
 
     def enqueue(self, keys: Iterable[Key]) -> None:
-        """Make *keys* due now."""
+        """Make *keys* due now; those with a step under way, when it has ended."""
         for key in keys:
             self._keys[key] = None
-            self._retries.pop(key, None)
+            if key not in self.under_way:
+                self._retries.pop(key, None)
 
     def defer(self, until_s: Mapping[Key, float]) -> None:
         """Make the keys of *until_s* wait until then, without having failed; enqueueing one ends its wait."""
         for key, due_s in until_s.items():
             self._keys[key] = None
             self._retries[key] = RetryState(0, due_s)
+
+    def begin(self, steps: Iterable[Step]) -> None:
+        """Record that *steps* are under way."""
+        for step in steps:
+            failures = self._retries[step.key].failures if step.key in self._retries else 0
+            self.under_way[step.key] = (*self.under_way.get(step.key, ()), step)
+            self._keys[step.key] = None
+            self._retries[step.key] = RetryState(failures, NEVER)
+
+    def end(self, keys: Iterable[Key]) -> None:
+        """Record that the steps on *keys* have ended; their outcome is to be recorded next."""
+        for key in keys:
+            del self.under_way[key]
 
     @property
     def has_new(self) -> bool:
@@ -122,6 +139,6 @@ class RetryQueue:
         while done:
             for key in self._waiting_for.pop(done.pop(), ()):
                 retry = self._retries.get(key)
-                if retry and not retry.failures:  # otherwise it has been tried since
+                if retry and not retry.failures and key not in self.under_way:  # otherwise it has been tried since
                     del self._retries[key]
                 done.append(key)

@@ -27,6 +27,10 @@ INTERVAL_S = 0.1  # the shortest time between two lines about syncs of the usual
 REPEAT_S = 60.0  # the shortest time between two lines about the same rows that fail for the same cause
 
 
+_FAILED = logging.ERROR, "Failed to apply a row, it will be retried: %s"
+_UNDER_WAY = logging.WARNING, "iptables takes long; what needs these rules waits, everything else goes on: %s"
+
+
 class SyncLog:
     """Logs reports; *clock* returns seconds that only increase."""
 
@@ -64,9 +68,8 @@ class SyncLog:
                 _log_cause(severity, "A row waits for one that failed before: %s", cause)
             else:
                 is_repeated = is_known and self._clock() < self._logged_s.get(cause.error, -NEVER) + REPEAT_S
-                _log_cause(
-                    level(2) if is_repeated else logging.ERROR, "Failed to apply a row, it will be retried: %s", cause
-                )
+                severity, message = _UNDER_WAY if cause.first.is_under_way else _FAILED
+                _log_cause(level(2) if is_repeated else severity, message, cause)
                 self._logged_s[cause.error] = self._logged_s[cause.error] if is_repeated else self._clock()
             self._failed |= cause.keys
         if not self._failed:

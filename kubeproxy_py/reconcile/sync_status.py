@@ -45,9 +45,9 @@ class SyncStatus(Struct, frozen=True, gc=False):
 
 
 def stuck_families(failed: Iterable[Key]) -> frozenset[Family]:
-    """Return the families in which a row *failed* that makes kube-proxy's sync fail: device, set, chain or jump.
+    """Return the families in which a device, set, chain or jump *failed* or is under way.
 
-    kube-proxy logs a failure of any other kind, and its sync counts as done.
+    kube-proxy's sync fails, or waits, then.  It logs a failure of any other kind, and its sync counts as done.
     """
     stuck: set[Family] = set()
     for key in failed:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from kubeproxy_py.kernel import Scope
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.steps import UNDER_WAY
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ class UnreadScopes:
         return self._errors
 
     def record_error(self, scope: Scope, error: KernelError) -> None:
-        """Record that *scope* cannot be read."""
+        """Record that *scope* cannot be read; not while its reading is under way, whose end is recorded."""
+        if error.errno == UNDER_WAY:
+            return
         text = str(error)
         if self._errors.get(scope) == text:
             return

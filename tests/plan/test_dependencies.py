@@ -27,7 +27,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
-from kubeproxy_py.model.steps import Step, StepFailure
+from kubeproxy_py.model.steps import UNDER_WAY, Step, StepFailure
 from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.apply import apply_plan
@@ -340,3 +340,18 @@ def test_source_ranges_open_before_they_close_and_stay_until_they_are_open() -> 
     assert order == [cidr, FW, balanced]
     without = base({key: spec for key, spec in GUARDED.items() if key not in (cidr, FW)})
     assert [key for _, key in verbs_on(make_plan(without, base(GUARDED)), cidr, FW)] == [FW, cidr]
+
+
+def test_a_second_step_on_a_chain_waits_while_the_first_is_under_way() -> None:
+    key, entry = chain("KUBE-SERVICES"), IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.9,tcp:80")
+    sets: Rows = dict(kube_names.ipsets("IPv4").items())
+    harness = Harness({**sets, key: ChainSpec(("-j KUBE-A", "-j KUBE-B")), entry: None})
+    tried: list[Step] = []
+
+    def fault(step: Step) -> int:
+        tried.append(step)
+        return UNDER_WAY if step.key == key else 0
+
+    harness.kernel.fault = fault
+    assert harness.change_to({**sets, key: ChainSpec(("-j KUBE-B", "-j KUBE-C"))}) == {key}
+    assert [step.key for step in tried] == [key, entry]

@@ -1,6 +1,7 @@
 """RetryQueue: rows that wait for others."""
 
 from kubeproxy_py.model.rows import Address, Chain, RealServer, VirtualServer
+from kubeproxy_py.model.steps import Step
 from kubeproxy_py.reconcile.retry_queue import TIMEOUT_RETRY_S, WAIT_S, RetryQueue
 
 CHAIN = Chain("IPv4", "nat", "KUBE-SERVICES")
@@ -42,3 +43,17 @@ def test_a_row_whose_program_hung_is_retried_after_a_longer_time() -> None:
     queue.record_outcome((), {CHAIN: None, OTHER: None}, 100.0, timed_out={CHAIN})
     assert queue.due(110.0) == [OTHER]
     assert queue.due(100.0 + TIMEOUT_RETRY_S) == [CHAIN, OTHER]
+
+
+def test_a_row_whose_step_is_under_way_is_due_only_when_it_has_ended() -> None:
+    queue = failed_queue()
+    steps = [Step("add", SERVER), Step("add", OTHER)]
+    queue.begin(steps)
+    queue.enqueue([OTHER])  # it changed
+    queue.record_outcome([CHAIN], {}, 100.6)  # SERVER waited for it before it was tried
+    assert queue.due(10_000.0) == [POD]
+    assert not {SERVER, OTHER} - set(queue.keys)
+    queue.end([SERVER, OTHER])
+    queue.record_outcome([SERVER, OTHER], {OTHER: None}, 101.0)
+    assert OTHER not in queue.due(101.9)
+    assert OTHER in queue.due(102.1), "after 1 s, because its earlier failure counts"
