@@ -1,14 +1,19 @@
-"""Command line of the lab: `python3 -m lab run [--timeout S] [--mem 2G] -- COMMAND ARG... | install | which`."""
+"""Command line of the lab: `python3 -m lab run [--timeout S] [--mem 2G] -- COMMAND ARG... | install | which | build`.
+
+`run` first writes one line to stderr that names the kernel.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from types import FrameType
 
 import lab
 from lab.backends import choose_backend
+from lab.build_kernel import NEWEST, build
 from lab.install import install
 from lab.job import LabError
 
@@ -39,10 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("command", nargs="+")
     commands.add_parser("install", help="install the packages that are missing")
     commands.add_parser("which", help="print the backend that would be used: uml, host or qemu")
+    kernels = commands.add_parser("build", help="build user-mode-linux kernels from Debian's sources, into ~/.cache")
+    kernels.add_argument("versions", nargs="*", default=[NEWEST], metavar="VERSION", help=f"default: {NEWEST}")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
+    if "LAB_INSIDE" not in os.environ:
+        print(f"lab: {choose_backend().describe()}", file=sys.stderr, flush=True)
     return lab.run(options.command, timeout_s=options.timeout, memory=options.mem)
 
 
@@ -56,11 +65,17 @@ def _print_backend(_: argparse.Namespace) -> int:
     return 0
 
 
+def _build(options: argparse.Namespace) -> int:
+    for name in build(options.versions):
+        print("built:", name)
+    return 0
+
+
 def _exit_on_signal(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-_COMMANDS = {"run": _run, "install": _install, "which": _print_backend}
+_COMMANDS = {"run": _run, "install": _install, "which": _print_backend, "build": _build}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

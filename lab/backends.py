@@ -25,19 +25,20 @@ class RunJob(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """One backend: its name, why it is unavailable here (None: it is available), and how it runs a job."""
+    """One backend: its name, why it is unavailable here (None: it is available), its kernel, and how it runs a job."""
 
     name: str
     unavailable: Callable[[], LabError | None]
+    describe: Callable[[], str]
     run: RunJob
 
 
 BACKENDS = (
     Backend(
-        "uml", uml.unavailable, uml.run
+        "uml", uml.unavailable, uml.describe, uml.run
     ),  # first: the same kernel for everyone, and all of its sysctls can be written
-    Backend("host", host.unavailable, host.run),
-    Backend("qemu", qemu.unavailable, qemu.run),  # last, because it is slow; but it has nf_tables as well
+    Backend("host", host.unavailable, host.describe, host.run),
+    Backend("qemu", qemu.unavailable, qemu.describe, qemu.run),  # last: it is slow, but Debian's own kernel
 )
 
 

@@ -1,8 +1,8 @@
 """Set a bare kernel up as a machine on which a node agent can run, without changing the host's files.
 
-What the command writes to /tmp, /run and most of /var goes to a tmpfs.  Kernel modules are loaded on demand.  In
-user-mode-linux `iptables` is the legacy variant, because nf_tables of 6.1 has no families there; elsewhere it is the
-host's choice.  `lo` is set up.  The sysctls of the new kernel are saved for `pristine.reset_host_state`.
+What the command writes to /tmp, /run and most of /var goes to a tmpfs.  Kernel modules are loaded on demand.
+`iptables` is the variant that the job names, or the host's choice.  `lo` is set up.  The sysctls of the new kernel are
+saved for `pristine.reset_host_state`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ import subprocess
 from pathlib import Path
 
 from lab import linux, pristine
-from lab.job import REPOSITORY, Job
+from lab.job import Job
 from lab.pristine import LAB
 
-UML_MODULES = Path("/usr/lib/uml/modules")
-QEMU_MODULES = REPOSITORY / "build/qemu/lib/modules"
-_MODULES_OF = {"uml": UML_MODULES, "qemu": QEMU_MODULES}  # the backends that boot a kernel of their own
 _TMPFS_PATHS = ("/tmp", "/var/tmp", "/var/lib", "/var/log", "/dev/shm")
 _SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh")
 # Loaded at boot because the agent, or a test, finds them by their files in /proc; others are loaded on demand.
@@ -30,7 +27,7 @@ MODULES = (
     "br_netfilter",
     "sctp",
 )
-_LEGACY = Path("/usr/sbin/xtables-legacy-multi")
+_PROGRAM = "/usr/sbin/xtables-{}-multi"
 
 
 def unshare_all() -> None:
@@ -49,21 +46,22 @@ def prepare(job: Job, folder: Path, backend: str) -> None:
     """
     linux.mount("proc", "/proc", "proc")
     linux.mount("sysfs", "/sys", "sysfs")
-    if backend in _MODULES_OF:
+    if job.modules:
         _add_missing_devices()
     _mount_tmpfs((str(folder), *job.shared))
     linux.raise_loopback()
-    if backend == "uml":
-        _choose_legacy_iptables()
-    if backend in _MODULES_OF:
-        _load_modules(_MODULES_OF[backend])
+    if job.iptables:
+        _choose_iptables(Path(_PROGRAM.format(job.iptables)))
+    if job.modules:
+        _load_modules(Path(job.modules))
     pristine.save_sysctls()
 
 
 def environment(job: Job, backend: str) -> dict[str, str]:
     """Return the job's environment, with modprobe's options, and LAB_INSIDE as a mark of the lab."""
-    options = {"MODPROBE_OPTIONS": f"-d {LAB}"} if backend in _MODULES_OF else {}
-    return {**job.env, **options, "LAB_INSIDE": backend}
+    options = {"MODPROBE_OPTIONS": f"-d {LAB}"} if job.modules else {}
+    variant = {"LAB_IPTABLES": job.iptables} if job.iptables else {}
+    return {**job.env, **options, **variant, "LAB_INSIDE": backend}
 
 
 def _add_missing_devices() -> None:
@@ -108,16 +106,16 @@ def _make_target(source: str, target: str) -> None:
         Path(target).touch()
 
 
-def _choose_legacy_iptables() -> None:
-    """Mount a copy of /etc/alternatives in which iptables is the legacy variant, as update-alternatives makes it."""
+def _choose_iptables(program: Path) -> None:
+    """Mount a copy of /etc/alternatives in which iptables is *program*, as update-alternatives makes it."""
     alternatives = Path("/etc/alternatives")
-    if not alternatives.is_dir() or not _LEGACY.exists():
+    if not alternatives.is_dir() or not program.exists():
         return
     links = {link.name: link.readlink() for link in alternatives.iterdir() if link.is_symlink()}
     linux.mount("tmpfs", str(alternatives), "tmpfs", 0, "mode=755")
     for name, target in links.items():
-        legacy = name.removesuffix("-save").removesuffix("-restore") in ("iptables", "ip6tables")
-        (alternatives / name).symlink_to(_LEGACY if legacy else target)
+        of_iptables = name.removesuffix("-save").removesuffix("-restore") in ("iptables", "ip6tables")
+        (alternatives / name).symlink_to(program if of_iptables else target)
 
 
 def _load_modules(folder: Path) -> None:

@@ -30,6 +30,11 @@ def unavailable() -> LabError | None:
     return None
 
 
+def describe() -> str:
+    """Return the kernel's name for people."""
+    return f"Linux {os.uname().release}, this machine's own"
+
+
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
     """Run *job* in new namespaces; *memory* is ignored."""
     folder = Path(tempfile.mkdtemp(prefix="kernel-lab-"))

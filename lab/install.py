@@ -26,11 +26,11 @@ def required() -> tuple[str, ...]:
     return PACKAGES + for_xstate + (qemu.PACKAGES if _with_qemu() else ())
 
 
-def missing() -> tuple[str, ...]:
-    """Return those of `required` that dpkg does not list as installed."""
-    argv = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *required()]
+def missing(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of *wanted* that dpkg does not list as installed."""
+    argv = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *wanted]
     listed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
-    return tuple(name for name in required() if f"{name} installed" not in listed)
+    return tuple(name for name in wanted if f"{name} installed" not in listed)
 
 
 def install() -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def install() -> tuple[str, ...]:
     Raises:
         LabError: There is no apt-get, or this user may not use it.
     """
-    names = _install_packages()
+    names = install_packages(required())
     if prometheus.is_missing():
         if not names:
             _apt_get("update")
@@ -51,8 +51,13 @@ def _with_qemu() -> bool:
     return os.environ.get("LAB") == "qemu"
 
 
-def _install_packages() -> tuple[str, ...]:
-    names = missing() if shutil.which("dpkg-query") else required()
+def install_packages(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Install those of *wanted* that are missing and return their names.
+
+    Raises:
+        LabError: There is no apt-get, or this user may not use it.
+    """
+    names = missing(wanted) if shutil.which("dpkg-query") else wanted
     if not names:
         return ()
     if shutil.which("apt-get") is None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +33,8 @@ class Job:
 
     shared: files and directories that must stay visible although a new tmpfs hides /tmp and similar paths.
     stdout, stderr: descriptors outside the lab; equal if both are the same file, so that lines stay in order.
+    modules: the folder that has a folder RELEASE with the kernel's modules; empty if the lab boots no kernel.
+    iptables: what `iptables` is: "legacy", "nft", or empty for the host's choice.
     """
 
     argv: tuple[str, ...]
@@ -41,6 +43,12 @@ class Job:
     shared: tuple[str, ...]
     stdout: int
     stderr: int
+    modules: str = ""
+    iptables: str = ""
+
+    def booting(self, modules: Path, iptables: str = "") -> Job:
+        """Return this job for a kernel with these *modules*, which stay visible, and this *iptables*."""
+        return replace(self, modules=str(modules), iptables=iptables, shared=(*self.shared, str(modules)))
 
     def write(self, folder: Path) -> None:
         """Write the job to *folder*, where `read_job` finds it."""

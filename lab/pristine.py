@@ -69,6 +69,7 @@ def reset_host_state() -> None:
         OSError: The kernel refused, as with EBUSY for an ipset that is still in use.
     """
     _empty_iptables()  # first: its rules refer to the sets
+    _flush_nf_tables()
     _flush_ipvs()
     _request_netfilter(_IPSET_DESTROY, struct.pack("HHB3x", 5, 1, 6))  # IPSET_ATTR_PROTOCOL 6
     _request_netfilter(_CT_DELETE, b"")
@@ -118,6 +119,12 @@ def _empty_iptables() -> None:
         if tables:
             text = "".join(_empty_table(table) for table in tables)
             subprocess.run([f"/usr/sbin/{command}"], input=text.encode(), check=True)
+
+
+def _flush_nf_tables() -> None:
+    """Delete all tables of nf_tables; the module is loaded only where something used it."""
+    if Path("/sys/module/nf_tables").exists():
+        subprocess.run(["/usr/sbin/nft", "flush", "ruleset"], check=True)
 
 
 def _empty_table(table: str) -> str:

@@ -15,13 +15,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab.guest_setup import QEMU_MODULES
 from lab.initramfs import Content, archive
-from lab.job import Job, LabError
+from lab.job import REPOSITORY, Job, LabError
 from lab.kernel_process import run_kernel, start_kernel
 
 PACKAGES = ("qemu-system-x86", "busybox-static")
-TREE = QEMU_MODULES.parents[1]  # content of the kernel package: boot/ and lib/modules/
+TREE = REPOSITORY / "build/qemu"  # content of the kernel package: boot/ and lib/modules/
 _KERNEL_PACKAGE = "linux-image-amd64"
 _QEMU, _BUSYBOX = Path("/usr/bin/qemu-system-x86_64"), Path("/bin/busybox")
 _MODULES = ("virtio_pci", "9pnet_virtio", "9p")
@@ -40,7 +39,12 @@ def unavailable() -> LabError | None:
 
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
     """Boot, run *job* and power off; return the status as `lab.run` does."""
-    return run_kernel(job, lambda folder: _boot(folder, memory), timeout_s=timeout_s)
+    return run_kernel(job.booting(TREE / "lib/modules"), lambda folder: _boot(folder, memory), timeout_s=timeout_s)
+
+
+def describe() -> str:
+    """Return the kernel's name for people."""
+    return f"Linux {_release()}, Debian's, in qemu"
 
 
 def unpack_kernel() -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Backend "uml": Debian's user-mode-linux, a kernel as an ordinary process with the host's files as its root (hostfs).
+"""Backend "uml": user-mode-linux, a kernel as an ordinary process with the host's files as its root (hostfs).
 
-guest.py is its init; what it writes to the job's folder is visible outside at once.
+kernels.py chooses the kernel.  guest.py is its init; what it writes to the job's folder is visible outside at once.
 """
 
 from __future__ import annotations
@@ -12,30 +12,47 @@ import tempfile
 from pathlib import Path
 
 from lab.cpu import reserve_cpu
-from lab.guest_setup import UML_MODULES
 from lab.job import Job, LabError
 from lab.kernel_process import run_kernel, start_kernel
+from lab.kernels import UmlKernel, choose_iptables, choose_kernel
 from lab.xstate import preload_for_large_xstate
 
-KERNEL = Path("/usr/bin/linux.uml")
+_MODPROBE = Path("/sbin/modprobe")
 
 
 def unavailable() -> LabError | None:
     """Return the reason why this machine cannot run user-mode-linux, or None."""
-    needed = (KERNEL, UML_MODULES, Path("/sbin/modprobe"))
-    missing = [str(path) for path in needed if not path.exists()]
+    try:
+        kernel = choose_kernel()
+        iptables = choose_iptables()
+    except LabError as error:
+        return error
+    missing = kernel.missing() + ([] if _MODPROBE.exists() else [str(_MODPROBE)])
     if missing:
         return LabError(f"not installed: {', '.join(missing)}", "run python3 -m lab install")
+    if iptables not in kernel.modules:
+        return LabError(
+            "Debian's user-mode-linux has no iptables-nft", "run make lab-kernels, or use LAB_IPTABLES=legacy"
+        )
     return None
+
+
+def describe() -> str:
+    """Return the kernel's name for people."""
+    kernel = choose_kernel()
+    mode = "seccomp" if kernel.has_seccomp_mode else "ptrace"
+    return f"Linux {kernel.release} ({kernel.name}, {mode}), iptables-{choose_iptables()}"
 
 
 def run(job: Job, *, timeout_s: float, memory: str) -> int:
     """Boot, run *job* and power off; return the status as `lab.run` does."""
+    kernel, iptables = choose_kernel(), choose_iptables()
     with reserve_cpu() as cpu:
-        return run_kernel(job, lambda folder: _boot(folder, memory, cpu), timeout_s=timeout_s)
+        prepared = job.booting(kernel.modules[iptables], iptables)
+        return run_kernel(prepared, lambda folder: _boot(kernel, folder, memory, cpu), timeout_s=timeout_s)
 
 
-def _boot(folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
+def _boot(kernel: UmlKernel, folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
     init = [sys.executable, str(Path(__file__).with_name("guest.py")), str(folder), "uml"]
     if any(character.isspace() for word in init for character in word):
         raise LabError(f"a path on the kernel command line contains a space: {init}", "move the checkout or set TMPDIR")
@@ -49,9 +66,10 @@ def _boot(folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
         "con0": "fd:0,fd:1",
         "uml_dir": f"{folder}/",
         "umid": "kernel",
+        **({"seccomp": "auto"} if kernel.has_seccomp_mode else {}),
     }
     words = [
-        str(KERNEL),
+        str(kernel.program),
         *(f"{name}={value}" for name, value in settings.items()),
         "rw",
         "quiet",
@@ -62,7 +80,7 @@ def _boot(folder: Path, memory: str, cpu: int) -> subprocess.Popen[bytes]:
     env = {
         "PATH": os.environ.get("PATH", ""),
         "TMPDIR": str(_memory_folder(memory)),
-        **preload_for_large_xstate(folder),
+        **({} if kernel.has_seccomp_mode else preload_for_large_xstate(folder)),
     }
     return start_kernel(words, folder, env, cpus={cpu})
 

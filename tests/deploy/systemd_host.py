@@ -23,7 +23,6 @@ from typing import Self
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lab import linux
-from lab.guest_setup import UML_MODULES
 from lab.job import REPOSITORY
 from lab.namespace import Namespace
 from lab.pristine import LAB
@@ -217,7 +216,7 @@ def _install_ours(root: Path) -> None:
     packages = Path("venv", Path(sysconfig.get_path("purelib")).relative_to(sys.prefix))
     program.write_text(_PROGRAM.format(python=f"python3.{sys.version_info.minor}", packages=packages))
     program.chmod(0o755)
-    for release in UML_MODULES.iterdir():
+    for release in (LAB / "lib/modules").iterdir():
         (root / "usr/lib/modules" / release.name).symlink_to(release)
 
 

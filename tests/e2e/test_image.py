@@ -24,9 +24,8 @@ import yaml
 from kubeproxy_py import __version__
 from lab.client import query
 from lab.echo import EchoServers, Listener
-from lab.guest_setup import UML_MODULES
 from lab.network import BY_NAME, NODE_NAME, PODS, Cluster
-from lab.pristine import reset_host_state
+from lab.pristine import LAB, reset_host_state
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
@@ -113,7 +112,7 @@ def node(
             image=archive.config["config"],
             config_maps=dict(_config_maps(objects, server, folder)),
             service_account=_service_account(authority, folder / "service-account"),
-            host_paths={"/lib/modules": UML_MODULES},
+            host_paths={"/lib/modules": (LAB / "lib/modules").resolve()},
             seccomp=json.loads(SECCOMP.read_text()),
         )
         yield Node(cluster, server, pod, machine, folder)

@@ -20,6 +20,7 @@ import pytest
 import lab
 from lab.backends import choose_backend
 from lab.job import LabError
+from lab.kernels import choose_kernel
 from lab.uml import unavailable
 
 pytestmark = pytest.mark.lab
@@ -154,3 +155,29 @@ def test_user_mode_linux_is_available_here() -> None:
 def test_unknown_backend_is_rejected_with_the_list_of_known_ones() -> None:
     with pytest.raises(LabError, match=r"vmware is not a backend of the lab \(hint: use one of uml, host, qemu\)"):
         choose_backend({"LAB": "vmware"})
+
+
+def _output(env: Mapping[str, str], *argv: str) -> str:
+    words = [sys.executable, "-m", "lab", "run", "--timeout", "60", "--", *argv]
+    done = subprocess.run(words, env={**os.environ, **env}, cwd=_ROOT, capture_output=True, text=True, timeout=90)
+    return done.stdout
+
+
+def test_iptables_variant_is_the_one_that_is_named_and_works() -> None:
+    script = "iptables -V && iptables -t nat -S && ip6tables -S"
+    for kind, printed in (("legacy", "(legacy)"), ("nft", "(nf_tables)")):
+        if kind not in choose_kernel().modules:
+            pytest.skip("no kernel with nf_tables was built: make lab-kernels")
+        lines = _output({"LAB_IPTABLES": kind}, "sh", "-ec", script).splitlines()
+        assert lines[0].endswith(printed)
+        assert lines[-1] == "-P OUTPUT ACCEPT"
+
+
+def test_kernel_has_nf_tables_only_if_iptables_is_that_variant() -> None:
+    assert _output({"LAB_IPTABLES": "legacy"}, "sh", "-c", "nft list ruleset; echo $?").split()[-1] != "0"
+
+
+def test_kernel_is_named_before_the_command_runs() -> None:
+    argv = [sys.executable, "-m", "lab", "run", "--", "uname", "-r"]
+    done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True, timeout=90, check=True)
+    assert done.stderr.startswith(f"lab: Linux {done.stdout.strip()} (")
