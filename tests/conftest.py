@@ -5,7 +5,10 @@ These are the same examples in each run, so that a change is blamed for what it 
 """
 
 import os
+import shutil
+import tempfile
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 for _profile, _examples in (("brief", 10), ("fast", 60), ("full", 500), ("thorough", 5000)):
@@ -17,3 +20,15 @@ for _profile, _examples in (("brief", 10), ("fast", 60), ("full", 500), ("thorou
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each pytest process a folder of its own for temporary files; --basetemp=DIR chooses one and keeps it.
+
+    Whenever a process starts, pytest closes the common folder to other users, while tests of another process may have
+    opened it to read files as nobody.
+    """
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        config.option.basetemp = tempfile.mkdtemp(prefix="kubeproxy-py-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
