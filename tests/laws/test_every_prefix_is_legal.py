@@ -322,13 +322,17 @@ class PacketKernel(CheckingKernel):
 
 
 def probes(rows: Rows) -> Iterator[Packet]:
-    """Yield packets from every client to every virtual server of *rows*, and to a port of the host."""
+    """Yield packets to every virtual server of *rows*, and to a port of the host.
+
+    They come from every client where source ranges may tell these apart, and else from the first of its family.
+    """
     frontends = {(key.address, key.port, key.protocol.lower()) for key in rows if isinstance(key, VirtualServer)}
     frontends |= {(address, HOST_PORT, "tcp") for address, _, _ in frontends}
+    closed = {key.entry for key in rows if isinstance(key, IpsetEntry) and "-FW" in key.set}
     for address, port, protocol in sorted(frontends):
-        for client in OUTSIDE_CLIENTS:
-            if family_of(client) == family_of(address):
-                yield Packet(client, address, port, protocol)
+        clients = [client for client in OUTSIDE_CLIENTS if family_of(client) == family_of(address)]
+        for client in clients if f"{address},{protocol}:{port}" in closed else clients[:1]:
+            yield Packet(client, address, port, protocol)
 
 
 def is_concerned(packet: Packet, key: Key) -> bool:
