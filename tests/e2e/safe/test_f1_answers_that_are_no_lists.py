@@ -18,10 +18,10 @@ from lab.client import QueryError, query
 from lab.network import Cluster
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
+from tests.e2e.control_plane import Agent, ControlPlane, running_control_plane
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import service_with_slice
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import Agent, ControlPlane, running_control_plane
 
 pytestmark = pytest.mark.kernel
 
