@@ -18,15 +18,12 @@ from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import EVENT, wait_until
 from tests.e2e.control_plane import WEB, Agent, ControlPlane, responders, running_control_plane
 from tests.e2e.manifests import endpoint_slice, service, service_with_slice
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

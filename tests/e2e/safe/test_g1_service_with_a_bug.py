@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from tests.e2e.agent_process import EVENT
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.safe.patched_agent import PatchedAgent
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -31,10 +30,7 @@ compiler.compile_parts = compile_parts
 ''')"""
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture
