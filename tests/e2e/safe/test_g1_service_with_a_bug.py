@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_the_service_keeps_its_rows_and_all_others_follow(cluster: Cluster, fold
 
 
 def test_service_leaves_an_address_that_another_service_has_by_now(cluster: Cluster, folder: Folder) -> None:
-    shared = {"externalIPs": [SHARED]}
+    shared: dict[str, Any] = {"externalIPs": [SHARED]}
     folder.write("web", service_with_slice("web", WEB, ["pod-a1"], PORTS, **shared))
     with PatchedAgent(cluster.node_a, folder.path, BUG) as agent:
         agent.wait_synced()
