@@ -10,6 +10,8 @@ from errno import EACCES, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from kubeproxy_py.hinted_error import HintedError
+
 _PERMISSION = "run as a user who may read it and enter its folders, or change their modes"
 _HINTS = {
     ENOENT: "check the path, and that it is mounted",
@@ -22,18 +24,8 @@ _HINTS = {
 }
 
 
-class UnreadableError(Exception):
-    """A file cannot be read.
-
-    Attributes:
-        message: What is wrong.
-        hint: The remedy.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(f"{message} ({hint})" if hint else message)
-        self.message = message
-        self.hint = hint
+class UnreadableError(HintedError):
+    """A file cannot be read."""
 
 
 def read_file(path: str | Path, limit: int, *, regular: bool = True) -> bytes:

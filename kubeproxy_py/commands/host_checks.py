@@ -6,7 +6,6 @@ Invariants:
 - The checks use at most MAX_CPU_SHARE of a core, and run no more often than full compares.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection
 from time import monotonic, sleep
@@ -14,10 +13,10 @@ from time import monotonic, sleep
 from kubeproxy_py import threads
 from kubeproxy_py.checks.all_checks import REASONS, run_checks
 from kubeproxy_py.checks.situation import Situation
+from kubeproxy_py.commands.finding_reporter import FindingReporter
 from kubeproxy_py.config.load import LoadedConfig
 from kubeproxy_py.config.types import KubeProxyConfiguration
-from kubeproxy_py.events.kube_events import Publish, found_on_node
-from kubeproxy_py.logging_setup import values
+from kubeproxy_py.events.kube_events import Publish
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.host_facts import HostFacts
@@ -27,8 +26,6 @@ from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.report import Report
 
 MAX_CPU_SHARE = 0.05
-
-log = logging.getLogger(__name__)
 
 
 class HostChecks:
@@ -50,15 +47,13 @@ class HostChecks:
         publish: Publish,
         registry: MetricsRegistry,
     ) -> None:
-        self._node_name = node
+        self._reporter = FindingReporter(node, publish)
         self._gather = gather
         self._config = config
-        self._publish = publish
         self._registry = registry
         self._node: Node | None = None  # replaced as a value by the loop's thread
         self._started = False
         self._before: HostFacts | None = None
-        self._known: dict[tuple[str, str], Finding] = {}  # by reason and subject, of the last run
         for reason in REASONS:
             registry.set("kubeproxy_ipvs_findings", 0, reason)
 
@@ -96,16 +91,7 @@ class HostChecks:
             sleep(max(self._config().config.ipvs.sync_period_s, took_s / MAX_CPU_SHARE))
 
     def _report(self, findings: Collection[Finding]) -> None:
-        found = {(finding.reason, finding.subject): finding for finding in findings}
-        for key, finding in found.items():
-            if key not in self._known:
-                self._publish(found_on_node(self._node_name, finding))
-        for key, finding in self._known.items():
-            if key not in found:
-                log.info(
-                    "A finding about this host is over", extra=values(reason=finding.reason, subject=finding.subject)
-                )
-        self._known = found
+        self._reporter.replace(findings)
         counts = Counter(finding.reason for finding in findings)
         with self._registry.batch():
             for reason in REASONS:

@@ -5,33 +5,37 @@ Invariants:
 - What stays is reported once; what was found is looked for again each RECHECK_S, until it has gone.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from time import monotonic, sleep
 
 from kubeproxy_py import threads
-from kubeproxy_py.events.kube_events import Publish, found_on_node
+from kubeproxy_py.commands.finding_reporter import FindingReporter
+from kubeproxy_py.events.kube_events import Publish
 from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, processes
-from kubeproxy_py.logging_setup import values
 from kubeproxy_py.metrics.registry import MetricsRegistry
-from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.rows import Key
-from kubeproxy_py.plan.rivals import QUESTIONS, Facts, ProxyProcess, find_rivals, service_proxy
+from kubeproxy_py.plan.rivals import (
+    ANOTHER_PROXY,
+    QUESTIONS,
+    REPEATED_DRIFT,
+    Facts,
+    ProxyProcess,
+    find_rivals,
+    service_proxy,
+)
 
 RECHECK_S = 60.0
 DISPUTE_PERIOD_S = 600.0  # between two messages about disputed rows
 _GAUGE = "kubeproxy_ipvs_other_service_proxies"
-
-log = logging.getLogger(__name__)
 
 
 class RivalWatch:
     """Looks for rivals of the agent of the node called *node*.
 
     Args:
-        node: The node.
-        publish: Publishes a Kubernetes Event.
+        node: The name of the node, which Kubernetes Events are about.
+        publish: Publishes a Kubernetes Event, which also logs it.
         registry: Records the number of rivals.
         is_ours: Returns whether it is this process that answers at a port of 127.0.0.1.
         clock: Returns seconds that only increase.
@@ -45,13 +49,11 @@ class RivalWatch:
         is_ours: Callable[[int], bool],
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._node = node
-        self._publish = publish
+        self._reporter = FindingReporter(node, publish)
         self._registry = registry
         self._is_ours = is_ours
         self._clock = clock
         self._lock = threading.Lock()  # held while somebody looks
-        self._reported: frozenset[Finding] = frozenset()
         self._dispute_due_s = -float("inf")
         registry.set(_GAUGE, 0)
 
@@ -72,18 +74,16 @@ class RivalWatch:
         """Look once, report what is new, and return whether there is another service proxy."""
         with self._lock:
             findings = find_rivals(self._facts(disputed))
+            rivals = [finding for finding in findings if finding.reason == ANOTHER_PROXY]
+            self._reporter.replace(rivals)
             for finding in findings:
-                if finding not in self._reported:
-                    self._report(finding)
-            rivals = frozenset(finding for finding in findings if finding.reason == "AnotherServiceProxy")
-            for finding in self._reported - rivals:
-                log.info("The other service proxy has gone", extra=values(proxy=finding.subject))
-            self._reported = rivals
+                if finding.reason == REPEATED_DRIFT:
+                    self._reporter.report_once(finding)
             self._registry.set(_GAUGE, len(rivals))
             return bool(rivals)
 
     def _look_once(self, disputed: tuple[str, ...]) -> None:
-        watched = bool(self._reported)
+        watched = self._reporter.has_findings
         if self.look(disputed) and not watched:
             self.watch()
 
@@ -95,8 +95,3 @@ class RivalWatch:
         )
         answers = ((port, get_local(port, path)) for port, path in QUESTIONS.items() if not self._is_ours(port))
         return Facts(found, tuple((port, answer) for port, answer in answers if answer), disputed)
-
-    def _report(self, finding: Finding) -> None:
-        details = values(reason=finding.reason, subject=finding.subject, hint=finding.hint)
-        log.warning("Another program changes the Services of this node: %s", finding.message, extra=details)
-        self._publish(found_on_node(self._node, finding))

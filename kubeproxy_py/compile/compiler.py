@@ -5,8 +5,8 @@ Invariants:
 - Only dirty Services are compiled, so the cost of an event is that of the Services it changes.  A changed NodeContext
   makes every Service dirty.
 - All claims are known before a Service is compiled, so no frontend is served twice, not even within one sync.
-- An error while a Service is compiled affects that Service only (law 5): its last rows stay desired, and it is compiled
-  again when it, its slices or the NodeContext change.
+- An error while a Service is compiled affects that Service only (law 5): its last rows stay desired, except those of
+  frontends that another Service holds by now, and it is compiled again when it, its slices or the NodeContext change.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
 from kubeproxy_py.compile.frontends import place, refusals
 from kubeproxy_py.compile.health import service_state
-from kubeproxy_py.compile.last_rows import last_rows
+from kubeproxy_py.compile.last_rows import last_rows, without_frontends
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
@@ -26,7 +26,7 @@ from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.model.rows import Key, Rows
+from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.net import Family
 
@@ -59,6 +59,8 @@ class Compiler:
         self._sets_version = -1  # desired.sets.version at that time
         self._states: dict[ServiceName, ServiceState] = {}
         self._caches: dict[ServiceName, CompileCache] = {}  # of Services with several slices
+        self._unclaimed: set[ServiceName] = set()  # whose claims are not those of the object now known: that failed
+        self._leftovers: dict[VirtualServer, ServiceName] = {}  # frontends in last rows that no Service claims
 
     def handle_event(self, event: ObjectEvent) -> None:
         """Store the object of *event*."""
@@ -93,7 +95,7 @@ class Compiler:
         failed = (self.cluster.services.get(name) for name in self.failed if name)
         missing = [service for service in failed if service and not self.desired.rows_of(service.name)]
         for service in missing:
-            self.desired.replace(service.name, last_rows(kernel_rows, service))
+            self._keep(service.name, last_rows(kernel_rows, service))
         if missing:
             self._compile_base_and_chains()
 
@@ -117,24 +119,28 @@ class Compiler:
 
     def _update_claims(self) -> None:
         """Settle who holds each frontend; also make those Services dirty that gained or lost one to a dirty one."""
-        names = iter(list(self.cluster.moved))
+        tried_again = (name for name in self.cluster.dirty if name in self._unclaimed)
+        names = iter(list(dict.fromkeys((*self.cluster.moved, *tried_again))))
         self.cluster.moved.clear()
         try:
             for name in names:
                 for other in self._replace_claims_guarded(name):
                     self.cluster.dirty.setdefault(other)
                     self.refusals.mark_changed(other)
+                self._withdraw_leftovers(name)
         finally:
             self.cluster.moved.update(dict.fromkeys(names))
 
     def _replace_claims_guarded(self, name: ServiceName) -> list[ServiceName]:
-        """Do as _replace_claims; if that fails, *name* keeps its last claims and rows, and is not compiled."""
+        """Do as _replace_claims; if that fails, *name* keeps its last claims, and is not compiled."""
         try:
-            return self._replace_claims(name, self.cluster.services.get(name))
+            others = self._replace_claims(name, self.cluster.services.get(name))
         except Exception as error:  # a bug that this Service triggers must not stop the others
             self._record_failure(name, error)
-            self.cluster.dirty.pop(name, None)
+            self._unclaimed.add(name)
             return []
+        self._unclaimed.discard(name)
+        return others
 
     def _replace_claims(self, name: ServiceName, service: Service | None) -> list[ServiceName]:
         """Replace claims and refusals of *name*, and return the other Services that gained or lost a frontend."""
@@ -149,7 +155,9 @@ class Compiler:
         return others
 
     def _compile_guarded(self, name: ServiceName) -> list[Key]:
-        """Compile the Service *name*, and return the keys whose desired spec changed; none if that fails."""
+        """Compile the Service *name*, or have it keep its last rows; return the keys whose desired spec changed."""
+        if name in self._unclaimed:
+            return self._keep(name, self.desired.rows_of(name))
         service = self.cluster.services.get(name)
         try:
             slices = self.cluster.slices_of(name) if service else []
@@ -157,12 +165,31 @@ class Compiler:
             state = service_state(name, service, slices, self.context)
         except Exception as error:  # a bug that this Service triggers must not stop the others
             self._record_failure(name, error)
-            return []
-        self.failed.pop(name, None)
+            return self._keep(name, self.desired.rows_of(name))
+        if self.failed.pop(name, None):
+            self._leftovers = {server: owner for server, owner in self._leftovers.items() if owner != name}
         if not service:
             self._caches.pop(name, None)
         self._states[name] = state
         return self.desired.replace(name, *parts)
+
+    def _keep(self, name: ServiceName, rows: Rows) -> list[Key]:
+        """Have *name* want its last *rows*, except those of frontends that another Service holds."""
+        lost: list[VirtualServer] = []
+        for server in (key for key in rows if isinstance(key, VirtualServer)):
+            holder = self.claims.holder(server)
+            if holder is None:
+                self._leftovers[server] = name
+            elif holder != name:
+                lost.append(server)
+        return self.desired.replace(name, without_frontends(rows, lost) if lost else rows)
+
+    def _withdraw_leftovers(self, name: ServiceName) -> None:
+        """Make the Services dirty whose last rows are at frontends that *name* holds."""
+        if self._leftovers:
+            for server in self.claims.held_by(name):
+                if owner := self._leftovers.pop(server, None):
+                    self.cluster.dirty.setdefault(owner)
 
     def _record_failure(self, name: ServiceName | None, error: Exception) -> None:
         text = repr(error)

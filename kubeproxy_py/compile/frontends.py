@@ -20,13 +20,15 @@ from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Service, ServicePort
 from kubeproxy_py.net import CIDR, IP, Family, Protocol, family_of
 
-# By protocol: the set of all NodePorts, and that of those with externalTrafficPolicy Local.  Those of TCP and UDP are
-# of type bitmap:port, which does not support SCTP.
-_NODE_PORT_SETS: Mapping[Protocol, tuple[IpsetDefinition, IpsetDefinition]] = {
+NODE_PORT_SETS: Mapping[Protocol, tuple[IpsetDefinition, IpsetDefinition]] = {
     "TCP": (kube_names.NODE_PORT_TCP, kube_names.NODE_PORT_LOCAL_TCP),
     "UDP": (kube_names.NODE_PORT_UDP, kube_names.NODE_PORT_LOCAL_UDP),
     "SCTP": (kube_names.NODE_PORT_SCTP, kube_names.NODE_PORT_LOCAL_SCTP),
 }
+"""By protocol, the set of all NodePorts, and that of those with externalTrafficPolicy Local.
+
+Those of TCP and UDP are of type bitmap:port, which does not support SCTP.
+"""
 
 Entry = tuple[IpsetDefinition, str]
 """An entry of a set."""
@@ -204,7 +206,7 @@ def _source_range_entries(service: Service, server: VirtualServer, context: Node
 
 
 def _node_port_entries(service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
-    all_ports, local_ports = _NODE_PORT_SETS[server.protocol]
+    all_ports, local_ports = NODE_PORT_SETS[server.protocol]
     entry = _entry(server) if server.protocol == "SCTP" else str(server.port)
     return ((all_ports, entry), (local_ports, entry)) if external_local(service) else ((all_ports, entry),)
 

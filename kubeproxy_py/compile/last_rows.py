@@ -1,14 +1,92 @@
-"""The rows that a predecessor programmed for a Service, recognized by its addresses and ports.
+"""The last rows of a Service that cannot be compiled: which they are, and which of them stay."""
 
-Only for a Service that cannot be compiled since this process started: what it has in the kernel stays.
-"""
+from collections.abc import Iterable
 
+from kubeproxy_py.compile.frontends import NODE_PORT_SETS, ip_port
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.kube_names import IpsetDefinition
 from kubeproxy_py.model.rows import DRAINING, Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import Service
+from kubeproxy_py.net import FAMILIES, IP, Family, Protocol, family_of
+
+_Port = tuple[Family, Protocol, int]
+
+
+def _names(*definitions: IpsetDefinition) -> frozenset[str]:
+    return frozenset(definition.name_in(family) for definition in definitions for family in FAMILIES)
+
+
+_ADDRESS_SETS = _names(kube_names.IPVS_IPS)
+_PORT_SETS: dict[str, tuple[Family, Protocol]] = {
+    definition.name_in(family): (family, protocol)
+    for protocol, definitions in NODE_PORT_SETS.items()
+    for definition in definitions
+    for family in FAMILIES
+    if definition.type == "bitmap:port"  # the entries of the others have the address, too
+}
+_OTHER_SETS = _names(kube_names.LOOP_BACK, kube_names.HEALTH_CHECK_NODE_PORT)  # of endpoints, and of the whole Service
+
+
+def without_frontends(rows: Rows, lost: Iterable[VirtualServer]) -> Rows:
+    """Return the *rows* of one Service without those of its frontends *lost*.
+
+    An address or an entry that its other frontends need, too, stays, and so does what belongs to no frontend.
+    """
+    lost = frozenset(lost)
+    left = {key for key in rows if isinstance(key, VirtualServer)} - lost
+    entries = {_entry(server) for server in lost}
+    addresses = {server.address for server in lost} - {server.address for server in left}
+    ports = _ports(lost) - _ports(left - _with_address_entry(rows))
+
+    def is_lost(key: Key) -> bool:
+        match key:
+            case VirtualServer():
+                return key in lost
+            case RealServer():
+                return key.virtual_server in lost
+            case Address():
+                return key.address in addresses
+            case IpsetEntry():
+                return _is_lost(key, entries, addresses, ports)
+        return False
+
+    return {key: spec for key, spec in rows.items() if not is_lost(key)}
+
+
+def _is_lost(key: IpsetEntry, entries: set[str], addresses: set[IP], ports: set[_Port]) -> bool:
+    """Return whether *key* names one of the frontends *entries*, or one of *addresses* or *ports*."""
+    if key.set in _ADDRESS_SETS:
+        return key.entry in addresses
+    if key.set in _PORT_SETS:
+        return (*_PORT_SETS[key.set], int(key.entry)) in ports
+    return key.set not in _OTHER_SETS and _frontend_of(key) in entries
+
+
+def _ports(servers: Iterable[VirtualServer]) -> set[_Port]:
+    return {(family_of(server.address), server.protocol, server.port) for server in servers}
+
+
+def _with_address_entry(rows: Rows) -> set[VirtualServer]:
+    """Return the virtual servers that an entry names with their address, not only with a NodePort."""
+    named = {_frontend_of(key) for key in rows if isinstance(key, IpsetEntry) and key.set not in _OTHER_SETS}
+    return {key for key in rows if isinstance(key, VirtualServer) and _entry(key) in named}
+
+
+def _entry(server: VirtualServer) -> str:
+    return ip_port(server.address, server.protocol, server.port)
+
+
+def _frontend_of(key: IpsetEntry) -> str:
+    """Return the address and port with which the entry *key* begins; any other text if it has none."""
+    address, _, rest = key.entry.partition(",")
+    return f"{address},{rest.partition(',')[0]}"
 
 
 def last_rows(rows: Rows, service: Service) -> Rows:
-    """Return those of the kernel's *rows* that belong to *service*."""
+    """Return those of the kernel's *rows* that a predecessor programmed for *service*, by its addresses and ports.
+
+    They are the last rows of a Service that could not be compiled since this process started.
+    """
     addresses = frozenset((*service.cluster_ips, *service.external_ips, *service.load_balancer_ips))
     node_ports = frozenset((port.protocol, port.node_port) for port in service.ports if port.node_port)
 

@@ -3,10 +3,12 @@
 import os
 from errno import errorcode
 
+from kubeproxy_py.hinted_error import HintedError
+
 _INTERNAL_ERRNOS = {524: "not supported"}  # ENOTSUPP, which the kernel should not return but does
 
 
-class KernelError(Exception):
+class KernelError(HintedError):
     """The kernel, or a program that configures it, could not be used at all.
 
     Args:
@@ -16,9 +18,8 @@ class KernelError(Exception):
     """
 
     def __init__(self, message: str, *, errno: int = 0, hint: str = "") -> None:
-        super().__init__(f"{message} ({hint})" if hint else message)
+        super().__init__(message, hint)
         self.errno = errno
-        self.hint = hint
 
 
 def errno_text(errno: int) -> str:

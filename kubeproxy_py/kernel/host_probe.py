@@ -169,7 +169,7 @@ def _probe_iptables(
         usable = [result for result in results if not isinstance(result, HostProblem)]
         problems = [result for result in results if isinstance(result, HostProblem)]
     except KernelError as error:
-        problems.append(HostProblem(message=_without_hint(error), hint=error.hint, fatal=True))
+        problems.append(HostProblem(message=error.message, hint=error.hint, fatal=True))
     if not usable:
         problems.append(
             HostProblem(
@@ -183,7 +183,7 @@ def _probe_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
     try:
         return _check_family(backend, family, root)
     except KernelError as error:
-        message = f"{family} is not usable: {_without_hint(error)}"
+        message = f"{family} is not usable: {error.message}"
         return HostProblem(message=message, hint=error.hint or "Services of this family are not served")
 
 
@@ -277,11 +277,6 @@ def _can_load(module: str, loaded: Path) -> bool:
     except KernelError:
         return False
     return loaded.exists()
-
-
-def _without_hint(error: KernelError) -> str:
-    """Return the message of *error* without its hint, which HostProblem prints itself."""
-    return str(error).removesuffix(f" ({error.hint})")
 
 
 def _read(path: Path) -> str:

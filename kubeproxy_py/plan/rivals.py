@@ -11,6 +11,9 @@ from msgspec import Struct
 
 from kubeproxy_py.model.finding import Finding
 
+ANOTHER_PROXY, REPEATED_DRIFT = "AnotherServiceProxy", "RepeatedDrift"
+"""The reasons of findings."""
+
 METRICS_PORT, HEALTH_PORT = 10249, 10256
 QUESTIONS: dict[int, str] = {METRICS_PORT: "/proxyMode", HEALTH_PORT: "/healthz"}
 """What to ask at the ports at which kube-proxy, and only a service proxy, answers by default."""
@@ -67,7 +70,7 @@ def _runs_our_agent(arguments: Sequence[str]) -> bool:
 def find_rivals(facts: Facts) -> tuple[Finding, ...]:
     """Return a finding for each other service proxy, and one for the rows that somebody contests."""
     processes = [
-        Finding("AnotherServiceProxy", f"{process.program} (pid {process.pid})", _ONE_PROXY, _HINT)
+        Finding(ANOTHER_PROXY, f"{process.program} (pid {process.pid})", _ONE_PROXY, _HINT)
         for process in facts.processes
     ]
     named = processes or [finding for port, answer in facts.answers if (finding := _finding_at(port, answer))]
@@ -82,7 +85,7 @@ def _finding_at(port: int, answer: str) -> Finding | None:
         subject = f"a service proxy, which answers health checks at port {port}"
     else:
         return None
-    return Finding("AnotherServiceProxy", subject, _ONE_PROXY, _HINT)
+    return Finding(ANOTHER_PROXY, subject, _ONE_PROXY, _HINT)
 
 
 def _dispute(rows: Sequence[str], suspects: Iterable[str]) -> list[Finding]:
@@ -93,4 +96,4 @@ def _dispute(rows: Sequence[str], suspects: Iterable[str]) -> list[Finding]:
     who = " and ".join(suspects) or "another program"
     message = f"{who} changes them again each time after they were repaired; packets may be lost in between"
     hint = "stop the other proxy, or what flushes rules; list addresses of other IPVS users in ipvs.excludeCIDRs"
-    return [Finding("RepeatedDrift", subject, message, hint)]
+    return [Finding(REPEATED_DRIFT, subject, message, hint)]

@@ -20,7 +20,6 @@ import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from contextlib import suppress
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from functools import partial
 
@@ -34,6 +33,7 @@ from kubeproxy_py.server.http_messages import (
     encode_response,
     parse_head,
 )
+from kubeproxy_py.server.listening_socket import listening_socket
 
 HEAD_MAX_BYTES = 16 << 10
 CLIENTS_MAX = 1024  # of one server; fewer if the process may open few files
@@ -42,7 +42,6 @@ HEAD_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 120.0  # of a connection kept open for another request; Prometheus scrapes once a minute or sooner
 ANSWER_TIMEOUT_S = 30.0
 LINGER_S = 2.0  # a client that is still sending gets this long to read why its request was rejected
-_BACKLOG = 128
 _READ_BYTES = 16 << 10
 _TICK_S = 1.0
 _ACCEPT_BATCH = 64
@@ -114,7 +113,7 @@ class HttpServer:
         Raises:
             OSError: the address is in use, or not one of this host.
         """
-        listener = _listening_socket(address, port, both_families=both_families)
+        listener = listening_socket(address, port, both_families=both_families)
         self._selector.register(listener, selectors.EVENT_READ, handler)
         return listener
 
@@ -283,26 +282,3 @@ class HttpServer:
             self._unsent_bytes -= len(client.unsent)
             self._selector.unregister(client.socket)
             client.socket.close()
-
-
-def _listening_socket(address: str, port: int, *, both_families: bool) -> socket.socket:
-    if both_families and address in ("0.0.0.0", "::"):
-        # Go listens at [::] for 0.0.0.0 too unless the family is given (net.favoriteAddrFamily); so does kube-proxy.
-        with suppress(OSError):
-            return _bound_socket(socket.AF_INET6, "::", port, ipv6_only=False)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return _bound_socket(family, address, port, ipv6_only=True)
-
-
-def _bound_socket(family: socket.AddressFamily, address: str, port: int, *, ipv6_only: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
-        sock.bind((address, port))
-        sock.listen(_BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock

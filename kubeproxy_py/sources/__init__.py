@@ -8,6 +8,7 @@ Invariants:
 from collections.abc import Callable
 from typing import Protocol
 
+from kubeproxy_py.hinted_error import HintedError
 from kubeproxy_py.model.events import Event, Feed
 from kubeproxy_py.model.problem import Problem
 
@@ -26,18 +27,8 @@ FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
 """The feeds of every source; it emits Synced once for each."""
 
 
-class SourceError(Exception):
-    """A source cannot start or continue as it is configured.
-
-    Attributes:
-        message: What is wrong.
-        hint: The remedy.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(f"{message} ({hint})" if hint else message)
-        self.message = message
-        self.hint = hint
+class SourceError(HintedError):
+    """A source cannot start or continue as it is configured."""
 
 
 class Source(Protocol):

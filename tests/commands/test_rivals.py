@@ -1,4 +1,4 @@
-"""RivalWatch: another service proxy is reported once, by log, Event and metric, and so is its end."""
+"""RivalWatch: another service proxy is reported once, by log, Event and metric; its end by log and metric."""
 
 import logging
 
@@ -7,6 +7,7 @@ import pytest
 from kubeproxy_py import threads
 from kubeproxy_py.commands import rivals as module
 from kubeproxy_py.commands.rivals import DISPUTE_PERIOD_S, RivalWatch
+from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import KubeEvent
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.model.rows import Address
@@ -28,7 +29,11 @@ class Host:
         monkeypatch.setattr(module, "is_in_our_network", lambda pid: pid < 100)
         monkeypatch.setattr(module, "get_local", lambda port, _path: self.answers.get(port, ""))
         monkeypatch.setattr(module, "sleep", lambda _s: None)
-        self.watch = RivalWatch("node-a", self.events.append, self.registry, self.ours.__contains__, lambda: self.now_s)
+        self.watch = RivalWatch("node-a", self._publish, self.registry, self.ours.__contains__, lambda: self.now_s)
+
+    def _publish(self, event: KubeEvent) -> None:
+        self.events.append(event)
+        Announcer().publish(event)  # as an agent without an API server does
 
     def gauge(self) -> object:
         (family,) = (family for family in self.registry.collect() if "other_service_proxies" in family.metric.name)
@@ -40,7 +45,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(monkeypatch)
 
 
-def test_a_rival_is_told_once_and_that_it_has_gone_too(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+def test_rival_is_reported_once_and_its_end_is_logged(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert not host.watch.look()
     assert host.gauge() == 0
@@ -53,7 +58,10 @@ def test_a_rival_is_told_once_and_that_it_has_gone_too(host: Host, caplog: pytes
     host.running = []
     assert not host.watch.look()
     assert host.gauge() == 0
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    begin, end = caplog.records
+    assert begin.levelname == "WARNING"
+    assert begin.message.startswith("Node node-a: AnotherServiceProxy: kube-proxy (pid 12)")
+    assert (end.levelname, end.message) == ("INFO", "A finding about this host is over")
 
 
 def test_a_proxy_in_another_network_namespace_is_no_rival(host: Host) -> None:

@@ -13,7 +13,7 @@ from kubeproxy_py.config.load import load
 from kubeproxy_py.config.types import upstream_name
 from kubeproxy_py.config.write import as_document, as_yaml
 from tests.config.build import all_fields, document
-from tests.config.test_fields import PATHS, ROWS
+from tests.config.fields_table import PATHS, ROWS
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["0s", "-1h", "10.0.0.0/8"]),

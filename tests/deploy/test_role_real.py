@@ -14,11 +14,10 @@ from kubeproxy_py.model.events import Event, NodeUpserted, ServiceUpserted, Slic
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.source import KubeSource, connect
 from tests.apiserver.client import Client
+from tests.apiserver.objects import endpoint_slice, kubeconfig, node, service
 from tests.apiserver.real import agent_client, binaries, real_server
 from tests.deploy.manifests import BASE, Object, find, objects_of
 from tests.e2e.agent_process import wait_until
-from tests.sources.test_apiserver import service
-from tests.sources.test_kubernetes_source import endpoint_slice, kubeconfig, node
 
 TIMEOUT_S = 20.0
 FEEDS = {"services", "slices", "node"}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from lab.echo import PROTOCOLS, EchoServers, Listener
 from lab.network import BY_NAME, PODS, Cluster
 from tests.e2e.kernel_state import shell
@@ -22,6 +24,13 @@ _SECOND_NETWORK = "172.16.5.0/24"
 def serving_cluster() -> Iterator[Cluster]:
     """Yield the cluster; node A has a separate namespace and forwards."""
     with cluster_and_servers() as (cluster, _):
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster_fixture() -> Iterator[Cluster]:
+    """Yield `serving_cluster`, in a test module with `cluster = cluster_fixture` instead of conftest.py's cluster."""
+    with serving_cluster() as cluster:
         yield cluster
 
 

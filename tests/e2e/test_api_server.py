@@ -7,39 +7,23 @@ certificate authority and a tokenFile.
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lab.client import QueryError, query
 from lab.network import Cluster
-from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
-from tests.e2e.agent_process import EVENT, FLAGS, AgentProcess, wait_until
-from tests.e2e.manifests import Object, endpoint_slice, service, service_with_slice
-from tests.e2e.serving import serving_cluster
+from tests.e2e.agent_process import EVENT, wait_until
+from tests.e2e.control_plane import WEB, Agent, ControlPlane, responders, running_control_plane
+from tests.e2e.manifests import endpoint_slice, service, service_with_slice
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
-WEB = "10.96.80.1"
-NODE: Object = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}
-KUBECONFIG = """\
-apiVersion: v1
-kind: Config
-current-context: default
-clusters: [{{name: default, cluster: {{server: "{url}", certificate-authority: "{authority}"}}}}]
-contexts: [{{name: default, context: {{cluster: default, user: default}}}}]
-users: [{{name: default, user: {{tokenFile: "{token}"}}}}]
-"""
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")
@@ -47,60 +31,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("pki"))
 
 
-class ControlPlane:
-    """The API server, and a kubeconfig for it."""
-
-    def __init__(self, server: ApiServer, authority: Authority, folder: Path) -> None:
-        self.server = server
-        self._token = folder / "token"
-        self.set_token("first")
-        self.kubeconfig = folder / "kubeconfig"
-        self.kubeconfig.write_text(KUBECONFIG.format(url=server.url, authority=authority.file, token=self._token))
-
-    def set_token(self, token: str) -> None:
-        """Rotate the token: the server accepts only this one."""
-        self._token.write_text(f"{token}\n")
-        self.server.faults.tokens = {token}
-
-    def apply(self, *objects: Object) -> None:
-        for item in objects:
-            self.server.apply(item)
-
-
-class Agent(AgentProcess):
-    """An agent that uses the API server, with *flags* besides FLAGS."""
-
-    def __init__(self, cluster: Cluster, control_plane: ControlPlane, *flags: str) -> None:
-        super().__init__(cluster.node_a, Path("/nowhere"))
-        source = ("--kubeconfig", str(control_plane.kubeconfig))
-        self._argv = [sys.executable, "-m", "kubeproxy_py", "run", *source, *FLAGS, *flags]
-
-
-@contextmanager
-def running_control_plane(cluster: Cluster, authority: Authority, folder: Path) -> Iterator[ControlPlane]:
-    """Run an API server that node A reaches and that knows NODE; its kubeconfig is in *folder*."""
-    with cluster.node_a.inside():
-        server = ApiServer(tls=authority.server_context())
-    server.start()
-    created = ControlPlane(server, authority, folder)
-    created.apply(NODE)
-    yield created
-    server.stop()
-
-
 @pytest.fixture
 def control_plane(cluster: Cluster, authority: Authority, tmp_path: Path) -> Iterator[ControlPlane]:
     with running_control_plane(cluster, authority, tmp_path) as running:
         running.apply(*service_with_slice("web", WEB, ["pod-a1", "pod-b1"]))
         yield running
-
-
-def responders(cluster: Cluster, address: str = WEB, count: int = 4, port: int = 80) -> set[str]:
-    """Return the pods that respond to a pod at *address* and *port*; empty if none does."""
-    try:
-        return {query(cluster["pod-a2"], "tcp", address, port, 2.0).name for _ in range(count)}
-    except QueryError:
-        return set()
 
 
 @contextmanager

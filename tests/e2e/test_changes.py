@@ -14,7 +14,7 @@ from tests.e2e.changes_table import AFFINITY_ON, BASE, CHANGES, CLUSTER, Change,
 from tests.e2e.in_process_agent import InProcessAgent, processes_started
 from tests.e2e.kernel_state import counters
 from tests.e2e.manifests import Folder, Port, service_with_slice
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -103,10 +103,7 @@ def test_draining_real_server_desired_again_gets_weight_1_in_place(at_base: tupl
 # Packets and counters: the agent as a process
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as built:
-        yield built
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from lab.network import BY_NAME, Cluster
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.control_plane import Agent, ControlPlane, responders, running_control_plane
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
-from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import Agent, ControlPlane, responders, running_control_plane
+from tests.e2e.serving import cluster_fixture
 from tests.events.kubectl import get_events
 
 pytestmark = pytest.mark.kernel
@@ -28,10 +28,7 @@ PORTS = (Port(8000),)
 WARNING_LINE = r"W.*ExternalIPOnNode.*" + re.escape(NODE_IP)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

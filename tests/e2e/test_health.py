@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from lab.client import Refused
 from lab.namespace import Namespace, new_namespace
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.iptables_lock import rules_locked
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Object, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import HEALTHZ, METRICS, Probe, get
@@ -26,7 +26,6 @@ ADDRESSES = (NODE_A.ipv4, NODE_A.ipv6)
 CLUSTER_IPS = ("10.96.70.1", "fd00:10:96::70")
 # /healthz and /livez fail after two sync periods, so a sync that hangs is detected after 2 s.
 FLAGS = ("--ipvs-sync-period=1s",)
-XTABLES_LOCK = Path("/run/xtables.lock")
 
 
 def node(taints: tuple[str, ...] = (), **metadata: Any) -> Object:
@@ -174,14 +173,6 @@ def test_node_manifest_that_is_deleted_is_replaced_by_the_host_itself(
     wait_until(lambda: codes(cluster) == (200, 200))
     folder.write("node", [node()])
     wait_until(lambda: codes(cluster) == (200, 200))
-
-
-@contextmanager
-def rules_locked() -> Iterator[None]:
-    """Lock iptables: no rule can be written within the `with`."""
-    with XTABLES_LOCK.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def test_rules_that_take_long_fail_healthz_until_they_are_written_and_never_livez(

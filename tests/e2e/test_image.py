@@ -29,9 +29,9 @@ from lab.pristine import LAB, reset_host_state
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
+from tests.e2e.control_plane import NODE, responders
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Port, endpoint_slice, service_with_slice
-from tests.e2e.test_api_server import NODE, responders
 from tests.image.container import SECCOMP, Container, built_image, control_groups, unpacked
 from tests.image.modprobe import usual_modprobe
 from tests.image.pod import Machine, memory_bytes, oci_config, write_config_map

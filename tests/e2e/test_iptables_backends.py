@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,49 +18,25 @@ import pytest
 
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.kernel import Scope
-from kubeproxy_py.kernel.dispatch import Adapter, dispatch
-from kubeproxy_py.kernel.ipset.adapter import IpsetAdapter
-from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
-from kubeproxy_py.kernel.iptables.backend import find_commands
 from kubeproxy_py.model import kube_names as tables
-from kubeproxy_py.model.rows import Chain, Ipset, IpsetEntry, Jump, JumpSpec, Key, Rows
-from kubeproxy_py.model.steps import Outcome
+from kubeproxy_py.model.rows import JumpSpec, Rows
 from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.plan.plan import make_plan
 from lab.client import query
 from lab.echo import Protocol
 from lab.network import Cluster
-from tests.e2e.agent_process import SYNCED, AgentProcess, command_line, wait_until
+from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service
+from tests.e2e.nft_node import Nft, first_sync, node_rows, on_qemu
 from tests.e2e.packets_table import CLUSTER_IP, CLUSTER_IP_6, NODE_PORT, PORT, ROWS, WEB_PODS, Row
 from tests.e2e.serving import serving_cluster
-from tests.host_tools.recorded_tables import private_network, recorded_rows, recorded_text
+from tests.host_tools.recorded_tables import private_network, recorded_text
 
 
 @pytest.fixture(scope="session")
 def _kernel_with_ipvs() -> None:
     """Replace the fixture of conftest.py, because half of this suite is for hosts without IPVS."""
-
-
-class Nft:
-    """Sets and rules of one node, by the adapters that LinuxKernel uses."""
-
-    def __init__(self) -> None:
-        commands = [found for family in FAMILIES if (found := find_commands("nft", family))]
-        sets, rules = IpsetAdapter(FAMILIES), IptablesAdapter(commands)
-        self._adapters: dict[type[Key], Adapter] = {Ipset: sets, IpsetEntry: sets, Chain: rules, Jump: rules}
-        self._readers: dict[Scope, Adapter] = {
-            scope: adapter for adapter in (sets, rules) for scope in adapter.scopes()
-        }
-
-    def bring_to(self, rows: Rows) -> Outcome:
-        """Plan from the current state to *rows* and apply the plan."""
-        return dispatch(make_plan(rows, self.read()), self._adapters)
-
-    def read(self) -> Rows:
-        return {key: spec for scope, adapter in self._readers.items() for key, spec in adapter.read(scope).items()}
 
 
 _FOREIGN_NFT = """
@@ -106,16 +82,6 @@ def _without_handles(value: object) -> object:
 
 def _set_names() -> set[str]:
     return set(subprocess.check_output(["ipset", "list", "-n"], text=True).split())
-
-
-def node_rows() -> Rows:
-    """Return the rows of all sets, some with entries, and of the recorded tables of a node."""
-    rows: Rows = {**recorded_rows()}
-    for family in FAMILIES:
-        rows |= tables.ipsets(family)  # type: ignore[arg-type]  # a dict of some keys is one of all
-    entries = ("10.96.0.10,tcp:80", "10.96.0.10,udp:53", "203.0.113.9,sctp:65535")
-    rows |= {IpsetEntry("KUBE-CLUSTER-IP", entry): None for entry in entries}
-    return rows | {IpsetEntry("KUBE-6-CLUSTER-IP", "fd00:10:96::a,tcp:80"): None}
 
 
 @pytest.fixture
@@ -217,15 +183,6 @@ _SAMPLED_ROWS = [
 ]
 
 
-PATIENCE_S = 100.0  # what takes 1 s elsewhere takes 15 s in qemu, and more on a busy machine
-
-
-def on_qemu(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test for qemu's kernel, with the timeout that it needs there."""
-    marked: Callable[..., None] = pytest.mark.qemu(pytest.mark.timeout(300)(test))
-    return marked
-
-
 class Running(NamedTuple):
     cluster: Cluster
     folder: Path
@@ -244,20 +201,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             first_sync(agent)
             agent.stop(signal.SIGTERM)
             yield Running(cluster, folder.path, agent.lines())
-
-
-def first_sync(agent: AgentProcess) -> str:
-    """Wait for the first sync and return its log line."""
-
-    def synced() -> list[str]:
-        return [line for line in agent.lines() if SYNCED in line]
-
-    def log() -> str:
-        return "\n".join(agent.lines())
-
-    wait_until(lambda: bool(synced()) or not agent.is_running(), log, timeout_s=PATIENCE_S)
-    assert synced(), log()
-    return synced()[0]
 
 
 @on_qemu

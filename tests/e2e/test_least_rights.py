@@ -29,9 +29,9 @@ from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service, service_with_slice
+from tests.e2e.nft_node import PATIENCE_S, first_sync, on_qemu
 from tests.e2e.packets_table import CLUSTER_IP, CLUSTER_IP_6, NODE_PORT, PORT
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_iptables_backends import PATIENCE_S, first_sync, on_qemu
 from tests.host_tools.recorded_tables import private_network
 
 USER = 65532  # the image's

@@ -17,7 +17,6 @@ from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.host.command import Result
 from kubeproxy_py.kernel.iptables import adapter as iptables_adapter
 from kubeproxy_py.kernel.iptables import libiptc
-from kubeproxy_py.kernel.iptables.backend import IptablesCommands, find_commands
 from kubeproxy_py.kernel.iptables.errors import LOCK, lock_held_error
 from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter, first_missing_set
 from kubeproxy_py.model import kube_names as tables
@@ -27,6 +26,7 @@ from kubeproxy_py.net import FAMILIES, Family
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.kernel_state import State, differences, kernel_state
+from tests.e2e.libiptc_adapter import MARK, NO_SUCH_SET, legacy_adapter, legacy_commands
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.host_tools.recorded_tables import (
     create_sets,
@@ -38,18 +38,8 @@ from tests.host_tools.recorded_tables import (
 
 pytestmark = pytest.mark.kernel
 
-MARK = Chain("IPv4", "nat", "KUBE-MARK-MASQ")
 SERVICES = Chain("IPv4", "nat", "KUBE-SERVICES")
 FORWARD = Chain("IPv4", "filter", "KUBE-FORWARD")
-NO_SUCH_SET = ChainSpec(("-m set --match-set KUBE-LOOP-BACK dst,dst,src -j MASQUERADE",))
-
-
-def _commands() -> list[IptablesCommands]:
-    return [commands for family in FAMILIES if (commands := find_commands("legacy", family))]
-
-
-def legacy_adapter() -> LibiptcAdapter:
-    return LibiptcAdapter(_commands(), "legacy")
 
 
 @pytest.fixture
@@ -188,7 +178,11 @@ def test_a_rule_that_is_not_ours_never_reaches_the_library(
 
 
 _SET_DELETED_AFTER_CHECK = """
-from tests.e2e.test_libiptc import MARK, NO_SUCH_SET, ChainSpec, Step, legacy_adapter, libiptc, private_network
+from kubeproxy_py.kernel.iptables import libiptc
+from kubeproxy_py.model.rows import ChainSpec
+from kubeproxy_py.model.steps import Step
+from tests.e2e.libiptc_adapter import MARK, NO_SUCH_SET, legacy_adapter
+from tests.host_tools.recorded_tables import private_network
 libiptc.first_missing_set = lambda names: ""
 with private_network():
     adapter = legacy_adapter()
@@ -221,7 +215,7 @@ def test_a_table_is_committed_atomically(adapter: LibiptcAdapter) -> None:
     rows: Rows = {MARK: ChainSpec(("-j RETURN",))}
     adapter.apply(steps_between({}, rows))
     steps = [Step("update", MARK, ChainSpec(("-j ACCEPT",))), Step("add", SERVICES, ChainSpec(("-j KUBE-NODE-PORT",)))]
-    [commands] = [commands for commands in _commands() if commands.family == "IPv4"]
+    [commands] = [commands for commands in legacy_commands() if commands.family == "IPv4"]
     assert adapter._restore(commands, steps) == "chain KUBE-NODE-PORT does not exist"
     assert _read(adapter) == rows
 

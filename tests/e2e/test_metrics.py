@@ -29,11 +29,11 @@ from lab.network import Cluster
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
+from tests.e2e.control_plane import NODE, Agent, ControlPlane
+from tests.e2e.iptables_lock import rules_locked
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import HEALTHZ, METRICS, get, scrape
-from tests.e2e.test_api_server import NODE, Agent, ControlPlane
-from tests.e2e.test_health import rules_locked
 from tests.metrics.recorded import exposed, recorded, samples
 
 pytestmark = pytest.mark.kernel

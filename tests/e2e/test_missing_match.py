@@ -16,7 +16,7 @@ from lab.pristine import unload_modules
 from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, service_with_slice
-from tests.e2e.test_start import without_module_loading
+from tests.e2e.module_loading import without_iptables_extension, without_module_loading
 
 pytestmark = pytest.mark.kernel
 
@@ -43,17 +43,6 @@ def without_xt_ipvs() -> Iterator[None]:
     unload_modules("xt_ipvs")
     with without_module_loading():
         yield
-
-
-@contextmanager
-def without_iptables_extension(name: str) -> Iterator[None]:
-    """Hide the library of iptables for the match *name*."""
-    (library,) = Path("/usr/lib").glob(f"*/xtables/libxt_{name}.so")
-    subprocess.run(["mount", "--bind", "/dev/null", library], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", library], check=True)
 
 
 def rules(namespace: Namespace) -> str:

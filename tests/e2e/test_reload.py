@@ -16,7 +16,7 @@ from tests.config.build import document
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import differences, kernel_state, shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -74,10 +74,7 @@ class Running(NamedTuple):
         return query(self.cluster["pod-a2"], "tcp", "10.96.0.10", 80).name == "pod-a1"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as built:
-        yield built
+cluster = cluster_fixture
 
 
 @contextmanager

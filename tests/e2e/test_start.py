@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,30 +16,12 @@ from lab.pristine import reset_host_state
 from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import kernel_state, shell
 from tests.e2e.manifests import Folder
+from tests.e2e.module_loading import restored, without_module_loading
 
 pytestmark = pytest.mark.kernel
 
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 HASHSIZE = Path("/sys/module/nf_conntrack/parameters/hashsize")
-MODPROBE = Path("/proc/sys/kernel/modprobe")
-
-
-@contextmanager
-def restored(*paths: Path) -> Iterator[None]:
-    """Restore the content of *paths* when the block ends."""
-    before = {path: path.read_text() for path in paths}
-    try:
-        yield
-    finally:
-        for path, value in before.items():
-            path.write_text(value)
-
-
-@contextmanager
-def without_module_loading() -> Iterator[None]:
-    with restored(MODPROBE):
-        MODPROBE.write_text("/bin/false")
-        yield
 
 
 def run_until_exit(namespace: Namespace, folder: Folder, *flags: str) -> tuple[int, str]:

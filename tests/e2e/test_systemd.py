@@ -15,10 +15,10 @@ from tests.apiserver import ApiServer
 from tests.deploy.role import GuardedServer
 from tests.deploy.systemd_host import NODE_FOLDER, UNIT, SystemdHost
 from tests.e2e.agent_process import wait_until
+from tests.e2e.control_plane import KUBECONFIG, NODE, responders
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Port, service_with_slice
-from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import KUBECONFIG, NODE, responders
+from tests.e2e.serving import cluster_fixture
 from tests.e2e.traffic import Targets, Traffic
 
 pytestmark = pytest.mark.kernel
@@ -39,10 +39,7 @@ conntrack: {{maxPerCore: 0}}
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as cluster:
-        yield cluster
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import SyncReport, Trigger
 from kubeproxy_py.systemd import SystemdNotifier
 from tests.reconcile.harness import AgentHarness
-from tests.reconcile.test_loop import run_until_waits
+from tests.reconcile.loop_waits import run_until_waits
 
 WATCHDOG = {"WATCHDOG_USEC": "10000000"}
 STEP = Step("add", Address("10.96.0.1"))

@@ -1,6 +1,5 @@
 """The behaviour of kube-apiserver: of the stand-in and, where it is installed, of the real one."""
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -8,19 +7,9 @@ from urllib.parse import quote
 import pytest
 
 from tests.apiserver.client import Client
+from tests.apiserver.objects import Json, service
 
-Json = dict[str, Any]
-
-_addresses = itertools.count(1)
 SERVICES = "/api/v1/services"
-
-
-def service(name: str, **meta: Any) -> Json:
-    """Return a Service with a unique address within the real server's range."""
-    number = next(_addresses)
-    spec = {"clusterIP": f"10.100.{number // 250}.{number % 250 + 1}", "ports": [{"port": 80}]}
-    meta = {"name": name, "namespace": "default", **meta}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}
 
 
 def labelled(name: str, **labels: str) -> Json:

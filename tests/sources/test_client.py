@@ -19,8 +19,8 @@ from kubeproxy_py.sources.kubernetes.resources import SERVICES
 from kubeproxy_py.sources.kubernetes.transport_errors import TransportError
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 from tests.apiserver import ApiServer
+from tests.apiserver.objects import service
 from tests.sources.conftest import EventLog
-from tests.sources.test_apiserver import service
 
 
 def connection(server: ApiServer, token: str = "") -> Connection:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.events import (
@@ -38,27 +37,12 @@ from kubeproxy_py.sources.kubernetes.source import _JOIN_TIMEOUT_S, KubeSource
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
+from tests.apiserver.objects import Json, endpoint_slice, kubeconfig, node, service
 from tests.sources.conftest import PATIENCE_S, EventLog, wait_until
-from tests.sources.test_apiserver import Json, service
 from tests.unreadable import UNREADABLE, as_nobody, make_unreadable
 
 SECRET = "s3cr3t-token"
 PROBE = re.compile("timeoutSeconds=1(&|$)")
-
-
-def endpoint_slice(name: str, address: str = "10.1.0.5", **labels: str) -> Json:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": "web", **labels}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [address]}],
-        "ports": [{"port": 8080}],
-    }
-
-
-def node(name: str) -> Json:
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
 
 
 def is_service(name: str) -> Any:
@@ -70,25 +54,6 @@ def ignore_events(*_events: Event) -> None: ...
 
 def is_problem(text: str) -> Any:
     return lambda event: isinstance(event, Problem) and text in str(event)
-
-
-def kubeconfig(
-    directory: Path, client: Client | ApiServer, user: Json | None = None, cluster: Json | None = None
-) -> str:
-    """Write a kubeconfig for *client*'s server and return its path."""
-    ca = {"certificate-authority": str(client.ca_file)} if isinstance(client, Client) and client.ca_file else {}
-    token = {"token": client.token} if isinstance(client, Client) else {}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": client.url, **ca, **(cluster or {})}}],
-        "users": [{"name": "u", "user": token if user is None else user}],
-    }
-    path = directory / "kubeconfig"
-    path.write_text(yaml.safe_dump(body))
-    return str(path)
 
 
 @pytest.fixture(autouse=True)

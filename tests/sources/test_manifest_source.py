@@ -13,7 +13,7 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.manifests import source as manifest_source
 from kubeproxy_py.sources.manifests.source import _JOIN_TIMEOUT_S, ManifestSource
 from tests.sources.conftest import PATIENCE_S, EventLog, wait_until
-from tests.sources.test_manifests import service
+from tests.sources.manifest_objects import service
 
 
 def port_is(port: int) -> Callable[[Event], bool]:

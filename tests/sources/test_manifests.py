@@ -28,30 +28,7 @@ from kubeproxy_py.sources.manifests import yaml_documents
 from kubeproxy_py.sources.manifests.folder import Folder
 from kubeproxy_py.sources.manifests.parse import parse_manifest
 from kubeproxy_py.sources.manifests.source import ManifestSource
-
-Json = dict[str, Any]
-
-
-def service(name: str = "web", port: object = 80, **spec: Any) -> Json:
-    ports = [{"port": port}]
-    spec = {"clusterIP": "10.96.0.10", "ports": ports, **spec}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec}
-
-
-def endpoint_slice(name: str = "web-1") -> Json:
-    labels = {"kubernetes.io/service-name": "web"}
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": name, "namespace": "shop", "labels": labels},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": ["10.1.0.5"]}],
-        "ports": [{"port": 8080}],
-    }
-
-
-def node(name: str, **metadata: Any) -> Json:
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, **metadata}}
+from tests.sources.manifest_objects import Json, endpoint_slice, node, service
 
 
 def text_of(*documents: Json) -> str:

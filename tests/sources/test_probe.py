@@ -15,8 +15,7 @@ from kubeproxy_py.sources.kubernetes.resources import SERVICES
 from kubeproxy_py.sources.kubernetes.source import connect
 from tests.apiserver import ApiServer
 from tests.apiserver.client import Client
-from tests.sources.test_apiserver import service
-from tests.sources.test_kubernetes_source import kubeconfig
+from tests.apiserver.objects import kubeconfig, service
 
 
 def ask(server: ApiServer, version: int | None = None) -> Answer:

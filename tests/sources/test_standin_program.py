@@ -11,7 +11,7 @@ from kubeproxy_py.model.events import ServiceUpserted
 from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 from kubeproxy_py.sources.kubernetes.source import KubeSource
 from tests.apiserver.client import Client
-from tests.sources.test_apiserver import service
+from tests.apiserver.objects import service
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])

@@ -10,13 +10,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
-from errno import EAFNOSUPPORT, EEXIST, EINVAL, ENOENT, EOVERFLOW, ESRCH
+from errno import EEXIST
 from functools import partial
 from socket import htons, inet_ntop, inet_pton, ntohs
 from typing import TypeVar
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Scope, Snapshot, snapshot_of
-from kubeproxy_py.kernel.errors import KernelError, errno_text
+from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.ipvs.constants import FAMILY_NAME, Timeouts
 from kubeproxy_py.kernel.ipvs.decode import (
@@ -34,6 +34,7 @@ from kubeproxy_py.kernel.ipvs.encode import (
     encode_set_timeouts,
     encode_steps,
 )
+from kubeproxy_py.kernel.ipvs.errors import failure_of, is_done
 from kubeproxy_py.kernel.ipvs.sockopt import RealServerReader, entries, fingerprint_of
 from kubeproxy_py.kernel.netlink.families import AF_INET, family_number
 from kubeproxy_py.kernel.netlink.socket import (
@@ -53,7 +54,6 @@ from kubeproxy_py.model.rows import (
     Rows,
     Traffic,
     VirtualServer,
-    VirtualServerSpec,
 )
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import is_ipv6
@@ -62,20 +62,8 @@ _Answer = TypeVar("_Answer")
 
 log = logging.getLogger(__name__)
 
-_NOT_FOUND = frozenset((ESRCH, ENOENT))
 _MODPROBE_TIMEOUT_S = 30.0
 _CHUNK_SIZE = 1000  # virtual servers; decoding them takes some 5 ms
-
-# (kind, errno) -> what the errno means there; observed on Linux 6.1
-_ERROR_TEXTS: dict[tuple[type, int], str] = {
-    (VirtualServer, ENOENT): "the kernel has no scheduler '{scheduler}' (modprobe ip_vs_{scheduler})",
-    (VirtualServer, ESRCH): "no such virtual server",
-    (VirtualServer, EAFNOSUPPORT): "IPVS of this kernel has no IPv6 (CONFIG_IP_VS_IPV6)",
-    (RealServer, ESRCH): "its virtual server does not exist",
-    (RealServer, ENOENT): "no such real server",
-    (RealServer, EINVAL): "refused as invalid; in a new network namespace, is the loopback interface up?",
-    (RealServer, EOVERFLOW): "weight out of range",
-}
 
 
 class IpvsAdapter:
@@ -136,13 +124,13 @@ class IpvsAdapter:
             step.key for step in steps if step.verb == "delete" and isinstance(step.key, VirtualServer)
         }
         sent, implied = _split_implied_deletes(steps, deleted) if deleted else (steps, [])
-        failures = [_failure(step, error) for step, error in self._carry_out(sent)]
+        failures = [failure_of(step, error) for step, error in self._carry_out(sent)]
         if implied and failures:
-            failure_of: dict[Key, StepFailure] = {failure.step.key: failure for failure in failures}
+            by_key: dict[Key, StepFailure] = {failure.step.key: failure for failure in failures}
             failures += [
                 StepFailure(step, failure.errno, f"its virtual server was not deleted: {failure.message}")
                 for step, virtual_server in implied
-                if (failure := failure_of.get(virtual_server))
+                if (failure := by_key.get(virtual_server))
             ]
         return failures
 
@@ -262,7 +250,7 @@ class IpvsAdapter:
 
     def _carry_out(self, steps: Sequence[Step]) -> list[tuple[Step, NetlinkError]]:
         """Send *steps* and return the errors; adds of rows that exist are sent again as updates."""
-        errors = [(step, error) for step, error in self._send(steps) if not _is_done(step, error)]
+        errors = [(step, error) for step, error in self._send(steps) if not is_done(step, error)]
         if not any(error.errno == EEXIST for _, error in errors):
             return errors
         updates = [Step("update", step.key, step.spec) for step, error in errors if error.errno == EEXIST]
@@ -301,13 +289,3 @@ def _split_implied_deletes(steps: Sequence[Step], deleted: Set[Key]) -> tuple[li
         else:
             sent.append(step)
     return sent, implied
-
-
-def _is_done(step: Step, error: NetlinkError) -> bool:
-    return step.verb == "delete" and error.errno in _NOT_FOUND
-
-
-def _failure(step: Step, error: NetlinkError) -> StepFailure:
-    scheduler = step.spec.scheduler if isinstance(step.spec, VirtualServerSpec) else ""
-    text = _ERROR_TEXTS.get((type(step.key), error.errno), "").format(scheduler=scheduler)
-    return StepFailure(step, error.errno, text or error.text or errno_text(error.errno))

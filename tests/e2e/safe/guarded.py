@@ -14,7 +14,7 @@ from lab.network import Cluster
 from lab.pristine import unload_modules
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Object, Port, endpoint_slice, service
-from tests.e2e.test_start import without_module_loading
+from tests.e2e.module_loading import without_module_loading
 
 HOST_PORT = 7022
 """A port on which a program of node A listens on all addresses, as sshd does."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lab.pristine import unload_modules
-from tests.e2e.test_start import MODPROBE, restored
+from tests.e2e.module_loading import MODPROBE, restored
 
 NETFILTER = (
     *("xt_set", "xt_mark", "xt_conntrack", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT", "xt_addrtype", "xt_physdev"),

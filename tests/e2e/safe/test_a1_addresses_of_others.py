@@ -18,10 +18,10 @@ from lab.network import BY_NAME, LAN_GATEWAYS, Cluster
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import EVENT, FLAGS, AgentProcess, wait_until
+from tests.e2e.control_plane import KUBECONFIG, NODE
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Object, endpoint_slice, service, service_with_slice
 from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import KUBECONFIG, NODE
 
 pytestmark = pytest.mark.kernel
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from lab.namespace import new_namespace
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.manifests import Folder, Port, service_with_slice
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -24,10 +23,7 @@ IN_RANGE = 40123  # a NodePort among the ports from which Linux opens connection
 POD = BY_NAME["pod-b1"].ipv4
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture

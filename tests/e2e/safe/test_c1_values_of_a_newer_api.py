@@ -10,20 +10,17 @@ import pytest
 from lab.network import Cluster
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import EVENT, wait_until
+from tests.e2e.control_plane import Agent, ControlPlane, responders, running_control_plane
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Object, endpoint_slice, service
-from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import Agent, ControlPlane, responders, running_control_plane
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
 WEB = "10.96.83.1"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.client_requests import Request, send_request
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -22,10 +21,7 @@ KEEP = "--keep-foreign-virtual-servers"
 WEB = service_with_slice("web", "10.96.0.70", ["pod-a1"], [Port(80, node_port=30070)])
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as built:
-        yield built
+cluster = cluster_fixture
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from lab.client import QueryError, query
 from lab.network import Cluster
 from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
+from tests.e2e.control_plane import Agent, ControlPlane, running_control_plane
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import service_with_slice
-from tests.e2e.serving import serving_cluster
-from tests.e2e.test_api_server import Agent, ControlPlane, running_control_plane
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -30,10 +30,7 @@ LISTS = ("services", "endpointslices", "nodes")
 DOUBTED = "nothing is removed before a second list says the same"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

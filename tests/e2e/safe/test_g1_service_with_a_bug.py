@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +13,11 @@ from tests.e2e.agent_process import EVENT
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.safe.patched_agent import PatchedAgent
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
-WEB, OTHER, LATE = "10.96.0.10", "10.96.0.20", "10.96.0.30"
+WEB, OTHER, LATE, SHARED = "10.96.0.10", "10.96.0.20", "10.96.0.30", "203.0.113.7"
 PORTS = [Port(80, "TCP", 8080, 30080)]
 # Compiling shop/web with an endpoint on node B raises, in every place that the compiler calls.
 BUG = """exec('''
@@ -31,10 +31,7 @@ compiler.compile_parts = compile_parts
 ''')"""
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture
@@ -67,6 +64,20 @@ def test_the_service_keeps_its_rows_and_all_others_follow(cluster: Cluster, fold
         with agent.syncing(EVENT):
             folder.write("web", service_with_slice("web", WEB, ["pod-a2"], PORTS))
         assert "pod-a2" in responders(cluster, WEB)
+
+
+def test_service_leaves_an_address_that_another_service_has_by_now(cluster: Cluster, folder: Folder) -> None:
+    shared: dict[str, Any] = {"externalIPs": [SHARED]}
+    folder.write("web", service_with_slice("web", WEB, ["pod-a1"], PORTS, **shared))
+    with PatchedAgent(cluster.node_a, folder.path, BUG) as agent:
+        agent.wait_synced()
+        assert responders(cluster, SHARED) == {"pod-a1"}
+        folder.write("web", service_with_slice("web", WEB, ["pod-b1"], PORTS))
+        agent.wait_for("the last change of this object is not applied")
+        with agent.syncing(EVENT):
+            folder.write("other", service_with_slice("other", OTHER, ["pod-b2"], **shared))
+        assert (responders(cluster, SHARED), responders(cluster, OTHER)) == ({"pod-b2"}, {"pod-b2"})
+        assert responders(cluster, WEB) == {"pod-a1"}
 
 
 def test_a_restart_keeps_what_the_service_had(cluster: Cluster, folder: Folder) -> None:

@@ -16,7 +16,7 @@ from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import differences, kernel_state, run
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.safe.patched_agent import patched_command_line
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 from tests.e2e.traffic import Targets, Traffic
 
 pytestmark = pytest.mark.kernel
@@ -26,10 +26,7 @@ IMPATIENT = "import kubeproxy_py.commands.single_instance as single_instance; si
 WAITS = "Another agent runs in this network namespace; waiting until it ends"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

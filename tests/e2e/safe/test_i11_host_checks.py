@@ -17,7 +17,7 @@ from tests.e2e.client_requests import Request, send_request
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, service_with_slice
 from tests.e2e.probing import scrape
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -26,10 +26,7 @@ CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 FULL_FLOWS = 40
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as built:
-        yield built
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from kubeproxy_py.model.rows import Chain, ChainSpec, Jump
 from kubeproxy_py.plan.plan import make_plan
-from tests.e2e.test_iptables_backends import Nft, node_rows
+from tests.e2e.nft_node import Nft, node_rows
 from tests.host_tools.recorded_tables import private_network
 
 pytestmark = pytest.mark.lab

@@ -14,7 +14,7 @@ from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service
-from tests.e2e.test_missing_match import without_iptables_extension
+from tests.e2e.module_loading import without_iptables_extension
 
 pytestmark = pytest.mark.kernel
 

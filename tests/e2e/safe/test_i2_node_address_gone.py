@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -33,10 +32,7 @@ FLAPS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as created:
-        yield created
+cluster = cluster_fixture
 
 
 @pytest.fixture

@@ -12,17 +12,14 @@ from tests.e2e.agent_process import AgentProcess
 from tests.e2e.client_requests import Request, send_request
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, service_with_slice
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
 DNS, VIP, LB_VIP = "10.96.0.53", "172.16.5.50", "172.16.5.51"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as built:
-        yield built
+cluster = cluster_fixture
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.client_requests import Request, send_request
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
 from tests.e2e.probing import HEALTHZ, get, scrape
-from tests.e2e.serving import serving_cluster
+from tests.e2e.serving import cluster_fixture
 
 pytestmark = pytest.mark.kernel
 
@@ -33,10 +32,7 @@ def restricted() -> list[Object]:
     return objects
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with serving_cluster() as built:
-        yield built
+cluster = cluster_fixture
 
 
 @pytest.fixture

@@ -1,0 +1,15 @@
+"""The base of errors that tell an operator what is wrong and what to do."""
+
+
+class HintedError(Exception):
+    """Something is wrong that an operator can mend.
+
+    Attributes:
+        message: What is wrong.
+        hint: The remedy, which the text of the error has in parentheses; empty if there is none to name.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.message = message
+        self.hint = hint
