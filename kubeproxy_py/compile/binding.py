@@ -60,7 +60,7 @@ def bind(
         return Binding(kind, address)
     if address in context.foreign_addresses.get(family_of(address), ()):  # it stays on its interface
         return Binding(kind, address, is_bound=False)
-    if owner := taken.by_whom(address, is_assigned=kind is FrontendKind.LOAD_BALANCER):
+    if owner := taken.by_whom(address):
         message = f"not bound to kube-ipvs0, because it is {owner}"
         refusal = Refusal(ADDRESS_IN_USE, service, address, message, _USE_ANOTHER)
         return Binding(kind, address, is_bound=False, refusal=refusal)

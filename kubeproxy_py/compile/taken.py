@@ -3,10 +3,6 @@
 Every endpoint's address is one: a pod's, or that of the node of a pod with hostNetwork, which includes API servers (the
 endpoints of default/kubernetes).  Others are reported (``TakenAddresses``).
 
-An endpoint without a node was written by hand.  It may name any address, also that of a load balancer of this cluster,
-in order to use its Service by another name.  So it takes the address from externalIPs, which anybody may have chosen,
-but not from an address that a load balancer's controller assigned.
-
 Invariants:
 - The state depends only on the slices and reports now known (law 1).
 - The cost of a change is that of the addresses that changed.
@@ -16,11 +12,10 @@ from collections.abc import Iterable, Iterator
 
 from kubeproxy_py.model.events import TakenAddresses
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.services import EndpointSlice, ObjectName
+from kubeproxy_py.model.services import EndpointSlice
 from kubeproxy_py.net import IP
 
 _ENDPOINT = "the address of an endpoint"
-_API_SERVER_SERVICE = ObjectName("default", "kubernetes")
 _API_SERVER = "the address of the API server that this agent uses"
 
 
@@ -29,16 +24,12 @@ class Taken:
 
     def __init__(self) -> None:
         self._is_counting = False
-        self._on_nodes: dict[IP, int] = {}  # how many endpoints on nodes have each address, API servers included
-        self._by_hand: dict[IP, int] = {}  # how many others have it
+        self._endpoints: dict[IP, int] = {}  # how many endpoints have each address
         self._reports: dict[str, TakenAddresses] = {}  # by source, in order of their names
         self.api_servers: frozenset[VirtualServer] = frozenset()  # where this agent reaches the API server
 
-    def by_whom(self, address: IP, *, is_assigned: bool = False, besides: str = "") -> str:
-        """Return whose *address* is, in words; "" if it is not taken, or if only the source *besides* says so.
-
-        If *is_assigned*, a load balancer's controller assigned it, and no endpoint that was written by hand takes it.
-        """
+    def by_whom(self, address: IP, *, besides: str = "") -> str:
+        """Return whose *address* is, in words; "" if it is not taken, or if only the source *besides* says so."""
         for report in self._reports.values():
             if report.source == besides:
                 continue
@@ -46,8 +37,7 @@ class Taken:
                 return owner
         if any(server.address == address for server in self.api_servers):
             return _API_SERVER
-        is_endpoint = address in self._on_nodes or (address in self._by_hand and not is_assigned)
-        return _ENDPOINT if is_endpoint else ""
+        return _ENDPOINT if address in self._endpoints else ""
 
     def start(self, slices: Iterable[EndpointSlice]) -> None:
         """Count the endpoints of *slices*, which are all that are known, unless that was done before.
@@ -63,17 +53,16 @@ class Taken:
         """Replace the slice *old* by *new*; return the addresses that were or are an endpoint's only by this change."""
         if not self._is_counting:
             return []
-        changed: list[IP] = []
-        for endpoint_slice, change in ((new, 1), (old, -1)):
-            for endpoint in endpoint_slice.endpoints if endpoint_slice else ():
-                is_on_node = endpoint.node or (endpoint_slice and endpoint_slice.service == _API_SERVER_SERVICE)
-                counts = self._on_nodes if is_on_node else self._by_hand
-                before = counts.get(endpoint.address, 0)
-                counts[endpoint.address] = before + change
-                if not before + change:
-                    del counts[endpoint.address]
-                if not before or not before + change:
-                    changed.append(endpoint.address)
+        counts, changed = self._endpoints, list[IP]()
+        for endpoint in new.endpoints if new else ():
+            count = counts[endpoint.address] = counts.get(endpoint.address, 0) + 1
+            if count == 1:
+                changed.append(endpoint.address)
+        for endpoint in old.endpoints if old else ():
+            count = counts[endpoint.address] = counts[endpoint.address] - 1
+            if not count:
+                del counts[endpoint.address]
+                changed.append(endpoint.address)
         return changed
 
     def replace_report(self, report: TakenAddresses) -> list[IP]:

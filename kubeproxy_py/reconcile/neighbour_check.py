@@ -155,7 +155,7 @@ class NeighbourCheck:
     def _find_owners(self, neighbours: Collection[Neighbour]) -> dict[IP, Neighbour]:
         asked = {key.address for keys in (self._waiting, self._owned, self._free) for key in keys}
         taken = self._compiler.cluster.taken
-        known = {address for address in asked if taken.by_whom(address, is_assigned=True, besides=SOURCE)}
+        known = {address for address in asked if taken.by_whom(address, besides=SOURCE)}
         return find_owners(asked, neighbours, known)
 
     def _answers(self, questions: Iterable[_Question | _Owned]) -> tuple[Neighbour, ...]:

@@ -18,7 +18,7 @@ from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.rows import Address, IpsetEntry, VirtualServer
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.net import SocketAddress, parse_ip, special_use
-from tests.builders import endpoint, endpoint_slice, name, node_context, port, service
+from tests.builders import endpoint_slice, name, node_context, port, service
 
 OTHER_NODE, OTHER_NODE_6, VIP, GATEWAY = "192.168.3.11", "fd00:3::11", "203.0.113.7", "192.168.3.1"
 FORBIDDEN = [
@@ -132,32 +132,6 @@ def test_cluster_ip_is_bound_even_if_an_endpoint_has_the_address() -> None:
     compiled(service(), of=of)
     assert "10.96.0.10" in bound(of)
     assert list(of.refusals) == []
-
-
-@pytest.mark.parametrize("address", [OTHER_NODE, OTHER_NODE_6])
-def test_endpoint_without_a_node_takes_the_address_of_external_ips_only(address: str) -> None:
-    by_hand = SliceUpserted(endpoint_slice("backup", [endpoint(address, node="")], 6443))
-    assigned = service(cluster_ips=BOTH, type="LoadBalancer", load_balancer_ips=(address,))
-    of = compiled(assigned)
-    of.handle_event(by_hand)
-    of.compile()
-    assert address in bound(of)
-    assert list(of.refusals) == []
-    compiled(service(cluster_ips=BOTH, external_ips=(address,)), of=of)
-    assert address not in bound(of)
-    compiled(assigned, of=of)
-    assert address in bound(of)
-    of.handle_event(SliceUpserted(endpoint_slice("backup", [address], 6443)))  # on a node now
-    of.compile()
-    assert address not in bound(of)
-
-
-@pytest.mark.parametrize("owner", ["default/kubernetes", "shop/kubernetes"])
-def test_api_servers_take_their_addresses_although_their_endpoints_have_no_node(owner: str) -> None:
-    of = compiled(service(type="LoadBalancer", load_balancer_ips=(OTHER_NODE,)))
-    of.handle_event(SliceUpserted(endpoint_slice(owner, [endpoint(OTHER_NODE, node="")], 6443)))
-    of.compile()
-    assert (OTHER_NODE in bound(of)) == (owner != "default/kubernetes")
 
 
 def test_address_that_becomes_taken_is_released_and_bound_again_when_it_is_free() -> None:
