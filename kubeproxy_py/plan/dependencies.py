@@ -6,9 +6,12 @@ because a packet would meet less than is configured for it:
 - An address is not bound, and a virtual server that can be reached is not created, before what protects it stands: the
   chains and jumps of its family that masquerade and that hide host ports, its set entries with the rules that match on
   them, and with source ranges those of the firewall.  What exists already stays.
-- A real server does not come while its frontend is exempt from masquerading and should not be, and no frontend becomes
-  exempt while real servers that should leave are still there.
-- What is reachable stays protected until it is deleted.
+- A real server does not come while its frontend is exempt from masquerading and should not be, or lacks an entry that
+  masquerades or closes it: its virtual server may be one that stays while its frontend moves to another set or
+  Service.  No frontend becomes exempt while real servers that should leave are still there.
+- What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there.
+- At an address that is bound, a frontend that one set admits gets its virtual server, whatever other entries are
+  missing: without it packets would reach the host's own port.  So entries that admit need not wait for each other.
 
 Invariants:
 - The rows that are not as they should be are those that failed, in this plan or an earlier one, and those that wait for
@@ -41,7 +44,7 @@ from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import IP, Family, family_of
 from kubeproxy_py.plan import set_roles
 from kubeproxy_py.plan.protection import Group, protecting_group
-from kubeproxy_py.plan.set_roles import frontend_of, frontends_of
+from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, is_port, port_of
 
 _Candidates = Iterator[Key | None]
 
@@ -64,16 +67,15 @@ class Dependencies:
         self._base: dict[tuple[Family, Group], Key] = {}  # a chain or jump that is missing, or lacks a fixed rule
         self._incomplete: dict[Family, Key] = {}  # a chain that lacks a rule on a set which every address may need
         self._unmatched_sets: dict[str, Key] = {}  # by set: a chain that lacks a rule that matches on it
-        self._unprotected: dict[str, Key] = {}  # by frontend: an entry of PROTECTS that is missing
-        self._unmasqueraded: dict[str, Key] = {}  # by frontend: an entry of MASQUERADES_IF_CLUSTER that is missing
+        self._unmasqueraded: dict[str, Key] = {}  # by frontend: an entry of MASQUERADES that is missing
+        self._unmasqueraded_ports: dict[str, Key] = {}  # the same, by port
         self._unclosed: dict[str, Key] = {}  # by frontend: an entry of CLOSES that is missing
-        self._unadmitted: dict[str, Key] = {}  # by entry: an entry of ADMITS that is missing
+        self._unadmitted: dict[str, Key] = {}  # by frontend: an entry of ADMITS that is missing
         self._absent_servers: defaultdict[IP, list[VirtualServer]] = defaultdict(list)
         # Not desired any more, but still there:
         self._lingering: set[Key] = set()
         self._exempt: dict[str, Key] = {}  # by frontend: an entry of EXEMPTS
         self._lingering_entries: dict[str, Key] = {}  # by set: an entry
-        self._lingering_servers: dict[str, Key] = {}  # by frontend: a virtual server
         self._forwarding: dict[str, Key] = {}  # by frontend: a virtual server, or a real server with weight
         self._obsolete: dict[IP, Key] = {}  # by address: a virtual server, or an entry of OPENS
         self._served: set[IP] | None = None  # addresses with a virtual server; computed only if it is needed
@@ -130,18 +132,18 @@ class Dependencies:
                 self._obsolete.setdefault(frontend.partition(",")[0], key)
         elif is_missing:
             for names, by_frontend in (
-                (set_roles.PROTECTS, self._unprotected),
-                (set_roles.MASQUERADES_IF_CLUSTER, self._unmasqueraded),
+                (set_roles.MASQUERADES, self._unmasqueraded),
                 (set_roles.CLOSES, self._unclosed),
                 (set_roles.ADMITS, self._unadmitted),
             ):
                 if name in names:
                     by_frontend.setdefault(frontend, key)
+            if name in set_roles.MASQUERADES:
+                self._unmasqueraded_ports.setdefault(port_of(frontend), key)
 
     def _note_server(self, key: VirtualServer, *, is_wanted: bool, is_missing: bool) -> None:
         if not is_wanted:
             for frontend in frontends_of(key):
-                self._lingering_servers.setdefault(frontend, key)
                 self._forwarding.setdefault(frontend, key)
             self._obsolete.setdefault(key.address, key)
         elif is_missing:
@@ -197,10 +199,14 @@ class Dependencies:
         yield from self._if_absent(Ipset(key.set))
         if key.set in set_roles.EXEMPTS:
             yield self._forwarding.get(frontend_of(key))
+            yield self._unmasqueraded.get(frontend_of(key))
         if self._is_reachable(key.entry.partition(",")[0]):
             yield self._unmatched_sets.get(key.set)
             if key.set in set_roles.ADMITS:
-                yield from self._before_closed(key.entry, kube_names.family_of_set(key.set))
+                # Its virtual server would wait for the same, and meanwhile packets would reach the host's own port.
+                family = kube_names.family_of_set(key.set)
+                yield from self._before_closed(key.entry, family)
+                yield self._base.get((family, "masquerading"))
 
     def _is_reachable(self, address: str) -> bool:
         """Return whether packets to *address* arrive here now; not before it is bound, if we are to bind it.
@@ -221,12 +227,18 @@ class Dependencies:
     def _before_deleting_entry(self, step: Step) -> _Candidates:
         key = step.key
         assert isinstance(key, IpsetEntry)
-        if key.set in set_roles.MASQUERADES:
-            yield self._forwarding.get(frontend_of(key))
-        if key.set in set_roles.CLOSES:
-            yield self._lingering_servers.get(key.entry)
-        if key.set in set_roles.ADMITS:
-            yield self._unadmitted.get(key.entry)
+        frontend = frontend_of(key)
+        if key.set in set_roles.MASQUERADES | set_roles.CLOSES:
+            yield self._forwarding.get(frontend)
+        if key.set in set_roles.MASQUERADES | set_roles.ADMITS:
+            # Another entry may be to do the same for what stays.
+            yield self._unadmitted.get(frontend)
+            yield self._unmasqueraded.get(frontend)
+            by_port = self._unmasqueraded_ports if is_port(frontend) else self._unmasqueraded
+            yield by_port.get(port_of(frontend))
+        if key.set in set_roles.OPENS:
+            firewall = kube_names.LOAD_BALANCER_FW.name_in(kube_names.family_of_set(key.set))
+            yield from self._if_lingering(IpsetEntry(firewall, frontend))
         if key.set in set_roles.HIDES:
             yield from self._if_lingering(Address(key.entry))
 
@@ -237,10 +249,18 @@ class Dependencies:
         key = step.key
         assert isinstance(key, VirtualServer)
         frontends, family = frontends_of(key), family_of(key.address)
-        yield from map(self._unprotected.get, frontends)
+        is_reachable = self._is_reachable(key.address)
         yield from self._before_closed(frontends[0], family)
-        if self._is_reachable(key.address):
+        if is_reachable:
             yield self._base.get((family, "masquerading"))
+        # What is admitted would reach the host's own port; real servers wait for what is missing.
+        if not (is_reachable and self._is_admitted(frontends[0])):
+            yield self._unadmitted.get(frontends[0])
+            yield from map(self._unmasqueraded.get, frontends)
+
+    def _is_admitted(self, frontend: str) -> bool:
+        entries = (IpsetEntry(name, frontend) for name in set_roles.ADMITS)
+        return any(entry in self._desired and entry not in self._absent for entry in entries)
 
     def _before_deleting_server(self, step: Step) -> _Candidates:
         # An address that outlives its virtual servers delivers packets to the host's own ports.
@@ -253,10 +273,11 @@ class Dependencies:
         if step.spec == DRAINING:
             return
         yield from self._if_absent(key.virtual_server)
-        if self._unmasqueraded or self._exempt:
+        if self._unmasqueraded or self._exempt or self._unclosed:
             frontends = frontends_of(key.virtual_server)
             yield from map(self._unmasqueraded.get, frontends)
             yield from map(self._exempt.get, frontends)
+            yield self._unclosed.get(frontends[0])
 
     def _before_address(self, step: Step) -> _Candidates:
         assert isinstance(step.key, Address)
