@@ -77,7 +77,7 @@ class Dependencies:
         self._exempt: dict[str, Key] = {}  # by frontend: an entry of EXEMPTS
         self._lingering_entries: dict[str, Key] = {}  # by set: an entry
         self._forwarding: dict[str, Key] = {}  # by frontend: a virtual server, or a real server with weight
-        self._obsolete: dict[IP, Key] = {}  # by address: a virtual server, or an entry of OPENS
+        self._obsolete: dict[IP, Key] = {}  # by address: a virtual server, or an entry of ALLOWS
         self._served: set[IP] | None = None  # addresses with a virtual server; computed only if it is needed
         self._closed: defaultdict[IP, list[str]] | None = None  # frontends with source ranges; computed only if needed
         for key in unfinished:
@@ -128,7 +128,7 @@ class Dependencies:
             self._lingering_entries.setdefault(name, key)
             if name in set_roles.EXEMPTS:
                 self._exempt.setdefault(frontend, key)
-            if name in set_roles.OPENS:
+            if name in set_roles.ALLOWS:
                 self._obsolete.setdefault(frontend.partition(",")[0], key)
         elif is_missing:
             for names, by_frontend in (

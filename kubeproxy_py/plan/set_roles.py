@@ -48,6 +48,8 @@ ADMITS = _names(kube_names.CLUSTER_IP, kube_names.EXTERNAL_IP, kube_names.EXTERN
 CLOSES = _names(kube_names.LOAD_BALANCER_FW)
 OPENS = _names(kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP)
 HIDES = _names(kube_names.IPVS_IPS)
+ALLOWS = EXEMPTS | ADMITS | OPENS
+"""Sets of which an obsolete entry goes before its address is bound: nobody shall meet what it allows."""
 
 NEEDED_BY_ADDRESSES = MASQUERADES | ADMITS | HIDES
 """Sets that the rules which protect any address match on."""

@@ -304,13 +304,13 @@ class PacketKernel(CheckingKernel):
 
     def check_source_ranges(self, packet: Packet, before: Fate, found: Fate, after: Fate) -> None:
         """Check that who is shut out before or after the sync meets no endpoint that is only there for others."""
-        names = ("KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW")
-        closing = [IpsetEntry(name, frontend_of(packet)) for name in names]
+        if found.result != "served" or before.result == after.result:
+            return
+        closing = [IpsetEntry(name, frontend_of(packet)) for name in ("KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW")]
         was_closed, is_closed = (any(key in rows for key in closing) for rows in (self.before, self.desired))
-        if found.result == "served" and was_closed != is_closed:
-            admitted = [one.endpoints for one in (before, after) if one.result == "served"]
-            strangers = found.endpoints.difference(*admitted)
-            assert not admitted or not strangers, f"{packet} meets {strangers}, to which it is closed"
+        if was_closed != is_closed and "served" in (before.result, after.result):
+            strangers = found.endpoints - (before.endpoints | after.endpoints)
+            assert not strangers, f"{packet} meets {strangers}, to which it is closed"
 
     def is_range_refused(self, packet: Packet) -> bool:
         """Return whether a fault refused a source range of the frontend of *packet*: then its clients are shut out."""

@@ -410,3 +410,16 @@ def test_a_port_at_a_bound_address_is_not_admitted_before_what_masquerades() -> 
     before = {key: spec for key, spec in base(OPEN).items() if key not in missing}
     harness = Harness(before).fail(*missing)
     assert {BALANCED_TLS, VIP_TLS} <= harness.change_to(base({**OPEN, **BALANCED}))
+
+
+def test_an_obsolete_exemption_goes_before_its_address_is_bound() -> None:
+    before = {key: spec for key, spec in base({**BALANCED, LOCAL: None, FAR: SERVING}).items() if key != VIP_ADDRESS}
+    desired = base({**BALANCED, FAR: SERVING})
+    order = verbs_on(make_plan(desired, before), LOCAL, VIP_ADDRESS)
+    assert order == [("delete", LOCAL), ("add", VIP_ADDRESS)]
+    assert VIP_ADDRESS in Harness(before).fail(LOCAL, verbs="delete").change_to(desired)
+
+
+def test_no_address_is_bound_while_an_entry_admits_a_port_of_the_host_there() -> None:
+    before = base({BALANCED_HTTP: None})
+    assert VIP_ADDRESS in Harness(before).fail(BALANCED_HTTP, verbs="delete").change_to(base(BALANCED))
