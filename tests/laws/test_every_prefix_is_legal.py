@@ -306,7 +306,9 @@ class PacketKernel(CheckingKernel):
         """Check that who is shut out before or after the sync meets no endpoint that is only there for others."""
         if found.result != "served" or before.result == after.result:
             return
-        closing = [IpsetEntry(name, frontend_of(packet)) for name in ("KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW")]
+        closing = [
+            IpsetEntry(name, frontend_of(packet)) for name in ("KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW")
+        ]
         was_closed, is_closed = (any(key in rows for key in closing) for rows in (self.before, self.desired))
         if was_closed != is_closed and "served" in (before.result, after.result):
             strangers = found.endpoints - (before.endpoints | after.endpoints)
