@@ -211,7 +211,7 @@ def _moves(draw: st.DrawFn) -> list[ObjectEvent]:
         if draw(st.sampled_from([True, False, False])):
             events.append(ServiceDeleted(name))
             continue
-        kind = draw(st.sampled_from(["LoadBalancer", "LoadBalancer", "ClusterIP"]))
+        kind: ServiceType = draw(st.sampled_from(["LoadBalancer", "LoadBalancer", "ClusterIP"]))
         service = Service(
             name,
             kind,
