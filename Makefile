@@ -43,7 +43,7 @@ lab-kernels: ## build the lab's kernel from Debian's sources, more than twice as
 # and so finish together.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its
 # end.
 laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 500, always the same); slow
-	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest tests/laws
+	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest --timeout 1800 tests/laws
 
 image-tests: image
 	$(PYTHON) -m pytest -m image
@@ -73,8 +73,6 @@ image-again: image ## build the image again from scratch, and fail if a byte dif
 conformance: setup lab ## compare the agent's kernel state with expected states: make conformance CASES=DIR [ONLY=name]
 	@$(LAB) --timeout 3600 -- $(PYTHON) -m tests.conformance $(abspath $(or $(CASES),tests/recorded_cases)) $(if $(ONLY),--only $(ONLY))
 
-# The figures in docs/performance.md were measured on the kernel of Debian's package.
-bench: export LAB_KERNEL ?= debian
 bench: setup lab build/plots/ready ## measure on the lab kernel: print a table, write build/bench.json and plots
 	@$(PYTHON) -m bench; status=$$?; \
 		[ $$status = 2 ] || build/plots/bin/python -m bench.plots build/bench.json build || exit 2; exit $$status

@@ -22,7 +22,7 @@ from lab import kernels
 from lab.install import install_packages
 from lab.job import LabError
 
-NEWEST = "newest"
+NEWEST = kernels.NEWEST
 # Version -> the Debian suite that has its source package.  "newest" is whatever sid has today.
 SUITES: Mapping[str, str] = {NEWEST: "sid", "6.12": "trixie", "6.1": "bookworm", "5.10": "bullseye"}
 TOOLS = ("gcc", "libc6-dev", "make", "flex", "bison", "bc", "xz-utils", "kmod")

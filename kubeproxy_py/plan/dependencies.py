@@ -6,9 +6,12 @@ because a packet would meet less than is configured for it:
 - An address is not bound, and a virtual server that can be reached is not created, before what protects it stands: the
   chains and jumps of its family that masquerade and that hide host ports, its set entries with the rules that match on
   them, and with source ranges those of the firewall.  What exists already stays.
-- A real server does not come while its frontend is exempt from masquerading and should not be, and no frontend becomes
-  exempt while real servers that should leave are still there.
-- What is reachable stays protected until it is deleted.
+- A real server does not come while its frontend is exempt from masquerading and should not be, or lacks an entry that
+  masquerades or closes it: its virtual server may be one that stays while its frontend moves to another set or
+  Service.  No frontend becomes exempt while real servers that should leave are still there.
+- What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there.
+- At an address that is bound, a frontend that one set admits gets its virtual server, whatever other entries are
+  missing: without it packets would reach the host's own port.  So entries that admit need not wait for each other.
 
 Invariants:
 - The rows that are not as they should be are those that failed, in this plan or an earlier one, and those that wait for
@@ -40,14 +43,14 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import IP, Family, family_of
 from kubeproxy_py.plan import set_roles
-from kubeproxy_py.plan.protection import Group, protecting_group
-from kubeproxy_py.plan.set_roles import frontend_of, frontends_of
+from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, is_port, port_of
+from kubeproxy_py.plan.unfinished import Unfinished
 
 _Candidates = Iterator[Key | None]
 
 
 class Dependencies:
-    """The rows that are not as they should be while a plan is carried out, and the steps that wait for them.
+    """The steps that wait, while a plan is carried out, for rows that are not as they should be (unfinished.py).
 
     Args:
         desired: all desired rows.
@@ -61,102 +64,17 @@ class Dependencies:
         self._actual = actual
         self._plan = plan
         self._under_way: set[Key] = set()  # have a step in this plan that has not ended
-        self._absent: set[Key] = set()  # not created
-        self._base: dict[tuple[Family, Group], Key] = {}  # a chain or jump that is missing, or lacks a fixed rule
-        self._incomplete: dict[Family, Key] = {}  # a chain that lacks a rule on a set which every address may need
-        self._unmatched_sets: dict[str, Key] = {}  # by set: a chain that lacks a rule that matches on it
-        self._unprotected: dict[str, Key] = {}  # by frontend: an entry of PROTECTS that is missing
-        self._unmasqueraded: dict[str, Key] = {}  # by frontend: an entry of MASQUERADES_IF_CLUSTER that is missing
-        self._unclosed: dict[str, Key] = {}  # by frontend: an entry of CLOSES that is missing
-        self._unadmitted: dict[str, Key] = {}  # by entry: an entry of ADMITS that is missing
-        self._absent_servers: defaultdict[IP, list[VirtualServer]] = defaultdict(list)
-        # Not desired any more, but still there:
-        self._lingering: set[Key] = set()
-        self._exempt: dict[str, Key] = {}  # by frontend: an entry of EXEMPTS
-        self._lingering_entries: dict[str, Key] = {}  # by set: an entry
-        self._lingering_servers: dict[str, Key] = {}  # by frontend: a virtual server
-        self._forwarding: dict[str, Key] = {}  # by frontend: a virtual server, or a real server with weight
-        self._obsolete: dict[IP, Key] = {}  # by address: a virtual server, or an entry of OPENS
+        self._rows = Unfinished(desired, actual, unfinished)
         self._served: set[IP] | None = None  # addresses with a virtual server; computed only if it is needed
         self._closed: defaultdict[IP, list[str]] | None = None  # frontends with source ranges; computed only if needed
-        for key in unfinished:
-            if key in desired and key not in actual:
-                self._absent.add(key)
-            self._note(key)
-
-    # Input
 
     def record(self, step: Step, *, is_under_way: bool = False) -> None:
         """Record that *step* was refused, or waits, or is under way: then further steps on its row wait, too."""
         if is_under_way:
             self._under_way.add(step.key)
         if step.verb == "add":
-            self._absent.add(step.key)
-        self._note(step.key)
-
-    def _note(self, key: Key) -> None:
-        is_wanted, exists = key in self._desired, key in self._actual
-        if exists and not is_wanted:
-            self._lingering.add(key)
-        note = _NOTES.get(type(key))
-        if note and (is_wanted or exists):
-            note(self, key, is_wanted=is_wanted, is_missing=not exists)
-
-    def _note_chain(self, key: Chain, *, is_wanted: bool, is_missing: bool) -> None:
-        spec, present = self._desired.get(key), self._actual.get(key)
-        if not isinstance(spec, ChainSpec):
-            return
-        rules = present.rules if isinstance(present, ChainSpec) else ()
-        lacking = [rule for rule in spec.rules if rule not in rules]
-        for name in referenced_sets(lacking):
-            self._unmatched_sets.setdefault(name, key)
-            if name in set_roles.NEEDED_BY_ADDRESSES:
-                self._incomplete.setdefault(key.family, key)
-        if is_missing or any(not referenced_sets([rule]) for rule in lacking):
-            self._note_base(key)
-
-    def _note_jump(self, key: Jump, *, is_wanted: bool, is_missing: bool) -> None:
-        if is_wanted and (is_missing or self._desired[key] != self._actual[key]):
-            self._note_base(key)
-
-    def _note_base(self, key: Chain | Jump) -> None:
-        if group := protecting_group(key):
-            self._base.setdefault((key.family, group), key)
-
-    def _note_entry(self, key: IpsetEntry, *, is_wanted: bool, is_missing: bool) -> None:
-        name, frontend = key.set, frontend_of(key)
-        if not is_wanted:
-            self._lingering_entries.setdefault(name, key)
-            if name in set_roles.EXEMPTS:
-                self._exempt.setdefault(frontend, key)
-            if name in set_roles.OPENS:
-                self._obsolete.setdefault(frontend.partition(",")[0], key)
-        elif is_missing:
-            for names, by_frontend in (
-                (set_roles.PROTECTS, self._unprotected),
-                (set_roles.MASQUERADES_IF_CLUSTER, self._unmasqueraded),
-                (set_roles.CLOSES, self._unclosed),
-                (set_roles.ADMITS, self._unadmitted),
-            ):
-                if name in names:
-                    by_frontend.setdefault(frontend, key)
-
-    def _note_server(self, key: VirtualServer, *, is_wanted: bool, is_missing: bool) -> None:
-        if not is_wanted:
-            for frontend in frontends_of(key):
-                self._lingering_servers.setdefault(frontend, key)
-                self._forwarding.setdefault(frontend, key)
-            self._obsolete.setdefault(key.address, key)
-        elif is_missing:
-            self._absent_servers[key.address].append(key)
-
-    def _note_real_server(self, key: RealServer, *, is_wanted: bool, is_missing: bool) -> None:
-        # With its virtual server it goes in any case.
-        if not is_wanted and self._actual[key] != DRAINING and key.virtual_server in self._desired:
-            for frontend in frontends_of(key.virtual_server):
-                self._forwarding.setdefault(frontend, key)
-
-    # Answers
+            self._rows.absent.add(step.key)
+        self._rows.note(step.key)
 
     def split(self, steps: Sequence[Step]) -> tuple[Sequence[Step], list[StepFailure]]:
         """Return the *steps* that can be tried, and as failures those that wait, which are recorded."""
@@ -179,7 +97,7 @@ class Dependencies:
         return next(filter(None, candidates(self, step)), None) if candidates else None
 
     def _if_absent(self, *keys: Key) -> _Candidates:
-        return (key for key in keys if key in self._absent)
+        return (key for key in keys if key in self._rows.absent)
 
     def _before_chain(self, step: Step) -> _Candidates:
         key, spec = step.key, step.spec
@@ -187,9 +105,9 @@ class Dependencies:
         rules = spec.rules if isinstance(spec, ChainSpec) else ()
         yield from self._if_absent(*(Ipset(name) for name in sorted(referenced_sets(rules))))
         yield from self._if_absent(*(Chain(key.family, key.table, name) for name in sorted(referenced_chains(rules))))
-        if self._lingering_entries and isinstance(step.before, ChainSpec):
+        if self._rows.lingering_entries and isinstance(step.before, ChainSpec):
             dropped = [rule for rule in step.before.rules if rule not in rules]
-            yield from (self._lingering_entries.get(name) for name in sorted(referenced_sets(dropped)))
+            yield from (self._rows.lingering_entries.get(name) for name in sorted(referenced_sets(dropped)))
 
     def _before_jump(self, step: Step) -> _Candidates:
         key = step.key
@@ -201,11 +119,15 @@ class Dependencies:
         assert isinstance(key, IpsetEntry)
         yield from self._if_absent(Ipset(key.set))
         if key.set in set_roles.EXEMPTS:
-            yield self._forwarding.get(frontend_of(key))
+            yield self._rows.forwarding.get(frontend_of(key))
+            yield self._rows.unmasqueraded.get(frontend_of(key))
         if self._is_reachable(key.entry.partition(",")[0]):
-            yield self._unmatched_sets.get(key.set)
+            yield self._rows.unmatched_sets.get(key.set)
             if key.set in set_roles.ADMITS:
-                yield from self._before_closed(key.entry, kube_names.family_of_set(key.set))
+                # Its virtual server would wait for the same, and meanwhile packets would reach the host's own port.
+                family = kube_names.family_of_set(key.set)
+                yield from self._before_closed(key.entry, family)
+                yield self._rows.base.get((family, "masquerading"))
 
     def _is_reachable(self, address: str) -> bool:
         """Return whether packets to *address* arrive here now; not before it is bound, if we are to bind it.
@@ -219,33 +141,47 @@ class Dependencies:
         """Return what *frontend* waits for if it has source ranges: all that drops packets from elsewhere."""
         name = kube_names.LOAD_BALANCER_FW.name_in(family)
         if IpsetEntry(name, frontend) in self._desired:
-            yield self._unclosed.get(frontend)
-            yield self._unmatched_sets.get(name)
-            yield self._base.get((family, "firewall"))
+            yield self._rows.unclosed.get(frontend)
+            yield self._rows.unmatched_sets.get(name)
+            yield self._rows.base.get((family, "firewall"))
 
     def _before_deleting_entry(self, step: Step) -> _Candidates:
         key = step.key
         assert isinstance(key, IpsetEntry)
-        if key.set in set_roles.MASQUERADES:
-            yield self._forwarding.get(frontend_of(key))
-        if key.set in set_roles.CLOSES:
-            yield self._lingering_servers.get(key.entry)
-        if key.set in set_roles.ADMITS:
-            yield self._unadmitted.get(key.entry)
+        frontend = frontend_of(key)
+        if key.set in set_roles.MASQUERADES | set_roles.CLOSES:
+            yield self._rows.forwarding.get(frontend)
+        if key.set in set_roles.MASQUERADES | set_roles.ADMITS:
+            # Another entry may be to do the same for what stays.
+            yield self._rows.unadmitted.get(frontend)
+            yield self._rows.unmasqueraded.get(frontend)
+            by_port = self._rows.unmasqueraded_ports if is_port(frontend) else self._rows.unmasqueraded
+            yield by_port.get(port_of(frontend))
+        if key.set in set_roles.OPENS:
+            firewall = kube_names.LOAD_BALANCER_FW.name_in(kube_names.family_of_set(key.set))
+            yield from self._if_lingering(IpsetEntry(firewall, frontend))
         if key.set in set_roles.HIDES:
             yield from self._if_lingering(Address(key.entry))
 
     def _if_lingering(self, *keys: Key) -> _Candidates:
-        return (key for key in keys if key in self._lingering)
+        return (key for key in keys if key in self._rows.lingering)
 
     def _before_server(self, step: Step) -> _Candidates:
         key = step.key
         assert isinstance(key, VirtualServer)
         frontends, family = frontends_of(key), family_of(key.address)
-        yield from map(self._unprotected.get, frontends)
+        is_reachable = self._is_reachable(key.address)
         yield from self._before_closed(frontends[0], family)
-        if self._is_reachable(key.address):
-            yield self._base.get((family, "masquerading"))
+        if is_reachable:
+            yield self._rows.base.get((family, "masquerading"))
+        # What is admitted would reach the host's own port; real servers wait for what is missing.
+        if not (is_reachable and self._is_admitted(frontends[0])):
+            yield self._rows.unadmitted.get(frontends[0])
+            yield from map(self._rows.unmasqueraded.get, frontends)
+
+    def _is_admitted(self, frontend: str) -> bool:
+        entries = (IpsetEntry(name, frontend) for name in set_roles.ADMITS)
+        return any(entry in self._desired and entry not in self._rows.absent for entry in entries)
 
     def _before_deleting_server(self, step: Step) -> _Candidates:
         # An address that outlives its virtual servers delivers packets to the host's own ports.
@@ -258,19 +194,20 @@ class Dependencies:
         if step.spec == DRAINING:
             return
         yield from self._if_absent(key.virtual_server)
-        if self._unmasqueraded or self._exempt:
+        if self._rows.unmasqueraded or self._rows.exempt or self._rows.unclosed:
             frontends = frontends_of(key.virtual_server)
-            yield from map(self._unmasqueraded.get, frontends)
-            yield from map(self._exempt.get, frontends)
+            yield from map(self._rows.unmasqueraded.get, frontends)
+            yield from map(self._rows.exempt.get, frontends)
+            yield self._rows.unclosed.get(frontends[0])
 
     def _before_address(self, step: Step) -> _Candidates:
         assert isinstance(step.key, Address)
         address, family = step.key.address, family_of(step.key.address)
         yield from self._if_absent(Link(IPVS_DEVICE), IpsetEntry(kube_names.IPVS_IPS.name_in(family), address))
-        yield self._base.get((family, "masquerading"))
-        yield self._base.get((family, "access filter"))
-        yield self._incomplete.get(family)
-        yield self._obsolete.get(address)
+        yield self._rows.base.get((family, "masquerading"))
+        yield self._rows.base.get((family, "access filter"))
+        yield self._rows.incomplete.get(family)
+        yield self._rows.obsolete.get(address)
         yield self._unserved(address)
         # Its virtual servers may have been created before their source ranges were configured.
         for frontend in self._closed_frontends().get(address, ()) if self._lacks_firewall(family) else ():
@@ -278,7 +215,7 @@ class Dependencies:
 
     def _lacks_firewall(self, family: Family) -> bool:
         name = kube_names.LOAD_BALANCER_FW.name_in(family)
-        return bool(self._unclosed) or name in self._unmatched_sets or (family, "firewall") in self._base
+        return bool(self._rows.unclosed) or name in self._rows.unmatched_sets or (family, "firewall") in self._rows.base
 
     def _closed_frontends(self) -> Mapping[IP, list[str]]:
         if self._closed is None:
@@ -293,7 +230,7 @@ class Dependencies:
 
         Packets to an address without virtual servers would reach the host's own ports.
         """
-        absent = self._absent_servers.get(address)
+        absent = self._rows.absent_servers.get(address)
         if not absent:
             return None
         if waiting := next((server for server in absent if self.blocker(Step("add", server))), None):
@@ -302,18 +239,10 @@ class Dependencies:
 
     def _served_addresses(self) -> set[IP]:
         if self._served is None:
-            created = (step.key for step in self._plan if step.verb == "add" and step.key not in self._absent)
+            created = (step.key for step in self._plan if step.verb == "add" and step.key not in self._rows.absent)
             self._served = {key.address for key in (*self._actual, *created) if isinstance(key, VirtualServer)}
         return self._served
 
-
-_NOTES: Mapping[type[Key], Callable[..., None]] = {
-    Chain: Dependencies._note_chain,
-    Jump: Dependencies._note_jump,
-    IpsetEntry: Dependencies._note_entry,
-    VirtualServer: Dependencies._note_server,
-    RealServer: Dependencies._note_real_server,
-}
 
 _WAITS: Mapping[tuple[type[Key], bool], Callable[[Dependencies, Step], _Candidates]] = {
     # By kind, and whether the row is deleted.

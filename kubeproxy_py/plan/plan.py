@@ -36,7 +36,7 @@ from kubeproxy_py.model.steps import Plan, Step
 from kubeproxy_py.net import FAMILIES, IP
 from kubeproxy_py.plan.drain_policy import must_drain
 from kubeproxy_py.plan.set_replacement import is_replacement, replace_sets
-from kubeproxy_py.plan.set_roles import ENTRY_ORDER, EXEMPTS, OPENS, frontend_of, frontends_of
+from kubeproxy_py.plan.set_roles import ALLOWS, ENTRY_ORDER, EXEMPTS, frontend_of, frontends_of
 
 BUILD_ORDER: tuple[type[Key], ...] = (
     Sysctl,
@@ -146,7 +146,8 @@ def _pop_exemptions(entry_steps: list[Step], real_server_steps: Sequence[Step]) 
 def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], list[Step]]) -> list[Step]:
     """Remove from *teardowns*, and return, what goes before *new_addresses* are bound.
 
-    Nobody meets virtual and real servers, and source ranges, at an address that is not bound yet, and nobody shall.
+    Nobody meets virtual and real servers, and what set entries allow, at an address that is not bound yet, and nobody
+    shall.
     """
     unbound = {step.key.address for step in new_addresses if isinstance(step.key, Address)}
     obsolete: list[Step] = []
@@ -158,11 +159,11 @@ def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], l
 
 
 def _address_of(key: Key) -> IP | None:
-    """Return the address at which *key* serves or opens; None if it does neither."""
+    """Return the address at which *key* serves, or allows more than without it; None if it does neither."""
     if isinstance(key, RealServer):
         return key.virtual_server.address
     if isinstance(key, IpsetEntry):
-        return key.entry.partition(",")[0] if key.set in OPENS else None
+        return key.entry.partition(",")[0] if key.set in ALLOWS else None
     return key.address if isinstance(key, VirtualServer) else None
 
 

@@ -8,7 +8,7 @@ through this node.  With a traffic policy of Local there are no such endpoints, 
 | masquerades | CLUSTER-IP, EXTERNAL-IP, LOAD-BALANCER, NODE-PORT-* | before real servers | after them |
 | exempts | EXTERNAL-IP-LOCAL, LOAD-BALANCER-LOCAL, NODE-PORT-LOCAL-* | after those that go | before those that come |
 | admits | CLUSTER-IP, EXTERNAL-IP, EXTERNAL-IP-LOCAL, LOAD-BALANCER | before another of them goes | after that came |
-| closes | LOAD-BALANCER-FW | before what admits | before what opens, and after virtual servers |
+| closes | LOAD-BALANCER-FW | before what admits, and real servers | before what opens, and after real servers |
 | opens | LOAD-BALANCER-SOURCE-CIDR, -IP | before what closes | after it |
 | hides | IPVS-IPS | before its address | after its address |
 
@@ -48,15 +48,11 @@ ADMITS = _names(kube_names.CLUSTER_IP, kube_names.EXTERNAL_IP, kube_names.EXTERN
 CLOSES = _names(kube_names.LOAD_BALANCER_FW)
 OPENS = _names(kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP)
 HIDES = _names(kube_names.IPVS_IPS)
-
-MASQUERADES_IF_CLUSTER = _names(kube_names.EXTERNAL_IP)
-"""Sets whose entries come and go with the policy.  Those of the others stay, and frontends are exempted from them."""
+ALLOWS = EXEMPTS | ADMITS | OPENS
+"""Sets of which an obsolete entry goes before its address is bound: nobody shall meet what it allows."""
 
 NEEDED_BY_ADDRESSES = MASQUERADES | ADMITS | HIDES
 """Sets that the rules which protect any address match on."""
-
-PROTECTS = MASQUERADES | ADMITS | CLOSES
-"""Sets without whose entry a virtual server must not be reachable."""
 
 _FIREWALL = (
     # What opens comes before what closes, and what closes before the frontend is admitted.
@@ -96,3 +92,19 @@ def frontends_of(server: VirtualServer) -> tuple[str, str]:
     """Return how set entries can name *server*: by address and port, and by port only."""
     port = f"{server.protocol.lower()}:{server.port}"
     return f"{server.address},{port}", f"{family_of(server.address)},{port}"
+
+
+def is_port(frontend: str) -> bool:
+    """Return whether *frontend* names a port of every address of its family."""
+    return frontend.partition(",")[0] in FAMILIES
+
+
+def port_of(frontend: str) -> str:
+    """Return how a set entry can name *frontend* by port only."""
+    address, _, port = frontend.partition(",")
+    return frontend if address in FAMILIES else f"{family_of(address)},{port}"
+
+
+def firewall_role(name: str) -> str:
+    """Return what the entries of the set *name* do for source ranges; "" if nothing."""
+    return "opens" if name in OPENS else "closes" if name in CLOSES else ""

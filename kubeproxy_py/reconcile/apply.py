@@ -8,12 +8,12 @@ Invariants:
 
 from collections.abc import Collection, Iterator
 from itertools import groupby
-from operator import attrgetter
 
 from kubeproxy_py.kernel import Kernel, scope_of
 from kubeproxy_py.model.rows import IpsetEntry, Key, Rows
 from kubeproxy_py.model.steps import Plan, Step, StepFailure, group_by_kind
 from kubeproxy_py.plan.dependencies import Dependencies
+from kubeproxy_py.plan.set_roles import firewall_role
 
 
 def apply_plan(
@@ -42,6 +42,13 @@ def apply_plan(
     return tuple(failures)
 
 
+def _run_of_entries(step: Step) -> tuple[str, str]:
+    """Return what differs between steps on entries where the later ones wait for the earlier ones."""
+    # Some deletions wait for additions, and what the firewall closes for the firewall.
+    assert isinstance(step.key, IpsetEntry)
+    return step.verb, firewall_role(step.key.set)
+
+
 def _parts(plan: Plan) -> Iterator[list[Step]]:
     """Yield the steps that are sent together, so that those which wait for their success are not among them.
 
@@ -54,8 +61,7 @@ def _parts(plan: Plan) -> Iterator[list[Step]]:
         if part != previous and steps:
             yield steps
             steps = []
-        # Some deletions of entries wait for additions of others.
-        runs = [list(run) for _, run in groupby(group, attrgetter("verb"))] if kind is IpsetEntry else [group]
+        runs = [list(run) for _, run in groupby(group, _run_of_entries)] if kind is IpsetEntry else [group]
         for run in runs[:-1]:
             yield steps + run
             steps = []

@@ -1,4 +1,4 @@
-"""Which user-mode-linux kernel the lab runs: the one that is named, else the newest that was built, else Debian's."""
+"""Which user-mode-linux kernel the lab runs: the one that is named, else Debian's."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path)
 
 
-def test_newest_built_kernel_runs(cache: Cache) -> None:
+def test_newest_built_kernel_runs_if_it_is_named(cache: Cache) -> None:
     for version in ("6.12.30-1", "7.10.1-1", "7.9.2-1"):
         cache.add(version)
-    assert cache.chosen().startswith("7.10.1-1-")
-
-
-def test_debians_kernel_runs_if_none_was_built(cache: Cache) -> None:
+    assert cache.chosen("newest").startswith("7.10.1-1-")
     assert cache.chosen() == "debian"
+
+
+def test_newest_is_rejected_if_none_was_built(cache: Cache) -> None:
+    with pytest.raises(LabError, match="built: none"):
+        cache.chosen("newest")
 
 
 def test_named_kernel_runs(cache: Cache) -> None:
@@ -56,19 +58,21 @@ def test_named_kernel_runs(cache: Cache) -> None:
 
 
 def test_kernel_of_another_configuration_is_not_used(cache: Cache) -> None:
-    cache.add("7.2.13-1", digest="0" * 8)
-    assert cache.chosen() == "debian"
+    old = cache.add("7.2.13-1", digest="0" * 8).name
+    with pytest.raises(LabError, match="built: none"):
+        cache.chosen(old)
 
 
 def test_incomplete_kernel_is_not_used(cache: Cache) -> None:
     (cache.add("7.2.13-1") / "legacy").rmdir()
-    assert cache.chosen() == "debian"
+    with pytest.raises(LabError, match="built: none"):
+        cache.chosen("7.2")
 
 
 def test_kernel_that_does_not_run_here_is_passed_over(cache: Cache) -> None:
     cache.add("7.2.13-1", prints="")
     cache.add("6.12.30-1")
-    assert cache.chosen().startswith("6.12.30-1-")
+    assert cache.chosen("newest").startswith("6.12.30-1-")
 
 
 def test_unknown_kernel_is_rejected_with_those_that_were_built(cache: Cache) -> None:
@@ -81,7 +85,7 @@ def test_unknown_kernel_is_rejected_with_those_that_were_built(cache: Cache) -> 
 @pytest.mark.parametrize(("release", "expected"), [("6.15.9", False), ("6.16.0", True), ("7.2.13", True)])
 def test_seccomp_mode_is_used_since_linux_6_16(cache: Cache, release: str, expected: bool) -> None:
     cache.add(f"{release}-1")
-    assert choose_kernel(cache.env).has_seccomp_mode is expected
+    assert choose_kernel({**cache.env, "LAB_KERNEL": "newest"}).has_seccomp_mode is expected
 
 
 def test_iptables_is_legacy_unless_nft_is_named() -> None:

@@ -173,16 +173,23 @@ def _edits(draw: st.DrawFn) -> list[ObjectEvent]:
         external_local=draw(st.booleans()),
         internal_local=draw(st.booleans()),
     )
+    return [ServiceUpserted(service), *draw(_slices_of(_EDITED))]
+
+
+@st.composite
+def _slices_of(draw: st.DrawFn, name: ObjectName) -> list[ObjectEvent]:
+    """A slice of each family with some of few pods, which other Services may have, too."""
     endpoints = {
         family: tuple(Endpoint(pod, node=node) for pod, node in pods if draw(st.sampled_from([True, True, False])))
         for family, pods in _EDITED_PODS.items()
     }
     ports = tuple(SlicePort("a", protocol, 8080) for protocol in ("TCP", "UDP"))
-    slices = [
-        SliceUpserted(EndpointSlice(ObjectName("shop", f"web-{family}"), _EDITED, family, endpoints[family], ports))
+    return [
+        SliceUpserted(
+            EndpointSlice(ObjectName("shop", f"{name.name}-{family}"), name, family, endpoints[family], ports)
+        )
         for family in _EDITED_PODS
     ]
-    return [ServiceUpserted(service), *slices]
 
 
 _EDITED_PODS: dict[Family, tuple[tuple[str, str], ...]] = {
@@ -192,6 +199,37 @@ _EDITED_PODS: dict[Family, tuple[tuple[str, str], ...]] = {
 
 edits = st.lists(_edits(), min_size=2, max_size=5)
 """Edits of one Service, with a sync after each: policies, source ranges, addresses, type and endpoints change."""
+
+_SHARED = st.sampled_from([(), ("203.0.113.7", "2001:db8::7"), ("203.0.113.7", "192.168.3.10"), ("10.96.0.10",)])
+
+
+@st.composite
+def _moves(draw: st.DrawFn) -> list[ObjectEvent]:
+    """Edits of two Services that ask for the same few addresses, as externalIP, load balancer's address or both."""
+    events: list[ObjectEvent] = []
+    for name in _SERVICE_NAMES[:2]:
+        if draw(st.sampled_from([True, False, False])):
+            events.append(ServiceDeleted(name))
+            continue
+        kind: ServiceType = draw(st.sampled_from(["LoadBalancer", "LoadBalancer", "ClusterIP"]))
+        service = Service(
+            name,
+            kind,
+            _CLUSTER_IPS[name],
+            (ServicePort("a", "TCP", draw(st.sampled_from([80, 80, 80, 30080])), draw(st.sampled_from([0, 30080]))),),
+            external_ips=draw(_SHARED),
+            load_balancer_ips=draw(_SHARED) if kind == "LoadBalancer" else (),
+            source_ranges=draw(st.sampled_from([(), ("198.51.100.0/24", "2001:db8:1::/64"), ("203.0.113.250/32",)])),
+            external_local=draw(st.booleans()),
+            internal_local=draw(st.booleans()),
+            created_s=draw(st.sampled_from([1.0, 2.0])),
+        )
+        events += [ServiceUpserted(service), *draw(_slices_of(name))]
+    return events
+
+
+moves = st.lists(_moves(), min_size=2, max_size=5)
+"""Edits of two Services, with a sync after each, by which a frontend moves from one Service, or kind, to another."""
 
 
 def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:

@@ -13,11 +13,10 @@ from functools import cache
 
 from hypothesis import event, given, note
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel.memory import MemoryKernel, SimulatedCrash
-from kubeproxy_py.model.events import Feed, ObjectEvent, ServiceUpserted, Synced
+from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
     DRAINING,
     Address,
@@ -34,7 +33,7 @@ from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
 from kubeproxy_py.net import family_of
 from kubeproxy_py.plan.drain_policy import is_draining
 from kubeproxy_py.reconcile.agent import Agent
-from tests.laws.histories import batches, edits, known
+from tests.laws.histories import batches, edits, known, moves
 from tests.laws.packets import Fate, Packet, State, fate
 from tests.laws.test_path_does_not_matter import compiler as new_compiler
 
@@ -253,7 +252,7 @@ class PacketKernel(CheckingKernel):
     def __init__(self) -> None:
         super().__init__()
         self.idempotent = True  # what failed in part may be done already
-        self.refused: set[Key] = set()  # by a fault, and not carried out since
+        self.refused: dict[Key, str] = {}  # by a fault, and not carried out since; with the verb
 
     def begin_sync(self, desired: Rows) -> None:
         super().begin_sync(desired)
@@ -271,11 +270,14 @@ class PacketKernel(CheckingKernel):
         """Check what must be true when a sync is over."""
         now = State(self.rows)
         for packet in self.packets:
-            if fate(now, packet).result == "host" and not self.is_refused(packet) and not self.is_named_twice(packet):
+            if fate(now, packet).result == "host" and not self.is_refused(packet):
                 assert "host" in self.results_around(packet), f"{packet} reaches a port of the host after the sync"
 
     def check(self, step: Step) -> None:
-        (self.refused.add if self.fault(step) else self.refused.discard)(step.key)
+        if self.fault(step):
+            self.refused[step.key] = step.verb
+        else:
+            self.refused.pop(step.key, None)
         concerned = [packet for packet in self.packets if is_concerned(packet, step.key)]
         now = State(self.rows if concerned else {})
         for packet in concerned:
@@ -292,33 +294,45 @@ class PacketKernel(CheckingKernel):
             if found.result == "served" or (found.result == "host" and not may_reach_host):
                 # "refused": the rules admit the client, before or after the sync, and there is no endpoint.
                 is_admitted = found.result == "served" and "refused" in self.results_around(packet)
-                is_known = is_admitted or found.result in self.results_around(packet) or self.is_refused(packet)
+                is_known = is_admitted or found.result in self.results_around(packet)
+                is_known |= found.result == "host" and self.is_refused(packet)
                 assert is_known, f"{packet} is {found.result}, neither before nor after"
-
-    def is_named_twice(self, packet: Packet) -> bool:
-        """Return whether the frontend is an externalIP and a load balancer's address: one may wait for the other."""
-        frontend = f"{packet.destination},{packet.protocol}:{packet.port}"
-        names = ("EXTERNAL-IP", "EXTERNAL-IP-LOCAL", "LOAD-BALANCER")
-        sets = [f"KUBE-{six}{name}" for name in names for six in ("", "6-")]
-        return sum(IpsetEntry(name, frontend) in self.desired for name in sets) > 1
+            self.check_source_ranges(packet, before, found, after)
 
     def results_around(self, packet: Packet) -> set[str]:
         return {self.fates_before[packet].result, self.fates_after[packet].result}
 
+    def check_source_ranges(self, packet: Packet, before: Fate, found: Fate, after: Fate) -> None:
+        """Check that who is shut out before or after the sync meets no endpoint that is only there for others."""
+        if found.result != "served" or before.result == after.result:
+            return
+        closing = [
+            IpsetEntry(name, frontend_of(packet)) for name in ("KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW")
+        ]
+        was_closed, is_closed = (any(key in rows for key in closing) for rows in (self.before, self.desired))
+        if was_closed != is_closed and "served" in (before.result, after.result):
+            strangers = found.endpoints - (before.endpoints | after.endpoints)
+            assert not strangers, f"{packet} meets {strangers}, to which it is closed"
+
     def is_range_refused(self, packet: Packet) -> bool:
         """Return whether a fault refused a source range of the frontend of *packet*: then its clients are shut out."""
-        frontend = f"{packet.destination},{packet.protocol}:{packet.port},"
-        return any(isinstance(key, IpsetEntry) and key.entry.startswith(frontend) for key in self.refused)
+        frontend = f"{frontend_of(packet)},"
+        return any(
+            isinstance(key, IpsetEntry) and key.entry.startswith(frontend) and verb == "add"
+            for key, verb in self.refused.items()
+        )
 
     def is_refused(self, packet: Packet) -> bool:
-        """Return whether a fault refused what names the frontend of *packet*: then the address serves the others."""
-        frontend = f"{packet.destination},{packet.protocol}:{packet.port}"
-        return any(
-            key.entry == frontend
-            if isinstance(key, IpsetEntry)
-            else isinstance(key, VirtualServer) and f"{key.address},{key.protocol.lower()}:{key.port}" == frontend
-            for key in self.refused
+        """Return whether a fault refused the virtual server of *packet*, or that what admits packets to it goes."""
+        frontend = frontend_of(packet)
+        return packet.server in self.refused or any(
+            isinstance(key, IpsetEntry) and key.entry == frontend and verb == "delete"
+            for key, verb in self.refused.items()
         )
+
+
+def frontend_of(packet: Packet) -> str:
+    return f"{packet.destination},{packet.protocol}:{packet.port}"
 
 
 def probes(rows: Rows) -> Iterator[Packet]:
@@ -366,6 +380,8 @@ FAULTS = (
     *("update Chain", "add Chain", "add Jump", "add Jump .*INPUT", "add Jump .* nat", "add Jump .*FIREWALL"),
     *("add IpsetEntry", "delete IpsetEntry", "add IpsetEntry .*LOCAL", "delete IpsetEntry .*LOCAL"),
     *("add IpsetEntry .*EXTERNAL-IP ", "delete IpsetEntry .*EXTERNAL-IP ", "add IpsetEntry .*-FW"),
+    *("add IpsetEntry .*LOAD-BALANCER ", "delete IpsetEntry .*LOAD-BALANCER ", "delete IpsetEntry .*-FW"),
+    *("add IpsetEntry .*-CLUSTER-IP", "add IpsetEntry .*NODE-PORT", "delete IpsetEntry .*SOURCE"),
     *("add IpsetEntry .*SOURCE", "add IpsetEntry .*IPVS-IPS", "delete IpsetEntry .*IPVS-IPS"),
     *("add VirtualServer", "update VirtualServer", "delete VirtualServer", "add VirtualServer .*:80/TCP"),
     *("add RealServer", "update RealServer", "delete RealServer", "add Address", "delete Address"),
@@ -391,38 +407,23 @@ pauses = st.lists(st.sampled_from([0.1, 61.0]), min_size=5, max_size=5)
 """Seconds after each sync: too few or enough for another try of what failed."""
 
 
-def without_shared_addresses(history: list[list[ObjectEvent]]) -> list[list[ObjectEvent]]:
-    """Return *history* without external addresses that several Services, or two kinds of one Service, have.
-
-    Where such a frontend moves while entries for it fail, the planner may admit it by one set while it still waits for
-    another; that gap is known (docs/architecture.md, Known gaps).
-    """
-    return [[_with_own_addresses(event) for event in batch] for batch in history]
-
-
-def _with_own_addresses(event: ObjectEvent) -> ObjectEvent:
-    if not isinstance(event, ServiceUpserted):
-        return event
-    service, number = event.service, OWN_NUMBERS[event.service.name.name]
-    external = ("203.0.113.{}", "2001:db8::{:x}")[: len(service.external_ips)]
-    balanced = ("198.51.100.{}", "2001:db8:5::{:x}")[: len(service.load_balancer_ips)]
-    return ServiceUpserted(
-        replace(
-            service,
-            external_ips=tuple(address.format(number) for address in external),
-            load_balancer_ips=tuple(address.format(number) for address in balanced),
-        )
-    )
-
-
-OWN_NUMBERS = {"api": 20, "cart": 21, "db": 22, "web": 23}
-
-
-@given(history=batches.map(without_shared_addresses), failing_in=faults, pauses_s=pauses)
+@given(history=batches, failing_in=faults, pauses_s=pauses)
 def test_no_packet_meets_an_incomplete_service_whatever_fails(
     history: list[list[ObjectEvent]], failing_in: list[list[str]], pauses_s: list[float]
 ) -> None:
     sync_with_faults(history, failing_in, pauses_s)
+
+
+@given(history=moves, failing_in=faults, pauses_s=pauses)
+def test_no_client_meets_a_gap_when_a_frontend_moves_whatever_fails(
+    history: list[list[ObjectEvent]], failing_in: list[list[str]], pauses_s: list[float]
+) -> None:
+    sync_with_faults(history, failing_in, pauses_s)
+
+
+@given(history=moves)
+def test_no_client_meets_a_gap_when_a_frontend_moves(history: list[list[ObjectEvent]]) -> None:
+    sync_with_faults(history, [[]] * len(history), [0.1] * len(history))
 
 
 @given(history=edits, failing_in=faults, pauses_s=pauses)

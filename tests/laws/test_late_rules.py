@@ -21,7 +21,6 @@ from tests.laws.test_every_prefix_is_legal import (
     agent_on,
     sync,
     wanted,
-    without_shared_addresses,
 )
 from tests.laws.test_path_does_not_matter import compiler as new_compiler
 
@@ -96,7 +95,7 @@ def sync_with_late_rules(history: list[list[ObjectEvent]], late: list[Lateness])
     assert not agent.state.pending.keys
 
 
-@given(history=batches.map(without_shared_addresses), late=lateness)
+@given(history=batches, late=lateness)
 def test_no_packet_meets_an_incomplete_service_while_rules_are_under_way(
     history: list[list[ObjectEvent]], late: list[Lateness]
 ) -> None:

@@ -355,3 +355,90 @@ def test_a_second_step_on_a_chain_waits_while_the_first_is_under_way() -> None:
     harness.kernel.fault = fault
     assert harness.change_to({**sets, key: ChainSpec(("-j KUBE-B", "-j KUBE-C"))}) == {key}
     assert [step.key for step in tried] == [key, entry]
+
+
+BALANCED_TLS = IpsetEntry("KUBE-LOAD-BALANCER", "203.0.113.9,tcp:443")
+BALANCED_HTTP = IpsetEntry("KUBE-LOAD-BALANCER", "203.0.113.9,tcp:80")
+CIDR = IpsetEntry("KUBE-LOAD-BALANCER-SOURCE-CIDR", "203.0.113.9,tcp:80,192.0.2.0/24")
+OPEN: Rows = {key: spec for key, spec in GUARDED.items() if key not in (FW, CIDR)}
+OTHER_POD = RealServer(VIP, "10.244.2.9", 8080)
+
+
+def moved(rows: Rows) -> Rows:
+    """Return *rows* after their frontend moved to a Service with another real server."""
+    return base({**{key: spec for key, spec in rows.items() if not isinstance(key, RealServer)}, OTHER_POD: SERVING})
+
+
+@pytest.mark.parametrize("missing", [EXTERNAL, BALANCED_TLS], ids=str)
+def test_a_frontend_that_one_of_two_sets_admits_does_not_reach_the_port_of_the_host(missing: Key) -> None:
+    harness = Harness(base(OPEN)).fail(missing)
+    assert harness.change_to(base({**OPEN, **BALANCED, EXTERNAL: None, NEAR: SERVING})) == {NEAR}
+    assert VIP_TLS in harness.kernel.rows
+
+
+def test_real_servers_of_a_frontend_that_moved_wait_for_the_set_that_masquerades_them() -> None:
+    near, far = (RealServer(NODE_PORT, address, 8080) for address in ("10.244.1.5", "10.244.2.5"))
+    port, local = (
+        IpsetEntry("KUBE-NODE-PORT-TCP", "30080"),
+        IpsetEntry("KUBE-EXTERNAL-IP-LOCAL", "192.168.3.10,tcp:30080"),
+    )
+    harness = Harness(base({local: None, NODE_PORT: RR, near: SERVING})).fail(port)
+    assert far in harness.change_to(base({port: None, NODE_PORT: RR, far: SERVING}))
+
+
+def test_a_node_port_that_becomes_the_port_of_an_external_ip_stays_masqueraded() -> None:
+    far = RealServer(NODE_PORT, "10.244.2.5", 8080)
+    port, external = IpsetEntry("KUBE-NODE-PORT-TCP", "30080"), IpsetEntry("KUBE-EXTERNAL-IP", "192.168.3.10,tcp:30080")
+    before, after = (base({entry: None, NODE_PORT: RR, far: SERVING}) for entry in (port, external))
+    assert port in Harness(before).fail(external).change_to(after)
+    assert external in Harness(after).fail(port).change_to(before)
+
+
+def test_an_exemption_waits_for_an_entry_of_its_frontend_that_failed_before() -> None:
+    cluster_ip = IpsetEntry("KUBE-CLUSTER-IP", "203.0.113.9,tcp:443")
+    before = base({VIP_TLS: RR, FAR: SERVING, EXTERNAL: None})
+    desired = base({VIP_TLS: RR, FAR: SERVING, cluster_ip: None, EXTERNAL_LOCAL: None})
+    tried = {**desired, EXTERNAL: None}.keys() - {cluster_ip}
+    assert {EXTERNAL_LOCAL, EXTERNAL} <= Harness(before).change_to(desired, tried)
+
+
+def test_endpoints_of_a_service_with_source_ranges_wait_for_the_firewall_where_an_open_service_was() -> None:
+    harness = Harness(base(OPEN)).fail(FW)
+    assert OTHER_POD in harness.change_to(moved(GUARDED))
+
+
+def test_the_firewall_stays_until_the_endpoints_of_the_service_with_source_ranges_are_gone() -> None:
+    harness = Harness(base(GUARDED)).fail(RealServer(VIP, "10.244.1.5", 8080), verbs="update")
+    assert {FW, CIDR} <= harness.change_to(moved(OPEN))
+
+
+def test_source_ranges_stay_open_while_the_firewall_stays() -> None:
+    harness = Harness(base(GUARDED)).fail(FW, verbs="delete")
+    assert CIDR in harness.change_to(base(OPEN))
+    assert CIDR in harness.kernel.rows
+
+
+def test_a_service_with_source_ranges_is_not_admitted_at_a_bound_address_without_its_entry_in_the_firewall() -> None:
+    harness = Harness(base(BALANCED)).fail(FW)
+    assert {BALANCED_HTTP, VIP} <= harness.change_to(base({**BALANCED, **GUARDED}))
+    assert BALANCED_HTTP not in harness.kernel.rows
+
+
+def test_a_port_at_a_bound_address_is_not_admitted_before_what_masquerades() -> None:
+    missing = jumps_and_chain("KUBE-POSTROUTING")
+    before = {key: spec for key, spec in base(OPEN).items() if key not in missing}
+    harness = Harness(before).fail(*missing)
+    assert {BALANCED_TLS, VIP_TLS} <= harness.change_to(base({**OPEN, **BALANCED}))
+
+
+def test_an_obsolete_exemption_goes_before_its_address_is_bound() -> None:
+    before = {key: spec for key, spec in base({**BALANCED, LOCAL: None, FAR: SERVING}).items() if key != VIP_ADDRESS}
+    desired = base({**BALANCED, FAR: SERVING})
+    order = verbs_on(make_plan(desired, before), LOCAL, VIP_ADDRESS)
+    assert order == [("delete", LOCAL), ("add", VIP_ADDRESS)]
+    assert VIP_ADDRESS in Harness(before).fail(LOCAL, verbs="delete").change_to(desired)
+
+
+def test_no_address_is_bound_while_an_entry_admits_a_port_of_the_host_there() -> None:
+    before = base({BALANCED_HTTP: None})
+    assert VIP_ADDRESS in Harness(before).fail(BALANCED_HTTP, verbs="delete").change_to(base(BALANCED))
