@@ -151,7 +151,7 @@ class Dependencies:
         frontend = frontend_of(key)
         if key.set in set_roles.MASQUERADES | set_roles.CLOSES:
             yield self._rows.forwarding.get(frontend)
-        if key.set in set_roles.MASQUERADES | set_roles.ADMITS:
+        if key.set in set_roles.MASQUERADES | set_roles.ADMITS and self._stays(frontend):
             # Another entry may be to do the same for what stays.
             yield self._rows.unadmitted.get(frontend)
             yield self._rows.unmasqueraded.get(frontend)
@@ -162,6 +162,14 @@ class Dependencies:
             yield from self._if_lingering(IpsetEntry(firewall, frontend))
         if key.set in set_roles.HIDES:
             yield from self._if_lingering(Address(key.entry))
+
+    def _stays(self, frontend: str) -> bool:
+        """Return whether *frontend* is to have a virtual server; of a port alone, whether it may have one."""
+        if is_port(frontend):
+            return True
+        address, _, protocol_port = frontend.partition(",")
+        protocol, _, port = protocol_port.partition(":")
+        return VirtualServer(address, int(port), protocol.upper()) in self._desired  # type: ignore[arg-type]
 
     def _if_lingering(self, *keys: Key) -> _Candidates:
         return (key for key in keys if key in self._rows.lingering)

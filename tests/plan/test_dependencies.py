@@ -394,6 +394,12 @@ def test_a_node_port_that_becomes_the_port_of_an_external_ip_stays_masqueraded()
     assert external in Harness(after).fail(port).change_to(before)
 
 
+def test_an_entry_whose_virtual_server_goes_does_not_wait_for_a_node_port_of_its_number() -> None:
+    cluster_ip, port = IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.11,tcp:30080"), IpsetEntry("KUBE-NODE-PORT-TCP", "30080")
+    before = base({cluster_ip: None, VirtualServer("10.96.0.11", 30080, "TCP"): RR})
+    assert cluster_ip not in Harness(before).fail(port).change_to(base({port: None, NODE_PORT: RR}))
+
+
 def test_an_exemption_waits_for_an_entry_of_its_frontend_that_failed_before() -> None:
     cluster_ip = IpsetEntry("KUBE-CLUSTER-IP", "203.0.113.9,tcp:443")
     before = base({VIP_TLS: RR, FAR: SERVING, EXTERNAL: None})
