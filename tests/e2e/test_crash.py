@@ -86,18 +86,23 @@ def restores(family: str) -> Stage:
     """Return the stage at which *family*-restore (iptables or ip6tables, legacy or nft) is running."""
 
     def is_running(agent: AgentProcess) -> bool:
-        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-        names = [_name(int(pid)) for pid in children]
+        # The programs are children of the thread that started them.
+        threads = Path(f"/proc/{agent.pid}/task").glob("*/children")
+        names = [_name(int(pid)) for children in threads for pid in _text(children).split()]
         return any(name.startswith(family) and name.endswith("-restore") for name in names)
 
     return is_running
 
 
 def _name(pid: int) -> str:
+    return _text(Path(f"/proc/{pid}/cmdline")).partition("\0")[0]
+
+
+def _text(file: Path) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+        return file.read_text()
     except OSError:
-        return ""  # the process has ended
+        return ""  # the process or thread has ended
 
 
 def makes_servers(_: AgentProcess) -> bool:

@@ -19,7 +19,7 @@ from kubeproxy_py.model.steps import Step
 from lab.client import query
 from lab.namespace import Namespace, new_namespace
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import AgentProcess
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service
 from tests.e2e.serving import serving_cluster
@@ -92,6 +92,7 @@ def test_pods_see_the_node_s_address_where_their_interface_has_none(cluster: Clu
     assert seen_by(cluster, "node-a", POD_HERE) == CLUSTER_IP  # the fault, as kube-proxy leaves it
     with cluster.node_a.inside():
         monitor = subprocess.Popen(["ip", "monitor", "address"], stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: f" {monitor.pid} " in Path(f"/proc/{monitor.pid}/net/netlink").read_text())
     try:
         with AgentProcess(cluster.node_a, folder.path) as agent:
             agent.wait_synced()
