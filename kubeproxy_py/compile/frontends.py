@@ -14,21 +14,11 @@ from kubeproxy_py.compile.binding import Binding, FrontendKind, bind, closed_ref
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family
 from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.kube_names import IpsetDefinition
+from kubeproxy_py.model.kube_names import IpsetDefinition, server_entry
 from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Service, ServicePort
-from kubeproxy_py.net import CIDR, IP, Family, Protocol, family_of
-
-NODE_PORT_SETS: Mapping[Protocol, tuple[IpsetDefinition, IpsetDefinition]] = {
-    "TCP": (kube_names.NODE_PORT_TCP, kube_names.NODE_PORT_LOCAL_TCP),
-    "UDP": (kube_names.NODE_PORT_UDP, kube_names.NODE_PORT_LOCAL_UDP),
-    "SCTP": (kube_names.NODE_PORT_SCTP, kube_names.NODE_PORT_LOCAL_SCTP),
-}
-"""By protocol, the set of all NodePorts, and that of those with externalTrafficPolicy Local.
-
-Those of TCP and UDP are of type bitmap:port, which does not support SCTP.
-"""
+from kubeproxy_py.net import CIDR, IP, Family, family_of
 
 Entry = tuple[IpsetDefinition, str]
 """An entry of a set."""
@@ -143,11 +133,6 @@ def format_cidr(cidr: CIDR) -> str:
     return address if length == ("128" if ":" in address else "32") else cidr
 
 
-def ip_port(address: IP, protocol: Protocol, port: int) -> str:
-    """Return the entry of a set of type hash:ip,port."""
-    return f"{address},{protocol.lower()}:{port}"
-
-
 def _addresses(
     service: Service, family: Family, cluster_ip: IP, context: NodeContext
 ) -> Iterator[tuple[FrontendKind, IP]]:
@@ -179,22 +164,22 @@ _Entries = tuple[Entry, ...]
 
 
 def _cluster_ip_entries(_service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
-    return ((kube_names.CLUSTER_IP, _entry(server)),)
+    return ((kube_names.CLUSTER_IP, server_entry(server)),)
 
 
 def _external_ip_entries(service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
     is_local = external_local(service)
-    return ((kube_names.EXTERNAL_IP_LOCAL if is_local else kube_names.EXTERNAL_IP, _entry(server)),)
+    return ((kube_names.EXTERNAL_IP_LOCAL if is_local else kube_names.EXTERNAL_IP, server_entry(server)),)
 
 
 def _load_balancer_entries(service: Service, server: VirtualServer, context: NodeContext) -> _Entries:
-    entry = _entry(server)
+    entry = server_entry(server)
     is_local = ((kube_names.LOAD_BALANCER_LOCAL, entry),) if external_local(service) else ()
     return ((kube_names.LOAD_BALANCER, entry), *is_local, *_source_range_entries(service, server, context))
 
 
 def _source_range_entries(service: Service, server: VirtualServer, context: NodeContext) -> Iterator[Entry]:
-    address, family, entry = server.address, family_of(server.address), _entry(server)
+    address, family, entry = server.address, family_of(server.address), server_entry(server)
     if ranges := source_ranges(service, family):
         yield kube_names.LOAD_BALANCER_FW, entry
         for cidr in ranges:
@@ -206,13 +191,9 @@ def _source_range_entries(service: Service, server: VirtualServer, context: Node
 
 
 def _node_port_entries(service: Service, server: VirtualServer, _context: NodeContext) -> _Entries:
-    all_ports, local_ports = NODE_PORT_SETS[server.protocol]
-    entry = _entry(server) if server.protocol == "SCTP" else str(server.port)
+    all_ports, local_ports = kube_names.NODE_PORT_DEFINITIONS[server.protocol]
+    entry = server_entry(server) if server.protocol == "SCTP" else str(server.port)
     return ((all_ports, entry), (local_ports, entry)) if external_local(service) else ((all_ports, entry),)
-
-
-def _entry(server: VirtualServer) -> str:
-    return ip_port(server.address, server.protocol, server.port)
 
 
 _ENTRIES: Mapping[FrontendKind, Callable[[Service, VirtualServer, NodeContext], _Entries]] = {

@@ -2,29 +2,18 @@
 
 from collections.abc import Iterable
 
-from kubeproxy_py.compile.frontends import NODE_PORT_SETS, ip_port
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.kube_names import IpsetDefinition
+from kubeproxy_py.model.kube_names import NODE_PORT_BITMAPS, names_of, server_entry
 from kubeproxy_py.model.rows import DRAINING, Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import Service
-from kubeproxy_py.net import FAMILIES, IP, Family, Protocol, family_of
+from kubeproxy_py.net import IP, Family, Protocol, family_of
 
 _Port = tuple[Family, Protocol, int]
 
 
-def _names(*definitions: IpsetDefinition) -> frozenset[str]:
-    return frozenset(definition.name_in(family) for definition in definitions for family in FAMILIES)
-
-
-_ADDRESS_SETS = _names(kube_names.IPVS_IPS)
-_PORT_SETS: dict[str, tuple[Family, Protocol]] = {
-    definition.name_in(family): (family, protocol)
-    for protocol, definitions in NODE_PORT_SETS.items()
-    for definition in definitions
-    for family in FAMILIES
-    if definition.type == "bitmap:port"  # the entries of the others have the address, too
-}
-_OTHER_SETS = _names(kube_names.LOOP_BACK, kube_names.HEALTH_CHECK_NODE_PORT)  # of endpoints, and of the whole Service
+_ADDRESS_SETS = names_of(kube_names.IPVS_IPS)
+# Of endpoints, and of the whole Service.
+_OTHER_SETS = names_of(kube_names.LOOP_BACK, kube_names.HEALTH_CHECK_NODE_PORT)
 
 
 def without_frontends(rows: Rows, lost: Iterable[VirtualServer]) -> Rows:
@@ -34,7 +23,7 @@ def without_frontends(rows: Rows, lost: Iterable[VirtualServer]) -> Rows:
     """
     lost = frozenset(lost)
     left = {key for key in rows if isinstance(key, VirtualServer)} - lost
-    entries = {_entry(server) for server in lost}
+    entries = {server_entry(server) for server in lost}
     addresses = {server.address for server in lost} - {server.address for server in left}
     ports = _ports(lost) - _ports(left - _with_address_entry(rows))
 
@@ -57,8 +46,8 @@ def _is_lost(key: IpsetEntry, entries: set[str], addresses: set[IP], ports: set[
     """Return whether *key* names one of the frontends *entries*, or one of *addresses* or *ports*."""
     if key.set in _ADDRESS_SETS:
         return key.entry in addresses
-    if key.set in _PORT_SETS:
-        return (*_PORT_SETS[key.set], int(key.entry)) in ports
+    if key.set in NODE_PORT_BITMAPS:
+        return (*NODE_PORT_BITMAPS[key.set], int(key.entry)) in ports
     return key.set not in _OTHER_SETS and _frontend_of(key) in entries
 
 
@@ -69,11 +58,7 @@ def _ports(servers: Iterable[VirtualServer]) -> set[_Port]:
 def _with_address_entry(rows: Rows) -> set[VirtualServer]:
     """Return the virtual servers that an entry names with their address, not only with a NodePort."""
     named = {_frontend_of(key) for key in rows if isinstance(key, IpsetEntry) and key.set not in _OTHER_SETS}
-    return {key for key in rows if isinstance(key, VirtualServer) and _entry(key) in named}
-
-
-def _entry(server: VirtualServer) -> str:
-    return ip_port(server.address, server.protocol, server.port)
+    return {key for key in rows if isinstance(key, VirtualServer) and server_entry(key) in named}
 
 
 def _frontend_of(key: IpsetEntry) -> str:

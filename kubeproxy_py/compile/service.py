@@ -19,7 +19,6 @@ from kubeproxy_py.compile.frontends import (
     external_local,
     family_ports,
     frontends,
-    ip_port,
 )
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.slice_cache import CompileCache
@@ -137,7 +136,7 @@ def _entries(
         # Hairpin traffic: a pod that reaches itself must not see its own address as the source.  That holds for every
         # local endpoint under any conditions.
         for b in slice_endpoints.local:
-            yield kube_names.LOOP_BACK, f"{ip_port(b.address, protocol, b.port)},{b.address}"
+            yield kube_names.LOOP_BACK, f"{kube_names.ip_port(b.address, protocol, b.port)},{b.address}"
     # kube-proxy skips this entry for a port whose NodePort has no address to be served at.
     is_skipped = port.port.node_port and not context.node_port_addresses.get(port.family)
     if health_check_port(port.service) and not is_skipped:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from kubeproxy_py.model.rows import Chain, Ipset, IpsetSpec, Jump, Table
-from kubeproxy_py.net import Family
+from kubeproxy_py.model.rows import Chain, Ipset, IpsetSpec, Jump, Table, VirtualServer
+from kubeproxy_py.net import FAMILIES, IP, Family, Protocol
 
 _NAME_MAX = 31  # IPSET_MAXNAMELEN is 32, the final NUL included
 _MAXELEM = 65536  # kube-proxy creates every set with it
@@ -127,6 +127,25 @@ HEALTH_CHECK_NODE_PORT = IpsetDefinition(
 )
 IPVS_IPS = IpsetDefinition("KUBE-IPVS-IPS", "hash:ip", "Addresses on the ipvs interface")
 
+NODE_PORT_DEFINITIONS: Mapping[Protocol, tuple[IpsetDefinition, IpsetDefinition]] = {
+    "TCP": (NODE_PORT_TCP, NODE_PORT_LOCAL_TCP),
+    "UDP": (NODE_PORT_UDP, NODE_PORT_LOCAL_UDP),
+    "SCTP": (NODE_PORT_SCTP, NODE_PORT_LOCAL_SCTP),
+}
+"""By protocol, the set of all NodePorts, and that of those with externalTrafficPolicy Local.
+
+Those of TCP and UDP are of type bitmap:port, which does not support SCTP.
+"""
+
+NODE_PORT_BITMAPS: Mapping[str, tuple[Family, Protocol]] = {
+    definition.name_in(family): (family, protocol)
+    for protocol, definitions in NODE_PORT_DEFINITIONS.items()
+    for definition in definitions
+    for family in FAMILIES
+    if definition.type == "bitmap:port"
+}
+"""The names of the sets of NodePorts whose entries have no address."""
+
 IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (
     LOOP_BACK,
     CLUSTER_IP,
@@ -206,6 +225,21 @@ def ipsets(family: Family, maxelems: Mapping[str, int] | None = None) -> dict[Ip
     maxelems = maxelems or {}
     named = ((definition, definition.name_in(family)) for definition in IPSET_DEFINITIONS)
     return {Ipset(name): definition.spec_in(family, maxelems.get(name, _MAXELEM)) for definition, name in named}
+
+
+def names_of(*definitions: IpsetDefinition) -> frozenset[str]:
+    """Return the names of the sets *definitions* in both families."""
+    return frozenset(definition.name_in(family) for definition in definitions for family in FAMILIES)
+
+
+def ip_port(address: IP, protocol: Protocol, port: int) -> str:
+    """Return the entry of a set of type hash:ip,port."""
+    return f"{address},{protocol.lower()}:{port}"
+
+
+def server_entry(server: VirtualServer) -> str:
+    """Return the entry of a set of type hash:ip,port that names *server*."""
+    return ip_port(server.address, server.protocol, server.port)
 
 
 def family_of_set(name: str) -> Family:

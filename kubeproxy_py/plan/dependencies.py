@@ -10,7 +10,7 @@ because a packet would meet less than is configured for it:
   masquerades or closes it: its virtual server may be one that stays while its frontend moves to another set or
   Service.  No frontend becomes exempt while real servers that should leave are still there.
 - What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there.
-- At an address that is bound, a frontend that one set admits gets its virtual server, whatever other entries are
+- At an address that is bound, a frontend that one set admits gets its virtual server, even if other entries are
   missing: without it packets would reach the host's own port.  So entries that admit need not wait for each other.
 
 Invariants:
@@ -43,7 +43,7 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import IP, Family, family_of
 from kubeproxy_py.plan import set_roles
-from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, is_port, port_of
+from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, is_port, port_of, server_of
 from kubeproxy_py.plan.unfinished import Unfinished
 
 _Candidates = Iterator[Key | None]
@@ -165,11 +165,7 @@ class Dependencies:
 
     def _stays(self, frontend: str) -> bool:
         """Return whether *frontend* is to have a virtual server; of a port alone, whether it may have one."""
-        if is_port(frontend):
-            return True
-        address, _, protocol_port = frontend.partition(",")
-        protocol, _, port = protocol_port.partition(":")
-        return VirtualServer(address, int(port), protocol.upper()) in self._desired  # type: ignore[arg-type]
+        return is_port(frontend) or server_of(frontend) in self._desired
 
     def _if_lingering(self, *keys: Key) -> _Candidates:
         return (key for key in keys if key in self._rows.lingering)

@@ -9,13 +9,12 @@ Invariants:
   and deleted after it, so a virtual server without one was never the agent's.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.kube_names import IpsetDefinition
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, Sysctl, VirtualServer
-from kubeproxy_py.net import CIDR, FAMILIES, IP, Protocol, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, family_of
 
 _FRONTEND_DEFINITIONS = (
     kube_names.CLUSTER_IP,
@@ -23,16 +22,11 @@ _FRONTEND_DEFINITIONS = (
     kube_names.EXTERNAL_IP_LOCAL,
     kube_names.LOAD_BALANCER,
 )
-_NODE_PORT_DEFINITIONS: Mapping[Protocol, IpsetDefinition] = {
-    "TCP": kube_names.NODE_PORT_TCP,
-    "UDP": kube_names.NODE_PORT_UDP,
-    "SCTP": kube_names.NODE_PORT_SCTP,
-}
-FRONTEND_SETS = frozenset(definition.name_in(family) for family in FAMILIES for definition in _FRONTEND_DEFINITIONS)
+FRONTEND_SETS = kube_names.names_of(*_FRONTEND_DEFINITIONS)
 """The sets that name frontends by address, protocol and port."""
 
 NODE_PORT_SETS = tuple(
-    definition.name_in(family) for family in FAMILIES for definition in _NODE_PORT_DEFINITIONS.values()
+    all_ports.name_in(family) for family in FAMILIES for all_ports, _ in kube_names.NODE_PORT_DEFINITIONS.values()
 )
 """The sets that contain NodePorts."""
 
@@ -101,13 +95,14 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
 def _is_in_sets(server: VirtualServer, rows: Collection[Key], node_addresses: Collection[IP] | None) -> bool:
     """Return whether a set among *rows* contains a frontend, or the NodePort, that *server* serves."""
     family, protocol = family_of(server.address), server.protocol
-    entry = f"{server.address},{protocol.lower()}:{server.port}"
+    entry = kube_names.server_entry(server)
     if any(IpsetEntry(definition.name_in(family), entry) in rows for definition in _FRONTEND_DEFINITIONS):
         return True
     if node_addresses is not None and server.address not in node_addresses:
         return False
     port = entry if protocol == "SCTP" else str(server.port)
-    return IpsetEntry(_NODE_PORT_DEFINITIONS[protocol].name_in(family), port) in rows
+    all_ports, _ = kube_names.NODE_PORT_DEFINITIONS[protocol]
+    return IpsetEntry(all_ports.name_in(family), port) in rows
 
 
 def _server_of(key: Key) -> VirtualServer | None:

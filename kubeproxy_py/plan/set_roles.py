@@ -17,19 +17,12 @@ EXTERNAL-IP.  LOOP-BACK masquerades a pod's connections to itself only; it comes
 every set that masquerades.
 """
 
-from collections.abc import Mapping
-
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.kube_names import IpsetDefinition, family_of_set
+from kubeproxy_py.model.kube_names import NODE_PORT_BITMAPS, IpsetDefinition, names_of, server_entry
 from kubeproxy_py.model.rows import IpsetEntry, VirtualServer
 from kubeproxy_py.net import FAMILIES, family_of
 
-
-def _names(*definitions: IpsetDefinition) -> frozenset[str]:
-    return frozenset(definition.name_in(family) for family in FAMILIES for definition in definitions)
-
-
-MASQUERADES = _names(
+MASQUERADES = names_of(
     kube_names.CLUSTER_IP,
     kube_names.EXTERNAL_IP,
     kube_names.LOAD_BALANCER,
@@ -37,17 +30,17 @@ MASQUERADES = _names(
     kube_names.NODE_PORT_UDP,
     kube_names.NODE_PORT_SCTP,
 )
-EXEMPTS = _names(
+EXEMPTS = names_of(
     kube_names.EXTERNAL_IP_LOCAL,
     kube_names.LOAD_BALANCER_LOCAL,
     kube_names.NODE_PORT_LOCAL_TCP,
     kube_names.NODE_PORT_LOCAL_UDP,
     kube_names.NODE_PORT_LOCAL_SCTP,
 )
-ADMITS = _names(kube_names.CLUSTER_IP, kube_names.EXTERNAL_IP, kube_names.EXTERNAL_IP_LOCAL, kube_names.LOAD_BALANCER)
-CLOSES = _names(kube_names.LOAD_BALANCER_FW)
-OPENS = _names(kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP)
-HIDES = _names(kube_names.IPVS_IPS)
+ADMITS = names_of(kube_names.CLUSTER_IP, kube_names.EXTERNAL_IP, kube_names.EXTERNAL_IP_LOCAL, kube_names.LOAD_BALANCER)
+CLOSES = names_of(kube_names.LOAD_BALANCER_FW)
+OPENS = names_of(kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP)
+HIDES = names_of(kube_names.IPVS_IPS)
 ALLOWS = EXEMPTS | ADMITS | OPENS
 """Sets of which an obsolete entry goes before its address is bound: nobody shall meet what it allows."""
 
@@ -68,30 +61,28 @@ ENTRY_ORDER: tuple[IpsetDefinition, ...] = (
 )
 """The order in which entries are added, and the reverse of that in which they are deleted."""
 
-_NODE_PORT_PROTOCOLS: Mapping[str, str] = {
-    definition.name_in(family): protocol
-    for family in FAMILIES
-    for definition, protocol in (
-        (kube_names.NODE_PORT_TCP, "tcp"),
-        (kube_names.NODE_PORT_LOCAL_TCP, "tcp"),
-        (kube_names.NODE_PORT_UDP, "udp"),
-        (kube_names.NODE_PORT_LOCAL_UDP, "udp"),
-    )
-}
-
 
 def frontend_of(key: IpsetEntry) -> str:
     """Return what the entry *key* names, as ``frontends_of`` has it: ``ADDRESS,tcp:80``, or ``IPv4,tcp:30080``."""
     if key.set in OPENS:
         return key.entry.rpartition(",")[0]
-    protocol = _NODE_PORT_PROTOCOLS.get(key.set)
-    return f"{family_of_set(key.set)},{protocol}:{key.entry}" if protocol else key.entry
+    if not (bitmap := NODE_PORT_BITMAPS.get(key.set)):
+        return key.entry
+    family, protocol = bitmap
+    return f"{family},{protocol.lower()}:{key.entry}"
 
 
 def frontends_of(server: VirtualServer) -> tuple[str, str]:
     """Return how set entries can name *server*: by address and port, and by port only."""
     port = f"{server.protocol.lower()}:{server.port}"
-    return f"{server.address},{port}", f"{family_of(server.address)},{port}"
+    return server_entry(server), f"{family_of(server.address)},{port}"
+
+
+def server_of(frontend: str) -> VirtualServer:
+    """Return the virtual server of *frontend*, which has an address."""
+    address, _, protocol_port = frontend.partition(",")
+    protocol, _, port = protocol_port.partition(":")
+    return VirtualServer(address, int(port), protocol.upper())  # type: ignore[arg-type]
 
 
 def is_port(frontend: str) -> bool:
@@ -102,7 +93,7 @@ def is_port(frontend: str) -> bool:
 def port_of(frontend: str) -> str:
     """Return how a set entry can name *frontend* by port only."""
     address, _, port = frontend.partition(",")
-    return frontend if address in FAMILIES else f"{family_of(address)},{port}"
+    return frontend if is_port(frontend) else f"{family_of(address)},{port}"
 
 
 def firewall_role(name: str) -> str:
