@@ -91,9 +91,7 @@ class ActualState:
     ) -> None:
         """Record the outcome of *plan*, which was computed for every row; the *deferred* keys wait until then."""
         unapplied = _unapplied(plan, failures)
-        under_way = [failure.step for failure in unapplied if failure.is_under_way]
-        begun = {step.key for step in under_way}
-        failed = _failed(unapplied, begun)
+        under_way, begun, failed = _by_outcome(unapplied)
         self.fingerprints.invalidate_all()
         if unapplied or deferred or len(plan) <= len(self.rows):
             _apply_in_place(self.rows, plan, unapplied)
@@ -111,9 +109,7 @@ class ActualState:
     ) -> None:
         """Record the outcome of *plan*, which was computed for the keys *tried*."""
         unapplied = _unapplied(plan, failures)
-        under_way = [failure.step for failure in unapplied if failure.is_under_way]
-        begun = {step.key for step in under_way}
-        failed = _failed(unapplied, begun)
+        under_way, begun, failed = _by_outcome(unapplied)
         self.fingerprints.invalidate(step.key for step in plan)
         _apply_in_place(self.rows, plan, unapplied)
         self._track_steps(plan, now_s)
@@ -199,12 +195,26 @@ def _unapplied(plan: Plan, failures: Collection[StepFailure]) -> Collection[Step
 
     A real server whose deletion failed is gone nevertheless if its virtual server was deleted.
     """
-    undeleted = [f for f in failures if f.step.verb == "delete" and isinstance(f.step.key, RealServer)]
-    if not undeleted:
+    if not any(_is_undeleted_real_server(failure.step) for failure in failures):
         return failures
     failed = {failure.step.key for failure in failures}
     deleted = {step.key for step in plan if step.verb == "delete" and step.key not in failed}
-    return [f for f in failures if f not in undeleted or f.step.key.virtual_server not in deleted]  # type: ignore[attr-defined]
+
+    def is_gone(step: Step) -> bool:
+        return _is_undeleted_real_server(step) and step.key.virtual_server in deleted  # type: ignore[attr-defined]
+
+    return [failure for failure in failures if not is_gone(failure.step)]
+
+
+def _is_undeleted_real_server(failed: Step) -> bool:
+    return failed.verb == "delete" and isinstance(failed.key, RealServer)
+
+
+def _by_outcome(unapplied: Collection[StepFailure]) -> tuple[list[Step], set[Key], dict[Key, Key | None]]:
+    """Return the steps that are under way, their keys, and the others as ``_failed`` does."""
+    under_way = [failure.step for failure in unapplied if failure.is_under_way]
+    begun = {step.key for step in under_way}
+    return under_way, begun, _failed(unapplied, begun)
 
 
 def _failed(failures: Iterable[StepFailure], others: Collection[Key] = ()) -> dict[Key, Key | None]:

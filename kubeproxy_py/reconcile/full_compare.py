@@ -74,15 +74,10 @@ class FullCompare:
             self._state.unread.record_error(scope, error)
             return 0
         self._state.unread.record_read(scope)
-        found = self._state.filter_owned(rows) if scope == VIRTUAL_SERVERS else rows
-        actual = [key for key in self._state.rows if scope_of(key) == scope]
-        return self._state.record_diff(ScopeDiff(found, actual), now_s)
+        return self._record_diff(scope, self._state.filter_owned(rows) if scope == VIRTUAL_SERVERS else rows, now_s)
 
     def compare_late(self, late: LateRows, now_s: float) -> int:
-        """Compare the rows of a scope whose reading was under way; return the number of rows that differ.
-
-        A row with a step under way is left out: it is as before or after that step.
-        """
+        """Compare the rows of a scope whose reading was under way; return the number of rows that differ."""
         scope, fingerprints = late.scope, self._state.fingerprints
         if late.error:
             self._state.unread.record_error(scope, late.error)
@@ -92,8 +87,15 @@ class FullCompare:
         if fingerprints.matches(scope, fingerprint):
             return 0
         fingerprints.record(scope, fingerprint)
+        return self._record_diff(scope, late.rows, now_s)
+
+    def _record_diff(self, scope: Scope, rows: Rows, now_s: float) -> int:
+        """Record how *rows* differ from the actual ones of *scope*; return the number of rows that do.
+
+        A row with a step under way is left out: it is as before or after that step.
+        """
         under_way = self._state.pending.under_way
-        found = {key: spec for key, spec in late.rows.items() if key not in under_way}
+        found = {key: spec for key, spec in rows.items() if key not in under_way}
         actual = [key for key in self._state.rows if scope_of(key) == scope and key not in under_way]
         return self._state.record_diff(ScopeDiff(found, actual), now_s)
 

@@ -55,8 +55,9 @@ class LateKernel(MemoryKernel):
             harness.run_all_due()
 
 
-def late_harness(rows: Rows | None = None) -> tuple[LateKernel, AgentHarness]:
+def late_harness(rows: Rows | None = None, *, is_late: bool = True) -> tuple[LateKernel, AgentHarness]:
     kernel = LateKernel(rows)
+    kernel.is_late = is_late
     harness = AgentHarness(kernel=kernel)
     harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
     return kernel, harness
@@ -117,11 +118,8 @@ def test_a_sync_counts_what_is_under_way_as_waiting_and_a_later_one_as_added() -
 
 
 def test_a_rule_that_may_be_gone_is_not_relied_on() -> None:
-    """A Service goes, its rule is being deleted, and it comes back: its address waits until the rule stands again."""
-    kernel = LateKernel()
-    kernel.is_late = False
-    harness = AgentHarness(kernel=kernel)
-    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    """A Service goes, its rule is being deleted, and it comes back: its address waits until the rule exists again."""
+    kernel, harness = late_harness(is_late=False)
     kernel.is_late = True
     harness.now_s += 1
     harness.handle(ServiceDeleted(service().name))
@@ -148,10 +146,7 @@ def test_a_restart_that_cannot_read_the_tables_in_time_writes_them_and_ends_righ
 
 
 def test_a_table_that_is_read_late_shows_drift() -> None:
-    kernel = LateKernel()
-    kernel.is_late = False
-    harness = AgentHarness(kernel=kernel)
-    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    kernel, harness = late_harness(is_late=False)
     chain = next(key for key in kernel.rows if isinstance(key, Chain))
     tampered = kernel.rows[chain] = ChainSpec(("-j ACCEPT",))
     harness.agent.handle_late_result(
@@ -173,10 +168,7 @@ def test_a_row_under_way_is_no_drift() -> None:
 
 def test_both_steps_on_a_chain_that_are_under_way_together_count() -> None:
     """A chain whose rules change loses some in a second step, which is sent with the first if nothing is between."""
-    kernel = LateKernel()
-    kernel.is_late = False
-    harness = AgentHarness(kernel=kernel)
-    harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
+    kernel, harness = late_harness(is_late=False)
     kernel.is_late = True
     chain = next(key for key, spec in kernel.rows.items() if isinstance(spec, ChainSpec) and len(spec.rules) > 1)
     wanted = kernel.rows[chain]
