@@ -1,4 +1,4 @@
-"""The base of errors that tell an operator what is wrong and what to do."""
+"""The base of errors that have a remedy for the operator."""
 
 
 class HintedError(Exception):

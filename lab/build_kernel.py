@@ -23,7 +23,7 @@ from lab.install import install_packages
 from lab.job import LabError
 
 NEWEST = kernels.NEWEST
-# Version -> the Debian suite that has its source package.  "newest" is whatever sid has today.
+# Version -> the Debian suite that has its source package.  "newest" is the highest version in sid.
 SUITES: Mapping[str, str] = {NEWEST: "sid", "6.12": "trixie", "6.1": "bookworm", "5.10": "bullseye"}
 TOOLS = ("gcc", "libc6-dev", "make", "flex", "bison", "bc", "xz-utils", "kmod")
 

@@ -8,8 +8,8 @@ A built kernel lies in the user's cache, outside the checkout, so that the next 
         legacy/RELEASE      without nf_tables, as on a node whose kernel has none: who looks finds legacy iptables only
 
 LAB_KERNEL names the kernel to run: "newest" of those built, or a version ("7.2", "6.12").  Without it, or by "debian",
-Debian's package runs: some tests do not know yet that a first sync can be over within 100 ms.  Nothing
-is built here: build_kernel.py does, when it is told.
+Debian's package runs: some tests do not know yet that a first sync can be over within 100 ms.  build_kernel.py
+builds the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FindingReporter: publish Findings about this node when they begin, and log their end.
 
 Invariants:
-- A Finding is the same as long as its reason and subject are, whatever its message says.
+- Reason and subject identify a Finding; its message may change.
 - What lasts is published once, not each time that it is found.
 """
 

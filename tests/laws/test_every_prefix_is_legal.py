@@ -341,7 +341,7 @@ def frontend_of(packet: Packet) -> str:
 def probes(rows: Rows) -> Iterator[Packet]:
     """Yield packets to every virtual server of *rows*, and to a port of the host.
 
-    They come from every client where source ranges may tell these apart, and else from the first of its family.
+    They come from every client where source ranges may differ between them, and else from the first of its family.
     """
     frontends = {(key.address, key.port, key.protocol.lower()) for key in rows if isinstance(key, VirtualServer)}
     frontends |= {(address, HOST_PORT, "tcp") for address, _, _ in frontends}

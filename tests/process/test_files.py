@@ -1,4 +1,4 @@
-"""Files that an operator named: what is wrong with a path is reported with the remedy, whatever it is."""
+"""Files that an operator named: each fault of a path is reported with its remedy."""
 
 from pathlib import Path
 
