@@ -1,6 +1,7 @@
 """A folder of manifests: reading, changes, incomplete and invalid files, and bounds."""
 
 import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -300,6 +301,7 @@ def test_invalid_object_is_named_and_does_not_affect_others(directory: Path) -> 
     [
         ({"items": "oops"}, "items: expected array, got str"),
         ({"items": {}}, "items: expected array, got"),
+        ({"items": None}, "items: is null (write items: [] for an empty list)"),
         ({"item": []}, "items: is missing (write items: [] for an empty list)"),
     ],
 )
@@ -316,13 +318,12 @@ def test_list_without_valid_items_deletes_nothing(
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
-@pytest.mark.parametrize("items", [[], None])
-def test_empty_list_deletes_what_it_contained(directory: Path, suffix: str, items: object) -> None:
+def test_empty_list_deletes_what_it_contained(directory: Path, suffix: str) -> None:
     path = directory / f"a.{suffix}"
     path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service()]}))
     source = folder(directory)
     source.poll()
-    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": []}))
     assert summary(source.poll()) == ["- shop/web"]
 
 
@@ -383,13 +384,103 @@ def test_truncated_json_file_deletes_no_object(directory: Path) -> None:
     assert summary(source.poll()) == ["! a.json: is not JSON: Input data was truncated"]
 
 
-def test_emptied_file_deletes_its_objects(directory: Path) -> None:
+@pytest.mark.parametrize("text", ["", "# empty\n---\n", " \n\t\n"])
+def test_emptied_file_keeps_its_objects_until_it_is_deleted(directory: Path, text: str) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(service("web")))
     source = folder(directory)
     source.poll()
-    path.write_text("# empty\n---\n")
+    path.write_text(text)
+    (line,) = summary(source.poll())
+    assert line.startswith("! a.yaml: contains nothing any more") and "delete the file" in line
+    path.unlink()
+    assert summary(source.poll())[-1] == "- shop/web"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"kind": "Svc"},
+        {"kind": "service"},
+        {"kind": "Servcie"},
+        {"kind": "Unheard"},
+        {"kind": None},
+        {"apiVersion": "v2"},
+        {"apiVersion": "apps/v1"},
+        {"apiVersion": None},
+        {"spec": {"clusterIP": "10.96.0.10"}},
+        {"spec": {"clusterIP": "10.96.0.10", "ports": None}},
+        {"spec": {"clusterIp": "10.96.0.10", "ports": [{"port": 80}]}},
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_mistaken_service_keeps_its_last_valid_version(directory: Path, suffix: str, mistake: Json) -> None:
+    path = directory / f"a.{suffix}"
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service("web"), service("api")]}))
+    source = folder(directory)
+    source.poll()
+    items = [{**service("web"), **mistake}, service("api", 81)]
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    problem, *others = summary(source.poll())
+    assert problem.startswith(f"! a.{suffix}, ") and "item 1" in problem
+    assert others == ["+ shop/api 81"]
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service("api", 81)]}))
     assert summary(source.poll()) == ["- shop/web"]
+
+
+@pytest.mark.parametrize("version", ["discovery.k8s.io/v1beta1", "discovery.k8s.io/v2", "v1"])
+def test_slice_of_an_unknown_version_keeps_its_last_valid_version(directory: Path, version: str) -> None:
+    path = directory / "a.yaml"
+    path.write_text(text_of(endpoint_slice()))
+    source = folder(directory)
+    source.poll()
+    path.write_text(text_of({**endpoint_slice(), "apiVersion": version}))
+    (line,) = summary(source.poll())
+    assert "apiVersion: is not supported for an EndpointSlice (use discovery.k8s.io/v1)" in line
+
+
+@pytest.mark.parametrize("replacement", ["link", "fifo", "folder"])
+def test_name_that_leads_to_no_file_any_more_keeps_its_objects(directory: Path, replacement: str) -> None:
+    path = directory / "a.yaml"
+    path.write_text(text_of(service("web")))
+    source = folder(directory)
+    source.poll()
+    path.unlink()
+    if replacement == "link":
+        path.symlink_to("nowhere")
+    elif replacement == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    (line,) = summary(source.poll())
+    assert line.startswith("! a.yaml: cannot be read: ") and "last valid version stays in use" in line
+    assert summary(source.poll()) == []
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "hint"),
+    [
+        (service(sesionAffinity="ClientIP"), "spec.sesionAffinity: unknown field (did you mean sessionAffinity?)"),
+        ({**endpoint_slice(), "Endpoints": []}, "Endpoints: unknown field (did you mean endpoints?)"),
+    ],
+)
+def test_misspelt_field_is_a_warning_with_a_hint(directory: Path, misspelt: Json, hint: str) -> None:
+    (directory / "a.yaml").write_text(text_of(misspelt))
+    problem, added = poll_new_source(directory)
+    assert hint in problem
+    assert added.startswith("+ shop/web")
+
+
+def test_slice_whose_endpoints_are_misspelt_keeps_its_last_valid_version(directory: Path) -> None:
+    path = directory / "a.yaml"
+    path.write_text(text_of(endpoint_slice()))
+    source = folder(directory)
+    source.poll()
+    misspelt = endpoint_slice()
+    misspelt["endpoint"] = misspelt.pop("endpoints")
+    path.write_text(text_of(misspelt))
+    (line,) = summary(source.poll())
+    assert "endpoint: unknown field (did you mean endpoints?)" in line
 
 
 def test_file_that_is_too_large_keeps_its_last_valid_version(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

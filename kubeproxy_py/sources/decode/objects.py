@@ -78,6 +78,8 @@ def _read_service(name: ObjectName, wire: ServiceWire, origin: Origin) -> tuple[
         for error in errors:
             if error.field.startswith("spec.clusterIP"):
                 raise error
+    if origin == "manifest" and service.cluster_ips and not (wire.spec and wire.spec.ports):
+        errors.append(FieldError("spec.ports", "is missing", "without ports nobody is served; to do so, remove it"))
     return (service,), errors
 
 

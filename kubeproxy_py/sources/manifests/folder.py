@@ -3,7 +3,8 @@
 Invariants:
 - What cannot be read does not disappear.  The objects of an invalid object, an invalid document, and an unreadable file
   or folder keep their last valid version; only what is known to have been removed is deleted.  An empty folder in
-  place of the one that had manifests is a volume that was unmounted.
+  place of the one that had manifests is a volume that was unmounted.  A file that has become empty, and a name that
+  leads to no regular file any more, are mistakes: a file is removed when its name is.
   A new process knows no earlier version: what it cannot read is not served.
 - A file is read once it is known to be complete: a writer closed it, it was renamed into the folder, or two polls
   found it unchanged.  It is deleted once two polls did not find it, since editors move a file away before they write
@@ -16,13 +17,14 @@ import os
 import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from msgspec import Struct
 
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.sources.manifests.files import read_bounded
 from kubeproxy_py.sources.manifests.parse import Manifest, parse_manifest
 from kubeproxy_py.sources.object_cache import Identity, ObjectCache
 
@@ -110,17 +112,22 @@ class Folder:
             try:
                 status = os.stat(self._directory / name)  # noqa: PTH116 - follows links, as a ConfigMap needs
             except FileNotFoundError:
+                # Removed since, or a link that leads nowhere: a mistake if it led to a file before.
+                if name in self._manifests and os.path.islink(self._directory / name):  # noqa: PTH114
+                    stamps[name] = _UNREADABLE_STAMP
                 continue
             except OSError:
                 stamps[name] = _UNREADABLE_STAMP  # it exists: reading it will report the error
                 continue
             if S_ISREG(status.st_mode):
                 stamps[name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            elif name in self._manifests or not S_ISDIR(status.st_mode):
+                stamps[name] = _UNREADABLE_STAMP
         return stamps
 
     def _changed(self, stamps: dict[str, Stamp], complete: Collection[str] | None) -> list[str]:
         """Return the names of changed files that are complete, and of removed files; remember the incomplete ones."""
-        all_complete = complete is None or any(name.startswith(_DATA_LINK_PREFIX) for name in complete)
+        link_changed = complete is not None and any(name.startswith(_DATA_LINK_PREFIX) for name in complete)
         incomplete, self._incomplete = self._incomplete, {}
         ready: list[str] = []
         for name in [*stamps, *(name for name in self._stamps if name not in stamps)]:
@@ -129,6 +136,8 @@ class Folder:
             last_read = self._stamps.get(name)
             if stamp == last_read and not is_complete and name not in self._fresh:
                 continue
+            # The links of files that a ConfigMap lost lead nowhere until the kubelet has removed them, too.
+            all_complete = complete is None or (link_changed and stamp != _UNREADABLE_STAMP)
             if all_complete or is_complete or stamp == incomplete.get(name, last_read):
                 ready.append(name)
             else:
@@ -149,7 +158,8 @@ class Folder:
             self._fresh.add(name)
         before = self._manifests.get(name, Manifest())
         try:
-            body = _read_bounded(self._directory / name)
+            path = self._directory / name
+            body = read_bounded(path, SIZE_MAX_BYTES[path.suffix])
         except OSError as error:
             message = f"cannot be read: {error.strerror or error}"
             hint = (
@@ -157,8 +167,12 @@ class Folder:
                 if name in self._manifests
                 else "its objects are not served until then"
             )
-            return [Problem(name, "", message, hint)]
+            problem = Problem(name, "", message, hint)
+            known, self._problems[name] = self._problems.get(name, ()), (problem,)
+            return [] if problem in known else [problem]
         manifest = self._parse(name, body)
+        if manifest.empty and before.objects:
+            manifest = _emptied(name)
         self._manifests[name] = _with_last_valid(manifest, before)
         reported = self._problems.get(name, ()) if is_repeated else ()
         self._problems[name] = manifest.problems
@@ -234,18 +248,11 @@ def _is_fresh(stamp: Stamp, now_s: float) -> bool:
     return abs(now_s - changed_ns / _NS_PER_S) < tick_s
 
 
-def _read_bounded(path: Path) -> bytes:
-    """Return the file's bytes.  Raises OSError if it cannot be read or is too large."""
-    limit = SIZE_MAX_BYTES[path.suffix]
-    with path.open("rb") as file:
-        # A buffer of the file's size: a read of up to 256 MiB allocates that much, which costs a fault a page.
-        size = min(os.fstat(file.fileno()).st_size, limit)
-        body = file.read(size + 1)
-        if len(body) > size:  # it grew, or its file system does not report its size
-            body += file.read(limit + 1 - len(body))
-    if len(body) > limit:
-        raise OSError(f"it is larger than {limit >> 20} MiB")
-    return body
+def _emptied(name: str) -> Manifest:
+    """Return the contents of the file *name*, which had objects and has none: half of an edit, or a failed copy."""
+    hint = "to serve none of them, delete the file or write a List with items: []"
+    problem = Problem(name, "", "contains nothing any more; its last objects stay in use", hint)
+    return Manifest(problems=(problem,), complete=False)
 
 
 def _with_last_valid(manifest: Manifest, before: Manifest) -> Manifest:

@@ -9,11 +9,11 @@ Invariants:
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
@@ -26,25 +26,20 @@ from kubeproxy_py.sources.decode.errors import (
 )
 from kubeproxy_py.sources.decode.objects import Body, Decoded, Kind, Value, decode
 from kubeproxy_py.sources.decode.schema import KindWire
+from kubeproxy_py.sources.manifests.mistakes import VERSIONS, mistaken_fields, mistaken_type
 from kubeproxy_py.sources.object_cache import Identity
 
 TypeName = tuple[str | None, str | None]
 """apiVersion and kind; None: missing."""
 
-_KINDS: dict[TypeName, Kind] = {
-    ("v1", "Service"): "Service",
-    ("v1", "Endpoints"): "Endpoints",
-    ("v1", "Node"): "Node",
-    ("discovery.k8s.io/v1", "EndpointSlice"): "EndpointSlice",
-}
+_KINDS: dict[TypeName, Kind] = {(version, kind): kind for kind, version in VERSIONS.items()}
 _LISTS: dict[TypeName, TypeName] = {
     # the type of items that have none themselves
     ("v1", "List"): (None, None),
     **{(version, f"{kind}List"): (version, kind) for version, kind in _KINDS},
 }
 _DEFAULT_NAMESPACE = "default"
-_KIND_NAMES = sorted({kind for _, kind in (*_KINDS, *_LISTS) if kind})
-_TYPO_CUTOFF = 0.82  # "Servcie" is 0.86 like "Service", "ServiceCIDR" 0.78
+_EMPTY_LIST_HINT = "write items: [] for an empty list"
 _DECODER = msgspec.json.Decoder(KindWire)
 
 
@@ -55,6 +50,7 @@ class Manifest(Struct, frozen=True, gc=False):
     broken: frozenset[Identity] = frozenset()  # objects that are in the file but cannot be used
     problems: tuple[Problem, ...] = ()
     complete: bool = True  # False: there are parts of which not even the object's name can be read
+    empty: bool = False  # there is no document in it
 
 
 def parse_manifest(file_name: str, body: bytes, node_name: str) -> Manifest:
@@ -64,7 +60,7 @@ def parse_manifest(file_name: str, body: bytes, node_name: str) -> Manifest:
         parser.add(body, file_name)
     else:
         parser.add_yaml(body, file_name)
-    return Manifest(parser.objects, frozenset(parser.broken), tuple(parser.problems), parser.complete)
+    return Manifest(parser.objects, frozenset(parser.broken), tuple(parser.problems), parser.complete, parser.empty)
 
 
 class _Parser:
@@ -76,6 +72,7 @@ class _Parser:
         self.broken: set[Identity] = set()
         self.problems: list[Problem] = []
         self.complete = True
+        self.empty = False
 
     def add_yaml(self, body: bytes, file_name: str) -> None:
         """Add each document of a YAML file."""
@@ -87,7 +84,9 @@ class _Parser:
         # Imported here: 70 ms in user-mode-linux, which a folder of JSON does not pay.
         from kubeproxy_py.sources.manifests.yaml_documents import load_document, split_documents
 
+        self.empty = True
         for document in split_documents(text):
+            self.empty = False
             within = f"{file_name}, document {document.number}"
             try:
                 value, duplicates = load_document(document)
@@ -115,23 +114,21 @@ class _Parser:
         default = item_type or (None, None)
         type_name = (version or default[0], kind or default[1])
         if type_name in _KINDS:
-            self._add_object(decode(_KINDS[type_name], body, within=within, namespace=_DEFAULT_NAMESPACE), within)
+            self._add_object(_KINDS[type_name], body, within)
         elif type_name in _LISTS:
             if item_type:  # JSON would be parsed again for each level
                 raise FieldError("kind", "is a list within a list", "put the items into the outer list")
-            if items is None:  # not an empty list: that would delete what the file contained before
-                raise FieldError("items", "is missing", "write items: [] for an empty list")
+            if not isinstance(items, list):  # not an empty list: that would delete what the file contained before
+                raise FieldError("items", "is null" if items is None else "is missing", _EMPTY_LIST_HINT)
             for number, item in enumerate(items, 1):
                 self.add(item, f"{within}, item {number}", _LISTS[type_name])
         elif None in type_name:
             raise FieldError("apiVersion" if type_name[0] is None else "kind", "is missing")
-        elif type_name[1] == "EndpointSlice":
-            message = "is not supported for an EndpointSlice"
-            self.problems.append(Problem(within, "apiVersion", message, "use discovery.k8s.io/v1"))
-        else:
-            self.problems.extend(_misspelt_kind(type_name[1] or "", within))
+        elif mistake := mistaken_type(type_name[0] or "", type_name[1] or ""):
+            raise mistake
 
-    def _add_object(self, decoded: Decoded, within: str) -> None:
+    def _add_object(self, kind: Kind, body: Body, within: str) -> None:
+        decoded = _decode(kind, body, within)
         if decoded.name is None:
             self.complete = False
         elif decoded.kind == "Node" and decoded.name != self._node:
@@ -157,12 +154,12 @@ class _Parser:
         self.complete = False
 
 
-def _read_type(body: Body) -> tuple[TypeName, list[Any] | None]:
-    """Return the type of *body*, and its items, or None if it has none.  Raises FieldError."""
+def _read_type(body: Body) -> tuple[TypeName, list[Any] | UnsetType | None]:
+    """Return the type of *body*, and its items, UNSET if it has none.  Raises FieldError."""
     try:
         if isinstance(body, bytes | Raw):
             wire = _DECODER.decode(body)
-            return (wire.api_version, wire.kind), None if wire.items is UNSET else wire.items or []
+            return (wire.api_version, wire.kind), wire.items
         mapping = _require_mapping(body)
         type_fields = msgspec.convert({key: mapping.get(key) for key in ("apiVersion", "kind")}, KindWire)
         return (type_fields.api_version, type_fields.kind), _items_of(mapping)
@@ -172,25 +169,26 @@ def _read_type(body: Body) -> tuple[TypeName, list[Any] | None]:
         raise from_decode_error(error, b"" if isinstance(body, Mapping) else bytes(body)) from None
 
 
-def _misspelt_kind(kind: str, within: str) -> list[Problem]:
-    """Return a problem if *kind* is nearly one of ours.
+def _decode(kind: Kind, body: Body, within: str) -> Decoded:
+    """Decode an object; one whose misspelt field it cannot do without is broken."""
+    decoded = decode(kind, body, within=within, namespace=_DEFAULT_NAMESPACE)
+    if decoded.broken or decoded.name is None:
+        return decoded
+    fatal, others = mistaken_fields(kind, body if isinstance(body, Mapping) else msgspec.json.decode(body))
+    if not fatal and not others:
+        return decoded
+    where = f"{within}: {kind} {str(decoded.name).lstrip('/')}"
+    problems = [error.to_problem(where, is_warning=not fatal) for error in fatal or others]
+    values = () if fatal else decoded.values
+    return replace(decoded, values=values, broken=bool(fatal), problems=(*decoded.problems, *problems))
 
-    Other kinds are ignored: a folder may contain all of an application.
-    """
-    near = get_close_matches(kind, _KIND_NAMES, n=1, cutoff=_TYPO_CUTOFF)
-    if not near or kind in _KIND_NAMES:  # with the group of another project
-        return []
-    return [Problem(within, "kind", f"unknown kind {kind!r}", f"did you mean {near[0]}?")]
 
-
-def _items_of(mapping: Mapping[str, Any]) -> list[Any] | None:
-    """Return the items of a list that was YAML; None if it has none.  Raises FieldError."""
+def _items_of(mapping: Mapping[str, Any]) -> list[Any] | UnsetType | None:
+    """Return the items of a list that was YAML; UNSET if it has none.  Raises FieldError."""
     items = mapping.get("items", UNSET)
-    if items is UNSET:
-        return None
-    if not isinstance(items, list | None):
+    if not isinstance(items, list | UnsetType | None):
         raise FieldError("items", f"expected array, got {json_type_name(items)}")
-    return items or []
+    return items
 
 
 def _require_mapping(value: Any) -> Mapping[str, Any]:
