@@ -53,7 +53,7 @@ def bind(
     if kind is FrontendKind.NODE_PORT:  # an address of this node
         return Binding(kind, address, is_bound=False)
     if use := special_use(address) or ("broadcast" if address in context.broadcast_addresses else ""):
-        message = f"not served, because it is a {use} address"
+        message = f"not served, because it is a{'n' if use[0] == 'u' else ''} {use} address"
         refusal = Refusal(FORBIDDEN_ADDRESS, service, address, message, _USE_ANOTHER)
         return Binding(kind, address, is_served=False, is_bound=False, refusal=refusal)
     if kind is FrontendKind.CLUSTER_IP:
