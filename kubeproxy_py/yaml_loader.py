@@ -1,13 +1,14 @@
 """Bounded YAML loader: one document to plain dicts, lists and scalars.
 
 Invariants:
-- Loading costs memory in proportion to the text. Nesting and the size of expanded aliases are measured on libyaml's
-  flat stream of events before any value is built.
+- Loading costs bounded memory. Nesting, the number of values and the size of expanded aliases are measured on
+  libyaml's flat stream of events before any value is built.
 - Only plain data is built; tags that name Python objects are refused.
 - Dates stay strings, as Kubernetes reads them.
 
-Two things in YAML grow without limit: aliases and merge keys (a kilobyte can describe gigabytes), and nesting
-(libyaml's composer recurses in C, and some 20,000 levels end the process without an exception).
+Three things in YAML grow beyond the text: aliases and merge keys (a kilobyte can describe gigabytes), short values (two
+bytes of "[x,x" become a node of 400), and nesting (libyaml's composer recurses in C, and some 20,000 levels end the
+process without an exception).
 """
 
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ try:
 except ImportError:  # PyYAML built without libyaml; its loader raises RecursionError instead of ending the process
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
+VALUES_MAX = 1_000_000  # at 400 bytes each; 16 MB of Services and EndpointSlices have fewer, at some 20 bytes of text
 _SHORT_CHARACTERS = 1000  # a text this short cannot nest deep enough to exhaust libyaml's stack
 _MERGE_TAG = "tag:yaml.org,2002:merge"  # the key "<<"
 _VALUE_TAG = "tag:yaml.org,2002:value"  # the key "=", which PyYAML's flatten_mapping turns into text
@@ -133,10 +135,12 @@ class _OpenCollection:
 
 
 def _check_limits(content: str | bytes, max_depth: int, max_values: int | None) -> None:
-    """Raise YamlError if *content* nests deeper than *max_depth* or expands to more than *max_values*."""
+    """Raise YamlError if *content* has too many values, nests too deep, or expands to more than *max_values*."""
     sizes: dict[str, int] = {}  # of anchored collections, with aliases expanded
     stack = [_OpenCollection(None)]
-    for event in yaml.parse(content, _SafeLoader):
+    for number, event in enumerate(yaml.parse(content, _SafeLoader)):
+        if number > VALUES_MAX:
+            raise _error_at(event.start_mark, f"more than {VALUES_MAX:,} values")
         if isinstance(event, yaml.CollectionStartEvent):
             stack.append(_OpenCollection(event.anchor))
             if len(stack) - 1 > max_depth:

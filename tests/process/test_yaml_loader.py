@@ -2,6 +2,7 @@
 
 import pytest
 
+from kubeproxy_py import yaml_loader
 from kubeproxy_py.yaml_loader import DuplicateKey, YamlError, load_yaml
 
 LONG = "#" * 1001 + "\n"  # texts up to 1000 characters are not measured
@@ -106,3 +107,10 @@ def test_an_error_has_its_reason_and_place(text: str, message: str, line: int) -
         load(text)
     assert message in raised.value.message
     assert raised.value.line == line
+
+
+def test_short_values_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_loader, "VALUES_MAX", 1000)
+    assert load("a: [" + "x," * 900 + "]", max_expanded_values=None) == {"a": ["x"] * 900}
+    with pytest.raises(YamlError, match="more than 1,000 values"):
+        load("a: [" + "x," * 1000 + "]", max_expanded_values=None)

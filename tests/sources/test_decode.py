@@ -100,7 +100,6 @@ SERVICE_FIELDS: list[tuple[Json, str, Any]] = [
     ({"clusterIP": None, "clusterIPs": ["10.96.0.10"]}, "cluster_ips", ("10.96.0.10",)),
     ({"type": None}, "type", "ClusterIP"),
     ({"type": "LoadBalancer"}, "type", "LoadBalancer"),
-    ({"ports": None}, "ports", ()),
     ({"externalIPs": ["1.2.3.4", "01.2.3.4", "fd00::0:2"]}, "external_ips", ("1.2.3.4", "fd00::2")),
     ({"loadBalancerSourceRanges": [" 10.1.2.3/8 ", "fd00::ff/64"]}, "source_ranges", ("10.0.0.0/8", "fd00::/64")),
     ({"loadBalancerSourceRanges": ["0.0.0.0/0"]}, "source_ranges", ("0.0.0.0/0",)),
@@ -160,6 +159,7 @@ INVALID_SERVICES: list[tuple[Json, str, str]] = [
     ({"clusterIPs": ["10.96.0.10", "10.96.0.11"]}, "spec.clusterIPs", "has two addresses of one family"),
     ({"clusterIPs": ["10.96.0.11"]}, "spec.clusterIP", "is not the first of spec.clusterIPs"),
     ({"ipFamilies": ["IPv6"]}, "spec.ipFamilies[0]", "'IPv6', but the address is IPv4"),
+    ({"ports": None}, "spec.ports", "is missing"),
     ({"ports": [{"port": 70000}]}, "spec.ports[0].port", "70000 is not a port"),
     ({"ports": [{"port": 0}]}, "spec.ports[0].port", "0 is not a port"),
     ({"ports": [{"port": -1}]}, "spec.ports[0].port", "-1 is not a port"),
@@ -278,6 +278,28 @@ def test_source_range_that_is_left_out_does_not_open_a_service(ranges: list[str]
     (service,) = of_api("Service", body).values
     assert isinstance(service, Service)
     assert (service.load_balancer_ips, service.cluster_ips) == (addresses, ("10.96.0.10",))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "open_address"),
+    [
+        (["10.0.0.0/8"], "2001:db8::1"),
+        (["fd00::/64"], "192.0.2.1"),
+        (["fd00::/64", "0.0.0.0/0"], ""),
+        ([], ""),
+    ],
+)
+def test_warns_of_an_address_that_the_source_ranges_of_the_other_family_leave_open(
+    ranges: list[str], open_address: str
+) -> None:
+    ingress = [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]
+    body = service_object({"loadBalancerSourceRanges": ranges}, status={"loadBalancer": {"ingress": ingress}})
+    for decoded in (of_api("Service", body), decode("Service", body)):
+        (service,) = decoded.values
+        assert isinstance(service, Service)
+        assert service.load_balancer_ips == ("192.0.2.1", "2001:db8::1")
+        assert all(problem.is_warning and open_address in problem.message for problem in decoded.problems)
+        assert len(decoded.problems) == (1 if open_address else 0)
 
 
 def test_invalid_annotation_of_an_api_server_does_not_drop_the_service() -> None:

@@ -221,10 +221,10 @@ def test_unchanged_file_is_not_read_again(directory: Path, monkeypatch: pytest.M
     time.sleep(0.06)
     source.poll()
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, _limit_bytes: int) -> bytes:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr(folder_module, "_read_bounded", refuse)
+    monkeypatch.setattr(folder_module, "read_bounded", refuse)
     assert source.poll() == []
 
 
@@ -677,16 +677,18 @@ def test_unreadable_file_that_was_never_valid_is_reported_as_not_served(
 
 
 @pytest.mark.parametrize(
-    ("kind", "problems"),
+    ("version", "kind", "problems"),
     [
-        ("Servcie", ["! a.yaml, document 1: kind: unknown kind 'Servcie' (did you mean Service?)"]),
-        ("ServiceAccount", []),
-        ("Deployment", []),
-        ("ConfigMap", []),
+        ("v1", "Servcie", ["! a.yaml, document 1: kind: unknown kind 'Servcie' (did you mean Service?)"]),
+        ("v1", "ServiceAccount", []),
+        ("apps/v1", "Deployment", []),
+        ("v1", "ConfigMap", []),
     ],
 )
-def test_misspelt_kind_is_reported_and_other_kinds_are_ignored(directory: Path, kind: str, problems: list[str]) -> None:
-    (directory / "a.yaml").write_text(json.dumps({**service(), "kind": kind}))
+def test_misspelt_kind_is_reported_and_other_kinds_are_ignored(
+    directory: Path, version: str, kind: str, problems: list[str]
+) -> None:
+    (directory / "a.yaml").write_text(json.dumps({**service(), "apiVersion": version, "kind": kind}))
     assert poll_new_source(directory) == problems
 
 

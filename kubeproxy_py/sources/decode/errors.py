@@ -31,21 +31,24 @@ class FieldError(Exception):
         field: The path of the field within the object; "" is the object itself.
         message: What is wrong.
         hint: The remedy.
+        is_warning: The value is used, but hardly as its author means it.
     """
 
-    def __init__(self, field: str, message: str, hint: str = "") -> None:
+    def __init__(self, field: str, message: str, hint: str = "", *, is_warning: bool = False) -> None:
         super().__init__(field, message, hint)
         self.field = field
         self.message = message
         self.hint = hint
+        self.is_warning = is_warning
 
     def under(self, path: str) -> "FieldError":
         """Return the error with *path* before its field."""
-        return FieldError(f"{path}.{self.field}" if self.field else path, self.message, self.hint)
+        field = f"{path}.{self.field}" if self.field else path
+        return FieldError(field, self.message, self.hint, is_warning=self.is_warning)
 
     def to_problem(self, where: str, *, is_warning: bool = False) -> Problem:
         """Return the Problem for the object *where*."""
-        return Problem(where, self.field, self.message, self.hint, is_warning)
+        return Problem(where, self.field, self.message, self.hint, is_warning or self.is_warning)
 
 
 def read_each(

@@ -149,7 +149,7 @@ def _decode(kind: Kind, body: Body, within: str, namespace: str, origin: Origin)
         values, errors = read(name, wire, origin)
     except FieldError as error:
         return _broken(kind, name, within, meta.resource_version, [error])
-    if errors and kind == _ALL_OR_NOTHING and origin == "manifest":
+    if kind == _ALL_OR_NOTHING and origin == "manifest" and not all(error.is_warning for error in errors):
         return _broken(kind, name, within, meta.resource_version, errors)
     problems = _problems(kind, name, within, errors, are_warnings=origin == "API")
     return Decoded(kind, name, meta.resource_version, values, problems, triggered_s=_triggered_s(meta))

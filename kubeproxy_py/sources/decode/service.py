@@ -9,7 +9,7 @@ Invariants:
 - Values that the API server defaults may be absent (manifests are written by people), and get the same defaults.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -150,9 +150,12 @@ class _ServiceReader:
         ranges = self._distinct("spec.loadBalancerSourceRanges", self._spec.load_balancer_source_ranges, read_cidr)
         is_complete = len(self.errors) == before
         addresses = self._load_balancer_ips()
-        if is_complete:
+        if is_complete and not ranges:
             return ranges, addresses
         families = {family_of(cidr) for cidr in ranges}
+        if is_complete:
+            self.errors += _open_addresses(addresses, families)
+            return ranges, addresses
         return ranges, tuple(ip for ip in addresses if family_of(ip) in families)
 
     def _load_balancer_ips(self) -> tuple[IP, ...]:
@@ -289,6 +292,15 @@ def _family_mismatches(ip_families: list[str], families: list[Family]) -> Iterab
         if written != actual:
             hint = "" if written in FAMILIES else f"one of {', '.join(FAMILIES)}"
             yield FieldError(f"spec.ipFamilies[{index}]", f"{written!r:.64}, but the address is {actual}", hint)
+
+
+def _open_addresses(addresses: Iterable[IP], restricted: Collection[Family]) -> Iterable[FieldError]:
+    """Yield a warning for each address whose family is not *restricted*, while source ranges restrict the other one."""
+    for address in addresses:
+        if (family := family_of(address)) not in restricted:
+            message = f"has no {family} range, so that everyone may connect to {address}"
+            hint = f"add {family} ranges; {'0.0.0.0/0' if family == 'IPv4' else '::/0'} says that it is meant"
+            yield FieldError("spec.loadBalancerSourceRanges", message, hint, is_warning=True)
 
 
 def _ingress_ip(wire: IngressWire) -> IP:

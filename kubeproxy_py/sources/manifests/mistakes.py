@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from kubeproxy_py.sources.decode.errors import FieldError
+from kubeproxy_py.sources.decode.objects import Kind
 
-VERSIONS = {
+VERSIONS: dict[Kind, str] = {
     "Service": "v1",
     "Endpoints": "v1",
     "Node": "v1",
@@ -18,7 +19,7 @@ VERSIONS = {
 """The apiVersion of each kind that is read."""
 
 _LIST = "List"
-_KIND_VERSIONS = {**VERSIONS, **{kind + _LIST: version for kind, version in VERSIONS.items()}, _LIST: "v1"}
+_KIND_VERSIONS = {_LIST: "v1"} | {kind + end: version for kind, version in VERSIONS.items() for end in ("", _LIST)}
 _ABBREVIATIONS = {"svc": "Service", "ep": "Endpoints", "no": "Node", "eps": "EndpointSlice"}
 _OTHER_CORE_KINDS = frozenset(
     {
