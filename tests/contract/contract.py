@@ -1,5 +1,6 @@
 """What the contract tests share: helpers for any kernel, a sample of each kind of row, tests for every sample."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,13 +200,16 @@ def for_each_with_another_spec(samples: Sequence[Sample]) -> pytest.MarkDecorato
     return for_each([sample for sample in samples if sample.other is not None])
 
 
+_backend = functools.cache(detect_backend)  # it asks for modules, which runs programs where there is none
+
+
 @contextmanager
 def linux_kernel(*, use_ipset_command: bool = False, use_libiptc: bool = False) -> Iterator[LinuxKernel]:
     """LinuxKernel in a network namespace of its own; fails, instead of skipping, where there is no IPVS."""
     if not Path("/proc/net/ip_vs").exists():
         pytest.fail("this kernel has no IPVS; hint: python3 -m lab run -- ...", pytrace=False)
     with private_network():
-        commands = [program for family in FAMILIES if (program := find_commands(detect_backend(), family))]
+        commands = [program for family in FAMILIES if (program := find_commands(_backend(), family))]
         rules = LibiptcAdapter(commands, "legacy") if use_libiptc else None
         kernel = LinuxKernel(commands, sysctls=[SYSCTL.path], use_ipset_command=use_ipset_command, rules_adapter=rules)
         try:

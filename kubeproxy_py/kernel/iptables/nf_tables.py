@@ -34,6 +34,9 @@ _TIMEOUT_S = 1.0
 
 def works(family: Family) -> bool:
     """Return whether nf_tables supports a NAT chain of *family*; also False without the capability NET_ADMIN."""
+    if generation() is None:
+        # Without nf_tables, Linux answers a batch once and not its messages: these would be waited for in vain.
+        return False
     header = _nfgenmsg(AF_NUMBERS[family])
     table = string(1, "kubeproxy-check")  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE
     hook = nested(4, be32(1, _POSTROUTING), be32(2, _PRIORITY_SRCNAT))  # NFTA_CHAIN_HOOK

@@ -54,6 +54,10 @@ def assert_served(cluster: Cluster) -> None:
         assert query(cluster[client], "tcp", address, port).name == "pod-b1"
 
 
+def warnings(agent: AgentProcess) -> int:
+    return len([line for line in agent.lines() if "iptables cannot print a table" in line])
+
+
 def test_services_are_served_and_our_rules_are_kept(cluster: Cluster, folder: Folder, table: str) -> None:
     with AgentProcess(cluster.node_a, folder.path, "--ipvs-sync-period=1s") as agent:
         assert " 0 pending" in agent.wait_synced()
@@ -64,7 +68,8 @@ def test_services_are_served_and_our_rules_are_kept(cluster: Cluster, folder: Fo
             shell(cluster.node_a, f"iptables -t {table} -F {chain}; ipvsadm -D -t 10.96.0.10:80")
         wait_until(lambda: shell(cluster.node_a, f"iptables -t {table} -S {chain}") == rules)
         wait_until(lambda: "-t 10.96.0.10:80 -r 10.244.2.5" in shell(cluster.node_a, "ipvsadm -Sn"))
-        assert len([line for line in agent.lines() if "iptables cannot print a table" in line]) == 2  # one per family
+        wait_until(lambda: warnings(agent) == 2)  # one per family
         assert_served(cluster)
+        assert warnings(agent) == 2
     with AgentProcess(cluster.node_a, folder.path) as agent:
         assert "nothing to do" in agent.wait_synced()
