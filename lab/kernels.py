@@ -7,9 +7,8 @@ A built kernel lies in the user's cache, outside the checkout, so that the next 
         modules/RELEASE     all of its modules, those of nf_tables included
         legacy/RELEASE      without nf_tables, as on a node whose kernel has none: who looks finds legacy iptables only
 
-LAB_KERNEL names the kernel to run: "newest" of those built, or a version ("7.2", "6.12").  Without it, or by "debian",
-Debian's package runs: some tests do not know yet that a first sync can be over within 100 ms.  build_kernel.py
-builds the others.
+LAB_KERNEL names the kernel to run: "newest" of those built, a version ("7.2", "6.12"), or "debian" for Debian's
+package.  Without it the newest one runs, and the package where none was built.  build_kernel.py builds them.
 """
 
 from __future__ import annotations
@@ -100,17 +99,17 @@ def built_kernels(folder: Path) -> list[UmlKernel]:
 
 
 def choose_kernel(env: Mapping[str, str] = os.environ) -> UmlKernel:
-    """Return the kernel to run: the one that LAB_KERNEL names, else Debian's.
+    """Return the kernel to run: the one that LAB_KERNEL names, else the newest that was built, else Debian's.
 
     Raises:
         LabError: LAB_KERNEL names one that is not there, or that does not run here.
     """
-    named = env.get("LAB_KERNEL") or DEBIAN
+    named = env.get("LAB_KERNEL", "")
     if named == DEBIAN:
         return debian_kernel()
     built = built_kernels(cache(env))
     for kernel in built:
-        if named == NEWEST and kernel.release:
+        if named in ("", NEWEST) and kernel.release:
             return kernel
         if kernel.name == named or kernel.name.startswith((f"{named}.", f"{named}-")):
             if kernel.release is None:
@@ -118,6 +117,8 @@ def choose_kernel(env: Mapping[str, str] = os.environ) -> UmlKernel:
                     f"{kernel.program} does not run here", f"delete {kernel.program.parent}, and build again"
                 )
             return kernel
+    if not named:
+        return debian_kernel()
     names = ", ".join(kernel.name for kernel in built) or "none"
     raise LabError(
         f"LAB_KERNEL={named} is not a kernel of this machine; built: {names}",

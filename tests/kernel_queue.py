@@ -1,8 +1,8 @@
-"""A pytest plugin with which several lab kernels share the kernel tests, one file at a time.
+"""A pytest plugin with which several lab kernels share the kernel tests, one file or part of a file at a time.
 
 Each kernel runs a pytest process of its own with `-p tests.kernel_queue --queue=DIR` on the same tests.  A process
-claims a file by creating a directory in DIR, runs its tests and claims the next one, the slowest files first.  So all
-kernels finish at nearly the same time, however long each file takes.
+claims a file by creating a directory in DIR, runs its tests and claims the next one, the slowest files first.  Files
+of many independent cases are claimed in parts.  So all kernels finish at nearly the same time.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ SLOWEST = (
     "test_image.py",
 )
 
+# Files of many cases that need nothing of each other, and into how many parts they are divided.
+PARTS = {"test_recorded_cases.py": 4, "test_spec_cases.py": 8}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--queue", type=Path, help="directory in which several pytest processes claim their test files")
@@ -60,8 +63,17 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 def _claimed_items(session: pytest.Session, queue: Path) -> Iterator[pytest.Item]:
     files = {path: list(items) for path, items in groupby(session.items, key=lambda item: item.path)}
     for path in sorted(files, key=_place):
-        if _claim(queue / str(path.relative_to(session.config.rootpath)).replace("/", "-")):
-            yield from files[path]
+        name = str(path.relative_to(session.config.rootpath)).replace("/", "-")
+        for number, part in enumerate(_parts(files[path], PARTS.get(path.name, 1))):
+            if _claim(queue / f"{name}-{number}"):
+                yield from part
+
+
+def _parts(items: list[pytest.Item], number: int) -> Iterator[list[pytest.Item]]:
+    """Yield *items* in up to *number* parts of the same length, but for the last one."""
+    size = -(-len(items) // number)
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _place(path: Path) -> int:

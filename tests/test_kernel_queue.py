@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.job import REPOSITORY
-from tests.kernel_queue import SLOWEST
+from tests.kernel_queue import PARTS, SLOWEST
 
 _TESTS = REPOSITORY / "tests"
 
@@ -39,11 +39,22 @@ def files(tmp_path: Path) -> Path:
 
 def test_each_file_is_run_by_one_process(files: Path) -> None:
     (files / "queue").mkdir()
-    (files / "queue/test_b.py").mkdir()  # another process has claimed it
+    (files / "queue/test_b.py-0").mkdir()  # another process has claimed it
     first, second = run(files, "--queue=queue"), run(files, "--queue=queue")
     assert (first.returncode, second.returncode) == (0, 0), first.stdout + second.stdout
     ran = [f"test_{name}.py::test_{test}" for name in "ac" for test in ("one", "two")]
     assert (files / "ran").read_text().split() == ran
+
+
+def test_part_of_a_large_file_is_run_by_one_process(files: Path) -> None:
+    name, parts = next(iter(PARTS.items()))
+    tests = [f"test_{number}" for number in range(2 * parts - 1)]
+    (files / name).write_text("".join(f"def {test}(): pass\n" for test in tests))
+    (files / "queue").mkdir()
+    (files / f"queue/{name}-1").mkdir()  # another process has claimed it
+    assert run(files, "--queue=queue").returncode == 0
+    ran = [line for line in (files / "ran").read_text().split() if line.startswith(name)]
+    assert ran == [f"{name}::{test}" for test in tests[:2] + tests[4:]]
 
 
 def test_without_a_queue_all_files_are_run(files: Path) -> None:
@@ -70,4 +81,4 @@ def test_make_test_covers_every_folder_with_kernel_tests() -> None:
 
 
 def test_slowest_files_exist() -> None:
-    assert {name for name in SLOWEST if not list(_TESTS.rglob(name))} == set()
+    assert {name for name in (*SLOWEST, *PARTS) if not list(_TESTS.rglob(name))} == set()

@@ -1,4 +1,4 @@
-"""Which user-mode-linux kernel the lab runs: the one that is named, else Debian's."""
+"""Which user-mode-linux kernel the lab runs: the one that is named, else the newest, else Debian's."""
 
 from __future__ import annotations
 
@@ -38,10 +38,18 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path)
 
 
-def test_newest_built_kernel_runs_if_it_is_named(cache: Cache) -> None:
+def test_newest_built_kernel_runs_unless_another_is_named(cache: Cache) -> None:
     for version in ("6.12.30-1", "7.10.1-1", "7.9.2-1"):
         cache.add(version)
     assert cache.chosen("newest").startswith("7.10.1-1-")
+    assert cache.chosen() == cache.chosen("newest")
+    assert cache.chosen("debian") == "debian"
+
+
+@pytest.mark.parametrize("built", [(), ("7.2.13-1",)], ids=["none", "one that does not run here"])
+def test_the_package_s_kernel_runs_where_no_other_does(cache: Cache, built: tuple[str, ...]) -> None:
+    for version in built:
+        cache.add(version, prints="")
     assert cache.chosen() == "debian"
 
 
@@ -54,7 +62,6 @@ def test_named_kernel_runs(cache: Cache) -> None:
     for version in ("7.2.13-1", "6.12.30-1", "6.1.99-1"):
         cache.add(version)
     assert cache.chosen("6.1").startswith("6.1.99-1-")
-    assert cache.chosen("debian") == "debian"
 
 
 def test_kernel_of_another_configuration_is_not_used(cache: Cache) -> None:
