@@ -5,13 +5,14 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 -m lab run
 KERNEL_TESTS := tests/e2e tests/contract tests/host_tools
-KERNEL_JOBS := kernel-tests-1 kernel-tests-2 kernel-tests-3
-WORKERS ?= auto
+KERNEL_JOBS := kernel-tests-1 kernel-tests-2 kernel-tests-3 kernel-tests-4
+# The fast tests wait a third of their time, so that three processes keep two CPUs busy.
+WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 LAWS_PROFILE ?= thorough
 COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
-JOBS = $(MAKE) --no-print-directory --jobs=3 --output-sync=target
+JOBS = $(MAKE) --no-print-directory --jobs=4 --output-sync=target
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Byte code is cached even where this is set: otherwise each of the agent's starts in the lab compiles it again.
@@ -38,8 +39,8 @@ test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own k
 lab-kernels: ## build the lab's kernel from Debian's sources, more than twice as fast as Debian's package: make lab-kernels [KERNELS="newest 6.12"]
 	python3 -m lab build $(KERNELS)
 
-# Three jobs at a time for two CPUs: each, the lab's kernels included, uses at most one CPU, and the kernel tests wait a
-# quarter of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
+# Four jobs at a time for two CPUs: each, the lab's kernels included, uses at most one CPU, and the kernel tests wait a
+# third of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
 # and so finish together.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its
 # end.
 laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 500, always the same); slow
@@ -58,7 +59,7 @@ check: setup ## check lint, format, types and layers, and run the fast tests; un
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(PYTHON) -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
+	$(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS)
 
 image: ## build the container image: build/image/kubeproxy-py.tar; make image [BASE=debian:12-slim]
 	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
