@@ -43,7 +43,7 @@ lab-kernels: ## build the lab's kernel from Debian's sources, more than twice as
 # third of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
 # and so finish together.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its
 # end.
-laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 500, always the same); slow
+laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 250, always the same); slow
 	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest --timeout 1800 tests/laws
 
 image-tests: image

@@ -77,6 +77,24 @@ def test_folder_that_is_mounted_late_is_read_before_it_counts_as_empty(
     source.stop()
 
 
+def test_folder_is_not_believed_while_its_first_file_is_being_written(
+    tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)
+    monkeypatch.setattr(manifest_source, "CONFIRM_EMPTY_S", 120.0)
+    monkeypatch.setattr(manifest_source, "SETTLE_S", 60.0)  # only closing the file makes it complete
+    source = ManifestSource(str(tmp_path), "node-a", confirm_empty=True)
+    source.start(event_log)
+    time.sleep(0.2)
+    with (tmp_path / "a.json").open("w") as file:
+        time.sleep(0.2)
+        assert not any(synced(event) for _, event in event_log.events)
+        json.dump(service(), file)
+    event_log.wait_for(port_is(80))
+    event_log.wait_for(synced)
+    source.stop()
+
+
 @pytest.mark.usefixtures("source")
 def test_file_renamed_in_from_another_folder_needs_no_second_poll(
     tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch

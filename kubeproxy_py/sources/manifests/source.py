@@ -47,8 +47,8 @@ class ManifestSource:
         directory: The folder's path.
         node_name: The Node to read.
         metrics: Records decoding times.
-        confirm_empty: Believe a folder without manifests only if it still is one after CONFIRM_EMPTY_S: the kernel
-            serves Services that a predecessor read from somewhere.
+        confirm_empty: Believe a folder without manifests, or with files that are being written, only if it still is
+            one after CONFIRM_EMPTY_S: the kernel serves Services that a predecessor read from somewhere.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ManifestSource:
     ) -> None:
         self._directory = directory
         self._confirm_s = CONFIRM_EMPTY_S if confirm_empty else 0.0
-        self._empty_since_s: float | None = None  # before Synced
+        self._doubted_since_s: float | None = None  # before Synced
         self._metrics = metrics
         self._folder = Folder(directory, node_name)
         self._changes: Changes = queue.Queue()
@@ -102,13 +102,13 @@ class ManifestSource:
         return [*result.events, *(Synced(feed) for feed in FEEDS)]
 
     def _is_doubted(self, result: PollResult) -> bool:
-        """Return whether the folder has no manifests, and not for long enough to believe it."""
-        if not result.empty:
+        """Return whether the folder has no manifests, or half-written ones, and not for long enough to believe it."""
+        if result.settled and not result.empty:
             return False
         now_s = time.monotonic()
-        if self._empty_since_s is None:
-            self._empty_since_s = now_s
-        return now_s - self._empty_since_s < self._confirm_s
+        if self._doubted_since_s is None:
+            self._doubted_since_s = now_s
+        return now_s - self._doubted_since_s < self._confirm_s
 
     def _run(self, emit: EventHandler) -> None:
         notifier = _Notifier(self._directory, self._changes)
