@@ -59,10 +59,11 @@ def fresh_node() -> Iterator[Namespace]:
 
 
 class Undisturbed(NamedTuple):
-    """The kernel state before and after a first sync that is not interrupted."""
+    """The kernel state before and after a first sync that is not interrupted, and how long that took."""
 
     empty: State
     complete: State
+    took_s: float
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,11 @@ def undisturbed(folder: Path) -> Undisturbed:
     with fresh_node() as node:
         empty = kernel_state(node)
         with AgentProcess(node, folder) as agent:
+            agent.wait_for(INITIAL_LISTS)
+            began_s = time.monotonic()
             agent.wait_synced()
-            return Undisturbed(empty, kernel_state(node))
+            took_s = time.monotonic() - began_s
+            return Undisturbed(empty, kernel_state(node), took_s)
 
 
 Stage = Callable[[AgentProcess], bool]
@@ -126,9 +130,10 @@ def right_after(agent: AgentProcess, node: Namespace, stage: Stage, after_s: flo
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-# In the order of a first sync; each twice.  A restore takes some 50 ms here, everything after them less than that.
+# In the order of a first sync; each twice.
 STAGES = (makes_device, restores("iptables"), restores("ip6tables"), makes_servers)
-CHANCE_S = 0.02
+# A restore takes a tenth of the sync on the slowest of the lab's kernels, and everything after both no more.
+CHANCE_SHARE, CHANCE_MAX_S = 0.05, 0.02
 KILLS = 2 * STAGES
 
 
@@ -143,7 +148,8 @@ class Crash(NamedTuple):
 def crashes(folder: Path, undisturbed: Undisturbed) -> list[Crash]:
     """Kill the first sync on a fresh node, once for each of KILLS, at a random moment after its stage."""
     chance = random.Random(SEED)
-    return [crash(folder, stage, chance.random() * CHANCE_S) for stage in KILLS]
+    longest_s = min(CHANCE_MAX_S, CHANCE_SHARE * undisturbed.took_s)
+    return [crash(folder, stage, chance.random() * longest_s) for stage in KILLS]
 
 
 def crash(folder: Path, stage: Stage, after_s: float) -> Crash:
