@@ -1,8 +1,8 @@
 """Read a file that an operator named, or say what is wrong with its path and what to do.
 
 Invariants:
-- Whatever the path is (a folder, in a folder that we may not enter, a link to itself, a pipe without a writer), the
-  answer is an UnreadableError: never another exception, and never a wait.
+- For every path (a folder, in a folder that we may not enter, a link to itself, a pipe without a writer) the result
+  is an UnreadableError: never another exception, and never a wait.
 """
 
 import os

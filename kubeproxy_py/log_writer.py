@@ -1,4 +1,4 @@
-"""LogWriter: writes log lines in a thread of its own, so that whoever logs never waits for whoever reads the log.
+"""LogWriter: writes log lines in a thread of its own, so that no thread waits for the reader of the log.
 
 Invariants:
 - Logging takes no longer when nobody reads: lines wait in a queue of bounded size, and what does not fit is dropped.
@@ -110,7 +110,7 @@ class BackgroundHandler(logging.Handler):
         """Format *record* and have its line written."""
         try:
             self.writer.put(self.format(record) + "\n")
-        except Exception:  # values of any type are formatted; whoever logs must not fail
+        except Exception:  # values of any type are formatted, and logging must not fail
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is the library's

@@ -2,7 +2,7 @@
 
 Invariants:
 - A record is one line, and contains no credentials. So is an uncaught exception.
-- A resident process has a thread write its log (log_writer.py), so that it never waits for whoever reads it. Other
+- A resident process has a thread write its log (log_writer.py), so that it never waits for its reader. Other
   commands write themselves: their lines keep their place between those on stdout.
 - Other libraries log from WARNING on only: at debug level the Kubernetes client logs complete responses.
 

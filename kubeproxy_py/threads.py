@@ -40,7 +40,7 @@ def start(name: str, run: Callable[[], None], stopping: threading.Event | None =
     Args:
         name: The name of the thread in the log and in metrics.
         run: Works until *stopping* is set.
-        stopping: Set by whoever stops the thread; None: it ends with the process.
+        stopping: Set to stop the thread; None: it ends with the process.
     """
     _restarts.setdefault(name, 0)
     arguments = (name, run, stopping or threading.Event())

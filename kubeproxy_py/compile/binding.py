@@ -1,10 +1,10 @@
 """Decide for each address of a Service whether it is served, and whether kube-ipvs0 gets it.
 
-Whoever may write a Service, its status or a manifest may name any address.  Some of them would cut the node off.
+Anyone who may write a Service, its status or a manifest may name any address.  Some of them would cut the node off.
 
 Invariants:
-- A ClusterIP is bound even if an endpoint has the same address: otherwise whoever may write an EndpointSlice could take
-  the address of any Service from the node.
+- A ClusterIP is bound even if an endpoint has the same address: otherwise a user who may write an EndpointSlice could
+  take the address of any Service from the node.
 - An external address that is known to be another machine's or a pod's is served but not bound: bound, it would lead all
   traffic of this node to that machine into this node.
 """

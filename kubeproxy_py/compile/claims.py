@@ -6,7 +6,7 @@ the older Service, then of the name that sorts first.  The others get no row at 
 
 Invariants:
 - Who holds a frontend depends only on the claims now known, not on their order (law 1).
-- The cost of a change is that of the claims of the changed Service, whoever else claims the same.
+- The cost of a change is that of the claims of the changed Service, not of others that claim the same.
 """
 
 from bisect import bisect_left, insort

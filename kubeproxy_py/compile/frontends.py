@@ -103,7 +103,7 @@ def frontends(
 
 
 def refusals(service: Service, placement: Placement, taken: Taken) -> tuple[Refusal, ...]:
-    """Return what is refused of the addresses and ports that *service* asks for, whoever else asks for them."""
+    """Return what is refused of the addresses and ports that *service* asks for, regardless of other Services."""
     found = [b.refusal for _, bindings in placement for b in bindings if b.refusal is not None]
     if taken.api_servers:
         found += [

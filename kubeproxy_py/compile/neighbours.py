@@ -76,7 +76,7 @@ def find_owners(
 
     Args:
         asked: every external address of a Service for which neighbours were asked.
-        neighbours: all that answered, whatever the question was.
+        neighbours: all that answered, to any question.
         known: the addresses that are known to be a machine's.
     """
     by_mac: dict[tuple[str, str], list[Neighbour]] = {}

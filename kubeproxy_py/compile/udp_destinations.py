@@ -1,6 +1,6 @@
 """The destinations to which the UDP flows of each virtual server may go.
 
-A flow may go to every serving endpoint of its Service port, ready or not, terminating or not, whatever traffic policy
+A flow may go to every serving endpoint of its Service port, ready or not, terminating or not, under any traffic policy
 or topology select: these apply to new flows, and no existing flow is deleted because of them.  An endpoint that is
 ready without serving (publishNotReadyAddresses) is used by IPVS, so it may have flows too; kube-proxy deletes these at
 each sync.  A virtual server that no Service wants, or whose Service port has no such endpoint, may have no flow at all.

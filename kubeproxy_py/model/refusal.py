@@ -14,7 +14,7 @@ ADDRESS_IN_USE = "AddressInUse"
 """An external address belongs to another machine or to a pod, as far as this node knows."""
 
 FORBIDDEN_ADDRESS = "ForbiddenAddress"
-"""No Service can have the address, whoever asks for it: loopback, link-local, multicast, broadcast."""
+"""No Service can have the address: loopback, link-local, multicast, broadcast."""
 
 REASONS: tuple[str, ...] = (ADDRESS_CONTESTED, ADDRESS_IN_USE, FORBIDDEN_ADDRESS)
 """Every reason; each is also the reason of a Kubernetes Event and the value of a metric's label."""

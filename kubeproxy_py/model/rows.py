@@ -147,7 +147,7 @@ class ChainSpec(Struct, frozen=True, gc=False):
 
 
 class JumpSpec(Struct, frozen=True, gc=False):
-    """The jump's rule as ``iptables-save`` prints it, without ``-A CHAIN ``, and what it must not stand behind."""
+    """The jump's rule as ``iptables-save`` prints it, without ``-A CHAIN ``, and what it must not follow."""
 
     rule: str
     behind: str = ""  # a chain to which a rule before it takes packets to all local addresses; never desired

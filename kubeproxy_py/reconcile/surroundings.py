@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Surroundings:
-    """Tells *compiler* of the addresses around this node; used by one thread.
+    """Passes the addresses around this node to *compiler*; used by one thread.
 
     Args:
         kernel: the kernel to read.

@@ -2,7 +2,7 @@
 
 Invariants:
 - An error of reading stays at its scope: all others are read, compared and repaired.
-- What is in an unread scope is unknown.  Its desired rows are written, which makes them true whatever was there (adds
+- What is in an unread scope is unknown.  Its desired rows are written, which makes them true in any case (adds
   are idempotent); surplus rows stay until the scope can be read, because nothing unknown is deleted.
 - Each is logged once, and again when its error changes or it can be read again.
 """

@@ -61,7 +61,7 @@ def encode_address(step: Step, index: int, foreign_prefixes: Mapping[IP, int]) -
 
     For IPv6, duplicate address detection is disabled.  A dummy device has no neighbours and would not do it, but the
     kernel finds that out a moment later, and until then the address is tentative and cannot be used (seen on 6.1).
-    An IPv6 address that exists already is changed in place, whoever added it.
+    An IPv6 address that exists already is changed in place, even if another program added it.
     """
     assert isinstance(step.key, Address)
     address = step.key.address

@@ -1,7 +1,7 @@
 """Ask the kernel whether it has a match or target, as iptables itself asks; its module is loaded if necessary.
 
 Invariants:
-- "Missing" is only said where the kernel says so; where it cannot be asked, the first rule that uses it fails.
+- An extension is missing only where the kernel reports it; where it cannot be asked, the first rule that uses it fails.
 - A question costs one system call or message, and for a missing extension the kernel's attempt to load it.
 
 legacy: IPT_SO_GET_REVISION_MATCH and _TARGET take a struct xt_get_revision (name, 29 bytes; revision, one byte) and

@@ -7,8 +7,8 @@ Invariants:
 - Finding changes nothing, and starts one process per family, and another one only if the other backend has tables.
 - Deleting is limited to what only kube-proxy creates, by name.  What kubelet also uses stays (KUBE-FIREWALL,
   KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT, KUBE-MARK-DROP).
-- A rule is stale because of where it stands: in a chain of those modes, or in a built-in chain.  A rule in any other
-  chain is its owner's, whatever it jumps to: CNI plugins (portmap) and CRI-O jump to KUBE-MARK-MASQ.
+- A rule is stale because of where it is: in a chain of those modes, or in a built-in chain.  A rule in any other
+  chain is its owner's, even if it jumps to ours: CNI plugins (portmap) and CRI-O jump to KUBE-MARK-MASQ.
 
 Chains are deleted in two phases, because the modes refer to each other: our chains may contain rules of iptables
 mode, and chains of iptables mode jump to our KUBE-MARK-MASQ.  First everything is detached (dangling jumps deleted,

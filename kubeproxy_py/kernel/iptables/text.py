@@ -4,12 +4,12 @@ Invariants:
 - Pure, and rules are never parsed: a rule is the text that ``iptables-save`` prints.
 - Restore text names only the chains and jumps of its steps and may be applied twice: the old contents of a chain do not
   matter, and jumps are counted beforehand, so that none is inserted twice.
-- A jump to KUBE-SERVICES that stands behind another program's jump for all local addresses differs from the desired one
+- A jump to KUBE-SERVICES that follows another program's jump for all local addresses differs from the desired one
   and is moved to the top.  In IPVS mode Service addresses are local, so the other program (a CNI plugin's hostPorts)
   would take packets to Services.  All other rules above our jumps, an administrator's for example, stay above them.
-- Within one table the text is always in the order that iptables-legacy and iptables-nft both accept, whatever the order
-  of the steps: empty the chains, fill them, delete and insert jumps, delete chains.  A table is committed atomically,
-  so no packet sees an intermediate state.
+- Within one table the text is always in the order that iptables-legacy and iptables-nft both accept, independent of
+  the order of the steps: empty the chains, fill them, delete and insert jumps, delete chains.  A table is committed
+  atomically, so no packet sees an intermediate state.
 """
 
 import re

@@ -176,7 +176,7 @@ class _ServiceReader:
         if not 1 <= timeout_s <= AFFINITY_MAX_S:
             field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
             self.errors.append(FieldError(field, f"{timeout_s} is not a timeout", f"1 to {AFFINITY_MAX_S} seconds"))
-        return min(max(1, timeout_s), _KERNEL_TIMEOUT_MAX_S)  # kube-proxy passes on whatever the API server allowed
+        return min(max(1, timeout_s), _KERNEL_TIMEOUT_MAX_S)  # kube-proxy passes on what the API server allowed
 
     def _health_check_node_port(self) -> int:
         """Return the port; 0 if there is none or it is invalid."""

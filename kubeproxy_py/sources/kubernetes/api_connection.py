@@ -2,7 +2,7 @@
 
 Invariants:
 - Credentials are read again when the server no longer accepts them (401) or TLS fails, once for all users of the
-  connection.  So rotated tokens, certificates and CAs come into use whatever kind they are.
+  connection.  So rotated tokens, certificates and CAs of every kind come into use.
 """
 
 import threading

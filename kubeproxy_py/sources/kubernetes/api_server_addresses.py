@@ -1,7 +1,7 @@
 """ApiServerAddresses: the addresses at which this agent reaches the API server, which no Service may take.
 
 They are known from the URL before the first request, and from the connections themselves: a name may resolve to another
-address later, and a proxy may stand in between.
+address later, and there may be a proxy in between.
 """
 
 import socket

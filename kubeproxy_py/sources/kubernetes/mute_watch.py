@@ -16,7 +16,7 @@ PROBE_TIMEOUT_S = 10.0
 
 
 class Verdict(Enum):
-    """What the server said about a mute watch."""
+    """The server's answer about a mute watch."""
 
     IDLE = auto()  # it has nothing to send
     FROZEN = auto()  # the server has changes that the watch did not send

@@ -177,7 +177,7 @@ class ListWatch:
             return self._fail(problem)
         if listing.limit == 1 and not listing.from_cache:
             return self._fail(problem)
-        if listing.limit and not listing.from_cache:  # from its cache a server may send all, whatever the limit
+        if listing.limit and not listing.from_cache:  # from its cache a server may send all in spite of the limit
             self._limit = smaller_limit(listing.limit)
         if listing.limit:
             self._schedule.at_once()

@@ -95,7 +95,7 @@ class WatchThread:
         return Pulse(self._list_watch.resource, self._list_watch.version, self._heard_s)
 
     def heard(self) -> None:
-        """Record that the server sent something for this watch, or said that it has nothing to send."""
+        """Record that the server sent something for this watch, or confirmed that it has nothing to send."""
         self._heard_s = time.monotonic()
         self._metrics.data_received(self.feed)
 
