@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import ENODEV, ENOENT, EPERM, ESRCH
@@ -343,6 +345,29 @@ def test_ten_thousand_real_servers_read_back_as_written(ipvs: IpvsAdapter) -> No
         rows |= {RealServer(server, f"10.244.{number & 255}.{pod}", 8080): SERVING for pod in range(10)}
     assert ipvs.apply(adding(rows)) == []
     assert ipvs.read(VIRTUAL_SERVERS) == rows
+
+
+LOAD_FACTOR = Path("/proc/sys/net/ipv4/vs/svc_lfactor")  # of the table of virtual servers, which has a new size at once
+RESIZES, RESIZE_PAUSE_S = 20, 0.1  # several listings long, so that not all of one's repetitions meet a resize
+
+
+def resize_table_of_virtual_servers() -> None:
+    """Have the kernel move all virtual servers to a table of another size, and back, again and again."""
+    for factor in itertools.islice(itertools.cycle(("-8", "8")), RESIZES):
+        time.sleep(RESIZE_PAUSE_S)
+        LOAD_FACTOR.write_text(factor)
+
+
+def test_a_listing_is_complete_while_the_kernel_moves_virtual_servers_to_another_table(ipvs: IpvsAdapter) -> None:
+    rows: Rows = {VirtualServer(f"10.96.{n >> 8}.{n & 255}", 80, "TCP"): VirtualServerSpec() for n in range(2000)}
+    assert ipvs.apply(adding(rows)) == []
+    if not LOAD_FACTOR.exists():
+        pytest.skip("the table of this kernel has one size")
+    resizes = threading.Thread(target=resize_table_of_virtual_servers)
+    resizes.start()
+    while resizes.is_alive():
+        assert ipvs.traffic().keys() == rows.keys()
+    resizes.join()
 
 
 # ipset

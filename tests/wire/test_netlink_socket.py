@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ENODEV
+from errno import EINTR, ENODEV
 
 import pytest
 
@@ -13,10 +13,11 @@ from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
 from kubeproxy_py.kernel.netlink.messages import HEADER_SIZE
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, Message, Socket, message
 
-GETLINK = 18
+GETLINK, GETROUTE = 18, 26
 IFNAME = 3
 PRESENT: Message = message(GETLINK, 0, bytes(16) + string(IFNAME, "lo"))
 ABSENT: Message = message(GETLINK, 0, bytes(16) + string(IFNAME, "no-such-device"))
+ROUTES: Message = message(GETROUTE, 0, bytes((socket.AF_INET,)) + bytes(11))  # at least those of 127.0.0.0/8
 MISALIGNED: Message = message(
     GETLINK, 0, PRESENT[HEADER_SIZE:] + b"x"
 )  # the kernel drops the messages after it in a send
@@ -89,6 +90,19 @@ def test_request_raises_with_the_errno_of_the_kernel(netlink: Socket) -> None:
 def test_dump_returns_a_complete_listing(netlink: Socket) -> None:
     names = {read_string(parse_attributes(body, 16)[IFNAME]) for body in netlink.dump(message(GETLINK, 0, bytes(16)))}
     assert names == {name for _, name in socket.if_nameindex()}
+
+
+def test_a_listing_with_an_object_twice_is_requested_again(netlink: Socket) -> None:
+    once = netlink.dump(ROUTES)
+    keys = iter(["the same"] * len(once) + [str(number) for number in range(len(once))])
+    assert netlink.dump(ROUTES, lambda _: next(keys)) == once
+    assert list(keys) == []
+
+
+def test_a_listing_that_has_objects_twice_again_and_again_raises(netlink: Socket) -> None:
+    with pytest.raises(KernelError, match="changed 10 times") as caught:
+        netlink.dump(ROUTES, lambda _: "the same")
+    assert caught.value.errno == EINTR
 
 
 def test_a_protocol_that_the_kernel_lacks_raises() -> None:

@@ -25,6 +25,7 @@ from kubeproxy_py.kernel.ipvs.decode import (
     decode_service,
     decode_timeouts,
     decode_traffic,
+    key_bytes,
     real_server_spec,
 )
 from kubeproxy_py.kernel.ipvs.encode import (
@@ -97,7 +98,8 @@ class IpvsAdapter:
     def virtual_servers(self) -> Iterator[Rows]:
         """Yield virtual servers, except by firewall mark, without their real servers, in chunks of one listing.
 
-        The kernel lists them at once, so that none is missed; each chunk is decoded when it is requested.
+        The listing is complete before the first chunk, so that none is missed; each chunk is decoded when it is
+        requested.
 
         Raises:
             KernelError: the kernel cannot list them.
@@ -216,9 +218,13 @@ class IpvsAdapter:
             raise KernelError("this kernel has no IPVS", errno=error.errno, hint=hint) from error
 
     def _list_services(self) -> list[bytes]:
-        """Return the body of each virtual server in a listing.  Raises KernelError."""
+        """Return the body of each virtual server in a listing.  Raises KernelError.
+
+        Linux 7 moves all virtual servers to a larger or smaller table when their number has changed much, also
+        between two parts of a listing, and flags nothing.
+        """
         try:
-            return self._netlink.dump(self._message(encode_list_services()))
+            return self._netlink.dump(self._message(encode_list_services()), key_bytes)
         except KernelError:
             self.close()
             raise

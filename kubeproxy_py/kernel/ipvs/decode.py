@@ -124,6 +124,14 @@ def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | Non
     return parsed and (parsed[0], _spec(parsed[1]))
 
 
+def key_bytes(body: bytes) -> bytes:
+    """Return the part of a virtual server's body that no other one has: family, protocol, address and port.
+
+    Of a virtual server that is defined by a firewall mark: family, mark, and the start of its configuration.
+    """
+    return body[_NESTED_OFFSET:_SPEC_OFFSET]
+
+
 def decode_traffic(body: bytes) -> tuple[VirtualServer, Traffic] | None:
     """Return one virtual server of a listing with its counters; None if it is defined by a firewall mark."""
     parsed = _parse_service(body)

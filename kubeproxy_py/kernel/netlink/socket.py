@@ -15,7 +15,7 @@ Source: include/uapi/linux/netlink.h; net/netlink/af_netlink.c; batch sizes were
 """
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from errno import EINTR, EMSGSIZE, ENOBUFS, ENOENT, EPERM, ETIMEDOUT
 from itertools import accumulate, islice
 from struct import pack
@@ -133,11 +133,15 @@ class Socket:
             raise KernelError("no reply to a netlink message", errno=ENOENT)
         return replies[0]
 
-    def dump(self, request: Message) -> list[bytes]:
-        """Return the bodies of a complete listing, repeated if it changed meanwhile.  Raises KernelError."""
+    def dump(self, request: Message, key_of: Callable[[bytes], Hashable] | None = None) -> list[bytes]:
+        """Return the bodies of a complete listing, repeated if it changed meanwhile.  Raises KernelError.
+
+        *key_of* returns from a body what only one object has.  It is necessary where the kernel continues a listing by
+        position and does not flag that objects moved: then some are listed twice, and as many are missing.
+        """
         for _ in range(_DUMP_TRIES):
             replies, interrupted = self._round_trip(request, NLM_F_DUMP)
-            if not interrupted:
+            if not interrupted and not (key_of and has_duplicates(map(key_of, replies))):
                 return replies
         raise KernelError(f"a netlink listing changed {_DUMP_TRIES} times while it was read", errno=EINTR)
 
@@ -252,6 +256,12 @@ def batches(messages: Iterable[Message], max_count: int, max_bytes: int) -> Iter
             yield batch[:count]
             del batch[:count]
         yield batch
+
+
+def has_duplicates(values: Iterable[Hashable]) -> bool:
+    """Return whether two of *values* are equal."""
+    listed = list(values)
+    return len(set(listed)) < len(listed)
 
 
 def generic_family_id(netlink: Socket, name: str) -> int:
