@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -274,9 +274,9 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(SocketOptions, "get", recording_get)
 
-    def recording_dump(self: Socket, message: Message) -> list[bytes]:
+    def recording_dump(self: Socket, message: Message, *key_of: Callable[[bytes], Hashable]) -> list[bytes]:
         requests.append(message)
-        return dump(self, message)
+        return dump(self, message, *key_of)
 
     monkeypatch.setattr(Socket, "dump", recording_dump)
     return requests
