@@ -12,7 +12,7 @@ LAWS_PROFILE ?= thorough
 COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
-JOBS = $(MAKE) --no-print-directory --jobs=4 --output-sync=target
+JOBS = $(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Byte code is cached even where this is set: otherwise each of the agent's starts in the lab compiles it again.

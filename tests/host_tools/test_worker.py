@@ -1,6 +1,7 @@
 """Worker: jobs that end in time, late ones, and their order."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -21,6 +22,8 @@ class HangingAdapter:
 
     def __init__(self) -> None:
         self.released = threading.Event()
+        self.began = threading.Event()
+        self.began_s = 0.0
         self.done: list[object] = []
         self.error: Exception | None = None
         self.failures: list[StepFailure] = []
@@ -40,6 +43,8 @@ class HangingAdapter:
         """Do nothing."""
 
     def _do(self, job: object) -> None:
+        self.began_s = time.monotonic()
+        self.began.set()
         assert self.released.wait(10)
         self.done.append(job)
         if self.error:
@@ -49,6 +54,7 @@ class HangingAdapter:
 class Harness:
     def __init__(self, patience_s: float = 0.01) -> None:
         self.adapter = HangingAdapter()
+        self.patience_s = patience_s
         self.late: list[LateResult] = []
         self.arrived = threading.Semaphore(0)
         self.worker = Worker("rules", self.adapter, patience_s)
@@ -57,6 +63,13 @@ class Harness:
     def receive(self, result: LateResult) -> None:
         self.late.append(result)
         self.arrived.release()
+
+    def release_slow_job(self) -> None:
+        """Release the adapter once its first job has taken longer than the patience, however late its thread ran."""
+        assert self.adapter.began.wait(10)
+        while time.monotonic() - self.adapter.began_s <= self.patience_s:
+            time.sleep(0.005)
+        self.adapter.released.set()
 
     def wait_for(self, number: int) -> None:
         for _ in range(number):
@@ -113,9 +126,9 @@ def test_no_job_overtakes_a_late_one_whose_result_is_not_handled_yet() -> None:
 
 
 def test_after_a_slow_job_none_is_waited_for_until_one_was_quick() -> None:
-    harness = Harness(patience_s=0.2)
+    harness = Harness(patience_s=1)
     assert harness.is_under_way(A)
-    harness.adapter.released.set()
+    harness.release_slow_job()
     harness.wait_for(1)
     harness.late[0].release()
     assert harness.is_under_way(B)
@@ -127,7 +140,7 @@ def test_after_a_slow_job_none_is_waited_for_until_one_was_quick() -> None:
 def test_a_scope_whose_reading_is_under_way_is_not_read_again() -> None:
     harness = Harness()
     assert [harness.read_errno() for _ in range(3)] == [UNDER_WAY] * 3
-    harness.adapter.released.set()
+    harness.release_slow_job()
     harness.wait_for(1)
     assert harness.read_errno() == UNDER_WAY, "its result is not handled yet"
     assert harness.adapter.done == [NAT]
