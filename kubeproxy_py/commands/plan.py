@@ -1,5 +1,6 @@
 """plan: print the changes that a sync would make now, without making them."""
 
+import logging
 import sys
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING
 from kubeproxy_py.commands.exit_status import SUCCESS
 from kubeproxy_py.commands.parts import Parts, empty_platform, log_problem, make_parts, real_platform
 from kubeproxy_py.kernel import read_all
+from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import HostAddresses, Synced
 from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.model.refusal import grouped
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from kubeproxy_py.config.load import LoadedConfig
 
 _LIST_TIMEOUT_S = 60.0
+
+log = logging.getLogger(__name__)
 
 
 def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
@@ -34,12 +39,20 @@ def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
 
     parts = make_parts(loaded, empty_platform(loaded) if assume_empty else real_platform(loaded))
     desired = desired_rows(parts)
+    _log_refusals(parts)
     actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
     sys.stdout.write(plan_json(steps).decode() + "\n" if as_json else plan_text(steps))
     if not as_json:
         sys.stdout.write(f"{changes_text(steps)}\n")
     return SUCCESS
+
+
+def _log_refusals(parts: Parts) -> None:
+    """Log what is refused of Services, which the agent publishes as Events."""
+    for refusal in grouped(parts.compiler.refusals):
+        details = values(service=refusal.service, address=refusal.subject, reason=refusal.reason, why=refusal.message)
+        log.warning("Refused an address of a Service", extra=details)
 
 
 def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows) -> Rows:

@@ -457,6 +457,10 @@ INVALID_ENDPOINTS: list[tuple[object, str, str]] = [
     ({"addresses": None}, "endpoints[1].addresses", "is empty"),
     ({"addresses": ["10.1.0.256"]}, "endpoints[1].addresses[0]", "'10.1.0.256' is not an IP address"),
     ({"addresses": ["fd00::1"]}, "endpoints[1].addresses[0]", "fd00::1 is not IPv4"),
+    ({"addresses": ["127.0.0.1"]}, "endpoints[1].addresses[0]", "127.0.0.1 is a loopback address"),
+    ({"addresses": ["0.0.0.0"]}, "endpoints[1].addresses[0]", "0.0.0.0 is an unspecified address"),
+    ({"addresses": ["169.254.169.254"]}, "endpoints[1].addresses[0]", "169.254.169.254 is a link-local address"),
+    ({"addresses": ["224.0.0.1"]}, "endpoints[1].addresses[0]", "224.0.0.1 is a multicast address"),
     ({"addresses": "10.1.0.6"}, "endpoints[1].addresses", "expected array, got str"),
     ({"addresses": [6]}, "endpoints[1].addresses[0]", "expected str, got int"),
     ({"addresses": ["10.1.0.6"], "conditions": {"ready": "yes"}}, "endpoints[1].conditions.ready", ""),
@@ -546,11 +550,12 @@ def test_endpoints_become_one_slice_per_subset_and_family() -> None:
 def test_invalid_address_of_endpoints_is_left_out() -> None:
     body = {
         "metadata": {"name": "web", "namespace": "shop"},
-        "subsets": [{"addresses": [{"ip": "10.1.0.5"}, {"ip": "x"}, {"hostname": "y"}]}],
+        "subsets": [{"addresses": [{"ip": "10.1.0.5"}, {"ip": "x"}, {"hostname": "y"}, {"ip": "::1"}]}],
     }
     assert [field for field, _ in problems_of("Endpoints", body)] == [
         "subsets[0].addresses[1].ip",
         "subsets[0].addresses[2].ip",
+        "subsets[0].addresses[3].ip",
     ]
     assert len(decoded("Endpoints", body).values) == 1
 

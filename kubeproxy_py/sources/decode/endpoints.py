@@ -11,7 +11,7 @@ from sys import intern
 from typing import Any
 
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ServiceName, SliceName, SlicePort
-from kubeproxy_py.net import FAMILIES, Family, family_of, parse_ip
+from kubeproxy_py.net import FAMILIES, IP, Family, family_of, parse_ip, special_use
 from kubeproxy_py.sources.decode.errors import FieldError, invalid_ip, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
     NO_CONDITIONS,
@@ -114,6 +114,7 @@ def _endpoint_reader(family: Family) -> Callable[[EndpointWire], Endpoint]:
         if family_of(address) != family:
             message = f"{address} is not {family}"
             raise FieldError("addresses[0]", message, "all addresses of a slice must be of its addressType")
+        _require_host_address("addresses[0]", address)
         conditions = wire.conditions or NO_CONDITIONS
         return Endpoint(
             address,
@@ -195,4 +196,16 @@ def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[Endpoint], li
 
 def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> Endpoint:
     """Return the endpoint.  Raises FieldError."""
-    return Endpoint(read_ip(wire.ip, "ip"), ready, ready, node=intern(wire.node_name or ""))
+    address = read_ip(wire.ip, "ip")
+    _require_host_address("ip", address)
+    return Endpoint(address, ready, ready, node=intern(wire.node_name or ""))
+
+
+def _require_host_address(field: str, address: IP) -> None:
+    """Raise FieldError if no pod or host beyond this link can have *address*.
+
+    The API server rejects the same.  At a loopback address, a Service would publish what listens for the node only.
+    """
+    if use := special_use(address):
+        article = "an" if use[0] == "u" else "a"
+        raise FieldError(field, f"{address} is {article} {use} address", "write the address of a pod or a host")
