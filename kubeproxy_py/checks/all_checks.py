@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from kubeproxy_py.checks.bridges import check_bridges
 from kubeproxy_py.checks.conntrack import check_conntrack
 from kubeproxy_py.checks.identity import check_identity
+from kubeproxy_py.checks.kernel import check_kernel
 from kubeproxy_py.checks.rules import check_forward, check_input, check_nat_order
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.model.finding import Finding
@@ -18,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     check_input,
     check_forward,
     check_nat_order,
+    check_kernel,
 )
 
 REASONS: tuple[str, ...] = (
@@ -28,6 +30,11 @@ REASONS: tuple[str, ...] = (
     "InputDropsServices",
     "ForwardDropsServices",
     "NatRuleBeforeServices",
+    "SourcePortReuse",
+    "EstimationStalls",
+    "EstimationOff",
+    "ConnectionTableSmall",
+    "LegacyTablesDeprecated",
 )
 """Every reason of a Finding, so that a metric shows 0 before the first one."""
 

@@ -14,3 +14,4 @@ class Situation(Struct, frozen=True, gc=False, kw_only=True):
     before: HostFacts | None = None  # the facts of the last run; None: this is the first
     node: Node | None = None  # the Node object; None: there is none
     pod_networks: tuple[CIDR, ...] = ()  # networks of the cluster's pods, as far as they are known
+    servers: int = 0  # virtual and real servers that the agent wants

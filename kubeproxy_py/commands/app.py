@@ -4,7 +4,7 @@ Each object is given those that it depends on, all of which exist before it: the
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
@@ -24,7 +24,7 @@ from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.kernel.worker import Worker
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import Report
 from kubeproxy_py.server.node_servers import Collectors, NodeServers, ServeError
@@ -94,7 +94,7 @@ def build_app(
         notifier.on_report,
         _once("look for stale rules", lambda: warn_of_stale_rules(commands)),
         _once("look for other proxies", rivals.watch),
-        checks.listener(lambda: parts.compiler.cluster.node),
+        checks.listener(lambda: parts.compiler.cluster.node, lambda: _count_servers(parts.compiler.desired.counts)),
     )
     loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
     monitor = AddressMonitor(loop.enqueue)
@@ -105,6 +105,11 @@ def build_app(
 def _make_collectors() -> Collectors:
     registry = MetricsRegistry()
     return Collectors(registry, RestClientMetrics(registry), make_traffic_reader=IpvsAdapter)
+
+
+def _count_servers(counts: Mapping[str, int]) -> int:
+    """Return the number of virtual and real servers among *counts* by kind."""
+    return sum(counts.get(kind.__name__, 0) for kind in (VirtualServer, RealServer))
 
 
 _OnReport = Callable[[Report], None]

@@ -1,7 +1,7 @@
 """HostChecks: run the checks of this host in a thread of its own, and report what they find.
 
 Invariants:
-- No sync waits for a check: the loop's thread only hands over the Node.
+- No sync waits for a check: the loop's thread only hands over the Node and the number of servers.
 - A Finding is reported when it begins and when it ends, not each time that it is found.
 - The checks use at most MAX_CPU_SHARE of a core, and run no more often than full compares.
 """
@@ -51,20 +51,23 @@ class HostChecks:
         self._gather = gather
         self._config = config
         self._registry = registry
-        self._node: Node | None = None  # replaced as a value by the loop's thread
+        self._node: Node | None = None  # replaced as values by the loop's thread
+        self._servers = 0
         self._started = False
         self._before: HostFacts | None = None
         for reason in REASONS:
             registry.set("kubeproxy_ipvs_findings", 0, reason)
 
-    def listener(self, node: Callable[[], Node | None]) -> Callable[[Report], None]:
-        """Return a listener for reports of the loop: it takes over the Node, and starts the thread after the first.
+    def listener(self, node: Callable[[], Node | None], servers: Callable[[], int]) -> Callable[[Report], None]:
+        """Return a listener for reports of the loop: it takes values over, and starts the thread after the first.
 
-        *node* is called in the loop's thread.
+        Args:
+            node: Returns the Node; called in the loop's thread.
+            servers: Returns the number of virtual and real servers; called in the loop's thread.
         """
 
         def on_report(_report: Report) -> None:
-            self._node = node()
+            self._node, self._servers = node(), servers()
             if not self._started:
                 self._started = True
                 threads.start("host checks", self._run)
@@ -79,6 +82,7 @@ class HostChecks:
             before=self._before,
             node=self._node,
             pod_networks=_pod_networks(self._config().config, self._node),
+            servers=self._servers,
         )
         self._before = facts
         self._report(run_checks(situation))

@@ -22,6 +22,7 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import run
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
 from kubeproxy_py.kernel.iptables.fingerprint import TableFingerprint, table_fingerprint
+from kubeproxy_py.kernel.kernel_facts import read_kernel_facts
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.host_facts import ChainFacts, Chains, ConntrackFacts, HostFacts
 from kubeproxy_py.model.node import HostAddress
@@ -59,13 +60,16 @@ class HostFactsReader:
             missing: dict[Table, Chains] = {}
             found = _part("iptables", partial(self._tables, commands), missing)
             tables |= {(commands.family, table): chains for table, chains in found.items()}
+        conntrack = read_conntrack(self._root)
+        legacy = any(commands.backend == "legacy" for commands in self._commands)
         sysctls = {commands.family: self._root / _BRIDGE_SYSCTLS[commands.family] for commands in self._commands}
         return HostFacts(
             tables=tables,
             bridges=_part("bridges", bridges_with_ports, ()),
             bridge_netfilter={family: _read(path) == "1" for family, path in sysctls.items()},
-            conntrack=read_conntrack(self._root),
+            conntrack=conntrack,
             addresses=_part("addresses", _host_addresses, ()),
+            kernel=read_kernel_facts(conntrack, legacy=legacy, root=self._root),
         )
 
     def _tables(self, commands: IptablesCommands) -> dict[Table, Chains]:

@@ -12,7 +12,7 @@ Invariants:
 import os
 import re
 from collections.abc import Iterator
-from errno import EINVAL, ETIMEDOUT
+from errno import EINVAL, ENOENT, ETIMEDOUT
 from pathlib import Path
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, socket
 from typing import Literal
@@ -46,6 +46,7 @@ Version = tuple[int, int, int]
 _UNKNOWN_VERSION: Version = (0, 0, 0)
 _RANDOM_FULLY_SINCE: Version = (1, 6, 2)  # of iptables
 _CONN_REUSE_MODE_SINCE: Version = (4, 1, 0)  # of Linux
+_NAT_MODULES: dict[Family, str] = {"IPv4": "iptable_nat", "IPv6": "ip6table_nat"}
 _LIST_TIMEOUT_S = 5.0  # of iptables-save, which is waited for once the agent runs
 
 
@@ -200,10 +201,9 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
         raise KernelError(f"iptables ({backend}) is not installed for {family}", hint="apt-get install iptables")
     result = _list_nat(commands)
     if result.exit_code and not _works_by_chain(commands):
-        _, hint = errno_and_hint(result.error_text, family, EINVAL)
         raise KernelError(
             f"{' '.join(commands.save)}: {result.error_text}",
-            hint=hint or "check that the iptables kernel modules are loaded and that this runs as root",
+            hint=_iptables_hint(commands, result),
         )
     if backend == "nft" and not nf_tables.works(family):
         raise KernelError(f"the kernel does not support nf_tables for {family}", hint="use --iptables-flavour=legacy")
@@ -211,6 +211,16 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
     header = re.search(rb"tables\S*-save v\S+", result.stdout)
     version = header[0] if header else run(commands.version).stdout
     return commands, parse_version(version.decode("ascii", "replace"))
+
+
+def _iptables_hint(commands: IptablesCommands, result: Result) -> str:
+    """Return the remedy for an iptables-save that failed; a kernel may have been built without legacy tables."""
+    errno, hint = errno_and_hint(result.error_text, commands.family, EINVAL)
+    if commands.backend == "legacy" and errno == ENOENT:
+        hint = f"modprobe {_NAT_MODULES[commands.family]}"
+        if nf_tables.works(commands.family):
+            hint += "; a kernel without this module (an option since Linux 6.17) needs --iptables-flavour=nft"
+    return hint or "check that the iptables kernel modules are loaded and that this runs as root"
 
 
 def _list_nat(commands: IptablesCommands) -> Result:

@@ -29,6 +29,22 @@ class ConntrackFacts(Struct, frozen=True, gc=False):
     drops: int  # packets that were dropped, and connections that had to make room, since the kernel started
 
 
+CONNECTIONS_PER_BUCKET_MAX = 8
+"""With more the table of IPVS connections counts as small; the connections are counted no further."""
+
+
+class KernelFacts(Struct, frozen=True, gc=False, kw_only=True):
+    """The kernel's version, and the settings and sizes of its IPVS and iptables."""
+
+    version: tuple[int, int, int]
+    cpus: int = 1
+    ipvs_settings: dict[str, int] = {}  # sysctls of net/ipv4/vs by name; one that this kernel lacks is missing
+    connection_buckets: int = 0  # of the hash table of IPVS connections; 0: not known
+    connections: int = 0  # in that table, counted up to CONNECTIONS_PER_BUCKET_MAX of each bucket and one more
+    legacy: bool = False  # whether the agent's rules are in legacy tables
+    has_nf_tables: bool = False  # whether the module is loaded
+
+
 class HostFacts(Struct, frozen=True, gc=False, kw_only=True):
     """The host at one moment."""
 
@@ -37,3 +53,4 @@ class HostFacts(Struct, frozen=True, gc=False, kw_only=True):
     bridge_netfilter: dict[Family, bool] = {}  # whether iptables sees what is bridged
     conntrack: ConntrackFacts | None = None
     addresses: tuple[HostAddress, ...] = ()
+    kernel: KernelFacts | None = None

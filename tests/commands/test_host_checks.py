@@ -11,7 +11,8 @@ from kubeproxy_py.commands.host_checks import HostChecks
 from kubeproxy_py.config.load import load
 from kubeproxy_py.events.kube_events import KubeEvent
 from kubeproxy_py.metrics.registry import MetricsRegistry
-from kubeproxy_py.model.host_facts import ConntrackFacts, HostFacts
+from kubeproxy_py.model.host_facts import ConntrackFacts, HostFacts, KernelFacts
+from kubeproxy_py.reconcile.report import DrainReport
 
 FULL = HostFacts(conntrack=ConntrackFacts(95, 100, 0))
 FULLER = HostFacts(conntrack=ConntrackFacts(99, 100, 0))
@@ -31,6 +32,12 @@ class Harness:
         self.published.clear()
         self._checks.check()
         return [event.reason for event in self.published]
+
+    def take_over(self, servers: int) -> None:
+        """Report a sync after which there are so many servers."""
+        self._checks.listener(lambda: None, lambda: servers)(
+            DrainReport(steps=(), failures=(), rows=0, pending=0, apply_s=0.0)
+        )
 
     def counts(self) -> dict[str, float]:
         (family,) = [f for f in self.registry.collect() if f.metric.name == "kubeproxy_ipvs_findings"]
@@ -69,3 +76,14 @@ def test_metric_counts_findings_by_reason_and_shows_zeros() -> None:
     assert harness.counts()["ConntrackTableFull"] == 1
     harness.check(EMPTY)
     assert harness.counts() == dict.fromkeys(REASONS, 0)
+
+
+def test_number_of_servers_is_taken_over_from_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubeproxy_py.threads.start", lambda *_: None)
+    harness = Harness()
+    harness.facts = HostFacts(kernel=KernelFacts(version=(5, 10, 0), cpus=104))
+    harness.take_over(servers=50_000)
+    assert harness.check(harness.facts) == ["EstimationStalls"]
+    harness.take_over(servers=10)
+    assert harness.check(harness.facts) == []
+    assert harness.counts()["EstimationStalls"] == 0

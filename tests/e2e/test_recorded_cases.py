@@ -16,6 +16,7 @@ from tests.conformance.case import START
 from tests.conformance.case_files import find_cases
 from tests.conformance.runner import run_case
 from tests.conformance.verdict import Verdict
+from tests.e2e.this_kernel import has_iptables_rules
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +24,6 @@ CASES = Path(__file__).resolve().parents[1] / "recorded_cases"
 # Recorded without the rules of one table; canonical.py explains why.
 INCOMPLETE = ("headless-extname-selectorless", "no-clustercidr")
 _LINK = Path("/sys/class/net/kube-ipvs0")
-_TABLES = Path("/proc/net/ip_tables_names")
 _TIMEOUT_S = 20.0
 
 
@@ -52,7 +52,7 @@ def _virtual_servers() -> list[str]:
 
 _MOMENTS: dict[str, Callable[[], bool]] = {
     "kube-ipvs0 exists": _LINK.exists,
-    "iptables is being written": lambda: _TABLES.exists() and bool(_TABLES.read_text()),
+    "iptables is being written": has_iptables_rules,
 }
 
 

@@ -212,6 +212,23 @@ def test_a_family_whose_iptables_fails_is_not_usable(programs: Programs, tmp_pat
     assert message.startswith("IPv4 is not usable: xtables-legacy-multi iptables-save: exit code 3")
 
 
+@pytest.mark.parametrize(("works", "advised"), [(True, True), (False, False)])
+def test_a_kernel_without_legacy_tables_is_advised_to_use_nf_tables_if_it_has_them(
+    works: bool, advised: bool, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nf_tables, "works", lambda _: works)
+    _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
+    programs.install("iptables-legacy-restore")
+    script = programs.folder / "iptables-legacy-save"
+    script.write_text(
+        "#!/bin/sh\necho 'Cannot initialize: Table does not exist (do you need to insmod?)' >&2\nexit 1\n"
+    )
+    script.chmod(0o755)
+    (hint,) = (problem.hint for problem in probe("legacy", root=tmp_path).problems if "modprobe ip" in problem.hint)
+    assert hint.startswith("modprobe iptable_nat")
+    assert ("--iptables-flavour=nft" in hint) is advised
+
+
 @pytest.mark.usefixtures("bare_kernel")
 def test_a_family_whose_table_cannot_be_printed_is_usable_if_its_chains_can_be_listed(
     programs: Programs, tmp_path: Path
