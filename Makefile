@@ -19,7 +19,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws image-tests $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws image-tests $(KERNEL_JOBS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own k
 
 lab-kernels: ## build the lab's kernel from Debian's sources, more than twice as fast as Debian's package: make lab-kernels [KERNELS="newest 6.12"]
 	python3 -m lab build $(KERNELS)
+
+test-kernels: setup lab ## build the kernels that are missing, test on each with both iptables, write docs/support.md; slow: make test-kernels [KERNELS="5.10 6.1 6.12 newest"]
+	$(PYTHON) -m tests.support $(KERNELS)
 
 # Four jobs at a time for two CPUs: each, the lab's kernels included, uses at most one CPU, and the kernel tests wait a
 # third of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
