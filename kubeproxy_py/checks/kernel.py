@@ -83,9 +83,8 @@ def _check_estimation(kernel: KernelFacts, situation: Situation) -> Finding | No
 
 
 def _check_connection_table(kernel: KernelFacts, situation: Situation) -> Finding | None:
-    """Find a hash table that is small for the connections of IPVS, on a kernel where it does not grow."""
-    grows = "conn_lfactor" in kernel.ipvs_settings
-    if grows or kernel.connections <= CONNECTIONS_PER_BUCKET_MAX * kernel.connection_buckets:
+    """Find a hash table that is small for the connections of IPVS; where it grows (7.1), it grows to the same size."""
+    if kernel.connections <= CONNECTIONS_PER_BUCKET_MAX * kernel.connection_buckets:
         return None
     tracked = situation.facts.conntrack.count if situation.facts.conntrack else 0
     bits = min(max(kernel.connections, tracked).bit_length(), _TABLE_BITS_MAX)
@@ -93,10 +92,7 @@ def _check_connection_table(kernel: KernelFacts, situation: Situation) -> Findin
         f"{kernel.connections} connections or more are in a table of {kernel.connection_buckets} buckets, so each of "
         f"their packets is compared with more than {CONNECTIONS_PER_BUCKET_MAX} others"
     )
-    hint = (
-        f"write 'options ip_vs conn_tab_bits={bits}' to /etc/modprobe.d/ip_vs.conf and reboot; kernels with the sysctl "
-        "net.ipv4.vs.conn_lfactor enlarge it by themselves"
-    )
+    hint = f"write 'options ip_vs conn_tab_bits={bits}' to /etc/modprobe.d/ip_vs.conf and reboot"
     return Finding("ConnectionTableSmall", "IPVS connection table", message, hint)
 
 

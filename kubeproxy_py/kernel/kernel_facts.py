@@ -2,8 +2,8 @@
 
 Invariants:
 - Nothing is changed, and no kernel module is loaded by asking.
-- Connections are counted only where there may be too many for the table, and no further than that takes: before 7.1 the
-  kernel walks its table anew for each page of the list.
+- Connections are counted only where there may be too many for the table, and no further than that takes: kernels before
+  7.1 walk the table from its start for each page of the list.
 """
 
 from itertools import islice
@@ -12,7 +12,7 @@ from pathlib import Path
 from kubeproxy_py.kernel.host_probe import count_cpus, parse_version
 from kubeproxy_py.model.host_facts import CONNECTIONS_PER_BUCKET_MAX, ConntrackFacts, KernelFacts
 
-_SETTINGS = ("conn_reuse_mode", "run_estimation", "conn_lfactor")
+_SETTINGS = ("conn_reuse_mode", "run_estimation")
 _TABLE_BITS = "sys/module/ip_vs/parameters/conn_tab_bits"
 
 
@@ -28,13 +28,13 @@ def read_kernel_facts(conntrack: ConntrackFacts | None, *, legacy: bool, root: P
     buckets = 1 << bits if bits else 0
     enough = CONNECTIONS_PER_BUCKET_MAX * buckets + 1
     settings = {name: _number(root / "proc/sys/net/ipv4/vs" / name) for name in _SETTINGS}
-    may_be_full = settings["conn_lfactor"] is None and conntrack is not None and conntrack.count >= enough
+    may_be_full = buckets and conntrack is not None and conntrack.count >= enough
     return KernelFacts(
         version=parse_version(_read(root / "proc/sys/kernel/osrelease")),
         cpus=count_cpus(root),
         ipvs_settings={name: value for name, value in settings.items() if value is not None},
         connection_buckets=buckets,
-        connections=count_connections(root, enough) if buckets and may_be_full else 0,
+        connections=count_connections(root, enough) if may_be_full else 0,
         legacy=legacy,
         has_nf_tables=(root / "sys/module/nf_tables").exists(),
     )

@@ -39,7 +39,7 @@ class KernelFacts(Struct, frozen=True, gc=False, kw_only=True):
     version: tuple[int, int, int]
     cpus: int = 1
     ipvs_settings: dict[str, int] = {}  # sysctls of net/ipv4/vs by name; one that this kernel lacks is missing
-    connection_buckets: int = 0  # of the hash table of IPVS connections; 0: not known
+    connection_buckets: int = 0  # of the hash table of IPVS connections, at most; 0: not known
     connections: int = 0  # in that table, counted up to CONNECTIONS_PER_BUCKET_MAX of each bucket and one more
     legacy: bool = False  # whether the agent's rules are in legacy tables
     has_nf_tables: bool = False  # whether the module is loaded
