@@ -1,4 +1,4 @@
-# The README shows two targets: make run, make test.  `make help` lists all of them.
+# The README shows two targets: make run, make test.  `make help` lists the targets for developers.
 
 SHELL := /bin/bash
 VENV := .venv
@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws image-tests $(KERNEL_JOBS)
 
-help: ## list the targets
+help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup lab ## show a Service being served on a real kernel, from the manifest to an answered packet
