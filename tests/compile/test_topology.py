@@ -1,4 +1,4 @@
-"""Which endpoints serve: section 2 of the specification of kube-proxy's behaviour, one claim a test."""
+"""Which endpoints serve, as CategorizeEndpoints of kube-proxy's pkg/proxy/topology.go selects them; one rule a test."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A case: the objects of the API, and the kernel state that must follow; recorded or written from the specification."""
+"""A case: the objects of the API, and the kernel state that must follow; recorded or written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a spec case: a YAML file written by hand from the specification.
+"""Read a spec case: a YAML file whose expected kernel state is written by hand.
 
 An unknown key makes it malformed.  What a step does not mention is as in the stage before.
 """
@@ -26,7 +26,7 @@ CONFIG: Mapping[str, Any] = {
 """The configuration of every case, before its own fields."""
 
 _OBJECTS = ("node", "services", "slices", "raw")
-_HEAD = {"rule", "spec", "config", "before", "steps", "times"}
+_HEAD = {"rule", "upstream", "config", "before", "steps", "times"}
 _STAGE = {*_OBJECTS, "expect"}
 
 
@@ -42,7 +42,7 @@ def read_spec_case(path: Path) -> Case:
 def _case(path: Path, document: Mapping[str, Any]) -> Case:
     if unknown := set(document) - _HEAD - _STAGE:
         raise MalformedCaseError(f"unknown {', '.join(sorted(unknown))}")
-    if missing := {"rule", "spec", "expect"} - set(document):
+    if missing := {"rule", "upstream", "expect"} - set(document):
         raise MalformedCaseError(f"no {', '.join(sorted(missing))}")
     before = document.get("before")
     return Case(

@@ -16,7 +16,7 @@ from tests.conformance.objects import endpoint_slice, expand, service, words
 
 TESTS = Path(__file__).resolve().parents[1]
 SPEC_CASES = find_cases(TESTS / "spec_cases")
-MINIMAL: dict[str, Any] = {"rule": "nothing", "spec": "0", "expect": {}}
+MINIMAL: dict[str, Any] = {"rule": "nothing", "upstream": "none", "expect": {}}
 
 
 def read(folder: Path, **fields: Any) -> Case:

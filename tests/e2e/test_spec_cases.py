@@ -1,4 +1,4 @@
-"""The cases written from the specification, on a real kernel: without a restart of the agent, and with several."""
+"""The cases written by hand, on a real kernel: without a restart of the agent, and with several."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _assert_equal(verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize("path", SPEC, ids=lambda path: path.stem)
-def test_kernel_state_equals_the_specification(path: Path) -> None:
+def test_kernel_state_equals_the_expectation(path: Path) -> None:
     _assert_equal(run_without_restart(path))
 
 
@@ -42,7 +42,7 @@ def test_restarts_during_a_sync_reach_the_state_without_interruptions(path: Path
 
 _CASE: dict[str, Any] = {
     "rule": "A Service of which something else is expected differs.",
-    "spec": "none",
+    "upstream": "none",
     "services": {"web": {"ip": "10.96.99.1", "ports": [80]}},
     "slices": {"web-1": {"of": "web", "ports": [8080], "endpoints": ["10.244.1.5 node-a"]}},
     "expect": {
