@@ -15,14 +15,14 @@ from kubeproxy_py.model.events import ObjectEvent
 from kubeproxy_py.model.rows import Chain, Jump, Rows
 from kubeproxy_py.model.steps import UNDER_WAY, Outcome, Plan, StepFailure
 from kubeproxy_py.reconcile.agent import Agent
-from tests.laws.histories import batches, edits
-from tests.laws.test_every_prefix_is_legal import (
+from tests.laws.checking_kernels import (
     PacketKernel,
     agent_on,
     sync,
     wanted,
 )
-from tests.laws.test_path_does_not_matter import compiler as new_compiler
+from tests.laws.histories import batches, edits
+from tests.laws.new_compiler import new_compiler
 
 
 class LateKernel(PacketKernel):
