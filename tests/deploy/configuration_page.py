@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ KubeProxyConfiguration`) and accepts its flags. With a file, flags that have a f
 --config FILE` reports every problem of a file, and `--write-config-to FILE` writes the effective configuration.
 [differences.md](differences.md) lists where the agent reads a file differently from kube-proxy.
 
-The agent applies a changed file while it runs. *At once*: without a restart. *Restart*: the process exits with status 0
+The agent applies a changed file while it runs. *Immediately*: without a restart. *Restart*: the process exits with status 0
 and its supervisor starts it again; kernel state is left in place, so no packets are lost.
 
 ## Fields of the file
@@ -47,14 +48,15 @@ kube-proxy's file has no field for these, so they apply with a file too.
 | flag | value | default | meaning |
 |---|---|---|---|
 """
-_WHEN = {Effect.LIVE: "at once", Effect.RESTART: "restart"}
+_WHEN = {Effect.LIVE: "immediately", Effect.RESTART: "restart"}
 
 
 def page() -> str:
     """Return the page."""
     every = list(_fields(KubeProxyConfiguration))
     used = [_row(path, field) for path, field in every if EFFECTS[path] is not Effect.NONE]
-    unused = ", ".join(f"`{path}`" for path, _ in every if EFFECTS[path] is Effect.NONE)
+    names = ", ".join(f"`{path}`" for path, _ in every if EFFECTS[path] is Effect.NONE)
+    unused = textwrap.fill(names, 120, break_long_words=False, break_on_hyphens=False)
     agent = [_agent_row(flag) for flag in AGENT_FLAGS]
     return _HEAD + "\n".join(used) + "\n" + _UNUSED + unused + ".\n" + _AGENT + "\n".join(agent) + "\n"
 
