@@ -27,7 +27,7 @@ SLOWEST = (
     "test_policies.py",
     "test_source_ports.py",
     "test_d2_policy_change_under_traffic.py",
-    "test_f1_answers_that_are_no_lists.py",
+    "test_f1_malformed_list_responses.py",
     "test_flows.py",
     "test_image.py",
 )

@@ -7,7 +7,7 @@ from kubeproxy_py.model.rows import VirtualServer
 from tests.builders import name, service
 
 
-def refused(subject: str, service_text: str = "evil") -> Refusal:
+def refused(subject: str, service_text: str = "malicious") -> Refusal:
     return Refusal("AddressContested", name(service_text), subject, "not served, because", "use another")
 
 
@@ -15,7 +15,7 @@ def test_refusals_are_printed_one_line_for_each_service_and_cause() -> None:
     refusals = [refused("a:1"), refused("a:2"), refused("a:1", "worse")]
     assert refusals_text(refusals) == (
         "Refused:\n"
-        "  AddressContested: Service shop/evil: a:1, a:2: not served, because (use another)\n"
+        "  AddressContested: Service shop/malicious: a:1, a:2: not served, because (use another)\n"
         "  AddressContested: Service shop/worse: a:1: not served, because (use another)\n"
     )
 

@@ -127,7 +127,7 @@ def test_address_of_an_endpoint_is_served_but_not_bound(address: str, field: str
 
 def test_cluster_ip_is_bound_even_if_an_endpoint_has_the_address() -> None:
     of = compiler()
-    of.handle_event(SliceUpserted(endpoint_slice("evil/slice", ["10.96.0.10"])))
+    of.handle_event(SliceUpserted(endpoint_slice("malicious/slice", ["10.96.0.10"])))
     of.handle_event(TakenAddresses("gateways", {"10.96.0.10": "a gateway"}))
     compiled(service(), of=of)
     assert "10.96.0.10" in bound(of)

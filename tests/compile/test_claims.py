@@ -56,8 +56,8 @@ def external(text: str, cluster_ip: str, **fields: object) -> Service:
 def test_cluster_ip_is_served_by_its_service_whoever_else_names_it(address: str, kind: str, evil_age: float) -> None:
     ports = (port(53, "UDP"),)
     dns = service("kube-system/kube-dns", (DNS, DNS_6), ports, created_s=5.0)
-    evil = service(
-        "apps/evil",
+    malicious = service(
+        "apps/malicious",
         ("10.96.6.6", "fd00:96::66"),
         ports,
         type="LoadBalancer",
@@ -65,13 +65,13 @@ def test_cluster_ip_is_served_by_its_service_whoever_else_names_it(address: str,
         affinity_timeout_s=600,
         **{kind: (address,)},
     )
-    of = compiled(dns, evil)
+    of = compiled(dns, malicious)
     server = VirtualServer(address, 53, "UDP")
     assert pods(of, server) == {"fd00:10:244:2::0" if ":" in address else "10.244.2.0"}
     assert of.desired.rows[server].persistence_s == 0  # type: ignore[union-attr]
     assert entries(of, f"{address},udp:53") == {"KUBE-6-CLUSTER-IP" if ":" in address else "KUBE-CLUSTER-IP"}
     (refusal,) = of.refusals
-    assert (refusal.reason, refusal.service, refusal.subject) == ("AddressContested", evil.name, str(server))
+    assert (refusal.reason, refusal.service, refusal.subject) == ("AddressContested", malicious.name, str(server))
     assert "Service kube-system/kube-dns has it as its ClusterIP" in refusal.message
 
 

@@ -133,12 +133,12 @@ def test_refused_address_is_published_once_and_again_after_it_was_allowed() -> N
 
 def test_event_for_the_loser_of_an_address_names_the_holder() -> None:
     harness = WarningsHarness()
-    evil = with_external("10.96.0.53", text="evil")
-    assert harness.sync(ServiceUpserted(evil)) == []
+    malicious = with_external("10.96.0.53", text="malicious")
+    assert harness.sync(ServiceUpserted(malicious)) == []
     (event,) = harness.sync(ServiceUpserted(service("dns", ("10.96.0.53",))))
-    assert (event.reason, str(event.regarding)) == ("AddressContested", "Service shop/evil")
+    assert (event.reason, str(event.regarding)) == ("AddressContested", "Service shop/malicious")
     assert "Service shop/dns" in event.note
-    assert harness.sync(SliceUpserted(endpoint_slice("evil"))) == []
+    assert harness.sync(SliceUpserted(endpoint_slice("malicious"))) == []
 
 
 def test_many_refusals_of_one_cause_are_one_event() -> None:

@@ -49,9 +49,9 @@ def test_address_of_two_services_is_counted_for_the_first_by_name() -> None:
 
 def test_address_of_two_services_is_counted_for_the_one_that_has_it() -> None:
     dns = service("z", ("10.96.0.53",), created_s=2.0)
-    evil = service("a", ("10.96.0.66",), external_ips=("10.96.0.53", "203.0.113.1"), created_s=1.0)
+    malicious = service("a", ("10.96.0.66",), external_ips=("10.96.0.53", "203.0.113.1"), created_s=1.0)
     younger = service("b", ("10.96.0.67",), external_ips=("203.0.113.1",), created_s=3.0)
-    index = ServicePortIndex([evil, younger, dns])
+    index = ServicePortIndex([malicious, younger, dns])
     assert index.labels_of(VirtualServer("10.96.0.53", 80, "TCP")) == ("shop", "z", "", "TCP")
     assert index.labels_of(VirtualServer("203.0.113.1", 80, "TCP")) == ("shop", "a", "", "TCP")
 

@@ -25,31 +25,33 @@ DNS, DNS_6, API = "10.96.0.53", "fd00:10:96::53", "10.96.0.2"
 SHARED = "203.0.113.7"
 DNS_PORTS = [Port(53, "UDP"), Port(53, "TCP"), Port(53, "SCTP")]
 API_PORTS = [Port(443, "TCP")]
-RIGHTFUL, EVIL = "pod-b1", "pod-b2"
+LEGITIMATE, MALICIOUS = "pod-b1", "pod-b2"
 
 
-def rightful() -> list[Object]:
-    """Objects whose names sort after those of `evil`."""
+def legitimate() -> list[Object]:
+    """Objects whose names sort after those of `malicious`."""
     older = aged(service("old", "10.96.3.1", externalIPs=[SHARED]), "2025-01-01T00:00:00Z")
     return [
-        *both_families("zz-dns", [DNS, DNS_6], RIGHTFUL, DNS_PORTS),
-        *both_families("zz-api", [API], RIGHTFUL, API_PORTS),
+        *both_families("zz-dns", [DNS, DNS_6], LEGITIMATE, DNS_PORTS),
+        *both_families("zz-api", [API], LEGITIMATE, API_PORTS),
         older,
-        endpoint_slice("old", [RIGHTFUL]),
+        endpoint_slice("old", [LEGITIMATE]),
     ]
 
 
-def evil() -> list[Object]:
+def malicious() -> list[Object]:
     taking: Object = {"sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local"}
     ingress = {"loadBalancer": {"ingress": [{"ip": API}]}}
-    balanced = both_families("a-api", ["10.96.6.2"], EVIL, API_PORTS, type="LoadBalancer", **taking)
+    balanced = both_families("a-api", ["10.96.6.2"], MALICIOUS, API_PORTS, type="LoadBalancer", **taking)
     balanced[0]["status"] = ingress
     younger = aged(service("a-new", "10.96.6.3", externalIPs=[SHARED]), "2026-01-01T00:00:00Z")
     return [
-        *both_families("a-dns", ["10.96.6.1", "fd00:10:96::61"], EVIL, DNS_PORTS, externalIPs=[DNS, DNS_6], **taking),
+        *both_families(
+            "a-dns", ["10.96.6.1", "fd00:10:96::61"], MALICIOUS, DNS_PORTS, externalIPs=[DNS, DNS_6], **taking
+        ),
         *balanced,
         younger,
-        endpoint_slice("a-new", [EVIL]),
+        endpoint_slice("a-new", [MALICIOUS]),
     ]
 
 
@@ -75,8 +77,8 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = Folder(tmp_path_factory.mktemp("manifests"))
-    folder.write("rightful", rightful())
-    folder.write("evil", evil())
+    folder.write("legitimate", legitimate())
+    folder.write("malicious", malicious())
     with serving_cluster() as cluster, AgentProcess(cluster.node_a, folder.path) as agent:
         agent.wait_synced()
         yield Served(cluster, agent, folder)
@@ -86,11 +88,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.parametrize("protocol", ["udp", "tcp", "sctp"])
 @pytest.mark.parametrize("address", [DNS, DNS_6])
 def test_dns_goes_to_its_own_pods(served: Served, address: str, protocol: Protocol, client: str) -> None:
-    assert served.responders(client, protocol, address, 53) == {RIGHTFUL}
+    assert served.responders(client, protocol, address, 53) == {LEGITIMATE}
 
 
 def test_cluster_ip_that_a_load_balancer_address_names_goes_to_its_own_pods(served: Served) -> None:
-    assert served.responders("pod-a1", "tcp", API, 443) == {RIGHTFUL}
+    assert served.responders("pod-a1", "tcp", API, 443) == {LEGITIMATE}
 
 
 def test_cluster_ip_keeps_its_own_policy_and_sources(served: Served) -> None:
@@ -99,11 +101,11 @@ def test_cluster_ip_keeps_its_own_policy_and_sources(served: Served) -> None:
 
 
 def test_older_service_keeps_the_external_ip(served: Served) -> None:
-    assert served.responders("outside", "tcp", SHARED, 80) == {RIGHTFUL}
+    assert served.responders("outside", "tcp", SHARED, 80) == {LEGITIMATE}
 
 
 def test_loser_is_served_at_its_own_address_and_gets_an_event(served: Served) -> None:
-    assert served.responders("pod-a1", "udp", "10.96.6.1", 53) == {EVIL}
+    assert served.responders("pod-a1", "udp", "10.96.6.1", 53) == {MALICIOUS}
     for name, holder in (("a-dns", "zz-dns has it as its ClusterIP"), ("a-new", "old has it as an externalIP")):
         assert served.agent.wait_for(f"Service shop/{name}: AddressContested: .*Service shop/{holder}")
 
@@ -118,10 +120,10 @@ def test_status_prints_holders_and_losers(served: Served) -> None:
 
 def test_service_that_comes_later_takes_nothing_and_gets_it_when_the_holder_goes(served: Served) -> None:
     with served.agent.syncing(EVENT):
-        served.folder.delete("rightful")
-    assert served.responders("pod-a1", "tcp", DNS, 53) == {EVIL}
-    assert served.responders("outside", "tcp", SHARED, 80) == {EVIL}
+        served.folder.delete("legitimate")
+    assert served.responders("pod-a1", "tcp", DNS, 53) == {MALICIOUS}
+    assert served.responders("outside", "tcp", SHARED, 80) == {MALICIOUS}
     with served.agent.syncing(EVENT):
-        served.folder.write("rightful", rightful())
-    assert served.responders("pod-a1", "tcp", DNS, 53) == {RIGHTFUL}
-    assert served.responders("outside", "tcp", SHARED, 80) == {RIGHTFUL}
+        served.folder.write("legitimate", legitimate())
+    assert served.responders("pod-a1", "tcp", DNS, 53) == {LEGITIMATE}
+    assert served.responders("outside", "tcp", SHARED, 80) == {LEGITIMATE}

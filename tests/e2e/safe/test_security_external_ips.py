@@ -29,9 +29,9 @@ SSHD, TAKEN = 22130, 8130
 @pytest.fixture(scope="module")
 def agent_and_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentProcess, Cluster]]:
     folder = Folder(tmp_path_factory.mktemp("manifests"))
-    evil = service_with_slice("evil", "10.96.0.130", ["pod-a2"], [Port(443)], externalIPs=[BANK])
+    malicious = service_with_slice("malicious", "10.96.0.130", ["pod-a2"], [Port(443)], externalIPs=[BANK])
     node = service_with_slice("node", "10.96.0.131", ["pod-a2"], [Port(TAKEN)], externalIPs=[NODE.ipv4])
-    folder.write("services", [*evil, *node])
+    folder.write("services", [*malicious, *node])
     with (
         serving_cluster() as built,
         EchoServers([Listener("host", built.node_a, "tcp", SSHD)]),
