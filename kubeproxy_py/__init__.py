@@ -1,3 +1,3 @@
-"""kubeproxy-py: kube-proxy in IPVS mode, as a node agent of its own."""
+"""kubeproxy-py: a standalone node agent that implements kube-proxy's IPVS mode."""
 
 __version__ = "0.1.0"

@@ -88,7 +88,7 @@ def _help_text() -> str:
     """Return the help of the program, with every command."""
     commands = "\n".join(f"  {name:9} {command.summary}" for name, command in COMMANDS.items())
     return f"""\
-kube-proxy in IPVS mode, as a node agent of its own.
+A standalone node agent that implements kube-proxy's IPVS mode.
 
 Usage: {_PROGRAM} [COMMAND] [FLAGS]
 

@@ -12,12 +12,12 @@ from stat import S_ISDIR, S_ISREG
 
 from kubeproxy_py.hinted_error import HintedError
 
-_PERMISSION = "run as a user who may read it and enter its folders, or change their modes"
+_PERMISSION = "run as a user who may read it and enter its directories, or change their modes"
 _HINTS = {
     ENOENT: "check the path, and that it is mounted",
     EACCES: _PERMISSION,
     EPERM: _PERMISSION,
-    EISDIR: "name a file; a hostPath volume makes a folder where there was no file",
+    EISDIR: "name a file; a hostPath volume makes a directory where there was no file",
     ENOTDIR: "a part of the path before the last one is a file",
     ELOOP: "its symbolic links lead to each other",
     ENAMETOOLONG: "check the path",
@@ -49,7 +49,7 @@ def read_file(path: str | Path, limit: int, *, regular: bool = True) -> bytes:
     except OSError as error:
         raise UnreadableError(_message(full, error), _HINTS.get(error.errno or 0, "")) from None
     except RuntimeError:
-        raise UnreadableError("~ is the home folder of nobody here", "write the full path") from None
+        raise UnreadableError("~ is the home directory of nobody here", "write the full path") from None
     except ValueError:
         raise UnreadableError("the path has a NUL character", "check the path") from None
 
@@ -71,5 +71,5 @@ def _message(path: Path, error: OSError) -> str:
     if error.errno == EACCES:
         closed = next((folder for folder in reversed(path.parents) if not _may_enter(folder)), None)
         if closed:
-            return f"{message}: the folder {closed} may not be entered"
+            return f"{message}: the directory {closed} may not be entered"
     return message

@@ -2,7 +2,7 @@
 
 
 class HintedError(Exception):
-    """Something is wrong that an operator can mend.
+    """Something is wrong that an operator can fix.
 
     Attributes:
         message: What is wrong.

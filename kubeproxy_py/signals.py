@@ -1,7 +1,7 @@
 """Signals: a separate thread waits for those that this process handles.
 
 Invariants:
-- A signal is handled at once, no matter what the main thread does.  Python runs a signal handler only between two
+- A signal is handled immediately, no matter what the main thread does.  Python runs a signal handler only between two
   bytecodes of the main thread, so a signal that arrives just before a wait begins would be handled when that wait
   ends, which may be never.
 - Programs that this process starts inherit the blocked signals, so a signal to the process group lets them finish.

@@ -20,8 +20,8 @@ _IMPORTED_LATE = (
 )
 
 UNREADABLE = {
-    "a folder": re.escape("Is a directory (name a file; a hostPath volume makes a folder where there was no file)"),
-    "in a closed folder": r"Permission denied: the folder .*/closed may not be entered \(run as a user who may read it",
+    "a folder": re.escape("Is a directory (name a file; a hostPath volume makes a directory where there was no file)"),
+    "in a closed folder": r"Permission denied: the directory .*/closed may not be entered \(run as a user who",
     "a closed file": r"Permission denied \(run as a user who may read it",
     "below a file": r"Not a directory \(a part of the path before the last one is a file\)",
     "a link to itself": r"Too many levels of symbolic links \(its symbolic links lead to each other\)",

@@ -23,7 +23,7 @@ _NODE_PORTS = (30000, 32767)  # the default range; ports of Services in general 
 
 
 class Verdict(Enum):
-    """What becomes of a packet in a chain."""
+    """The verdict on a packet in a chain."""
 
     ACCEPT = "accepted, or possibly accepted"
     DROP = "dropped or rejected"
@@ -59,7 +59,7 @@ class _Rule(Struct, frozen=True, gc=False):
 
 
 def judge(chain: str, chains: Chains, packets: Packets) -> tuple[Verdict, str]:
-    """Return what becomes of *packets* in the built-in *chain*, and the rule or policy that drops it."""
+    """Return the verdict on *packets* in the built-in *chain*, and the rule or policy that drops it."""
     facts = chains.get(chain)
     if facts is None:
         return Verdict.PASS, ""

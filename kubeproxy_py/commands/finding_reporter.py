@@ -42,7 +42,7 @@ class FindingReporter:
         for key, finding in self._known.items():
             if key not in found:
                 details = values(reason=finding.reason, subject=finding.subject)
-                log.info("A finding about this host is over", extra=details)
+                log.info("Host finding resolved", extra=details)
         self._known = found
 
     def report_once(self, finding: Finding) -> None:

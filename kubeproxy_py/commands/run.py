@@ -28,7 +28,7 @@ _TERMINATION = (signal.SIGTERM, signal.SIGINT)
 def run(loaded: "LoadedConfig", config_input: "ConfigInput") -> int:
     """Run the proxy, and return the exit status.
 
-    SIGTERM and SIGINT end the process at once and leave kernel state in place. SIGHUP reads the configuration file
+    SIGTERM and SIGINT end the process immediately and leave kernel state in place. SIGHUP reads the configuration file
     again; without a file it ends the process, as it ends kube-proxy.
 
     Raises:
@@ -84,7 +84,7 @@ def _prepare(loaded: "LoadedConfig") -> tuple[HostPlatform, Rows]:
 
 
 def _exit(notifier: SystemdNotifier, number: signal.Signals) -> None:
-    """End the process at once: after any part of a plan the kernel forwards traffic, so there is nothing to finish."""
+    """End the process immediately: after any part of a plan the kernel forwards traffic; nothing is to be finished."""
     log.info("Received %s, exiting; kernel state is left in place", number.name)
     try:
         notifier.stopping()

@@ -37,7 +37,7 @@ _USE_ANOTHER = "give the Service an address that no machine has"
 
 
 class Binding(Struct, frozen=True, gc=False):
-    """What becomes of one address of a Service."""
+    """The decision for one address of a Service."""
 
     kind: FrontendKind
     address: IP
@@ -49,7 +49,7 @@ class Binding(Struct, frozen=True, gc=False):
 def bind(
     service: ServiceName, kind: FrontendKind, address: IP, context: NodeContext, taken: Taken = NOTHING_TAKEN
 ) -> Binding:
-    """Return what becomes of *address*, which *service* has as an address of *kind*."""
+    """Return the decision for *address*, which *service* has as an address of *kind*."""
     if kind is FrontendKind.NODE_PORT:  # an address of this node
         return Binding(kind, address, is_bound=False)
     if use := special_use(address) or ("broadcast" if address in context.broadcast_addresses else ""):
@@ -60,7 +60,7 @@ def bind(
         return Binding(kind, address)
     if address in context.foreign_addresses.get(family_of(address), ()):  # it stays on its interface
         return Binding(kind, address, is_bound=False)
-    if owner := taken.by_whom(address):
+    if owner := taken.owner_text(address):
         message = f"not bound to kube-ipvs0, because it is {owner}"
         refusal = Refusal(ADDRESS_IN_USE, service, address, message, _USE_ANOTHER)
         return Binding(kind, address, is_bound=False, refusal=refusal)

@@ -6,7 +6,7 @@ and on the load balancer addresses that this node itself may not use.
 Invariants:
 - A rule is the text that ``iptables-save`` prints, so a chain that was read compares equal with the one written.
 - A rule that needs a match or target which the kernel lacks is left out or simplified by itself, and never so that a
-  Service is open to whom it is closed with it (model/extensions.py).
+  Service admits clients that it should reject (model/extensions.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

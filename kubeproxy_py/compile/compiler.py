@@ -86,7 +86,7 @@ class Compiler:
         try:
             for name in names:
                 changed += self._compile_guarded(name)
-        finally:  # after an error outside of the guard, the others are still dirty, and this one is not met again
+        finally:  # after an error outside of the guard, the others are still dirty, and this one is not retried
             self.cluster.dirty.update(dict.fromkeys(names))
         return changed + self._compile_base_and_chains()
 
@@ -118,7 +118,7 @@ class Compiler:
             self.cluster.mark_all_dirty()
 
     def _update_claims(self) -> None:
-        """Settle who holds each frontend; also make those Services dirty that gained or lost one to a dirty one."""
+        """Decide which Service holds each frontend; make those dirty, too, that gained or lost one to a dirty one."""
         tried_again = (name for name in self.cluster.dirty if name in self._unclaimed)
         names = iter(list(dict.fromkeys((*self.cluster.moved, *tried_again))))
         self.cluster.moved.clear()

@@ -44,11 +44,11 @@ class Frontend(Struct, frozen=True, gc=False):
 
 
 Placement = tuple[tuple[Family, tuple[Binding, ...]], ...]
-"""What becomes of each address of a Service, by family."""
+"""The decisions for the addresses of a Service, by family."""
 
 
 def place(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) -> Placement:
-    """Return what becomes of the addresses of *service*; nothing if another proxy serves it.
+    """Return the decisions for the addresses of *service*; none if another proxy serves it.
 
     Without a ClusterIP in a family, the Service does not exist in that family at all, as in kube-proxy.
     """

@@ -28,7 +28,7 @@ class Taken:
         self._reports: dict[str, TakenAddresses] = {}  # by source, in order of their names
         self.api_servers: frozenset[VirtualServer] = frozenset()  # where this agent reaches the API server
 
-    def by_whom(self, address: IP, *, besides: str = "") -> str:
+    def owner_text(self, address: IP, *, besides: str = "") -> str:
         """Return whose *address* is, in words; "" if it is not taken, or if only the source *besides* says so."""
         for report in self._reports.values():
             if report.source == besides:
@@ -66,17 +66,17 @@ class Taken:
         return changed
 
     def replace_report(self, report: TakenAddresses) -> list[IP]:
-        """Replace what the source of *report* reported; return the addresses of which ``by_whom`` changed."""
+        """Replace what the source of *report* reported; return the addresses of which ``owner_text`` changed."""
         before = self._reports.get(report.source)
         concerned = dict.fromkeys((*(_reported(before) if before else ()), *_reported(report)))
-        owners = {address: self.by_whom(address) for address in concerned}
+        owners = {address: self.owner_text(address) for address in concerned}
         self._reports = dict(sorted({**self._reports, report.source: report}.items()))
         self.api_servers = frozenset(
             VirtualServer(socket.address, socket.port, "TCP")
             for known in self._reports.values()
             for socket in known.api_servers
         )
-        return [address for address, owner in owners.items() if self.by_whom(address) != owner]
+        return [address for address, owner in owners.items() if self.owner_text(address) != owner]
 
 
 def _reported(report: TakenAddresses) -> Iterator[IP]:

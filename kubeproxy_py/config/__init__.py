@@ -2,5 +2,5 @@
 
 Invariants:
 - A value from this package is complete and valid; no other package validates it again.
-- Every problem is reported at once, each with the field's path or the flag as the operator wrote it.
+- All problems are reported together, each with the field's path or the flag as the operator wrote it.
 """

@@ -1,4 +1,4 @@
-"""Errors of a configuration that cannot be used, with every problem at once."""
+"""Errors of a configuration that cannot be used, with all problems together."""
 
 from collections.abc import Sequence
 from reprlib import Repr

@@ -163,7 +163,7 @@ INTERFACE = FieldType("NAME", read_text, _check_interface)
 
 def _check_node_name(name: str) -> None:
     if not name.strip():
-        raise InvalidValue("only blanks", "the name of this node's Node object")
+        raise InvalidValue("only whitespace", "the name of this node's Node object")
 
 
 NODE_NAME = FieldType("NAME", read_text, _check_node_name)

@@ -3,7 +3,7 @@
 Invariants:
 - With ``--config`` the file is used, except for the host name, the log flags (kube-proxy's precedence) and the flags
   that the file has no field for. Without a file, flags override the defaults.
-- Every problem is raised at once; everything else that the operator should know is a warning.
+- All problems are raised together; everything else that the operator should know is a warning.
 - Only ``read_file`` does I/O, so a caller that keeps the ConfigInput can load again when the file has changed.
 """
 

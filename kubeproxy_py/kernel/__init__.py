@@ -36,7 +36,7 @@ from kubeproxy_py.net import IP, Family
 
 
 class Scope(Struct, frozen=True, gc=False):
-    """A part of kernel state that is read at once: one ipset, one iptables table, all virtual servers, ...
+    """A part of kernel state that is read in one request: one ipset, one iptables table, all virtual servers, ...
 
     Scopes do not overlap, and together they contain every row.
     """

@@ -50,7 +50,7 @@ def missing_by_family(
 
 
 def askable_extensions(kernel_version: tuple[int, int, int], root: Path) -> list[Extension]:
-    """Return the extensions that the kernel can be asked for without changing what packets meet.
+    """Return the extensions that the kernel can be asked for without changing what happens to packets.
 
     Before Linux 5.1 xt_physdev loads br_netfilter, after which bridged packets pass iptables.  Only a rule that needs
     it may cause that, so there it is taken to exist.

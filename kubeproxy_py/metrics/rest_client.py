@@ -63,7 +63,7 @@ class RestClientMetrics(ClientMetrics):
         self._last_heard_s[feed] = self._clock()
 
     def list_doubted(self, feed: Feed) -> None:
-        """Record that a list is not believed before a second one says the same."""
+        """Record that a list is not accepted before a second one confirms it."""
         self._registry.inc("kubeproxy_ipvs_doubted_lists_total", _RESOURCES[feed])
 
     def collect(self) -> Iterator[MetricFamily]:

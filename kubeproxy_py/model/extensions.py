@@ -2,9 +2,9 @@
 
 Invariants:
 - Every extension that compile/chains.py writes is listed; ACCEPT, DROP and RETURN are no extensions.
-- A rule that the kernel cannot have is left out or simplified by itself (compile/chains.py), if that leaves no Service
-  open to whom it is closed.  An extension without which that is not possible has no text in ``without``: the chains
-  that need it fail, and what they protect waits for them.
+- A rule that the kernel cannot have is left out or simplified by itself (compile/chains.py), if no Service admits
+  clients then that it should reject.  An extension without which that is not possible has no text in ``without``: the
+  chains that need it fail, and what they protect waits for them.
 """
 
 import re

@@ -163,7 +163,7 @@ IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (
     NODE_PORT_SCTP,
     NODE_PORT_LOCAL_SCTP,
     HEALTH_CHECK_NODE_PORT,
-    IPVS_IPS,  # last: a packet meets its REJECT only where the sets above do not name the service port
+    IPVS_IPS,  # last: a packet matches its REJECT only where the sets above do not name the service port
 )
 
 MARK_MASQ_CHAIN = "KUBE-MARK-MASQ"

@@ -2,7 +2,7 @@
 
 An earlier process, or kube-proxy, may have bound the API server's address as an external address of a Service, or made
 a virtual server there, which gets this node's own connections even if the address is not bound.  Then every connection
-to it ends on this node, and the change of the Service that would mend it can never arrive.
+to it ends on this node, and the change of the Service that would fix it can never arrive.
 
 Invariants:
 - A ClusterIP stays: the API server may be reached by that of Service default/kubernetes.

@@ -1,12 +1,12 @@
 """Which steps wait for which rows: a failure affects only its row and the rows that depend on it.
 
 A row can depend on another because the kernel refuses it otherwise (an entry on its set, a jump on its chain), or
-because a packet would meet less than is configured for it:
+because less than is configured would apply to a packet:
 
-- An address is not bound, and a virtual server that can be reached is not created, before what protects it stands: the
-  chains and jumps of its family that masquerade and that hide host ports, its set entries with the rules that match on
-  them, and with source ranges those of the firewall.  What exists already stays.
-- A real server does not come while its frontend is exempt from masquerading and should not be, or lacks an entry that
+- An address is not bound, and a virtual server that can be reached is not created, before what protects it is in
+  place: the chains and jumps of its family that masquerade and that hide host ports, its set entries with the rules
+  that match on them, and with source ranges those of the firewall.  What exists already stays.
+- A real server is not added while its frontend is exempt from masquerading and should not be, or lacks an entry that
   masquerades or closes it: its virtual server may be one that stays while its frontend moves to another set or
   Service.  No frontend becomes exempt while real servers that should leave are still there.
 - What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there.

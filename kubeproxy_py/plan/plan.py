@@ -1,8 +1,8 @@
 """Compare desired with actual rows and return the least steps that change one into the other, in a safe order.
 
 Invariants:
-- Every prefix of a plan is legal in the kernel, and after it no packet meets an incomplete Service.  So kinds of rows
-  are created in BUILD_ORDER, in which what a packet meets first comes last, and deleted in the reverse order.
+- Every prefix of a plan is legal in the kernel, and after it no packet reaches an incomplete Service.  So kinds of rows
+  are created in BUILD_ORDER, in which what a packet traverses first comes last, and deleted in the reverse order.
 - Additions precede deletions: a virtual server whose real servers change always has one of them.  Entries that exempt a
   frontend from masquerading are the exception: they go before real servers come, and come after real servers went
   (set_roles.py).

@@ -8,7 +8,7 @@ Linux neither swaps nor renames sets of different types, and does not destroy a 
    placeholder is deleted.
 
 Invariants:
-- No packet meets a rule without its set, or a set without its entries.
+- No packet traverses a rule without its set, or a set without its entries.
 - Each half is an ordinary plan, so each prefix of both is as legal as that of any plan.
 - A process that is killed in between leaves a placeholder.  It is read as a row that is not desired, and is deleted as
   soon as no rule refers to it.

@@ -1,4 +1,4 @@
-"""What an entry of each set does to the packets of its frontend, which decides when it may come and go.
+"""What an entry of each set does to the packets of its frontend, which decides when it may be added and deleted.
 
 A packet that is forwarded to an endpoint on another node must be masqueraded, because its answer would not return
 through this node.  With a traffic policy of Local there are no such endpoints, and clients keep their address.
@@ -56,7 +56,7 @@ _FIREWALL = (
 
 ENTRY_ORDER: tuple[IpsetDefinition, ...] = (
     *_FIREWALL,
-    # IPVS-IPS is last: a packet meets its REJECT unless another set admits it.
+    # IPVS-IPS is last: a packet matches its REJECT unless another set admits it.
     *(definition for definition in kube_names.IPSET_DEFINITIONS if definition not in _FIREWALL),
 )
 """The order in which entries are added, and the reverse of that in which they are deleted."""

@@ -285,4 +285,4 @@ def warn_if_node_is_missing(compiler: Compiler) -> None:
     if context.needs_node:
         log.warning("Node not found; assuming these IPs and no zone", extra=details)
     else:
-        log.info("No Node among the manifests; this host's own name and addresses serve", extra=details)
+        log.info("No Node among the manifests; using this host's own name and addresses", extra=details)

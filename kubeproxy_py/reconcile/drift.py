@@ -41,7 +41,7 @@ class Drift:
         self.repaired: Counter[str] = Counter()
         self.disputed = 0  # times that a row became disputed
         self._unrepaired: set[Key] = set()
-        self._times: dict[Key, tuple[int, float]] = {}  # how often each row drifted in a row, and when last
+        self._times: dict[Key, tuple[int, float]] = {}  # how often each row drifted consecutively, and when last
         self._disputed: dict[Key, None] = {}  # since pop_disputed was called last
 
     def record(self, keys: Iterable[Key], now_s: float) -> None:
@@ -52,7 +52,7 @@ class Drift:
         self._unrepaired |= drifted.keys()
 
     def pop_disputed(self) -> list[Key]:
-        """Return the rows that since the last call drifted for the DISPUTED_TIMES-th time in a row."""
+        """Return the rows that since the last call drifted for the DISPUTED_TIMES-th consecutive time."""
         disputed, self._disputed = list(self._disputed), {}
         return disputed
 

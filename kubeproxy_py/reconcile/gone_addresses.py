@@ -1,4 +1,4 @@
-"""GoneAddresses: addresses of this host that vanished a moment ago, and are treated as present until they are due.
+"""GoneAddresses: addresses of this host that vanished a moment ago, and are treated as present until they expire.
 
 DHCP renewals, network managers and failovers delete an address and add it again within a second.  The virtual servers
 of NodePorts at an address that is gone do no harm, since no packet reaches them; deleting them resets their
@@ -13,7 +13,7 @@ from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import IP
 
 GRACE_S = 30.0
-"""How long an address stays that is gone."""
+"""The grace period of an address that is gone."""
 
 _NEVER_SERVED = ("127.", "::1", "fe80:")
 
@@ -24,11 +24,11 @@ class GoneAddresses:
     def __init__(self, grace_s: float = GRACE_S) -> None:
         self._grace_s = grace_s
         self._present: tuple[HostAddress, ...] = ()
-        self._due_s: dict[HostAddress, float] = {}  # when each gone address is over
+        self._due_s: dict[HostAddress, float] = {}  # when each gone address expires
 
     @property
     def due_s(self) -> float:
-        """When the next gone address is over."""
+        """When the next gone address expires."""
         return min(self._due_s.values(), default=NEVER)
 
     @property
@@ -50,7 +50,7 @@ class GoneAddresses:
         return set(filter(_may_serve, before)) != set(filter(_may_serve, present))
 
     def expire(self, now_s: float) -> bool:
-        """Drop the gone addresses that are over; return whether there were any."""
+        """Drop the gone addresses that have expired; return whether there were any."""
         return self._drop({host.address for host, due_s in self._due_s.items() if due_s <= now_s})
 
     def drop_needed(self, desired: Rows) -> bool:

@@ -4,7 +4,7 @@ Only addresses of networks in which this node has an address are asked for; noth
 answer means is decided in compile/neighbours.py.
 
 Invariants:
-- Nothing waits but the address itself, for at most WAIT_S; who does not answer within it is not there.
+- Nothing waits but the address itself, for at most WAIT_S; a neighbour that does not answer within it is absent.
 - An address that was bound once, or was found bound at start, is not asked for again for as long as it is desired.
 - An address that is another machine's is reported (TakenAddresses), and asked for again from time to time.
 """
@@ -155,7 +155,7 @@ class NeighbourCheck:
     def _find_owners(self, neighbours: Collection[Neighbour]) -> dict[IP, Neighbour]:
         asked = {key.address for keys in (self._waiting, self._owned, self._free) for key in keys}
         taken = self._compiler.cluster.taken
-        known = {address for address in asked if taken.by_whom(address, besides=SOURCE)}
+        known = {address for address in asked if taken.owner_text(address, besides=SOURCE)}
         return find_owners(asked, neighbours, known)
 
     def _answers(self, questions: Iterable[_Question | _Owned]) -> tuple[Neighbour, ...]:

@@ -77,7 +77,7 @@ class StaleFlowCleaner:
                 message = "Failed to list UDP flows; flows to removed endpoints remain until they time out"
                 log.warning(message, extra=values(err=str(error)))
             return None
-        except Exception:  # a bug that one flow triggers must not stop the sync, nor be met again
+        except Exception:  # a bug that one flow triggers must not stop the sync, nor occur again
             log.exception(
                 "Internal error while deleting UDP flows (please report); stale ones stay until they time out"
             )

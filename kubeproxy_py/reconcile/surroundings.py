@@ -58,7 +58,7 @@ class Surroundings:
     def read_addresses(self, now_s: float) -> None:
         """Read the addresses of this host; if they changed, the gateways are read a moment later.  Raises KernelError.
 
-        The link-local addresses of pods' interfaces, which come and go with each pod, do not count.
+        The link-local addresses of pods' interfaces, which are added and deleted with each pod, do not count.
         """
         if self._gone.update(self._kernel.host_addresses(), now_s):
             self._gateways_due_s = min(self._gateways_due_s, now_s + _AFTER_CHANGE_S)

@@ -28,7 +28,7 @@ REPEAT_S = 60.0  # the shortest time between two lines about the same rows that 
 
 
 _FAILED = logging.ERROR, "Failed to apply a row, it will be retried: %s"
-_UNDER_WAY = logging.WARNING, "iptables takes long; what needs these rules waits, everything else goes on: %s"
+_UNDER_WAY = logging.WARNING, "iptables is slow; changes that need these rules are delayed, all others proceed: %s"
 
 
 class SyncLog:

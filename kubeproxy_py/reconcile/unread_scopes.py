@@ -38,8 +38,8 @@ class UnreadScopes:
             return
         self._errors[scope] = text
         log.error(
-            "Failed to read a part of kernel state; all others are served and compared, and what is wanted in this one "
-            "is written without knowing what is there",
+            "Failed to read a part of kernel state; all others are served and compared, and its desired rows "
+            "are written without comparison",
             extra=values(scope=scope, err=text),
         )
 

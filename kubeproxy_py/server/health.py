@@ -5,7 +5,7 @@ to restart the process (/livez), and a rollout whether to go on (/readyz).
 
 Invariants:
   - The responses are kube-proxy's byte for byte, and /readyz, which it does not have, is in the same form.
-  - /livez fails only if the loop hangs: a restart mends nothing else.  /readyz fails as long as a family lacks what
+  - /livez fails only if the loop hangs: a restart fixes nothing else.  /readyz fails as long as a family lacks what
     protects its addresses, which nobody would see otherwise.
   - Health is judged at each request from the last state that the loop published, so a loop that hangs while work is
     pending is detected.

@@ -141,7 +141,7 @@ class HttpServer:
                     self._call(call)
 
     def _call(self, call: Callable[[], None]) -> None:
-        """Call *call*; log a failure and go on: who gets no answer to a health check kills the process."""
+        """Call *call*; log a failure and go on: a prober that gets no answer kills the process."""
         try:
             call()
         except Exception:
@@ -190,7 +190,7 @@ class HttpServer:
         except OSError:
             self._disconnect(client)
         except Exception:
-            self._disconnect(client)  # what it sent triggered a bug: it must not be met again
+            self._disconnect(client)  # what it sent triggered a bug: it must not be encountered again
             raise
 
     def _receive(self, client: _Client) -> None:

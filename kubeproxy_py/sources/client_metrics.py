@@ -37,7 +37,7 @@ class ClientMetrics:
         """
 
     def list_doubted(self, feed: Feed) -> None:
-        """Record that a list is not believed before a second one says the same."""
+        """Record that a list is not accepted before a second one confirms it."""
 
 
 NULL_CLIENT_METRICS = ClientMetrics()

@@ -66,7 +66,7 @@ def test_end_of_a_finding_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     harness.check(FULL)
     with caplog.at_level(logging.INFO):
         harness.check(EMPTY)
-    assert [record.message for record in caplog.records] == ["A finding about this host is over"]
+    assert [record.message for record in caplog.records] == ["Host finding resolved"]
 
 
 def test_metric_counts_findings_by_reason_and_shows_zeros() -> None:

@@ -61,7 +61,7 @@ def test_rival_is_reported_once_and_its_end_is_logged(host: Host, caplog: pytest
     begin, end = caplog.records
     assert begin.levelname == "WARNING"
     assert begin.message.startswith("Node node-a: AnotherServiceProxy: kube-proxy (pid 12)")
-    assert (end.levelname, end.message) == ("INFO", "A finding about this host is over")
+    assert (end.levelname, end.message) == ("INFO", "Host finding resolved")
 
 
 def test_a_proxy_in_another_network_namespace_is_no_rival(host: Host) -> None:

@@ -236,6 +236,6 @@ def test_taken_words_of_a_report_come_before_those_of_an_endpoint() -> None:
     taken = Taken()
     taken.start(())
     taken.replace_slice(None, endpoint_slice("web", [GATEWAY]))
-    assert taken.by_whom(GATEWAY) == "the address of an endpoint"
+    assert taken.owner_text(GATEWAY) == "the address of an endpoint"
     assert taken.replace_report(TakenAddresses("gateways", {GATEWAY: "a gateway"})) == [GATEWAY]
-    assert taken.by_whom(GATEWAY) == "a gateway"
+    assert taken.owner_text(GATEWAY) == "a gateway"

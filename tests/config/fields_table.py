@@ -47,7 +47,7 @@ ROWS = (
     Row("logging.options.text.infoBufferSize", "0", "64Mi", "64Mi", "big", "'big' is not a quantity (such as 0 or"),
     boolean("logging.options.json.splitStream"),
     Row("logging.options.json.infoBufferSize", "0", 4096, "4096", "-1", "'-1' is not a quantity"),
-    Row("hostnameOverride", "", "Node-A", "Node-A", "  ", "only blanks (the name of this node's Node object)"),
+    Row("hostnameOverride", "", "Node-A", "Node-A", "  ", "only whitespace (the name of this node's Node object)"),
     Row("bindAddress", "0.0.0.0", "192.168.3.10", "192.168.3.10", "eth0", "'eth0' is not an IP address (such as"),
     Row(
         "healthzBindAddress",

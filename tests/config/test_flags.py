@@ -38,7 +38,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "kube-api-content-type": ("application/json", "application/json", "", ""),
     "kube-api-qps": ("0.5", 0.5, "x", "expected a number, got 'x'"),
     "kube-api-burst": ("7", 7, "-1", "-1 is out of range"),
-    "hostname-override": ("b", "b", "  ", "only blanks"),
+    "hostname-override": ("b", "b", "  ", "only whitespace"),
     "bind-address": ("10.0.0.1", "10.0.0.1", "host", "'host' is not an IP address"),
     "healthz-bind-address": ("10.0.0.1", SocketAddress("10.0.0.1", 10256), ":1", "the host '' is not an IP address"),
     "metrics-bind-address": ("[::]:1", SocketAddress("::", 1), "1.1.1.1:0", "the port '0' is not in 1-65535"),

@@ -23,8 +23,8 @@ KubeProxyConfiguration`) and accepts its flags. With a file, flags that have a f
 --config FILE` reports every problem of a file, and `--write-config-to FILE` writes the effective configuration.
 [differences.md](differences.md) lists where the agent reads a file differently from kube-proxy.
 
-The agent applies a changed file while it runs. *Immediately*: without a restart. *Restart*: the process exits with status 0
-and its supervisor starts it again; kernel state is left in place, so no packets are lost.
+The agent applies a changed file while it runs. *Immediately*: without a restart. *Restart*: the process exits with
+status 0 and its supervisor starts it again; kernel state is left in place, so no packets are lost.
 
 ## Fields of the file
 

@@ -123,7 +123,7 @@ def test_dropped_notifications_are_logged_at_most_once_a_minute(
     ]
 
 
-def test_a_notification_of_another_process_is_not_believed(opened: Opened, monitor: AddressMonitor) -> None:
+def test_a_notification_of_another_process_is_not_accepted(opened: Opened, monitor: AddressMonitor) -> None:
     opened.sockets[0].send(NEW_ADDRESS, sender=4711)
     assert opened.next_change() == EVERYTHING
 

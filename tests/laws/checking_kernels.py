@@ -1,7 +1,7 @@
 """Kernels that check the law after every step, and agents on them.
 
-They check that the kernel accepts its state, and that no packet meets an incomplete Service; packets.py evaluates what
-packets meet and knows nothing of the planner.
+They check that the kernel accepts its state, and that no packet reaches an incomplete Service; packets.py evaluates
+what happens to packets and knows nothing of the planner.
 """
 
 import re
@@ -207,7 +207,7 @@ HOST_PORT = 22
 
 
 class PacketKernel(CheckingKernel):
-    """Checks what packets meet after every step, compared with what they meet before the sync and what they should."""
+    """Checks what happens to packets after every step, compared with before the sync and with what should happen."""
 
     def __init__(self) -> None:
         super().__init__()

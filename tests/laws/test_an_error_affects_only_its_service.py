@@ -1,4 +1,4 @@
-"""Law 5, in the compiler: a Service that brings out a bug keeps its last rows, and all others follow.
+"""Law 5, in the compiler: a Service that triggers a bug keeps its last rows, and all others follow.
 
 Where another Service is served by now, it keeps none.
 """

@@ -1,9 +1,9 @@
-"""Law 2: after any step of any plan the kernel accepts its state, and no packet meets an incomplete Service.
+"""Law 2: after any step of any plan the kernel accepts its state, and no packet reaches an incomplete Service.
 
 A crash there is repaired by planning again.  The kernel is MemoryKernel, which refuses what Linux refuses.  After every
 single step the rows are compared with those desired before and after the plan, and the process may die before any step.
-Any kind of step may also fail until further notice; what packets meet is evaluated by packets.py, which knows nothing
-of the planner.
+Any kind of step may also fail until further notice; what happens to packets is evaluated by packets.py, which knows
+nothing of the planner.
 """
 
 import re
@@ -92,26 +92,26 @@ pauses = st.lists(st.sampled_from([0.1, 61.0]), min_size=5, max_size=5)
 
 
 @given(history=batches, failing_in=faults, pauses_s=pauses)
-def test_no_packet_meets_an_incomplete_service_whatever_fails(
+def test_no_packet_reaches_an_incomplete_service_whatever_fails(
     history: list[list[ObjectEvent]], failing_in: list[list[str]], pauses_s: list[float]
 ) -> None:
     sync_with_faults(history, failing_in, pauses_s)
 
 
 @given(history=moves)
-def test_no_client_meets_a_gap_when_a_frontend_moves(history: list[list[ObjectEvent]]) -> None:
+def test_no_client_notices_a_gap_when_a_frontend_moves(history: list[list[ObjectEvent]]) -> None:
     sync_with_faults(history, [[]] * len(history), [0.1] * len(history))
 
 
 @given(history=edits, failing_in=faults, pauses_s=pauses)
-def test_no_client_of_a_service_meets_a_gap_when_it_is_edited_whatever_fails(
+def test_no_client_of_a_service_notices_a_gap_when_it_is_edited_whatever_fails(
     history: list[list[ObjectEvent]], failing_in: list[list[str]], pauses_s: list[float]
 ) -> None:
     sync_with_faults(history, failing_in, pauses_s)
 
 
 @given(history=edits)
-def test_no_client_of_a_service_meets_a_gap_when_it_is_edited(history: list[list[ObjectEvent]]) -> None:
+def test_no_client_of_a_service_notices_a_gap_when_it_is_edited(history: list[list[ObjectEvent]]) -> None:
     sync_with_faults(history, [[]] * len(history), [0.1] * len(history))
 
 

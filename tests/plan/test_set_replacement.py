@@ -1,4 +1,4 @@
-"""Recreating a set of another type while rules refer to it: no packet meets a gap at any step."""
+"""Recreating a set of another type while rules refer to it: no packet is lost in a gap at any step."""
 
 from collections.abc import Iterator
 

@@ -21,7 +21,7 @@ def test_at_most_the_limit_is_read(tmp_path: Path) -> None:
 
 
 def test_the_home_folder_of_nobody_is_named() -> None:
-    with pytest.raises(UnreadableError, match="the home folder of nobody here"):
+    with pytest.raises(UnreadableError, match="the home directory of nobody here"):
         read_file("~no-such-user/config", 10)
 
 

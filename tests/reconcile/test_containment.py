@@ -1,4 +1,4 @@
-"""One object, or one report, that brings out a bug does not stop the sync of the others."""
+"""One object, or one report, that triggers a bug does not stop the sync of the others."""
 
 import logging
 from collections.abc import Iterator

@@ -78,4 +78,4 @@ def test_a_family_is_unprotected_while_a_chain_or_jump_that_protects_addresses_i
     hides = Chain("IPv6", "filter", "KUBE-IPVS-FILTER")
     harmless = Chain("IPv6", "filter", "KUBE-FORWARD")
     assert unprotected_families([portals, hides, harmless, A], {A}) == {"IPv4", "IPv6"}
-    assert unprotected_families([portals, harmless], {portals}) == frozenset(), "its update is pending: it stands"
+    assert unprotected_families([portals, harmless], {portals}) == frozenset(), "its update is pending: it is in place"

@@ -76,7 +76,7 @@ def test_an_error_affects_only_its_row_which_is_retried_with_backoff() -> None:
     assert harness.applied_steps() == [("add", POD)]
 
 
-def test_an_address_waits_for_its_protection_and_is_bound_as_soon_as_that_stands() -> None:
+def test_an_address_waits_for_its_protection_and_is_bound_as_soon_as_that_is_in_place() -> None:
     harness = AgentHarness()
     chain = Chain("IPv4", "nat", "KUBE-POSTROUTING")
     harness.kernel.fault = lambda step: EBUSY if step.key == chain else 0
@@ -102,7 +102,7 @@ def test_a_new_service_waits_for_a_chain_that_failed_in_an_earlier_sync() -> Non
     assert Address("10.96.0.10") in harness.kernel.rows
 
 
-def test_a_chain_whose_first_step_succeeds_and_second_waits_is_believed_as_it_is() -> None:
+def test_a_chain_whose_first_step_succeeds_and_second_waits_is_accepted_as_it_is() -> None:
     harness = AgentHarness()
     external, balanced = ("203.0.113.7",), ("203.0.113.9",)
     harness.handle(ServiceUpserted(service(type="LoadBalancer", external_ips=external)))

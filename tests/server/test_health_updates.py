@@ -1,4 +1,4 @@
-"""HealthUpdates: which reports of the loop count as a sync, and what becomes of the health state."""
+"""HealthUpdates: which reports of the loop count as a sync, and how they change the health state."""
 
 from __future__ import annotations
 

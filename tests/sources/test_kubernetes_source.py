@@ -369,7 +369,7 @@ def relist_with(server: ApiServer, raw: bytes) -> None:
     server.close_connections()
 
 
-def test_empty_list_is_believed_after_a_second_one(server: ApiServer, start_source: Any, event_log: EventLog) -> None:
+def test_empty_list_is_accepted_after_a_second_one(server: ApiServer, start_source: Any, event_log: EventLog) -> None:
     doubts: list[Doubt] = []
     metrics = HeardFeeds()
     server.apply(service("first"))

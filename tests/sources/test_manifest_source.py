@@ -77,7 +77,7 @@ def test_folder_that_is_mounted_late_is_read_before_it_counts_as_empty(
     source.stop()
 
 
-def test_folder_is_not_believed_while_its_first_file_is_being_written(
+def test_folder_is_not_accepted_while_its_first_file_is_being_written(
     tmp_path: Path, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manifest_source, "POLL_PERIOD_S", 0.05)

@@ -500,7 +500,7 @@ def test_too_many_files_are_a_problem(directory: Path, monkeypatch: pytest.Monke
     for name in "abc":
         (directory / f"{name}.yaml").write_text(text_of(service(name)))
     assert poll_new_source(directory) == [
-        f"! manifest folder {directory}: contains 2 files or more (the first ones by name are used)",
+        f"! manifest directory {directory}: contains 2 files or more (the first ones by name are used)",
         "+ shop/a 80",
         "+ shop/b 80",
     ]
@@ -514,9 +514,9 @@ def test_dangling_link_is_ignored(directory: Path) -> None:
 
 def test_missing_folder_is_reported_once_and_not_synced(tmp_path: Path) -> None:
     source = folder(tmp_path / "none")
-    where = f"manifest folder {tmp_path / 'none'}"
+    where = f"manifest directory {tmp_path / 'none'}"
     assert summary(source.poll()) == [
-        f"! {where}: cannot be read: No such file or directory (mount it, or set --manifests to another folder)"
+        f"! {where}: cannot be read: No such file or directory (mount it, or set --manifests to another directory)"
     ]
     assert source.poll() == []
     (tmp_path / "none").mkdir()
@@ -663,7 +663,7 @@ def test_read_once_returns_all_events_without_a_thread(directory: Path) -> None:
 
 def test_read_once_of_a_missing_folder_fails_at_once_and_names_it(directory: Path) -> None:
     problems: list[str] = []
-    with pytest.raises(SourceError, match="no objects could be read from the manifest folder"):
+    with pytest.raises(SourceError, match="no objects could be read from the manifest directory"):
         ManifestSource(str(directory / "nope"), "node-a").read_once(60.0, lambda problem: problems.append(str(problem)))
     assert len(problems) == 1 and "nope: cannot be read" in problems[0]
 

@@ -619,7 +619,7 @@ def test_doubted_list_changes_nothing_else_either() -> None:
     assert "9 of 10" in problem
 
 
-def test_second_list_that_says_the_same_is_believed() -> None:
+def test_second_list_that_says_the_same_is_accepted() -> None:
     list_watch = relisting(*TEN)
     list_watch.on_response(200, page(TEN[0]))
     *deleted, problem = summary(list_watch.on_response(200, page(TEN[0], service("new"))))
@@ -678,7 +678,7 @@ def test_first_list_that_was_interrupted_does_not_hide_what_the_next_one_lacks()
     assert "1 of 1 Service addresses" in summary(list_watch.on_response(200, page()))[0]
 
 
-def test_first_list_with_the_services_that_the_kernel_serves_is_believed() -> None:
+def test_first_list_with_the_services_that_the_kernel_serves_is_accepted() -> None:
     list_watch = listwatch(percent=50, served=frozenset({"10.96.0.1"}))
     assert summary(list_watch.on_response(200, page(service("a")))) == ["+a:80", "synced services"]
 

@@ -129,7 +129,7 @@ def decode_entries(body: bytes) -> Iterator[str]:
 def _decode_ipv4_entries(listed: bytes) -> list[str]:
     """Return the entries if all are IPv4 addresses, or all are IPv4 addresses with a port; else nothing.
 
-    Nearly all entries are.  Unpacking them at once, where all headers have the expected values, takes a fifth of the
+    Nearly all entries are.  Unpacking all in one step, where all headers have the expected values, takes a fifth of the
     time.
     """
     if listed and len(listed) % _IP_LAYOUT.size == 0:

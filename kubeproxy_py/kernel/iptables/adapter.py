@@ -87,9 +87,10 @@ class IptablesAdapter:
         return failures
 
     def _apply_together(self, commands: IptablesCommands, steps: Sequence[Step]) -> list[StepFailure]:
-        """Restore *steps*; if that fails, set those aside that need what the kernel lacks, and halve the others.
+        """Restore *steps*; if that fails, set those aside that need what the kernel lacks, and bisect the rest.
 
-        Those set aside are tried once more by themselves: what iptables can do counts, not what the kernel answered.
+        Those set aside are tried once more by themselves: the result of iptables-restore is authoritative, not the
+        capability probe.
 
         Raises:
             KernelError: no restore can succeed now.

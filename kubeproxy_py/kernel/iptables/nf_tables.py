@@ -35,7 +35,7 @@ _TIMEOUT_S = 1.0
 def works(family: Family) -> bool:
     """Return whether nf_tables supports a NAT chain of *family*; also False without the capability NET_ADMIN."""
     if generation() is None:
-        # Without nf_tables, Linux answers a batch once and not its messages: these would be waited for in vain.
+        # Without nf_tables, Linux answers a batch once and not its messages: waiting for these would only time out.
         return False
     header = _nfgenmsg(AF_NUMBERS[family])
     table = string(1, "kubeproxy-check")  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE

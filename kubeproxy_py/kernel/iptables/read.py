@@ -1,4 +1,4 @@
-"""Read one table as ``iptables-save`` prints it: at once, or chain by chain where iptables cannot print all of it.
+"""Read one table as ``iptables-save`` prints it: in one read, or chain by chain where iptables cannot print all of it.
 
 A rule of another program may be one that this iptables cannot represent: ``nft`` added it to a table of iptables-nft,
 or it uses a match whose extension is not installed here.  Then ``iptables-save`` prints none of the table, or not all.

@@ -1,7 +1,7 @@
 """IPVS replies from bytes: virtual servers, real servers, traffic counters, timeouts.
 
-A message with the layout in which Linux lists it is unpacked at once, which takes a fifth of the time; a message with
-any other order or content is parsed attribute by attribute, with the same result.
+A message with the layout in which Linux lists it is unpacked in one step, in a fifth of the time; a message with any
+other order or content is parsed attribute by attribute, with the same result.
 
 Layout: an IPv4 address is the first 4 of 16 bytes; ports are in network order, all other numbers in host order.
 """

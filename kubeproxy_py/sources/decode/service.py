@@ -299,7 +299,7 @@ def _open_addresses(addresses: Iterable[IP], restricted: Collection[Family]) -> 
     for address in addresses:
         if (family := family_of(address)) not in restricted:
             message = f"has no {family} range, so that everyone may connect to {address}"
-            hint = f"add {family} ranges; {'0.0.0.0/0' if family == 'IPv4' else '::/0'} says that it is meant"
+            hint = f"add {family} ranges, or {'0.0.0.0/0' if family == 'IPv4' else '::/0'} if open access is intended"
             yield FieldError("spec.loadBalancerSourceRanges", message, hint, is_warning=True)
 
 

@@ -16,7 +16,7 @@ _SMALLER = 8  # a page that is too large is requested again with an eighth of th
 
 
 class Doubt(Struct, frozen=True, gc=False):
-    """A list that is not believed before a second one says the same."""
+    """A list that is not accepted before a second one confirms it."""
 
     message: str  # what it would remove
 
@@ -37,7 +37,7 @@ class Listing(Struct):
     """A list in progress.
 
     While the first list is read, its objects are emitted page by page.  Of a later one, changes are kept until it is
-    complete, so that a list that is not believed changes nothing.
+    complete, so that a list that is not accepted changes nothing.
     """
 
     resource: Resource

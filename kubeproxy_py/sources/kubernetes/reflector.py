@@ -11,8 +11,8 @@ Invariants:
 - The events emitted so far always add up to the cluster's state as of one resource version, which only increases,
   unless the server itself went back (it was restored from a backup).
 - After any failure the watch resumes where it was, or a new list emits the difference.
-- Nothing is deleted on doubt: what is not the list or the event that was asked for is an error and changes nothing,
-  and a list that would remove much is believed after a second one says the same.
+- Nothing is deleted when in doubt: what is not the list or event that was asked for is an error and changes nothing,
+  and a list that would remove much is accepted after a second one confirms it.
 
 Source: kubernetes.io/docs/reference/using-api/api-concepts, "Efficient detection of changes".
 """
@@ -54,7 +54,7 @@ class ListWatch:
     Args:
         resource: What to list and watch.
         random: Returns numbers from 0 to below 1.
-        guard: Decides whether a list is believed; None: every list is.
+        guard: Decides whether a list is accepted; None: every list is.
 
     Attributes:
         resource: The resource that is requested now.
@@ -207,7 +207,7 @@ class ListWatch:
         return events if page.continuation else [*events, *self._end_list(listing, page.version)]
 
     def _end_list(self, listing: Listing, version: str) -> list[Event]:
-        """Return the events of a complete list, if it is believed."""
+        """Return the events of a complete list, if it is accepted."""
         if listing.unnamed:
             listing.from_cache = False
             message = f"{len(listing.unnamed)} of its items cannot be named: {listing.unnamed[0]}"
@@ -231,7 +231,7 @@ class ListWatch:
         return events
 
     def _examine(self, listing: Listing) -> tuple[str, Belief]:
-        """Return what *listing* would remove, in words, and whether to believe it."""
+        """Return what *listing* would remove, in words, and whether to accept it."""
         if not self._synced:
             return self._guard.examine_first(self._objects.values(listing.listed))
         return self._guard.examine(self._objects.missing(listing.listed), len(self._objects), self.resource.kind)
@@ -258,7 +258,7 @@ class ListWatch:
         return []  # BOOKMARK, or a type that is not yet known
 
     def _go_back(self, version: str) -> list[Event]:
-        """List again, since the server has not got the state that the events add up to."""
+        """List again, since the server does not have the state that the events add up to."""
         before, self.version = self.version, version  # with which the version of the next list is compared
         return self._relist_restored(f"the resource version went back from {before} to {version}")
 

@@ -1,7 +1,7 @@
-"""RemovalGuard: whether a list that would remove much is believed.
+"""RemovalGuard: whether a list that would remove much is accepted.
 
-A list can be well-formed and wrong: etcd was emptied, a proxy leads to another cluster.  Believing one removes the
-Services of every node at the same moment, and nothing is lost by asking once more.  So such a list is believed only
+A list can be well-formed and wrong: etcd was emptied, a proxy leads to another cluster.  Accepting one removes the
+Services of every node at the same moment, and nothing is lost by asking once more.  So such a list is accepted only
 after a second one, a few seconds later, says the same.
 
 A new process has no earlier state to compare with, but the kernel has: the Service addresses that it still serves.

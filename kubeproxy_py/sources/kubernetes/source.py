@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class Caution(Struct, frozen=True, gc=False):
-    """When a list is not believed before a second one says the same."""
+    """When a list is not accepted before a second one confirms it."""
 
     confirm_percent: int = CONFIRM_PERCENT  # see RemovalGuard
     served: frozenset[IP] = frozenset()  # the Service addresses that the kernel serves at start

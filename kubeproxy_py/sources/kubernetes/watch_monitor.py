@@ -71,7 +71,7 @@ class WatchMonitor:
         answer = probe(self._api, pulse, PROBE_TIMEOUT_S)
         log.log(level(2), "Probed a mute watch", extra=values(feed=watch.feed, result=answer.verdict.name.lower()))
         if answer.verdict is Verdict.UNREACHABLE:
-            # No answer to one is none to all: asking for each in turn would take too long.
+            # One unanswered probe means that the server is unreachable for all watches: to ask for each takes too long.
             for each in self._watches:
                 self._end_if_mute(each, answer)
         elif answer.verdict is Verdict.IDLE:

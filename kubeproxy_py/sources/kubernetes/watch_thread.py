@@ -40,7 +40,7 @@ class WatchThread:
         api: The connection.
         emit: Receives the events, in this thread.
         metrics: Counts the requests.
-        on_doubt: Called with each list that is not believed before a second one says the same.
+        on_doubt: Called with each list that is not accepted before a second one confirms it.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class WatchThread:
         self._metrics.data_received(self.feed)
 
     def asked(self) -> None:
-        """Record that the server was asked about this watch in vain."""
+        """Record that the server was probed about this watch without a conclusive answer."""
         self._heard_s = time.monotonic()
 
     def end(self, answer: Answer) -> None:

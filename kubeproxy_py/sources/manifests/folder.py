@@ -84,7 +84,7 @@ class Folder:
             stamps = self._list()
             identity = _identity_of(self._directory)
         except OSError as error:
-            hint = "mount it, or set --manifests to another folder"
+            hint = "mount it, or set --manifests to another directory"
             return self._unreadable(f"cannot be read: {error.strerror or error}", hint)
         if self._stamps and not stamps and identity != self._identity:
             hint = "mount it again; to serve nothing, put a manifest with items: [] there"
@@ -225,7 +225,7 @@ class Folder:
         return sorted(new, key=str)
 
     def _folder_problem(self, message: str, hint: str) -> Problem:
-        return Problem(f"manifest folder {self._directory}", "", message, hint)
+        return Problem(f"manifest directory {self._directory}", "", message, hint)
 
 
 def _identity_of(directory: Path) -> tuple[int, int]:

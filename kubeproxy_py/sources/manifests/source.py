@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
 
 POLL_PERIOD_S = 1.0
-CONFIRM_EMPTY_S = 5.0  # at start: a folder without manifests is believed after it; a volume may not be mounted yet
+CONFIRM_EMPTY_S = 5.0  # at start: a folder without manifests is accepted after it; a volume may not be mounted yet
 SETTLE_S = 0.1  # after it, a file that is not known to be complete is checked again
 _POLL_SHARE_MAX = 0.02  # of the time may be spent polling; large folders are polled less often
 _JOIN_TIMEOUT_S = 5.0
@@ -47,7 +47,7 @@ class ManifestSource:
         directory: The folder's path.
         node_name: The Node to read.
         metrics: Records decoding times.
-        confirm_empty: Believe a folder without manifests, or with files that are being written, only if it still is
+        confirm_empty: Accept a folder without manifests, or with files that are being written, only if it still is
             one after CONFIRM_EMPTY_S: the kernel serves Services that a predecessor read from somewhere.
     """
 
@@ -80,7 +80,7 @@ class ManifestSource:
         for problem in problems:
             on_problem(problem)
         if not self._synced:
-            raise SourceError(f"no objects could be read from the manifest folder {self._directory}")
+            raise SourceError(f"no objects could be read from the manifest directory {self._directory}")
         return events
 
     def start(self, emit: EventHandler) -> None:
@@ -102,7 +102,7 @@ class ManifestSource:
         return [*result.events, *(Synced(feed) for feed in FEEDS)]
 
     def _is_doubted(self, result: PollResult) -> bool:
-        """Return whether the folder has no manifests, or half-written ones, and not for long enough to believe it."""
+        """Return whether the folder has no manifests, or half-written ones, and not for long enough to accept it."""
         if result.settled and not result.empty:
             return False
         now_s = time.monotonic()
@@ -168,8 +168,8 @@ class _Notifier:
         if identity == self._watched and not self._has_failed:
             self._has_failed = True  # logged once
             log.warning(
-                "inotify stopped; starting it again, and polling the manifest folder once a second meanwhile",
-                extra=values(folder=self._directory),
+                "inotify stopped; starting it again, and polling the manifest directory once a second meanwhile",
+                extra=values(directory=self._directory),
             )
         self.close()
         self._watched = identity
@@ -193,8 +193,8 @@ class _Notifier:
             self._observer = observer
         except (ImportError, OSError) as error:
             log.warning(
-                "inotify unavailable; polling the manifest folder once a second",
-                extra=values(folder=self._directory, error=error),
+                "inotify unavailable; polling the manifest directory once a second",
+                extra=values(directory=self._directory, error=error),
             )
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Answers of the API server that are no list, and lists that lack everything, under traffic.
 
 `{}` from something between the node and the API server must not remove a virtual server, neither from an agent that
-runs nor at a start; an empty list is believed only after a second one.
+runs nor at a start; an empty list is accepted only after a second one.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def test_empty_object_instead_of_the_first_list_removes_nothing(cluster: Cluster
     assert failures == []
 
 
-def test_empty_first_list_is_believed_after_a_second_one(cluster: Cluster, control_plane: ControlPlane) -> None:
+def test_empty_first_list_is_accepted_after_a_second_one(cluster: Cluster, control_plane: ControlPlane) -> None:
     have_web_served(cluster, control_plane)
     meta = {"resourceVersion": "500"}
     empty = json.dumps({"kind": "ServiceList", "apiVersion": "v1", "metadata": meta, "items": []}).encode()

@@ -1,4 +1,4 @@
-"""A Service that brings out a bug keeps what it had, and all others follow."""
+"""A Service that triggers a bug keeps what it had, and all others follow."""
 
 from __future__ import annotations
 

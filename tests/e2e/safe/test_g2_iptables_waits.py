@@ -110,7 +110,7 @@ def test_endpoints_are_followed_while_iptables_hangs_and_nothing_is_lost_afterwa
             agent.wait_for(TAKES_LONG)
             serve_changes(cluster, folder, agent, 100)
             assert not set(CLOSED.addresses) & bound(cluster)
-            # A restart mends nothing, but a load balancer may prefer nodes that follow all changes.
+            # A restart repairs nothing, but a load balancer may prefer nodes that follow all changes.
             wait_until(lambda: get(cluster.node_a, NODE, HEALTHZ, "/healthz").status == 503)
             assert get(cluster.node_a, NODE, HEALTHZ, "/livez").status == 200
         check_closed_is_served(cluster)

@@ -112,7 +112,7 @@ def test_faults_are_reported_once_with_their_remedy_and_so_are_their_ends(
         for fault in FAULTS:
             assert f'kubeproxy_ipvs_findings{{reason="{fault.reason}"}} 1' in metrics
     for fault in FAULTS:
-        agent.wait_for(f"A finding about this host is over.*{fault.reason}", since)
+        agent.wait_for(f"Host finding resolved.*{fault.reason}", since)
         assert len([line for line in agent.lines()[since:] if f'reason="{fault.reason}"' in line]) == 2
 
 
@@ -134,7 +134,7 @@ def test_full_conntrack_table_is_reported_and_so_are_its_drops(cluster: Cluster,
         agent.wait_for('reason="ConntrackDrops"', since)
     finally:
         CONNTRACK_MAX.write_text(before)
-    agent.wait_for("A finding about this host is over.*ConntrackTableFull", since)
+    agent.wait_for("Host finding resolved.*ConntrackTableFull", since)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.reason)
