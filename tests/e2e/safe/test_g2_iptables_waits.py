@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kernel
 
 OPEN = LoadBalancer(27)
 CLOSED = LoadBalancer(28, ranges=("192.168.3.11/32", "fd00:3::11/128"))
-TAKES_LONG = "iptables takes long"
+IS_SLOW = "iptables is slow"
 NODE, HEALTHZ = "192.168.3.10", 10256
 
 
@@ -89,7 +89,7 @@ def test_endpoints_are_followed_while_another_program_holds_the_lock(tmp_path: P
         wait_until(lambda: bound(cluster) >= set(OPEN.addresses))
         with held_xtables_lock():
             folder.write("closed", CLOSED.objects())
-            agent.wait_for(TAKES_LONG)
+            agent.wait_for(IS_SLOW)
             serve_changes(cluster, folder, agent, 10)
             assert not set(CLOSED.addresses) & bound(cluster)
             assert get(cluster.node_a, NODE, HEALTHZ, "/livez").status == 200
@@ -107,7 +107,7 @@ def test_endpoints_are_followed_while_iptables_hangs_and_nothing_is_lost_afterwa
         wait_until(lambda: bound(cluster) >= set(OPEN.addresses))
         with programs.hanging():
             folder.write("closed", CLOSED.objects())
-            agent.wait_for(TAKES_LONG)
+            agent.wait_for(IS_SLOW)
             serve_changes(cluster, folder, agent, 100)
             assert not set(CLOSED.addresses) & bound(cluster)
             # A restart repairs nothing, but a load balancer may prefer nodes that follow all changes.
@@ -126,7 +126,7 @@ def test_a_first_sync_binds_nothing_while_iptables_hangs_and_sigterm_ends_the_pr
         programs.hanging(),
         PatchedAgent(cluster.node_a, folder.path, programs.statements()) as agent,
     ):
-        agent.wait_for(TAKES_LONG)
+        agent.wait_for(IS_SLOW)
         assert bound(cluster) == set()
         assert get(cluster.node_a, NODE, HEALTHZ, "/readyz").status == 503
         status, took_s = agent.stop(signal.SIGTERM)
@@ -144,7 +144,7 @@ def test_a_restart_while_iptables_hangs_keeps_what_is_served_and_follows_endpoin
         with ExitStack() as hanging, restarted as agent:
             agent.wait_for("Detected host features")
             hanging.enter_context(programs.hanging())
-            agent.wait_for(TAKES_LONG)
+            agent.wait_for(IS_SLOW)
             assert answers(cluster, "outside", OPEN.addresses) == set(PODS)
             with agent.syncing(EVENT):
                 slices = [endpoint_slice(OPEN.name, PODS[:1], (Port(),), version=version) for version in (4, 6)]
