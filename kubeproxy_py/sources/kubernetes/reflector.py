@@ -32,7 +32,7 @@ from kubeproxy_py.sources.kubernetes import answers
 from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
 from kubeproxy_py.sources.kubernetes.listing import PAGE_LIMIT, Doubt, Listing, Request, smaller_limit, target_of
 from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Verdict
-from kubeproxy_py.sources.kubernetes.removal_guard import Belief, RemovalGuard
+from kubeproxy_py.sources.kubernetes.removal_guard import Decision, RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import Resource
 from kubeproxy_py.sources.kubernetes.retry_schedule import RetrySchedule
 from kubeproxy_py.sources.kubernetes.versions import goes_back
@@ -215,13 +215,13 @@ class ListWatch:
             return [*listing.use_changed(self._objects), *self._fail(problem)]
         if goes_back(version, self.version):
             return self._go_back(version)
-        removal, belief = self._examine(listing)
-        if belief is Belief.DOUBT:
+        removal, decision = self._examine(listing)
+        if decision is Decision.HOLD:
             self._schedule.before_confirmation()
             self._start_list(removal, self.resource, doubt=Doubt(removal))
             return [Problem(self._where(), "list", removal, _DOUBTED, is_warning=True)]
         events = [*listing.use_changed(self._objects), *self._objects.retain_only(listing.listed)]
-        if belief is Belief.CONFIRMED:
+        if decision is Decision.CONFIRMED:
             events.append(Problem(self._where(), "list", f"confirmed by a second list: {removal}", is_warning=True))
         self.version, self._listing = version, None
         self._schedule.listed()
@@ -230,7 +230,7 @@ class ListWatch:
             events.append(Synced(self.resource.feed))
         return events
 
-    def _examine(self, listing: Listing) -> tuple[str, Belief]:
+    def _examine(self, listing: Listing) -> tuple[str, Decision]:
         """Return what *listing* would remove, in words, and whether to accept it."""
         if not self._synced:
             return self._guard.examine_first(self._objects.values(listing.listed))

@@ -18,11 +18,11 @@ from kubeproxy_py.sources.object_cache import Identity
 SHARE_OF_AT_LEAST = 10  # fewer objects may well be removed at once; all of them are doubted in any case
 
 
-class Belief(Enum):
+class Decision(Enum):
     """What to do with a list."""
 
-    USE = auto()
-    DOUBT = auto()  # list again before anything is removed
+    ACCEPT = auto()
+    HOLD = auto()  # list again before anything is removed
     CONFIRMED = auto()  # use it: it says the same as the doubted one
 
 
@@ -44,25 +44,25 @@ class RemovalGuard:
         """Whether the kernel serves anything at start."""
         return bool(self._served)
 
-    def examine(self, missing: frozenset[Identity], known: int, kind: Kind) -> tuple[str, Belief]:
+    def examine(self, missing: frozenset[Identity], known: int, kind: Kind) -> tuple[str, Decision]:
         """Return what a list that lacks *missing* of *known* objects would remove, and whether to use it."""
         text = f"{len(missing)} of {known} known {kind} objects are missing"
-        return text, self._believe(missing, known)
+        return text, self._decide(missing, known)
 
-    def examine_first(self, values: Iterable[Value]) -> tuple[str, Belief]:
+    def examine_first(self, values: Iterable[Value]) -> tuple[str, Decision]:
         """Return what the first list, which consists of *values*, would remove, and whether to use it."""
         unlisted, served = self._unlisted(values), len(self._served)
         text = f"{len(unlisted)} of {served} Service addresses of this node would no longer be served"
-        return text, self._believe(unlisted, served)
+        return text, self._decide(unlisted, served)
 
-    def _believe(self, removed: frozenset[Hashable], known: int) -> Belief:
+    def _decide(self, removed: frozenset[Hashable], known: int) -> Decision:
         doubted, self._doubted = self._doubted, frozenset()
         if not self._is_mass(len(removed), known):
-            return Belief.USE
+            return Decision.ACCEPT
         if self._is_mass(len(removed & doubted), known):
-            return Belief.CONFIRMED
+            return Decision.CONFIRMED
         self._doubted = removed
-        return Belief.DOUBT
+        return Decision.HOLD
 
     def _is_mass(self, removed: int, known: int) -> bool:
         if not self._percent or not removed:
