@@ -33,7 +33,7 @@ class ClientMetrics:
     def data_received(self, feed: Feed) -> None:
         """Record that the server sent something for *feed*.
 
-        That is a page of a list, an accepted watch, a line of one, or, asked about a mute watch, that it is idle.
+        That is a page of a list, an accepted watch, a line of one, or, asked about a silent watch, that it is idle.
         """
 
     def list_doubted(self, feed: Feed) -> None:

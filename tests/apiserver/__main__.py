@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="TCP port; 0: any free port (default)")
     parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--token", help="the only bearer token to accept (default: no authentication)")
-    parser.add_argument("--no-bookmarks", action="store_true", help="send no bookmarks, so that idle watches are mute")
+    parser.add_argument(
+        "--no-bookmarks", action="store_true", help="send no bookmarks, so that idle watches are silent"
+    )
     arguments = parser.parse_args()
     server = ApiServer(arguments.port, arguments.address)
     if arguments.token:

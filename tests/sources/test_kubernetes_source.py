@@ -32,7 +32,7 @@ from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 from kubeproxy_py.sources.kubernetes import client, reachability, retry_schedule, source, watch_monitor, watch_thread
 from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS
 from kubeproxy_py.sources.kubernetes.listing import Doubt
-from kubeproxy_py.sources.kubernetes.mute_watch import PROBE_AFTER_S, PROBE_TIMEOUT_S
+from kubeproxy_py.sources.kubernetes.open_watch import PROBE_AFTER_S, PROBE_TIMEOUT_S
 from kubeproxy_py.sources.kubernetes.source import _JOIN_TIMEOUT_S, KubeSource
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
@@ -98,7 +98,7 @@ def watch_count(server: ApiServer, resource: str = "") -> int:
 
 
 def probe_count(server: ApiServer) -> int:
-    """Return how often the server was asked about mute watches."""
+    """Return how often the server was asked about silent watches."""
     return sum("NotOlderThan" in request for request in list(server.requests))
 
 
@@ -221,18 +221,18 @@ class HeardFeeds(ClientMetrics):
     """Records when the server last sent something for each feed, and which lists were doubted."""
 
     def __init__(self) -> None:
-        self.heard_s: dict[str, float] = {}
+        self.last_activity_s: dict[str, float] = {}
         self.doubted: list[str] = []
 
     def data_received(self, feed: str) -> None:
-        self.heard_s[feed] = time.monotonic()
+        self.last_activity_s[feed] = time.monotonic()
 
     def list_doubted(self, feed: str) -> None:
         self.doubted.append(feed)
 
 
 @pytest.fixture
-def mute_server(
+def silent_server(
     server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> ApiServer:
     """The stand-in server without bookmarks; a source that has synced asks it after 0.3 s of silence."""
@@ -256,48 +256,50 @@ def test_idle_watch_is_asked_about_and_never_ended(
     event_log.wait_for_synced(*FEEDS)
     wait_until(lambda: watch_count(server) == 3)
     accepted_s = time.monotonic()
-    wait_until(lambda: min(metrics.heard_s.values()) > accepted_s)  # the answer counts as heard
+    wait_until(lambda: min(metrics.last_activity_s.values()) > accepted_s)  # the answer counts as heard
     assert watch_count(server) == 3
     assert not any(isinstance(event, Problem) for _, event in event_log.events)
     server.apply(service("later"))
     event_log.wait_for(is_service("later"))
 
 
-def test_watch_that_does_not_send_the_servers_changes_is_replaced(mute_server: ApiServer, event_log: EventLog) -> None:
-    mute_server.freeze_watches()
-    mute_server.apply(service("unsent"))
+def test_watch_that_does_not_send_the_servers_changes_is_replaced(
+    silent_server: ApiServer, event_log: EventLog
+) -> None:
+    silent_server.freeze_watches()
+    silent_server.apply(service("unsent"))
     event_log.wait_for(is_problem("the server has changes that the open watch did not send"))
     event_log.wait_for(is_service("unsent"))
 
 
 def test_server_that_hangs_is_noticed_and_watches_go_on_when_it_answers(
-    mute_server: ApiServer, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+    silent_server: ApiServer, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_monitor, "PROBE_TIMEOUT_S", 2.0)
-    mute_server.faults.dead = True
+    silent_server.faults.dead = True
     event_log.wait_for(is_problem("it is open, but nothing was received in time"))
-    mute_server.apply(service("meanwhile"))
-    mute_server.faults.dead = False
+    silent_server.apply(service("meanwhile"))
+    silent_server.faults.dead = False
     event_log.wait_for(is_service("meanwhile"))
 
 
-def test_restored_server_is_noticed_by_a_mute_watch(mute_server: ApiServer, event_log: EventLog) -> None:
-    backup = mute_server.store.backup()
-    mute_server.apply(service("lost"))
+def test_restored_server_is_noticed_by_a_silent_watch(silent_server: ApiServer, event_log: EventLog) -> None:
+    backup = silent_server.store.backup()
+    silent_server.apply(service("lost"))
     event_log.wait_for(is_service("lost"))
-    mute_server.store.restore(backup)
+    silent_server.store.restore(backup)
     event_log.wait_for(is_problem("the server no longer knows the resource version"))
     event_log.wait_for(lambda event: isinstance(event, ServiceDeleted) and event.name.name == "lost")
-    mute_server.apply(service("new"))
+    silent_server.apply(service("new"))
     event_log.wait_for(is_service("new"))
 
 
-def test_restored_server_is_noticed_by_a_new_watch(mute_server: ApiServer, event_log: EventLog) -> None:
-    backup = mute_server.store.backup()
-    mute_server.apply(service("lost"))
+def test_restored_server_is_noticed_by_a_new_watch(silent_server: ApiServer, event_log: EventLog) -> None:
+    backup = silent_server.store.backup()
+    silent_server.apply(service("lost"))
     event_log.wait_for(is_service("lost"))
-    mute_server.store.restore(backup)
-    mute_server.close_connections()
+    silent_server.store.restore(backup)
+    silent_server.close_connections()
     event_log.wait_for(lambda event: isinstance(event, ServiceDeleted) and event.name.name == "lost")
 
 

@@ -1,4 +1,4 @@
-"""probe: what the server says about a mute watch."""
+"""probe: what the server says about a silent watch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import urllib3
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.client import Connection
-from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Pulse, Verdict
+from kubeproxy_py.sources.kubernetes.open_watch import Answer, Verdict, WatchActivity
 from kubeproxy_py.sources.kubernetes.probe import probe
 from kubeproxy_py.sources.kubernetes.resources import SERVICES
 from kubeproxy_py.sources.kubernetes.source import connect
@@ -21,17 +21,19 @@ from tests.apiserver.objects import kubeconfig, service
 def ask(server: ApiServer, version: int | None = None) -> Answer:
     """Return the answer about a watch of Services up to *version*; None: up to now."""
     api = ApiConnection(lambda: Connection(server.url, urllib3.PoolManager(), lambda: "", "test"))
-    return probe(api, Pulse(SERVICES, str(server.store.version if version is None else version), 0.0), 5.0)
+    return probe(api, WatchActivity(SERVICES, str(server.store.version if version is None else version), 0.0), 5.0)
 
 
 def test_stand_in_and_a_real_server_answer_alike(cluster: Client, tmp_path: Path) -> None:
     api = ApiConnection(lambda: connect(kubeconfig(tmp_path, cluster), None))
     version = int(cluster.request_json("GET", SERVICES.path)[1]["metadata"]["resourceVersion"])
-    asked = {number: probe(api, Pulse(SERVICES, str(number), 0.0), 10.0).verdict for number in (version, 10**12)}
+    asked = {
+        number: probe(api, WatchActivity(SERVICES, str(number), 0.0), 10.0).verdict for number in (version, 10**12)
+    }
     assert asked == {version: Verdict.IDLE, 10**12: Verdict.RESTORED}
     body = service("probed")
     cluster.apply(body)
-    assert probe(api, Pulse(SERVICES, str(version), 0.0), 10.0).verdict is Verdict.FROZEN
+    assert probe(api, WatchActivity(SERVICES, str(version), 0.0), 10.0).verdict is Verdict.FROZEN
     cluster.delete(body)
 
 
@@ -94,4 +96,4 @@ def test_credentials_that_cannot_be_read_say_nothing_about_a_watch() -> None:
     def connect() -> Connection:
         raise SourceError("kubeconfig cannot be read")
 
-    assert probe(ApiConnection(connect), Pulse(SERVICES, "5", 0.0), 5.0).verdict is Verdict.UNKNOWN
+    assert probe(ApiConnection(connect), WatchActivity(SERVICES, "5", 0.0), 5.0).verdict is Verdict.UNKNOWN

@@ -12,7 +12,7 @@ from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, Sl
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
 from kubeproxy_py.sources.kubernetes.listing import Request
-from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Verdict
+from kubeproxy_py.sources.kubernetes.open_watch import Answer, Verdict
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, node_resource
@@ -545,10 +545,10 @@ def test_watch_from_a_version_that_the_server_does_not_know_leads_to_a_list() ->
     assert not list_watch.next_request().is_watch
 
 
-# Mute watches
+# Silent watches
 
 
-def test_mute_watch_of_a_restored_server_leads_to_a_list() -> None:
+def test_silent_watch_of_a_restored_server_leads_to_a_list() -> None:
     list_watch = watching(service("a"), version=10)
     (problem,) = summary(list_watch.on_mute(Answer(Verdict.RESTORED)))
     assert "the server no longer knows the resource version 10; listing again" in problem
@@ -564,7 +564,7 @@ def test_frozen_watch_is_resumed_at_once() -> None:
     assert (request.is_watch, request.wait_s, query(request)["resourceVersion"]) == (True, 0, "10")
 
 
-def test_mute_watch_of_a_server_that_does_not_answer_is_resumed_when_it_answers() -> None:
+def test_silent_watch_of_a_server_that_does_not_answer_is_resumed_when_it_answers() -> None:
     list_watch = watching(service("a"))
     problem = Problem("https://api", "connection", "no answer")
     assert list_watch.on_mute(Answer(Verdict.UNREACHABLE, problem)) == [problem]

@@ -1,4 +1,4 @@
-"""Ask an API server about a watch that is mute.
+"""Ask an API server about a watch that is silent.
 
 Two cheap requests on another connection:
 
@@ -17,7 +17,7 @@ from kubeproxy_py.sources.decode.objects import decode
 from kubeproxy_py.sources.kubernetes.answers import is_version_too_new, read_line, read_page
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.listing import target_of
-from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Pulse, Verdict
+from kubeproxy_py.sources.kubernetes.open_watch import Answer, Verdict, WatchActivity
 from kubeproxy_py.sources.kubernetes.resources import Resource
 from kubeproxy_py.sources.kubernetes.transport_errors import TransportError
 from kubeproxy_py.sources.kubernetes.versions import goes_back
@@ -25,21 +25,21 @@ from kubeproxy_py.sources.kubernetes.versions import goes_back
 _IDLE, _UNKNOWN = Answer(Verdict.IDLE), Answer(Verdict.UNKNOWN)
 
 
-def probe(api: ApiConnection, pulse: Pulse, timeout_s: float) -> Answer:
-    """Return what the server says about the watch of *pulse*; each request takes up to *timeout_s*."""
+def probe(api: ApiConnection, activity: WatchActivity, timeout_s: float) -> Answer:
+    """Return what the server says about the watch of *activity*; each request takes up to *timeout_s*."""
     try:
-        answer = _ask_for_version(api, pulse, timeout_s)
-        return _ask_for_changes(api, pulse, timeout_s) if answer is _IDLE else answer
+        answer = _ask_for_version(api, activity, timeout_s)
+        return _ask_for_changes(api, activity, timeout_s) if answer is _IDLE else answer
     except TransportError as error:
         if error.problem.field != "connection":  # credentials that cannot be read, say: the watch needs none
             return _UNKNOWN
         return Answer(Verdict.UNREACHABLE, error.problem)
 
 
-def _ask_for_version(api: ApiConnection, pulse: Pulse, timeout_s: float) -> Answer:
+def _ask_for_version(api: ApiConnection, activity: WatchActivity, timeout_s: float) -> Answer:
     """Return whether the server hangs, was restored, or may have nothing to send.  Raises TransportError."""
-    query = {"limit": "1", "resourceVersion": pulse.version, "resourceVersionMatch": "NotOlderThan"}
-    target = target_of(pulse.resource, query)
+    query = {"limit": "1", "resourceVersion": activity.version, "resourceVersionMatch": "NotOlderThan"}
+    target = target_of(activity.resource, query)
     response = api.request(lambda connection: connection.get(target, timeout_s))
     try:
         body = response.body()
@@ -48,20 +48,20 @@ def _ask_for_version(api: ApiConnection, pulse: Pulse, timeout_s: float) -> Answ
     if response.status != HTTPStatus.OK:
         return Answer(Verdict.RESTORED) if is_version_too_new(response.status, body) else _UNKNOWN
     try:
-        version = read_page(pulse.resource.kind, body).version
+        version = read_page(activity.resource.kind, body).version
     except FieldError:
         return _UNKNOWN
-    return Answer(Verdict.RESTORED) if goes_back(version, pulse.version) else _IDLE
+    return Answer(Verdict.RESTORED) if goes_back(version, activity.version) else _IDLE
 
 
-def _ask_for_changes(api: ApiConnection, pulse: Pulse, timeout_s: float) -> Answer:
+def _ask_for_changes(api: ApiConnection, activity: WatchActivity, timeout_s: float) -> Answer:
     """Return whether the server has changes that the watch did not send.  Raises TransportError."""
-    target = target_of(pulse.resource, {"watch": "true", "resourceVersion": pulse.version, "timeoutSeconds": "1"})
+    target = target_of(activity.resource, {"watch": "true", "resourceVersion": activity.version, "timeoutSeconds": "1"})
     response = api.request(lambda connection: connection.get(target, timeout_s))
     try:
         if response.status != HTTPStatus.OK:
             return _UNKNOWN
-        changed = any(_is_change(line, pulse.resource) for line in response.lines() if line)
+        changed = any(_is_change(line, activity.resource) for line in response.lines() if line)
         return Answer(Verdict.FROZEN) if changed else _IDLE
     finally:
         response.close()

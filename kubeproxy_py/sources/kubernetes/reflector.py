@@ -31,7 +31,7 @@ from kubeproxy_py.sources.decode.schema import WatchWire
 from kubeproxy_py.sources.kubernetes import answers
 from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
 from kubeproxy_py.sources.kubernetes.listing import PAGE_LIMIT, Doubt, Listing, Request, smaller_limit, target_of
-from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Verdict
+from kubeproxy_py.sources.kubernetes.open_watch import Answer, Verdict
 from kubeproxy_py.sources.kubernetes.removal_guard import Decision, RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import Resource
 from kubeproxy_py.sources.kubernetes.retry_schedule import RetrySchedule

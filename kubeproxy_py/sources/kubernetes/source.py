@@ -33,7 +33,7 @@ from kubeproxy_py.sources.kubernetes.api_server_addresses import ApiServerAddres
 from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS, Connection
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
 from kubeproxy_py.sources.kubernetes.listing import Doubt
-from kubeproxy_py.sources.kubernetes.mute_watch import PROBE_AFTER_S
+from kubeproxy_py.sources.kubernetes.open_watch import PROBE_AFTER_S
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, Resource, node_resource

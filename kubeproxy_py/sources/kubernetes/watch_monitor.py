@@ -1,4 +1,4 @@
-"""WatchMonitor: the thread that asks the API server about watches that are mute (probe.py), and ends dead ones.
+"""WatchMonitor: the thread that asks the API server about watches that are silent (probe.py), and ends dead ones.
 
 Invariants:
 - A healthy watch is never ended, however long its resource is idle.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from kubeproxy_py import threads
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.mute_watch import PROBE_TIMEOUT_S, Answer, Pulse, Verdict
+from kubeproxy_py.sources.kubernetes.open_watch import PROBE_TIMEOUT_S, Answer, Verdict, WatchActivity
 from kubeproxy_py.sources.kubernetes.probe import probe
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 
@@ -28,7 +28,7 @@ class WatchMonitor:
     Args:
         api: The connection, of which each probe uses a socket of its own.
         watches: The watches.
-        probe_after_s: How long a watch is mute before the server is asked, and between two questions.
+        probe_after_s: How long a watch is silent before the server is asked, and between two questions.
     """
 
     def __init__(self, api: ApiConnection, watches: Sequence[WatchThread], probe_after_s: float) -> None:
@@ -57,37 +57,37 @@ class WatchMonitor:
             wait_s = self._look()
 
     def _look(self) -> float:
-        """Ask about each watch that is mute; return when to look again, in s."""
+        """Ask about each watch that is silent; return when to look again, in s."""
         for watch in self._watches:
-            pulse = watch.pulse
-            if pulse and pulse.is_mute(time.monotonic(), self._probe_after_s) and not self._stopping.is_set():
-                self._probe(watch, pulse)
+            activity = watch.activity
+            if activity and activity.is_silent(time.monotonic(), self._probe_after_s) and not self._stopping.is_set():
+                self._probe(watch, activity)
         now_s = time.monotonic()
-        ages_s = [now_s - watch.pulse.heard_s for watch in self._watches if watch.pulse]
+        ages_s = [now_s - watch.activity.last_activity_s for watch in self._watches if watch.activity]
         longest_s = min(max(ages_s, default=0.0), self._probe_after_s)
         return max(self._probe_after_s - longest_s, self._probe_after_s / 20)
 
-    def _probe(self, watch: WatchThread, pulse: Pulse) -> None:
-        answer = probe(self._api, pulse, PROBE_TIMEOUT_S)
-        log.log(level(2), "Probed a mute watch", extra=values(feed=watch.feed, result=answer.verdict.name.lower()))
+    def _probe(self, watch: WatchThread, activity: WatchActivity) -> None:
+        answer = probe(self._api, activity, PROBE_TIMEOUT_S)
+        log.log(level(2), "Probed a silent watch", extra=values(feed=watch.feed, result=answer.verdict.name.lower()))
         if answer.verdict is Verdict.UNREACHABLE:
             # One unanswered probe means that the server is unreachable for all watches: to ask for each takes too long.
             for each in self._watches:
-                self._end_if_mute(each, answer)
+                self._end_if_silent(each, answer)
         elif answer.verdict is Verdict.IDLE:
             watch.heard()
         elif answer.verdict is Verdict.UNKNOWN:
             watch.asked()
-        elif answer.verdict is Verdict.RESTORED or not self._is_heard_soon(watch, pulse):
+        elif answer.verdict is Verdict.RESTORED or not self._is_heard_soon(watch, activity):
             watch.end(answer)
 
-    def _end_if_mute(self, watch: WatchThread, answer: Answer) -> None:
-        pulse = watch.pulse
-        if pulse and pulse.is_mute(time.monotonic(), self._probe_after_s):
+    def _end_if_silent(self, watch: WatchThread, answer: Answer) -> None:
+        activity = watch.activity
+        if activity and activity.is_silent(time.monotonic(), self._probe_after_s):
             watch.end(answer)
 
-    def _is_heard_soon(self, watch: WatchThread, pulse: Pulse) -> bool:
+    def _is_heard_soon(self, watch: WatchThread, activity: WatchActivity) -> bool:
         """Return whether the watch itself sends what the probe was sent."""
         self._stopping.wait(min(_GRACE_S, self._probe_after_s))
-        now = watch.pulse
-        return now is None or now.version != pulse.version
+        now = watch.activity
+        return now is None or now.version != activity.version

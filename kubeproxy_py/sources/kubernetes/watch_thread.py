@@ -20,7 +20,7 @@ from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetri
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.client import Connection, Response
 from kubeproxy_py.sources.kubernetes.listing import Doubt, Request
-from kubeproxy_py.sources.kubernetes.mute_watch import Answer, Pulse
+from kubeproxy_py.sources.kubernetes.open_watch import Answer, WatchActivity
 from kubeproxy_py.sources.kubernetes.reflector import WATCH_TIMEOUT_S, ListWatch
 from kubeproxy_py.sources.kubernetes.transport_errors import TooLargeError, TransportError
 
@@ -62,7 +62,7 @@ class WatchThread:
         self._lock = threading.Lock()  # of _response and _answer
         self._response: Response | None = None  # whose body is being read
         self._answer: Answer | None = None  # for which the monitor ended the watch
-        self._heard_s = 0.0  # when the server last sent something, or was asked
+        self._last_activity_s = 0.0  # when the server last sent something, or was asked
         self._is_open = False  # a watch is
         self._reason = ""  # of the last list that was logged
         self._doubt: Doubt | None = None  # the last one reported
@@ -88,20 +88,20 @@ class WatchThread:
     # For the monitor; may be called by any thread
 
     @property
-    def pulse(self) -> Pulse | None:
+    def activity(self) -> WatchActivity | None:
         """The watch that is open, or None."""
         if not self._is_open:
             return None
-        return Pulse(self._list_watch.resource, self._list_watch.version, self._heard_s)
+        return WatchActivity(self._list_watch.resource, self._list_watch.version, self._last_activity_s)
 
     def heard(self) -> None:
         """Record that the server sent something for this watch, or confirmed that it has nothing to send."""
-        self._heard_s = time.monotonic()
+        self._last_activity_s = time.monotonic()
         self._metrics.data_received(self.feed)
 
     def asked(self) -> None:
         """Record that the server was probed about this watch without a conclusive answer."""
-        self._heard_s = time.monotonic()
+        self._last_activity_s = time.monotonic()
 
     def end(self, answer: Answer) -> None:
         """End the watch that is open, because of *answer*."""

@@ -1,6 +1,6 @@
 """What is known of a watch that sends nothing, and what the server says about it.
 
-A watch of an idle resource may be mute for many minutes: an API server sends bookmarks only if something changed, or
+A watch of an idle resource may be silent for many minutes: an API server sends bookmarks only if something changed, or
 if etcd's progress notices are on.  So silence says nothing, and the server is asked (probe.py).
 """
 
@@ -16,11 +16,11 @@ PROBE_TIMEOUT_S = 10.0
 
 
 class Verdict(Enum):
-    """The server's answer about a mute watch."""
+    """The server's answer about a silent watch."""
 
     IDLE = auto()  # it has nothing to send
     FROZEN = auto()  # the server has changes that the watch did not send
-    RESTORED = auto()  # the server has not got our resource version: it was restored from a backup
+    RESTORED = auto()  # the server does not have our resource version: it was restored from a backup
     UNREACHABLE = auto()  # the server does not answer
     UNKNOWN = auto()  # the server answers, but not this question
 
@@ -32,13 +32,13 @@ class Answer(Struct, frozen=True, gc=False):
     problem: Problem | None = None  # why the server cannot be reached
 
 
-class Pulse(Struct, frozen=True, gc=False):
+class WatchActivity(Struct, frozen=True, gc=False):
     """An open watch."""
 
     resource: Resource
     version: str
-    heard_s: float  # of the clock: when the server last sent something for it, or was asked about it
+    last_activity_s: float  # of the clock: when the server last sent something for it, or was asked about it
 
-    def is_mute(self, now_s: float, probe_after_s: float) -> bool:
+    def is_silent(self, now_s: float, probe_after_s: float) -> bool:
         """Return whether the server should be asked about the watch."""
-        return now_s - self.heard_s >= probe_after_s
+        return now_s - self.last_activity_s >= probe_after_s
