@@ -136,7 +136,7 @@ def parse_socket(text: str, default_port: int) -> SocketAddress:
     """Return the socket address of ``IP:port``, ``[IPv6]:port``, or a bare IP with *default_port*.
 
     Raises:
-        ValueError: the host or the port is invalid; the message is for operators.
+        ValueError: The host or the port is invalid; the message is for operators.
     """
     host, port = _split_host_port(text, default_port)
     try:

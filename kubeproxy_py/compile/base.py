@@ -36,10 +36,10 @@ def base_rows(
     """Return *sysctls*, the device, and every set and jump of *families*.
 
     Args:
-        families: the address families that are served.
-        sysctls: the rows of the kernel settings.
-        maxelems: the maxelem of sets that differ from kube-proxy's, by name.
-        without_comments: the families whose rules cannot have comments.
+        families: The address families that are served.
+        sysctls: The rows of the kernel settings.
+        maxelems: The maxelem of sets that differ from kube-proxy's, by name.
+        without_comments: The families whose rules cannot have comments.
     """
     rows: Rows = {**sysctls, Link(IPVS_DEVICE): None}
     for family in families:
@@ -54,10 +54,10 @@ def desired_sysctls(config: KubeProxyConfiguration, host: HostInfo, present: Row
     """Return the sysctls that IPVS mode needs.
 
     Args:
-        config: the configuration.
-        host: this host.
-        present: the present values; a larger hash table is never made smaller.
-        may_lower: whether nf_conntrack_max may be lowered.
+        config: The configuration.
+        host: This host.
+        present: The present values; a larger hash table is never made smaller.
+        may_lower: Whether nf_conntrack_max may be lowered.
     """
     return {**_ipvs_sysctls(config, host), **_conntrack_sysctls(config, host, present, may_lower=may_lower)}
 

@@ -21,10 +21,10 @@ def service_state(
     """Return the state of the Service *name*.
 
     Args:
-        name: the name of the Service.
-        service: the Service; None: it does not exist.
-        slices: all its slices, in order of their names.
-        context: this node.
+        name: The name of the Service.
+        service: The Service; None: it does not exist.
+        slices: All its slices, in order of their names.
+        context: This node.
     """
     if service is None or service.proxy_name is not None or service.type == "ExternalName" or not service.ports:
         return ServiceState(name)

@@ -75,9 +75,9 @@ def find_owners(
     """Return those of *asked* that are a machine's own address, each with the neighbour that answered.
 
     Args:
-        asked: every external address of a Service for which neighbours were asked.
-        neighbours: all that answered, to any question.
-        known: the addresses that are known to be a machine's.
+        asked: Every external address of a Service for which neighbours were asked.
+        neighbours: All that answered, to any question.
+        known: The addresses that are known to be a machine's.
     """
     by_mac: dict[tuple[str, str], list[Neighbour]] = {}
     for neighbour in neighbours:

@@ -65,11 +65,11 @@ def make_node_context(
     """Return the NodeContext of this node.
 
     Args:
-        config: the configuration.
-        host: this host.
-        node: the Node object; None: there is none.
-        addresses: the addresses of all interfaces.
-        settings: the settings that kube-proxy's configuration has no field for.
+        config: The configuration.
+        host: This host.
+        node: The Node object; None: there is none.
+        addresses: The addresses of all interfaces.
+        settings: The settings that kube-proxy's configuration has no field for.
     """
     needs_node = not settings.manifests
     node = node or (None if needs_node else own_node(host, addresses))

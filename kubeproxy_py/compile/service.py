@@ -40,11 +40,11 @@ def compile_service(
     """Return the rows that *service* wants; none for one that is headless, ExternalName or another proxy's.
 
     Args:
-        service: the Service.
-        slices: all its slices, in order of their names.
-        context: this node.
-        taken: the addresses that are not to be bound.
-        lost: the frontends that other Services hold.
+        service: The Service.
+        slices: All its slices, in order of their names.
+        context: This node.
+        taken: The addresses that are not to be bound.
+        lost: The frontends that other Services hold.
     """
     parts = compile_parts(service, slices, context, CompileCache(service), taken=taken, lost=lost)
     return {key: spec for part in parts for key, spec in part.items()}

@@ -18,11 +18,11 @@ class NodePortGuard:
     """Checks Services after *compiler* compiled them, so the cost is that of the change.
 
     Args:
-        compiler: has the Services and the node context.
-        publish: gets an Event for each NodePort on which a process listens, once.
-        listening: returns the listening sockets of this host; called once for all new NodePorts of a sync.
-        reserve: is called with the NodePorts that were added and those removed; also after the first sync, with any.
-        local_ports: the ports from which this host opens connections, first and last.
+        compiler: Has the Services and the node context.
+        publish: Gets an Event for each NodePort on which a process listens, once.
+        listening: Returns the listening sockets of this host; called once for all new NodePorts of a sync.
+        reserve: Is called with the NodePorts that were added and those removed; also after the first sync, with any.
+        local_ports: The ports from which this host opens connections, first and last.
     """
 
     def __init__(

@@ -72,9 +72,9 @@ class LateSteps(Struct, frozen=True, gc=False):
     """Steps that were under way have ended.
 
     Attributes:
-        steps: the steps.
-        failures: those of them that failed.
-        release: to be called by the user of the kernel, in its thread, before it uses the result.
+        steps: The steps.
+        failures: Those of them that failed.
+        release: To be called by the user of the kernel, in its thread, before it uses the result.
     """
 
     steps: tuple[Step, ...]
@@ -160,7 +160,7 @@ class Kernel(Protocol):
         """Yield the UDP flows to *servers*, in chunks as they are read; a flow may appear twice.
 
         Raises:
-            KernelError: the kernel cannot list flows.
+            KernelError: The kernel cannot list flows.
         """
         ...
 

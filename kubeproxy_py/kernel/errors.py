@@ -12,9 +12,9 @@ class KernelError(HintedError):
     """The kernel, or a program that configures it, could not be used at all.
 
     Args:
-        message: what failed, with the object's name.
-        errno: the kernel's error number; 0 if there is none.
-        hint: what the operator can do; appended to the message in parentheses.
+        message: What failed, with the object's name.
+        errno: The kernel's error number; 0 if there is none.
+        hint: What the operator can do; appended to the message in parentheses.
     """
 
     def __init__(self, message: str, *, errno: int = 0, hint: str = "") -> None:

@@ -44,8 +44,8 @@ class HostFactsReader:
     """Reads the facts of this host and network namespace.
 
     Args:
-        commands: the iptables programs of each family that is used.
-        root: folder that contains the proc to read.
+        commands: The iptables programs of each family that is used.
+        root: Folder that contains the proc to read.
     """
 
     def __init__(self, commands: Iterable[IptablesCommands], *, root: Path = Path("/")) -> None:

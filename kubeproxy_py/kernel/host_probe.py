@@ -65,7 +65,7 @@ class ProbeResult(Struct, frozen=True):
         """Do nothing on a usable host.
 
         Raises:
-            KernelError: at least one problem is fatal; the message lists all fatal ones.
+            KernelError: At least one problem is fatal; the message lists all fatal ones.
         """
         fatal = [str(problem) for problem in self.problems if problem.fatal]
         if fatal:
@@ -76,8 +76,8 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
     """Find out what this host supports; never raises.
 
     Args:
-        backend: the configured iptables backend (``--iptables-flavour``).
-        root: folder that contains the proc and sys to read.
+        backend: The configured iptables backend (``--iptables-flavour``).
+        root: Folder that contains the proc and sys to read.
     """
     release = _read(root / "proc/sys/kernel/osrelease")
     problems = [*_kernel_version_problems(release), *_module_problems(root), *_capability_problems()]

@@ -41,10 +41,10 @@ class LinuxKernel:
     """The running kernel; see Kernel for its methods.
 
     Args:
-        iptables_commands: the iptables programs of each family that is used (iptables/backend.py).
-        sysctls: paths of the sysctls that ``read`` returns.
-        use_ipset_command: run the ``ipset`` program, for kernels whose sets netlink cannot handle (host_probe.py).
-        rules_adapter: writes chains and jumps; default: by iptables-restore.
+        iptables_commands: The iptables programs of each family that is used (iptables/backend.py).
+        sysctls: Paths of the sysctls that ``read`` returns.
+        use_ipset_command: Run the ``ipset`` program, for kernels whose sets netlink cannot handle (host_probe.py).
+        rules_adapter: Writes chains and jumps; default: by iptables-restore.
     """
 
     def __init__(

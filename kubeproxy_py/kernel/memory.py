@@ -55,22 +55,22 @@ class MemoryKernel:
     """Kernel rows in a dict; see Kernel for its methods.
 
     Args:
-        rows: the initial rows.
-        idempotent: behave as the Linux adapters do: an add of an existing row updates it, a delete of a missing row
+        rows: The initial rows.
+        idempotent: Behave as the Linux adapters do: an add of an existing row updates it, a delete of a missing row
             succeeds, and so does an update of a missing set, chain or jump.  Without it all of these are refused; no
             plan from true rows may contain them.
 
     Attributes:
-        rows: the current rows.
-        addresses: host addresses besides those of kube-ipvs0.
-        gateway_addresses: the gateways, each with its interface.
-        neighbour_table: the neighbours that have answered.
-        solicited: what was solicited, in order.
-        open_connections: connections by real server; none for others.
-        flows: the UDP flows.
-        applied: the steps that were carried out.
-        fault: returns the errno with which a step fails, or 0.
-        steps_until_crash: the number of steps before ``apply`` raises SimulatedCrash; None: never.
+        rows: The current rows.
+        addresses: Host addresses besides those of kube-ipvs0.
+        gateway_addresses: The gateways, each with its interface.
+        neighbour_table: The neighbours that have answered.
+        solicited: What was solicited, in order.
+        open_connections: Connections by real server; none for others.
+        flows: The UDP flows.
+        applied: The steps that were carried out.
+        fault: Returns the errno with which a step fails, or 0.
+        steps_until_crash: The number of steps before ``apply`` raises SimulatedCrash; None: never.
     """
 
     def __init__(self, rows: Rows | None = None, *, idempotent: bool = False) -> None:

@@ -22,8 +22,8 @@ def encode(collect: Collect, accept: str) -> tuple[bytes, str]:
     """Encode the families that *collect* returns.
 
     Args:
-        collect: called once.
-        accept: the request's Accept header, which selects the Prometheus text format or OpenMetrics.
+        collect: Called once.
+        accept: The request's Accept header, which selects the Prometheus text format or OpenMetrics.
 
     Returns:
         The body and its content type.

@@ -219,8 +219,8 @@ def ipsets(family: Family, maxelems: Mapping[str, int] | None = None) -> dict[Ip
     """Return the sets of *family* with their headers, in the order of IPSET_DEFINITIONS.
 
     Args:
-        family: the address family.
-        maxelems: the maxelem of sets that differ from kube-proxy's, by name.
+        family: The address family.
+        maxelems: The maxelem of sets that differ from kube-proxy's, by name.
     """
     maxelems = maxelems or {}
     named = ((definition, definition.name_in(family)) for definition in IPSET_DEFINITIONS)
@@ -256,7 +256,7 @@ def jumps(family: Family, *, comments: bool = True) -> dict[Jump, str]:
     """Return the jumps of *family* with their rules as ``iptables-save`` prints them, in order of insertion.
 
     Args:
-        family: the address family.
+        family: The address family.
         comments: False: without their comments, for a kernel without xt_comment.
     """
     return {

@@ -53,10 +53,10 @@ class Dependencies:
     """The steps that wait, while a plan is carried out, for rows that are not as they should be (unfinished.py).
 
     Args:
-        desired: all desired rows.
-        actual: all actual rows before the plan.
-        plan: the plan that is carried out.
-        unfinished: the keys that are not as desired and that *plan* does not try, because they failed before.
+        desired: All desired rows.
+        actual: All actual rows before the plan.
+        plan: The plan that is carried out.
+        unfinished: The keys that are not as desired and that *plan* does not try, because they failed before.
     """
 
     def __init__(self, desired: Rows, actual: Rows, plan: Plan, unfinished: Iterable[Key] = ()) -> None:

@@ -68,9 +68,9 @@ def is_foreign(server: VirtualServer, rows: Collection[Key], node_addresses: Col
     """Return whether neither a KUBE-* set nor kube-ipvs0 names *server*, so that another program created it.
 
     Args:
-        server: a virtual server of the kernel.
-        rows: the sets and addresses of the kernel, besides other rows.
-        node_addresses: the addresses of this host, where NodePorts may be served; None: any address.
+        server: A virtual server of the kernel.
+        rows: The sets and addresses of the kernel, besides other rows.
+        node_addresses: The addresses of this host, where NodePorts may be served; None: any address.
     """
     return Address(server.address) not in rows and not _is_in_sets(server, rows, node_addresses)
 
@@ -79,8 +79,8 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
     """Return the rows that cleanup may delete: no sysctls, and only virtual servers that a KUBE-* set refers to.
 
     Args:
-        rows: all rows read from the kernel.
-        node_addresses: the addresses of this host, where NodePorts may be served.
+        rows: All rows read from the kernel.
+        node_addresses: The addresses of this host, where NodePorts may be served.
     """
     addresses = frozenset(node_addresses)
     servers = (key for key in rows if isinstance(key, VirtualServer))

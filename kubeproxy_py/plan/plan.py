@@ -86,9 +86,9 @@ def make_plan(desired: Rows, actual: Rows, keys: Collection[Key] | None = None) 
     A TCP real server that leaves a virtual server which stays is not deleted but gets weight 0 (drain_policy.py).
 
     Args:
-        desired: all desired rows.
-        actual: all actual rows.
-        keys: the keys to plan; None: all.
+        desired: All desired rows.
+        actual: All actual rows.
+        keys: The keys to plan; None: all.
     """
     steps = _steps(desired, actual, keys)
     replacements = [step for step in _leading(steps) if is_replacement(step)]

@@ -30,9 +30,9 @@ class Unfinished:
     """The rows that are not as they should be; of several that something waits for, the first that was noted.
 
     Args:
-        desired: all desired rows.
-        actual: all actual rows before the plan.
-        keys: the rows that the plan does not try, because they failed before.
+        desired: All desired rows.
+        actual: All actual rows before the plan.
+        keys: The rows that the plan does not try, because they failed before.
     """
 
     def __init__(self, desired: Rows, actual: Rows, keys: Iterable[Key]) -> None:

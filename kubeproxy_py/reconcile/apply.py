@@ -22,11 +22,11 @@ def apply_plan(
     """Carry out every step of *plan* that can be, and return those that failed or wait.
 
     Args:
-        kernel: the kernel.
-        plan: the steps from *actual* to *desired*.
-        desired: all desired rows.
-        actual: all actual rows before the plan.
-        unfinished: the keys that are not as desired and that *plan* does not try, because they failed before.
+        kernel: The kernel.
+        plan: The steps from *actual* to *desired*.
+        desired: All desired rows.
+        actual: All actual rows before the plan.
+        unfinished: The keys that are not as desired and that *plan* does not try, because they failed before.
     """
     failures: list[StepFailure] = []
     dependencies = Dependencies(desired, actual, plan, unfinished) if unfinished else None

@@ -69,11 +69,11 @@ class Loop:
     """Feeds one Agent. ``enqueue`` may be called from any thread, ``run`` from one.
 
     Args:
-        agent: the owner of the sync.
-        on_report: is called with each report.
-        on_configuration: is called with another configuration, in the loop's thread.
-        alive: reports that this thread is alive, and returns in how many seconds it must be called again.
-        observer: see Observer.
+        agent: The owner of the sync.
+        on_report: Is called with each report.
+        on_configuration: Is called with another configuration, in the loop's thread.
+        alive: Reports that this thread is alive, and returns in how many seconds it must be called again.
+        observer: See Observer.
     """
 
     def __init__(

@@ -53,8 +53,8 @@ class NeighbourCheck:
     """Used by one thread; all times are those of the caller.
 
     Args:
-        kernel: asks, and has the answers.
-        compiler: has the desired rows and the Services, and knows other addresses that are taken.
+        kernel: Asks, and has the answers.
+        compiler: Has the desired rows and the Services, and knows other addresses that are taken.
     """
 
     def __init__(self, kernel: Kernel, compiler: Compiler) -> None:

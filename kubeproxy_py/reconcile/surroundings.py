@@ -30,10 +30,10 @@ class Surroundings:
     """Passes the addresses around this node to *compiler*; used by one thread.
 
     Args:
-        kernel: the kernel to read.
-        compiler: gets HostAddresses and TakenAddresses.
-        period_s: the time between two full compares; gateways are not read more often.
-        grace_s: how long an address that is gone still counts for NodePorts.
+        kernel: The kernel to read.
+        compiler: Gets HostAddresses and TakenAddresses.
+        period_s: The time between two full compares; gateways are not read more often.
+        grace_s: How long an address that is gone still counts for NodePorts.
     """
 
     def __init__(self, kernel: Kernel, compiler: Compiler, period_s: float, grace_s: float = GRACE_S) -> None:

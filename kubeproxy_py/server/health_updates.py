@@ -107,10 +107,10 @@ def is_up_to_date(*, synced: bool, compared: bool, requested: bool, has_work: bo
     """Return whether a cycle of the loop counts as a sync.
 
     Args:
-        synced: a sync ran.
-        compared: a full compare ended.
-        requested: a sync had been requested.
-        has_work: requested work is not finished.  If none is, the request turned out to need no change.
+        synced: A sync ran.
+        compared: A full compare ended.
+        requested: A sync had been requested.
+        has_work: Requested work is not finished.  If none is, the request turned out to need no change.
     """
     return synced or compared or (requested and not has_work)
 

@@ -102,16 +102,16 @@ class HttpServer:
         """Listen at *address* and answer requests with *handler*.
 
         Args:
-            address: an IP of this host, or 0.0.0.0 or ::.
+            address: An IP of this host, or 0.0.0.0 or ::.
             port: 0 for any free port.
-            handler: called in the server's thread.
+            handler: Called in the server's thread.
             both_families: 0.0.0.0 and :: each mean all addresses of both families.
 
         Returns:
             The listening socket, for `close`.
 
         Raises:
-            OSError: the address is in use, or not one of this host.
+            OSError: The address is in use, or not one of this host.
         """
         listener = listening_socket(address, port, both_families=both_families)
         self._selector.register(listener, selectors.EVENT_READ, handler)

@@ -107,9 +107,9 @@ def encode_response(response: Response, request: Request | None, now_s: float) -
     not apply, Connection.
 
     Args:
-        response: what to send; its body is omitted for HEAD.
-        request: what it answers; None if that was not a valid request.
-        now_s: the time for the Date header, in seconds since 1970.
+        response: What to send; its body is omitted for HEAD.
+        request: What it answers; None if that was not a valid request.
+        now_s: The time for the Date header, in seconds since 1970.
     """
     version = request.version if request else 1
     keeps_open = request is not None and not request.closes

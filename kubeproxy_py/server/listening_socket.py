@@ -10,12 +10,12 @@ def listening_socket(address: str, port: int, *, both_families: bool) -> socket.
     """Return a socket that listens at *address* and *port*, and does not block.
 
     Args:
-        address: an IP of this host, or 0.0.0.0 or ::.
+        address: An IP of this host, or 0.0.0.0 or ::.
         port: 0 for any free port.
         both_families: 0.0.0.0 and :: each mean all addresses of both families, where the host has IPv6.
 
     Raises:
-        OSError: the address is in use, or not one of this host.
+        OSError: The address is in use, or not one of this host.
     """
     if both_families and address in ("0.0.0.0", "::"):
         # Go listens at [::] for 0.0.0.0 too unless the family is given (net.favoriteAddrFamily); so does kube-proxy.

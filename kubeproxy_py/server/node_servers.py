@@ -103,7 +103,7 @@ class NodeServers:
         """Listen and serve until the process ends.
 
         Raises:
-            ServeError: a server cannot listen, and the configuration sets bindAddressHardFail.
+            ServeError: A server cannot listen, and the configuration sets bindAddressHardFail.
         """
         self._health_updates.start()
         config = self._config().config

@@ -66,7 +66,7 @@ class AddressMonitor:
     to report them.
 
     Raises:
-        OSError: no netlink socket could be created.
+        OSError: No netlink socket could be created.
     """
 
     def __init__(self, on_change: Callable[[AddressesChanged], None], *, debounce_s: float = 0.1) -> None:
@@ -167,9 +167,9 @@ def parse_notification(notification: bytes, device: int, before: AddressesChange
     Layout: nlmsghdr, then ifaddrmsg or ifinfomsg, then attributes (rtnetlink.py).
 
     Args:
-        notification: one message, possibly truncated.
-        device: the interface index of kube-ipvs0; 0 if it does not exist.
-        before: the changes reported by earlier notifications.
+        notification: One message, possibly truncated.
+        device: The interface index of kube-ipvs0; 0 if it does not exist.
+        before: The changes reported by earlier notifications.
     """
     message_type = NLMSGHDR.unpack_from(notification)[1]
     if message_type in (RTM_NEWADDR, RTM_DELADDR):

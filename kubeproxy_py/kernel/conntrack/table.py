@@ -62,7 +62,7 @@ class Conntrack:
         """Yield the UDP flows to *servers* in parts as they are read; some of them may be yielded twice.
 
         Raises:
-            KernelError: the kernel cannot list flows; with a hint.
+            KernelError: The kernel cannot list flows; with a hint.
         """
         for family in FAMILIES:
             if index := index_servers(servers, family):
@@ -76,7 +76,7 @@ class Conntrack:
             is in neither.
 
         Raises:
-            KernelError: the kernel could not be asked.
+            KernelError: The kernel could not be asked.
         """
         with closing(Socket(NETLINK_NETFILTER)) as netlink:
             errors = netlink.execute(map(encode_delete, flows))

@@ -50,7 +50,7 @@ def run(argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = TIMEOUT_S
     LC_ALL is C, so that parsed output does not depend on the host's language.
 
     Raises:
-        KernelError: the program is not installed, may not be run, or did not end within *timeout_s* (it is killed
+        KernelError: The program is not installed, may not be run, or did not end within *timeout_s* (it is killed
         then).
     """
     import subprocess  # 10 ms and 1 MiB at start; a host where netlink does everything never pays

@@ -28,8 +28,8 @@ class ReservedPorts:
     """The reserved ports of this network namespace.
 
     Args:
-        node_ports: the NodePorts in the kernel's sets at start.
-        root: the folder that contains the host's proc.
+        node_ports: The NodePorts in the kernel's sets at start.
+        root: The folder that contains the host's proc.
     """
 
     def __init__(self, node_ports: Collection[int] = (), *, root: Path = Path("/")) -> None:

@@ -10,8 +10,8 @@ class SocketOptions:
     Python's global lock is not released during the call, because the kernel answers within microseconds.
 
     Raises:
-        OSError: the socket could not be created.
-        ImportError: this Python has no ctypes.
+        OSError: The socket could not be created.
+        ImportError: This Python has no ctypes.
     """
 
     def __init__(self, domain: int, level: int) -> None:

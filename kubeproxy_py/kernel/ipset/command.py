@@ -68,7 +68,7 @@ class IpsetCommandAdapter:
         """Carry out *steps* and return the failures.
 
         Raises:
-            KernelError: the ipset program is missing, or does not work at all.
+            KernelError: The ipset program is missing, or does not work at all.
         """
         failures: list[StepFailure] = []
         for handler, group in group_steps(steps, lambda step: self._handlers.get(row_kind_and_verb(step), _restore)):

@@ -95,10 +95,10 @@ def spec_as_read(type_name: str, family: Family | None, maxelem: int, deviations
     The hash size grows with the entries and its initial value cannot be read, so the spec has the default.
 
     Args:
-        type_name: the set type.
-        family: of its entries.
-        maxelem: its capacity.
-        deviations: options that are never desired and change what the set does (a default timeout, a netmask, less
+        type_name: The set type.
+        family: Of its entries.
+        maxelem: Its capacity.
+        deviations: Options that are never desired and change what the set does (a default timeout, a netmask, less
             than all ports); they become part of the type, which then differs from every desired one.
     """
     is_bitmap = type_name == "bitmap:port"

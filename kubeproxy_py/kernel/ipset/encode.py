@@ -166,9 +166,9 @@ def _entry_template(family: int, size: int, remainder: str) -> tuple[bytes, byte
     """Return what precedes the first address of a DATA element, and what follows it up to the line.
 
     Args:
-        family: of the address; AF_UNSPEC if a complete PORT attribute takes its place.
-        size: of the address in bytes.
-        remainder: the text of the entry after the address.
+        family: Of the address; AF_UNSPEC if a complete PORT attribute takes its place.
+        size: Of the address in bytes.
+        remainder: The text of the entry after the address.
     """
     before = _ADDRESS_HEADERS[ATTR_IP, family] if family else b""
     after = _encode_remainder(remainder) + _LINE_HEADER

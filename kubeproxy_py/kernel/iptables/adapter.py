@@ -93,7 +93,7 @@ class IptablesAdapter:
         capability probe.
 
         Raises:
-            KernelError: no restore can succeed now.
+            KernelError: No restore can succeed now.
         """
         error = self._write(commands, steps)
         if error is None:
@@ -112,7 +112,7 @@ class IptablesAdapter:
         """Restore *steps*; if that fails, restore each half, until every rejected step is isolated.
 
         Raises:
-            KernelError: no restore can succeed now.
+            KernelError: No restore can succeed now.
         """
         error = self._write(commands, steps)
         return [] if error is None else self._halve(commands, steps, error)
@@ -128,7 +128,7 @@ class IptablesAdapter:
         """Apply *steps* in one restore and record them; return the error text, or None on success.
 
         Raises:
-            KernelError: no restore can succeed now.
+            KernelError: No restore can succeed now.
         """
         error = self._restore(commands, steps)
         if error is None:
@@ -139,7 +139,7 @@ class IptablesAdapter:
         """Apply *steps* in one restore; return the error text, or None on success.
 
         Raises:
-            KernelError: no restore can succeed now.
+            KernelError: No restore can succeed now.
         """
         try:
             text = restore_text(steps, self._jump_counts(commands, steps))

@@ -65,7 +65,7 @@ def detect_backend(configured: Literal["auto", "legacy", "nft"] = "auto", *, roo
     """Return *configured* or, if it is ``auto``, the backend that this node uses.
 
     Raises:
-        KernelError: the configured backend, or any, is not installed.
+        KernelError: The configured backend, or any, is not installed.
     """
     installed: list[Backend] = [backend for backend in BACKENDS if find_commands(backend, "IPv4")]
     if configured != "auto" and configured not in installed:

@@ -35,8 +35,8 @@ def missing_extensions(
 
     Args:
         backend: legacy or nft.
-        family: the address family.
-        extensions: what to ask for.
+        family: The address family.
+        extensions: What to ask for.
         has_compat: False: the kernel has no nft_compat, and so none for nft but those that are part of nf_tables.
     """
     if not has_compat:

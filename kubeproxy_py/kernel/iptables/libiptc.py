@@ -37,7 +37,7 @@ class LibiptcAdapter(IptablesAdapter):
     """IptablesAdapter that writes by python-iptables.
 
     Raises:
-        KernelError: the node uses nf_tables, or the extra ``[libiptc]`` is not installed.
+        KernelError: The node uses nf_tables, or the extra ``[libiptc]`` is not installed.
     """
 
     def __init__(self, commands: Iterable[IptablesCommands], backend: Backend) -> None:

@@ -45,12 +45,12 @@ class LegacyTable:
     """One table, for one commit while the iptables lock is held.
 
     Args:
-        iptc: what ``load_library`` returned.
-        family: the family of the table.
+        iptc: What ``load_library`` returned.
+        family: The family of the table.
         name: nat or filter.
 
     Raises:
-        KernelError: the kernel does not have the table.
+        KernelError: The kernel does not have the table.
     """
 
     def __init__(self, iptc: Any, family: Family, name: str) -> None:
@@ -70,8 +70,8 @@ class LegacyTable:
         """Apply all *lines* atomically.
 
         Raises:
-            MissingExtensionError: the library cannot find a match or target; nothing was changed.
-            IptcError: a line was rejected; nothing was changed.
+            MissingExtensionError: The library cannot find a match or target; nothing was changed.
+            IptcError: A line was rejected; nothing was changed.
             KernelError: EAGAIN; another program changed the table without taking the lock.
         """
         try:
@@ -145,7 +145,7 @@ def load_library() -> Any:
     Loading it runs some processes (modprobe, ldconfig), once.
 
     Raises:
-        KernelError: it is not installed, or does not find its C libraries.
+        KernelError: It is not installed, or does not find its C libraries.
     """
     try:
         import iptc

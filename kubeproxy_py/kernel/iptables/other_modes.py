@@ -98,7 +98,7 @@ def find_stale_rules(commands: Iterable[IptablesCommands]) -> StaleRules:
     The agent calls this at start, too, so nf_tables is asked without pyroute2.
 
     Args:
-        commands: those of the backend in which this agent writes, for each usable family.
+        commands: Those of the backend in which this agent writes, for each usable family.
 
     Raises:
         KernelError: iptables-save failed.

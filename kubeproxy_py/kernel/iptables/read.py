@@ -34,8 +34,8 @@ def save_table(commands: IptablesCommands, table: Table) -> bytes:
     """Return the output of iptables-save for *table*.
 
     Raises:
-        UnprintableTableError: it printed an error, or a remark instead of the table.
-        KernelError: it could not be run, or did not end.
+        UnprintableTableError: It printed an error, or a remark instead of the table.
+        KernelError: It could not be run, or did not end.
     """
     result = run([*commands.save, "-t", table])
     if result.exit_code:
@@ -55,7 +55,7 @@ def read_by_chain(commands: IptablesCommands, table: Table) -> bytes:
     A built-in chain that cannot be listed has our jumps only; what else is in it, and where, is not known.
 
     Raises:
-        KernelError: one of our chains cannot be listed, or our jumps cannot be checked.
+        KernelError: One of our chains cannot be listed, or our jumps cannot be checked.
     """
     chains = [name for chain_table, name in kube_names.CHAINS if chain_table == table]
     sources = dict.fromkeys(source for jump_table, source, _, _ in kube_names.JUMPS if jump_table == table)

@@ -54,7 +54,7 @@ def parse_restore(text: bytes, family: Family) -> dict[str, list[Line]]:
     """Return the lines of each table in text that ``restore_text`` wrote.
 
     Raises:
-        ValueError: a rule is not one of ours.
+        ValueError: A rule is not one of ours.
     """
     tables: dict[str, list[Line]] = {}
     for line in text.decode().splitlines():
@@ -73,7 +73,7 @@ def parse_rule(rule: str, family: Family) -> ParsedRule:
     """Return the parts of *rule*, a rule of ours as ``iptables-save`` prints it.
 
     Raises:
-        ValueError: the rule is not one of ours.
+        ValueError: The rule is not one of ours.
     """
     tokens = _RuleTokenizer(rule, family)
     fields: dict[str, str] = {}

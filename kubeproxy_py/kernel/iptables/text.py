@@ -42,14 +42,14 @@ def restore_text(steps: Sequence[Step], jump_counts: JumpCounts) -> bytes:
     """Return the input of ``iptables-restore --noflush`` for Chain and Jump steps of one family.
 
     Args:
-        steps: the steps of one family.
-        jump_counts: how often each jump exists now (``count_jumps``); a jump that exists is left where it is.
+        steps: The steps of one family.
+        jump_counts: How often each jump exists now (``count_jumps``); a jump that exists is left where it is.
 
     Returns:
         The text; empty if there is nothing to do.
 
     Raises:
-        ValueError: a rule is not exactly one line.
+        ValueError: A rule is not exactly one line.
     """
     lines = [line for table in TABLES for line in _table_lines(table, steps, jump_counts)]
     return "".join(f"{line}\n" for line in lines).encode()

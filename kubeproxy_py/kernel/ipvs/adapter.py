@@ -71,7 +71,7 @@ class IpvsAdapter:
     """VirtualServer and RealServer rows of the network namespace in which it is first used.
 
     Args:
-        use_getsockopt: read the real servers of IPv4 virtual servers by getsockopt(2) where possible, which is faster;
+        use_getsockopt: Read the real servers of IPv4 virtual servers by getsockopt(2) where possible, which is faster;
             all others are read by netlink.
     """
 
@@ -102,7 +102,7 @@ class IpvsAdapter:
         requested.
 
         Raises:
-            KernelError: the kernel cannot list them.
+            KernelError: The kernel cannot list them.
         """
         bodies = self._list_services()
         for start in range(0, len(bodies), _CHUNK_SIZE):

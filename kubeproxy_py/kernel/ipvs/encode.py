@@ -73,8 +73,8 @@ def encode_steps(steps: Iterable[Step], message_type: int) -> Iterator[Message]:
     """Yield the message for each of *steps* on virtual and real servers.
 
     Args:
-        steps: on VirtualServer and RealServer rows.
-        message_type: the number that the kernel assigned to IPVS.
+        steps: On VirtualServer and RealServer rows.
+        message_type: The number that the kernel assigned to IPVS.
     """
     service_templates: dict[_Service, tuple[bytes, bytes]] = {}
     dest_templates: dict[_Dest, tuple[bytes, bytes, bytes]] = {}

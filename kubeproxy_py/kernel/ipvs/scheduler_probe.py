@@ -34,7 +34,7 @@ def check_scheduler(ipvs: VirtualServers, scheduler: str) -> None:
     """Check that virtual servers can use *scheduler*; kernel state is unchanged afterwards.
 
     Raises:
-        KernelError: they cannot.
+        KernelError: They cannot.
     """
     rows = chain.from_iterable(chunk.items() for chunk in ipvs.virtual_servers())
     if any(isinstance(spec, VirtualServerSpec) and spec.scheduler == scheduler for key, spec in rows if key != PROBE):

@@ -38,7 +38,7 @@ class RealServerReader:
     """Reads real servers in the network namespace in which it was created.
 
     Raises:
-        OSError: no socket could be opened.
+        OSError: No socket could be opened.
         ImportError: Python has no ctypes.
     """
 

@@ -89,7 +89,7 @@ class Socket:
     """A netlink socket of one protocol, in the network namespace in which it was created.
 
     Raises:
-        KernelError: the kernel does not have the protocol.
+        KernelError: The kernel does not have the protocol.
     """
 
     def __init__(self, protocol: int, *, timeout_s: float = 5.0) -> None:
@@ -117,7 +117,7 @@ class Socket:
         A message that got no answer even when sent alone fails with ETIMEDOUT.
 
         Raises:
-            KernelError: the socket failed.
+            KernelError: The socket failed.
         """
         errors: dict[int, NetlinkError] = {}
         start = 0
