@@ -79,7 +79,8 @@ def build_app(
     """Return the resident process for *platform*, on which *sysctls* were applied."""
     current = CurrentConfig(loaded)
     collectors = _make_collectors()
-    parts = make_parts(loaded, platform, sysctls, collectors.client, served_addresses(platform.kernel))
+    served = served_addresses(platform.kernel)
+    parts = make_parts(loaded, platform, sysctls, collectors.client, served)
     node = platform.host.node_name
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
     rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)

@@ -8,7 +8,7 @@ Invariants:
 import logging
 from collections.abc import Callable, Collection
 from socket import gethostname
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -21,7 +21,7 @@ from kubeproxy_py.compile.config_warnings import node_warnings
 from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.events.announcer import Announcer
-from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted
+from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted, saved_objects_replaced
 from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.kernel.worker import Worker
@@ -62,6 +62,7 @@ class Parts(Struct, frozen=True, gc=False):
     source: Source
     announcer: Announcer = Announcer()  # without an API server, events are only logged
     api_servers: Callable[[], tuple[SocketAddress, ...]] = tuple  # where it is reached; raises SourceError
+    saved_s: Callable[[], float | None] = lambda: None  # when the objects of the source were saved; None: are current
 
 
 # Host and kernel
@@ -134,7 +135,7 @@ def make_parts(
     platform: HostPlatform,
     sysctls: Rows | None = None,
     metrics: ClientMetrics = NULL_CLIENT_METRICS,
-    served: frozenset[IP] = frozenset(),
+    served: frozenset[IP] | None = None,
 ) -> Parts:
     """Return the parts of an agent on *platform*.
 
@@ -143,7 +144,8 @@ def make_parts(
         platform: The host.
         sysctls: The sysctls that were applied; None: those that would be.
         metrics: Counts the requests of the source.
-        served: The Service addresses that the kernel serves; a source that has nothing for them is doubted.
+        served: For an agent that runs until the process ends, the Service addresses that the kernel serves; a source
+            that has nothing for them is doubted.  None: for a command that runs once, and saves nothing.
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
@@ -154,10 +156,10 @@ def make_parts(
         return Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
 
     if loaded.agent.manifests:  # there is no API server to post events to
-        folder, announcer = _manifest_source(loaded, node, metrics, served), Announcer()
+        folder, announcer = _manifest_source(loaded, node, metrics, served or frozenset()), Announcer()
         return Parts(platform.kernel, make_compiler(announcer), folder, announcer)
     source, announcer = _kubernetes_source(loaded, node, metrics, served)
-    return Parts(platform.kernel, make_compiler(announcer), source, announcer, source.server_addresses)
+    return Parts(platform.kernel, make_compiler(announcer), source, announcer, source.server_addresses, source.saved_s)
 
 
 def real_parts(loaded: LoadedConfig) -> Parts:
@@ -184,22 +186,32 @@ def _manifest_source(loaded: LoadedConfig, node: str, metrics: ClientMetrics, se
 
 
 def _kubernetes_source(
-    loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP]
+    loaded: LoadedConfig, node: str, metrics: ClientMetrics, served: frozenset[IP] | None
 ) -> "tuple[KubeSource, Announcer]":
     """Return the API server, and an announcer that posts events to it."""
     from random import random
 
     from kubeproxy_py.events.poster import Poster
     from kubeproxy_py.events.recorder import Recorder
+    from kubeproxy_py.sources.kubernetes.saved_objects import LISTS_S, SILENCE_S, Saving, Use
     from kubeproxy_py.sources.kubernetes.source import Caution, KubeSource
+
+    def on_replaced(use: Use) -> None:
+        served_s, age_s = max(0.0, time() - use.since_s), max(0.0, use.since_s - use.saved_s)
+        announcer.publish(saved_objects_replaced(node, use.services, served_s, age_s))
 
     kubeconfig = loaded.config.client_connection.kubeconfig
     caution = Caution(
         loaded.agent.removal_confirm_percent,
-        served,
+        served or frozenset(),
         lambda doubt: announcer.publish(list_doubted(node, doubt.message)),
     )
-    source = KubeSource(kubeconfig, loaded.agent.master, node, metrics=metrics, caution=caution)
+    saving = None
+    if loaded.agent.state_dir:
+        is_resident = served is not None
+        silence_s = SILENCE_S if is_resident else LISTS_S  # a command that runs once has time
+        saving = Saving(loaded.agent.state_dir, loaded.agent.state_max_age_s, is_resident, silence_s, on_replaced)
+    source = KubeSource(kubeconfig, loaded.agent.master, node, metrics=metrics, caution=caution, saving=saving)
     announcer = Announcer(Poster(source.api, Recorder(gethostname()), random))
     return source, announcer
 

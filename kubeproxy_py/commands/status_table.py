@@ -8,6 +8,7 @@ Invariants:
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 
+from kubeproxy_py.config.durations import format_duration
 from kubeproxy_py.model.refusal import Refusal, grouped
 from kubeproxy_py.model.rows import Connections, RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.net import join_host_port
@@ -41,6 +42,14 @@ def status_text(
             lines.append(f"  -> (no endpoints: refused{'; ' if reason else ''}{reason})")
     count = sum(map(len, real_servers.values()))
     return "\n".join((*lines, f"{len(servers):,} virtual servers, {count:,} real servers")) + "\n"
+
+
+def saved_text(saved_s: float | None, now_s: float) -> str:
+    """Return a line that the names and refusals are those of objects saved at *saved_s*; "" if it is None."""
+    if saved_s is None:
+        return ""
+    age = format_duration(float(max(0, round(now_s - saved_s))))
+    return f"STALE: the API server does not answer; names and refusals are those of objects saved {age} ago\n"
 
 
 def refusals_text(refusals: Iterable[Refusal]) -> str:

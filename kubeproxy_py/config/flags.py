@@ -72,6 +72,15 @@ _AGENT_SOURCE = (
         "server", AgentSettings, commands=_READ,
     ),
     Flag(
+        "state-dir", "stateDir",
+        "save the objects of the API server in this directory, and serve them after a boot while the server does not "
+        "answer", AgentSettings, commands=_READ,
+    ),
+    Flag(
+        "state-max-age", "stateMaxAge", "do not serve saved objects that are older than this; 0s: of any age",
+        AgentSettings, commands=_READ,
+    ),
+    Flag(
         "removal-confirm-percent", "removalConfirmPercent",
         "a list of the API server that lacks more than this share of at least 10 known objects, or all of them, is "
         "used only if a second list says the same; 0: every list is used at once", AgentSettings,

@@ -220,6 +220,8 @@ class AgentSettings(Section, frozen=True):
     removal_confirm_percent: Annotated[int, pointer(integer(0, 100, metavar="PERCENT"))] = 50
     healthz_at_service_addresses: Annotated[bool, BOOLEAN] = False  # for health checks of passthrough load balancers
     keep_foreign_virtual_servers: Annotated[bool, BOOLEAN] = False  # those that no set and no address of ours names
+    state_dir: Annotated[str, DIRECTORY] = ""  # where objects are saved for the next start; "": nowhere
+    state_max_age_s: Annotated[float, pointer(DURATION)] = 604_800.0  # older ones are not served; 0: of any age
     reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
 
 

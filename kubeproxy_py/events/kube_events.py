@@ -129,6 +129,22 @@ def list_doubted(node: str, what: str) -> KubeEvent:
     return KubeEvent("Warning", "ListDoubted", _SYNC, Regarding("Node", node), note)
 
 
+def saved_objects_replaced(node: str, services: int, served_s: float, age_s: float) -> KubeEvent:
+    """Return the Event that *node* served saved objects until now; kube-proxy has no such Event.
+
+    Args:
+        node: The node.
+        services: The number of Services that were served.
+        served_s: For how long.
+        age_s: How old they were at the start of that.
+    """
+    note = (
+        f"the API server did not answer when kubeproxy-py started, so {services} Services were served for "
+        f"{served_s:.0f} s as they had been saved {age_s:.0f} s before; the API server's objects are served now"
+    )
+    return KubeEvent("Warning", "ServedSavedObjects", _START, Regarding("Node", node), note)
+
+
 def cluster_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP]) -> KubeEvent:
     """Return the Event that ClusterIPs of *service* are addresses of *node*, too; kube-proxy has no such Event."""
     note = (

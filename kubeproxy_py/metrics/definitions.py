@@ -280,6 +280,20 @@ OURS: tuple[Metric, ...] = (
         "Number of lists that would have removed most objects; each is used only if a second list says the same.",
         "resource",
     ),
+    _gauge(
+        "kubeproxy_ipvs_serving_saved_objects",
+        "1 while the node serves objects that were saved (--state-dir), because the API server has not answered since "
+        "the start; else 0.",
+    ),
+    _gauge(
+        "kubeproxy_ipvs_saved_objects_timestamp_seconds",
+        "When objects were last saved for the next start, in seconds since 1970; at least once an hour while the "
+        "API server answers.",
+    ),
+    _counter(
+        "kubeproxy_ipvs_saved_objects_failures_total",
+        "Number of times that objects could not be saved, or that saved ones could not be used.",
+    ),
     _counter("kubeproxy_ipvs_service_connections_total", "Number of connections scheduled by IPVS.", *_TRAFFIC),
     _counter("kubeproxy_ipvs_service_received_packets_total", "Number of packets received from clients.", *_TRAFFIC),
     _counter("kubeproxy_ipvs_service_sent_packets_total", "Number of packets sent to clients.", *_TRAFFIC),

@@ -22,6 +22,8 @@ class RestClientMetrics(ClientMetrics):
         registry.set("rest_client_exec_plugin_ttl_seconds", float("inf"))
         registry.set("rest_client_transport_cache_entries", 0)
         registry.declare("rest_client_exec_plugin_certificate_rotation_age")
+        registry.set("kubeproxy_ipvs_serving_saved_objects", 0)
+        registry.inc("kubeproxy_ipvs_saved_objects_failures_total", amount=0)
         for resource in _RESOURCES.values():  # from 0, so that an alert sees the first one
             registry.inc("kubeproxy_ipvs_doubted_lists_total", resource, amount=0)
 
@@ -65,6 +67,18 @@ class RestClientMetrics(ClientMetrics):
     def list_doubted(self, feed: Feed) -> None:
         """Record that a list is not accepted before a second one confirms it."""
         self._registry.inc("kubeproxy_ipvs_doubted_lists_total", _RESOURCES[feed])
+
+    def serving_saved_objects(self, *, serving: bool) -> None:
+        """Record whether saved objects are served, because the server has not answered since the start."""
+        self._registry.set("kubeproxy_ipvs_serving_saved_objects", int(serving))
+
+    def objects_saved(self, at_s: float) -> None:
+        """Record when the objects were saved."""
+        self._registry.set("kubeproxy_ipvs_saved_objects_timestamp_seconds", at_s)
+
+    def saved_objects_failed(self) -> None:
+        """Record that objects could not be saved, or that saved ones cannot be used."""
+        self._registry.inc("kubeproxy_ipvs_saved_objects_failures_total")
 
     def collect(self) -> Iterator[MetricFamily]:
         """Yield how long ago the API server last answered for each watch."""

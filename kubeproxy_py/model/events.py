@@ -2,7 +2,7 @@
 
 Invariants:
 - An event carries the complete new object, never a difference, so handling one twice is harmless.
-- A source sends every existing object first, then ``Synced`` once.  After a relist it sends a delete event for each
+- A source sends every existing object first, then ``Synced``.  After a relist it sends a delete event for each
   object that no longer exists, as well as those that do.
 """
 
@@ -85,9 +85,13 @@ class AddressesChanged(Struct, frozen=True, gc=False):
 
 
 class Synced(Struct, frozen=True, gc=False):
-    """The initial list of a feed is complete."""
+    """The initial list of a feed is complete.
+
+    A source that has only saved objects at first sends it twice: for those, and for the list of its server.
+    """
 
     feed: Feed
+    saved_s: float | None = None  # when the objects were saved, in seconds since 1970; None: they are current
 
 
 ObjectEvent = (

@@ -39,5 +39,14 @@ class ClientMetrics:
     def list_doubted(self, feed: Feed) -> None:
         """Record that a list is not accepted before a second one confirms it."""
 
+    def serving_saved_objects(self, *, serving: bool) -> None:
+        """Record whether saved objects are served, because the server has not answered since the start."""
+
+    def objects_saved(self, at_s: float) -> None:
+        """Record that the objects were saved at *at_s*, in seconds since 1970."""
+
+    def saved_objects_failed(self) -> None:
+        """Record that objects could not be saved, or that saved ones cannot be used."""
+
 
 NULL_CLIENT_METRICS = ClientMetrics()

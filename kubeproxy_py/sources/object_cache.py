@@ -57,6 +57,14 @@ class ObjectCache:
         """Return the number of objects that have values."""
         return len(self._values)
 
+    def __contains__(self, identity: Identity) -> bool:
+        """Return whether the object has values."""
+        return identity in self._values
+
+    def all_values(self) -> dict[Identity, tuple[Value, ...]]:
+        """Return the values of each object, as they are now."""
+        return self._values.copy()
+
     def values(self, identities: Iterable[Identity]) -> Iterable[Value]:
         """Yield the values of *identities*."""
         return (value for identity in identities for value in self._values.get(identity, ()))

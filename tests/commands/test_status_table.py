@@ -1,7 +1,7 @@
 """The output of `status`."""
 
 from kubeproxy_py.commands.service_names import virtual_server_name
-from kubeproxy_py.commands.status_table import refusals_text
+from kubeproxy_py.commands.status_table import refusals_text, saved_text
 from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.rows import VirtualServer
 from tests.builders import name, service
@@ -33,3 +33,10 @@ def test_virtual_server_has_the_name_of_its_holder() -> None:
     server = VirtualServer("203.0.113.7", 80, "TCP")
     assert virtual_server_name(server, name("web"), services) == "shop/web (externalIP)"
     assert virtual_server_name(server, None, services) == ""
+
+
+def test_names_of_saved_objects_are_marked_as_stale() -> None:
+    assert saved_text(None, 1000.0) == ""
+    assert saved_text(1000.0, 4661.4).startswith("STALE: the API server does not answer")
+    assert saved_text(1000.0, 4661.4).endswith("objects saved 1h1m1s ago\n")
+    assert saved_text(1000.0, 900.0).endswith("objects saved 0s ago\n")  # a clock that went back

@@ -71,7 +71,7 @@ def test_closed_socket_has_no_peer() -> None:
 def test_peer_of_a_name_is_emitted_before_the_initial_lists(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     events = EventLog()
     host, _, port = server.url.rpartition("//")[2].rpartition(":")
-    monkeypatch.setattr("kubeproxy_py.sources.kubernetes.source.addresses_of", lambda _url: ())
+    monkeypatch.setattr("kubeproxy_py.sources.kubernetes.source.addresses_of", lambda *_arguments: ())
     source = KubeSource(None, server.url, "node-a")
     source.start(events)
     try:

@@ -93,3 +93,15 @@ def test_watch_silence_is_the_time_since_the_last_data() -> None:
     harness.metrics.data_received("node")
     harness.now_s += 7
     assert harness.samples("kubeproxy_ipvs_watch_silence_seconds") == {("nodes",): 7.0}
+
+
+def test_saved_objects_are_recorded_from_the_start() -> None:
+    harness = MetricsHarness()
+    assert harness.samples("kubeproxy_ipvs_serving_saved_objects") == {(): 0}
+    assert harness.samples("kubeproxy_ipvs_saved_objects_failures_total") == {(): 0}
+    harness.metrics.serving_saved_objects(serving=True)
+    harness.metrics.saved_objects_failed()
+    harness.metrics.objects_saved(77.0)
+    assert harness.samples("kubeproxy_ipvs_serving_saved_objects") == {(): 1}
+    assert harness.samples("kubeproxy_ipvs_saved_objects_failures_total") == {(): 1}
+    assert harness.samples("kubeproxy_ipvs_saved_objects_timestamp_seconds") == {(): 77.0}

@@ -700,6 +700,60 @@ def test_first_list_without_any_endpoint_is_doubted_where_the_kernel_serves_serv
     assert summary(list_watch.on_response(200, listed)) == ["+web-1", "synced slices"]
 
 
+# Saved objects
+
+
+def saved(*bodies: Json) -> dict[Any, Any]:
+    """Return the values of the Services *bodies*, as an earlier process saved them."""
+    before = listwatch()
+    before.on_response(200, page(*bodies))
+    return before.known_values()
+
+
+def test_saved_objects_are_the_initial_list_and_the_servers_list_is_a_relist() -> None:
+    list_watch = listwatch()
+    events = list_watch.restore(saved(service("a"), service("b"), service("c")), 77.0)
+    assert summary(events) == ["+a:80", "+b:80", "+c:80", "synced services"]
+    assert events[-1] == Synced("services", 77.0)
+    assert (list_watch.is_answered, list_watch.is_current) == (False, False)
+    assert "resourceVersion" not in query(list_watch.next_request())  # the cache may be older than what was saved
+    first = list_watch.on_response(200, page(service("a"), service("b", port=81), continuation="x"))
+    assert (summary(first), list_watch.is_answered, list_watch.is_current) == ([], True, False)
+    assert summary(list_watch.on_response(200, page(service("d")))) == ["+b:81", "+d:80", "-c", "synced services"]
+    assert list_watch.is_current
+
+
+def test_saved_objects_replace_the_rest_of_a_list_that_does_not_go_on() -> None:
+    list_watch = listwatch()
+    assert summary(list_watch.on_response(200, page(service("a", port=81), continuation="x"))) == ["+a:81"]
+    events = list_watch.restore(saved(service("a"), service("b")), 77.0)
+    assert summary(events) == ["+b:80", "synced services"]  # what the server sent is newer
+    assert summary(list_watch.on_response(200, page(service("c")))) == ["+c:80", "-b", "synced services"]
+
+
+def test_saved_objects_are_of_no_use_after_a_list() -> None:
+    list_watch = watching(service("a"))
+    assert list_watch.restore(saved(service("b")), 77.0) == []
+    assert {name.name for _, name in list_watch.known_values()} == {"a"}
+
+
+def test_list_that_lacks_most_saved_objects_is_doubted() -> None:
+    list_watch = listwatch(percent=50)
+    list_watch.restore(saved(service("a")), 77.0)
+    (problem,) = list_watch.on_response(200, page())
+    assert "1 of 1 known Service objects are missing" in str(problem)
+    assert not list_watch.is_current
+    assert summary(list_watch.on_response(200, page()))[0] == "-a"
+
+
+def test_saved_object_stays_while_the_servers_version_is_broken() -> None:
+    list_watch = listwatch()
+    list_watch.restore(saved(service("a")), 77.0)
+    lines = summary(list_watch.on_response(200, page(service("a", port="none"))))
+    assert [line for line in lines if not line.startswith("!")] == ["synced services"]
+    assert {name.name for _, name in list_watch.known_values()} == {"a"}
+
+
 # Sizes
 
 

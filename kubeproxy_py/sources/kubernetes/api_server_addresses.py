@@ -16,7 +16,7 @@ from kubeproxy_py.net import SocketAddress
 
 SOURCE = "API server"
 _KNOWN_MAX = 64  # the last ones; behind a load balancer's name the addresses may change for ever
-_RESOLVE_TIMEOUT_S = 3.0
+RESOLVE_TIMEOUT_S = 3.0
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -32,6 +32,11 @@ class ApiServerAddresses:
         self._lock = threading.Lock()
         self._known: dict[SocketAddress, None] = {}
 
+    @property
+    def known(self) -> tuple[SocketAddress, ...]:
+        """The addresses collected so far."""
+        return tuple(self._known)
+
     def add(self, addresses: Iterable[SocketAddress]) -> None:
         """Add *addresses*; cheap if they are known."""
         new = [address for address in addresses if address not in self._known]
@@ -42,7 +47,7 @@ class ApiServerAddresses:
             self._emit(TakenAddresses(SOURCE, api_servers=tuple(self._known)))
 
 
-def addresses_of(url: str, timeout_s: float = _RESOLVE_TIMEOUT_S) -> tuple[SocketAddress, ...]:
+def addresses_of(url: str, timeout_s: float = RESOLVE_TIMEOUT_S) -> tuple[SocketAddress, ...]:
     """Return the addresses and the port of the server at *url*; none if its name is not resolved in time."""
     parts = urlsplit(url)
     try:

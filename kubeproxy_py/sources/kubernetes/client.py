@@ -138,6 +138,7 @@ class Connection:
         user_agent: The User-Agent header.
         metrics: Counts the requests.
         on_connected: Called with a socket of each request that got a response.
+        cluster: The IDs of the server's cluster; see cluster_ids.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root of a request
@@ -149,7 +150,9 @@ class Connection:
         metrics: ClientMetrics = NULL_CLIENT_METRICS,
         *,
         on_connected: Callable[[socket.socket], None] = lambda _socket: None,
+        cluster: tuple[str, ...] = (),
     ) -> None:
+        self.cluster = cluster
         self._server = server
         self._pool = pool
         self._authorization = authorization

@@ -27,6 +27,14 @@ class KnownObjects:
         """Return the values of the objects *listed*."""
         return self._objects.values(listed)
 
+    def all_values(self) -> dict[Identity, tuple[Value, ...]]:
+        """Return the values of each object, as they are now."""
+        return self._objects.all_values()
+
+    def restore(self, identity: Identity, values: tuple[Value, ...]) -> list[Event]:
+        """Return the events of an object that was saved, unless the object is known already."""
+        return [] if identity in self._objects else [*self._objects.update(identity, values)]
+
     def is_change(self, identity: Identity, decoded: Decoded) -> bool:
         """Return whether using *decoded* would emit anything."""
         if decoded.problems != self._problems.get(identity, ()):

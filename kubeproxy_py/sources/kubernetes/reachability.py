@@ -44,6 +44,11 @@ class Reachability:
                 self._changed.wait(due_s - now_s)
             return False
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last request was not answered."""
+        return self._failures > 0
+
     def answered(self) -> None:
         """Record that the server answers."""
         with self._changed:

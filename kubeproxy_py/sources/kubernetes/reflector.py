@@ -17,7 +17,7 @@ Invariants:
 Source: kubernetes.io/docs/reference/using-api/api-concepts, "Efficient detection of changes".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -26,7 +26,7 @@ from msgspec import Raw
 from kubeproxy_py.model.events import Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.decode.errors import FieldError
-from kubeproxy_py.sources.decode.objects import decode
+from kubeproxy_py.sources.decode.objects import Value, decode
 from kubeproxy_py.sources.decode.schema import WatchWire
 from kubeproxy_py.sources.kubernetes import answers
 from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
@@ -36,6 +36,7 @@ from kubeproxy_py.sources.kubernetes.removal_guard import Decision, RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import Resource
 from kubeproxy_py.sources.kubernetes.retry_schedule import RetrySchedule
 from kubeproxy_py.sources.kubernetes.versions import goes_back
+from kubeproxy_py.sources.object_cache import Identity
 
 WATCH_TIMEOUT_S = (300, 600)  # random within it, as client-go, so that watches do not all end at once
 SHORT_WATCH_S = 1.0  # a watch that ends sooner, without data, is a failure; else we would send requests without pause
@@ -59,6 +60,8 @@ class ListWatch:
     Attributes:
         resource: The resource that is requested now.
         version: Up to which the events are complete; "" before the first list.
+        is_current: A complete list of the server was used.
+        is_answered: The server has sent a page of a list.
     """
 
     def __init__(self, resource: Resource, random: Callable[[], float], guard: RemovalGuard | None = None) -> None:
@@ -67,7 +70,9 @@ class ListWatch:
         self._guard = guard or RemovalGuard()
         self._schedule = RetrySchedule(random)
         self._objects = KnownObjects()
-        self._synced = False
+        self._synced = False  # the objects are complete: those of a list, or saved ones
+        self.is_current = False
+        self.is_answered = False
         self._watch_ended = False  # the current watch sent something after which it is of no use
         self._lines = 0  # of the current watch
         self._limit = PAGE_LIMIT
@@ -80,6 +85,25 @@ class ListWatch:
     def feed(self) -> Feed:
         """The feed of the resource."""
         return self._preferred.feed
+
+    # Saved objects
+
+    def restore(self, objects: Mapping[Identity, tuple[Value, ...]], saved_s: float) -> list[Event]:
+        """Return the events of *objects*, which were saved at *saved_s*, in place of a list that does not come.
+
+        The first list of the server is then a relist: its events are the differences, and it may be doubted.
+        """
+        if self._synced:
+            return []
+        self._synced = True
+        if self._listing:
+            self._listing.from_cache = False  # which may be older than what was saved
+        restored = [event for name, values in objects.items() for event in self._objects.restore(name, values)]
+        return [*restored, Synced(self.feed, saved_s)]
+
+    def known_values(self) -> dict[Identity, tuple[Value, ...]]:
+        """Return the values of each object, as they are now."""
+        return self._objects.all_values()
 
     # Requests
 
@@ -200,6 +224,7 @@ class ListWatch:
             page = answers.read_page(self.resource.kind, body)
         except FieldError as error:
             return self._fail(error.to_problem(self._where()))
+        self.is_answered = True
         for item in page.items:
             listing.add(decode(self.resource.kind, item, origin="API"), self._objects)
         events = [] if self._synced else listing.use_changed(self._objects)
@@ -225,8 +250,8 @@ class ListWatch:
             events.append(Problem(self._where(), "list", f"confirmed by a second list: {removal}", is_warning=True))
         self.version, self._listing = version, None
         self._schedule.listed()
-        if not self._synced:
-            self._synced = True
+        if not self.is_current:
+            self._synced = self.is_current = True
             events.append(Synced(self.resource.feed))
         return events
 

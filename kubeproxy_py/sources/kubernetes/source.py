@@ -29,7 +29,12 @@ from kubeproxy_py.sources import EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
-from kubeproxy_py.sources.kubernetes.api_server_addresses import ApiServerAddresses, addresses_of, peer_of
+from kubeproxy_py.sources.kubernetes.api_server_addresses import (
+    RESOLVE_TIMEOUT_S,
+    ApiServerAddresses,
+    addresses_of,
+    peer_of,
+)
 from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS, Connection
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
 from kubeproxy_py.sources.kubernetes.listing import Doubt
@@ -37,13 +42,17 @@ from kubeproxy_py.sources.kubernetes.open_watch import PROBE_AFTER_S
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, Resource, node_resource
+from kubeproxy_py.sources.kubernetes.saved_objects import SavedObjects, Saving
 from kubeproxy_py.sources.kubernetes.watch_monitor import WatchMonitor
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
+from kubeproxy_py.sources.saved.cluster_ids import cluster_ids
 
 CONFIRM_PERCENT = 50
 _CONNECTIONS = 5  # one for each watch, one to post Events, and one to probe
 _JOIN_TIMEOUT_S = 2.0
 _TOKEN_MAX_BYTES = 1 << 20
+_AUTHORITIES_MAX_BYTES = 4 << 20
+_RESOLVE_SHORT_S = 0.3
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +74,13 @@ class KubeSource:
         node_name: The Node to watch.
         metrics: Counts the requests.
         caution: When a list is doubted.
+        saving: Where objects are saved for a start while the server does not answer; None: nowhere.
 
     Attributes:
         api: The connection, which others may use for their own requests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root of the source
         self,
         kubeconfig: str | None,
         master: str | None,
@@ -78,6 +88,7 @@ class KubeSource:
         *,
         metrics: ClientMetrics = NULL_CLIENT_METRICS,
         caution: Caution = Caution(),  # noqa: B008 - frozen
+        saving: Saving | None = None,
     ) -> None:
         self.api = ApiConnection(lambda: connect(kubeconfig, master, metrics, self._on_connected))
         self._servers: ApiServerAddresses | None = None
@@ -87,6 +98,9 @@ class KubeSource:
         self._caution = caution
         self._threads: list[WatchThread] = []
         self._monitor = WatchMonitor(self.api, self._threads, PROBE_AFTER_S)
+        self._saved = (
+            SavedObjects(saving, node_name, kernel_serves=bool(caution.served), metrics=metrics) if saving else None
+        )
         self._lock = threading.Lock()  # held while events are emitted
         self._stopped = False
 
@@ -96,8 +110,13 @@ class KubeSource:
 
         def emit_unless_stopped(*events: Event) -> None:
             with self._lock:
-                if not self._stopped:
-                    emit(*events)
+                if self._stopped:
+                    return
+                if self._saved:
+                    self._saved.before_emit(events)
+                emit(*events)
+            if self._saved:
+                self._saved.after_emit()
 
         self._servers = ApiServerAddresses(emit_unless_stopped)
         self._servers.add(self.server_addresses())
@@ -108,6 +127,8 @@ class KubeSource:
         for thread in self._threads:
             thread.start()
         self._monitor.start()
+        if self._saved:
+            self._saved.start(self.api, self._servers, self._threads)
 
     def _guard(self, resource: Resource) -> RemovalGuard:
         """Return the guard of *resource*; a Node that does not exist yet serves nothing."""
@@ -121,8 +142,14 @@ class KubeSource:
     def server_addresses(self) -> tuple[SocketAddress, ...]:
         """Return the addresses of the API server that its URL names; resolved once.  Raises SourceError; see start."""
         if self._resolved is None:
-            self._resolved = addresses_of(self.api.current().url)
+            # Saved objects name the addresses, too, and need not wait for a name server that does not answer either.
+            timeout_s = _RESOLVE_SHORT_S if self._saved and self._saved.may_be_served else RESOLVE_TIMEOUT_S
+            self._resolved = addresses_of(self.api.current().url, timeout_s)
         return self._resolved
+
+    def saved_s(self) -> float | None:
+        """Return when the objects that it delivers were saved, in seconds since 1970; None: they are current."""
+        return self._saved.use.saved_s if self._saved and self._saved.use else None
 
     def _on_connected(self, connected: socket.socket) -> None:
         """Remember the peer, before what it sent is emitted."""
@@ -134,6 +161,8 @@ class KubeSource:
         with self._lock:
             self._stopped = True
         self._monitor.stop()
+        if self._saved:
+            self._saved.stop()
         for thread in self._threads:
             thread.stop()
         for thread in self._threads:
@@ -179,7 +208,16 @@ def connect(
 
     metrics.pool_created()
     server, user_agent = configuration.host.rstrip("/"), f"kubeproxy-py/{__version__}"
-    return Connection(server, pool, authorization, user_agent, metrics, on_connected=on_connected)
+    cluster = cluster_ids(server, _authorities(configuration))
+    return Connection(server, pool, authorization, user_agent, metrics, on_connected=on_connected, cluster=cluster)
+
+
+def _authorities(configuration: Any) -> bytes:
+    """Return the certificates of the cluster's certificate authority, which were just loaded; b"" if it has none."""
+    try:
+        return read_file(configuration.ssl_ca_cert, _AUTHORITIES_MAX_BYTES) if configuration.ssl_ca_cert else b""
+    except UnreadableError:  # it was replaced at this moment
+        return b""
 
 
 def _load_kubeconfig(path: str, configuration: Any) -> str:

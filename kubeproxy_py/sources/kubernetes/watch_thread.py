@@ -3,12 +3,14 @@
 Invariants:
 - ListWatch makes all decisions; this module only adds the connection, the clock and the thread.
 - Every failure leads to a delay and another attempt; only ``stop`` ends the thread.
+- Events are emitted in the order in which ListWatch returned them, also those of saved objects, which another thread
+  asks for.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from kubeproxy_py import threads
@@ -17,12 +19,14 @@ from kubeproxy_py.model.events import Event, Feed
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import EventHandler
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
+from kubeproxy_py.sources.decode.objects import Value
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.client import Connection, Response
 from kubeproxy_py.sources.kubernetes.listing import Doubt, Request
 from kubeproxy_py.sources.kubernetes.open_watch import Answer, WatchActivity
 from kubeproxy_py.sources.kubernetes.reflector import WATCH_TIMEOUT_S, ListWatch
 from kubeproxy_py.sources.kubernetes.transport_errors import TooLargeError, TransportError
+from kubeproxy_py.sources.object_cache import Identity
 
 LIST_TIMEOUT_S = 60.0  # the API server gives up on a list after as long
 ACCEPT_TIMEOUT_S = 30.0  # for the response to a watch, which the API server begins at once
@@ -60,6 +64,7 @@ class WatchThread:
         self._on_doubt = on_doubt
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # of _response and _answer
+        self._handling = threading.Lock()  # held while ListWatch returns events, and until they are emitted
         self._response: Response | None = None  # whose body is being read
         self._answer: Answer | None = None  # for which the monitor ended the watch
         self._last_activity_s = 0.0  # when the server last sent something, or was asked
@@ -110,6 +115,27 @@ class WatchThread:
                 self._answer = answer
                 self._response.abort()
 
+    # For saved objects; may be called by any thread
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server has sent a page of a list."""
+        return self._list_watch.is_answered
+
+    @property
+    def is_current(self) -> bool:
+        """Whether a complete list of the server was used."""
+        return self._list_watch.is_current
+
+    def restore(self, objects: Mapping[Identity, tuple[Value, ...]], saved_s: float) -> None:
+        """Emit *objects*, which were saved at *saved_s*, unless a list of the server was used."""
+        self._emit_all(lambda: self._list_watch.restore(objects, saved_s))
+
+    def known_values(self) -> dict[Identity, tuple[Value, ...]]:
+        """Return the values of each object, as they are now."""
+        with self._handling:
+            return self._list_watch.known_values()
+
     # The thread
 
     def _run(self) -> None:
@@ -130,21 +156,24 @@ class WatchThread:
         try:
             self._send(request)
         except TooLargeError as error:
-            self._emit_all(self._list_watch.on_too_large(error.problem))
+            self._emit_all(partial(self._list_watch.on_too_large, error.problem))
         except TransportError as error:
             cause = repr(error.__cause__)
             log.debug("Request failed", extra=values(feed=self.feed, problem=error.problem, cause=cause))
             is_unreachable = error.problem.field == "connection"
             handle = self._list_watch.on_no_answer if is_unreachable else self._list_watch.on_failure
-            self._emit_all(handle(error.problem))
+            self._emit_all(partial(handle, error.problem))
         except Exception as error:  # the outermost level of the thread: its end would go unnoticed
             log.exception("Internal error in a watch (please report); retrying", extra=values(feed=self.feed))
             message = f"internal error {type(error).__name__}"
-            self._emit_all(self._list_watch.on_failure(Problem("watch", "", message, "please report it, with the log")))
+            problem = Problem("watch", "", message, "please report it, with the log")
+            self._emit_all(partial(self._list_watch.on_failure, problem))
 
-    def _emit_all(self, events: list[Event]) -> None:
-        if events:
-            self._emit(*events)
+    def _emit_all(self, handle: Callable[[], list[Event]]) -> None:
+        """Emit the events that *handle* returns."""
+        with self._handling:
+            if events := handle():
+                self._emit(*events)
 
     def _send(self, request: Request) -> None:
         """Send *request* and pass the response to ListWatch.  Raises TransportError."""
@@ -182,15 +211,16 @@ class WatchThread:
 
     def _handle(self, handle: Callable[[], list[Event]]) -> None:
         """Emit the events that *handle* returns for something that the server sent."""
-        started_s = time.perf_counter()
-        events = handle()
-        if self._list_watch.is_failing:
-            self.asked()
-        else:
-            self.heard()
-        if events:
-            self._metrics.objects_decoded(time.perf_counter() - started_s)
-            self._emit(*events)
+        with self._handling:
+            started_s = time.perf_counter()
+            events = handle()
+            if self._list_watch.is_failing:
+                self.asked()
+            else:
+                self.heard()
+            if events:
+                self._metrics.objects_decoded(time.perf_counter() - started_s)
+                self._emit(*events)
 
     def _read_watch(self, response: Response) -> None:
         """Read the lines of a watch until it ends or its connection breaks; the next watch resumes from there.
@@ -216,6 +246,6 @@ class WatchThread:
         with self._lock:
             answer, self._answer = self._answer, None
         if answer:
-            self._emit_all(self._list_watch.on_mute(answer))
+            self._emit_all(partial(self._list_watch.on_mute, answer))
         else:
             self._list_watch.on_watch_end(time.monotonic() - started_s)
