@@ -167,12 +167,17 @@ def test_rolling_update_replaces_one_pod_at_a_time() -> None:
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
 
 
-def test_only_modules_and_the_xtables_lock_of_the_host_are_mounted(pod: Object) -> None:
+def test_only_modules_the_xtables_lock_and_the_state_directory_of_the_host_are_mounted(pod: Object) -> None:
     paths = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
-    assert paths == {"/run/xtables.lock", "/lib/modules"}
-    for container in (*pod["containers"], *pod["initContainers"]):
-        writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
-        assert writable == ["/run/xtables.lock"]
+    assert paths == {"/run/xtables.lock", "/lib/modules", "/var/lib/kubeproxy-py"}
+    [agent], [preparation] = pod["containers"], pod["initContainers"]
+    assert writable_paths(preparation) == ["/run/xtables.lock"]
+    assert writable_paths(agent) == ["/run/xtables.lock", "/var/lib/kubeproxy-py"]
+    assert "--state-dir=/var/lib/kubeproxy-py" in agent["args"]
+
+
+def writable_paths(container: Object) -> list[str]:
+    return [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
 
 
 def test_probes_use_the_port_of_the_health_server(pod: Object) -> None:

@@ -112,7 +112,10 @@ def node(
             image=archive.config["config"],
             config_maps=dict(_config_maps(objects, server, folder)),
             service_account=_service_account(authority, folder / "service-account"),
-            host_paths={"/lib/modules": (LAB / "lib/modules").resolve()},
+            host_paths={
+                "/lib/modules": (LAB / "lib/modules").resolve(),
+                "/var/lib/kubeproxy-py": folder / "state",
+            },
             seccomp=json.loads(SECCOMP.read_text()),
         )
         yield Node(cluster, server, pod, machine, folder)

@@ -37,6 +37,7 @@ ipvs: {{scheduler: {scheduler}}}
 conntrack: {{maxPerCore: 0}}
 """
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
+STATE = "/var/lib/kubeproxy-py"
 
 
 cluster = cluster_fixture
@@ -65,7 +66,7 @@ def folder(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def host(cluster: Cluster, folder: Path) -> Iterator[SystemdHost]:
-    options = f"--config={NODE_FOLDER}/config.yaml --hostname-override={NODE_NAME} -v2"
+    options = f"--config={NODE_FOLDER}/config.yaml --hostname-override={NODE_NAME} -v2 --state-dir={STATE}"
     with SystemdHost(cluster.node_a, folder, options, f"WatchdogSec={WATCHDOG_S}s") as up:
         yield up
 
@@ -227,6 +228,12 @@ def test_cluster_role_is_sufficient(running: SystemdHost, server: GuardedServer)
 def test_systemd_analyze_rates_the_exposure_of_the_unit_as_ok(host: SystemdHost) -> None:
     done = host.run("systemd-analyze", "security", "--threshold=25", UNIT)  # in tenths; the worst is 100
     assert done.returncode == 0, done.stdout[-200:] + done.stderr
+
+
+def test_objects_are_saved_where_only_root_may_read_them(running: SystemdHost) -> None:
+    file = f"{STATE}/objects.json.gz"
+    wait_until(lambda: running.run("test", "-s", file).returncode == 0)
+    assert running.do("stat", "-c", "%a %U", STATE, file).split() == ["700", "root", "600", "root"]
 
 
 def test_agent_shares_the_lock_of_iptables(running: SystemdHost) -> None:

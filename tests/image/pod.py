@@ -218,6 +218,8 @@ def _volume(volume: Json, machine: Machine) -> Path:
     path = machine.host_paths.get(volume["hostPath"]["path"], Path(volume["hostPath"]["path"]))
     if volume["hostPath"].get("type") == "FileOrCreate":
         path.touch(mode=0o644)
+    if volume["hostPath"].get("type") == "DirectoryOrCreate":
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
     return path
 
 

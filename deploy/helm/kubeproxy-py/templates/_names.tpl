@@ -16,8 +16,4 @@ env:
     valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
-volumeMounts:
-  - {name: config, mountPath: /var/lib/kube-proxy, readOnly: true}
-  - {name: xtables-lock, mountPath: /run/xtables.lock}
-  - {name: modules, mountPath: /lib/modules, readOnly: true}
 {{- end -}}
