@@ -33,6 +33,7 @@ from kubeproxy_py.model.rows import Address, Key, Rows
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import IP, SocketAddress
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
+from kubeproxy_py.reconcile.drift_watch import MARKS_PERIOD_S
 from kubeproxy_py.sources import Source
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 
@@ -253,7 +254,9 @@ def agent_settings(loaded: LoadedConfig, host: HostInfo) -> Settings:
 
 def _timing(loaded: LoadedConfig) -> Timing:
     ipvs = loaded.config.ipvs
-    return Timing(ipvs.sync_period_s, ipvs.min_sync_period_s, loaded.agent.drain_deadline_s)
+    return Timing(
+        ipvs.sync_period_s, ipvs.min_sync_period_s, loaded.agent.drain_deadline_s, marks_period_s=MARKS_PERIOD_S
+    )
 
 
 class _NodeContextFactory:

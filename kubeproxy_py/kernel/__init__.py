@@ -7,7 +7,7 @@ Invariants:
 MemoryKernel and LinuxKernel implement the protocol; tests/contract runs one suite on both.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -68,6 +68,34 @@ def snapshot_of(rows: Rows) -> Snapshot:
     return Snapshot(lambda: hash(frozenset(rows.items())), lambda: rows)
 
 
+class Mark(Struct, frozen=True, gc=False):
+    """What the kernel reports of a scope at little cost, and what changes with most changes of its rows.
+
+    Attributes:
+        scope: the scope.
+        value: another one means that the scope has changed; an equal one does not exclude it.
+        counts: how many rows of a group (see ``mark_group``) the scope has; empty where the kernel does not count.
+    """
+
+    scope: Scope
+    value: int
+    counts: tuple[tuple[str, int], ...] = ()
+
+
+class MarkReader(Struct, frozen=True, gc=False):
+    """Reads the marks of some scopes by one request, or a few.
+
+    Attributes:
+        name: the name of the reader.
+        read: returns each mark by a name that no other mark of the kernel has.  Raises KernelError.
+        group: a group of rows without which there is nothing to read; "": read in any case.
+    """
+
+    name: str
+    read: Callable[[], Mapping[str, Mark]]
+    group: str = ""
+
+
 class LateSteps(Struct, frozen=True, gc=False):
     """Steps that were under way have ended.
 
@@ -123,6 +151,10 @@ class Kernel(Protocol):
 
     def fingerprint(self, readable: Readable) -> int:
         """Return ``snapshot(readable).fingerprint()`` without the cost of a snapshot.  Raises KernelError."""
+        ...
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        """Return the readers of marks; scopes without a mark have no reader."""
         ...
 
     def apply(self, plan: Plan) -> Outcome:
@@ -209,6 +241,23 @@ _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
 def scope_of(key: Key) -> Scope:
     """Return the scope in which *key* is read."""
     return _SCOPE_OF[type(key)](key)
+
+
+IPV4_SERVERS, IPV4_REAL_SERVERS, IPV6_SERVERS = "IPv4 virtual servers", "IPv4 real servers", "IPv6 virtual servers"
+"""Groups of rows that marks count; another group is that of a set with its entries, by the name of the set."""
+
+_GROUP_OF: dict[type[Key], Callable[[Any], str]] = {
+    Ipset: lambda key: key.name,
+    IpsetEntry: lambda key: key.set,
+    VirtualServer: lambda key: IPV6_SERVERS if ":" in key.address else IPV4_SERVERS,
+    RealServer: lambda key: "" if ":" in key.virtual_server.address else IPV4_REAL_SERVERS,
+}
+
+
+def mark_group(key: Key) -> str:
+    """Return the group as part of which marks count *key*; "" if they do not."""
+    group = _GROUP_OF.get(type(key))
+    return group(key) if group else ""
 
 
 def read_all(kernel: Kernel) -> Rows:

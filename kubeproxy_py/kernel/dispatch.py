@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Protocol, TypeVar, runtime_checkable
 
-from kubeproxy_py.kernel import Scope, Snapshot
+from kubeproxy_py.kernel import MarkReader, Scope, Snapshot
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.rows import Key, Rows
 from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure, Verb, group_by_kind
@@ -43,6 +43,15 @@ class Snapshotter(Protocol):
 
     def snapshot(self, scope: Scope) -> Snapshot:
         """Return the current state of *scope*.  Raises KernelError."""
+        ...
+
+
+@runtime_checkable
+class Marked(Protocol):
+    """An adapter whose scopes have marks."""
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        """Return the readers of the marks."""
         ...
 
 

@@ -6,16 +6,17 @@ Invariants:
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from kubeproxy_py.kernel import Readable, Scope, Snapshot, snapshot_of
+from kubeproxy_py.kernel import MarkReader, Readable, Scope, Snapshot, snapshot_of
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.conntrack.table import Conntrack
-from kubeproxy_py.kernel.dispatch import Adapter, Snapshotter, dispatch
+from kubeproxy_py.kernel.dispatch import Adapter, Marked, Snapshotter, dispatch
 from kubeproxy_py.kernel.host.sysctl import SysctlAdapter
 from kubeproxy_py.kernel.ipset.adapter import IpsetAdapter
 from kubeproxy_py.kernel.ipset.command import IpsetCommandAdapter
 from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
+from kubeproxy_py.kernel.iptables.marks import TableMarkReader
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress, Neighbour
@@ -71,6 +72,7 @@ class LinuxKernel:
             VirtualServer: self._ipvs,
             RealServer: self._ipvs,
         }
+        self._tables = TableMarkReader(iptables_commands)
         self._readers = {scope: adapter for adapter in self._distinct_adapters() for scope in adapter.scopes()}
 
     def scopes(self) -> Sequence[Scope]:
@@ -97,6 +99,11 @@ class LinuxKernel:
         if isinstance(readable, VirtualServer):
             return self._ipvs.fingerprint(readable)
         return self.snapshot(readable).fingerprint()
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        """Return those of IPVS, sets and tables; chains and jumps are read by programs, their marks by the kernel."""
+        adapters = [adapter for adapter in self._distinct_adapters() if isinstance(adapter, Marked)]
+        return [*(reader for adapter in adapters for reader in adapter.mark_readers()), *self._tables.mark_readers()]
 
     def apply(self, plan: Plan) -> Outcome:
         """Carry out *plan* in order."""
@@ -139,6 +146,7 @@ class LinuxKernel:
         for adapter in self._distinct_adapters():
             adapter.close()
         self._network.close()
+        self._tables.close()
 
     def _distinct_adapters(self) -> Iterable[Adapter]:
         return dict.fromkeys(self._adapters.values())

@@ -7,10 +7,24 @@ Invariants:
 A test can make a step fail (``fault``) or crash before a step (``steps_until_crash``), and plan again from there.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
-from kubeproxy_py.kernel import Readable, Scope, Snapshot, scope_of, snapshot_of
+from kubeproxy_py.kernel import (
+    IPV4_REAL_SERVERS,
+    IPV4_SERVERS,
+    LINK,
+    VIRTUAL_SERVERS,
+    Mark,
+    MarkReader,
+    Readable,
+    Scope,
+    Snapshot,
+    mark_group,
+    scope_of,
+    snapshot_of,
+)
 from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_BUSY, IPSET_ERR_EXIST, IPSET_ERR_HASH_FULL
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.kube_names import referenced_chains
@@ -85,6 +99,7 @@ class MemoryKernel:
         self.applied: list[Step] = []
         self.fault: Callable[[Step], int] = lambda _step: 0
         self.steps_until_crash: int | None = None
+        self._marked: dict[Scope, None] = {}
 
     def scopes(self) -> Sequence[Scope]:
         """Return the scopes that contain a row."""
@@ -112,6 +127,21 @@ class MemoryKernel:
     def fingerprint(self, readable: Readable) -> int:
         """Return the fingerprint of the snapshot."""
         return self.snapshot(readable).fingerprint()
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        """Return one reader, of all scopes but the device that existed at any time; a mark changes with any row."""
+        return [MarkReader("memory", self._read_marks)]
+
+    def _read_marks(self) -> dict[str, Mark]:
+        self._marked |= {scope: None for scope in self.scopes() if scope != LINK}  # the device has notifications
+        return {str(scope): self._mark(scope) for scope in self._marked}
+
+    def _mark(self, scope: Scope) -> Mark:
+        """Return the mark of *scope*, with the same counts as LinuxKernel's."""
+        rows = self.read(scope)
+        counts = Counter(group for key in rows if (group := mark_group(key)))
+        groups = {VIRTUAL_SERVERS.kind: (IPV4_SERVERS, IPV4_REAL_SERVERS), "ipset": (scope.name,)}.get(scope.kind, ())
+        return Mark(scope, hash(frozenset(rows.items())), tuple((group, counts[group]) for group in groups))
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """Return ``open_connections`` of the real servers that exist."""

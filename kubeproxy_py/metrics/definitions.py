@@ -231,6 +231,11 @@ OURS: tuple[Metric, ...] = (
         "kubeproxy_ipvs_full_compares_total",
         "Number of times the complete kernel state was read and compared with the desired state.",
     ),
+    _counter(
+        "kubeproxy_ipvs_partial_compares_total",
+        "Number of times parts of kernel state were read and compared between two full compares, because their size or "
+        "another mark had changed.",
+    ),
     _gauge(
         "kubeproxy_ipvs_unread_scopes",
         "Number of parts of kernel state (a set, an iptables table, all virtual servers) that cannot be read now.",

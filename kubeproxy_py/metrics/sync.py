@@ -171,6 +171,7 @@ class SyncMetrics:
             samples = [((kind,), counts.get(kind, 0)) for kind in KIND_NAMES]
             yield metric_family(f"kubeproxy_ipvs_drift_{name}_total", samples)
         yield metric_family("kubeproxy_ipvs_full_compares_total", [((), status.compares)])
+        yield metric_family("kubeproxy_ipvs_partial_compares_total", [((), status.partial_compares)])
         yield metric_family("kubeproxy_ipvs_unread_scopes", [((), status.unread)])
         yield metric_family("kubeproxy_ipvs_draining_real_servers", [((), status.draining)])
         refusals = [((reason,), status.refusals.get(reason, 0)) for reason in REASONS]

@@ -7,10 +7,11 @@ Invariants:
   disagree.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from errno import ETIMEDOUT
 
 from kubeproxy_py.compile.desired import Desired
+from kubeproxy_py.kernel import scope_of
 from kubeproxy_py.model.rows import DRAINING, ChainSpec, Key, RealServer, Rows, Spec, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import CIDR, IP
@@ -18,7 +19,9 @@ from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.drift import Drift, ScopeDiff
 from kubeproxy_py.reconcile.fingerprints import Fingerprints
+from kubeproxy_py.reconcile.marks import ConfirmedMarks
 from kubeproxy_py.reconcile.retry_queue import RetryQueue
+from kubeproxy_py.reconcile.row_counts import RowCounts
 from kubeproxy_py.reconcile.unread_scopes import UnreadScopes
 
 
@@ -47,11 +50,18 @@ class ActualState:
         self.draining = draining
         self.fingerprints = Fingerprints()
         self.unread = UnreadScopes()
+        self.marks = ConfirmedMarks()
+        self._counts = RowCounts()
         self.exclude = exclude
         self._desired = desired
         self._node_addresses = node_addresses
         self._before: dict[Key, Spec] = {}  # the rows whose steps are under way, as they were; None: it did not exist
         self._foreign: set[Key] = set()  # virtual servers of other programs that are to be deleted
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The number of actual rows in each group that marks count."""
+        return self._counts.of(self.rows)
 
     def filter_owned(self, rows: Rows, known: Rows | None = None) -> Rows:
         """Return those of *rows*, which were read from the kernel, that are ours.
@@ -84,7 +94,12 @@ class ActualState:
         self.is_adopted = True
         self.pending = RetryQueue()
         self._before.clear()
+        self._invalidate_all()
+
+    def _invalidate_all(self) -> None:
         self.fingerprints.invalidate_all()
+        self.marks.invalidate_all()
+        self._counts.invalidate()
 
     def record_full_sync(
         self, plan: Plan, failures: Collection[StepFailure], now_s: float, deferred: Mapping[Key, float]
@@ -92,7 +107,7 @@ class ActualState:
         """Record the outcome of *plan*, which was computed for every row; the *deferred* keys wait until then."""
         unapplied = _unapplied(plan, failures)
         under_way, begun, failed = _by_outcome(unapplied)
-        self.fingerprints.invalidate_all()
+        self._invalidate_all()
         if unapplied or deferred or len(plan) <= len(self.rows):
             _apply_in_place(self.rows, plan, unapplied)
         else:
@@ -110,13 +125,19 @@ class ActualState:
         """Record the outcome of *plan*, which was computed for the keys *tried*."""
         unapplied = _unapplied(plan, failures)
         under_way, begun, failed = _by_outcome(unapplied)
-        self.fingerprints.invalidate(step.key for step in plan)
-        _apply_in_place(self.rows, plan, unapplied)
+        self._apply_written(plan.steps, unapplied)
         self._track_steps(plan, now_s)
         ended = [key for key in tried if key not in begun] if begun else tried
         self.pending.record_outcome(ended, failed, now_s, _timed_out(failures))
         self._begin(under_way)
         self.drift.record_outcome(ended, failed)
+
+    def _apply_written(self, steps: Sequence[Step], failures: Collection[StepFailure]) -> None:
+        """Change the rows by *steps*, which were sent to the kernel, but those of *failures*."""
+        keys = [step.key for step in steps]
+        self.fingerprints.invalidate(keys)
+        self.marks.record_written(map(scope_of, keys))
+        _apply_in_place(self.rows, steps, failures, self._counts.change)
 
     def _begin(self, steps: Collection[Step]) -> None:
         """Record that *steps*, which are on chains and jumps, are under way; those on one row together."""
@@ -137,8 +158,7 @@ class ActualState:
         keys = dict.fromkeys(step.key for step in ended)
         for key in keys:
             self._set_row(key, self._before.pop(key))
-        _apply_in_place(self.rows, ended, refused)
-        self.fingerprints.invalidate(keys)
+        self._apply_written(ended, refused)
         self.pending.end(keys)
         self.pending.record_outcome(keys, failed, now_s, _timed_out(refused))
         desired = self._desired.rows
@@ -159,10 +179,13 @@ class ActualState:
         if not keys:
             return 0
         for key in keys:
-            if key in diff.found:
-                self.rows[key] = diff.found[key]
-            else:
+            if key not in diff.found:
                 del self.rows[key]
+                self._counts.change(key, -1)
+                continue
+            if key not in self.rows:
+                self._counts.change(key, 1)
+            self.rows[key] = diff.found[key]
         self.fingerprints.invalidate(keys)
         self._foreign |= self._foreign_among(keys)
         self.pending.enqueue(keys)
@@ -233,19 +256,28 @@ def _timed_out(failures: Iterable[StepFailure]) -> set[Key]:
     return {failure.step.key for failure in failures if failure.errno == ETIMEDOUT}
 
 
-def _apply_in_place(rows: Rows, steps: Iterable[Step], failures: Iterable[StepFailure] = ()) -> None:
+def _apply_in_place(
+    rows: Rows,
+    steps: Iterable[Step],
+    failures: Iterable[StepFailure] = (),
+    on_change: Callable[[Key, int], None] | None = None,
+) -> None:
     """Change *rows* to what they are after *steps*, except for those of *failures*.
 
-    A chain has two steps in a plan where it loses rules: the first may succeed while the second waits.
+    A chain has two steps in a plan where it loses rules: the first may succeed while the second waits.  *on_change* is
+    called with each key that is new (1) or gone (-1).
     """
     failed = {failure.step for failure in failures}
     for step in steps:
         if failed and step in failed:
             continue
+        before = len(rows)
         if step.verb == "delete":
             rows.pop(step.key, None)
         else:
             rows[step.key] = step.spec
+        if on_change and len(rows) != before:
+            on_change(step.key, len(rows) - before)
 
 
 def _rows_after_full_sync(rows: Rows, plan: Plan, desired: Rows) -> Rows:

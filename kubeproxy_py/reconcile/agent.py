@@ -28,6 +28,7 @@ from kubeproxy_py.net import CIDR, FAMILIES, IP
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
+from kubeproxy_py.reconcile.drift_watch import DriftWatch
 from kubeproxy_py.reconcile.full_compare import FullCompare
 from kubeproxy_py.reconcile.gone_addresses import GRACE_S
 from kubeproxy_py.reconcile.reconciler import Reconciler
@@ -46,6 +47,7 @@ class Timing(Struct, frozen=True, gc=False):
     min_sync_period_s: float = 0.0
     drain_deadline_s: float = 0.0  # 0: a real server drains for as long as it has connections
     address_grace_s: float = GRACE_S  # how long NodePorts stay at an address of this host that is gone
+    marks_period_s: float = NEVER  # how often the marks of the kernel are read; NEVER: only full compares find drift
 
 
 class Settings(Struct, frozen=True, gc=False):
@@ -101,6 +103,7 @@ class Agent:
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
         self._reconciler = Reconciler(kernel, compiler, self.state, clock, self._surroundings.neighbours.hold)
         self._compare = FullCompare(kernel, self.state, clock)
+        self._watch = DriftWatch(kernel, self.state, clock)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
 
     # Input
@@ -143,6 +146,8 @@ class Agent:
         self.state.exclude, self._timing = settings.exclude, settings.timing
         self.compiler.reconfigure(settings.make_context)
         self._compare.set_period(self._timing.sync_period_s, now_s)
+        if self.state.is_adopted:
+            self._watch.start(self._timing.marks_period_s, now_s)
         if self.state.is_adopted and exclude_changed:
             self._compare.compare_scope(VIRTUAL_SERVERS, now_s)
 
@@ -158,7 +163,7 @@ class Agent:
             return NEVER
         if not self.state.is_adopted:
             return -NEVER
-        parts = (self.state.draining, self._compare, self._flows, self._surroundings)
+        parts = (self.state.draining, self._compare, self._watch, self._flows, self._surroundings)
         return min(*(part.due_s for part in parts), self._sync_due_s())
 
     def _sync_due_s(self) -> float:
@@ -181,6 +186,7 @@ class Agent:
             dict(state.drift.repaired),
             len(state.draining),
             self._compare.count,
+            self._watch.count,
             len(state.unread.errors),
             stuck_families((*state.pending.failed, *state.pending.under_way)),
             self.compiler.refusals.counts(),
@@ -212,6 +218,7 @@ class Agent:
         warn_if_node_is_missing(self.compiler)
         rows = self._read_kernel()
         self._compare.reschedule(self._timing.sync_period_s, self._clock())
+        self._watch.start(self._timing.marks_period_s, self._clock())
         self._surroundings.neighbours.adopt(rows)
         report = self._reconciler.first_sync(rows, self._oldest_event_s)
         self._after_sync(report)
@@ -228,8 +235,11 @@ class Agent:
 
     def _sync_and_drain(self, now_s: float) -> Iterator[Report]:
         """Compare for a slice, delete drained real servers, and sync if that is due, in the same messages."""
-        compares = now_s >= self._compare.due_s
+        watches = now_s >= self._watch.due_s
+        compares = now_s >= self._compare.due_s and not watches
         drift_rows, self._late_drift_rows = self._late_drift_rows, 0
+        if watches:
+            drift_rows += self._watch.run_slice(now_s)
         if compares:
             drift_rows += self._compare.run_slice(self._timing.sync_period_s, now_s)
         if drift_rows:
@@ -241,6 +251,8 @@ class Agent:
             yield self._sync(Trigger.EVENT, began_s, drained)
             if compares:
                 self._compare.yield_to_sync(self._clock())
+            if watches:
+                self._watch.yield_to_sync(self._clock())
         elif drained:
             yield self._reconciler.delete_drained(drained)
 

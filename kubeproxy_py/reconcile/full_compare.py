@@ -9,7 +9,7 @@ Invariants:
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -48,9 +48,7 @@ class FullCompare:
         self._kernel = kernel
         self._state = state
         self._clock = clock
-        self._scan: Iterator[ScopeDiff] | None = None
-        self._took_s = 0.0  # the running compare, until now
-        self._slice_s = 0.0  # the last slice
+        self._scan: SlicedScan | None = None
 
     def set_period(self, period_s: float, now_s: float) -> None:
         """Run the next compare within *period_s*."""
@@ -58,13 +56,14 @@ class FullCompare:
 
     def reschedule(self, period_s: float, now_s: float) -> None:
         """Abandon the running compare; begin the next after *period_s*, or later if this one took too much CPU."""
-        self.due_s = now_s + max(period_s, self._took_s / MAX_CPU_SHARE)
-        self._scan, self._took_s = None, 0.0
+        took_s = self._scan.took_s if self._scan else 0.0
+        self.due_s = now_s + max(period_s, took_s / MAX_CPU_SHARE)
+        self._scan = None
 
     def yield_to_sync(self, now_s: float) -> None:
         """Pause a running compare, because a sync was due as well."""
         if self._scan:
-            self.due_s = now_s + YIELD_FACTOR * self._slice_s
+            self.due_s = now_s + YIELD_FACTOR * self._scan.slice_s
 
     def compare_scope(self, scope: Scope, now_s: float) -> int:
         """Compare *scope* now; return the number of rows that differ, 0 if it cannot be read."""
@@ -104,18 +103,46 @@ class FullCompare:
 
         A scope that cannot be read is left out (unread_scopes.py).
         """
-        self._scan = self._scan or _Scanner(self._kernel, self._state).diffs()
+        self._scan = self._scan or SlicedScan(self._kernel, self._state, self._clock)
+        drift_rows = self._scan.run_slice(now_s)
+        if self._scan.is_done:
+            self.count += 1
+            self.reschedule(period_s, now_s + self._scan.slice_s)
+        return drift_rows
+
+
+class SlicedScan:
+    """A comparison of *scopes* (None: of all) with the actual rows, which runs in slices of about SLICE_S."""
+
+    def __init__(
+        self, kernel: Kernel, state: ActualState, clock: Callable[[], float], scopes: Collection[Scope] | None = None
+    ) -> None:
+        self.is_done = False
+        self.drift_rows = 0
+        self.took_s = 0.0  # all slices until now
+        self.slice_s = 0.0  # the last slice
+        self._state = state
+        self._clock = clock
+        self._scanner = _Scanner(kernel, state, scopes)
+        self._diffs = self._scanner.diffs()
+
+    @property
+    def failed(self) -> Collection[Scope]:
+        """The scopes that could not be read until now."""
+        return self._scanner.failed
+
+    def run_slice(self, now_s: float) -> int:
+        """Compare for about SLICE_S from *now_s* on, record the rows that differ, and return their number."""
         drift_rows = 0
-        for diff in self._scan:
+        for diff in self._diffs:
             drift_rows += self._state.record_diff(diff, now_s)
-            self._slice_s = self._clock() - now_s
-            if self._slice_s >= SLICE_S:
-                self._took_s += self._slice_s
-                return drift_rows
-        end_s = self._clock()
-        self._took_s += end_s - now_s
-        self.count += 1
-        self.reschedule(period_s, end_s)
+            if self._clock() - now_s >= SLICE_S:
+                break
+        else:
+            self.is_done = True
+        self.slice_s = self._clock() - now_s
+        self.took_s += self.slice_s
+        self.drift_rows += drift_rows
         return drift_rows
 
 
@@ -123,25 +150,28 @@ _NO_DIFF = ScopeDiff({}, ())  # a point at which a slice may end
 
 
 class _Scanner:
-    """One scan of all rows of *kernel* that are ours."""
+    """One scan of the rows of *scopes* (None: of all rows) of *kernel* that are ours."""
 
-    def __init__(self, kernel: Kernel, state: ActualState) -> None:
+    def __init__(self, kernel: Kernel, state: ActualState, scopes: Collection[Scope] | None) -> None:
+        self.failed: set[Scope] = set()
+        self._unread = state.unread
         self._kernel = kernel
         self._state = state
         self._fingerprints = state.fingerprints
-        self._unread = state.unread
+        self._scopes = (*kernel.scopes(), VIRTUAL_SERVERS) if scopes is None else scopes
 
     def diffs(self) -> Iterator[ScopeDiff]:
         """Yield the parts whose fingerprint changed, without those that cannot be read."""
         scopes: list[Scope] = []
-        for scope in self._kernel.scopes():
+        for scope in self._scopes:
             if scope != VIRTUAL_SERVERS and self._must_compare(scope):
                 scopes.append(scope)
             yield _NO_DIFF
         listed: Rows = {}
         changed: list[VirtualServer] = []
+        has_servers = VIRTUAL_SERVERS in self._scopes
         try:
-            if VIRTUAL_SERVERS in self._fingerprints:
+            if has_servers and VIRTUAL_SERVERS in self._fingerprints:
                 for rows in self._list_virtual_servers():
                     listed.update(rows)
                     yield _NO_DIFF
@@ -150,10 +180,10 @@ class _Scanner:
                     yield _NO_DIFF
                 self._unread.record_read(VIRTUAL_SERVERS)
         except KernelError as error:
-            self._unread.record_error(VIRTUAL_SERVERS, error)
+            self._record_error(VIRTUAL_SERVERS, error)
             changed.clear()
         else:
-            if not self._fingerprints.matches(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint()):
+            if has_servers and not self._fingerprints.matches(VIRTUAL_SERVERS, snapshot_of(listed).fingerprint()):
                 scopes.append(VIRTUAL_SERVERS)
         if scopes or changed:
             yield from self._compare(scopes, changed, listed)
@@ -163,7 +193,7 @@ class _Scanner:
         try:
             unchanged = self._is_unchanged(scope)
         except KernelError as error:
-            self._unread.record_error(scope, error)
+            self._record_error(scope, error)
             return False
         if unchanged:
             self._unread.record_read(scope)
@@ -196,7 +226,7 @@ class _Scanner:
         try:
             yield from self._compare_servers(scopes, servers, listed_before, known)
         except KernelError as error:
-            self._unread.record_error(VIRTUAL_SERVERS, error)
+            self._record_error(VIRTUAL_SERVERS, error)
 
     def _compare_servers(
         self,
@@ -235,7 +265,7 @@ class _Scanner:
         try:
             snapshot = self._kernel.snapshot(scope)
         except KernelError as error:
-            self._unread.record_error(scope, error)
+            self._record_error(scope, error)
             return _NO_DIFF
         self._unread.record_read(scope)
         self._fingerprints.record(scope, snapshot.fingerprint())
@@ -249,6 +279,10 @@ class _Scanner:
                 self._fingerprints.record(server, snapshot.fingerprint())
                 found.update(snapshot.rows())
         return ScopeDiff(found, [key for server in servers for key in known.get(server, ())])
+
+    def _record_error(self, scope: Scope, error: KernelError) -> None:
+        self.failed.add(scope)
+        self._unread.record_error(scope, error)
 
 
 def _batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

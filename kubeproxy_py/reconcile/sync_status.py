@@ -34,6 +34,7 @@ class SyncStatus(Struct, frozen=True, gc=False):
     drift_repaired: Mapping[str, int] = {}
     draining: int = 0  # real servers
     compares: int = 0  # full compares since the start
+    partial_compares: int = 0
     unread: int = 0  # scopes that cannot be read now
     stuck: frozenset[Family] = frozenset()  # families whose sync counts as failed, see stuck_families
     refusals: Mapping[str, int] = {}  # what is refused of Services now, by reason

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from errno import EEXIST, ENOENT
 from functools import partial
 
-from kubeproxy_py.kernel import Scope, Snapshot, ipset_scope
+from kubeproxy_py.kernel import MarkReader, Scope, Snapshot, ipset_scope
 from kubeproxy_py.kernel.dispatch import group_steps, row_kind_and_verb
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipset import batches
@@ -38,6 +38,7 @@ from kubeproxy_py.kernel.ipset.encode import (
     message_type,
 )
 from kubeproxy_py.kernel.ipset.errors import error_text, request_error
+from kubeproxy_py.kernel.ipset.marks import IpsetMarkReader
 from kubeproxy_py.kernel.netlink.socket import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
@@ -58,6 +59,7 @@ class IpsetAdapter:
 
     def __init__(self, families: Iterable[Family]) -> None:
         self._scopes = [ipset_scope(name) for name in owned_set_names(families)]
+        self._marks = IpsetMarkReader(scope.name for scope in self._scopes)
         self._socket: Socket | None = None
         self._revisions: dict[tuple[str, Family | None], int] = {}
         self._handlers: dict[tuple[type[Key], Verb], Callable[[Sequence[Step]], list[StepFailure]]] = {
@@ -92,8 +94,13 @@ class IpsetAdapter:
             failures += self._handlers[kind_and_verb](group)
         return failures
 
+    def mark_readers(self) -> list[MarkReader]:
+        """Return one reader, of the headers of all sets."""
+        return [MarkReader("ipsets", self._marks.read)]
+
     def close(self) -> None:
-        """Close the socket; a later use opens another."""
+        """Close the sockets; a later use opens others."""
+        self._marks.close()
         if self._socket:
             self._socket.close()
             self._socket = None

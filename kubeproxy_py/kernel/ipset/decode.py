@@ -13,6 +13,7 @@ from kubeproxy_py.kernel.ipset.constants import (
     ATTR_ADT,
     ATTR_CIDR2,
     ATTR_DATA,
+    ATTR_ELEMENTS,
     ATTR_FAMILY,
     ATTR_IP,
     ATTR_IP2,
@@ -25,6 +26,7 @@ from kubeproxy_py.kernel.ipset.constants import (
     ATTR_PROTO,
     ATTR_REVISION,
     ATTR_REVISION_MIN,
+    ATTR_SETNAME,
     ATTR_TIMEOUT,
     ATTR_TYPENAME,
     ENTRY_PROTOCOL_NAMES,
@@ -87,6 +89,17 @@ def decode_spec(body: bytes) -> IpsetSpec:
             deviations.append("range {}-{}".format(*ports))
     maxelem = _U32.unpack(data[ATTR_MAXELEM])[0] if ATTR_MAXELEM in data else _MAXELEM_DEFAULT
     return spec_as_read(type_name, _FAMILIES.get(attrs[ATTR_FAMILY][0]), maxelem, deviations)
+
+
+def decode_set_name(body: bytes) -> str:
+    """Return the name of a set, from a message of its listing."""
+    return read_string(parse_attributes(body, _NFGENMSG_SIZE)[ATTR_SETNAME])
+
+
+def decode_element_count(body: bytes) -> int | None:
+    """Return the number of entries of a set, from the first message of its listing; None before Linux 4.10."""
+    count = parse_attributes(parse_attributes(body, _NFGENMSG_SIZE)[ATTR_DATA]).get(ATTR_ELEMENTS)
+    return None if count is None else int(_U32.unpack(count)[0])
 
 
 def spec_as_read(type_name: str, family: Family | None, maxelem: int, deviations: Sequence[str]) -> IpsetSpec:

@@ -88,6 +88,11 @@ def encode_list(name: str, *, header_only: bool = False) -> bytes:
     return encode_set_name(name) + (be32(ATTR_FLAGS, FLAG_LIST_HEADER, NET_BYTE_ORDER) if header_only else b"")
 
 
+def encode_list_headers() -> bytes:
+    """Return the body of LIST for all sets, without their entries."""
+    return _NFGENMSG + _PROTOCOL_6 + be32(ATTR_FLAGS, FLAG_LIST_HEADER, NET_BYTE_ORDER)
+
+
 def encode_swap(name: str, other: str) -> bytes:
     """Return the body of SWAP: the sets exchange their names, and references follow the name."""
     return encode_set_name(name) + string(ATTR_SETNAME2, other)

@@ -91,24 +91,32 @@ def table_fingerprint(backend: Backend, family: Family, table: Table) -> TableFi
     if backend == "nft":
         generation = nf_tables.generation()
         return None if generation is None else TableFingerprint(generation)
-    entries = _legacy_entries(LAYOUTS[family], table.encode())
-    return None if entries is None else TableFingerprint(hash(entries), _KUBE_PREFIX in entries)
-
-
-def _legacy_entries(layout: EntryLayout, name: bytes) -> bytes | None:
-    """Return the entries of the legacy table *name* with zeroed counters."""
+    layout, name = LAYOUTS[family], table.encode()
     try:
         with closing(SocketOptions(layout.domain, layout.level)) as options:
-            info = bytearray(_GETINFO.pack(name, *(0,) * _GETINFO_NUMBERS))
-            options.get(_IPT_SO_GET_INFO, info)
-            *_, size = _GETINFO.unpack(info)
-            if size > _SIZE_MAX_BYTES:
-                return None
-            answer = bytearray(_GET_ENTRIES.pack(name, size) + bytes(size))
-            options.get(_IPT_SO_GET_ENTRIES, answer)
+            size = entries_size(options, name)
+            entries = read_entries(options, layout, name, size) if size <= _SIZE_MAX_BYTES else None
     # EAGAIN: the table changed between the two calls; ENOENT: no such table; EPERM: no CAP_NET_ADMIN.
     except (OSError, ImportError):
         return None
+    return None if entries is None else TableFingerprint(hash(entries), _KUBE_PREFIX in entries)
+
+
+def entries_size(options: SocketOptions, name: bytes) -> int:
+    """Return the size in bytes of the entries of the legacy table *name*.  Raises OSError."""
+    info = bytearray(_GETINFO.pack(name, *(0,) * _GETINFO_NUMBERS))
+    options.get(_IPT_SO_GET_INFO, info)
+    return int(_GETINFO.unpack(info)[-1])
+
+
+def read_entries(options: SocketOptions, layout: EntryLayout, name: bytes, size: int) -> bytes | None:
+    """Return the *size* bytes of entries of the legacy table *name*, with zeroed counters; None if not in *layout*.
+
+    Raises:
+        OSError: EAGAIN: the entries have another size by now.
+    """
+    answer = bytearray(_GET_ENTRIES.pack(name, size) + bytes(size))
+    options.get(_IPT_SO_GET_ENTRIES, answer)
     entries = answer[_GET_ENTRIES.size :]
     return bytes(entries) if zero_counters(entries, layout) else None
 

@@ -89,9 +89,14 @@ def generation() -> int | None:
     """Return the number of the last commit to any table of this network namespace; None if the kernel gives none."""
     try:
         with closing(Socket(NETLINK_NETFILTER, timeout_s=_TIMEOUT_S)) as netlink:
-            reply = netlink.request(message(_GET_GENERATION, 0, _nfgenmsg(AF_UNSPEC)))
+            return read_generation(netlink)
     except KernelError:
         return None
+
+
+def read_generation(netlink: Socket) -> int | None:
+    """Return the same by an open socket.  Raises KernelError."""
+    reply = netlink.request(message(_GET_GENERATION, 0, _nfgenmsg(AF_UNSPEC)))
     number = parse_attributes(reply, _NFGENMSG_SIZE).get(1)  # NFTA_GEN_ID
     return None if number is None else int.from_bytes(number, "big")
 

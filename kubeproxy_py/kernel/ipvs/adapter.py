@@ -15,7 +15,16 @@ from functools import partial
 from socket import htons, inet_ntop, inet_pton, ntohs
 from typing import TypeVar
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Scope, Snapshot, snapshot_of
+from kubeproxy_py.kernel import (
+    IPV4_SERVERS,
+    IPV6_SERVERS,
+    VIRTUAL_SERVERS,
+    Mark,
+    MarkReader,
+    Scope,
+    Snapshot,
+    snapshot_of,
+)
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.ipvs.constants import FAMILY_NAME, Timeouts
@@ -36,6 +45,7 @@ from kubeproxy_py.kernel.ipvs.encode import (
     encode_steps,
 )
 from kubeproxy_py.kernel.ipvs.errors import failure_of, is_done
+from kubeproxy_py.kernel.ipvs.marks import VirtualServerMarkReader, ipv6_mark
 from kubeproxy_py.kernel.ipvs.sockopt import RealServerReader, entries, fingerprint_of
 from kubeproxy_py.kernel.netlink.families import AF_INET, family_number
 from kubeproxy_py.kernel.netlink.socket import (
@@ -80,6 +90,7 @@ class IpvsAdapter:
         self._socket: Socket | None = None
         self._family_id: int | None = None  # the message type that the kernel assigned to IPVS
         self._reader: RealServerReader | None = None
+        self._mark_reader: VirtualServerMarkReader | None = None
 
     def scopes(self) -> list[Scope]:
         """Return one scope: a real server is only found through its virtual server."""
@@ -119,6 +130,13 @@ class IpvsAdapter:
         """Return ``real_servers(server).fingerprint()``.  Raises KernelError."""
         fingerprint = self._read_by_sockopt(RealServerReader.fingerprint, server)
         return self.real_servers(server).fingerprint() if fingerprint is None else fingerprint
+
+    def mark_readers(self) -> list[MarkReader]:
+        """Return one reader for the virtual servers of each family."""
+        return [
+            MarkReader(IPV4_SERVERS, self._read_ipv4_mark),
+            MarkReader(IPV6_SERVERS, lambda: {IPV6_SERVERS: ipv6_mark(self._list_services())}, IPV6_SERVERS),
+        ]
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
         """Carry out *steps* and return the failures.  Raises KernelError if the kernel has no IPVS."""
@@ -185,6 +203,9 @@ class IpvsAdapter:
         if self._socket:
             self._socket.close()
         self._close_reader()
+        if self._mark_reader:
+            self._mark_reader.close()
+            self._mark_reader = None
         self._socket = self._family_id = None
 
     @property
@@ -253,6 +274,16 @@ class IpvsAdapter:
         if self._reader:
             self._reader.close()
             self._reader = None
+
+    def _read_ipv4_mark(self) -> dict[str, Mark]:
+        """Return the mark of the IPv4 virtual servers; none where getsockopt is not available."""
+        if not self._use_getsockopt:
+            return {}
+        try:
+            self._mark_reader = self._mark_reader or VirtualServerMarkReader()
+            return {IPV4_SERVERS: self._mark_reader.read()}
+        except (OSError, ImportError) as error:
+            raise KernelError(f"IPVS by getsockopt: {error}", errno=getattr(error, "errno", 0) or 0) from error
 
     def _carry_out(self, steps: Sequence[Step]) -> list[tuple[Step, NetlinkError]]:
         """Send *steps* and return the errors; adds of rows that exist are sent again as updates."""

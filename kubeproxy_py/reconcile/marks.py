@@ -1,0 +1,74 @@
+"""ConfirmedMarks: which scopes may have drifted, given the marks of the kernel and the numbers of actual rows.  Pure.
+
+A mark is *confirmed* while the scope is known to have the actual rows when the kernel has this mark.  A scope is
+*suspect* if its mark is not the confirmed one; then its rows are compared.
+
+Invariants:
+- After a step of ours on a scope its mark is a new one, and unknown.  It is confirmed at once if the kernel has as many
+  rows as are actual: what another program added or deleted at the same time would show.  Where the kernel does not
+  count (tables of iptables), the rows are compared once.
+- A scope stays suspect until its rows were compared.
+- Rows of a group that are not ours (virtual servers in excluded networks) are a surplus, which is known from the last
+  comparison without drift.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from kubeproxy_py.kernel import Mark, Scope
+
+_Surplus = tuple[int, ...]
+
+
+class ConfirmedMarks:
+    """The confirmed marks, by their names, and the scopes that are suspect."""
+
+    def __init__(self) -> None:
+        self._confirmed: dict[str, Mark] = {}
+        self._surplus: dict[str, _Surplus] = {}  # by mark: rows of each group that are not actual ones
+        self._observed: dict[str, tuple[Mark, _Surplus]] = {}  # as of the last observation
+        self._written: set[Scope] = set()  # since the last observation
+        self._suspects: dict[Scope, None] = {}
+
+    def record_written(self, scopes: Iterable[Scope]) -> None:
+        """Record that steps of ours were carried out in *scopes*, so that their marks have changed."""
+        self._written.update(scopes)
+
+    def invalidate_all(self) -> None:
+        """Discard all that is known but the surplus, because all rows were read again."""
+        self._confirmed.clear()
+        self._observed.clear()
+        self._suspects.clear()
+
+    def suspect(self, scope: Scope) -> None:
+        """Have *scope* be suspect for another reason than its mark."""
+        self._suspects[scope] = None
+
+    def observe(self, marks: Mapping[str, Mark], counts: Mapping[str, int]) -> list[Scope]:
+        """Return the scopes that are suspect, given *marks* of the kernel and the numbers of actual rows by group."""
+        for name in [name for name, (mark, _) in self._observed.items() if mark.scope in self._written]:
+            del self._observed[name]
+            self._confirmed.pop(name, None)
+        self._written.clear()
+        for name, mark in marks.items():
+            surplus = tuple(number - counts.get(group, 0) for group, number in mark.counts)
+            self._observed[name] = mark, surplus
+            confirmed = self._confirmed.get(name)
+            if confirmed is None and mark.counts and surplus == self._surplus.get(name, (0,) * len(surplus)):
+                self._confirmed[name] = mark
+            elif mark != confirmed:
+                self._suspects[mark.scope] = None
+        return list(self._suspects)
+
+    def record_compared(self, scopes: Collection[Scope], *, has_drift: bool) -> None:
+        """Record that the rows of *scopes* were compared after the last observation, and whether any had drifted."""
+        for scope in scopes:
+            self._suspects.pop(scope, None)
+        for name, (mark, surplus) in self._observed.items():
+            if mark.scope not in scopes:
+                continue
+            if has_drift:
+                self._confirmed.pop(name, None)
+                continue
+            self._surplus[name] = surplus
+            if mark.scope not in self._written:
+                self._confirmed[name] = mark

@@ -1,0 +1,217 @@
+"""DriftWatch: drift is found by marks long before the full compare, at bounded cost, and our changes are no drift."""
+
+from collections.abc import Callable, Mapping, Sequence
+from errno import EIO
+from typing import Any
+
+import pytest
+
+from kubeproxy_py.kernel import Mark, MarkReader, Scope
+from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.rows import (
+    Chain,
+    ChainSpec,
+    IpsetEntry,
+    Key,
+    RealServer,
+    RealServerSpec,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.reconcile.agent import Timing
+from kubeproxy_py.reconcile.drift_watch import COMPARE_SHARE, MARKS_SHARE
+from kubeproxy_py.reconcile.report import Trigger
+from tests.builders import endpoint_slice, service
+from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
+
+MARKS_S = 2.0
+TIMING = Timing(sync_period_s=NEVER, marks_period_s=MARKS_S)
+CHAIN = Chain("IPv4", "nat", "KUBE-POSTROUTING")
+ENTRY = IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:80")
+
+
+def watched(**options: Any) -> AgentHarness:
+    """Return a harness that serves shop/web, and whose marks are all confirmed; full compares never run."""
+    harness = serving(timing=TIMING, **options)
+    harness.advance(MARKS_S)
+    harness.run_all_due()
+    return harness
+
+
+def compares(harness: AgentHarness) -> int:
+    return harness.agent.status().partial_compares
+
+
+@pytest.mark.parametrize("lost", [SERVER, POD, ENTRY, CHAIN], ids=str)
+def test_a_row_that_another_program_deletes_is_restored_when_the_marks_are_read_next(lost: Key) -> None:
+    harness = watched()
+    before = dict(harness.kernel.rows)
+    del harness.kernel.rows[lost]
+    if lost == SERVER:
+        del harness.kernel.rows[POD]
+    (report,) = harness.advance(MARKS_S)
+    assert (report.trigger, harness.kernel.rows) == (Trigger.DRIFT, before)
+
+
+@pytest.mark.parametrize(
+    ("key", "spec"),
+    [(SERVER, VirtualServerSpec("wlc")), (POD, RealServerSpec(7)), (CHAIN, ChainSpec(("-j ACCEPT",)))],
+)
+def test_a_row_that_another_program_changes_is_restored(key: Key, spec: object) -> None:
+    harness = watched()
+    before = dict(harness.kernel.rows)
+    harness.kernel.rows[key] = spec  # type: ignore[assignment]
+    harness.advance(MARKS_S)
+    assert harness.kernel.rows == before
+
+
+def test_all_rows_deleted_are_restored_by_one_partial_compare() -> None:
+    harness = watched()
+    before = dict(harness.kernel.rows)
+    for key in [key for key in before if isinstance(key, VirtualServer | RealServer | IpsetEntry)]:
+        del harness.kernel.rows[key]
+    done = compares(harness)
+    harness.advance(MARKS_S)
+    assert (harness.kernel.rows, compares(harness)) == (before, done + 1)
+
+
+def test_nothing_is_compared_while_nothing_changes() -> None:
+    harness = watched()
+    done = compares(harness)
+    for _ in range(10):
+        assert harness.advance(MARKS_S) == []
+    assert compares(harness) == done
+
+
+def test_our_changes_of_services_and_endpoints_are_not_compared() -> None:
+    harness = watched()
+    harness.handle(ServiceUpserted(service("other", ["10.96.0.77"])))
+    harness.advance(MARKS_S)
+    harness.run_all_due()
+    done = compares(harness)
+    for number in range(20):
+        harness.handle(ServiceUpserted(service(f"web-{number}", [f"10.96.1.{number}"])))
+        harness.handle(SliceUpserted(endpoint_slice(endpoints=[f"10.244.1.{pod}" for pod in range(5, 7 + number)])))
+        harness.advance(MARKS_S)
+    assert (compares(harness), harness.agent.status().drift_found) == (done, {})
+
+
+def test_a_row_lost_while_we_write_others_of_its_scope_is_restored() -> None:
+    harness = watched()
+    harness.handle(ServiceUpserted(service("other", ["10.96.0.77"])))
+    del harness.kernel.rows[ENTRY]
+    del harness.kernel.rows[POD]
+    harness.advance(MARKS_S)
+    assert {ENTRY, POD} <= harness.kernel.rows.keys()
+
+
+def test_virtual_servers_that_are_not_ours_are_compared_once() -> None:
+    foreign = VirtualServer("198.51.100.7", 80, "TCP")
+    harness = watched(exclude=("198.51.100.0/24",))
+    harness.kernel.rows[foreign] = VirtualServerSpec()
+    done = compares(harness)
+    for number in range(5):
+        harness.handle(ServiceUpserted(service(f"web-{number}", [f"10.96.1.{number}"])))
+        harness.advance(MARKS_S)
+    assert (compares(harness), foreign in harness.kernel.rows) == (done + 1, True)
+
+
+class StaleMarksKernel(MemoryKernel):
+    """A kernel whose marks stay as they were when `freeze` was called, as if they did not show any change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: Mapping[str, Mark] = {}
+
+    def freeze(self) -> None:
+        self._frozen = super().mark_readers()[0].read()
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        (reader,) = super().mark_readers()
+        return [MarkReader(reader.name, lambda: self._frozen or reader.read())]
+
+
+def test_a_weight_that_no_mark_shows_is_found_by_the_fingerprints_of_a_full_compare() -> None:
+    kernel = StaleMarksKernel()
+    harness = serving(kernel=kernel, timing=Timing(sync_period_s=3 * MARKS_S, marks_period_s=MARKS_S))
+    while not harness.agent.status().compares:
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+    kernel.freeze()
+    kernel.rows[POD] = RealServerSpec(7)
+    harness.advance(MARKS_S)
+    assert harness.applied_steps() == [("update", POD)]
+
+
+class FailingMarksKernel(MemoryKernel):
+    """A kernel with a reader of marks that fails, before that of all marks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries = 0
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        return [MarkReader("broken", self._fail), *super().mark_readers()]
+
+    def _fail(self) -> Mapping[str, Mark]:
+        self.tries += 1
+        raise KernelError("no marks", errno=EIO)
+
+
+def test_a_reader_that_fails_is_read_again_later_and_does_not_stop_the_others() -> None:
+    kernel = FailingMarksKernel()
+    harness = watched(kernel=kernel)
+    del kernel.rows[ENTRY]
+    harness.advance(MARKS_S)
+    assert (kernel.tries, harness.applied_steps()) == (1, [("add", ENTRY)])
+    harness.advance(60.0)
+    assert kernel.tries == 2
+
+
+def test_marks_that_take_long_to_read_are_read_less_often() -> None:
+    harness = serving(timing=TIMING, kernel=(kernel := SlowMarksKernel()))
+    kernel.advance = lambda: setattr(harness, "now_s", harness.now_s + 0.1)
+    began_s = harness.now_s
+    while harness.now_s < began_s + 1000.0:
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+    assert 0 < kernel.reads * 0.1 <= 0.1 + 1000.0 * MARKS_SHARE
+
+
+class SlowMarksKernel(MemoryKernel):
+    """A kernel that calls `advance` whenever its marks are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.advance: Callable[[], None] = lambda: None
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        (reader,) = super().mark_readers()
+        return [MarkReader(reader.name, lambda: self._read_slowly(reader))]
+
+    def _read_slowly(self, reader: MarkReader) -> Mapping[str, Mark]:
+        self.reads += 1
+        self.advance()
+        return reader.read()
+
+
+def test_partial_compares_take_a_bounded_share_of_the_time() -> None:
+    harness = watched()
+    read = harness.kernel.read
+
+    def read_slowly(scope: Scope) -> Rows:
+        harness.now_s += 1.0
+        return read(scope)
+
+    harness.kernel.read = read_slowly  # type: ignore[method-assign]
+    began_s, done = harness.now_s, compares(harness)
+    while harness.now_s < began_s + 400.0:
+        harness.kernel.rows.pop(ENTRY, None)
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+    assert 0 < (compares(harness) - done) * 1.0 <= 1.0 + 400.0 * COMPARE_SHARE
