@@ -246,6 +246,8 @@ def scope_of(key: Key) -> Scope:
 IPV4_SERVERS, IPV4_REAL_SERVERS, IPV6_SERVERS = "IPv4 virtual servers", "IPv4 real servers", "IPv6 virtual servers"
 """Groups of rows that marks count; another group is that of a set with its entries, by the name of the set."""
 
+SERVER_GROUPS = (IPV4_SERVERS, IPV4_REAL_SERVERS, IPV6_SERVERS)
+
 _GROUP_OF: dict[type[Key], Callable[[Any], str]] = {
     Ipset: lambda key: key.name,
     IpsetEntry: lambda key: key.set,

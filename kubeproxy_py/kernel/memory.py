@@ -12,9 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
 from kubeproxy_py.kernel import (
-    IPV4_REAL_SERVERS,
-    IPV4_SERVERS,
     LINK,
+    SERVER_GROUPS,
     VIRTUAL_SERVERS,
     Mark,
     MarkReader,
@@ -140,7 +139,7 @@ class MemoryKernel:
         """Return the mark of *scope*, with the same counts as LinuxKernel's."""
         rows = self.read(scope)
         counts = Counter(group for key in rows if (group := mark_group(key)))
-        groups = {VIRTUAL_SERVERS.kind: (IPV4_SERVERS, IPV4_REAL_SERVERS), "ipset": (scope.name,)}.get(scope.kind, ())
+        groups = {VIRTUAL_SERVERS.kind: SERVER_GROUPS, "ipset": (scope.name,)}.get(scope.kind, ())
         return Mark(scope, hash(frozenset(rows.items())), tuple((group, counts[group]) for group in groups))
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:

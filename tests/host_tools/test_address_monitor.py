@@ -89,6 +89,17 @@ def test_a_notification_of_the_kernel_is_reported(opened: Opened, monitor: Addre
     assert opened.next_change() == AddressesChanged(other_interfaces=True)
 
 
+def test_a_device_that_was_renamed_is_reported(
+    opened: Opened, monitor: AddressMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = 0
+    monkeypatch.setattr(module, "_find_index", lambda _name: index)
+    renamed = message(RTM_NEWLINK, 0, b"\0" * 16 + struct.pack("=HH8s", 12, 3, b"other0\0\0"))
+    for index in (7, 0):  # it appears, and is gone, although only another name is reported
+        opened.sockets[0].send(renamed)
+        assert opened.next_change() == AddressesChanged(device=True)
+
+
 MALFORMED = {
     "four bytes": b"abcd",
     "no bytes": b"",

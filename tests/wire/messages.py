@@ -109,6 +109,7 @@ FILES: dict[str, list[Sample]] = {
         _ipset("swap two sets", ipset_encode.encode_swap("KUBE-X", "KUBE-Y")),
         _ipset("list a set", ipset_encode.encode_list("KUBE-X")),
         _ipset("list the header of a set", ipset_encode.encode_list("KUBE-X", header_only=True)),
+        _ipset("list the headers of all sets", ipset_encode.encode_list_headers()),
         _ipset("add or delete entries of hash:ip,port", _entries("10.96.0.10,tcp:80", "fd00::1,sctp:2905")),
         _ipset("add or delete an entry of hash:ip,port,ip", _entries("10.244.1.5,udp:53,10.244.1.5")),
         _ipset("add or delete an entry of hash:ip,port,net", _entries("10.96.0.10,tcp:80,192.0.2.0/24")),
@@ -118,6 +119,7 @@ FILES: dict[str, list[Sample]] = {
     "address": [
         _link("create kube-ipvs0", "add"),
         _link("delete kube-ipvs0", "delete"),
+        _rtnetlink("give the device its name back", address.encode_rename(INDEX, IPVS_DEVICE), 16, LINK),
         _address("add an address to it", "add", "10.96.0.10"),
         _address("add an IPv6 address to it", "add", "fd00:96::10"),
         _address("remove an address from it", "delete", "10.96.0.10"),

@@ -6,6 +6,7 @@ Invariants:
   program created it.
 - When ``apply`` returns, packets to an added address are delivered to this host.
 - The kernel never selects an IPv6 address that was added here as the source of a packet (encode.py).
+- A device that was renamed gets its name back.
 - IPv6 is switched on for the device if it is off for new interfaces (ipv6_switch.py).
 
 Source: net/ipv6/addrconf.c, and the headers named in rtnetlink.py.
@@ -19,7 +20,7 @@ from struct import Struct
 from time import sleep
 
 from kubeproxy_py.kernel import LINK, Scope, Snapshot, snapshot_of
-from kubeproxy_py.kernel.address.encode import encode_address, encode_link
+from kubeproxy_py.kernel.address.encode import encode_address, encode_link, encode_rename
 from kubeproxy_py.kernel.address.ipv6_switch import enable_ipv6
 from kubeproxy_py.kernel.address.rtnetlink import (
     HOST_PREFIX,
@@ -77,6 +78,7 @@ class AddressAdapter:
         # The index of the device; 0 if it must be looked up.  Linux does not reuse indexes, so a stale one is no other
         # device's.
         self._device = 0
+        self._last_device = 0  # the index when it was found last
 
     def scopes(self) -> list[Scope]:
         """Return the one scope: the device with its addresses."""
@@ -92,6 +94,7 @@ class AddressAdapter:
         index = self._device = self._find_index(IPVS_DEVICE)
         if not index:
             return snapshot_of({})
+        self._last_device = index
         device = _INDEX.pack(index)
         bodies = [body for body in self._dump_addresses() if body[IFADDRMSG_INDEX_OFFSET : IFADDRMSG.size] == device]
         return Snapshot(lambda: hash((index, *bodies)), partial(self._rows_in, bodies))
@@ -132,7 +135,18 @@ class AddressAdapter:
 
     def _apply_links(self, steps: Sequence[Step]) -> list[StepFailure]:
         self._device = 0
+        if any(step.verb == "add" for step in steps):
+            self._undo_rename()
         return _failures(steps, self._netlink.execute(encode_link(step) for step in steps))
+
+    def _undo_rename(self) -> None:
+        """Give the device its name back if another program renamed it, with all of its addresses.
+
+        They would be those of another interface otherwise, at which NodePorts are served.  Linux refuses it if the
+        device was deleted, or is up, or if another one has the name.
+        """
+        if self._last_device:
+            self._netlink.execute([encode_rename(self._last_device, IPVS_DEVICE)])
 
     def _apply_addresses(self, steps: Sequence[Step]) -> list[StepFailure]:
         errors = self._send_addresses(steps, self._device) if self._device else None

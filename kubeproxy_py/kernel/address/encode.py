@@ -53,6 +53,11 @@ def encode_link(step: Step) -> Message:
     return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + link_info)
 
 
+def encode_rename(index: int, name: str) -> Message:
+    """Return the message that gives the device *index* the name *name*."""
+    return message(RTM_NEWLINK, 0, IFINFOMSG.pack(AF_UNSPEC, 0, index, 0, 0) + string(IFLA_IFNAME, name))
+
+
 def encode_address(step: Step, index: int, foreign_prefixes: Mapping[IP, int]) -> Message:
     """Return the message that adds, updates or deletes the address of *step* on interface *index*.
 

@@ -73,6 +73,7 @@ class AddressMonitor:
         self._on_change = on_change
         self._debounce_s = debounce_s
         self._socket = _listening_socket()
+        self._device = _find_index(IPVS_DEVICE)  # the index of kube-ipvs0, when notifications were read last
         self._stopped = threading.Event()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
@@ -114,8 +115,10 @@ class AddressMonitor:
 
     def _drain(self) -> AddressesChanged:
         """Read all queued notifications and return the changes that they report."""
-        device = _find_index(IPVS_DEVICE)
-        change, dropped_before = NOTHING, self._dropped
+        device, device_before = _find_index(IPVS_DEVICE), self._device
+        self._device = device
+        # A device that was renamed is reported by its new name.
+        change, dropped_before = replace(NOTHING, device=device != device_before), self._dropped
         while True:
             try:
                 notification, (sender, _groups) = self._socket.recvfrom(_READ_BYTES)
