@@ -12,7 +12,7 @@ from time import monotonic, sleep
 from kubeproxy_py import threads
 from kubeproxy_py.commands.finding_reporter import FindingReporter
 from kubeproxy_py.events.kube_events import Publish
-from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, processes
+from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, netlink_users, processes
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.model.rows import Key
 from kubeproxy_py.plan.rivals import (
@@ -94,4 +94,5 @@ class RivalWatch:
             if (program := service_proxy(words)) and is_in_our_network(pid)
         )
         answers = ((port, get_local(port, path)) for port, path in QUESTIONS.items() if not self._is_ours(port))
-        return Facts(found, tuple((port, answer) for port, answer in answers if answer), disputed)
+        users = tuple(ProxyProcess(pid, program) for pid, program in (netlink_users() if disputed else ()))
+        return Facts(found, tuple((port, answer) for port, answer in answers if answer), disputed, users)

@@ -23,7 +23,10 @@ _HEALTH_FIELD = '"lastUpdated"'
 _PROGRAMS = frozenset(("kube-proxy", "kube-router"))
 _OUR_SCRIPTS = frozenset(("kubeproxy-py", "kube-proxy"))  # the image has the agent under kube-proxy's name, too
 _OUR_MODULE = ("-m", "kubeproxy_py")
-_ROWS_NAMED = 3
+_ROWS_NAMED, _USERS_NAMED = 3, 5
+_KNOWN_WRITERS = frozenset(
+    ("kube-proxy", "kube-router", "keepalived", "cilium-agent", "calico-node", "ipvsadm", "ldirectord", "firewalld")
+)
 _ONE_PROXY = "two service proxies undo each other's changes or answer the same packets differently"
 _HINT = "stop one of the two; docs/migrate.md describes how"
 
@@ -41,6 +44,7 @@ class Facts(Struct, frozen=True, gc=False):
     processes: tuple[ProxyProcess, ...] = ()  # in our network namespace, without ourselves
     answers: tuple[tuple[int, str], ...] = ()  # (port, answer) of QUESTIONS, from others than ourselves
     disputed: tuple[str, ...] = ()  # rows that were changed again each time after they were repaired
+    netlink_users: tuple[ProxyProcess, ...] = ()  # programs that could have changed them
 
 
 def service_proxy(words: Sequence[str]) -> str:
@@ -74,7 +78,7 @@ def find_rivals(facts: Facts) -> tuple[Finding, ...]:
         for process in facts.processes
     ]
     named = processes or [finding for port, answer in facts.answers if (finding := _finding_at(port, answer))]
-    return (*named, *_dispute(facts.disputed, [finding.subject for finding in named]))
+    return (*named, *_dispute(facts, [finding.subject for finding in named]))
 
 
 def _finding_at(port: int, answer: str) -> Finding | None:
@@ -88,12 +92,20 @@ def _finding_at(port: int, answer: str) -> Finding | None:
     return Finding(ANOTHER_PROXY, subject, _ONE_PROXY, _HINT)
 
 
-def _dispute(rows: Sequence[str], suspects: Iterable[str]) -> list[Finding]:
+def _dispute(facts: Facts, proxies: Iterable[str]) -> list[Finding]:
+    rows = facts.disputed
     if not rows:
         return []
     others = len(rows) - _ROWS_NAMED
     subject = ", ".join(rows[:_ROWS_NAMED]) + (f" and {others} more" if others > 0 else "")
-    who = " and ".join(suspects) or "another program"
+    who = " and ".join(proxies) or "another program"
     message = f"{who} changes them again each time after they were repaired; packets may be lost in between"
+    if able := ", ".join(f"{user.program} (pid {user.pid})" for user in _likely_first(facts.netlink_users)):
+        message += f"; programs that have netlink sockets to do so: {able}"
     hint = "stop the other proxy, or what flushes rules; list addresses of other IPVS users in ipvs.excludeCIDRs"
     return [Finding(REPEATED_DRIFT, subject, message, hint)]
+
+
+def _likely_first(users: Iterable[ProxyProcess]) -> list[ProxyProcess]:
+    """Return up to _USERS_NAMED of *users*, first those that are known to program IPVS, sets or rules."""
+    return sorted(users, key=lambda user: user.program not in _KNOWN_WRITERS)[:_USERS_NAMED]

@@ -16,6 +16,7 @@ from kubeproxy_py.model.rows import DRAINING, ChainSpec, Key, RealServer, Rows, 
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import CIDR, IP
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
+from kubeproxy_py.plan.urgency import may_stay_changed
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.drift import Drift, ScopeDiff
 from kubeproxy_py.reconcile.fingerprints import Fingerprints
@@ -188,10 +189,16 @@ class ActualState:
             self.rows[key] = diff.found[key]
         self.fingerprints.invalidate(keys)
         self._foreign |= self._foreign_among(keys)
-        self.pending.enqueue(keys)
         self.drift.record(keys, now_s)
+        pauses_s = {key: self.drift.pause_s(key, now_s) for key in keys if self._may_stay_changed(key)}
+        deferred = {key: now_s + pause_s for key, pause_s in pauses_s.items() if pause_s}
+        self.pending.enqueue(key for key in keys if key not in deferred)
+        self.pending.defer(deferred)
         self.track_draining(keys, now_s)
         return len(keys)
+
+    def _may_stay_changed(self, key: Key) -> bool:
+        return may_stay_changed(key, self.rows.get(key), self._desired.rows)
 
     def _foreign_among(self, found: Iterable[Key]) -> set[Key]:
         """Return the virtual servers among the keys *found* in the kernel that nothing desires and no set names."""

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
+from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.rows import Key, Rows
 from kubeproxy_py.reconcile.sync_status import count_by_kind
 
@@ -29,6 +30,9 @@ DISPUTED_TIMES = 3
 DISPUTED_WINDOW_S = 600.0  # a row that has not drifted for so long starts again from zero
 _TRACKED_MAX = 10_000  # rows
 
+PAUSE = Backoff(first_s=5.0, longest_s=300.0)
+"""How long a disputed row that packets do not need may stay changed: longer with each dispute, within the window."""
+
 
 class Drift:
     """Numbers of drifted rows since the start, by the name of their kind, and rows that drift again and again.
@@ -43,6 +47,9 @@ class Drift:
         self._unrepaired: set[Key] = set()
         self._times: dict[Key, tuple[int, float]] = {}  # how often each row drifted consecutively, and when last
         self._disputed: dict[Key, None] = {}  # since pop_disputed was called last
+        self._disputes: dict[
+            Key, tuple[int, float]
+        ] = {}  # how often each row became disputed, and when it drifted last
 
     def record(self, keys: Iterable[Key], now_s: float) -> None:
         """Record that *keys* were found to have drifted at *now_s*."""
@@ -56,18 +63,30 @@ class Drift:
         disputed, self._disputed = list(self._disputed), {}
         return disputed
 
+    def pause_s(self, key: Key, now_s: float) -> float:
+        """Return for how long the repair of *key* may be put off: 0 unless it was disputed lately; longer each time."""
+        times, at_s = self._disputes.get(key, (0, now_s))
+        return PAUSE.delay_s(times) if times and now_s - at_s < DISPUTED_WINDOW_S else 0.0
+
     def _record_times(self, keys: Iterable[Key], now_s: float) -> None:
         if len(self._times) >= _TRACKED_MAX:
-            recent = (item for item in self._times.items() if now_s - item[1][1] < DISPUTED_WINDOW_S)
-            self._times = dict(recent)
+            self._times = _recent(self._times, now_s)
         for key in keys:
+            if key in self._disputes:
+                self._disputes[key] = (self._disputes[key][0], now_s)
             times, at_s = self._times.pop(key, (0, now_s))
             times = times + 1 if now_s - at_s < DISPUTED_WINDOW_S else 1
             if times == DISPUTED_TIMES:
                 self.disputed += 1
                 self._disputed[key] = None
+                self._record_dispute(key, now_s)
             elif len(self._times) < _TRACKED_MAX:
                 self._times[key] = (times, now_s)
+
+    def _record_dispute(self, key: Key, now_s: float) -> None:
+        self._disputes = _recent(self._disputes, now_s)
+        if len(self._disputes) < _TRACKED_MAX:
+            self._disputes[key] = (self._disputes.get(key, (0, 0.0))[0] + 1, now_s)
 
     def record_outcome(self, tried: Collection[Key] | None, failed: Collection[Key]) -> None:
         """Record that of *tried* (None: of all rows) all but *failed* are as desired now."""
@@ -77,3 +96,7 @@ class Drift:
         repaired = tried_drift.difference(failed)
         self.repaired.update(count_by_kind(repaired))
         self._unrepaired -= repaired
+
+
+def _recent(times: dict[Key, tuple[int, float]], now_s: float) -> dict[Key, tuple[int, float]]:
+    return {key: value for key, value in times.items() if now_s - value[1] < DISPUTED_WINDOW_S}

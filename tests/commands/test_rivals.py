@@ -28,6 +28,7 @@ class Host:
         monkeypatch.setattr(module, "processes", lambda: iter(self.running))
         monkeypatch.setattr(module, "is_in_our_network", lambda pid: pid < 100)
         monkeypatch.setattr(module, "get_local", lambda port, _path: self.answers.get(port, ""))
+        monkeypatch.setattr(module, "netlink_users", lambda: [(13, "keepalived")])
         monkeypatch.setattr(module, "sleep", lambda _s: None)
         self.watch = RivalWatch("node-a", self._publish, self.registry, self.ours.__contains__, lambda: self.now_s)
 
@@ -84,6 +85,7 @@ def test_disputed_rows_are_told_at_most_once_in_a_while(host: Host, monkeypatch:
         host.now_s += 1
     assert [event.reason for event in host.events] == ["RepeatedDrift"]
     assert "Address 10.96.0.10" in host.events[0].note
+    assert "keepalived (pid 13)" in host.events[0].note
     host.now_s += DISPUTE_PERIOD_S
     host.watch.on_disputed([Address("10.96.0.10")])
     assert [event.reason for event in host.events] == ["RepeatedDrift"] * 2

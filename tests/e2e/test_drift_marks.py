@@ -101,7 +101,7 @@ def test_drift_is_repaired_long_before_the_full_compare(node: Node, change: str)
     shell(node.cluster.node_a, change)
     changed_s = time.monotonic()
     node.agent.wait_for(r'"Synced ', since)
-    print(f"repaired {time.monotonic() - changed_s:.2f} s after: {change}")  # noqa: T201
+    print(f"repaired {time.monotonic() - changed_s:.2f} s after: {change}")
     wait_until(
         lambda: kernel_state(node.cluster.node_a) == node.state,
         lambda: "\n".join(differences(node.state, kernel_state(node.cluster.node_a))),

@@ -92,10 +92,9 @@ def test_a_notification_of_the_kernel_is_reported(opened: Opened, monitor: Addre
 def test_a_device_that_was_renamed_is_reported(
     opened: Opened, monitor: AddressMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = 0
-    monkeypatch.setattr(module, "_find_index", lambda _name: index)
     renamed = message(RTM_NEWLINK, 0, b"\0" * 16 + struct.pack("=HH8s", 12, 3, b"other0\0\0"))
     for index in (7, 0):  # it appears, and is gone, although only another name is reported
+        monkeypatch.setattr(module, "_find_index", lambda _name, index=index: index)
         opened.sockets[0].send(renamed)
         assert opened.next_change() == AddressesChanged(device=True)
 

@@ -2,12 +2,13 @@
 
 import http.server
 import os
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, processes
+from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, netlink_users, processes
 from tests.e2e.agent_process import wait_until
 
 # Starts its arguments as a process whose parent is not this one, and prints its PID.
@@ -34,6 +35,33 @@ def test_a_process_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "12").mkdir()
     (tmp_path / "self").mkdir()
     assert list(processes(tmp_path)) == []
+
+
+NETLINK = """sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode
+0000000000000000 0   812        00000111 0        0        0     2        0        13000
+0000000000000000 12  0          00000000 0        0        0     2        0        4
+0000000000000000 12  813        00000000 0        0        0     2        0        13001
+0000000000000000 16  813        00000000 0        0        0     2        0        13002
+0000000000000000 16  814        00000000 0        0        0     2        0        13003
+0000000000000000 12  3148209413 00000000 0        0        0     2        0        13004
+"""
+
+
+def test_programs_with_sockets_for_rules_sets_and_ipvs_are_named(tmp_path: Path) -> None:
+    (tmp_path / "self/net").mkdir(parents=True)
+    (tmp_path / "self/net/netlink").write_text(NETLINK)
+    for pid, program in ((812, "dhclient"), (813, "keepalived"), (814, "dockerd")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "comm").write_text(f"{program}\n")
+    assert netlink_users(tmp_path) == [(813, "keepalived"), (814, "dockerd")]
+    assert netlink_users(tmp_path / "nothing") == []
+
+
+def test_this_process_is_not_named_for_its_own_socket() -> None:
+    netlink_generic = 16
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_generic) as sock:
+        sock.bind((0, 0))
+        assert os.getpid() not in dict(netlink_users())
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -32,6 +32,22 @@ def test_sysctls_that_exist_are_rows(host: Path) -> None:
     assert _adapter(host).read(SYSCTLS) == {FORWARD: "0", HASHSIZE: "16384"}
 
 
+def test_the_mark_changes_with_each_value_and_with_files_that_appear(host: Path) -> None:
+    adapter = _adapter(host)
+    (reader,) = adapter.mark_readers()
+    marks = [reader.read()]
+    (host / "proc/sys/net/ipv4/ip_forward").write_text("1\n")
+    marks.append(reader.read())
+    (host / "proc/sys/net/ipv4/vs").mkdir()
+    (host / "proc/sys/net/ipv4/vs/conntrack").write_text("1\n")
+    marks.append(reader.read())
+    assert reader.read() == marks[-1]
+    assert len({mark[str(SYSCTLS)].value for mark in marks}) == 3
+    adapter.close()
+    assert reader.read() == marks[-1]
+    adapter.close()
+
+
 @pytest.mark.parametrize("verb", ["add", "update"])
 def test_adds_and_updates_write_the_file(host: Path, verb: str) -> None:
     assert _adapter(host).apply([Step(verb, FORWARD, "1", "0")]) == []  # type: ignore[arg-type]

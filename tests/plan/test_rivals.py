@@ -65,5 +65,14 @@ def test_disputed_rows_are_named_with_the_suspect() -> None:
     assert find_rivals(Facts(disputed=rows[:1]))[0].message.startswith("another program changes them again")
 
 
+def test_programs_that_could_have_changed_disputed_rows_are_named_the_likely_ones_first() -> None:
+    programs = ["agetty", "dockerd", "systemd", "wpa", "lldpd", "keepalived"]
+    users = tuple(ProxyProcess(pid, program) for pid, program in enumerate(programs, 10))
+    (dispute,) = find_rivals(Facts(disputed=("Address 10.96.0.1",), netlink_users=users))
+    assert dispute.message.endswith(
+        "sockets to do so: keepalived (pid 15), agetty (pid 10), dockerd (pid 11), systemd (pid 12), wpa (pid 13)"
+    )
+
+
 def test_nothing_is_found_on_a_node_with_one_proxy() -> None:
     assert find_rivals(Facts()) == ()

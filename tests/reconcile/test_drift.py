@@ -3,7 +3,7 @@
 import pytest
 
 from kubeproxy_py.model.rows import Address, Chain, Ipset, IpsetEntry, Jump, Key, Link, VirtualServer
-from kubeproxy_py.reconcile.drift import DISPUTED_WINDOW_S, Drift
+from kubeproxy_py.reconcile.drift import DISPUTED_WINDOW_S, PAUSE, Drift
 from kubeproxy_py.reconcile.sync_status import stuck_families, unprotected_families
 
 A, B = Address("10.96.0.1"), Address("10.96.0.2")
@@ -54,6 +54,18 @@ def test_a_row_that_cannot_be_repaired_is_not_disputed() -> None:
         drift.record([A], at_s)
         drift.record_outcome([A], failed=[A])
     assert drift.pop_disputed() == []
+
+
+def test_the_pause_of_a_row_grows_while_it_is_disputed_and_ends_when_it_is_left_alone() -> None:
+    drift, pauses_s = Drift(), []
+    for number in range(60):
+        drift_and_repair(drift, [A], 2.0 * number)
+        pauses_s.append(drift.pause_s(A, 2.0 * number))
+    assert pauses_s[:3] == [0.0, 0.0, PAUSE.first_s]
+    assert pauses_s == sorted(pauses_s)
+    assert pauses_s[-1] == PAUSE.longest_s < DISPUTED_WINDOW_S
+    assert drift.pause_s(B, 120.0) == 0.0
+    assert drift.pause_s(A, 120.0 + DISPUTED_WINDOW_S) == 0.0
 
 
 @pytest.mark.parametrize(

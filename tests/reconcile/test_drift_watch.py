@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from errno import EIO
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Timing
+from kubeproxy_py.reconcile.drift import PAUSE
 from kubeproxy_py.reconcile.drift_watch import COMPARE_SHARE, MARKS_SHARE
 from kubeproxy_py.reconcile.report import Trigger
 from tests.builders import endpoint_slice, service
@@ -215,3 +217,26 @@ def test_partial_compares_take_a_bounded_share_of_the_time() -> None:
         harness.advance(MARKS_S)
         harness.run_all_due()
     assert 0 < (compares(harness) - done) * 1.0 <= 1.0 + 400.0 * COMPARE_SHARE
+
+
+def test_a_foreign_virtual_server_that_comes_back_is_deleted_after_growing_pauses() -> None:
+    foreign = VirtualServer("198.51.100.7", 80, "TCP")
+    harness = watched()
+    deleted_s: list[float] = []
+    while harness.now_s < 3000.0:
+        harness.kernel.rows.setdefault(foreign, VirtualServerSpec())
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+        deleted_s += [harness.now_s for _, key in harness.applied_steps() if key == foreign]
+    waits_s = [later - earlier for earlier, later in pairwise(deleted_s)]
+    assert (waits_s[0], waits_s[1] >= PAUSE.first_s) == (MARKS_S, True)
+    assert (waits_s[-1], len(deleted_s) < 40) == (pytest.approx(PAUSE.longest_s, abs=2 * MARKS_S), True)
+
+
+def test_a_row_that_packets_need_is_restored_each_time() -> None:
+    harness = watched()
+    for _ in range(30):
+        del harness.kernel.rows[POD]
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+        assert POD in harness.kernel.rows

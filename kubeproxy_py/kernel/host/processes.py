@@ -12,6 +12,7 @@ from pathlib import Path
 
 _COMMAND_LINE_MAX_BYTES = 4096
 _ANSWER_MAX_BYTES = 4096
+_PROGRAMMING_PROTOCOLS = ("12", "16")  # NETLINK_NETFILTER, NETLINK_GENERIC
 
 
 def processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, list[str]]]:
@@ -27,6 +28,26 @@ def processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, list[str]]]:
             text = file.read(_COMMAND_LINE_MAX_BYTES).decode(errors="replace")
             if _parent(entry) != own:
                 yield int(entry.name), text.rstrip("\0").split("\0")
+
+
+def netlink_users(proc: Path = Path("/proc")) -> list[tuple[int, str]]:
+    """Return PID and program of the processes with netlink sockets by which rules, sets or IPVS can be changed.
+
+    Only sockets whose number is that of their process are attributed, which is the first one of a process; sockets of
+    other network namespaces are not listed.
+    """
+    try:
+        lines = (proc / "self/net/netlink").read_text().splitlines()[1:]
+    except OSError:
+        return []
+    own = os.getpid()
+    fields = (line.split() for line in lines)
+    pids = {int(port) for _, protocol, port, *_ in fields if protocol in _PROGRAMMING_PROTOCOLS}
+    users: list[tuple[int, str]] = []
+    for pid in sorted(pids - {0, own}):
+        with suppress(OSError):  # no process has this number: the kernel chose it
+            users.append((pid, (proc / str(pid) / "comm").read_text().strip()))
+    return users
 
 
 def _parent(entry: Path) -> int:

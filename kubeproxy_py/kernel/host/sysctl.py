@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel import SYSCTLS, Scope
+from kubeproxy_py.kernel import SYSCTLS, Mark, MarkReader, Scope
 from kubeproxy_py.kernel.errors import errno_text
 from kubeproxy_py.model.rows import Rows, Sysctl
 from kubeproxy_py.model.steps import Step, StepFailure
@@ -21,6 +21,7 @@ from kubeproxy_py.model.steps import Step, StepFailure
 _READ_ONLY = (
     "set it on the host with `sysctl -w {name}={value}`, or run once with --init-only in a privileged container"
 )
+_VALUE_MAX_BYTES = 4096
 _HINTS = {
     EACCES: _READ_ONLY,
     EPERM: _READ_ONLY,
@@ -41,6 +42,7 @@ class SysctlAdapter:
     def __init__(self, paths: Iterable[str], *, root: Path = Path("/")) -> None:
         self._paths = tuple(dict.fromkeys(paths))
         self._root = root
+        self._descriptors: dict[str, int] = {}  # of the files that marks are read from
 
     def scopes(self) -> list[Scope]:
         """Return the one scope that contains all sysctls."""
@@ -54,8 +56,29 @@ class SysctlAdapter:
         """Write the added and updated sysctls; each failure names the sysctl, its value and the remedy."""
         return [failure for step in steps if step.verb != "delete" and (failure := self._write(step))]
 
+    def mark_readers(self) -> list[MarkReader]:
+        """Return one reader, of all values."""
+        return [MarkReader("sysctls", self._read_mark)]
+
     def close(self) -> None:
-        """Do nothing; no file is kept open."""
+        """Close the files; a later use opens them again."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _read_mark(self) -> dict[str, Mark]:
+        return {str(SYSCTLS): Mark(SYSCTLS, hash(tuple(map(self._content, self._paths))))}
+
+    def _content(self, path: str) -> bytes | None:
+        """Return the content of a file, which stays open; None if it cannot be read now."""
+        try:
+            if path not in self._descriptors:
+                self._descriptors[path] = os.open(_file(path, self._root), os.O_RDONLY)
+            return os.pread(self._descriptors[path], _VALUE_MAX_BYTES, 0)
+        except OSError:  # it does not exist, or its module was unloaded
+            if path in self._descriptors:
+                os.close(self._descriptors.pop(path))
+            return None
 
     def _value(self, path: str) -> str | None:
         return read_sysctl(path, root=self._root)
