@@ -22,6 +22,7 @@ SLOWEST = (
     "test_many_restarts.py",
     "test_netlink_adapters.py",
     "test_draining.py",
+    "test_drift_marks.py",
     "test_drift.py",
     "test_crash.py",
     "test_policies.py",

@@ -15,6 +15,7 @@ from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_a
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.commands.rivals import RivalWatch
 from kubeproxy_py.commands.startup import release_api_server
+from kubeproxy_py.commands.timeout_keeper import TimeoutKeeper
 from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 from kubeproxy_py.events.kube_events import started_event
@@ -84,7 +85,8 @@ def build_app(
     node = platform.host.node_name
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
     rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)
-    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed)
+    timeouts = TimeoutKeeper(current.get, IpvsAdapter())
+    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed, timeouts.check)
     reloader = Reloader(current, agent, platform.host, notifier)
     commands = platform.iptables_commands
     facts = HostFactsReader(commands)

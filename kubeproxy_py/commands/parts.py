@@ -225,6 +225,7 @@ def make_agent(
     parts: Parts,
     on_problem: Callable[[Problem], None],
     on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
+    on_marks: Callable[[], None] = lambda: None,
 ) -> Agent:
     """Return the agent of *parts*.
 
@@ -233,6 +234,7 @@ def make_agent(
         parts: The other parts.
         on_problem: Called with each rejected object.
         on_disputed: Called with rows that drift again each time after they were repaired.
+        on_marks: Called whenever the marks of the kernel are read.
     """
     return Agent(
         parts.kernel,
@@ -244,6 +246,7 @@ def make_agent(
         on_problem=on_problem,
         on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish),
         on_disputed=on_disputed,
+        on_marks=on_marks,
     )
 
 

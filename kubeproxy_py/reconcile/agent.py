@@ -72,6 +72,7 @@ class Agent:
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
         on_disputed: Called with rows that drift again each time after they were repaired.
+        on_marks: Called whenever the marks of the kernel are read.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root of the sync
@@ -86,6 +87,7 @@ class Agent:
         on_problem: Callable[[Problem], None] = lambda _problem: None,
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
         on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
+        on_marks: Callable[[], None] = lambda: None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -103,7 +105,7 @@ class Agent:
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
         self._reconciler = Reconciler(kernel, compiler, self.state, clock, self._surroundings.neighbours.hold)
         self._compare = FullCompare(kernel, self.state, clock)
-        self._watch = DriftWatch(kernel, self.state, clock)
+        self._watch = DriftWatch(kernel, self.state, clock, on_marks)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
 
     # Input

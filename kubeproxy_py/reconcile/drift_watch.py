@@ -18,6 +18,7 @@ from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
+from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.full_compare import YIELD_FACTOR, SlicedScan
 
 MARKS_PERIOD_S = 1.5
@@ -32,15 +33,19 @@ log = logging.getLogger(__name__)
 class DriftWatch:
     """Looks for drift in *kernel* by its marks, and records what partial compares find in *state*.
 
-    All times are seconds of *clock*, which is read only to learn how long something took.
+    All times are seconds of *clock*, which is read only to learn how long something took.  *on_marks* is called
+    whenever marks are read, for what else is to be looked at as often.
     """
 
-    def __init__(self, kernel: Kernel, state: ActualState, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, kernel: Kernel, state: ActualState, clock: Callable[[], float], on_marks: Callable[[], None]
+    ) -> None:
         self.due_s = NEVER
         self.count = 0  # completed partial compares
         self._kernel = kernel
         self._state = state
         self._clock = clock
+        self._on_marks = on_marks
         self._period_s = NEVER
         self._readers: Sequence[MarkReader] = ()
         self._reader_due_s: dict[str, float] = {}
@@ -82,6 +87,7 @@ class DriftWatch:
         for reader in self._readers:
             if now_s >= self._reader_due_s.get(reader.name, now_s) and (not reader.group or counts.get(reader.group)):
                 marks |= self._read(reader, now_s)
+        contained("what is looked at with the marks", self._on_marks)
         if self._has_changed_server():
             self._state.marks.suspect(VIRTUAL_SERVERS)
         return self._state.marks.observe(marks, counts)
