@@ -7,7 +7,8 @@ Invariants:
 - After a step of ours on a scope its mark is a new one, and unknown.  It is confirmed at once if the kernel has as many
   rows as are actual: what another program added or deleted at the same time would show.  Where the kernel does not
   count (tables of iptables), the rows are compared once.
-- A scope stays suspect until its rows were compared.
+- A scope stays suspect until its rows were compared and none had drifted: after a repair they are compared once more,
+  because the program that changed them may do it again at once.
 - Rows of a group that are not ours (virtual servers in excluded networks) are a surplus, which is known from the last
   comparison without drift.
 """
@@ -61,14 +62,12 @@ class ConfirmedMarks:
 
     def record_compared(self, scopes: Collection[Scope], *, has_drift: bool) -> None:
         """Record that the rows of *scopes* were compared after the last observation, and whether any had drifted."""
+        if has_drift:
+            return
         for scope in scopes:
             self._suspects.pop(scope, None)
         for name, (mark, surplus) in self._observed.items():
-            if mark.scope not in scopes:
-                continue
-            if has_drift:
-                self._confirmed.pop(name, None)
-                continue
-            self._surplus[name] = surplus
-            if mark.scope not in self._written:
-                self._confirmed[name] = mark
+            if mark.scope in scopes:
+                self._surplus[name] = surplus
+                if mark.scope not in self._written:
+                    self._confirmed[name] = mark

@@ -108,6 +108,17 @@ def test_a_scope_stays_suspect_until_it_was_compared() -> None:
     assert model.observe() == []
 
 
+def test_after_drift_a_scope_is_compared_until_no_row_differs() -> None:
+    model = Model()
+    model.meddle(SET, "a")
+    assert model.observe() == [SET]
+    model.compare()
+    model.write(SET, "a")  # repaired
+    model.meddle(SET, "b")
+    model.known[SET].add("c")  # as many rows as are known
+    assert model.observe() == [SET]
+
+
 def test_rows_that_are_not_ours_are_suspect_once_and_do_not_make_our_changes_suspect() -> None:
     model = Model()
     model.excluded = {"x", "y"}

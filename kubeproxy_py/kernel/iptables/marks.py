@@ -47,20 +47,24 @@ class TableMarkReader:
             self._netlink = None
 
     def _read_legacy(self) -> dict[str, Mark]:
-        """Return the marks of the legacy tables; of one that is changed just now there is none.  Raises KernelError."""
+        """Return the marks of the legacy tables, without those that cannot be read now.  Raises KernelError."""
         marks: dict[str, Mark] = {}
-        try:
-            for family in self._families("legacy"):
-                layout = LAYOUTS[family]
-                if family not in self._options:
-                    self._options[family] = SocketOptions(layout.domain, layout.level)
-                for table in TABLES:
-                    scope = table_scope(family, table)
-                    if (value := _legacy_value(self._options[family], layout, table.encode())) is not None:
-                        marks[str(scope)] = Mark(scope, value)
-        except (OSError, ImportError) as error:
-            raise KernelError(f"iptables by getsockopt: {error}", errno=getattr(error, "errno", 0) or 0) from error
+        for family in self._families("legacy"):
+            options, layout = self._options_of(family), LAYOUTS[family]
+            for table in TABLES:
+                scope = table_scope(family, table)
+                if (value := _legacy_value(options, layout, table.encode())) is not None:
+                    marks[str(scope)] = Mark(scope, value)
         return marks
+
+    def _options_of(self, family: Family) -> SocketOptions:
+        """Return the options of the tables of *family*.  Raises KernelError."""
+        if family not in self._options:
+            try:
+                self._options[family] = SocketOptions(LAYOUTS[family].domain, LAYOUTS[family].level)
+            except (OSError, ImportError) as error:
+                raise KernelError(f"getsockopt: {error}", errno=getattr(error, "errno", 0) or 0) from error
+        return self._options[family]
 
     def _read_nft(self) -> dict[str, Mark]:
         """Return the marks of the tables of nft; none if the kernel does not count commits.  Raises KernelError."""
@@ -76,12 +80,11 @@ class TableMarkReader:
 
 
 def _legacy_value(options: SocketOptions, layout: EntryLayout, name: bytes) -> int | None:
-    """Return the value of the mark of the table *name*; None while the table is being changed.  Raises OSError."""
-    size = entries_size(options, name)
-    if size > WHOLE_BYTES:
-        return size
+    """Return the value of the mark of the table *name*; None if it cannot be read now."""
     try:
-        entries = read_entries(options, layout, name, size)
-    except BlockingIOError:  # EAGAIN: it has another size by now
+        size = entries_size(options, name)
+        entries = read_entries(options, layout, name, size) if size <= WHOLE_BYTES else None
+    # EAGAIN: the table changed between the two calls; ENOPROTOOPT, ENOENT: there is no table of this family yet.
+    except OSError:
         return None
     return size if entries is None else hash(entries)
