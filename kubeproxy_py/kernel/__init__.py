@@ -56,7 +56,8 @@ class Snapshot(Struct, frozen=True, gc=False):
     """Kernel state as it was listed; the fingerprint and the rows are each computed lazily.
 
     ``fingerprint()`` is equal for equal state, traffic counters aside.  It is a 64-bit hash whose key differs in each
-    process; two different states have the same fingerprint once in 2^64 times.
+    process; two different states have the same fingerprint once in 2^64 times.  ``rows()`` raises KernelError if they
+    cannot be decoded.
     """
 
     fingerprint: Callable[[], int]

@@ -92,7 +92,7 @@ class _SavedTables(Struct, frozen=True):
 def parse_saved(saved: bytes) -> Iterator[tuple[Table, Chains]]:
     """Yield the tables nat and filter of ``iptables-save`` output of one family."""
     for section in re.split(rb"^\*", saved, flags=re.MULTILINE)[1:]:
-        name, *lines = section.decode("utf-8", "surrogateescape").splitlines()
+        name, *lines = section.decode("utf-8", "surrogateescape").split("\n")
         if table := _TABLES.get(name.strip()):
             yield table, _chains(lines)
 
@@ -102,8 +102,8 @@ def _chains(lines: Iterable[str]) -> Chains:
     rules: dict[str, list[str]] = {}
     for line in lines:
         if line.startswith(":"):
-            name, policy, *_ = line[1:].split()
-            policies[name] = policy
+            name, _, policy = line[1:].partition(" ")
+            policies[name] = policy.partition(" ")[0]
         elif line.startswith("-A "):
             name, _, rule = line.removeprefix("-A ").partition(" ")
             rules.setdefault(name, []).append(rule)
@@ -114,13 +114,17 @@ def read_conntrack(root: Path = Path("/")) -> ConntrackFacts | None:
     """Return how full the table of tracked connections is; None without connection tracking."""
     count = _read(root / "proc/sys/net/netfilter/nf_conntrack_count")
     maximum = _read(root / "proc/sys/net/netfilter/nf_conntrack_max")
-    if not (count.isdigit() and maximum.isdigit()):
+    try:
+        return ConntrackFacts(int(count), int(maximum), _drops(_read(root / "proc/net/stat/nf_conntrack")))
+    except ValueError:
         return None
-    return ConntrackFacts(int(count), int(maximum), _drops(_read(root / "proc/net/stat/nf_conntrack")))
 
 
 def _drops(statistics: str) -> int:
-    """Return the sum of the columns about drops: a header line, then one line for each CPU, in hexadecimal."""
+    """Return the sum of the columns about drops: a header line, then one line for each CPU, in hexadecimal.
+
+    Raises ValueError.
+    """
     header, *rows = [line.split() for line in statistics.splitlines()] or [[]]
     columns = [header.index(name) for name in _DROP_COLUMNS if name in header]
     return sum(int(row[column], 16) for row in rows for column in columns if column < len(row))
@@ -152,6 +156,6 @@ def _part(name: str, read: Callable[[], _Part], missing: _Part) -> _Part:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""

@@ -114,7 +114,7 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
 
 def parse_version(text: str) -> Version:
     """Return the first ``x.y`` or ``x.y.z`` in *text*, ignoring distribution suffixes; (0, 0, 0) if there is none."""
-    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    match = re.search(r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?", text)
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else _UNKNOWN_VERSION
 
 
@@ -292,6 +292,6 @@ def _can_load(module: str, loaded: Path) -> bool:
 def _read(path: Path) -> str:
     """Return the stripped text of a small file; "" if it cannot be read."""
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""

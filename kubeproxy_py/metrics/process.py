@@ -33,7 +33,7 @@ def collect_thread_and_log_metrics() -> Iterator[MetricFamily]:
 
 
 def _process_values(proc: Path) -> Iterator[tuple[str, float]]:
-    with suppress(OSError, ValueError, IndexError):
+    with suppress(OSError, ValueError, IndexError, OverflowError):
         yield from _stat_values(proc)
     with suppress(OSError):
         yield "open_fds", len(os.listdir(proc / "self/fd")) - 1  # noqa: PTH208 - one of them is the listing itself
@@ -50,7 +50,7 @@ def _stat_values(proc: Path) -> Iterator[tuple[str, float]]:
     # The fields from the third on: the second is the program's name in parentheses, which may contain blanks.
     fields = (proc / "self/stat").read_text().rpartition(")")[2].split()
     ticks_per_s = os.sysconf("SC_CLK_TCK")
-    boot_line = next(line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
+    boot_line = next((line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime")), "")
     yield "cpu_seconds_total", (int(fields[11]) + int(fields[12])) / ticks_per_s  # utime, stime
     yield "start_time_seconds", int(boot_line.split()[1]) + int(fields[19]) / ticks_per_s  # starttime
     yield "virtual_memory_bytes", int(fields[20])  # vsize

@@ -264,20 +264,21 @@ class _Scanner:
     def _read_scope(self, scope: Scope, known: Sequence[Key]) -> ScopeDiff:
         try:
             snapshot = self._kernel.snapshot(scope)
+            rows = snapshot.rows()
         except KernelError as error:
             self._record_error(scope, error)
             return _NO_DIFF
         self._unread.record_read(scope)
         self._fingerprints.record(scope, snapshot.fingerprint())
-        return ScopeDiff(snapshot.rows(), known)
+        return ScopeDiff(rows, known)
 
     def _read_real_servers(self, servers: Sequence[VirtualServer], known: dict[Readable, list[Key]]) -> ScopeDiff:
         found: Rows = {}
         for server in servers:
             if server in self._state.rows:  # otherwise a sync deleted it meanwhile, with its real servers
                 snapshot = self._kernel.snapshot(server)
-                self._fingerprints.record(server, snapshot.fingerprint())
                 found.update(snapshot.rows())
+                self._fingerprints.record(server, snapshot.fingerprint())
         return ScopeDiff(found, [key for server in servers for key in known.get(server, ())])
 
     def _record_error(self, scope: Scope, error: KernelError) -> None:

@@ -1,7 +1,7 @@
 """FullCompare: short slices, correct between syncs, within a bounded share of the time."""
 
 from collections.abc import Iterator
-from errno import EIO
+from errno import EBADMSG, EIO
 
 import pytest
 
@@ -240,6 +240,39 @@ def test_a_scope_that_cannot_be_read_does_not_stop_the_repair_of_others(
     assert {key for key in before if scope_of(key) != unreadable} <= harness.kernel.rows.keys()
     assert caplog.text.count("Failed to read a part of kernel state") == 1
     assert harness.agent.status().unread == 1
+
+
+def make_undecodable(harness: AgentHarness, undecodable: Readable) -> None:
+    """Have the kernel list *undecodable* so that its rows cannot be decoded, with another fingerprint than before."""
+    snapshot = harness.kernel.snapshot
+
+    def rows() -> Rows:
+        raise KernelError("a listing cannot be decoded", errno=EBADMSG)
+
+    def listed(readable: Readable) -> Snapshot:
+        return Snapshot(lambda: -1, rows) if readable == undecodable else snapshot(readable)
+
+    harness.kernel.snapshot = listed  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("undecodable", "lost"),
+    [(ipset_scope("KUBE-CLUSTER-IP"), IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:80")), (SERVER, POD)],
+    ids=str,
+)
+def test_a_listing_that_cannot_be_decoded_changes_nothing_and_is_read_again(undecodable: Readable, lost: Key) -> None:
+    harness = serving()
+    harness.advance(PERIOD_S)
+    snapshot = harness.kernel.snapshot
+    del harness.kernel.rows[lost]
+    make_undecodable(harness, undecodable)
+    harness.applied_steps()
+    for _ in range(2):
+        harness.advance(PERIOD_S)
+        assert (harness.applied_steps(), harness.agent.status().unread) == ([], 1)
+    harness.kernel.snapshot = snapshot  # type: ignore[method-assign]
+    harness.advance(PERIOD_S)
+    assert (harness.applied_steps(), harness.agent.status().unread) == ([("add", lost)], 0)
 
 
 def run_compare_if_due(harness: AgentHarness) -> None:

@@ -12,14 +12,15 @@ Invariants:
 Source: net/ipv6/addrconf.c, and the headers named in rtnetlink.py.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from errno import EACCES, EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
 from functools import cached_property, partial
-from socket import inet_ntop, inet_pton
+from socket import inet_pton
 from struct import Struct
 from time import sleep
 
 from kubeproxy_py.kernel import LINK, Scope, Snapshot, snapshot_of
+from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
 from kubeproxy_py.kernel.address.encode import encode_address, encode_link, encode_rename
 from kubeproxy_py.kernel.address.ipv6_switch import enable_ipv6
 from kubeproxy_py.kernel.address.rtnetlink import (
@@ -37,13 +38,10 @@ from kubeproxy_py.kernel.address.rtnetlink import (
     RTM_GETLINK,
     RTM_GETROUTE,
     RTMSG,
-    RTMSG_TYPE,
-    RTN_LOCAL,
-    local_address,
 )
 from kubeproxy_py.kernel.dispatch import group_steps, row_kind
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_string, string, u32
+from kubeproxy_py.kernel.netlink.attributes import attribute, string, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET6, AF_UNSPEC
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, NetlinkError, Socket, message
 from kubeproxy_py.model.node import HostAddress
@@ -100,14 +98,16 @@ class AddressAdapter:
         return Snapshot(lambda: hash((index, *bodies)), partial(self._rows_in, bodies))
 
     def _rows_in(self, bodies: Iterable[bytes]) -> Rows:
-        """Return the rows of the device and its addresses; also record foreign prefix lengths."""
+        """Return the rows of the device and its addresses; also record foreign prefix lengths.  Raises KernelError."""
+        listed = decode_addresses(bodies)
         rows: Rows = {Link(IPVS_DEVICE): None}
         self._foreign_prefixes.clear()
-        for family, prefix, flags, scope_number, _, address in _parse_addresses(bodies):
-            if not _is_automatic(family, scope_number, address):
-                rows[Address(address)] = PREFERRED if family == AF_INET6 and not flags & IFA_F_DEPRECATED else None
-                if prefix != HOST_PREFIX[family]:
-                    self._foreign_prefixes[address] = prefix
+        for each in listed:
+            if not _is_automatic(each.family, each.scope, each.address):
+                is_preferred = each.family == AF_INET6 and not each.flags & IFA_F_DEPRECATED
+                rows[Address(each.address)] = PREFERRED if is_preferred else None
+                if each.prefix != HOST_PREFIX[each.family]:
+                    self._foreign_prefixes[each.address] = each.prefix
         return rows
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
@@ -120,8 +120,8 @@ class AddressAdapter:
     def host_addresses(self) -> tuple[HostAddress, ...]:
         """Return all addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
         names = self._interface_names()
-        parsed = _parse_addresses(self._dump_addresses())
-        named = ((names.get(index), address, prefix) for _, prefix, _, _, index, address in parsed)
+        listed = decode_addresses(self._dump_addresses())
+        named = ((names.get(each.index), each.address, each.prefix) for each in listed)
         return tuple(sorted(HostAddress(name, address, prefix) for name, address, prefix in named if name))
 
     def close(self) -> None:
@@ -198,9 +198,7 @@ class AddressAdapter:
             return {address for address in addresses if self._is_local(address)}
         by_packed = {inet_pton(AF_INET6, address): address for address in addresses}
         routes = self._netlink.dump(message(RTM_GETROUTE, 0, RTMSG.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)))
-        local = (route for route in routes if RTMSG.unpack_from(route)[RTMSG_TYPE] == RTN_LOCAL)
-        targets = (parse_attributes(route, RTMSG.size).get(RTA_DST, b"") for route in local)
-        return {by_packed[target] for target in targets if target in by_packed}
+        return {by_packed[target] for target in decode_local_targets(routes) if target in by_packed}
 
     def _is_local(self, address: IP) -> bool:
         target = attribute(RTA_DST, inet_pton(AF_INET6, address))
@@ -209,7 +207,7 @@ class AddressAdapter:
             reply = self._netlink.request(message(RTM_GETROUTE, 0, body))
         except KernelError:  # no route at all
             return False
-        return bool(RTMSG.unpack_from(reply)[RTMSG_TYPE] == RTN_LOCAL)
+        return bool(decode_local_targets([reply]))
 
     def _find_index(self, name: str) -> int:
         """Return the index of the interface *name*; 0 if it does not exist."""
@@ -220,28 +218,16 @@ class AddressAdapter:
             if error.errno == ENODEV:
                 return 0
             raise
-        return int(IFINFOMSG.unpack_from(reply)[2])
+        return decode_index(reply)
 
     def _interface_names(self) -> dict[int, str]:
         """Return interface names by index."""
         body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-        replies = self._netlink.dump(message(RTM_GETLINK, 0, body))
-        return {
-            IFINFOMSG.unpack_from(reply)[2]: read_string(parse_attributes(reply, IFINFOMSG.size)[IFLA_IFNAME])
-            for reply in replies
-        }
+        return decode_names(self._netlink.dump(message(RTM_GETLINK, 0, body)))
 
     def _dump_addresses(self) -> list[bytes]:
         """Return the body of one message for each address of the host."""
         return self._netlink.dump(message(RTM_GETADDR, 0, IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0)))
-
-
-def _parse_addresses(bodies: Iterable[bytes]) -> Iterator[tuple[int, int, int, int, int, IP]]:
-    """Yield (family, prefix length, flags, scope, interface index, address) of every IP address."""
-    for body in bodies:
-        family, prefix, flags, scope, index = IFADDRMSG.unpack_from(body)
-        if family in HOST_PREFIX:
-            yield family, prefix, flags, scope, index, inet_ntop(family, local_address(family, body))
 
 
 def _needs_ipv6(failure: StepFailure) -> bool:

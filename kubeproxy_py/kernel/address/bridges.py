@@ -17,6 +17,7 @@ from kubeproxy_py.kernel.address.rtnetlink import (
     RTEXT_FILTER_SKIP_STATS,
     RTM_GETLINK,
 )
+from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string, read_u32, u32
 from kubeproxy_py.kernel.netlink.families import AF_UNSPEC
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, Socket, message
@@ -33,15 +34,19 @@ def bridges_with_ports() -> tuple[str, ...]:
 
 
 def parse_bridges(replies: Iterable[bytes]) -> tuple[str, ...]:
-    """Return the names of the bridges with ports among the links of *replies*, each an ifinfomsg with attributes."""
+    """Return the names of the bridges with ports among the links of *replies*, each an ifinfomsg with attributes.
+
+    Raises KernelError.
+    """
     bridges: dict[int, str] = {}
     masters: set[int] = set()
-    for reply in replies:
-        attributes = parse_attributes(reply, IFINFOMSG.size)
-        if _kind(attributes.get(IFLA_LINKINFO, b"")) == "bridge":
-            bridges[IFINFOMSG.unpack_from(reply)[2]] = read_string(attributes[IFLA_IFNAME])
-        if IFLA_MASTER in attributes:
-            masters.add(read_u32(attributes[IFLA_MASTER]))
+    with decoding("a listing of interfaces"):
+        for reply in replies:
+            attributes = parse_attributes(reply, IFINFOMSG.size)
+            if _kind(attributes.get(IFLA_LINKINFO, b"")) == "bridge":
+                bridges[IFINFOMSG.unpack_from(reply)[2]] = read_string(attributes[IFLA_IFNAME])
+            if IFLA_MASTER in attributes:
+                masters.add(read_u32(attributes[IFLA_MASTER]))
     return tuple(sorted(name for index, name in bridges.items() if index in masters))
 
 

@@ -18,7 +18,6 @@ import logging
 import os
 import select
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from errno import ENOBUFS
@@ -38,6 +37,7 @@ from kubeproxy_py.kernel.address.rtnetlink import (
     RTM_NEWLINK,
     local_address,
 )
+from kubeproxy_py.kernel.errors import MALFORMED
 from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
 from kubeproxy_py.kernel.netlink.messages import HEADER_SIZE, NLMSGHDR
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE
@@ -52,7 +52,6 @@ _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFA
 _READ_BYTES = 4096  # a longer message is truncated; what is parsed is at its beginning
 # Small, so that a burst (10,000 addresses of our own) overflows at once instead of having to be read: about 80 reads.
 _RECEIVE_BUFFER_BYTES = 32 << 10
-_MALFORMED = (struct.error, LookupError, ValueError, OSError)  # what decoding bytes of any content may raise
 _KERNEL = 0  # the netlink port that the kernel sends from
 _LOG_PERIOD_S = 60.0  # between two lines about dropped notifications
 
@@ -139,7 +138,7 @@ class AddressMonitor:
         try:
             if sender == _KERNEL:
                 return parse_notification(notification, device, before)
-        except _MALFORMED:
+        except MALFORMED:
             pass
         self._dropped += 1
         return EVERYTHING
@@ -173,6 +172,9 @@ def parse_notification(notification: bytes, device: int, before: AddressesChange
         notification: One message, possibly truncated.
         device: The interface index of kube-ipvs0; 0 if it does not exist.
         before: The changes reported by earlier notifications.
+
+    Raises:
+        struct.error, LookupError, ValueError, OverflowError: it is malformed (MALFORMED).
     """
     message_type = NLMSGHDR.unpack_from(notification)[1]
     if message_type in (RTM_NEWADDR, RTM_DELADDR):

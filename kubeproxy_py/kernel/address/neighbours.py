@@ -10,6 +10,7 @@ from socket import if_nametoindex, inet_ntop, inet_pton
 from struct import Struct
 
 from kubeproxy_py.kernel.address.rtnetlink import HOST_PREFIX, RTM_GETNEIGH, RTM_NEWNEIGH
+from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes
 from kubeproxy_py.kernel.netlink.families import family_number
 from kubeproxy_py.kernel.netlink.socket import NLM_F_CREATE, Message, Socket, message
@@ -43,11 +44,20 @@ def read_neighbours(netlink: Socket, interfaces: Collection[str]) -> tuple[Neigh
     """Return the neighbours on *interfaces* that have answered.  Raises KernelError."""
     names = {index: name for name in interfaces if (index := _index(name))}
     bodies = [body for family in HOST_PREFIX for body in netlink.dump(_list_request(family))]
-    return tuple(neighbour for body in bodies if (neighbour := parse_neighbour(body, names)))
+    return decode_neighbours(bodies, names)
+
+
+def decode_neighbours(bodies: Iterable[bytes], names: dict[int, str]) -> tuple[Neighbour, ...]:
+    """Return the neighbours in a listing, see ``parse_neighbour``.  Raises KernelError."""
+    with decoding("the neighbour table"):
+        return tuple(neighbour for body in bodies if (neighbour := parse_neighbour(body, names)))
 
 
 def parse_neighbour(body: bytes, names: dict[int, str]) -> Neighbour | None:
-    """Return the neighbour of one message, unless it has not answered or is on none of the interfaces *names*."""
+    """Return the neighbour of one message, unless it has not answered or is on none of the interfaces *names*.
+
+    Raises one of MALFORMED.
+    """
     family, index, state, _, _ = _NDMSG.unpack_from(body)
     if index not in names or family not in HOST_PREFIX or not state & _ANSWERED:
         return None

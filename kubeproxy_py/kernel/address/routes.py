@@ -13,7 +13,7 @@ from socket import if_indextoname, inet_ntop, inet_pton
 from struct import Struct
 
 from kubeproxy_py.kernel.address.rtnetlink import HOST_PREFIX, RTA_DST, RTM_GETROUTE, RTMSG, RTN_UNICAST
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 from kubeproxy_py.kernel.netlink.socket import Socket, message
@@ -32,15 +32,23 @@ def read_gateways(netlink: Socket) -> dict[IP, str]:
 
     *netlink* should have strict checking on (Socket.set_strict), without which the kernel does not filter.
     """
-    gateways: dict[IP, str] = {}
+    bodies: list[bytes] = []
     for family in HOST_PREFIX:
-        for body in (*_static_routes(netlink, family), *_default_route(netlink, family)):
-            gateways |= {address: _interface(index) for address, index in parse_gateways(body)}
-    return gateways
+        bodies += (*_static_routes(netlink, family), *_default_route(netlink, family))
+    return {address: _interface(index) for address, index in decode_gateways(bodies)}
+
+
+def decode_gateways(bodies: Iterable[bytes]) -> list[tuple[IP, int]]:
+    """Return the gateways of route messages and the indexes of their interfaces.  Raises KernelError."""
+    with decoding("a listing of routes"):
+        return [gateway for body in bodies for gateway in parse_gateways(body)]
 
 
 def parse_gateways(body: bytes) -> Iterator[tuple[IP, int]]:
-    """Yield the gateways of a route message and the indexes of their interfaces; *body* begins with its rtmsg."""
+    """Yield the gateways of a route message and the indexes of their interfaces; *body* begins with its rtmsg.
+
+    Raises one of MALFORMED.
+    """
     family, _, _, _, _, _, _, kind, _ = RTMSG.unpack_from(body)
     if kind != RTN_UNICAST or family not in HOST_PREFIX:
         return
@@ -72,7 +80,7 @@ def _static_routes(netlink: Socket, family: int) -> Iterable[bytes]:
             if error.errno == ENOENT:  # no route was ever added to the table
                 continue
             raise
-        yield from (body for body in routes if RTMSG.unpack_from(body)[4:6] == (_TABLE_MAIN, protocol))
+        yield from (body for body in routes if body[4:6] == bytes((_TABLE_MAIN, protocol)))
 
 
 def _default_route(netlink: Socket, family: int) -> list[bytes]:
@@ -88,5 +96,5 @@ def _default_route(netlink: Socket, family: int) -> list[bytes]:
 def _interface(index: int) -> str:
     try:
         return if_indextoname(index)
-    except OSError:  # it was deleted meanwhile
+    except (OSError, OverflowError):  # it was deleted meanwhile, or is no index
         return f"interface {index}"

@@ -23,7 +23,7 @@ from kubeproxy_py.kernel.conntrack.wire import (
     flows_in,
     index_servers,
 )
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.netlink.messages import (
     NLM_F_DUMP,
@@ -78,7 +78,7 @@ class Conntrack:
         Raises:
             KernelError: The kernel could not be asked.
         """
-        with closing(Socket(NETLINK_NETFILTER)) as netlink:
+        with closing(Socket(NETLINK_NETFILTER)) as netlink, decoding("a UDP flow"):
             errors = netlink.execute(map(encode_delete, flows))
         return len(flows) - len(errors), [error.text for error in errors.values() if error.errno != ENOENT]
 

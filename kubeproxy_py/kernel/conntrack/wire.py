@@ -26,6 +26,7 @@ from functools import lru_cache
 from socket import inet_ntop, inet_pton
 from struct import Struct
 
+from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.netlink.attributes import NESTED, attribute, nested, parse_attributes, u8, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_NUMBERS
 from kubeproxy_py.kernel.netlink.messages import Message, message
@@ -95,7 +96,7 @@ def encode_list(family: Family) -> Message:
 
 
 def encode_delete(flow: Flow) -> Message:
-    """Return the request to delete exactly *flow*."""
+    """Return the request to delete exactly *flow*.  Raises one of MALFORMED."""
     attributes = parse_attributes(flow.entry, _NFGENMSG_SIZE)
     parts = [nested(_TUPLE_ORIG, attributes[_TUPLE_ORIG])]
     parts += [attribute(attr_type, attributes[attr_type]) for attr_type in (_ZONE, _ID) if attr_type in attributes]
@@ -103,14 +104,15 @@ def encode_delete(flow: Flow) -> Message:
 
 
 def flows_in(entries: Iterable[bytes], servers: ServerIndex) -> list[Flow]:
-    """Return those of the listed *entries* that are UDP flows to one of *servers*."""
+    """Return those of the listed *entries* that are UDP flows to one of *servers*.  Raises KernelError."""
     flows = []
-    for entry in entries:
-        original = _udp_tuple(entry, _NFGENMSG_SIZE)
-        if original and (server := servers.get(original[2:])):
-            reply = _udp_tuple(entry, _NFGENMSG_SIZE + _HEADER.unpack_from(entry, _NFGENMSG_SIZE)[0])
-            if reply:
-                flows.append(Flow(server, _destination(*reply[:2]), entry))
+    with decoding("a listing of UDP flows"):
+        for entry in entries:
+            original = _udp_tuple(entry, _NFGENMSG_SIZE)
+            if original and (server := servers.get(original[2:])):
+                reply = _udp_tuple(entry, _NFGENMSG_SIZE + _HEADER.unpack_from(entry, _NFGENMSG_SIZE)[0])
+                if reply:
+                    flows.append(Flow(server, _destination(*reply[:2]), entry))
     return flows
 
 

@@ -6,13 +6,13 @@ would list every connection.
 Source: include/uapi/linux/inet_diag.h, net/sctp/diag.c.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from socket import inet_ntop
 from struct import Struct
 
 from msgspec import Struct as Value
 
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.netlink.attributes import parse_attributes
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_NUMBERS
 from kubeproxy_py.kernel.netlink.socket import Socket, message
@@ -59,18 +59,22 @@ def listening_sockets() -> frozenset[ListeningSocket]:
     return frozenset(found)
 
 
-def _list(netlink: Socket, protocol: Protocol, family: int, states: int) -> Iterator[ListeningSocket]:
+def _list(netlink: Socket, protocol: Protocol, family: int, states: int) -> list[ListeningSocket]:
     request = _REQUEST.pack(family, PROTOCOL_NUMBERS[protocol], 0, states)
     try:
-        bodies = netlink.dump(message(_SOCK_DIAG_BY_FAMILY, 0, request))
+        return decode_sockets(protocol, netlink.dump(message(_SOCK_DIAG_BY_FAMILY, 0, request)))
     except KernelError:  # the protocol, or its module for sock_diag, does not exist
-        return
-    for body in bodies:
-        yield from parse_socket(protocol, body)
+        return []
+
+
+def decode_sockets(protocol: Protocol, bodies: Iterable[bytes]) -> list[ListeningSocket]:
+    """Return the sockets in a listing.  Raises KernelError."""
+    with decoding("a listing of sockets"):
+        return [listening for body in bodies for listening in parse_socket(protocol, body)]
 
 
 def parse_socket(protocol: Protocol, body: bytes) -> Iterator[ListeningSocket]:
-    """Yield what a message about one socket says; *body* begins with its inet_diag_msg."""
+    """Yield what a message about one socket says; *body* begins with its inet_diag_msg.  Raises one of MALFORMED."""
     port = int.from_bytes(body[_PORT], "big")
     if body[0] == AF_INET:
         yield ListeningSocket(protocol, "IPv4", inet_ntop(AF_INET, body[_SOURCE][:4]), port)

@@ -24,7 +24,8 @@ def processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, list[str]]]:
     for entry in proc.iterdir():
         if not entry.name.isdecimal() or int(entry.name) == own:
             continue
-        with suppress(OSError), (entry / "cmdline").open("rb") as file:  # it has ended meanwhile
+        # It has ended meanwhile, or its status is not as proc(5) says.
+        with suppress(OSError, ValueError, IndexError), (entry / "cmdline").open("rb") as file:
             text = file.read(_COMMAND_LINE_MAX_BYTES).decode(errors="replace")
             if _parent(entry) != own:
                 yield int(entry.name), text.rstrip("\0").split("\0")
@@ -51,7 +52,10 @@ def netlink_users(proc: Path = Path("/proc")) -> list[tuple[int, str]]:
 
 
 def _parent(entry: Path) -> int:
-    """Return the PID of the parent; the name of a process, in parentheses, may contain anything.  Raises OSError."""
+    """Return the PID of the parent; the name of a process, in parentheses, may contain anything.
+
+    Raises OSError, ValueError, IndexError.
+    """
     return int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
 
 

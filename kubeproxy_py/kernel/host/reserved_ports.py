@@ -19,6 +19,7 @@ from kubeproxy_py.logging_setup import values
 
 _RESERVED = "net/ipv4/ip_local_reserved_ports"
 _RANGE = "net/ipv4/ip_local_port_range"
+_PORT_MAX = 65535
 _TEXT_MAX_BYTES = 1 << 18  # 32,768 single ports; the kernel answers only the first read of the file
 
 log = logging.getLogger(__name__)
@@ -81,15 +82,18 @@ class ReservedPorts:
         try:
             with (self._root / "proc/sys" / _RESERVED).open("rb", buffering=0) as file:
                 text = file.read(_TEXT_MAX_BYTES)
-        except OSError:
+            return set(parse_ports((text or b"").decode("ascii")))
+        except (OSError, ValueError):
             return None
-        return set(parse_ports((text or b"").decode("ascii", "replace")))
 
 
 def local_port_range(root: Path = Path("/")) -> tuple[int, int]:
     """Return the first and the last port from which this host opens connections; (0, -1) if it is not known."""
-    first, _, last = (read_sysctl(_RANGE, root=root) or "").partition("\t")
-    return (int(first), int(last)) if first.isdigit() and last.isdigit() else (0, -1)
+    try:
+        first, last = map(int, (read_sysctl(_RANGE, root=root) or "").split())
+    except ValueError:
+        return 0, -1
+    return first, last
 
 
 def own_ports(reserved: Collection[int], node_ports: Collection[int]) -> set[int]:
@@ -98,11 +102,13 @@ def own_ports(reserved: Collection[int], node_ports: Collection[int]) -> set[int
 
 
 def parse_ports(text: str) -> Iterator[int]:
-    """Yield the ports of a list as the kernel prints it: ``8080,30000-30010``."""
-    for part in text.strip().split(","):
+    """Yield the ports of a list as the kernel prints it: ``8080,30000-30010``.  Raises ValueError."""
+    for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
-        if first.isdigit():
-            yield from range(int(first), int(last or first) + 1)
+        ports = range(int(first), int(last or first) + 1)
+        if ports.stop > _PORT_MAX + 1:
+            raise ValueError(f"{part!r:.64} are no ports")
+        yield from ports
 
 
 def format_ports(ports: Iterable[int]) -> str:

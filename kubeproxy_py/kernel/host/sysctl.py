@@ -101,7 +101,7 @@ def read_sysctl(path: str, *, root: Path = Path("/")) -> str | None:
     *path* is as in a Sysctl row, and *root* the folder that contains the host's proc and sys.
     """
     try:
-        return _file(path, root).read_text().strip()
+        return _file(path, root).read_text(errors="replace").strip()
     except OSError:
         return None
 

@@ -16,7 +16,6 @@ from kubeproxy_py.kernel.dispatch import group_steps, row_kind_and_verb
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipset import batches
 from kubeproxy_py.kernel.ipset.constants import (
-    ENTRY_TYPES,
     IPSET_CMD_ADD,
     IPSET_CMD_CREATE,
     IPSET_CMD_DEL,
@@ -27,7 +26,7 @@ from kubeproxy_py.kernel.ipset.constants import (
     IPSET_ERR_TYPE_MISMATCH,
     NEEDED_REVISIONS,
 )
-from kubeproxy_py.kernel.ipset.decode import as_read_back, decode_entries, decode_revisions, decode_spec
+from kubeproxy_py.kernel.ipset.decode import as_read_back, decode_header, decode_revisions, decode_set
 from kubeproxy_py.kernel.ipset.encode import (
     encode_create,
     encode_entries,
@@ -85,7 +84,7 @@ class IpsetAdapter:
     def snapshot(self, scope: Scope) -> Snapshot:
         """Return the listing of the set *scope*.  Raises KernelError."""
         bodies = self._list(scope.name)
-        return Snapshot(lambda: hash(tuple(bodies)), partial(_rows_in, scope.name, bodies))
+        return Snapshot(lambda: hash(tuple(bodies)), partial(decode_set, scope.name, bodies))
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
         """Carry out *steps* and return the failures.  Raises KernelError if the kernel has no ipset."""
@@ -122,8 +121,7 @@ class IpsetAdapter:
             raise request_error(error, IPSET_CMD_LIST) from error
 
     def _read_spec(self, name: str) -> IpsetSpec | None:
-        bodies = self._list(name, header_only=True)
-        return decode_spec(bodies[0]) if bodies else None
+        return decode_header(self._list(name, header_only=True))
 
     def _execute(self, command: int, bodies: Iterable[bytes], flags: int = 0) -> dict[int, NetlinkError]:
         nlmsg_type = message_type(command)
@@ -251,17 +249,6 @@ def desired_spec(step: Step) -> IpsetSpec:
     """Return the desired header of a step that adds or updates an Ipset row."""
     assert isinstance(step.spec, IpsetSpec)
     return step.spec
-
-
-def _rows_in(name: str, bodies: Sequence[bytes]) -> Rows:
-    """Return the set *name* from its listing."""
-    if not bodies:
-        return {}
-    spec = decode_spec(bodies[0])
-    rows: Rows = {Ipset(name): spec}
-    if spec.type in ENTRY_TYPES:
-        rows.update((IpsetEntry(name, entry), None) for body in bodies for entry in decode_entries(body))
-    return rows
 
 
 def _entry_failures(

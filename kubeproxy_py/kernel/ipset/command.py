@@ -12,7 +12,7 @@ from errno import ENOENT
 
 from kubeproxy_py.kernel import Scope, ipset_scope
 from kubeproxy_py.kernel.dispatch import group_steps, row_kind_and_verb
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.host.command import Result, run
 from kubeproxy_py.kernel.ipset.adapter import desired_spec, owned_set_names, set_name
 from kubeproxy_py.kernel.ipset.constants import (
@@ -29,7 +29,7 @@ from kubeproxy_py.net import Family
 
 _TIMEOUT_S = 60.0
 _REFUSALS_MAX = 20  # then the remaining steps wait for the next sync: a process for each would take too long
-_REFUSED_LINE = re.compile(r"Error in line (\d+): (.*)")
+_REFUSED_LINE = re.compile(r"Error in line ([0-9]{1,9}): (.*)")
 _FAMILY_OF: dict[str, Family] = {"inet": "IPv4", "inet6": "IPv6"}
 _FAMILY_NAMES = {family: name for name, family in _FAMILY_OF.items()}
 _ALL_PORTS = "0-65535"
@@ -56,13 +56,7 @@ class IpsetCommandAdapter:
             if tool_errno(result.error_text) == ENOENT:
                 return {}
             raise KernelError(f"ipset save {scope.name}: {tool_text(result.error_text)}")
-        header, *entries = result.stdout.decode().splitlines()
-        _, _, type_name, *options = header.split()
-        spec = _parse_spec(type_name, options)
-        rows: Rows = {Ipset(scope.name): spec}
-        if spec.type in ENTRY_TYPES:
-            rows.update((IpsetEntry(scope.name, line.split(" ", 3)[2]), None) for line in entries)
-        return rows
+        return parse_save(scope.name, result.stdout)
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
         """Carry out *steps* and return the failures.
@@ -125,7 +119,7 @@ def _restore(steps: Sequence[Step]) -> list[StepFailure]:
         if not result.exit_code:
             return failures
         match = _REFUSED_LINE.search(result.error_text)
-        if not match:
+        if not match or not 1 <= int(match[1]) <= len(remaining):
             raise KernelError(f"ipset restore: {tool_text(result.error_text)}")
         index, errno = int(match[1]) - 1, tool_errno(match[2])
         later = remaining[index + 1 :]
@@ -167,6 +161,25 @@ def _create_line(name: str, spec: IpsetSpec) -> str:
     return f"create {name} {spec.type} family {family} hashsize {spec.hashsize} maxelem {spec.maxelem}"
 
 
+def parse_save(name: str, saved: bytes) -> Rows:
+    """Return the set *name* from what ``ipset save`` printed, as IpsetCommandAdapter.read.  Raises KernelError."""
+    with decoding(f"the output of ipset save {name}"):
+        header, *entries = saved.decode().splitlines()
+        _, _, type_name, *options = header.split()
+        spec = _parse_spec(type_name, options)
+        rows: Rows = {Ipset(name): spec}
+        if spec.type in ENTRY_TYPES:
+            rows.update((IpsetEntry(name, line.split(" ", 3)[2]), None) for line in entries)
+    return rows
+
+
+def parse_list(listed: bytes) -> dict[str, IpsetSpec]:
+    """Return the specs of the sets in the output of ``ipset list -t``.  Raises KernelError."""
+    with decoding("the output of ipset list"):
+        headers = _parse_headers(listed.decode())
+        return {name: _parse_spec(type_name, header.split()) for name, type_name, header in headers}
+
+
 def _parse_spec(type_name: str, options: Sequence[str]) -> IpsetSpec:
     """Return the spec of a set from the *options* of its ``ipset save`` or ``ipset list`` header."""
     values = dict(zip(options[::2], options[1::2], strict=False))
@@ -182,8 +195,7 @@ def _read_specs() -> dict[str, IpsetSpec]:
     result = _run_ipset(["list", "-t"])
     if result.exit_code:
         raise KernelError(f"ipset list: {tool_text(result.error_text)}")
-    headers = _parse_headers(result.stdout.decode())
-    return {name: _parse_spec(type_name, header.split()) for name, type_name, header in headers}
+    return parse_list(result.stdout)
 
 
 def _parse_headers(listing: str) -> Iterator[tuple[str, str, str]]:

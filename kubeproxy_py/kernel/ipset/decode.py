@@ -2,6 +2,8 @@
 
 An entry's text is the one that ``ipset save`` prints; decoding an encoded entry returns its text.
 
+A reply that cannot be decoded is a KernelError as a whole: what was left out would look like what is missing.
+
 Source: as encode.py.
 """
 
@@ -9,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from socket import inet_ntop, ntohs
 from struct import Struct
 
+from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.ipset.constants import (
     ATTR_ADT,
     ATTR_CIDR2,
@@ -30,6 +33,7 @@ from kubeproxy_py.kernel.ipset.constants import (
     ATTR_TIMEOUT,
     ATTR_TYPENAME,
     ENTRY_PROTOCOL_NAMES,
+    ENTRY_TYPES,
     PORT_RANGE,
 )
 from kubeproxy_py.kernel.netlink.attributes import (
@@ -43,7 +47,7 @@ from kubeproxy_py.kernel.netlink.attributes import (
     read_u32,
 )
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_NUMBERS
-from kubeproxy_py.model.rows import IpsetSpec
+from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Rows
 from kubeproxy_py.net import Family
 
 _NFGENMSG_SIZE = 4  # family, version, resource (2 bytes)
@@ -67,14 +71,39 @@ _PROTO_HEADER = attr_header(ATTR_PROTO, 1)
 
 
 def decode_revisions(body: bytes) -> range:
-    """Return the revisions of the type in the reply to TYPE that the kernel supports."""
+    """Return the revisions of the type in the reply to TYPE that the kernel supports, at least one.
+
+    Raises KernelError.
+    """
     attrs = parse_attributes(body, _NFGENMSG_SIZE)
-    highest = attrs[ATTR_REVISION][0]
-    return range(attrs[ATTR_REVISION_MIN][0] if ATTR_REVISION_MIN in attrs else highest, highest + 1)
+    with decoding("the revisions of a set type"):
+        highest = attrs[ATTR_REVISION][0]
+        lowest = attrs[ATTR_REVISION_MIN][0] if ATTR_REVISION_MIN in attrs else highest
+        if lowest > highest:
+            raise ValueError(f"{lowest} to {highest}")
+    return range(lowest, highest + 1)
+
+
+def decode_set(name: str, bodies: Sequence[bytes]) -> Rows:
+    """Return the set *name* from its listing, with its entries if we create sets of its type.  Raises KernelError."""
+    if not bodies:
+        return {}
+    with decoding(f"the listing of the set {name}"):
+        spec = decode_spec(bodies[0])
+        rows: Rows = {Ipset(name): spec}
+        if spec.type in ENTRY_TYPES:
+            rows.update((IpsetEntry(name, entry), None) for body in bodies for entry in decode_entries(body))
+    return rows
+
+
+def decode_header(bodies: Sequence[bytes]) -> IpsetSpec | None:
+    """Return the header of a set from its listing; None if it does not exist.  Raises KernelError."""
+    with decoding("the header of a set"):
+        return decode_spec(bodies[0]) if bodies else None
 
 
 def decode_spec(body: bytes) -> IpsetSpec:
-    """Return the header of a set, from the first message of its listing."""
+    """Return the header of a set, from the first message of its listing.  Raises one of MALFORMED."""
     attrs = parse_attributes(body, _NFGENMSG_SIZE)
     data = parse_attributes(attrs[ATTR_DATA])
     type_name = read_string(attrs[ATTR_TYPENAME])
@@ -126,11 +155,12 @@ def as_read_back(spec: IpsetSpec) -> IpsetSpec:
 def failed_line(request: bytes) -> int:
     """Return the line of the entry at which the kernel stopped, from the *request* in its error; 0 if missing."""
     attrs = parse_attributes(request, _ERROR_ATTRIBUTES_OFFSET) if len(request) > _ERROR_ATTRIBUTES_OFFSET else {}
-    return read_u32(attrs[ATTR_LINENO]) if ATTR_LINENO in attrs else 0
+    line = attrs.get(ATTR_LINENO, b"")
+    return read_u32(line) if len(line) == _U32.size else 0
 
 
 def decode_entries(body: bytes) -> Iterator[str]:
-    """Yield the entries in one message of a listing, as ``ipset save`` prints them."""
+    """Yield the entries in one message of a listing, as ``ipset save`` prints them.  Raises one of MALFORMED."""
     listed = parse_attributes(body, _NFGENMSG_SIZE).get(ATTR_ADT, b"")
     if entries := _decode_ipv4_entries(listed):
         yield from entries

@@ -73,7 +73,7 @@ _ERRNO_OF_TOOL_TEXT = {  # text in the output of the program ipset -> the errno 
     "their type does not match": IPSET_ERR_TYPE_MISMATCH,
     "CIDR parameter": IPSET_ERR_INVALID_CIDR,
 }
-_TOOL_NUMBER = re.compile(r"Unknown error (\d+)")
+_TOOL_NUMBER = re.compile(r"Unknown error ([0-9]{1,9})")
 
 
 def error_text(errno: int, text: str, command: int, set_type: str = "") -> str:

@@ -85,7 +85,7 @@ def detect_backend(configured: Literal["auto", "legacy", "nft"] = "auto", *, roo
 def legacy_tables(family: Family, *, root: Path = Path("/")) -> list[str]:
     """Return the names of the legacy tables of *family* that exist; none if they cannot be read."""
     try:
-        return (root / _LEGACY_TABLES[family]).read_text().split()
+        return (root / _LEGACY_TABLES[family]).read_text(errors="replace").split()
     except OSError:
         return []
 

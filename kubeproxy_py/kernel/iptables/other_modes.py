@@ -220,7 +220,7 @@ def _dangling_jumps(table: str, lines: Iterable[str], *, ours_too: bool) -> Iter
 def _sections(saved: bytes) -> Iterator[tuple[str, list[str]]]:
     """Yield the name and the lines of each table in saved text."""
     for section in re.split(rb"^\*", saved, flags=re.MULTILINE)[1:]:
-        name, *lines = section.decode("utf-8", "surrogateescape").splitlines()
+        name, *lines = section.decode("utf-8", "surrogateescape").split("\n")
         yield name, lines
 
 

@@ -81,7 +81,7 @@ def _rules(commands: IptablesCommands, table: Table, chain: str) -> list[str] | 
         if _NO_SUCH_CHAIN in result.error_text:
             return None
         raise KernelError(f"{commands.family} {table} {chain}: {reason(result)}", errno=EINVAL)
-    printed = result.stdout.decode("utf-8", "surrogateescape").splitlines()
+    printed = result.stdout.decode("utf-8", "surrogateescape").split("\n")
     return [line for line in printed if line.startswith("-A ")]
 
 

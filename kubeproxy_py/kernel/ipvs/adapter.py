@@ -30,10 +30,10 @@ from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.ipvs.constants import FAMILY_NAME, Timeouts
 from kubeproxy_py.kernel.ipvs.decode import (
     RealServerState,
-    decode_dest,
-    decode_service,
+    decode_all_traffic,
+    decode_dests,
+    decode_services,
     decode_timeouts,
-    decode_traffic,
     key_bytes,
     real_server_spec,
 )
@@ -117,8 +117,7 @@ class IpvsAdapter:
         """
         bodies = self._list_services()
         for start in range(0, len(bodies), _CHUNK_SIZE):
-            chunk = bodies[start : start + _CHUNK_SIZE]
-            yield dict(service for body in chunk if (service := decode_service(body)))
+            yield decode_services(bodies[start : start + _CHUNK_SIZE])
 
     def real_servers(self, server: VirtualServer) -> Snapshot:
         """Return the real servers of *server*; none if it is gone.  Raises KernelError."""
@@ -183,7 +182,7 @@ class IpvsAdapter:
 
     def traffic(self) -> dict[VirtualServer, Traffic]:
         """Return the counters of each virtual server, from one listing.  Raises KernelError."""
-        return dict(service for body in self._list_services() if (service := decode_traffic(body)))
+        return decode_all_traffic(self._list_services())
 
     def timeouts(self) -> Timeouts:
         """Return the timeouts of the network namespace.  Raises KernelError."""
@@ -250,10 +249,9 @@ class IpvsAdapter:
             self.close()
             raise
 
-    def _list_dests(self, server: VirtualServer) -> Iterator[RealServerState]:
-        """Yield the real servers of *server* by netlink.  Raises KernelError."""
-        for body in self._netlink.dump(self._message(encode_list_dests(server))):
-            yield decode_dest(body, server)
+    def _list_dests(self, server: VirtualServer) -> list[RealServerState]:
+        """Return the real servers of *server* by netlink.  Raises KernelError."""
+        return decode_dests(self._netlink.dump(self._message(encode_list_dests(server))), server)
 
     def _read_by_sockopt(
         self, read: Callable[[RealServerReader, VirtualServer], _Answer], server: VirtualServer

@@ -3,16 +3,20 @@
 A message with the layout in which Linux lists it is unpacked in one step, in a fifth of the time; a message with any
 other order or content is parsed attribute by attribute, with the same result.
 
+A listing that cannot be decoded is a KernelError as a whole: what was left out would look like what is missing.
+
 Layout: an IPv4 address is the first 4 of 16 bytes; ports are in network order, all other numbers in host order.
 """
 
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from socket import inet_ntop, ntohs
 from struct import Struct
 
 import msgspec
 
+from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.ipvs.constants import (
     ATTR_DEST,
     ATTR_SERVICE,
@@ -57,6 +61,7 @@ from kubeproxy_py.model.rows import (
     Connections,
     RealServer,
     RealServerSpec,
+    Rows,
     Traffic,
     VirtualServer,
     VirtualServerSpec,
@@ -107,17 +112,42 @@ class RealServerState(msgspec.Struct, frozen=True, gc=False):
 
 
 def decode_timeouts(body: bytes) -> Timeouts:
-    """Return the reply to ``encode_get_timeouts``; 0 for a protocol that the kernel was built without."""
+    """Return the reply to ``encode_get_timeouts``; 0 for a protocol that the kernel was built without.
+
+    Raises KernelError.
+    """
     attrs = parse_attributes(body, _GENLMSGHDR_SIZE)
-    tcp, tcp_fin, udp = (
-        read_u32(attrs[attr_type]) if attr_type in attrs else 0
-        for attr_type in (ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP)
-    )
+    with decoding("the IPVS timeouts"):
+        tcp, tcp_fin, udp = (
+            read_u32(attrs[attr_type]) if attr_type in attrs else 0
+            for attr_type in (ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP)
+        )
     return Timeouts(tcp, tcp_fin, udp)
 
 
+def decode_services(bodies: Iterable[bytes]) -> Rows:
+    """Return the virtual servers in a part of a listing, without those that cannot be ours.  Raises KernelError."""
+    with decoding("a listing of virtual servers"):
+        return dict(service for body in bodies if (service := decode_service(body)))
+
+
+def decode_all_traffic(bodies: Iterable[bytes]) -> dict[VirtualServer, Traffic]:
+    """Return the counters of the virtual servers in a listing, as ``decode_services``.  Raises KernelError."""
+    with decoding("the counters of virtual servers"):
+        return dict(service for body in bodies if (service := decode_traffic(body)))
+
+
+def decode_dests(bodies: Iterable[bytes], virtual_server: VirtualServer) -> list[RealServerState]:
+    """Return the real servers in the listing of *virtual_server*.  Raises KernelError."""
+    with decoding("a listing of real servers"):
+        return [decode_dest(body, virtual_server) for body in bodies]
+
+
 def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
-    """Return one virtual server of a listing; None if it is defined by a firewall mark."""
+    """Return one virtual server of a listing; None if it has a firewall mark or a protocol that no Service has.
+
+    As ``decode_traffic`` and ``decode_dest``, raises one of MALFORMED.
+    """
     if service := _unpack_service(body):
         return service
     parsed = _parse_service(body)
@@ -133,7 +163,7 @@ def key_bytes(body: bytes) -> bytes:
 
 
 def decode_traffic(body: bytes) -> tuple[VirtualServer, Traffic] | None:
-    """Return one virtual server of a listing with its counters; None if it is defined by a firewall mark."""
+    """Return one virtual server of a listing with its counters; None as ``decode_service``."""
     parsed = _parse_service(body)
     if parsed is None:
         return None
@@ -159,16 +189,13 @@ def real_server_spec(method: int, weight: int) -> RealServerSpec:
 
 
 def _parse_service(body: bytes) -> tuple[VirtualServer, dict[int, bytes]] | None:
-    """Return one virtual server and its attributes; None if it is defined by a firewall mark."""
+    """Return one virtual server and its attributes; None as ``decode_service``."""
     attrs = parse_attributes(parse_attributes(body, _GENLMSGHDR_SIZE)[ATTR_SERVICE])
-    if SVC_FWMARK in attrs:
+    # The kernel accepts any protocol from a program that uses netlink.
+    if SVC_FWMARK in attrs or not (protocol := _PROTOCOLS.get(read_u16(attrs[SVC_PROTOCOL]))):
         return None
-    server = VirtualServer(
-        _read_address(read_u16(attrs[SVC_AF]), attrs[SVC_ADDR]),
-        int.from_bytes(attrs[SVC_PORT], "big"),
-        _PROTOCOLS[read_u16(attrs[SVC_PROTOCOL])],
-    )
-    return server, attrs
+    address, port = attrs[SVC_ADDR], attrs[SVC_PORT]
+    return VirtualServer(_read_address(read_u16(attrs[SVC_AF]), address), ntohs(read_u16(port)), protocol), attrs
 
 
 def _unpack_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
@@ -178,11 +205,12 @@ def _unpack_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | No
     fields = _SERVICE_LAYOUT.unpack_from(body, _NESTED_OFFSET)
     if fields[:-1:2] != _SERVICE_HEADERS:
         return None
-    _, family, _, protocol, _, address, _, port, scheduler_length = fields
+    _, family, _, number, _, address, _, port, scheduler_length = fields
+    protocol = _PROTOCOLS.get(number)
     spec = _decode_spec(body[_SPEC_OFFSET : _SPEC_OFFSET + (scheduler_length + 3 & ~3) + _SPEC_TAIL_SIZE])
-    if not spec:
+    if not spec or not protocol:
         return None
-    return VirtualServer(_read_address(family, address), ntohs(port), _PROTOCOLS[protocol]), spec
+    return VirtualServer(_read_address(family, address), ntohs(port), protocol), spec
 
 
 @lru_cache(maxsize=64)  # Services have few different specs, and sharing their values saves memory

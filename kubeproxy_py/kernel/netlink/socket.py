@@ -20,7 +20,7 @@ from errno import EINTR, EMSGSIZE, ENOBUFS, ENOENT, EPERM, ETIMEDOUT
 from itertools import accumulate, islice
 from struct import pack
 
-from kubeproxy_py.kernel.errors import KernelError, errno_text
+from kubeproxy_py.kernel.errors import KernelError, decoding, errno_text
 from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_u16, string
 from kubeproxy_py.kernel.netlink.messages import (
     NLM_F_ACK,
@@ -267,7 +267,13 @@ def has_duplicates(values: Iterable[Hashable]) -> bool:
 def generic_family_id(netlink: Socket, name: str) -> int:
     """Return the message type of the generic netlink family *name*.  Raises KernelError, ENOENT if there is none."""
     reply = netlink.request(message(_GENL_ID_CTRL, 0, _CTRL_GETFAMILY + string(_CTRL_ATTR_FAMILY_NAME, name)))
-    return read_u16(parse_attributes(reply, _GENLMSGHDR_SIZE)[_CTRL_ATTR_FAMILY_ID])
+    return decode_family_id(reply)
+
+
+def decode_family_id(reply: bytes) -> int:
+    """Return the message type in the *reply* about a generic netlink family.  Raises KernelError."""
+    with decoding("the reply about a generic netlink family"):
+        return read_u16(parse_attributes(reply, _GENLMSGHDR_SIZE)[_CTRL_ATTR_FAMILY_ID])
 
 
 def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:

@@ -115,12 +115,11 @@ def read_kubeconfig(path: str) -> Kubeconfig:
     Raises:
         SourceError: The file cannot be used; the message names the field.
     """
-    wire = _parse(path)
-    context = _find(path, "contexts", wire.contexts, wire.current_context, "current-context").context
-    cluster = _find(path, "clusters", wire.clusters, context.cluster, "the context's cluster").cluster
-    user = UserWire()
-    if context.user:
-        user = _find(path, "users", wire.users, context.user, "the context's user").user or user
+    try:
+        content = read_file(path, SIZE_MAX_BYTES)
+    except UnreadableError as error:
+        raise SourceError(f"kubeconfig {path}: {error.message}", error.hint) from None
+    cluster, user = parse_kubeconfig(path, content)
     files = {
         "certificate-authority": cluster.certificate_authority,
         "client-certificate": user.client_certificate,
@@ -132,6 +131,16 @@ def read_kubeconfig(path: str) -> Kubeconfig:
             _check_file(path, name, file)
     token_file = files["tokenFile"]
     return Kubeconfig(str(_resolve(path, token_file)) if token_file else "", user.exec is not None)
+
+
+def parse_kubeconfig(path: str, content: bytes) -> tuple[ClusterWire, UserWire]:
+    """Return cluster and user of the current context in *content*, the file *path*.  Raises SourceError."""
+    wire = _parse(path, content)
+    context = _find(path, "contexts", wire.contexts, wire.current_context, "current-context").context
+    cluster = _find(path, "clusters", wire.clusters, context.cluster, "the context's cluster").cluster
+    if not context.user:
+        return cluster, UserWire()
+    return cluster, _find(path, "users", wire.users, context.user, "the context's user").user or UserWire()
 
 
 def _check_file(path: str, field: str, file: str) -> None:
@@ -149,14 +158,11 @@ def _check_file(path: str, field: str, file: str) -> None:
         raise SourceError(f"{where}: is not PEM: no line begins with {_PEM_BEGIN.decode()}", hint)
 
 
-def _parse(path: str) -> KubeconfigWire:
+def _parse(path: str, content: bytes) -> KubeconfigWire:
     """Return the contents of the file.  Raises SourceError."""
     try:
-        content = read_file(path, SIZE_MAX_BYTES)
         document = load_yaml(content, max_depth=DEPTH_MAX, max_expanded_values=EXPANDED_VALUES_MAX)
         return msgspec.convert(document.value, KubeconfigWire)
-    except UnreadableError as error:
-        raise SourceError(f"kubeconfig {path}: {error.message}", error.hint) from None
     except YamlError as error:  # without the cause, whose text may contain values
         line = f", line {error.line}" if error.line else ""
         raise SourceError(f"kubeconfig {path}{line}: invalid YAML: {error.message}") from None
