@@ -19,7 +19,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws image-tests $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws fuzz image-tests $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,14 @@ test-kernels: setup lab ## build the kernels that are missing, test on each with
 # end.
 laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 250, always the same); slow
 	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest --timeout 1800 tests/laws
+
+fuzz: build/atheris/ready ## look for inputs on which a reader fails, guided by coverage: make fuzz [SECONDS=300] [ONLY="proc http-heads"]
+	@build/atheris/bin/python -m tests.fuzz $(or $(SECONDS),300) $(ONLY)
+
+build/atheris/ready: tests/fuzz/requirements.lock image/requirements.lock
+	python3 -m venv build/atheris
+	build/atheris/bin/pip install --quiet --disable-pip-version-check --require-hashes $(^:%=-r %)
+	@touch $@
 
 image-tests: image
 	$(PYTHON) -m pytest -m image
@@ -112,6 +120,7 @@ lock: setup ## update the lock files of all dependencies
 	$(PIP_COMPILE) --extra dev -o requirements.lock pyproject.toml
 	$(PIP_COMPILE) --constraint requirements.lock -o image/requirements.lock pyproject.toml
 	$(PIP_COMPILE) -o image/tools.lock image/tools.in
+	$(PIP_COMPILE) -o tests/fuzz/requirements.lock tests/fuzz/requirements.in
 
 clean: ## delete everything that the targets created
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

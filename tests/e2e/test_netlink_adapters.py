@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from errno import ENODEV, ENOENT, EPERM, ESRCH
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from kubeproxy_py.kernel.host.sockopt import SocketOptions
 from kubeproxy_py.kernel.ipset.adapter import IpsetAdapter
 from kubeproxy_py.kernel.ipset.command import IpsetCommandAdapter
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
-from kubeproxy_py.kernel.ipvs.constants import Timeouts
+from kubeproxy_py.kernel.ipvs.constants import FAMILY_NAME, SVC_PROTOCOL, Timeouts
 from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING
-from kubeproxy_py.kernel.netlink.socket import Message, NetlinkError, Socket
+from kubeproxy_py.kernel.ipvs.encode import encode_steps
+from kubeproxy_py.kernel.netlink.attributes import u16
+from kubeproxy_py.kernel.netlink.socket import NETLINK_GENERIC, Message, NetlinkError, Socket, generic_family_id
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.events import AddressesChanged
 from kubeproxy_py.model.node import HostAddress
@@ -275,6 +277,16 @@ def test_services_by_firewall_mark_are_ignored(ipvs: IpvsAdapter) -> None:
     output_of("ipvsadm", "-A", "-f", "7", "-s", "rr")
     ipvs.apply(adding({WEB: VirtualServerSpec()}))
     assert ipvs.read(VIRTUAL_SERVERS) == {WEB: VirtualServerSpec()}
+
+
+def test_a_virtual_server_of_a_protocol_that_no_service_has_is_ignored(ipvs: IpvsAdapter) -> None:
+    ipvs.apply(adding({WEB: VirtualServerSpec()}))
+    with closing(Socket(NETLINK_GENERIC)) as netlink:
+        (new,) = encode_steps([add(WEB, VirtualServerSpec())], generic_family_id(netlink, FAMILY_NAME))
+        esp = new.replace(u16(SVC_PROTOCOL, socket.IPPROTO_TCP), u16(SVC_PROTOCOL, socket.IPPROTO_ESP))
+        assert netlink.execute([esp]) == {}
+    assert ipvs.read(VIRTUAL_SERVERS) == {WEB: VirtualServerSpec()}
+    assert list(ipvs.traffic()) == [WEB]
 
 
 def test_updating_a_direct_routing_real_server_makes_it_masquerade(ipvs: IpvsAdapter) -> None:

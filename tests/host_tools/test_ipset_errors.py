@@ -6,6 +6,7 @@ import re
 import pytest
 
 from kubeproxy_py.kernel.errors import KernelError, errno_text
+from kubeproxy_py.kernel.ipset.command import parse_save
 from kubeproxy_py.kernel.ipset.constants import (
     IPSET_CMD_ADD,
     IPSET_CMD_CREATE,
@@ -98,3 +99,16 @@ def test_every_type_that_is_used_has_a_needed_revision() -> None:
 def test_the_supported_revisions_are_those_from_the_lowest_to_the_highest() -> None:
     assert decode_revisions(bytes(4) + u8(4, 7) + u8(10, 0)) == range(8)
     assert decode_revisions(bytes(4) + u8(4, 7)) == range(7, 8)
+
+
+def test_a_text_with_braces_is_passed_on() -> None:
+    assert error_text(9999, "no {such} thing", IPSET_CMD_ADD, "hash:ip") == "no {such} thing"
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [b"", b"create KUBE-X\n", b"create KUBE-X hash:ip family inet\nadd KUBE-X\n", b"create KUBE-X hash:ip \xff\n"],
+)
+def test_output_of_ipset_save_that_cannot_be_understood_is_an_error(saved: bytes) -> None:
+    with pytest.raises(KernelError, match="the output of ipset save KUBE-X cannot be decoded"):
+        parse_save("KUBE-X", saved)

@@ -65,7 +65,7 @@ def test_a_node_in_ipvs_mode_has_no_stale_rules(family: Family) -> None:
     assert stale_rules_in(recorded_text(family).encode()) == ()
 
 
-@pytest.mark.parametrize("saved", [b"", b"# nothing\n", b"*raw\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"])
+@pytest.mark.parametrize("saved", [b"", b"*", b"# nothing\n", b"*raw\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"])
 def test_no_stale_rules_are_found_in_other_text(saved: bytes) -> None:
     assert stale_rules_in(saved) == ()
 
@@ -130,6 +130,12 @@ def test_rules_of_other_programs_that_jump_to_our_chains_are_not_stale(is_other_
 def test_the_chains_of_other_programs_that_jump_to_the_mark_chain_are_named() -> None:
     assert chain_users(PORTMAP.encode(), "KUBE-MARK-MASQ") == ("PREROUTING", "CNI-DN-5c33", "KUBE-HP-AAAABBBBCCCCDDDD")
     assert chain_users(SAVED.encode(), "KUBE-MARK-MASQ") == ()
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b"])
+def test_a_comment_may_contain_what_python_takes_for_the_end_of_a_line(separator: str) -> None:
+    saved = f'*nat\n:CNI-X - [0:0]\n-A CNI-X -m comment --comment "a{separator}b" -j KUBE-MARK-MASQ\nCOMMIT\n'
+    assert chain_users(saved.encode(), "KUBE-MARK-MASQ") == ("CNI-X",)
 
 
 def test_in_the_other_backend_chains_and_jumps_of_ipvs_mode_are_stale_too() -> None:

@@ -34,6 +34,9 @@ def test_a_process_that_has_ended_is_not_in_our_network() -> None:
 def test_a_process_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "12").mkdir()
     (tmp_path / "self").mkdir()
+    (tmp_path / "13").mkdir()
+    (tmp_path / "13/cmdline").write_bytes(b"/bin/sh\0")
+    (tmp_path / "13/stat").write_text("13 (sh) S")
     assert list(processes(tmp_path)) == []
 
 

@@ -91,6 +91,13 @@ def test_ports_are_left_alone_where_they_cannot_be_read(tmp_path: Path) -> None:
     assert not (tmp_path / "proc/sys/net/ipv4/ip_local_reserved_ports").exists()
 
 
+@pytest.mark.parametrize("reserved", ["8080,x", "1-99999999999", "²", "9" * 5000])
+def test_ports_are_left_alone_where_they_cannot_be_understood(tmp_path: Path, reserved: str) -> None:
+    host = Host(tmp_path, reserved)
+    ReservedPorts(root=host.root).update([40123], [])
+    assert host.reserved == reserved
+
+
 def test_ports_that_cannot_be_reserved_are_logged_once_with_the_remedy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

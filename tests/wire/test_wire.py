@@ -1,5 +1,6 @@
 """What is encoded is what is decoded, and what Linux 6.1 answered is understood."""
 
+from errno import EBADMSG
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, inet_pton
 from struct import pack
@@ -8,9 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipset.decode import as_read_back, decode_entries, decode_spec, failed_line
 from kubeproxy_py.kernel.ipset.encode import batch_sizes, encode_create, encode_entries, encode_entry
-from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING, decode_dest, decode_service
+from kubeproxy_py.kernel.ipvs.decode import (
+    FOREIGN_FORWARDING,
+    decode_all_traffic,
+    decode_dest,
+    decode_service,
+    decode_services,
+)
 from kubeproxy_py.kernel.netlink.attributes import attribute, be16, nested, parse_attributes, string, u16, u32
 from kubeproxy_py.model.rows import Connections, IpsetSpec, RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.steps import Step
@@ -78,6 +86,23 @@ def test_a_virtual_server_decodes_in_the_usual_layout_and_in_others(
 
 def test_a_service_by_firewall_mark_is_ignored() -> None:
     assert decode_service(b"\x01\x01\x00\x00" + nested(1, u32(5, 7))) is None
+
+
+@given(SERVERS, SPECS)
+def test_a_service_of_a_protocol_that_no_service_has_is_ignored(key: VirtualServer, spec: VirtualServerSpec) -> None:
+    usual = ipvs_body(Step("add", key, spec))
+    number = {"TCP": 6, "UDP": 17, "SCTP": 132}[key.protocol]
+    esp = usual.replace(u16(2, number), u16(2, 50), 1)
+    assert decode_services([usual, esp]) == {key: spec}
+    assert list(decode_all_traffic([usual, esp])) == [key]
+
+
+@pytest.mark.parametrize("size", range(0, 60, 4))
+def test_a_listing_of_which_a_part_is_missing_is_an_error(size: int) -> None:
+    complete = ipvs_body(Step("add", VirtualServer("10.96.0.10", 80, "TCP"), VirtualServerSpec()))
+    with pytest.raises(KernelError, match="a listing of virtual servers cannot be decoded") as caught:
+        decode_services([complete, complete[:size]])
+    assert caught.value.errno == EBADMSG
 
 
 @given(entries())

@@ -81,9 +81,9 @@ def error_text(errno: int, text: str, command: int, set_type: str = "") -> str:
     if errno == EINVAL and command not in (IPSET_CMD_ADD, IPSET_CMD_DEL):
         return _NO_IPSET
     kind, _, _ = (set_type or "hash").partition(":")
-    known = (
-        _TEXTS_BY_COMMAND.get((command, errno)) or _TEXTS.get(errno) or _TEXTS_BY_KIND.get(kind, {}).get(errno) or text
-    )
+    known = _TEXTS_BY_COMMAND.get((command, errno)) or _TEXTS.get(errno) or _TEXTS_BY_KIND.get(kind, {}).get(errno)
+    if known is None:
+        return text
     return known.format(type=set_type or "that was requested", module=module_of(set_type) if set_type else "ip_set_*")
 
 

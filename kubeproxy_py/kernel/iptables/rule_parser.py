@@ -54,13 +54,16 @@ def parse_restore(text: bytes, family: Family) -> dict[str, list[Line]]:
     """Return the lines of each table in text that ``restore_text`` wrote.
 
     Raises:
-        ValueError: A rule is not one of ours.
+        ValueError: A rule is not one of ours, or is outside of a table.
     """
     tables: dict[str, list[Line]] = {}
+    lines: list[Line] | None = None
     for line in text.decode().splitlines():
         command, _, tail = line.partition(" ")
         if line.startswith("*"):
             lines = tables.setdefault(line[1:], [])
+        elif lines is None:
+            raise ValueError(f"outside of a table: {line!r:.100}")
         elif line.startswith(":"):
             lines.append(Line(":", command[1:]))
         elif line != "COMMIT":

@@ -176,7 +176,10 @@ def _decode(kind: Kind, body: Body, within: str) -> Decoded:
         return decoded
     if not isinstance(body, Mapping) and all(map(_is_served, decoded.values)):
         return decoded  # JSON is mostly generated; reading it again as plain values costs as much as half of all else
-    fatal, others = mistaken_fields(kind, body if isinstance(body, Mapping) else msgspec.json.decode(body))
+    try:
+        fatal, others = mistaken_fields(kind, body if isinstance(body, Mapping) else msgspec.json.decode(body))
+    except UNREADABLE as error:  # in a field that is not read otherwise
+        fatal, others = [from_decode_error(error, b"" if isinstance(body, Mapping) else bytes(body))], []
     if not fatal and not others:
         return decoded
     where = f"{within}: {kind} {str(decoded.name).lstrip('/')}"

@@ -1,0 +1,342 @@
+"""The readers: name, function of bytes, what it may raise, and inputs to begin with.
+
+A reader that raises anything else has a fault: a traceback in the log, or the end of a thread, where the operator
+should be told what cannot be read.  So has one that contains an internal error: what is logged with a traceback is
+raised.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from kubeproxy_py.config.errors import ConfigError
+from kubeproxy_py.config.flags import FLAGS
+from kubeproxy_py.config.load import load
+from kubeproxy_py.kernel.address.bridges import parse_bridges
+from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
+from kubeproxy_py.kernel.address.ipv6_switch import is_off_for_device
+from kubeproxy_py.kernel.address.monitor import NOTHING, parse_notification
+from kubeproxy_py.kernel.address.neighbours import decode_neighbours
+from kubeproxy_py.kernel.address.routes import decode_gateways
+from kubeproxy_py.kernel.conntrack.wire import encode_delete, flows_in, index_servers
+from kubeproxy_py.kernel.errors import MALFORMED, KernelError, decoding
+from kubeproxy_py.kernel.host.listening import decode_sockets
+from kubeproxy_py.kernel.host.processes import processes
+from kubeproxy_py.kernel.host.reserved_ports import ReservedPorts, local_port_range
+from kubeproxy_py.kernel.host.sysctl import read_sysctl
+from kubeproxy_py.kernel.host_facts import parse_saved, read_conntrack
+from kubeproxy_py.kernel.host_probe import count_cpus, parse_version
+from kubeproxy_py.kernel.ipset.command import parse_list, parse_save
+from kubeproxy_py.kernel.ipset.decode import decode_header, decode_revisions, decode_set, failed_line
+from kubeproxy_py.kernel.ipset.errors import tool_errno, tool_text
+from kubeproxy_py.kernel.iptables.backend import legacy_tables
+from kubeproxy_py.kernel.iptables.errors import errno_and_hint, lock_error
+from kubeproxy_py.kernel.iptables.fingerprint import LAYOUTS, zero_counters
+from kubeproxy_py.kernel.iptables.other_modes import chain_users, deletion_text, detach_text, stale_rules_in
+from kubeproxy_py.kernel.iptables.rule_parser import parse_restore
+from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, our_lines, saved_rows
+from kubeproxy_py.kernel.ipvs.decode import decode_all_traffic, decode_dests, decode_services, decode_timeouts
+from kubeproxy_py.kernel.netlink.messages import decode_answers, decode_error, split_messages
+from kubeproxy_py.kernel.netlink.socket import decode_family_id
+from kubeproxy_py.metrics.process import collect_process_metrics
+from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
+from kubeproxy_py.model.rows import VirtualServer
+from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.plan.rivals import HEALTH_PORT, METRICS_PORT, Facts, find_rivals, service_proxy
+from kubeproxy_py.server.http_messages import NOT_FOUND, BadRequestError, encode_response, parse_head
+from kubeproxy_py.sources import SourceError
+from kubeproxy_py.sources.decode.objects import decode
+from kubeproxy_py.sources.kubernetes.kubeconfig import parse_kubeconfig
+from kubeproxy_py.sources.kubernetes.reflector import ListWatch
+from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
+from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, Resource, node_resource
+from kubeproxy_py.sources.manifests.parse import parse_manifest
+from tests.fuzz import seeds
+
+_SERVERS = (VirtualServer("10.96.0.10", 80, "TCP"), VirtualServer("fd00:96::10", 53, "UDP"))
+_INDEX = 7  # of kube-ipvs0
+_RESOURCES: tuple[Resource, ...] = (SERVICES, SLICES, node_resource("node-a"))
+_FLAG_NAMES = [flag.name for flag in FLAGS if flag.name != "config"]
+
+
+class Reader(Struct, frozen=True):
+    """One reader; *allowed* are the exceptions with which it says that it cannot read its input."""
+
+    name: str
+    read: Callable[[bytes], object]
+    allowed: tuple[type[Exception], ...] = ()
+    seeds: Callable[[], Iterable[bytes]] = tuple
+
+    def run(self, data: bytes) -> bool:
+        """Return whether *data* could be read.  Raises what is not allowed."""
+        try:
+            with _internal_errors_raised():
+                self.read(data)
+        except self.allowed:
+            return False
+        return True
+
+
+class _Raising(logging.Handler):
+    """Raises the exception of a record that has one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1]:
+            raise record.exc_info[1]
+
+
+_raising = _Raising()
+
+
+@contextmanager
+def _internal_errors_raised() -> Any:
+    log = logging.getLogger("kubeproxy_py")
+    log.addHandler(_raising)
+    try:
+        yield
+    finally:
+        log.removeHandler(_raising)
+
+
+# Netlink
+
+
+def _messages(data: bytes) -> None:
+    list(decode_answers(data))
+    for _, _, flags, body in split_messages(data):
+        decode_error(flags, body)
+
+
+def _services(data: bytes) -> None:
+    rows = decode_services([data])
+    assert decode_all_traffic([data]).keys() == rows.keys()
+
+
+def _dests(data: bytes) -> None:
+    for server in _SERVERS:
+        decode_dests([data], server)
+
+
+def _sets(data: bytes) -> None:
+    failed_line(data)
+    rows = decode_set("KUBE-CLUSTER-IP", [data])
+    assert decode_header([data]) in rows.values()
+
+
+def _links(data: bytes) -> None:
+    assert list(decode_names([data])) == [decode_index(data)]
+    parse_bridges([data])
+
+
+def _routes(data: bytes) -> None:
+    decode_local_targets([data])
+    decode_gateways([data])
+
+
+def _neighbours(data: bytes) -> None:
+    decode_neighbours([data], {_INDEX: "eth0"})
+
+
+def _notifications(data: bytes) -> None:
+    parse_notification(data, _INDEX, NOTHING)
+
+
+def _flows(data: bytes) -> None:
+    for family in FAMILIES:
+        for flow in flows_in([data], index_servers(seeds.FLOW_SERVERS, family)):
+            with decoding("a UDP flow"):
+                encode_delete(flow)
+
+
+def _sockets(data: bytes) -> None:
+    decode_sockets("TCP", [data])
+
+
+# Programs, and older interfaces of the kernel
+
+
+def _ipset_save(data: bytes) -> None:
+    parse_save("KUBE-CLUSTER-IP", data)
+
+
+def _iptables_save(data: bytes) -> None:
+    for table in TABLES:
+        ours = our_lines(data, table)
+        for family in FAMILIES:
+            rows = saved_rows(data, family, table)
+            assert rows == saved_rows(ours, family, table)
+    count_jumps(data)
+    dict(parse_saved(data))
+    chain_users(data, MARK_MASQ_CHAIN)
+    for is_other in (False, True):
+        stale = stale_rules_in(data, is_other_backend=is_other)
+        text = detach_text(stale) + deletion_text(stale)
+        assert text.count(b"\n*") <= 2 * len(stale)
+
+
+def _restore_text(data: bytes) -> None:
+    for family in FAMILIES:
+        parse_restore(data, family)
+
+
+def _program_errors(data: bytes) -> None:
+    text = " ".join(data.decode("utf-8", "replace").split())
+    tool_errno(text)
+    tool_text(text, "hash:ip,port")
+    lock_error(text)
+    for family in FAMILIES:
+        errno_and_hint(text, family, 0)
+
+
+def _legacy_entries(data: bytes) -> None:
+    for layout in LAYOUTS.values():
+        entries = bytearray(data)
+        zero_counters(entries, layout)
+        assert len(entries) == len(data)
+
+
+_MEMORY = Path("/dev/shm")
+_PROC_FILES = (
+    *("proc/sys/kernel/osrelease", "proc/sys/net/netfilter/nf_conntrack_count"),
+    *("proc/sys/net/netfilter/nf_conntrack_max", "proc/net/stat/nf_conntrack", "proc/net/ip_tables_names"),
+    *("proc/sys/net/ipv4/ip_local_reserved_ports", "proc/sys/net/ipv4/ip_local_port_range"),
+    *("proc/sys/net/ipv6/conf/kube-ipvs0/disable_ipv6", "proc/self/stat", "proc/self/net/netstat", "proc/stat"),
+    *("proc/1/cmdline", "proc/1/stat", "sys/devices/system/cpu/cpu0/online"),
+    "sys/devices/system/cpu/cpu0/topology/core_id",
+)
+
+
+@cache
+def _root() -> tuple[tempfile.TemporaryDirectory[str], Path, Path]:
+    """Return a folder, which exists until the process ends, its path, and the file that each of _PROC_FILES is there.
+
+    It is in memory where possible: elsewhere, to truncate a file may take milliseconds.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="kubeproxy-py-proc-", dir=_MEMORY if _MEMORY.is_dir() else None)
+    root = Path(folder.name)
+    for name in _PROC_FILES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(root / "data")
+    return folder, root, root / "data"
+
+
+def _proc(data: bytes) -> None:
+    """Read every file of /proc and /sys that the agent reads, each with the content *data*."""
+    _, root, file = _root()
+    file.write_bytes(data)
+    parse_version(read_sysctl("kernel/osrelease", root=root) or "")
+    read_conntrack(root)
+    legacy_tables("IPv4", root=root)
+    local_port_range(root)
+    is_off_for_device(root)
+    count_cpus(root)
+    for _, words in processes(root / "proc"):
+        service_proxy(words)
+    list(collect_process_metrics(root / "proc"))
+    text = data.decode(errors="replace")
+    find_rivals(Facts(answers=((METRICS_PORT, text), (HEALTH_PORT, text))))
+    ReservedPorts([30080], root=root).update([30081], [])  # writes, so it is last
+
+
+# Files of the operator
+
+
+def _manifest(suffix: str) -> Callable[[bytes], object]:
+    return lambda data: parse_manifest(f"shop{suffix}", data, "node-a")
+
+
+def _configuration(data: bytes) -> None:
+    load({"config": "config.yaml"}, data)
+
+
+def _flags(data: bytes) -> None:
+    """Read the lines of *data*, ``NAME=VALUE``, as flags; a name that there is not means any of them."""
+    lines = (line.partition("=") for line in data.decode("utf-8", "replace").split("\n") if line)
+    load({_flag_name(name): value for name, _, value in lines})
+
+
+def _flag_name(name: str) -> str:
+    return name if name in _FLAG_NAMES else _FLAG_NAMES[sum(name.encode()) % len(_FLAG_NAMES)]
+
+
+def _kubeconfig(data: bytes) -> None:
+    parse_kubeconfig("kubeconfig.yaml", data)
+
+
+# The API server and HTTP clients
+
+
+def _list_watch(resource: Resource) -> ListWatch:
+    return ListWatch(resource, lambda: 0.0, RemovalGuard())
+
+
+def _api_objects(data: bytes) -> None:
+    for kind in ("Service", "EndpointSlice", "Endpoints", "Node"):
+        decode(kind, data, origin="API")
+
+
+def _lists(data: bytes) -> None:
+    for resource in _RESOURCES:
+        list_watch = _list_watch(resource)
+        for status in (200, 200, 410, 500):
+            list_watch.on_response(status, data)
+            list_watch.next_request()
+
+
+def _watch_lines(data: bytes) -> None:
+    for resource in _RESOURCES:
+        list_watch = _list_watch(resource)
+        empty = {"kind": f"{resource.kind}List", "metadata": {"resourceVersion": "10"}, "items": []}
+        list_watch.on_response(200, json.dumps(empty).encode())
+        list_watch.next_request()
+        for line in data.split(b"\n"):
+            if line and list_watch.is_watching:
+                list_watch.on_line(line)
+        list_watch.on_watch_end(60.0)
+        list_watch.next_request()
+
+
+def _http_head(data: bytes) -> None:
+    request = parse_head(data)
+    encode_response(NOT_FOUND, request, 0.0)
+
+
+READERS = (
+    Reader("netlink-messages", _messages, (), seeds.netlink_messages),
+    Reader("generic-family", lambda data: decode_family_id(data), (KernelError,)),
+    Reader("ipvs-services", _services, (KernelError,), seeds.golden("ipvs")),
+    Reader("ipvs-dests", _dests, (KernelError,), seeds.golden("ipvs")),
+    Reader("ipvs-timeouts", lambda data: decode_timeouts(data), (KernelError,), seeds.golden("ipvs")),
+    Reader("ipset-sets", _sets, (KernelError,), seeds.golden("ipset")),
+    Reader("ipset-revisions", lambda data: decode_revisions(data), (KernelError,), seeds.golden("ipset")),
+    Reader("addresses", lambda data: decode_addresses([data]), (KernelError,), seeds.golden("address")),
+    Reader("links", _links, (KernelError,), seeds.golden("address")),
+    Reader("routes", _routes, (KernelError,), seeds.golden("address")),
+    Reader("neighbours", _neighbours, (KernelError,), seeds.golden("address")),
+    Reader("address-notifications", _notifications, MALFORMED, seeds.netlink_messages),
+    Reader("udp-flows", _flows, (KernelError,)),
+    Reader("sockets", _sockets, (KernelError,)),
+    Reader("ipset-save", _ipset_save, (KernelError,), seeds.saved_sets),
+    Reader("ipset-list", lambda data: parse_list(data), (KernelError,)),
+    Reader("iptables-save", _iptables_save, (), seeds.saved_tables),
+    Reader("iptables-restore", _restore_text, (ValueError,), seeds.restore_texts),
+    Reader("program-errors", _program_errors),
+    Reader("legacy-entries", _legacy_entries),
+    Reader("proc", _proc),
+    Reader("manifests-yaml", _manifest(".yaml"), (), seeds.manifests),
+    Reader("manifests-json", _manifest(".json"), (), seeds.manifests_in_json),
+    Reader("configuration", _configuration, (ConfigError,), seeds.configurations),
+    Reader("flags", _flags, (ConfigError,)),
+    Reader("kubeconfig", _kubeconfig, (SourceError,)),
+    Reader("api-objects", _api_objects, (), seeds.objects),
+    Reader("api-lists", _lists, (), seeds.lists),
+    Reader("watch-lines", _watch_lines, (), seeds.watch_lines),
+    Reader("http-heads", _http_head, (BadRequestError,)),
+)

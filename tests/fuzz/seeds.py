@@ -1,0 +1,124 @@
+"""Inputs to begin with, made from files that tests have anyway: golden bytes, and kernel state of kube-proxy."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from struct import pack
+from typing import Any
+
+import yaml
+
+from kubeproxy_py.kernel.iptables.text import TABLES, our_lines
+from kubeproxy_py.model.rows import VirtualServer
+from kubeproxy_py.yaml_loader import load_yaml
+
+TESTS = Path(__file__).parent.parent
+CASES = TESTS / "recorded_cases"
+FLOW_SERVERS = (VirtualServer("10.96.0.53", 53, "UDP"), VirtualServer("fd00:10:96::53", 53, "UDP"))
+"""The virtual servers of the flows in corpus/udp-flows."""
+
+_SIZE_MAX_BYTES = 4096  # a change of a larger input is rarely where it matters
+
+
+def golden(name: str) -> Callable[[], Iterator[bytes]]:
+    """Return a function that returns the bodies of the messages in the golden file *name*."""
+    return partial(_golden, name)
+
+
+def _golden(name: str) -> Iterator[bytes]:
+    text = (TESTS / "wire/golden" / f"{name}.txt").read_text()
+    for message in text.split("\n\n"):
+        columns = [line.partition("|")[0] for line in message.splitlines() if not line.startswith("#")]
+        yield bytes.fromhex("".join(columns))
+
+
+def netlink_messages() -> Iterator[bytes]:
+    """Yield messages about addresses, acknowledgements, and errors, each one read of a socket."""
+    for message_type in (16, 20):  # RTM_NEWLINK, RTM_NEWADDR
+        for body in _golden("address"):
+            yield pack("=IHHII", 16 + len(body), message_type, 0, 1, 0) + body
+    request = pack("=IHHII", 20, 16, 5, 1, 0)
+    for errno in (0, 2):
+        error = pack("=i", -errno) + request
+        text = pack("=HH", 9, 1) + b"text\0\0\0\0"  # NLMSGERR_ATTR_MSG
+        yield pack("=IHHII", 16 + len(error) + len(text), 2, 0x300, 1, 0) + error + text
+
+
+def saved_sets() -> Iterator[bytes]:
+    """Yield the ipsets of kube-proxy, as `ipset save NAME` prints one, with the line that creates it."""
+    for case in ("affinity", "dualstack", "lb-sourceranges"):
+        lines: dict[str, list[str]] = {}
+        for line in (CASES / case / "expected/ipset-save.txt").read_text().splitlines():
+            lines.setdefault(line.split(" ")[1], []).append(line)
+        for added in lines.values():
+            if len(added) > 1:
+                yield "\n".join(sorted(added, key=lambda line: not line.startswith("create"))).encode() + b"\n"
+
+
+def saved_tables() -> Iterator[bytes]:
+    """Yield the rules of kube-proxy, as iptables-save prints them."""
+    return _distinct(file.read_bytes() for file in sorted(CASES.glob("*/expected/ip*tables-save.txt")))
+
+
+def restore_texts() -> Iterator[bytes]:
+    """Yield their part that is ours, as restore_text writes it."""
+    return _distinct(our_lines(saved, table) for saved in saved_tables() for table in TABLES)
+
+
+def configurations() -> Iterator[bytes]:
+    """Yield the configuration files of the recorded cases."""
+    return _distinct(case.read_bytes() for case in sorted(CASES.glob("*/config.yaml")))
+
+
+def manifests() -> Iterator[bytes]:
+    """Yield Services, EndpointSlices and Nodes, one a file, as YAML."""
+    return _small(yaml.safe_dump(each, sort_keys=False).encode() for each in _objects())
+
+
+def objects() -> Iterator[bytes]:
+    """Yield the same as JSON."""
+    return _small(json.dumps(each).encode() for each in _objects())
+
+
+def manifests_in_json() -> Iterator[bytes]:
+    """Yield them, and a list of the first."""
+    first = list(_objects())[:2]
+    yield json.dumps({"apiVersion": "v1", "kind": "List", "items": first}).encode()
+    yield from objects()
+
+
+def lists() -> Iterator[bytes]:
+    """Yield pages of lists of an API server, and a Status."""
+    for each in _objects():
+        meta = {"resourceVersion": "7", "continue": ""}
+        yield json.dumps({"kind": f"{each['kind']}List", "metadata": meta, "items": [each]}).encode()
+    yield json.dumps({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}).encode()
+
+
+def watch_lines() -> Iterator[bytes]:
+    """Yield a few lines of a watch, one about an object each, and the end of one."""
+    for each in _objects():
+        lines = [{"type": kind, "object": each} for kind in ("ADDED", "MODIFIED", "DELETED")]
+        lines.append({"type": "BOOKMARK", "object": {"kind": each["kind"], "metadata": {"resourceVersion": "12"}}})
+        yield "\n".join(map(json.dumps, lines)).encode()
+    yield json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}).encode()
+
+
+def _objects() -> Iterator[dict[str, Any]]:
+    """Yield one object of each kind from each of some recorded cases."""
+    for case in ("affinity", "dualstack", "lb-sourceranges", "nodeport-local"):
+        kinds: set[str] = set()
+        for text in (CASES / case / "objects.yaml").read_text().split("\n---"):
+            each = load_yaml(text, max_depth=50).value
+            if isinstance(each, dict) and each["kind"] not in kinds:
+                kinds.add(each["kind"])
+                yield each
+
+
+def _distinct(inputs: Iterable[bytes]) -> Iterator[bytes]:
+    yield from dict.fromkeys(_small(inputs))
+
+
+def _small(inputs: Iterable[bytes]) -> Iterator[bytes]:
+    return (data for data in inputs if len(data) <= _SIZE_MAX_BYTES)
