@@ -471,6 +471,108 @@ def test_misspelt_field_is_a_warning_with_a_hint(directory: Path, misspelt: Json
     assert added.startswith("+ shop/web")
 
 
+def _endpoints(**subset: Any) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "subsets": [{"addresses": [{"ip": "10.1.0.5"}], "ports": [{"port": 8080}], **subset}],
+    }
+
+
+def _slice_with(**endpoint: Any) -> Json:
+    return {**endpoint_slice(), "endpoints": [{"addresses": ["10.1.0.5"]}, {"addresses": ["10.1.0.6"], **endpoint}]}
+
+
+def _service_with_status(**status: Any) -> Json:
+    return {**service(type="LoadBalancer"), "status": status}
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+@pytest.mark.parametrize(
+    ("misspelt", "field", "near"),
+    [
+        (service(sesionAffinity="ClientIP"), "spec.sesionAffinity", "sessionAffinity"),
+        (
+            service(ports=[{"port": 80}, {"name": "b", "port": 81, "nodeport": 30080}]),
+            "spec.ports[1].nodeport",
+            "nodePort",
+        ),
+        (
+            service(sessionAffinity="ClientIP", sessionAffinityConfig={"clientIP": {"timeoutSecond": 5}}),
+            "spec.sessionAffinityConfig.clientIP.timeoutSecond",
+            "timeoutSeconds",
+        ),
+        (
+            _service_with_status(loadbalancer={"ingress": [{"ip": "203.0.113.7"}]}),
+            "status.loadbalancer",
+            "loadBalancer",
+        ),
+        (
+            _service_with_status(loadBalancer={"ingress": [{"ip": "203.0.113.7", "ipmode": "Proxy"}]}),
+            "status.loadBalancer.ingress[0].ipmode",
+            "ipMode",
+        ),
+        (_slice_with(condition={"ready": False}), "endpoints[1].condition", "conditions"),
+        (_slice_with(conditions={"Ready": False}), "endpoints[1].conditions.Ready", "ready"),
+        (_slice_with(nodename="node-a"), "endpoints[1].nodename", "nodeName"),
+        (_slice_with(hints={"forZone": [{"name": "a"}]}), "endpoints[1].hints.forZone", "forZones"),
+        (_endpoints(notReadyAdresses=[]), "subsets[0].notReadyAdresses", "notReadyAddresses"),
+        (
+            {**node("node-a"), "status": {"adresses": [{"type": "InternalIP", "address": "192.168.3.10"}]}},
+            "status.adresses",
+            "addresses",
+        ),
+    ],
+)
+def test_misspelt_field_at_any_depth_is_a_warning_and_the_object_is_used(
+    suffix: str, misspelt: Json, field: str, near: str
+) -> None:
+    body = json.dumps(misspelt).encode()  # which is YAML, too
+    manifest = parse_manifest(f"a.{suffix}", body, "node-a")
+    (problem,) = manifest.problems
+    assert (problem.field, problem.message, problem.hint) == (field, "unknown field", f"did you mean {near}?")
+    assert problem.is_warning
+    assert len(manifest.objects) == 1
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+@pytest.mark.parametrize("key", ["loadBalancerSourceRange", "loadbalancerSourceRanges", "loadBalancersourceranges"])
+def test_service_whose_source_ranges_are_misspelt_is_not_served_to_everyone(suffix: str, key: str) -> None:
+    misspelt = _service_with_status(loadBalancer={"ingress": [{"ip": "203.0.113.7"}]})
+    misspelt["spec"][key] = ["10.0.0.0/8"]
+    manifest = parse_manifest(f"a.{suffix}", json.dumps(misspelt).encode(), "node-a")
+    (problem,) = manifest.problems
+    assert (problem.field, problem.hint) == (f"spec.{key}", "did you mean loadBalancerSourceRanges?")
+    assert not problem.is_warning
+    assert manifest.objects == {}
+    assert [str(name) for _, name in manifest.broken] == ["shop/web"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_fields_of_kubernetes_that_are_not_read_and_those_of_other_projects_are_no_mistakes(suffix: str) -> None:
+    ports = [{"port": 80, "targetPort": "http", "appProtocol": "h2c"}]
+    complete = service(ports=ports, selector={"clusterip": "x"}, ipFamilyPolicy="SingleStack", somethingNew=1)
+    body = json.dumps(complete).encode()
+    manifest = parse_manifest(f"a.{suffix}", body, "node-a")
+    assert manifest.problems == ()
+    assert len(manifest.objects) == 1
+
+
+def test_misspelt_field_of_which_the_right_spelling_is_there_too_is_a_warning() -> None:
+    both = service(loadBalancerSourceRanges=["10.0.0.0/8"], loadBalancerSourceRange=["0.0.0.0/0"])
+    manifest = parse_manifest("a.json", json.dumps(both).encode(), "node-a")
+    assert [problem.is_warning for problem in manifest.problems] == [True]
+    assert len(manifest.objects) == 1
+
+
+def test_misspelt_field_in_json_that_is_not_utf_8_elsewhere_is_an_error() -> None:
+    body = json.dumps(service(nodeport=1, selector={"app": "?"})).encode().replace(b"?", b"\xff")
+    manifest = parse_manifest("a.json", body, "node-a")
+    assert [problem.message for problem in manifest.problems] == ["is not UTF-8 text"]
+    assert manifest.objects == {}
+
+
 def test_slice_whose_endpoints_are_misspelt_keeps_its_last_valid_version(directory: Path) -> None:
     path = directory / "a.yaml"
     path.write_text(text_of(endpoint_slice()))

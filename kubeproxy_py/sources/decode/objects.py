@@ -12,9 +12,10 @@ Invariants:
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from sys import intern
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, ObjectName, Service
 from kubeproxy_py.sources.decode.endpoints import read_endpoints, read_slice, unknown_address_type
 from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error
+from kubeproxy_py.sources.decode.known_fields import UnknownField, strict, unknown_fields
 from kubeproxy_py.sources.decode.node import read_node
 from kubeproxy_py.sources.decode.schema import (
     NO_ANNOTATIONS,
@@ -68,6 +70,7 @@ class Decoded(Struct, frozen=True, gc=False):
     problems: tuple[Problem, ...] = ()
     broken: bool = False
     of_another_kind: bool = False  # as it says itself
+    fields_are_known: bool = False  # all fields are Kubernetes'; False: nobody looked, or not all are
     triggered_s: float = 0.0  # when the change that an EndpointSlice reflects was made, in s since 1970; 0: unknown
 
 
@@ -113,6 +116,16 @@ _ALL_OR_NOTHING: Kind = "Service"
 _DECODERS = {kind: msgspec.json.Decoder(wire) for kind, (wire, _) in _READERS.items()}
 
 
+@cache  # a process that is configured by an API server needs none
+def _strict_decoder(kind: Kind) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(strict(_READERS[kind][0]))
+
+
+def unknown_fields_of(kind: Kind, plain: Mapping[str, Any]) -> Iterator[UnknownField]:
+    """Yield the fields of an object, given as plain values, that Kubernetes does not have."""
+    return unknown_fields(_READERS[kind][0], plain)
+
+
 def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "", origin: Origin = "manifest") -> Decoded:
     """Decode an object.
 
@@ -136,8 +149,8 @@ def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "", ori
 
 
 def _decode(kind: Kind, body: Body, within: str, namespace: str, origin: Origin) -> Decoded:
-    wire_type, read = _READERS[kind]
-    wire = msgspec.convert(body, wire_type) if isinstance(body, Mapping) else _DECODERS[kind].decode(body)
+    read = _READERS[kind][1]
+    wire, fields_are_known = _to_wire(kind, body, origin)
     meta: MetaWire = wire.metadata or NO_META
     name = None
     if wire.kind and wire.kind != kind:
@@ -152,7 +165,29 @@ def _decode(kind: Kind, body: Body, within: str, namespace: str, origin: Origin)
     if kind == _ALL_OR_NOTHING and origin == "manifest" and not all(error.is_warning for error in errors):
         return _broken(kind, name, within, meta.resource_version, errors)
     problems = _problems(kind, name, within, errors, are_warnings=origin == "API")
-    return Decoded(kind, name, meta.resource_version, values, problems, triggered_s=_triggered_s(meta))
+    return Decoded(
+        kind,
+        name,
+        meta.resource_version,
+        values,
+        problems,
+        fields_are_known=fields_are_known,
+        triggered_s=_triggered_s(meta),
+    )
+
+
+def _to_wire(kind: Kind, body: Body, origin: Origin) -> tuple[Any, bool]:
+    """Return the wire form of *body*, and whether all its fields are known.  Raises the errors of msgspec.
+
+    Only those of manifests are looked at: an API server drops fields that it does not know.
+    """
+    if isinstance(body, Mapping):
+        wire = msgspec.convert(body, _READERS[kind][0])
+        return wire, origin == "manifest" and not any(unknown_fields_of(kind, body))
+    if origin == "manifest":
+        with suppress(msgspec.ValidationError):
+            return _strict_decoder(kind).decode(body), True
+    return _DECODERS[kind].decode(body), False
 
 
 def _triggered_s(meta: MetaWire) -> float:

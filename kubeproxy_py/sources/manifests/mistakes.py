@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from kubeproxy_py.sources.decode.errors import FieldError
-from kubeproxy_py.sources.decode.objects import Kind
+from kubeproxy_py.sources.decode.objects import Kind, unknown_fields_of
 
 VERSIONS: dict[Kind, str] = {
     "Service": "v1",
@@ -43,34 +43,8 @@ _OTHER_CORE_KINDS = frozenset(
 )
 _TYPO_CUTOFF = 0.82  # "Servcie" is 0.86 like "Service", "ServiceCIDR" 0.78
 
-_FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
-    # by kind and path: the fields that are read
-    "Service": {
-        "": ("metadata", "spec", "status"),
-        "spec": (
-            *("type", "clusterIP", "clusterIPs", "ipFamilies", "ports", "externalIPs", "loadBalancerSourceRanges"),
-            *("sessionAffinity", "sessionAffinityConfig", "internalTrafficPolicy", "externalTrafficPolicy"),
-            "healthCheckNodePort",
-        ),
-    },
-    "EndpointSlice": {"": ("metadata", "addressType", "endpoints", "ports")},
-}
-_OTHER_FIELDS = frozenset(
-    {
-        "apiVersion",
-        "kind",
-        "selector",
-        "loadBalancerIP",
-        "loadBalancerClass",
-        "externalName",
-        "publishNotReadyAddresses",
-        "ipFamilyPolicy",
-        "allocateLoadBalancerNodePorts",
-        "trafficDistribution",
-    }
-)
-_ESSENTIAL = frozenset({"clusterIP", "clusterIPs", "ports", "endpoints"})
-"""Fields without which an object serves nobody."""
+_ESSENTIAL = frozenset({"clusterIP", "clusterIPs", "ports", "endpoints", "subsets", "loadBalancerSourceRanges"})
+"""Fields without which an object serves nobody, or (source ranges) everybody."""
 
 
 def mistaken_type(version: str, kind: str) -> FieldError | None:
@@ -88,8 +62,8 @@ def mistaken_type(version: str, kind: str) -> FieldError | None:
     return None
 
 
-def mistaken_fields(kind: str, plain: Mapping[str, object]) -> tuple[list[FieldError], list[FieldError]]:
-    """Return the errors of unknown fields that are nearly ours: fatal ones, without which nobody is served, and others.
+def mistaken_fields(kind: Kind, plain: Mapping[str, object]) -> tuple[list[FieldError], list[FieldError]]:
+    """Return the errors of unknown fields that are nearly ours: those of essential fields, and others.
 
     Args:
         kind: The object's kind.
@@ -97,16 +71,11 @@ def mistaken_fields(kind: str, plain: Mapping[str, object]) -> tuple[list[FieldE
     """
     fatal: list[FieldError] = []
     others: list[FieldError] = []
-    for path, fields in _FIELDS.get(kind, {}).items():
-        part = plain.get(path) if path else plain
-        if not isinstance(part, Mapping):
-            continue
-        for key in part:
-            if not isinstance(key, str) or key in fields or key in _OTHER_FIELDS:
-                continue
-            if near := _nearest(key, fields):
-                error = FieldError(f"{path}.{key}" if path else key, "unknown field", f"did you mean {near}?")
-                (fatal if near in _ESSENTIAL and near not in part else others).append(error)
+    for unknown in unknown_fields_of(kind, plain):
+        near = _nearest(unknown.key, (*unknown.read, *unknown.unread))
+        if near in unknown.read:
+            error = FieldError(unknown.path, "unknown field", f"did you mean {near}?")
+            (fatal if near in _ESSENTIAL and near not in unknown.present else others).append(error)
     return fatal, others
 
 

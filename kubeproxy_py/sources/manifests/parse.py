@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.services import EndpointSlice, ObjectName, Service
+from kubeproxy_py.model.services import ObjectName
 from kubeproxy_py.sources.decode.errors import (
     UNREADABLE,
     FieldError,
@@ -174,8 +174,8 @@ def _decode(kind: Kind, body: Body, within: str) -> Decoded:
     decoded = decode(kind, body, within=within, namespace=_DEFAULT_NAMESPACE)
     if decoded.broken or decoded.name is None:
         return decoded
-    if not isinstance(body, Mapping) and all(map(_is_served, decoded.values)):
-        return decoded  # JSON is mostly generated; reading it again as plain values costs as much as half of all else
+    if decoded.fields_are_known:  # reading JSON again as plain values would cost as much as half of all else
+        return decoded
     try:
         fatal, others = mistaken_fields(kind, body if isinstance(body, Mapping) else msgspec.json.decode(body))
     except UNREADABLE as error:  # in a field that is not read otherwise
@@ -186,17 +186,6 @@ def _decode(kind: Kind, body: Body, within: str) -> Decoded:
     problems = [error.to_problem(where, is_warning=not fatal) for error in fatal or others]
     values = () if fatal else decoded.values
     return replace(decoded, values=values, broken=bool(fatal), problems=(*decoded.problems, *problems))
-
-
-def _is_served(value: Value) -> bool:
-    """Return whether *value* has all that it takes to serve somebody."""
-    match value:
-        case Service():
-            return bool(value.cluster_ips and value.ports)
-        case EndpointSlice():
-            return bool(value.endpoints)
-        case _:
-            return True
 
 
 def _items_of(mapping: Mapping[str, Any]) -> list[Any] | UnsetType | None:
