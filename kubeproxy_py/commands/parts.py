@@ -23,6 +23,7 @@ from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted, saved_objects_replaced
 from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
+from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.kernel.worker import Worker
 from kubeproxy_py.logging_setup import values
@@ -125,7 +126,8 @@ def real_platform(loaded: LoadedConfig) -> HostPlatform:
 
 def empty_platform(loaded: LoadedConfig) -> HostPlatform:
     """Return a host whose kernel has no rows yet, kept in memory; needs no root."""
-    return HostPlatform(MemoryKernel(), HostInfo(node_name(loaded.config, gethostname())))
+    name = node_name(loaded.config, gethostname())
+    return HostPlatform(MemoryKernel(), HostInfo(name, outgoing_addresses=outgoing_addresses()))
 
 
 # Compiler, source, announcer

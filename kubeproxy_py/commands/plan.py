@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import SUCCESS
 from kubeproxy_py.commands.parts import Parts, empty_platform, log_problem, make_parts, real_platform
+from kubeproxy_py.compile.node_context import foreign_addresses
 from kubeproxy_py.kernel import read_all
+from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import HostAddresses, Synced
+from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.refusal import grouped
 from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.net import FAMILIES
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.agent import warn_if_node_is_missing
@@ -20,9 +24,12 @@ from kubeproxy_py.reconcile.report_text import changes_text
 from kubeproxy_py.reconcile.surroundings import gateways_event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kubeproxy_py.config.load import LoadedConfig
 
 _LIST_TIMEOUT_S = 60.0
+_ASSUMED_INTERFACE = "node"  # of addresses that are known from the Node object only
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +39,13 @@ def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
 
     Args:
         loaded: The configuration.
-        assume_empty: Compare with a kernel that has no rows yet.
+        assume_empty: Compare with a kernel that has no rows yet, of a host with the addresses of the Node object.
         as_json: Print JSON instead of text.
     """
     from kubeproxy_py.plan.render import plan_json, plan_text
 
     parts = make_parts(loaded, empty_platform(loaded) if assume_empty else real_platform(loaded))
-    desired = desired_rows(parts)
+    desired = desired_rows(parts, _assumed_addresses if assume_empty else None)
     _log_refusals(parts)
     actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
@@ -68,18 +75,50 @@ def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows) -> Rows:
     return filter_owned(rows, exclude, desired, lambda server: is_foreign(server, rows, addresses))
 
 
-def desired_rows(parts: Parts) -> Rows:
+def desired_rows(parts: Parts, addresses_of: "Callable[[Node | None], tuple[HostAddress, ...]] | None" = None) -> Rows:
     """Return the rows that the objects of the source require now.
+
+    Args:
+        parts: The parts of an agent.
+        addresses_of: Returns the host's addresses, given its Node object; None: the kernel tells them.
 
     Raises:
         KernelError: The host's addresses cannot be read.
         SourceError: The source does not list its objects in time.
     """
-    parts.compiler.handle_event(HostAddresses(parts.kernel.host_addresses()))
-    parts.compiler.handle_event(gateways_event(parts.kernel.gateways()))
+    compiler = parts.compiler
+    if addresses_of is None:
+        compiler.handle_event(HostAddresses(parts.kernel.host_addresses()))
+    compiler.handle_event(gateways_event(parts.kernel.gateways()))
     for event in parts.source.read_once(_LIST_TIMEOUT_S, log_problem):
         if not isinstance(event, Problem | Synced):
-            parts.compiler.handle_event(event)
-    warn_if_node_is_missing(parts.compiler)
-    parts.compiler.compile()
-    return parts.compiler.desired.rows
+            compiler.handle_event(event)
+    if addresses_of is not None:
+        compiler.handle_event(HostAddresses(addresses_of(compiler.cluster.node)))
+    warn_if_node_is_missing(compiler)
+    compiler.compile()
+    return compiler.desired.rows
+
+
+def _assumed_addresses(node: Node | None) -> tuple[HostAddress, ...]:
+    """Return the addresses of a host that may be another one: those that its Node names, else those of this host."""
+    if node and node.addresses:
+        return tuple(HostAddress(_ASSUMED_INTERFACE, address) for address in node.addresses)
+    addresses = _own_addresses()
+    if not any(foreign_addresses(addresses, family) for family in FAMILIES):
+        log.warning(
+            "No address of the node is known; NodePorts are not planned. Add a Node with status.addresses",
+            extra=values(node=node.name if node else ""),
+        )
+    return addresses
+
+
+def _own_addresses() -> tuple[HostAddress, ...]:
+    """Return the addresses of this host, none if they cannot be read; needs no privileges."""
+    from kubeproxy_py.kernel.address.adapter import AddressAdapter
+
+    try:
+        return AddressAdapter().host_addresses()
+    except (KernelError, OSError) as error:
+        log.warning("Failed to read the addresses of this host", extra=values(err=error))
+        return ()

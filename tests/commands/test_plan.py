@@ -1,12 +1,41 @@
 """plan: prints the changes of a sync, and logs what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kubeproxy_py import cli
+from kubeproxy_py.kernel.address.adapter import AddressAdapter
+from kubeproxy_py.model.node import HostAddress
 from tests.sources import manifest_objects
+from tests.sources.manifest_objects import Json
+
+Plan = Callable[..., tuple[int, str, str]]
+"""Returns exit status, output and log of plan for the objects, on a host that has no rows yet."""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Plan:
+    def run(*objects: Json) -> tuple[int, str, str]:
+        for number, content in enumerate(objects):
+            (tmp_path / f"{number}.json").write_text(json.dumps(content))
+        status = cli.main(["plan", "--assume-empty", "--hostname-override=node-a", f"--manifests={tmp_path}"])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def node(*addresses: str) -> Json:
+    typed = [{"type": "InternalIP", "address": address} for address in addresses]
+    return {**manifest_objects.node("node-a"), "status": {"addresses": typed}}
+
+
+def node_port_service(name: str = "web", cluster_ip: str = "10.96.0.10", **spec: object) -> Json:
+    ports = [{"port": 80, "nodePort": 30080}]
+    return manifest_objects.service(name, clusterIP=cluster_ip, type="NodePort", ports=ports, **spec)
 
 
 def test_plan_logs_the_refused_addresses_of_services_and_plans_the_others(
@@ -24,3 +53,52 @@ def test_plan_logs_the_refused_addresses_of_services_and_plans_the_others(
     )
     assert "203.0.113.7:80" in printed.out
     assert "127.0.0.1:80" not in printed.out
+
+
+def test_plan_of_an_empty_kernel_serves_node_ports_at_the_addresses_of_the_node(plan: Plan) -> None:
+    status, printed, log = plan(node("192.168.3.10", "fd00::10"), node_port_service())
+    assert "VirtualServer 192.168.3.10:30080/TCP" in printed
+    assert "IpsetEntry    KUBE-NODE-PORT-TCP 30080" in printed
+    assert "fd00::10" not in printed  # the Service is IPv4
+    assert (status, log) == (0, "")
+
+
+def test_plan_of_an_empty_kernel_has_the_health_check_port_of_a_local_service(plan: Plan) -> None:
+    service = manifest_objects.service(
+        type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=32000, ports=[{"port": 80}]
+    )
+    _, printed, _ = plan(node("192.168.3.10"), service)
+    assert "IpsetEntry    KUBE-HEALTH-CHECK-NODE-PORT 32000" in printed
+
+
+def test_plan_of_an_empty_kernel_names_a_contested_node_port_and_does_not_bind_an_address_of_the_node(
+    plan: Plan,
+) -> None:
+    own = node_port_service("own", "10.96.0.11", externalIPs=["192.168.3.10"])
+    _, printed, log = plan(node("192.168.3.10"), node_port_service("a"), own)
+    (line,) = [line for line in log.splitlines() if "AddressContested" in line]
+    assert 'service="shop/own"' in line
+    assert "VirtualServer 192.168.3.10:80/TCP" in printed  # the externalIP is served
+    assert [line.split()[2] for line in printed.splitlines() if line.startswith("+ Address ")] == [
+        "10.96.0.10",
+        "10.96.0.11",
+    ]
+
+
+def test_plan_of_an_empty_kernel_without_a_node_uses_the_addresses_of_this_host(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (HostAddress("lo", "127.0.0.1", 8), HostAddress("eth0", "198.51.100.7", 24))
+    monkeypatch.setattr(AddressAdapter, "host_addresses", lambda _: own)
+    _, printed, log = plan(node_port_service())
+    assert "VirtualServer 198.51.100.7:30080/TCP" in printed
+    assert '"No Node among the manifests; this host\'s own name and addresses serve"' in log
+    assert "ips=\"['198.51.100.7', '::1']\"" in log
+
+
+def test_plan_of_an_empty_kernel_warns_if_no_address_is_known(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AddressAdapter, "host_addresses", lambda _: (HostAddress("lo", "127.0.0.1", 8),))
+    status, printed, log = plan(node_port_service())
+    assert "No address of the node is known; NodePorts are not planned" in log
+    assert ":30080/TCP" not in printed
+    assert status == 0
