@@ -84,8 +84,6 @@ EMPTY: tuple[str, ...] = ()
 
 SERVICE_FIELDS: list[tuple[Json, str, Any]] = [
     ({"clusterIP": "None"}, "cluster_ips", EMPTY),
-    ({"clusterIP": ""}, "cluster_ips", EMPTY),
-    ({"clusterIP": None}, "cluster_ips", EMPTY),
     ({"clusterIP": "None", "clusterIPs": ["None"], "ipFamilies": ["IPv4"]}, "cluster_ips", EMPTY),
     ({"type": "ExternalName", "externalName": "example.com"}, "cluster_ips", EMPTY),
     ({"clusterIP": "010.096.0.1"}, "cluster_ips", ("10.96.0.1",)),
@@ -160,6 +158,8 @@ INVALID_SERVICES: list[tuple[Json, str, str]] = [
     ({"clusterIPs": ["10.96.0.11"]}, "spec.clusterIP", "is not the first of spec.clusterIPs"),
     ({"ipFamilies": ["IPv6"]}, "spec.ipFamilies[0]", "'IPv6', but the address is IPv4"),
     ({"ports": None}, "spec.ports", "is missing"),
+    ({"clusterIP": ""}, "spec.clusterIP", "is missing"),
+    ({"clusterIP": None}, "spec.clusterIP", "is missing"),
     ({"ports": [{"port": 70000}]}, "spec.ports[0].port", "70000 is not a port"),
     ({"ports": [{"port": 0}]}, "spec.ports[0].port", "0 is not a port"),
     ({"ports": [{"port": -1}]}, "spec.ports[0].port", "-1 is not a port"),
@@ -217,6 +217,24 @@ def status_with(*ingress: Json) -> Json:
 
 
 # spec, status: field of the warning, field of the value, and its value
+@pytest.mark.parametrize("cluster_ip", ["", None])
+def test_service_of_an_api_server_may_wait_for_its_address(cluster_ip: str | None) -> None:
+    body = json.dumps(service_object({"clusterIP": cluster_ip, "ports": [PORT]})).encode()
+    result = decode("Service", body, origin="API")
+    (value,) = result.values
+    assert isinstance(value, Service) and value.cluster_ips == ()
+    assert result.problems == ()
+
+
+def test_missing_address_and_missing_ports_of_a_manifest_have_a_remedy() -> None:
+    def hint(spec: Json) -> str:
+        (problem,) = decoded("Service", service_object(spec)).problems
+        return problem.hint
+
+    assert hint({"clusterIP": None}) == "no API server allocates one; write an address, or None"
+    assert hint({"ports": []}) == "a Service without ports serves nothing; to stop serving it, delete the Service"
+
+
 NEWER_SERVICES: list[tuple[Json, Json | None, str, str, object]] = [
     ({}, status_with({"ip": "192.0.2.2", "ipMode": "Tunnel"}), "status.loadBalancer.ingress[1].ipMode",
      "load_balancer_ips", ("192.0.2.1",)),

@@ -36,6 +36,7 @@ from kubeproxy_py.sources.decode.schema import (
     EndpointsWire,
     MetaWire,
     NodeWire,
+    ServiceSpecWire,
     ServiceWire,
     SliceWire,
 )
@@ -81,9 +82,19 @@ def _read_service(name: ObjectName, wire: ServiceWire, origin: Origin) -> tuple[
         for error in errors:
             if error.field.startswith("spec.clusterIP"):
                 raise error
-    if origin == "manifest" and service.cluster_ips and not (wire.spec and wire.spec.ports):
-        errors.append(FieldError("spec.ports", "is missing", "without ports nobody is served; to do so, remove it"))
+    if origin == "manifest":
+        errors += _missing_fields(wire.spec, service)
     return (service,), errors
+
+
+def _missing_fields(spec: ServiceSpecWire | None, service: Service) -> Iterator[FieldError]:
+    """Yield an error for each field that the API server would fill in, or reject the Service without it."""
+    has_address = spec and (spec.cluster_ip or spec.cluster_ips)
+    if not has_address and service.type != "ExternalName" and service.proxy_name is None:
+        yield FieldError("spec.clusterIP", "is missing", "no API server allocates one; write an address, or None")
+    if service.cluster_ips and not (spec and spec.ports):
+        hint = "a Service without ports serves nothing; to stop serving it, delete the Service"
+        yield FieldError("spec.ports", "is missing", hint)
 
 
 def _read_slice(name: ObjectName, wire: SliceWire, origin: Origin) -> tuple[tuple[Value, ...], list[FieldError]]:
