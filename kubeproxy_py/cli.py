@@ -235,7 +235,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "plan": Command(
         "Print the changes that a sync would make now, without making them",
-        _ALL_FLAGS,
+        f"Exits with 1 if an object, or a part of one, is rejected; the plan is of the others.\n{_ALL_FLAGS}",
         (
             ("Print what would change on this node", "plan --config=/var/lib/kube-proxy/config.conf"),
             ("Print all rules for the objects in a directory; needs no root", "plan --manifests=DIR --assume-empty"),

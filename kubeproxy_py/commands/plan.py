@@ -5,9 +5,10 @@ import sys
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from kubeproxy_py.commands.exit_status import SUCCESS
+from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.commands.parts import Parts, empty_platform, log_problem, make_parts, real_platform
 from kubeproxy_py.compile.node_context import foreign_addresses
+from kubeproxy_py.compile.unserved import unserved_texts
 from kubeproxy_py.kernel import read_all
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import values
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
-    """Print the plan of a sync.
+    """Print the plan of a sync; return FAILED if an object, or a part of one, is rejected.
 
     Args:
         loaded: The configuration.
@@ -44,15 +45,23 @@ def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
     """
     from kubeproxy_py.plan.render import plan_json, plan_text
 
+    errors: list[Problem] = []
+
+    def on_problem(problem: Problem) -> None:
+        log_problem(problem)
+        if not problem.is_warning:
+            errors.append(problem)
+
     parts = make_parts(loaded, empty_platform(loaded) if assume_empty else real_platform(loaded))
-    desired = desired_rows(parts, _assumed_addresses if assume_empty else None)
+    desired = desired_rows(parts, on_problem, _assumed_addresses if assume_empty else None)
     _log_refusals(parts)
+    _log_unserved(parts)
     actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
     sys.stdout.write(plan_json(steps).decode() + "\n" if as_json else plan_text(steps))
     if not as_json:
         sys.stdout.write(f"{changes_text(steps)}\n")
-    return SUCCESS
+    return FAILED if errors else SUCCESS
 
 
 def _log_refusals(parts: Parts) -> None:
@@ -60,6 +69,14 @@ def _log_refusals(parts: Parts) -> None:
     for refusal in grouped(parts.compiler.refusals):
         details = values(service=refusal.service, address=refusal.subject, reason=refusal.reason, why=refusal.message)
         log.warning("Refused an address of a Service", extra=details)
+
+
+def _log_unserved(parts: Parts) -> None:
+    """Log the Service ports that no endpoint serves: a typo in a port's name shows nowhere else."""
+    compiler = parts.compiler
+    for name, service in sorted(compiler.cluster.services.items()):
+        if texts := unserved_texts(service, compiler.cluster.slices_of(name), compiler.context):
+            log.warning("No endpoint serves these Service ports", extra=values(service=name, ports="; ".join(texts)))
 
 
 def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows) -> Rows:
@@ -75,11 +92,16 @@ def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows) -> Rows:
     return filter_owned(rows, exclude, desired, lambda server: is_foreign(server, rows, addresses))
 
 
-def desired_rows(parts: Parts, addresses_of: "Callable[[Node | None], tuple[HostAddress, ...]] | None" = None) -> Rows:
+def desired_rows(
+    parts: Parts,
+    on_problem: "Callable[[Problem], None]" = log_problem,
+    addresses_of: "Callable[[Node | None], tuple[HostAddress, ...]] | None" = None,
+) -> Rows:
     """Return the rows that the objects of the source require now.
 
     Args:
         parts: The parts of an agent.
+        on_problem: Called with each Problem of the objects.
         addresses_of: Returns the host's addresses, given its Node object; None: the kernel tells them.
 
     Raises:
@@ -90,7 +112,7 @@ def desired_rows(parts: Parts, addresses_of: "Callable[[Node | None], tuple[Host
     if addresses_of is None:
         compiler.handle_event(HostAddresses(parts.kernel.host_addresses()))
     compiler.handle_event(gateways_event(parts.kernel.gateways()))
-    for event in parts.source.read_once(_LIST_TIMEOUT_S, log_problem):
+    for event in parts.source.read_once(_LIST_TIMEOUT_S, on_problem):
         if not isinstance(event, Problem | Synced):
             compiler.handle_event(event)
     if addresses_of is not None:

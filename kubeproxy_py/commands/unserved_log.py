@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.unserved import unserved_ports
+from kubeproxy_py.compile.unserved import unserved_texts
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.services import ServiceName
 
@@ -26,8 +26,7 @@ class UnservedLog:
         for name in names:
             service = cluster.services.get(name)
             slices = cluster.slices_of(name) if service else []
-            found = tuple(unserved_ports(service, slices, self._compiler.context)) if service else ()
-            texts = tuple(f"{port.name or port.port}/{port.protocol} {family}: {why}" for port, family, why in found)
+            texts = unserved_texts(service, slices, self._compiler.context) if service else ()
             if texts == self._logged.get(name, ()):
                 continue
             if texts:

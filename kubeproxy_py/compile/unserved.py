@@ -21,6 +21,12 @@ def unserved_ports(
             yield port.port, port.family, reason
 
 
+def unserved_texts(service: Service, slices: Sequence[EndpointSlice], context: NodeContext) -> tuple[str, ...]:
+    """Return ``http/TCP IPv4: 2 endpoints, none is ready`` for each port of *service* that no endpoint serves."""
+    found = unserved_ports(service, slices, context)
+    return tuple(f"{port.name or port.port}/{port.protocol} {family}: {why}" for port, family, why in found)
+
+
 def unserved_reason(
     service: Service, port: ServicePort, slices: Iterable[EndpointSlice], family: Family, context: NodeContext
 ) -> str:

@@ -60,7 +60,8 @@ def test_plan_of_an_empty_kernel_serves_node_ports_at_the_addresses_of_the_node(
     assert "VirtualServer 192.168.3.10:30080/TCP" in printed
     assert "IpsetEntry    KUBE-NODE-PORT-TCP 30080" in printed
     assert "fd00::10" not in printed  # the Service is IPv4
-    assert (status, log) == (0, "")
+    assert status == 0
+    assert "NodePort" not in log
 
 
 def test_plan_of_an_empty_kernel_has_the_health_check_port_of_a_local_service(plan: Plan) -> None:
@@ -101,4 +102,49 @@ def test_plan_of_an_empty_kernel_warns_if_no_address_is_known(plan: Plan, monkey
     status, printed, log = plan(node_port_service())
     assert "No address of the node is known; NodePorts are not planned" in log
     assert ":30080/TCP" not in printed
+    assert status == 0
+
+
+# Messages and exit status
+
+
+def slice_of_web(port_name: str = "", namespace: str = "shop") -> Json:
+    content = manifest_objects.endpoint_slice()
+    content["metadata"]["namespace"] = namespace
+    content["ports"] = [{"name": port_name, "port": 8080}]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("slices", "why"),
+    [
+        ((), "80/TCP IPv4: the Service has no EndpointSlice"),
+        ((slice_of_web(namespace="other"),), "80/TCP IPv4: the Service has no EndpointSlice"),
+        ((slice_of_web("http"),), "80/TCP IPv4: 1 endpoint, none for port (unnamed)/TCP; they have http/TCP"),
+    ],
+)
+def test_plan_says_why_no_endpoint_serves_a_port(plan: Plan, slices: tuple[Json, ...], why: str) -> None:
+    status, _, log = plan(node("192.168.3.10"), manifest_objects.service(), *slices)
+    (line,) = log.splitlines()
+    assert line.endswith(f'"No endpoint serves these Service ports" service="shop/web" ports="{why}"')
+    assert status == 0
+
+
+def test_plan_of_served_ports_logs_nothing(plan: Plan) -> None:
+    status, _, log = plan(node("192.168.3.10"), manifest_objects.service(), slice_of_web())
+    assert (status, log) == (0, "")
+
+
+def test_plan_with_a_rejected_object_prints_the_others_and_fails(plan: Plan) -> None:
+    rejected = manifest_objects.service("broken", port=99999)
+    status, printed, log = plan(node("192.168.3.10"), manifest_objects.service(), slice_of_web(), rejected)
+    assert "10.96.0.10:80/TCP -> 10.1.0.5:8080" in printed
+    assert "99999 is not a port" in log
+    assert status == 1
+
+
+def test_plan_with_a_warning_of_an_object_succeeds(plan: Plan) -> None:
+    service = manifest_objects.service(sesionAffinity="ClientIP")
+    status, _, log = plan(node("192.168.3.10"), service, slice_of_web())
+    assert "did you mean sessionAffinity?" in log
     assert status == 0
