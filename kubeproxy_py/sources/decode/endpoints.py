@@ -204,7 +204,8 @@ def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> Endpoint:
 def _require_host_address(field: str, address: IP) -> None:
     """Raise FieldError if no pod or host beyond this link can have *address*.
 
-    The API server rejects the same.  At a loopback address, a Service would publish what listens for the node only.
+    The API server rejects the same, except for broadcast and for multicast beyond the link.  At a loopback
+    address, a Service would publish what listens for the node only.
     """
     if use := special_use(address):
         article = "an" if use[0] == "u" else "a"
