@@ -99,9 +99,13 @@ SERVICE_FIELDS: list[tuple[Json, str, Any]] = [
     ({"type": None}, "type", "ClusterIP"),
     ({"type": "LoadBalancer"}, "type", "LoadBalancer"),
     ({"externalIPs": ["1.2.3.4", "01.2.3.4", "fd00::0:2"]}, "external_ips", ("1.2.3.4", "fd00::2")),
-    ({"loadBalancerSourceRanges": [" 10.1.2.3/8 ", "fd00::ff/64"]}, "source_ranges", ("10.0.0.0/8", "fd00::/64")),
-    ({"loadBalancerSourceRanges": ["0.0.0.0/0"]}, "source_ranges", ("0.0.0.0/0",)),
-    ({"loadBalancerSourceRanges": ["::ffff:10.0.0.0/104"]}, "source_ranges", ("10.0.0.0/8",)),
+    (
+        {"type": "LoadBalancer", "loadBalancerSourceRanges": [" 10.1.2.3/8 ", "fd00::ff/64"]},
+        "source_ranges",
+        ("10.0.0.0/8", "fd00::/64"),
+    ),
+    ({"type": "LoadBalancer", "loadBalancerSourceRanges": ["0.0.0.0/0"]}, "source_ranges", ("0.0.0.0/0",)),
+    ({"type": "LoadBalancer", "loadBalancerSourceRanges": ["::ffff:10.0.0.0/104"]}, "source_ranges", ("10.0.0.0/8",)),
     ({"sessionAffinity": "None"}, "affinity_timeout_s", 0),
     ({"sessionAffinity": "ClientIP"}, "affinity_timeout_s", 10800),
     ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}, "affinity_timeout_s", 10800),
@@ -126,7 +130,8 @@ def test_service_field_is_decoded_as_kube_proxy_does(spec: Json, field: str, val
 
 def test_service_ports_get_the_api_defaults() -> None:
     ports = [{"port": 80}, {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053}]
-    read = [(port.name, port.protocol, port.port, port.node_port) for port in service_of({"ports": ports}).ports]
+    service = service_of({"type": "NodePort", "ports": ports})
+    read = [(port.name, port.protocol, port.port, port.node_port) for port in service.ports]
     assert read == [("", "TCP", 80, 0), ("dns", "UDP", 53, 30053)]
 
 
@@ -233,6 +238,75 @@ def test_missing_address_and_missing_ports_of_a_manifest_have_a_remedy() -> None
 
     assert hint({"clusterIP": None}) == "no API server allocates one; write an address, or None"
     assert hint({"ports": []}) == "a Service without ports serves nothing; to stop serving it, delete the Service"
+
+
+UNUSED_VALUES: list[tuple[Kind, Json, str, str]] = [
+    (
+        "Service",
+        service_object({"loadBalancerSourceRanges": ["10.0.0.0/8"], "type": "NodePort"}),
+        "spec.loadBalancerSourceRanges",
+        "restricts nobody, because spec.type is NodePort",
+    ),
+    (
+        "Service",
+        service_object({"ports": [{"port": 80, "nodePort": 30080}]}),
+        "spec.ports[0].nodePort",
+        "30080 is served, although spec.type is ClusterIP",
+    ),
+    (
+        "Service",
+        service_object({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}),
+        "spec.sessionAffinityConfig",
+        "has no effect without spec.sessionAffinity",
+    ),
+    *(
+        ("Service", service_object({"ports": [{"port": 80, "name": name}]}), "spec.ports[0].name", message)
+        for name, message in (
+            ("HTTP", "'HTTP' is not a name of a port"),
+            ("-http", "'-http' is not a name of a port"),
+            ("a" * 64, f"'{'a' * 63} is not a name of a port"),
+        )
+    ),
+    (
+        "EndpointSlice",
+        slice_object(ports=[{"port": 80, "name": "a"}, {"port": 81, "name": "b_c"}]),
+        "ports[1].name",
+        "'b_c' is not a name of a port",
+    ),
+    (
+        "Endpoints",
+        {
+            "metadata": {"name": "web", "namespace": "shop"},
+            "subsets": [{"addresses": [{"ip": "10.1.0.5"}], "ports": [{"port": 80, "name": "HTTP"}]}],
+        },
+        "subsets[0].ports[0].name",
+        "'HTTP' is not a name of a port",
+    ),
+    (
+        "Node",
+        {"metadata": {"name": "node-a"}, "spec": {"podCIDRs": ["10.244.0.0/24", "fd00::/64", "10.244.1.0/24"]}},
+        "spec.podCIDRs",
+        "has 2 IPv4 networks, of which only the first is used",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "body", "field", "message"), UNUSED_VALUES)
+def test_value_that_an_api_server_rejects_is_a_warning_in_a_manifest(
+    kind: Kind, body: Json, field: str, message: str
+) -> None:
+    result = decoded(kind, body)
+    (problem,) = result.problems
+    assert (problem.field, problem.message, problem.is_warning) == (field, message, True)
+    assert problem.hint
+    assert len(result.values) == 1 and not result.broken
+    from_api = decode(kind, json.dumps(body).encode(), origin="API")
+    assert (from_api.values, from_api.problems) == (result.values, ())
+
+
+@pytest.mark.parametrize("name", ["http", "a", "web-2", "a" * 63, ""])
+def test_name_of_a_port_that_an_api_server_accepts_is_no_mistake(name: str) -> None:
+    assert decoded("Service", service_object({"ports": [{"port": 80, "name": name}]})).problems == ()
 
 
 NEWER_SERVICES: list[tuple[Json, Json | None, str, str, object]] = [

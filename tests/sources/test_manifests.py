@@ -560,7 +560,8 @@ def test_fields_of_kubernetes_that_are_not_read_and_those_of_other_projects_are_
 
 
 def test_misspelt_field_of_which_the_right_spelling_is_there_too_is_a_warning() -> None:
-    both = service(loadBalancerSourceRanges=["10.0.0.0/8"], loadBalancerSourceRange=["0.0.0.0/0"])
+    both = _service_with_status()
+    both["spec"] |= {"loadBalancerSourceRanges": ["10.0.0.0/8"], "loadBalancerSourceRange": ["0.0.0.0/0"]}
     manifest = parse_manifest("a.json", json.dumps(both).encode(), "node-a")
     assert [problem.is_warning for problem in manifest.problems] == [True]
     assert len(manifest.objects) == 1

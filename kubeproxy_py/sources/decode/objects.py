@@ -26,6 +26,7 @@ from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, ObjectName, Service
+from kubeproxy_py.sources.decode.api_rules import node_warnings, port_name_warnings, service_warnings
 from kubeproxy_py.sources.decode.endpoints import read_endpoints, read_slice, unknown_address_type
 from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error
 from kubeproxy_py.sources.decode.known_fields import UnknownField, strict, unknown_fields
@@ -82,17 +83,19 @@ def _read_service(name: ObjectName, wire: ServiceWire, origin: Origin) -> tuple[
         for error in errors:
             if error.field.startswith("spec.clusterIP"):
                 raise error
-    if origin == "manifest":
+    if origin == "manifest" and wire.spec:
         errors += _missing_fields(wire.spec, service)
+        if all(error.is_warning for error in errors):
+            errors += service_warnings(wire.spec, service)
     return (service,), errors
 
 
-def _missing_fields(spec: ServiceSpecWire | None, service: Service) -> Iterator[FieldError]:
+def _missing_fields(spec: ServiceSpecWire, service: Service) -> Iterator[FieldError]:
     """Yield an error for each field that the API server would fill in, or reject the Service without it."""
-    has_address = spec and (spec.cluster_ip or spec.cluster_ips)
+    has_address = spec.cluster_ip or spec.cluster_ips
     if not has_address and service.type != "ExternalName" and service.proxy_name is None:
         yield FieldError("spec.clusterIP", "is missing", "no API server allocates one; write an address, or None")
-    if service.cluster_ips and not (spec and spec.ports):
+    if service.cluster_ips and not spec.ports:
         hint = "a Service without ports serves nothing; to stop serving it, delete the Service"
         yield FieldError("spec.ports", "is missing", hint)
 
@@ -101,17 +104,25 @@ def _read_slice(name: ObjectName, wire: SliceWire, origin: Origin) -> tuple[tupl
     if origin == "API" and (error := unknown_address_type(wire)):
         return (), [error]  # as kube-proxy, which uses only slices of the families that it knows
     value, errors = read_slice(name, wire, wire.endpoints, wire.ports)
+    if origin == "manifest":
+        errors += port_name_warnings("ports", wire.ports)
     return (value,) if value else (), errors
 
 
 def _read_endpoints(
-    name: ObjectName, wire: EndpointsWire, _origin: Origin
+    name: ObjectName, wire: EndpointsWire, origin: Origin
 ) -> tuple[tuple[Value, ...], list[FieldError]]:
-    return read_endpoints(name, wire)
+    slices, errors = read_endpoints(name, wire)
+    if origin == "manifest":
+        for index, subset in enumerate(wire.subsets or ()):
+            errors += port_name_warnings(f"subsets[{index}].ports", subset.ports)
+    return slices, errors
 
 
-def _read_node(name: ObjectName, wire: NodeWire, _origin: Origin) -> tuple[tuple[Value, ...], list[FieldError]]:
+def _read_node(name: ObjectName, wire: NodeWire, origin: Origin) -> tuple[tuple[Value, ...], list[FieldError]]:
     node, errors = read_node(name.name, wire)
+    if origin == "manifest":
+        errors += node_warnings(node)
     return (node,), errors
 
 
