@@ -19,30 +19,51 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123
 _NAMES_MAX = 1024
 
 
-def service_warnings(spec: ServiceSpecWire, service: Service) -> Iterator[FieldError]:
-    """Yield a warning for each value of *spec*, of which *service* was read, that does not fit the others."""
+def missing_fields(spec: ServiceSpecWire, service: Service) -> list[FieldError]:
+    """Return an error for each field that an API server would fill in, or without which it rejects the Service."""
+    errors: list[FieldError] = []
+    if not (spec.cluster_ip or spec.cluster_ips) and service.type != "ExternalName" and service.proxy_name is None:
+        hint = "no API server allocates one; write an address, or None"
+        errors.append(FieldError("spec.clusterIP", "is missing", hint))
+    if service.cluster_ips and not spec.ports:
+        hint = "a Service without ports serves nothing; to stop serving it, delete the Service"
+        errors.append(FieldError("spec.ports", "is missing", hint))
+    return errors
+
+
+def service_warnings(spec: ServiceSpecWire, service: Service) -> list[FieldError]:
+    """Return a warning for each value of *spec*, of which *service* was read, that does not fit the others."""
+    warnings: list[FieldError] = []
     if service.source_ranges and service.type != "LoadBalancer" and not service.load_balancer_ips:
-        yield _warning(
-            "spec.loadBalancerSourceRanges",
-            f"restricts nobody, because spec.type is {service.type}",
-            "set type: LoadBalancer, or remove it",
-        )
+        message = f"restricts nobody, because spec.type is {service.type}"
+        warnings.append(_warning("spec.loadBalancerSourceRanges", message, "set type: LoadBalancer, or remove it"))
     if spec.session_affinity_config and not service.affinity_timeout_s:
         hint = "set sessionAffinity: ClientIP, or remove it"
-        yield _warning("spec.sessionAffinityConfig", "has no effect without spec.sessionAffinity", hint)
-    for index, port in enumerate(spec.ports or ()):
-        if port.node_port and service.type == "ClusterIP":  # kube-proxy does not look at the type either
-            message = f"{port.node_port} is served, although spec.type is ClusterIP"
-            yield _warning(f"spec.ports[{index}].nodePort", message, "set type: NodePort, or remove it")
-    yield from port_name_warnings("spec.ports", spec.ports)
+        warnings.append(_warning("spec.sessionAffinityConfig", "has no effect without spec.sessionAffinity", hint))
+    if service.type == "ClusterIP":  # kube-proxy does not look at the type, and serves the port
+        warnings += [
+            _warning(
+                f"spec.ports[{index}].nodePort",
+                f"{port.node_port} is served, although spec.type is ClusterIP",
+                "set type: NodePort, or remove it",
+            )
+            for index, port in enumerate(spec.ports or ())
+            if port.node_port
+        ]
+    return warnings + port_name_warnings("spec.ports", spec.ports)
 
 
-def port_name_warnings(path: str, ports: Iterable[ServicePortWire | EndpointPortWire] | None) -> Iterator[FieldError]:
-    """Yield a warning for each name of a port that no object of an API server can have."""
-    for index, port in enumerate(ports or ()):
-        if port.name and not _is_label(port.name):
-            hint = "at most 63 lowercase letters, digits and -"
-            yield _warning(f"{path}[{index}].name", f"{port.name!r:.64} is not a name of a port", hint)
+def port_name_warnings(path: str, ports: Iterable[ServicePortWire | EndpointPortWire] | None) -> list[FieldError]:
+    """Return a warning for each name of a port that no object of an API server can have."""
+    return [
+        _warning(
+            f"{path}[{index}].name",
+            f"{port.name!r:.64} is not a name of a port",
+            "at most 63 lowercase letters, digits and -",
+        )
+        for index, port in enumerate(ports or ())
+        if port.name and not _is_label(port.name)
+    ]
 
 
 def node_warnings(node: Node) -> Iterator[FieldError]:
