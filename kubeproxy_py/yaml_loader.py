@@ -26,6 +26,9 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"  # the key "<<"
 _VALUE_TAG = "tag:yaml.org,2002:value"  # the key "=", which PyYAML's flatten_mapping turns into text
 
 
+_UNKNOWN_TAG = "could not determine a constructor for the tag "  # PyYAML's words
+
+
 class YamlError(Exception):
     """A text that cannot be loaded.
 
@@ -172,6 +175,8 @@ def _error_at(mark: Any, message: str) -> YamlError:
 def _problem_text(error: yaml.MarkedYAMLError) -> str:
     """Return libyaml's message; a problem that continues its context ("but found ...") needs both."""
     problem = error.problem or error.context or "syntax error"
+    if problem.startswith(_UNKNOWN_TAG):
+        return f"the tag {problem.removeprefix(_UNKNOWN_TAG)} is not supported; remove it"
     return f"{error.context}, {problem}" if problem.startswith("but ") and error.context else problem
 
 

@@ -1,6 +1,7 @@
 """Errors of a configuration that cannot be used, with all problems together."""
 
 from collections.abc import Sequence
+from itertools import islice
 from reprlib import Repr
 
 from kubeproxy_py.model.problem import Problem
@@ -45,7 +46,11 @@ _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring, _short.maxlon
 
 def abbreviated(value: object) -> str:
     """Return *value* as a message quotes it: on one line, and short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     try:
-        return "null" if value is None else _short.repr(value)
+        if isinstance(value, dict):
+            return f"fields ({', '.join(map(_short.repr, islice(value, _short.maxdict)))})"
+        return _short.repr(value)
     except ValueError:  # Python does not print integers of more than 4300 digits
         return "a huge number"

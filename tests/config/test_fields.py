@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kubeproxy_py.config.errors import abbreviated
 from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
 from tests.config.build import all_fields, document, from_file, problems, value_at
 from tests.config.fields_table import PATHS, ROWS, Row
@@ -128,3 +129,18 @@ def test_cluster_cidr_may_have_several_networks_of_a_family_but_not_any_number()
 def test_an_interface_name_cannot_end_its_word_in_a_rule(name: str) -> None:
     [problem] = problems(document({"detectLocal.bridgeInterface": name}))
     assert "cannot be an interface name" in problem
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (False, "false"),
+        ({"Foo": True, "b": 1}, "fields ('Foo', 'b')"),
+        ("x", "'x'"),
+        (7, "7"),
+    ],
+)
+def test_message_quotes_a_value_in_the_words_of_yaml(value: object, text: str) -> None:
+    assert abbreviated(value) == text

@@ -168,14 +168,14 @@ INVALID_SERVICES: list[tuple[Json, str, str]] = [
     ({"ports": [{"port": 70000}]}, "spec.ports[0].port", "70000 is not a port"),
     ({"ports": [{"port": 0}]}, "spec.ports[0].port", "0 is not a port"),
     ({"ports": [{"port": -1}]}, "spec.ports[0].port", "-1 is not a port"),
-    ({"ports": [{"port": 80}, {"name": "b", "port": "81"}]}, "spec.ports[1].port", "expected int, got str"),
+    ({"ports": [{"port": 80}, {"name": "b", "port": "81"}]}, "spec.ports[1].port", "expected integer, got string"),
     ({"ports": [{"port": 80, "nodePort": 65536}]}, "spec.ports[0].nodePort", "65536 is not a port"),
     ({"ports": [{"port": 80, "protocol": "tcp"}]}, "spec.ports[0].protocol", "unknown protocol 'tcp'"),
-    ({"ports": [{"port": 80}, {"port": 81}]}, "spec.ports[1].name", "is the same as another port's"),
+    ({"ports": [{"port": 80}, {"port": 81}]}, "spec.ports[1].name", "is missing"),
     (
         {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]},
         "spec.ports[1].port",
-        "is the same as another port's",
+        "80/TCP is the same as another port's",
     ),
     ({"ports": {"port": 80}}, "spec.ports", "expected array, got object"),
     ({"ports": [None]}, "spec.ports[0]", "expected object, got null"),
@@ -264,7 +264,7 @@ UNUSED_VALUES: list[tuple[Kind, Json, str, str]] = [
         for name, message in (
             ("HTTP", "'HTTP' is not a name of a port"),
             ("-http", "'-http' is not a name of a port"),
-            ("a" * 64, f"'{'a' * 63} is not a name of a port"),
+            ("a" * 65, f"'{'a' * 61}...' is not a name of a port"),
         )
     ),
     (
@@ -553,11 +553,11 @@ INVALID_ENDPOINTS: list[tuple[object, str, str]] = [
     ({"addresses": ["0.0.0.0"]}, "endpoints[1].addresses[0]", "0.0.0.0 is an unspecified address"),
     ({"addresses": ["169.254.169.254"]}, "endpoints[1].addresses[0]", "169.254.169.254 is a link-local address"),
     ({"addresses": ["224.0.0.1"]}, "endpoints[1].addresses[0]", "224.0.0.1 is a multicast address"),
-    ({"addresses": "10.1.0.6"}, "endpoints[1].addresses", "expected array, got str"),
-    ({"addresses": [6]}, "endpoints[1].addresses[0]", "expected str, got int"),
+    ({"addresses": "10.1.0.6"}, "endpoints[1].addresses", "expected array, got string"),
+    ({"addresses": [6]}, "endpoints[1].addresses[0]", "expected string, got integer"),
     ({"addresses": ["10.1.0.6"], "conditions": {"ready": "yes"}}, "endpoints[1].conditions.ready", ""),
     (None, "endpoints[1]", "expected object, got null"),
-    ("10.1.0.6", "endpoints[1]", "expected object, got str"),
+    ("10.1.0.6", "endpoints[1]", "expected object, got string"),
 ]
 
 

@@ -299,7 +299,7 @@ def test_invalid_object_is_named_and_does_not_affect_others(directory: Path) -> 
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        ({"items": "oops"}, "items: expected array, got str"),
+        ({"items": "oops"}, "items: expected array, got string"),
         ({"items": {}}, "items: expected array, got"),
         ({"items": None}, "items: is null (write items: [] for an empty list)"),
         ({"item": []}, "items: is missing (write items: [] for an empty list)"),
@@ -332,8 +332,8 @@ def test_invalid_item_of_a_list_is_named_and_does_not_affect_others(directory: P
     (directory / "a.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     where = "a.json, item 2: Service shop/b"
     assert poll_new_source(directory) == [
-        f"! {where}: spec.ports[0].port: expected int, got str (write an integer, without quotes)",
-        "! a.json, item 3: expected object, got int",
+        f"! {where}: spec.ports[0].port: expected integer, got string (write an integer, without quotes)",
+        "! a.json, item 3: expected object, got integer (write fields, each with a name)",
         "+ shop/a 80",
     ]
 
@@ -776,7 +776,7 @@ def test_unreadable_file_that_was_never_valid_is_reported_as_not_served(
 ) -> None:
     monkeypatch.setitem(folder_module.SIZE_MAX_BYTES, ".yaml", 10)
     (directory / "a.yaml").write_bytes(b"#" * 11)
-    assert "its objects are not served until then" in poll_new_source(directory)[0]
+    assert "its objects are not served until it can be read" in poll_new_source(directory)[0]
 
 
 @pytest.mark.parametrize(
@@ -825,3 +825,40 @@ def test_file_that_brings_out_a_bug_keeps_its_objects_and_others_are_read(
     ]
     assert [event.service.name.name for event in events if isinstance(event, ServiceUpserted)] == ["api"]
     assert not any(isinstance(event, ServiceDeleted) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"kind": "Service"}, "apiVersion: is missing (each object begins with both, such as apiVersion: v1"),
+        (
+            service(ports=[{"name": "a", "port": 80}, {"name": "a", "port": 81}]),
+            "spec.ports[1].name: 'a' is the same as another port's (write another one, or remove the port)",
+        ),
+        (
+            service(ports=[{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30080}]),
+            "spec.ports[1].nodePort: 30080 is the same as another port's (write another one, or remove the port)",
+        ),
+        (
+            service(clusterIPs=["10.96.0.10", "10.96.0.11"]),
+            "spec.clusterIPs: has two addresses of one family (write one IPv4 and one IPv6 address at most)",
+        ),
+        (
+            {**endpoint_slice(), "endpoints": [{"addresses": []}]},
+            "endpoints[0].addresses: is empty (write the address of a pod or a host, or remove the endpoint)",
+        ),
+        (
+            service(ports="80"),
+            "spec.ports: expected array, got string (write a list: each item on a line of its own, after a dash)",
+        ),
+        (service(type="N" * 100), f"spec.type: unknown value '{'N' * 61}...' (one of"),
+    ],
+)
+def test_message_has_the_value_and_a_remedy(content: Json, text: str) -> None:
+    (problem,) = parse_manifest("a.json", json.dumps(content).encode(), "node-a").problems
+    assert text in str(problem)
+
+
+def test_node_that_is_in_a_file_twice_is_named_without_a_slash() -> None:
+    (problem,) = parse_manifest("n.yaml", text_of(node("node-a"), node("node-a")).encode(), "node-a").problems
+    assert problem.where == "n.yaml, document 2: Node node-a"

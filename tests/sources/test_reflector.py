@@ -180,7 +180,7 @@ def test_invalid_object_in_a_list_keeps_its_last_valid_version() -> None:
     list_watch = watching(service("a"), service("b"))
     list_watch.on_line(line("ERROR", status(410)))
     problem, *others = summary(list_watch.on_response(200, page(service("a", port="80"), service("b", port=81))))
-    assert problem.startswith("! Service shop/a: spec.ports[0].port: expected int, got str")
+    assert problem.startswith("! Service shop/a: spec.ports[0].port: expected integer, got string")
     assert others == ["+b:81"]
 
 
@@ -213,7 +213,7 @@ def test_next_watch_resumes_from_the_last_version_received(line_sent: bytes) -> 
 def test_invalid_object_in_a_watch_advances_the_version() -> None:
     list_watch = watching()
     (problem,) = summary(list_watch.on_line(line("ADDED", service("a", 77, port="80"))))
-    assert problem.startswith("! Service shop/a: spec.ports[0].port: expected int")
+    assert problem.startswith("! Service shop/a: spec.ports[0].port: expected integer")
     list_watch.on_watch_end(400)
     assert query(list_watch.next_request())["resourceVersion"] == "77"
 

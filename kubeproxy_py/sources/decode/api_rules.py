@@ -12,7 +12,7 @@ from functools import lru_cache
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.net import family_of
-from kubeproxy_py.sources.decode.errors import FieldError
+from kubeproxy_py.sources.decode.errors import FieldError, quoted
 from kubeproxy_py.sources.decode.schema import EndpointPortWire, ServicePortWire, ServiceSpecWire
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123
@@ -58,7 +58,7 @@ def port_name_warnings(path: str, ports: Iterable[ServicePortWire | EndpointPort
     return [
         _warning(
             f"{path}[{index}].name",
-            f"{port.name!r:.64} is not a name of a port",
+            f"{quoted(port.name)} is not a name of a port",
             "at most 63 lowercase letters, digits and -",
         )
         for index, port in enumerate(ports or ())

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ServiceName, SliceName, SlicePort
 from kubeproxy_py.net import FAMILIES, IP, Family, family_of, parse_ip, special_use
-from kubeproxy_py.sources.decode.errors import FieldError, invalid_ip, read_each, read_ip
+from kubeproxy_py.sources.decode.errors import FieldError, invalid_ip, quoted, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
     NO_CONDITIONS,
     NO_LABELS,
@@ -86,7 +86,7 @@ def unknown_address_type(wire: SliceWire) -> FieldError | None:
     """Return the error of an addressType that is not known; None if it is known, or missing."""
     if not wire.address_type or wire.address_type in (*FAMILIES, "FQDN"):
         return None
-    return _address_type_error(f"unknown value {wire.address_type!r:.64}")
+    return _address_type_error(f"unknown value {quoted(wire.address_type)}")
 
 
 def _family(address_type: str | None) -> Family:
@@ -94,7 +94,7 @@ def _family(address_type: str | None) -> Family:
     for family in FAMILIES:
         if address_type == family:
             return family
-    raise _address_type_error(f"unknown value {address_type!r:.64}" if address_type else "is missing")
+    raise _address_type_error(f"unknown value {quoted(address_type)}" if address_type else "is missing")
 
 
 def _address_type_error(message: str) -> FieldError:
@@ -106,7 +106,7 @@ def _endpoint_reader(family: Family) -> Callable[[EndpointWire], Endpoint]:
 
     def read_endpoint(wire: EndpointWire) -> Endpoint:
         if not wire.addresses:
-            raise FieldError("addresses", "is empty")
+            raise FieldError("addresses", "is empty", "write the address of a pod or a host, or remove the endpoint")
         try:
             address = parse_ip(wire.addresses[0])  # by the API's definition, all addresses are interchangeable
         except ValueError as error:
@@ -151,7 +151,7 @@ def _ports(
     def read_unique(wire: Any) -> SlicePort:
         port = read(wire)
         if port.name in names:
-            raise FieldError("name", f"{port.name!r:.64} is the name of another port, too")
+            raise FieldError("name", f"{quoted(port.name)} is the name of another port, too", "write another one")
         names.add(port.name)
         return port
 

@@ -17,10 +17,14 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 _TYPE_ERROR = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?(.*)`)?")
+_QUOTED_MAX = 64  # characters
+_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}  # of msgspec, as JSON calls them
 _HINTS = {
-    "str": "put the value in quotes",
-    "int": "write an integer, without quotes",
-    "bool": "write true or false",
+    "string": "put the value in quotes",
+    "integer": "write an integer, without quotes",
+    "boolean": "write true or false",
+    "array": "write a list: each item on a line of its own, after a dash",
+    "object": "write fields, each with a name",
 }
 
 
@@ -49,6 +53,12 @@ class FieldError(Exception):
     def to_problem(self, where: str, *, is_warning: bool = False) -> Problem:
         """Return the Problem for the object *where*."""
         return Problem(where, self.field, self.message, self.hint, is_warning or self.is_warning)
+
+
+def quoted(text: str | None) -> str:
+    """Return *text* in quotes, and shortened if it is long."""
+    text = text or ""
+    return repr(text if len(text) <= _QUOTED_MAX else f"{text[: _QUOTED_MAX - 3]}...")
 
 
 def read_each(
@@ -92,13 +102,14 @@ def from_validation_error(error: Exception) -> FieldError:
     if not match:
         return FieldError("", str(error))
     expected, actual, path = match.groups(default="")
-    expected = expected.removesuffix(" | null")
+    expected, actual = (_TYPES.get(name, name) for name in (expected.removesuffix(" | null"), actual))
     return FieldError(path, f"expected {expected}, got {actual}", _HINTS.get(expected, ""))
 
 
 def json_type_name(value: object) -> str:
     """Return the type of a decoded value as JSON and msgspec call it."""
-    return _TYPE_NAMES.get(type(value), type(value).__name__)
+    name = type(value).__name__
+    return _TYPE_NAMES.get(type(value), _TYPES.get(name, name))
 
 
 def from_decode_error(error: Exception, body: bytes) -> FieldError:

@@ -28,7 +28,7 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, ObjectName, Service
 from kubeproxy_py.sources.decode.api_rules import missing_fields, node_warnings, port_name_warnings, service_warnings
 from kubeproxy_py.sources.decode.endpoints import read_endpoints, read_slice, unknown_address_type
-from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error
+from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error, quoted
 from kubeproxy_py.sources.decode.known_fields import UnknownField, strict, unknown_fields
 from kubeproxy_py.sources.decode.node import read_node
 from kubeproxy_py.sources.decode.schema import (
@@ -165,7 +165,7 @@ def _decode(kind: Kind, body: Body, within: str, namespace: str, origin: Origin)
     meta: MetaWire = wire.metadata or NO_META
     name = None
     if wire.kind and wire.kind != kind:
-        error = FieldError("kind", f"is {wire.kind!r:.64} instead of {kind}")
+        error = FieldError("kind", f"is {quoted(wire.kind)} instead of {kind}")
         broken = _broken(kind, None, within, meta.resource_version, [error])
         return msgspec.structs.replace(broken, of_another_kind=True)
     try:
@@ -216,15 +216,20 @@ def _triggered_s(meta: MetaWire) -> float:
 def _object_name(kind: Kind, meta: MetaWire, namespace: str) -> ObjectName:
     """Return the object's name.  Raises FieldError."""
     if not _NAME.fullmatch(meta.name):
-        message = f"{meta.name!r:.64} is not a name" if meta.name else "is missing"
+        message = f"{quoted(meta.name)} is not a name" if meta.name else "is missing"
         raise FieldError("metadata.name", message, _NAME_HINT)
     if kind == "Node":
         return ObjectName("", meta.name)
     own_namespace = meta.namespace or namespace
     if not _NAME.fullmatch(own_namespace):
-        message = f"{own_namespace!r:.64} is not a name" if own_namespace else "is missing"
+        message = f"{quoted(own_namespace)} is not a name" if own_namespace else "is missing"
         raise FieldError("metadata.namespace", message, _NAME_HINT)
     return ObjectName(intern(own_namespace), meta.name)  # interned: there are few namespaces
+
+
+def object_text(kind: Kind, name: ObjectName | None) -> str:
+    """Return ``Service shop/web`` or ``Node node-a``."""
+    return f"{kind} {_UNNAMED if name is None else str(name).lstrip('/')}"
 
 
 def _problems(
@@ -232,8 +237,7 @@ def _problems(
 ) -> tuple[Problem, ...]:
     if not errors:
         return ()
-    object_name = f"{kind} {_UNNAMED if name is None else str(name).lstrip('/')}"
-    where = f"{within}: {object_name}" if within else object_name
+    where = f"{within}: {object_text(kind, name)}" if within else object_text(kind, name)
     return tuple(error.to_problem(where, is_warning=are_warnings) for error in errors)
 
 

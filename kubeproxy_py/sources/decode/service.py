@@ -21,7 +21,7 @@ from kubeproxy_py.config.durations import parse_duration
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort, ServiceType
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, Protocol, family_of
-from kubeproxy_py.sources.decode.errors import FieldError, read_cidr, read_each, read_ip
+from kubeproxy_py.sources.decode.errors import FieldError, quoted, read_cidr, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
     NO_ANNOTATIONS,
     NO_LABELS,
@@ -130,7 +130,11 @@ class _ServiceReader:
             cluster_ips = self._one("spec.clusterIP", first, read_ip)
         families = [family_of(ip) for ip in cluster_ips]
         if len(set(families)) < len(families):
-            self.errors.append(FieldError("spec.clusterIPs", "has two addresses of one family"))
+            self.errors.append(
+                FieldError(
+                    "spec.clusterIPs", "has two addresses of one family", "write one IPv4 and one IPv6 address at most"
+                )
+            )
             cluster_ips = [cluster_ips[families.index(family)] for family in dict.fromkeys(families)]
             families = [family_of(ip) for ip in cluster_ips]
         if spec.cluster_ips and spec.cluster_ip and spec.cluster_ips[0] != spec.cluster_ip:
@@ -193,7 +197,7 @@ class _ServiceReader:
         try:
             seconds = parse_duration(text)
         except ValueError as error:
-            message = f"{text!r:.64} is not a duration: {error}"
+            message = f"{quoted(text)} is not a duration: {error}"
             self.errors.append(FieldError(_DRAIN_DEADLINE, message, _DRAIN_DEADLINE_HINT))
             return None
         if seconds < 0:
@@ -252,7 +256,7 @@ def _is_port(number: int) -> bool:
 def protocol(value: str | None) -> Protocol:
     """Return the protocol.  Raises FieldError if IPVS does not support it."""
     if value not in PROTOCOLS:
-        raise FieldError("protocol", f"unknown protocol {value!r:.64}", "TCP, UDP or SCTP")
+        raise FieldError("protocol", f"unknown protocol {quoted(value)}", "TCP, UDP or SCTP")
     return PROTOCOLS[value]
 
 
@@ -283,9 +287,7 @@ def _without_duplicates(ports: list[ServicePort]) -> tuple[list[ServicePort], li
         if port.node_port:
             keys["nodePort"] = (port.protocol, "node", port.node_port)
         same = [field for field, key in keys.items() if key in seen]
-        for field in same:
-            hint = "ports need names if there are several" if keys[field] == "" else ""
-            errors.append(FieldError(f"spec.ports[{index}].{field}", "is the same as another port's", hint))
+        errors += [_same_as_another(f"spec.ports[{index}].{field}", field, port) for field in same]
         identity = (port.name, port.protocol, "identity")
         if identity not in seen and "port" not in same:
             distinct.append(replace(port, node_port=0) if "nodePort" in same else port)
@@ -293,12 +295,21 @@ def _without_duplicates(ports: list[ServicePort]) -> tuple[list[ServicePort], li
     return distinct, errors
 
 
+def _same_as_another(path: str, field: str, port: ServicePort) -> FieldError:
+    """Return the error that the *field* of *port* is that of a port before it."""
+    if field == "name" and not port.name:
+        return FieldError(path, "is missing", "ports need names if there are several")
+    written = {"name": quoted(port.name), "port": f"{port.port}/{port.protocol}"}
+    message = f"{written.get(field, port.node_port)} is the same as another port's"
+    return FieldError(path, message, "write another one, or remove the port")
+
+
 def _family_mismatches(ip_families: list[str], families: list[Family]) -> Iterable[FieldError]:
     """Yield an error for each family that is not that of the address."""
     for index, (written, actual) in enumerate(zip(ip_families, families, strict=False)):
         if written != actual:
             hint = "" if written in FAMILIES else f"one of {', '.join(FAMILIES)}"
-            yield FieldError(f"spec.ipFamilies[{index}]", f"{written!r:.64}, but the address is {actual}", hint)
+            yield FieldError(f"spec.ipFamilies[{index}]", f"{quoted(written)}, but the address is {actual}", hint)
 
 
 def _open_addresses(addresses: Iterable[IP], restricted: Collection[Family]) -> Iterable[FieldError]:
@@ -319,4 +330,4 @@ def _ingress_ip(wire: IngressWire) -> IP:
 
 def _unknown_value(field: str, table: Iterable[str | None], value: str | None) -> FieldError:
     """Return the error that *value* is not in *table*."""
-    return FieldError(field, f"unknown value {value!r:.64}", f"one of {', '.join(key for key in table if key)}")
+    return FieldError(field, f"unknown value {quoted(value)}", f"one of {', '.join(key for key in table if key)}")

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError
+from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, quoted
 from kubeproxy_py.sources.decode.objects import Kind
 from kubeproxy_py.sources.decode.schema import ListMetaWire, ListWire, StatusWire, WatchWire
 
@@ -49,7 +49,7 @@ def read_page(kind: Kind, body: bytes | bytearray) -> Page:
     except (msgspec.ValidationError, *UNREADABLE):
         raise FieldError("list", "the response is not a list", PROXY_HINT) from None
     if wire.kind != f"{kind}List":
-        found = f"its kind is {wire.kind!r:.64}" if wire.kind else "it has no kind"
+        found = f"its kind is {quoted(wire.kind)}" if wire.kind else "it has no kind"
         raise FieldError("list", f"the response is not a {kind}List: {found}", PROXY_HINT)
     meta = wire.metadata or ListMetaWire()
     if not meta.resource_version:

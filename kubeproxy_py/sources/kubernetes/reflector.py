@@ -25,8 +25,8 @@ from msgspec import Raw
 
 from kubeproxy_py.model.events import Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.sources.decode.errors import FieldError
-from kubeproxy_py.sources.decode.objects import Value, decode
+from kubeproxy_py.sources.decode.errors import FieldError, quoted
+from kubeproxy_py.sources.decode.objects import decode
 from kubeproxy_py.sources.decode.schema import WatchWire
 from kubeproxy_py.sources.kubernetes import answers
 from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
@@ -268,7 +268,7 @@ class ListWatch:
         version, name = decoded.resource_version, decoded.name
         if not version or (name is None and (wire.type != "BOOKMARK" or decoded.of_another_kind)):
             what = f"names no {self.resource.kind}" if version else "has no metadata.resourceVersion"
-            message = f"an event of type {wire.type!r:.64} {what}"
+            message = f"an event of type {quoted(wire.type)} {what}"
             self._start_list(message)
             return self._fail(Problem(self._where(), "watch", message, answers.PROXY_HINT))
         if goes_back(version, self.version):

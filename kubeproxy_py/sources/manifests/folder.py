@@ -24,6 +24,7 @@ from msgspec import Struct
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
 from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.sources.decode.objects import object_text
 from kubeproxy_py.sources.manifests.files import read_bounded
 from kubeproxy_py.sources.manifests.parse import Manifest, parse_manifest
 from kubeproxy_py.sources.object_cache import Identity, ObjectCache
@@ -165,7 +166,7 @@ class Folder:
             hint = (
                 "its last valid version stays in use"
                 if name in self._manifests
-                else "its objects are not served until then"
+                else "its objects are not served until it can be read"
             )
             problem = Problem(name, "", message, hint)
             known, self._problems[name] = self._problems.get(name, ()), (problem,)
@@ -269,5 +270,5 @@ def _with_last_valid(manifest: Manifest, before: Manifest) -> Manifest:
 def _duplicate(name: str, owner: str, identity: Identity) -> Problem:
     """Return the Problem that the file *name* contains an object that the file *owner* contains, too."""
     kind, object_name = identity
-    where = f"{name}: {kind} {str(object_name).lstrip('/')}"
+    where = f"{name}: {object_text(kind, object_name)}"
     return Problem(where, "metadata.name", f"is also in {owner}", f"the one in {owner} is used")

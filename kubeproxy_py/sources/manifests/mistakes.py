@@ -7,7 +7,7 @@ must not look like one that was removed.
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-from kubeproxy_py.sources.decode.errors import FieldError
+from kubeproxy_py.sources.decode.errors import FieldError, quoted
 from kubeproxy_py.sources.decode.objects import Kind, unknown_fields_of
 
 VERSIONS: dict[Kind, str] = {
@@ -55,10 +55,10 @@ def mistaken_type(version: str, kind: str) -> FieldError | None:
             return None
         return FieldError("apiVersion", f"is not supported for {_article(kind)}", f"use {_KIND_VERSIONS[kind]}")
     if near := _ABBREVIATIONS.get(kind.lower()) or _nearest(kind, _KIND_VERSIONS):
-        return FieldError("kind", f"unknown kind {kind!r:.64}", f"did you mean {near}?")
+        return FieldError("kind", f"unknown kind {quoted(kind)}", f"did you mean {near}?")
     is_closed = not group or group == "discovery.k8s.io"  # all kinds of these groups are known
     if is_closed and kind.removesuffix(_LIST) not in _OTHER_CORE_KINDS:
-        return FieldError("kind", f"unknown kind {kind!r:.64}", f"{version} has none; see kubectl api-resources")
+        return FieldError("kind", f"unknown kind {quoted(kind)}", f"{version} has none; see kubectl api-resources")
     return None
 
 

@@ -24,7 +24,7 @@ from kubeproxy_py.sources.decode.errors import (
     from_validation_error,
     json_type_name,
 )
-from kubeproxy_py.sources.decode.objects import Body, Decoded, Kind, Value, decode
+from kubeproxy_py.sources.decode.objects import Body, Decoded, Kind, Value, decode, object_text
 from kubeproxy_py.sources.decode.schema import KindWire
 from kubeproxy_py.sources.manifests.mistakes import VERSIONS, mistaken_fields, mistaken_type
 from kubeproxy_py.sources.object_cache import Identity
@@ -123,7 +123,7 @@ class _Parser:
             for number, item in enumerate(items, 1):
                 self.add(item, f"{within}, item {number}", _LISTS[type_name])
         elif None in type_name:
-            raise FieldError("apiVersion" if type_name[0] is None else "kind", "is missing")
+            raise _missing_type(type_name)
         elif mistake := mistaken_type(type_name[0] or "", type_name[1] or ""):
             raise mistake
 
@@ -139,7 +139,7 @@ class _Parser:
 
     def _record(self, identity: Identity, decoded: Decoded, within: str) -> None:
         if identity in self.objects or identity in self.broken:
-            where = f"{within}: {decoded.kind} {decoded.name}"
+            where = f"{within}: {object_text(decoded.kind, decoded.name)}"
             self.problems.append(
                 Problem(where, "metadata.name", "occurs more than once in this file", "the first one is used")
             )
@@ -169,6 +169,11 @@ def _read_type(body: Body) -> tuple[TypeName, list[Any] | UnsetType | None]:
         raise from_decode_error(error, b"" if isinstance(body, Mapping) else bytes(body)) from None
 
 
+def _missing_type(type_name: TypeName) -> FieldError:
+    field = "apiVersion" if type_name[0] is None else "kind"
+    return FieldError(field, "is missing", "each object begins with both, such as apiVersion: v1 and kind: Service")
+
+
 def _decode(kind: Kind, body: Body, within: str) -> Decoded:
     """Decode an object; one whose misspelt field it cannot do without is broken."""
     decoded = decode(kind, body, within=within, namespace=_DEFAULT_NAMESPACE)
@@ -182,7 +187,7 @@ def _decode(kind: Kind, body: Body, within: str) -> Decoded:
         fatal, others = [from_decode_error(error, b"" if isinstance(body, Mapping) else bytes(body))], []
     if not fatal and not others:
         return decoded
-    where = f"{within}: {kind} {str(decoded.name).lstrip('/')}"
+    where = f"{within}: {object_text(kind, decoded.name)}"
     problems = [error.to_problem(where, is_warning=not fatal) for error in fatal or others]
     values = () if fatal else decoded.values
     return replace(decoded, values=values, broken=bool(fatal), problems=(*decoded.problems, *problems))
