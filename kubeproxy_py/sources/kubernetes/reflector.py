@@ -26,7 +26,7 @@ from msgspec import Raw
 from kubeproxy_py.model.events import Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.decode.errors import FieldError, quoted
-from kubeproxy_py.sources.decode.objects import decode
+from kubeproxy_py.sources.decode.objects import Value, decode
 from kubeproxy_py.sources.decode.schema import WatchWire
 from kubeproxy_py.sources.kubernetes import answers
 from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
