@@ -93,7 +93,7 @@ def test_plan_of_an_empty_kernel_without_a_node_uses_the_addresses_of_this_host(
     monkeypatch.setattr(AddressAdapter, "host_addresses", lambda _: own)
     _, printed, log = plan(node_port_service())
     assert "VirtualServer 198.51.100.7:30080/TCP" in printed
-    assert '"No Node among the manifests; this host\'s own name and addresses serve"' in log
+    assert '"No Node among the manifests; using this host\'s own name and addresses"' in log
     assert "ips=\"['198.51.100.7', '::1']\"" in log
 
 

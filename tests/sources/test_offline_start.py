@@ -213,7 +213,7 @@ def test_saved_objects_are_served_while_the_server_refuses_connections(
     assert not any(isinstance(event, Synced) and event.saved_s is None for event in agent.events)
     assert agent.metrics.serving == [True]
     assert agent.source.saved_s() == saved_s
-    assert "API server does not answer; serving objects that were saved" in logged(caplog)
+    wait_until(lambda: "API server does not answer; serving objects that were saved" in logged(caplog))
 
 
 def test_addresses_of_the_server_stay_protected_although_its_name_is_not_resolved(
@@ -399,7 +399,7 @@ def test_file_that_cannot_be_used_is_set_aside_and_written_again(
     wait_until(lambda: "Saved objects cannot be used" in logged(caplog))
     assert cause in logged(caplog)
     assert str(folder.file) in logged(caplog)
-    assert "it is written again when the API server answers" in logged(caplog)
+    wait_until(lambda: "it is written again when the API server answers" in logged(caplog))
     assert agent.metrics.failures == 1
     assert len(list(folder.path.glob("objects.json.gz.bad-*"))) == 1
     assert not any(isinstance(event, ServiceUpserted | Synced) for event in agent.events)
@@ -487,7 +487,7 @@ def test_more_objects_than_would_be_read_are_not_written(
     server.apply(service("first"))
     agent = start_agent()
     wait_until(lambda: agent.metrics.failures >= 1)
-    assert "there are more objects than are saved" in logged(caplog)
+    wait_until(lambda: "there are more objects than are saved" in logged(caplog))
     assert not folder.exists()
 
 
