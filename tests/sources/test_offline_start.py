@@ -242,7 +242,7 @@ def test_server_that_answers_again_changes_only_what_differs(
     changes = [event for event in agent.events if isinstance(event, ServiceUpserted | ServiceDeleted | SliceUpserted)]
     assert [type(event) for event in changes] in ([SliceUpserted, ServiceDeleted], [ServiceDeleted, SliceUpserted])
     wait_until(lambda: agent.metrics.serving == [True, False])
-    assert [use.services for use in agent.uses] == [2]
+    wait_until(lambda: [use.services for use in agent.uses] == [2])
     assert agent.source.saved_s() is None
     wait_until(lambda: names_in(folder) == {"first", "web-1", "node-a"})
 
