@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PROGRAM = "kubeproxy-py"
 _VERSION_FLAGS = frozenset(("--version", "--version=true", "--version=raw"))  # kube-proxy accepts them anywhere
+_FLAGS_NOT_COMMANDS = ("help", "version")
 _OTHER_FLAGS = ("--help", "--version", "--assume-empty", "--output")
 
 
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SUCCESS
     name = words.pop(0) if words and not words[0].startswith("-") else "run"
     if name not in COMMANDS:
-        return _usage_error(f'unknown command "{name}"', name, COMMANDS, f"{_PROGRAM} --help")
+        words_for_it = (f"--{name}",) if name in _FLAGS_NOT_COMMANDS else COMMANDS
+        return _usage_error(f'unknown command "{name}"', name, words_for_it, f"{_PROGRAM} --help")
     arguments, extra = _parser(name).parse_known_args(words)
     return _extra_argument_error(name, extra[0]) if extra else _execute(COMMANDS[name], arguments)
 
@@ -143,6 +145,9 @@ def _extra_argument_error(name: str, argument: str) -> int:
     from kubeproxy_py.config.flags import FLAGS
 
     help_command = f"{_PROGRAM} {name} --help"
+    if argument in COMMANDS:
+        order = f"{_PROGRAM} {argument} [FLAGS]"
+        return _usage_error(f'the command must come first: "{order}"', "", (), f"{_PROGRAM} --help")
     if not argument.startswith("-"):
         return _usage_error(f'unexpected argument "{argument}"', argument, (), help_command)
     flag = argument.partition("=")[0]

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kubeproxy_py.config import flags as flag_table
+from kubeproxy_py.config.contradictions import contradiction, doubtful_settings
 from kubeproxy_py.config.document import SIZE_MAX_BYTES, parse_document
 from kubeproxy_py.config.errors import ConfigError, InvalidValue, abbreviated
 from kubeproxy_py.config.flags import Flag, field_type_of
@@ -96,12 +97,14 @@ def load(flags: Mapping[str, str], content: bytes | None = None) -> LoadedConfig
     config = read_section(KubeProxyConfiguration, upstream, result)
     settings = read_section(AgentSettings, agent, result)
     check_across_fields(config, result)
+    _check_settings(flags, settings, result)
     if result.problems:
         raise ConfigError(result.problems, result.warnings)
     if content is None and flags.get("healthz-port") == "0":
         config = replace(config, healthz_bind_address=None)
     ignored = [str(flag) for flag in given if flag not in used]
-    warnings = (*result.warnings, *_no_effect_warnings(config, result.unused_fields, ignored))
+    doubts = doubtful_settings(config, settings, result.display_name)
+    warnings = (*result.warnings, *_no_effect_warnings(config, result.unused_fields, ignored), *doubts)
     return LoadedConfig(config, settings, warnings, frozenset(result.given_fields))
 
 
@@ -118,6 +121,15 @@ def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:
         hint = "the name of this node's Node object"
         raise ConfigError([Problem(field="hostnameOverride", message="this host has no name", hint=hint)])
     return name
+
+
+def _check_settings(flags: Mapping[str, str], settings: AgentSettings, result: ValidationResult) -> None:
+    """Add to *result* what in the agent's own flags cannot work."""
+    if flags.get("manifests") == "":  # an unset variable of a unit, say; other flags are as if they were not given
+        reason = InvalidValue("is empty", "name the folder, or leave the flag out to use the API server")
+        result.problems.append(reason.as_problem("--manifests"))
+    if found := contradiction(settings):
+        result.add_problem(*found)
 
 
 def _overrides_file(flag: Flag) -> bool:
@@ -151,7 +163,8 @@ def _no_effect_warnings(config: KubeProxyConfiguration, unused: list[str], ignor
     return [Problem(field=", ".join(names), message=message) for names, message in kinds if names]
 
 
-# Flags, written into the fields of a file so that one reader serves both.  An empty text is the same as no flag.
+# Flags, written into the fields of a file so that one reader serves both.  An empty text is the same as no flag, as in
+# kube-proxy; only --manifests, which kube-proxy does not have, must have one.
 
 
 def _apply_flags(

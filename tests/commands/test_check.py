@@ -66,3 +66,37 @@ def test_the_effective_configuration_is_written_and_reads_back_the_same(tmp_path
 
 def test_write_config_to_a_missing_directory_fails(tmp_path: Path) -> None:
     assert cli.main([f"--write-config-to={tmp_path}/none/x"]) == 1
+
+
+def test_check_warns_of_a_manifest_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.touch()
+    for path, lines in ((tmp_path, 1), (tmp_path / "none", 2), (file, 2)):
+        assert cli.main(["check", f"--manifests={path}"]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert (len(printed), printed[-1]) == (lines, "ok")
+        assert lines == 1 or printed[0].startswith(f"warning: --manifests: {path} is not a folder on this host")
+
+
+def test_check_warns_of_a_kubeconfig_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", f"--kubeconfig={tmp_path}/none"]) == 0
+    warning, ok = capsys.readouterr().out.splitlines()
+    assert warning.startswith(
+        f"warning: clientConnection.kubeconfig: cannot read {tmp_path}/none on this host: No such"
+    )
+    assert ok == "ok"
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--v=2", "check"], 'error: the command must come first: "kubeproxy-py check [FLAGS]"'),
+        (["help"], 'error: unknown command "help"; did you mean --help?'),
+        (["version"], 'error: unknown command "version"; did you mean --version?'),
+    ],
+)
+def test_command_in_a_wrong_place_is_answered_with_the_right_one(
+    argv: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    assert capsys.readouterr().err.splitlines()[0] == text

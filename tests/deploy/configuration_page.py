@@ -28,7 +28,9 @@ status 0 and its supervisor starts it again; kernel state is left in place, so n
 
 ## Fields of the file
 
-`null` means the default. A duration is written as `30s`, `1h30m`, `250ms`.
+`null` means the default, and so do 0 and "" in most fields, as in kube-proxy: `ipvs.syncPeriod: 0s` is 30s. A flag
+with 0 means 0, and is refused where that is not valid (`--ipvs-sync-period=0s`). A duration is written
+as `30s`, `1h30m`, `250ms`.
 
 | field | value | default | flag | change takes effect |
 |---|---|---|---|---|
