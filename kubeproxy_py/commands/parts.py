@@ -70,13 +70,18 @@ class Parts(Struct, frozen=True, gc=False):
 # Host and kernel
 
 
-def probe_host(loaded: LoadedConfig) -> "ProbeResult":
-    """Return the features of this host, and log those that are missing."""
+def probe_host(loaded: LoadedConfig, *, require: bool = False) -> "ProbeResult":
+    """Return the features of this host, and log those that are missing.
+
+    Raises:
+        KernelError: With *require*: the host lacks something that every Service needs; the message names all of it.
+    """
     from kubeproxy_py.kernel.host_probe import probe
 
     result = probe(loaded.agent.iptables_flavour)
     for problem in result.problems:
-        log.warning("%s", problem)
+        if not (require and problem.fatal):  # the error has it
+            log.warning("%s", problem)
     features = values(
         kernel=result.kernel_release,
         families=",".join(result.host.families),
@@ -85,6 +90,8 @@ def probe_host(loaded: LoadedConfig) -> "ProbeResult":
         ipset="ipset restore" if result.ipset_by_tool else "netlink",
     )
     log.info("Detected host features", extra=features)
+    if require:
+        result.require()
     return result
 
 
@@ -117,8 +124,7 @@ def real_platform(loaded: LoadedConfig) -> HostPlatform:
         KernelError: The host lacks something that every Service needs; the message names all of it.
         ConfigError: The host has no name.
     """
-    probed = probe_host(loaded)
-    probed.require()
+    probed = probe_host(loaded, require=True)
     host = replace(probed.host, node_name=node_name(loaded.config, gethostname()))
     rules = Worker("rules", _rules_adapter(loaded, probed))
     return HostPlatform(linux_kernel(loaded, probed, rules), host, probed.commands, rules)
