@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.commands.parts import Parts, empty_platform, log_problem, make_parts, real_platform
+from kubeproxy_py.compile.config_warnings import endpoints_at_own_address
 from kubeproxy_py.compile.node_context import foreign_addresses
 from kubeproxy_py.compile.unserved import unserved_texts
 from kubeproxy_py.kernel import read_all
@@ -55,7 +56,7 @@ def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
     parts = make_parts(loaded, empty_platform(loaded) if assume_empty else real_platform(loaded))
     desired = desired_rows(parts, on_problem, _assumed_addresses if assume_empty else None)
     _log_refusals(parts)
-    _log_unserved(parts)
+    _log_endpoints(parts)
     actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
     sys.stdout.write(plan_json(steps).decode() + "\n" if as_json else plan_text(steps))
@@ -71,11 +72,15 @@ def _log_refusals(parts: Parts) -> None:
         log.warning("Refused an address of a Service", extra=details)
 
 
-def _log_unserved(parts: Parts) -> None:
-    """Log the Service ports that no endpoint serves: a typo in a port's name shows nowhere else."""
+def _log_endpoints(parts: Parts) -> None:
+    """Log which Service ports no endpoint serves, and which endpoints are the Service itself: both are mostly typos."""
     compiler = parts.compiler
     for name, service in sorted(compiler.cluster.services.items()):
-        if texts := unserved_texts(service, compiler.cluster.slices_of(name), compiler.context):
+        slices = compiler.cluster.slices_of(name)
+        if own := endpoints_at_own_address(service, slices):
+            details = values(service=name, addresses=", ".join(own))
+            log.warning("The ClusterIP of a Service is one of its endpoints; write the address of a pod", extra=details)
+        if texts := unserved_texts(service, slices, compiler.context):
             log.warning("No endpoint serves these Service ports", extra=values(service=name, ports="; ".join(texts)))
 
 

@@ -4,12 +4,13 @@ kube-proxy exits in some of these cases.  Here the rules follow every change of 
 themselves once the Node does.
 """
 
+from collections.abc import Iterable
 from ipaddress import ip_network
 
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family, node_ips, primary_family
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model.node import Node
-from kubeproxy_py.model.services import Service
+from kubeproxy_py.model.services import EndpointSlice, Service
 from kubeproxy_py.net import IP, Family, family_of
 
 
@@ -78,6 +79,12 @@ def _on_node(addresses: tuple[IP, ...], service: Service, context: NodeContext) 
     )
 
 
+def endpoints_at_own_address(service: Service, slices: Iterable[EndpointSlice]) -> tuple[IP, ...]:
+    """Return those ClusterIPs of *service* that an endpoint of it has, so that its packets go in circles or nowhere."""
+    endpoints = {endpoint.address for part in slices for endpoint in part.endpoints}
+    return tuple(address for address in service.cluster_ips if address in endpoints)
+
+
 def _pod_cidr_warning(config: KubeProxyConfiguration, node: Node) -> str:
     if config.detect_local_mode != "NodeCIDR":
         return ""
@@ -98,10 +105,12 @@ def _pod_cidr_warning(config: KubeProxyConfiguration, node: Node) -> str:
 def _address_warning(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node) -> str:
     ips, primary = node_ips(config.bind_address, node), primary_family(config.bind_address, node)
     if all(ips[family] == LOOPBACK[family] for family in families):
-        return (
-            f"Node {node.name} has no address in a family that this host serves; "
-            f"assuming {ips[families[0]]} as the node IP"
+        lack = (
+            "address in a family that this host serves"
+            if node.addresses
+            else "status.addresses of type InternalIP or ExternalIP"
         )
+        return f"Node {node.name} has no {lack}; assuming {ips[families[0]]} as the node IP"
     return (
         "" if primary in families else f"Node {node.name} has primary family {primary}, which this host does not serve"
     )

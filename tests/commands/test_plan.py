@@ -130,6 +130,15 @@ def test_plan_says_why_no_endpoint_serves_a_port(plan: Plan, slices: tuple[Json,
     assert status == 0
 
 
+def test_plan_warns_of_an_endpoint_that_is_the_service_itself(plan: Plan) -> None:
+    loop = slice_of_web()
+    loop["endpoints"] = [{"addresses": ["10.1.0.5"]}, {"addresses": ["10.96.0.10"]}]
+    _, _, log = plan(node("192.168.3.10"), manifest_objects.service(), loop)
+    (line,) = log.splitlines()
+    assert '"The ClusterIP of a Service is one of its endpoints; write the address of a pod"' in line
+    assert line.endswith('service="shop/web" addresses="10.96.0.10"')
+
+
 def test_plan_of_served_ports_logs_nothing(plan: Plan) -> None:
     status, _, log = plan(node("192.168.3.10"), manifest_objects.service(), slice_of_web())
     assert (status, log) == (0, "")

@@ -29,7 +29,7 @@ def warnings(loaded: LoadedConfig, node: Node | None) -> tuple[str, ...]:
         (Node("a", addresses=(V6, V4), pod_cidrs=(PODS_V4,)), "no podCIDR of its primary family, IPv6"),
         (
             Node("a", pod_cidrs=(PODS_V4,)),
-            "no address in a family that this host serves; assuming 127.0.0.1 as the node IP",
+            "no status.addresses of type InternalIP or ExternalIP; assuming 127.0.0.1 as the node IP",
         ),
     ],
 )
@@ -104,3 +104,8 @@ def test_loopback_networks_for_node_ports_give_a_warning(value: str, named: str)
 @pytest.mark.parametrize("value", ["", "primary", "localhost", "0.0.0.0/0", "192.168.3.0/24"])
 def test_other_values_for_node_ports_give_no_warning(value: str) -> None:
     assert loopback_warnings(load({"nodeport-addresses": value}).config) == ()
+
+
+def test_node_without_an_address_of_a_served_family_is_told_from_one_without_addresses() -> None:
+    (warning,) = node_warnings(node_cidr().config, ("IPv6",), Node("a", addresses=(V4,), pod_cidrs=(PODS_V4,)))
+    assert warning == "Node a has no address in a family that this host serves; assuming ::1 as the node IP"
