@@ -1,4 +1,4 @@
-"""Check rules of other programs that Service traffic meets besides ours."""
+"""Check rules of other programs that Service traffic traverses besides ours."""
 
 from collections.abc import Iterator
 

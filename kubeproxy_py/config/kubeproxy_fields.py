@@ -130,7 +130,7 @@ def _read_node_port_addresses(raw: Any) -> tuple[str, ...]:
 
 NODE_PORT_ADDRESSES = replace(CIDRS, read=_read_node_port_addresses)
 
-_CLUSTER_CIDRS_MAX = 32  # each is a rule that every packet to a ClusterIP meets
+_CLUSTER_CIDRS_MAX = 32  # each is a rule that every packet to a ClusterIP traverses
 
 
 def _read_cluster_cidr(raw: Any) -> tuple[CIDR, ...]:

@@ -146,8 +146,8 @@ def _pop_exemptions(entry_steps: list[Step], real_server_steps: Sequence[Step]) 
 def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], list[Step]]) -> list[Step]:
     """Remove from *teardowns*, and return, what goes before *new_addresses* are bound.
 
-    Nobody meets virtual and real servers, and what set entries allow, at an address that is not bound yet, and nobody
-    shall.
+    No packet reaches virtual and real servers, or matches set entries, at an address that is not bound yet; what is
+    obsolete must be deleted before one can.
     """
     unbound = {step.key.address for step in new_addresses if isinstance(step.key, Address)}
     obsolete: list[Step] = []

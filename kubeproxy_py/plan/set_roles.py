@@ -42,7 +42,7 @@ CLOSES = names_of(kube_names.LOAD_BALANCER_FW)
 OPENS = names_of(kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP)
 HIDES = names_of(kube_names.IPVS_IPS)
 ALLOWS = EXEMPTS | ADMITS | OPENS
-"""Sets of which an obsolete entry goes before its address is bound: nobody shall meet what it allows."""
+"""Sets of which an obsolete entry goes before its address is bound: no packet may match what it allows."""
 
 NEEDED_BY_ADDRESSES = MASQUERADES | ADMITS | HIDES
 """Sets that the rules which protect any address match on."""
