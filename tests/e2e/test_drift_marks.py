@@ -52,7 +52,6 @@ CHANGES = {
     "iptables flushed": "iptables -t nat -F; iptables -F",
     "a setting changed": "echo 0 > /proc/sys/net/ipv4/vs/conntrack",
     "the device set up and down": "ip link set kube-ipvs0 up; ip link set kube-ipvs0 down",
-    "the device renamed": "ip link set kube-ipvs0 name other0",
     "the device deleted": "ip link del kube-ipvs0",
 }
 """Shell commands; each leaves kernel state that differs from the agent's."""
@@ -111,6 +110,21 @@ def test_drift_is_repaired_long_before_the_full_compare(node: Node, change: str)
     )
     assert node.serves()
     assert node.metric("kubeproxy_ipvs_full_compares_total") == 0
+
+
+def test_a_renamed_device_gets_its_name_back(node: Node) -> None:
+    def state() -> State:
+        """Return the state without the labels of addresses, which Linux changes with the name."""
+        current = kernel_state(node.cluster.node_a)
+        return {part: tuple(re.sub(r" \S+$", "", line) for line in lines) for part, lines in current.items()}
+
+    before = state()
+    shell(node.cluster.node_a, "ip link set kube-ipvs0 name other0")
+    wait_until(lambda: state() == before, lambda: "\n".join(differences(before, state())), timeout_s=WITHIN_S)
+    assert "other0" not in shell(node.cluster.node_a, "ip -o link show")
+    assert node.serves()
+    shell(node.cluster.node_a, "ip link del kube-ipvs0")
+    wait_until(lambda: kernel_state(node.cluster.node_a) == node.state, timeout_s=WITHIN_S)
 
 
 def test_a_configured_ipvs_timeout_is_set_again(node: Node) -> None:

@@ -96,7 +96,7 @@ def test_a_device_that_was_renamed_is_reported(
     for index in (7, 0):  # it appears, and is gone, although only another name is reported
         monkeypatch.setattr(module, "_find_index", lambda _name, index=index: index)
         opened.sockets[0].send(renamed)
-        assert opened.next_change() == AddressesChanged(device=True)
+        assert opened.next_change() == AddressesChanged(other_interfaces=True, device=True)
 
 
 MALFORMED = {

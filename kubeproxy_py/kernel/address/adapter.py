@@ -118,8 +118,13 @@ class AddressAdapter:
         return failures
 
     def host_addresses(self) -> tuple[HostAddress, ...]:
-        """Return all addresses of all interfaces, kube-ipvs0 included, sorted.  Raises KernelError."""
+        """Return all addresses of all interfaces, sorted.  Raises KernelError.
+
+        Those of kube-ipvs0 are included, under its name even while another program has given it another one.
+        """
         names = self._interface_names()
+        if self._last_device in names:
+            names[self._last_device] = IPVS_DEVICE
         listed = decode_addresses(self._dump_addresses())
         named = ((names.get(each.index), each.address, each.prefix) for each in listed)
         return tuple(sorted(HostAddress(name, address, prefix) for name, address, prefix in named if name))

@@ -116,8 +116,9 @@ class AddressMonitor:
         """Read all queued notifications and return the changes that they report."""
         device, device_before = _find_index(IPVS_DEVICE), self._device
         self._device = device
-        # A device that was renamed is reported by its new name.
-        change, dropped_before = replace(NOTHING, device=device != device_before), self._dropped
+        # A device that was renamed is reported by its new name, and its addresses as if they were another interface's.
+        is_another = device != device_before
+        change, dropped_before = AddressesChanged(is_another, device=is_another), self._dropped
         while True:
             try:
                 notification, (sender, _groups) = self._socket.recvfrom(_READ_BYTES)
