@@ -24,7 +24,7 @@ from kubeproxy_py.reconcile.full_compare import YIELD_FACTOR, SlicedScan
 MARKS_PERIOD_S = 1.5
 MARKS_SHARE = 0.005
 COMPARE_SHARE = 0.05
-ROTATION_S = 0.0005
+ROTATION_S = 0.00025
 _ERROR_PAUSE_S = 30.0  # a reader that fails is read again after this time
 
 log = logging.getLogger(__name__)

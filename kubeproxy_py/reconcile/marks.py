@@ -26,7 +26,7 @@ class ConfirmedMarks:
     def __init__(self) -> None:
         self._confirmed: dict[str, Mark] = {}
         self._surplus: dict[str, _Surplus] = {}  # by mark: rows of each group that are not actual ones
-        self._observed: dict[str, tuple[Mark, _Surplus]] = {}  # as of the last observation
+        self._observed: dict[str, tuple[Mark, _Surplus]] = {}  # by the last observation, and not confirmed
         self._written: set[Scope] = set()  # since the last observation
         self._suspects: dict[Scope, None] = {}
 
@@ -46,17 +46,20 @@ class ConfirmedMarks:
 
     def observe(self, marks: Mapping[str, Mark], counts: Mapping[str, int]) -> list[Scope]:
         """Return the scopes that are suspect, given *marks* of the kernel and the numbers of actual rows by group."""
-        for name in [name for name, (mark, _) in self._observed.items() if mark.scope in self._written]:
-            del self._observed[name]
-            self._confirmed.pop(name, None)
-        self._written.clear()
+        self._observed.clear()
+        if self._written:
+            kept = self._confirmed.items()
+            self._confirmed = {name: mark for name, mark in kept if mark.scope not in self._written}
+            self._written.clear()
         for name, mark in marks.items():
-            surplus = tuple(number - counts.get(group, 0) for group, number in mark.counts)
-            self._observed[name] = mark, surplus
             confirmed = self._confirmed.get(name)
-            if confirmed is None and mark.counts and surplus == self._surplus.get(name, (0,) * len(surplus)):
+            if mark == confirmed:
+                continue
+            surplus = tuple(number - counts.get(group, 0) for group, number in mark.counts)
+            if confirmed is None and surplus and surplus == self._surplus.get(name, (0,) * len(surplus)):
                 self._confirmed[name] = mark
-            elif mark != confirmed:
+            else:
+                self._observed[name] = mark, surplus
                 self._suspects[mark.scope] = None
         return list(self._suspects)
 

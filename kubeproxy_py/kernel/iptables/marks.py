@@ -10,7 +10,7 @@ Invariants:
 
 from collections.abc import Iterable
 
-from kubeproxy_py.kernel import Mark, MarkReader, table_scope
+from kubeproxy_py.kernel import Mark, MarkReader, Scope, table_scope
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.sockopt import SocketOptions
 from kubeproxy_py.kernel.iptables import nf_tables
@@ -30,6 +30,7 @@ class TableMarkReader:
     def __init__(self, commands: Iterable[IptablesCommands]) -> None:
         self._backends = {family_commands.family: family_commands.backend for family_commands in commands}
         self._options: dict[Family, SocketOptions] = {}
+        self._sizes: dict[Scope, int] = {}  # of legacy tables, in bytes, when they were read last
         self._netlink: Socket | None = None
 
     def mark_readers(self) -> list[MarkReader]:
@@ -53,9 +54,21 @@ class TableMarkReader:
             options, layout = self._options_of(family), LAYOUTS[family]
             for table in TABLES:
                 scope = table_scope(family, table)
-                if (value := _legacy_value(options, layout, table.encode())) is not None:
+                if (value := self._legacy_value(options, layout, scope, table.encode())) is not None:
                     marks[str(scope)] = Mark(scope, value)
         return marks
+
+    def _legacy_value(self, options: SocketOptions, layout: EntryLayout, scope: Scope, table: bytes) -> int | None:
+        """Return the value of the mark of *table*, which is *scope*; None if it cannot be read now."""
+        size = self._sizes.get(scope, WHOLE_BYTES + 1)
+        try:
+            if size <= WHOLE_BYTES and (entries := _entries(options, layout, table, size)):
+                return hash(entries)
+            size = self._sizes[scope] = entries_size(options, table)
+            entries = _entries(options, layout, table, size) if size <= WHOLE_BYTES else None
+        except OSError:  # ENOPROTOOPT, ENOENT: there is no table of this family yet
+            return None
+        return hash(entries) if entries else size
 
     def _options_of(self, family: Family) -> SocketOptions:
         """Return the options of the tables of *family*.  Raises KernelError."""
@@ -79,12 +92,9 @@ class TableMarkReader:
         return [family for family, family_backend in self._backends.items() if family_backend == backend]
 
 
-def _legacy_value(options: SocketOptions, layout: EntryLayout, name: bytes) -> int | None:
-    """Return the value of the mark of the table *name*; None if it cannot be read now."""
+def _entries(options: SocketOptions, layout: EntryLayout, table: bytes, size: int) -> bytes | None:
+    """Return the entries of the legacy *table*; None if they have another *size* by now.  Raises OSError."""
     try:
-        size = entries_size(options, name)
-        entries = read_entries(options, layout, name, size) if size <= WHOLE_BYTES else None
-    # EAGAIN: the table changed between the two calls; ENOPROTOOPT, ENOENT: there is no table of this family yet.
-    except OSError:
+        return read_entries(options, layout, table, size)
+    except BlockingIOError:  # EAGAIN
         return None
-    return size if entries is None else hash(entries)
