@@ -85,7 +85,7 @@ def test_conn_reuse_mode_0_is_reported_where_it_harms(cluster: Cluster, agent: A
         with setting(cluster, "run_estimation", 0, otherwise=1):  # by which it is known that the check has run
             agent.wait_for('reason="EstimationOff"', since)
         assert not [line for line in agent.lines()[since:] if "SourcePortReuse" in line]
-    agent.wait_for("A finding about this host is over.*EstimationOff", since)
+    agent.wait_for("Host finding resolved.*EstimationOff", since)
 
 
 def connections(cluster: Cluster) -> float:
@@ -113,7 +113,7 @@ def test_traffic_metrics_stand_still_while_estimation_is_off_and_that_is_reporte
         connect(cluster, 5)
         time.sleep(1.5 * ESTIMATION_S)
         assert connections(cluster) == before
-    agent.wait_for("A finding about this host is over.*EstimationOff", since)
+    agent.wait_for("Host finding resolved.*EstimationOff", since)
     wait_until(lambda: connections(cluster) >= before + 5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 
 from lab.pristine import unload_modules
 from tests.e2e.module_loading import MODPROBE, restored
@@ -33,6 +34,13 @@ def without_modules(*names: str) -> Iterator[Callable[..., None]]:
                 subprocess.run([loader, module], check=True)
 
         load(*NETFILTER, *IPSET)
+        load_tables()
         unload_modules(*names)
         MODPROBE.write_text("/bin/false")
         yield load
+
+
+def load_tables() -> None:
+    """Have the kernel load its tables of iptables, which it does when they are listed for the first time."""
+    for program, table in product(("iptables", "ip6tables"), ("nat", "filter", "mangle")):
+        subprocess.run([program, "-t", table, "-S"], check=True, capture_output=True)
