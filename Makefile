@@ -9,6 +9,8 @@ KERNEL_JOBS := kernel-tests-1 kernel-tests-2 kernel-tests-3 kernel-tests-4
 # The fast tests wait a third of their time, so that three processes keep two CPUs busy.
 WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 LAWS_PROFILE ?= thorough
+MINUTES ?= 10
+SEED ?= 1
 COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
@@ -19,7 +21,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws fuzz image-tests $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws fuzz image-tests soak reliability-page $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +95,13 @@ build/plots/ready: bench/requirements.lock
 	python3 -m venv build/plots
 	build/plots/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
 	@touch $@
+
+soak: setup lab ## inject random faults under traffic on the lab kernel, and report: make soak [MINUTES=10] [SEED=1]
+	@$(LAB) --timeout $$(($(MINUTES) * 60 + 400)) -- $(PYTHON) -m tests.soak --minutes $(MINUTES) --seed $(SEED) \
+		--report build/soak-$(SEED).json
+
+reliability-page: setup ## generate docs/reliability.md from the reports of make soak
+	$(PYTHON) -m tests.soak.reliability_page build/soak-*.json
 
 dist: setup ## build the sdist and the wheel, install the wheel in an empty environment and run it
 	rm -rf dist build/dist && $(PYTHON) -m build --quiet --outdir dist .

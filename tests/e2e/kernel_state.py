@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from lab.namespace import Namespace
@@ -23,7 +24,6 @@ _COMMANDS = {
     "ip6tables": "ip6tables-save",
     "addresses": "ip -o address show",
 }
-_SCRIPT = "".join(f"{command}; echo '{_END}{part}'\n" for part, command in _COMMANDS.items())
 _SETTINGS = ("vs/conntrack", "vs/expire_nodest_conn", "vs/expire_quiescent_template")
 # Values that differ between runs: the seed of a set's hash, indexes of interfaces, remaining lifetimes of addresses.
 _VOLATILE = re.compile(r" initval 0x[0-9a-f]+|^\d+: | +valid_lft.*| \[\d+:\d+\]$")
@@ -42,19 +42,21 @@ def shell(namespace: Namespace, script: str) -> str:
     return run(namespace, "sh", "-ec", script)
 
 
-def kernel_state(namespace: Namespace) -> State:
-    """Return the current state, without link-local addresses, which are random."""
-    state = _state(namespace)
-    while len(set(state["virtual servers"])) < len(state["virtual servers"]):
+def kernel_state(namespace: Namespace, parts: Iterable[str] = tuple(_COMMANDS)) -> State:
+    """Return the current settings and *parts* of the state, without link-local addresses, which are random."""
+    named = tuple(parts)
+    state = _state(namespace, named)
+    while len(set(state.get("virtual servers", ()))) < len(state.get("virtual servers", ())):
         # Linux 7 moved virtual servers to another table while ipvsadm listed them: some come twice, others are missing.
-        state = _state(namespace)
+        state = _state(namespace, named)
     return state
 
 
-def _state(namespace: Namespace) -> State:
+def _state(namespace: Namespace, parts: Iterable[str]) -> State:
     state: State = {"settings": _settings(namespace)}
     lines: list[str] = []
-    for line in shell(namespace, _SCRIPT).splitlines():
+    script = "".join(f"{_COMMANDS[part]}; echo '{_END}{part}'\n" for part in parts)
+    for line in shell(namespace, script).splitlines():
         if line.startswith(_END):
             part = line.removeprefix(_END)
             state[part] = tuple(_rules(lines)) if "tables" in part else tuple(sorted(lines))

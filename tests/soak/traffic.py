@@ -1,0 +1,126 @@
+"""Traffic of a soak: new connections and datagrams to every target all the time, and connections that are held open.
+
+Invariants:
+  - Each request is recorded as a probe when it has ended, whatever its outcome; only connections that a probe opens
+    again after a reset are not.
+  - A held connection is never closed by this side before the end.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from lab.client import QueryError, connect, query, read_answer
+from lab.network import Cluster
+from tests.soak.report import Kind, Outcome, Probe
+from tests.soak.services import TARGETS, Target
+
+PERIOD_S = 0.2  # between two probes of a target, and between two lines on a held connection
+TIMEOUT_S = 2.0  # of a new connection or a datagram; a lost SYN is sent again after 1 s
+SLOW_S = 0.7
+# A held connection without an answer for so long counts as reset; at the end of the traffic sooner.
+LOST_AFTER_S, LOST_AT_END_S = 90.0, 10.0
+HELD_PER_TARGET = 2
+
+_STOPPED = "stopped"
+
+
+class Traffic:
+    """Traffic in *cluster*, running within the `with`; `probes` are those that have ended."""
+
+    def __init__(self, cluster: Cluster, start_s: float) -> None:
+        self.probes: list[Probe] = []
+        self._cluster = cluster
+        self._start_s = start_s
+        self._stop = threading.Event()
+        loops: list[tuple[Callable[[Target], None], Target]] = [(self._probe, target) for target in TARGETS]
+        held = [target for target in TARGETS if target.protocol == "tcp"] * HELD_PER_TARGET
+        loops += [(self._hold, target) for target in held]
+        self._threads = [threading.Thread(target=loop, args=(target,), daemon=True) for loop, target in loops]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S + 5.0)
+
+    def _record(self, kind: Kind, target: Target, start_s: float, error: str, bad: Outcome = "failed") -> None:
+        end_s = monotonic()
+        outcome = bad if error else "slow" if end_s - start_s > SLOW_S else "ok"
+        self.probes.append(
+            Probe(kind, target.name, start_s - self._start_s, end_s - self._start_s, outcome, error)
+        )  # appending is atomic
+
+    def _probe(self, target: Target) -> None:
+        kind: Kind = "UDP" if target.protocol == "udp" else "new TCP"
+        client = self._cluster[target.client]
+        while not self._stop.wait(PERIOD_S):
+            start_s, error = monotonic(), ""
+            try:
+                query(client, target.protocol, target.address, target.port, TIMEOUT_S)
+            except (QueryError, OSError) as caught:
+                error = repr(caught)
+            self._record(kind, target, start_s, error)
+
+    def _hold(self, target: Target) -> None:
+        while not self._stop.wait(PERIOD_S):
+            with ExitStack() as stack:
+                try:
+                    address = (target.address, target.port)
+                    sock = stack.enter_context(connect(self._cluster[target.client], "tcp", *address, TIMEOUT_S))
+                    pod = read_answer(sock).name
+                except (QueryError, OSError):
+                    continue  # a new connection, which is no held one yet; _probe counts these
+                _ignore_icmp(sock)
+                self._ping(target, sock, pod)
+
+    def _ping(self, target: Target, sock: socket.socket, pod: str) -> None:
+        """Send a line and wait for its echo from *pod*, until the connection is reset or the traffic ends."""
+        error = ""
+        while not error and not self._stop.wait(PERIOD_S):
+            start_s = monotonic()
+            error = self._echo_error(sock, start_s)
+            if error != _STOPPED:
+                self._record("held TCP", target, start_s, error and f"{pod}, {error}", "reset")
+
+    def _echo_error(self, sock: socket.socket, start_s: float) -> str:
+        """Return why the connection has ended; "" if it has not."""
+        line = b"%.6f\n" % start_s
+        received = b""
+        try:
+            sock.settimeout(TIMEOUT_S)
+            sock.sendall(line)
+            while not received.endswith(b"\n"):
+                try:
+                    chunk = sock.recv(len(line))
+                except TimeoutError:
+                    waited_s = monotonic() - start_s
+                    if waited_s > (LOST_AT_END_S if self._stop.is_set() else LOST_AFTER_S):
+                        return f"no answer for {waited_s:.0f} s"
+                    if self._stop.is_set():
+                        return _STOPPED
+                    continue
+                if not chunk:
+                    return "closed by the peer"
+                received += chunk
+        except OSError as caught:
+            return repr(caught)
+        return "" if received == line else f"another line was received: {received!r}"
+
+
+def _ignore_icmp(sock: socket.socket) -> None:
+    """Have an ICMP error not end *sock*, as for every ordinary connection; lab.client asks for such errors."""
+    level, option = (socket.IPPROTO_IPV6, 25) if sock.family == socket.AF_INET6 else (socket.IPPROTO_IP, 11)
+    sock.setsockopt(level, option, 0)  # IPV6_RECVERR, IP_RECVERR
