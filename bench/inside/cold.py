@@ -28,7 +28,7 @@ Start = dict[str, Any]
 
 
 def measure(n: int, repeats: int) -> dict[str, list[Start]]:
-    """Measure *repeats* starts of each kind: seconds, peak and resident memory in bytes, phases in ms."""
+    """Measure *repeats* starts of each kind: seconds, CPU seconds, peak and resident memory in bytes, phases in ms."""
     with TemporaryDirectory() as folder:
         objects.write_manifests(Path(folder), n)
         _prime(folder)
@@ -77,7 +77,7 @@ def _start(words: list[str], namespace: Namespace) -> Start:
     with running(words, namespace) as process:
         line = wait_first_sync(process, logged_s)
         took_s = time.monotonic() - began_s
-        memory = {**memory_bytes(process.pid), "faults": page_faults(process.pid)}
+        memory = {**memory_bytes(process.pid), "faults": page_faults(process.pid), "cpu_s": sum(cpu_s(process.pid))}
     phases = {name: float(value) for name, value in _PHASE.findall(line)}
     stages = {"begins_s": logged_s["begins"] - began_s, "lists_s": logged_s["listed"] - logged_s["begins"]}
     return {"seconds": took_s, "line": line, **stages, **memory, **phases}

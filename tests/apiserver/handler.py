@@ -8,6 +8,8 @@ import binascii
 import json
 import ssl
 import time
+import zlib
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from tests.apiserver.server import ApiServer
 
 EXPIRED = "too old resource version: {} ({})"
+_GZIP_FROM_BYTES = 128 * 1024  # kube-apiserver's, and its level
+_GZIP_LEVEL = 1
+_GZIP = 16 + zlib.MAX_WBITS
+_NOT_OLDER_THAN, _EXACT = "NotOlderThan", "Exact"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -98,6 +104,33 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+        self.wfile.flush()
+
+    def _send_list(self, body: bytes) -> None:
+        """Send the list *body*, compressed as kube-apiserver does."""
+        if len(body) <= _GZIP_FROM_BYTES or not self._accepts_gzip():
+            self._send(200, body)
+            return
+        self.server.compressed.append(self.path)
+        compressor = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP)
+        self._begin_chunks(compressed=True)
+        self._send_lines([compressor.compress(body), compressor.flush()])
+        self._end_chunks()
+
+    def _accepts_gzip(self) -> bool:
+        return not self.server.faults.no_gzip and "gzip" in (self.headers.get("Accept-Encoding") or "")
+
+    def _begin_chunks(self, *, compressed: bool = False) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        if compressed:
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Vary", "Accept-Encoding")
+        self.end_headers()
+
+    def _end_chunks(self) -> None:
+        self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
 
     def _send_object(self, api_type: ApiType, stored: Stored, status: int = 200) -> None:
@@ -217,7 +250,7 @@ class Handler(BaseHTTPRequestHandler):
     def _list(self, api_type: ApiType, query: dict[str, str], selects: Selects) -> None:
         store, limit, faults = self.server.store, int(query.get("limit") or 0), self.server.faults
         if raw := faults.raw_lists.get(api_type.plural):
-            self._send(200, raw)
+            self._send_list(raw)
             return
         if faults.endless_lists:
             self._send_endless_list(api_type)
@@ -242,10 +275,20 @@ class Handler(BaseHTTPRequestHandler):
             selected = selected[:limit]
         head = {"kind": f"{api_type.kind}List", "apiVersion": api_type.api_version, "metadata": meta}
         items = b",".join(candidate.body for candidate in selected)
-        self._send(200, _compact(head)[:-1] + b',"items":[' + items + b"]}")
+        self._send_list(_compact(head)[:-1] + b',"items":[' + items + b"]}\n")
 
     def _check_version(self, query: dict[str, str]) -> None:
-        """Raise StatusError (504) for a list that must not be older than a version that does not exist yet."""
+        """Raise StatusError for a version and a match that do not fit, and (504) for a version that does not exist yet.
+
+        Source: k8s.io/apimachinery, pkg/apis/meta/internalversion/validation.
+        """
+        match = query.get("resourceVersionMatch")
+        if match and not query.get("resourceVersion"):
+            _reject_options("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        if match and "continue" in query:
+            _reject_options("resourceVersionMatch is forbidden when continue is provided")
+        if match not in (None, _NOT_OLDER_THAN, _EXACT):
+            _reject_options(f'Unsupported value: "{match}"')
         version, current = int(query.get("resourceVersion") or 0), self.server.store.version
         if version > current:
             message = f"Too large resource version: {version}, current: {current}"
@@ -257,22 +300,22 @@ class Handler(BaseHTTPRequestHandler):
             "apiVersion": api_type.api_version,
             "metadata": {"resourceVersion": "1"},
         }
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        self._send_lines([_compact(head)[:-1] + b',"items":['])
+        start = _compact(head)[:-1] + b',"items":['
         item = b'{"metadata":{"name":"x","annotations":{"x":"' + b"y" * (1 << 20) + b'"}}},'
+        if compressed := self._accepts_gzip():
+            # Flushed so that what follows depends on nothing before it, and can be sent again and again.
+            compressor = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP)
+            start = compressor.compress(start) + compressor.flush(zlib.Z_FULL_FLUSH)
+            item = compressor.compress(item) + compressor.flush(zlib.Z_FULL_FLUSH)
+        self._begin_chunks(compressed=compressed)
+        self._send_lines([start])
         while not self.server.stopping:
             self._send_lines([item])
 
     # Watches -----------------------------------------------------------------------------------------------------
 
     def _watch(self, api_type: ApiType, query: dict[str, str], selects: Selects) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self._begin_chunks()
         self.wfile.flush()
         end_s = time.monotonic() + float(query.get("timeoutSeconds") or 3600)
         version = int(query.get("resourceVersion") or 0)
@@ -280,8 +323,7 @@ class Handler(BaseHTTPRequestHandler):
             version, objects = self.server.store.snapshot(api_type.plural)
             self._send_lines([_line("ADDED", _with_kind(api_type, stored)) for stored in objects if selects(stored)])
         self._send_changes(api_type, version, selects, end_s, "allowWatchBookmarks" in query)
-        self.wfile.write(b"0\r\n\r\n")
-        self.wfile.flush()
+        self._end_chunks()
 
     def _send_changes(self, api_type: ApiType, version: int, selects: Selects, end_s: float, bookmarks: bool) -> None:
         """Send all changes after *version*, until *end_s*."""
@@ -307,10 +349,11 @@ class Handler(BaseHTTPRequestHandler):
                 bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
                 self._send_lines([_bookmark(api_type, version)])
 
-    def _send_lines(self, lines: list[bytes]) -> None:
+    def _send_lines(self, lines: Iterable[bytes]) -> None:
         """Send each line in a separate chunk, as Go's encoder flushes them."""
         for line in lines:
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+            if line:  # an empty chunk would be the end
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         self.wfile.flush()
 
 
@@ -354,6 +397,10 @@ def _status_body(code: int, reason: str, message: str, cause: str = "") -> bytes
 def _version_of(body: Json) -> Json:
     version = body["metadata"].get("resourceVersion")
     return {"resourceVersion": version} if version else {}
+
+
+def _reject_options(message: str) -> None:
+    raise StatusError(422, "Invalid", f'ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: {message}')
 
 
 def _compact(value: Json) -> bytes:

@@ -24,6 +24,7 @@ class Faults:
     raw_lists: dict[str, bytes] = field(default_factory=dict)  # by type (plural): lists are answered 200 with this
     pages_from_cache: bool = False  # a list of any version (resourceVersion=0) is paged too
     endless_lists: bool = False  # a list never ends
+    no_gzip: bool = False  # lists are not compressed, as with the feature gate APIResponseCompression off
     dead: bool = False  # accepts connections and requests, and answers nothing any more, on open watches neither
     missing_types: set[str] = field(default_factory=set)  # types (plural) that the server does not have
     unsupported_field_selectors: frozenset[str] = frozenset()  # fields rejected in selectors
@@ -41,6 +42,7 @@ class ApiServer(ThreadingHTTPServer):
     Attributes:
         requests: Path and query of each GET.
         writes: Method and path of each POST and PATCH.
+        compressed: Path and query of each list that was sent with gzip.
     """
 
     daemon_threads = True
@@ -54,6 +56,7 @@ class ApiServer(ThreadingHTTPServer):
         self.faults = Faults()
         self.requests: deque[str] = deque(maxlen=10_000)
         self.writes: deque[str] = deque(maxlen=10_000)
+        self.compressed: deque[str] = deque(maxlen=10_000)
         self.stopping = False
         self.freezes = 0
         self._open: set[socket.socket] = set()

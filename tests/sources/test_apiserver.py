@@ -1,5 +1,6 @@
 """The behaviour of kube-apiserver: of the stand-in and, where it is installed, of the real one."""
 
+import gzip
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -63,6 +64,41 @@ def test_pages_of_a_list_have_one_version(cluster: Client, apply: Any) -> None:
     assert (names_of(first), names_of(second)) == (["page-a", "page-b"], ["page-c"])
     assert first["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
     assert not second["metadata"].get("continue")
+
+
+def test_list_not_older_than_a_version_is_not_older_and_one_of_the_future_is_refused(
+    cluster: Client, apply: Any
+) -> None:
+    version = int(apply(service("newest"))["metadata"]["resourceVersion"])
+    answer = list_of(cluster, f"resourceVersion={version}&resourceVersionMatch=NotOlderThan")
+    assert "newest" in names_of(answer)
+    assert int(answer["metadata"]["resourceVersion"]) >= version
+    query = f"resourceVersion={version + 10**9}&resourceVersionMatch=NotOlderThan"
+    status, refusal = cluster.request_json("GET", f"{SERVICES}?{query}")
+    assert (status, "Too large resource version" in refusal["message"]) == (504, True)
+
+
+@pytest.mark.parametrize(
+    "query", ["resourceVersionMatch=NotOlderThan", "resourceVersion=1&resourceVersionMatch=Newest"]
+)
+def test_match_of_versions_that_makes_no_sense_is_rejected(cluster: Client, query: str) -> None:
+    status, answer = cluster.request_json("GET", f"{SERVICES}?{query}")
+    assert (status, answer["reason"]) == (422, "Invalid")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_large_list_is_compressed_and_a_watch_never(cluster: Client, apply: Any, encoding: str) -> None:
+    large = {"x": "y" * 200_000}
+    version = list_of(cluster)["metadata"]["resourceVersion"]
+    apply(service("large", annotations=large))
+    for path, is_list in ((SERVICES, True), (watch_path(version), False)):
+        request = cluster.request("GET", path)
+        request.add_header("Accept-Encoding", encoding)
+        with cluster.open(request) as response:
+            body = response.read()
+            is_compressed = response.headers.get("Content-Encoding") == "gzip"
+        assert is_compressed == (is_list and encoding == "gzip")
+        assert b"y" * 200_000 in (gzip.decompress(body) if is_compressed else body)
 
 
 def test_watch_sends_each_change_with_kind_and_version(cluster: Client, apply: Any) -> None:

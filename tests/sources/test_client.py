@@ -1,8 +1,13 @@
 """client.py and watch_thread.py: bounds, aborting, and secrets."""
 
+import gzip
 import logging
+import socket
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +21,7 @@ from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.client import Connection
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.resources import SERVICES
-from kubeproxy_py.sources.kubernetes.transport_errors import TransportError
+from kubeproxy_py.sources.kubernetes.transport_errors import TooLargeError, TransportError
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 from tests.apiserver import ApiServer
 from tests.apiserver.objects import service
@@ -32,6 +37,44 @@ def test_body_that_is_too_large_is_an_error(server: ApiServer, monkeypatch: pyte
     server.store.create_all(service(f"s-{number}", annotations={"x": "y" * 20_000}) for number in range(100))
     with pytest.raises(TransportError, match="is larger than 1 MiB"):
         connection(server).get(SERVICES.path, 5).body()
+
+
+def test_body_that_expands_beyond_the_limit_is_an_error(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "BODY_MAX_BYTES", 1 << 20)
+    server.store.create_all(service(f"s-{number}", annotations={"x": "y" * 20_000}) for number in range(100))
+    response = connection(server).get(SERVICES.path, 5, compressed=True)
+    sizes: list[int] = []
+    with pytest.raises(TooLargeError, match="is larger than 1 MiB"):
+        sizes.extend(len(part) for part in response.parts())
+    response.close()
+    assert server.compressed == deque([SERVICES.path])
+    assert sum(sizes) <= 1 << 20
+
+
+@pytest.mark.parametrize(("head", "message"), [(b"", "is not valid gzip"), (gzip.compress(b"x")[:-4], "is cut off")])
+def test_body_that_is_not_in_its_encoding_is_an_error(head: bytes, message: str) -> None:
+    body = head or b"<html>"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with answering(answer) as url, pytest.raises(TransportError, match=message) as raised:
+        Connection(url, urllib3.PoolManager(), lambda: "", "test").get("/", 5).body()
+    assert raised.value.problem.field == "body"  # not "connection": the server answers
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Yield the URL of a server that sends *answer* to one request."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def respond() -> None:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.recv(65536)
+                accepted.sendall(answer)
+
+        thread = threading.Thread(target=respond, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(5)
 
 
 def test_line_that_is_too_long_is_an_error(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

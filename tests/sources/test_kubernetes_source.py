@@ -97,9 +97,14 @@ def watch_count(server: ApiServer, resource: str = "") -> int:
     return sum(resource in request for request in watches)
 
 
+def list_count(server: ApiServer) -> int:
+    """Return how many lists were requested."""
+    return sum("watch=" not in request for request in list(server.requests)) - probe_count(server)
+
+
 def probe_count(server: ApiServer) -> int:
     """Return how often the server was asked about silent watches."""
-    return sum("NotOlderThan" in request for request in list(server.requests))
+    return sum("limit=1&" in request and "NotOlderThan" in request for request in list(server.requests))
 
 
 # Against both servers
@@ -157,6 +162,17 @@ def test_list_longer_than_a_page_is_complete(server: ApiServer) -> None:
     events = read_initial_snapshot(KubeSource(None, server.url, "node-a"), timeout_s=PATIENCE_S)
     assert sum(isinstance(event, ServiceUpserted) for event in events) == 1201
     assert sum("continue=" in request for request in server.requests) == 0  # the server's cache has no pages
+    assert [path.partition("?")[0] for path in server.compressed] == ["/api/v1/services"]  # the others are small
+
+
+def test_relist_is_from_the_servers_cache(synced_server: ApiServer, event_log: EventLog) -> None:
+    version = synced_server.store.version
+    with synced_server.store.changed:  # no watch sees the next change
+        synced_server.store.create("services", service("second"))
+        synced_server.store.compact()
+    event_log.wait_for(is_service("second"))
+    wanted = f"/api/v1/services?resourceVersion={version}&resourceVersionMatch=NotOlderThan"
+    assert any(request.startswith(wanted) for request in synced_server.requests)
 
 
 def test_list_that_is_too_large_is_read_by_pages(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +201,11 @@ def test_change_is_emitted_within_50_ms_without_a_new_request(synced_server: Api
 
 
 def test_closed_connection_is_resumed_without_a_new_list(synced_server: ApiServer, event_log: EventLog) -> None:
-    lists = sum("limit=" in request for request in synced_server.requests)
+    lists = list_count(synced_server)
     synced_server.close_connections()
     synced_server.apply(service("after"))
     event_log.wait_for(is_service("after"))
-    assert sum("limit=" in request for request in synced_server.requests) == lists
+    assert list_count(synced_server) == lists
 
 
 def test_compacted_history_leads_to_a_new_list(synced_server: ApiServer, event_log: EventLog) -> None:
@@ -463,8 +479,10 @@ def test_accepted_watch_may_be_silent_for_longer_than_it_takes_to_accept_one(
     assert watch_count(server) == 3
 
 
-def test_lists_that_never_end_take_a_bounded_memory_that_is_returned(server: ApiServer) -> None:
+@pytest.mark.parametrize("gzip", [False, True])
+def test_lists_that_never_end_take_a_bounded_memory_that_is_returned(server: ApiServer, gzip: bool) -> None:
     server.faults.endless_lists = True
+    server.faults.no_gzip = not gzip
     command = [sys.executable, "-m", "tests.sources.memory_of_lists", server.url]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     before_mib, largest_mib, after_mib = map(float, printed.split())

@@ -184,6 +184,62 @@ def test_invalid_object_in_a_list_keeps_its_last_valid_version() -> None:
     assert others == ["+b:81"]
 
 
+# Versions of lists
+
+
+def test_relist_is_not_older_than_what_is_known_and_from_the_cache() -> None:
+    list_watch = watching(version=42)
+    list_watch.on_line(bookmark(77))
+    list_watch.on_line(line("ERROR", status(410)))
+    request = query(list_watch.next_request())
+    assert (request["resourceVersion"], request["resourceVersionMatch"]) == ("77", "NotOlderThan")
+    assert "limit" not in request  # with which servers before 1.33 read etcd
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [(410, "Expired"), (504, "Too large resource version: 77, current: 5"), (422, "Invalid")]
+)
+def test_version_that_a_server_cannot_use_leads_to_a_list_of_the_most_recent_state(code: int, message: str) -> None:
+    list_watch = watching(service("a"), version=77)
+    list_watch.on_line(line("ERROR", status(410)))
+    list_watch.on_response(code, error_body(code, message))
+    request = list_watch.next_request()
+    assert not {"resourceVersion", "resourceVersionMatch", "limit"} & query(request).keys()
+    assert summary(list_watch.on_response(200, page(service("b"), version=78))) == ["+b:80", "-a"]
+    list_watch.next_request()
+    list_watch.on_line(line("ERROR", status(410)))
+    assert query(list_watch.next_request())["resourceVersion"] == "78"
+
+
+def test_cache_that_lags_behind_costs_no_delay() -> None:
+    list_watch = watching(version=77)
+    list_watch.on_line(line("ERROR", status(410)))
+    assert list_watch.on_response(504, error_body(504, "Too large resource version: 77, current: 5")) == []
+    assert list_watch.next_request().wait_s == 0
+
+
+def test_watch_rejected_for_its_version_leads_to_a_list_without_it() -> None:
+    list_watch = watching(version=42)
+    list_watch.on_response(404, error_body(404, "no such version"))
+    assert "resourceVersion" not in query(list_watch.next_request())
+
+
+def test_list_that_fails_otherwise_is_asked_for_in_the_same_way() -> None:
+    list_watch = watching(version=42)
+    list_watch.on_line(line("ERROR", status(410)))
+    for code in (500, 429, 403):
+        list_watch.on_response(code, error_body(code))
+        assert query(list_watch.next_request())["resourceVersion"] == "42"
+
+
+def test_pages_of_a_server_that_pages_in_spite_of_the_version_are_read() -> None:
+    list_watch = watching(service("a"))
+    list_watch.on_line(line("ERROR", status(410)))
+    list_watch.on_response(200, page(service("a"), continuation="next"))
+    request = query(list_watch.next_request())
+    assert (request["continue"], "resourceVersion" in request) == ("next", False)
+
+
 # Watches
 
 
@@ -280,7 +336,7 @@ def test_watch_that_ends_immediately_backs_off() -> None:
 def test_unsupported_field_selector_is_omitted() -> None:
     list_watch = listwatch()
     assert list_watch.on_response(400, error_body(400, "field label not supported: spec.clusterIP")) == []
-    assert query(list_watch.next_request()).keys() == {"limit", "labelSelector"}
+    assert query(list_watch.next_request()).keys() == {"limit", "resourceVersion", "labelSelector"}
     list_watch.on_response(200, page())
     assert "fieldSelector" not in query(list_watch.next_request())
 
@@ -776,10 +832,12 @@ def test_smaller_pages_are_kept_for_later_lists() -> None:
     list_watch = watching()
     list_watch.on_line(line("ERROR", status(410)))
     list_watch.on_too_large(too_large())
+    list_watch.on_too_large(too_large())
     list_watch.on_response(200, page())
     list_watch.next_request()
     list_watch.on_line(line("ERROR", status(410)))
-    assert query(list_watch.next_request())["limit"] == "62"
+    request = query(list_watch.next_request())
+    assert (request["limit"], "resourceVersion" in request) == ("62", False)
 
 
 def test_too_large_line_leads_to_a_list() -> None:

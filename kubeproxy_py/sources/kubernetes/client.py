@@ -19,6 +19,8 @@ from urllib3.exceptions import HTTPError
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
+from kubeproxy_py.sources.kubernetes import content_encoding
+from kubeproxy_py.sources.kubernetes.answers import PROXY_HINT
 from kubeproxy_py.sources.kubernetes.transport_errors import (
     CONNECT_TIMEOUT_S,
     TooLargeError,
@@ -26,7 +28,7 @@ from kubeproxy_py.sources.kubernetes.transport_errors import (
     problem_of_error,
 )
 
-BODY_MAX_BYTES = 64 << 20  # three lists at once, and the agent, fit into the DaemonSet's 512 MiB
+BODY_MAX_BYTES = 64 << 20  # decompressed; three lists at once, and the agent, fit into the DaemonSet's 512 MiB
 LINE_MAX_BYTES = 16 << 20  # ten times the largest object that etcd accepts
 _CHUNK_BYTES = 1 << 16
 
@@ -67,21 +69,32 @@ class Response:
         return float(text) if text.isascii() and text.isdigit() else None
 
     def body(self) -> bytearray:
-        """Read and return the complete body.
+        """Read and return the complete body, decompressed.
 
         It is one buffer that grows: many small ones would stay with the process after they were freed.
 
         Raises:
-            TransportError: It is incomplete, or, as TooLargeError, larger than BODY_MAX_BYTES.
+            TransportError: See parts.
         """
         body = bytearray()
-        for part in self._chunks():
+        for part in self.parts():
             body += part
-            if len(body) > BODY_MAX_BYTES:
+        return body
+
+    def parts(self) -> Iterator[bytes]:
+        """Yield the body, decompressed, in parts as it arrives.
+
+        Raises:
+            TransportError: It is incomplete or damaged, or, as TooLargeError, larger than BODY_MAX_BYTES.
+        """
+        size_bytes = 0
+        for part in self._chunks():
+            size_bytes += len(part)
+            if size_bytes > BODY_MAX_BYTES:
                 message = f"is larger than {BODY_MAX_BYTES >> 20} MiB"
                 raise TooLargeError(Problem(self._server, "body", message))
-        self._on_body_read(len(body))
-        return body
+            yield part
+        self._on_body_read(size_bytes)
 
     def lines(self) -> Iterator[bytes]:
         """Yield each line of the body as it arrives.
@@ -109,8 +122,12 @@ class Response:
             connection.sock.settimeout(timeout_s)
 
     def _chunks(self) -> Iterator[bytes]:
+        encoding = self._response.headers.get("Content-Encoding", "")
         try:
-            yield from self._response.stream(_CHUNK_BYTES, decode_content=False)
+            chunks = self._response.stream(_CHUNK_BYTES, decode_content=False)
+            yield from content_encoding.decode_content(encoding, chunks)
+        except content_encoding.EncodingError as error:
+            raise TransportError(Problem(self._server, "body", str(error), PROXY_HINT)) from error
         except (HTTPError, OSError, ValueError) as error:  # ValueError: it was closed meanwhile
             raise TransportError(problem_of_error(self._server, error)) from error
 
@@ -170,13 +187,16 @@ class Connection:
         """``host:port`` of the server."""
         return self._server.partition("://")[2].partition("/")[0]
 
-    def get(self, target: str, read_timeout_s: float) -> Response:
+    def get(self, target: str, read_timeout_s: float, *, compressed: bool = False) -> Response:
         """Send GET for *target*, a path with a query; *read_timeout_s* is the longest silence in the response.
+
+        The server may compress the response if *compressed*.
 
         Raises:
             TransportError: There was no response.
         """
-        return self._request("GET", target, read_timeout_s)
+        headers = {"Accept-Encoding": content_encoding.ACCEPTED} if compressed else None
+        return self._request("GET", target, read_timeout_s, headers=headers)
 
     def send(self, method: str, target: str, body: bytes, content_type: str, read_timeout_s: float) -> Response:
         """Send *method* for *target* with *body*.  Raises TransportError."""

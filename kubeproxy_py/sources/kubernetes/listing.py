@@ -1,4 +1,18 @@
-"""Listing: the list that is in progress, and the requests of lists and watches."""
+"""Listing: the list that is in progress, and the requests of lists and watches.
+
+A list is asked for in one of three ways, so that the server answers from its watch cache, and not from etcd:
+
+    first list          any version           resourceVersion=0
+    relist              not older than ours   resourceVersion=OURS, resourceVersionMatch=NotOlderThan
+    where those may not do  the most recent   no resourceVersion: from the cache since Kubernetes 1.31, which then asks
+                                              etcd for the current version only
+
+A limit would make servers read etcd (but with resourceVersion=0, where they ignore it), so there is one only for lists
+that are too large for one answer.
+
+Source: kubernetes.io/docs/reference/using-api/api-concepts, "Resource versions"; client-go, tools/cache/reflector.go;
+k8s.io/apiserver, pkg/storage/cacher/delegator (ShouldDelegateList).
+"""
 
 from urllib.parse import urlencode
 
@@ -43,8 +57,9 @@ class Listing(Struct):
     resource: Resource
     reason: str = ""
     doubt: Doubt | None = None
-    limit: int = PAGE_LIMIT  # objects of a page; 0: all
+    limit: int = 0  # objects of a page; 0: all
     from_cache: bool = False  # any version will do
+    not_older_than: str = ""  # the version that the list must have at least; "": it must be the most recent state
     continuation: str = ""
     listed: set[Identity] = field(default_factory=set)
     changed: dict[Identity, Decoded] = field(default_factory=dict)
@@ -52,10 +67,15 @@ class Listing(Struct):
 
     def query(self) -> dict[str, str]:
         """Return the query of the next page, without selectors."""
-        paged = {"limit": str(self.limit)} if self.limit else {}
+        limit = PAGE_LIMIT if self.from_cache else self.limit  # for servers that have no watch cache
+        paged = {"limit": str(limit)} if limit else {}
         if self.continuation:
             return {**paged, "continue": self.continuation}
-        return {**paged, "resourceVersion": "0"} if self.from_cache else paged
+        if self.from_cache:
+            return {**paged, "resourceVersion": "0"}
+        if self.not_older_than and not limit:
+            return {"resourceVersion": self.not_older_than, "resourceVersionMatch": "NotOlderThan"}
+        return paged
 
     def add(self, decoded: Decoded, known: KnownObjects) -> None:
         """Add an item of a page."""
@@ -71,6 +91,10 @@ class Listing(Struct):
         """Use the items that have changed, and return their events."""
         changed, self.changed = self.changed, {}
         return [event for identity, decoded in changed.items() for event in known.use(identity, decoded)]
+
+    def ask_for_latest(self) -> None:
+        """Ask for the most recent state from now on."""
+        self.from_cache, self.not_older_than = False, ""
 
     def restart(self) -> None:
         """Begin again with the first page."""

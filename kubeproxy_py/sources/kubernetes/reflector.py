@@ -3,13 +3,14 @@
 It receives what the server answered, and returns events and the next request; it neither reads a clock nor opens a
 connection.
 
-    LIST  page by page  ->  WATCH from the list's version  ->  lines, bookmarks  ->  the watch ends: WATCH again
+    LIST from the cache  ->  WATCH from the list's version  ->  lines, bookmarks  ->  the watch ends: WATCH again
       ^                                                           |
       +---- the version is too old (410), or went back -----------+
 
 Invariants:
 - The events emitted so far always add up to the cluster's state as of one resource version, which only increases,
-  unless the server itself went back (it was restored from a backup).
+  unless the server itself went back (it was restored from a backup).  So a relist is not older than what is known; a
+  server that cannot say so is asked for the most recent state (client-go, relistResourceVersion).
 - After any failure the watch resumes where it was, or a new list emits the difference.
 - Nothing is deleted when in doubt: what is not the list or event that was asked for is an error and changes nothing,
   and a list that would remove much is accepted after a second one confirms it.
@@ -75,11 +76,11 @@ class ListWatch:
         self.is_answered = False
         self._watch_ended = False  # the current watch sent something after which it is of no use
         self._lines = 0  # of the current watch
-        self._limit = PAGE_LIMIT
-        # The server's cache may be older than what a predecessor programmed, so it is right for an empty kernel only.
-        self._listing: Listing | None = Listing(resource, from_cache=not self._guard.serves)  # None: watching
+        self._limit = 0  # of lists; 0: none, until one answer is too large
+        self._needs_latest = False  # the next list must be the most recent state, whatever is known
         self.resource = resource
         self.version = ""
+        self._listing: Listing | None = self._new_listing()  # None: watching
 
     @property
     def feed(self) -> Feed:
@@ -199,14 +200,13 @@ class ListWatch:
         if listing is None:
             self._start_list(reason)  # which may have the object, since a page may be larger than a line
             return self._fail(problem)
-        if listing.limit == 1 and not listing.from_cache:
+        if listing.limit == 1:
             return self._fail(problem)
-        if listing.limit and not listing.from_cache:  # from its cache a server may send all in spite of the limit
-            self._limit = smaller_limit(listing.limit)
-        if listing.limit:
-            self._schedule.at_once()
-        else:
+        if not listing.limit and self._limit:  # all was asked for because pages expired
             self._schedule.after_failure()
+        else:
+            self._schedule.at_once()
+        self._limit = smaller_limit(listing.limit) if listing.limit else self._limit or PAGE_LIMIT
         self._start_list(f"{reason}; asking for pages of {self._limit} objects", self.resource)
         return []
 
@@ -217,7 +217,15 @@ class ListWatch:
     ) -> None:
         self._watch_ended = True
         self.resource = resource or self._preferred
-        self._listing = Listing(self.resource, reason, doubt, self._limit if paged else 0)
+        self._listing = self._new_listing(reason, doubt, paged=paged)
+
+    def _new_listing(self, reason: str = "", doubt: Doubt | None = None, *, paged: bool = True) -> Listing:
+        limit = self._limit if paged else 0
+        if self._needs_latest:
+            return Listing(self.resource, reason, doubt, limit)
+        # The server's cache may be older than what a predecessor programmed, so it is right for an empty kernel only.
+        from_cache = not (self.version or self._synced or self._guard.serves or limit)
+        return Listing(self.resource, reason, doubt, limit, from_cache, not_older_than=self.version)
 
     def _handle_page(self, listing: Listing, body: bytes | bytearray) -> list[Event]:
         try:
@@ -234,7 +242,7 @@ class ListWatch:
     def _end_list(self, listing: Listing, version: str) -> list[Event]:
         """Return the events of a complete list, if it is accepted."""
         if listing.unnamed:
-            listing.from_cache = False
+            listing.ask_for_latest()  # not that cache again
             message = f"{len(listing.unnamed)} of its items cannot be named: {listing.unnamed[0]}"
             problem = Problem(self._where(), "list", message, answers.PROXY_HINT)
             return [*listing.use_changed(self._objects), *self._fail(problem)]
@@ -243,12 +251,13 @@ class ListWatch:
         removal, decision = self._examine(listing)
         if decision is Decision.HOLD:
             self._schedule.before_confirmation()
+            self._needs_latest = True
             self._start_list(removal, self.resource, doubt=Doubt(removal))
             return [Problem(self._where(), "list", removal, _DOUBTED, is_warning=True)]
         events = [*listing.use_changed(self._objects), *self._objects.retain_only(listing.listed)]
         if decision is Decision.CONFIRMED:
             events.append(Problem(self._where(), "list", f"confirmed by a second list: {removal}", is_warning=True))
-        self.version, self._listing = version, None
+        self.version, self._listing, self._needs_latest = version, None, False
         self._schedule.listed()
         if not self.is_current:
             self._synced = self.is_current = True
@@ -289,6 +298,7 @@ class ListWatch:
 
     def _relist_restored(self, message: str) -> list[Event]:
         self._schedule.after_expiry(of_watch=True)
+        self._needs_latest = True
         self._start_list(message, self.resource)
         return [Problem(self._where(), "resourceVersion", f"{message}; listing again", _RESTORED, is_warning=True)]
 
@@ -314,15 +324,18 @@ class ListWatch:
         listing, resource = self._listing, self.resource
         if status == HTTPStatus.GONE:
             self._schedule.after_expiry(of_watch=listing is None)
+            self._needs_latest = self._needs_latest or listing is not None
             which = "list took longer than the server keeps it" if listing else f"version {self.version} is too old"
             self._start_list(f"410: the {which}", resource, paged=listing is None)
         elif status == HTTPStatus.NOT_FOUND and listing and resource.fallback:
-            self._start_list("", resource.fallback, paged=bool(listing.limit))
+            self._start_list("", resource.fallback)
         elif status == HTTPStatus.BAD_REQUEST and resource.field_selector and resource.kind == "Service":
             self._preferred = msgspec.structs.replace(resource, field_selector="")
             self._start_list("")
-        elif not listing and answers.is_version_too_new(status, body):
-            self._schedule.after_expiry(of_watch=True)
+        elif (not listing or listing.not_older_than) and answers.is_version_too_new(status, body):
+            if not listing:
+                self._schedule.after_expiry(of_watch=True)
+            self._needs_latest = True
             self._start_list(f"the server does not know the version {self.version}", resource)
         else:
             return False
@@ -337,8 +350,11 @@ class ListWatch:
         if (listing := self._listing) and self.resource is not self._preferred:
             self._start_list(listing.reason)
         elif listing:
+            if listing.not_older_than and answers.may_be_the_version(status):
+                listing.ask_for_latest()
             listing.restart()
         elif answers.may_be_the_version(status):
+            self._needs_latest = True
             self._start_list(f"the watch was rejected with HTTP {status}")
         if status == HTTPStatus.FORBIDDEN and self._schedule.after_refusal():
             return []

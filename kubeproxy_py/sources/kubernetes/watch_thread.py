@@ -207,7 +207,9 @@ class WatchThread:
             if request.reason not in ("", self._reason):
                 log.info("Listing again", extra=values(feed=self.feed, reason=request.reason))
             self._reason = request.reason
-        return connection.get(request.target, ACCEPT_TIMEOUT_S if request.is_watch else LIST_TIMEOUT_S)
+        if request.is_watch:
+            return connection.get(request.target, ACCEPT_TIMEOUT_S)
+        return connection.get(request.target, LIST_TIMEOUT_S, compressed=True)
 
     def _handle(self, handle: Callable[[], list[Event]]) -> None:
         """Emit the events that *handle* returns for something that the server sent."""
