@@ -253,7 +253,7 @@ OURS: tuple[Metric, ...] = (
     ),
     _histogram(
         "kubeproxy_ipvs_sync_phase_duration_seconds",
-        "Duration of each phase in seconds. decode: one API object, or one page of a list. compile, plan, apply: one "
+        "Duration of each phase in seconds. decode: one API object, or a part of a list. compile, plan, apply: one "
         "sync.",
         PHASE_BOUNDS,
         "phase",

@@ -119,10 +119,10 @@ def test_watch_thread_survives_an_internal_error(
     caplog.set_level(logging.CRITICAL, "kubeproxy_py")
 
     class Failing(ListWatch):
-        def on_response(self, *response: Any) -> Any:
+        def on_list_end(self) -> Any:
             if not event_log.events:
                 raise ZeroDivisionError
-            return super().on_response(*response)
+            return super().on_list_end()
 
     thread = WatchThread(Failing(SERVICES, lambda: 0.0), ApiConnection(lambda: connection(server)), event_log)
     thread.start()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, SliceDeleted, SliceUpserted, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
+from kubeproxy_py.sources.kubernetes import page_reader
 from kubeproxy_py.sources.kubernetes.listing import Request
 from kubeproxy_py.sources.kubernetes.open_watch import Answer, Verdict
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
@@ -164,6 +165,66 @@ def test_interrupted_list_starts_again_from_the_first_page() -> None:
     list_watch.on_failure(Problem("x", "y", "z"))
     assert "continue" not in query(list_watch.next_request())
     assert summary(list_watch.on_response(200, page())) == ["-a"]
+
+
+def in_parts(list_watch: ListWatch, body: bytes) -> list[str]:
+    """Return the events of the body of a list before its end."""
+    parts = [body[start : start + 50] for start in range(0, len(body), 50)]
+    return [event for part in parts for event in summary(list_watch.on_list_part(part))]
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_reader, "PIECE_BYTES", 100)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_first_list_is_emitted_while_it_arrives_and_synced_at_its_end() -> None:
+    list_watch = listwatch()
+    before_end = in_parts(list_watch, compact_page(*(service(name) for name in "abcdefgh")))
+    at_end = summary(list_watch.on_list_end())
+    assert len(before_end) > 3
+    assert [*before_end, *at_end] == [*(f"+{name}:80" for name in "abcdefgh"), "synced services"]
+    assert list_watch.next_request().is_watch
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_relist_emits_nothing_while_it_arrives() -> None:
+    list_watch = watching(*(service(name) for name in "abcdefgh"))
+    list_watch.on_line(line("ERROR", status(410)))
+    assert in_parts(list_watch, compact_page(*(service(name, port=81) for name in "abcdefg"))) == []
+    assert summary(list_watch.on_list_end()) == [*(f"+{name}:81" for name in "abcdefg"), "-h"]
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("failure", ["connection", "size", "end"])
+def test_list_that_breaks_off_is_read_again_from_its_start(failure: str) -> None:
+    list_watch = listwatch()
+    body = compact_page(*(service(name) for name in "abcdefgh"))
+    assert in_parts(list_watch, body[:700])
+    if failure == "connection":
+        list_watch.on_no_answer(Problem("https://api", "connection", "it was closed in the middle of a response"))
+    elif failure == "size":
+        list_watch.on_too_large(too_large())
+    else:
+        (problem,) = summary(list_watch.on_list_end())
+        assert "the response is not a list" in problem
+    assert not list_watch.next_request().is_watch
+    events = [
+        *in_parts(list_watch, compact_page(service("a"), service("z"))),
+        *summary(list_watch.on_list_end()),
+    ]
+    assert events == ["+z:80", *(f"-{name}" for name in removed_of(body[:700])), "synced services"]
+
+
+def removed_of(start: bytes) -> str:
+    """Return the names, besides a, of the Services that the *start* of a list emits."""
+    return "".join(event[1] for event in in_parts(listwatch(), start)).replace("a", "")
+
+
+def compact_page(*items: Json) -> bytes:
+    """Return a page as kube-apiserver writes it, without spaces."""
+    return json.dumps(json.loads(page(*items)), separators=(",", ":")).encode()
 
 
 def test_expired_continuation_leads_to_a_list_without_pages() -> None:

@@ -50,7 +50,7 @@ class Request(Struct, frozen=True, gc=False):
 class Listing(Struct):
     """A list in progress.
 
-    While the first list is read, its objects are emitted page by page.  Of a later one, changes are kept until it is
+    While the first list is read, its objects are emitted piece by piece.  Of a later one, changes are kept until it is
     complete, so that a list that is not accepted changes nothing.
     """
 

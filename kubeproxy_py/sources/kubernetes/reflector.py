@@ -33,6 +33,7 @@ from kubeproxy_py.sources.kubernetes import answers
 from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
 from kubeproxy_py.sources.kubernetes.listing import PAGE_LIMIT, Doubt, Listing, Request, smaller_limit, target_of
 from kubeproxy_py.sources.kubernetes.open_watch import Answer, Verdict
+from kubeproxy_py.sources.kubernetes.page_reader import PageReader
 from kubeproxy_py.sources.kubernetes.removal_guard import Decision, RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import Resource
 from kubeproxy_py.sources.kubernetes.retry_schedule import RetrySchedule
@@ -49,9 +50,10 @@ _DOUBTED = "nothing is removed before a second list says the same; --removal-con
 class ListWatch:
     """The list and watch of one resource.
 
-    Send ``next_request()``.  Pass the response of a list, or of a rejected watch, to ``on_response``.  Pass each line
-    of a watch to ``on_line`` while ``is_watching`` is true, and call ``on_watch_end`` when its body has ended.  The
-    other methods are for what goes wrong.
+    Send ``next_request()``.  Pass each part of a list's body to ``on_list_part``, and call ``on_list_end`` when it has
+    ended.  Pass each line of a watch to ``on_line`` while ``is_watching`` is true, and call ``on_watch_end`` when its
+    body has ended.  Pass the response of a rejected request to ``on_response``.  The other methods are for what goes
+    wrong.
 
     Args:
         resource: What to list and watch.
@@ -81,6 +83,7 @@ class ListWatch:
         self.resource = resource
         self.version = ""
         self._listing: Listing | None = self._new_listing()  # None: watching
+        self._reader: PageReader | None = None  # of the response to a list, from its first part on
 
     @property
     def feed(self) -> Feed:
@@ -98,7 +101,7 @@ class ListWatch:
             return []
         self._synced = True
         if self._listing:
-            self._listing.from_cache = False  # which may be older than what was saved
+            self._listing.ask_for_latest()  # the server's cache may be older than what was saved
         restored = [event for name, values in objects.items() for event in self._objects.restore(name, values)]
         return [*restored, Synced(self.feed, saved_s)]
 
@@ -112,6 +115,7 @@ class ListWatch:
         """Return the next request; a repeated call returns the same, except for a watch's random timeout."""
         self._watch_ended = False
         self._lines = 0
+        self._reader = None
         listing = self._listing
         is_first_page = listing is not None and not listing.continuation
         return Request(
@@ -144,15 +148,34 @@ class ListWatch:
 
     def on_response(self, status: int, body: bytes | bytearray, retry_after_s: float | None = None) -> list[Event]:
         """Handle a complete response: a page of a list, or an error with the HTTP *status*."""
-        self._schedule.at_once()
         if status == HTTPStatus.OK and self._listing:
-            return self._handle_page(self._listing, body)
+            return [*self.on_list_part(body), *self.on_list_end()]
+        self._schedule.at_once()
         if self._use_another_request(status, body):
             return []
         events = self._fail(answers.problem_of(self._where(), status, body), status)
         if retry_after_s is not None:
             self._schedule.at_least(retry_after_s)
         return events
+
+    def on_list_part(self, part: bytes | bytearray) -> list[Event]:
+        """Handle the next part of the body of a list, or of a page of it."""
+        listing, reader = self._listing, self._page_reader()
+        return self._add_items(listing, reader.add(part)) if listing else []
+
+    def on_list_end(self) -> list[Event]:
+        """Handle the end of the body of a list, or of a page of it."""
+        listing, reader, self._reader = self._listing, self._page_reader(), None
+        if listing is None:
+            return []
+        try:
+            page = reader.end()
+        except FieldError as error:
+            return self._fail(error.to_problem(self._where()))
+        self.is_answered = True
+        events = self._add_items(listing, page.items)
+        listing.continuation = page.continuation
+        return events if page.continuation else [*events, *self._end_list(listing, page.version)]
 
     def on_line(self, line: bytes) -> list[Event]:
         """Handle one line of a watch's body, without its end."""
@@ -227,17 +250,19 @@ class ListWatch:
         from_cache = not (self.version or self._synced or self._guard.serves or limit)
         return Listing(self.resource, reason, doubt, limit, from_cache, not_older_than=self.version)
 
-    def _handle_page(self, listing: Listing, body: bytes | bytearray) -> list[Event]:
-        try:
-            page = answers.read_page(self.resource.kind, body)
-        except FieldError as error:
-            return self._fail(error.to_problem(self._where()))
-        self.is_answered = True
-        for item in page.items:
+    def _page_reader(self) -> PageReader:
+        """Return the reader of the current response."""
+        if self._reader is None:
+            self._schedule.at_once()
+            self._reader = PageReader(self.resource.kind)
+        return self._reader
+
+    def _add_items(self, listing: Listing, items: list[Raw]) -> list[Event]:
+        """Add *items* to *listing*; return their events, if it is the first list."""
+        self.is_answered = self.is_answered or bool(items)
+        for item in items:
             listing.add(decode(self.resource.kind, item, origin="API"), self._objects)
-        events = [] if self._synced else listing.use_changed(self._objects)
-        listing.continuation = page.continuation
-        return events if page.continuation else [*events, *self._end_list(listing, page.version)]
+        return [] if self._synced else listing.use_changed(self._objects)
 
     def _end_list(self, listing: Listing, version: str) -> list[Event]:
         """Return the events of a complete list, if it is accepted."""

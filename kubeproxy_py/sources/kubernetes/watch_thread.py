@@ -189,6 +189,9 @@ class WatchThread:
                 response.set_read_timeout(_SILENCE_MAX_S)
                 self._read_watch(response)
                 return
+            if response.status == _OK:
+                self._read_list(response)
+                return
             body = response.body()
             self._handle(lambda: self._list_watch.on_response(response.status, body, response.retry_after_s))
         finally:
@@ -223,6 +226,12 @@ class WatchThread:
             if events:
                 self._metrics.objects_decoded(time.perf_counter() - started_s)
                 self._emit(*events)
+
+    def _read_list(self, response: Response) -> None:
+        """Read a list, or a page of it, while it arrives.  Raises TransportError."""
+        for part in response.parts():
+            self._handle(partial(self._list_watch.on_list_part, part))
+        self._handle(self._list_watch.on_list_end)
 
     def _read_watch(self, response: Response) -> None:
         """Read the lines of a watch until it ends or its connection breaks; the next watch resumes from there.
