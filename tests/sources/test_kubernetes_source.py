@@ -60,6 +60,7 @@ def is_problem(text: str) -> Any:
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_schedule, "BACKOFF", Backoff(0.02, 30.0, jitter=1.0))
     monkeypatch.setattr(retry_schedule, "RELIST_JITTER_S", 0.02)
+    monkeypatch.setattr(retry_schedule, "RESUME_JITTER_S", 0.02)
     monkeypatch.setattr(retry_schedule, "CONFIRM_S", (0.3, 0.3))
     monkeypatch.setattr(reachability, "DELAY", Backoff(0.02, 0.2))
 

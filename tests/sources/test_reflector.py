@@ -447,10 +447,45 @@ def test_error_response_is_reported_once_with_a_hint_until_a_success(code: int, 
     assert len(list_watch.on_response(code, error_body(code, "no way"))) == 1
 
 
-def test_retry_after_is_honoured() -> None:
-    list_watch = listwatch()
+@pytest.mark.parametrize(("random", "wait_s"), [(0.0, 17.0), (0.5, 21.25), (0.999, 25.4915)])
+def test_retry_after_is_honoured_and_nodes_are_spread(random: float, wait_s: float) -> None:
+    list_watch = listwatch(random=random)
     list_watch.on_response(429, error_body(429), retry_after_s=17.0)
-    assert list_watch.next_request().wait_s == 17
+    assert list_watch.next_request().wait_s == pytest.approx(wait_s)
+
+
+def test_retry_after_of_days_is_shortened() -> None:
+    list_watch = listwatch(random=0.999)
+    list_watch.on_response(429, error_body(429), retry_after_s=1e6)
+    assert list_watch.next_request().wait_s == 300
+
+
+@pytest.mark.parametrize(("broken", "wait_s"), [(True, 0.25), (False, 0.0)])
+def test_watches_whose_connections_break_are_resumed_within_half_a_second(broken: bool, wait_s: float) -> None:
+    list_watch = watching(service("a"), random=0.5)
+    list_watch.on_line(bookmark(77))
+    list_watch.on_watch_end(0.1, broken=broken)
+    request = list_watch.next_request()
+    assert (request.is_watch, request.wait_s) == (True, wait_s)
+    assert not list_watch.is_failing
+
+
+@pytest.mark.parametrize("random", [0.0, 0.999])
+def test_first_list_of_a_process_is_not_delayed(random: float) -> None:
+    assert listwatch(random=random).next_request().wait_s == 0
+
+
+@pytest.mark.parametrize(("random", "wait_s"), [(0.0, 0.0), (0.5, 1.0)])
+def test_relists_of_many_nodes_are_spread_over_two_seconds(random: float, wait_s: float) -> None:
+    list_watch = watching(random=random)
+    list_watch.on_line(line("ERROR", status(410)))
+    assert list_watch.next_request().wait_s == wait_s
+
+
+def test_refused_nodes_are_spread() -> None:
+    list_watch = listwatch(random=0.5)
+    list_watch.on_response(403, error_body(403))
+    assert list_watch.next_request().wait_s == 0.625
 
 
 META = {"resourceVersion": "10"}

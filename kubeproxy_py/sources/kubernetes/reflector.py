@@ -185,11 +185,14 @@ class ListWatch:
             return self._fail(error.to_problem(self._where()))
         return self._handle_watch_error(wire.object) if wire.type == "ERROR" else self._handle_change(wire)
 
-    def on_watch_end(self, lasted_s: float) -> None:
-        """Handle the end of a watch's body after *lasted_s*: regular, or because the connection broke."""
+    def on_watch_end(self, lasted_s: float, *, broken: bool = False) -> None:
+        """Handle the end of a watch's body after *lasted_s*: regular, or because the connection is *broken*."""
         if not self.is_watching:
             return
-        self._schedule.at_once()
+        if broken:
+            self._schedule.after_broken_watch()
+        else:
+            self._schedule.at_once()
         if lasted_s < SHORT_WATCH_S and not self._lines:
             self._schedule.after_failure()
         else:

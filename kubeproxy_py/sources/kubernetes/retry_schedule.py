@@ -10,10 +10,14 @@ from kubeproxy_py.model.problem import Problem
 
 BACKOFF = Backoff(0.8, 30.0, jitter=1.0)  # client-go, tools/cache, NewReflector: 800 ms, 30 s, factor 2, jitter 1
 RELIST_JITTER_S = 2.0  # a compaction or a restart of the server ends the watches of all nodes at the same moment
+RESUME_JITTER_S = 0.5  # a server that ends breaks the connections of all nodes at the same moment
 CONFIRM_S = (3.0, 5.0)  # random within it: after a doubted list, until the list that confirms it
-REFUSED = Backoff(0.5, 4.0)  # a server that has just started knows no roles yet, and refuses everybody (403)
+REFUSED = Backoff(
+    0.5, 4.0, jitter=0.5
+)  # a server that has just started knows no roles yet, and refuses everybody (403)
 REFUSED_MAX_S = 10.0  # a 403 that lasts longer is reported
 RETRY_AFTER_MAX_S = 300.0
+_RETRY_AFTER_JITTER = 0.5  # a busy server asks all nodes for the same delay
 
 
 class RetrySchedule:
@@ -70,14 +74,20 @@ class RetrySchedule:
             self._wait(self._random() * RELIST_JITTER_S if of_watch else 0.0)
         self._expiries += 1
 
+    def after_broken_watch(self) -> None:
+        """Resume a watch whose connection broke: soon, but not all nodes at the same moment."""
+        self._wait(self._random() * RESUME_JITTER_S)
+        self.is_failing = False
+
     def before_confirmation(self) -> None:
         """Wait between a doubted list and the one that confirms it."""
         shortest_s, longest_s = CONFIRM_S
         self._wait(shortest_s + self._random() * (longest_s - shortest_s))
 
     def at_least(self, wait_s: float) -> None:
-        """Wait no less than *wait_s*, which the server asked for."""
-        self.wait_s = min(max(self.wait_s, wait_s), RETRY_AFTER_MAX_S)
+        """Wait no less than *wait_s*, which the server asked for, and up to half as long again."""
+        asked = Backoff(wait_s, RETRY_AFTER_MAX_S, jitter=_RETRY_AFTER_JITTER)
+        self.wait_s = min(max(self.wait_s, asked.delay_s(1, self._random())), RETRY_AFTER_MAX_S)
 
     def listed(self) -> None:
         """Record that a list succeeded; the watch after it may still fail."""

@@ -239,7 +239,7 @@ class WatchThread:
         Raises:
             TooLargeError: A line is larger than this agent reads.
         """
-        started_s = time.monotonic()
+        started_s, broken = time.monotonic(), False
         self.heard()  # the server accepted the watch; an idle one may send nothing for minutes
         self._is_open = True
         try:
@@ -251,6 +251,7 @@ class WatchThread:
         except TooLargeError:
             raise
         except TransportError as error:
+            broken = True
             log.debug("Watch connection broke; resuming", extra=values(feed=self.feed, problem=error.problem))
         finally:
             self._is_open = False
@@ -259,4 +260,4 @@ class WatchThread:
         if answer:
             self._emit_all(partial(self._list_watch.on_mute, answer))
         else:
-            self._list_watch.on_watch_end(time.monotonic() - started_s)
+            self._list_watch.on_watch_end(time.monotonic() - started_s, broken=broken)
