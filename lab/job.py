@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_VARIABLES = ("KUBEBUILDER_ASSETS", "KUBE_PROXY_BIN")  # environment variables that name programs of the command
 SYSTEM_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 
 
@@ -87,7 +88,7 @@ def new_job(
         argv=words,
         env=_environment(environment),
         cwd=str(where),
-        shared=_shared_paths(words, str(where)),
+        shared=_shared_paths(words, str(where), environment),
         stdout=out,
         stderr=out if _same_file(out, err) else err,
     )
@@ -113,7 +114,11 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
     return {**env, "PATH": ":".join(dict.fromkeys(filter(None, path))), "TMPDIR": "/tmp"}
 
 
-def _shared_paths(argv: Sequence[str], cwd: str) -> tuple[str, ...]:
-    """Return the paths that the command needs: this repository, its interpreter, its cwd and the paths in *argv*."""
-    paths = [str(REPOSITORY), cwd, sys.prefix, sys.base_prefix, *(word for word in argv if word.startswith("/"))]
+def _shared_paths(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the paths that the command needs.
+
+    They are this repository, its interpreter, its cwd, and the paths in *argv* and in SHARED_VARIABLES of *env*.
+    """
+    named = [*argv, *(env.get(name, "") for name in SHARED_VARIABLES)]
+    paths = [str(REPOSITORY), cwd, sys.prefix, sys.base_prefix, *(word for word in named if word.startswith("/"))]
     return tuple(dict.fromkeys(path for path in paths if Path(path).exists()))

@@ -32,6 +32,7 @@ _MEASURES: dict[str, _Measure] = {
     "idle": idle.measure,
     "machine": lambda _sizes, repeats: {"0": machine.measure(repeats)},
     "beside": _each(beside.measure),
+    "beside-standin": _each(beside.measure_with_standin),
 }
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from kubeproxy_py.kernel import Kernel, read_all
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
-from kubeproxy_py.model.rows import Address, IpsetEntry, RealServer, VirtualServer
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, VirtualServer
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.net import FAMILIES, IP
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.loop import Loop, Observer
 from kubeproxy_py.reconcile.report import Report
@@ -68,12 +68,28 @@ def _loaded(sync_period: str) -> LoadedConfig:
     return load({**FLAGS, "ipvs-sync-period": sync_period, "manifests": "/nowhere"})
 
 
-def check_programmed(kernel: Kernel, n: int) -> int:
-    """Return the number of rows of *kernel*.  Raises AssertionError unless those of *n* Services are among them."""
-    rows = read_all(kernel)
+def check_programmed(kernel: Kernel, n: int, *, besides: IP | None = None) -> int:
+    """Return the number of rows of *kernel*.  Raises AssertionError unless those of *n* Services are among them.
+
+    The Service with the address *besides*, which an API server creates for itself, may be programmed or not.
+    """
+    rows = [key for key in read_all(kernel) if besides is None or served_address(key) != besides]
     counts: Counter[type] = Counter(type(key) for key in rows)
     expected: dict[type, int] = {VirtualServer: n, RealServer: n * objects.ENDPOINTS, Address: n}
     assert {kind: counts[kind] for kind in expected} == expected, f"the kernel has {counts}"
     entries = Counter(key.set for key in rows if isinstance(key, IpsetEntry))
     assert entries["KUBE-CLUSTER-IP"] == entries["KUBE-IPVS-IPS"] == n, f"the sets have {entries}"
     return len(rows)
+
+
+def served_address(key: Key) -> IP:
+    """Return the Service address that a row belongs to; "" if it belongs to none."""
+    match key:
+        case VirtualServer() | Address():
+            return key.address
+        case RealServer():
+            return key.virtual_server.address
+        case IpsetEntry():
+            return key.entry.partition(",")[0]
+        case _:
+            return ""

@@ -1,7 +1,6 @@
 """kube-proxy and kubeproxy-py side by side: the same objects, the same kernel, measured from outside.
 
-KUBE_PROXY_BIN names kube-proxy, KUBEBUILDER_ASSETS a folder with kube-apiserver and etcd; without the latter both use
-the stand-in API server.
+bench/peers.py finds the programs.  `beside-standin` takes the stand-in API server, to test the procedure.
 
 Invariants:
   - Only the kernel's state counts; neither program is queried.
@@ -9,75 +8,121 @@ Invariants:
 """
 
 import json
-import os
+import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import objects
+from bench import objects, peers
 from bench.inside import agent
 from bench.inside.network import fresh_namespace
-from bench.inside.process import agent_words, running
+from bench.inside.process import agent_words
 from bench.inside.standin import stand_in
 from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.model.rows import RealServer, VirtualServer
 from lab.namespace import Namespace
 from tests.apiserver.client import Client
-from tests.apiserver.real import binaries, real_server
+from tests.apiserver.real import OWN_SERVICE_ADDRESS, real_server
 
 _LOOK_S, _LOOK_AT_CHANGE_S = 0.05, 0.002
-_TIMEOUT_S = 500.0
+_TIMEOUT_S, _END_TIMEOUT_S = 500.0, 60.0
+_LOG_SHOWN = 2000  # characters
 _KUBE_PROXY_FLAGS = ("--proxy-mode=ipvs", "--cluster-cidr=10.128.0.0/10")
 
 Figures = dict[str, list[float]]
 
 
 def measure(n: int, repeats: int) -> dict[str, Figures]:
-    """Return the seconds until all is programmed, and until one endpoint is replaced, of each program, alternately."""
+    """Return the seconds until all is programmed, and until one endpoint is replaced, of each program, alternately.
+
+    Raises:
+        MissingProgramError: A program is not there.
+    """
+    kube_proxy, assets = peers.programs()
+    return _measure(n, repeats, kube_proxy, lambda _namespace: _real_server(assets, n))
+
+
+def measure_with_standin(n: int, repeats: int) -> dict[str, Figures]:
+    """Return the same, with the stand-in API server.  Raises MissingProgramError."""
+    return _measure(n, repeats, peers.kube_proxy(), lambda namespace: _stand_in(n, namespace))
+
+
+_MakeServer = Callable[[Namespace], AbstractContextManager[Client]]
+
+
+def _measure(n: int, repeats: int, kube_proxy: Path, make_server: _MakeServer) -> dict[str, Figures]:
     by_program: dict[str, Figures] = {"kube-proxy": {}, "kubeproxy-py": {}}
     with TemporaryDirectory() as folder:
         for _ in range(repeats):
             for name, figures in by_program.items():
-                for figure, took_s in _one(name, Path(folder), n).items():
+                own = kube_proxy if name == "kube-proxy" else None
+                for figure, took_s in _one(own, make_server, Path(folder), n).items():
                     figures.setdefault(figure, []).append(took_s)
     return by_program
 
 
-def _one(name: str, folder: Path, n: int) -> dict[str, float]:
-    with fresh_namespace() as namespace, _api_server(folder, n, namespace) as client:
-        kubeconfig = _kubeconfig(folder, client)
-        words = agent_words("--kubeconfig", str(kubeconfig))
-        if name == "kube-proxy":
-            flags = [f"--{key}={value}" for key, value in agent.FLAGS.items()]
-            words = [os.environ["KUBE_PROXY_BIN"], f"--kubeconfig={kubeconfig}", *flags, *_KUBE_PROXY_FLAGS]
+def command(kube_proxy: Path | None, kubeconfig: Path) -> list[str]:
+    """Return the command line of kube-proxy; None: of the agent."""
+    if kube_proxy is None:
+        return agent_words("--kubeconfig", str(kubeconfig))
+    flags = [f"--{key}={value}" for key, value in agent.FLAGS.items()]
+    return [str(kube_proxy), f"--kubeconfig={kubeconfig}", *flags, *_KUBE_PROXY_FLAGS]
+
+
+def _one(kube_proxy: Path | None, make_server: _MakeServer, folder: Path, n: int) -> dict[str, float]:
+    with fresh_namespace() as namespace, make_server(namespace) as client:
+        words = command(kube_proxy, _kubeconfig(folder, client))
         kernel = agent.make_parts().kernel
-        with running(words, namespace):
-            started_s = _seconds_until(lambda: _is_programmed(kernel, n), _LOOK_S)
+        with _running(words, namespace, folder / "log") as check:
+            started_s = _seconds_until(lambda: _is_programmed(kernel, n), _LOOK_S, check)
             began_s = time.monotonic()
             client.apply(objects.bare(objects.slice_json(0, replaced=True)))
-            _seconds_until(lambda: _is_replaced(kernel), _LOOK_AT_CHANGE_S)
+            _seconds_until(lambda: _is_replaced(kernel), _LOOK_AT_CHANGE_S, check)
             changed_s = time.monotonic() - began_s
         kernel.close()
         return {"started": started_s, "changed": changed_s}
 
 
 @contextmanager
-def _api_server(folder: Path, n: int, namespace: Namespace) -> Iterator[Client]:
-    """Yield an API server in this namespace that has the objects."""
-    if assets := binaries():
-        with TemporaryDirectory() as state, real_server(assets, Path(state)) as client:
-            _fill(client, n)
-            yield client
-        return
-    path = folder / "objects.json"
-    objects.write_list(path, n)
-    with stand_in(path, namespace) as server:
-        yield Client(server.url)
+def _running(words: Sequence[str], namespace: Namespace, log: Path) -> Iterator[Callable[[], None]]:
+    """Run *words* with its output in the file *log*, so that it waits for no reader; yield a check that it runs."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(words, stdout=output, stderr=output, preexec_fn=namespace.enter)  # noqa: PLW1509 - no threads here
+
+    def check() -> None:
+        shown = log.read_text(errors="replace")[-_LOG_SHOWN:] if process.poll() is not None else ""
+        assert process.returncode is None, f"{words[0]} ended with status {process.returncode}: {shown}"
+
+    try:
+        yield check
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(_END_TIMEOUT_S)
 
 
-def _fill(client: Client, n: int) -> None:
+@contextmanager
+def _real_server(assets: Path, n: int) -> Iterator[Client]:
+    """Yield a real API server in this namespace that has the objects."""
+    with TemporaryDirectory() as state, real_server(assets, Path(state)) as client:
+        fill(client, n)
+        yield client
+
+
+@contextmanager
+def _stand_in(n: int, namespace: Namespace) -> Iterator[Client]:
+    """Yield the stand-in API server in this namespace, with the objects."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "objects.json")
+        objects.write_list(path, n)
+        with stand_in(path, namespace) as server:
+            yield Client(server.url)
+
+
+def fill(client: Client, n: int) -> None:
+    """Create the objects of *n* Services."""
     for path, body in objects.creations(n):
         status, answer = client.request_json("POST", path, body)
         assert status == 201, answer
@@ -100,9 +145,10 @@ def _kubeconfig(folder: Path, client: Client) -> Path:
     return path
 
 
-def _seconds_until(holds: Callable[[], bool], look_s: float) -> float:
+def _seconds_until(holds: Callable[[], bool], look_s: float, check: Callable[[], None]) -> float:
     began_s = time.monotonic()
     while not holds():
+        check()
         assert time.monotonic() - began_s < _TIMEOUT_S, f"not within {_TIMEOUT_S:.0f} s"
         time.sleep(look_s)
     return time.monotonic() - began_s
@@ -113,7 +159,7 @@ def _is_programmed(kernel: Kernel, n: int) -> bool:
     if sum(map(len, kernel.virtual_servers())) < n:
         return False
     try:
-        agent.check_programmed(kernel, n)
+        agent.check_programmed(kernel, n, besides=OWN_SERVICE_ADDRESS)
     except AssertionError:
         return False
     return True

@@ -55,6 +55,11 @@ class Client:
         status, response = self.request_json("DELETE", _path(body))
         assert status == 200, response
 
+    def expire_versions(self) -> None:
+        """Have the stand-in forget all versions before the current one."""
+        status, response = self.request_json("POST", "/standin/compact")
+        assert status == 200, response
+
     def request(self, method: str, path: str, body: Json | None = None) -> urllib.request.Request:
         """Return a request with *body* as JSON."""
         data = json.dumps(body).encode() if body is not None else None

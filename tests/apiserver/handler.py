@@ -201,7 +201,9 @@ class Handler(BaseHTTPRequestHandler):
             raise StatusError(403, "Forbidden", message, cause="NamespaceTerminating")
         body = self._read_object(api_type, namespace)
         if api_type.kind == "Event":
-            events.validate_create(body, namespace or "")
+            events.validate_create(body)
+        if api_type.kind == "Service":
+            self.server.store.reject_taken_address(body)
         self._send_object(api_type, self.server.store.create(api_type.plural, body), 201)
 
     def _put(self) -> None:
@@ -315,6 +317,8 @@ class Handler(BaseHTTPRequestHandler):
     # Watches -----------------------------------------------------------------------------------------------------
 
     def _watch(self, api_type: ApiType, query: dict[str, str], selects: Selects) -> None:
+        if "sendInitialEvents" in query or "resourceVersionMatch" in query:  # as a server without WatchList
+            _reject_options("resourceVersionMatch is forbidden for watch")
         self._begin_chunks()
         self.wfile.flush()
         end_s = time.monotonic() + float(query.get("timeoutSeconds") or 3600)
@@ -327,7 +331,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_changes(self, api_type: ApiType, version: int, selects: Selects, end_s: float, bookmarks: bool) -> None:
         """Send all changes after *version*, until *end_s*."""
-        store, faults = self.server.store, self.server.faults
+        store, faults, begin = self.server.store, self.server.faults, version
         bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
         while not self.server.stopping and time.monotonic() < end_s:
             with store.changed:
@@ -347,7 +351,9 @@ class Handler(BaseHTTPRequestHandler):
             version = max(version, newest)  # a version that does not exist yet is waited for
             if bookmarks and time.monotonic() >= bookmark_s:
                 bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
-                self._send_lines([_bookmark(api_type, version)])
+                seen = version if faults.progress_notices else store.tables[api_type.plural].version
+                if seen > begin:
+                    self._send_lines([_bookmark(api_type, min(seen, version))])
 
     def _send_lines(self, lines: Iterable[bytes]) -> None:
         """Send each line in a separate chunk, as Go's encoder flushes them."""

@@ -4,22 +4,37 @@ It has two users: an admin, and the agent by the name of its pod's service accou
 AlwaysAllow both may do everything; with RBAC the agent has the permissions of the roles bound to it, and the admin, in
 system:masters, has all.
 
+Invariants:
+- Where the variable is set, the real programs run or an error says why not; nothing else takes their place.
+
 Source: kubernetes.io/docs/reference/access-authn-authz, authentication (the static token file is token, user, uid and
-groups; the name and the groups of a service account) and rbac.
+groups; the name and the groups of a service account) and rbac; kubernetes.io/docs/reference, kube-apiserver;
+etcd.io/docs/v3.4/dev-guide/api_grpc_gateway.
 """
 
+import json
 import os
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 
-START_TIMEOUT_S = 60
+ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
+PROGRAMS = ("kube-apiserver", "etcd")
+SERVICE_NETWORK = "10.96.0.0/12"
+OWN_SERVICE_ADDRESS = str(next(ip_network(SERVICE_NETWORK).hosts()))
+"""The clusterIP of the Service default/kubernetes, which the server creates itself."""
+
+START_TIMEOUT_S = 240  # in user-mode-linux it takes up to 95 s
+_STOP_TIMEOUT_S = 20
 _TOKEN, _AGENT_TOKEN = "real-server-token", "real-server-agent-token"  # in a throw-away server on 127.0.0.1
 _USERS = f"""\
 {_TOKEN},admin,1,"system:masters"
@@ -27,34 +42,139 @@ _USERS = f"""\
 """
 
 
+class MissingProgramError(Exception):
+    """An environment variable names a program that is not there."""
+
+
+class Ports(NamedTuple):
+    """The TCP ports of both programs, on 127.0.0.1."""
+
+    etcd: int
+    etcd_peers: int
+    server: int
+
+    @property
+    def etcd_url(self) -> str:
+        return f"http://127.0.0.1:{self.etcd}"
+
+    @property
+    def server_url(self) -> str:
+        return f"https://127.0.0.1:{self.server}"
+
+
 def binaries() -> Path | None:
-    """Return the folder with both programs, if there is one."""
-    folder = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/nonexistent")
-    return folder if all((folder / name).is_file() for name in ("kube-apiserver", "etcd")) else None
+    """Return the folder with both programs; None if the variable is not set.  Raises MissingProgramError."""
+    named = os.environ.get(ASSETS_VARIABLE)
+    if not named:
+        return None
+    for name in PROGRAMS:
+        require_program(ASSETS_VARIABLE, Path(named, name))
+    return Path(named)
+
+
+def require_program(variable: str, path: Path) -> None:
+    """Raise MissingProgramError unless the file *path*, which *variable* names, can be executed."""
+    if not path.is_file():
+        raise MissingProgramError(f"{variable} is set, but there is no file {path}")
+    if not os.access(path, os.X_OK):
+        raise MissingProgramError(f"{variable} is set, but {path} is not executable")
+
+
+def etcd_command(program: Path, data: Path, ports: Ports) -> list[str]:
+    """Return the command line of etcd, which keeps its data in the folder *data*."""
+    peers_url = f"http://127.0.0.1:{ports.etcd_peers}"
+    return [
+        str(program),
+        f"--data-dir={data}",
+        f"--listen-client-urls={ports.etcd_url}",
+        f"--advertise-client-urls={ports.etcd_url}",
+        f"--listen-peer-urls={peers_url}",
+        f"--initial-advertise-peer-urls={peers_url}",
+        f"--initial-cluster=default={peers_url}",
+        "--unsafe-no-fsync",
+    ]
+
+
+def server_command(
+    program: Path, certificate: Path, key: Path, tokens: Path, ports: Ports, authorization: str
+) -> list[str]:
+    """Return the command line of kube-apiserver, with a *certificate*, its *key*, and a file of *tokens*."""
+    return [
+        str(program),
+        f"--etcd-servers={ports.etcd_url}",
+        f"--secure-port={ports.server}",
+        "--bind-address=127.0.0.1",
+        # In a network namespace without a default route it finds no address by itself.  It writes none to the endpoints
+        # of its own Service, where a loopback address is not allowed.
+        "--advertise-address=127.0.0.1",
+        "--endpoint-reconciler-type=none",
+        f"--tls-cert-file={certificate}",
+        f"--tls-private-key-file={key}",
+        f"--token-auth-file={tokens}",
+        f"--authorization-mode={authorization}",
+        "--anonymous-auth=false",
+        f"--service-cluster-ip-range={SERVICE_NETWORK}",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={certificate}",  # it takes a public key, not a private one in PKCS#8
+        f"--service-account-signing-key-file={key}",
+        "--disable-admission-plugins=ServiceAccount",
+    ]
+
+
+class RealServer(Client):
+    """The admin's client of a running server.
+
+    Args:
+        ports: Those of both programs.
+        command: The command line of kube-apiserver.
+        ca_file: The CA of its certificate.
+        log: The file with its output.
+    """
+
+    def __init__(self, ports: Ports, command: list[str], ca_file: Path, log: Path) -> None:
+        super().__init__(ports.server_url, _TOKEN, ca_file)
+        self._ports = ports
+        self._command = command
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start kube-apiserver and wait until it is ready."""
+        self._process = _start(self._command, self._log)
+        _wait_until_ready(self, self._process, self._log)
+
+    def stop(self) -> None:
+        """Stop kube-apiserver."""
+        if self._process:
+            _stop(self._process)
+
+    def expire_versions(self) -> None:
+        """Compact etcd up to now, and restart the server: its watch cache remembers what it saw."""
+        _, listed = self.request_json("GET", "/api/v1/namespaces")
+        body = json.dumps({"revision": listed["metadata"]["resourceVersion"], "physical": True}).encode()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(f"{self._ports.etcd_url}/v3/kv/compaction", body, timeout=_STOP_TIMEOUT_S).close()
+        self.stop()
+        self.start()
 
 
 @contextmanager
-def real_server(folder: Path, directory: Path, authorization: str = "AlwaysAllow") -> Iterator[Client]:
+def real_server(folder: Path, directory: Path, authorization: str = "AlwaysAllow") -> Iterator[RealServer]:
     """Start a server with its files in *directory*, and yield the admin's client; *authorization* is its mode."""
     authority = Authority(directory / "pki")
     certificate, key = authority.issue("apiserver")
     tokens = directory / "tokens.csv"
     tokens.write_text(_USERS)
-    etcd_port, peer_port, port = _free_port(), _free_port(), _free_port()
-    etcd_url, peer_url = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
-    etcd: list[Path | str] = [folder / "etcd", f"--data-dir={directory / 'etcd'}", f"--listen-client-urls={etcd_url}"]
-    etcd += [f"--advertise-client-urls={etcd_url}", f"--listen-peer-urls={peer_url}", "--unsafe-no-fsync"]
-    etcd += [f"--initial-advertise-peer-urls={peer_url}", f"--initial-cluster=default={peer_url}"]
-    server: list[Path | str] = [folder / "kube-apiserver", f"--etcd-servers={etcd_url}", f"--secure-port={port}"]
-    server += ["--bind-address=127.0.0.1", f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"]
-    server += [f"--token-auth-file={tokens}", f"--authorization-mode={authorization}", "--anonymous-auth=false"]
-    server += ["--service-cluster-ip-range=10.96.0.0/12", "--service-account-issuer=https://kubernetes.default.svc"]
-    server += [f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"]
-    server += ["--disable-admission-plugins=ServiceAccount"]
-    with _running(etcd, directory / "etcd.log"), _running(server, directory / "apiserver.log") as process:
-        client = Client(f"https://127.0.0.1:{port}", _TOKEN, authority.file)
-        _wait_until_ready(client, process, directory / "apiserver.log")
-        yield client
+    ports = Ports(*_free_ports(len(Ports._fields)))
+    command = server_command(folder / "kube-apiserver", certificate, key, tokens, ports, authorization)
+    server = RealServer(ports, command, authority.file, directory / "apiserver.log")
+    etcd = _start(etcd_command(folder / "etcd", directory / "etcd", ports), directory / "etcd.log")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        _stop(etcd)
 
 
 def agent_client(admin: Client) -> Client:
@@ -62,19 +182,18 @@ def agent_client(admin: Client) -> Client:
     return Client(admin.url, _AGENT_TOKEN, admin.ca_file)
 
 
-@contextmanager
-def _running(command: list[Path | str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
     try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -88,10 +207,14 @@ def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log: P
         except OSError:
             pass
         time.sleep(0.2)
-    raise AssertionError(f"kube-apiserver did not become ready: {log.read_text()[-2000:]}")
+    ended = f"ended with status {process.returncode}" if process.poll() is not None else "did not become ready"
+    raise AssertionError(f"kube-apiserver {ended}: {log.read_text(errors='replace')[-2000:]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(number: int) -> list[int]:
+    """Return so many different ports that nobody uses."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

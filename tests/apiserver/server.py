@@ -20,7 +20,8 @@ class Faults:
 
     tokens: set[str] | None = None  # the accepted bearer tokens; None: no authentication
     delay_s: float = 0.0  # before each response
-    bookmark_period_s: float | None = 60.0  # None: no bookmarks, as without etcd's progress notices
+    bookmark_period_s: float | None = 60.0  # None: no bookmarks
+    progress_notices: bool = False  # of etcd; without them watches of a type get no bookmarks until one of it changes
     raw_lists: dict[str, bytes] = field(default_factory=dict)  # by type (plural): lists are answered 200 with this
     pages_from_cache: bool = False  # a list of any version (resourceVersion=0) is paged too
     endless_lists: bool = False  # a list never ends

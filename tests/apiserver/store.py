@@ -16,7 +16,8 @@ Json = dict[str, Any]
 Key = tuple[str, str]
 """Namespace ("" for nodes) and name."""
 
-FIRST_VERSION = 100  # so that small versions are expired, as in a server that has run for a while
+FIRST_VERSION = 100  # as in a server that has run for a while
+OLDEST_VERSION = 1  # it remembers all versions until its history is compacted
 
 HISTORY_MAX = 50_000  # changes of a type
 
@@ -36,6 +37,7 @@ TYPES = (
     ApiType("services", "v1", "Service"),
     ApiType("endpoints", "v1", "Endpoints"),
     ApiType("nodes", "v1", "Node", namespaced=False),
+    ApiType("namespaces", "v1", "Namespace", namespaced=False),  # needed by nothing
     ApiType("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
     ApiType("events", "events.k8s.io/v1", "Event"),
 )
@@ -83,6 +85,7 @@ class Table:
     api_type: ApiType
     objects: dict[Key, Stored] = field(default_factory=dict)
     history: list[Change] = field(default_factory=list)
+    version: int = 0  # of the last change
 
 
 class Store:
@@ -91,7 +94,7 @@ class Store:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.version = FIRST_VERSION
-        self.oldest = FIRST_VERSION  # history before it was compacted
+        self.oldest = OLDEST_VERSION  # history before it was compacted
         self.tables = {api_type.plural: Table(api_type) for api_type in TYPES}
         self._pages: dict[tuple[str, int], list[Stored]] = {}  # lists that are being read by pages
 
@@ -116,6 +119,7 @@ class Store:
             for plural, table in self.tables.items():
                 table.objects = dict(backup.objects[plural])
                 table.history.clear()
+                table.version = 0
             self.changed.notify_all()
 
     def snapshot(self, plural: str) -> tuple[int, list[Stored]]:
@@ -147,6 +151,16 @@ class Store:
     def get(self, plural: str, key: Key) -> Stored:
         with self.changed:
             return self._existing(plural, key)
+
+    def reject_taken_address(self, body: Json) -> None:
+        """Raise StatusError (422) if a Service has the clusterIP that the new Service *body* asks for."""
+        address = (body.get("spec") or {}).get("clusterIP") or "None"
+        with self.changed:
+            taken = {stored.fields["spec.clusterIP"] for stored in self.tables["services"].objects.values()}
+        if address != "None" and address in taken:
+            name = (body.get("metadata") or {}).get("name")
+            reason = f'Invalid value: ["{address}"]: failed to allocate IP {address}: provided IP is already allocated'
+            raise StatusError(422, "Invalid", f'Service "{name}" is invalid: spec.clusterIPs: {reason}')
 
     def create(self, plural: str, body: Json) -> Stored:
         with self.changed:
@@ -195,7 +209,8 @@ class Store:
         return after
 
     def _record(self, plural: str, change: Change) -> None:
-        history = self.tables[plural].history
+        table = self.tables[plural]
+        history, table.version = table.history, change.version
         history.append(change)
         if len(history) > HISTORY_MAX:
             self.oldest = history[HISTORY_MAX // 2].version

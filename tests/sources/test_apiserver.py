@@ -7,8 +7,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.apiserver import ApiServer
 from tests.apiserver.client import Client
-from tests.apiserver.objects import Json, service
+from tests.apiserver.objects import Json, endpoint_slice, service
 
 SERVICES = "/api/v1/services"
 
@@ -134,11 +135,45 @@ def test_field_selector_excludes_headless_services(cluster: Client, apply: Any) 
     assert ("headed" in names, "headless" in names) == (True, False)
 
 
-def test_watch_from_an_expired_version_ends_with_410(cluster: Client) -> None:
-    with cluster.watch(watch_path("1")) as lines:
+def test_watch_from_an_expired_version_ends_with_410(cluster: Client, apply: Any) -> None:
+    version = apply(service("before"))["metadata"]["resourceVersion"]
+    apply(service("since"))
+    cluster.expire_versions()
+    with cluster.watch(watch_path(version)) as lines:
         first = next(lines)
     answer = first.get("object", first)  # some servers reject the request itself
     assert (answer["kind"], answer["code"]) == ("Status", 410)
+
+
+def test_fresh_server_remembers_its_first_versions(server: ApiServer) -> None:
+    body = service("first")
+    client = Client(server.url)
+    client.apply(body)
+    client.delete(body)
+    with client.watch(watch_path("1")) as lines:
+        assert [line["type"] for line in lines] == ["ADDED", "DELETED"]
+
+
+def test_watch_of_an_idle_type_is_silent_until_it_changes(server: ApiServer) -> None:
+    server.faults.bookmark_period_s = 0.05
+    client = Client(server.url)
+    client.apply(endpoint_slice("of-another-type"))
+    path = watch_path(str(server.store.version), allowWatchBookmarks="true")
+    with client.watch(path) as lines:
+        assert list(lines) == []
+    with client.watch(path) as lines:
+        client.apply(service("changes"))
+        assert [next(lines)["type"] for _ in range(3)] == ["ADDED", "BOOKMARK", "BOOKMARK"]
+
+
+def test_progress_notices_of_etcd_lead_to_bookmarks_of_idle_types(server: ApiServer) -> None:
+    server.faults.bookmark_period_s, server.faults.progress_notices = 0.05, True
+    client = Client(server.url)
+    version = server.store.version
+    client.apply(endpoint_slice("of-another-type"))
+    with client.watch(watch_path(str(version), allowWatchBookmarks="true")) as lines:
+        first = next(lines)
+    assert (first["type"], first["object"]["metadata"]["resourceVersion"]) == ("BOOKMARK", str(version + 1))
 
 
 @pytest.mark.parametrize(
@@ -157,11 +192,21 @@ def test_invalid_request_is_rejected(cluster: Client, method: str, path: str, co
     assert reason is None or (answer["kind"], answer["code"], answer["reason"]) == ("Status", code, reason)
 
 
-def test_object_is_created_only_once(cluster: Client, apply: Any) -> None:
-    body = service("once")
-    apply(body)
-    status, answer = cluster.request_json("POST", "/api/v1/namespaces/default/services", body)
-    assert (status, answer["reason"]) == (409, "AlreadyExists")
+def test_object_is_created_only_once(cluster: Client) -> None:
+    path, body = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", endpoint_slice("once")
+    first, _ = cluster.request_json("POST", path, body)
+    status, answer = cluster.request_json("POST", path, body)
+    cluster.delete(body)
+    assert (first, status, answer["reason"]) == (201, 409, "AlreadyExists")
+
+
+@pytest.mark.parametrize("name", ["once", "another"])
+def test_cluster_ip_is_allocated_only_once(cluster: Client, apply: Any, name: str) -> None:
+    body = apply(service("once"))
+    again = {**service(name), "spec": {"clusterIP": body["spec"]["clusterIP"], "ports": [{"port": 80}]}}
+    status, answer = cluster.request_json("POST", "/api/v1/namespaces/default/services", again)
+    assert (status, answer["reason"]) == (422, "Invalid")
+    assert "provided IP is already allocated" in answer["message"]
 
 
 def test_update_of_an_old_version_is_rejected(cluster: Client, apply: Any) -> None:

@@ -66,7 +66,6 @@ def test_event_is_created_and_listed_in_its_namespace(cluster: Client) -> None:
         {"note": "ä" * 513},
         {"eventTime": None},
         {"series": {"count": 1, "lastObservedTime": "2026-01-02T03:05:05.000006Z"}},
-        {"regarding": {"kind": "Service", "name": "web", "namespace": "shop"}},
         {"metadata": {"name": "Not_A_Name", "namespace": "default"}},
     ],
     ids=str,
@@ -74,6 +73,12 @@ def test_event_is_created_and_listed_in_its_namespace(cluster: Client) -> None:
 def test_invalid_event_is_rejected(cluster: Client, wrong: Json) -> None:
     status, answer = cluster.request_json("POST", EVENTS, event(**wrong))
     assert (status, answer["reason"]) == (422, "Invalid")
+
+
+def test_event_about_an_object_of_another_namespace_is_accepted(cluster: Client) -> None:
+    body = event(regarding={"kind": "Service", "name": "web", "namespace": "shop"})
+    status, answer = cluster.request_json("POST", EVENTS, body)
+    assert (status, answer["kind"]) == (201, "Event")
 
 
 def test_recorder_events_with_the_longest_names_and_notes_are_accepted(cluster: Client) -> None:

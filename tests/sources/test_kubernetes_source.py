@@ -498,8 +498,10 @@ def test_bookmarks_keep_a_quiet_watch_up_to_date(
 ) -> None:
     monkeypatch.setattr(source, "PROBE_AFTER_S", 1.0)
     server.faults.bookmark_period_s = 0.05
+    server.faults.progress_notices = True
     start_source(master=server.url)
-    event_log.wait_for_synced("node")
+    event_log.wait_for_synced(*FEEDS)
+    wait_until(lambda: watch_count(server) == 3)  # a bookmark needs a version after that of the watch
     server.apply(service("moves-the-version"))
     event_log.wait_for(is_service("moves-the-version"))
     version = server.store.version
