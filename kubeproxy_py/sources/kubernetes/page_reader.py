@@ -25,7 +25,7 @@ from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError
 from kubeproxy_py.sources.decode.objects import Kind
 from kubeproxy_py.sources.kubernetes.answers import PROXY_HINT, Page, read_page
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 18  # larger ones leave holes between the objects that stay: 11 MB at 10,000 Services with 4 MiB
 _HEAD_MAX_BYTES = 1 << 16
 _ITEMS = b'"items":['
 _FIRST_KEY = re.compile(rb'\{"[^"\\]*":')
