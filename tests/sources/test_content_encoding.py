@@ -63,7 +63,7 @@ def test_body_that_is_not_gzip_is_an_error(other: bytes) -> None:
         decoded("gzip", other)
 
 
-@pytest.mark.parametrize("after", [b"\0", gzip.compress(b"more")])
+@pytest.mark.parametrize("after", [b"\0", gzip.compress(b"more", mtime=0)])
 def test_anything_after_the_end_is_an_error(after: bytes) -> None:
     for size in (7, 1000):
         with pytest.raises(EncodingError, match="goes on after the end of its gzip"):
