@@ -1,6 +1,6 @@
 """What happens to a packet, evaluated on rows alone: a small interpreter of the rules that this agent writes.
 
-It shares no code with the planner, so that a law can compare what happens to packets before, during and after a plan.
+It shares no code with the planner, so that a law can compare what packets meet before, during and after a plan.
 """
 
 import shlex

@@ -1,4 +1,4 @@
-"""Law 5, in the compiler: a Service that triggers a bug keeps its last rows, and all others follow.
+"""Law 5, in the compiler: a Service that brings out a bug keeps its last rows, and all others follow.
 
 Where another Service is served by now, it keeps none.
 """
@@ -20,7 +20,7 @@ from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName
 from tests.builders import port, service
 from tests.laws.histories import batches, known
-from tests.laws.new_compiler import new_compiler
+from tests.laws.test_path_does_not_matter import compiler
 
 NAMES = st.sampled_from([ServiceName("shop", text) for text in ("api", "cart", "db", "web")])
 
@@ -39,7 +39,7 @@ def bug_in(broken: ServiceName) -> Iterator[None]:
 
 
 def compiled(events: list[ObjectEvent]) -> Compiler:
-    fresh = new_compiler()
+    fresh = compiler()
     for event in events:
         fresh.handle_event(event)
     fresh.compile()
@@ -65,7 +65,7 @@ def rows_at(server: VirtualServer, rows: Rows) -> Rows:
 def test_all_others_follow_while_one_cannot_be_compiled(
     history: list[list[ObjectEvent]], broken: ServiceName, good_batches: int
 ) -> None:
-    incremental = new_compiler()
+    incremental = compiler()
     for batch in history[:good_batches]:
         for event in batch:
             incremental.handle_event(event)
@@ -110,7 +110,7 @@ def test_frontend_that_another_service_asks_for_with_a_better_claim_is_left_to_i
 
 @given(history=batches, broken=NAMES)
 def test_it_is_compiled_again_when_it_changes(history: list[list[ObjectEvent]], broken: ServiceName) -> None:
-    incremental = new_compiler()
+    incremental = compiler()
     with bug_in(broken):
         for event in (event for batch in history for event in batch):
             incremental.handle_event(event)

@@ -1,6 +1,6 @@
 """Law 2 while chains and jumps take long: steps on them end at any later time, in their order.
 
-What happens to packets is checked after every step, late ones included, as in test_every_prefix_is_legal.py.
+What packets meet is checked after every step, late ones included, as in test_every_prefix_is_legal.py.
 """
 
 from collections import deque
@@ -15,14 +15,14 @@ from kubeproxy_py.model.events import ObjectEvent
 from kubeproxy_py.model.rows import Chain, Jump, Rows
 from kubeproxy_py.model.steps import UNDER_WAY, Outcome, Plan, StepFailure
 from kubeproxy_py.reconcile.agent import Agent
-from tests.laws.checking_kernels import (
+from tests.laws.histories import batches, edits
+from tests.laws.test_every_prefix_is_legal import (
     PacketKernel,
     agent_on,
     sync,
     wanted,
 )
-from tests.laws.histories import batches, edits
-from tests.laws.new_compiler import new_compiler
+from tests.laws.test_path_does_not_matter import compiler as new_compiler
 
 
 class LateKernel(PacketKernel):
@@ -96,14 +96,14 @@ def sync_with_late_rules(history: list[list[ObjectEvent]], late: list[Lateness])
 
 
 @given(history=batches, late=lateness)
-def test_no_packet_reaches_an_incomplete_service_while_rules_are_under_way(
+def test_no_packet_meets_an_incomplete_service_while_rules_are_under_way(
     history: list[list[ObjectEvent]], late: list[Lateness]
 ) -> None:
     sync_with_late_rules(history, late)
 
 
 @given(history=edits, late=lateness)
-def test_no_client_of_a_service_notices_a_gap_when_it_is_edited_while_rules_are_under_way(
+def test_no_client_of_a_service_meets_a_gap_when_it_is_edited_while_rules_are_under_way(
     history: list[list[ObjectEvent]], late: list[Lateness]
 ) -> None:
     sync_with_late_rules(history, late)

@@ -10,23 +10,35 @@ from hypothesis import strategies as st
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.service import compile_service
 from kubeproxy_py.model.events import NodeUpserted, ObjectEvent, ServiceDeleted, ServiceUpserted
+from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.refusal import REASONS, Refusal
 from kubeproxy_py.model.rows import Rows, VirtualServer
 from kubeproxy_py.model.services import ServiceName
-from tests.builders import service
+from tests.builders import node_context, service
 from tests.laws.histories import batches, known
-from tests.laws.new_compiler import new_compiler
+
+
+def compiler() -> Compiler:
+    """A compiler whose NodeContext follows the Node, as the agent's does."""
+
+    def make_context(node: Node | None, _addresses: tuple[HostAddress, ...]) -> object:
+        if node is None:
+            return node_context()
+        ips = {("IPv6" if ":" in a else "IPv4"): a for a in node.addresses}
+        return node_context(zone=node.zone, node_ips=ips)
+
+    return Compiler(make_context)  # type: ignore[arg-type]
 
 
 @given(history=batches, seed=st.integers())
 def test_desired_rows_do_not_depend_on_the_order_of_events(history: list[list[ObjectEvent]], seed: int) -> None:
-    incremental = new_compiler()
+    incremental = compiler()
     for batch in history:
         for event in batch:
             incremental.handle_event(event)
         incremental.compile()
 
-    fresh = new_compiler()
+    fresh = compiler()
     objects = known(event for batch in history for event in batch)
     random.Random(seed).shuffle(objects)
     for event in objects:
@@ -50,7 +62,7 @@ def holders(of: Compiler) -> dict[VirtualServer, ServiceName | None]:
 
 @given(history=batches)
 def test_every_virtual_server_is_that_of_its_holder_alone(history: list[list[ObjectEvent]]) -> None:
-    incremental = new_compiler()
+    incremental = compiler()
     for batch in history:
         for event in batch:
             incremental.handle_event(event)
@@ -69,7 +81,7 @@ def test_every_virtual_server_is_that_of_its_holder_alone(history: list[list[Obj
 
 @given(history=batches)
 def test_no_row_of_a_service_is_left_after_all_are_deleted(history: list[list[ObjectEvent]]) -> None:
-    incremental, nothing = new_compiler(), new_compiler()
+    incremental, nothing = compiler(), compiler()
     nothing.compile()
     for event in (event for batch in history for event in batch if not isinstance(event, NodeUpserted)):
         incremental.handle_event(event)
@@ -84,7 +96,7 @@ def test_no_row_of_a_service_is_left_after_all_are_deleted(history: list[list[Ob
 
 @given(history=batches)
 def test_changed_keys_include_every_change(history: list[list[ObjectEvent]]) -> None:
-    incremental = new_compiler()
+    incremental = compiler()
     before: Rows = {}
     for batch in history:
         for event in batch:
@@ -97,7 +109,7 @@ def test_changed_keys_include_every_change(history: list[list[ObjectEvent]]) -> 
 
 
 def test_repeated_event_changes_nothing() -> None:
-    incremental = new_compiler()
+    incremental = compiler()
     incremental.handle_event(ServiceUpserted(service()))
     incremental.compile()
     incremental.handle_event(ServiceUpserted(service()))
