@@ -106,7 +106,7 @@ def test_notifications_without_a_supervisor_are_ignored(name: str) -> None:
     notifier = SystemdNotifier({"NOTIFY_SOCKET": name, **WATCHDOG})
     notifier.on_report(report())
     notifier.stopping()
-    assert 0 < notifier.alive() <= 5
+    assert 0 < notifier.alive() < 5.001  # the difference of two large floats may be a rounding error more than 5
 
 
 def test_watchdog_is_notified_twice_per_period_regardless_of_the_number_of_cycles(
