@@ -47,6 +47,7 @@ _UNKNOWN_VERSION: Version = (0, 0, 0)
 _RANDOM_FULLY_SINCE: Version = (1, 6, 2)  # of iptables
 _CONN_REUSE_MODE_SINCE: Version = (4, 1, 0)  # of Linux
 _NAT_MODULES: dict[Family, str] = {"IPv4": "iptable_nat", "IPv6": "ip6table_nat"}
+_NO_LEGACY_IPTABLES = "iptables who?"  # what iptables prints where no legacy table was ever loaded
 _LIST_TIMEOUT_S = 5.0  # of iptables-save, which is waited for once the agent runs
 
 
@@ -216,7 +217,7 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
 def _iptables_hint(commands: IptablesCommands, result: Result) -> str:
     """Return the remedy for an iptables-save that failed; a kernel may have been built without legacy tables."""
     errno, hint = errno_and_hint(result.error_text, commands.family, EINVAL)
-    if commands.backend == "legacy" and errno == ENOENT:
+    if commands.backend == "legacy" and (errno == ENOENT or _NO_LEGACY_IPTABLES in result.error_text):
         hint = f"modprobe {_NAT_MODULES[commands.family]}"
         if nf_tables.works(commands.family):
             hint += "; a kernel without this module (an option since Linux 6.17) needs --iptables-flavour=nft"

@@ -213,16 +213,15 @@ def test_a_family_whose_iptables_fails_is_not_usable(programs: Programs, tmp_pat
 
 
 @pytest.mark.parametrize(("works", "advised"), [(True, True), (False, False)])
+@pytest.mark.parametrize("cause", ["Table does not exist", "iptables who?"])
 def test_a_kernel_without_legacy_tables_is_advised_to_use_nf_tables_if_it_has_them(
-    works: bool, advised: bool, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cause: str, works: bool, advised: bool, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nf_tables, "works", lambda _: works)
     _create_files(tmp_path, "proc/net/ip_vs", "sys/module/dummy")
     programs.install("iptables-legacy-restore")
     script = programs.folder / "iptables-legacy-save"
-    script.write_text(
-        "#!/bin/sh\necho 'Cannot initialize: Table does not exist (do you need to insmod?)' >&2\nexit 1\n"
-    )
+    script.write_text(f"#!/bin/sh\necho 'Cannot initialize: {cause} (do you need to insmod?)' >&2\nexit 1\n")
     script.chmod(0o755)
     (hint,) = (problem.hint for problem in probe("legacy", root=tmp_path).problems if "modprobe ip" in problem.hint)
     assert hint.startswith("modprobe iptable_nat")
