@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.soak.faults import FAULTS, MAY_RESET
-from tests.soak.reliability_page import combine, page
+from tests.soak.reliability_page import PAGE, combine, page, read_measured
 from tests.soak.report import Counts, Report, RoundResult
 
 KILLED, FLUSHED = RoundResult(("agent killed",), 1.0, 0.0, Counts(probes=40, pings=60)), "conntrack flushed"
@@ -55,6 +55,13 @@ def test_every_fault_has_a_row_of_six_cells() -> None:
     assert len(rows) == len(FAULTS) + 1
 
 
+def test_first_paragraph_names_drift_that_was_repaired_late() -> None:
+    late = replace(REPORT, rounds=[*REPORT.rounds, RoundResult(("a scheduler changed",), 21.4, 0.0, Counts(probes=40))])
+    text = page(combine([late], MAY_RESET))
+    assert "was back within 1.5 s (a scheduler changed: 21 s)." in text
+    assert "was back within 1.5 s." in page(combine([REPORT], MAY_RESET))
+
+
 def test_several_reports_are_counted_together() -> None:
     measured = combine([REPORT, replace(REPORT, seed=6)], MAY_RESET)
     assert (measured.seeds, measured.injected, measured.pairs, measured.all.reset) == ([5, 6], 12, 2, 12)
@@ -63,3 +70,13 @@ def test_several_reports_are_counted_together() -> None:
 def test_resets_by_faults_that_must_not_are_counted() -> None:
     assert combine([REPORT], MAY_RESET).resets_by_others == 0
     assert combine([REPORT], frozenset()).resets_by_others == 6
+
+
+def test_page_is_the_one_of_the_measured_figures() -> None:
+    assert PAGE.read_text() == page(read_measured()), "hint: make reliability-page"
+
+
+def test_measured_figures_are_of_known_faults_and_have_no_unexpected_reset() -> None:
+    measured = read_measured()
+    assert set(measured.faults) <= set(FAULTS)
+    assert measured.resets_by_others == 0
