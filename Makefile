@@ -21,7 +21,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab clean laws fuzz image-tests soak reliability-page $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab tools chart clean laws fuzz image-tests soak reliability-page $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ help: ## list the targets for developers
 run: setup lab ## show a Service being served on a real kernel, from the manifest to an answered packet
 	@$(LAB) --timeout 120 -- $(PYTHON) -m tests.demo
 
-test: setup lab ## run all tests, including those on a real kernel with IPVS
+test: setup lab tools ## run all tests, including those on a real kernel with IPVS
 	@rm -rf build/kernel-queue
 	@$(JOBS) WORKERS=0 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" image-tests laws check pythons $(KERNEL_JOBS)
 
@@ -59,15 +59,18 @@ build/atheris/ready: tests/fuzz/requirements.lock image/requirements.lock
 	build/atheris/bin/pip install --quiet --disable-pip-version-check --require-hashes $(^:%=-r %)
 	@touch $@
 
-image-tests: image
+image-tests: image tools
 	$(PYTHON) -m pytest -m image
 	$(PYTHON) -m pytest -m lab
 
-$(KERNEL_JOBS): image
+$(KERNEL_JOBS): image tools
 	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel -p tests.kernel_queue --queue=build/kernel-queue --durations=10 \
 		$(KERNEL_TESTS)
 
-check: setup ## check lint, format, types and layers, and run the fast tests; under a minute
+chart: setup ## generate the files of the Helm chart: README.md, copies of rules and dashboard
+	$(PYTHON) -m tests.deploy.chart_files
+
+check: setup tools ## check lint, format, types and layers, and run the fast tests; under a minute
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -147,3 +150,6 @@ $(VENV)/ready: requirements.lock pyproject.toml
 
 lab: #  install the requirements of the lab kernel
 	@python3 -m lab install
+
+tools: #  unpack prometheus, helm and kubectl below build/, which tests need
+	@python3 -m lab install-tools

@@ -1,4 +1,4 @@
-"""Command line of the lab: `python3 -m lab run [--timeout S] [--mem 2G] -- COMMAND ARG... | install | which | build`.
+"""Command line of the lab: `python3 -m lab run [--timeout S] -- COMMAND ARG...`, install, install-tools, which, build.
 
 `run` first writes one line to stderr that names the kernel.
 """
@@ -14,7 +14,7 @@ from types import FrameType
 import lab
 from lab.backends import choose_backend
 from lab.build_kernel import NEWEST, build
-from lab.install import install
+from lab.install import install, install_tools
 from lab.job import LabError
 
 
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--mem", default="2G", help="memory of the kernel (default: 2G)")
     run.add_argument("command", nargs="+")
     commands.add_parser("install", help="install the packages that are missing")
+    commands.add_parser("install-tools", help="unpack prometheus, helm and kubectl, which tests need, below build/")
     commands.add_parser("which", help="print the backend that would be used: uml, host or qemu")
     kernels = commands.add_parser("build", help="build user-mode-linux kernels from Debian's sources, into ~/.cache")
     kernels.add_argument("versions", nargs="*", default=[NEWEST], metavar="VERSION", help=f"default: {NEWEST}")
@@ -57,6 +58,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _install(_: argparse.Namespace) -> int:
     print("installed:", " ".join(install()) or "nothing was missing")
+    return 0
+
+
+def _install_tools(_: argparse.Namespace) -> int:
+    print("unpacked:", " ".join(install_tools()) or "nothing was missing")
     return 0
 
 
@@ -75,7 +81,13 @@ def _exit_on_signal(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-_COMMANDS = {"run": _run, "install": _install, "which": _print_backend, "build": _build}
+_COMMANDS = {
+    "run": _run,
+    "install": _install,
+    "install-tools": _install_tools,
+    "which": _print_backend,
+    "build": _build,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
-"""Install the Debian packages that the lab and its tests need, if they are missing.
+"""Install what is missing: the Debian packages that the lab needs, and programs that tests need.
 
-Prometheus is unpacked below build/.  With LAB=qemu the emulator and its kernel are installed too.
+With LAB=qemu the emulator and its kernel are installed too.  The programs are unpacked below build/, not installed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 
-from lab import prometheus, qemu
+from lab import cluster_tools, prometheus, qemu
 from lab.job import LabError
 from lab.xstate import UML_XSTATE_BYTES, xstate_bytes
 
@@ -40,11 +40,22 @@ def install() -> tuple[str, ...]:
         LabError: There is no apt-get, or this user may not use it.
     """
     names = install_packages(required())
-    if prometheus.is_missing():
-        if not names:
-            _apt_get("update")
-        names += (prometheus.unpack(),)
     return names + (qemu.unpack_kernel() if _with_qemu() else ())
+
+
+def install_tools() -> tuple[str, ...]:
+    """Unpack the programs that tests need beside the lab, if they are missing, and return their names.
+
+    Raises:
+        LabError: One of them cannot be downloaded.
+    """
+    names: tuple[str, ...] = ()
+    if prometheus.is_missing():
+        _apt_get("update")
+        names += (prometheus.unpack(),)
+    if cluster_tools.is_missing():
+        names += (cluster_tools.unpack(),)
+    return names
 
 
 def _with_qemu() -> bool:

@@ -19,7 +19,7 @@ def program(name: str) -> Path:
     """Return the path of the program *name*.  Raises LabError if it is missing."""
     path = shutil.which(name) or shutil.which(name, path=str(TREE / "usr/bin"))
     if path is None:
-        raise LabError(f"{name} not found", "run python3 -m lab install")
+        raise LabError(f"{name} not found", "run python3 -m lab install-tools")
     return Path(path)
 
 

@@ -1,15 +1,10 @@
-"""The Helm chart renders the same objects as deploy/daemonset.yaml.
-
-Without helm (apt and PyPI have none) the tests that render the chart are skipped.  The others always run: the chart's
-files are consistent, and security contexts and roles in the templates are those of the manifest.
-"""
+"""The Helm chart, rendered by the real helm, means the same as the manifests where both can say it."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -17,48 +12,165 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.manifests import BASE, DEPLOY, Object, objects_of
+from tests.deploy.chart_files import FILES, README, readme
+from tests.deploy.manifests import BASE, DEPLOY, find, objects_of, pod_of
+from tests.deploy.rendering import CHART, VALUES_FOLDER, by_name, chart_objects, helm, kustomize_objects, template
 
-CHART = DEPLOY / "helm/kubeproxy-py"
 TEMPLATES = {path.name: path.read_text() for path in sorted((CHART / "templates").iterdir())}
 [VALUES] = objects_of(CHART / "values.yaml")
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
-SERVER = "https://control-plane.example:6443"
+VALUE_FILES = sorted(VALUES_FOLDER.glob("*.yaml"))
+VERSIONS = tuple(f"1.{minor}" for minor in range(27, 37))
 
 
-def rendered(*settings: str) -> list[Object]:
-    """Return the objects that helm renders from the chart; skip if helm is not installed."""
-    if not shutil.which("helm"):
-        pytest.skip("helm is not installed: the chart is not rendered")
-    words = ["helm", "template", "kubeproxy-py", str(CHART), "--namespace=kube-system", f"--set=apiServer={SERVER}"]
-    done = subprocess.run([*words, *settings], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def canonical(document: Object) -> Object:
-    """Return *document* with the files of a ConfigMap parsed, and without fields that have no effect."""
-    if document["kind"] == "ConfigMap":
-        return {**document, "data": {name: yaml.safe_load(text) for name, text in document["data"].items()}}
-    if document["kind"] == "DaemonSet":
-        spec = document["spec"]["template"]["spec"]
-        for container in (*spec["containers"], *spec["initContainers"]):
-            container.pop("imagePullPolicy", None)
-    return document
-
-
-def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
-    return {(document["kind"], document["metadata"]["name"]): canonical(document) for document in objects}
+def file_settings(path: Path) -> str:
+    return f"--values={path}"
 
 
 def test_helm_renders_the_manifest() -> None:
-    assert by_name(rendered()) == by_name(objects_of(BASE))
+    assert by_name(chart_objects()) == by_name(objects_of(BASE))
 
 
-@pytest.mark.parametrize("settings", [[], ["--set=init.enabled=false"], ["--set=existingConfigMap=kube-proxy"]])
-def test_objects_rendered_by_helm_are_valid(settings: list[str]) -> None:
-    for document in rendered(*settings):
-        kubernetes_validate.validate(document, "1.36", strict=True)
+def test_there_are_twelve_examples_of_values() -> None:
+    assert len(VALUE_FILES) >= 12
+
+
+@pytest.mark.parametrize("path", VALUE_FILES, ids=lambda path: path.stem)
+def test_lint_accepts_the_values(path: Path) -> None:
+    done = helm("lint", "--strict", str(CHART), "--set=apiServer=https://10.0.0.1:6443", file_settings(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 chart(s) failed" in done.stdout
+
+
+@pytest.mark.parametrize("path", VALUE_FILES, ids=lambda path: path.stem)
+def test_objects_are_valid_in_each_kubernetes_version(path: Path) -> None:
+    objects = chart_objects(file_settings(path))
+    for document in objects:
+        for version in VERSIONS if not document["apiVersion"].startswith("monitoring.coreos.com/") else ():
+            kubernetes_validate.validate(document, version, strict=True)
+    assert any(document["kind"] == "DaemonSet" for document in objects)
+
+
+@pytest.mark.parametrize("path", VALUE_FILES, ids=lambda path: path.stem)
+def test_selector_matches_the_pods(path: Path) -> None:
+    spec = find(chart_objects(file_settings(path)), "DaemonSet")["spec"]
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+
+
+# Values and an overlay of kustomize that mean the same; each file of the folder names its twin in the first line.
+
+
+def twins() -> list[Any]:
+    pattern = re.compile(r"# The same as (deploy/daemonset/\S+)")
+    found = ((path, pattern.match(path.read_text())) for path in VALUE_FILES)
+    return [pytest.param(path, match[1], id=path.stem) for path, match in found if match]
+
+
+@pytest.mark.parametrize(("path", "folder"), twins())
+def test_values_render_what_the_overlay_renders(path: Path, folder: str, tmp_path: Path) -> None:
+    inside = tmp_path / "inside"  # kustomize requires relative paths
+    inside.symlink_to(DEPLOY / "daemonset")
+    name = "inside/" + folder.removeprefix("deploy/daemonset/")
+    part = {"resources": ["inside/base"], "components": [name]} if "/components/" in folder else {"resources": [name]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(part))
+    from_helm, from_kustomize = by_name(chart_objects(file_settings(path))), by_name(kustomize_objects(tmp_path))
+    assert from_helm.keys() == from_kustomize.keys()
+    for key, document in from_helm.items():
+        assert document == from_kustomize[key], key
+
+
+# Values that cannot work are refused, with the remedy.
+
+REFUSED = {
+    "no API server": ([], "apiServer: the API server's address as a node reaches it"),
+    "API server without a scheme": (["--set=apiServer=10.0.0.1:6443"], "apiServer"),
+    "another mode": (["--set=apiServer=https://a:6443,config.mode=iptables"], "must be 'ipvs'"),
+    "misspelt value": (["--set=apiServer=https://a:6443,inti.enabled=false"], "inti"),
+    "misspelt setting of the agent": (["--set=apiServer=https://a:6443,agent.drainDeadlin=1m"], "drainDeadlin"),
+    "digest that is none": (["--set=apiServer=https://a:6443,image.digest=sha256:12"], "/image/digest"),
+    "PodMonitor of metrics on loopback": (
+        ["--set=apiServer=https://a:6443,podMonitor.enabled=true"],
+        "set config.metricsBindAddress, such as 0.0.0.0:10249",
+    ),
+    "ServiceMonitor of metrics on loopback": (
+        ["--set=apiServer=https://a:6443,serviceMonitor.enabled=true,config.metricsBindAddress=127.0.0.1:10300"],
+        "Prometheus cannot reach metrics at 127.0.0.1:10300",
+    ),
+    "beside kube-proxy": (
+        ["--set=existingConfigMap=kube-proxy"],
+        "the agent would run beside kube-proxy on every node",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
+def test_values_that_cannot_work_are_refused(settings: list[str], message: str) -> None:
+    done = template(*settings)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["kubeProxyIsRemoved=true", "nodeSelector.kubeproxy-py/proxy=yes"])
+def test_config_map_of_kube_proxy_is_accepted_for_nodes_that_it_has_left(setting: str) -> None:
+    done = template("--set=existingConfigMap=kube-proxy", f"--set={setting}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_mode_of_the_configuration_is_written_once() -> None:
+    text = find(chart_objects("--set=config.mode=ipvs"), "ConfigMap")["data"]["config.conf"]
+    assert re.findall(r"^mode: .*", text, re.MULTILINE) == ["mode: ipvs"]
+
+
+def test_connection_settings_are_kept_beside_the_kubeconfig() -> None:
+    text = find(chart_objects("--set=config.clientConnection.qps=20"), "ConfigMap")["data"]["config.conf"]
+    expected = {"kubeconfig": "/var/lib/kube-proxy/kubeconfig.conf", "qps": 20}
+    assert yaml.safe_load(text)["clientConnection"] == expected
+
+
+def test_settings_of_the_agent_become_flags() -> None:
+    settings = "agent.drainDeadline=10m,agent.iptablesBackend=restore,agent.iptablesFlavour=nft,agent.trafficSeries=0"
+    [container] = pod_of(find(chart_objects(f"--set={settings}", "--set=extraArgs={--v=2}"), "DaemonSet"))["containers"]
+    flags = (
+        "--drain-deadline=10m",
+        "--iptables-backend=restore",
+        "--iptables-flavour=nft",
+        "--traffic-series=0",
+        "--v=2",
+    )
+    assert [argument for argument in container["args"] if argument in flags] == list(flags)
+
+
+def test_ports_follow_the_configuration() -> None:
+    settings = "--set=config.metricsBindAddress=0.0.0.0:10300,config.healthzBindAddress=0.0.0.0:10301"
+    [container] = pod_of(find(chart_objects(settings), "DaemonSet"))["containers"]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"healthz": 10301, "metrics": 10300}
+
+
+def test_image_may_be_named_by_digest() -> None:
+    digest = "sha256:" + "0123456789abcdef" * 4
+    pod = pod_of(find(chart_objects(f"--set=image.digest={digest},image.tag=ignored"), "DaemonSet"))
+    images = {container["image"] for container in (*pod["containers"], *pod["initContainers"])}
+    assert images == {f"{VALUES['image']['repository']}@{digest}"}
+
+
+def test_notes_warn_of_the_placeholder_image() -> None:
+    settings = ["--dry-run=client", "--namespace=kube-system", "--set=apiServer=https://a:6443"]
+    assert "is the placeholder" in helm("install", "kubeproxy-py", str(CHART), *settings).stdout
+    own = helm("install", "kubeproxy-py", str(CHART), *settings, "--set=image.repository=registry.example/proxy").stdout
+    assert "placeholder" not in own
+    assert "rollout status daemonset/kubeproxy-py" in own
+
+
+# The files of the chart
+
+
+def test_files_of_the_chart_are_those_of_the_monitoring_folder() -> None:
+    for path, source in FILES.items():
+        assert path.read_text() == source.read_text(), "hint: make chart"
+
+
+def test_readme_of_the_chart_is_generated_from_its_values() -> None:
+    assert README.read_text() == readme(), "hint: make chart, and read the diff"
 
 
 def values_named() -> set[tuple[str, ...]]:
@@ -66,7 +178,9 @@ def values_named() -> set[tuple[str, ...]]:
 
 
 def test_each_value_of_a_template_has_a_default() -> None:
-    for path in values_named():
+    for path in values_named() - {
+        ("config", name) for name in ("metricsBindAddress", "healthzBindAddress", "clientConnection")
+    }:
         value: Any = VALUES
         for word in path:
             assert word in value, ".".join(path)
@@ -77,38 +191,14 @@ def test_each_value_is_used_by_a_template() -> None:
     assert {path[0] for path in values_named()} == set(VALUES)
 
 
-def test_schema_accepts_the_defaults_and_rejects_a_misspelt_value() -> None:
+def test_schema_knows_exactly_the_values_that_exist() -> None:
     jsonschema.validate(VALUES, SCHEMA)
-    with pytest.raises(jsonschema.ValidationError, match="inti"):
-        jsonschema.validate({**VALUES, "inti": {"enabled": False}}, SCHEMA)
+    assert set(SCHEMA["properties"]) - {"global"} == set(VALUES)
+    for name, part in SCHEMA["properties"].items():
+        if part.get("additionalProperties") is False and not name.endswith("Probe"):
+            assert set(part["properties"]) == set(VALUES[name]), name
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_template_actions_and_blocks_are_closed(name: str) -> None:
-    text = TEMPLATES[name]
-    assert "{{" not in re.sub(r"{{.*?}}", "", text)
-    opened = re.findall(r"{{-? *(?:if|with|range|define)\b", text)
-    assert len(opened) == len(re.findall(r"{{-? *end\b", text))
-
-
-@pytest.mark.parametrize("name", [name for name in TEMPLATES if name.endswith(".yaml")])
-def test_templates_without_their_actions_are_yaml(name: str) -> None:
-    lines = (line for line in TEMPLATES[name].splitlines() if not re.fullmatch(r" *{{.*}}", line))
-    documents = list(yaml.safe_load_all(re.sub(r"{{.*?}}", "", "\n".join(lines))))
-    assert all(document["kind"] and document["metadata"]["name"] == "kubeproxy-py" for document in documents)
-
-
-def test_role_of_the_chart_is_that_of_the_manifest() -> None:
-    text = re.sub(r"{{.*?}}", "kube-system", TEMPLATES["access.yaml"])  # its only action is the namespace
-    kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
-    shipped = [document for document in objects_of(BASE) if document["kind"] in kinds]
-    assert by_name(list(yaml.safe_load_all(text))) == by_name(shipped)
-
-
-def test_security_contexts_of_the_chart_are_those_of_the_manifest() -> None:
-    text = TEMPLATES["daemonset.yaml"]
-    contexts = re.findall(r"^          securityContext:\n((?:            .*\n)+)", text, re.MULTILINE)
-    daemon_set = next(document for document in objects_of(BASE) if document["kind"] == "DaemonSet")
-    spec = daemon_set["spec"]["template"]["spec"]
-    expected = [container["securityContext"] for container in (*spec["initContainers"], *spec["containers"])]
-    assert [yaml.safe_load(context) for context in contexts] == expected
+def test_icon_is_a_file_of_the_repository() -> None:
+    [chart] = objects_of(CHART / "Chart.yaml")
+    assert (DEPLOY.parent / "docs" / Path(chart["icon"]).name).exists()

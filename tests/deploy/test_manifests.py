@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import yaml
 
 from kubeproxy_py.config.load import load
 from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
+from tests.deploy.rendering import kustomize_objects
 
 BASE_FOLDER = BASE.parent
 OVERLAYS = sorted((DEPLOY / "daemonset/overlays").iterdir())
@@ -27,7 +26,7 @@ _OTHERS = (
     "monitoring.coreos.com/",
     "kubeproxy.config.k8s.io/",
 )
-VERSIONS = ("1.29", "1.32", "1.36")
+VERSIONS = tuple(f"1.{minor}" for minor in range(27, 37))
 
 
 def patches() -> set[Path]:
@@ -80,20 +79,9 @@ def test_files_named_by_a_kustomization_exist(folder: Path) -> None:
     assert not [name for name in named if (folder / name).resolve() in folder.resolve().parents]  # kustomize: a cycle
 
 
-def rendered(folder: Path) -> list[Object]:
-    """Return the objects that kustomize renders from *folder*; skip if it is not installed (apt and PyPI have none)."""
-    programs = {"kustomize": ["kustomize", "build"], "kubectl": ["kubectl", "kustomize"]}
-    words = next((words for name, words in programs.items() if shutil.which(name)), None)
-    if words is None:
-        pytest.skip("neither kustomize nor kubectl is installed: overlays are not rendered")
-    done = subprocess.run([*words, str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
 @pytest.mark.parametrize("folder", [BASE_FOLDER, *OVERLAYS], ids=lambda folder: folder.name)
 def test_objects_rendered_by_kustomize_are_valid(folder: Path) -> None:
-    for document in rendered(folder):
+    for document in kustomize_objects(folder):
         kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
 
 
@@ -105,7 +93,7 @@ def test_component_no_init_removes_the_init_container(tmp_path: Path) -> None:
         "components": ["inside/components/no-init"],
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(words))
-    pod = pod_of(find(rendered(tmp_path), "DaemonSet"))
+    pod = pod_of(find(kustomize_objects(tmp_path), "DaemonSet"))
     assert "initContainers" not in pod
 
 

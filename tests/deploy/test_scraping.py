@@ -1,0 +1,224 @@
+"""The real Prometheus scrapes our pods by the PodMonitor, with what the Prometheus operator makes of it.
+
+The operator turns a PodMonitor into a scrape configuration whose relabeling keeps only targets of the selected pods
+whose *declared* container port has the name (or number) that the monitor gives.  Prometheus' discovery of pods makes a
+target of each declared port.  Both are done here for the pod that is shipped; Prometheus decides what it scrapes.
+Sources: prometheus-operator, pkg/prometheus/promcfg.go; Prometheus, discovery/kubernetes/pod.go.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from lab import prometheus
+from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
+from tests.deploy.rendering import chart_objects
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+
+DEADLINE_S = 60
+MONITOR = DEPLOY / "daemonset/components/monitoring/monitor.yaml"
+_SANITIZED = str.maketrans("./-", "___")
+
+
+def targets_of(daemon_set: Object) -> list[Object]:
+    """Return what Prometheus discovers of a pod of *daemon_set* on 127.0.0.1: a target for each declared port."""
+    template = daemon_set["spec"]["template"]
+    pod_labels = {
+        f"__meta_kubernetes_pod_label_{name.translate(_SANITIZED)}": value
+        for name, value in template["metadata"]["labels"].items()
+    }
+    present = {name.replace("_label_", "_labelpresent_", 1): "true" for name in pod_labels}
+    common = {
+        **pod_labels,
+        **present,
+        "__meta_kubernetes_pod_node_name": "node-a",
+        "__meta_kubernetes_pod_phase": "Running",
+    }
+    return [
+        {
+            "targets": [f"127.0.0.1:{port['containerPort']}"],
+            "labels": {
+                **common,
+                "__meta_kubernetes_pod_container_name": container["name"],
+                "__meta_kubernetes_pod_container_port_name": port["name"],
+                "__meta_kubernetes_pod_container_port_number": str(port["containerPort"]),
+            },
+        }
+        for container in pod_of(daemon_set)["containers"]
+        for port in container.get("ports", ())
+    ]
+
+
+def scrape_configuration(monitor: Object, discovered: Path) -> Object:
+    """Return the scrape configuration that the operator generates for *monitor*, with a file for discovery."""
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    keep = [
+        {"source_labels": ["__meta_kubernetes_pod_phase"], "regex": "(Failed|Succeeded)", "action": "drop"},
+        *(
+            {
+                "source_labels": [
+                    f"__meta_kubernetes_pod_label_{name.translate(_SANITIZED)}",
+                    f"__meta_kubernetes_pod_labelpresent_{name.translate(_SANITIZED)}",
+                ],
+                "regex": f"({value});true",
+                "action": "keep",
+            }
+            for name, value in monitor["spec"]["selector"]["matchLabels"].items()
+        ),
+    ]
+    if "port" in endpoint:
+        keep.append(_keep_port("name", endpoint["port"]))
+    else:
+        keep.append(_keep_port("number", endpoint["targetPort"]))
+    own = [
+        {_snake(name): value for name, value in relabeling.items()} for relabeling in endpoint.get("relabelings", ())
+    ]
+    return {
+        "job_name": f"podMonitor/{monitor['metadata']['namespace']}/{monitor['metadata']['name']}/0",
+        "metrics_path": endpoint["path"],
+        "file_sd_configs": [{"files": [str(discovered)]}],
+        "relabel_configs": [*keep, *own],
+    }
+
+
+def _keep_port(kind: str, value: object) -> Object:
+    return {
+        "source_labels": [f"__meta_kubernetes_pod_container_port_{kind}"],
+        "regex": str(value),
+        "action": "keep",
+    }
+
+
+def _snake(name: str) -> str:
+    return {"sourceLabels": "source_labels", "targetLabel": "target_label"}.get(name, name)
+
+
+@contextmanager
+def metrics_server(port: int) -> Iterator[None]:
+    """Answer on 127.0.0.1:*port* as an agent's metrics server does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"kubeproxy_ipvs_build_info 1\n"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def answer(port: int, path: str) -> Any:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return json.load(response)["data"]
+    except (URLError, OSError):
+        return None
+
+
+@contextmanager
+def prometheus_with(scrape: Object, folder: Path) -> Iterator[int]:
+    """Run the real Prometheus with the scrape configuration *scrape*; yield the port of its API."""
+    port = free_port()
+    configuration = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [scrape]}
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
+    words = [str(prometheus.program("prometheus")), f"--config.file={folder}/prometheus.yaml"]
+    words += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    process = subprocess.Popen(words)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_targets(port: int) -> Any:
+    """Return Prometheus' targets, active and dropped, once it has discovered them and scraped the active ones."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        targets = answer(port, "/api/v1/targets")
+        if targets and _is_settled(targets):
+            return targets
+        time.sleep(0.2)
+    raise AssertionError("Prometheus discovered nothing")
+
+
+def _is_settled(targets: Any) -> bool:
+    active = targets["activeTargets"]
+    return bool(active or targets["droppedTargets"]) and all(target["health"] != "unknown" for target in active)
+
+
+def daemon_set_at(daemon_set: Object, number: int) -> Object:
+    """Return *daemon_set* with *number* instead of 10249, which may be in use on this host."""
+    document: Object = yaml.safe_load(yaml.safe_dump(daemon_set).replace("10249", str(number)))
+    return document
+
+
+def shipped() -> tuple[Object, Object]:
+    return find(objects_of(BASE), "DaemonSet"), objects_of(MONITOR)[0]
+
+
+def from_chart() -> tuple[Object, Object]:
+    objects = chart_objects("--set=podMonitor.enabled=true,config.metricsBindAddress=0.0.0.0:10249")
+    return find(objects, "DaemonSet"), find(objects, "PodMonitor")
+
+
+@pytest.mark.parametrize("source", [shipped, from_chart], ids=["kustomize", "helm"])
+def test_pod_monitor_has_the_metrics_port_scraped_and_nothing_else(source: Any, tmp_path: Path) -> None:
+    daemon_set, monitor = source()
+    number = free_port()
+    discovered = tmp_path / "targets.json"
+    discovered.write_text(json.dumps(targets_of(daemon_set_at(daemon_set, number))))
+    with metrics_server(number), prometheus_with(scrape_configuration(monitor, discovered), tmp_path) as port:
+        targets = wait_for_targets(port)
+        [target] = targets["activeTargets"]
+        assert (target["health"], target["scrapeUrl"]) == ("up", f"http://127.0.0.1:{number}/metrics")
+        assert target["labels"] == {"job": "kube-proxy", "instance": "node-a", "node": "node-a"}
+        assert len(targets["droppedTargets"]) == 1  # the health port
+        [sample] = answer(port, "/api/v1/query?query=kubeproxy_ipvs_build_info")["result"]
+        assert sample["metric"]["job"] == "kube-proxy"
+
+
+def test_pod_that_does_not_declare_the_port_is_not_scraped(tmp_path: Path) -> None:
+    """This test's own picture of the operator is right: this is what made the former manifests collect nothing."""
+    daemon_set, monitor = shipped()
+    [container] = pod_of(daemon_set)["containers"]
+    container["ports"] = [port for port in container["ports"] if port["name"] != "metrics"]
+    discovered = tmp_path / "targets.json"
+    discovered.write_text(json.dumps(targets_of(daemon_set)))
+    with prometheus_with(scrape_configuration(monitor, discovered), tmp_path) as port:
+        targets = wait_for_targets(port)
+        assert (targets["activeTargets"], len(targets["droppedTargets"])) == ([], 1)
