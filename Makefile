@@ -21,7 +21,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again lock setup lab tools chart clean laws fuzz image-tests soak reliability-page $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,11 +59,11 @@ build/atheris/ready: tests/fuzz/requirements.lock image/requirements.lock
 	build/atheris/bin/pip install --quiet --disable-pip-version-check --require-hashes $(^:%=-r %)
 	@touch $@
 
-image-tests: image tools
+image-tests: image deb tools
 	$(PYTHON) -m pytest -m image
 	$(PYTHON) -m pytest -m lab
 
-$(KERNEL_JOBS): image tools
+$(KERNEL_JOBS): image tools deb-machine
 	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel -p tests.kernel_queue --queue=build/kernel-queue --durations=10 \
 		$(KERNEL_TESTS)
 
@@ -81,6 +81,13 @@ image: ## build the container image: build/image/kubeproxy-py.tar; make image [B
 	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
 		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah mmdebstrap runc ca-certificates; }
 	@$(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build $(BASE)
+
+deb: setup ## build the Debian package: build/deb/kubeproxy-py_VERSION_ARCHITECTURE.deb
+	@$(SUDO) env DEBIAN_FRONTEND=noninteractive python3 -m image.deb tools
+	@python3 -m image.deb build
+
+deb-machine: deb #  make the tree of a fresh Debian 12 machine, on which the package is tested
+	@$(SUDO) python3 -m image.deb machine
 
 image-again: image ## build the image again from scratch, and fail if a byte differs
 	@python3 -m image.archive build/image/kubeproxy-py.tar >build/image/first && rm -f build/image/base.tar

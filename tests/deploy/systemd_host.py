@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -81,11 +82,13 @@ class SystemdHost:
     folder: its NODE_FOLDER.  options: the agent's flags.  drop_in: lines for the unit's [Service].
     """
 
+    program = __file__  # becomes process 1 of the machine
+
     def __init__(self, namespace: Namespace, folder: Path, options: str, drop_in: str = "") -> None:
         self._namespace = namespace
         (folder / "environment").write_text(f"KUBEPROXY_PY_OPTIONS={options}\n")
         (folder / "drop-in").write_text(f"[Service]\n{_LIBRARIES}\n{drop_in}\n")
-        self._argv = [sys.executable, __file__, str(folder)]
+        self._argv = [sys.executable, self.program, str(folder)]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._pid = 0
 
@@ -148,13 +151,13 @@ class SystemdHost:
         return os.pread(self._log.fileno(), 1 << 16, 0).decode(errors="replace")[-4000:]
 
 
-def _become_machine(folder: Path) -> None:
-    """Make the namespaces, print the pid of process 1, and end when it ends."""
+def become_machine(folder: Path, make_files: Callable[[Path], None]) -> None:
+    """Make the namespaces, print the pid of process 1, and end when it ends; *make_files* changes its root."""
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | _CLONE_NEWCGROUP)
     pid = os.fork()
     if pid == 0:
         linux.die_with_parent(signal.SIGKILL)
-        _make_files(folder)
+        make_files(folder)
         os.dup2(2, 1)
         os.execve(
             "/lib/systemd/systemd",
@@ -167,15 +170,7 @@ def _become_machine(folder: Path) -> None:
 
 def _make_files(folder: Path) -> None:
     """Give this process its own root: the lab's files, with an overlay on a tmpfs for what is written."""
-    linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
-    _LAYERS.mkdir(exist_ok=True)
-    linux.mount("tmpfs", str(_LAYERS), "tmpfs", 0, "mode=755")
-    root, upper, work = (_LAYERS / name for name in ("root", "upper", "work"))
-    for path in (root, upper, work):
-        path.mkdir()
-    subprocess.run(["modprobe", "overlay"], check=True)
-    linux.mount("overlay", str(root), "overlay", 0, f"lowerdir=/,upperdir={upper},workdir={work}")
-    linux.mount("proc", f"{root}/proc", "proc")
+    root = writable_copy(Path("/"))
     for mounted in ("/dev", "/sys", "/etc/alternatives"):  # an overlay does not contain mounts of its lower directory
         linux.mount(mounted, f"{root}{mounted}", flags=linux.MS_BIND | linux.MS_REC)
     linux.mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2")
@@ -189,6 +184,25 @@ def _make_files(folder: Path) -> None:
     linux.mount(str(LAB), f"{root}/run/{LAB.name}", flags=linux.MS_BIND)
     _install_boot_units(root)
     _install_ours(root)
+    enter(root)
+
+
+def writable_copy(tree: Path) -> Path:
+    """Return a folder with the files of *tree*, and an overlay on a tmpfs for what is written, in a mount namespace."""
+    linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+    _LAYERS.mkdir(exist_ok=True)
+    linux.mount("tmpfs", str(_LAYERS), "tmpfs", 0, "mode=755")
+    root, upper, work = (_LAYERS / name for name in ("root", "upper", "work"))
+    for path in (root, upper, work):
+        path.mkdir()
+    subprocess.run(["modprobe", "overlay"], check=True)
+    linux.mount("overlay", str(root), "overlay", 0, f"lowerdir={tree},upperdir={upper},workdir={work}")
+    linux.mount("proc", f"{root}/proc", "proc")
+    return root
+
+
+def enter(root: Path) -> None:
+    """Make *root* the root of this process."""
     os.chdir(root)
     linux.mount(".", "/", flags=linux.MS_MOVE)
     os.chroot(".")
@@ -221,4 +235,4 @@ def _install_ours(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    _become_machine(Path(sys.argv[1]))
+    become_machine(Path(sys.argv[1]), _make_files)

@@ -1,0 +1,67 @@
+"""What is in the Debian package that `make deb` built."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from image.deb import FOLDER
+from tests.deploy.manifests import DEPLOY
+
+pytestmark = pytest.mark.image
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    [path] = FOLDER.glob("kubeproxy-py_*.deb")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tree(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("package")
+    subprocess.run(["dpkg-deb", "--extract", str(package), str(folder)], check=True)
+    return folder
+
+
+def test_lintian_finds_nothing_but_what_is_overridden_with_a_reason(package: Path) -> None:
+    [changes] = package.parent.glob("*.changes")
+    words = ["lintian", "--fail-on=error,warning", "--allow-root", str(changes)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_unit_is_the_shipped_one_with_the_program_of_the_package(tree: Path) -> None:
+    [path] = tree.rglob("kubeproxy-py.service")
+    shipped = (DEPLOY / "systemd/kubeproxy-py.service").read_text()
+    assert path.read_text() == shipped.replace("/opt/kubeproxy-py/bin/", "/usr/sbin/")
+    assert "/opt" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("environment", "etc/default/kubeproxy-py"),
+        ("config.yaml", "etc/kubeproxy-py/config.yaml"),
+        ("modules-load.conf", "usr/lib/modules-load.d/kubeproxy-py.conf"),
+        ("sysctl.conf", "usr/lib/sysctl.d/90-kubeproxy-py.conf"),
+        ("tmpfiles.conf", "usr/lib/tmpfiles.d/kubeproxy-py.conf"),
+    ],
+)
+def test_file_of_the_unit_is_the_shipped_one(tree: Path, name: str, place: str) -> None:
+    assert (tree / place).read_text() == (DEPLOY / "systemd" / name).read_text()
+
+
+def test_files_in_etc_are_kept_in_an_upgrade(package: Path) -> None:
+    done = subprocess.run(["dpkg-deb", "--info", str(package), "conffiles"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["/etc/default/kubeproxy-py", "/etc/kubeproxy-py/config.yaml"]
+
+
+def test_package_runs_where_it_is_unpacked_to(tree: Path) -> None:
+    site = tree / "usr/lib/kubeproxy-py/lib/python3.11/site-packages"
+    words = ["/usr/bin/python3.11", "-I", "-c", "import sys; sys.path[:0] = [sys.argv.pop(1)]; "
+             "from kubeproxy_py.__main__ import main; sys.exit(main())", str(site), "--version"]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "kubeproxy-py"), done.stderr
