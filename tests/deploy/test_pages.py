@@ -1,0 +1,144 @@
+"""The commands of the installation pages, extracted and run as far as this machine can.
+
+What is run for real: `helm install` and `helm template` of our chart (rendered), `kubectl apply -k` (rendered), YAML
+blocks with a Kubernetes kind (validated).  Of other kubectl commands verb and flags are compared with kubectl's own
+help, and all shell text with bash's parser: there is no cluster here on which they could run.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from lab.job import REPOSITORY
+from tests.deploy.rendering import documents, helm, kustomize_objects, program
+
+PAGES = [*sorted((REPOSITORY / "docs").glob("install-*.md")), REPOSITORY / "docs/migrate.md"]
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PLACEHOLDER = re.compile(r"\b(?:CONTROL-PLANE|CLUSTER-API-SERVER|REGISTRY|NODE|IMAGE|CLUSTER)\b")
+# Values for our own kinds are validated elsewhere; these are files of other programs.
+_OTHER_KINDS = ("ClusterConfig",)
+
+
+class Block(NamedTuple):
+    """One fenced block of a page."""
+
+    page: str
+    language: str
+    text: str
+
+
+def blocks() -> Iterator[Block]:
+    for path in PAGES:
+        for language, text in _BLOCK.findall(path.read_text()):
+            yield Block(path.name, language, text)
+
+
+def shell_blocks() -> list[Block]:
+    return [block for block in blocks() if not block.language and not block.text.startswith("$ ")]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Return page and words of each simple command."""
+    found = []
+    for block in shell_blocks():
+        text = re.sub(r"\\\n", " ", block.text)
+        for line in re.split(r"\n|&&|\|", re.sub(r"<<END.*?^END$", "", text, flags=re.MULTILINE | re.DOTALL)):
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError:  # a part of a command with quotes over several lines
+                continue
+            if words:
+                found.append((block.page, words))
+    return found
+
+
+def of_program(name: str, *verbs: str) -> list[Any]:
+    chosen = [(page, words) for page, words in commands() if words[0] == name and (not verbs or words[1] in verbs)]
+    return [pytest.param(words, id=f"{page}-{number}") for number, (page, words) in enumerate(chosen)]
+
+
+def as_example(words: list[str]) -> list[str]:
+    """Return *words* with an example in the place of each placeholder."""
+    return [_PLACEHOLDER.sub("example", word) for word in words]
+
+
+def test_pages_have_commands() -> None:
+    assert len(of_program("kubectl")) > 20
+    assert len(of_program("helm")) >= 4
+
+
+@pytest.mark.parametrize("block", shell_blocks(), ids=lambda block: block.page)
+def test_bash_accepts_the_block(block: Block) -> None:
+    done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", of_program("helm", "install", "template"))
+def test_helm_renders_the_chart_with_the_values_of_the_page(words: list[str]) -> None:
+    arguments = as_example(words[2 : words.index(">")] if ">" in words else words[2:])
+    done = helm("template", *(str(REPOSITORY / word) if word.startswith("deploy/") else word for word in arguments))
+    assert done.returncode == 0, done.stderr
+    for document in documents(done.stdout):
+        kubernetes_validate.validate(document, "1.36", strict=True)
+
+
+@pytest.mark.parametrize("words", [param for param in of_program("kubectl", "apply") if "-k" in param.values[0]])
+def test_kustomize_renders_what_the_page_applies(words: list[str]) -> None:
+    objects = kustomize_objects(REPOSITORY / words[words.index("-k") + 1])
+    assert "DaemonSet" in {document["kind"] for document in objects}
+
+
+@cache
+def flags_of(*verb: str) -> str:
+    """Return kubectl's help of *verb* with the flags that every verb has; "" if there is no such verb."""
+    own, common = (
+        subprocess.run([program("kubectl"), *words], capture_output=True, text=True, check=False).stdout
+        for words in ([*verb, "--help"], ["options"])
+    )
+    return own + common if "Usage:" in own else ""
+
+
+@pytest.mark.parametrize("words", of_program("kubectl"))
+def test_kubectl_knows_the_verb_and_its_flags(words: list[str]) -> None:
+    verbs = [word for word in words[1:] if not word.startswith("-") and word != "kube-system"]
+    named = verbs[:2] if verbs[0] in ("rollout", "create", "config") else verbs[:1]
+    text = flags_of(*named)
+    assert text, f"kubectl has no verb {named}"
+    for word in words[1:]:
+        if match := re.match(r"--[a-z-]+", word):
+            assert f"{match[0]}=" in text or f"{match[0]} " in text, word
+        elif match := re.match(r"-[a-zA-Z]\b", word):
+            assert f"{match[0]}, " in text, word
+
+
+def yaml_objects() -> list[Any]:
+    """Return the Kubernetes objects in YAML blocks of the pages."""
+    found = []
+    for block in blocks():
+        if block.language == "yaml":
+            for number, document in enumerate(yaml.safe_load_all(block.text)):
+                if isinstance(document, dict) and document.get("kind") and document["kind"] not in _OTHER_KINDS:
+                    found.append(pytest.param(document, id=f"{block.page}-{number}-{document['kind']}"))
+    return found
+
+
+@pytest.mark.parametrize("document", yaml_objects())
+def test_object_of_the_page_is_valid(document: Any) -> None:
+    kubernetes_validate.validate(document, "1.36", strict=True)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_installation_page_tells_how_to_upgrade_and_to_go_back(path: Path) -> None:
+    text = path.read_text().lower()
+    assert re.search(r"upgrade|update", text), "no word of upgrades"
+    assert re.search(r"\bback\b|rollback", text), "no word of the way back"
