@@ -26,8 +26,18 @@ export PYTHONDONTWRITEBYTECODE :=
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: setup lab ## show a Service being served on a real kernel, from the manifest to an answered packet
-	@$(LAB) --timeout 120 -- $(PYTHON) -m tests.demo
+run: build/run/ready ## show a Service being served on a real kernel, from the manifest to an answered packet
+	@python3 -m lab install --for-run
+	@$(LAB) --timeout 120 -- build/run/bin/python -m tests.demo
+
+# The libraries of the agent, and nothing that only tests need.
+build/run/ready: image/requirements.lock
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo "Installing the Debian package python3-venv, which is missing"; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	@echo "Installing the libraries of the agent in build/run, from PyPI"
+	@python3 -m venv build/run
+	@build/run/bin/pip install --quiet --disable-pip-version-check --require-hashes -r image/requirements.lock
+	@touch $@
 
 test: setup lab tools ## run all tests, including those on a real kernel with IPVS
 	@rm -rf build/kernel-queue

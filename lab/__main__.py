@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds, then exit 124 (default: 600)")
     run.add_argument("--mem", default="2G", help="memory of the kernel (default: 2G)")
     run.add_argument("command", nargs="+")
-    commands.add_parser("install", help="install the packages that are missing")
+    packages = commands.add_parser("install", help="install the packages that are missing")
+    packages.add_argument("--for-run", action="store_true", help="only what `make run` needs")
     commands.add_parser("install-tools", help="unpack prometheus, helm and kubectl, which tests need, below build/")
     commands.add_parser("which", help="print the backend that would be used: uml, host or qemu")
     kernels = commands.add_parser("build", help="build user-mode-linux kernels from Debian's sources, into ~/.cache")
@@ -56,8 +57,8 @@ def _run(options: argparse.Namespace) -> int:
     return lab.run(options.command, timeout_s=options.timeout, memory=options.mem)
 
 
-def _install(_: argparse.Namespace) -> int:
-    print("installed:", " ".join(install()) or "nothing was missing")
+def _install(options: argparse.Namespace) -> int:
+    print("installed:", " ".join(install(for_tests=not options.for_run)) or "nothing was missing")
     return 0
 
 

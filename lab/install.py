@@ -13,17 +13,16 @@ from lab import cluster_tools, prometheus, qemu
 from lab.job import LabError
 from lab.xstate import UML_XSTATE_BYTES, xstate_bytes
 
-PACKAGES = (
-    *("user-mode-linux", "kmod", "iproute2", "iptables", "nftables"),
-    *("ipset", "ipvsadm", "conntrack", "procps", "systemd"),
-)
+_KERNEL_AND_TOOLS = ("user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm")
+_FOR_TESTS = ("nftables", "conntrack", "procps", "systemd")
+PACKAGES = (*_KERNEL_AND_TOOLS, *_FOR_TESTS)
 _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
 
-def required() -> tuple[str, ...]:
-    """Return the packages that this processor and backend need."""
+def required(*, for_tests: bool = True) -> tuple[str, ...]:
+    """Return the packages that this processor and backend need, for `make run` or *for_tests* too."""
     for_xstate = _FOR_LARGE_XSTATE if xstate_bytes() > UML_XSTATE_BYTES else ()
-    return PACKAGES + for_xstate + (qemu.PACKAGES if _with_qemu() else ())
+    return (PACKAGES if for_tests else _KERNEL_AND_TOOLS) + for_xstate + (qemu.PACKAGES if _with_qemu() else ())
 
 
 def missing(wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -33,13 +32,13 @@ def missing(wanted: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in wanted if f"{name} installed" not in listed)
 
 
-def install() -> tuple[str, ...]:
+def install(*, for_tests: bool = True) -> tuple[str, ...]:
     """Install the missing packages and return their names.
 
     Raises:
         LabError: There is no apt-get, or this user may not use it.
     """
-    names = install_packages(required())
+    names = install_packages(required(for_tests=for_tests))
     return names + (qemu.unpack_kernel() if _with_qemu() else ())
 
 
@@ -76,6 +75,7 @@ def install_packages(wanted: tuple[str, ...]) -> tuple[str, ...]:
             "apt-get not found; only Debian and its derivatives have the user-mode-linux package",
             f"install {' '.join(names)} by hand",
         )
+    print(f"Installing these Debian packages, which are missing: {' '.join(names)}", flush=True)
     _apt_get("update")
     _apt_get("install", "--yes", "--no-install-recommends", *names)
     return names

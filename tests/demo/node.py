@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import IO
 
+from lab.job import REPOSITORY
 from tests.demo.output import CheckFailedError, command, show_log_line
 
 # A line of klog: severity, date, time, process, source] "message" key=value ...
 _LINE = re.compile(r'^(?P<severity>[IWE])\d{4} \S+ +\d+ \S+\] "(?P<message>(?:[^"\\]|\\.)*)"(?P<values>.*)$')
 _TEXT_VALUE = re.compile(r' \w+="(?:[^"\\]|\\.)*"')
-_AGENT = str(Path(sys.executable).with_name("kubeproxy-py"))
+# Of the checkout: the environment of `make run` has its libraries only.
+_AGENT = (sys.executable, "-m", "kubeproxy_py")
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -25,7 +28,8 @@ class Agent:
     def __init__(self, flags: list[str]) -> None:
         self._lines: list[str] = []
         self._changed = threading.Condition()
-        self._process = subprocess.Popen([_AGENT, "run", *flags], stderr=subprocess.PIPE, text=True, cwd="/")
+        argv = [*_AGENT, "run", *flags]
+        self._process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd="/", env=_ENVIRONMENT)
         assert self._process.stderr is not None
         self._relay = threading.Thread(target=self._relay_log, args=(self._process.stderr,), daemon=True)
         self._relay.start()
@@ -89,7 +93,8 @@ def run_command(name: str, flags: list[str]) -> tuple[str, list[str]]:
         CheckFailedError: It failed.
     """
     command("kubeproxy-py", name, "...")
-    ended = subprocess.run([_AGENT, name, *flags], capture_output=True, text=True, check=False)
+    argv = [*_AGENT, name, *flags]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
     if ended.returncode:
         raise CheckFailedError(f"kubeproxy-py {name} succeeds; it exited with {ended.returncode}: {ended.stderr}")
     return ended.stdout, [sentence(line) for line in ended.stderr.splitlines()]
