@@ -21,7 +21,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ configuration-page: setup ## generate docs/configuration.md from the configurati
 
 metrics-page: setup ## generate docs/metrics.md from the metric definitions
 	$(PYTHON) -m tests.metrics.metrics_page
+
+doctor-page: setup ## generate docs/doctor.md from the table of checks
+	$(PYTHON) -m tests.checks.doctor_page
 
 lock: setup ## update the lock files of all dependencies
 	$(VENV)/bin/pip install --quiet pip-tools

@@ -1,9 +1,10 @@
-"""The command line: run | plan | status | check | cleanup.
+"""The command line: run | plan | status | doctor | check | cleanup.
 
 Invariants:
 - Without a command it is ``run``, so a kube-proxy command line works unchanged.
 - Exit status: 0 success, 1 failure, 2 the command line or the configuration cannot be used (kube-proxy exits with 1 for
-  both). A failure may be worth a retry; status 2 is not, until somebody fixes it.
+  both). A failure may be worth a retry; status 2 is not, until somebody fixes it. doctor: 0 well, 1 it could not look
+  everywhere, 2 something is wrong.
 - Help and ``--version`` import nothing heavy. Modules of a command are imported when it is executed.
 """
 
@@ -132,6 +133,11 @@ def _parser(name: str) -> ArgumentParser:
         parser.add_argument(
             "-o", "--output", choices=formats, default="text", metavar="|".join(formats), help="format of the plan"
         )
+    if name == "doctor":
+        formats = ("text", "json")
+        parser.add_argument(
+            "-o", "--output", choices=formats, default="text", metavar="|".join(formats), help="format of the report"
+        )
     add_flags(parser, name)
     return parser
 
@@ -211,6 +217,12 @@ def _status(config_input: ConfigInput, _arguments: Namespace) -> int:
     return status(_load(config_input))
 
 
+def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.doctor import doctor
+
+    return doctor(_load(config_input), as_json=arguments.output == "json")
+
+
 def _check(config_input: ConfigInput, _arguments: Namespace) -> int:
     from kubeproxy_py.commands.check import check
 
@@ -256,6 +268,19 @@ COMMANDS: dict[str, Command] = {
             ("Name the Services of a directory", "status --manifests=/etc/kubeproxy-py/services"),
         ),
         _status,
+    ),
+    "doctor": Command(
+        "Look for what is wrong on this host, with cause, effect and remedy",
+        "Checks rights, kernel, sysctls, iptables, other service proxies and firewalls, bridges, connection tracking,\n"
+        "the API server, clock and certificates; docs/doctor.md lists all checks. Changes nothing but loads modules.\n"
+        "Exits with 0 if all is well (warnings are printed), 1 if a check could not look, 2 if something is wrong.\n"
+        f"{_ALL_FLAGS}",
+        (
+            ("Look at this node", "doctor --config=/var/lib/kube-proxy/config.conf"),
+            ("Look at a node without an API server", "doctor --manifests=/etc/kubeproxy-py/services"),
+            ("Print the report as JSON, for a script", "doctor --kubeconfig=/etc/kubernetes/proxy.conf -o json"),
+        ),
+        _doctor,
     ),
     "check": Command(
         "Validate the configuration and report every problem",

@@ -8,7 +8,7 @@ from kubeproxy_py.model.finding import Finding
 FULL_SHARE = 0.9
 """From this share of nf_conntrack_max on the table counts as full: a burst fills the rest."""
 
-_HINT = "raise conntrack.min or conntrack.maxPerCore, or sysctl -w net.netfilter.nf_conntrack_max=N"
+_HINT = "sysctl -w net.netfilter.nf_conntrack_max=N, with a larger N; or raise conntrack.min or conntrack.maxPerCore"
 
 
 def check_conntrack(situation: Situation) -> Iterator[Finding]:
@@ -17,12 +17,18 @@ def check_conntrack(situation: Situation) -> Iterator[Finding]:
     if now is None:
         return
     if now.maximum and now.count > FULL_SHARE * now.maximum:
-        message = (
-            f"{now.count} of {now.maximum} connections are tracked; when the table is full, new connections to "
-            "Services and to this node are dropped"
-        )
-        yield Finding("ConntrackTableFull", "conntrack", message, _HINT)
+        cause = f"{now.count} of {now.maximum} connections are tracked"
+        message = "when the table is full, new connections to Services and to this node are dropped"
+        yield Finding("ConntrackTableFull", "conntrack", message, _HINT, cause)
     before = situation.before.conntrack if situation.before else None
     if before and now.drops > before.drops:
-        message = f"the kernel dropped {now.drops - before.drops} packets or connections since the last check"
-        yield Finding("ConntrackDrops", "conntrack", message, _HINT)
+        cause = f"the kernel dropped {now.drops - before.drops} packets or connections since the last check"
+        yield Finding("ConntrackDrops", "conntrack", "connections to Services fail or hang", _HINT, cause)
+
+
+def conntrack_seen(situation: Situation) -> str:
+    """Return how full the table is."""
+    now = situation.facts.conntrack
+    if now is None:
+        return "connections are not tracked"
+    return f"{now.count} of {now.maximum or 'any number of'} connections are tracked"

@@ -13,9 +13,13 @@ def check_identity(situation: Situation) -> Iterator[Finding]:
     here = {host.address for host in situation.facts.addresses if host.interface != IPVS_DEVICE}
     if node is None or not node.addresses or not here or not here.isdisjoint(node.addresses):
         return
-    message = (
-        f"its addresses {', '.join(node.addresses)} are on no interface of this host; if this is another node's name, "
-        "traffic policy Local, topology hints and node addresses are wrong here"
-    )
+    cause = f"its addresses {', '.join(node.addresses)} are on no interface of this host"
+    message = "if this is another node's name, traffic policy Local, topology hints and node addresses are wrong here"
     hint = "set hostnameOverride (--hostname-override) to the name of this host's own Node"
-    yield Finding("NodeAddressesNotOnHost", f"Node {node.name}", message, hint)
+    yield Finding("NodeAddressesNotOnHost", f"Node {node.name}", message, hint, cause)
+
+
+def node_seen(situation: Situation) -> str:
+    """Return the Node."""
+    node = situation.node
+    return f"Node {node.name}, addresses {', '.join(node.addresses) or 'none'}" if node else "no Node object was read"

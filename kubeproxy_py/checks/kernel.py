@@ -47,17 +47,21 @@ def _check_source_ports(kernel: KernelFacts, _situation: Situation) -> Finding |
         return None  # before 4.1; the probe of the host says so
     subject = "net.ipv4.vs.conn_reuse_mode"
     if kernel.version < _REUSE_MODE_UNNEEDED_SINCE:
+        cause = "it is 0, as kube-proxy sets it before Linux 5.9"
         message = (
-            "it is 0, as kube-proxy sets it before Linux 5.9: a client that connects again from the same port may be "
-            "refused or delayed while the pod of its last connection is replaced"
+            "a client that connects again from the same port may be refused or delayed while the pod of its last "
+            "connection is replaced"
         )
-        return Finding("SourcePortReuse", subject, message, "run Linux 5.9 or later, where no such setting is needed")
+        hint = "run Linux 5.9 or later, where no such setting is needed"
+        return Finding("SourcePortReuse", subject, message, hint, cause, "warning")
     if mode == 0 and kernel.version < _REUSE_MODE_HARMLESS_SINCE:
+        cause = "it is 0, which only kernels before 5.9 need"
         message = (
-            "it is 0, which only kernels before 5.9 need: a client that connects again from the same port may be sent "
-            "to the pod of its last connection, even while that terminates"
+            "a client that connects again from the same port may be sent to the pod of its last connection, even while "
+            "that terminates"
         )
-        return Finding("SourcePortReuse", subject, message, f"sysctl -w {subject}=1, and remove it from /etc/sysctl.d")
+        hint = f"sysctl -w {subject}=1, and remove it from /etc/sysctl.d"
+        return Finding("SourcePortReuse", subject, message, hint, cause)
     return None
 
 
@@ -68,17 +72,18 @@ def _check_estimation(kernel: KernelFacts, situation: Situation) -> Finding | No
     stall_s = situation.servers * kernel.cpus * ESTIMATION_S
     stalls = kernel.version < _ESTIMATION_BY_THREADS_SINCE and stall_s > STALL_MAX_S
     if stalls and state != 0:
-        message = (
+        cause = (
             f"every two seconds this kernel sums the counters of {situation.servers} virtual and real servers on "
-            f"{kernel.cpus} CPUs in one go, and packets of that CPU wait for about {stall_s * 1000:.0f} ms"
+            f"{kernel.cpus} CPUs in one go"
         )
+        message = f"packets of that CPU wait for about {stall_s * 1000:.0f} ms"
         turn_off = f"sysctl -w {subject}=0, which also stops the traffic metrics of Services, or "
-        return Finding("EstimationStalls", subject, message, f"{turn_off * (state is not None)}run Linux 6.2 or later")
+        hint = f"{turn_off * (state is not None)}run Linux 6.2 or later"
+        return Finding("EstimationStalls", subject, message, hint, cause, "warning")
     if state == 0 and not stalls:
-        message = (
-            "it is 0: the kernel does not sum its counters, so kubeproxy_ipvs_service_* and ipvsadm --stats stand still"
-        )
-        return Finding("EstimationOff", subject, message, f"sysctl -w {subject}=1")
+        cause = "it is 0: the kernel does not sum its counters"
+        message = "kubeproxy_ipvs_service_* and ipvsadm --stats stand still"
+        return Finding("EstimationOff", subject, message, f"sysctl -w {subject}=1", cause, "warning")
     return None
 
 
@@ -88,24 +93,23 @@ def _check_connection_table(kernel: KernelFacts, situation: Situation) -> Findin
         return None
     tracked = situation.facts.conntrack.count if situation.facts.conntrack else 0
     bits = min(max(kernel.connections, tracked).bit_length(), _TABLE_BITS_MAX)
-    message = (
-        f"{kernel.connections} connections or more are in a table of {kernel.connection_buckets} buckets, so each of "
-        f"their packets is compared with more than {CONNECTIONS_PER_BUCKET_MAX} others"
-    )
+    cause = f"{kernel.connections} connections or more are in a table of {kernel.connection_buckets} buckets"
+    message = f"each of their packets is compared with more than {CONNECTIONS_PER_BUCKET_MAX} others"
     hint = f"write 'options ip_vs conn_tab_bits={bits}' to /etc/modprobe.d/ip_vs.conf and reboot"
-    return Finding("ConnectionTableSmall", "IPVS connection table", message, hint)
+    return Finding("ConnectionTableSmall", "IPVS connection table", message, hint, cause, "warning")
 
 
 def _check_legacy_tables(kernel: KernelFacts, _situation: Situation) -> Finding | None:
     """Find rules in legacy tables, where the kernel has nf_tables and its next update may lack them."""
     if not kernel.legacy or not kernel.has_nf_tables or kernel.version < _LEGACY_IS_OPTIONAL_SINCE:
         return None
-    message = (
+    cause = (
         "its tables are an option of the kernel since Linux 6.17 (NETFILTER_XTABLES_LEGACY), which distributions leave "
-        "out; after an update to such a kernel no Service is served"
+        "out"
     )
+    message = "after an update to such a kernel no Service is served"
     hint = "let kubelet, the CNI plugin and this agent (--iptables-flavour=nft) use iptables-nft"
-    return Finding("LegacyTablesDeprecated", "iptables-legacy", message, hint)
+    return Finding("LegacyTablesDeprecated", "iptables-legacy", message, hint, cause, "warning")
 
 
 _CHECKS: tuple[Callable[[KernelFacts, Situation], Finding | None], ...] = (

@@ -1,8 +1,9 @@
 """What is checked of the Services of each sync, after it, so that it delays no Service."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
+from kubeproxy_py.commands.unserved_counts import UnservedCounts
 from kubeproxy_py.commands.unserved_log import UnservedLog
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.config.load import LoadedConfig
@@ -22,14 +23,22 @@ log = logging.getLogger(__name__)
 
 
 def checks_after_sync(
-    loaded: LoadedConfig, compiler: Compiler, kernel: Kernel, publish: Publish
+    loaded: LoadedConfig,
+    compiler: Compiler,
+    kernel: Kernel,
+    publish: Publish,
+    on_unserved: Callable[[Mapping[str, int]], None],
 ) -> Callable[[Collection[ServiceName]], None]:
-    """Return what is called with the Services of each sync, after it; a failure of one check stops no other."""
+    """Return what is called with the Services of each sync, after it; a failure of one check stops no other.
+
+    *on_unserved* is called with the number of Service ports that no endpoint serves, by reason, when it changes.
+    """
     reserve = _port_reserver(kernel) if loaded.agent.reserve_node_ports else _reserve_nothing
     checks = {
         "warnings about Services": ServiceWarnings(compiler, publish).check,
         "NodePorts in use": NodePortGuard(compiler, publish, listening_sockets, reserve, local_port_range).check,
         "Services that nothing serves": UnservedLog(compiler).check,
+        "number of Service ports that nothing serves": UnservedCounts(compiler, on_unserved).check,
     }
 
     def check(names: Collection[ServiceName]) -> None:

@@ -86,7 +86,8 @@ def build_app(
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
     rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)
     timeouts = TimeoutKeeper(current.get, IpvsAdapter())
-    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed, timeouts.check)
+    on_unserved = _unserved_recorder(collectors.registry)
+    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed, timeouts.check, on_unserved)
     reloader = Reloader(current, agent, platform.host, notifier)
     commands = platform.iptables_commands
     facts = HostFactsReader(commands)
@@ -108,6 +109,15 @@ def build_app(
 def _make_collectors() -> Collectors:
     registry = MetricsRegistry()
     return Collectors(registry, RestClientMetrics(registry), make_traffic_reader=IpvsAdapter)
+
+
+def _unserved_recorder(registry: MetricsRegistry) -> Callable[[Mapping[str, int]], None]:
+    def record(counts: Mapping[str, int]) -> None:
+        with registry.batch():
+            for reason, count in counts.items():
+                registry.set("kubeproxy_ipvs_unserved_service_ports", count, reason)
+
+    return record
 
 
 def _count_servers(counts: Mapping[str, int]) -> int:

@@ -3,4 +3,5 @@
 SUCCESS = 0
 FAILED = 1  # may succeed if tried again
 UNUSABLE = 2  # the command line or the configuration cannot be used
+COULD_NOT_LOOK, WRONG = 1, 2  # of doctor: a check could not look; something is wrong
 INTERRUPTED = 130  # by SIGINT, as shells report it

@@ -6,7 +6,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from socket import gethostname
 from time import monotonic, time
 from typing import TYPE_CHECKING
@@ -228,12 +228,13 @@ def _kubernetes_source(
 # Agent
 
 
-def make_agent(
+def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
     loaded: LoadedConfig,
     parts: Parts,
     on_problem: Callable[[Problem], None],
     on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
     on_marks: Callable[[], None] = lambda: None,
+    on_unserved: Callable[[Mapping[str, int]], None] = lambda _counts: None,
 ) -> Agent:
     """Return the agent of *parts*.
 
@@ -243,6 +244,7 @@ def make_agent(
         on_problem: Called with each rejected object.
         on_disputed: Called with rows that drift again each time after they were repaired.
         on_marks: Called whenever the marks of the kernel are read.
+        on_unserved: Called with the number of Service ports that no endpoint serves, by reason, when it changes.
     """
     return Agent(
         parts.kernel,
@@ -252,7 +254,7 @@ def make_agent(
         keep_foreign=loaded.agent.keep_foreign_virtual_servers,
         timing=_timing(loaded),
         on_problem=on_problem,
-        on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish),
+        on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish, on_unserved),
         on_disputed=on_disputed,
         on_marks=on_marks,
     )

@@ -10,12 +10,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic, sleep
 
 from kubeproxy_py import threads
-from kubeproxy_py.commands.finding_reporter import FindingReporter
-from kubeproxy_py.events.kube_events import Publish
-from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, netlink_users, processes
-from kubeproxy_py.metrics.registry import MetricsRegistry
-from kubeproxy_py.model.rows import Key
-from kubeproxy_py.plan.rivals import (
+from kubeproxy_py.checks.rivals import (
     ANOTHER_PROXY,
     QUESTIONS,
     REPEATED_DRIFT,
@@ -24,6 +19,11 @@ from kubeproxy_py.plan.rivals import (
     find_rivals,
     service_proxy,
 )
+from kubeproxy_py.commands.finding_reporter import FindingReporter
+from kubeproxy_py.events.kube_events import Publish
+from kubeproxy_py.kernel.host.processes import get_local, is_in_our_network, netlink_users, processes
+from kubeproxy_py.metrics.registry import MetricsRegistry
+from kubeproxy_py.model.rows import Key
 
 RECHECK_S = 60.0
 DISPUTE_PERIOD_S = 600.0  # between two messages about disputed rows
@@ -73,7 +73,7 @@ class RivalWatch:
     def look(self, disputed: tuple[str, ...] = ()) -> bool:
         """Look once, report what is new, and return whether there is another service proxy."""
         with self._lock:
-            findings = find_rivals(self._facts(disputed))
+            findings = find_rivals(observe(self._is_ours, disputed))
             rivals = [finding for finding in findings if finding.reason == ANOTHER_PROXY]
             self._reporter.replace(rivals)
             for finding in findings:
@@ -87,12 +87,19 @@ class RivalWatch:
         if self.look(disputed) and not watched:
             self.watch()
 
-    def _facts(self, disputed: tuple[str, ...]) -> Facts:
-        found = tuple(
-            ProxyProcess(pid, program)
-            for pid, words in processes()
-            if (program := service_proxy(words)) and is_in_our_network(pid)
-        )
-        answers = ((port, get_local(port, path)) for port, path in QUESTIONS.items() if not self._is_ours(port))
-        users = tuple(ProxyProcess(pid, program) for pid, program in (netlink_users() if disputed else ()))
-        return Facts(found, tuple((port, answer) for port, answer in answers if answer), disputed, users)
+
+def observe(is_ours: Callable[[int], bool], disputed: tuple[str, ...] = ()) -> Facts:
+    """Return what can be seen of service proxies on this node.
+
+    Args:
+        is_ours: Returns whether it is this agent that answers at a port of 127.0.0.1.
+        disputed: Rows that drifted again and again; then the programs that could have done it are looked for.
+    """
+    found = tuple(
+        ProxyProcess(pid, program)
+        for pid, words in processes()
+        if (program := service_proxy(words)) and is_in_our_network(pid)
+    )
+    answers = ((port, get_local(port, path)) for port, path in QUESTIONS.items() if not is_ours(port))
+    users = tuple(ProxyProcess(pid, program) for pid, program in (netlink_users() if disputed else ()))
+    return Facts(found, tuple((port, answer) for port, answer in answers if answer), disputed, users)

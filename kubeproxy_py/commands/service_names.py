@@ -30,7 +30,8 @@ def unserved_server_reason(server: VirtualServer, holder: ServiceName | None, co
     if service is None or port is None:
         return ""
     slices, family = cluster.slices_of(service.name), family_of(server.address)
-    return unserved_reason(service, port, slices, family, compiler.context)
+    reason = unserved_reason(service, port, slices, family, compiler.context)
+    return reason.text if reason else ""
 
 
 def _port_of(server: VirtualServer, service: Service) -> ServicePort | None:

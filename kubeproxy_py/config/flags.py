@@ -17,8 +17,10 @@ from kubeproxy_py.config.types import AgentSettings, Field, KubeProxyConfigurati
 
 _RUN = ("run",)
 _PLAN = ("run", "plan")
+_HOST = ("run", "plan", "doctor")
 _READ = ("run", "plan", "status")
-_KERNEL = ("run", "plan", "status", "cleanup")
+_SOURCE_OF = ("run", "plan", "status", "doctor")
+_KERNEL = ("run", "plan", "status", "doctor", "cleanup")
 
 
 class Flag(Struct, frozen=True, gc=False):
@@ -39,12 +41,12 @@ class Flag(Struct, frozen=True, gc=False):
 _CONFIGURATION = (
     Flag(
         "config", "", "read a KubeProxyConfiguration from this file; most other flags are then ignored",
-        field_type=FILE, commands=("run", "plan", "status", "check", "cleanup"),
+        field_type=FILE, commands=("run", "plan", "status", "doctor", "check", "cleanup"),
     ),
     Flag("write-config-to", "writeConfigTo", "write the effective configuration to this file and exit", AgentSettings),
     Flag(
         "hostname-override", "hostnameOverride", "name of this node's Node object, if it is not the host name",
-        commands=_READ, overrides_file=True,
+        commands=_SOURCE_OF, overrides_file=True,
     ),
     Flag(
         "bind-address", "bindAddress",
@@ -61,15 +63,15 @@ _CONFIGURATION = (
 _SOURCE = (
     Flag(
         "kubeconfig", "clientConnection.kubeconfig",
-        "kubeconfig for the API server; without it, the Pod's service account is used", commands=_READ,
+        "kubeconfig for the API server; without it, the Pod's service account is used", commands=_SOURCE_OF,
     ),
-    Flag("master", "master", "address of the API server; overrides the kubeconfig", AgentSettings, commands=_READ),
+    Flag("master", "master", "address of the API server; overrides the kubeconfig", AgentSettings, commands=_SOURCE_OF),
 )  # fmt: skip
 _AGENT_SOURCE = (
     Flag(
         "manifests", "manifests",
         "watch the Services, EndpointSlices and Nodes in the YAML and JSON files of this directory instead of an API "
-        "server", AgentSettings, commands=_READ,
+        "server", AgentSettings, commands=_SOURCE_OF,
     ),
     Flag(
         "state-dir", "stateDir",
@@ -88,7 +90,7 @@ _AGENT_SOURCE = (
 )  # fmt: skip
 
 _TRAFFIC = (
-    Flag("cluster-cidr", "clusterCIDR", "networks of all Pods, of each IP family any number", commands=_PLAN),
+    Flag("cluster-cidr", "clusterCIDR", "networks of all Pods, of each IP family any number", commands=_HOST),
     Flag(
         "detect-local-mode", "detectLocalMode", "how traffic from Pods of this node is recognized", commands=_PLAN
     ),
@@ -119,11 +121,11 @@ _IPVS = (
     Flag("ipvs-scheduler", "ipvs.scheduler", "scheduler of all virtual servers", commands=_PLAN),
     Flag(
         "ipvs-exclude-cidrs", "ipvs.excludeCIDRs", "never delete virtual servers in these networks",
-        commands=(*_PLAN, "cleanup"),
+        commands=(*_HOST, "cleanup"),
     ),
     Flag(
         "ipvs-strict-arp", "ipvs.strictARP", "set arp_ignore to 1 and arp_announce to 2, as MetalLB requires",
-        commands=_PLAN,
+        commands=_HOST,
     ),
     Flag("ipvs-sync-period", "ipvs.syncPeriod", "interval between full comparisons with the kernel"),
     Flag("ipvs-min-sync-period", "ipvs.minSyncPeriod", "minimum interval between two syncs"),
@@ -136,7 +138,7 @@ _AGENT_IPVS = (
     Flag(
         "keep-foreign-virtual-servers", "keepForeignVirtualServers",
         "do not delete virtual servers that neither our sets nor kube-ipvs0 name; they belong to other programs",
-        AgentSettings, commands=_PLAN,
+        AgentSettings, commands=_HOST,
     ),
     Flag(
         "reserve-node-ports", "reserveNodePorts",
@@ -159,31 +161,31 @@ _AGENT_IPTABLES = (
 _CONNTRACK = (
     Flag(
         "conntrack-max-per-core", "conntrack.maxPerCore",
-        "maximum of tracked connections per CPU core; 0: leave the limit unchanged", commands=_PLAN,
+        "maximum of tracked connections per CPU core; 0: leave the limit unchanged", commands=_HOST,
     ),
     Flag(
         "conntrack-min", "conntrack.min", "minimum of the limit, regardless of --conntrack-max-per-core",
-        commands=_PLAN,
+        commands=_HOST,
     ),
     Flag(
         "conntrack-tcp-timeout-established", "conntrack.tcpEstablishedTimeout",
-        "timeout of idle TCP connections; 0s: leave unchanged", commands=_PLAN,
+        "timeout of idle TCP connections; 0s: leave unchanged", commands=_HOST,
     ),
     Flag(
         "conntrack-tcp-timeout-close-wait", "conntrack.tcpCloseWaitTimeout",
-        "timeout of TCP connections in CLOSE_WAIT; 0s: leave unchanged", commands=_PLAN,
+        "timeout of TCP connections in CLOSE_WAIT; 0s: leave unchanged", commands=_HOST,
     ),
     Flag(
         "conntrack-tcp-be-liberal", "conntrack.tcpBeLiberal", "do not mark out-of-window TCP packets as invalid",
-        commands=_PLAN,
+        commands=_HOST,
     ),
     Flag(
         "conntrack-udp-timeout", "conntrack.udpTimeout", "timeout of unanswered UDP flows; 0s: leave unchanged",
-        commands=_PLAN,
+        commands=_HOST,
     ),
     Flag(
         "conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout",
-        "timeout of answered UDP flows; 0s: leave unchanged", commands=_PLAN,
+        "timeout of answered UDP flows; 0s: leave unchanged", commands=_HOST,
     ),
 )  # fmt: skip
 

@@ -17,14 +17,14 @@ from typing import TypeVar
 from msgspec import Struct
 
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
-from kubeproxy_py.kernel.address.bridges import bridges_with_ports
+from kubeproxy_py.kernel.address.bridges import Bridge, bridges_with_ports
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import run
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
 from kubeproxy_py.kernel.iptables.fingerprint import TableFingerprint, table_fingerprint
 from kubeproxy_py.kernel.kernel_facts import read_kernel_facts
 from kubeproxy_py.logging_setup import level, values
-from kubeproxy_py.model.host_facts import ChainFacts, Chains, ConntrackFacts, HostFacts
+from kubeproxy_py.model.host_facts import ChainFacts, Chains, ConntrackFacts, HostFacts, Part
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import Table
 from kubeproxy_py.net import Family
@@ -35,7 +35,7 @@ _BRIDGE_SYSCTLS: dict[Family, str] = {
     "IPv6": "proc/sys/net/bridge/bridge-nf-call-ip6tables",
 }
 _DROP_COLUMNS = ("drop", "early_drop")  # of /proc/net/stat/nf_conntrack
-_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +55,25 @@ class HostFactsReader:
 
     def read(self) -> HostFacts:
         """Return the facts of now; never raises."""
+        unread: dict[Part, str] = {}
         tables: dict[tuple[Family, Table], Chains] = {}
         for commands in self._commands:
             missing: dict[Table, Chains] = {}
-            found = _part("iptables", partial(self._tables, commands), missing)
+            found = _part("iptables", partial(self._tables, commands), missing, unread)
             tables |= {(commands.family, table): chains for table, chains in found.items()}
         conntrack = read_conntrack(self._root)
         legacy = any(commands.backend == "legacy" for commands in self._commands)
+        bridges: tuple[Bridge, ...] = _part("bridges", bridges_with_ports, (), unread)
         sysctls = {commands.family: self._root / _BRIDGE_SYSCTLS[commands.family] for commands in self._commands}
         return HostFacts(
             tables=tables,
-            bridges=_part("bridges", bridges_with_ports, ()),
+            bridges=tuple(bridge.name for bridge in bridges),
             bridge_netfilter={family: _read(path) == "1" for family, path in sysctls.items()},
             conntrack=conntrack,
-            addresses=_part("addresses", _host_addresses, ()),
+            addresses=_part("addresses", _host_addresses, (), unread),
             kernel=read_kernel_facts(conntrack, legacy=legacy, root=self._root),
+            hairpin_off={bridge.name: bridge.hairpin_off for bridge in bridges if bridge.hairpin_off},
+            unread=unread,
         )
 
     def _tables(self, commands: IptablesCommands) -> dict[Table, Chains]:
@@ -145,12 +149,13 @@ def _host_addresses() -> tuple[HostAddress, ...]:
         adapter.close()
 
 
-def _part(name: str, read: Callable[[], _Part], missing: _Part) -> _Part:
-    """Return what *read* returns, or *missing* if that fails."""
+def _part(name: Part, read: Callable[[], _Result], missing: _Result, unread: dict[Part, str]) -> _Result:
+    """Return what *read* returns, or *missing* if that fails, which *unread* gets told."""
     try:
         return read()
     except KernelError as error:
         log.log(level(2), "Failed to gather facts for the checks of this host", extra=values(part=name, err=error))
+        unread[name] = str(error)
         return missing
 
 

@@ -318,6 +318,23 @@ OURS: tuple[Metric, ...] = (
         "reason",
     ),
     _gauge(
+        "kubeproxy_ipvs_unserved_service_ports",
+        "Number of Service ports, in each IP family, that no endpoint serves on this node, by reason. NoEndpointSlice, "
+        "NoEndpoints, NoEndpointOfFamily: there are none. NoSuchPort, WrongProtocol: their ports do not match. "
+        "NotReady: none is ready. NoLocalEndpoint: internalTrafficPolicy is Local and none is on this node.",
+        "reason",
+    ),
+    _counter(
+        "kubeproxy_ipvs_foreign_servers_deleted_total",
+        "Number of virtual servers of other programs that this agent deleted, as kube-proxy does; see "
+        "ipvs.excludeCIDRs and --keep-foreign-virtual-servers.",
+    ),
+    _gauge(
+        "kubeproxy_ipvs_conntrack_entries",
+        "Number of connections that the kernel tracks now. When it reaches the limit, new connections are dropped.",
+    ),
+    _gauge("kubeproxy_ipvs_conntrack_limit", "Number of connections that the kernel tracks at most; 0: no limit."),
+    _gauge(
         "kubeproxy_ipvs_scrape_duration_seconds",
         "Time in seconds spent collecting the metrics of this scrape, without writing them as text.",
     ),

@@ -50,6 +50,7 @@ class SyncMetrics:
         for kind in ("service", "endpoint"):
             registry.inc(f"{_SYNC}{kind}_changes_total", amount=0)
             registry.set(f"{_SYNC}{kind}_changes_pending", 0)
+        registry.inc("kubeproxy_ipvs_foreign_servers_deleted_total", amount=0)
         for family in self._families:
             registry.declare(f"{_SYNC}duration_seconds", family)
             registry.declare(f"{_CONNTRACK}sync_duration_seconds", family)
@@ -117,6 +118,7 @@ class SyncMetrics:
         self._record_changes()
         for kind in ("service", "endpoint"):
             self._registry.set(f"{_SYNC}{kind}_changes_pending", 0)
+        self._registry.inc("kubeproxy_ipvs_foreign_servers_deleted_total", amount=len(report.foreign))
         self._record_programming({state.name for state in report.states})
         self._record_without_local(report.states)
 

@@ -1,6 +1,11 @@
 """A finding: something seen on this host that hurts Service traffic, and that this agent does not decide."""
 
+from typing import Literal
+
 from msgspec import Struct
+
+Severity = Literal["warning", "error", "unknown"]
+"""warning: it hurts only some, or not yet.  error: it hurts Service traffic.  unknown: it hides the rest from us."""
 
 
 class Finding(Struct, frozen=True, gc=False):
@@ -8,9 +13,12 @@ class Finding(Struct, frozen=True, gc=False):
 
     reason: str  # in one word of CamelCase; also a metric label and the reason of the Event
     subject: str = ""  # what it is about: a process, a rule, a sysctl
-    message: str = ""  # what follows for packets
+    message: str = ""  # the effect: what follows for packets
     hint: str = ""  # the remedy
+    cause: str = ""  # how the subject is; "": that it exists is the cause
+    severity: Severity = "error"
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
-        return ": ".join(part for part in (self.subject, self.message) if part) + hint
+        what = "; ".join(part for part in (self.cause, self.message) if part)
+        return ": ".join(part for part in (self.subject, what) if part) + hint

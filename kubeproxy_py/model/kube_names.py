@@ -37,6 +37,9 @@ OTHER_MODE_SERVICE_CHAIN = re.compile(r"KUBE-(?:SVC|SVL|FW|EXT|SEP|XLB)-[A-Z0-9]
 NFTABLES_MODE_TABLE = "kube-proxy"
 """The nf_tables table of kube-proxy's nftables mode, in the families ip and ip6."""
 
+KUBE_ROUTER_SERVICES_CHAIN = "KUBE-ROUTER-SERVICES"
+"""A chain of kube-router's service proxy."""
+
 PLACEHOLDER_SET = "KUBE-PY-STAND-IN"
 """The set that rules refer to while a set is recreated with another type (plan/set_replacement.py).
 

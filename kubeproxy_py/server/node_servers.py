@@ -21,6 +21,7 @@ from kubeproxy_py.events.kube_events import (
     metrics_server_failed,
 )
 from kubeproxy_py.logging_setup import values
+from kubeproxy_py.metrics.conntrack import collect_conntrack_metrics
 from kubeproxy_py.metrics.exposition import Collect
 from kubeproxy_py.metrics.process import collect_process_metrics, collect_thread_and_log_metrics
 from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, metric_family
@@ -82,6 +83,7 @@ class NodeServers:
         collect: tuple[Collect, ...] = (
             collect_process_metrics,
             collect_thread_and_log_metrics,
+            collect_conntrack_metrics,
             sync.collect,
             collectors.client.collect,
             self._collect_feature_gates,

@@ -1,4 +1,4 @@
-"""A CA for tests, and certificates that are valid for an hour."""
+"""A CA for tests, and certificates that are valid for an hour, if not for another time."""
 
 import datetime
 import ipaddress
@@ -27,12 +27,21 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         self._identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
-    def issue(self, name: str, address: str = "127.0.0.1", dns_name: str = "localhost") -> tuple[Path, Path]:
-        """Issue a certificate for servers at *address* and for clients; return the files of certificate and key."""
+    def issue(
+        self,
+        name: str,
+        address: str = "127.0.0.1",
+        dns_name: str = "localhost",
+        valid: datetime.timedelta = datetime.timedelta(hours=1),
+    ) -> tuple[Path, Path]:
+        """Issue a certificate for servers at *address* and for clients; return the files of certificate and key.
+
+        It is valid until *valid* from now, which may be negative.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName(dns_name)]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = _builder(_name(name), key.public_key(), self._name)
+        builder = _builder(_name(name), key.public_key(), self._name, valid)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -61,11 +70,16 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(subject: x509.Name, key: ec.EllipticCurvePublicKey, issuer: x509.Name) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    issuer: x509.Name,
+    valid: datetime.timedelta = datetime.timedelta(hours=1),
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(minutes=5))
-    builder = builder.not_valid_after(now + datetime.timedelta(hours=1))
+    earlier = min(valid, datetime.timedelta()) - datetime.timedelta(minutes=5)
+    builder = builder.not_valid_before(now + earlier).not_valid_after(now + valid)
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 

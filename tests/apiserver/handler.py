@@ -58,6 +58,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._respond(self._delete)
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        now_s = time.time() if timestamp is None else timestamp
+        return super().date_time_string(now_s + self.server.faults.clock_skew_s)
+
     # Responses -----------------------------------------------------------------------------------------------------
 
     def _respond(self, respond: Any) -> None:

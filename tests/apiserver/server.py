@@ -26,6 +26,7 @@ class Faults:
     pages_from_cache: bool = False  # a list of any version (resourceVersion=0) is paged too
     endless_lists: bool = False  # a list never ends
     no_gzip: bool = False  # lists are not compressed, as with the feature gate APIResponseCompression off
+    clock_skew_s: float = 0.0  # how much the server's clock, which its Date headers show, is ahead
     dead: bool = False  # accepts connections and requests, and answers nothing any more, on open watches neither
     missing_types: set[str] = field(default_factory=set)  # types (plural) that the server does not have
     unsupported_field_selectors: frozenset[str] = frozenset()  # fields rejected in selectors

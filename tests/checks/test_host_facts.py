@@ -73,4 +73,4 @@ def test_only_bridges_with_ports_are_returned() -> None:
         link(5, "vpod1", "veth", master=2),
         link(6, "eth0", master=4),
     ]
-    assert parse_bridges(links) == ("cni0",)
+    assert [bridge.name for bridge in parse_bridges(links)] == ["cni0"]

@@ -86,7 +86,7 @@ def situation(saved: str) -> Situation:
 
 
 def input_findings(rules: str, policy: str = "ACCEPT") -> list[str]:
-    return [finding.message for finding in check_input(situation(filter_table(rules, input_policy=policy)))]
+    return [finding.cause for finding in check_input(situation(filter_table(rules, input_policy=policy)))]
 
 
 @pytest.mark.parametrize(

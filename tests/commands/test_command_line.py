@@ -50,7 +50,7 @@ def test_help_lists_every_command_and_the_default_command(flag: str, capsys: pyt
     assert cli.main([flag]) == 0
     text = capsys.readouterr().out
     assert "The default command is run, which accepts every flag of kube-proxy" in text
-    assert all(f"\n  {name} " in text for name in ("run", "plan", "status", "check", "cleanup"))
+    assert all(f"\n  {name} " in text for name in ("run", "plan", "status", "doctor", "check", "cleanup"))
 
 
 def command_help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -80,7 +80,7 @@ def test_help_of_a_command_has_two_to_four_examples_of_it(name: str, capsys: pyt
     assert all(command.startswith(f"kubeproxy-py {name}") for command in commands)
 
 
-@pytest.mark.parametrize("name", ["plan", "status", "check", "cleanup"])
+@pytest.mark.parametrize("name", ["plan", "status", "doctor", "check", "cleanup"])
 def test_every_command_accepts_the_flags_that_its_help_does_not_show(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

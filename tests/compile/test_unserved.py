@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubeproxy_py.compile.unserved import unserved_ports
+from kubeproxy_py.compile.unserved import KINDS, unserved_ports
 from kubeproxy_py.model.services import EndpointSlice, Service
 from tests.builders import THERE, endpoint, endpoint_slice, node_context, port, service
 
@@ -37,7 +37,8 @@ LOCAL = service(internal_local=True)
 )
 def test_reason_names_what_is_missing(asked: Service, slices: list[EndpointSlice], reason: str) -> None:
     ((_, _, found),) = unserved_ports(asked, slices, node_context())
-    assert found == reason
+    assert found.text == reason
+    assert found.kind in KINDS
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ROOT_PAGES = sorted(REPOSITORY.glob("*.md"))
 OPERATOR_PAGES = [
     path for path in DOCS if re.match(r"install-|migrate|troubleshooting|security|configuration", path.name)
 ]
-_COMMAND = re.compile(r"kubeproxy-py (?:run|plan|status|check|cleanup)\b[^\n`#]*")
+_COMMAND = re.compile(r"kubeproxy-py (?:run|plan|status|doctor|check|cleanup)\b[^\n`#]*")
 _FLAG = re.compile(r"--([a-z][a-z-]+)")
 _OTHER_FLAGS = {"assume-empty", "version", "help", "output"}
 

@@ -5,17 +5,11 @@ iptables-legacy.  It works nevertheless, if root applied the sysctls before.
 
 NET_ADMIN alone is not enough, although nf_tables needs no more: to write or print a rule with a set, iptables requests
 the set's index from the kernel by a raw socket, in both variants (iptables, extensions/libxt_set.h).
-
-The interpreter and this checkout may be in a directory that only root can read (a home directory), so the process gets
-mounts of its own.
 """
 
 from __future__ import annotations
 
-import shlex
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,18 +17,16 @@ from typing import NamedTuple
 import pytest
 
 from lab.client import query
-from lab.job import REPOSITORY, SYSTEM_PATH
-from lab.namespace import Namespace
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import run
+from tests.e2e.least_rights import PLACE, USER, LeastRights, with_rights
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.nft_node import PATIENCE_S, first_sync, on_qemu
 from tests.e2e.packets_table import CLUSTER_IP, CLUSTER_IP_6, NODE_PORT, PORT
 from tests.e2e.serving import serving_cluster
 from tests.host_tools.recorded_tables import private_network
 
-USER = 65532  # the image's
 NET_ADMIN, NET_RAW = 1 << 12, 1 << 13  # linux/capability.h
 ADDED_LATER = "10.96.0.11"
 _PODS = ("pod-a1", "pod-b1")
@@ -44,31 +36,6 @@ _RULES = {
     "of a set": "*nat\n:KUBE-TRIED - [0:0]\n-A KUBE-TRIED -m set --match-set KUBE-TRIED dst -j RETURN\nCOMMIT\n",
     "of none": "*nat\n:KUBE-TRIED - [0:0]\n-A KUBE-TRIED -j RETURN\nCOMMIT\n",
 }
-_PLACE = Path("/run/least-rights")  # on the lab's tmpfs
-_MOUNTED = {"python": sys.base_prefix, "packages": sysconfig.get_path("purelib"), "code": str(REPOSITORY)}
-_PYTHON = _PLACE / "python" / Path(sys.executable).resolve().relative_to(sys.base_prefix)
-_PATH = ":".join(SYSTEM_PATH)  # without directories that only root can read
-_MOUNTS = (
-    *(f"mount --bind {shlex.quote(path)} {_PLACE / name}" for name, path in _MOUNTED.items()),
-    "mount -o bind,ro /proc/sys /proc/sys",  # as in every container that is not privileged
-)
-
-
-def _with_rights(*capabilities: str) -> list[str]:
-    """Return the prefix of a command that runs it as USER, with only these capabilities, and without gaining others."""
-    only = ",".join(("-all", *(f"+{name}" for name in capabilities)))
-    user = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
-    return ["setpriv", *user, f"--bounding-set={only}", f"--inh-caps={only}", f"--ambient-caps={only}"]
-
-
-class LeastRights(Namespace):
-    """A namespace in which commands of this Python run as USER with the fewest rights."""
-
-    def wrap(self, argv: list[str]) -> list[str]:
-        script = "; ".join((*_MOUNTS, 'exec "$@"'))
-        environment = ("env", "--chdir=/", f"PATH={_PATH}", f"PYTHONPATH={_PLACE / 'code'}:{_PLACE / 'packages'}")
-        mounted = ["unshare", "--mount", "--propagation=private", "sh", "-ec", script, "sh"]
-        return super().wrap([*mounted, *_with_rights("net_admin", "net_raw"), *environment, str(_PYTHON), *argv[1:]])
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +55,7 @@ def _kernel_with_ipvs() -> None:
 def test_rule_with_a_set_needs_net_raw(capabilities: list[str], rule: str, error: str) -> None:
     with private_network():
         subprocess.run(["ipset", "create", "KUBE-TRIED", "hash:ip"], check=True)
-        words = [*_with_rights(*capabilities), "iptables-nft-restore", "--noflush"]
+        words = [*with_rights(*capabilities), "iptables-nft-restore", "--noflush"]
         done = subprocess.run(words, input=_RULES[rule], text=True, capture_output=True, check=False)
     assert (done.returncode != 0, error in done.stderr) == (bool(error), True), done.stderr
 
@@ -102,10 +69,8 @@ class Running(NamedTuple):
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """Yield the agent after its first sync on a node where only the sysctls were applied."""
-    for name in _MOUNTED:
-        (_PLACE / name).mkdir(parents=True)
-    folder = Folder(_PLACE / "manifests")  # only root can read pytest's own directories
-    folder.path.mkdir()
+    folder = Folder(PLACE / "manifests")  # only root can read pytest's own directories
+    folder.path.mkdir(parents=True)
     web = service("web", [CLUSTER_IP, CLUSTER_IP_6], _PORTS)
     folder.write("web", [web, *(endpoint_slice("web", _PODS, _PORTS, version=version) for version in (4, 6))])
     with serving_cluster() as cluster:

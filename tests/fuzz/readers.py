@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from kubeproxy_py.checks.rivals import HEALTH_PORT, METRICS_PORT, Facts, find_rivals, service_proxy
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.flags import FLAGS
 from kubeproxy_py.config.load import load
@@ -49,7 +50,6 @@ from kubeproxy_py.metrics.process import collect_process_metrics
 from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.net import FAMILIES
-from kubeproxy_py.plan.rivals import HEALTH_PORT, METRICS_PORT, Facts, find_rivals, service_proxy
 from kubeproxy_py.server.http_messages import NOT_FOUND, BadRequestError, encode_response, parse_head
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.decode.objects import decode

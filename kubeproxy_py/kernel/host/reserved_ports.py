@@ -78,13 +78,17 @@ class ReservedPorts:
             )
 
     def _read(self) -> set[int] | None:
-        """Return the reserved ports; None if they cannot be read."""
-        try:
-            with (self._root / "proc/sys" / _RESERVED).open("rb", buffering=0) as file:
-                text = file.read(_TEXT_MAX_BYTES)
-            return set(parse_ports((text or b"").decode("ascii")))
-        except (OSError, ValueError):
-            return None
+        return reserved_ports(self._root)
+
+
+def reserved_ports(root: Path = Path("/")) -> set[int] | None:
+    """Return the ports from which this host opens no connections; None if they cannot be read."""
+    try:
+        with (root / "proc/sys" / _RESERVED).open("rb", buffering=0) as file:
+            text = file.read(_TEXT_MAX_BYTES)
+        return set(parse_ports((text or b"").decode("ascii")))
+    except (OSError, ValueError):
+        return None
 
 
 def local_port_range(root: Path = Path("/")) -> tuple[int, int]:

@@ -106,6 +106,11 @@ def read_sysctl(path: str, *, root: Path = Path("/")) -> str | None:
         return None
 
 
+def is_writable(path: str, *, root: Path = Path("/")) -> bool:
+    """Return whether this process may write the sysctl at *path*; not, for example, below a read-only /proc/sys."""
+    return os.access(_file(path, root), os.W_OK, effective_ids=True)
+
+
 def write_sysctl(path: str, value: str, *, root: Path = Path("/")) -> WriteFailure | None:
     """Set the sysctl at *path* to *value*, and return why that failed."""
     try:

@@ -90,12 +90,25 @@ def legacy_tables(family: Family, *, root: Path = Path("/")) -> list[str]:
         return []
 
 
+def kubelet_backends(*, root: Path = Path("/")) -> tuple[Backend, ...]:
+    """Return every backend in which kubelet left a hint chain.  Raises KernelError."""
+    found: list[tuple[Backend, bool]] = [
+        ("nft", _has_nft_hint()),
+        ("legacy", any(_has_legacy_hint(family, root) for family in FAMILIES)),
+    ]
+    return tuple(backend for backend, is_there in found if is_there)
+
+
 def _kubelet_hint(root: Path) -> Backend | None:
     """Return the backend in which kubelet left its hint chain, if any."""
-    chains = [(family, chain) for family in FAMILIES for chain in KUBELET_HINT_CHAINS]
-    if any(nf_tables.has_chain(family, KUBELET_HINT_TABLE, chain) for family, chain in chains):
+    if _has_nft_hint():
         return "nft"
     return "legacy" if any(_has_legacy_hint(family, root) for family in FAMILIES) else None
+
+
+def _has_nft_hint() -> bool:
+    chains = [(family, chain) for family in FAMILIES for chain in KUBELET_HINT_CHAINS]
+    return any(nf_tables.has_chain(family, KUBELET_HINT_TABLE, chain) for family, chain in chains)
 
 
 def _has_legacy_hint(family: Family, root: Path) -> bool:

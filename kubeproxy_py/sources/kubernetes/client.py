@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import urllib3
@@ -67,6 +68,14 @@ class Response:
         """The Retry-After header if it is a number of seconds (Kubernetes sends no dates)."""
         text = self._response.headers.get("Retry-After", "")
         return float(text) if text.isascii() and text.isdigit() else None
+
+    @property
+    def date_s(self) -> float | None:
+        """The server's clock, in seconds since 1970, by the Date header; None if there is none."""
+        try:
+            return parsedate_to_datetime(self._response.headers.get("Date", "")).timestamp()
+        except (ValueError, OverflowError):
+            return None
 
     def body(self) -> bytearray:
         """Read and return the complete body, decompressed.

@@ -51,6 +51,7 @@ class UserWire(_Wire):
     token: str | None = None
     token_file: str | None = field(default=None, name="tokenFile")
     client_certificate: str | None = None
+    client_certificate_data: str | None = None
     client_key: str | None = None
     exec: ExecWire | None = None
 
@@ -60,6 +61,7 @@ class ClusterWire(_Wire):
 
     server: str
     certificate_authority: str | None = None
+    certificate_authority_data: str | None = None
 
 
 class ContextWire(_Wire):

@@ -170,6 +170,12 @@ class KubeSource:
         self.api.close()
 
 
+def import_libraries() -> None:
+    """Import what ``connect`` needs, so that it takes no longer than the server."""
+    import kubernetes.client.rest
+    import kubernetes.config  # noqa: F401 - to have it
+
+
 def connect(
     kubeconfig: str | None,
     master: str | None,

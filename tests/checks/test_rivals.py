@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubeproxy_py.plan.rivals import Facts, ProxyProcess, find_rivals, service_proxy
+from kubeproxy_py.checks.rivals import Facts, ProxyProcess, find_rivals, service_proxy
 
 
 @pytest.mark.parametrize(
