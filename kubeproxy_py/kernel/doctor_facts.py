@@ -37,6 +37,7 @@ CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _DISTRIBUTION = "kubeproxy-py"
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([\d.]+)[^;]*$")  # without those of an extra
 _KERNEL_THREADS = "kthreadd"  # the process 2 of the host's PID namespace
+_CONTAINER_HINT = "run doctor on the host, or in a pod with hostPID"
 _INTERPRETER = re.compile(r"(?:python|perl|ruby|sh|bash)[\d.]*$")
 
 _Result = TypeVar("_Result")
@@ -199,9 +200,7 @@ def find_programs(names: Sequence[str], proc: Path = Path("/proc")) -> tuple[tup
         if (program := _program_of(words)) in names and is_in_our_network(pid, proc)
     )
     if not found and _name_of_second(proc) != _KERNEL_THREADS:
-        raise KernelError(
-            "only processes of this container are visible", hint="run doctor on the host, or with hostPID"
-        )
+        raise KernelError("only the processes of this container are visible", hint=_CONTAINER_HINT)
     return found
 
 

@@ -17,8 +17,8 @@ Generated from `kubeproxy_py/checks/all_checks.py` by `make doctor-page`.
 
 `kubeproxy-py doctor` looks for everything on a node that hurts Service traffic, and prints cause, effect and remedy
 of what it finds, and what is well. It takes the flags of `run`, most of all `--config`, or `--kubeconfig`, or
-`--manifests`. It changes nothing, except that kernel modules are loaded as the agent would load them at its start. What the kernel
-alone tells is printed at once; the API server has 5 s.
+`--manifests`. It changes nothing, except that kernel modules are loaded as the agent would load them at its start.
+What the kernel alone tells is printed at once; the API server has 5 s.
 
 ```
 sudo kubeproxy-py doctor --config=/var/lib/kube-proxy/config.conf
@@ -38,14 +38,16 @@ kubectl -n kube-system exec POD -- kubeproxy-py doctor --config=/var/lib/kube-pr
 | `error` | it hurts Service traffic |
 | `unknown` | the check could not look, and says why: rights are missing, or nothing tells where the API server is |
 
-In a container without `hostPID` the processes of the node are not visible, and the checks that look at them are `unknown`.
+In a container without `hostPID` the processes of the node are not visible, and the checks that look at them are
+`unknown`.
 
 `-o json` prints one document: `version` (1), `state` (the worst of all), `exitStatus`, and `checks`, a list with one
 entry for each finding, or for each check without one: `check`, `state`, `reason`, `cause`, `effect`, `remedy`,
 `evidence`. A part that does not apply is `""`.
 
 The running agent reports the checks that are marked with * too: by log, Event and the metric
-`kubeproxy_ipvs_findings`, when a finding begins and when it ends; and other service proxies by `kubeproxy_ipvs_other_service_proxies`.
+`kubeproxy_ipvs_findings`, when a finding begins and when it ends; and other service proxies by
+`kubeproxy_ipvs_other_service_proxies`.
 """
 _TABLE = """
 ## Checks
