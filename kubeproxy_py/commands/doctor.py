@@ -20,7 +20,7 @@ from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.kubernetes.examine import Examination, examine, read_certificates
 
 API_TIMEOUT_S = 5.0
-_LATE: frozenset[Part] = frozenset(("API server", "pod networks"))  # parts that may take API_TIMEOUT_S
+_LATE: frozenset[Part] = frozenset(("API server", "certificates", "pod networks"))  # parts that may take API_TIMEOUT_S
 
 
 def doctor(loaded: LoadedConfig, *, as_json: bool) -> int:

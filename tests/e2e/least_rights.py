@@ -18,6 +18,7 @@ USER = 65532  # the image's
 PLACE = Path("/run/least-rights")  # on the lab's tmpfs
 _MOUNTED = {"python": sys.base_prefix, "packages": sysconfig.get_path("purelib"), "code": str(REPOSITORY)}
 _PYTHON = PLACE / "python" / Path(sys.executable).resolve().relative_to(sys.base_prefix)
+_LIBRARIES = f"LD_LIBRARY_PATH={PLACE / 'python/lib'}"  # not a system's libpython of another patch release
 _PATH = ":".join(SYSTEM_PATH)  # without directories that only root can read
 _MOUNTS = (
     *(f"mount --bind {shlex.quote(path)} {PLACE / name}" for name, path in _MOUNTED.items()),
@@ -43,6 +44,12 @@ class LeastRights(Namespace):
 
     def wrap(self, argv: list[str]) -> list[str]:
         script = "; ".join((*_MOUNTS, 'exec "$@"'))
-        environment = ("env", "--chdir=/", f"PATH={_PATH}", f"PYTHONPATH={PLACE / 'code'}:{PLACE / 'packages'}")
+        environment = (
+            "env",
+            "--chdir=/",
+            f"PATH={_PATH}",
+            f"PYTHONPATH={PLACE / 'code'}:{PLACE / 'packages'}",
+            _LIBRARIES,
+        )
         mounted = ["unshare", "--mount", "--propagation=private", "sh", "-ec", script, "sh"]
         return super().wrap([*mounted, *with_rights(*self._capabilities), *environment, str(_PYTHON), *argv[1:]])

@@ -391,7 +391,9 @@ def test_user_without_rights_is_told_so_first_and_is_not_told_that_the_node_is_w
     place = PLACE / "doctor"
     place.mkdir(parents=True, exist_ok=True)  # this user cannot read pytest's own folders
     argv = command_line(place, "doctor")
-    first = run_doctor(namespace, argv).stdout.splitlines()[:4]
+    done = run_doctor(namespace, argv)
+    assert done.stdout, done.stderr
+    first = done.stdout.splitlines()[:4]
     assert first[0].split() == ["unknown", "rights", "RightsMissing"]
     assert "it lacks NET_ADMIN and NET_RAW, and it is not root" in first[1]
     assert "sudo kubeproxy-py doctor" in first[3]
