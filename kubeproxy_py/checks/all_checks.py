@@ -52,7 +52,7 @@ CHECKS: tuple[Check, ...] = (
         about="are modules, set types, matches and targets there?",
         find=support.check_support,
         reasons=("KernelLacks",),
-        needs=("versions", "kernel"),
+        needs=("kernel",),
         seen=lambda _: "IPVS, set types, matches and targets are there",
     ),
     Check(

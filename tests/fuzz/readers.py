@@ -8,6 +8,7 @@ raised.
 import json
 import logging
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import cache
@@ -53,6 +54,7 @@ from kubeproxy_py.net import FAMILIES
 from kubeproxy_py.server.http_messages import NOT_FOUND, BadRequestError, encode_response, parse_head
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.decode.objects import decode
+from kubeproxy_py.sources.kubernetes.certificates import validity_periods
 from kubeproxy_py.sources.kubernetes.kubeconfig import parse_kubeconfig
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
@@ -270,6 +272,13 @@ def _kubeconfig(data: bytes) -> None:
     parse_kubeconfig("kubeconfig.yaml", data)
 
 
+def _certificates(data: bytes) -> None:
+    """Read *data* as a file of certificates, and as the content of one."""
+    list(validity_periods(data))
+    pem = b"-----BEGIN CERTIFICATE-----\n" + b64encode(data) + b"\n-----END CERTIFICATE-----\n"
+    list(validity_periods(pem))
+
+
 # The API server and HTTP clients
 
 
@@ -335,6 +344,7 @@ READERS = (
     Reader("configuration", _configuration, (ConfigError,), seeds.configurations),
     Reader("flags", _flags, (ConfigError,)),
     Reader("kubeconfig", _kubeconfig, (SourceError,)),
+    Reader("certificates", _certificates, (ValueError,), seeds.certificates),
     Reader("api-objects", _api_objects, (), seeds.objects),
     Reader("api-lists", _lists, (), seeds.lists),
     Reader("watch-lines", _watch_lines, (), seeds.watch_lines),

@@ -45,6 +45,19 @@ def netlink_messages() -> Iterator[bytes]:
         yield pack("=IHHII", 16 + len(error) + len(text), 2, 0x300, 1, 0) + error + text
 
 
+def certificates() -> Iterator[bytes]:
+    """Yield a certificate, in DER, as far as its dates; with and without a version, and with both kinds of times."""
+
+    def element(tag: int, *contents: bytes) -> bytes:
+        content = b"".join(contents)
+        return bytes((tag, len(content))) + content
+
+    first_parts = (element(0x02, b"\1"), element(0x30), element(0x30))  # serial number, algorithm, issuer
+    times = (element(0x17, b"260101000000Z"), element(0x18, b"20560101000000Z"))
+    for version in ((), (element(0xA0, element(0x02, b"\2")),)):
+        yield element(0x30, element(0x30, *version, *first_parts, element(0x30, *times)))
+
+
 def saved_sets() -> Iterator[bytes]:
     """Yield the ipsets of kube-proxy, as `ipset save NAME` prints one, with the line that creates it."""
     for case in ("affinity", "dualstack", "lb-sourceranges"):

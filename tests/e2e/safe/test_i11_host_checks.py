@@ -72,6 +72,13 @@ FAULTS = (
         "pod-b1",
         "accept established connections",
     ),
+    Fault(
+        "HairpinOff",
+        "bridge link set dev vpod2 hairpin off",
+        "bridge link set dev vpod2 hairpin on",
+        "pod-a2",  # the endpoint itself
+        "bridge link set dev $port hairpin on",
+    ),
     Fault("BridgeNetfilterOff", f"{_BRIDGE}0", f"{_BRIDGE}1", "pod-a1", "net.bridge.bridge-nf-call-iptables=1"),
     Fault(
         "NatRuleBeforeServices",
