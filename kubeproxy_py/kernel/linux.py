@@ -11,6 +11,7 @@ from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.conntrack.table import Conntrack
 from kubeproxy_py.kernel.dispatch import Adapter, Marked, Snapshotter, dispatch
+from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.sysctl import SysctlAdapter
 from kubeproxy_py.kernel.ipset.adapter import IpsetAdapter
 from kubeproxy_py.kernel.ipset.command import IpsetCommandAdapter
@@ -57,7 +58,8 @@ class LinuxKernel:
         rules_adapter: Adapter | None = None,
     ) -> None:
         families = tuple(commands.family for commands in iptables_commands)
-        self._link, self._ipvs, self._conntrack = AddressAdapter(), IpvsAdapter(), Conntrack()
+        self._ipvs, self._conntrack = IpvsAdapter(), Conntrack()
+        self._link = AddressAdapter(self._served_addresses)
         self._network = HostNetwork()
         rules = rules_adapter or IptablesAdapter(iptables_commands)
         sets: Adapter = IpsetCommandAdapter(families) if use_ipset_command else IpsetAdapter(families)
@@ -147,6 +149,15 @@ class LinuxKernel:
             adapter.close()
         self._network.close()
         self._tables.close()
+
+    def _served_addresses(self) -> Collection[IP]:
+        """Return the addresses of the virtual servers; none if the kernel has no IPVS."""
+        try:
+            return {
+                key.address for chunk in self._ipvs.virtual_servers() for key in chunk if isinstance(key, VirtualServer)
+            }
+        except KernelError:
+            return ()
 
     def _distinct_adapters(self) -> Iterable[Adapter]:
         return dict.fromkeys(self._adapters.values())

@@ -6,13 +6,14 @@ Invariants:
   program created it.
 - When ``apply`` returns, packets to an added address are delivered to this host.
 - The kernel never selects an IPv6 address that was added here as the source of a packet (encode.py).
-- A device that was renamed gets its name back.
+- A device that was renamed gets its name back, and its addresses are read as those of kube-ipvs0 until then, also if it
+  was renamed while no agent ran (renamed.py).
 - IPv6 is switched on for the device if it is off for new interfaces (ipv6_switch.py).
 
 Source: net/ipv6/addrconf.c, and the headers named in rtnetlink.py.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from errno import EACCES, EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
 from functools import cached_property, partial
 from socket import inet_pton
@@ -23,6 +24,7 @@ from kubeproxy_py.kernel import LINK, Scope, Snapshot, snapshot_of
 from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
 from kubeproxy_py.kernel.address.encode import encode_address, encode_link, encode_rename
 from kubeproxy_py.kernel.address.ipv6_switch import enable_ipv6
+from kubeproxy_py.kernel.address.renamed import find_renamed
 from kubeproxy_py.kernel.address.rtnetlink import (
     HOST_PREFIX,
     IFA_F_DEPRECATED,
@@ -68,9 +70,13 @@ _ROUTE_LOOKUP_MAX = 100
 
 
 class AddressAdapter:
-    """Reads and writes Link and Address rows, in the network namespace in which it is first used."""
+    """Reads and writes Link and Address rows, in the network namespace in which it is first used.
 
-    def __init__(self) -> None:
+    *served* returns the addresses of the virtual servers, by which a device that was renamed is recognized.
+    """
+
+    def __init__(self, served: Callable[[], Collection[IP]] = frozenset) -> None:
+        self._served = served
         # Prefix lengths of the addresses on the device that other programs added; a delete must name the prefix length.
         self._foreign_prefixes: dict[IP, int] = {}
         # The index of the device; 0 if it must be looked up.  Linux does not reuse indexes, so a stale one is no other
@@ -89,18 +95,21 @@ class AddressAdapter:
     def snapshot(self, scope: Scope) -> Snapshot:
         """Return the state of *scope* without building rows.  Raises KernelError."""
         assert scope == LINK, scope
-        index = self._device = self._find_index(IPVS_DEVICE)
+        named = self._device = self._find_index(IPVS_DEVICE)
+        index = self._last_device = named or self._renamed_index()
         if not index:
             return snapshot_of({})
-        self._last_device = index
         device = _INDEX.pack(index)
         bodies = [body for body in self._dump_addresses() if body[IFADDRMSG_INDEX_OFFSET : IFADDRMSG.size] == device]
-        return Snapshot(lambda: hash((index, *bodies)), partial(self._rows_in, bodies))
+        return Snapshot(lambda: hash((named, index, *bodies)), partial(self._rows_in, bodies, has_name=bool(named)))
 
-    def _rows_in(self, bodies: Iterable[bytes]) -> Rows:
-        """Return the rows of the device and its addresses; also record foreign prefix lengths.  Raises KernelError."""
+    def _rows_in(self, bodies: Iterable[bytes], *, has_name: bool) -> Rows:
+        """Return the rows of the device and its addresses, without that of the device if it has another name.
+
+        Also record foreign prefix lengths.  Raises KernelError.
+        """
         listed = decode_addresses(bodies)
-        rows: Rows = {Link(IPVS_DEVICE): None}
+        rows: Rows = {Link(IPVS_DEVICE): None} if has_name else {}
         self._foreign_prefixes.clear()
         for each in listed:
             if not _is_automatic(each.family, each.scope, each.address):
@@ -123,8 +132,9 @@ class AddressAdapter:
         Those of kube-ipvs0 are included, under its name even while another program has given it another one.
         """
         names = self._interface_names()
-        if self._last_device in names:
-            names[self._last_device] = IPVS_DEVICE
+        index = self._last_device if IPVS_DEVICE in names.values() else self._renamed_index()
+        if index in names:
+            names[index] = IPVS_DEVICE
         listed = decode_addresses(self._dump_addresses())
         named = ((names.get(each.index), each.address, each.prefix) for each in listed)
         return tuple(sorted(HostAddress(name, address, prefix) for name, address, prefix in named if name))
@@ -225,10 +235,21 @@ class AddressAdapter:
             raise
         return decode_index(reply)
 
+    def _renamed_index(self) -> int:
+        """Return the index of the device while it has another name; 0, or one that is gone, if it does not exist."""
+        if not self._last_device:
+            listed = decode_addresses(self._dump_addresses())
+            self._last_device = find_renamed(self._dump_links(), listed, self._served)
+        return self._last_device
+
     def _interface_names(self) -> dict[int, str]:
         """Return interface names by index."""
+        return decode_names(self._dump_links())
+
+    def _dump_links(self) -> list[bytes]:
+        """Return the body of one message for each interface of the host."""
         body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-        return decode_names(self._netlink.dump(message(RTM_GETLINK, 0, body)))
+        return self._netlink.dump(message(RTM_GETLINK, 0, body))
 
     def _dump_addresses(self) -> list[bytes]:
         """Return the body of one message for each address of the host."""
