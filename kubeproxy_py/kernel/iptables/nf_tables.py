@@ -11,11 +11,13 @@ Layout: each body is an nfgenmsg (family u8, version u8 = 0, resource id u16 in 
 Source: include/uapi/linux/netfilter/{nfnetlink,nf_tables,nf_tables_compat}.h.
 """
 
+import re
+from collections.abc import Iterable
 from contextlib import closing
 from errno import EINVAL, ENOENT
 from struct import pack
 
-from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.netlink.attributes import be32, nested, parse_attributes, string
 from kubeproxy_py.kernel.netlink.families import AF_NUMBERS, AF_UNSPEC
 from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, NLM_F_CREATE, Message, Socket, message
@@ -23,13 +25,19 @@ from kubeproxy_py.net import Family
 
 _NFTABLES, _NFT_COMPAT = 10, 11  # NFNL_SUBSYS_*
 _BATCH_BEGIN = 0x10  # NFNL_MSG_BATCH_BEGIN
-_NEW_TABLE, _GET_TABLE, _NEW_CHAIN, _GET_CHAIN, _GET_GENERATION = (  # NFT_MSG_*
-    _NFTABLES << 8 | number for number in (0, 1, 3, 4, 16)
+_NEW_TABLE, _GET_TABLE, _NEW_CHAIN, _GET_CHAIN, _GET_RULE, _GET_GENERATION = (  # NFT_MSG_*
+    _NFTABLES << 8 | number for number in (0, 1, 3, 4, 7, 16)
 )
 _COMPAT_GET = _NFT_COMPAT << 8  # NFNL_MSG_COMPAT_GET
 _NFGENMSG_SIZE = 4
 _POSTROUTING, _PRIORITY_SRCNAT = 4, 100  # NF_INET_POST_ROUTING, NF_IP_PRI_NAT_SRC
 _TIMEOUT_S = 1.0
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY = 1, 3, 4, 5  # NFTA_CHAIN_*
+
+# The counter of a rule: NFTA_EXPR_NAME, the header of NFTA_EXPR_DATA, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, each of
+# these two after an NFTA_COUNTER_PAD where the machine needs it.
+_PAD, _BYTES, _PACKETS = (re.escape(pack("=HH", length, kind)) for length, kind in ((4, 3), (12, 1), (12, 2)))
+_COUNTER = re.compile(b"counter\0.{4}(?:%b)?%b.{8}(?:%b)?%b.{8}" % (_PAD, _BYTES, _PAD, _PACKETS), re.DOTALL)
 
 
 def works(family: Family) -> bool:
@@ -99,6 +107,43 @@ def read_generation(netlink: Socket) -> int | None:
     reply = netlink.request(message(_GET_GENERATION, 0, _nfgenmsg(AF_UNSPEC)))
     number = parse_attributes(reply, _NFGENMSG_SIZE).get(1)  # NFTA_GEN_ID
     return None if number is None else int.from_bytes(number, "big")
+
+
+def table_hash(family: Family, table: str) -> int | None:
+    """Return a hash of *table*, see ``read_table_hash``; None if it cannot be read."""
+    try:
+        with closing(Socket(NETLINK_NETFILTER, timeout_s=_TIMEOUT_S)) as netlink:
+            return read_table_hash(netlink, family, table) if read_generation(netlink) is not None else None
+    except KernelError:
+        return None
+
+
+def read_table_hash(netlink: Socket, family: Family, table: str) -> int:
+    """Return a hash of the chains and rules of *table*, counters aside, by an open socket.  Raises KernelError.
+
+    It is that of no chain if the table does not exist.  Rules whose expressions have other counters (quotas) give
+    another hash with each packet.
+    """
+    header = _nfgenmsg(AF_NUMBERS[family])
+    rules = netlink.dump(message(_GET_RULE, 0, header + string(1, table)))  # NFTA_RULE_TABLE
+    chains = netlink.dump(message(_GET_CHAIN, 0, header))
+    return content_hash(chains, rules, table)
+
+
+def content_hash(chains: Iterable[bytes], rules: Iterable[bytes], table: str) -> int:
+    """Return a hash of those of *chains* that are in *table*, and of its *rules* in their order, without counters.
+
+    The nfgenmsg is left out: it contains the number of the last commit.  Raises KernelError.
+    """
+    name = table.encode() + b"\0"
+    with decoding("a listing of nft chains"):
+        parsed = [parse_attributes(body, _NFGENMSG_SIZE) for body in chains]
+    ours = frozenset(
+        tuple(attributes.get(kind) for kind in (_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY))
+        for attributes in parsed
+        if attributes.get(_CHAIN_TABLE) == name
+    )
+    return hash((ours, *(_COUNTER.sub(b"counter", body[_NFGENMSG_SIZE:]) for body in rules)))
 
 
 def _errno_of(request: Message) -> int:
