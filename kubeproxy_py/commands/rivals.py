@@ -2,6 +2,7 @@
 
 Invariants:
 - It never delays a sync: it looks in a thread of its own, after the first sync and when rows drift again and again.
+- A disputed row is reported once in DISPUTE_PERIOD_S, and several rows together.
 - What stays is reported once; what was found is looked for again each RECHECK_S, until it has gone.
 """
 
@@ -26,7 +27,9 @@ from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.model.rows import Key
 
 RECHECK_S = 60.0
-DISPUTE_PERIOD_S = 600.0  # between two messages about disputed rows
+DISPUTE_PERIOD_S = 600.0  # between two messages about the same disputed row
+DISPUTE_PAUSE_S = 10.0  # between two messages about disputed rows
+_REPORTED_MAX = 10_000  # rows
 _GAUGE = "kubeproxy_ipvs_other_service_proxies"
 
 
@@ -55,6 +58,7 @@ class RivalWatch:
         self._clock = clock
         self._lock = threading.Lock()  # held while somebody looks
         self._dispute_due_s = -float("inf")
+        self._reported_s: dict[Key, float] = {}  # when each disputed row was reported
         registry.set(_GAUGE, 0)
 
     def watch(self) -> None:
@@ -65,10 +69,14 @@ class RivalWatch:
     def on_disputed(self, keys: Iterable[Key]) -> None:
         """Report rows that drifted again and again, and who may be the cause; in the loop's thread, does not wait."""
         now_s = self._clock()
-        if now_s >= self._dispute_due_s:
-            self._dispute_due_s = now_s + DISPUTE_PERIOD_S
-            disputed = tuple(f"{type(key).__name__} {key}" for key in keys)
-            threads.start_task("look for other proxies", lambda: self._look_once(disputed))
+        self._reported_s = {key: at_s for key, at_s in self._reported_s.items() if now_s < at_s + DISPUTE_PERIOD_S}
+        new = [key for key in keys if key not in self._reported_s]
+        if not new or now_s < self._dispute_due_s:
+            return
+        self._dispute_due_s = now_s + DISPUTE_PAUSE_S
+        self._reported_s |= dict.fromkeys(new[: _REPORTED_MAX - len(self._reported_s)], now_s)
+        disputed = tuple(f"{type(key).__name__} {key}" for key in new)
+        threads.start_task("look for other proxies", lambda: self._look_once(disputed))
 
     def look(self, disputed: tuple[str, ...] = ()) -> bool:
         """Look once, report what is new, and return whether there is another service proxy."""

@@ -358,6 +358,12 @@ OURS: tuple[Metric, ...] = (
         "kubeproxy_ipvs_disputed_rows_total",
         "Number of times a kernel object had drifted three times in a row, each time after it was repaired.",
     ),
+    _counter(
+        "kubeproxy_ipvs_fights_total",
+        "Number of times another program changed a kernel object for the third time within a minute, each time after "
+        "it was repaired.",
+        "kind",
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*UPSTREAM, *OURS)}

@@ -179,4 +179,6 @@ class SyncMetrics:
         refusals = [((reason,), status.refusals.get(reason, 0)) for reason in REASONS]
         yield metric_family("kubeproxy_ipvs_refusals", refusals)
         yield metric_family("kubeproxy_ipvs_disputed_rows_total", [((), status.disputed)])
+        fights = [((kind,), status.fights.get(kind, 0)) for kind in KIND_NAMES]
+        yield metric_family("kubeproxy_ipvs_fights_total", fights)
         yield metric_family("kubeproxy_ipvs_uncompiled_objects", [((), status.uncompiled)])

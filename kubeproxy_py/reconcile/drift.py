@@ -28,6 +28,9 @@ class ScopeDiff(Struct, frozen=True, gc=False):
 
 DISPUTED_TIMES = 3
 DISPUTED_WINDOW_S = 600.0  # a row that has not drifted for so long starts again from zero
+FIGHT_WINDOW_S = 60.0
+"""A row that drifts DISPUTED_TIMES within it is fought for: another program writes it all the time."""
+
 _TRACKED_MAX = 10_000  # rows
 
 PAUSE = Backoff(first_s=5.0, longest_s=300.0)
@@ -45,7 +48,8 @@ class Drift:
         self.repaired: Counter[str] = Counter()
         self.disputed = 0  # times that a row became disputed
         self._unrepaired: set[Key] = set()
-        self._times: dict[Key, tuple[int, float]] = {}  # how often each row drifted consecutively, and when last
+        self.fights: Counter[str] = Counter()  # times that a row was fought for, by the name of its kind
+        self._times: dict[Key, tuple[float, ...]] = {}  # when each row drifted consecutively
         self._disputed: dict[Key, None] = {}  # since pop_disputed was called last
         self._disputes: dict[
             Key, tuple[int, float]
@@ -70,21 +74,23 @@ class Drift:
 
     def _record_times(self, keys: Iterable[Key], now_s: float) -> None:
         if len(self._times) >= _TRACKED_MAX:
-            self._times = _recent(self._times, now_s)
+            self._times = {key: each for key, each in self._times.items() if now_s - each[-1] < DISPUTED_WINDOW_S}
         for key in keys:
             if key in self._disputes:
                 self._disputes[key] = (self._disputes[key][0], now_s)
-            times, at_s = self._times.pop(key, (0, now_s))
-            times = times + 1 if now_s - at_s < DISPUTED_WINDOW_S else 1
-            if times == DISPUTED_TIMES:
-                self.disputed += 1
-                self._disputed[key] = None
-                self._record_dispute(key, now_s)
+            times_s = self._times.pop(key, ())
+            times_s = (*times_s, now_s) if times_s and now_s - times_s[-1] < DISPUTED_WINDOW_S else (now_s,)
+            if len(times_s) == DISPUTED_TIMES:
+                self._record_dispute(key, now_s, is_fight=now_s - times_s[0] < FIGHT_WINDOW_S)
             elif len(self._times) < _TRACKED_MAX:
-                self._times[key] = (times, now_s)
+                self._times[key] = times_s
 
-    def _record_dispute(self, key: Key, now_s: float) -> None:
-        self._disputes = _recent(self._disputes, now_s)
+    def _record_dispute(self, key: Key, now_s: float, *, is_fight: bool) -> None:
+        self.disputed += 1
+        self._disputed[key] = None
+        if is_fight:
+            self.fights.update(count_by_kind([key]))
+        self._disputes = {key: each for key, each in self._disputes.items() if now_s - each[1] < DISPUTED_WINDOW_S}
         if len(self._disputes) < _TRACKED_MAX:
             self._disputes[key] = (self._disputes.get(key, (0, 0.0))[0] + 1, now_s)
 
@@ -96,7 +102,3 @@ class Drift:
         repaired = tried_drift.difference(failed)
         self.repaired.update(count_by_kind(repaired))
         self._unrepaired -= repaired
-
-
-def _recent(times: dict[Key, tuple[int, float]], now_s: float) -> dict[Key, tuple[int, float]]:
-    return {key: value for key, value in times.items() if now_s - value[1] < DISPUTED_WINDOW_S}

@@ -41,6 +41,7 @@ class SyncStatus(Struct, frozen=True, gc=False):
     disputed: int = 0  # times that a row had drifted again and again, since the start
     uncompiled: int = 0  # objects whose last change could not be compiled
     unprotected: frozenset[Family] = frozenset()  # families that lack a chain or jump that protects addresses
+    fights: Mapping[str, int] = {}  # times that a row was changed three times within a minute, since the start
     is_waiting: bool = True  # for the initial lists of its feeds
     has_work: bool = False  # a sync was requested and is not done yet
 

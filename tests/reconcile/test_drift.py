@@ -43,6 +43,19 @@ def test_a_row_that_drifts_three_times_in_a_row_is_disputed() -> None:
     assert drift.disputed == 2
 
 
+def test_a_row_that_drifts_three_times_within_a_minute_is_fought_for() -> None:
+    drift = Drift()
+    drift_and_repair(drift, [A], 0, 2, 4, 100, 102, 104)
+    drift_and_repair(drift, [B], 0, 30, 59)
+    assert dict(drift.fights) == {"Address": 3}
+
+
+def test_a_row_that_drifts_three_times_in_more_than_a_minute_is_disputed_and_not_fought_for() -> None:
+    drift = Drift()
+    drift_and_repair(drift, [A], 0, 31, 62)
+    assert (drift.disputed, dict(drift.fights)) == (1, {})
+
+
 def test_a_row_that_drifts_rarely_is_not_disputed() -> None:
     times_s = [DISPUTED_WINDOW_S * number for number in range(5)]
     assert drift_and_repair(Drift(), [A], *times_s) == [[]] * 5
