@@ -5,6 +5,7 @@ Each object is given those that it depends on, all of which exist before it: the
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -86,12 +87,13 @@ def build_app(
     servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
     rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)
     timeouts = TimeoutKeeper(current.get, IpvsAdapter())
-    on_unserved = _unserved_recorder(collectors.registry)
-    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed, timeouts.check, on_unserved)
-    reloader = Reloader(current, agent, platform.host, notifier)
     commands = platform.iptables_commands
     facts = HostFactsReader(commands)
     checks = HostChecks(node, facts.read, current.get, parts.announcer.publish, collectors.registry)
+    on_marks = _call_each(checks.on_suspects, lambda _suspects: timeouts.check())
+    on_unserved = _unserved_recorder(collectors.registry)
+    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed, on_marks, on_unserved)
+    reloader = Reloader(current, agent, platform.host, notifier)
     rules = platform.rules
     on_report = _call_each(
         _settle(rules),
@@ -126,14 +128,17 @@ def _count_servers(counts: Mapping[str, int]) -> int:
 
 
 _OnReport = Callable[[Report], None]
+_Argument = TypeVar("_Argument")
 
 
-def _call_each(*listeners: _OnReport) -> _OnReport:
-    def on_report(report: Report) -> None:
+def _call_each(*listeners: Callable[[_Argument], None]) -> Callable[[_Argument], None]:
+    """Return a listener that calls each of *listeners*."""
+
+    def call_each(argument: _Argument) -> None:
         for listener in listeners:
-            listener(report)
+            listener(argument)
 
-    return on_report
+    return call_each
 
 
 def _settle(rules: Worker | None) -> _OnReport:

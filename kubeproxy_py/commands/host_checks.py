@@ -3,11 +3,13 @@
 Invariants:
 - No sync waits for a check: the loop's thread only hands over the Node and the number of servers.
 - A Finding is reported when it begins and when it ends, not each time that it is found.
-- The checks use at most MAX_CPU_SHARE of a core, and run no more often than full compares.
+- The checks use at most MAX_CPU_SHARE of a core, and run no more often than full compares, except soon after a table of
+  iptables has changed: what stands before our jumps now is not ours to change, but is to be reported.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from time import monotonic, sleep
 
 from kubeproxy_py import threads
@@ -17,6 +19,7 @@ from kubeproxy_py.commands.finding_reporter import FindingReporter
 from kubeproxy_py.config.load import LoadedConfig
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.events.kube_events import Publish
+from kubeproxy_py.kernel import TABLE_KIND, Scope
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.host_facts import HostFacts
@@ -54,6 +57,7 @@ class HostChecks:
         self._node: Node | None = None  # replaced as values by the loop's thread
         self._servers = 0
         self._started = False
+        self._woken = threading.Event()
         self._before: HostFacts | None = None
         for reason in REASONS:
             registry.set("kubeproxy_ipvs_findings", 0, reason)
@@ -74,6 +78,11 @@ class HostChecks:
 
         return on_report
 
+    def on_suspects(self, scopes: Iterable[Scope]) -> None:
+        """Check soon if a table of iptables is among *scopes*, which have changed; in the loop's thread."""
+        if any(scope.kind == TABLE_KIND for scope in scopes):
+            self._woken.set()
+
     def check(self) -> None:
         """Run all checks once, and report what changed since the last run."""
         facts = self._gather()
@@ -89,10 +98,12 @@ class HostChecks:
 
     def _run(self) -> None:
         while True:
+            self._woken.clear()
             began_s = monotonic()
             contained("checks of the host", self.check)
-            took_s = monotonic() - began_s
-            sleep(max(self._config().config.ipvs.sync_period_s, took_s / MAX_CPU_SHARE))
+            pause_s = (monotonic() - began_s) / MAX_CPU_SHARE
+            sleep(pause_s)
+            self._woken.wait(max(0.0, self._config().config.ipvs.sync_period_s - pause_s))
 
     def _report(self, findings: Collection[Finding]) -> None:
         self._reporter.replace(findings)

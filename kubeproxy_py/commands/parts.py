@@ -22,7 +22,7 @@ from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted, saved_objects_replaced
-from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
+from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel, Scope
 from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.kernel.worker import Worker
@@ -233,7 +233,7 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
     parts: Parts,
     on_problem: Callable[[Problem], None],
     on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
-    on_marks: Callable[[], None] = lambda: None,
+    on_marks: Callable[[Collection[Scope]], None] = lambda _suspects: None,
     on_unserved: Callable[[Mapping[str, int]], None] = lambda _counts: None,
 ) -> Agent:
     """Return the agent of *parts*.
@@ -243,7 +243,7 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
         parts: The other parts.
         on_problem: Called with each rejected object.
         on_disputed: Called with rows that drift again each time after they were repaired.
-        on_marks: Called whenever the marks of the kernel are read.
+        on_marks: Called whenever the marks of the kernel are read, with the scopes that are suspect.
         on_unserved: Called with the number of Service ports that no endpoint serves, by reason, when it changes.
     """
     return Agent(

@@ -27,6 +27,7 @@ from kubeproxy_py.model.rows import (
     Link,
     RealServer,
     Rows,
+    Spec,
     Sysctl,
     Table,
     VirtualServer,
@@ -76,11 +77,13 @@ class Mark(Struct, frozen=True, gc=False):
         scope: the scope.
         value: another one means that the scope has changed; an equal one does not exclude it.
         counts: how many rows of a group (see ``mark_group``) the scope has; empty where the kernel does not count.
+        changed: rows that are new or have changed since another mark was read, where the reader can tell which.
     """
 
     scope: Scope
     value: int
     counts: tuple[tuple[str, int], ...] = ()
+    changed: tuple[tuple[Key, Spec], ...] = ()
 
 
 class MarkReader(Struct, frozen=True, gc=False):
@@ -212,6 +215,7 @@ class Kernel(Protocol):
 SYSCTLS = Scope("sysctls")
 LINK = Scope("link")
 VIRTUAL_SERVERS = Scope("virtual servers")
+TABLE_KIND = "table"
 
 
 @cache
@@ -223,7 +227,7 @@ def ipset_scope(name: str) -> Scope:
 @cache
 def table_scope(family: Family, table: Table) -> Scope:
     """Return the scope of one iptables table with its chains and jumps."""
-    return Scope("table", f"{family} {table}")
+    return Scope(TABLE_KIND, f"{family} {table}")
 
 
 _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {

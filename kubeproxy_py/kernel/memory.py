@@ -99,6 +99,8 @@ class MemoryKernel:
         self.fault: Callable[[Step], int] = lambda _step: 0
         self.steps_until_crash: int | None = None
         self._marked: dict[Scope, None] = {}
+        self._marks: dict[Scope, Mark] = {}  # as they were read last
+        self._marked_servers: dict[VirtualServer, Spec] = {}
 
     def scopes(self) -> Sequence[Scope]:
         """Return the scopes that contain a row."""
@@ -140,7 +142,16 @@ class MemoryKernel:
         rows = self.read(scope)
         counts = Counter(group for key in rows if (group := mark_group(key)))
         groups = {VIRTUAL_SERVERS.kind: SERVER_GROUPS, "ipset": (scope.name,)}.get(scope.kind, ())
-        return Mark(scope, hash(frozenset(rows.items())), tuple((group, counts[group]) for group in groups))
+        value, numbers = hash(frozenset(rows.items())), tuple((group, counts[group]) for group in groups)
+        known = self._marks.get(scope)
+        if known and (known.value, known.counts) == (value, numbers):
+            return known
+        servers = {key: spec for key, spec in rows.items() if isinstance(key, VirtualServer)}
+        changed = tuple(servers.items() - self._marked_servers.items())
+        if scope == VIRTUAL_SERVERS:
+            self._marked_servers = servers
+        self._marks[scope] = Mark(scope, value, numbers, changed)
+        return self._marks[scope]
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """Return ``open_connections`` of the real servers that exist."""

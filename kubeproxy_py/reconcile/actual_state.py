@@ -64,6 +64,17 @@ class ActualState:
         """The number of actual rows in each group that marks count."""
         return self._counts.of(self.rows)
 
+    @property
+    def real_server_counts(self) -> Mapping[VirtualServer, int]:
+        """The number of actual real servers by virtual server; some of these may be no actual rows any more."""
+        return self._counts.real_servers(self.rows)
+
+    def virtual_servers(self) -> list[VirtualServer]:
+        """Return the actual virtual servers."""
+        counts = self.real_server_counts
+        self._counts.drop_gone(self.rows)
+        return list(counts)
+
     def filter_owned(self, rows: Rows, known: Rows | None = None) -> Rows:
         """Return those of *rows*, which were read from the kernel, that are ours.
 

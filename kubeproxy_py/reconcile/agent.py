@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
 from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
-from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, read_scopes
+from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, Scope, read_scopes
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
@@ -72,7 +72,7 @@ class Agent:
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
         on_disputed: Called with rows that drift again each time after they were repaired.
-        on_marks: Called whenever the marks of the kernel are read.
+        on_marks: Called whenever the marks of the kernel are read, with the scopes that are suspect.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root of the sync
@@ -87,7 +87,7 @@ class Agent:
         on_problem: Callable[[Problem], None] = lambda _problem: None,
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
         on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
-        on_marks: Callable[[], None] = lambda: None,
+        on_marks: Callable[[Collection[Scope]], None] = lambda _suspects: None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -195,6 +195,7 @@ class Agent:
             state.drift.disputed,
             len(self.compiler.failed),
             unprotected_families(state.pending.keys, state.rows) if state.is_adopted else frozenset(FAMILIES),
+            fights=dict(state.drift.fights),
             is_waiting=bool(self.awaited),
             has_work=not state.is_adopted or self._is_sync_requested(),
         )

@@ -2,29 +2,29 @@
 
 Invariants:
 - Reading the marks of one reader takes at most MARKS_SHARE of a core: one that takes long is read less often.
-- Partial compares take at most COMPARE_SHARE of a core: after one that took 10 ms there is none for 200 ms, however
-  often another program writes.  What is found later for that reason is found by the next one.
-- Real servers have no mark that shows their weight, so in each turn the fingerprints of some virtual servers are
-  checked, for ROTATION_S, one after the other: all of them in time, and a full compare finds what is left.
+- Partial compares take at most COMPARE_SHARE of a core, however often another program writes, and COMPARE_BURST_S
+  after a time without any: what is found rarely is compared at once.  What is found later is found by the next one.
+- With the marks a round of checks of the real servers begins (real_server_checks.py), which have no mark that shows
+  their weight.
 - It runs in slices, like the full compare.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, Mark, MarkReader, Scope
+from kubeproxy_py.kernel import Kernel, Mark, MarkReader, Scope
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import level, values
-from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.full_compare import YIELD_FACTOR, SlicedScan
+from kubeproxy_py.reconcile.real_server_checks import RealServerChecks
 
 MARKS_PERIOD_S = 1.5
-MARKS_SHARE = 0.005
+MARKS_SHARE = 0.02
 COMPARE_SHARE = 0.05
-ROTATION_S = 0.00025
+COMPARE_BURST_S = 0.5
 _ERROR_PAUSE_S = 30.0  # a reader that fails is read again after this time
 
 log = logging.getLogger(__name__)
@@ -34,92 +34,87 @@ class DriftWatch:
     """Looks for drift in *kernel* by its marks, and records what partial compares find in *state*.
 
     All times are seconds of *clock*, which is read only to learn how long something took.  *on_marks* is called
-    whenever marks are read, for what else is to be looked at as often.
+    whenever marks are read, with the scopes that are suspect, for what else is to be looked at as often.
     """
 
     def __init__(
-        self, kernel: Kernel, state: ActualState, clock: Callable[[], float], on_marks: Callable[[], None]
+        self,
+        kernel: Kernel,
+        state: ActualState,
+        clock: Callable[[], float],
+        on_marks: Callable[[Collection[Scope]], None],
     ) -> None:
-        self.due_s = NEVER
         self.count = 0  # completed partial compares
         self._kernel = kernel
         self._state = state
         self._clock = clock
         self._on_marks = on_marks
-        self._period_s = NEVER
+        self._checks = RealServerChecks(kernel, state, clock)
+        self._period_s = self._marks_due_s = self._scan_due_s = NEVER
         self._readers: Sequence[MarkReader] = ()
         self._reader_due_s: dict[str, float] = {}
         self._compare_due_s = -NEVER  # when the next partial compare may begin
         self._scan: SlicedScan | None = None
         self._scopes: Sequence[Scope] = ()  # of the scan
-        self._rotation: Iterator[VirtualServer] = iter(())
+
+    @property
+    def due_s(self) -> float:
+        """When `run_slice` has something to do."""
+        return min(self._scan_due_s if self._scan else self._marks_due_s, self._checks.due_s)
 
     def start(self, period_s: float, now_s: float) -> None:
         """Read marks each *period_s* from now on (NEVER: not at all); abandon a partial compare that runs."""
         self._period_s = period_s
         self._readers = self._kernel.mark_readers() if period_s < NEVER else ()
-        self.due_s = now_s + period_s
+        self._marks_due_s = now_s + period_s
         self._scan = None
+        self._checks.stop()
 
     def run_slice(self, now_s: float) -> int:
-        """Read the marks, or compare for a slice; return the number of rows that differ."""
-        if self._scan is None:
-            self._begin_scan(self._look(now_s), now_s)
-        if self._scan is None:
-            return 0
-        drift_rows = self._scan.run_slice(now_s)
-        if self._scan.is_done:
-            self._end_scan(self._scan, now_s)
-        else:
-            self.due_s = now_s
+        """Read the marks, check real servers, or compare for a slice; return the number of rows that differ."""
+        reads = self._scan is None and now_s >= self._marks_due_s
+        if reads:
+            self._marks_due_s = now_s + self._period_s
+            self._checks.begin(now_s)
+        drift_rows = self._checks.run_slice(now_s) if now_s >= self._checks.due_s else 0
+        if reads:
+            self._begin_scan(self._read_marks(now_s), now_s)
+        if self._scan and now_s >= self._scan_due_s:
+            drift_rows += self._run_scan(self._scan, self._clock())
         return drift_rows
 
     def yield_to_sync(self, now_s: float) -> None:
         """Pause a running partial compare, because a sync was due as well."""
         if self._scan:
-            self.due_s = now_s + YIELD_FACTOR * self._scan.slice_s
+            self._scan_due_s = now_s + YIELD_FACTOR * self._scan.slice_s
 
-    def _look(self, now_s: float) -> list[Scope]:
-        """Read the marks that are due, check some virtual servers, and return the scopes that are suspect."""
-        self.due_s = now_s + self._period_s
+    def _read_marks(self, now_s: float) -> list[Scope]:
+        """Read the marks that are due, and return the scopes that are suspect."""
         marks: dict[str, Mark] = {}
-        counts = self._state.counts
+        counts, began_s = self._state.counts, self._clock()
         for reader in self._readers:
             if now_s >= self._reader_due_s.get(reader.name, now_s) and (not reader.group or counts.get(reader.group)):
-                marks |= self._read(reader, now_s)
-        contained("what is looked at with the marks", self._on_marks)
-        if self._has_changed_server():
-            self._state.marks.suspect(VIRTUAL_SERVERS)
-        return self._state.marks.observe(marks, counts)
+                try:
+                    marks |= reader.read()
+                except KernelError as error:
+                    log.debug("Marks cannot be read", extra=values(marks=reader.name, err=error))
+                    self._reader_due_s[reader.name] = now_s + _ERROR_PAUSE_S
+                    continue
+                ended_s = self._clock()
+                self._reader_due_s[reader.name] = now_s + (ended_s - began_s) / MARKS_SHARE
+                began_s = ended_s  # the clock is read once for each: on some kernels that is a system call
+        suspects = self._state.marks.observe(marks, counts, self._state.rows)
+        contained("what is looked at with the marks", self._on_marks, suspects)
+        return suspects
 
-    def _read(self, reader: MarkReader, now_s: float) -> Mapping[str, Mark]:
-        began_s = self._clock()
-        try:
-            marks = reader.read()
-        except KernelError as error:
-            log.debug("Marks cannot be read", extra=values(marks=reader.name, err=error))
-            self._reader_due_s[reader.name] = now_s + _ERROR_PAUSE_S
-            return {}
-        self._reader_due_s[reader.name] = now_s + (self._clock() - began_s) / MARKS_SHARE
-        return marks
-
-    def _has_changed_server(self) -> bool:
-        """Return whether one of the virtual servers that are checked in this turn has other real servers."""
-        fingerprints = self._state.fingerprints
-        began_s, is_restarted = self._clock(), False
-        while self._clock() - began_s < ROTATION_S:
-            server = next(self._rotation, None)
-            if server is None:
-                if is_restarted:
-                    return False
-                self._rotation, is_restarted = iter(fingerprints.virtual_servers()), True
-                continue
-            try:
-                if server in fingerprints and not fingerprints.matches(server, self._kernel.fingerprint(server)):
-                    return True
-            except KernelError:  # the full compare reports it
-                return False
-        return False
+    def _run_scan(self, scan: SlicedScan, now_s: float) -> int:
+        """Compare for a slice from *now_s* on; return the number of rows that differ."""
+        drift_rows = scan.run_slice(now_s)
+        if scan.is_done:
+            self._end_scan(scan, now_s)
+        else:
+            self._scan_due_s = now_s
+        return drift_rows
 
     def _begin_scan(self, suspects: Sequence[Scope], now_s: float) -> None:
         if not suspects or now_s < self._compare_due_s:
@@ -127,10 +122,12 @@ class DriftWatch:
         log.log(level(4), "Comparing parts of kernel state that have changed", extra=values(scopes=suspects))
         self._scopes = suspects
         self._scan = SlicedScan(self._kernel, self._state, self._clock, suspects)
+        self._scan_due_s = now_s
 
     def _end_scan(self, scan: SlicedScan, now_s: float) -> None:
         compared = [scope for scope in self._scopes if scope not in scan.failed]
         self._state.marks.record_compared(compared, has_drift=bool(scan.drift_rows))
         self.count += 1
-        self._compare_due_s = now_s + scan.slice_s + scan.took_s / COMPARE_SHARE
+        since_s = max(self._compare_due_s, now_s - COMPARE_BURST_S / COMPARE_SHARE)
+        self._compare_due_s = since_s + scan.took_s / COMPARE_SHARE
         self._scan = None

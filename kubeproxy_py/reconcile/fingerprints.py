@@ -29,10 +29,6 @@ class Fingerprints:
         """Return whether *readable*, whose snapshot now has *fingerprint*, agrees with the known rows."""
         return self._fingerprints.get(readable) == fingerprint
 
-    def virtual_servers(self) -> list[VirtualServer]:
-        """Return the virtual servers whose real servers have a fingerprint."""
-        return [readable for readable in self._fingerprints if isinstance(readable, VirtualServer)]
-
     def record(self, readable: Readable, fingerprint: int) -> None:
         """Record that the known rows of *readable* are those of the snapshot with *fingerprint*."""
         self._fingerprints[readable] = fingerprint

@@ -6,7 +6,8 @@ A mark is *confirmed* while the scope is known to have the actual rows when the 
 Invariants:
 - After a step of ours on a scope its mark is a new one, and unknown.  It is confirmed at once if the kernel has as many
   rows as are actual: what another program added or deleted at the same time would show.  Where the kernel does not
-  count (tables of iptables), the rows are compared once.
+  count (tables of iptables), the rows are compared once.  Where the mark has the rows that changed, they must be the
+  actual ones, too.
 - A scope stays suspect until its rows were compared and none had drifted: after a repair they are compared once more,
   because the program that changed them may do it again at once.
 - Rows of a group that are not ours (virtual servers in excluded networks) are a surplus, which is known from the last
@@ -16,6 +17,7 @@ Invariants:
 from collections.abc import Collection, Iterable, Mapping
 
 from kubeproxy_py.kernel import Mark, Scope
+from kubeproxy_py.model.rows import Rows
 
 _Surplus = tuple[int, ...]
 
@@ -44,8 +46,11 @@ class ConfirmedMarks:
         """Have *scope* be suspect for another reason than its mark."""
         self._suspects[scope] = None
 
-    def observe(self, marks: Mapping[str, Mark], counts: Mapping[str, int]) -> list[Scope]:
-        """Return the scopes that are suspect, given *marks* of the kernel and the numbers of actual rows by group."""
+    def observe(self, marks: Mapping[str, Mark], counts: Mapping[str, int], rows: Rows) -> list[Scope]:
+        """Return the scopes that are suspect, given *marks* of the kernel.
+
+        *rows* are the actual rows, and *counts* their numbers by group.
+        """
         self._observed.clear()
         if self._written:
             kept = self._confirmed.items()
@@ -56,7 +61,8 @@ class ConfirmedMarks:
             if mark == confirmed:
                 continue
             surplus = tuple(number - counts.get(group, 0) for group, number in mark.counts)
-            if confirmed is None and surplus and surplus == self._surplus.get(name, (0,) * len(surplus)):
+            is_expected = bool(surplus) and surplus == self._surplus.get(name, (0,) * len(surplus))
+            if confirmed is None and is_expected and all(rows.get(key) == spec for key, spec in mark.changed):
                 self._confirmed[name] = mark
             else:
                 self._observed[name] = mark, surplus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 
 import pytest
 
@@ -10,6 +11,7 @@ from kubeproxy_py.checks.all_checks import REASONS
 from kubeproxy_py.commands.host_checks import HostChecks
 from kubeproxy_py.config.load import load
 from kubeproxy_py.events.kube_events import KubeEvent
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, table_scope
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.model.host_facts import ConntrackFacts, HostFacts, KernelFacts
 from kubeproxy_py.reconcile.report import DrainReport
@@ -87,3 +89,22 @@ def test_number_of_servers_is_taken_over_from_the_loop(monkeypatch: pytest.Monke
     harness.take_over(servers=10)
     assert harness.check(harness.facts) == []
     assert harness.counts()["EstimationStalls"] == 0
+
+
+def test_checks_run_soon_after_a_table_of_iptables_has_changed() -> None:
+    gathered: queue.Queue[None] = queue.Queue()
+
+    def gather() -> HostFacts:
+        gathered.put(None)
+        return EMPTY
+
+    loaded = load({"ipvs-sync-period": "1h"})
+    checks = HostChecks("node-a", gather, lambda: loaded, lambda _event: None, MetricsRegistry())
+    on_report = checks.listener(lambda: None, lambda: 0)
+    on_report(DrainReport(steps=(), failures=(), rows=0, pending=0, apply_s=0.0))
+    gathered.get(timeout=60.0)
+    checks.on_suspects([VIRTUAL_SERVERS])
+    with pytest.raises(queue.Empty):
+        gathered.get(timeout=0.2)
+    checks.on_suspects([VIRTUAL_SERVERS, table_scope("IPv4", "nat")])
+    gathered.get(timeout=60.0)

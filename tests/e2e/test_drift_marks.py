@@ -6,6 +6,9 @@ The agent compares all kernel state once in ten minutes, so that whatever is rep
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,6 +22,7 @@ from tests.e2e.kernel_state import State, differences, kernel_state, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import scrape
 from tests.e2e.serving import serving_cluster
+from tests.e2e.this_kernel import IPTABLES
 
 pytestmark = pytest.mark.kernel
 
@@ -35,12 +39,24 @@ OBJECTS = [
     endpoint_slice("dns", PODS_BEHIND, DNS, version=6),
 ]
 
+A = BY_NAME[PODS_BEHIND[0]]
+
 CHANGES = {
     "all virtual servers deleted": "ipvsadm -C",
     "a virtual server deleted": "ipvsadm -D -t 10.96.0.10:80",
     "an IPv6 virtual server deleted": "ipvsadm -D -u [fd00:10:96::53]:53",
     "a scheduler changed": "ipvsadm -E -t 10.96.0.10:80 -s wlc",
     "a real server deleted": "ipvsadm -d -t 192.168.3.10:30080 -r 10.244.2.5:8080",
+    "a virtual server made persistent": "ipvsadm -E -t 10.96.0.10:80 -s rr -p 300",
+    "a weight changed": f"ipvsadm -e -t 10.96.0.10:80 -r {A.ipv4}:8080 -m -w 7",
+    "a weight changed, IPv6": f"ipvsadm -e -u [fd00:10:96::53]:53 -r [{A.ipv6}]:8080 -m -w 0",
+    "a real server in place of another": (
+        f"ipvsadm -d -t 10.96.0.10:80 -r {A.ipv4}:8080; ipvsadm -a -t 10.96.0.10:80 -r 10.244.9.9:8080 -m"
+    ),
+    "an IPv6 real server deleted": f"ipvsadm -d -u [fd00:10:96::53]:53 -r [{A.ipv6}]:8080",
+    "all IPv6 real servers deleted": "; ".join(
+        f"ipvsadm -d -u [fd00:10:96::53]:53 -r [{BY_NAME[pod].ipv6}]:8080" for pod in PODS_BEHIND
+    ),
     "a foreign virtual server added": "ipvsadm -A -t 198.51.100.77:99 -s rr",
     "a set emptied": "ipset flush KUBE-CLUSTER-IP",
     "a set entry deleted": "ipset del KUBE-CLUSTER-IP 10.96.0.10,tcp:80",
@@ -76,7 +92,7 @@ class Node(NamedTuple):
 
     def metric(self, name: str) -> float:
         """Return the sum of the samples of a metric of the agent."""
-        samples = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", scrape(self.cluster.node_a), re.MULTILINE)
+        samples = re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", scrape(self.cluster.node_a), re.MULTILINE)
         return sum(map(float, samples))
 
     def wait_quiet(self) -> None:
@@ -112,18 +128,107 @@ def test_drift_is_repaired_long_before_the_full_compare(node: Node, change: str)
     assert node.metric("kubeproxy_ipvs_full_compares_total") == 0
 
 
-def test_a_renamed_device_gets_its_name_back(node: Node) -> None:
-    def state() -> State:
-        """Return the state without the labels of addresses, which Linux changes with the name."""
-        current = kernel_state(node.cluster.node_a)
-        return {part: tuple(re.sub(r" \S+$", "", line) for line in lines) for part, lines in current.items()}
+def state_without_labels(node: Node) -> State:
+    """Return the kernel state without the labels of addresses, which Linux changes with the name of their device."""
+    current = kernel_state(node.cluster.node_a)
+    return {part: tuple(re.sub(r" \S+$", "", line) for line in lines) for part, lines in current.items()}
 
-    before = state()
+
+def wait_until_as_before(node: Node, before: State) -> None:
+    wait_until(
+        lambda: state_without_labels(node) == before,
+        lambda: "\n".join(differences(before, state_without_labels(node))),
+        timeout_s=WITHIN_S,
+    )
+
+
+def test_a_renamed_device_gets_its_name_back(node: Node) -> None:
+    before = state_without_labels(node)
     shell(node.cluster.node_a, "ip link set kube-ipvs0 name other0")
-    wait_until(lambda: state() == before, lambda: "\n".join(differences(before, state())), timeout_s=WITHIN_S)
+    wait_until_as_before(node, before)
     assert "other0" not in shell(node.cluster.node_a, "ip -o link show")
     assert node.serves()
     shell(node.cluster.node_a, "ip link del kube-ipvs0")
+    wait_until(lambda: kernel_state(node.cluster.node_a) == node.state, timeout_s=WITHIN_S)
+
+
+def test_a_weight_changed_just_after_a_change_of_ours_is_restored(node: Node) -> None:
+    server, weight = "10.96.4.1:80", f"ipvsadm -e -t 10.96.4.1:80 -r {A.ipv4}:8080 -m -w 9"
+    with node.agent.syncing(EVENT):
+        node.folder.write("new", service_with_slice("new", "10.96.4.1", ["pod-a1"]))
+    with node.agent.syncing(DRIFT):
+        shell(node.cluster.node_a, weight)
+    assert f"{A.ipv4}:8080 Masq 1 " in re.sub(" +", " ", shell(node.cluster.node_a, f"ipvsadm -Ln -t {server}"))
+    with node.agent.syncing(EVENT):
+        node.folder.delete("new")
+
+
+REDIRECT = "PREROUTING -d {} -p tcp -m tcp --dport 8443 -j REDIRECT --to-ports 443"
+
+
+@pytest.mark.parametrize(
+    ("command", "family", "network"),
+    [("iptables", "IPv4", "10.96.0.0/16"), ("ip6tables", "IPv6", "fd00:10:96::/112")],
+    ids=["IPv4", "IPv6"],
+)
+def test_a_rule_inserted_before_our_jump_is_reported_once_and_left_in_place(
+    node: Node, command: str, family: str, network: str
+) -> None:
+    rule, since = REDIRECT.format(network), len(node.agent.lines())
+    reported = rf"NatRuleBeforeServices: {family} nat PREROUTING"
+    try:
+        shell(node.cluster.node_a, f"{command} -t nat -I {rule}")
+        inserted_s = time.monotonic()
+        assert rule.removeprefix("PREROUTING ") in node.agent.wait_for(reported, since)
+        print(f"reported after {time.monotonic() - inserted_s:.2f} s")
+        shell(node.cluster.node_a, f"{command} -t nat -I {rule.replace('8443', '8444')}")
+        node.wait_quiet()
+        shell(node.cluster.node_a, f"{command} -t nat -D {rule.replace('8443', '8444')}; {command} -t nat -C {rule}")
+        node.wait_quiet()
+    finally:
+        shell(node.cluster.node_a, f"{command} -t nat -D {rule}")
+    assert len([line for line in node.agent.lines()[since:] if re.search(reported, line)]) == 1
+    node.agent.wait_for("Host finding resolved", since)
+
+
+def test_our_jump_behind_one_for_all_local_addresses_is_moved_to_the_top(node: Node) -> None:
+    local = "-t nat -{} PREROUTING -m addrtype --dst-type LOCAL -j HOSTPORTS"
+    shell(node.cluster.node_a, "iptables -t nat -N HOSTPORTS")
+    try:
+        shell(node.cluster.node_a, f"iptables {local.format('I')}")
+        wait_until(
+            lambda: "KUBE-SERVICES" in shell(node.cluster.node_a, "iptables -t nat -S PREROUTING").splitlines()[1],
+            timeout_s=WITHIN_S,
+        )
+    finally:
+        shell(node.cluster.node_a, f"iptables {local.format('D')}; iptables -t nat -X HOSTPORTS")
+    wait_until(lambda: kernel_state(node.cluster.node_a) == node.state, timeout_s=WITHIN_S)
+
+
+FIGHTER = """
+import socket, subprocess, sys, time
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
+netlink.bind((0, 0))
+while True:
+    subprocess.run(sys.argv[1], shell=True)
+    time.sleep(0.5)
+"""
+
+
+def test_a_fight_for_a_weight_is_reported_with_the_suspect_and_repaired_each_time(node: Node) -> None:
+    fights = 'kubeproxy_ipvs_fights_total{kind="RealServer"}'
+    before, since = node.metric(fights), len(node.agent.lines())
+    change = f"ipvsadm -e -t 10.96.0.10:80 -r {A.ipv4}:8080 -m -w 0"
+    argv = node.cluster.node_a.wrap([sys.executable, "-c", FIGHTER, change])
+    with subprocess.Popen(argv) as fighter:
+        try:
+            line = node.agent.wait_for("RepeatedDrift", since)
+            wait_until(lambda: node.metric(fights) >= before + 2, timeout_s=WITHIN_S)
+        finally:
+            fighter.kill()
+    assert "RealServer " in line
+    assert f"(pid {fighter.pid})" in line
+    assert len([each for each in node.agent.lines()[since:] if "RepeatedDrift" in each]) == 1
     wait_until(lambda: kernel_state(node.cluster.node_a) == node.state, timeout_s=WITHIN_S)
 
 
@@ -179,3 +284,37 @@ def cpu_s(pid: int) -> float:
     with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+@pytest.mark.skipif(IPTABLES != "nft", reason="only nf_tables counts the commits of all programs together")
+def test_commits_of_another_program_to_its_own_table_cost_little(node: Node) -> None:
+    node.wait_quiet()
+    before_s, compares = cpu_s(node.agent.pid), node.metric("kubeproxy_ipvs_partial_compares_total")
+    began_s = time.monotonic()
+    number = 0
+    while time.monotonic() < began_s + 10.0:
+        number += 1
+        shell(node.cluster.node_a, f"iptables -t mangle -A OUTPUT -d 198.51.100.{number} -j ACCEPT")
+        time.sleep(0.5)
+    took_s = time.monotonic() - began_s
+    shell(node.cluster.node_a, "iptables -t mangle -F")
+    print(f"{(cpu_s(node.agent.pid) - before_s) / took_s:.4f} of a core for {number} commits in {took_s:.1f} s")
+    assert node.metric("kubeproxy_ipvs_partial_compares_total") == compares
+
+
+def test_a_device_renamed_while_no_agent_runs_gets_its_name_back(node: Node) -> None:
+    before = state_without_labels(node)
+    node.agent.stop(signal.SIGKILL)
+    shell(node.cluster.node_a, "ip link set kube-ipvs0 name other0")
+    flags = ("--ipvs-sync-period=10m", "--ipvs-udp-timeout=77s")
+    with AgentProcess(node.cluster.node_a, node.folder.path, *flags) as agent:
+        agent.wait_synced()
+        assert "other0" not in shell(node.cluster.node_a, "ip -o link show")
+        wait_until_as_before(node, before)
+        wait_until(
+            lambda: (
+                kernel_state(node.cluster.node_a, ["virtual servers"])["virtual servers"]
+                == node.state["virtual servers"]
+            )
+        )
+        assert node._replace(agent=agent).serves()

@@ -41,10 +41,12 @@ from kubeproxy_py.kernel.ipset.errors import tool_errno, tool_text
 from kubeproxy_py.kernel.iptables.backend import legacy_tables
 from kubeproxy_py.kernel.iptables.errors import errno_and_hint, lock_error
 from kubeproxy_py.kernel.iptables.fingerprint import LAYOUTS, zero_counters
+from kubeproxy_py.kernel.iptables.nf_tables import content_hash
 from kubeproxy_py.kernel.iptables.other_modes import chain_users, deletion_text, detach_text, stale_rules_in
 from kubeproxy_py.kernel.iptables.rule_parser import parse_restore
 from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, our_lines, saved_rows
 from kubeproxy_py.kernel.ipvs.decode import decode_all_traffic, decode_dests, decode_services, decode_timeouts
+from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks
 from kubeproxy_py.kernel.netlink.messages import decode_answers, decode_error, split_messages
 from kubeproxy_py.kernel.netlink.socket import decode_family_id
 from kubeproxy_py.metrics.process import collect_process_metrics
@@ -325,6 +327,8 @@ READERS = (
     Reader("ipvs-timeouts", lambda data: decode_timeouts(data), (KernelError,), seeds.golden("ipvs")),
     Reader("ipset-sets", _sets, (KernelError,), seeds.golden("ipset")),
     Reader("ipset-revisions", lambda data: decode_revisions(data), (KernelError,), seeds.golden("ipset")),
+    Reader("nft tables", lambda data: content_hash([data], [data], "nat"), (KernelError,), seeds.golden("ipvs")),
+    Reader("marks of IPv6", lambda data: Ipv6Marks().mark([data]), (KernelError,), seeds.golden("ipvs")),
     Reader("addresses", lambda data: decode_addresses([data]), (KernelError,), seeds.golden("address")),
     Reader("links", _links, (KernelError,), seeds.golden("address")),
     Reader("routes", _routes, (KernelError,), seeds.golden("address")),

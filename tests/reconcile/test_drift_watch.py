@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kubeproxy_py.kernel import Mark, MarkReader, Scope
+from kubeproxy_py.kernel import Mark, MarkReader, Readable, Scope, Snapshot
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
@@ -25,7 +25,7 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Timing
 from kubeproxy_py.reconcile.drift import PAUSE
-from kubeproxy_py.reconcile.drift_watch import COMPARE_SHARE, MARKS_SHARE
+from kubeproxy_py.reconcile.drift_watch import COMPARE_BURST_S, COMPARE_SHARE, MARKS_SHARE
 from kubeproxy_py.reconcile.report import Trigger
 from tests.builders import endpoint_slice, service
 from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
@@ -122,33 +122,6 @@ def test_virtual_servers_that_are_not_ours_are_compared_once() -> None:
     assert (compares(harness), foreign in harness.kernel.rows) == (done + 1, True)
 
 
-class StaleMarksKernel(MemoryKernel):
-    """A kernel whose marks stay as they were when `freeze` was called, as if they did not show any change."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._frozen: Mapping[str, Mark] = {}
-
-    def freeze(self) -> None:
-        self._frozen = super().mark_readers()[0].read()
-
-    def mark_readers(self) -> Sequence[MarkReader]:
-        (reader,) = super().mark_readers()
-        return [MarkReader(reader.name, lambda: self._frozen or reader.read())]
-
-
-def test_a_weight_that_no_mark_shows_is_found_by_the_fingerprints_of_a_full_compare() -> None:
-    kernel = StaleMarksKernel()
-    harness = serving(kernel=kernel, timing=Timing(sync_period_s=3 * MARKS_S, marks_period_s=MARKS_S))
-    while not harness.agent.status().compares:
-        harness.advance(MARKS_S)
-        harness.run_all_due()
-    kernel.freeze()
-    kernel.rows[POD] = RealServerSpec(7)
-    harness.advance(MARKS_S)
-    assert harness.applied_steps() == [("update", POD)]
-
-
 class FailingMarksKernel(MemoryKernel):
     """A kernel with a reader of marks that fails, before that of all marks."""
 
@@ -216,7 +189,24 @@ def test_partial_compares_take_a_bounded_share_of_the_time() -> None:
         harness.kernel.rows.pop(ENTRY, None)
         harness.advance(MARKS_S)
         harness.run_all_due()
-    assert 0 < (compares(harness) - done) * 1.0 <= 1.0 + 400.0 * COMPARE_SHARE
+    assert 0 < (compares(harness) - done) * 1.0 <= 1.0 + COMPARE_BURST_S + 400.0 * COMPARE_SHARE
+
+
+def test_drift_just_after_a_compare_that_took_long_is_found_when_the_marks_are_read_next() -> None:
+    harness = watched()
+    take = harness.kernel.snapshot
+
+    def take_slowly(readable: Readable) -> Snapshot:
+        harness.now_s += COMPARE_BURST_S / 10
+        return take(readable)
+
+    harness.kernel.snapshot = take_slowly  # type: ignore[method-assign]
+    harness.advance(100.0)
+    for _ in range(2):
+        del harness.kernel.rows[ENTRY]
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+        assert ENTRY in harness.kernel.rows
 
 
 def test_a_foreign_virtual_server_that_comes_back_is_deleted_after_growing_pauses() -> None:

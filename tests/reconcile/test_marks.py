@@ -37,7 +37,7 @@ class Model:
             str(scope): Mark(scope, hash(frozenset(rows)), (("A", len(rows)),) if scope == SET else ())
             for scope, rows in self.kernel.items()
         }
-        self.suspects = self.marks.observe(marks, Counter(A=len(self.known[SET])))
+        self.suspects = self.marks.observe(marks, Counter(A=len(self.known[SET])), {})
         return self.suspects
 
     def compare(self) -> None:

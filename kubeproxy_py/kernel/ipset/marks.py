@@ -8,7 +8,7 @@ Invariants:
 Source: net/netfilter/ipset/ip_set_core.c, ip_set_dump_do; IPSET_ATTR_ELEMENTS in ip_set_hash_gen.h.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kubeproxy_py.kernel import Mark, ipset_scope
 from kubeproxy_py.kernel.errors import KernelError
@@ -25,18 +25,24 @@ class IpsetMarkReader:
     def __init__(self, names: Iterable[str]) -> None:
         self._absent = {name: Mark(ipset_scope(name), 0, ((name, 0),)) for name in names}
         self._socket: Socket | None = None
+        self._bodies: list[bytes] = []  # of the last listing
+        self._marks: Mapping[str, Mark] = self._absent
         self._decoded: dict[bytes, Mark | None] = {}  # by header, as listed last; None: not ours, or without a count
 
-    def read(self) -> dict[str, Mark]:
+    def read(self) -> Mapping[str, Mark]:
         """Return the mark of each set that has one, whether it exists or not.  Raises KernelError."""
         self._socket = self._socket or Socket(NETLINK_NETFILTER)
         try:
             bodies = self._socket.dump(message(message_type(IPSET_CMD_LIST), NLM_F_ACK, encode_list_headers()))
         except KernelError as error:
             raise request_error(error, IPSET_CMD_LIST) from error
+        if bodies == self._bodies:
+            return self._marks
         known = self._decoded
         self._decoded = {body: known[body] if body in known else self._decode(body) for body in bodies}
-        return self._absent | {mark.scope.name: mark for mark in self._decoded.values() if mark}
+        self._bodies = bodies
+        self._marks = self._absent | {mark.scope.name: mark for mark in self._decoded.values() if mark}
+        return self._marks
 
     def close(self) -> None:
         """Close the socket; a later use opens another."""

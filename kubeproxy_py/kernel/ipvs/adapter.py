@@ -45,7 +45,7 @@ from kubeproxy_py.kernel.ipvs.encode import (
     encode_steps,
 )
 from kubeproxy_py.kernel.ipvs.errors import failure_of, is_done
-from kubeproxy_py.kernel.ipvs.marks import VirtualServerMarkReader, ipv6_mark
+from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks, VirtualServerMarkReader
 from kubeproxy_py.kernel.ipvs.sockopt import RealServerReader, entries, fingerprint_of
 from kubeproxy_py.kernel.netlink.families import AF_INET, family_number
 from kubeproxy_py.kernel.netlink.socket import (
@@ -91,6 +91,7 @@ class IpvsAdapter:
         self._family_id: int | None = None  # the message type that the kernel assigned to IPVS
         self._reader: RealServerReader | None = None
         self._mark_reader: VirtualServerMarkReader | None = None
+        self._ipv6_marks = Ipv6Marks()
 
     def scopes(self) -> list[Scope]:
         """Return one scope: a real server is only found through its virtual server."""
@@ -134,7 +135,9 @@ class IpvsAdapter:
         """Return one reader for the virtual servers of each family."""
         return [
             MarkReader(IPV4_SERVERS, self._read_ipv4_mark),
-            MarkReader(IPV6_SERVERS, lambda: {IPV6_SERVERS: ipv6_mark(self._list_services())}, IPV6_SERVERS),
+            MarkReader(
+                IPV6_SERVERS, lambda: {IPV6_SERVERS: self._ipv6_marks.mark(self._list_services())}, IPV6_SERVERS
+            ),
         ]
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
@@ -282,6 +285,9 @@ class IpvsAdapter:
             return {IPV4_SERVERS: self._mark_reader.read()}
         except (OSError, ImportError) as error:
             raise KernelError(f"IPVS by getsockopt: {error}", errno=getattr(error, "errno", 0) or 0) from error
+
+    def _read_ipv6_mark(self) -> dict[str, Mark]:
+        return {IPV6_SERVERS: self._ipv6_marks.mark(self._list_services())}
 
     def _carry_out(self, steps: Sequence[Step]) -> list[tuple[Step, NetlinkError]]:
         """Send *steps* and return the errors; adds of rows that exist are sent again as updates."""

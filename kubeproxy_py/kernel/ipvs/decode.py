@@ -75,7 +75,7 @@ No desired spec equals it, so such a real server is updated where it is desired,
 where it is not.
 """
 
-_PROTOCOLS: dict[int, Protocol] = {number: protocol for protocol, number in PROTOCOL_NUMBERS.items()}
+PROTOCOLS: dict[int, Protocol] = {number: protocol for protocol, number in PROTOCOL_NUMBERS.items()}
 _COMMON_SPECS = {spec.weight: spec for spec in (SERVING, DRAINING)}  # one value for 100,000 rows saves memory
 _GENLMSGHDR_SIZE = 4
 _NESTED_OFFSET = 8  # after the generic netlink header and that of the SERVICE or DEST attribute
@@ -192,7 +192,7 @@ def _parse_service(body: bytes) -> tuple[VirtualServer, dict[int, bytes]] | None
     """Return one virtual server and its attributes; None as ``decode_service``."""
     attrs = parse_attributes(parse_attributes(body, _GENLMSGHDR_SIZE)[ATTR_SERVICE])
     # The kernel accepts any protocol from a program that uses netlink.
-    if SVC_FWMARK in attrs or not (protocol := _PROTOCOLS.get(read_u16(attrs[SVC_PROTOCOL]))):
+    if SVC_FWMARK in attrs or not (protocol := PROTOCOLS.get(read_u16(attrs[SVC_PROTOCOL]))):
         return None
     address, port = attrs[SVC_ADDR], attrs[SVC_PORT]
     return VirtualServer(_read_address(read_u16(attrs[SVC_AF]), address), ntohs(read_u16(port)), protocol), attrs
@@ -206,7 +206,7 @@ def _unpack_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | No
     if fields[:-1:2] != _SERVICE_HEADERS:
         return None
     _, family, _, number, _, address, _, port, scheduler_length = fields
-    protocol = _PROTOCOLS.get(number)
+    protocol = PROTOCOLS.get(number)
     spec = _decode_spec(body[_SPEC_OFFSET : _SPEC_OFFSET + (scheduler_length + 3 & ~3) + _SPEC_TAIL_SIZE])
     if not spec or not protocol:
         return None

@@ -3,6 +3,7 @@
 Invariants:
 - A mark does not depend on traffic, nor on the order in which the kernel lists, which changes when it resizes its hash
   table.
+- A mark has the virtual servers that are new or have another configuration than those of the mark before.
 - What a mark does not show: the weight of a real server, one real server in place of another, and the real servers of
   IPv6 virtual servers.  Only IPv4 is supported by the kernel's older interface, which is the only one that counts real
   servers.
@@ -15,13 +16,16 @@ Source: include/uapi/linux/ip_vs.h, IP_VS_SO_GET_INFO, IP_VS_SO_GET_SERVICES; ne
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 
 from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV4_SERVERS, IPV6_SERVERS, VIRTUAL_SERVERS, Mark
+from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.host.sockopt import SocketOptions
-from kubeproxy_py.kernel.ipvs.constants import SVC_STATS
+from kubeproxy_py.kernel.ipvs.constants import FLAG_HASHED, SVC_STATS
+from kubeproxy_py.kernel.ipvs.decode import PROTOCOLS, decode_services
 from kubeproxy_py.kernel.netlink.families import AF_INET6
+from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
 
 _GET_INFO, _GET_SERVICES = 64 + 1024 + 64 + 1, 64 + 1024 + 64 + 2
 _INFO = Struct("=III")  # version, size of the connection table, number of virtual servers
@@ -29,7 +33,12 @@ _REQUEST = Struct("=I4x")  # the number of entries that fit
 # protocol, address, port, firewall mark, scheduler, flags, timeout, netmask, number of real servers; then counters
 _CONFIGURATION_SIZE, _ENTRY_SIZE = 48, 104
 _ENTRY = Struct(f"={_CONFIGURATION_SIZE}s{_ENTRY_SIZE - _CONFIGURATION_SIZE}x")
+_SERVER = Struct("=H2x4sH2xI16sII4x")  # the configuration, but netmask and number of real servers
+_SERVER_ENTRY = Struct(f"={_SERVER.size}s{_ENTRY_SIZE - _SERVER.size}x")
 _REAL_SERVERS = slice((_REQUEST.size + 44) // 4, None, _ENTRY_SIZE // 4)  # the counts, among the 32-bit words
+_WORD = 8  # bytes
+_CONFIGURATION_WORDS = range(_REQUEST.size // _WORD, (_REQUEST.size + _CONFIGURATION_SIZE) // _WORD)  # of the first
+_ENTRY_WORDS = _ENTRY_SIZE // _WORD
 
 _HEADER = Struct("=HH")  # of a netlink attribute: length, type
 _FAMILY = Struct("=H")
@@ -47,31 +56,94 @@ class VirtualServerMarkReader:
 
     def __init__(self) -> None:
         self._options = SocketOptions(socket.AF_INET, socket.SOL_IP)
+        self._info = bytearray(_INFO.size)
+        # Two answers, this one and the last, so that no memory is allocated while the number stays the same.
+        self._answer, self._last = bytearray(), bytearray()
+        self._mark: Mark | None = None  # of the last answer
+        self._servers: frozenset[tuple[bytes]] = frozenset()  # their configurations
 
     def read(self) -> Mark:
         """Return the mark of the IPv4 virtual servers, those by firewall mark included.  Raises OSError."""
-        info = bytearray(_INFO.size)
-        self._options.get(_GET_INFO, info)
-        count = _INFO.unpack(info)[2]
+        self._options.get(_GET_INFO, self._info)
+        count = _INFO.unpack(self._info)[2]
         # With another length than that of the number of entries Linux refuses the request, and says so in its log.
-        answer = bytearray(_REQUEST.pack(count) + bytes(count * _ENTRY_SIZE))
-        self._options.get(_GET_SERVICES, answer)
-        data = memoryview(answer)
-        configurations = frozenset(_ENTRY.iter_unpack(data[_REQUEST.size :]))
-        real_servers = sum(data.cast("I")[_REAL_SERVERS])
-        counts = (IPV4_SERVERS, count), (IPV4_REAL_SERVERS, real_servers)
-        return Mark(VIRTUAL_SERVERS, hash(configurations), counts)
+        size = _REQUEST.size + count * _ENTRY_SIZE
+        if len(self._answer) != size:
+            self._answer = bytearray(size)
+        _REQUEST.pack_into(self._answer, 0, count)
+        self._options.get(_GET_SERVICES, self._answer)
+        if self._mark is None or not _have_equal_configurations(self._answer, self._last):
+            before, self._servers = self._servers, configurations(self._answer)
+            self._mark = ipv4_mark(self._answer, decode_configurations(self._servers - before))
+        self._answer, self._last = self._last, self._answer
+        return self._mark
 
     def close(self) -> None:
         """Close the socket."""
         self._options.close()
 
 
-def ipv6_mark(bodies: Sequence[bytes]) -> Mark:
-    """Return the mark of the IPv6 virtual servers among *bodies*, the listing of all by netlink."""
-    listed = [body for body in bodies if _FAMILY.unpack_from(body, _FAMILY_OFFSET)[0] == AF_INET6]
-    configurations = frozenset(body[: _counters_offset(body)] for body in listed)
-    return Mark(VIRTUAL_SERVERS, hash(configurations), ((IPV6_SERVERS, len(listed)),))
+class Ipv6Marks:
+    """Makes the marks of the IPv6 virtual servers from listings by netlink."""
+
+    def __init__(self) -> None:
+        self._servers: dict[bytes, bytes] = {}  # configuration -> body
+        self._mark = Mark(VIRTUAL_SERVERS, 0, ((IPV6_SERVERS, 0),))
+
+    def mark(self, bodies: Sequence[bytes]) -> Mark:
+        """Return the mark of those among *bodies*, the listing of all virtual servers.  Raises KernelError."""
+        with decoding("a listing of virtual servers"):
+            listed = [body for body in bodies if _FAMILY.unpack_from(body, _FAMILY_OFFSET)[0] == AF_INET6]
+            servers = dict(zip(_configurations(listed), listed, strict=True))
+        if servers.keys() != self._servers.keys():
+            changed = decode_services(body for key, body in servers.items() if key not in self._servers)
+            counts = ((IPV6_SERVERS, len(listed)),)
+            self._mark = Mark(VIRTUAL_SERVERS, hash(frozenset(servers)), counts, tuple(changed.items()))
+        self._servers = servers
+        return self._mark
+
+
+def configurations(answer: bytes | bytearray) -> frozenset[tuple[bytes]]:
+    """Return the configuration of each virtual server in the *answer* to IP_VS_SO_GET_SERVICES."""
+    return frozenset(_SERVER_ENTRY.iter_unpack(memoryview(answer)[_REQUEST.size :]))
+
+
+def decode_configurations(servers: Iterable[tuple[bytes]]) -> Iterator[tuple[VirtualServer, VirtualServerSpec]]:
+    """Yield the virtual servers of *servers*, without those that cannot be ours."""
+    for (configuration,) in servers:
+        number, address, port, mark, scheduler, flags, timeout_s = _SERVER.unpack(configuration)
+        protocol = PROTOCOLS.get(number)
+        if protocol and not mark:
+            server = VirtualServer(socket.inet_ntop(socket.AF_INET, address), socket.ntohs(port), protocol)
+            name = scheduler.partition(b"\0")[0].decode(errors="replace")
+            yield server, VirtualServerSpec(name, flags & ~FLAG_HASHED, timeout_s)
+
+
+def ipv4_mark(answer: bytes | bytearray, changed: Iterable[tuple[VirtualServer, VirtualServerSpec]] = ()) -> Mark:
+    """Return the mark of the IPv4 virtual servers in the *answer* to IP_VS_SO_GET_SERVICES."""
+    data = memoryview(answer)
+    value = hash(frozenset(_ENTRY.iter_unpack(data[_REQUEST.size :])))
+    real_servers = sum(data.cast("I")[_REAL_SERVERS])
+    count = (len(answer) - _REQUEST.size) // _ENTRY_SIZE
+    return Mark(VIRTUAL_SERVERS, value, ((IPV4_SERVERS, count), (IPV4_REAL_SERVERS, real_servers)), tuple(changed))
+
+
+def _have_equal_configurations(answer: bytearray, other: bytearray) -> bool:
+    """Return whether two answers differ at most in counters, much faster than a mark is made."""
+    if len(answer) != len(other):
+        return False
+    words, other_words = memoryview(answer).cast("Q"), memoryview(other).cast("Q")
+    return all(words[first::_ENTRY_WORDS] == other_words[first::_ENTRY_WORDS] for first in _CONFIGURATION_WORDS)
+
+
+def _configurations(bodies: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield each of *bodies* without its counters, which are mostly where those of the one before are."""
+    offset, header = 0, b""
+    for body in bodies:
+        if not header or body[offset : offset + _HEADER.size] != header:
+            offset = _counters_offset(body)
+            header = body[offset : offset + _HEADER.size]
+        yield body[:offset]
 
 
 def _counters_offset(body: bytes) -> int:

@@ -1,0 +1,157 @@
+"""RealServerChecks: what no mark shows is found within a round, at bounded cost, and our changes are no drift."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Mark, MarkReader, Readable, Snapshot
+from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.rows import RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.reconcile.agent import Timing
+from kubeproxy_py.reconcile.real_server_checks import CHECKS_SHARE, SERVER_SHARE, SLICE_S
+from tests.builders import endpoint_slice, service
+from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
+
+MARKS_S = 2.0
+TIMING = Timing(sync_period_s=NEVER, marks_period_s=MARKS_S)
+OTHER_POD = RealServer(SERVER, "10.244.9.9", 8080)
+
+
+class UnmarkedKernel(MemoryKernel):
+    """A kernel without marks that calls `advance` whenever it reads real servers, and records of which server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.advance: Callable[[], None] = lambda: None
+        self.read_servers: list[Readable] = []
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        return []
+
+    def snapshot(self, readable: Readable) -> Snapshot:
+        self.advance()
+        self.read_servers.append(readable)
+        return super().snapshot(readable)
+
+
+class MarkedServersKernel(UnmarkedKernel):
+    """One whose only mark is the number of IPv4 virtual servers."""
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        return [MarkReader("servers", self._read)]
+
+    def _read(self) -> Mapping[str, Mark]:
+        return {"servers": Mark(VIRTUAL_SERVERS, sum(isinstance(key, VirtualServer) for key in self.rows))}
+
+
+def watched(kernel: UnmarkedKernel | None = None, **options: Any) -> AgentHarness:
+    """Return a harness that serves shop/web on a kernel without marks; full compares never run."""
+    harness = serving(timing=TIMING, kernel=kernel or UnmarkedKernel(), **options)
+    harness.advance(MARKS_S)
+    harness.run_all_due()
+    return harness
+
+
+def change_weight(harness: AgentHarness) -> None:
+    harness.kernel.rows[POD] = RealServerSpec(7)
+
+
+def replace_by_another(harness: AgentHarness) -> None:
+    del harness.kernel.rows[POD]
+    harness.kernel.rows[OTHER_POD] = RealServerSpec(1)
+
+
+def add_another(harness: AgentHarness) -> None:
+    harness.kernel.rows[OTHER_POD] = RealServerSpec(1)
+
+
+@pytest.mark.parametrize("change", [change_weight, replace_by_another, add_another])
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_a_change_of_another_program_is_repaired_by_the_next_round(
+    change: Callable[[AgentHarness], None], rounds: int
+) -> None:
+    harness = watched()
+    for _ in range(rounds):
+        harness.advance(MARKS_S)
+    before = dict(harness.kernel.rows)
+    change(harness)
+    harness.advance(MARKS_S)
+    harness.advance(60.0)  # a real server that is not wanted drains before it is deleted
+    harness.run_all_due()
+    assert harness.kernel.rows == before
+    assert harness.agent.status().drift_found
+
+
+def test_a_change_of_another_program_to_what_we_changed_just_now_is_repaired_too() -> None:
+    harness = watched()
+    harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.6"])))
+    before = dict(harness.kernel.rows)
+    change_weight(harness)
+    harness.advance(MARKS_S)
+    assert harness.kernel.rows == before
+
+
+def test_real_servers_deleted_with_their_virtual_server_come_back_with_it() -> None:
+    harness = watched(MarkedServersKernel())
+    before = dict(harness.kernel.rows)
+    del harness.kernel.rows[POD], harness.kernel.rows[SERVER]
+    harness.advance(MARKS_S)
+    harness.run_all_due()
+    assert harness.kernel.rows == before
+
+
+def test_all_real_servers_deleted_come_back_although_no_mark_shows_it() -> None:
+    harness = watched(MarkedServersKernel())
+    before = dict(harness.kernel.rows)
+    del harness.kernel.rows[POD]
+    harness.advance(MARKS_S)
+    harness.run_all_due()
+    assert harness.kernel.rows == before
+
+
+def test_our_changes_are_no_drift() -> None:
+    harness = watched()
+    for number in range(20):
+        pods = [f"10.244.1.{pod}" for pod in range(5, 5 + number % 4)]
+        harness.handle(ServiceUpserted(service(f"web-{number}", [f"10.96.1.{number}"])))
+        harness.handle(SliceUpserted(endpoint_slice(endpoints=pods)))
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+    status = harness.agent.status()
+    assert (status.drift_found, status.partial_compares) == ({}, 0)
+
+
+def test_servers_that_are_not_ours_are_not_read() -> None:
+    foreign = VirtualServer("198.51.100.7", 80, "TCP")
+    kernel = UnmarkedKernel()
+    harness = watched(kernel, exclude=("198.51.100.0/24",))
+    kernel.rows[foreign] = VirtualServerSpec()
+    kernel.read_servers.clear()
+    for _ in range(3):
+        harness.advance(MARKS_S)
+    assert set(kernel.read_servers) == {SERVER}
+
+
+def test_checks_take_a_bounded_share_of_the_time_and_reach_every_server() -> None:
+    cost_s = 0.0005
+    kernel = UnmarkedKernel()
+    harness = watched(kernel)
+    for number in range(300):
+        harness.agent.handle_event(
+            ServiceUpserted(service(f"web-{number}", [f"10.97.{number // 250}.{number % 250}"])), 0
+        )
+    harness.run_all_due()
+    kernel.read_servers.clear()
+    kernel.advance = lambda: setattr(harness, "now_s", harness.now_s + cost_s)
+    began_s, longest_s = harness.now_s, 0.0
+    while harness.now_s < began_s + 100.0:
+        harness.now_s = max(harness.now_s, harness.agent.due_s())
+        slice_began_s = harness.now_s
+        harness.agent.run_due(harness.now_s)
+        longest_s = max(longest_s, harness.now_s - slice_began_s)
+    assert len(kernel.read_servers) * cost_s < 100.0 * min(CHECKS_SHARE, 301 * SERVER_SHARE) + 0.1
+    assert set(kernel.read_servers) >= {key for key in kernel.rows if isinstance(key, VirtualServer)}
+    assert longest_s < SLICE_S + 20 * cost_s
