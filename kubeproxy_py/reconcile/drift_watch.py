@@ -10,7 +10,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kubeproxy_py.kernel import Kernel, Mark, MarkReader, Scope
 from kubeproxy_py.kernel.errors import KernelError
@@ -18,6 +18,7 @@ from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
+from kubeproxy_py.reconcile.drift import ScopeDiff
 from kubeproxy_py.reconcile.full_compare import YIELD_FACTOR, SlicedScan
 from kubeproxy_py.reconcile.real_server_checks import RealServerChecks
 
@@ -78,7 +79,11 @@ class DriftWatch:
             self._checks.begin(now_s)
         drift_rows = self._checks.run_slice(now_s) if now_s >= self._checks.due_s else 0
         if reads:
-            self._begin_scan(self._read_marks(now_s), now_s)
+            marks = self._read_marks(now_s)
+            drift_rows += self._record_changed(marks, now_s)
+            suspects = self._state.marks.observe(marks, self._state.counts, self._state.rows)
+            contained("what is looked at with the marks", self._on_marks, suspects)
+            self._begin_scan(suspects, now_s)
         if self._scan and now_s >= self._scan_due_s:
             drift_rows += self._run_scan(self._scan, self._clock())
         return drift_rows
@@ -88,8 +93,8 @@ class DriftWatch:
         if self._scan:
             self._scan_due_s = now_s + YIELD_FACTOR * self._scan.slice_s
 
-    def _read_marks(self, now_s: float) -> list[Scope]:
-        """Read the marks that are due, and return the scopes that are suspect."""
+    def _read_marks(self, now_s: float) -> Mapping[str, Mark]:
+        """Read the marks that are due."""
         marks: dict[str, Mark] = {}
         counts, began_s = self._state.counts, self._clock()
         for reader in self._readers:
@@ -103,9 +108,14 @@ class DriftWatch:
                 ended_s = self._clock()
                 self._reader_due_s[reader.name] = now_s + (ended_s - began_s) / MARKS_SHARE
                 began_s = ended_s  # the clock is read once for each: on some kernels that is a system call
-        suspects = self._state.marks.observe(marks, counts, self._state.rows)
-        contained("what is looked at with the marks", self._on_marks, suspects)
-        return suspects
+        return marks
+
+    def _record_changed(self, marks: Mapping[str, Mark], now_s: float) -> int:
+        """Record the actual rows that *marks* have otherwise as drift; return their number."""
+        rows = self._state.rows
+        changed = (item for mark in marks.values() for item in mark.changed)
+        found = {key: spec for key, spec in changed if key in rows and rows[key] != spec}
+        return self._state.record_diff(ScopeDiff(found, ()), now_s) if found else 0
 
     def _run_scan(self, scan: SlicedScan, now_s: float) -> int:
         """Compare for a slice from *now_s* on; return the number of rows that differ."""

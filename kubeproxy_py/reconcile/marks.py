@@ -8,6 +8,8 @@ Invariants:
   rows as are actual: what another program added or deleted at the same time would show.  Where the kernel does not
   count (tables of iptables), the rows are compared once.  Where the mark has the rows that changed, they must be the
   actual ones, too.
+- A mark whose changed rows are all actual ones, in the same number, is confirmed as well: what of them had drifted was
+  recorded before, and needs no comparison of the whole scope.
 - A scope stays suspect until its rows were compared and none had drifted: after a repair they are compared once more,
   because the program that changed them may do it again at once.
 - Rows of a group that are not ours (virtual servers in excluded networks) are a surplus, which is known from the last
@@ -62,7 +64,8 @@ class ConfirmedMarks:
                 continue
             surplus = tuple(number - counts.get(group, 0) for group, number in mark.counts)
             is_expected = bool(surplus) and surplus == self._surplus.get(name, (0,) * len(surplus))
-            if confirmed is None and is_expected and all(rows.get(key) == spec for key, spec in mark.changed):
+            is_explained = confirmed is None or bool(mark.changed)
+            if is_explained and is_expected and all(rows.get(key) == spec for key, spec in mark.changed):
                 self._confirmed[name] = mark
             else:
                 self._observed[name] = mark, surplus

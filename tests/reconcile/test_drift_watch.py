@@ -71,6 +71,25 @@ def test_a_row_that_another_program_changes_is_restored(key: Key, spec: object) 
     assert harness.kernel.rows == before
 
 
+def test_a_changed_scheduler_is_restored_without_comparing_all_virtual_servers() -> None:
+    harness = watched()
+    before, done = dict(harness.kernel.rows), compares(harness)
+    for scheduler in ("wlc", "sh"):
+        harness.kernel.rows[SERVER] = VirtualServerSpec(scheduler)
+        harness.advance(MARKS_S)
+        assert harness.kernel.rows == before
+    assert compares(harness) == done
+
+
+def test_a_scheduler_changed_just_after_a_change_of_ours_is_restored() -> None:
+    harness = watched()
+    harness.handle(ServiceUpserted(service("other", ["10.96.0.77"])))
+    before = dict(harness.kernel.rows)
+    harness.kernel.rows[SERVER] = VirtualServerSpec("wlc")
+    harness.advance(MARKS_S)
+    assert harness.kernel.rows == before
+
+
 def test_all_rows_deleted_are_restored_by_one_partial_compare() -> None:
     harness = watched()
     before = dict(harness.kernel.rows)
