@@ -1,5 +1,7 @@
 """Log setup: a message and its structured values per line, on stderr, in kube-proxy's two formats and -v levels.
 
+Commands that a person starts log in a third format, ``plain``: a sentence without time, process and source line.
+
 Invariants:
 - A record is one line, and contains no credentials. So is an uncaught exception.
 - A resident process has a thread write its log (log_writer.py), so that it never waits for its reader. Other
@@ -25,7 +27,7 @@ from typing import Any, Literal, TextIO
 
 from kubeproxy_py.log_writer import BackgroundHandler
 
-Format = Literal["text", "json"]
+Format = Literal["text", "json", "plain"]
 
 ROOT = "kubeproxy_py"  # the parent of all loggers of this package
 
@@ -151,7 +153,27 @@ def _json_line(record: logging.LogRecord, message: str, named: dict[str, Any]) -
     return json.dumps(fields | {key: value for key, value in named.items() if key not in fields}, default=str)
 
 
-_FORMATS = {"text": _text_line, "json": _json_line}
+def _plain_line(record: logging.LogRecord, message: str, named: dict[str, Any]) -> str:
+    """Format as a sentence for a person: ``warning: message (key: value; key: value)``.
+
+    A message that is composed elsewhere ("%s") contains its values already.  A traceback follows on lines of its own.
+    """
+    stack = named.pop("stack", "")
+    pairs = {} if record.msg == "%s" else named
+    details = "; ".join(f"{key.replace('_', ' ')}: {_printable(value)}" for key, value in pairs.items())
+    line = f"{_PREFIXES[_severity(record)]}{_printable(message)}{f' ({details})' if details else ''}"
+    return f"{line}\n{stack.rstrip()}" if stack else line
+
+
+_PREFIXES = {"E": "error: ", "W": "warning: ", "I": ""}
+
+
+def _printable(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if text.isprintable() else _quoted(text)
+
+
+_FORMATS = {"text": _text_line, "json": _json_line, "plain": _plain_line}
 
 
 def _severity(record: logging.LogRecord) -> str:

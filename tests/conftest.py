@@ -4,9 +4,13 @@ These are the same examples in each run, so that a change is blamed for what it 
 ``make laws`` looks for new ones at random.
 """
 
+import logging
 import os
 import shutil
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +24,17 @@ for _profile, _examples in (("brief", 10), ("fast", 30), ("full", 250), ("thorou
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Undo what a command sets up for the log of its process."""
+    root, package = logging.getLogger(), logging.getLogger("kubeproxy_py")
+    handlers, levels, hooks = root.handlers[:], (root.level, package.level), (sys.excepthook, threading.excepthook)
+    yield
+    root.handlers[:], (root.level, package.level) = handlers, levels
+    sys.excepthook, threading.excepthook = hooks
+    logging.captureWarnings(capture=False)
 
 
 @pytest.hookimpl(tryfirst=True)

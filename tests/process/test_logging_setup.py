@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -20,18 +20,7 @@ WrittenText = Callable[[], str]
 logger = logging.getLogger("kubeproxy_py.tests")
 
 
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    root, package = logging.getLogger(), logging.getLogger(logs.ROOT)
-    before = (root.handlers[:], root.level, package.level)
-    hooks = (sys.excepthook, threading.excepthook)
-    yield
-    root.handlers[:], root.level, package.level = before
-    sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(capture=False)
-
-
-def log(format: Literal["text", "json"] = "text", verbosity: int = 0) -> WrittenText:  # noqa: A002
+def log(format: Literal["text", "json", "plain"] = "text", verbosity: int = 0) -> WrittenText:  # noqa: A002
     """Set up the log, and return a function that returns the written text."""
     stream = io.StringIO()
     logs.setup(format, verbosity, stream)
@@ -193,3 +182,36 @@ def test_text_that_is_no_credential_is_not_changed() -> None:
     written = log()
     logger.info("https://10.0.0.1:6443/api/v1/services: basic answer, bearer of news")
     assert "https://10.0.0.1:6443/api/v1/services: basic answer, bearer of news" in written()
+
+
+# Sentences for a person
+
+
+@pytest.mark.parametrize(("severity", "prefix"), [("info", ""), ("warning", "warning: "), ("error", "error: ")])
+def test_a_plain_line_is_a_sentence_with_its_values(severity: str, prefix: str) -> None:
+    written = log("plain")
+    getattr(logger, severity)("Refused an address", extra=logs.values(service="shop/web", used_by=["a", "b"], count=3))
+    assert written() == f"{prefix}Refused an address (service: shop/web; used by: ['a', 'b']; count: 3)\n"
+
+
+def test_a_plain_line_of_a_text_composed_elsewhere_does_not_repeat_its_values() -> None:
+    written = log("plain")
+    logger.warning("%s", "Service shop/web: spec.ports: missing", extra=logs.values(object="Service shop/web"))
+    assert written() == "warning: Service shop/web: spec.ports: missing\n"
+
+
+def test_a_plain_line_has_no_control_characters_and_no_credentials() -> None:
+    written = log("plain")
+    logger.warning("odd name", extra=logs.values(name="a\x1b[31m\nb", url="https://me:secret@host"))
+    assert written() == 'warning: odd name (name: "a\\u001b[31m\\nb"; url: https://***@host)\n'
+
+
+def test_a_plain_line_of_an_exception_is_followed_by_the_traceback() -> None:
+    written = log("plain")
+    try:
+        {}["gone"]
+    except KeyError:
+        logger.exception("Internal error")
+    first, second, *others = written().splitlines()
+    assert (first, second) == ("error: Internal error (err: 'gone')", "Traceback (most recent call last):")
+    assert others[-1] == "KeyError: 'gone'"
