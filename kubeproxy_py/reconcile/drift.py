@@ -50,6 +50,7 @@ class Drift:
         self._unrepaired: set[Key] = set()
         self.fights: Counter[str] = Counter()  # times that a row was fought for, by the name of its kind
         self._times: dict[Key, tuple[float, ...]] = {}  # when each row drifted consecutively
+        self._unreported: dict[Key, None] = {}  # since pop_found was called last
         self._disputed: dict[Key, None] = {}  # since pop_disputed was called last
         self._disputes: dict[
             Key, tuple[int, float]
@@ -61,6 +62,12 @@ class Drift:
         self.found.update(count_by_kind(drifted))
         self._record_times(drifted.keys() - self._unrepaired, now_s)
         self._unrepaired |= drifted.keys()
+        self._unreported |= drifted
+
+    def pop_found(self) -> tuple[Key, ...]:
+        """Return the rows that were found to have drifted since the last call."""
+        found, self._unreported = tuple(self._unreported), {}
+        return found
 
     def pop_disputed(self) -> list[Key]:
         """Return the rows that since the last call drifted for the DISPUTED_TIMES-th consecutive time."""

@@ -115,6 +115,7 @@ class Reconciler:
             phases_s=phases_s,
             event_s=event_s if due else None,  # nothing was due: the event changed no row
             drift_rows=drift_rows,
+            drift=self._state.drift.pop_found(),
             foreign=foreign,
         )
 
@@ -166,6 +167,7 @@ class Reconciler:
         phases_s: tuple[float, float, float],
         event_s: float | None,
         drift_rows: int = 0,
+        drift: tuple[Key, ...] = (),
         foreign: tuple[VirtualServer, ...] = (),
     ) -> SyncReport:
         compile_s, plan_s, apply_s = phases_s
@@ -184,5 +186,6 @@ class Reconciler:
             since_event_s=None if event_s is None else self.last_sync_s - event_s,
             states=states,
             drift_rows=drift_rows,
+            drift=drift,
             foreign=foreign,
         )

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from kubeproxy_py.model.flows import StaleFlowResult
 from kubeproxy_py.model.health import ServiceState
-from kubeproxy_py.model.rows import VirtualServer
+from kubeproxy_py.model.rows import Key, VirtualServer
 from kubeproxy_py.model.steps import Step, StepFailure
 
 
@@ -36,6 +36,7 @@ class SyncReport(Struct, frozen=True, gc=False, kw_only=True):
     since_event_s: float | None  # age of the oldest event that this sync handled; None: no event caused it
     states: tuple[ServiceState, ...] = ()  # of the Services that were compiled
     drift_rows: int = 0  # rows that differed; only with Trigger.DRIFT
+    drift: tuple[Key, ...] = ()  # these rows
     foreign: tuple[VirtualServer, ...] = ()  # that another program created; their deletion is among the steps
 
 

@@ -7,25 +7,37 @@ Invariants:
 - Failures, drift, the first sync and stale flows are logged at once, after what was waiting.
 - One cause is one line, however many rows fail or wait for it, and while the same rows fail for it, one line a minute;
   rows that wait for one that failed in an earlier sync are logged once for that row.
+- Rows that another program changed are named: the first ten of each kind of change, then their number.
+- At -v2 the steps of a sync follow it, as `plan` prints them: the first STEP_LINES_MAX lines, then how many more.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from kubeproxy_py.logging_setup import level, values
-from kubeproxy_py.model.rows import Key, VirtualServer
+from kubeproxy_py.model.rows import Key
+from kubeproxy_py.model.steps import Verb
 from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.plan.render import step_lines
 from kubeproxy_py.reconcile.failure_causes import Cause, find_causes
 from kubeproxy_py.reconcile.report import DrainReport, Report, StaleFlowReport, SyncReport, Trigger
 from kubeproxy_py.reconcile.report_text import merged_text, report_text
 
 log = logging.getLogger(__name__)
 
-_FOREIGN_NAMED_MAX = 10
+NAMED_MAX = 10  # rows in a line
+STEP_LINES_MAX = 200  # of one sync
 
 INTERVAL_S = 0.1  # the shortest time between two lines about syncs of the usual kind
 REPEAT_S = 60.0  # the shortest time between two lines about the same rows that fail for the same cause
 
+
+_DRIFT_MESSAGES: dict[Verb, str] = {  # by the step that repairs it
+    "add": "Another program deleted rows; restoring them",
+    "update": "Another program changed rows; changing them back",
+    "delete": "Another program added rows; deleting them",
+}
 
 _FAILED = logging.ERROR, "Failed to apply a row, it will be retried: %s"
 _UNDER_WAY = logging.WARNING, "iptables is slow; changes that need these rules are delayed, all others proceed: %s"
@@ -53,8 +65,8 @@ class SyncLog:
             _log_flows(report)
         else:
             _log_changes(_level(report), [report])
-            if isinstance(report, SyncReport) and report.foreign:
-                _log_foreign(report.foreign)
+            if isinstance(report, SyncReport):
+                _log_others(report)
             self._log_failures(report)
 
     def _log_failures(self, report: SyncReport | DrainReport) -> None:
@@ -120,15 +132,46 @@ def _log_changes(severity: int, reports: list[SyncReport | DrainReport]) -> None
     )
     log.log(severity, "%s", merged_text(reports), extra=phases)
 
+    if log.isEnabledFor(level(2)):
+        for report in reports:
+            _log_steps(report)
 
-def _log_foreign(servers: Sequence[VirtualServer]) -> None:
-    """Name virtual servers of other programs, whose users must learn why they are gone."""
-    named = ", ".join(str(server) for server in sorted(servers)[:_FOREIGN_NAMED_MAX])
-    log.warning(
-        "Deleted virtual servers that this agent did not create; if another program needs them, add their networks to "
-        "ipvs.excludeCIDRs or set --keep-foreign-virtual-servers",
-        extra=values(servers=named, total=len(servers)),
-    )
+
+def _log_steps(report: SyncReport | DrainReport) -> None:
+    lines = _step_texts(report)
+    for line in islice(lines, STEP_LINES_MAX):
+        log.log(level(2), "%s", line)
+    if left := sum(1 for _ in lines):
+        log.log(level(2), "More lines of this sync are not logged", extra=values(lines=left))
+
+
+def _step_texts(report: SyncReport | DrainReport) -> Iterator[str]:
+    failed = {failure.step for failure in report.failures}
+    for step in report.steps:
+        first, *others = step_lines(step)
+        yield f"{first}  (not applied)" if step in failed else first
+        yield from others
+
+
+def _log_others(report: SyncReport) -> None:
+    """Name what other programs made or changed, whose users must learn why it is gone."""
+    if report.foreign:
+        log.warning(
+            "Deleted virtual servers that this agent did not create; if another program needs them, add their networks "
+            "to ipvs.excludeCIDRs or set --keep-foreign-virtual-servers",
+            extra=values(servers=_named(map(str, sorted(report.foreign))), total=len(report.foreign)),
+        )
+    named = set(report.drift).difference(report.foreign)
+    for verb, message in _DRIFT_MESSAGES.items() if named else ():
+        steps = {step.key: step for step in report.steps if step.key in named and step.verb == verb}
+        if steps:
+            named.difference_update(steps)  # a chain that loses rules has two steps
+            rows = _named(f"{type(key).__name__} {key}" for key in steps)
+            log.warning(message, extra=values(rows=rows, total=len(steps)))
+
+
+def _named(texts: Iterable[str]) -> str:
+    return ", ".join(islice(texts, NAMED_MAX))
 
 
 def _log_cause(severity: int, message: str, cause: Cause) -> None:
