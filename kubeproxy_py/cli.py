@@ -1,10 +1,11 @@
-"""The command line: run | plan | status | doctor | check | cleanup.
+"""The command line: run | plan | status | doctor | check | dump | cleanup | completion | help | version.
 
 Invariants:
 - Without a command it is ``run``, so a kube-proxy command line works unchanged.
 - Exit status: 0 success, 1 failure, 2 the command line or the configuration cannot be used (kube-proxy exits with 1 for
-  both). A failure may be worth a retry; status 2 is not, until somebody fixes it. doctor: 0 well, 1 it could not look
-  everywhere, 2 something is wrong.
+  both). A failure may be worth a retry; status 2 is not, until somebody fixes it. plan is as terraform's with
+  ``-detailed-exitcode``: 0 nothing to change, 1 any error, 2 changes. doctor: 0 well, 1 it could not look everywhere,
+  2 something is wrong.
 - Help and ``--version`` import nothing heavy. Modules of a command are imported when it is executed.
 """
 
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
 
 _PROGRAM = "kubeproxy-py"
 _VERSION_FLAGS = frozenset(("--version", "--version=true", "--version=raw"))  # kube-proxy accepts them anywhere
-_FLAGS_NOT_COMMANDS = ("help", "version")
-_OTHER_FLAGS = ("--help", "--version", "--assume-empty", "--output")
+_OUTPUT_FORMATS = ("text", "json", "diff")
+_COLOURS = ("auto", "always", "never")
+_SHELLS = ("bash", "zsh", "fish")
+
+
+def _no_arguments(_parser: ArgumentParser) -> None:
+    """Add nothing."""
 
 
 class Command(NamedTuple):
@@ -36,6 +42,10 @@ class Command(NamedTuple):
     details: str
     examples: tuple[tuple[str, str], ...]  # (comment, arguments)
     execute: Callable[[ConfigInput, Namespace], int]  # returns the exit status
+    add_arguments: Callable[[ArgumentParser], None] = _no_arguments  # besides the flags of run
+    has_flags: bool = True  # accepts the flags of run
+    usage: str = "[FLAGS]"
+    unusable: int = UNUSABLE  # exit status if the command line or the configuration cannot be used
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,10 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SUCCESS
     name = words.pop(0) if words and not words[0].startswith("-") else "run"
     if name not in COMMANDS:
-        words_for_it = (f"--{name}",) if name in _FLAGS_NOT_COMMANDS else COMMANDS
-        return _usage_error(f'unknown command "{name}"', name, words_for_it, f"{_PROGRAM} --help")
-    arguments, extra = _parser(name).parse_known_args(words)
-    return _extra_argument_error(name, extra[0]) if extra else _execute(COMMANDS[name], arguments)
+        return _unknown_command(name)
+    parser = parser_of(name)
+    arguments, extra = parser.parse_known_args(words)
+    if extra:
+        _extra_argument_error(name, parser, extra[0])
+        return COMMANDS[name].unusable
+    return _execute(COMMANDS[name], arguments)
 
 
 def _with_dashes(word: str) -> str:
@@ -79,7 +92,7 @@ def _execute(command: Command, arguments: Namespace) -> int:
     except ConfigError as error:
         logging_setup.flush()  # what was logged before comes first
         print(error_text(error), file=sys.stderr)  # noqa: T201 - the log may not be set up yet
-        return UNUSABLE
+        return command.unusable
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -89,7 +102,7 @@ def _execute(command: Command, arguments: Namespace) -> int:
 
 def _help_text() -> str:
     """Return the help of the program, with every command."""
-    commands = "\n".join(f"  {name:9} {command.summary}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
     return f"""\
 A standalone node agent that implements kube-proxy's IPVS mode.
 
@@ -104,11 +117,13 @@ Flags:
   -h, --help  Print this help and exit
   --version   Print the version and exit
 
+{_examples_text(EXAMPLES)}
+
 Use "{_PROGRAM} COMMAND --help" for the flags and examples of a command."""
 
 
-def _parser(name: str) -> ArgumentParser:
-    """Return the parser for the arguments of the command *name*."""
+def parser_of(name: str) -> ArgumentParser:
+    """Return the parser for the arguments of the command *name*; completion and manual pages are made from it."""
     from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
     from kubeproxy_py.config.flag_parser import add_flags
@@ -117,39 +132,33 @@ def _parser(name: str) -> ArgumentParser:
 
     class Parser(ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            self.exit(_usage_error(message.removeprefix("argument "), "", (), f"{_PROGRAM} {name} --help"))
+            _usage_error(message.removeprefix("argument "), "", (), f"{_PROGRAM} {name} --help")
+            self.exit(command.unusable)
 
     parser = Parser(
         prog=f"{_PROGRAM} {name}",
-        usage=f"{_PROGRAM} {name} [FLAGS]",
+        usage=f"{_PROGRAM} {name} {command.usage}".rstrip(),
         description=f"{command.summary}.\n\n{command.details}",
-        epilog=_examples_text(command),
+        epilog=_examples_text(command.examples),
         formatter_class=lambda prog: RawDescriptionHelpFormatter(prog, max_help_position=36),
         allow_abbrev=False,
     )
-    if name == "plan":
-        parser.add_argument("--assume-empty", action="store_true", help="compare with a kernel that has no rules yet")
-        formats = ("text", "json")
-        parser.add_argument(
-            "-o", "--output", choices=formats, default="text", metavar="|".join(formats), help="format of the plan"
-        )
-    if name == "doctor":
-        formats = ("text", "json")
-        parser.add_argument(
-            "-o", "--output", choices=formats, default="text", metavar="|".join(formats), help="format of the report"
-        )
-    add_flags(parser, name)
+    command.add_arguments(parser)
+    if command.has_flags:
+        add_flags(parser, name)
     return parser
 
 
-def _examples_text(command: Command) -> str:
-    lines = [f"  # {comment}\n  {_PROGRAM} {arguments}".rstrip() for comment, arguments in command.examples]
+def _examples_text(examples: Iterable[tuple[str, str]]) -> str:
+    lines = [f"  # {comment}\n  {_PROGRAM} {arguments}".rstrip() for comment, arguments in examples]
     return "Examples:\n" + "\n\n".join(lines)
 
 
-def _extra_argument_error(name: str, argument: str) -> int:
-    from kubeproxy_py.config.flags import FLAGS
+def _unknown_command(name: str) -> int:
+    return _usage_error(f'unknown command "{name}"', name, COMMANDS, f"{_PROGRAM} --help")
 
+
+def _extra_argument_error(name: str, parser: ArgumentParser, argument: str) -> int:
     help_command = f"{_PROGRAM} {name} --help"
     if argument in COMMANDS:
         order = f"{_PROGRAM} {argument} [FLAGS]"
@@ -157,7 +166,8 @@ def _extra_argument_error(name: str, argument: str) -> int:
     if not argument.startswith("-"):
         return _usage_error(f'unexpected argument "{argument}"', argument, (), help_command)
     flag = argument.partition("=")[0]
-    return _usage_error(f"unknown flag {flag}", flag, [*map(str, FLAGS), *_OTHER_FLAGS], help_command)
+    known = [word for action in parser._actions for word in action.option_strings]
+    return _usage_error(f"unknown flag {flag}", flag, [*known, "--version"], help_command)
 
 
 def _usage_error(message: str, word: str, candidates: Iterable[str], help_command: str) -> int:
@@ -206,36 +216,122 @@ def _run(config_input: ConfigInput, _arguments: Namespace) -> int:
 
 
 def _plan(config_input: ConfigInput, arguments: Namespace) -> int:
-    from kubeproxy_py.commands.plan import plan
+    from kubeproxy_py.commands.interactive import load_interactive
+    from kubeproxy_py.commands.plan import PlanOptions, plan
 
-    return plan(_load(config_input), assume_empty=arguments.assume_empty, as_json=arguments.output == "json")
+    options = PlanOptions(arguments.assume_empty, arguments.kernel_state, arguments.output, arguments.color)
+    return plan(load_interactive(config_input), options)
+
+
+def _plan_arguments(parser: ArgumentParser) -> None:
+    compared = parser.add_mutually_exclusive_group()
+    compared.add_argument("--assume-empty", action="store_true", help="compare with a kernel that has no rules yet")
+    compared.add_argument(
+        "--kernel-state", metavar="FILE", default="",
+        help="compare with the kernel state that dump wrote to this file, of any host; -: standard input",
+    )  # fmt: skip
+    _add_choice(parser, "-o", "--output", _OUTPUT_FORMATS, "format of the plan")
+    _add_choice(parser, "", "--color", _COLOURS, "colour the plan; auto: on a terminal, unless NO_COLOR is set")
+
+
+def _add_choice(parser: ArgumentParser, short: str, name: str, values: tuple[str, ...], text: str) -> None:
+    """Add a flag that has one of *values*, the first by default."""
+    names, metavar = filter(None, (short, name)), "|".join(values)
+    parser.add_argument(
+        *names, choices=values, default=values[0], metavar=metavar, help=f"{text} (default {values[0]})"
+    )
 
 
 def _status(config_input: ConfigInput, _arguments: Namespace) -> int:
+    from kubeproxy_py.commands.interactive import load_interactive
     from kubeproxy_py.commands.status import status
 
-    return status(_load(config_input))
+    return status(load_interactive(config_input))
 
 
 def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.doctor import doctor
+    from kubeproxy_py.commands.interactive import load_interactive
 
-    return doctor(_load(config_input), as_json=arguments.output == "json")
+    return doctor(load_interactive(config_input), as_json=arguments.output == "json")
 
 
-def _check(config_input: ConfigInput, _arguments: Namespace) -> int:
+def _doctor_arguments(parser: ArgumentParser) -> None:
+    formats = ("text", "json")
+    parser.add_argument(
+        "-o", "--output", choices=formats, default="text", metavar="|".join(formats), help="format of the report"
+    )
+
+
+def _check(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.check import check
 
-    return check(config_input)
+    return check(config_input, config_only=arguments.config_only)
+
+
+def _check_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--config-only", action="store_true", help="validate the configuration only, not manifests and the kubeconfig"
+    )
+
+
+def _dump(config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.dump import dump
+    from kubeproxy_py.commands.interactive import load_interactive
+
+    return dump(load_interactive(config_input), arguments.file)
+
+
+def _dump_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", default="-", help="where to write it; without it, or -: standard output"
+    )
 
 
 def _cleanup(config_input: ConfigInput, _arguments: Namespace) -> int:
     from kubeproxy_py.commands.cleanup import cleanup
+    from kubeproxy_py.commands.interactive import load_interactive
 
-    return cleanup(_load(config_input))
+    return cleanup(load_interactive(config_input, is_quiet=False))
+
+
+def _completion(_config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.completion import script_of
+
+    print(script_of(arguments.shell), end="")  # noqa: T201 - the requested output
+    return SUCCESS
+
+
+def _completion_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", metavar="|".join(_SHELLS), choices=_SHELLS, help="the shell")
+
+
+def _help(_config_input: ConfigInput, arguments: Namespace) -> int:
+    name = arguments.command
+    if name and name not in COMMANDS:
+        return _unknown_command(name)
+    print(parser_of(name).format_help() if name else f"{_help_text()}\n", end="")  # noqa: T201 - the requested output
+    return SUCCESS
+
+
+def _help_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("command", metavar="COMMAND", nargs="?", default="", help="the command; without it, all")
+
+
+def _version(_config_input: ConfigInput, _arguments: Namespace) -> int:
+    print(f"{_PROGRAM} {__version__}")  # noqa: T201 - the requested output
+    return SUCCESS
 
 
 _ALL_FLAGS = f'All flags of "{_PROGRAM} run" are accepted; those that do not matter here are not listed.'
+_KUBECONFIG = "--kubeconfig has precedence over the configuration file, and the file over $KUBECONFIG."
+
+EXAMPLES = (
+    ("Validate a configuration before it is used", "check --config=/var/lib/kube-proxy/config.conf"),
+    ("Print what the proxy would change on this node, and change nothing", "plan --config=FILE"),
+    ("Run the proxy", "run --config=/var/lib/kube-proxy/config.conf"),
+    ("Print what the kernel serves, by Service", "status --config=FILE"),
+)
 
 COMMANDS: dict[str, Command] = {
     "run": Command(
@@ -252,17 +348,22 @@ COMMANDS: dict[str, Command] = {
     ),
     "plan": Command(
         "Print the changes that a sync would make now, without making them",
-        f"Exits with 1 if an object, or a part of one, is rejected; the plan is of the others.\n{_ALL_FLAGS}",
+        "Exits with 0 if there is nothing to change, with 2 if there are changes, and with 1 after any error, also if\n"
+        "an object, or a part of one, is rejected; the plan is of the others. The changes are grouped by Service;\n"
+        f"JSON has them in the order of a sync. Waits 5 s for the API server.\n{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
             ("Print what would change on this node", "plan --config=/var/lib/kube-proxy/config.conf"),
             ("Print all rules for the objects in a directory; needs no root", "plan --manifests=DIR --assume-empty"),
+            ("Compare with the kernel state of another host, see dump", "plan --manifests=DIR --kernel-state=FILE"),
             ("Print the plan as JSON", "plan --config=/var/lib/kube-proxy/config.conf --output=json"),
         ),
         _plan,
+        _plan_arguments,
+        unusable=FAILED,
     ),
     "status": Command(
         "Print the kernel's IPVS virtual servers with the names of their Services",
-        _ALL_FLAGS,
+        f"{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
             ("Print virtual servers and connections", "status --config=/var/lib/kube-proxy/config.conf"),
             ("Name the Services of a directory", "status --manifests=/etc/kubeproxy-py/services"),
@@ -281,16 +382,35 @@ COMMANDS: dict[str, Command] = {
             ("Print the report as JSON, for a script", "doctor --kubeconfig=/etc/kubernetes/proxy.conf -o json"),
         ),
         _doctor,
+        _doctor_arguments,
+        unusable=COULD_NOT_LOOK,
     ),
     "check": Command(
-        "Validate the configuration and report every problem",
-        "Exits with 0 if the configuration is valid, else with 2. Needs no kernel and no API server.\n"
-        f'All flags of "{_PROGRAM} run" are accepted and validated.',
+        "Validate configuration, manifests and kubeconfig, and report every problem",
+        "Exits with 0 if all of them can be used, with 2 if the configuration cannot, and with 1 if an object of the\n"
+        "manifests, or the kubeconfig, cannot. Needs no kernel and no API server.\n"
+        f'{_KUBECONFIG}\nAll flags of "{_PROGRAM} run" are accepted and validated.',
         (
             ("Validate a configuration file", "check --config=/var/lib/kube-proxy/config.conf"),
             ("Validate flags", "check --ipvs-scheduler=mh --cluster-cidr=10.244.0.0/16,fd00::/56"),
+            ("Validate the objects in a directory", "check --manifests=/etc/kubeproxy-py/services"),
+            ("Validate a kubeconfig and the files that it names", "check --kubeconfig=/etc/kubernetes/proxy.conf"),
         ),
         _check,
+        _check_arguments,
+    ),
+    "dump": Command(
+        "Write the kernel state of this host to a file, as JSON",
+        'For "plan --kernel-state" on another host, and for bug reports. Reads everything of the kernel that this\n'
+        "agent or kube-proxy may have created, and changes nothing. Exits with 1 if a part cannot be read.\n"
+        f"{_ALL_FLAGS}",
+        (
+            ("Write it to a file", "dump node-a.json"),
+            ("Compare it elsewhere with the objects in a directory", "plan --kernel-state=node-a.json --manifests=DIR"),
+        ),
+        _dump,
+        _dump_arguments,
+        usage="[FILE] [FLAGS]",
     ),
     "cleanup": Command(
         "Delete all kernel state that this agent or kube-proxy created",
@@ -300,5 +420,36 @@ COMMANDS: dict[str, Command] = {
             ("Delete everything except virtual servers in a network", "cleanup --ipvs-exclude-cidrs=203.0.113.0/24"),
         ),
         _cleanup,
+    ),
+    "completion": Command(
+        "Print the completion of this command line for a shell",
+        "Completes commands, flags, values of flags that have a fixed choice, and names of files and directories.\n"
+        f"To use it at once, in bash: source <({_PROGRAM} completion bash)",
+        (
+            ("Install it for bash", "completion bash > /etc/bash_completion.d/kubeproxy-py"),
+            ("Install it for zsh", "completion zsh > /usr/local/share/zsh/site-functions/_kubeproxy-py"),
+            ("Install it for fish", "completion fish > /etc/fish/completions/kubeproxy-py.fish"),
+        ),
+        _completion,
+        _completion_arguments,
+        has_flags=False,
+        usage="|".join(_SHELLS),
+    ),
+    "help": Command(
+        "Print the help of a command",
+        'As "--help" behind the command.',
+        (("Print all commands", "help"), ("Print flags and examples of a command", "help plan")),
+        _help,
+        _help_arguments,
+        has_flags=False,
+        usage="[COMMAND]",
+    ),
+    "version": Command(
+        "Print the version",
+        'As "--version", which is accepted everywhere.',
+        (("Print the version", "version"),),
+        _version,
+        has_flags=False,
+        usage="",
     ),
 }

@@ -1,12 +1,20 @@
-"""check: validate a configuration and report every problem; also writes the effective configuration."""
+"""check: validate configuration, manifests and kubeconfig; also writes the effective configuration.
+
+Invariants:
+- Only files are read: neither the kernel nor the API server, and no program is run.
+- A file that the configuration names and that is not on this host is a warning, because another host may be meant; one
+  that a flag names is an error.
+"""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
+from kubeproxy_py.commands.interactive import load_with_kubeconfig
 from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
@@ -18,33 +26,70 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def check(config_input: "ConfigInput") -> int:
-    """Print every problem and warning of the configuration; reads neither the kernel nor the cluster."""
-    from kubeproxy_py.config.load import load
+def check(config_input: "ConfigInput", *, config_only: bool = False) -> int:
+    """Print every problem and warning, and return the exit status.
 
+    Args:
+        config_input: The flags and the file.
+        config_only: Do not check manifests and the kubeconfig.
+    """
     try:
-        loaded = load(config_input.flags, config_input.content)
+        loaded = load_with_kubeconfig(config_input, os.environ)
     except ConfigError as error:
         sys.stdout.write(f"{error_text(error)}\n")
         return UNUSABLE
-    warnings = (*loaded.warnings, *_missing_sources(loaded))
-    sys.stdout.write("".join(f"warning: {warning}\n" for warning in warnings) + "ok\n")
+    problems = [] if config_only else list(_source_problems(loaded, config_input))
+    warnings = [*loaded.warnings, *(problem for problem in problems if problem.is_warning)]
+    errors = [problem for problem in problems if not problem.is_warning]
+    sys.stdout.write("".join([*(f"{error}\n" for error in errors), *(f"warning: {warning}\n" for warning in warnings)]))
+    if errors:
+        return FAILED
+    sys.stdout.write("ok\n")
     return SUCCESS
 
 
-def _missing_sources(loaded: "LoadedConfig") -> Iterator[Problem]:
-    """Yield a warning if the source of objects is not on this host, which need not be the one that will run."""
-    manifests, kubeconfig = loaded.agent.manifests, loaded.config.client_connection.kubeconfig
-    if manifests:
-        if not Path(manifests).is_dir():
-            message = f"{manifests} is not a folder on this host"
-            yield Problem(field="--manifests", message=message, hint="Services are served once it is there")
+def _source_problems(loaded: "LoadedConfig", config_input: "ConfigInput") -> Iterator[Problem]:
+    """Yield what is wrong with the manifests, or else with the kubeconfig."""
+    kubeconfig = loaded.config.client_connection.kubeconfig
+    if loaded.agent.manifests:
+        yield from _manifest_problems(loaded)
     elif kubeconfig:
-        try:
-            read_file(kubeconfig, 1)
-        except UnreadableError as error:
-            message = f"cannot read {kubeconfig} on this host: {error.message}"
-            yield Problem(field="clientConnection.kubeconfig", message=message, hint=error.hint)
+        yield from _kubeconfig_problems(kubeconfig, is_from_file=not config_input.flags.get("kubeconfig"))
+
+
+def _manifest_problems(loaded: "LoadedConfig") -> Iterator[Problem]:
+    """Yield what is wrong with the objects, and then what of those that can be used is not served."""
+    from socket import gethostname
+
+    from kubeproxy_py.config.load import node_name
+    from kubeproxy_py.sources.manifests.folder import Folder
+
+    directory = Path(loaded.agent.manifests)
+    if not directory.is_dir():
+        hint = "create it, or set --manifests to another one"
+        yield Problem(field="--manifests", message=f"{directory} is not a directory on this host", hint=hint)
+        return
+    for event in Folder(str(directory), node_name(loaded.config, gethostname())).poll().events:
+        if isinstance(event, Problem):
+            yield event
+
+
+def _kubeconfig_problems(path: str, *, is_from_file: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the kubeconfig *path*, with the field, and with the files that it names."""
+    from kubeproxy_py.sources import SourceError
+    from kubeproxy_py.sources.kubernetes.kubeconfig import read_kubeconfig
+
+    field = "clientConnection.kubeconfig" if is_from_file else "--kubeconfig"
+    try:
+        read_file(path, 1)
+    except UnreadableError as error:
+        message = f"cannot read {path} on this host: {error.message}"
+        yield Problem(field=field, message=message, hint=error.hint, is_warning=is_from_file)
+        return
+    try:
+        read_kubeconfig(path)
+    except SourceError as error:
+        yield Problem(message=error.message, hint=error.hint)
 
 
 def write_config(loaded: "LoadedConfig") -> int:

@@ -52,7 +52,7 @@ def cleanup(loaded: "LoadedConfig") -> int:
 
 def _cleanup(loaded: "LoadedConfig") -> int:
     """Delete everything, and return the exit status.  Raises KernelError."""
-    probed = probe_host(loaded)
+    probed = probe_host(loaded, verbosity=1)
     kernel = linux_kernel(loaded, probed)
     stale, failures = _find_stale_rules(probed.commands)
     if stale:

@@ -26,7 +26,7 @@ from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel, Scope
 from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.kernel.worker import Worker
-from kubeproxy_py.logging_setup import values
+from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from kubeproxy_py.kernel.host_probe import ProbeResult
     from kubeproxy_py.kernel.iptables.backend import IptablesCommands
     from kubeproxy_py.sources.kubernetes.source import KubeSource
+
+_COMMAND_SILENCE_S = 3.0  # a command that runs once has more time for the API server, but gives up after 5 s
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +72,13 @@ class Parts(Struct, frozen=True, gc=False):
 # Host and kernel
 
 
-def probe_host(loaded: LoadedConfig, *, require: bool = False) -> "ProbeResult":
+def probe_host(loaded: LoadedConfig, *, require: bool = False, verbosity: int = 0) -> "ProbeResult":
     """Return the features of this host, and log those that are missing.
+
+    Args:
+        loaded: The configuration.
+        require: Raise an error if the host lacks something essential.
+        verbosity: From which -v on the features are logged.
 
     Raises:
         KernelError: With *require*: the host lacks something that every Service needs; the message names all of it.
@@ -89,19 +96,31 @@ def probe_host(loaded: LoadedConfig, *, require: bool = False) -> "ProbeResult":
         iptables_flavour=result.backend,
         ipset="ipset restore" if result.ipset_by_tool else "netlink",
     )
-    log.info("Detected host features", extra=features)
+    log.log(level(verbosity), "Detected host features", extra=features)
     if require:
         result.require()
     return result
 
 
-def linux_kernel(loaded: LoadedConfig, probed: "ProbeResult", rules: "Adapter | None" = None) -> Kernel:
-    """Return the kernel of this network namespace; *rules* reads and writes chains and jumps."""
+def linux_kernel(
+    loaded: LoadedConfig,
+    probed: "ProbeResult",
+    rules: "Adapter | None" = None,
+    sysctls: Collection[str] | None = None,
+) -> Kernel:
+    """Return the kernel of this network namespace.
+
+    Args:
+        loaded: The configuration.
+        probed: What the host supports.
+        rules: Reads and writes chains and jumps; None: by iptables' programs, in this thread.
+        sysctls: The paths of the sysctls that it reads; None: those of the configuration.
+    """
     from kubeproxy_py.kernel.linux import LinuxKernel
 
     return LinuxKernel(
         probed.commands,
-        sysctls=sysctl_paths(loaded.config, probed.host),
+        sysctls=sysctl_paths(loaded.config, probed.host) if sysctls is None else sysctls,
         use_ipset_command=probed.ipset_by_tool,
         rules_adapter=rules or _rules_adapter(loaded, probed),
     )
@@ -202,7 +221,7 @@ def _kubernetes_source(
 
     from kubeproxy_py.events.poster import Poster
     from kubeproxy_py.events.recorder import Recorder
-    from kubeproxy_py.sources.kubernetes.saved_objects import LISTS_S, SILENCE_S, Saving, Use
+    from kubeproxy_py.sources.kubernetes.saved_objects import SILENCE_S, Saving, Use
     from kubeproxy_py.sources.kubernetes.source import Caution, KubeSource
 
     def on_replaced(use: Use) -> None:
@@ -218,7 +237,7 @@ def _kubernetes_source(
     saving = None
     if loaded.agent.state_dir:
         is_resident = served is not None
-        silence_s = SILENCE_S if is_resident else LISTS_S  # a command that runs once has time
+        silence_s = SILENCE_S if is_resident else _COMMAND_SILENCE_S
         saving = Saving(loaded.agent.state_dir, loaded.agent.state_max_age_s, is_resident, silence_s, on_replaced)
     source = KubeSource(kubeconfig, loaded.agent.master, node, metrics=metrics, caution=caution, saving=saving)
     announcer = Announcer(Poster(source.api, Recorder(gethostname()), random))

@@ -5,8 +5,10 @@ import sys
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
-from kubeproxy_py.commands.parts import Parts, empty_platform, log_problem, make_parts, real_platform
+from msgspec import Struct
+
+from kubeproxy_py.commands.exit_status import CHANGES, FAILED, SUCCESS
+from kubeproxy_py.commands.parts import HostPlatform, Parts, empty_platform, log_problem, make_parts, real_platform
 from kubeproxy_py.compile.config_warnings import endpoints_at_own_address
 from kubeproxy_py.compile.node_context import foreign_addresses
 from kubeproxy_py.compile.unserved import unserved_texts
@@ -18,6 +20,7 @@ from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.refusal import grouped
 from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.steps import Plan
 from kubeproxy_py.net import FAMILIES
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
@@ -30,39 +33,81 @@ if TYPE_CHECKING:
 
     from kubeproxy_py.config.load import LoadedConfig
 
-_LIST_TIMEOUT_S = 60.0
+LIST_TIMEOUT_S = 5.0
+"""How long a command waits for a source that sends nothing."""
+
 _ASSUMED_INTERFACE = "node"  # of addresses that are known from the Node object only
 
 log = logging.getLogger(__name__)
 
 
-def plan(loaded: "LoadedConfig", *, assume_empty: bool, as_json: bool) -> int:
-    """Print the plan of a sync; return FAILED if an object, or a part of one, is rejected.
+class PlanOptions(Struct, frozen=True, gc=False):
+    """What a plan compares with, and how it is printed."""
 
-    Args:
-        loaded: The configuration.
-        assume_empty: Compare with a kernel that has no rows yet, of a host with the addresses of the Node object.
-        as_json: Print JSON instead of text.
+    assume_empty: bool = False  # a kernel that has no rows yet, of a host with the addresses of the Node object
+    kernel_state: str = ""  # the kernel state in this file; "": that of this host
+    output: str = "text"  # text, json, diff
+    colour: str = "auto"  # auto, always, never
+
+
+def plan(loaded: "LoadedConfig", options: PlanOptions) -> int:
+    """Print the plan of a sync.
+
+    Returns:
+        FAILED if an object, or a part of one, is rejected; else CHANGES if there is a step.
+
+    Raises:
+        KernelError: The kernel, or the file of its state, cannot be read.
+        SourceError: The objects cannot be read.
     """
-    from kubeproxy_py.plan.render import plan_json, plan_text
-
     errors: list[Problem] = []
+    seen: set[Problem] = set()
 
     def on_problem(problem: Problem) -> None:
+        if problem in seen:  # a server that cannot be reached is asked several times
+            return
+        seen.add(problem)
         log_problem(problem)
         if not problem.is_warning:
             errors.append(problem)
 
-    parts = make_parts(loaded, empty_platform(loaded) if assume_empty else real_platform(loaded))
-    desired = desired_rows(parts, on_problem, _assumed_addresses if assume_empty else None)
+    parts = make_parts(loaded, _platform(loaded, options))
+    desired = desired_rows(parts, on_problem, _assumed_addresses if options.assume_empty else None)
     _log_refusals(parts)
     _log_endpoints(parts)
     actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
-    sys.stdout.write(plan_json(steps).decode() + "\n" if as_json else plan_text(steps))
-    if not as_json:
-        sys.stdout.write(f"{changes_text(steps)}\n")
-    return FAILED if errors else SUCCESS
+    sys.stdout.write(_rendered(steps, parts, options))
+    if errors:
+        return FAILED
+    return CHANGES if steps.steps else SUCCESS
+
+
+def _platform(loaded: "LoadedConfig", options: PlanOptions) -> HostPlatform:
+    """Return the host that is compared with.  Raises KernelError."""
+    if options.assume_empty:
+        return empty_platform(loaded)
+    if options.kernel_state:
+        from kubeproxy_py.commands.dump import dumped_platform
+
+        return dumped_platform(loaded, options.kernel_state)
+    return real_platform(loaded)
+
+
+def _rendered(steps: Plan, parts: Parts, options: PlanOptions) -> str:
+    """Return *steps* as they are to be printed."""
+    from kubeproxy_py.commands.colour import painter
+    from kubeproxy_py.commands.row_owners import RowOwners
+    from kubeproxy_py.plan.render import group_by_service, grouped_text, plan_diff, plan_json
+
+    owners = RowOwners(parts.compiler.desired)
+    if options.output == "json":
+        return plan_json(steps, owners).decode() + "\n"
+    groups, paint = group_by_service(steps, owners), painter(options.colour, sys.stdout)
+    if options.output == "diff":
+        return plan_diff(groups, paint)
+    text = grouped_text(groups, paint)
+    return f"{text}\n{changes_text(steps)}\n" if text else f"{changes_text(steps)}\n"
 
 
 def _log_refusals(parts: Parts) -> None:
@@ -117,7 +162,7 @@ def desired_rows(
     if addresses_of is None:
         compiler.handle_event(HostAddresses(parts.kernel.host_addresses()))
     compiler.handle_event(gateways_event(parts.kernel.gateways()))
-    for event in parts.source.read_once(_LIST_TIMEOUT_S, on_problem):
+    for event in parts.source.read_once(LIST_TIMEOUT_S, on_problem):
         if not isinstance(event, Problem | Synced):
             compiler.handle_event(event)
     if addresses_of is not None:

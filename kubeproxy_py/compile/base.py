@@ -9,6 +9,8 @@ Invariants:
 from collections.abc import Collection, Mapping
 from errno import EACCES, EPERM, EROFS
 
+from msgspec.structs import replace
+
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.host import HostInfo
@@ -81,6 +83,22 @@ def suffices(sysctl: Sysctl, present: str, wanted: str) -> bool:
 def sysctl_paths(config: KubeProxyConfiguration, host: HostInfo) -> tuple[str, ...]:
     """Return the paths of the sysctls that ``desired_sysctls`` sets, independent of their present values."""
     return tuple(key.path for key in desired_sysctls(config, host, {}) if isinstance(key, Sysctl))
+
+
+def known_sysctl_paths(host: HostInfo) -> tuple[str, ...]:
+    """Return the paths of the sysctls that this agent sets on *host* by any configuration."""
+    config = KubeProxyConfiguration()
+    every_s = 1.0
+    conntrack = replace(
+        config.conntrack,
+        max_per_core=1,
+        tcp_established_timeout_s=every_s,
+        tcp_close_wait_timeout_s=every_s,
+        udp_timeout_s=every_s,
+        udp_stream_timeout_s=every_s,
+        tcp_be_liberal=True,
+    )
+    return sysctl_paths(replace(config, ipvs=replace(config.ipvs, strict_arp=True), conntrack=conntrack), host)
 
 
 def _ipvs_sysctls(config: KubeProxyConfiguration, host: HostInfo) -> Rows:

@@ -55,6 +55,10 @@ class Desired:
                 changed.append(key)
         return changed
 
+    def owners(self) -> list[Owner]:
+        """Return everyone who wants rows."""
+        return list(self._parts)
+
     def rows_of(self, owner: Owner) -> Rows:
         """Return the rows that *owner* wants."""
         return _joined(self._parts.get(owner, ()))

@@ -40,6 +40,7 @@ class FieldType(Struct, frozen=True, gc=False):
     # In Go a field that is no pointer cannot distinguish its zero value from absence, so zero means the default.
     keeps_zero: bool = False
     unused: bool = False  # accepted in the file; has no effect here
+    choices: tuple[str, ...] = ()  # every value, if they can be listed
 
 
 def pointer(field_type: FieldType) -> FieldType:
@@ -76,7 +77,8 @@ def one_of(description: str, *values: str) -> FieldType:
         if value not in values:
             raise InvalidValue(f"unknown {description} {abbreviated(value)}", f"one of {', '.join(values)}")
 
-    return FieldType("|".join(values) if len(values) < 5 else "NAME", read_text, check)  # noqa: PLR2004 - fits a line
+    metavar = "|".join(values) if len(values) < 5 else "NAME"  # noqa: PLR2004 - fits a line
+    return FieldType(metavar, read_text, check, choices=values)
 
 
 def split_list(text: str) -> list[str]:

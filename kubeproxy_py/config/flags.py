@@ -19,8 +19,8 @@ _RUN = ("run",)
 _PLAN = ("run", "plan")
 _HOST = ("run", "plan", "doctor")
 _READ = ("run", "plan", "status")
-_SOURCE_OF = ("run", "plan", "status", "doctor")
-_KERNEL = ("run", "plan", "status", "doctor", "cleanup")
+_SOURCE_OF = (*_READ, "doctor", "check")
+_KERNEL = ("run", "plan", "status", "doctor", "dump", "cleanup")
 
 
 class Flag(Struct, frozen=True, gc=False):
@@ -41,7 +41,7 @@ class Flag(Struct, frozen=True, gc=False):
 _CONFIGURATION = (
     Flag(
         "config", "", "read a KubeProxyConfiguration from this file; most other flags are then ignored",
-        field_type=FILE, commands=("run", "plan", "status", "doctor", "check", "cleanup"),
+        field_type=FILE, commands=("run", "plan", "status", "doctor", "check", "dump", "cleanup"),
     ),
     Flag("write-config-to", "writeConfigTo", "write the effective configuration to this file and exit", AgentSettings),
     Flag(

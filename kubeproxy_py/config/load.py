@@ -7,7 +7,7 @@ Invariants:
 - Only ``read_file`` does I/O, so a caller that keeps the ConfigInput can load again when the file has changed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -82,14 +82,19 @@ def read_file(path: str) -> bytes:
         raise ConfigError([Problem(field="--config", message=message, hint=error.hint)]) from None
 
 
-def load(flags: Mapping[str, str], content: bytes | None = None) -> LoadedConfig:
+def load(flags: Mapping[str, str], content: bytes | None = None, overriding: Collection[str] = ()) -> LoadedConfig:
     """Return the configuration of *flags* (name -> text) and of the file's *content*.
+
+    Args:
+        flags: The given flags.
+        content: The content of the file; None: there is none.
+        overriding: Names of more flags that override the file.
 
     Raises:
         ConfigError: With every problem of both.
     """
     given = [flag for flag in flag_table.FLAGS if flags.get(flag.name)]
-    used = [flag for flag in given if content is None or _overrides_file(flag)]
+    used = [flag for flag in given if content is None or flag.name in overriding or _overrides_file(flag)]
     result = ValidationResult({flag.path or flag.name: str(flag) for flag in used})
     upstream = _fields_of_file(content, flags.get("config", "--config"), result)
     agent = _apply_flags(used, flags, upstream, result)

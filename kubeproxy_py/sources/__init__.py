@@ -48,7 +48,7 @@ class Source(Protocol):
         """Return all events up to the Synced of the last feed, for commands that run once.
 
         Args:
-            timeout_s: The longest time to wait.
+            timeout_s: The longest time without an object.
             on_problem: Called with each Problem at once; they are in the result too.
 
         Raises:

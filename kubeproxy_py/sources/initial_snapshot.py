@@ -8,14 +8,18 @@ from kubeproxy_py.model.events import Event, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, Source, SourceError
 
+_SILENT_HINT = "it does not answer; check its address in the kubeconfig, and firewalls"
+
 
 def read_initial_snapshot(
     source: Source, timeout_s: float, on_problem: Callable[[Problem], None] = lambda _problem: None
 ) -> list[Event]:
     """Start *source*, return its events up to the Synced of the last feed, and stop it; see ``Source.read_once``.
 
+    A large list may take longer than *timeout_s*, as long as parts of it arrive.
+
     Raises:
-        SourceError: That took longer than *timeout_s*; the hint is the last Problem.
+        SourceError: Nothing but Problems was received for *timeout_s*; the hint is the last Problem.
     """
     batches: queue.Queue[tuple[Event, ...]] = queue.Queue()
     end_s = time.monotonic() + timeout_s
@@ -26,14 +30,17 @@ def read_initial_snapshot(
         while waiting:
             batch = batches.get(timeout=max(0.0, end_s - time.monotonic()))
             events += batch
-            for event in batch:
-                if isinstance(event, Problem):
-                    on_problem(event)
+            problems = [event for event in batch if isinstance(event, Problem)]
+            for problem in problems:
+                on_problem(problem)
+            if len(problems) < len(batch):
+                end_s = time.monotonic() + timeout_s
             waiting -= {event.feed for event in batch if isinstance(event, Synced)}
     except queue.Empty:
         problems = [event for event in events if isinstance(event, Problem)]
-        message = f"initial list of {', '.join(sorted(waiting))} not received within {timeout_s:g} s"
-        raise SourceError(message, str(problems[-1]) if problems else "") from None
+        lists = ", ".join(sorted(waiting))
+        message = f"gave up on the API server: initial list of {lists} not received within {timeout_s:g} s"
+        raise SourceError(message, str(problems[-1]) if problems else _SILENT_HINT) from None
     finally:
         source.stop()
     return events

@@ -1,12 +1,22 @@
 """Commands and flags that need no kernel: check, --write-config-to, and the errors of an unusable configuration."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from kubeproxy_py import cli
-from kubeproxy_py.config.load import load
+from kubeproxy_py.commands.interactive import load_with_kubeconfig
+from kubeproxy_py.config.errors import ConfigError
+from kubeproxy_py.config.load import ConfigInput, load
 from tests.config.build import document
+from tests.sources import manifest_objects
+
+
+@pytest.fixture(autouse=True)
+def _no_kubeconfig(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
 
 
 def write_config_file(folder: Path, fields: dict[str, object]) -> str:
@@ -68,31 +78,127 @@ def test_write_config_to_a_missing_directory_fails(tmp_path: Path) -> None:
     assert cli.main([f"--write-config-to={tmp_path}/none/x"]) == 1
 
 
-def test_check_warns_of_a_manifest_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+# Manifests and the kubeconfig
+
+
+def test_check_names_a_manifest_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.yaml"
     file.touch()
-    for path, lines in ((tmp_path, 1), (tmp_path / "none", 2), (file, 2)):
-        assert cli.main(["check", f"--manifests={path}"]) == 0
-        printed = capsys.readouterr().out.splitlines()
-        assert (len(printed), printed[-1]) == (lines, "ok")
-        assert lines == 1 or printed[0].startswith(f"warning: --manifests: {path} is not a folder on this host")
+    for path in (tmp_path / "none", file):
+        assert cli.main(["check", f"--manifests={path}"]) == 1
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line == (
+            f"--manifests: {path} is not a directory on this host (create it, or set --manifests to another one)"
+        )
 
 
-def test_check_warns_of_a_kubeconfig_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", f"--kubeconfig={tmp_path}/none"]) == 0
+def test_check_names_object_field_and_remedy_of_each_problem_of_manifests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad, odd = (manifest_objects.service(name, port=port) for name, port in (("a", 80), ("b", 99999), ("c", 80)))
+    odd["spec"]["sesionAffinity"] = "ClientIP"
+    for content in (good, bad, odd):
+        (tmp_path / f"{content['metadata']['name']}.json").write_text(json.dumps(content))
+    assert cli.main(["check", f"--manifests={tmp_path}"]) == 1
+    error, warning = capsys.readouterr().out.splitlines()
+    assert error.startswith("b.json: Service shop/b: spec.ports[0].port: 99999 is not a port (")
+    assert warning.startswith("warning: c.json: Service shop/c: spec.sesionAffinity: unknown field")
+    assert warning.endswith("(did you mean sessionAffinity?)")
+    (tmp_path / "b.json").unlink()
+    assert cli.main(["check", f"--manifests={tmp_path}"]) == 0
+    assert capsys.readouterr().out.splitlines() == [warning, "ok"]
+    assert cli.main(["check", f"--manifests={tmp_path}", "--config-only"]) == 0
+    assert capsys.readouterr().out == "ok\n"
+
+
+def test_check_fails_for_a_kubeconfig_of_a_flag_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", f"--kubeconfig={tmp_path}/none"]) == 1
+    assert capsys.readouterr().out.startswith(f"--kubeconfig: cannot read {tmp_path}/none on this host: No such file")
+
+
+def test_check_warns_of_a_kubeconfig_of_the_file_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config_file(tmp_path, {"clientConnection.kubeconfig": "/nonexistent/kubeconfig"})
+    assert cli.main(["check", "--config", path]) == 0
     warning, ok = capsys.readouterr().out.splitlines()
     assert warning.startswith(
-        f"warning: clientConnection.kubeconfig: cannot read {tmp_path}/none on this host: No such"
+        "warning: clientConnection.kubeconfig: cannot read /nonexistent/kubeconfig on this host: No such file"
     )
     assert ok == "ok"
+
+
+def write_kubeconfig(path: Path, server: str = "https://192.0.2.1", **user: str) -> str:
+    content = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize("by", ["flag", "file", "variable"])
+def test_check_names_the_field_of_a_broken_kubeconfig_wherever_it_was_named(
+    by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_kubeconfig(tmp_path / "kubeconfig", **{"client-certificate": "none.pem"})
+    argv = ["check"]
+    if by == "flag":
+        argv.append(f"--kubeconfig={path}")
+    elif by == "file":
+        argv.append(f"--config={write_config_file(tmp_path, {'clientConnection.kubeconfig': path})}")
+    else:
+        monkeypatch.setenv("KUBECONFIG", path)
+    assert cli.main(argv) == 1
+    line = capsys.readouterr().out
+    assert line.startswith(
+        f"kubeconfig {path}: client-certificate: none.pem: No such file or directory (check the path"
+    )
+    write_kubeconfig(tmp_path / "kubeconfig")
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out == "ok\n"
+
+
+def test_the_kubeconfig_of_the_flag_wins_over_the_file_and_the_file_over_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/of/variable")
+    content = document({"clientConnection.kubeconfig": "/of/file"})
+
+    def kubeconfig(content: bytes | None, **flags: str) -> str:
+        loaded = load_with_kubeconfig(ConfigInput(flags, content), os.environ)
+        return loaded.config.client_connection.kubeconfig
+
+    assert kubeconfig(content, kubeconfig="/of/flag") == "/of/flag"
+    assert kubeconfig(content) == "/of/file"
+    assert kubeconfig(None) == "/of/variable"
+    assert kubeconfig(None, manifests=str(tmp_path)) == ""  # nothing but the directory is read
+    monkeypatch.setenv("KUBECONFIG", ":/of/variable:")
+    assert kubeconfig(None) == "/of/variable"
+    monkeypatch.setenv("KUBECONFIG", "/one:/two")
+    with pytest.raises(ConfigError, match=r"\$KUBECONFIG: names several files \(set --kubeconfig to one of them\)"):
+        kubeconfig(None)
+    monkeypatch.delenv("KUBECONFIG")
+    assert kubeconfig(None) == ""
+
+
+def test_run_ignores_the_variable_and_a_kubeconfig_beside_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/of/variable")
+    loaded = load({"config": "x", "kubeconfig": "/of/flag"}, document({"clientConnection.kubeconfig": "/of/file"}))
+    assert loaded.config.client_connection.kubeconfig == "/of/file"
+    assert load({}).config.client_connection.kubeconfig == ""
 
 
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
         (["--v=2", "check"], 'error: the command must come first: "kubeproxy-py check [FLAGS]"'),
-        (["help"], 'error: unknown command "help"; did you mean --help?'),
-        (["version"], 'error: unknown command "version"; did you mean --version?'),
+        (["help", "statsu"], 'error: unknown command "statsu"; did you mean status?'),
+        (["version", "now"], 'error: unexpected argument "now"'),
     ],
 )
 def test_command_in_a_wrong_place_is_answered_with_the_right_one(

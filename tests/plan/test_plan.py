@@ -154,7 +154,7 @@ def test_plan_as_text() -> None:
 
 def test_plan_as_json() -> None:
     assert plan_json(make_plan({SERVER: RR}, {})) == (
-        b'[{"verb":"add","kind":"VirtualServer","key":"10.96.0.10:80/TCP","spec":"rr","before":null}]'
+        b'[{"verb":"add","kind":"VirtualServer","key":"10.96.0.10:80/TCP","spec":"rr","before":null,"services":[]}]'
     )
 
 

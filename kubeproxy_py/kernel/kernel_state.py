@@ -1,0 +1,306 @@
+"""Kernel state as a JSON document: written by ``kubeproxy-py dump``, read by ``plan --kernel-state`` on any host.
+
+Invariants:
+- Rows that were written and read back are equal, in the same order within each kind, so that a plan is the same.
+- The document has a version; another one is refused. docs/kernel-state.md describes the fields.
+- Nothing in a document makes reading it fail with anything but KernelError.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, Self
+
+import msgspec
+from msgspec import Struct
+
+from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import (
+    IPVS_DEVICE,
+    Address,
+    AddressSpec,
+    Chain,
+    ChainSpec,
+    Ipset,
+    IpsetEntry,
+    IpsetSpec,
+    Jump,
+    JumpSpec,
+    Key,
+    Link,
+    RealServer,
+    RealServerSpec,
+    Rows,
+    Spec,
+    Sysctl,
+    Table,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.net import IP, Family, Protocol, parse_ip
+
+KIND = "KernelState"
+VERSION = 1
+
+_HINT = 'write it again by "kubeproxy-py dump FILE"'
+
+
+class _Wire(Struct, frozen=True, gc=False, rename="camel"):
+    """Base of the document's structures."""
+
+
+class HostWire(_Wire, frozen=True, gc=False):
+    """What of the host decides which rows it should have; see HostInfo."""
+
+    name: str
+    kernel_release: str
+    kernel_version: tuple[int, int, int]
+    cpus: int
+    families: tuple[Family, ...]
+    random_fully: bool
+    missing_extensions: dict[Family, list[str]]
+    outgoing_addresses: tuple[IP, ...]
+
+    @classmethod
+    def of(cls, name: str, kernel_release: str, info: HostInfo) -> Self:
+        """Return what of *info* is written."""
+        missing = {family: sorted(names) for family, names in info.missing_extensions.items()}
+        return cls(
+            name,
+            kernel_release,
+            info.kernel_version,
+            info.cpus,
+            info.families,
+            info.random_fully,
+            missing,
+            info.outgoing_addresses,
+        )
+
+    def info(self, node_name: str) -> HostInfo:
+        """Return the host as the Node called *node_name*."""
+        return HostInfo(
+            node_name,
+            self.kernel_version,
+            self.cpus,
+            self.families,
+            self.random_fully,
+            {family: frozenset(names) for family, names in self.missing_extensions.items()},
+            self.outgoing_addresses,
+        )
+
+
+class HostAddressWire(_Wire, frozen=True, gc=False):
+    """An address of an interface."""
+
+    interface: str
+    address: IP
+    prefix_length: int
+
+
+class IpsetWire(_Wire, frozen=True, gc=False):
+    """A set with its entries."""
+
+    name: str
+    header: IpsetSpec
+    entries: list[str]
+
+
+class ChainWire(_Wire, frozen=True, gc=False):
+    """A chain."""
+
+    family: Family
+    table: Table
+    name: str
+    rules: tuple[str, ...]
+
+
+class JumpWire(_Wire, frozen=True, gc=False):
+    """A jump from a built-in chain."""
+
+    family: Family
+    table: Table
+    source: str
+    target: str
+    rule: str
+    behind: str = ""
+
+
+class RealServerWire(_Wire, frozen=True, gc=False):
+    """A real server."""
+
+    address: IP
+    port: int
+    weight: int
+
+
+class VirtualServerWire(_Wire, frozen=True, gc=False):
+    """A virtual server with its real servers."""
+
+    address: IP
+    port: int
+    protocol: Protocol
+    scheduler: str
+    flags: int
+    persistence_s: int
+    real_servers: list[RealServerWire]
+
+
+class DeviceAddressWire(_Wire, frozen=True, gc=False):
+    """An address on kube-ipvs0."""
+
+    address: IP
+    preferred: bool | None = None  # None: as this agent adds it
+
+
+class KernelState(_Wire, frozen=True, gc=False, kw_only=True):
+    """The document."""
+
+    kind: Literal["KernelState"] = "KernelState"
+    version: Literal[1] = 1
+    written_by: str  # program and version
+    written_at: str  # RFC 3339
+    host: HostWire
+    host_addresses: list[HostAddressWire] = []  # without those of kube-ipvs0
+    gateways: dict[IP, str] = {}
+    unread: dict[str, str] = {}  # scopes that could not be read, each with the error
+    sysctls: dict[str, str] = {}
+    links: list[str] = []
+    device_addresses: list[DeviceAddressWire] = []
+    ipsets: list[IpsetWire] = []
+    chains: list[ChainWire] = []
+    jumps: list[JumpWire] = []
+    virtual_servers: list[VirtualServerWire] = []
+
+    def addresses(self) -> tuple[HostAddress, ...]:
+        """Return the addresses of the interfaces, without those of kube-ipvs0."""
+        found = self.host_addresses
+        return tuple(HostAddress(wire.interface, wire.address, wire.prefix_length) for wire in found)
+
+    def rows(self) -> Rows:
+        """Return the rows; within each kind in the order in which the kernel listed them."""
+        return dict(_rows_of(self))
+
+
+class _Header(Struct, gc=False):
+    kind: str = ""
+    version: int = 0
+
+
+def encode(state: KernelState) -> bytes:
+    """Return *state* as JSON, indented so that it can be read and compared line by line."""
+    return msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n"
+
+
+def decode(content: bytes, where: str) -> KernelState:
+    """Return the document *content*, which *where* names in messages.
+
+    Raises:
+        KernelError: It is no such document, or of another version.
+    """
+    try:
+        header = msgspec.json.decode(content, type=_Header)
+        if header.kind != KIND:
+            raise KernelError(f"{where}: not a kernel state (kind: {KIND})", hint=_HINT)
+        if header.version != VERSION:
+            message = f"{where}: version {header.version} of the format; this program reads version {VERSION}"
+            raise KernelError(message, hint="use the program that wrote it")
+        state = msgspec.json.decode(content, type=KernelState)
+        _check_addresses(state)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise KernelError(f"{where}: not a valid kernel state: {error!s:.200}", hint=_HINT) from None
+    return state
+
+
+def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
+    """Return the fields of a KernelState that *rows*, and the *addresses* of all interfaces, fill."""
+    by_kind: dict[type[Key], list[tuple[Key, Spec]]] = {}
+    for key, spec in rows.items():
+        by_kind.setdefault(type(key), []).append((key, spec))
+
+    entries: dict[str, list[str]] = {}
+    for key, _ in by_kind.get(IpsetEntry, ()):
+        assert isinstance(key, IpsetEntry)
+        entries.setdefault(key.set, []).append(key.entry)
+    real_servers: dict[VirtualServer, list[RealServerWire]] = {}
+    for key, spec in by_kind.get(RealServer, ()):
+        assert isinstance(key, RealServer)
+        assert isinstance(spec, RealServerSpec)
+        real_servers.setdefault(key.virtual_server, []).append(RealServerWire(key.address, key.port, spec.weight))
+    others = (address for address in addresses if address.interface != IPVS_DEVICE)
+    return {
+        "host_addresses": [HostAddressWire(other.interface, other.address, other.prefix_length) for other in others],
+        "sysctls": {key.path: str(spec) for key, spec in rows.items() if isinstance(key, Sysctl)},
+        "links": [key.name for key in rows if isinstance(key, Link)],
+        "device_addresses": [
+            DeviceAddressWire(key.address, spec.preferred if isinstance(spec, AddressSpec) else None)
+            for key, spec in rows.items()
+            if isinstance(key, Address)
+        ],
+        "ipsets": [
+            IpsetWire(key.name, spec, entries.get(key.name, []))
+            for key, spec in rows.items()
+            if isinstance(key, Ipset) and isinstance(spec, IpsetSpec)
+        ],
+        "chains": [
+            ChainWire(key.family, key.table, key.name, spec.rules)
+            for key, spec in rows.items()
+            if isinstance(key, Chain) and isinstance(spec, ChainSpec)
+        ],
+        "jumps": [
+            JumpWire(key.family, key.table, key.source, key.target, spec.rule, spec.behind)
+            for key, spec in rows.items()
+            if isinstance(key, Jump) and isinstance(spec, JumpSpec)
+        ],
+        "virtual_servers": [
+            VirtualServerWire(
+                key.address,
+                key.port,
+                key.protocol,
+                spec.scheduler,
+                spec.flags,
+                spec.persistence_s,
+                real_servers.get(key, []),
+            )
+            for key, spec in rows.items()
+            if isinstance(key, VirtualServer) and isinstance(spec, VirtualServerSpec)
+        ],
+    }
+
+
+def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
+    for path, value in state.sysctls.items():
+        yield Sysctl(path), value
+    for name in state.links:
+        yield Link(name), None
+    for address in state.device_addresses:
+        yield Address(address.address), None if address.preferred is None else AddressSpec(address.preferred)
+    for ipset in state.ipsets:
+        yield Ipset(ipset.name), ipset.header
+        for entry in ipset.entries:
+            yield IpsetEntry(ipset.name, entry), None
+    for chain in state.chains:
+        yield Chain(chain.family, chain.table, chain.name), ChainSpec(chain.rules)
+    for jump in state.jumps:
+        yield Jump(jump.family, jump.table, jump.source, jump.target), JumpSpec(jump.rule, jump.behind)
+    for server in state.virtual_servers:
+        key = VirtualServer(server.address, server.port, server.protocol)
+        yield key, VirtualServerSpec(server.scheduler, server.flags, server.persistence_s)
+        for real in server.real_servers:
+            yield RealServer(key, real.address, real.port), RealServerSpec(real.weight)
+
+
+def _check_addresses(state: KernelState) -> None:
+    """Raise ValueError unless every address is one, in the canonical form in which rows have it."""
+    for address in _addresses_in(state):
+        if parse_ip(address) != address:
+            raise ValueError(f"{address!r:.80} is not an address in its usual form")
+
+
+def _addresses_in(state: KernelState) -> Iterable[IP]:
+    yield from (address.address for address in state.host_addresses)
+    yield from state.gateways
+    yield from state.host.outgoing_addresses
+    yield from (address.address for address in state.device_addresses)
+    for server in state.virtual_servers:
+        yield server.address
+        yield from (real.address for real in server.real_servers)
