@@ -1,12 +1,14 @@
 """plan: prints the changes of a sync, and logs what it refuses."""
 
 import json
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from kubeproxy_py import cli
+from kubeproxy_py.commands import plan as plan_module
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.model.node import HostAddress
 from tests.sources import manifest_objects
@@ -158,3 +160,40 @@ def test_plan_with_a_warning_of_an_object_succeeds(plan: Plan) -> None:
     status, _, log = plan(node("192.168.3.10"), service, slice_of_web())
     assert "did you mean sessionAffinity?" in log
     assert status == 2
+
+
+# The API server
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Yield the URL of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_plan_gives_up_on_an_api_server_that_does_not_answer(
+    silent_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan_module.LIST_TIMEOUT_S == 5
+    monkeypatch.setattr(plan_module, "LIST_TIMEOUT_S", 0.3)
+    argv = ["plan", "--assume-empty", "--hostname-override=node-a", f"--master={silent_server}"]
+    assert cli.main(argv) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.splitlines()) == (
+        "",
+        [
+            "error: gave up on the API server: initial list of node, services, slices not received within 0.3 s "
+            "(it does not answer; check its address in the kubeconfig, and firewalls)"
+        ],
+    )
+
+
+def test_plan_names_an_api_server_that_refuses_connections_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan_module, "LIST_TIMEOUT_S", 2.0)
+    assert cli.main(["plan", "--assume-empty", "--hostname-override=node-a", "--master=http://127.0.0.1:1"]) == 1
+    refused, gave_up = capsys.readouterr().err.splitlines()
+    assert refused.startswith("error: http://127.0.0.1:1: connection: Connection refused (check that it is running")
+    assert gave_up.startswith("error: gave up on the API server: ")

@@ -33,7 +33,7 @@ from kubeproxy_py.sources.kubernetes import client, reachability, retry_schedule
 from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS
 from kubeproxy_py.sources.kubernetes.listing import Doubt
 from kubeproxy_py.sources.kubernetes.open_watch import PROBE_AFTER_S, PROBE_TIMEOUT_S
-from kubeproxy_py.sources.kubernetes.source import _JOIN_TIMEOUT_S, KubeSource
+from kubeproxy_py.sources.kubernetes.source import KubeSource
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
@@ -557,14 +557,11 @@ def test_stop_ends_the_threads_and_nothing_is_emitted_after_it(
     source = start_source(master=server.url)
     event_log.wait_for_synced("node")
     wait_until(lambda: watch_count(server) == 3)
-    before = time.monotonic()
     source.stop()
-    took_s = time.monotonic() - before
     assert not [thread for thread in source._threads if thread._thread and thread._thread.is_alive()]
     event_log.events.clear()
     server.apply(service("late"))
     time.sleep(0.1)
-    assert took_s < _JOIN_TIMEOUT_S  # no join timed out
     assert event_log.events == []
 
 

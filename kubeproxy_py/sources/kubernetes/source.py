@@ -13,6 +13,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,7 @@ from kubeproxy_py.sources.saved.cluster_ids import cluster_ids
 
 CONFIRM_PERCENT = 50
 _CONNECTIONS = 5  # one for each watch, one to post Events, and one to probe
-_JOIN_TIMEOUT_S = 2.0
+_JOIN_TIMEOUT_S = 0.5  # of all watches; one that waits for a silent server ends with the process
 _TOKEN_MAX_BYTES = 1 << 20
 _AUTHORITIES_MAX_BYTES = 4 << 20
 _RESOLVE_SHORT_S = 0.3
@@ -165,8 +166,9 @@ class KubeSource:
             self._saved.stop()
         for thread in self._threads:
             thread.stop()
+        end_s = time.monotonic() + _JOIN_TIMEOUT_S
         for thread in self._threads:
-            thread.join(_JOIN_TIMEOUT_S)
+            thread.join(max(0.0, end_s - time.monotonic()))
         self.api.close()
 
 
