@@ -1,11 +1,26 @@
 """Why steps failed: failures of one cause together, so that a missing module is one line of the log, not eighty."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from errno import EACCES, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EROFS
 
 from msgspec import Struct
 
 from kubeproxy_py.model.rows import Key
 from kubeproxy_py.model.steps import StepFailure
+
+_PRIVILEGES = "give the process the capabilities NET_ADMIN and NET_RAW in the host's network namespace"
+_MEMORY = "free memory on this node, or raise the memory limit of the pod"
+_FILES = "raise the limit of open files (ulimit -n, LimitNOFILE)"
+_REMEDIES: Mapping[int, str] = {
+    EPERM: _PRIVILEGES,
+    EACCES: _PRIVILEGES,
+    EROFS: "mount it writable, or apply it with privileges first (run --init-only)",
+    ENOMEM: _MEMORY,
+    ENOBUFS: _MEMORY,
+    EMFILE: _FILES,
+    ENFILE: "raise fs.file-max",
+}
+"""What helps against errors that mean the same everywhere; others have their remedy in their text."""
 
 
 class Cause(Struct, frozen=True, gc=False):
@@ -20,6 +35,11 @@ class Cause(Struct, frozen=True, gc=False):
     def error(self) -> str:
         """The text of the error."""
         return self.first.message
+
+    @property
+    def remedy(self) -> str:
+        """What the operator can do, where the text of the error does not say it; "" if nothing is known."""
+        return "" if "(" in self.error else _REMEDIES.get(self.first.errno, "")
 
     def __str__(self) -> str:
         others = len(self.keys) - 1

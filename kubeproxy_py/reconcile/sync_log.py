@@ -178,6 +178,8 @@ def _log_cause(severity: int, message: str, cause: Cause) -> None:
     key = cause.first.step.key
     rows = 0 if cause.is_earlier else len(cause.keys)
     details = values(kind=type(key).__name__, row=str(key), errno=cause.first.errno, failed=rows, waiting=cause.waiting)
+    if cause.remedy:
+        details["values"]["remedy"] = cause.remedy
     log.log(severity, message, cause, extra=details)
 
 

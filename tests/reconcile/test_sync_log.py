@@ -5,11 +5,13 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from kubeproxy_py.model.rows import SERVING, Chain, Key, RealServer, VirtualServer
+from kubeproxy_py.logging_setup import level
+from kubeproxy_py.model.rows import SERVING, Chain, ChainSpec, Key, RealServer, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.steps import Step, StepFailure
+from kubeproxy_py.plan.render import plan_text
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
 from kubeproxy_py.reconcile.report_text import report_text
-from kubeproxy_py.reconcile.sync_log import INTERVAL_S, SyncLog
+from kubeproxy_py.reconcile.sync_log import INTERVAL_S, STEP_LINES_MAX, SyncLog
 
 SERVER = VirtualServer("10.96.0.10", 80, "TCP")
 STEP = Step("add", RealServer(SERVER, "10.244.1.5", 8080), SERVING)
@@ -149,3 +151,91 @@ def test_rows_that_fail_again_for_the_same_cause_are_logged_once_a_minute(harnes
     assert len(failures) == 3
     harness.record(report(failures=(*LOCKED, StepFailure(STEP, 11, "the lock is held"))))
     assert "2 more with this error" in harness.pop_messages()[-1], "another row fails"
+
+
+# What other programs changed, and steps
+
+
+def named_rows(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, int]]:
+    """Return message, rows and total of each line that names rows."""
+    records = [(record.getMessage(), getattr(record, "values", {})) for record in caplog.records]
+    return [(message, values["rows"], values["total"]) for message, values in records if "rows" in values]
+
+
+def test_rows_that_another_program_changed_are_named_by_kind_of_change(
+    harness: SyncLogHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain, others = CHAINS[1], [RealServer(SERVER, f"10.9.9.{number}", 80) for number in range(12)]
+    steps = (
+        STEP,
+        Step("update", SERVER, VirtualServerSpec("rr"), VirtualServerSpec("wrr")),
+        Step("update", chain, ChainSpec(("a", "b")), ChainSpec(("b",))),
+        Step("update", chain, ChainSpec(("a",)), ChainSpec(("a", "b"))),
+        *(Step("delete", key, before=SERVING) for key in others),
+        Step("add", RealServer(SERVER, "10.244.1.6", 8080), SERVING),  # was due besides
+    )
+    drift = (STEP.key, SERVER, chain, *others)
+    harness.record(replace(report(trigger=Trigger.DRIFT, drift_rows=15), steps=steps, drift=drift))
+    ten = ", ".join(f"RealServer {key}" for key in others[:10])
+    assert named_rows(caplog) == [
+        ("Another program deleted rows; restoring them", f"RealServer {STEP.key}", 1),
+        ("Another program changed rows; changing them back", f"VirtualServer {SERVER}, Chain {chain}", 2),
+        ("Another program added rows; deleting them", ten, 12),
+    ]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+def test_foreign_virtual_servers_are_named_once(harness: SyncLogHarness, caplog: pytest.LogCaptureFixture) -> None:
+    step = Step("delete", SERVER, before=VirtualServerSpec())
+    harness.record(
+        replace(report(trigger=Trigger.DRIFT, drift_rows=1), steps=(step,), drift=(SERVER,), foreign=(SERVER,))
+    )
+    assert named_rows(caplog) == []
+    (line,) = [record for record in caplog.records if "did not create" in record.getMessage()]
+    assert line.values == {"servers": str(SERVER), "total": 1}  # type: ignore[attr-defined]
+
+
+def test_steps_are_logged_from_v2_on_as_plan_prints_them_and_not_more_than_some(
+    harness: SyncLogHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = tuple(Step("add", RealServer(SERVER, f"10.1.{n // 250}.{n % 250}", 80), SERVING) for n in range(300))
+    harness.record(replace(report(), steps=many))
+    assert len(harness.pop_messages()) == 1  # -v0
+    caplog.set_level(level(2), "kubeproxy_py")
+    harness.now_s += INTERVAL_S
+    harness.record(replace(report(), steps=many))
+    synced, *lines, rest = harness.pop_messages()
+    assert synced.startswith("Synced 1 Service: 300 added")
+    assert lines == plan_text(many[:STEP_LINES_MAX]).splitlines()
+    assert rest == "More lines of this sync are not logged"
+    assert caplog.records == []
+
+
+def test_a_step_that_failed_is_marked_among_the_steps(
+    harness: SyncLogHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level(2), "kubeproxy_py")
+    chain = Step("update", CHAINS[0], ChainSpec(("a", "b")), ChainSpec(("b", "c")))
+    harness.record(replace(report(failures=(StepFailure(STEP, 1, "not permitted"),)), steps=(chain, STEP)))
+    assert harness.pop_messages()[1:5] == [
+        *plan_text([chain]).splitlines(),
+        plan_text([STEP]).strip() + "  (not applied)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("errno", "error", "remedy"),
+    [
+        (1, "Operation not permitted", "NET_ADMIN"),
+        (12, "Cannot allocate memory", "memory limit"),
+        (2, "no such set", None),
+        (1, "Permission denied (this needs the capability NET_ADMIN)", None),  # the text has it
+    ],
+)
+def test_a_failure_has_the_remedy_of_its_cause(
+    harness: SyncLogHarness, caplog: pytest.LogCaptureFixture, errno: int, error: str, remedy: str | None
+) -> None:
+    harness.record(report(failures=(StepFailure(STEP, errno, error),)))
+    values = caplog.records[-1].values  # type: ignore[attr-defined]
+    assert ("remedy" in values) == bool(remedy)
+    assert (remedy or "") in values.get("remedy", "")
