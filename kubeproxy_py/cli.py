@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kubeproxy_py import __version__
-from kubeproxy_py.commands.exit_status import FAILED, INTERRUPTED, SUCCESS, UNUSABLE
+from kubeproxy_py.commands.exit_status import COULD_NOT_LOOK, FAILED, INTERRUPTED, SUCCESS, UNUSABLE
 from kubeproxy_py.config.errors import ConfigError, error_text
 
 if TYPE_CHECKING:

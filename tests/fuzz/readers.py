@@ -47,12 +47,15 @@ from kubeproxy_py.kernel.iptables.rule_parser import parse_restore
 from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, our_lines, saved_rows
 from kubeproxy_py.kernel.ipvs.decode import decode_all_traffic, decode_dests, decode_services, decode_timeouts
 from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks
+from kubeproxy_py.kernel.kernel_state import decode as decode_kernel_state
 from kubeproxy_py.kernel.netlink.messages import decode_answers, decode_error, split_messages
 from kubeproxy_py.kernel.netlink.socket import decode_family_id
 from kubeproxy_py.metrics.process import collect_process_metrics
 from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.plan.ownership import filter_owned, is_foreign
+from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.server.http_messages import NOT_FOUND, BadRequestError, encode_response, parse_head
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.decode.objects import decode
@@ -319,6 +322,15 @@ def _http_head(data: bytes) -> None:
     encode_response(NOT_FOUND, request, 0.0)
 
 
+def _kernel_state(data: bytes) -> object:
+    state = decode_kernel_state(data, "fuzz")
+    rows = state.rows()
+    addresses = [address.address for address in state.addresses()]
+    owned = filter_owned(rows, ("10.0.0.0/8",), excepts=lambda server: is_foreign(server, rows, addresses))
+    make_plan({}, owned)
+    return state.host.info("node-a")
+
+
 READERS = (
     Reader("netlink-messages", _messages, (), seeds.netlink_messages),
     Reader("generic-family", lambda data: decode_family_id(data), (KernelError,)),
@@ -352,5 +364,6 @@ READERS = (
     Reader("api-objects", _api_objects, (), seeds.objects),
     Reader("api-lists", _lists, (), seeds.lists),
     Reader("watch-lines", _watch_lines, (), seeds.watch_lines),
+    Reader("kernel-state", _kernel_state, (KernelError,), seeds.kernel_states),
     Reader("http-heads", _http_head, (BadRequestError,)),
 )

@@ -10,7 +10,26 @@ from typing import Any
 import yaml
 
 from kubeproxy_py.kernel.iptables.text import TABLES, our_lines
-from kubeproxy_py.model.rows import VirtualServer
+from kubeproxy_py.kernel.kernel_state import HostWire, KernelState, contents_of, encode
+from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.rows import (
+    SERVING,
+    Address,
+    Chain,
+    ChainSpec,
+    Ipset,
+    IpsetEntry,
+    IpsetSpec,
+    Jump,
+    JumpSpec,
+    Link,
+    RealServer,
+    Rows,
+    Sysctl,
+    VirtualServer,
+    VirtualServerSpec,
+)
 from kubeproxy_py.yaml_loader import load_yaml
 
 TESTS = Path(__file__).parent.parent
@@ -135,3 +154,22 @@ def _distinct(inputs: Iterable[bytes]) -> Iterator[bytes]:
 
 def _small(inputs: Iterable[bytes]) -> Iterator[bytes]:
     return (data for data in inputs if len(data) <= _SIZE_MAX_BYTES)
+
+
+def kernel_states() -> Iterator[bytes]:
+    """Yield a dump with a row of each kind."""
+    server = VirtualServer("10.96.0.10", 80, "TCP")
+    rows: Rows = {
+        Sysctl("net/ipv4/ip_forward"): "1",
+        Link("kube-ipvs0"): None,
+        Address("10.96.0.10"): None,
+        Ipset("KUBE-CLUSTER-IP"): IpsetSpec("hash:ip,port", "IPv4"),
+        IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:80"): None,
+        Chain("IPv4", "nat", "KUBE-SERVICES"): ChainSpec(("-j RETURN",)),
+        Jump("IPv4", "nat", "OUTPUT", "KUBE-SERVICES"): JumpSpec("-j KUBE-SERVICES"),
+        server: VirtualServerSpec(),
+        RealServer(server, "10.1.0.5", 8080): SERVING,
+    }
+    host = HostWire.of("node-a", "6.1.0", HostInfo(outgoing_addresses=("192.168.3.10",)))
+    contents = contents_of(rows, [HostAddress("eth0", "192.168.3.10", 24)])
+    yield encode(KernelState(written_by="test", written_at="", host=host, **contents))
