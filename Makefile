@@ -21,7 +21,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page completion man $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -126,7 +126,8 @@ reliability-page: setup ## generate docs/reliability.md from the reports of make
 dist: setup ## build the sdist and the wheel, install the wheel in an empty environment and run it
 	rm -rf dist build/dist && $(PYTHON) -m build --quiet --outdir dist .
 	python3 -m venv build/dist && build/dist/bin/pip install --quiet --disable-pip-version-check dist/*.whl
-	cd build/dist && bin/kubeproxy-py --version && bin/kubeproxy-py plan --assume-empty --manifests ../../deploy/examples --hostname-override node-a | tail -1
+	cd build/dist && bin/kubeproxy-py --version && bin/kubeproxy-py completion bash >/dev/null
+	cd build/dist && { bin/kubeproxy-py plan --assume-empty --manifests ../../deploy/examples --hostname-override node-a >plan; test $$? = 2; } && tail -1 plan
 	@ls -l dist
 
 # pyenv's shims find every version that is named here.
@@ -146,6 +147,12 @@ metrics-page: setup ## generate docs/metrics.md from the metric definitions
 
 doctor-page: setup ## generate docs/doctor.md from the table of checks
 	$(PYTHON) -m tests.checks.doctor_page
+
+completion: setup ## generate the completion scripts in kubeproxy_py/completion/ from the parsers of the commands
+	$(PYTHON) -m tests.deploy.completion_scripts
+
+man: setup ## generate the manual pages from the parsers of the commands: build/man/*.8
+	$(PYTHON) -m tests.deploy.man_pages
 
 lock: setup ## update the lock files of all dependencies
 	$(VENV)/bin/pip install --quiet pip-tools

@@ -14,7 +14,7 @@ from lab.job import LabError
 from lab.xstate import UML_XSTATE_BYTES, xstate_bytes
 
 _KERNEL_AND_TOOLS = ("user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm")
-_FOR_TESTS = ("nftables", "conntrack", "procps", "systemd")
+_FOR_TESTS = ("nftables", "conntrack", "procps", "systemd", "zsh", "fish", "mandoc")
 PACKAGES = (*_KERNEL_AND_TOOLS, *_FOR_TESTS)
 _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
