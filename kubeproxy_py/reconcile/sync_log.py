@@ -8,11 +8,11 @@ Invariants:
 - One cause is one line, however many rows fail or wait for it, and while the same rows fail for it, one line a minute;
   rows that wait for one that failed in an earlier sync are logged once for that row.
 - Rows that another program changed are named: the first ten of each kind of change, then their number.
-- At -v2 the steps of a sync follow it, as `plan` prints them: the first STEP_LINES_MAX lines, then how many more.
+- At -v2 the steps of a sync follow it, as `plan` prints them: some STEP_LINES_MAX lines, then how many more steps.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from kubeproxy_py.logging_setup import level, values
@@ -138,19 +138,16 @@ def _log_changes(severity: int, reports: list[SyncReport | DrainReport]) -> None
 
 
 def _log_steps(report: SyncReport | DrainReport) -> None:
-    lines = _step_texts(report)
-    for line in islice(lines, STEP_LINES_MAX):
-        log.log(level(2), "%s", line)
-    if left := sum(1 for _ in lines):
-        log.log(level(2), "More lines of this sync are not logged", extra=values(lines=left))
-
-
-def _step_texts(report: SyncReport | DrainReport) -> Iterator[str]:
     failed = {failure.step for failure in report.failures}
-    for step in report.steps:
+    lines = 0
+    for number, step in enumerate(report.steps):
+        if lines >= STEP_LINES_MAX:
+            log.log(level(2), "More steps of this sync are not logged", extra=values(steps=len(report.steps) - number))
+            return
         first, *others = step_lines(step)
-        yield f"{first}  (not applied)" if step in failed else first
-        yield from others
+        for line in (f"{first}  (not applied)" if step in failed else first, *others):
+            log.log(level(2), "%s", line)
+        lines += 1 + len(others)
 
 
 def _log_others(report: SyncReport) -> None:

@@ -29,11 +29,11 @@ _SETTINGS = ("vs/conntrack", "vs/expire_nodest_conn", "vs/expire_quiescent_templ
 _VOLATILE = re.compile(r" initval 0x[0-9a-f]+|^\d+: | +valid_lft.*| \[\d+:\d+\]$")
 
 
-def run(namespace: Namespace, *argv: str) -> str:
-    """Run a command in *namespace* and return its output; fail if its exit status is not 0."""
+def run(namespace: Namespace, *argv: str, status: int = 0) -> str:
+    """Run a command in *namespace* and return its output; fail if its exit status is not *status*."""
     with namespace.inside():  # a child inherits the namespace of the thread that starts it: no nsenter needed
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{argv}: {done.stderr or done.stdout}"
+    assert done.returncode == status, f"{argv}: {done.returncode}: {done.stderr or done.stdout}"
     return done.stdout
 
 

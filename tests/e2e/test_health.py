@@ -201,7 +201,7 @@ def test_health_check_node_port_in_use_is_logged_once_and_opened_when_it_is_free
         line = agent.wait_for("failed to start healthcheck .*shop/shop-front.* on port 30116")
         assert "Address already in use" in line
     wait_until(lambda: weights_or_none(cluster, 30116) == [(200, "1")] * 2)
-    assert len([line for line in agent.lines() if "30116" in line]) == 1
+    assert len([line for line in agent.lines() if "healthcheck" in line and "30116" in line]) == 1
     folder.delete("front")
 
 

@@ -86,7 +86,7 @@ def test_an_iptables_without_the_ipvs_match_fails_only_the_chain_that_uses_it_an
 ) -> None:
     with without_iptables_extension("ipvs"), AgentProcess(namespace, folder.path) as agent:
         agent.wait_synced()
-        failure = agent.wait_for("KUBE-IPVS-OUT-FILTER")
+        failure = agent.wait_for("Failed to apply a row.*KUBE-IPVS-OUT-FILTER")
         assert "Couldn't load match `ipvs'" in failure
         assert GUARDED in rules(namespace)
         assert SERVED not in shell(namespace, "ipvsadm -Sn"), "its source ranges would not apply to this node"

@@ -207,7 +207,7 @@ def test_steps_are_logged_from_v2_on_as_plan_prints_them_and_not_more_than_some(
     synced, *lines, rest = harness.pop_messages()
     assert synced.startswith("Synced 1 Service: 300 added")
     assert lines == plan_text(many[:STEP_LINES_MAX]).splitlines()
-    assert rest == "More lines of this sync are not logged"
+    assert rest == "More steps of this sync are not logged"
     assert caplog.records == []
 
 
