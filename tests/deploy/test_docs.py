@@ -10,22 +10,50 @@ from pathlib import Path
 
 import pytest
 
+from kubeproxy_py.cli import COMMANDS
 from kubeproxy_py.config.flags import FLAGS
+from kubeproxy_py.kernel.kernel_state import (
+    ChainWire,
+    DeviceAddressWire,
+    HostAddressWire,
+    HostWire,
+    IpsetWire,
+    JumpWire,
+    KernelState,
+    RealServerWire,
+    VirtualServerWire,
+)
+from kubeproxy_py.model.rows import IpsetSpec
 from lab.job import REPOSITORY
 from tests.deploy.configuration_page import PAGE, page
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 ROOT_PAGES = sorted(REPOSITORY.glob("*.md"))
 OPERATOR_PAGES = [
-    path for path in DOCS if re.match(r"install-|migrate|troubleshooting|security|configuration", path.name)
+    path
+    for path in DOCS
+    if re.match(r"install-|migrate|troubleshooting|security|configuration|commands|kernel-state", path.name)
 ]
-_COMMAND = re.compile(r"kubeproxy-py (?:run|plan|status|doctor|check|cleanup)\b[^\n`#]*")
+_COMMAND = re.compile(r"kubeproxy-py (?:run|plan|status|doctor|check|dump|cleanup)\b[^\n`#]*")
 _FLAG = re.compile(r"--([a-z][a-z-]+)")
-_OTHER_FLAGS = {"assume-empty", "version", "help", "output"}
+_OTHER_FLAGS = {"assume-empty", "kernel-state", "color", "config-only", "version", "help", "output"}
 
 
 def test_configuration_page_is_generated_from_the_code() -> None:
     assert PAGE.read_text() == page(), "hint: make configuration-page, and read the diff"
+
+
+def test_page_of_kernel_state_has_every_field() -> None:
+    text = (REPOSITORY / "docs/kernel-state.md").read_text()
+    structures = (KernelState, HostWire, HostAddressWire, DeviceAddressWire, IpsetWire, IpsetSpec, ChainWire, JumpWire)
+    for structure in (*structures, VirtualServerWire, RealServerWire):
+        missing = [name for name in structure.__struct_encode_fields__ if f"`{name}`" not in text]
+        assert missing == [], structure.__name__
+
+
+def test_page_of_commands_has_every_command() -> None:
+    text = (REPOSITORY / "docs/commands.md").read_text()
+    assert [name for name in COMMANDS if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize("path", [*DOCS, *ROOT_PAGES], ids=lambda path: path.name)
