@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeproxy_py import logging_setup
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
 from kubeproxy_py.commands.interactive import load_with_kubeconfig
 from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 
 if TYPE_CHECKING:
+    from kubeproxy_py.compile.compiler import Compiler
     from kubeproxy_py.config.load import ConfigInput, LoadedConfig
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ def check(config_input: "ConfigInput", *, config_only: bool = False) -> int:
     except ConfigError as error:
         sys.stdout.write(f"{error_text(error)}\n")
         return UNUSABLE
+    logging_setup.setup("plain", -1)
     problems = [] if config_only else list(_source_problems(loaded, config_input))
     warnings = [*loaded.warnings, *(problem for problem in problems if problem.is_warning)]
     errors = [problem for problem in problems if not problem.is_warning]
@@ -59,19 +63,42 @@ def _source_problems(loaded: "LoadedConfig", config_input: "ConfigInput") -> Ite
 
 def _manifest_problems(loaded: "LoadedConfig") -> Iterator[Problem]:
     """Yield what is wrong with the objects, and then what of those that can be used is not served."""
-    from socket import gethostname
-
-    from kubeproxy_py.config.load import node_name
-    from kubeproxy_py.sources.manifests.folder import Folder
+    from kubeproxy_py.commands.parts import empty_platform, make_parts
+    from kubeproxy_py.commands.plan import desired_rows
+    from kubeproxy_py.sources import SourceError
 
     directory = Path(loaded.agent.manifests)
     if not directory.is_dir():
         hint = "create it, or set --manifests to another one"
         yield Problem(field="--manifests", message=f"{directory} is not a directory on this host", hint=hint)
         return
-    for event in Folder(str(directory), node_name(loaded.config, gethostname())).poll().events:
-        if isinstance(event, Problem):
-            yield event
+    problems: list[Problem] = []
+    parts = make_parts(loaded, empty_platform(loaded))
+    try:
+        desired_rows(parts, problems.append, _addresses_of)
+    except SourceError as error:
+        problems.append(Problem(message=error.message, hint=error.hint))
+    yield from problems
+    yield from _unserved(parts.compiler)
+
+
+def _addresses_of(node: Node | None) -> tuple[HostAddress, ...]:
+    """Return the addresses of *node*: the manifests may be for another host than this one."""
+    return tuple(HostAddress("", address) for address in node.addresses) if node else ()
+
+
+def _unserved(compiler: "Compiler") -> Iterator[Problem]:
+    """Yield a warning for each address that is refused, and for each Service port that no endpoint serves."""
+    from kubeproxy_py.compile.unserved import unserved_texts
+    from kubeproxy_py.model.refusal import grouped
+
+    for refusal in grouped(compiler.refusals):
+        where = f"Service {refusal.service}"
+        yield Problem(where, refusal.subject, refusal.message, refusal.hint, is_warning=True)
+    for name, service in sorted(compiler.cluster.services.items()):
+        for text in unserved_texts(service, compiler.cluster.slices_of(name), compiler.context):
+            message = f"no endpoint serves {text}"
+            yield Problem(where=f"Service {name}", field="spec.ports", message=message, is_warning=True)
 
 
 def _kubeconfig_problems(path: str, *, is_from_file: bool) -> Iterator[Problem]:

@@ -95,10 +95,17 @@ def test_check_names_a_manifest_folder_that_is_not_there(tmp_path: Path, capsys:
 def test_check_names_object_field_and_remedy_of_each_problem_of_manifests(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good, bad, odd = (manifest_objects.service(name, port=port) for name, port in (("a", 80), ("b", 99999), ("c", 80)))
+    good, bad, odd = (
+        manifest_objects.service(name, port=port, clusterIP=f"10.96.0.{number}")
+        for number, (name, port) in enumerate((("a", 80), ("b", 99999), ("c", 80)), 10)
+    )
     odd["spec"]["sesionAffinity"] = "ClientIP"
     for content in (good, bad, odd):
         (tmp_path / f"{content['metadata']['name']}.json").write_text(json.dumps(content))
+    for name in "abc":  # whose endpoints are there
+        content = manifest_objects.endpoint_slice(name)
+        content["metadata"]["labels"] = {"kubernetes.io/service-name": name}
+        (tmp_path / f"slice-{name}.json").write_text(json.dumps(content))
     assert cli.main(["check", f"--manifests={tmp_path}"]) == 1
     error, warning = capsys.readouterr().out.splitlines()
     assert error.startswith("b.json: Service shop/b: spec.ports[0].port: 99999 is not a port (")
@@ -109,6 +116,24 @@ def test_check_names_object_field_and_remedy_of_each_problem_of_manifests(
     assert capsys.readouterr().out.splitlines() == [warning, "ok"]
     assert cli.main(["check", f"--manifests={tmp_path}", "--config-only"]) == 0
     assert capsys.readouterr().out == "ok\n"
+
+
+def test_check_warns_of_what_of_valid_objects_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = {
+        **manifest_objects.node("node-a"),
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.7"}]},
+    }
+    for number, content in enumerate((node, manifest_objects.service(externalIPs=["127.0.0.1"]))):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content))
+    assert cli.main(["check", f"--manifests={tmp_path}", "--hostname-override=node-a"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        "warning: Service shop/web: 127.0.0.1: not served, because it is a loopback address "
+        "(give the Service an address that no machine has)",
+        "warning: Service shop/web: spec.ports: no endpoint serves 80/TCP IPv4: the Service has no EndpointSlice",
+        "ok",
+    ]
+    assert printed.err == ""
 
 
 def test_check_fails_for_a_kubeconfig_of_a_flag_that_is_not_there(
