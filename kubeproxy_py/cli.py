@@ -102,7 +102,7 @@ def _execute(command: Command, arguments: Namespace) -> int:
 
 def _help_text() -> str:
     """Return the help of the program, with every command."""
-    commands = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:11} {command.summary}" for name, command in COMMANDS.items())
     return f"""\
 A standalone node agent that implements kube-proxy's IPVS mode.
 
