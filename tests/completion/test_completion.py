@@ -135,3 +135,11 @@ def test_fish_completes(folder: Path, line: str, expected: set[str]) -> None:
     environment = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     ended = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True, timeout=60, env=environment)
     assert {found.split("\t")[0] for found in ended.stdout.splitlines()} == expected
+
+
+@pytest.mark.lab
+def test_zsh_finds_the_function_by_the_name_of_its_file(folder: Path) -> None:
+    script = 'fpath=($1 $fpath); autoload -Uz compinit && compinit -u -D && print -r -- "$_comps[kubeproxy-py]"'
+    argv = [shell_program("zsh"), "-f", "-c", script, "zsh", str(FOLDER)]
+    ended = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout == "_kubeproxy-py\n"
