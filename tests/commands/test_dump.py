@@ -156,6 +156,24 @@ def test_plan_with_changes_exits_with_2_and_groups_them_by_service(rows: Rows, p
     )
 
 
+def test_rows_that_no_service_wants_any_more_belong_to_the_only_service_at_their_address(
+    rows: Rows, plan: Run, folder: Path
+) -> None:
+    old_port = VirtualServer(SERVER.address, 81, "TCP")
+    rows[old_port] = VirtualServerSpec()
+    rows[RealServer(old_port, "10.1.0.5", 8080)] = SERVING
+    rows[IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:81")] = None
+    rows[Address("10.96.0.77")] = None
+    groups = plan(rows)[1].split("\n\n")[:-1]
+    assert [group.splitlines()[0] for group in groups] == ["Service shop/web", "No Service"]
+    assert [group.count("\n- ") for group in groups] == [3, 1]
+    other = manifest_objects.service("other", port=82, externalIPs=["10.96.0.10"], clusterIP="10.96.0.11")
+    (folder / "other.json").write_text(json.dumps(other))
+    status, printed, _ = plan(rows)
+    (none,) = [group for group in printed.split("\n\n") if group.startswith("No Service")]
+    assert (status, none.count("10.96.0.10")) == (2, 3)  # two Services have the address now
+
+
 def test_plan_names_the_service_of_each_row_in_json(rows: Rows, plan: Run) -> None:
     del rows[POD]
     status, printed, _ = plan(rows, "--output=json")
