@@ -50,7 +50,7 @@ function _shtab_kubeproxy_py_using
   test "$_shtab_kubeproxy_py_cmdpath" = "$argv"
 end
 
-set -g _shtab_kubeproxy_py_commands run plan status check dump cleanup completion help version
+set -g _shtab_kubeproxy_py_commands run plan status doctor check dump cleanup completion help version
 set -g _shtab_kubeproxy_py_opts_with_value --bind-address --cluster-cidr --color --config --config-sync-period --conntrack-max-per-core --conntrack-min --conntrack-tcp-timeout-close-wait --conntrack-tcp-timeout-established --conntrack-udp-timeout --conntrack-udp-timeout-stream --detect-local-mode --drain-deadline --feature-gates --healthz-bind-address --healthz-port --hostname-override --iptables-backend --iptables-flavour --iptables-masquerade-bit --iptables-min-sync-period --iptables-sync-period --ipvs-exclude-cidrs --ipvs-min-sync-period --ipvs-scheduler --ipvs-sync-period --ipvs-tcp-timeout --ipvs-tcpfin-timeout --ipvs-udp-timeout --kernel-state --kube-api-burst --kube-api-content-type --kube-api-qps --kubeconfig --log-flush-frequency --log-json-info-buffer-size --log-text-info-buffer-size --logging-format --manifests --master --metrics-bind-address --metrics-port --nodeport-addresses --oom-score-adj --output --pod-bridge-interface --pod-interface-name-prefix --proxy-mode --removal-confirm-percent --show-hidden-metrics-for-version --state-dir --state-max-age --traffic-series --traffic-services-max --v --vmodule --write-config-to -o -v
 
 complete -c kubeproxy-py -e
@@ -246,11 +246,36 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using status' -l iptables-flavo
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using status' -l iptables-backend -xka "restore libiptc" -d 'how rules are written: iptables-restore, or libiptc (needs python-iptables and legacy iptables) (default restore)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using status' -s v -l v -x -d 'verbosity of the log; 4 is the highest in use'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using status' -l logging-format -xka "text json" -d 'format of the log (default text)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a doctor -d 'Look for what is wrong on this host, with cause, effect and remedy'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -s h -l help -d 'print the help'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -s o -l output -xka "text json" -d 'format of the report'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'read a KubeProxyConfiguration from this file; most other flags are then ignored'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l hostname-override -x -d 'name of this node'"'"'s Node object, if it is not the host name'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'kubeconfig for the API server; without it, the Pod'"'"'s service account is used'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l master -x -d 'address of the API server; overrides the kubeconfig'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l manifests -xka "(__fish_complete_directories)" -d 'watch the Services, EndpointSlices and Nodes in the YAML and JSON files of this directory instead of an API server'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l cluster-cidr -x -d 'networks of all Pods, of each IP family any number'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l ipvs-strict-arp -d 'set arp_ignore to 1 and arp_announce to 2, as MetalLB requires'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l keep-foreign-virtual-servers -d 'do not delete virtual servers that neither our sets nor kube-ipvs0 name; they belong to other programs'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l iptables-flavour -xka "auto legacy nft" -d 'which iptables to use; auto: the one that the node already uses (default auto)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l iptables-backend -xka "restore libiptc" -d 'how rules are written: iptables-restore, or libiptc (needs python-iptables and legacy iptables) (default restore)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-max-per-core -x -d 'maximum of tracked connections per CPU core; 0: leave the limit unchanged (default 32768)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-min -x -d 'minimum of the limit, regardless of --conntrack-max-per-core (default 131072)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-tcp-timeout-established -x -d 'timeout of idle TCP connections; 0s: leave unchanged (default 24h0m0s)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-tcp-timeout-close-wait -x -d 'timeout of TCP connections in CLOSE_WAIT; 0s: leave unchanged (default 1h0m0s)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-tcp-be-liberal -d 'do not mark out-of-window TCP packets as invalid'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-udp-timeout -x -d 'timeout of unanswered UDP flows; 0s: leave unchanged'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-udp-timeout-stream -x -d 'timeout of answered UDP flows; 0s: leave unchanged'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -s v -l v -x -d 'verbosity of the log; 4 is the highest in use'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l logging-format -xka "text json" -d 'format of the log (default text)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a check -d 'Validate configuration, manifests and kubeconfig, and report every problem'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -s h -l help -d 'print the help'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -l config-only -d 'validate the configuration only, not manifests and the kubeconfig'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'read a KubeProxyConfiguration from this file; most other flags are then ignored'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -l hostname-override -x -d 'name of this node'"'"'s Node object, if it is not the host name'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'kubeconfig for the API server; without it, the Pod'"'"'s service account is used'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -l master -x -d 'address of the API server; overrides the kubeconfig'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -l manifests -xka "(__fish_complete_directories)" -d 'watch the Services, EndpointSlices and Nodes in the YAML and JSON files of this directory instead of an API server'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a dump -d 'Write the kernel state of this host to a file, as JSON'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using dump' -s h -l help -d 'print the help'
@@ -273,6 +298,6 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using completion' -s h -l help 
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using completion; and test $_shtab_kubeproxy_py_npos -eq 0' -ka "bash zsh fish" -d 'the shell'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a help -d 'Print the help of a command'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using help' -s h -l help -d 'print the help'
-complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using help; and test $_shtab_kubeproxy_py_npos -eq 0' -ka "run plan status check dump cleanup completion help version" -d 'the command; without it, all'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using help; and test $_shtab_kubeproxy_py_npos -eq 0' -ka "run plan status doctor check dump cleanup completion help version" -d 'the command; without it, all'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a version -d 'Print the version'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using version' -s h -l help -d 'print the help'

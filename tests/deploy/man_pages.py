@@ -24,6 +24,7 @@ _SEE_ALSO = ("ipvsadm", "ipset", "iptables", "conntrack")
 _DEFAULT_GROUPS = ("options", "optional arguments")  # argparse's own names, by Python's version
 _EXIT_STATUS = {
     "plan": (("0", "nothing to change"), ("1", "any error"), ("2", "changes")),
+    "doctor": (("0", "nothing is wrong"), ("1", "a check could not look"), ("2", "something is wrong")),
     "check": (("0", "valid"), ("1", "an object or the kubeconfig is not"), ("2", "the configuration is not")),
 }
 _USUAL_EXIT_STATUS = (
@@ -32,7 +33,7 @@ _USUAL_EXIT_STATUS = (
     ("2", "the command line or the configuration cannot be used"),
 )
 _ENVIRONMENT = (
-    ("KUBECONFIG", "the kubeconfig of plan, status and check, if neither a flag nor the configuration file names one"),
+    ("KUBECONFIG", "the kubeconfig of plan, status, doctor and check, if neither a flag nor the configuration file names one"),
     ("NO_COLOR", "if it is not empty, no colours"),
 )
 _FILES = (
