@@ -13,11 +13,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from lab.client import QueryError, query
 from lab.network import BY_NAME
-from tests.e2e.agent_process import command_line, wait_until
+from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.iptables_lock import rules_locked
 from tests.soak.node import Check, Node
 from tests.soak.plan import Choice
@@ -42,7 +43,7 @@ class Fault(NamedTuple):
 
     how: the command, or the outage, for docs/reliability.md.  may_reset: the fault itself ends established
     connections, and the reason.  within_s: how long recovery may take on a machine that has nothing else to do.
-    drift: kernel state is changed that the agent repairs.  rare, pairs: as in plan.Choice.
+    drift: kernel state is changed that the agent repairs.  kind, rare, pairs: as in plan.Choice.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Fault(NamedTuple):
     drift: bool = False
     rare: bool = False
     pairs: bool = False
+    kind: str = "rows"
 
 
 def _drift(
@@ -64,6 +66,7 @@ def _drift(
     may_reset: str = "",
     within_s: float = COMPARED_S,
     pairs: bool = True,
+    kind: str = "rows",
 ) -> Fault:
     """Return the fault that a shell script deletes or changes rows in *parts* of kernel state."""
 
@@ -71,12 +74,12 @@ def _drift(
         node.shell(script)
         return node.has_rows(*parts)
 
-    return Fault(name, how or f"`{script}`", inject, within_s, may_reset, drift=True, pairs=pairs)
+    return Fault(name, how or f"`{script}`", inject, within_s, may_reset, drift=True, pairs=pairs, kind=kind)
 
 
 def _unbind(name: str, script: str) -> Fault:
     """Return the fault that Service addresses are no longer the node's, which the kernel reports at once."""
-    return _drift(name, script, ADDRESSES, may_reset=_MOVED, within_s=NOTIFIED_S)
+    return _drift(name, script, ADDRESSES, may_reset=_MOVED, within_s=NOTIFIED_S, kind="addresses")
 
 
 def _setting(name: str, path: str) -> Fault:
@@ -215,8 +218,11 @@ def _freeze(node: Node) -> Check:
 
 
 def _start_second_agent(node: Node) -> Check:
-    """Start a second agent, which must give up; it waits 30 s for the first one to end."""
-    with node.new_agent() as second:
+    """Start a second agent, which must give up; it waits 30 s for the first one to end.
+
+    It has no Services, so it would delete all of them.
+    """
+    with TemporaryDirectory() as folder, AgentProcess(node.cluster.node_a, Path(folder)) as second:
         wait_until(lambda: not second.is_running(), lambda: "the second agent was not refused", timeout_s=90.0)
         assert any("another agent runs" in line for line in second.lines()), second.lines()[-3:]
     return node.follows_changes()
@@ -285,7 +291,7 @@ _ALL = (
     _unbind("all addresses deleted", "ip address flush dev kube-ipvs0"),
     _unbind("the device deleted", "ip link del kube-ipvs0"),
     # Without pairs: an agent that starts while the device has another name takes its addresses for the node's own.
-    _drift("the device renamed", "ip link set kube-ipvs0 name other0", ADDRESSES, pairs=False),
+    _drift("the device renamed", "ip link set kube-ipvs0 name other0", ADDRESSES, pairs=False, kind="addresses"),
     _setting("forwarding switched off", "net/ipv4/ip_forward"),
     _setting("conntrack of IPVS switched off", "net/ipv4/vs/conntrack"),
     Fault(
@@ -302,20 +308,42 @@ _ALL = (
         f"`ip address add {SECOND_NODE_IP}/24 dev eth1`",
         _add_node_address,
         NOTIFIED_S,
+        kind="addresses",
     ),
-    Fault("agent killed", "`kill -9`, and another start", _kill, RESTARTED_S, pairs=True),
-    Fault("agent stopped", "`kill -TERM`, and another start", _terminate, RESTARTED_S, pairs=True),
-    Fault("agent frozen", f"`kill -STOP` for {OUTAGE_S:g} s", _freeze, RESTARTED_S),
-    Fault("second agent", "a second `kubeproxy-py run`", _start_second_agent, RESTARTED_S, rare=True),
-    Fault("cleanup while the agent runs", "`kubeproxy-py cleanup`", _clean_up, NOTIFIED_S),
-    Fault("iptables locked", f"`/run/xtables.lock` held for {OUTAGE_S:g} s", _lock_rules, RESTARTED_S, pairs=True),
-    Fault("API connections cut", "all connections closed", _cut_connections, WATCHED_S, pairs=True),
-    Fault("API server answers 500", f"for {OUTAGE_S:g} s", _answer_500, WATCHED_S),
-    Fault("API history compacted", "watches are answered with 410", _compact, WATCHED_S),
-    Fault("API server silent", f"no answer for {OUTAGE_S:g} s", _be_silent, WATCHED_S),
-    Fault("API server stopped", f"refuses connections for {OUTAGE_S:g} s", _stop_api, WATCHED_S),
-    Fault("watches mute", "open watches send nothing any more", _mute_watches, MUTE_S, rare=True),
-    Fault("clock set", f"half an hour forward for {OUTAGE_S:g} s", _jump_clock, RESTARTED_S),
+    Fault("agent killed", "`kill -9`, and another start", _kill, RESTARTED_S, pairs=True, kind="agent"),
+    Fault("agent stopped", "`kill -TERM`, and another start", _terminate, RESTARTED_S, pairs=True, kind="agent"),
+    Fault("agent frozen", f"`kill -STOP` for {OUTAGE_S:g} s", _freeze, RESTARTED_S, kind="agent"),
+    Fault(
+        "second agent",
+        "a second `kubeproxy-py run`, with no Services",
+        _start_second_agent,
+        RESTARTED_S,
+        rare=True,
+        kind="second agent",
+    ),
+    Fault("cleanup while the agent runs", "`kubeproxy-py cleanup`", _clean_up, NOTIFIED_S, kind="agent"),
+    Fault(
+        "iptables locked",
+        f"`/run/xtables.lock` held for {OUTAGE_S:g} s",
+        _lock_rules,
+        RESTARTED_S,
+        pairs=True,
+        kind="lock holder",
+    ),
+    Fault("API connections cut", "all connections closed", _cut_connections, WATCHED_S, pairs=True, kind="API server"),
+    Fault("API server answers 500", f"for {OUTAGE_S:g} s", _answer_500, WATCHED_S, kind="API server"),
+    Fault("API history compacted", "watches are answered with 410", _compact, WATCHED_S, kind="API server"),
+    Fault("API server silent", f"no answer for {OUTAGE_S:g} s", _be_silent, WATCHED_S, kind="API server"),
+    Fault("API server stopped", f"refuses connections for {OUTAGE_S:g} s", _stop_api, WATCHED_S, kind="API server"),
+    Fault(
+        "watches mute",
+        "open watches stay open and send nothing any more",
+        _mute_watches,
+        MUTE_S,
+        rare=True,
+        kind="mute watches",
+    ),
+    Fault("clock set", f"half an hour forward for {OUTAGE_S:g} s", _jump_clock, RESTARTED_S, kind="clock"),
 )
 FAULTS = {fault.name: fault for fault in _ALL}
 MAY_RESET = frozenset(fault.name for fault in _ALL if fault.may_reset)
@@ -326,7 +354,7 @@ def choices() -> list[Choice]:
     """Return the faults that can be injected here: without a kernel of the lab's own the clock is the machine's."""
     own_kernel = os.environ.get("LAB_INSIDE") in ("uml", "qemu")
     return [
-        Choice(fault.name, fault.rare, fault.pairs)
+        Choice(fault.name, fault.kind, fault.rare, fault.pairs)
         for fault in _ALL
         if own_kernel or fault.name not in _OWN_KERNEL_ONLY
     ]

@@ -2,7 +2,8 @@
 
 Invariants:
   - The same seed and faults give the same sequences, however fast they are carried out.
-  - Every fault comes once in each deck, alone; a rare one in every third deck.
+  - Every fault comes once in each deck, alone; a rare one in the first deck and every third one after it.
+  - The first rounds are one fault of each kind, so that a short soak has all kinds.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ _CHURNED_PODS = ("pod-a1", "pod-a2", "pod-b1", "pod-b3")
 class Choice(NamedTuple):
     """What the plan needs to know about a fault.
 
-    rare: it takes long.  pairs: it may be injected while the node recovers from another one.
+    kind: what is disturbed.  rare: it takes long.  pairs: it may be injected while the node recovers from another one.
     """
 
     name: str
+    kind: str = ""
     rare: bool = False
     pairs: bool = False
 
@@ -49,15 +51,37 @@ class Round(NamedTuple):
 
 
 def rounds(seed: int, choices: Sequence[Choice]) -> Iterator[Round]:
-    """Yield rounds without end: decks of all faults in random order, with a random pair after every fourth fault."""
+    """Yield rounds without end: decks of all faults in random order, with a random pair after every fourth fault.
+
+    The first deck begins with one fault of each kind, and has its pairs after them.
+    """
     chance = random.Random(seed)
-    for deck in itertools.count(1):
-        names = [choice.name for choice in choices if not choice.rare or deck % RARE_EVERY == 0]
+    opening = _opening(chance, choices)
+    for name in opening:
+        yield _single(chance, name)
+    for deck in itertools.count():
+        names = [choice.name for choice in choices if deck % RARE_EVERY == 0 or not choice.rare]
+        if deck == 0:
+            names = [name for name in names if name not in opening]
         chance.shuffle(names)
         for number, name in enumerate(names, 1):
-            yield Round((Injection(name, 0.0),), chance.uniform(*PAUSE_S))
+            yield _single(chance, name)
             if number % SINGLES_PER_PAIR == 0:
                 yield _pair(chance, [choice.name for choice in choices if choice.pairs])
+
+
+def _opening(chance: random.Random, choices: Sequence[Choice]) -> list[str]:
+    """Return one fault of each kind, in random order."""
+    of_kind: dict[str, list[str]] = {}
+    for choice in choices:
+        of_kind.setdefault(choice.kind, []).append(choice.name)
+    names = [chance.choice(names) for names in of_kind.values()]
+    chance.shuffle(names)
+    return names
+
+
+def _single(chance: random.Random, name: str) -> Round:
+    return Round((Injection(name, 0.0),), chance.uniform(*PAUSE_S))
 
 
 def _pair(chance: random.Random, names: Sequence[str]) -> Round:

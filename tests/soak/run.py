@@ -19,6 +19,7 @@ from tests.soak.traffic import Traffic
 
 WARM_UP_S = 5.0
 POLL_S = 0.1
+LONG_STALL_S = 3.0
 LOG = "agents.log"
 
 
@@ -96,21 +97,24 @@ def _number(name: str, listed: str) -> float:
 def soak(folder: Path, seed: int, seconds: float, patience: float, names: Collection[str] = ()) -> Report:
     """Run a soak with the faults of *names* (none: all) and return its report.
 
+    It ends after *seconds*, but not before it had a fault of each kind.
     The logs of its agents are written to *folder*/agents.log.
     """
     chosen = [choice for choice in choices() if not names or choice.name in names]
+    kinds = len({choice.kind for choice in chosen})
     with running_node(folder) as node:
         sleep(WARM_UP_S)
         begin = resources(node)
         run = Soak(node, patience)
         with Traffic(node.cluster, run.start_s) as traffic:
             with Churn(node, seed) as churn:
-                for planned in takewhile(lambda _: run.now_s() < seconds, rounds(seed, chosen)):
+                planned_rounds = rounds(seed, chosen)
+                for planned in takewhile(lambda _: run.now_s() < seconds or len(run.injected) < kinds, planned_rounds):
                     show(run.carry_out(planned))
             drift_left = node.wait_calm()
         end = resources(node)
         (folder / LOG).write_text("\n".join([*node.log, *node.agent.lines(), ""]))
-        for line in reset_lines(traffic.probes):
+        for line in [*reset_lines(traffic.probes), *stall_lines(traffic.probes), *traffic.waiting]:
             print(line)
         results, without_fault = round_results(run.injected, traffic.probes)
         return Report(
@@ -138,4 +142,13 @@ def reset_lines(probes: Iterable[Probe]) -> list[str]:
         f"{probe.end_s:7.1f} s  reset: {probe.target}, {probe.end_s - probe.start_s:.2f} s after a line: {probe.error}"
         for probe in probes
         if probe.outcome == "reset"
+    ]
+
+
+def stall_lines(probes: Iterable[Probe]) -> list[str]:
+    """Return a line for each line on a held connection that was answered only after LONG_STALL_S."""
+    return [
+        f"{probe.start_s:7.1f} s  answered after {probe.end_s - probe.start_s:.1f} s: {probe.target}"
+        for probe in probes
+        if probe.outcome == "slow" and probe.end_s - probe.start_s > LONG_STALL_S
     ]

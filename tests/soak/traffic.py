@@ -18,6 +18,7 @@ from typing import Self
 
 from lab.client import QueryError, connect, query, read_answer
 from lab.network import Cluster
+from tests.e2e.kernel_state import shell
 from tests.soak.report import Kind, Outcome, Probe
 from tests.soak.services import TARGETS, Target
 
@@ -26,6 +27,7 @@ TIMEOUT_S = 2.0  # of a new connection or a datagram; a lost SYN is sent again a
 SLOW_S = 0.7
 # A held connection without an answer for so long counts as reset; at the end of the traffic sooner.
 LOST_AFTER_S, LOST_AT_END_S = 90.0, 10.0
+LOOK_AFTER_S = 5.0  # a held connection that waits so long is looked at
 HELD_PER_TARGET = 2
 
 _STOPPED = "stopped"
@@ -36,6 +38,7 @@ class Traffic:
 
     def __init__(self, cluster: Cluster, start_s: float) -> None:
         self.probes: list[Probe] = []
+        self.waiting: list[str] = []  # what the node has of connections that wait, for humans
         self._cluster = cluster
         self._start_s = start_s
         self._stop = threading.Event()
@@ -98,7 +101,7 @@ class Traffic:
     def _echo_error(self, sock: socket.socket, start_s: float) -> str:
         """Return why the connection has ended; "" if it has not."""
         line = b"%.6f\n" % start_s
-        received = b""
+        received, looked = b"", False
         try:
             sock.settimeout(TIMEOUT_S)
             sock.sendall(line)
@@ -107,6 +110,9 @@ class Traffic:
                     chunk = sock.recv(len(line))
                 except TimeoutError:
                     waited_s = monotonic() - start_s
+                    if waited_s > LOOK_AFTER_S and not looked:
+                        looked = True
+                        self.waiting.append(self._what_the_node_has(sock, start_s))
                     if waited_s > (LOST_AT_END_S if self._stop.is_set() else LOST_AFTER_S):
                         return f"no answer for {waited_s:.0f} s"
                     if self._stop.is_set():
@@ -118,6 +124,15 @@ class Traffic:
         except OSError as caught:
             return repr(caught)
         return "" if received == line else f"another line was received: {received!r}"
+
+    def _what_the_node_has(self, sock: socket.socket, start_s: float) -> str:
+        """Return the entries of conntrack and IPVS for the connection, which explain why it waits."""
+        port, family = sock.getsockname()[1], "ipv6" if sock.family == socket.AF_INET6 else "ipv4"
+        look = (
+            f"conntrack -L -f {family} -p tcp 2>/dev/null | grep 'sport={port} '; ipvsadm -Lnc | grep ':{port} '; true"
+        )
+        found = " | ".join(" ".join(line.split()) for line in shell(self._cluster.node_a, look).splitlines())
+        return f"{start_s - self._start_s:7.1f} s  no answer for {monotonic() - start_s:.1f} s at port {port}: {found}"
 
 
 def _ignore_icmp(sock: socket.socket) -> None:
