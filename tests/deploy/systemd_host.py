@@ -126,6 +126,11 @@ class SystemdHost:
         properties = dict(line.split("=", 1) for line in lines)
         return tuple(properties[name] for name in names)
 
+    def add_unit(self, name: str, text: str) -> None:
+        """Install the unit *name* with this *text*."""
+        self.do("sh", "-ec", 'printf %s "$2" >"$1"', "sh", f"/etc/systemd/system/{name}", text)
+        self.do("systemctl", "daemon-reload")
+
     def journal(self) -> str:
         """Return the end of the unit's log."""
         return self.run("journalctl", f"--unit={UNIT}", "--no-pager", "--output=cat", "--lines=200").stdout

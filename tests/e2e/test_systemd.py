@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.network import NODE_NAME, Cluster
+from lab.pristine import reset_host_state
 from tests.apiserver import ApiServer
 from tests.deploy.role import GuardedServer
 from tests.deploy.systemd_host import NODE_FOLDER, UNIT, SystemdHost
@@ -38,6 +39,19 @@ conntrack: {{maxPerCore: 0}}
 """
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 STATE = "/var/lib/kubeproxy-py"
+SAVED = f"{STATE}/objects.json.gz"
+KUBELET = "kubelet.service"
+# What a kubelet does that needs a Service (of a webhook, of an image registry), and docs/install-vm.md's two lines.
+KUBELET_UNIT = """\
+[Unit]
+Wants=kubeproxy-py.service
+After=kubeproxy-py.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/opt/python/bin/python3 -c "import socket; socket.create_connection(('{address}', 80), 20)"
+"""
 
 
 cluster = cluster_fixture
@@ -96,6 +110,30 @@ def lists_withheld(server: ApiServer) -> Iterator[None]:
     finally:
         server.faults.delay_s = 0.0
         server.close_connections()
+
+
+@contextmanager
+def silent(server: ApiServer) -> Iterator[None]:
+    """Let the API server be unreachable within the `with`: it accepts connections and says nothing."""
+    server.faults.dead = True
+    server.close_connections()
+    try:
+        yield
+    finally:
+        server.faults.dead = False
+        server.close_connections()
+
+
+def wait_until_saved(host: SystemdHost) -> None:
+    wait_until(lambda: host.run("test", "-s", SAVED).returncode == 0)
+
+
+def lose_kernel_state(host: SystemdHost, cluster: Cluster) -> None:
+    """Stop the unit and delete what it made, as a reboot does."""
+    host.do("systemctl", "stop", KUBELET, UNIT)
+    with cluster.node_a.inside():
+        reset_host_state()
+    assert responders(cluster, count=1) == set()
 
 
 def add_late(server: ApiServer) -> None:
@@ -231,9 +269,8 @@ def test_systemd_analyze_rates_the_exposure_of_the_unit_as_ok(host: SystemdHost)
 
 
 def test_objects_are_saved_where_only_root_may_read_them(running: SystemdHost) -> None:
-    file = f"{STATE}/objects.json.gz"
-    wait_until(lambda: running.run("test", "-s", file).returncode == 0)
-    assert running.do("stat", "-c", "%a %U", STATE, file).split() == ["700", "root", "600", "root"]
+    wait_until_saved(running)
+    assert running.do("stat", "-c", "%a %U", STATE, SAVED).split() == ["700", "root", "600", "root"]
 
 
 def test_agent_shares_the_lock_of_iptables(running: SystemdHost) -> None:
@@ -243,3 +280,43 @@ def test_agent_shares_the_lock_of_iptables(running: SystemdHost) -> None:
 def test_agent_sees_no_home_directories_and_no_temporary_files_of_others(running: SystemdHost) -> None:
     running.do("touch", "/tmp/of-another")
     assert running.inside_unit("ls", "-A", "/root", "/home", "/tmp").stdout.split() == ["/home:", "/root:", "/tmp:"]
+
+
+@pytest.fixture
+def kubelet(running: SystemdHost) -> Iterator[SystemdHost]:
+    """Return the machine with a kubelet that is started after the unit and needs a Service."""
+    running.add_unit(KUBELET, KUBELET_UNIT.format(address=WEB))
+    yield running
+    running.do("systemctl", "stop", KUBELET)
+
+
+def test_kubelet_that_waits_for_services_starts_although_the_api_server_is_unreachable(
+    kubelet: SystemdHost, cluster: Cluster, server: ApiServer
+) -> None:
+    wait_until_saved(kubelet)
+    with silent(server):
+        lose_kernel_state(kubelet, cluster)
+        kubelet.do("systemctl", "start", KUBELET)  # returns when its command has succeeded
+        assert kubelet.show("ActiveState", "Result", unit=KUBELET) == ("active", "success")
+        assert kubelet.show("ActiveState", "SubState") == ("active", "running")
+        assert "serving objects that were saved" in kubelet.journal()
+        [ready], [started] = (
+            kubelet.show("ActiveEnterTimestampMonotonic"),
+            kubelet.show("ExecMainStartTimestampMonotonic", unit=KUBELET),
+        )
+        assert int(ready) <= int(started)
+        assert responders(cluster) == {"pod-a1", "pod-b1"}
+
+
+def test_kubelet_waits_for_the_api_server_where_nothing_is_saved(
+    kubelet: SystemdHost, cluster: Cluster, server: ApiServer
+) -> None:
+    with silent(server):
+        lose_kernel_state(kubelet, cluster)
+        kubelet.do("rm", "-f", SAVED)
+        kubelet.do("systemctl", "start", "--no-block", KUBELET)
+        wait_until(lambda: kubelet.show("SubState") == ("start",))
+        time.sleep(2.0)
+        assert kubelet.show("ActiveState", unit=KUBELET) == ("inactive",)
+    wait_until(lambda: kubelet.show("ActiveState", unit=KUBELET) == ("active",), kubelet.journal, poll_s=0.2)
+    assert responders(cluster) == {"pod-a1", "pod-b1"}
