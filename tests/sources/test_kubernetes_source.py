@@ -892,3 +892,27 @@ def test_no_secret_is_emitted_or_logged(
         text = str(error)
     assert text
     assert SECRET not in text + caplog.text
+
+
+IMPORTED = """
+import sys
+from kubeproxy_py.sources.kubernetes.source import connect
+connect(None, "http://127.0.0.1:1")
+print(*sys.modules)
+"""
+
+
+def test_what_only_a_kubeconfig_needs_and_the_models_are_not_imported_without_one() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "kubernetes.client.rest" in imported
+    assert imported.isdisjoint(
+        {
+            "kubernetes.client.models",
+            "kubernetes.config.kube_config",
+            "kubernetes.dynamic",
+            "kubernetes.watch",
+            "requests",
+            "pydantic",
+        }
+    )
