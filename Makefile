@@ -11,6 +11,7 @@ WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 LAWS_PROFILE ?= thorough
 MINUTES ?= 10
 SEED ?= 1
+PATIENCE ?= 1
 COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
@@ -116,9 +117,9 @@ build/plots/ready: bench/requirements.lock
 	build/plots/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
 	@touch $@
 
-soak: setup lab ## inject random faults under traffic on the lab kernel, and report: make soak [MINUTES=10] [SEED=1]
+soak: setup lab ## inject random faults under traffic on the lab kernel, and report: make soak [MINUTES=10] [SEED=1] [PATIENCE=1]
 	@$(LAB) --timeout $$(($(MINUTES) * 60 + 400)) -- $(PYTHON) -m tests.soak --minutes $(MINUTES) --seed $(SEED) \
-		--report build/soak-$(SEED).json
+		--patience $(PATIENCE) --report build/soak-$(SEED).json
 
 reliability-page: setup ## generate docs/reliability.md from the reports of make soak
 	$(PYTHON) -m tests.soak.reliability_page build/soak-*.json

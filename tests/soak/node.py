@@ -39,6 +39,7 @@ Check = Callable[[], list[str]]
 """Return what is not as it should be yet, in words or as lines of kernel state; empty: the node has recovered."""
 
 CHANGE_PERIOD_S = 0.4
+MARKERS = 400
 CALM_WITHIN_S = 90.0  # draining real servers are deleted, and NodePorts at a deleted address of the node
 
 # A draining real server stays as long as it has connections, which the traffic holds open.
@@ -140,7 +141,7 @@ class Node:
 
     def follows_changes(self) -> Check:
         """Create a Service, and return the check that it is served; the check deletes it again."""
-        number = next(self._markers) % 400
+        number = next(self._markers) % MARKERS
         served = f"-a -t {marker_address(number)}:80 -r"
         self.control_plane.apply(*marker_service(number))
 
@@ -170,6 +171,8 @@ class Node:
 
     def wait_calm(self) -> list[str]:
         """Wait until the kernel state is the baseline again; return what differs after CALM_WITHIN_S."""
+        for number in range(MARKERS):  # those that were not served in time
+            self.delete(f"marker-{number}", f"marker-{number}-4")
         try:
             wait_until(lambda: not self.drift_left(), timeout_s=CALM_WITHIN_S, poll_s=0.5)
         except AssertionError:

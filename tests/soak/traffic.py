@@ -4,17 +4,20 @@ Invariants:
   - Each request is recorded as a probe when it has ended, whatever its outcome; only connections that a probe opens
     again after a reset are not.
   - A held connection is never closed by this side before the end.
+  - Connections to two targets never have the same source port: IPVS mistakes the answers to two connections of one
+    client, from one port and to one pod, for each other (tests/e2e/test_same_source_port.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from lab.client import QueryError, connect, query, read_answer
 from lab.network import Cluster
@@ -31,6 +34,8 @@ LOOK_AFTER_S = 5.0  # a held connection that waits so long is looked at
 HELD_PER_TARGET = 2
 
 _STOPPED = "stopped"
+# Source ports of each target, below those that Linux chooses and NodePorts; used again after minutes.
+_FIRST_PORT, _PORTS_PER_TARGET, _PORTS_FOR_HELD = 10_000, 1_900, 200
 
 
 class Traffic:
@@ -42,6 +47,12 @@ class Traffic:
         self._cluster = cluster
         self._start_s = start_s
         self._stop = threading.Event()
+        self._ports = {}
+        for target, first in zip(TARGETS, itertools.count(_FIRST_PORT, _PORTS_PER_TARGET), strict=False):
+            middle, end = first + _PORTS_PER_TARGET - _PORTS_FOR_HELD, first + _PORTS_PER_TARGET
+            self._ports[target, "new"] = itertools.cycle(range(first, middle))
+            self._ports[target, "held"] = itertools.cycle(range(middle, end))
+        self._ports_lock = threading.Lock()
         loops: list[tuple[Callable[[Target], None], Target]] = [(self._probe, target) for target in TARGETS]
         held = [target for target in TARGETS if target.protocol == "tcp"] * HELD_PER_TARGET
         loops += [(self._hold, target) for target in held]
@@ -66,13 +77,17 @@ class Traffic:
             Probe(kind, target.name, start_s - self._start_s, end_s - self._start_s, outcome, error)
         )  # appending is atomic
 
+    def _next_port(self, target: Target, use: Literal["new", "held"]) -> int:
+        with self._ports_lock:
+            return next(self._ports[target, use])
+
     def _probe(self, target: Target) -> None:
         kind: Kind = "UDP" if target.protocol == "udp" else "new TCP"
         client = self._cluster[target.client]
         while not self._stop.wait(PERIOD_S):
             start_s, error = monotonic(), ""
             try:
-                query(client, target.protocol, target.address, target.port, TIMEOUT_S)
+                query(client, target.protocol, target.address, target.port, TIMEOUT_S, self._next_port(target, "new"))
             except (QueryError, OSError) as caught:
                 error = repr(caught)
             self._record(kind, target, start_s, error)
@@ -81,8 +96,9 @@ class Traffic:
         while not self._stop.wait(PERIOD_S):
             with ExitStack() as stack:
                 try:
+                    client, port = self._cluster[target.client], self._next_port(target, "held")
                     address = (target.address, target.port)
-                    sock = stack.enter_context(connect(self._cluster[target.client], "tcp", *address, TIMEOUT_S))
+                    sock = stack.enter_context(connect(client, "tcp", *address, TIMEOUT_S, port))
                     pod = read_answer(sock).name
                 except (QueryError, OSError):
                     continue  # a new connection, which is no held one yet; _probe counts these
