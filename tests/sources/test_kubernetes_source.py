@@ -896,23 +896,33 @@ def test_no_secret_is_emitted_or_logged(
 
 IMPORTED = """
 import sys
+from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.kubernetes.source import connect
-connect(None, "http://127.0.0.1:1")
+try:
+    connect(sys.argv[1] or None, "http://127.0.0.1:1")
+except SourceError as error:  # the auth-provider has no issuer
+    assert "auth-provider" in open(sys.argv[1]).read(), error
 print(*sys.modules)
 """
+NOT_NEEDED = {"kubernetes.client.models", "kubernetes.dynamic", "kubernetes.watch", "requests", "oauthlib", "pydantic"}
 
 
-def test_what_only_a_kubeconfig_needs_and_the_models_are_not_imported_without_one() -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
-    imported = set(done.stdout.split())
+def imported_with(kubeconfig: str) -> set[str]:
+    argv = [sys.executable, "-c", IMPORTED, kubeconfig]
+    return set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_models_and_what_only_a_kubeconfig_needs_are_not_imported_without_one() -> None:
+    imported = imported_with("")
     assert "kubernetes.client.rest" in imported
-    assert imported.isdisjoint(
-        {
-            "kubernetes.client.models",
-            "kubernetes.config.kube_config",
-            "kubernetes.dynamic",
-            "kubernetes.watch",
-            "requests",
-            "pydantic",
-        }
-    )
+    assert imported.isdisjoint(NOT_NEEDED | {"kubernetes.config.kube_config"})
+
+
+def test_openid_connect_is_imported_only_for_a_kubeconfig_with_an_auth_provider(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    imported = imported_with(kubeconfig(tmp_path, server, {"token": SECRET}))
+    assert "kubernetes.config.kube_config" in imported
+    assert imported.isdisjoint(NOT_NEEDED)
+    with_provider = {"token": SECRET, "auth-provider": {"name": "oidc", "config": {}}}
+    assert {"requests", "oauthlib"} <= imported_with(kubeconfig(tmp_path, server, with_provider))

@@ -54,6 +54,7 @@ class UserWire(_Wire):
     client_certificate_data: str | None = None
     client_key: str | None = None
     exec: ExecWire | None = None
+    auth_provider: object = None
 
 
 class ClusterWire(_Wire):
@@ -109,6 +110,7 @@ class Kubeconfig(Struct, frozen=True, gc=False):
 
     token_file: str = ""  # path; "": none, or the file has a token itself, which has precedence
     has_exec: bool = False
+    has_auth_provider: bool = False
 
 
 def read_kubeconfig(path: str) -> Kubeconfig:
@@ -132,7 +134,8 @@ def read_kubeconfig(path: str) -> Kubeconfig:
         if file:
             _check_file(path, name, file)
     token_file = files["tokenFile"]
-    return Kubeconfig(str(_resolve(path, token_file)) if token_file else "", user.exec is not None)
+    token_path = str(_resolve(path, token_file)) if token_file else ""
+    return Kubeconfig(token_path, user.exec is not None, user.auth_provider is not None)
 
 
 def parse_kubeconfig(path: str, content: bytes) -> tuple[ClusterWire, UserWire]:

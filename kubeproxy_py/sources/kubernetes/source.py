@@ -12,12 +12,11 @@ import logging
 import random
 import socket
 import ssl
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from importlib.util import find_spec, module_from_spec
+from contextlib import nullcontext
 from typing import Any
 
 from msgspec import Struct
@@ -39,6 +38,7 @@ from kubeproxy_py.sources.kubernetes.api_server_addresses import (
     peer_of,
 )
 from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS, Connection
+from kubeproxy_py.sources.kubernetes.imports import register_packages, without_openid_connect
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
 from kubeproxy_py.sources.kubernetes.listing import Doubt
 from kubeproxy_py.sources.kubernetes.open_watch import PROBE_AFTER_S
@@ -187,8 +187,8 @@ def connect(
     on_connected: Callable[[socket.socket], None] = lambda _socket: None,
 ) -> Connection:
     """Return a connection as configured.  Raises SourceError if the configuration cannot be used."""
-    # Imported here: a tenth to a fifth of a second and 35 to 40 MiB, only for agents that use an API server.
-    _register_kubernetes()
+    # Imported here: only for agents that use an API server.
+    register_packages()
     import urllib3
     from kubernetes.client import Configuration
     from kubernetes.client.rest import RESTClientObject
@@ -223,18 +223,6 @@ def connect(
     return Connection(server, pool, authorization, user_agent, metrics, on_connected=on_connected, cluster=cluster)
 
 
-def _register_kubernetes() -> None:
-    """Register the packages whose submodules are imported, without what their own __init__ imports besides.
-
-    That is: dynamic, watch, stream and others, and, for a service account, what reads a kubeconfig.  It would be up to
-    half of the time, for which a node that boots waits, and some MiB.
-    """
-    for name in ("kubernetes", "kubernetes.config"):
-        spec = find_spec(name) if name not in sys.modules else None
-        if spec:  # else the import that follows says that there is none
-            sys.modules[name] = module_from_spec(spec)
-
-
 def _authorities(configuration: Any) -> bytes:
     """Return the certificates of the cluster's certificate authority, which were just loaded; b"" if it has none."""
     try:
@@ -252,9 +240,10 @@ def _load_kubeconfig(path: str, configuration: Any) -> str:
     Raises:
         SourceError: The file cannot be used.
     """
-    from kubernetes.config.kube_config import load_kube_config
-
     kubeconfig = read_kubeconfig(path)
+    with nullcontext() if kubeconfig.has_auth_provider else without_openid_connect():
+        from kubernetes.config.kube_config import load_kube_config
+
     try:
         load_kube_config(path, client_configuration=configuration, persist_config=False)
     except Exception as error:  # the package raises many types
