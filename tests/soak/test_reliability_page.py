@@ -55,11 +55,16 @@ def test_every_fault_has_a_row_of_six_cells() -> None:
     assert len(rows) == len(FAULTS) + 1
 
 
-def test_first_paragraph_names_drift_that_was_repaired_late() -> None:
-    late = replace(REPORT, rounds=[*REPORT.rounds, RoundResult(("a scheduler changed",), 21.4, 0.0, Counts(probes=40))])
-    text = page(combine([late], MAY_RESET))
-    assert "was back within 1.5 s (a scheduler changed: 21 s)." in text
-    assert "was back within 1.5 s." in page(combine([REPORT], MAY_RESET))
+def test_first_paragraph_states_the_usual_and_the_latest_repair_of_drift() -> None:
+    late = RoundResult(("a scheduler changed",), 21.4, 0.0, Counts(probes=40))
+    soon = RoundResult(("a chain emptied",), 0.4, 0.0, Counts(probes=40))
+    text = page(combine([replace(REPORT, rounds=[*REPORT.rounds, late, soon])], MAY_RESET))
+    assert "was back within 1.5 s for half of the faults, the latest after 21 s (a scheduler changed)." in text
+
+
+def test_first_paragraph_states_the_share_of_connections_that_failed() -> None:
+    text = page(combine([REPORT], MAY_RESET))
+    assert "0.00% (0 of 1,000) and 0.83% (10 of 1,200)" in text
 
 
 def test_several_reports_are_counted_together() -> None:
