@@ -18,6 +18,7 @@ from kubeproxy_py.model.rows import (
     ChainSpec,
     IpsetEntry,
     Jump,
+    Key,
     RealServer,
     Rows,
     Table,
@@ -59,22 +60,38 @@ class Fate(NamedTuple):
 
 
 class State:
-    """Rows, with what is looked up of them by packet."""
+    """Rows, with what is looked up of them by packet.
+
+    *rows* may change afterwards, if `follow` is called with each key that was added, changed or deleted.
+    """
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.endpoints: defaultdict[VirtualServer, set[tuple[str, int]]] = defaultdict(set)
         self.entries: set[tuple[str, str]] = set()
-        self.sources: defaultdict[tuple[str, str], list[str]] = defaultdict(list)  # by set and frontend
-        for key, spec in rows.items():
-            if isinstance(key, RealServer):
-                if spec != DRAINING:
-                    self.endpoints[key.virtual_server].add((key.address, key.port))
-            elif isinstance(key, IpsetEntry):
-                self.entries.add((key.set, key.entry))
+        self.sources: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # by set and frontend
+        self.chains: dict[tuple[Family, Table, str], list[tuple[tuple[_Match, ...], str]]] = {}
+        for key in rows:
+            self.follow(key)
+
+    def follow(self, key: Key) -> None:
+        """Take over the row *key* as it is now."""
+        exists = key in self.rows
+        match key:
+            case RealServer():
+                change = set.add if exists and self.rows[key] != DRAINING else set.discard
+                change(self.endpoints[key.virtual_server], (key.address, key.port))
+            case IpsetEntry():
+                change_entry = set.add if exists else set.discard
+                change_entry(self.entries, (key.set, key.entry))
                 if key.entry.count(",") == 2:
                     frontend, _, source = key.entry.rpartition(",")
-                    self.sources[key.set, frontend].append(source)
+                    (set.add if exists else set.discard)(self.sources[key.set, frontend], source)
+            case Chain():
+                spec = self.rows.get(key)
+                self.chains[key.family, key.table, key.name] = parse_chain(spec) if isinstance(spec, ChainSpec) else []
+            case VirtualServer() if not exists:
+                self.endpoints.pop(key, None)  # its real servers go with it
 
 
 class _Walk:
@@ -103,8 +120,7 @@ class _Walk:
         return ""
 
     def _run(self, table: Table, name: str) -> str:
-        spec = self.state.rows.get(Chain(self.packet.family, table, name))
-        for matches, target in parse_chain(spec) if isinstance(spec, ChainSpec) else ():
+        for matches, target in self.state.chains.get((self.packet.family, table, name), ()):
             if not all(match(self) for match in matches):
                 continue
             if target == "MARK":

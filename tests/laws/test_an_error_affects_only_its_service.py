@@ -19,8 +19,8 @@ from kubeproxy_py.model.events import ObjectEvent, ServiceUpserted
 from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName
 from tests.builders import port, service
+from tests.laws.compilers import compiler
 from tests.laws.histories import batches, known
-from tests.laws.test_path_does_not_matter import compiler
 
 NAMES = st.sampled_from([ServiceName("shop", text) for text in ("api", "cart", "db", "web")])
 

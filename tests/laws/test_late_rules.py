@@ -14,15 +14,8 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.events import ObjectEvent
 from kubeproxy_py.model.rows import Chain, Jump, Rows
 from kubeproxy_py.model.steps import UNDER_WAY, Outcome, Plan, StepFailure
-from kubeproxy_py.reconcile.agent import Agent
-from tests.laws.histories import batches, edits
-from tests.laws.test_every_prefix_is_legal import (
-    PacketKernel,
-    agent_on,
-    sync,
-    wanted,
-)
-from tests.laws.test_path_does_not_matter import compiler as new_compiler
+from tests.laws.checking_kernels import CheckedAgent, PacketKernel
+from tests.laws.histories import batches, edits, moves
 
 
 class LateKernel(PacketKernel):
@@ -52,13 +45,13 @@ class LateKernel(PacketKernel):
         if self.jobs and isinstance(readable, Scope) and readable.kind == "table":
             raise KernelError("under way", errno=UNDER_WAY)
 
-    def finish(self, agent: Agent, *, fails: bool) -> None:
+    def finish(self, *, fails: bool) -> LateSteps:
         """Carry out the oldest steps that are under way; all are refused if it *fails*."""
         plan = self.jobs.popleft()
         self.fault = lambda _step: ENOMEM if fails else 0
         outcome = super().apply(plan)
         self.fault = lambda _step: 0
-        agent.handle_late_result(LateSteps(plan.steps, outcome.failures, lambda: None), self.now_s)
+        return LateSteps(plan.steps, outcome.failures, lambda: None)
 
 
 Lateness = tuple[bool, int, bool]
@@ -69,30 +62,30 @@ lateness = st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.booleans()), 
 
 def sync_with_late_rules(history: list[list[ObjectEvent]], late: list[Lateness]) -> None:
     """Sync after each batch of *history* while rules are late, then until everything is done."""
-    kernel, happened = LateKernel(), list[ObjectEvent]()
-    agent, now_s = agent_on(kernel, new_compiler()), 0.0
+    kernel = LateKernel()
+    checked = CheckedAgent(kernel)
+
+    def finish(*, fails: bool) -> None:
+        checked.agent.handle_late_result(kernel.finish(fails=fails), kernel.now_s)
+
     for batch, (is_late, ending, fails) in zip(history, late, strict=False):
-        happened += batch
-        for object_event in batch:
-            agent.handle_event(object_event, now_s)
+        checked.handle(batch)
         kernel.is_late = is_late
-        sync(agent, kernel, happened, now_s)
+        checked.sync()
         for _ in range(min(ending, len(kernel.jobs))):
             event("late steps ended")
-            kernel.finish(agent, fails=fails)
-            now_s += 0.1
-            sync(agent, kernel, happened, now_s)
+            finish(fails=fails)
+            checked.advance(0.1)
+            checked.sync()
     kernel.is_late = False
     for _ in range(12):
-        if not kernel.jobs and not agent.state.pending.keys:
-            break
         while kernel.jobs:
-            kernel.finish(agent, fails=False)
-        now_s += 31.0
-        sync(agent, kernel, happened, now_s)
-    desired = agent.compiler.desired.rows
-    assert wanted(kernel.rows, desired) == desired
-    assert not agent.state.pending.keys
+            finish(fails=False)
+        checked.advance(31.0)
+        checked.sync()
+        if not kernel.jobs and not checked.agent.state.pending.keys:
+            break
+    checked.check_desired()
 
 
 @given(history=batches, late=lateness)
@@ -104,6 +97,13 @@ def test_no_packet_meets_an_incomplete_service_while_rules_are_under_way(
 
 @given(history=edits, late=lateness)
 def test_no_client_of_a_service_meets_a_gap_when_it_is_edited_while_rules_are_under_way(
+    history: list[list[ObjectEvent]], late: list[Lateness]
+) -> None:
+    sync_with_late_rules(history, late)
+
+
+@given(history=moves, late=lateness)
+def test_no_client_meets_a_gap_when_a_frontend_moves_while_rules_are_under_way(
     history: list[list[ObjectEvent]], late: list[Lateness]
 ) -> None:
     sync_with_late_rules(history, late)

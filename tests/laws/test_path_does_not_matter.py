@@ -10,24 +10,12 @@ from hypothesis import strategies as st
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.service import compile_service
 from kubeproxy_py.model.events import NodeUpserted, ObjectEvent, ServiceDeleted, ServiceUpserted
-from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.refusal import REASONS, Refusal
 from kubeproxy_py.model.rows import Rows, VirtualServer
 from kubeproxy_py.model.services import ServiceName
-from tests.builders import node_context, service
+from tests.builders import service
+from tests.laws.compilers import compiler
 from tests.laws.histories import batches, known
-
-
-def compiler() -> Compiler:
-    """A compiler whose NodeContext follows the Node, as the agent's does."""
-
-    def make_context(node: Node | None, _addresses: tuple[HostAddress, ...]) -> object:
-        if node is None:
-            return node_context()
-        ips = {("IPv6" if ":" in a else "IPv4"): a for a in node.addresses}
-        return node_context(zone=node.zone, node_ips=ips)
-
-    return Compiler(make_context)  # type: ignore[arg-type]
 
 
 @given(history=batches, seed=st.integers())
