@@ -4,8 +4,8 @@ Invariants:
 - Every prefix of a plan is legal in the kernel, and after it no packet reaches an incomplete Service.  So kinds of rows
   are created in BUILD_ORDER, in which what a packet traverses first comes last, and deleted in the reverse order.
 - Additions precede deletions: a virtual server whose real servers change always has one of them.  Entries that exempt a
-  frontend from masquerading are the exception: they go before real servers come, and come after real servers went
-  (set_roles.py).
+  frontend from masquerading are the exception: they go before real servers come, and come after real servers went.  So
+  do source ranges go that the frontend has no more, while it has others (set_roles.py).
 - A rule exists while any entry or virtual server that it refers to exists.  So a chain that loses rules is updated
   twice: among the additions to the union of old and new rules, and among the deletions to the new rules only.
 """
@@ -36,7 +36,7 @@ from kubeproxy_py.model.steps import Plan, Step
 from kubeproxy_py.net import FAMILIES, IP
 from kubeproxy_py.plan.drain_policy import must_drain
 from kubeproxy_py.plan.set_replacement import is_replacement, replace_sets
-from kubeproxy_py.plan.set_roles import ALLOWS, ENTRY_ORDER, EXEMPTS, frontend_of, frontends_of
+from kubeproxy_py.plan.set_roles import ALLOWS, ENTRY_ORDER, EXEMPTS, OPENS, frontend_of, frontends_of, is_closed
 
 BUILD_ORDER: tuple[type[Key], ...] = (
     Sysctl,
@@ -116,8 +116,12 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
             if teardown:
                 teardowns[type(key)].append(teardown)
     obsolete = _pop_obsolete(builds[Address], teardowns) if builds[Address] else []
-    removed_early = _pop_exemptions(teardowns[IpsetEntry], builds[RealServer])
-    added_late = _pop_exemptions(builds[IpsetEntry], teardowns[RealServer])
+
+    def allows_too_much(key: IpsetEntry) -> bool:
+        return _exempts(key) or (key.set in OPENS and is_closed(frontend_of(key), desired))
+
+    removed_early = _pop_entries(teardowns[IpsetEntry], builds[RealServer], allows_too_much)
+    added_late = _pop_entries(builds[IpsetEntry], teardowns[RealServer], _exempts)
     steps: list[Step] = []
     for kind in BUILD_ORDER:
         steps += obsolete if kind is Address else ()
@@ -129,18 +133,24 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
     return steps
 
 
-def _pop_exemptions(entry_steps: list[Step], real_server_steps: Sequence[Step]) -> list[Step]:
-    """Remove from *entry_steps*, and return, the steps on entries that exempt a frontend of *real_server_steps*."""
+def _pop_entries(
+    entry_steps: list[Step], real_server_steps: Sequence[Step], is_meant: Callable[[IpsetEntry], bool]
+) -> list[Step]:
+    """Remove from *entry_steps*, and return, those *is_meant* on entries of a frontend of *real_server_steps*."""
     if not entry_steps or not real_server_steps:
         return []
-    exemptions = [step for step in entry_steps if isinstance(step.key, IpsetEntry) and step.key.set in EXEMPTS]
-    if not exemptions:
+    meant = [step for step in entry_steps if isinstance(step.key, IpsetEntry) and is_meant(step.key)]
+    if not meant:
         return []
     servers = {step.key.virtual_server for step in real_server_steps if isinstance(step.key, RealServer)}
     changing = {frontend for server in servers for frontend in frontends_of(server)}
-    popped = [step for step in exemptions if isinstance(step.key, IpsetEntry) and frontend_of(step.key) in changing]
+    popped = [step for step in meant if isinstance(step.key, IpsetEntry) and frontend_of(step.key) in changing]
     _remove(entry_steps, popped)
     return popped
+
+
+def _exempts(key: IpsetEntry) -> bool:
+    return key.set in EXEMPTS
 
 
 def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], list[Step]]) -> list[Step]:

@@ -9,7 +9,7 @@ through this node.  With a traffic policy of Local there are no such endpoints, 
 | exempts | EXTERNAL-IP-LOCAL, LOAD-BALANCER-LOCAL, NODE-PORT-LOCAL-* | after those that go | before those that come |
 | admits | CLUSTER-IP, EXTERNAL-IP, EXTERNAL-IP-LOCAL, LOAD-BALANCER | before another of them goes | after that came |
 | closes | LOAD-BALANCER-FW | before what admits, and real servers | before what opens, and after real servers |
-| opens | LOAD-BALANCER-SOURCE-CIDR, -IP | before what closes | after it |
+| opens | LOAD-BALANCER-SOURCE-CIDR, -IP | before what closes | after it; if that stays, before those that come |
 | hides | IPVS-IPS | before its address | after its address |
 
 EXTERNAL-IP-LOCAL exempts because its rules accept: where rules of a chain change, they may come before those of
@@ -19,7 +19,7 @@ every set that masquerades.
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import NODE_PORT_BITMAPS, IpsetDefinition, names_of, server_entry
-from kubeproxy_py.model.rows import IpsetEntry, VirtualServer
+from kubeproxy_py.model.rows import IpsetEntry, Rows, VirtualServer
 from kubeproxy_py.net import FAMILIES, family_of
 
 MASQUERADES = names_of(
@@ -99,3 +99,8 @@ def port_of(frontend: str) -> str:
 def firewall_role(name: str) -> str:
     """Return what the entries of the set *name* do for source ranges; "" if nothing."""
     return "opens" if name in OPENS else "closes" if name in CLOSES else ""
+
+
+def is_closed(frontend: str, desired: Rows) -> bool:
+    """Return whether *frontend*, an address and port, is *desired* to be closed to those whom no entry admits."""
+    return any(IpsetEntry(name, frontend) in desired for name in CLOSES)
