@@ -11,11 +11,9 @@ from errno import ENOMEM
 from functools import cache
 from typing import NamedTuple
 
-from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
-    DRAINING,
     Address,
     Chain,
     ChainSpec,
@@ -110,9 +108,11 @@ class RowKernel(CheckedKernel):
             self._check_whole(address)
         server = key.virtual_server if isinstance(key, RealServer) else key
         if server in self._never_empty and server in self.rows:
-            assert self.state.endpoints[server], f"{server} has no serving real server"  # type: ignore[index]
+            assert self.state.endpoints[server], f"{server} has no serving real server"
         if isinstance(key, IpsetEntry):
             self._entry_counts[key.set] += {"add": 1, "delete": -1}.get(step.verb, 0)
+        elif isinstance(key, Ipset) and step.verb != "add":
+            self._entry_counts = Counter(k.set for k in self.rows if isinstance(k, IpsetEntry))
         if isinstance(key, Chain | IpsetEntry):
             self._check_rules()
 
@@ -177,7 +177,9 @@ def needed_rules(before: Rows, desired: Rows) -> Iterator[tuple[Chain, str, froz
     states = [(rows, sets_with_entries(rows)) for rows in (before, desired)]
     for rows, used in states:
         for chain, spec in rows.items():
-            for rule in spec.rules if isinstance(chain, Chain) and isinstance(spec, ChainSpec) else ():
+            if not isinstance(chain, Chain) or not isinstance(spec, ChainSpec):
+                continue
+            for rule in spec.rules:
                 sets = sets_of(rule)
                 if sets and sets <= used and not is_removed(rule, chain, states, sets):
                     yield chain, rule, sets

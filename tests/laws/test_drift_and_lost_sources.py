@@ -1,7 +1,7 @@
 """Law 2 where others interfere: programs that change our rows, and a source that loses events or objects for a time.
 
-Drift is found by the full compare, with which new objects are synced.  What packets meet is checked after every step, as
-in test_every_prefix_is_legal.py, compared with what they met in the changed rows.
+Drift is found by the full compare, with which new objects are synced.  What packets meet is checked after every step,
+as in test_every_prefix_is_legal.py, compared with what they met in the changed rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.net import Family, family_of
 from kubeproxy_py.sources.decode.objects import Value
 from kubeproxy_py.sources.object_cache import Identity, ObjectCache
-from tests.laws.checking_kernels import CheckedAgent, PacketKernel, failing, is_deleted_with
+from tests.laws.checking_kernels import CheckedAgent, Meeting, PacketKernel, failing, is_deleted_with
 from tests.laws.histories import batches, edits
 from tests.laws.packets import Fate, Packet, State
 from tests.laws.test_every_prefix_is_legal import History, faults
@@ -68,18 +68,21 @@ def _drain(rows: Rows, keys: list[Key]) -> None:
 
 
 def _add_real_server(rows: Rows, keys: list[Key]) -> None:
-    assert isinstance(server := keys[0], VirtualServer)
+    server = keys[0]
+    assert isinstance(server, VirtualServer)
     rows[RealServer(server, "fd00:10:244:2::99" if ":" in server.address else "10.244.2.99", 8080)] = SERVING
 
 
 def _bind(rows: Rows, keys: list[Key]) -> None:
-    assert isinstance(server := keys[0], VirtualServer)
+    server = keys[0]
+    assert isinstance(server, VirtualServer)
     if Link(IPVS_DEVICE) in rows:
         rows[Address(server.address)] = None
 
 
 def _exempt(rows: Rows, keys: list[Key]) -> None:
-    assert isinstance(server := keys[0], VirtualServer)
+    server = keys[0]
+    assert isinstance(server, VirtualServer)
     ipset = Ipset(kube_names.LOAD_BALANCER_LOCAL.name_in(family_of(server.address)))
     if ipset in rows:
         rows[IpsetEntry(ipset.name, server_entry(server))] = None
@@ -87,8 +90,8 @@ def _exempt(rows: Rows, keys: list[Key]) -> None:
 
 DAMAGES: tuple[tuple[type[Key], Damage], ...] = (
     *((Address, _delete), (Link, _delete), (VirtualServer, _delete), (RealServer, _delete), (RealServer, _drain)),
-    *((IpsetEntry, _delete), (IpsetEntry, _delete), (Ipset, _flush), (Chain, _flush), (Jump, _delete), (Sysctl, _delete)),
-    *((VirtualServer, _add_real_server), (VirtualServer, _bind), (VirtualServer, _exempt)),
+    *((IpsetEntry, _delete), (IpsetEntry, _delete), (Ipset, _flush), (Chain, _flush), (Jump, _delete)),
+    *((Sysctl, _delete), (VirtualServer, _add_real_server), (VirtualServer, _bind), (VirtualServer, _exempt)),
 )
 
 damages = st.lists(
@@ -118,7 +121,7 @@ class DamagedKernel(PacketKernel):
             self._changed_rules.add(chosen.family)
         self.state = State(self.rows)
 
-    def check_packet(self, packet: Packet, meeting: tuple[Fate, Fate], found: Fate) -> None:
+    def check_packet(self, packet: Packet, meeting: Meeting, found: Fate) -> None:
         if packet.family not in self._changed_rules:
             super().check_packet(packet, meeting, found)
 
