@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
-from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
@@ -135,17 +135,22 @@ class Reconciler:
         )
 
     def _due(self, now_s: float) -> list[Key]:
-        """Return the keys to plan: those that are due, and failed real servers of virtual servers among them.
+        """Return the keys to plan: those that are due, and those that must not be left behind by them.
 
-        The kernel deletes real servers along with their virtual server.
+        The kernel deletes real servers along with their virtual server, and an address is bound only after all its
+        virtual servers were tried: what one waits for may have ceased to matter since.
         """
         pending = self._state.pending
         due = pending.due(now_s)
-        if pending.failed:
-            servers = {key for key in due if isinstance(key, VirtualServer)}
-            behind = (key for key in pending.failed if isinstance(key, RealServer) and key.virtual_server in servers)
-            due = list(dict.fromkeys((*due, *behind)))
-        return due
+        if len(due) == len(pending):
+            return due
+        addresses = {key.address for key in due if isinstance(key, Address)}
+        waiting = pending.waiting if addresses else ()
+        at_addresses = [key for key in waiting if isinstance(key, VirtualServer) and key.address in addresses]
+        servers = {*at_addresses, *(key for key in due if isinstance(key, VirtualServer))}
+        retried = (*pending.failed, *waiting) if at_addresses else pending.failed
+        behind = (key for key in retried if isinstance(key, RealServer) and key.virtual_server in servers)
+        return list(dict.fromkeys((*due, *at_addresses, *behind)))
 
     def _plan_due(self, due: Collection[Key]) -> Plan:
         """Return the steps for the keys *due* and for the real servers draining behind them."""

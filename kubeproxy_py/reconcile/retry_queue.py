@@ -87,6 +87,11 @@ class RetryQueue:
         return [key for key, retry in self._retries.items() if retry.failures]
 
     @property
+    def waiting(self) -> Collection[Key]:
+        """The keys that wait without having failed, except those with a step under way."""
+        return [key for key, retry in self._retries.items() if not retry.failures and key not in self.under_way]
+
+    @property
     def retry_due_s(self) -> float:
         """When the first key that waits may be tried."""
         return min((retry.due_s for retry in self._retries.values()), default=NEVER)

@@ -247,7 +247,9 @@ class PacketKernel(CheckedKernel):
         for packet, meeting in self.meetings.items():
             self._by_address[packet.destination].append(packet)
             self._by_family[packet.family].append(packet)
-            for its_fate in meeting:
+            # While an address that goes is still bound, what is behind it may be as desired already.
+            desired_fate = meeting.after if meeting.after.result != "elsewhere" else fate(after, packet, is_bound=True)
+            for its_fate in (meeting.before, desired_fate):
                 if its_fate.endpoints and not its_fate.masqueraded:
                     self._unmasqueraded[packet.server].update(its_fate.endpoints)
 

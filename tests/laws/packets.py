@@ -213,9 +213,9 @@ def _match(word: str, words: Iterator[str]) -> _Match | None:
     raise AssertionError(word)
 
 
-def fate(state: State, packet: Packet) -> Fate:
-    """Return what happens to *packet* on a node with the rows of *state*."""
-    is_local = packet.destination in NODE_ADDRESSES or Address(packet.destination) in state.rows
+def fate(state: State, packet: Packet, *, is_bound: bool = False) -> Fate:
+    """Return what happens to *packet* on a node with the rows of *state*; *is_bound*: as if its address were bound."""
+    is_local = is_bound or packet.destination in NODE_ADDRESSES or Address(packet.destination) in state.rows
     if not is_local:
         return Fate("elsewhere")
     walk = _Walk(state, packet, is_local=is_local)

@@ -1,0 +1,41 @@
+"""Histories that random examples found, each as short as it can be: what law 2 forbids happened in them once."""
+
+from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
+from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
+from tests.laws.test_every_prefix_is_legal import sync_with_faults
+from tests.laws.test_late_rules import sync_with_late_rules
+
+ADDRESS = "203.0.113.8"
+
+
+def test_address_is_bound_after_virtual_servers_that_waited_for_what_is_not_desired_any_more() -> None:
+    """It is an externalIP and a gateway's, so it is not bound, and becomes a ClusterIP while rules are under way."""
+    tcp, udp = port(53, label="a"), port(53, "UDP", label="a")
+    sync_with_late_rules(
+        [
+            [
+                TakenAddresses("API server", {"10.96.0.10": "a gateway of this node"}),
+                _service("cart", "10.96.0.11", tcp),
+            ],
+            [_service("api", "10.96.0.20", tcp, external_ips=("10.96.0.10",))],
+            [_service("api", "10.96.0.10", tcp, udp)],
+        ],
+        [(False, 0, False), (True, 0, False), (False, 0, False)],
+    )
+
+
+def test_local_endpoint_is_met_at_an_address_that_goes() -> None:
+    """An externalIP with the policy Local is unbound, because an endpoint has it, when its first endpoint comes."""
+    tcp, udp = port(53, label="a"), port(53, "UDP", label="a")
+    sync_with_faults(
+        [
+            [_service("api", "10.96.0.10", tcp, udp, external_ips=(ADDRESS,), external_local=True)],
+            [SliceUpserted(endpoint_slice("api", ["10.244.2.5", ADDRESS], protocol="UDP", label="a"))],
+        ],
+        [[], []],
+        [0.1, 0.1],
+    )
+
+
+def _service(text: str, cluster_ip: str, *ports: object, **fields: object) -> ObjectEvent:
+    return ServiceUpserted(service(text, (cluster_ip,), ports, **fields))  # type: ignore[arg-type]
