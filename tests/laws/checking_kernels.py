@@ -46,6 +46,7 @@ class CheckedKernel(MemoryKernel):
         self.state = State(self.rows)  # follows the rows
         self.now_s = 0.0
         self.steps_seen = 0
+        self.may_refuse = False  # because rows are not as the agent knows them
 
     def begin_sync(self, desired: Rows) -> None:
         """Take the rows of now as those before the next sync, and *desired* as those after it."""
@@ -59,13 +60,17 @@ class CheckedKernel(MemoryKernel):
         for step in plan:
             outcome = super().apply(Plan((step,)))
             # Steps that are sent together with one that fails are refused with it, if they depend on it.
-            is_expected = bool(failures) or self.fault(step)
+            is_expected = failures or self.fault(step) or self.may_refuse
             assert is_expected or not outcome.failures, f"Linux would refuse {outcome.failures[0]}"
             failures += outcome.failures
             self.steps_seen += 1
+            self.note_outcome(step, is_refused=bool(outcome.failures))
             self.follow(step)
             self.check(step)
         return Outcome(tuple(failures))
+
+    def note_outcome(self, step: Step, *, is_refused: bool) -> None:
+        """Note whether *step* was carried out."""
 
     def follow(self, step: Step) -> None:
         """Have the state follow the rows that *step* may have changed."""
@@ -260,11 +265,13 @@ class PacketKernel(CheckedKernel):
             if "host" not in meeting.results and fate(self.state, packet).result == "host":
                 assert self.is_refused(packet), f"{packet} reaches a port of the host after the sync"
 
-    def check(self, step: Step) -> None:
-        if self.fault(step):
+    def note_outcome(self, step: Step, *, is_refused: bool) -> None:
+        if is_refused:
             self.refused[step.key] = step.verb
         else:
             self.refused.pop(step.key, None)
+
+    def check(self, step: Step) -> None:
         for packet in self._concerned(step.key):
             self.check_packet(packet, self.meetings[packet], fate(self.state, packet))
 

@@ -4,12 +4,13 @@ Drift is found by the full compare, with which new objects are synced.  What pac
 as in test_every_prefix_is_legal.py, compared with what they met in the changed rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from kubeproxy_py.kernel import Scope, scope_of
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.events import (
     NodeUpserted,
@@ -105,7 +106,12 @@ class DamagedKernel(PacketKernel):
 
     def __init__(self) -> None:
         super().__init__()
+        self.may_refuse = True
         self._changed_rules: set[Family] = set()
+
+    def scopes(self) -> Sequence[Scope]:
+        """Return also the scopes that have lost all rows, as Linux does."""
+        return list(dict.fromkeys((*super().scopes(), *map(scope_of, self.desired))))
 
     def suffer(self, number: int, pick: int) -> None:
         """Have another program do the damage *number* to the row *pick* of its kind, if there is one."""

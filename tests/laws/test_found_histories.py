@@ -1,7 +1,7 @@
 """Histories that random examples found, each as short as it can be: what law 2 forbids happened in them once."""
 
-from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
-from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
+from kubeproxy_py.model.events import ObjectEvent, ServiceUpserted, SliceUpserted, TakenAddresses
+from tests.builders import endpoint_slice, port, service
 from tests.laws.test_every_prefix_is_legal import sync_with_faults
 from tests.laws.test_late_rules import sync_with_late_rules
 
