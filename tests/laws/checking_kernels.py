@@ -312,14 +312,16 @@ class PacketKernel(CheckedKernel):
         self._check_source_ranges(packet, before, found, after)
 
     def _check_source_ranges(self, packet: Packet, before: Fate, found: Fate, after: Fate) -> None:
-        """Check that who is shut out before or after the sync meets no endpoint that is only there for others."""
+        """Check that who is shut out before or after the sync meets no endpoint that is only there for others.
+
+        Where source ranges take the place of others, clients of the new ones may meet former endpoints for a moment:
+        clients of both must not meet a gap.
+        """
         if found.result != "served" or before.result == after.result or "served" not in (before.result, after.result):
             return
-        closing = [
-            IpsetEntry(name, frontend_of(packet)) for name in ("KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW")
-        ]
+        closing = closing_entries(packet)
         was_closed, is_closed = (any(key in rows for key in closing) for rows in (self.before, self.desired))
-        if was_closed != is_closed:
+        if was_closed != is_closed or (is_closed and after.result != "served"):
             strangers = found.endpoints - (before.endpoints | after.endpoints)
             assert not strangers, f"{packet} meets {strangers}, to which it is closed"
 
@@ -340,6 +342,10 @@ class PacketKernel(CheckedKernel):
             isinstance(key, IpsetEntry) and key.entry == frontend and verb == "delete"
             for key, verb in self.refused.items()
         )
+
+
+def closing_entries(packet: Packet) -> list[IpsetEntry]:
+    return [IpsetEntry(name, frontend_of(packet)) for name in ("KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW")]
 
 
 def frontend_of(packet: Packet) -> str:

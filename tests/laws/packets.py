@@ -121,7 +121,7 @@ class _Walk:
 
     def _run(self, table: Table, name: str) -> str:
         for matches, target in self.state.chains.get((self.packet.family, table, name), ()):
-            if not all(match(self) for match in matches):
+            if _fails(matches, self):
                 continue
             if target == "MARK":
                 self.is_marked = True
@@ -137,7 +137,11 @@ class _Walk:
         if fields == "dst,dst,src":
             networks = self.state.sources.get((name, self._frontend), ())
             return any(is_within(self.packet.source, network) for network in networks)
-        return any((name, value) in self.state.entries for value in self._fields[fields])
+        entries = self.state.entries
+        for value in self._fields[fields]:  # noqa: SIM110 - as in _fails
+            if (name, value) in entries:
+                return True
+        return False
 
 
 @cache
@@ -154,6 +158,13 @@ def is_within(address: str, network: str) -> bool:
 
 
 _Match = Callable[[_Walk], bool]
+
+
+def _fails(matches: tuple[_Match, ...], walk: _Walk) -> bool:
+    for match in matches:  # noqa: SIM110 - most of the time of a history is spent here
+        if not match(walk):
+            return True
+    return False
 
 
 @cache

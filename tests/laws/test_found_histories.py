@@ -1,7 +1,7 @@
 """Histories that random examples found, each as short as it can be: what law 2 forbids happened in them once."""
 
-from kubeproxy_py.model.events import ObjectEvent, ServiceUpserted, SliceUpserted, TakenAddresses
-from tests.builders import endpoint_slice, port, service
+from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
+from tests.builders import endpoint_slice, name, port, service
 from tests.laws.test_every_prefix_is_legal import sync_with_faults
 from tests.laws.test_late_rules import sync_with_late_rules
 
@@ -35,6 +35,33 @@ def test_local_endpoint_is_met_at_an_address_that_goes() -> None:
         [[], []],
         [0.1, 0.1],
     )
+
+
+def test_clients_of_former_source_ranges_meet_no_endpoint_of_the_next_service() -> None:
+    """A load balancer's address moves from one Service with source ranges to another with others."""
+    sync_with_faults(
+        [
+            [_balancer("api", ("198.51.100.0/24",)), _slice("api", "10.244.2.5"), _slice("cart", "10.244.2.6")],
+            [ServiceDeleted(name("api")), _balancer("cart", ("203.0.113.250/32",))],
+        ],
+        [[], []],
+        [0.1, 0.1],
+    )
+
+
+def _balancer(text: str, ranges: tuple[str, ...]) -> ObjectEvent:
+    return _service(
+        text,
+        {"api": "10.96.0.10", "cart": "10.96.0.11"}[text],
+        port(80),
+        type="LoadBalancer",
+        load_balancer_ips=(ADDRESS,),
+        source_ranges=ranges,
+    )
+
+
+def _slice(text: str, *endpoints: str) -> ObjectEvent:
+    return SliceUpserted(endpoint_slice(text, endpoints))
 
 
 def _service(text: str, cluster_ip: str, *ports: object, **fields: object) -> ObjectEvent:
