@@ -10,7 +10,8 @@ because less than is configured would apply to a packet:
   whom it should be closed, or lacks an entry that masquerades or closes it: its virtual server may be one that stays
   while its frontend moves to another set or Service.  No frontend becomes exempt while real servers that should leave
   are still there.
-- What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there.
+- What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there, and
+  what exempted it from masquerading is gone.
 - At an address that is bound, a frontend that one set admits gets its virtual server, even if other entries are
   missing: without it packets would reach the host's own port.  So entries that admit need not wait for each other.
 
@@ -156,6 +157,8 @@ class Dependencies:
             # Another entry may be to do the same for what stays.
             yield self._rows.unadmitted.get(frontend)
             yield self._rows.unmasqueraded.get(frontend)
+            if key.set in set_roles.MASQUERADES:
+                yield self._rows.exempt.get(frontend)
             by_port = self._rows.unmasqueraded_ports if is_port(frontend) else self._rows.unmasqueraded
             yield by_port.get(port_of(frontend))
         if key.set in set_roles.OPENS:

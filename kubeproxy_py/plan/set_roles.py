@@ -5,7 +5,7 @@ through this node.  With a traffic policy of Local there are no such endpoints, 
 
 | role | sets | an entry comes | and goes |
 |---|---|---|---|
-| masquerades | CLUSTER-IP, EXTERNAL-IP, LOAD-BALANCER, NODE-PORT-* | before real servers | after them |
+| masquerades | CLUSTER-IP, EXTERNAL-IP, LOAD-BALANCER, NODE-PORT-* | before real servers | after them and exemptions |
 | exempts | EXTERNAL-IP-LOCAL, LOAD-BALANCER-LOCAL, NODE-PORT-LOCAL-* | after those that go | before those that come |
 | admits | CLUSTER-IP, EXTERNAL-IP, EXTERNAL-IP-LOCAL, LOAD-BALANCER | before another of them goes | after that came |
 | closes | LOAD-BALANCER-FW | before what admits, and real servers | before what opens, and after real servers |
@@ -30,13 +30,14 @@ MASQUERADES = names_of(
     kube_names.NODE_PORT_UDP,
     kube_names.NODE_PORT_SCTP,
 )
-EXEMPTS = names_of(
+_EXEMPTING = (
     kube_names.EXTERNAL_IP_LOCAL,
     kube_names.LOAD_BALANCER_LOCAL,
     kube_names.NODE_PORT_LOCAL_TCP,
     kube_names.NODE_PORT_LOCAL_UDP,
     kube_names.NODE_PORT_LOCAL_SCTP,
 )
+EXEMPTS = names_of(*_EXEMPTING)
 ADMITS = names_of(kube_names.CLUSTER_IP, kube_names.EXTERNAL_IP, kube_names.EXTERNAL_IP_LOCAL, kube_names.LOAD_BALANCER)
 CLOSES = names_of(kube_names.LOAD_BALANCER_FW)
 OPENS = names_of(kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP)
@@ -54,10 +55,16 @@ _FIREWALL = (
     kube_names.LOAD_BALANCER_FW,
 )
 
+_LAST = (
+    # What exempts a frontend from masquerading is there only while what masquerades it is.
+    *_EXEMPTING,
+    kube_names.IPVS_IPS,  # a packet matches its REJECT unless another set admits it
+)
+
 ENTRY_ORDER: tuple[IpsetDefinition, ...] = (
     *_FIREWALL,
-    # IPVS-IPS is last: a packet matches its REJECT unless another set admits it.
-    *(definition for definition in kube_names.IPSET_DEFINITIONS if definition not in _FIREWALL),
+    *(definition for definition in kube_names.IPSET_DEFINITIONS if definition not in (*_FIREWALL, *_LAST)),
+    *_LAST,
 )
 """The order in which entries are added, and the reverse of that in which they are deleted."""
 
@@ -96,8 +103,10 @@ def port_of(frontend: str) -> str:
     return frontend if is_port(frontend) else f"{family_of(address)},{port}"
 
 
-def firewall_role(name: str) -> str:
-    """Return what the entries of the set *name* do for source ranges; "" if nothing."""
+def waiting_role(name: str, *, is_deleted: bool) -> str:
+    """Return what entries of the set *name* do that others wait for, in the order of one plan; "" if nothing."""
+    if is_deleted and name in EXEMPTS:
+        return "exempts"
     return "opens" if name in OPENS else "closes" if name in CLOSES else ""
 
 

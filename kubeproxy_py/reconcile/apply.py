@@ -13,7 +13,7 @@ from kubeproxy_py.kernel import Kernel, scope_of
 from kubeproxy_py.model.rows import IpsetEntry, Key, Rows
 from kubeproxy_py.model.steps import Plan, Step, StepFailure, group_by_kind
 from kubeproxy_py.plan.dependencies import Dependencies
-from kubeproxy_py.plan.set_roles import firewall_role
+from kubeproxy_py.plan.set_roles import waiting_role
 
 
 def apply_plan(
@@ -44,9 +44,10 @@ def apply_plan(
 
 def _run_of_entries(step: Step) -> tuple[str, str]:
     """Return what differs between steps on entries where the later ones wait for the earlier ones."""
-    # Some deletions wait for additions, and what the firewall closes for the firewall.
+    # Some deletions wait for additions, what the firewall closes for the firewall, and what masquerades, to be deleted,
+    # for the deletion of what exempts from it.
     assert isinstance(step.key, IpsetEntry)
-    return step.verb, firewall_role(step.key.set)
+    return step.verb, waiting_role(step.key.set, is_deleted=step.verb == "delete")
 
 
 def _parts(plan: Plan) -> Iterator[list[Step]]:

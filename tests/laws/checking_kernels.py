@@ -326,12 +326,14 @@ class PacketKernel(CheckedKernel):
             assert not strangers, f"{packet} meets {strangers}, to which it is closed"
 
     def is_range_refused(self, packet: Packet) -> bool:
-        """Return whether a fault refused a source range of the frontend of *packet*: then its clients are shut out."""
-        if not self.refused:
-            return False
+        """Return whether a fault refused a source range of the frontend of *packet*, or the set of such ranges.
+
+        Then its clients are shut out.
+        """
         frontend = f"{frontend_of(packet)},"
         return any(
-            isinstance(key, IpsetEntry) and key.entry.startswith(frontend) and verb == "add"
+            verb != "delete"
+            and ((isinstance(key, IpsetEntry) and key.entry.startswith(frontend)) or is_set_of_ranges(key))
             for key, verb in self.refused.items()
         )
 
@@ -342,6 +344,10 @@ class PacketKernel(CheckedKernel):
             isinstance(key, IpsetEntry) and key.entry == frontend and verb == "delete"
             for key, verb in self.refused.items()
         )
+
+
+def is_set_of_ranges(key: Key) -> bool:
+    return isinstance(key, Ipset) and "-SOURCE-" in key.name
 
 
 def closing_entries(packet: Packet) -> list[IpsetEntry]:

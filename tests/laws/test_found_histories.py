@@ -49,6 +49,27 @@ def test_clients_of_former_source_ranges_meet_no_endpoint_of_the_next_service() 
     )
 
 
+def test_exemption_goes_before_the_entry_that_masquerades_what_stays() -> None:
+    """An address of this node and a port move from a Service with the policy Local to the NodePort of another."""
+    local = _service(
+        "api",
+        "10.96.0.10",
+        port(30080),
+        type="LoadBalancer",
+        external_ips=("192.168.3.10",),
+        load_balancer_ips=("192.168.3.10",),
+        external_local=True,
+    )
+    sync_with_faults(
+        [
+            [local, _slice("api", "10.244.2.6"), _slice("cart", "10.244.2.6")],
+            [ServiceDeleted(name("api")), _service("cart", "10.96.0.11", port(80, node_port=30080), type="NodePort")],
+        ],
+        [[], ["add IpsetEntry .*NODE-PORT"]],
+        [0.1, 61.0],
+    )
+
+
 def _balancer(text: str, ranges: tuple[str, ...]) -> ObjectEvent:
     return _service(
         text,
