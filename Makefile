@@ -59,7 +59,7 @@ test-kernels: setup lab ## build the kernels that are missing, test on each with
 # third of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
 # and so finish together.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its
 # end.
-laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 250, always the same); slow
+laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 500, always the same); slow
 	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest --timeout 1800 tests/laws
 
 fuzz: build/atheris/ready ## look for inputs on which a reader fails, guided by coverage: make fuzz [SECONDS=300] [ONLY="proc http-heads"]

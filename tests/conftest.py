@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-for _profile, _examples in (("brief", 10), ("fast", 30), ("full", 250), ("thorough", 5000)):
+for _profile, _examples in (("brief", 10), ("fast", 30), ("full", 500), ("thorough", 5000)):
     settings.register_profile(
         _profile,
         max_examples=_examples,

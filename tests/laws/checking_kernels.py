@@ -253,8 +253,8 @@ class PacketKernel(CheckedKernel):
             self._by_address[packet.destination].append(packet)
             self._by_family[packet.family].append(packet)
             # While an address that goes is still bound, what is behind it may be as desired already.
-            desired_fate = meeting.after if meeting.after.result != "elsewhere" else fate(after, packet, is_bound=True)
-            for its_fate in (meeting.before, desired_fate):
+            is_unbound = meeting.after.result == "elsewhere"
+            for its_fate in (fate_if_open(before, packet), fate_if_open(after, packet, is_bound=is_unbound)):
                 if its_fate.endpoints and not its_fate.masqueraded:
                     self._unmasqueraded[packet.server].update(its_fate.endpoints)
 
@@ -344,6 +344,15 @@ class PacketKernel(CheckedKernel):
             isinstance(key, IpsetEntry) and key.entry == frontend and verb == "delete"
             for key, verb in self.refused.items()
         )
+
+
+def fate_if_open(state: State, packet: Packet, *, is_bound: bool = False) -> Fate:
+    """Return what happens to *packet* on a node with the rows of *state*, if source ranges closed nothing to it."""
+    closing = {(key.set, key.entry) for key in closing_entries(packet)} & state.entries
+    state.entries -= closing
+    found = fate(state, packet, is_bound=is_bound)
+    state.entries |= closing
+    return found
 
 
 def is_set_of_ranges(key: Key) -> bool:

@@ -394,6 +394,24 @@ def test_a_node_port_that_becomes_the_port_of_an_external_ip_stays_masqueraded()
     assert external in Harness(after).fail(port).change_to(before)
 
 
+def test_what_masquerades_a_frontend_that_stays_goes_after_what_exempts_it() -> None:
+    local, balanced = (
+        IpsetEntry(name, "192.168.3.10,tcp:30080") for name in ("KUBE-EXTERNAL-IP-LOCAL", "KUBE-LOAD-BALANCER")
+    )
+    port = IpsetEntry("KUBE-NODE-PORT-TCP", "30080")
+    before, after = base({local: None, balanced: None, NODE_PORT: RR}), base({port: None, NODE_PORT: RR})
+    assert verbs_on(make_plan(after, before), local, balanced) == [("delete", local), ("delete", balanced)]
+    assert balanced in Harness(before).fail(local, verbs="delete").change_to(after)
+
+
+def test_former_source_ranges_go_before_endpoints_come_that_are_closed_to_them() -> None:
+    next_range = IpsetEntry("KUBE-LOAD-BALANCER-SOURCE-IP", "203.0.113.9,tcp:80,198.51.100.7")
+    after = moved({key: spec for key, spec in {**GUARDED, next_range: None}.items() if key != CIDR})
+    plan = make_plan(after, base(GUARDED))
+    assert verbs_on(plan, next_range, CIDR, OTHER_POD) == [("add", next_range), ("delete", CIDR), ("add", OTHER_POD)]
+    assert OTHER_POD in Harness(base(GUARDED)).fail(CIDR, verbs="delete").change_to(after)
+
+
 def test_an_entry_whose_virtual_server_goes_does_not_wait_for_a_node_port_of_its_number() -> None:
     cluster_ip, port = IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.11,tcp:30080"), IpsetEntry("KUBE-NODE-PORT-TCP", "30080")
     before = base({cluster_ip: None, VirtualServer("10.96.0.11", 30080, "TCP"): RR})

@@ -38,6 +38,14 @@ def test_others_are_the_pending_keys_that_are_not_due() -> None:
     assert queue.others(list(queue.keys)) == []
 
 
+def test_waiting_are_the_keys_that_wait_without_having_failed() -> None:
+    queue = failed_queue()
+    assert queue.waiting == [SERVER, POD]
+    assert queue.failed == [CHAIN, OTHER]
+    queue.enqueue([SERVER])
+    assert queue.waiting == [POD]
+
+
 def test_a_row_whose_program_hung_is_retried_after_a_longer_time() -> None:
     queue = RetryQueue()
     queue.record_outcome((), {CHAIN: None, OTHER: None}, 100.0, timed_out={CHAIN})
