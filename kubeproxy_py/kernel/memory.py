@@ -57,6 +57,7 @@ _ERRNO_IF_ABSENT: dict[type[Key], int] = {
     IpsetEntry: IPSET_ERR_EXIST,
 }
 _ERRNO_IF_PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST}
+_CONTAINERS = (Ipset, VirtualServer, Link)  # Linux deletes their contents along with them
 _CREATED_BY_UPDATE = (Ipset, Chain, Jump)  # the Linux adapters replace these completely
 
 
@@ -303,6 +304,8 @@ class MemoryKernel:
         self._delete_contents(step.key)
 
     def _delete_contents(self, container: Key) -> None:
+        if not isinstance(container, _CONTAINERS):
+            return
         for key in [other for other in self.rows if _is_in(other, container)]:
             del self.rows[key]
 
