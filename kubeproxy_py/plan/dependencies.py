@@ -7,9 +7,9 @@ because less than is configured would apply to a packet:
   place: the chains and jumps of its family that masquerade and that hide host ports, its set entries with the rules
   that match on them, and with source ranges those of the firewall.  What exists already stays.
 - A real server is not added while its frontend is exempt from masquerading and should not be, is open to clients to
-  whom it should be closed, or lacks an entry that masquerades or closes it: its virtual server may be one that stays
-  while its frontend moves to another set or Service.  No frontend becomes exempt while real servers that should leave
-  are still there.
+  whom it should be closed, or lacks an entry that masquerades or what closes it: its virtual server may be one that
+  stays while its frontend moves to another set or Service.  No frontend becomes exempt while real servers that should
+  leave are still there.
 - What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there, and
   what exempted it from masquerading is gone.
 - At an address that is bound, a frontend that one set admits gets its virtual server, even if other entries are
@@ -202,12 +202,14 @@ class Dependencies:
         if step.spec == DRAINING:
             return
         yield from self._if_absent(key.virtual_server)
-        if self._rows.unmasqueraded or self._rows.exempt or self._rows.unclosed or self._rows.opened:
+        if self._rows.unmasqueraded or self._rows.exempt or self._rows.opened:
             frontends = frontends_of(key.virtual_server)
             yield from map(self._rows.unmasqueraded.get, frontends)
             yield from map(self._rows.exempt.get, frontends)
-            yield self._rows.unclosed.get(frontends[0])
             yield self._rows.opened.get(frontends[0])
+        family = family_of(key.virtual_server.address)
+        if self._lacks_firewall(family):
+            yield from self._before_closed(frontends_of(key.virtual_server)[0], family)
 
     def _before_address(self, step: Step) -> _Candidates:
         assert isinstance(step.key, Address)

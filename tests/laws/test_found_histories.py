@@ -70,6 +70,18 @@ def test_exemption_goes_before_the_entry_that_masquerades_what_stays() -> None:
     )
 
 
+def test_endpoints_wait_for_the_firewall_where_a_service_without_source_ranges_was() -> None:
+    """A load balancer's address moves to a Service with source ranges while the firewall's chains are refused."""
+    sync_with_faults(
+        [
+            [_balancer("api", ()), _slice("api", "10.244.2.5"), _slice("cart", "10.244.2.6")],
+            [ServiceDeleted(name("api")), _balancer("cart", ("203.0.113.250/32",))],
+        ],
+        [["(add|update) Chain .*FIREWALL"], []],
+        [0.1, 61.0],
+    )
+
+
 def _balancer(text: str, ranges: tuple[str, ...]) -> ObjectEvent:
     return _service(
         text,

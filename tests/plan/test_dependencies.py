@@ -426,8 +426,12 @@ def test_an_exemption_waits_for_an_entry_of_its_frontend_that_failed_before() ->
     assert {EXTERNAL_LOCAL, EXTERNAL} <= Harness(before).change_to(desired, tried)
 
 
-def test_endpoints_of_a_service_with_source_ranges_wait_for_the_firewall_where_an_open_service_was() -> None:
-    harness = Harness(base(OPEN)).fail(FW)
+@pytest.mark.parametrize("missing", [FW, chain("KUBE-PROXY-FIREWALL"), chain("KUBE-SOURCE-RANGES-FIREWALL")], ids=str)
+def test_endpoints_of_a_service_with_source_ranges_wait_for_the_firewall_where_an_open_service_was(
+    missing: Key,
+) -> None:
+    before = {key: spec for key, spec in base(OPEN).items() if key != missing}
+    harness = Harness(before).fail(missing)
     assert OTHER_POD in harness.change_to(moved(GUARDED))
 
 
