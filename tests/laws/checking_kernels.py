@@ -235,6 +235,7 @@ class PacketKernel(CheckedKernel):
         super().__init__()
         self.idempotent = True  # what failed in part may be done already
         self.refused: dict[Key, str] = {}  # by a fault, and not carried out since; with the verb
+        self.unbound: set[IP] = set()  # addresses that another program deleted
         self.meetings: dict[Packet, Meeting] = {}
         self._by_address: defaultdict[IP, list[Packet]] = defaultdict(list)
         self._by_family: defaultdict[Family, list[Packet]] = defaultdict(list)
@@ -254,7 +255,11 @@ class PacketKernel(CheckedKernel):
             self._by_family[packet.family].append(packet)
             # While an address that goes is still bound, what is behind it may be as desired already.
             is_unbound = meeting.after.result == "elsewhere"
-            for its_fate in (fate_if_open(before, packet), fate_if_open(after, packet, is_bound=is_unbound)):
+            was_unbound = packet.destination in self.unbound
+            for its_fate in (
+                fate_if_open(before, packet, is_bound=was_unbound),
+                fate_if_open(after, packet, is_bound=is_unbound),
+            ):
                 if its_fate.endpoints and not its_fate.masqueraded:
                     self._unmasqueraded[packet.server].update(its_fate.endpoints)
 

@@ -122,7 +122,9 @@ class DamagedKernel(PacketKernel):
         event(f"{damage.__name__} {kind.__name__}")
         pick %= len(keys)
         chosen = keys[pick]
+        bound = {key.address for key in self.rows if isinstance(key, Address)}
         damage(self.rows, [*keys[pick:], *keys[:pick]])
+        self.unbound |= {address for address in bound if Address(address) not in self.rows}
         if isinstance(chosen, Chain | Jump):
             self._changed_rules.add(chosen.family)
         self.state = State(self.rows)
@@ -132,6 +134,7 @@ class DamagedKernel(PacketKernel):
             super().check_packet(packet, meeting, found)
 
     def end_sync(self) -> None:
+        self.unbound = {address for address in self.unbound if Address(address) not in self.rows}
         rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
         self._changed_rules -= {
             family

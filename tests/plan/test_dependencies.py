@@ -426,7 +426,11 @@ def test_an_exemption_waits_for_an_entry_of_its_frontend_that_failed_before() ->
     assert {EXTERNAL_LOCAL, EXTERNAL} <= Harness(before).change_to(desired, tried)
 
 
-@pytest.mark.parametrize("missing", [FW, chain("KUBE-PROXY-FIREWALL"), chain("KUBE-SOURCE-RANGES-FIREWALL")], ids=str)
+@pytest.mark.parametrize(
+    "missing",
+    [FW, next(jump for jump in kube_names.jumps("IPv4") if jump.target == kube_names.PROXY_FIREWALL_CHAIN)],
+    ids=str,
+)
 def test_endpoints_of_a_service_with_source_ranges_wait_for_the_firewall_where_an_open_service_was(
     missing: Key,
 ) -> None:
