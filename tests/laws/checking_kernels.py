@@ -6,11 +6,12 @@ because a history has a thousand steps.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import ENOMEM
 from functools import cache
 from typing import NamedTuple
 
+from kubeproxy_py.kernel import MarkReader
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
@@ -47,6 +48,10 @@ class CheckedKernel(MemoryKernel):
         self.now_s = 0.0
         self.steps_seen = 0
         self.may_refuse = False  # because rows are not as the agent knows them
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        """Return none: nobody else changes rows."""
+        return ()
 
     def begin_sync(self, desired: Rows) -> None:
         """Take the rows of now as those before the next sync, and *desired* as those after it."""

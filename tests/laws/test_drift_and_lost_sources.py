@@ -10,7 +10,8 @@ from typing import NamedTuple
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from kubeproxy_py.kernel import Scope, scope_of
+from kubeproxy_py.kernel import MarkReader, Scope, scope_of
+from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.events import (
     NodeUpserted,
@@ -108,6 +109,9 @@ class DamagedKernel(PacketKernel):
         super().__init__()
         self.may_refuse = True
         self._changed_rules: set[Family] = set()
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        return MemoryKernel.mark_readers(self)
 
     def scopes(self) -> Sequence[Scope]:
         """Return also the scopes that have lost all rows, as Linux does."""
