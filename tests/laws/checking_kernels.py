@@ -262,8 +262,8 @@ class PacketKernel(CheckedKernel):
             is_unbound = meeting.after.result == "elsewhere"
             was_unbound = packet.destination in self.unbound
             for its_fate in (
-                fate_if_open(before, packet, is_bound=was_unbound),
-                fate_if_open(after, packet, is_bound=is_unbound),
+                fate_if_open(before, packet, meeting.before, is_bound=was_unbound),
+                fate_if_open(after, packet, meeting.after, is_bound=is_unbound),
             ):
                 if its_fate.endpoints and not its_fate.masqueraded:
                     self._unmasqueraded[packet.server].update(its_fate.endpoints)
@@ -340,6 +340,8 @@ class PacketKernel(CheckedKernel):
 
         Then its clients are shut out.
         """
+        if not self.refused:
+            return False
         frontend = f"{frontend_of(packet)},"
         return any(
             verb != "delete"
@@ -356,9 +358,14 @@ class PacketKernel(CheckedKernel):
         )
 
 
-def fate_if_open(state: State, packet: Packet, *, is_bound: bool = False) -> Fate:
-    """Return what happens to *packet* on a node with the rows of *state*, if source ranges closed nothing to it."""
+def fate_if_open(state: State, packet: Packet, found: Fate, *, is_bound: bool) -> Fate:
+    """Return what would happen to *packet* on a node with the rows of *state* if source ranges closed nothing to it.
+
+    *found* is what does; *is_bound*: as if its address were bound.
+    """
     closing = {(key.set, key.entry) for key in closing_entries(packet)} & state.entries
+    if not closing and not is_bound:
+        return found
     state.entries -= closing
     found = fate(state, packet, is_bound=is_bound)
     state.entries |= closing

@@ -100,6 +100,7 @@ class _Walk:
     def __init__(self, state: State, packet: Packet, *, is_local: bool) -> None:
         self.state = state
         self.packet = packet
+        self.family = packet.family
         self.is_local = is_local
         self.is_marked = False
         port = f"{packet.protocol}:{packet.port}"
@@ -112,7 +113,7 @@ class _Walk:
 
     def passes(self, table: Table, hook: str) -> str:
         """Return the verdict of all jumps of *hook*; "" if none ends the walk."""
-        for jump in _jumps(self.packet.family, table, hook):
+        for jump in _jumps(self.family, table, hook):
             if jump in self.state.rows:
                 verdict = self._run(table, jump.target)
                 if verdict in _ENDS:
@@ -120,7 +121,7 @@ class _Walk:
         return ""
 
     def _run(self, table: Table, name: str) -> str:
-        for matches, target in self.state.chains.get((self.packet.family, table, name), ()):
+        for matches, target in self.state.chains.get((self.family, table, name), ()):
             if _fails(matches, self):
                 continue
             if target == "MARK":
