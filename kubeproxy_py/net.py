@@ -53,10 +53,8 @@ _SPECIAL_USES: dict[Family, tuple[tuple[str, int, int], ...]] = {
         ("unspecified", 0, 0),
     ),
 }
-_SPECIAL_FIRST_BYTES: dict[Family, frozenset[int]] = {
-    "IPv4": frozenset((0, 127, 169, *range(0xE0, 0xF0), 255)),
-    "IPv6": frozenset((0, 0xFE, 0xFF)),
-}
+# What a canonical address for a special use begins with; other addresses may begin with it, too.
+_SPECIAL_PREFIXES = ("0.", "127.", "169.254.", *(f"{byte}." for byte in range(0xE0, 0xF0)), "255.", "::", "fe", "ff")
 
 
 class SocketAddress(Struct, frozen=True, gc=False):
@@ -86,11 +84,10 @@ def pack(address: IP) -> bytes:
 
 def special_use(address: IP) -> str:
     """Return what *address* is reserved for ("loopback", "multicast"); "" if a host beyond this link can have it."""
-    family = family_of(address)
-    packed = inet_pton(_SOCKET_FAMILIES[family], address)
-    if packed[0] not in _SPECIAL_FIRST_BYTES[family]:  # nearly all: every address of every Service comes here
+    if not address.startswith(_SPECIAL_PREFIXES):  # nearly all: every address of every object comes here
         return ""
-    number = int.from_bytes(packed)
+    family = family_of(address)
+    number = int.from_bytes(inet_pton(_SOCKET_FAMILIES[family], address))
     return next((use for use, bits, prefix in _SPECIAL_USES[family] if number >> bits == prefix), "")
 
 

@@ -68,6 +68,13 @@ def load_balancer_ips_on_node(service: Service, context: NodeContext) -> tuple[I
     return _on_node(service.load_balancer_ips, service, context)
 
 
+def has_address_on_node(service: Service, context: NodeContext) -> bool:
+    """Return whether another interface of this node has any address that *service* names, served or not."""
+    named = (service.cluster_ips, service.external_ips, service.load_balancer_ips)
+    foreign = context.foreign_addresses.values()
+    return not all(family_addresses.isdisjoint(addresses) for family_addresses in foreign for addresses in named)
+
+
 def _on_node(addresses: tuple[IP, ...], service: Service, context: NodeContext) -> tuple[IP, ...]:
     if not addresses or service.proxy_name is not None or service.type == "ExternalName":
         return ()

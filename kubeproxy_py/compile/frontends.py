@@ -55,17 +55,13 @@ def place(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) 
     if service.proxy_name is not None or service.type == "ExternalName" or not service.ports:
         return ()
     cluster_ips = by_family(service.cluster_ips)
-    return tuple(
-        (
-            family,
-            tuple(
-                bind(service.name, kind, address, context, taken)
-                for kind, address in _addresses(service, family, cluster_ips[family], context)
-            ),
-        )
-        for family in context.families
-        if family in cluster_ips
-    )
+    placement: list[tuple[Family, tuple[Binding, ...]]] = []
+    for family in context.families:
+        if cluster_ip := cluster_ips.get(family):
+            addresses = _addresses(service, family, cluster_ip, context)
+            bindings = [bind(service.name, kind, address, context, taken) for kind, address in addresses]
+            placement.append((family, tuple(bindings)))
+    return tuple(placement)
 
 
 def family_ports(service: Service, context: NodeContext, taken: Taken = NOTHING_TAKEN) -> Iterator[FamilyPort]:
@@ -138,10 +134,12 @@ def _addresses(
 ) -> Iterator[tuple[FrontendKind, IP]]:
     """Return the addresses of *service* in *family*."""
     yield FrontendKind.CLUSTER_IP, cluster_ip
-    for address in _of_family(service.external_ips, family):
-        yield FrontendKind.EXTERNAL_IP, address
-    for address in _of_family(service.load_balancer_ips, family):
-        yield FrontendKind.LOAD_BALANCER, address
+    for address in service.external_ips:
+        if family_of(address) == family:
+            yield FrontendKind.EXTERNAL_IP, address
+    for address in service.load_balancer_ips:
+        if family_of(address) == family:
+            yield FrontendKind.LOAD_BALANCER, address
     if any(port.node_port for port in service.ports):
         for address in context.node_port_addresses.get(family, ()):
             yield FrontendKind.NODE_PORT, address
@@ -151,10 +149,6 @@ def _all_servers(port: FamilyPort) -> list[tuple[Binding, VirtualServer]]:
     number, node_port, protocol = port.port.port, port.port.node_port, port.port.protocol
     numbered = [(b, node_port if b.kind is FrontendKind.NODE_PORT else number) for b in port.bindings]
     return [(binding, VirtualServer(binding.address, port, protocol)) for binding, port in numbered if port]
-
-
-def _of_family(addresses: tuple[IP, ...], family: Family) -> Iterator[IP]:
-    return (address for address in addresses if family_of(address) == family)
 
 
 # Set entries

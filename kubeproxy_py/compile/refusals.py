@@ -19,7 +19,7 @@ class Refusals:
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
         self._of_addresses: dict[ServiceName, tuple[Refusal, ...]] = {}  # without those of contested frontends
-        self._counts: Counter[str] = Counter()  # of _of_addresses, by reason
+        self._counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))  # of _of_addresses, by reason
         self._refused: set[ServiceName] = set()  # those that had a refusal when pop_changed was called last
         self._changed: dict[ServiceName, None] = {}
 
@@ -56,7 +56,7 @@ class Refusals:
 
     def counts(self) -> dict[str, int]:
         """Return the number of refusals by reason; every reason is there."""
-        return {**{reason: self._counts[reason] for reason in REASONS}, ADDRESS_CONTESTED: self._claims.lost_count}
+        return {**self._counts, ADDRESS_CONTESTED: self._claims.lost_count}
 
     def _is_refused(self, name: ServiceName) -> bool:
         return name in self._of_addresses or bool(self._claims.lost_by(name))

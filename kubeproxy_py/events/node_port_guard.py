@@ -63,7 +63,7 @@ class NodePortGuard:
 
     def _node_ports(self, name: ServiceName) -> frozenset[_NodePort]:
         service, context = self._compiler.cluster.services.get(name), self._compiler.context
-        if not service or not _is_served(service):
+        if not service or not _is_served(service) or not any(port.node_port for port in service.ports):
             return frozenset()
         return frozenset(
             (port.port.protocol, port.port.node_port, port.family)

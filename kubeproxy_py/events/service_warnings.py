@@ -7,6 +7,7 @@ from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.config_warnings import (
     cluster_ips_on_node,
     external_ips_on_node,
+    has_address_on_node,
     load_balancer_ips_on_node,
 )
 from kubeproxy_py.compile.node_context import NodeContext
@@ -39,7 +40,7 @@ class ServiceWarnings:
     def __init__(self, compiler: Compiler, publish: Publish) -> None:
         self._compiler = compiler
         self._publish = publish
-        self._warned: dict[tuple[ServiceName, str], tuple[IP, ...]] = {}  # the addresses of the last warning
+        self._warned: dict[ServiceName, dict[str, tuple[IP, ...]]] = {}  # by kind: the addresses of the last warning
         self._refused: dict[ServiceName, frozenset[_Subject]] = {}  # what was published and is still refused
 
     def check(self, names: Iterable[ServiceName]) -> None:
@@ -52,6 +53,8 @@ class ServiceWarnings:
     def _check_addresses(self, name: ServiceName) -> None:
         context = self._compiler.context
         service = self._compiler.cluster.services.get(name)
+        if name not in self._warned and not (service and has_address_on_node(service, context)):
+            return  # nearly always
         for kind, (find, make_event) in _WARNINGS.items():
             addresses = find(service, context) if service else ()
             if self._is_news(name, kind, addresses) and addresses:
@@ -63,13 +66,13 @@ class ServiceWarnings:
 
     def _is_news(self, name: ServiceName, kind: str, addresses: tuple[IP, ...]) -> bool:
         """Record *addresses*, and return whether they differ from the last ones."""
-        if addresses == self._warned.get((name, kind), ()):
-            return False
+        warned = self._warned.pop(name, {})
+        before = warned.pop(kind, ())
         if addresses:
-            self._warned[name, kind] = addresses
-        else:
-            del self._warned[name, kind]
-        return True
+            warned[kind] = addresses
+        if warned:
+            self._warned[name] = warned
+        return addresses != before
 
     def _check_refusals(self, name: ServiceName) -> None:
         refusals = self._compiler.refusals.of(name)

@@ -230,22 +230,25 @@ def table_scope(family: Family, table: Table) -> Scope:
     return Scope(TABLE_KIND, f"{family} {table}")
 
 
+_SCOPE_OF_KIND: dict[type[Key], Scope] = {
+    Sysctl: SYSCTLS,
+    Link: LINK,
+    Address: LINK,
+    VirtualServer: VIRTUAL_SERVERS,
+    RealServer: VIRTUAL_SERVERS,
+}
 _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
-    Sysctl: lambda _: SYSCTLS,
-    Link: lambda _: LINK,
-    Address: lambda _: LINK,
     Ipset: lambda key: ipset_scope(key.name),
     IpsetEntry: lambda key: ipset_scope(key.set),
     Chain: lambda key: table_scope(key.family, key.table),
     Jump: lambda key: table_scope(key.family, key.table),
-    VirtualServer: lambda _: VIRTUAL_SERVERS,
-    RealServer: lambda _: VIRTUAL_SERVERS,
 }
 
 
 def scope_of(key: Key) -> Scope:
     """Return the scope in which *key* is read."""
-    return _SCOPE_OF[type(key)](key)
+    kind = type(key)
+    return _SCOPE_OF_KIND.get(kind) or _SCOPE_OF[kind](key)
 
 
 IPV4_SERVERS, IPV4_REAL_SERVERS, IPV6_SERVERS = "IPv4 virtual servers", "IPv4 real servers", "IPv6 virtual servers"

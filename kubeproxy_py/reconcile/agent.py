@@ -165,8 +165,14 @@ class Agent:
             return NEVER
         if not self.state.is_adopted:
             return -NEVER
-        parts = (self.state.draining, self._compare, self._watch, self._flows, self._surroundings)
-        return min(*(part.due_s for part in parts), self._sync_due_s())
+        return min(
+            self._sync_due_s(),
+            self.state.draining.due_s,
+            self._compare.due_s,
+            self._watch.due_s,
+            self._flows.due_s,
+            self._surroundings.due_s,
+        )
 
     def _sync_due_s(self) -> float:
         pending = self.state.pending
@@ -180,17 +186,18 @@ class Agent:
     def status(self) -> SyncStatus:
         """Return the status for other threads, at the cost of what is pending."""
         state = self.state
+        failed = state.pending.failed
         return SyncStatus(
             self.compiler.desired.counts,
             count_by_kind(state.pending.keys),
-            count_by_kind(state.pending.failed),
+            count_by_kind(failed),
             dict(state.drift.found),
             dict(state.drift.repaired),
             len(state.draining),
             self._compare.count,
             self._watch.count,
             len(state.unread.errors),
-            stuck_families((*state.pending.failed, *state.pending.under_way)),
+            stuck_families((*failed, *state.pending.under_way)),
             self.compiler.refusals.counts(),
             state.drift.disputed,
             len(self.compiler.failed),

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ServiceName, SliceName, SlicePort
 from kubeproxy_py.net import FAMILIES, IP, Family, family_of, parse_ip, special_use
-from kubeproxy_py.sources.decode.errors import FieldError, invalid_ip, quoted, read_each, read_ip
+from kubeproxy_py.sources.decode.errors import FieldError, Read, invalid_ip, quoted, read_each, read_ip
 from kubeproxy_py.sources.decode.schema import (
     NO_CONDITIONS,
     NO_LABELS,
@@ -35,7 +35,7 @@ def read_slice(
     wire: SliceWire,
     endpoints: Iterable[Any] | None,
     ports: Iterable[Any] | None,
-    convert: Callable[[Any, type], Any] = lambda part, _: part,
+    convert: Callable[[Any, type], Any] | None = None,
 ) -> tuple[EndpointSlice | None, list[FieldError]]:
     """Return the slice with *endpoints* and *ports*, and the errors of those that were left out.
 
@@ -44,7 +44,7 @@ def read_slice(
         wire: The slice, of which only metadata and addressType are read.
         endpoints: Its endpoints.
         ports: Its ports.
-        convert: Converts an endpoint or a port into its wire form; raises FieldError.
+        convert: Converts an endpoint or a port into its wire form; raises FieldError.  None: they have it.
 
     Returns:
         No slice if its addresses are not IPs (FQDN), or if it is labelled headless: kube-proxy does not see those,
@@ -60,9 +60,12 @@ def read_slice(
     service = labels.service_name
     if not service:
         raise FieldError("metadata.labels", "kubernetes.io/service-name is missing", "set it to the Service's name")
-    read_endpoint = _endpoint_reader(family)
-    read_endpoints, errors = read_each("endpoints", endpoints, lambda part: read_endpoint(convert(part, EndpointWire)))
-    read_ports, port_errors = _ports("ports", ports, lambda part: _port(convert(part, EndpointPortWire)))
+
+    def converted(read: Callable[[Any], Read], wire_type: type) -> Callable[[Any], Read]:
+        return (lambda part: read(convert(part, wire_type))) if convert else read
+
+    read_endpoints, errors = read_each("endpoints", endpoints, converted(_endpoint_reader(family), EndpointWire))
+    read_ports, port_errors = _ports("ports", ports, converted(_port, EndpointPortWire))
     value = EndpointSlice(name, ServiceName(name.namespace, service), family, tuple(read_endpoints), read_ports)
     return value, errors + port_errors + _several_addresses(endpoints)
 
@@ -114,7 +117,8 @@ def _endpoint_reader(family: Family) -> Callable[[EndpointWire], Endpoint]:
         if family_of(address) != family:
             message = f"{address} is not {family}"
             raise FieldError("addresses[0]", message, "all addresses of a slice must be of its addressType")
-        _require_host_address("addresses[0]", address)
+        if use := special_use(address):
+            raise _special_address("addresses[0]", address, use)
         conditions = wire.conditions or NO_CONDITIONS
         return Endpoint(
             address,
@@ -197,16 +201,16 @@ def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[Endpoint], li
 def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> Endpoint:
     """Return the endpoint.  Raises FieldError."""
     address = read_ip(wire.ip, "ip")
-    _require_host_address("ip", address)
+    if use := special_use(address):
+        raise _special_address("ip", address, use)
     return Endpoint(address, ready, ready, node=intern(wire.node_name or ""))
 
 
-def _require_host_address(field: str, address: IP) -> None:
-    """Raise FieldError if no pod or host beyond this link can have *address*.
+def _special_address(field: str, address: IP, use: str) -> FieldError:
+    """Return the error of an *address* that no pod or host beyond this link can have, because of its special *use*.
 
     The API server rejects the same, except for broadcast and for multicast beyond the link.  At a loopback
     address, a Service would publish what listens for the node only.
     """
-    if use := special_use(address):
-        article = "an" if use[0] == "u" else "a"
-        raise FieldError(field, f"{address} is {article} {use} address", "write the address of a pod or a host")
+    article = "an" if use[0] == "u" else "a"
+    return FieldError(field, f"{address} is {article} {use} address", "write the address of a pod or a host")
