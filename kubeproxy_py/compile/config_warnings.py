@@ -70,9 +70,8 @@ def load_balancer_ips_on_node(service: Service, context: NodeContext) -> tuple[I
 
 def has_address_on_node(service: Service, context: NodeContext) -> bool:
     """Return whether another interface of this node has any address that *service* names, served or not."""
-    named = (service.cluster_ips, service.external_ips, service.load_balancer_ips)
-    foreign = context.foreign_addresses.values()
-    return not all(family_addresses.isdisjoint(addresses) for family_addresses in foreign for addresses in named)
+    named = (*service.cluster_ips, *service.external_ips, *service.load_balancer_ips)
+    return any(not addresses.isdisjoint(named) for addresses in context.foreign_addresses.values())
 
 
 def _on_node(addresses: tuple[IP, ...], service: Service, context: NodeContext) -> tuple[IP, ...]:
