@@ -56,6 +56,15 @@ class Claims:
         self._contested: dict[VirtualServer, list[Claim]] = {}  # all claims to each frontend with several, best first
         self._lost: dict[ServiceName, dict[VirtualServer, Claim]] = {}
 
+    def copy(self) -> "Claims":
+        """Return the claims as they are now, which do not change when these do."""
+        copied = Claims()
+        copied.lost_count = self.lost_count
+        copied._servers, copied._best = self._servers.copy(), self._best.copy()
+        copied._contested = {server: claims.copy() for server, claims in self._contested.items()}
+        copied._lost = {name: lost.copy() for name, lost in self._lost.items()}
+        return copied
+
     def replace(self, name: ServiceName, claims: Mapping[VirtualServer, Claim]) -> list[ServiceName]:
         """Replace the claims of *name*, and return the other Services that thereby gained or lost a frontend."""
         before = self._servers.pop(name, ())
@@ -73,6 +82,19 @@ class Claims:
         """Return the Service that holds *server*; None if no Service claims it."""
         best = self._best.get(server)
         return best.service if best else None
+
+    def claims_to(self, server: VirtualServer) -> tuple[Claim, ...]:
+        """Return all claims to *server*; the first holds it."""
+        best = self._best.get(server)
+        return tuple(self._contested.get(server, (best,) if best else ()))
+
+    def servers(self) -> Collection[VirtualServer]:
+        """Return every frontend that a Service claims."""
+        return self._best.keys()
+
+    def claimed_by(self, name: ServiceName) -> tuple[VirtualServer, ...]:
+        """Return the frontends that *name* claims."""
+        return self._servers.get(name, ())
 
     def held_by(self, name: ServiceName) -> Iterator[VirtualServer]:
         """Return the frontends that *name* holds."""

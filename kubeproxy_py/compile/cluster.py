@@ -65,6 +65,10 @@ class Cluster:
         slices = self._slices.get(service, {})
         return [slices[name] for name in sorted(slices)]
 
+    def all_slices(self) -> dict[ServiceName, tuple[EndpointSlice, ...]]:
+        """Return the slices of each Service, as they are now, in no order."""
+        return {service: tuple(slices.values()) for service, slices in self._slices.items()}
+
     def is_external_address(self, address: IP) -> bool:
         """Return whether a Service has *address* as an externalIP or load balancer address."""
         return address in self._by_external_ip

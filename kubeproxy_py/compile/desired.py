@@ -59,6 +59,10 @@ class Desired:
         """Return everyone who wants rows."""
         return list(self._parts)
 
+    def parts(self) -> dict[Owner, tuple[Rows, ...]]:
+        """Return the parts of each owner, as they are now."""
+        return self._parts.copy()
+
     def rows_of(self, owner: Owner) -> Rows:
         """Return the rows that *owner* wants."""
         return _joined(self._parts.get(owner, ()))

@@ -23,6 +23,12 @@ class Refusals:
         self._refused: set[ServiceName] = set()  # those that had a refusal when pop_changed was called last
         self._changed: dict[ServiceName, None] = {}
 
+    def copy(self, claims: Claims) -> "Refusals":
+        """Return the refusals as they are now, for *claims*, a copy of the claims; they do not change when these do."""
+        copied = Refusals(claims)
+        copied._of_addresses, copied._counts = self._of_addresses.copy(), self._counts.copy()
+        return copied
+
     def replace(self, name: ServiceName, of_addresses: tuple[Refusal, ...]) -> None:
         """Replace the refusals of *name* that do not depend on other Services, and mark it changed."""
         before = self._of_addresses.pop(name, ())

@@ -126,7 +126,7 @@ class ActualState:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
         self._track_steps(plan, now_s)
         self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), now_s)
-        self.pending.record_outcome((), failed, now_s, _timed_out(failures))
+        self.pending.record_outcome((), failed, now_s, _timed_out(failures), _errors(failures))
         self.pending.defer(deferred)
         self._begin(under_way)
         self.drift.record_outcome(None, {*failed, *begun})
@@ -140,7 +140,7 @@ class ActualState:
         self._apply_written(plan.steps, unapplied)
         self._track_steps(plan, now_s)
         ended = [key for key in tried if key not in begun] if begun else tried
-        self.pending.record_outcome(ended, failed, now_s, _timed_out(failures))
+        self.pending.record_outcome(ended, failed, now_s, _timed_out(failures), _errors(failures))
         self._begin(under_way)
         self.drift.record_outcome(ended, failed)
 
@@ -172,7 +172,7 @@ class ActualState:
             self._set_row(key, self._before.pop(key))
         self._apply_written(ended, refused)
         self.pending.end(keys)
-        self.pending.record_outcome(keys, failed, now_s, _timed_out(refused))
+        self.pending.record_outcome(keys, failed, now_s, _timed_out(refused), _errors(refused))
         desired = self._desired.rows
         outdated = [key for key in keys if key not in failed and self.rows.get(key) != desired.get(key)]
         self.pending.enqueue(outdated)
@@ -272,6 +272,10 @@ def _common_spec(before: Spec, after: Spec) -> Spec:
 
 def _timed_out(failures: Iterable[StepFailure]) -> set[Key]:
     return {failure.step.key for failure in failures if failure.errno == ETIMEDOUT}
+
+
+def _errors(failures: Iterable[StepFailure]) -> dict[Key, str]:
+    return {failure.step.key: failure.message for failure in failures}
 
 
 def _apply_in_place(

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
 from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
+from kubeproxy_py.diagnose.snapshot import Activity, Snapshot
 from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, Scope, read_scopes
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
@@ -205,6 +206,45 @@ class Agent:
             fights=dict(state.drift.fights),
             is_waiting=bool(self.awaited),
             has_work=not state.is_adopted or self._is_sync_requested(),
+        )
+
+    def snapshot(self, now_s: float, wall_s: float) -> Snapshot:
+        """Return what is known now, which *wall_s* is in seconds since 1970, at the cost of shallow copies."""
+        compiler, cluster, state, pending = self.compiler, self.compiler.cluster, self.state, self.state.pending
+        claims = compiler.claims.copy()
+        return Snapshot(
+            taken_s=now_s,
+            wall_s=wall_s,
+            awaited=frozenset(self.awaited),
+            context=compiler.context,
+            node=cluster.node,
+            host_addresses=cluster.addresses,
+            services=cluster.services.copy(),
+            slices=cluster.all_slices(),
+            claims=claims,
+            refusals=compiler.refusals.copy(claims),
+            uncompiled=compiler.failed.copy(),
+            parts=compiler.desired.parts(),
+            is_adopted=state.is_adopted,
+            actual=state.rows.copy(),
+            pending=dict.fromkeys(pending.keys),
+            retries=dict(pending.retries),
+            under_way=dict.fromkeys(pending.under_way),
+            draining=state.draining.drains(),
+            unread=dict(state.unread.errors),
+            activity=self._activity(),
+        )
+
+    def _activity(self) -> Activity:
+        drift = self.state.drift
+        return Activity(
+            self._reconciler.last_sync_s,
+            self._compare.last_s,
+            self._compare.count,
+            self._watch.count,
+            dict(drift.found),
+            dict(drift.repaired),
+            drift.disputed,
         )
 
     # Work

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 
 from kubeproxy_py.backoff import Backoff
+from kubeproxy_py.model.progress import Drain
 from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
@@ -48,7 +49,7 @@ class DrainQueue:
     def __init__(self, deadline_of: DeadlineQuery = lambda _key: 0.0) -> None:
         self.due_s = NEVER
         self._deadline_of = deadline_of
-        self._deadlines_s: dict[VirtualServer, dict[RealServer, float]] = {}
+        self._drains: dict[VirtualServer, dict[RealServer, Drain]] = {}
         self._count = 0  # draining real servers
         self._earliest_deadline_s = NEVER  # no deadline is earlier; its real server may be deleted already
         self._unchecked: OrderedDict[VirtualServer, float] = OrderedDict()  # since when a real server was never checked
@@ -66,9 +67,9 @@ class DrainQueue:
             return
         if key not in rows or not is_draining(key, rows[key], desired):
             self._drop(key)
-        elif key not in self._deadlines_s.get(key.virtual_server, ()):
+        elif key not in self._drains.get(key.virtual_server, ()):
             deadline_s = now_s + (self._deadline_of(key) or NEVER)
-            self._deadlines_s.setdefault(key.virtual_server, {})[key] = deadline_s
+            self._drains.setdefault(key.virtual_server, {})[key] = Drain(now_s, deadline_s)
             self._count += 1
             self._earliest_deadline_s = min(self._earliest_deadline_s, deadline_s)
             self._unchecked.setdefault(key.virtual_server, now_s)
@@ -76,16 +77,20 @@ class DrainQueue:
             self.due_s = self._next_s()
 
     def _drop(self, key: RealServer) -> None:
-        deadlines_s = self._deadlines_s.get(key.virtual_server)
-        if deadlines_s and deadlines_s.pop(key, None) is not None:
+        drains = self._drains.get(key.virtual_server)
+        if drains and drains.pop(key, None) is not None:
             self._count -= 1
-            if not deadlines_s:
-                del self._deadlines_s[key.virtual_server]
+            if not drains:
+                del self._drains[key.virtual_server]
                 self._unchecked.pop(key.virtual_server, None)
+
+    def drains(self) -> dict[RealServer, Drain]:
+        """Return the real servers that drain, as they are now."""
+        return {key: drain for drains in self._drains.values() for key, drain in drains.items()}
 
     def draining_behind(self, servers: Collection[VirtualServer]) -> list[RealServer]:
         """Return the draining real servers of *servers*: they are deleted with their virtual server."""
-        return [key for server in servers for key in self._deadlines_s.get(server, ())] if self._deadlines_s else []
+        return [key for server in servers for key in self._drains.get(server, ())] if self._drains else []
 
     def collect_finished(self, idle: IdleQuery, now_s: float) -> list[Step]:
         """Return the steps that delete real servers without connections and those past their deadline.
@@ -95,7 +100,7 @@ class DrainQueue:
         """
         checked, deadline_passed = self._next_batch(now_s), now_s >= self._earliest_deadline_s
         # Of the checked servers too: deleting a real server past its deadline may have failed before.
-        overdue = self._overdue(self._deadlines_s if deadline_passed else checked, now_s)
+        overdue = self._overdue(self._drains if deadline_passed else checked, now_s)
         unfinished = [key for key in self.draining_behind(checked) if key not in overdue]
         finished = [*overdue, *idle(unfinished)] if unfinished else overdue
         if deadline_passed:  # only now, because idle may raise
@@ -106,7 +111,7 @@ class DrainQueue:
     def _next_batch(self, now_s: float) -> list[VirtualServer]:
         """Return at most CHECK_BATCH virtual servers whose connections are to be counted now."""
         if now_s >= self._recheck_s and not self._recheck_batch:
-            self._recheck_batch = [server for server in self._deadlines_s if server not in self._unchecked]
+            self._recheck_batch = [server for server in self._drains if server not in self._unchecked]
             self._rechecks += 1
             self._recheck_s = now_s + _RECHECKS.delay_s(self._rechecks) if self._recheck_batch else NEVER
         batch: list[VirtualServer] = []
@@ -133,10 +138,10 @@ class DrainQueue:
         return {
             key: None
             for server in servers
-            for key, deadline_s in self._deadlines_s.get(server, {}).items()
-            if deadline_s <= now_s
+            for key, drain in self._drains.get(server, {}).items()
+            if drain.deadline_s <= now_s
         }
 
     def _next_deadline_s(self, now_s: float) -> float:
-        deadlines_s = (deadline_s for keys in self._deadlines_s.values() for deadline_s in keys.values())
+        deadlines_s = (drain.deadline_s for drains in self._drains.values() for drain in drains.values())
         return min((deadline_s for deadline_s in deadlines_s if deadline_s > now_s), default=NEVER)

@@ -45,6 +45,7 @@ class FullCompare:
     def __init__(self, kernel: Kernel, state: ActualState, clock: Callable[[], float]) -> None:
         self.due_s = NEVER
         self.count = 0  # completed compares
+        self.last_s = -NEVER  # when the last one ended
         self._kernel = kernel
         self._state = state
         self._clock = clock
@@ -107,6 +108,7 @@ class FullCompare:
         drift_rows = self._scan.run_slice(now_s)
         if self._scan.is_done:
             self.count += 1
+            self.last_s = now_s + self._scan.slice_s
             self.reschedule(period_s, now_s + self._scan.slice_s)
         return drift_rows
 

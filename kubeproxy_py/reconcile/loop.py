@@ -12,13 +12,14 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Lock
-from time import monotonic, sleep
+from time import monotonic, time
 from typing import Protocol
 
 from msgspec import Struct
 
 from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.config.load import LoadedConfig
+from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.kernel import LateResult, LateRows, LateSteps
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import level, values
@@ -92,8 +93,9 @@ class Loop:
         # With a condition: queue.Queue adds 1.5 us per event of a burst and 2.4 us per event alone.
         self._queue: deque[tuple[float, tuple[Message, ...]]] = deque()
         self._received: deque[tuple[float, Message]] = deque()  # from the queue, not handled yet
+        self._requests: deque[Callable[[Snapshot], None]] = deque()  # of other threads, for a snapshot
         self._sync_log = SyncLog(monotonic)
-        self._enqueued = Condition(Lock())  # protects _queue and _pending_since_s
+        self._enqueued = Condition(Lock())  # protects _queue, _requests and _pending_since_s
         self._pending_since_s: float | None = None
 
     def enqueue(self, *messages: Message) -> None:
@@ -104,6 +106,15 @@ class Loop:
             self._enqueued.notify()
             if self._pending_since_s is None:
                 self._set_pending_since(now_s)
+
+    def request_snapshot(self, reply: Callable[[Snapshot], None]) -> None:
+        """Have *reply* called with a snapshot of the agent's state, in the loop's thread.  Called in any thread.
+
+        That is no work for the agent: it changes neither health nor metrics.
+        """
+        with self._enqueued:
+            self._requests.append(reply)
+            self._enqueued.notify()
 
     def run(self) -> None:
         """Run until the process ends."""
@@ -143,6 +154,7 @@ class Loop:
         for report in self._agent.run_due(monotonic()):
             self._publish(report)
         contained("log", self._sync_log.flush_due)
+        self._answer_due()
         if self._observer:
             self._end_cycle(self._observer)
 
@@ -168,16 +180,18 @@ class Loop:
         self._pending_since_s = since_s
 
     def _sleep(self, duration_s: float) -> None:
-        while duration_s > 0:
-            part_s = min(duration_s, self._alive())
-            sleep(part_s)
-            duration_s -= part_s
+        end_s = monotonic() + duration_s
+        while (left_s := end_s - monotonic()) > 0:
+            with self._enqueued:
+                if not self._requests:
+                    self._enqueued.wait(min(left_s, self._alive()))
+            self._answer_due()
 
     def _handle_messages(self, timeout_s: float | None) -> None:
         """Handle what is in the queue; wait up to *timeout_s* for the first message (None: without limit)."""
         if not self._queue and not self._received:
             with self._enqueued:
-                if not self._queue:
+                if not self._queue and not self._requests:
                     self._enqueued.wait(timeout_s)
         # Messages may be left of those that were enqueued together with one that triggered a bug.
         while self._received or self._queue:
@@ -204,6 +218,17 @@ class Loop:
         self._agent.handle_event(message, at_s)
         if self._observer:
             contained("metrics and health", self._observer.on_event, message)
+
+    def _answer_due(self) -> None:
+        if self._requests:
+            contained("snapshot", self._answer_requests)
+
+    def _answer_requests(self) -> None:
+        """Answer the requests for a snapshot, all with the same one."""
+        requests = [self._requests.popleft() for _ in range(len(self._requests))]
+        snapshot = self._agent.snapshot(monotonic(), time())
+        for reply in requests:
+            reply(snapshot)
 
 
 def _freeze_memory() -> None:

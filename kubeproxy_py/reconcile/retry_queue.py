@@ -10,9 +10,8 @@ Invariants:
 
 from collections.abc import Collection, Iterable, Mapping
 
-from msgspec import Struct
-
 from kubeproxy_py.backoff import Backoff
+from kubeproxy_py.model.progress import RetryState
 from kubeproxy_py.model.rows import Key
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
@@ -24,13 +23,6 @@ TIMEOUT_RETRY_S = 60.0
 
 WAIT_S = 30.0
 """How long a row that waits for another is not tried at most, if that one is not reported as done."""
-
-
-class RetryState(Struct, frozen=True, gc=False):
-    """A row that waits: its consecutive failures, and when it may be tried again (seconds of the caller's clock)."""
-
-    failures: int  # 0: it has not been tried
-    due_s: float
 
 
 class RetryQueue:
@@ -82,6 +74,11 @@ class RetryQueue:
         return self._keys.keys()
 
     @property
+    def retries(self) -> Mapping[Key, RetryState]:
+        """The pending keys that wait, and for how long."""
+        return self._retries
+
+    @property
     def failed(self) -> Collection[Key]:
         """The keys that failed and wait."""
         return [key for key, retry in self._retries.items() if retry.failures]
@@ -115,11 +112,12 @@ class RetryQueue:
         failed: Mapping[Key, Key | None],
         now_s: float,
         timed_out: Collection[Key] = (),
+        errors: Mapping[Key, str] = {},
     ) -> None:
         """Drop the keys of *tried* that are as desired now; make those that *failed* wait.
 
         *failed* has, for each key that was not tried, the key of the row that it waits for; *timed_out* are those
-        whose program did not end in time.
+        whose program did not end in time.  *errors* has the reason of each in words.
         """
         for key in tried:
             if key not in failed:
@@ -132,9 +130,9 @@ class RetryQueue:
             if blocker is None:
                 failures = self._retries[key].failures + 1 if key in self._retries else 1
                 delay_s = max(RETRY.delay_s(failures), TIMEOUT_RETRY_S if key in timed_out else 0.0)
-                self._retries[key] = RetryState(failures, now_s + delay_s)
+                self._retries[key] = RetryState(failures, now_s + delay_s, errors.get(key, ""))
             else:
-                self._retries[key] = RetryState(0, now_s + WAIT_S)
+                self._retries[key] = RetryState(0, now_s + WAIT_S, errors.get(key, ""), blocker)
                 self._waiting_for.setdefault(blocker, {})[key] = None
         if self._waiting_for:
             self._release([key for key in tried if key not in failed])

@@ -1,0 +1,110 @@
+"""Snapshot: what the agent knew at one moment, for everything that explains its state to an operator.
+
+Invariants:
+- It is made in the agent's thread (law 6), between two syncs, of shallow copies: a few milliseconds at 10,000 Services.
+- Nothing in it changes afterwards, so any thread may read it.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+from msgspec import Struct
+
+from kubeproxy_py.compile.claims import Claims
+from kubeproxy_py.compile.desired import BASE, CHAINS, Owner
+from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.refusals import Refusals
+from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
+from kubeproxy_py.kernel import Scope
+from kubeproxy_py.model.events import Feed
+from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.progress import Drain, RetryState
+from kubeproxy_py.model.rows import Key, RealServer, Rows
+from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
+from kubeproxy_py.model.time import NEVER
+
+
+class Activity(Struct, frozen=True, gc=False):
+    """What the agent did until the snapshot was taken; times as in Snapshot."""
+
+    last_sync_s: float = -NEVER  # when a plan was applied last
+    last_compare_s: float = -NEVER  # when a full compare ended last
+    compares: int = 0  # full compares since the start
+    partial_compares: int = 0
+    drift_found: Mapping[str, int] = {}  # rows since the start, by the name of their kind
+    drift_repaired: Mapping[str, int] = {}
+    disputed: int = 0  # times that a row had drifted again and again, since the start
+
+
+class About(Struct, frozen=True, gc=False):
+    """What is known of the process besides the state of the sync."""
+
+    version: str = ""
+    started_s: float = 0.0  # in seconds since 1970
+    source: str = ""  # "API server", or "manifests in DIR"
+    saved_s: float | None = None  # when the objects that are served were saved, since 1970; None: they are current
+    iptables_backend: str = ""  # "legacy", "nft"; "": unknown
+    is_agent: bool = True  # False: a command looked itself, because no agent answered
+    problem: str = ""  # why it could not see everything; "" if it could
+    config: KubeProxyConfiguration = KubeProxyConfiguration()
+    settings: AgentSettings = AgentSettings()
+
+
+class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
+    """The state of an agent.
+
+    Times are seconds of ``time.monotonic`` (``taken_s`` is such a one), unless "since 1970" is written there.
+    """
+
+    taken_s: float = 0.0
+    wall_s: float = 0.0  # the same moment, in seconds since 1970
+    about: About = About()
+
+    # The objects, and what is compiled of them
+    awaited: frozenset[Feed] = frozenset()  # feeds whose initial list was not received yet
+    context: NodeContext = NodeContext()
+    node: Node | None = None
+    host_addresses: tuple[HostAddress, ...] = ()
+    services: Mapping[ServiceName, Service] = {}
+    slices: Mapping[ServiceName, tuple[EndpointSlice, ...]] = {}  # of each Service, in no order
+    claims: Claims  # which Service has each frontend, and who else asks for it
+    refusals: Refusals
+    uncompiled: Mapping[ServiceName | None, str] = {}  # whose last change was not compiled, and why; None: Node
+    parts: Mapping[Owner, tuple[Rows, ...]] = {}  # the desired rows by Service, and those of BASE and CHAINS
+
+    # The kernel
+    is_adopted: bool = False  # the kernel was read
+    actual: Rows = {}
+    pending: Mapping[Key, None] = {}  # rows that are not as desired
+    retries: Mapping[Key, RetryState] = {}  # of those: why they wait, and how long
+    under_way: Mapping[Key, None] = {}  # of those: a step was begun and has not ended
+    draining: Mapping[RealServer, Drain] = {}
+    unread: Mapping[Scope, str] = {}  # the parts of kernel state that cannot be read now, and why
+    activity: Activity = Activity()
+
+    def slices_of(self, service: ServiceName) -> list[EndpointSlice]:
+        """Return the slices of *service* in order of their names."""
+        return sorted(self.slices.get(service, ()), key=lambda part: part.name)
+
+    def desired_of(self, owner: Owner) -> Rows:
+        """Return the rows that *owner* wants."""
+        return {key: spec for part in self.parts.get(owner, ()) for key, spec in part.items()}
+
+    def desired_parts(self) -> Iterator[Rows]:
+        """Return the parts of the desired rows; a key may be in several."""
+        return chain.from_iterable(self.parts.values())
+
+    def desired_rows(self) -> Rows:
+        """Return the union of the desired rows; some 10 ms at 10,000 Services."""
+        rows: Rows = {}
+        for part in self.desired_parts():
+            rows.update(part)
+        return rows
+
+    def base_rows(self) -> Rows:
+        """Return the desired rows that belong to no Service: device, sets, chains, jumps, sysctls."""
+        return {**self.desired_of(BASE), **self.desired_of(CHAINS)}
+
+    def wall_time(self, at_s: float) -> float:
+        """Return *at_s*, a time of the agent's clock, in seconds since 1970."""
+        return self.wall_s + at_s - self.taken_s
