@@ -20,6 +20,7 @@ from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Ser
 ENDPOINTS = 10  # of each Service
 NODE_NAME = "node-0"  # the node that is measured
 _NODES = 1000
+_ZONE = "zone-a"
 _PORT, _TARGET_PORT = 80, 8080
 _SERVICE_NETWORK = int(IPv4Address("10.96.1.0"))  # the first addresses of 10.96.0.0/12 are a cluster's own
 _POD_NETWORK = int(IPv4Address("10.128.0.0"))
@@ -42,7 +43,8 @@ def endpoint_slice(number: int, *, replaced: int = 0) -> EndpointSlice:
     name = _name(number)
     endpoints = tuple(_endpoint(number * ENDPOINTS + index, 0 if index else replaced) for index in range(ENDPOINTS))
     ports = (SlicePort("http", "TCP", _TARGET_PORT),)
-    return EndpointSlice(ObjectName(name.namespace, f"{name.name}-abcde"), name, "IPv4", endpoints, ports)
+    pods = "\n".join(_pod(name, index) for index in range(ENDPOINTS))
+    return EndpointSlice(ObjectName(name.namespace, f"{name.name}-abcde"), name, "IPv4", endpoints, ports, pods)
 
 
 def is_local(number: int) -> bool:
@@ -132,7 +134,11 @@ def _endpoint(place: int, replaced: int) -> Endpoint:
     # Every second address of 10.128.0.0/10; replaced pods get addresses from 10.160.0.0, then from 10.192.0.0, and so
     # on.  No Service's first pod is on this node, so that replacing it changes no set entry.
     address = IPv4Address(_POD_NETWORK + 2 + 2 * place + (replaced << 21))
-    return Endpoint(str(address), node=f"node-{(place + _NODES - ENDPOINTS // 2) % _NODES}")
+    return Endpoint(str(address), node=f"node-{(place + _NODES - ENDPOINTS // 2) % _NODES}", zone=_ZONE)
+
+
+def _pod(service_name: ObjectName, index: int) -> str:
+    return f"{service_name.name}-6d4cf56db6-{index:05x}"
 
 
 def _service_json(number: int) -> dict[str, Any]:
@@ -182,13 +188,13 @@ def slice_json(number: int, *, replaced: int = 0) -> dict[str, Any]:
 
 
 def _endpoint_json(part: EndpointSlice, endpoint: Endpoint, index: int) -> dict[str, Any]:
-    pod = {"kind": "Pod", "namespace": part.name.namespace, "name": f"{part.service.name}-{index}", "uid": _uid(index)}
+    pod = {"kind": "Pod", "namespace": part.name.namespace, "name": _pod(part.service, index), "uid": _uid(index)}
     return {
         "addresses": [endpoint.address],
         "conditions": {"ready": True, "serving": True, "terminating": False},
         "nodeName": endpoint.node,
         "targetRef": pod,
-        "zone": "zone-a",
+        "zone": _ZONE,
     }
 
 

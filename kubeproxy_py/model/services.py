@@ -56,6 +56,7 @@ class Service(Struct, frozen=True, gc=False):
     # Label service.kubernetes.io/service-proxy-name; if it is present, even if empty, another proxy serves the Service.
     proxy_name: str | None = None
     created_s: float = NEVER  # metadata.creationTimestamp, in seconds since 1970; NEVER: unknown
+    problems: tuple[str, ...] = ()  # what of the object was left out, or is hardly meant, in words
 
 
 class Endpoint(Struct, frozen=True, gc=False):
@@ -68,6 +69,7 @@ class Endpoint(Struct, frozen=True, gc=False):
     node: str = ""  # "": unknown, hence not local
     zone_hints: tuple[str, ...] = ()
     node_hints: tuple[str, ...] = ()
+    zone: str = ""  # of its node, for operators only; "": unknown
 
 
 class SlicePort(Struct, frozen=True, gc=False):
@@ -86,3 +88,11 @@ class EndpointSlice(Struct, frozen=True, gc=False):
     family: Family
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[SlicePort, ...] = ()
+    # For operators only: the pods of the endpoints, in their order, one a line; "": none is known.  One text costs a
+    # third of the memory of a hundred.
+    pods: str = ""
+    problems: tuple[str, ...] = ()  # what of the object was left out, or is hardly meant, in words
+
+    def pod_names(self) -> tuple[str, ...]:
+        """Return the name of the pod of each endpoint; "" if it is unknown."""
+        return tuple(self.pods.split("\n")) if self.pods else ("",) * len(self.endpoints)

@@ -509,7 +509,7 @@ def test_second_address_of_an_endpoint_is_reported_and_nothing_is_left_out() -> 
     assert [endpoint.address for endpoint in value.endpoints] == ["10.1.0.5", "10.1.0.6"]
     (problem,) = result.problems
     assert problem.field == "endpoints[1].addresses"
-    assert "2 addresses, of which only the first serves" in problem.message
+    assert "2 addresses in one endpoint, the first is used" in problem.message
 
 
 def test_endpoint_node_and_hints_are_decoded() -> None:
@@ -811,3 +811,29 @@ def test_object_that_brings_out_a_bug_is_broken_and_named(
     (problem,) = result.problems
     assert "internal error ZeroDivisionError (please report it, with the log)" in str(problem)
     assert caplog.records[0].exc_info
+
+
+def test_pods_zones_and_problems_of_endpoints_are_kept_in_their_order() -> None:
+    def endpoint(address: str, pod: str) -> dict[str, Any]:
+        return {"addresses": [address], "zone": "zone-a", "targetRef": {"kind": "Pod", "name": pod, "uid": "x"}}
+
+    content = {
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": [
+            endpoint("10.1.0.5", "a"),
+            endpoint("127.0.0.1", "b"),
+            endpoint("10.1.0.6", "c"),
+            {"addresses": ["10.1.0.7"]},
+        ],
+        "ports": [{"port": 80}],
+    }
+    (part,) = decode("EndpointSlice", json.dumps(content).encode()).values
+    assert isinstance(part, EndpointSlice)
+    assert part.pod_names() == ("a", "c", "")
+    assert [one.zone for one in part.endpoints] == ["zone-a", "zone-a", ""]
+    assert part.problems == ("endpoints[1].addresses[0]: 127.0.0.1 is a loopback address",)
+    content["endpoints"] = [endpoint("10.1.0.5", "a\nb")]
+    (part,) = decode("EndpointSlice", json.dumps(content).encode()).values
+    assert isinstance(part, EndpointSlice)
+    assert part.pod_names() == ("",)

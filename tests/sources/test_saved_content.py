@@ -181,10 +181,11 @@ def test_model_has_the_fields_that_this_format_was_made_for() -> None:
     types: tuple[type[Struct], ...] = (Service, ServicePort, EndpointSlice, Endpoint, SlicePort, Node, Origin)
     assert {each.__name__: " ".join(field.name for field in fields(each)) for each in types} == {
         "Service": "name type cluster_ips ports external_ips load_balancer_ips source_ranges affinity_timeout_s "
-        "internal_local external_local health_check_node_port drain_deadline_s proxy_name created_s",
+        "internal_local external_local health_check_node_port drain_deadline_s proxy_name created_s "
+        "problems",
         "ServicePort": "name protocol port node_port",
-        "EndpointSlice": "name service family endpoints ports",
-        "Endpoint": "address ready serving terminating node zone_hints node_hints",
+        "EndpointSlice": "name service family endpoints ports pods problems",
+        "Endpoint": "address ready serving terminating node zone_hints node_hints zone",
         "SlicePort": "name protocol port",
         "Node": "name zone addresses pod_cidrs being_deleted",
         "Origin": "cluster written_s api_servers",

@@ -12,7 +12,7 @@ from typing import Any
 
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ServiceName, SliceName, SlicePort
 from kubeproxy_py.net import FAMILIES, IP, Family, family_of, parse_ip, special_use
-from kubeproxy_py.sources.decode.errors import FieldError, Read, invalid_ip, quoted, read_each, read_ip
+from kubeproxy_py.sources.decode.errors import FieldError, Read, invalid_ip, quoted, read_each, read_ip, texts_of
 from kubeproxy_py.sources.decode.schema import (
     NO_CONDITIONS,
     NO_LABELS,
@@ -25,6 +25,7 @@ from kubeproxy_py.sources.decode.schema import (
     NamedWire,
     SliceWire,
     SubsetWire,
+    TargetWire,
 )
 from kubeproxy_py.sources.decode.service import port_number, protocol
 from kubeproxy_py.sources.decode.sharing import share
@@ -60,14 +61,39 @@ def read_slice(
     service = labels.service_name
     if not service:
         raise FieldError("metadata.labels", "kubernetes.io/service-name is missing", "set it to the Service's name")
+    read_endpoint, pods = _endpoint_reader(family), list[str]()
+
+    def read_with_pod(wire: EndpointWire) -> Endpoint:
+        endpoint = read_endpoint(wire)
+        pods.append(_pod(wire.target_ref))
+        return endpoint
 
     def converted(read: Callable[[Any], Read], wire_type: type) -> Callable[[Any], Read]:
         return (lambda part: read(convert(part, wire_type))) if convert else read
 
-    read_endpoints, errors = read_each("endpoints", endpoints, converted(_endpoint_reader(family), EndpointWire))
+    read_endpoints, errors = read_each("endpoints", endpoints, converted(read_with_pod, EndpointWire))
     read_ports, port_errors = _ports("ports", ports, converted(_port, EndpointPortWire))
-    value = EndpointSlice(name, ServiceName(name.namespace, service), family, tuple(read_endpoints), read_ports)
-    return value, errors + port_errors + _several_addresses(endpoints)
+    errors += port_errors + _several_addresses(endpoints)
+    value = EndpointSlice(
+        name,
+        ServiceName(name.namespace, service),
+        family,
+        tuple(read_endpoints),
+        read_ports,
+        _pods(pods),
+        texts_of(errors),
+    )
+    return value, errors
+
+
+def _pods(names: Sequence[str]) -> str:
+    """Return *names*, one a line; "" if none is known, or one has a line break, which no pod's name has."""
+    text = "\n".join(names)
+    return text if len(text) >= len(names) and text.count("\n") == len(names) - 1 else ""
+
+
+def _pod(target: TargetWire | None) -> str:
+    return target.name or "" if target and target.kind == "Pod" else ""
 
 
 def _several_addresses(endpoints: Iterable[Any] | None) -> list[FieldError]:
@@ -78,7 +104,7 @@ def _several_addresses(endpoints: Iterable[Any] | None) -> list[FieldError]:
     hint = "write one endpoint for each address"
     return [
         FieldError(
-            f"endpoints[{index}].addresses", f"{len(wire.addresses)} addresses, of which only the first serves", hint
+            f"endpoints[{index}].addresses", f"{len(wire.addresses)} addresses in one endpoint, the first is used", hint
         )
         for index, wire in enumerate(endpoints or ())
         if isinstance(wire, EndpointWire) and wire.addresses and len(wire.addresses) > 1
@@ -120,13 +146,16 @@ def _endpoint_reader(family: Family) -> Callable[[EndpointWire], Endpoint]:
         if use := special_use(address):
             raise _special_address("addresses[0]", address, use)
         conditions = wire.conditions or NO_CONDITIONS
+        zone_hints, node_hints = _hints(wire.hints) if wire.hints else ((), ())
         return Endpoint(
             address,
             conditions.ready is not False,  # nil means ready, and serving: discovery/v1, EndpointConditions
             conditions.serving is not False,
             conditions.terminating is True,
             intern(wire.node_name) if wire.node_name else "",
-            *(_hints(wire.hints) if wire.hints else ()),
+            zone_hints,
+            node_hints,
+            intern(wire.zone) if wire.zone else "",
         )
 
     return read_endpoint
@@ -174,23 +203,29 @@ def read_endpoints(name: ServiceName, wire: EndpointsWire) -> tuple[tuple[Endpoi
         path = f"subsets[{index}]"
         endpoints, endpoint_errors = _subset_endpoints(path, subset)
         ports, port_errors = _ports(f"{path}.ports", subset.ports, _port)
-        slices.extend(_by_family(name, index, endpoints, ports))
-        errors += [*endpoint_errors, *port_errors]
+        part_errors = [*endpoint_errors, *port_errors]
+        slices.extend(_by_family(name, index, endpoints, ports, texts_of(part_errors)))
+        errors += part_errors
     return tuple(slices), errors
 
 
 def _by_family(
-    name: ServiceName, index: int, endpoints: Sequence[Endpoint], ports: tuple[SlicePort, ...]
+    name: ServiceName,
+    index: int,
+    endpoints: Sequence[tuple[Endpoint, str]],
+    ports: tuple[SlicePort, ...],
+    problems: tuple[str, ...],
 ) -> Iterable[EndpointSlice]:
     """Yield a slice for each family of *endpoints*, those of the subset *index*."""
     for family in FAMILIES:
-        members = tuple(endpoint for endpoint in endpoints if family_of(endpoint.address) == family)
+        members = [(endpoint, pod) for endpoint, pod in endpoints if family_of(endpoint.address) == family]
         if members:
             slice_name = SliceName(name.namespace, f"endpoints/{name.name}/{index}/{family}")
-            yield EndpointSlice(slice_name, name, family, members, ports)
+            pods = _pods([pod for _, pod in members])
+            yield EndpointSlice(slice_name, name, family, tuple(one for one, _ in members), ports, pods, problems)
 
 
-def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[Endpoint], list[FieldError]]:
+def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[tuple[Endpoint, str]], list[FieldError]]:
     ready, errors = read_each(f"{path}.addresses", subset.addresses, lambda wire: _endpoint(wire, ready=True))
     not_ready, not_ready_errors = read_each(
         f"{path}.notReadyAddresses", subset.not_ready_addresses, lambda wire: _endpoint(wire, ready=False)
@@ -198,12 +233,12 @@ def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[Endpoint], li
     return ready + not_ready, errors + not_ready_errors
 
 
-def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> Endpoint:
-    """Return the endpoint.  Raises FieldError."""
+def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> tuple[Endpoint, str]:
+    """Return the endpoint and its pod.  Raises FieldError."""
     address = read_ip(wire.ip, "ip")
     if use := special_use(address):
         raise _special_address("ip", address, use)
-    return Endpoint(address, ready, ready, node=intern(wire.node_name or ""))
+    return Endpoint(address, ready, ready, node=intern(wire.node_name or "")), _pod(wire.target_ref)
 
 
 def _special_address(field: str, address: IP, use: str) -> FieldError:

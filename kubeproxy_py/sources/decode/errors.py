@@ -55,6 +55,11 @@ class FieldError(Exception):
         return Problem(where, self.field, self.message, self.hint, is_warning or self.is_warning)
 
 
+def texts_of(errors: Iterable[FieldError]) -> tuple[str, ...]:
+    """Return *errors* in words, for the value that is used without these parts."""
+    return tuple(f"{error.field}: {error.message}" if error.field else error.message for error in errors)
+
+
 def quoted(text: str | None) -> str:
     """Return *text* in quotes, and shortened if it is long."""
     text = text or ""

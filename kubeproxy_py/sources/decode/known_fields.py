@@ -17,7 +17,6 @@ from msgspec.structs import fields as fields_of_struct
 
 from kubeproxy_py.sources.decode import schema
 
-_ENDPOINT_ADDRESS = ("hostname", "targetRef")
 _UNREAD: dict[type[Struct], tuple[str, ...]] = {
     # by wire form: the fields of Kubernetes 1.36 that it omits
     schema.MetaWire: (
@@ -31,9 +30,10 @@ _UNREAD: dict[type[Struct], tuple[str, ...]] = {
     schema.ServicePortWire: ("appProtocol", "targetPort"),
     schema.ServiceStatusWire: ("conditions",),
     schema.IngressWire: ("hostname", "ports"),
-    schema.EndpointWire: (*_ENDPOINT_ADDRESS, "deprecatedTopology", "zone"),
+    schema.EndpointWire: ("deprecatedTopology", "hostname"),
+    schema.TargetWire: ("apiVersion", "fieldPath", "namespace", "resourceVersion", "uid"),
     schema.EndpointPortWire: ("appProtocol",),
-    schema.EndpointAddressWire: _ENDPOINT_ADDRESS,
+    schema.EndpointAddressWire: ("hostname",),
     schema.NodeSpecWire: ("configSource", "externalID", "providerID", "unschedulable"),
     schema.NodeStatusWire: (
         *("allocatable", "capacity", "conditions", "config", "daemonEndpoints", "declaredFeatures", "features"),

@@ -154,6 +154,13 @@ class HintsWire(Wire):
     for_nodes: list[NamedWire] | None = None
 
 
+class TargetWire(Wire):
+    """ObjectReference of an endpoint: the pod."""
+
+    kind: str | None = None
+    name: str | None = None
+
+
 class EndpointWire(Wire):
     """Endpoint of an EndpointSlice."""
 
@@ -161,6 +168,8 @@ class EndpointWire(Wire):
     conditions: ConditionsWire | None = None
     node_name: str | None = None
     hints: HintsWire | None = None
+    target_ref: TargetWire | None = None
+    zone: str | None = None
 
 
 class EndpointPortWire(Wire):
@@ -187,6 +196,7 @@ class EndpointAddressWire(Wire):
 
     ip: str = ""
     node_name: str | None = None
+    target_ref: TargetWire | None = None
 
 
 class SubsetWire(Wire):

@@ -21,7 +21,7 @@ from kubeproxy_py.config.durations import parse_duration
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort, ServiceType
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, Protocol, family_of
-from kubeproxy_py.sources.decode.errors import FieldError, quoted, read_cidr, read_each, read_ip
+from kubeproxy_py.sources.decode.errors import FieldError, quoted, read_cidr, read_each, read_ip, texts_of
 from kubeproxy_py.sources.decode.schema import (
     NO_ANNOTATIONS,
     NO_LABELS,
@@ -66,7 +66,8 @@ def read_service(name: ServiceName, wire: ServiceWire) -> tuple[Service, list[Fi
     if wire.spec is None:
         raise FieldError("spec", "is missing")
     reader = _ServiceReader(wire, wire.spec)
-    return reader.read(name), reader.errors
+    service = reader.read(name)
+    return replace(service, problems=texts_of(reader.errors)) if reader.errors else service, reader.errors
 
 
 class _ServiceReader:

@@ -289,7 +289,13 @@ def _damaged(what: str) -> UnusableError:
 def _shared(value: EndpointSlice) -> EndpointSlice:
     endpoints = tuple(map(_shared_endpoint, value.endpoints))
     return EndpointSlice(
-        _shared_name(value.name), _shared_name(value.service), value.family, endpoints, share(value.ports)
+        _shared_name(value.name),
+        _shared_name(value.service),
+        value.family,
+        endpoints,
+        share(value.ports),
+        value.pods,
+        value.problems,
     )
 
 
@@ -302,6 +308,7 @@ def _shared_endpoint(value: Endpoint) -> Endpoint:
         intern(value.node),
         share(value.zone_hints),
         share(value.node_hints),
+        intern(value.zone),
     )
 
 
