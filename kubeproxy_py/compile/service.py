@@ -9,7 +9,7 @@ Invariants:
 - The rows come in parts that have no key in common.  Parts that follow from one slice are cached (slice_cache.py).
 """
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.frontends import (
@@ -26,7 +26,7 @@ from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
 from kubeproxy_py.compile.topology import EndpointSelection, SliceEndpoints, real_servers, select_rules
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
-from kubeproxy_py.model.services import EndpointSlice, Service
+from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
 
 
 def compile_service(
@@ -87,7 +87,7 @@ def _port_parts(
 
     The real servers of a single slice are in the common part, because 10,000 small dicts need more memory.
     """
-    rules = _rules(port, served, endpoints)
+    rules = select_endpoints(port.service, port.port, {frontend.kind for frontend in served}, endpoints)
     spec = VirtualServerSpec(
         context.scheduler,
         context.scheduler_flags | (FLAG_PERSISTENT if port.service.affinity_timeout_s else 0),
@@ -111,10 +111,11 @@ def _port_parts(
     return parts
 
 
-def _rules(port: FamilyPort, served: Iterable[Frontend], endpoints: Sequence[SliceEndpoints]) -> EndpointSelection:
-    """Return the rules that select from *endpoints* for the frontends *served*."""
-    service = port.service
-    is_external = port.port.node_port != 0 or any(f.kind is not FrontendKind.CLUSTER_IP for f in served)
+def select_endpoints(
+    service: Service, port: ServicePort, kinds: Collection[FrontendKind], endpoints: Sequence[SliceEndpoints]
+) -> EndpointSelection:
+    """Return the rules that select from *endpoints* for *port* of *service*, which has frontends of *kinds*."""
+    is_external = port.node_port != 0 or any(kind is not FrontendKind.CLUSTER_IP for kind in kinds)
     return select_rules(
         endpoints,
         # An external address always needs the cluster's endpoints, at least for clients on this node.

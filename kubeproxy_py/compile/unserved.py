@@ -1,17 +1,17 @@
 """Why no endpoint serves a Service port, in words for operators.
 
 Invariants:
-- The kinds of reasons are few and stay, because scripts and metrics use them.
+- The words are Kubernetes'; the kinds of reasons are few and stay, because scripts and metrics use them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from kubeproxy_py.compile.frontends import family_ports
+from kubeproxy_py.compile.frontends import external_local, family_ports
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.topology import Backend, backends, is_local
-from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, Service, ServicePort
 from kubeproxy_py.net import Family
 
 NO_SLICE = "NoEndpointSlice"
@@ -24,6 +24,8 @@ NO_LOCAL = "NoLocalEndpoint"
 
 KINDS: tuple[str, ...] = (NO_SLICE, NO_ENDPOINTS, NO_FAMILY, NO_PORT, WRONG_PROTOCOL, NOT_READY, NO_LOCAL)
 """Every kind of reason."""
+
+EXTERNAL_LOCAL_TEXT = "externalTrafficPolicy Local: no endpoint on this node, outside clients are not answered"
 
 
 class Unserved(Struct, frozen=True, gc=False):
@@ -46,7 +48,7 @@ def unserved_ports(
 
 
 def unserved_texts(service: Service, slices: Sequence[EndpointSlice], context: NodeContext) -> tuple[str, ...]:
-    """Return ``http/TCP IPv4: 2 endpoints, none is ready`` for each port of *service* that no endpoint serves."""
+    """Return ``http/TCP IPv4: 2 endpoints, 0 ready`` for each port of *service* that no endpoint serves."""
     found = unserved_ports(service, slices, context)
     return tuple(f"{port.name or port.port}/{port.protocol} {family}: {why.text}" for port, family, why in found)
 
@@ -57,43 +59,58 @@ def unserved_reason(
     """Return why no endpoint of *slices* serves *port* of *service* in *family*; None if one does."""
     slices = list(slices)
     of_family = [part for part in slices if part.family == family]
-    total = sum(len(part.endpoints) for part in of_family)
-    if not total:
+    if not any(part.endpoints for part in of_family):
         return _no_endpoints(slices, of_family, family)
     for_port = backends(of_family, family, port)
     if not for_port:
-        kind = WRONG_PROTOCOL if any(one.name == port.name for part in of_family for one in part.ports) else NO_PORT
-        text = f"{_count(total)}, none for port {_port_text(port.name, port.protocol)}; they have {_ports(of_family)}"
-        return Unserved(kind, text)
-    serving = [backend for backend in for_port if _may_serve(backend)]
+        return _no_port(port, [part for part in of_family if part.endpoints])
+    serving = [backend for backend in for_port if may_serve(backend.endpoint)]
     if not serving:
-        return Unserved(NOT_READY, f"{_count(len(for_port))}, none is ready")
-    if service.internal_local and not any(is_local(backend.endpoint, context.node_name) for backend in serving):
-        return Unserved(NO_LOCAL, f"{_count(len(serving))}, none on this node (internalTrafficPolicy: Local)")
+        return Unserved(NOT_READY, f"{count_text(len(for_port))}, 0 ready")
+    if service.internal_local and not _any_local(serving, context):
+        return Unserved(NO_LOCAL, "internalTrafficPolicy Local: no endpoint on this node, its clients are refused")
     return None
+
+
+def unserved_outside(
+    service: Service, port: ServicePort, slices: Iterable[EndpointSlice], family: Family, context: NodeContext
+) -> Unserved | None:
+    """Return why clients outside of the cluster are not answered although endpoints serve; None if they are."""
+    if not external_local(service):
+        return None
+    serving = [backend for backend in backends(slices, family, port) if may_serve(backend.endpoint)]
+    return Unserved(NO_LOCAL, EXTERNAL_LOCAL_TEXT) if serving and not _any_local(serving, context) else None
+
+
+def may_serve(endpoint: Endpoint) -> bool:
+    """Return whether *endpoint* is ready, or serves although it is terminating."""
+    return endpoint.ready or (endpoint.serving and endpoint.terminating)
+
+
+def count_text(number: int) -> str:
+    """Return ``1 endpoint``, ``2 endpoints``."""
+    return f"{number:,} endpoint{'' if number == 1 else 's'}"
+
+
+def _any_local(serving: Iterable[Backend], context: NodeContext) -> bool:
+    return any(is_local(backend.endpoint, context.node_name) for backend in serving)
 
 
 def _no_endpoints(slices: list[EndpointSlice], of_family: list[EndpointSlice], family: Family) -> Unserved:
     if not slices:
-        return Unserved(NO_SLICE, "the Service has no EndpointSlice")
+        return Unserved(NO_SLICE, "no EndpointSlice")
     if of_family:
-        return Unserved(NO_ENDPOINTS, "its EndpointSlices have no endpoints")
-    return Unserved(NO_FAMILY, f"none of its EndpointSlices is {family}")
+        return Unserved(NO_ENDPOINTS, "0 endpoints")
+    return Unserved(NO_FAMILY, f"no {family} endpoint, its slices are {slices[0].family}")
 
 
-def _may_serve(backend: Backend) -> bool:
-    endpoint = backend.endpoint
-    return endpoint.ready or (endpoint.serving and endpoint.terminating)
-
-
-def _count(number: int) -> str:
-    return f"{number} endpoint{'' if number == 1 else 's'}"
-
-
-def _ports(slices: Iterable[EndpointSlice]) -> str:
-    ports = {_port_text(port.name, port.protocol) for part in slices for port in part.ports}
-    return ", ".join(sorted(ports)) or "no ports"
-
-
-def _port_text(name: str, protocol: str) -> str:
-    return f"{name or '(unnamed)'}/{protocol}"
+def _no_port(port: ServicePort, slices: list[EndpointSlice]) -> Unserved:
+    same_name = [part for part in slices if any(one.name == port.name for one in part.ports)]
+    if same_name:
+        protocols = sorted({one.protocol for part in same_name for one in part.ports if one.name == port.name})
+        number = sum(len(part.endpoints) for part in same_name)
+        text = f"{count_text(number)} of protocol {'/'.join(protocols)}, port is {port.protocol}"
+        return Unserved(WRONG_PROTOCOL, text)
+    names = sorted({one.name or "(unnamed)" for part in slices for one in part.ports})
+    wanted = f'port "{port.name}"' if port.name else "unnamed port"
+    return Unserved(NO_PORT, f"no {wanted} in its slices (they have: {', '.join(names) or 'no port'})")

@@ -5,7 +5,7 @@ Invariants:
 - Nothing in it changes afterwards, so any thread may read it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 
 from msgspec import Struct
@@ -22,6 +22,43 @@ from kubeproxy_py.model.progress import Drain, RetryState
 from kubeproxy_py.model.rows import Key, RealServer, Rows
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.model.time import NEVER
+
+
+class ActualRows:
+    """The actual rows, by how they differ from the desired ones; the union is made when it is first asked for.
+
+    A copy of 150,000 rows takes the loop 5 ms, and more where memory is slow; the differences are few.
+
+    Args:
+        parts: The parts of the desired rows.
+        changed: The actual rows that differ from the desired ones, or are not desired.
+        absent: The desired rows that do not exist.
+        rows: All actual rows, if they are known instead.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[Owner, tuple[Rows, ...]] | None = None,
+        changed: Rows | None = None,
+        absent: Collection[Key] = (),
+        rows: Rows | None = None,
+    ) -> None:
+        self._parts = parts or {}
+        self._changed = changed or {}
+        self._absent = absent
+        self._rows = rows
+
+    def rows(self) -> Rows:
+        """Return all actual rows; if two threads ask at once, both make the same."""
+        if self._rows is None:
+            rows: Rows = {}
+            for part in chain.from_iterable(self._parts.values()):
+                rows.update(part)
+            for key in self._absent:
+                rows.pop(key, None)
+            rows.update(self._changed)
+            self._rows = rows
+        return self._rows
 
 
 class Activity(Struct, frozen=True, gc=False):
@@ -74,13 +111,18 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
 
     # The kernel
     is_adopted: bool = False  # the kernel was read
-    actual: Rows = {}
+    kernel_rows: ActualRows = ActualRows()
     pending: Mapping[Key, None] = {}  # rows that are not as desired
     retries: Mapping[Key, RetryState] = {}  # of those: why they wait, and how long
     under_way: Mapping[Key, None] = {}  # of those: a step was begun and has not ended
     draining: Mapping[RealServer, Drain] = {}
     unread: Mapping[Scope, str] = {}  # the parts of kernel state that cannot be read now, and why
     activity: Activity = Activity()
+
+    @property
+    def actual(self) -> Rows:
+        """The rows that the kernel is known to have."""
+        return self.kernel_rows.rows()
 
     def slices_of(self, service: ServiceName) -> list[EndpointSlice]:
         """Return the slices of *service* in order of their names."""

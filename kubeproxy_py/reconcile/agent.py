@@ -8,15 +8,16 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
 from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
+from kubeproxy_py.compile.desired import Owner
 from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
-from kubeproxy_py.diagnose.snapshot import Activity, Snapshot
+from kubeproxy_py.diagnose.snapshot import Activity, ActualRows, Snapshot
 from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, Scope, read_scopes
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
@@ -211,7 +212,7 @@ class Agent:
     def snapshot(self, now_s: float, wall_s: float) -> Snapshot:
         """Return what is known now, which *wall_s* is in seconds since 1970, at the cost of shallow copies."""
         compiler, cluster, state, pending = self.compiler, self.compiler.cluster, self.state, self.state.pending
-        claims = compiler.claims.copy()
+        claims, parts = compiler.claims.copy(), compiler.desired.parts()
         return Snapshot(
             taken_s=now_s,
             wall_s=wall_s,
@@ -224,9 +225,9 @@ class Agent:
             claims=claims,
             refusals=compiler.refusals.copy(claims),
             uncompiled=compiler.failed.copy(),
-            parts=compiler.desired.parts(),
+            parts=parts,
             is_adopted=state.is_adopted,
-            actual=state.rows.copy(),
+            kernel_rows=self._actual_rows(parts),
             pending=dict.fromkeys(pending.keys),
             retries=dict(pending.retries),
             under_way=dict.fromkeys(pending.under_way),
@@ -234,6 +235,17 @@ class Agent:
             unread=dict(state.unread.errors),
             activity=self._activity(),
         )
+
+    def _actual_rows(self, parts: Mapping[Owner, tuple[Rows, ...]]) -> ActualRows:
+        """Return the actual rows, by how they differ from the desired *parts*: only pending and draining rows do."""
+        rows, desired, state = self.state.rows, self.compiler.desired.rows, self.state
+        keys = {*state.pending.keys, *state.draining.drains()} if state.is_adopted else set[Key]()
+        absent = [key for key in keys if key in desired and key not in rows]
+        changed = {key: rows[key] for key in keys if key in rows}
+        surplus = sum(key not in desired for key in changed)
+        if len(rows) != len(desired) - len(absent) + surplus:  # before the first sync, or something is unaccounted for
+            return ActualRows(rows=rows.copy())
+        return ActualRows(parts, changed, absent)
 
     def _activity(self) -> Activity:
         drift = self.state.drift

@@ -180,11 +180,18 @@ class Loop:
         self._pending_since_s = since_s
 
     def _sleep(self, duration_s: float) -> None:
+        while duration_s > 0:
+            part_s = min(duration_s, self._alive())
+            self._pause(part_s)
+            duration_s -= part_s
+
+    def _pause(self, duration_s: float) -> None:
+        """Wait for *duration_s*, and answer requests for snapshots meanwhile."""
         end_s = monotonic() + duration_s
         while (left_s := end_s - monotonic()) > 0:
             with self._enqueued:
                 if not self._requests:
-                    self._enqueued.wait(min(left_s, self._alive()))
+                    self._enqueued.wait(left_s)
             self._answer_due()
 
     def _handle_messages(self, timeout_s: float | None) -> None:

@@ -20,7 +20,7 @@ def run_until_waits(harness: AgentHarness, loop: Loop, monkeypatch: pytest.Monke
         if len(waits) == count:
             raise ProcessEnded
 
-    monkeypatch.setattr(loop, "_sleep", wait)
+    monkeypatch.setattr(loop, "_pause", wait)
     monkeypatch.setattr(module, "monotonic", lambda: harness.now_s)
     with pytest.raises(ProcessEnded):
         loop.run()

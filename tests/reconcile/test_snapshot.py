@@ -94,3 +94,19 @@ def test_loop_answers_requests_while_it_waits_to_read_the_kernel_again() -> None
     loop.request_snapshot(answers.append)
     loop._sleep(0.01)
     assert [snapshot.is_adopted for snapshot in answers] == [False]
+
+
+def test_snapshot_has_exactly_the_actual_rows_whatever_fails_waits_or_drains() -> None:
+    harness = synced()
+    other, more = service("other", ("10.96.0.11",)), service("more", ("10.96.0.12",))
+    harness.handle(*(ServiceUpserted(one) for one in (other, more)), SliceUpserted(endpoint_slice("other")))
+    harness.kernel.fault = lambda step: EINVAL if isinstance(step.key, VirtualServer) else 0
+    harness.handle(ServiceDeleted(name("more")), ServiceUpserted(service("new", ("10.96.0.13",))))
+    harness.handle(SliceUpserted(endpoint_slice("other", endpoints=["10.244.1.6"])))
+    snapshot, state = harness.agent.snapshot(harness.now_s, 0.0), harness.agent.state
+    assert snapshot.pending
+    assert snapshot.draining
+    assert snapshot.kernel_rows._rows is None  # not copied
+    assert snapshot.actual == state.rows
+    harness.agent.invalidate()
+    assert harness.agent.snapshot(harness.now_s, 0.0).actual == state.rows

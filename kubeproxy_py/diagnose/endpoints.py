@@ -1,0 +1,149 @@
+"""Endpoints as documents: why each gets new connections of a Service port, or does not."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from kubeproxy_py.compile.binding import FrontendKind
+from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.service import select_endpoints
+from kubeproxy_py.compile.topology import (
+    Backend,
+    SelectionRule,
+    SliceEndpoints,
+    backends,
+    is_local,
+)
+from kubeproxy_py.compile.unserved import may_serve
+from kubeproxy_py.diagnose.document import EndpointState
+from kubeproxy_py.diagnose.services import KIND_NAMES, is_local_policy
+from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, Service, ServicePort
+from kubeproxy_py.net import FAMILIES, Family, family_of
+
+_Kinds = Sequence[FrontendKind]
+
+
+def endpoint_states(snapshot: Snapshot, service: Service, port_name: str | None = None) -> Iterator[EndpointState]:
+    """Yield each endpoint of *service* for each of its ports (None: of all) in each family that has addresses."""
+    slices, kinds = snapshot.slices_of(service.name), _kinds_by_family(snapshot, service)
+    for family in FAMILIES:
+        for port in service.ports:
+            if port_name in (None, port.name, str(port.port)) and family in kinds:
+                yield from _states_of_port(service, port, family, slices, kinds[family], snapshot.context)
+    for part in slices:
+        if part.family not in kinds:
+            for endpoint, pod in zip(part.endpoints, part.pod_names(), strict=False):
+                reason = f"the Service has no {part.family} address"
+                yield _state(ServicePort("", "TCP", 0), part, endpoint, pod, 0, (), reason)
+
+
+def _kinds_by_family(snapshot: Snapshot, service: Service) -> dict[Family, list[FrontendKind]]:
+    """Return the kinds of addresses at which *service* is served, by family."""
+    found: dict[Family, dict[FrontendKind, None]] = {}
+    for server in snapshot.claims.held_by(service.name):
+        claim = snapshot.claims.claims_to(server)[0]
+        found.setdefault(family_of(server.address), {})[claim.kind] = None
+    for address in service.cluster_ips:
+        found.setdefault(family_of(address), {})
+    return {family: sorted(kinds) for family, kinds in found.items()}
+
+
+def _states_of_port(  # noqa: PLR0913, PLR0917 - all that the selection depends on
+    service: Service,
+    port: ServicePort,
+    family: Family,
+    slices: Sequence[EndpointSlice],
+    kinds: _Kinds,
+    context: NodeContext,
+) -> Iterator[EndpointState]:
+    chosen = SliceEndpoints(backends(slices, family, port), context)
+    selection = select_endpoints(service, port, kinds, [chosen])
+    rules = {kind: selection.for_policy(is_local=is_local_policy(service, kind)) for kind in kinds}
+    in_use = {rule: {(b.address, b.port) for b in chosen.selected(rule)} for rule in rules.values()}
+    for part in slices:
+        if part.family != family:
+            continue
+        numbers = [one.port for one in part.ports if (one.name, one.protocol) == (port.name, port.protocol)]
+        for endpoint, pod in zip(part.endpoints, part.pod_names(), strict=False):
+            if not numbers:
+                yield _state(port, part, endpoint, pod, 0, (), _no_port_text(port, part))
+            for number in numbers:
+                serves = [kind for kind, rule in rules.items() if (endpoint.address, number) in in_use[rule]]
+                reason = _reason(endpoint, serves, rules, chosen.backends, context)
+                yield _state(port, part, endpoint, pod, number, serves, reason)
+
+
+def _state(  # noqa: PLR0913, PLR0917 - the document has as many fields
+    port: ServicePort,
+    part: EndpointSlice,
+    endpoint: Endpoint,
+    pod: str,
+    number: int,
+    serves: Iterable[FrontendKind],
+    reason: str,
+) -> EndpointState:
+    return EndpointState(
+        port.name,
+        port.protocol,
+        part.family,
+        endpoint.address,
+        number,
+        tuple(KIND_NAMES[kind] for kind in serves),
+        reason,
+        pod,
+        endpoint.node,
+        endpoint.zone,
+        part.name.name,
+    )
+
+
+def _no_port_text(port: ServicePort, part: EndpointSlice) -> str:
+    same = sorted({one.protocol for one in part.ports if one.name == port.name})
+    if same:
+        return f"its port is of protocol {'/'.join(same)}, the Service port is {port.protocol}"
+    names = ", ".join(sorted(one.name or "(unnamed)" for one in part.ports)) or "no port"
+    return f"no {repr_name(port.name)} in its slice (it has: {names})"
+
+
+def repr_name(name: str) -> str:
+    """Return ``port "http"``, or ``unnamed port``."""
+    return f'port "{name}"' if name else "unnamed port"
+
+
+def _reason(
+    endpoint: Endpoint,
+    serves: _Kinds,
+    rules: Mapping[FrontendKind, SelectionRule],
+    candidates: Sequence[Backend],
+    context: NodeContext,
+) -> str:
+    """Return why *endpoint* serves the kinds *serves*, and not the others of *rules*."""
+    if not rules:
+        return "the Service is served at no address"
+    if len(serves) == len(rules):
+        return _in_texts({rules[kind] for kind in serves})
+    if not may_serve(endpoint):
+        return "terminating, and not serving any more" if endpoint.terminating else "not ready"
+    others = {rule for kind, rule in rules.items() if kind not in serves}
+    text = "; ".join(sorted({_out_text(endpoint, rule, context) for rule in others}))
+    if not serves:
+        return text
+    names = ", ".join(KIND_NAMES[kind] for kind in rules if kind not in serves)
+    return f"{_in_texts({rules[kind] for kind in serves})}; not for {names}: {text}"
+
+
+def _in_texts(rules: Iterable[SelectionRule]) -> str:
+    return "; ".join(sorted(rule.value for rule in rules))
+
+
+def _out_text(endpoint: Endpoint, rule: SelectionRule, context: NodeContext) -> str:
+    if rule in (SelectionRule.LOCAL, SelectionRule.LOCAL_TERMINATING) and not is_local(endpoint, context.node_name):
+        return f"on node {endpoint.node or '(unknown)'}, and policy Local uses endpoints of this node only"
+    if endpoint.terminating and not endpoint.ready:
+        return "terminating, and others are ready"
+    if rule is SelectionRule.ZONE_HINTED:
+        return f"hinted for zone {', '.join(endpoint.zone_hints)}, this node is in {context.zone}"
+    if rule is SelectionRule.NODE_HINTED:
+        return f"hinted for node {', '.join(endpoint.node_hints)}, this is {context.node_name}"
+    if rule is SelectionRule.NONE:
+        return f"on node {endpoint.node or '(unknown)'}, and policy Local uses endpoints of this node only"
+    return "not ready"

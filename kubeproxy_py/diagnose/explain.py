@@ -1,0 +1,315 @@
+"""Explain one Service, address or endpoint: who owns it, what follows from it, and what is wrong with it."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from msgspec.structs import replace
+
+from kubeproxy_py.compile.desired import BASE, CHAINS
+from kubeproxy_py.diagnose.document import (
+    VERSION,
+    ClaimState,
+    EndpointState,
+    Explanation,
+    RowState,
+    ServiceExplanation,
+    ServiceState,
+)
+from kubeproxy_py.diagnose.endpoints import endpoint_states
+from kubeproxy_py.diagnose.rows import row_state, time_text
+from kubeproxy_py.diagnose.services import (
+    KIND_NAMES,
+    ConnectionCounts,
+    ServiceView,
+    not_served_text,
+    owned_rows,
+    server_order,
+)
+from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.diagnose.state import agent_state
+from kubeproxy_py.diagnose.targets import (
+    AddressTarget,
+    ServiceTarget,
+    Target,
+    UnknownTargetError,
+    frontends_at,
+    resolve_service,
+    services_with_endpoint,
+)
+from kubeproxy_py.model.kube_names import server_entry
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.net import IP, special_use
+
+_PLACES_MAX = 3  # addresses that are named for one reason
+_SERVICES_MAX = 20  # that one address or endpoint belongs to, and that are explained
+
+
+class Scope:
+    """The Services that *target* names in *snapshot*, and which of their frontends it means.
+
+    Raises UnknownTargetError.
+    """
+
+    def __init__(self, snapshot: Snapshot, target: Target) -> None:
+        self.target = target
+        self.servers: tuple[VirtualServer, ...] | None = None  # None: all of the Services
+        self.endpoint: IP = ""
+        if isinstance(target, ServiceTarget):
+            self.names: list[ServiceName] = [resolve_service(snapshot, target)]
+            self.summary = f"Service {target.name}"
+            return
+        self._find_address(snapshot, target)
+
+    def _find_address(self, snapshot: Snapshot, target: AddressTarget) -> None:
+        servers = sorted(frontends_at(snapshot, target), key=server_order)
+        if servers:
+            self.servers = tuple(servers)
+            claims = [claim for server in servers for claim in snapshot.claims.claims_to(server)]
+            self.names = list(dict.fromkeys(claim.service for claim in claims))[:_SERVICES_MAX]
+            best = claims[0]
+            self.summary = f"{target} is {KIND_NAMES[best.kind]} of Service {best.service}"
+            return
+        self.names = sorted(services_with_endpoint(snapshot, target))[:_SERVICES_MAX]
+        if self.names:
+            self.endpoint = target.address
+            self.summary = f"{target} is an endpoint of {', '.join(map(str, self.names))}"
+            return
+        if snapshot.awaited:
+            known = [key for key in snapshot.actual if isinstance(key, VirtualServer) and _is_at(key, target)]
+            if known:
+                self.servers = tuple(sorted(known, key=server_order))
+                self.summary = f"{target} is a virtual server of the kernel; whose is unknown without the objects"
+                return
+        raise UnknownTargetError(*_unknown_address(snapshot, target))
+
+
+def _is_at(server: VirtualServer, target: AddressTarget) -> bool:
+    return server.address == target.address and target.port in (0, server.port)
+
+
+def _unknown_address(snapshot: Snapshot, target: AddressTarget) -> tuple[str, list[str]]:
+    """Return what is known of an address that no Service has, and what is like it."""
+    at_address = frontends_at(snapshot, AddressTarget(target.address))
+    if at_address:
+        names = {snapshot.claims.holder(server) for server in at_address}
+        text = f"no Service has {target}; {', '.join(map(str, filter(None, names)))} has the address with other ports"
+        return text, [str(server) for server in sorted(at_address, key=server_order)[:5]]
+    hosts = [host.interface for host in snapshot.host_addresses if host.address == target.address]
+    if hosts:
+        same_port = [server for server in snapshot.claims.servers() if server.port == target.port]
+        return f"{target.address} is an address of this node ({hosts[0]}), and no Service is served there", [
+            str(server) for server in sorted(same_port, key=server_order)[:3]
+        ]
+    refused = [one for one in snapshot.refusals if one.subject == target.address]
+    if refused:
+        return f"{target.address} is not served: {refused[0]}", []
+    if use := special_use(target.address):
+        return f"{target.address} is a {use} address, which no Service can have", []
+    text = f"no Service and no endpoint has {target} ({len(snapshot.services):,} Services are known)"
+    return text, []
+
+
+def explain(snapshot: Snapshot, scope: Scope, connections: ConnectionCounts | None = None) -> Explanation:
+    """Return all that is known of *scope* in *snapshot*; *connections* of its real servers, if they were read."""
+    view = ServiceView(snapshot)
+    services = tuple(_explain_service(snapshot, view, scope, name, connections) for name in scope.names)
+    base = (*_base_rows(snapshot), *_rows_of_nobody(snapshot, scope))
+    problems = tuple(
+        dict.fromkeys(
+            (*_agent_problems(snapshot), *_problems(snapshot, services, scope), *_row_problems(_base_rows(snapshot)))
+        )
+    )
+    return Explanation(
+        VERSION,
+        "Explanation",
+        time_text(snapshot.wall_s),
+        agent_state(snapshot),
+        _target_text(scope.target),
+        scope.summary,
+        "wrong" if problems else "well",
+        problems,
+        services,
+        base,
+        tuple(_next(scope, services, problems)),
+    )
+
+
+def servers_of(snapshot: Snapshot, scope: Scope) -> list[VirtualServer]:
+    """Return the virtual servers of *scope* that the kernel has, for counting their connections."""
+    claimed = (server for name in scope.names for server in snapshot.claims.claimed_by(name))
+    wanted = scope.servers if scope.servers is not None else claimed
+    return [server for server in dict.fromkeys(wanted) if server in snapshot.actual]
+
+
+def _target_text(target: Target) -> str:
+    if isinstance(target, AddressTarget):
+        return str(target)
+    return f"{target.name}:{target.port}" if target.port else str(target.name)
+
+
+def _explain_service(
+    snapshot: Snapshot,
+    view: ServiceView,
+    scope: Scope,
+    name: ServiceName,
+    connections: ConnectionCounts | None,
+) -> ServiceExplanation:
+    service = snapshot.services[name]
+    port = scope.target.port if isinstance(scope.target, ServiceTarget) else None
+    state = _narrowed(view.state(name, connections), scope, port)
+    servers = [
+        VirtualServer(server.address, server.port, server.protocol)  # type: ignore[arg-type]
+        for server in state.virtual_servers
+    ]
+    endpoints: Iterable[EndpointState] = endpoint_states(snapshot, service, port)
+    if scope.endpoint:
+        endpoints = (endpoint for endpoint in endpoints if endpoint.address == scope.endpoint)
+    return ServiceExplanation(
+        state,
+        tuple(endpoints),
+        tuple(_rows_of(snapshot, name, servers, scope.endpoint)),
+        tuple(_claims(snapshot, servers)),
+    )
+
+
+def _narrowed(state: ServiceState, scope: Scope, port: str | None) -> ServiceState:
+    """Return *state* with the virtual servers that *scope* means."""
+    servers = state.virtual_servers
+    if port is not None:
+        servers = tuple(one for one in servers if port in (one.port_name, str(one.port)))
+    if scope.servers is not None:
+        servers = tuple(
+            one
+            for one in servers
+            if VirtualServer(one.address, one.port, one.protocol) in scope.servers  # type: ignore[arg-type]
+        )
+    if scope.endpoint:
+        servers = tuple(
+            one for one in servers if any(real.address == scope.endpoint for real in one.real_servers or ())
+        )
+    return replace(state, virtual_servers=servers)
+
+
+def _rows_of(
+    snapshot: Snapshot, name: ServiceName, servers: Collection[VirtualServer], endpoint: IP
+) -> Iterator[RowState]:
+    """Yield the rows of the Service *name* that belong to *servers*, in the order in which they are built."""
+    desired = snapshot.desired_of(name)
+    rows = [key for key in owned_rows(snapshot, name) if _belongs(key, servers, endpoint)]
+    for key in sorted(rows, key=_row_order):
+        yield row_state(snapshot, key, desired)
+
+
+_ROW_KINDS: tuple[type[Key], ...] = (IpsetEntry, VirtualServer, RealServer, Address)
+
+
+def _row_order(key: Key) -> tuple[int, str]:
+    return _ROW_KINDS.index(type(key)) if type(key) in _ROW_KINDS else -1, str(key)
+
+
+def _belongs(key: Key, servers: Collection[VirtualServer], endpoint: IP) -> bool:
+    match key:
+        case RealServer(virtual_server=server, address=address):
+            return server in servers and endpoint in ("", address)
+        case VirtualServer():
+            return key in servers
+        case Address(address=address):
+            return not endpoint and any(server.address == address for server in servers)
+        case IpsetEntry(entry=entry):
+            if endpoint:
+                return entry.startswith(f"{endpoint},")
+            return any(_is_entry_of(entry, server) for server in servers) or entry.count(",") == _HAIRPIN_COMMAS
+        case _:
+            return True
+
+
+_HAIRPIN_COMMAS = 2  # "10.244.1.5,tcp:8080,10.244.1.5": of an endpoint, not of a frontend
+
+
+def _is_entry_of(entry: str, server: VirtualServer) -> bool:
+    exact = server_entry(server)
+    return entry in (exact, server.address, str(server.port)) or entry.startswith(f"{exact},")
+
+
+def _base_rows(snapshot: Snapshot) -> tuple[RowState, ...]:
+    """Return the rows of no Service that are not as desired: without them no Service works."""
+    if not snapshot.pending:
+        return ()
+    desired: Rows = {**snapshot.desired_of(BASE), **snapshot.desired_of(CHAINS)}
+    return tuple(row_state(snapshot, key, desired) for key in desired.keys() & snapshot.pending.keys())
+
+
+def _rows_of_nobody(snapshot: Snapshot, scope: Scope) -> Iterator[RowState]:
+    """Yield the rows of the virtual servers of *scope*, if it is unknown which Service has them."""
+    if not scope.names:
+        servers = scope.servers or ()
+        keys = [key for key in snapshot.actual if isinstance(key, RealServer) and key.virtual_server in servers]
+        yield from (row_state(snapshot, key, {}) for key in (*servers, *keys))
+
+
+def _claims(snapshot: Snapshot, servers: Iterable[VirtualServer]) -> Iterator[ClaimState]:
+    for server in servers:
+        for index, claim in enumerate(snapshot.claims.claims_to(server)):
+            yield ClaimState(str(server), str(claim.service), KIND_NAMES[claim.kind], index == 0)
+
+
+def _agent_problems(snapshot: Snapshot) -> Iterator[str]:
+    """Yield what is wrong with the agent, whatever the target."""
+    if snapshot.about.problem:
+        yield snapshot.about.problem
+    if snapshot.awaited:
+        yield f"the initial lists of {', '.join(sorted(snapshot.awaited))} were not received yet"
+    if snapshot.about.saved_s is not None:
+        yield f"the API server does not answer; the objects are those saved at {time_text(snapshot.about.saved_s)}"
+    for scope, error in snapshot.unread.items():
+        yield f"kernel state cannot be read ({scope}): {error}"
+
+
+def _problems(snapshot: Snapshot, services: Sequence[ServiceExplanation], scope: Scope) -> Iterator[str]:
+    for one in services:
+        name = f"{one.service.namespace}/{one.service.name}"
+        meant = not_served_text(snapshot.services[ServiceName(one.service.namespace, one.service.name)])
+        yield from (f"{name}: {text}" for text in _server_problems(one.service))
+        yield from (f"{name}: {note}" for note in one.service.notes if note != meant)
+        yield from (f"{name}: {row.kind} {row.key}: {row.error}" for row in one.rows if row.error)
+        if scope.endpoint and not any(endpoint.serves for endpoint in one.endpoints):
+            reasons = "; ".join(dict.fromkeys(endpoint.reason for endpoint in one.endpoints))
+            yield f"{name}: the endpoint gets no new connections: {reasons}"
+
+
+def _server_problems(service: ServiceState) -> Iterator[str]:
+    """Yield each reason once, with the first addresses that have it: a NodePort is served at many."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for server in service.virtual_servers:
+        if server.status != "serving":
+            at = f"{_at(server.address, server.port)}/{server.protocol}"
+            groups.setdefault((server.kind, server.reason), []).append(at)
+    for (kind, reason), places in groups.items():
+        more = f" and {len(places) - _PLACES_MAX} more" if len(places) > _PLACES_MAX else ""
+        yield f"{kind} {', '.join(places[:_PLACES_MAX])}{more}: {reason}"
+
+
+def _row_problems(rows: Iterable[RowState]) -> Iterator[str]:
+    yield from (f"{row.kind} {row.key}: {row.error or row.status}" for row in rows)
+
+
+def _at(address: IP, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _next(scope: Scope, services: Sequence[ServiceExplanation], problems: Sequence[str]) -> Iterator[str]:
+    """Yield the commands to look further."""
+    for one in services[:1]:
+        namespace, name = one.service.namespace, one.service.name
+        selector = f"kubernetes.io/service-name={name}"
+        if any(server.status == "unserved" for server in one.service.virtual_servers) or scope.endpoint:
+            yield f"kubectl -n {namespace} get endpointslices -l {selector} -o yaml"
+            yield f"kubectl -n {namespace} get pods -o wide  # those that the selector of the Service names"
+        if any(server.status == "refused" for server in one.service.virtual_servers):
+            yield f"kubectl -n {namespace} get service {name} -o yaml"
+        if not problems:
+            for server in one.service.virtual_servers[:1]:
+                at = f"{_at(server.address, server.port)}/{server.protocol}"
+                yield f"kubeproxy-py trace --from pod --to {at}"
+    if any(row.status == "failing" for one in services for row in one.rows):
+        yield "journalctl -u kubeproxy-py  # or: kubectl -n kube-system logs POD"

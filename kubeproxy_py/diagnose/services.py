@@ -1,0 +1,365 @@
+"""Services as documents: where each is served, by which real servers, and why not.
+
+Invariants:
+- The cost of one Service is that of its own rows, so that one of 10,000 costs nothing of the others.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from kubeproxy_py.compile.binding import FrontendKind
+from kubeproxy_py.compile.claims import Claim
+from kubeproxy_py.compile.frontends import external_local, source_ranges
+from kubeproxy_py.compile.unserved import Unserved, unserved_outside, unserved_reason
+from kubeproxy_py.diagnose.document import (
+    RealServerState,
+    RealServerStatus,
+    ServiceState,
+    VirtualServerState,
+    VirtualServerStatus,
+)
+from kubeproxy_py.diagnose.rows import moment_text, row_status, trouble_text
+from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.model.refusal import grouped
+from kubeproxy_py.model.rows import (
+    Address,
+    Connections,
+    Key,
+    RealServer,
+    RealServerSpec,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.model.services import Endpoint, Service, ServiceName, ServicePort
+from kubeproxy_py.net import IP, family_of, pack
+
+KIND_NAMES: Mapping[FrontendKind, str] = {
+    FrontendKind.CLUSTER_IP: "ClusterIP",
+    FrontendKind.LOAD_BALANCER: "LoadBalancer",
+    FrontendKind.EXTERNAL_IP: "externalIP",
+    FrontendKind.NODE_PORT: "NodePort",
+}
+"""The kinds of addresses, as Kubernetes calls them."""
+
+WORST_FIRST: tuple[VirtualServerStatus, ...] = ("failing", "stale", "pending", "unserved", "refused", "serving")
+"""The states of virtual servers in the order in which they are listed."""
+
+_RANK = {status: rank for rank, status in enumerate(WORST_FIRST)}
+_NOTE_ROWS_MAX = 3  # rows of a Service that are named in one note
+
+_NO_REASON = Unserved("", "")
+
+ConnectionCounts = Mapping[RealServer, Connections]
+Pod = tuple[Endpoint, str]
+"""An endpoint, and the name of its pod."""
+
+
+class _Detail(Struct, frozen=True, gc=False):
+    """What of real servers is in a document."""
+
+    pods: Mapping[IP, Pod]
+    connections: ConnectionCounts | None
+    lists_real_servers: bool
+
+
+class ServiceView:
+    """The Services of *snapshot*, each computed when it is asked for."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._extra: dict[VirtualServer, list[RealServer]] = {}  # real servers that are not desired, or wait
+        unsettled = (key for key in snapshot.pending if isinstance(key, RealServer))
+        for key in dict.fromkeys((*snapshot.draining, *unsettled)):
+            self._extra.setdefault(key.virtual_server, []).append(key)
+
+    def state(
+        self, name: ServiceName, connections: ConnectionCounts | None = None, *, lists_real_servers: bool = True
+    ) -> ServiceState:
+        """Return the Service *name*, which is known.
+
+        Args:
+            name: The Service.
+            connections: The number of connections of its real servers; None: they were not read.
+            lists_real_servers: List each real server, not only their numbers.
+        """
+        snapshot = self.snapshot
+        service = snapshot.services[name]
+        desired = self._real_servers(name)
+        detail = _Detail(self.pods(name) if lists_real_servers else {}, connections, lists_real_servers)
+        states = [
+            self._server(service, server, desired.get(server, ()), detail)
+            for server in snapshot.claims.claimed_by(name)
+        ]
+        return ServiceState(name.namespace, name.name, service.type, tuple(states), tuple(self._notes(service)))
+
+    def orphans(self, connections: ConnectionCounts | None = None, *, lists_real_servers: bool = True) -> ServiceState:
+        """Return the virtual servers in the kernel that no Service has, and that are still to be deleted.
+
+        Before the initial lists it is unknown which Service has one, and all are returned.
+        """
+        keys = self._actual_servers() if self.snapshot.awaited else self.snapshot.pending
+        servers = [key for key in keys if isinstance(key, VirtualServer) and self._is_orphan(key)]
+        states = [
+            self._orphan(server, _Detail({}, connections, lists_real_servers))
+            for server in sorted(servers, key=server_order)
+        ]
+        return ServiceState("", "", "", tuple(states))
+
+    def pods(self, name: ServiceName) -> dict[IP, Pod]:
+        """Return the endpoints of the Service *name* by address, each with its pod."""
+        return {
+            endpoint.address: (endpoint, pod)
+            for part in self.snapshot.slices_of(name)
+            for endpoint, pod in zip(part.endpoints, part.pod_names(), strict=False)
+        }
+
+    def _actual_servers(self) -> Iterable[Key]:
+        """Return the virtual servers of the kernel, and list their real servers with them."""
+        self._extra = {}
+        for key in self.snapshot.actual:
+            if isinstance(key, RealServer):
+                self._extra.setdefault(key.virtual_server, []).append(key)
+        return self.snapshot.actual
+
+    def _is_orphan(self, server: VirtualServer) -> bool:
+        return server in self.snapshot.actual and self.snapshot.claims.holder(server) is None
+
+    def _real_servers(self, name: ServiceName) -> dict[VirtualServer, list[RealServer]]:
+        """Return the real servers that the Service *name* wants."""
+        found: dict[VirtualServer, list[RealServer]] = {}
+        for part in self.snapshot.parts.get(name, ()):
+            for key in part:
+                if type(key) is RealServer:  # not isinstance: 100,000 of them at 10,000 Services
+                    server = key.virtual_server
+                    if server in found:
+                        found[server].append(key)
+                    else:
+                        found[server] = [key]
+        return found
+
+    def _server(
+        self, service: Service, server: VirtualServer, desired: Sequence[RealServer], detail: _Detail
+    ) -> VirtualServerState:
+        snapshot = self.snapshot
+        claims = snapshot.claims.claims_to(server)
+        kind = next((claim.kind for claim in claims if claim.service == service.name), FrontendKind.CLUSTER_IP)
+        port = port_of(service, server, kind)
+        if claims and claims[0].service != service.name:
+            return self._refused(server, kind, port, claims[0])
+        extra = [key for key in self._extra.get(server, ()) if key not in desired]
+        keys = [*desired, *extra] if extra else desired
+        counts = self._counts(keys)
+        status, why = self._judge(service, port, server, kind, counts)
+        spec = self._spec(server)
+        return VirtualServerState(
+            server.address,
+            server.port,
+            server.protocol,
+            KIND_NAMES[kind],
+            status,
+            port.name if port else "",
+            spec.scheduler if spec else "",
+            spec.persistence_s if spec else 0,
+            "Local" if is_local_policy(service, kind) else "Cluster",
+            source_ranges(service, family_of(server.address)) if kind is FrontendKind.LOAD_BALANCER else (),
+            why.kind,
+            why.text,
+            counts["serving"],
+            counts["draining"],
+            counts["pending"] + counts["failing"],
+            *_sums(keys, detail.connections),
+            real_servers=self._real_servers_of(keys, detail),
+        )
+
+    def _refused(
+        self, server: VirtualServer, kind: FrontendKind, port: ServicePort | None, best: Claim
+    ) -> VirtualServerState:
+        return VirtualServerState(
+            server.address,
+            server.port,
+            server.protocol,
+            KIND_NAMES[kind],
+            "refused",
+            port.name if port else "",
+            reason=f"not served for this Service: {best.service} has it as {KIND_NAMES[best.kind]}",
+        )
+
+    def _orphan(self, server: VirtualServer, detail: _Detail) -> VirtualServerState:
+        keys, spec = self._extra.get(server, ()), self._spec(server)
+        counts = self._counts(keys)
+        return VirtualServerState(
+            server.address,
+            server.port,
+            server.protocol,
+            "",
+            "serving" if self.snapshot.awaited else "stale",
+            scheduler=spec.scheduler if spec else "",
+            affinity_seconds=spec.persistence_s if spec else 0,
+            reason=""
+            if self.snapshot.awaited
+            else f"no Service has it; it is to be deleted: {trouble_text(self.snapshot, server)}",
+            serving=counts["serving"],
+            draining=counts["draining"],
+            failing=counts["pending"] + counts["failing"],
+            real_servers=self._real_servers_of(keys, detail),
+        )
+
+    def _spec(self, server: VirtualServer) -> VirtualServerSpec | None:
+        holder = self.snapshot.claims.holder(server)
+        parts = self.snapshot.parts.get(holder, ()) if holder else ()
+        desired = (part[server] for part in parts if server in part)
+        spec = self.snapshot.actual.get(server) or next(desired, None)
+        return spec if isinstance(spec, VirtualServerSpec) else None
+
+    def _judge(
+        self,
+        service: Service,
+        port: ServicePort | None,
+        server: VirtualServer,
+        kind: FrontendKind,
+        counts: Counter[RealServerStatus],
+    ) -> tuple[VirtualServerStatus, Unserved]:
+        """Return the state of *server* with real servers in these numbers, and the reason."""
+        snapshot = self.snapshot
+        for key in (server, Address(server.address)):
+            if key in snapshot.pending:
+                is_failing = row_status(snapshot, key) in ("failing", "waiting")
+                what = "" if key is server else "its address is not on kube-ipvs0: "
+                return "failing" if is_failing else "pending", Unserved("", what + trouble_text(snapshot, key))
+        if counts["failing"]:
+            return "failing", Unserved("", f"{counts['failing']} real servers are not as they should be")
+        if counts["pending"]:
+            return "pending", Unserved("", f"{counts['pending']} real servers are not applied yet")
+        is_outside = kind is not FrontendKind.CLUSTER_IP and external_local(service)
+        if port is None or (counts["serving"] and not is_outside):
+            return "serving", _NO_REASON
+        find = unserved_outside if counts["serving"] else unserved_reason
+        slices, family = snapshot.slices_of(service.name), family_of(server.address)
+        why = find(service, port, slices, family, snapshot.context)
+        return ("unserved", why) if why else ("serving", _NO_REASON)
+
+    def _counts(self, keys: Iterable[RealServer]) -> Counter[RealServerStatus]:
+        return Counter(map(self.real_server_status, keys))
+
+    def real_server_status(self, key: RealServer) -> RealServerStatus:
+        """Return the state of the real server *key*."""
+        snapshot = self.snapshot
+        if key in snapshot.pending:
+            return "failing" if row_status(snapshot, key) in ("failing", "waiting") else "pending"
+        return "draining" if key in snapshot.draining else "serving"
+
+    def _real_servers_of(self, keys: Iterable[RealServer], detail: _Detail) -> tuple[RealServerState, ...] | None:
+        """Return the real servers *keys*, those in trouble first; None if they are not listed."""
+        if not detail.lists_real_servers:
+            return None
+        ordered = sorted(keys, key=lambda key: (pack(key.address), key.port))
+        states = [self._real_server(key, detail.pods.get(key.address), detail.connections) for key in ordered]
+        return tuple(sorted(states, key=lambda state: _REAL_SERVER_RANK[state.status]))
+
+    def _real_server(self, key: RealServer, pod: Pod | None, connections: ConnectionCounts | None) -> RealServerState:
+        snapshot = self.snapshot
+        spec, drain = snapshot.actual.get(key), snapshot.draining.get(key)
+        count = connections.get(key, Connections()) if connections is not None else None
+        return RealServerState(
+            key.address,
+            key.port,
+            self.real_server_status(key),
+            spec.weight if isinstance(spec, RealServerSpec) else None,
+            pod[1] if pod else "",
+            pod[0].node if pod else "",
+            pod[0].zone if pod else "",
+            moment_text(snapshot, drain.since_s) if drain else "",
+            moment_text(snapshot, drain.deadline_s) if drain else "",
+            trouble_text(snapshot, key),
+            count.active if count else None,
+            count.inactive if count else None,
+        )
+
+    def _notes(self, service: Service) -> Iterator[str]:
+        """Yield what else is to be known of *service*."""
+        snapshot, name = self.snapshot, service.name
+        if text := not_served_text(service):
+            yield text
+        if name in snapshot.uncompiled:
+            yield f"internal error (please report), its last rows stay: {snapshot.uncompiled[name]}"
+        yield from service.problems
+        for part in snapshot.slices_of(name):
+            yield from (f"EndpointSlice {part.name.name}: {problem}" for problem in part.problems)
+        yield from (f"{one.reason}: {one.subject}: {one.message}" for one in grouped(snapshot.refusals.of(name)))
+        yield from self._row_notes(name)
+
+    def _row_notes(self, name: ServiceName) -> Iterator[str]:
+        """Yield the rows of the Service *name* that wait and are neither servers nor addresses."""
+        pending = self.snapshot.pending
+        if not pending:
+            return
+        waiting = [
+            key
+            for part in self.snapshot.parts.get(name, ())
+            for key in part.keys() & pending.keys()
+            if not isinstance(key, VirtualServer | RealServer | Address)
+        ]
+        for key in sorted(waiting)[:_NOTE_ROWS_MAX]:
+            yield f"{type(key).__name__} {key}: {trouble_text(self.snapshot, key)}"
+        if len(waiting) > _NOTE_ROWS_MAX:
+            yield f"{len(waiting) - _NOTE_ROWS_MAX:,} more rows wait"
+
+
+_REAL_SERVER_RANK: Mapping[RealServerStatus, int] = {"failing": 0, "pending": 1, "draining": 2, "serving": 3}
+
+
+def not_served_text(service: Service) -> str:
+    """Return why nothing of *service* is served here, as it is meant to be; "" if something is."""
+    if service.proxy_name is not None:
+        return f"another proxy serves it (label service.kubernetes.io/service-proxy-name={service.proxy_name})"
+    if service.type == "ExternalName":
+        return "type ExternalName: there is nothing to serve"
+    return "" if service.cluster_ips else "it has no ClusterIP (headless): there is nothing to serve"
+
+
+def rank(state: ServiceState) -> tuple[int, str, str]:
+    """Return the key by which Services are listed: the worst first, then by name."""
+    worst = min((_RANK[server.status] for server in state.virtual_servers), default=len(_RANK))
+    return worst, state.namespace, state.name
+
+
+def server_order(server: VirtualServer) -> tuple[int, bytes, int, str]:
+    """Return the key by which virtual servers are listed."""
+    packed = pack(server.address)
+    return len(packed), packed, server.port, server.protocol
+
+
+def port_of(service: Service, server: VirtualServer, kind: FrontendKind) -> ServicePort | None:
+    """Return the port of *service* that *server*, a frontend of *kind*, serves."""
+    is_node_port = kind is FrontendKind.NODE_PORT
+    for port in service.ports:
+        number = port.node_port if is_node_port else port.port
+        if number == server.port and port.protocol == server.protocol:
+            return port
+    return None
+
+
+def is_local_policy(service: Service, kind: FrontendKind) -> bool:
+    """Return whether the traffic policy that applies to frontends of *kind* is Local."""
+    return service.internal_local if kind is FrontendKind.CLUSTER_IP else external_local(service)
+
+
+def _sums(keys: Iterable[RealServer], connections: ConnectionCounts | None) -> tuple[int | None, int | None]:
+    if connections is None:
+        return None, None
+    counts = [connections[key] for key in keys if key in connections]
+    return sum(count.active for count in counts), sum(count.inactive for count in counts)
+
+
+def owned_rows(snapshot: Snapshot, name: ServiceName) -> Rows:
+    """Return the rows that the Service *name* wants, and those behind its virtual servers that are to go."""
+    rows = snapshot.desired_of(name)
+    servers = {key for key in rows if isinstance(key, VirtualServer)}
+    extra: Iterable[Key] = (*snapshot.draining, *snapshot.pending)
+    return {
+        **{key: None for key in extra if isinstance(key, RealServer) and key.virtual_server in servers},
+        **rows,
+    }

@@ -1,0 +1,205 @@
+"""The state document as a table for a terminal.
+
+Invariants:
+- Nothing that an object is named can change the terminal: control characters are replaced.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from kubeproxy_py.diagnose.document import AgentState, RealServerState, ServiceState, State, VirtualServerState
+
+_HEADER = ("SERVICE", "KIND", "ADDRESS", "SCHEDULER", "ENDPOINTS", "STATE")
+_WIDE_HEADER = (
+    "SERVICE",
+    "KIND",
+    "ADDRESS",
+    "SCHEDULER",
+    "AFFINITY",
+    "POLICY",
+    "SOURCES",
+    "ENDPOINTS",
+    "CONNS",
+    "STATE",
+)
+_REAL_HEADER = ("  ->", "POD", "NODE", "ZONE", "WEIGHT", "ACTIVE", "INACTIVE", "STATE")
+_GAP = "  "
+_UNSETTLED_SHOWN = 10
+
+
+def status_text(state: State, *, wide: bool = False) -> str:
+    """Return *state* as text: totals, then each virtual server with its real servers, the worst first."""
+    lines = [*_agent_lines(state), ""]
+    lines += _table(state, wide=wide) if state.services else ["Nothing matches"]
+    return "".join(f"{printable(line).rstrip()}\n" for line in lines)
+
+
+def printable(text: str) -> str:
+    """Return *text* with characters replaced that could change a terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def ago_text(then: str, now: str) -> str:
+    """Return how long *then* is before *now*, both RFC 3339, as ``3s`` or ``2m5s``; "never" if it is ""."""
+    if not then:
+        return "never"
+    seconds = round((datetime.fromisoformat(now) - datetime.fromisoformat(then)).total_seconds())
+    return duration_text(max(0, seconds))
+
+
+def duration_text(seconds: int) -> str:
+    """Return *seconds* as ``90s`` is written in Kubernetes: ``1m30s``, of which the two largest parts are shown."""
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
+    shown = [f"{number}{unit}" for number, unit in parts if number]
+    return "".join(shown[:2]) or "0s"
+
+
+def agent_lines(agent: AgentState, time: str) -> Iterator[str]:
+    """Yield what is to be known of the agent before anything else: that objects are stale, or that it waits."""
+    if agent.problem:
+        yield f"INCOMPLETE: {agent.problem}"
+    if agent.saved_at:
+        yield f"STALE: the API server does not answer; these are objects saved {ago_text(agent.saved_at, time)} ago"
+    if agent.awaits:
+        yield f"WAITING for the initial list of {', '.join(agent.awaits)}; no Service is touched before"
+    for unread in agent.unread:
+        yield f"UNREAD: kernel state cannot be read ({unread.scope}): {unread.error}"
+
+
+def _agent_lines(state: State) -> Iterator[str]:
+    agent, totals = state.agent, state.totals
+    yield from agent_lines(agent, state.time)
+    zone = f", zone {agent.zone}" if agent.zone else ""
+    yield (
+        f"Node {agent.node or '(unknown)'}{zone}: {totals.services:,} Services, {totals.virtual_servers:,} virtual "
+        f"servers, {totals.real_servers:,} real servers ({totals.draining:,} draining), {totals.refusals:,} refused"
+    )
+    if not agent.is_agent:
+        return
+    found, repaired = sum(agent.drift_found.values()), sum(agent.drift_repaired.values())
+    yield (
+        f"Last sync {ago_text(agent.last_sync, state.time)} ago, full compare "
+        f"{ago_text(agent.last_full_compare, state.time)} ago; drift since the start: {found:,} rows found, "
+        f"{repaired:,} repaired"
+    )
+    if totals.pending:
+        yield f"{totals.pending:,} rows are not as they should be, {totals.failed:,} of them failed:"
+        for row in state.unsettled[:_UNSETTLED_SHOWN]:
+            waits = f"waits for {row.waits_for}" if row.waits_for else row.error or row.status
+            retry = f"; retry in {ago_text(state.time, row.retry_at)}" if row.retry_at else ""
+            yield f"  {row.kind} {row.key}: {waits}{retry}"
+        if totals.pending > _UNSETTLED_SHOWN:
+            yield f"  and {totals.pending - _UNSETTLED_SHOWN:,} more"
+
+
+def _table(state: State, *, wide: bool) -> Iterator[str]:
+    servers = [(service, server) for service in state.services for server in service.virtual_servers]
+    cells = _wide_cells if wide else _cells
+    rows = [_WIDE_HEADER if wide else _HEADER, *(cells(service, server) for service, server in servers)]
+    listed = [real for _, server in servers for real in server.real_servers or ()]
+    widths, real_widths = _widths(rows), _widths([_REAL_HEADER, *map(real_cells, listed)])
+    yield line_of(rows[0], widths)
+    if listed:
+        yield line_of(_REAL_HEADER, real_widths)
+    rest = iter(rows[1:])
+    for service in state.services:
+        for server in service.virtual_servers:
+            yield line_of(next(rest), widths)
+            for real in server.real_servers or ():
+                yield line_of(real_cells(real), real_widths)
+        if service.notes:
+            yield from _notes(service)
+    if any(server.real_servers is None for _, server in servers):
+        yield "Real servers are not listed, because there are many: give a Service, -n NAMESPACE, or -o wide"
+
+
+def _notes(service: ServiceState) -> Iterator[str]:
+    if not service.virtual_servers:
+        yield f"{service.namespace}/{service.name}"
+    yield from (f"  ! {note}" for note in service.notes)
+
+
+def line_of(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return *cells* in columns of these *widths*; the last one may be longer."""
+    return _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    columns = list(zip(*rows, strict=True))
+    return [max(map(len, column)) for column in columns[:-1]] + [0]
+
+
+def real_cells(real: RealServerState) -> tuple[str, ...]:
+    """Return the cells of a real server."""
+    return (
+        f"  -> {address_text(real.address, real.port)}",
+        real.pod or "-",
+        real.node or "-",
+        real.zone or "-",
+        "-" if real.weight is None else str(real.weight),
+        _number(real.active),
+        _number(real.inactive),
+        _real_state(real),
+    )
+
+
+def _real_state(real: RealServerState) -> str:
+    if real.status == "draining":
+        until = f", until {real.deadline} at the latest" if real.deadline else ""
+        return f"draining since {real.since}{until}"
+    return f"{real.status}: {real.error}" if real.error else real.status
+
+
+def _cells(service: ServiceState, server: VirtualServerState) -> tuple[str, ...]:
+    more = [
+        "policy Local" if server.policy == "Local" else "",
+        f"affinity {duration_text(server.affinity_seconds)}" if server.affinity_seconds else "",
+        f"from {', '.join(server.source_ranges)}" if server.source_ranges else "",
+    ]
+    state = "; ".join((_state_text(server), *filter(None, more)))
+    return (*_first_cells(service, server), _endpoints(server), state)
+
+
+def _wide_cells(service: ServiceState, server: VirtualServerState) -> tuple[str, ...]:
+    return (
+        *_first_cells(service, server),
+        duration_text(server.affinity_seconds) if server.affinity_seconds else "-",
+        server.policy or "-",
+        ",".join(server.source_ranges) or "-",
+        _endpoints(server),
+        _number(server.active),
+        _state_text(server),
+    )
+
+
+def _first_cells(service: ServiceState, server: VirtualServerState) -> tuple[str, ...]:
+    name = f"{service.namespace}/{service.name}" if service.name else "-"
+    port = f":{server.port_name}" if server.port_name else ""
+    address = f"{address_text(server.address, server.port)}/{server.protocol}"
+    return f"{name}{port}", server.kind or "-", address, server.scheduler or "-"
+
+
+def _endpoints(server: VirtualServerState) -> str:
+    more = [
+        f"{server.failing} failing" if server.failing else "",
+        f"{server.draining} draining" if server.draining else "",
+    ]
+    return ", ".join(filter(None, (str(server.serving), *more)))
+
+
+def _state_text(server: VirtualServerState) -> str:
+    return f"{server.status}: {server.reason}" if server.reason else server.status
+
+
+def address_text(address: str, port: int) -> str:
+    """Return ``address:port``, with an IPv6 address in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _number(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def plain_lines(lines: Iterable[str]) -> str:
+    """Return *lines* as text that is safe for a terminal."""
+    return "".join(f"{printable(line).rstrip()}\n" for line in lines)

@@ -1,0 +1,215 @@
+"""Explanations: owner, rows, endpoints with the reason each is in or out, claims, problems, and what to do next."""
+
+from __future__ import annotations
+
+from errno import EINVAL
+from typing import Any
+
+import pytest
+
+from kubeproxy_py.diagnose.explain_text import explain_text
+from kubeproxy_py.diagnose.targets import AddressTarget, ServiceTarget, UnknownTargetError, parse_target
+from kubeproxy_py.model.events import NodeUpserted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.rows import VirtualServer
+from kubeproxy_py.model.services import Endpoint, EndpointSlice
+from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
+from tests.diagnose.view import agent_with, explained, snapshot_of, snapshot_with
+from tests.reconcile.harness import AgentHarness
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("shop/web", ServiceTarget(name("shop/web"))),
+        ("web", ServiceTarget(name("default/web"))),
+        ("shop/web:http", ServiceTarget(name("shop/web"), "http")),
+        ("10.96.0.10", AddressTarget("10.96.0.10")),
+        ("10.96.0.10:80", AddressTarget("10.96.0.10", 80)),
+        ("10.96.0.10:53/udp", AddressTarget("10.96.0.10", 53, "UDP")),
+        ("fd00::10", AddressTarget("fd00::10")),
+        ("[fd00::10]:80/TCP", AddressTarget("fd00::10", 80, "TCP")),
+        ("[FD00:0::10]", AddressTarget("fd00::10")),
+    ],
+)
+def test_targets(text: str, target: object) -> None:
+    assert parse_target(text) == target
+
+
+@pytest.mark.parametrize("text", ["", "/web", "shop/", "10.96.0.10:99999", "10.96.0.10:x", "web/tcp"])
+def test_what_cannot_be_a_target_is_refused(text: str) -> None:
+    with pytest.raises(UnknownTargetError):
+        parse_target(text)
+
+
+def test_service_that_is_well() -> None:
+    explanation = explained(snapshot_with(service(), endpoint_slice()), "shop/web")
+    assert (explanation.verdict, explanation.problems) == ("well", ())
+    (one,) = explanation.services
+    assert {row.kind for row in one.rows} == {"Address", "IpsetEntry", "RealServer", "VirtualServer"}
+    assert all(row.in_kernel and row.status == "present" for row in one.rows)
+    (state,) = one.endpoints
+    assert (state.serves, state.reason) == (("ClusterIP",), "ready")
+    assert "trace --from pod --to 10.96.0.10:80/TCP" in explanation.next[0]
+    assert "Well: every address is served" in explain_text(explanation)
+
+
+def reasons(endpoints: list[Endpoint], **fields: Any) -> list[str]:
+    snapshot = snapshot_with(service(**fields), endpoint_slice(endpoints=endpoints))
+    (one,) = explained(snapshot, "shop/web").services
+    return [state.reason for state in one.endpoints]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"ready": False, "serving": False}, "not ready"),
+        ({"ready": False, "serving": False, "terminating": True}, "terminating, and not serving any more"),
+        ({"ready": False, "serving": True, "terminating": True}, "terminating, and others are ready"),
+    ],
+)
+def test_endpoint_that_is_out_by_its_conditions(fields: dict[str, Any], reason: str) -> None:
+    assert reasons([endpoint("10.244.1.5"), endpoint("10.244.1.6", **fields)]) == ["ready", reason]
+
+
+def test_endpoint_that_serves_although_it_terminates() -> None:
+    terminating: dict[str, Any] = {"ready": False, "serving": True, "terminating": True}
+    assert reasons([endpoint(**terminating)]) == ["terminating, used since nothing is ready"]
+
+
+def test_endpoint_of_another_zone_is_out_by_its_hints() -> None:
+    harness = AgentHarness()
+    here, there = (endpoint(f"10.244.1.{n}", zone_hints=(f"zone-{zone}",)) for n, zone in ((5, "a"), (6, "b")))
+    agent_with(service(), endpoint_slice(endpoints=(here, there)), harness=harness)
+    (one,) = explained(snapshot_of(harness), "shop/web").services
+    assert [state.reason for state in one.endpoints] == [
+        "ready, and hinted for this zone",
+        "hinted for zone zone-b, this node is in zone-a",
+    ]
+
+
+def test_endpoint_of_another_node_is_out_under_policy_local() -> None:
+    local = [endpoint("10.244.1.5"), endpoint("10.244.2.5", node=THERE)]
+    assert reasons(local, internal_local=True) == [
+        "ready on this node",
+        "on node node-b, and policy Local uses endpoints of this node only",
+    ]
+
+
+def test_endpoint_that_serves_inside_and_not_outside() -> None:
+    exposed = service(type="NodePort", external_local=True, ports=(port(node_port=30_080),))
+    part = endpoint_slice(endpoints=[endpoint("10.244.1.5"), endpoint("10.244.2.5", node=THERE)])
+    (one,) = explained(snapshot_with(exposed, part), "shop/web").services
+    local, remote = one.endpoints
+    assert (local.serves, remote.serves) == (("ClusterIP", "NodePort"), ("ClusterIP",))
+    assert remote.reason == (
+        "ready; not for NodePort: on node node-b, and policy Local uses endpoints of this node only"
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (endpoint_slice(label="web"), 'no port "http" in its slice (it has: web)'),
+        (endpoint_slice(label="http", protocol="UDP"), "its port is of protocol UDP, the Service port is TCP"),
+        (endpoint_slice(endpoints=("fd00::5",), label="http"), "the Service has no IPv6 address"),
+    ],
+)
+def test_endpoint_that_does_not_fit_the_service_port(part: EndpointSlice, reason: str) -> None:
+    asked = service(ports=(port(label="http"),))
+    explanation = explained(snapshot_with(asked, part), "shop/web")
+    (state,) = explanation.services[0].endpoints
+    assert (state.serves, state.reason) == ((), reason)
+    assert explanation.verdict == "wrong"
+    assert any("get endpointslices" in command for command in explanation.next)
+
+
+def test_address_names_its_owner_and_only_its_rows() -> None:
+    both = service(ports=(port(80, label="http"), port(443, label="https")))
+    snapshot = snapshot_with(both, endpoint_slice(label="http"), endpoint_slice(label="https", suffix="2"))
+    explanation = explained(snapshot, "10.96.0.10:443/tcp")
+    assert explanation.summary == "10.96.0.10:443/TCP is ClusterIP of Service shop/web"
+    (one,) = explanation.services
+    assert [server.port for server in one.service.virtual_servers] == [443]
+    assert {row.key for row in one.rows if row.kind == "VirtualServer"} == {"10.96.0.10:443/TCP"}
+
+
+def test_contested_address_lists_all_claims() -> None:
+    other = service("other", ("10.96.0.11",), external_ips=("10.96.0.10",))
+    snapshot = snapshot_with(service(), endpoint_slice(), other, endpoint_slice("other"))
+    explanation = explained(snapshot, "10.96.0.10:80")
+    assert [one.service.name for one in explanation.services] == ["web", "other"]
+    claims = explanation.services[1].claims
+    assert [(claim.service, claim.kind, claim.holds) for claim in claims] == [
+        ("shop/web", "ClusterIP", True),
+        ("shop/other", "externalIP", False),
+    ]
+    assert "shop/other as externalIP, does not get it" in explain_text(explanation)
+
+
+def test_endpoint_names_its_services_and_why_it_gets_nothing() -> None:
+    out = endpoint("10.244.1.6", ready=False, serving=False)
+    snapshot = snapshot_with(service(), endpoint_slice(endpoints=[endpoint(), out]))
+    well, wrong = (explained(snapshot, address) for address in ("10.244.1.5:8080", "10.244.1.6"))
+    assert (well.summary, well.verdict) == ("10.244.1.5:8080 is an endpoint of shop/web", "well")
+    assert wrong.problems == ("shop/web: the endpoint gets no new connections: not ready",)
+
+
+def test_row_that_failed_has_error_retry_and_what_it_waits_for() -> None:
+    harness = AgentHarness()
+    harness.kernel.fault = lambda step: EINVAL if isinstance(step.key, VirtualServer) else 0
+    agent_with(service(), endpoint_slice(), harness=harness)
+    explanation = explained(snapshot_of(harness), "shop/web")
+    (server,) = (row for row in explanation.services[0].rows if row.kind == "VirtualServer")
+    assert (server.status, server.in_kernel, server.failures) == ("failing", False, 1)
+    assert explanation.verdict == "wrong"
+    assert "failing, is not in the kernel" in explain_text(explanation)
+
+
+@pytest.mark.parametrize(
+    ("target", "message", "nearest"),
+    [
+        ("shop/wbe", "no Service shop/wbe is known", ("shop/web",)),
+        ("other/web", "no Service other/web is known", ("shop/web",)),
+        ("shop/web:htp", "Service shop/web has no port 'htp'", ("shop/web:80",)),
+        ("10.96.0.10:81", "shop/web has the address with other ports", ("10.96.0.10:80/TCP",)),
+        ("127.0.0.1:80", "127.0.0.1 is a loopback address", ()),
+        ("10.99.0.1", "no Service and no endpoint has 10.99.0.1", ()),
+    ],
+)
+def test_unknown_target_says_what_is_known_and_what_is_like_it(
+    target: str, message: str, nearest: tuple[str, ...]
+) -> None:
+    with pytest.raises(UnknownTargetError, match=message) as raised:
+        explained(snapshot_with(service(), endpoint_slice()), target)
+    assert raised.value.nearest == nearest
+
+
+def test_agent_that_waits_for_lists_is_a_problem() -> None:
+    harness = AgentHarness(synced=False)
+    for event in (NodeUpserted(Node(HERE)), ServiceUpserted(service()), SliceUpserted(endpoint_slice())):
+        harness.agent.handle_event(event, harness.now_s)
+    harness.agent.compiler.compile()
+    assert (
+        "the initial lists of node, services, slices were not received yet"
+        in explained(snapshot_of(harness), "shop/web").problems
+    )
+
+
+def test_service_that_is_meant_to_have_no_address_is_well() -> None:
+    explanation = explained(snapshot_with(service(cluster_ips=()), endpoint_slice()), "shop/web")
+    assert explanation.verdict == "well"
+    assert "  ! it has no ClusterIP (headless): there is nothing to serve" in explain_text(explanation)
+    assert "Well" not in explain_text(explanation)
+
+
+def test_reason_that_many_node_ports_have_is_named_once() -> None:
+    harness = AgentHarness()
+    addresses = tuple(f"192.168.3.{n}" for n in range(10, 15))
+    harness.agent.compiler.reconfigure(
+        lambda _node, _addresses: node_context(families=("IPv4",), node_port_addresses={"IPv4": addresses})
+    )
+    agent_with(service(type="NodePort", ports=(port(node_port=30_080),)), harness=harness)
+    problems = explained(snapshot_of(harness), "shop/web").problems
+    assert "and 2 more: no EndpointSlice" in problems[1]
+    assert len(problems) == 2
