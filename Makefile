@@ -22,7 +22,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page completion man $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page completion man state-page $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -154,6 +154,9 @@ completion: setup ## generate the completion scripts in kubeproxy_py/completion/
 
 man: setup ## generate the manual pages from the parsers of the commands: build/man/*.8
 	$(PYTHON) -m tests.deploy.man_pages
+
+state-page: setup ## generate docs/state.md from the classes of the state documents
+	$(PYTHON) -m tests.diagnose.state_page
 
 lock: setup ## update the lock files of all dependencies
 	$(VENV)/bin/pip install --quiet pip-tools

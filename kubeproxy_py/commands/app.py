@@ -5,13 +5,15 @@ Each object is given those that it depends on, all of which exist before it: the
 
 import logging
 from collections.abc import Callable, Mapping
+from time import time
 from typing import TypeVar
 
 from msgspec import Struct
 
-from kubeproxy_py import threads
+from kubeproxy_py import __version__, threads
 from kubeproxy_py.commands.cleanup import warn_of_stale_rules
 from kubeproxy_py.commands.host_checks import HostChecks
+from kubeproxy_py.commands.own_view import source_text
 from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts, served_addresses
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.commands.rivals import RivalWatch
@@ -19,6 +21,7 @@ from kubeproxy_py.commands.startup import release_api_server
 from kubeproxy_py.commands.timeout_keeper import TimeoutKeeper
 from kubeproxy_py.config.current import CurrentConfig
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig
+from kubeproxy_py.diagnose.snapshot import About
 from kubeproxy_py.events.kube_events import started_event
 from kubeproxy_py.kernel.address.monitor import AddressMonitor
 from kubeproxy_py.kernel.host_facts import HostFactsReader
@@ -29,7 +32,10 @@ from kubeproxy_py.metrics.rest_client import RestClientMetrics
 from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import Report
+from kubeproxy_py.server.debug_socket import DebugServer
+from kubeproxy_py.server.documents import Documents
 from kubeproxy_py.server.node_servers import Collectors, NodeServers, ServeError
+from kubeproxy_py.server.snapshots import Snapshots
 from kubeproxy_py.systemd import SystemdNotifier
 
 _FLUSH_TIMEOUT_S = 5.0  # for the events of a process that cannot start
@@ -47,6 +53,7 @@ class App(Struct, frozen=True, gc=False):
     rules: Worker | None
     address_monitor: AddressMonitor
     config_file: ConfigFile | None  # None: configured by flags only
+    debug: DebugServer | None  # None: the state of the agent is served to nobody
 
     def start(self) -> None:
         """Start the threads: event poster, servers, rules, source, address monitor, configuration file.
@@ -61,6 +68,8 @@ class App(Struct, frozen=True, gc=False):
         except ServeError:
             announcer.flush(_FLUSH_TIMEOUT_S)  # the process exits, and nothing else posts the event
             raise
+        if self.debug:
+            self.debug.start()
         release_api_server(self.parts.kernel, self.parts.api_servers())
         if self.rules:
             self.rules.start(self.loop.enqueue)
@@ -103,9 +112,32 @@ def build_app(
         checks.listener(lambda: parts.compiler.cluster.node, lambda: _count_servers(parts.compiler.desired.counts)),
     )
     loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
+    snapshots = Snapshots(loop.request_snapshot, _about(current, parts, platform))
+    servers.serve_documents(Documents(snapshots, IpvsAdapter).answer, snapshots.drop_unused)
+    path = loaded.agent.debug_socket
+    debug = DebugServer(path, Documents(snapshots, IpvsAdapter).answer) if path else None
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
-    return App(node, parts, servers, loop, rules, monitor, config_file)
+    return App(node, parts, servers, loop, rules, monitor, config_file, debug)
+
+
+def _about(current: CurrentConfig, parts: Parts, platform: HostPlatform) -> Callable[[], About]:
+    """Return a function that returns what is known of this process; any thread may call it."""
+    started_s = time()
+
+    def about() -> About:
+        loaded = current.get()
+        return About(
+            version=__version__,
+            started_s=started_s,
+            source=source_text(loaded),
+            saved_s=parts.saved_s(),
+            iptables_backend=platform.iptables_backend,
+            config=loaded.config,
+            settings=loaded.agent,
+        )
+
+    return about
 
 
 def _make_collectors() -> Collectors:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from kubeproxy_py.kernel.iptables.backend import IptablesCommands
     from kubeproxy_py.sources.kubernetes.source import KubeSource
 
-_COMMAND_SILENCE_S = 3.0  # a command that runs once has more time for the API server, but gives up after 5 s
+_COMMAND_SILENCE_S = 2.0  # a command has more time for its server than an agent, and gives up after 5 s
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class HostPlatform(Struct, frozen=True, gc=False):
     host: HostInfo
     iptables_commands: "tuple[IptablesCommands, ...]" = ()
     rules: Worker | None = None  # reads and writes chains and jumps; not started
+    iptables_backend: str = ""  # legacy or nft; "": unknown
 
 
 class Parts(Struct, frozen=True, gc=False):
@@ -146,7 +147,7 @@ def real_platform(loaded: LoadedConfig) -> HostPlatform:
     probed = probe_host(loaded, require=True)
     host = replace(probed.host, node_name=node_name(loaded.config, gethostname()))
     rules = Worker("rules", _rules_adapter(loaded, probed))
-    return HostPlatform(linux_kernel(loaded, probed, rules), host, probed.commands, rules)
+    return HostPlatform(linux_kernel(loaded, probed, rules), host, probed.commands, rules, probed.backend)
 
 
 def empty_platform(loaded: LoadedConfig) -> HostPlatform:

@@ -18,9 +18,9 @@ from kubeproxy_py.config.types import AgentSettings, Field, KubeProxyConfigurati
 _RUN = ("run",)
 _PLAN = ("run", "plan")
 _HOST = ("run", "plan", "doctor")
-_READ = ("run", "plan", "status")
+_READ = ("run", "plan", "status", "explain")
 _SOURCE_OF = (*_READ, "doctor", "check")
-_KERNEL = ("run", "plan", "status", "doctor", "dump", "cleanup")
+_KERNEL = ("run", "plan", "status", "explain", "doctor", "dump", "cleanup")
 
 
 class Flag(Struct, frozen=True, gc=False):
@@ -192,6 +192,10 @@ _CONNTRACK = (
 _SERVERS = (
     Flag("healthz-bind-address", "healthzBindAddress", "address of the health server"),
     Flag("metrics-bind-address", "metricsBindAddress", "address of the metrics server"),
+    Flag(
+        "profiling", "enableProfiling",
+        "serve the state of the agent below /debug/ of the metrics server; there is no other profiling endpoint",
+    ),
     Flag("bind-address-hard-fail", "bindAddressHardFail", "exit if a server cannot listen on its address"),
     Flag(
         "healthz-port", "", "deprecated: port of the health server; 0 turns it off",
@@ -200,6 +204,11 @@ _SERVERS = (
     Flag("metrics-port", "", "deprecated: port of the metrics server", field_type=integer(1, 65535, metavar="PORT")),
 )  # fmt: skip
 _AGENT_SERVERS = (
+    Flag(
+        "debug-socket", "debugSocket",
+        "Unix socket at which root is told the state of the agent; commands ask it before they look themselves",
+        AgentSettings, commands=("run", "status", "explain"),
+    ),
     Flag(
         "traffic-series", "trafficSeries", "number of service ports with traffic metrics of their own; 0: none",
         AgentSettings,
@@ -233,7 +242,7 @@ _IGNORED = (
     Flag("kube-api-content-type", "clientConnection.contentType", "ignored; JSON is always used"),
     Flag("kube-api-qps", "clientConnection.qps", "ignored; this agent only lists and watches"),
     Flag("kube-api-burst", "clientConnection.burst", "ignored; this agent only lists and watches"),
-    Flag("profiling", "enableProfiling", "ignored; there is no profiling endpoint"),
+
     Flag("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", "ignored; no metrics are hidden"),
     Flag("iptables-localhost-nodeports", "iptables.localhostNodePorts", "ignored; IPVS cannot serve loopback"),
     Flag("iptables-sync-period", "iptables.syncPeriod", "ignored; see --ipvs-sync-period"),

@@ -222,6 +222,7 @@ class AgentSettings(Section, frozen=True):
     keep_foreign_virtual_servers: Annotated[bool, BOOLEAN] = False  # those that no set and no address of ours names
     state_dir: Annotated[str, DIRECTORY] = ""  # where objects are saved for the next start; "": nowhere
     state_max_age_s: Annotated[float, pointer(DURATION)] = 604_800.0  # older ones are not served; 0: of any age
+    debug_socket: Annotated[str, FILE] = ""  # where the state of the agent is served to root; "": nowhere
     reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
 
 

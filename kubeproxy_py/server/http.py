@@ -49,6 +49,8 @@ _OUT_OF_RESOURCES = frozenset((EMFILE, ENFILE, ENOBUFS, ENOMEM))
 _FILE_SHARE = 4  # one server uses at most a quarter of the files that the process may open
 
 Handler = Callable[[Request], Response]
+Admission = Callable[[socket.socket], bool]
+"""Returns whether the client that is connected by a socket is served."""
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +76,9 @@ class HttpServer:
     All methods but `call_soon_threadsafe` may be called in that thread only, or before it starts.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clients_max: int | None = None) -> None:
         self._name = name
+        self._admits: dict[socket.socket, Admission] = {}  # by listening socket, if not everybody is admitted
         self._periodic: list[Callable[[], None]] = []
         self._selector = selectors.DefaultSelector()
         self._clients: OrderedDict[socket.socket, _Client] = OrderedDict()  # the longest silent first
@@ -83,7 +86,9 @@ class HttpServer:
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ)
-        self._clients_max = max(8, min(CLIENTS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILE_SHARE))
+        self._clients_max = max(
+            8, min(clients_max or CLIENTS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILE_SHARE)
+        )
 
     def start(self) -> None:
         """Serve until the process ends."""
@@ -114,12 +119,19 @@ class HttpServer:
             OSError: The address is in use, or not one of this host.
         """
         listener = listening_socket(address, port, both_families=both_families)
-        self._selector.register(listener, selectors.EVENT_READ, handler)
+        self.add(listener, handler)
         return listener
+
+    def add(self, listener: socket.socket, handler: Handler, admits: Admission | None = None) -> None:
+        """Answer requests at *listener*, which does not block, with *handler*; only of clients that *admits* admits."""
+        if admits:
+            self._admits[listener] = admits
+        self._selector.register(listener, selectors.EVENT_READ, handler)
 
     def close(self, listener: socket.socket) -> None:
         """Close *listener* and every connection accepted on it."""
         self._selector.unregister(listener)
+        self._admits.pop(listener, None)
         listener.close()  # before its connections, so that a client that reconnects is refused
         for client in [client for client in self._clients.values() if client.listener is listener]:
             self._disconnect(client)
@@ -169,6 +181,10 @@ class HttpServer:
                     self._free_resources()
                     return
                 continue  # the client disconnected meanwhile
+            admits = self._admits.get(listener)
+            if admits and not admits(sock):
+                sock.close()
+                continue
             sock.setblocking(False)  # noqa: FBT003 - the socket API is positional
             self._clients[sock] = _Client(sock, listener, handler, time.monotonic())
             self._selector.register(sock, selectors.EVENT_READ)

@@ -1,5 +1,7 @@
 """MetricsPages: /metrics, /metrics/slis, /healthz, /proxyMode, /configz and /statusz of the metrics server.
 
+Below /debug/ are the documents of the agent's state, if the configuration enables profiling.
+
 Invariants:
   - A page that fails is answered with status 500 and logged (http.py); the other pages are not affected.
   - If a collector fails, its metrics are missing from the scrape and all others are served.
@@ -15,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from msgspec.structs import replace
+
 from kubeproxy_py import __version__
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.metrics.exposition import Collect, encode
@@ -24,6 +28,7 @@ from kubeproxy_py.server.http_messages import NOT_FOUND, TEXT, Request, Response
 _NOSNIFF = ("X-Content-Type-Options", "nosniff")
 _SLIS = ("kubernetes_healthcheck", "kubernetes_healthchecks_total")
 _CHECKS = ("ping",)
+_DEBUG = "/debug/"
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ class MetricsPages:
         self._registry = registry
         self._collectors = tuple(collectors)
         self._config = config
+        self._documents: Callable[[Request], Response] | None = None
         self._started_s = time.time()
         self._last_error = ""  # so that a lasting error is logged once
         self._pages: dict[str, Callable[[Request], Response]] = {
@@ -52,7 +58,13 @@ class MetricsPages:
     def answer(self, request: Request) -> Response:
         """Answer a request with any method, as kube-proxy does."""
         page = self._pages.get(request.path)
+        if page is None and request.path.startswith(_DEBUG) and self._documents:
+            return self._documents(replace(request, path=f"/v1/{request.path.removeprefix(_DEBUG)}"))
         return page(request) if page else NOT_FOUND
+
+    def serve_documents(self, answer: Callable[[Request], Response]) -> None:
+        """Answer requests below /debug/ by *answer*, which gets them below /v1/; before the server starts."""
+        self._documents = answer
 
     def _metrics(self, request: Request) -> Response:
         return _exposition(self._collect, request)

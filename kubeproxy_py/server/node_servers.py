@@ -89,7 +89,7 @@ class NodeServers:
             self._collect_feature_gates,
             traffic.collect,
         )
-        pages = MetricsPages(registry, collect, lambda: as_document(config().config))
+        self._pages = pages = MetricsPages(registry, collect, lambda: as_document(config().config))
         self._health_updates = HealthUpdates(
             health,
             families,
@@ -100,6 +100,15 @@ class NodeServers:
         self._metrics_server = _NodeServer("metrics", metrics_server, pages.answer, metrics_server_failed)
         ports = HealthCheckNodePorts(health_server, health, self._publish_bind_failure)
         self.observer = ServerObserver(self._health_updates, sync, traffic, ports)
+
+    def serve_documents(self, answer: Handler, tidy_up: Callable[[], None]) -> None:
+        """Answer requests below /debug/ of the metrics server by *answer*, if profiling is enabled; before the start.
+
+        *tidy_up* is called about once a second in any case.
+        """
+        self._metrics_server.server.call_periodically(tidy_up)
+        if self._config().config.enable_profiling:
+            self._pages.serve_documents(answer)
 
     def start(self) -> None:
         """Listen and serve until the process ends.

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from kubeproxy_py.commands.agent_client import DEFAULT_SOCKET
 from kubeproxy_py.config.load import load
 from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
 from tests.deploy.rendering import kustomize_objects
@@ -155,13 +156,20 @@ def test_rolling_update_replaces_one_pod_at_a_time() -> None:
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
 
 
-def test_only_modules_the_xtables_lock_and_the_state_directory_of_the_host_are_mounted(pod: Object) -> None:
+def test_only_modules_the_xtables_lock_and_own_directories_of_the_host_are_mounted(pod: Object) -> None:
     paths = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
-    assert paths == {"/run/xtables.lock", "/lib/modules", "/var/lib/kubeproxy-py"}
+    assert paths == {"/run/xtables.lock", "/lib/modules", "/var/lib/kubeproxy-py", "/run/kubeproxy-py"}
     [agent], [preparation] = pod["containers"], pod["initContainers"]
     assert writable_paths(preparation) == ["/run/xtables.lock"]
-    assert writable_paths(agent) == ["/run/xtables.lock", "/var/lib/kubeproxy-py"]
+    assert writable_paths(agent) == ["/run/xtables.lock", "/var/lib/kubeproxy-py", "/run/kubeproxy-py"]
     assert "--state-dir=/var/lib/kubeproxy-py" in agent["args"]
+
+
+def test_agent_serves_its_state_where_commands_ask_for_it(pod: Object) -> None:
+    [agent] = pod["containers"]
+    assert f"--debug-socket={DEFAULT_SOCKET}" in agent["args"]
+    for file in ("kubeproxy-py.service", "environment"):
+        assert f"--debug-socket={DEFAULT_SOCKET}" in (DEPLOY / "systemd" / file).read_text()
 
 
 def writable_paths(container: Object) -> list[str]:

@@ -9,7 +9,7 @@ import json
 import logging
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from kubeproxy_py.checks.rivals import HEALTH_PORT, METRICS_PORT, Facts, find_ri
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.flags import FLAGS
 from kubeproxy_py.config.load import load
+from kubeproxy_py.diagnose.snapshot import About
 from kubeproxy_py.kernel.address.bridges import parse_bridges
 from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
 from kubeproxy_py.kernel.address.ipv6_switch import is_off_for_device
@@ -52,11 +53,13 @@ from kubeproxy_py.kernel.netlink.messages import decode_answers, decode_error, s
 from kubeproxy_py.kernel.netlink.socket import decode_family_id
 from kubeproxy_py.metrics.process import collect_process_metrics
 from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
-from kubeproxy_py.model.rows import VirtualServer
+from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
 from kubeproxy_py.net import FAMILIES
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
-from kubeproxy_py.server.http_messages import NOT_FOUND, BadRequestError, encode_response, parse_head
+from kubeproxy_py.server.documents import Documents
+from kubeproxy_py.server.http_messages import NOT_FOUND, BadRequestError, Request, encode_response, parse_head
+from kubeproxy_py.server.snapshots import Snapshots
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.decode.objects import decode
 from kubeproxy_py.sources.kubernetes.certificates import validity_periods
@@ -65,6 +68,8 @@ from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, Resource, node_resource
 from kubeproxy_py.sources.manifests.parse import parse_manifest
+from tests.builders import endpoint_slice, port, service
+from tests.diagnose.view import snapshot_with
 from tests.fuzz import seeds
 
 _SERVERS = (VirtualServer("10.96.0.10", 80, "TCP"), VirtualServer("fd00:96::10", 53, "UDP"))
@@ -330,6 +335,21 @@ def _kernel_state(data: bytes) -> object:
     make_plan({}, owned)
     return state.host.info("node-a")
 
+@cache
+def _documents() -> Documents:
+    snapshot = snapshot_with(service(type="NodePort", ports=(port(node_port=30_080),)), endpoint_slice())
+    return Documents(Snapshots(lambda reply: reply(snapshot), About), _NoCounts)
+
+
+class _NoCounts:
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
+        return dict.fromkeys((), Connections())
+
+
+def _state_request(data: bytes) -> None:
+    path, _, query = data.decode("latin-1").partition("?")
+    assert _documents().answer(Request("GET", path, query)).status in {200, 400, 404}
+
 
 READERS = (
     Reader("netlink-messages", _messages, (), seeds.netlink_messages),
@@ -366,4 +386,5 @@ READERS = (
     Reader("watch-lines", _watch_lines, (), seeds.watch_lines),
     Reader("kernel-state", _kernel_state, (KernelError,), seeds.kernel_states),
     Reader("http-heads", _http_head, (BadRequestError,)),
+    Reader("state-requests", _state_request, (), seeds.state_requests),
 )

@@ -128,6 +128,15 @@ def lists() -> Iterator[bytes]:
     yield json.dumps({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}).encode()
 
 
+def state_requests() -> Iterator[bytes]:
+    """Yield requests for the documents of the agent's state."""
+    yield b"/v1/state"
+    yield b"/v1/status?namespace=shop&service=shop%2Fweb&realServers=true&connections=false"
+    yield b"/v1/status?address=10.96.0.10&port=80&nodePort=30080"
+    for target in (b"shop/web:80", b"10.96.0.10:80/tcp", b"[fd00::10]:80", b"10.244.1.5", b"shop/wbe"):
+        yield b"/v1/explain?target=" + target
+
+
 def watch_lines() -> Iterator[bytes]:
     """Yield a few lines of a watch, one about an object each, and the end of one."""
     for each in _objects():

@@ -1,0 +1,188 @@
+"""Documents: the pages that explain the agent's state, for the debug socket and the metrics server.
+
+Invariants:
+- A page is a pure function of a snapshot and the parameters; only the kernel's connection counts are read besides.
+- A page never keeps the loop from its work: what takes long gives way after each few Services.
+- Whatever a client asks for is answered with a JSON document; of an error, with an ErrorDocument.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from kubeproxy_py.diagnose.document import Document, ErrorDocument
+from kubeproxy_py.diagnose.explain import Scope, explain, servers_of
+from kubeproxy_py.diagnose.filters import ParameterError, parse_filter, require_known
+from kubeproxy_py.diagnose.services import ConnectionCounts
+from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.diagnose.state import ServiceList, head_of
+from kubeproxy_py.diagnose.targets import UnknownTargetError, parse_target
+from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.logging_setup import values
+from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
+from kubeproxy_py.server.http_messages import NOT_FOUND, Request, Response
+from kubeproxy_py.server.snapshots import AgentBusyError, Snapshots
+
+_JSON = (("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
+_WORK_S = 0.005  # after so much work a document gives way to the loop
+_GIVE_WAY_S = 0.0005  # not 0: a thread that waits for the interpreter would not get it
+_PARAMETERS_MAX = 20
+
+Parameters = Mapping[str, str]
+Pause = Callable[[], None]
+"""Gives way to other threads."""
+
+log = logging.getLogger(__name__)
+
+
+class ConnectionReader(Protocol):
+    """Reads connection counts from the kernel."""
+
+    def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
+        """Return the number of connections of each real server of *virtual_servers*.  Raises KernelError."""
+
+
+class Kernel:
+    """Connection counts for pages; the reader is made by the first request, in the thread that uses it."""
+
+    def __init__(self, make_reader: Callable[[], ConnectionReader]) -> None:
+        self._make_reader = make_reader
+        self._reader: ConnectionReader | None = None
+
+    def connections(self, servers: Collection[VirtualServer]) -> ConnectionCounts | None:
+        """Return the counts of the real servers of *servers*; None if they cannot be read."""
+        try:
+            self._reader = self._reader or self._make_reader()
+            return self._reader.connections(servers) if servers else {}
+        except (KernelError, OSError) as error:
+            log.debug("Failed to count connections", extra=values(err=error))
+            self._reader = None
+            return None
+
+
+Page = Callable[[Snapshot, Parameters, Kernel, Pause], Iterator[bytes]]
+"""Yields the JSON of a document in pieces.
+
+Raises:
+    ParameterError: A parameter cannot be used.
+    UnknownTargetError: What is asked for does not exist.
+"""
+
+
+def plain(page: Callable[[Snapshot, Parameters], Document]) -> Page:
+    """Return the page of a document that is made at once: a function of the snapshot and the parameters."""
+
+    def pieces(snapshot: Snapshot, parameters: Parameters, _kernel: Kernel, _pause: Pause) -> Iterator[bytes]:
+        yield msgspec.json.encode(page(snapshot, parameters))
+
+    return pieces
+
+
+def state_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, pause: Pause) -> Iterator[bytes]:
+    """Yield the State document: all Services, with their real servers and connections unless parameters say less."""
+    everything = {"realServers": "true", "connections": "true"}
+    yield from status_page(snapshot, {**everything, **parameters}, kernel, pause)
+
+
+def status_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, pause: Pause) -> Iterator[bytes]:
+    """Yield the State document with the Services that the parameters admit."""
+    listed = ServiceList(snapshot, parse_filter(parameters))
+    for _ in listed.prepare():
+        pause()
+    head = msgspec.json.encode(head_of(snapshot))
+    yield head.removesuffix(b'"services":[]}')
+    yield b'"services":['
+    separator = b""
+    for batch in listed.batches():
+        connections = kernel.connections(listed.servers(batch)) if listed.counts_connections else None
+        encoded = b",".join(map(msgspec.json.encode, listed.states(batch, connections)))
+        yield separator + encoded
+        separator = b","
+        pause()
+    yield b"]}"
+
+
+def explain_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, _pause: Pause) -> Iterator[bytes]:
+    """Yield the Explanation of the parameter ``target``."""
+    require_known(parameters, ("target",))
+    scope = Scope(snapshot, parse_target(parameters.get("target", "")))
+    yield msgspec.json.encode(explain(snapshot, scope, kernel.connections(servers_of(snapshot, scope))))
+
+
+PAGES: dict[str, Page] = {
+    "/v1/state": state_page,
+    "/v1/status": status_page,
+    "/v1/explain": explain_page,
+}
+"""Every page by its path; `plain` makes one of a function of a snapshot and parameters."""
+
+
+class Documents:
+    """Answers requests for *pages*; to be used by one thread.
+
+    Args:
+        snapshots: Where snapshots come from.
+        make_reader: Makes the reader of connection counts.
+        pages: The pages by their path.
+    """
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        make_reader: Callable[[], ConnectionReader],
+        pages: Mapping[str, Page] = PAGES,
+    ) -> None:
+        self._snapshots = snapshots
+        self._kernel = Kernel(make_reader)
+        self._pages = pages
+
+    def answer(self, request: Request) -> Response:
+        """Answer *request*, whose path is that of a page."""
+        page = self._pages.get(request.path)
+        if page is None:
+            return NOT_FOUND
+        if request.method not in ("GET", "HEAD"):
+            return _error(405, "only GET is answered", allow="GET, HEAD")
+        try:
+            parameters = _parameters(request.query)
+            pieces = page(self._snapshots.get(), parameters, self._kernel, _Turns().give_way)
+            return Response(200, b"".join(pieces), _JSON)
+        except ParameterError as error:
+            return _error(400, str(error))
+        except UnknownTargetError as error:
+            return _error(404, str(error), error.nearest)
+        except AgentBusyError as error:
+            return _error(503, str(error))
+
+
+class _Turns:
+    """Lets other threads work now and then."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def give_way(self) -> None:
+        """Sleep a moment if this thread has worked for _WORK_S."""
+        if time.monotonic() - self._began_s >= _WORK_S:
+            time.sleep(_GIVE_WAY_S)
+            self._began_s = time.monotonic()
+
+
+def _parameters(query: str) -> Parameters:
+    """Return the parameters of *query*, each of which may be given once.  Raises ParameterError."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=_PARAMETERS_MAX)
+    except ValueError:
+        raise ParameterError("the query cannot be read") from None
+    if len(dict(pairs)) < len(pairs):
+        raise ParameterError("a parameter is given twice")
+    return dict(pairs)
+
+
+def _error(status: int, text: str, nearest: Collection[str] = (), allow: str = "") -> Response:
+    headers = (*_JSON, ("Allow", allow)) if allow else _JSON
+    return Response(status, msgspec.json.encode(ErrorDocument(text, tuple(nearest))), headers)
