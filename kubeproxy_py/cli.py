@@ -1,4 +1,4 @@
-"""The command line: run | plan | status | doctor | check | dump | cleanup | completion | help | version.
+"""The command line: run | plan | status | explain | doctor | check | dump | cleanup | completion | help | version.
 
 Invariants:
 - Without a command it is ``run``, so a kube-proxy command line works unchanged.
@@ -242,11 +242,39 @@ def _add_choice(parser: ArgumentParser, short: str, name: str, values: tuple[str
     )
 
 
-def _status(config_input: ConfigInput, _arguments: Namespace) -> int:
+def _status(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.interactive import load_interactive
     from kubeproxy_py.commands.status import status
 
-    return status(load_interactive(config_input))
+    return status(config_input, arguments, lambda: load_interactive(config_input))
+
+
+def _status_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("service", nargs="?", metavar="[NAMESPACE/]SERVICE", help="only this Service")
+    parser.add_argument("-n", "--namespace", help="only Services of this namespace")
+    parser.add_argument("--address", metavar="IP", help="only where this address is a virtual or a real server")
+    parser.add_argument(
+        "--port", type=int, metavar="PORT", help="only where this is a port of a virtual or real server"
+    )
+    parser.add_argument("--node-port", type=int, metavar="PORT", help="only this NodePort")
+    _add_choice(parser, "-o", "--output", ("text", "wide", "json", "yaml"), "format; wide has more columns")
+    parser.add_argument("-w", "--watch", action="store_true", help="print again every two seconds, until interrupted")
+
+
+def _explain(config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.explain import explain
+    from kubeproxy_py.commands.interactive import load_interactive
+
+    return explain(config_input, arguments, lambda: load_interactive(config_input))
+
+
+def _explain_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        help="NAMESPACE/SERVICE[:PORT], ADDRESS[:PORT][/PROTOCOL] of a Service, or the address of an endpoint",
+    )
+    _add_choice(parser, "-o", "--output", ("text", "json", "yaml"), "format")
 
 
 def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
@@ -362,13 +390,35 @@ COMMANDS: dict[str, Command] = {
         unusable=FAILED,
     ),
     "status": Command(
-        "Print the kernel's IPVS virtual servers with the names of their Services",
+        "Print where each Service is served, by which endpoints, and why not",
+        "Asks the running agent, which needs no flags; without one it looks at the kernel and the API server itself.\n"
+        "The worst is printed first. Exits with 1 if not everything could be looked at.\n"
         f"{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
-            ("Print virtual servers and connections", "status --config=/var/lib/kube-proxy/config.conf"),
-            ("Name the Services of a directory", "status --manifests=/etc/kubeproxy-py/services"),
+            ("Print everything that this node serves", "status"),
+            ("Print one Service, with its endpoints and connections", "status shop/web"),
+            ("Print who has an address, as JSON", "status --address=203.0.113.7 --output=json"),
+            ("Without an agent, name the Services of a directory", "status --manifests=/etc/kubeproxy-py/services"),
         ),
         _status,
+        _status_arguments,
+        usage="[[NAMESPACE/]SERVICE] [FLAGS]",
+    ),
+    "explain": Command(
+        "Explain a Service, address or endpoint: what follows from it, and what is wrong",
+        "Asks the running agent, which needs no flags; without one it looks at the kernel and the API server itself.\n"
+        "Exits with 0 if all is well, 1 if the target is unknown or could not be looked at, 2 if something is wrong.\n"
+        f"{_KUBECONFIG}\n{_ALL_FLAGS}",
+        (
+            ("Explain why a Service does not answer", "explain shop/web"),
+            ("Explain one of its ports", "explain shop/web:http"),
+            ("Find out who has an address and port", "explain 203.0.113.7:443/tcp"),
+            ("Find out why a pod gets no connections", "explain 10.244.1.5"),
+        ),
+        _explain,
+        _explain_arguments,
+        usage="TARGET [FLAGS]",
+        unusable=FAILED,
     ),
     "doctor": Command(
         "Look for what is wrong on this host, with cause, effect and remedy",

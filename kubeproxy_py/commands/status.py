@@ -1,36 +1,122 @@
-"""status: print the kernel's IPVS virtual servers with the names of their Services, and what is refused of Services."""
+"""status: print where each Service is served, by which endpoints, and why not: as the running agent knows it."""
 
 import sys
-from time import time
+from collections.abc import Callable, Iterator, Mapping
+from time import sleep
 from typing import TYPE_CHECKING
 
-from kubeproxy_py.commands.exit_status import SUCCESS
-from kubeproxy_py.commands.parts import real_parts
-from kubeproxy_py.commands.plan import desired_rows
-from kubeproxy_py.kernel import VIRTUAL_SERVERS
-from kubeproxy_py.model.rows import VirtualServer
+import msgspec
+
+from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
+from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
+from kubeproxy_py.diagnose.document import Document, State
 
 if TYPE_CHECKING:
-    from kubeproxy_py.config.load import LoadedConfig
+    from argparse import Namespace
+
+    from kubeproxy_py.config.load import ConfigInput, LoadedConfig
+    from kubeproxy_py.diagnose.snapshot import Snapshot
+
+_WATCH_PERIOD_S = 2.0
+_AT_ONCE_S = 0.5  # a source that takes longer is not waited for before the kernel's state is printed
+_CLEAR = "\x1b[H\x1b[2J"
+
+Load = Callable[[], "LoadedConfig"]
+"""Loads the configuration of this command, which only looking without an agent needs."""
 
 
-def status(loaded: "LoadedConfig") -> int:
-    """Print the kernel's virtual servers with the names of their Services, then what is refused of Services."""
-    from kubeproxy_py.commands.service_names import unserved_server_reason, virtual_server_name
-    from kubeproxy_py.commands.status_table import refusals_text, saved_text, status_text
+def status(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> int:
+    """Print the status, and return the exit status: FAILED if it is not complete."""
+    parameters = _parameters(arguments)
+    while True:
+        for state in _states(config_input, parameters, load):
+            if arguments.watch and sys.stdout.isatty():
+                sys.stdout.write(_CLEAR)
+            sys.stdout.write(_text(state, arguments.output))
+            sys.stdout.flush()
+            is_complete = not state.agent.problem
+        if not arguments.watch:
+            return SUCCESS if is_complete else FAILED
+        sleep(_WATCH_PERIOD_S)
 
-    parts = real_parts(loaded)
-    desired_rows(parts)  # compiles, so that the holders are known
-    claims, services = parts.compiler.claims, parts.compiler.cluster.services
 
-    def name_of(server: VirtualServer) -> str:
-        return virtual_server_name(server, claims.holder(server), services)
+def _parameters(arguments: "Namespace") -> dict[str, str]:
+    """Return the parameters of the document by the arguments of the command line."""
+    everything = "true" if arguments.output != "text" else ""
+    return {
+        "namespace": arguments.namespace or "",
+        "service": arguments.service or "",
+        "address": arguments.address or "",
+        "port": str(arguments.port or ""),
+        "nodePort": str(arguments.node_port or ""),
+        "realServers": everything,
+        "connections": everything,
+    }
 
-    def reason_of(server: VirtualServer) -> str:
-        return unserved_server_reason(server, claims.holder(server), parts.compiler)
 
-    rows = parts.kernel.read(VIRTUAL_SERVERS)
-    connections = parts.kernel.connections([key for key in rows if isinstance(key, VirtualServer)])
-    sys.stdout.write(saved_text(parts.saved_s(), time()))
-    sys.stdout.write(status_text(rows, name_of, connections, reason_of) + refusals_text(parts.compiler.refusals))
-    return SUCCESS
+def _states(config_input: "ConfigInput", parameters: Mapping[str, str], load: Load) -> Iterator[State]:
+    """Yield the state as soon as it is known; a later one has more."""
+    path, problem = socket_path(config_input.flags), ""
+    if path:
+        try:
+            state = msgspec.json.decode(ask(path, "/v1/status", parameters), type=State)
+        except NoAgentError as error:
+            problem = f"{error}; this is what this command sees itself"
+        except RefusedError as error:
+            raise SystemExit(refusal_text(error)) from None
+        else:
+            if state.agent.has_read_kernel:
+                yield state
+                return
+            problem = f"the agent waits for {', '.join(state.agent.awaits)}; this is the state of the kernel"
+    yield from _own_states(parameters, load(), problem)
+
+
+def _own_states(parameters: Mapping[str, str], loaded: "LoadedConfig", why: str) -> Iterator[State]:
+    """Yield what the kernel alone tells, if the source takes long, and what is known with it."""
+    from kubeproxy_py.commands.own_view import SOURCE_TIMEOUT_S, OwnView
+    from kubeproxy_py.diagnose.status_text import plain_lines
+
+    if why:
+        sys.stderr.write(plain_lines([f"Note: {why}"]))
+    view = OwnView(loaded)
+    snapshot = view.complete(_AT_ONCE_S)
+    if snapshot is None:
+        if not parameters["realServers"]:  # text
+            waiting = f"this is the kernel alone; waiting for {view.source}, {SOURCE_TIMEOUT_S:g} s at most"
+            yield _own_state(view.kernel_snapshot(waiting), parameters)
+            sys.stdout.write("\n")
+        snapshot = view.wait()
+    yield _own_state(snapshot, parameters)
+
+
+def _own_state(snapshot: "Snapshot", parameters: Mapping[str, str]) -> State:
+    from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
+    from kubeproxy_py.server.documents import Kernel, status_page
+
+    given = {name: value for name, value in parameters.items() if value}
+    pieces = status_page(snapshot, given, Kernel(IpvsAdapter), lambda: None)
+    return msgspec.json.decode(b"".join(pieces), type=State)
+
+
+def _text(state: State, output: str) -> str:
+    from kubeproxy_py.diagnose.status_text import status_text
+
+    return encoded(state, output) or status_text(state, wide=output == "wide")
+
+
+def encoded(document: Document, output: str) -> str:
+    """Return *document* as JSON or YAML; "" for another format."""
+    if output == "json":
+        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    if output == "yaml":
+        import yaml
+
+        return str(yaml.safe_dump(msgspec.to_builtins(document), sort_keys=False, allow_unicode=True))
+    return ""
+
+
+def refusal_text(error: RefusedError) -> str:
+    """Return the error of the agent, with what is like that which was asked for."""
+    nearest = f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""
+    return f"error: {error}{nearest}"

@@ -121,9 +121,9 @@ def slice_of_web(port_name: str = "", namespace: str = "shop") -> Json:
 @pytest.mark.parametrize(
     ("slices", "why"),
     [
-        ((), "80/TCP IPv4: the Service has no EndpointSlice"),
-        ((slice_of_web(namespace="other"),), "80/TCP IPv4: the Service has no EndpointSlice"),
-        ((slice_of_web("http"),), "80/TCP IPv4: 1 endpoint, none for port (unnamed)/TCP; they have http/TCP"),
+        ((), "80/TCP IPv4: no EndpointSlice"),
+        ((slice_of_web(namespace="other"),), "80/TCP IPv4: no EndpointSlice"),
+        ((slice_of_web("http"),), "80/TCP IPv4: no unnamed port in its slices (they have: http)"),
     ],
 )
 def test_plan_says_why_no_endpoint_serves_a_port(plan: Plan, slices: tuple[Json, ...], why: str) -> None:

@@ -33,7 +33,7 @@ _USUAL_EXIT_STATUS = (
     ("2", "the command line or the configuration cannot be used"),
 )
 _ENVIRONMENT = (
-    ("KUBECONFIG", "the kubeconfig of plan, status, doctor and check, if neither a flag nor the configuration file names one"),
+    ("KUBECONFIG", "the kubeconfig of interactive commands, if neither a flag nor the file names one"),
     ("NO_COLOR", "if it is not empty, no colours"),
 )
 _FILES = (

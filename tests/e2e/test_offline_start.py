@@ -108,7 +108,7 @@ def test_node_that_boots_without_its_api_server_serves_what_was_saved_and_then_o
         assert responders(cluster) == {"pod-a1", "pod-b1"}
         assert responders(cluster, DNS) == {"pod-a1"}
         printed = status(cluster, booted, state_file)
-        assert printed.startswith("STALE: the API server does not answer")
+        assert "STALE: the API server does not answer" in printed
         assert "shop/web" in printed
         assert is_serving_saved(cluster)
         assert "ServedSavedObjects" not in event_reasons(booted)
@@ -120,7 +120,7 @@ def test_node_that_boots_without_its_api_server_serves_what_was_saved_and_then_o
         agent.wait_for("API server answered; its objects have replaced the saved ones", since)
         assert responders(cluster) == {"pod-a1", "pod-b2"}
         assert not is_serving_saved(cluster)
-        assert not status(cluster, booted, state_file).startswith("STALE")
+        assert "STALE" not in status(cluster, booted, state_file)
         wait_until(lambda: "ServedSavedObjects" in event_reasons(booted))
         assert len([line for line in agent.lines()[since:] if re.search(EVENT, line)]) == 1
 

@@ -21,16 +21,17 @@ def test_reason_why_nobody_serves_is_logged_and_shown_by_status(namespace: Names
     folder.write("unready", [service("unready", "10.96.0.81"), endpoint_slice("unready", [], unready=["pod-a1"])])
     folder.write("misnamed", [service("misnamed", "10.96.0.82"), endpoint_slice("misnamed", ["pod-a1"], [Port(81)])])
     reasons = {
-        "lone": "the Service has no EndpointSlice",
-        "unready": "1 endpoint, none is ready",
-        "misnamed": "1 endpoint, none for port tcp-80/TCP; they have tcp-81/TCP",
+        "lone": "no EndpointSlice",
+        "unready": "1 endpoint, 0 ready",
+        "misnamed": 'no port "tcp-80" in its slices (they have: tcp-81)',
     }
     with AgentProcess(namespace, folder.path) as agent:
         for name, reason in reasons.items():
-            assert reason in agent.wait_for(f"No endpoint serves these Service ports.*shop/{name}")
+            line = agent.wait_for(f"No endpoint serves these Service ports.*shop/{name}")
+            assert reason in line.replace('\\"', '"')
         table = run(namespace, *command_line(folder.path, "status"))
     for reason in reasons.values():
-        assert f"(no endpoints: refused; {reason})" in table
+        assert f"unserved: {reason}" in table
 
 
 def test_second_address_of_an_endpoint_is_reported(namespace: Namespace, tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_second_address_of_an_endpoint_is_reported(namespace: Namespace, tmp_pat
     objects[1]["endpoints"][0]["addresses"].append(BY_NAME["pod-a2"].ipv4)
     folder.write("twin", objects)
     with AgentProcess(namespace, folder.path) as agent:
-        line = agent.wait_for("2 addresses, of which only the first serves")
+        line = agent.wait_for("2 addresses in one endpoint, the first is used")
         assert "EndpointSlice shop/twin-4" in line
         agent.wait_synced()
         assert "10.244.1.5:8080" in run(namespace, "ipvsadm", "-Ln")
