@@ -42,6 +42,7 @@ class Extent(Struct, frozen=True, gc=False):
     churn_new: tuple[int, int]
     rollouts: tuple[int, ...]  # pods
     contested: int  # ports
+    asked: int
     compares: tuple[int, ...]
     idle: tuple[int, ...]
     idle_s: int
@@ -59,6 +60,7 @@ FULL = Extent(
     churn_new=(5000, 20),
     rollouts=(250, 1000),
     contested=2500,
+    asked=10_000,
     compares=(10_000,),
     idle=(100, 10_000),
     idle_s=60,
@@ -75,6 +77,7 @@ QUICK = Extent(
     churn_new=(1000, 5),
     rollouts=(50, 200),
     contested=200,
+    asked=1000,
     compares=(1000,),
     idle=(100,),
     idle_s=35,  # contains one full compare, 30 s after the first sync
@@ -143,6 +146,8 @@ def _load_rows(extent: Extent) -> Iterator[Row]:
     yield from figures_load.rollout_rows(_measure("rollout", extent.repeats, *extent.rollouts))
     contested = _measure("contested", extent.repeats, extent.contested)[str(extent.contested)]
     yield from figures_load.contested_rows(extent.contested, contested)
+    asked = _measure("asked", extent.repeats, extent.asked)[str(extent.asked)]
+    yield from figures_load.asked_rows(extent.asked, asked)
     for n in extent.compares:
         yield from figures_load.drift_rows(n, _measure("drift", _COMPARES * extent.repeats, n)[str(n)])
     idle = _measure("idle", extent.idle_s, *extent.idle)

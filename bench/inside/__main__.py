@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bench.inside import beside, change, churn, cold, contested, drift, floor, idle, machine, rollout
+from bench.inside import asked, beside, change, churn, cold, contested, drift, floor, idle, machine, rollout
 
 _Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
 
@@ -20,6 +20,7 @@ def _each(measure: Callable[[int, int], Any]) -> _Measure:
 
 
 _MEASURES: dict[str, _Measure] = {
+    "asked": _each(asked.measure),
     "cold": _each(cold.measure),
     "cold-api": _each(cold.measure_api),
     "change": change.measure,

@@ -78,3 +78,11 @@ def test_table_marks_a_row_over_its_limit_with_no() -> None:
 def test_contested_ratio_is_relative_to_an_address_for_each_service() -> None:
     ratio = list(figures_load.contested_rows(2500, {"apart": [100.0], "contested": [160.0]}))[-1]
     assert (ratio.n, ratio.value, ratio.holds) == (2500, 1.6, False)
+
+
+def test_rows_of_commands_have_the_longest_pause_of_the_loop() -> None:
+    times = {"status": [0.4], "status of one": [0.2], "explain": [0.6]}
+    raw = {**times, "pause": [0.004, 0.03], "rss_before": [1e8], "rss_after": [1.2e8]}
+    rows = list(figures_load.asked_rows(10_000, raw))
+    assert [each.holds for each in rows] == [True, True, False, False, None]
+    assert (row(rows, "  longest pause of the loop").value, rows[-1].value) == (30.0, 20.0)
