@@ -15,6 +15,7 @@ from kubeproxy_py.diagnose.filters import Filter, matching
 from kubeproxy_py.diagnose.rows import moment_text, row_state, time_text
 from kubeproxy_py.diagnose.services import ConnectionCounts, ServiceView, rank
 from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.diagnose.targets import AddressTarget, services_with_endpoint
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import ServiceName
 
@@ -117,7 +118,7 @@ class ServiceList:
         """Find the Services; gives way to the caller after each few."""
         wanted, snapshot = self._wanted, self._view.snapshot
         needs_backends = bool(wanted.address or wanted.port)
-        names = [wanted.service] if wanted.service else list(snapshot.services)
+        names = [wanted.service] if wanted.service else self._candidates()
         for index, name in enumerate(names):
             if name in snapshot.services and (not wanted.namespace or name.namespace == wanted.namespace):
                 self._keep(self._view.state(name, lists_real_servers=needs_backends))
@@ -129,6 +130,18 @@ class ServiceList:
         few = count <= LISTED_MAX
         self.lists_real_servers = few if wanted.real_servers is None else wanted.real_servers
         self.counts_connections = few if wanted.connections is None else wanted.connections
+
+    def _candidates(self) -> Collection[ServiceName]:
+        """Return the Services that may match; of an address, those that have it, so that others cost nothing."""
+        snapshot, address = self._view.snapshot, self._wanted.address
+        if not address:
+            return list(snapshot.services)
+        servers = [server for server in snapshot.claims.servers() if server.address == address]
+        draining = [key.virtual_server for key in snapshot.draining if key.address == address]
+        holders = (snapshot.claims.holder(server) for server in draining)
+        claimants = (claim.service for server in servers for claim in snapshot.claims.claims_to(server))
+        owners = services_with_endpoint(snapshot, AddressTarget(address))
+        return {name: None for name in (*claimants, *holders, *owners) if name}.keys()
 
     def _keep(self, state: ServiceState) -> None:
         if not state.virtual_servers and self._wanted.is_empty:
