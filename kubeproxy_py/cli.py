@@ -1,4 +1,4 @@
-"""The command line: run | plan | status | explain | doctor | check | dump | cleanup | completion | help | version.
+"""The command line: run | plan | status | explain | trace | doctor | check | dump | cleanup | completion | help | version.
 
 Invariants:
 - Without a command it is ``run``, so a kube-proxy command line works unchanged.
@@ -291,6 +291,28 @@ def _doctor_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def _trace(config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.interactive import load_interactive
+    from kubeproxy_py.commands.trace import TraceArguments, trace
+
+    asked = TraceArguments(arguments.sender, arguments.target, arguments.in_iface)
+    loaded = load_interactive(config_input)
+    return trace(loaded, asked, from_kernel=arguments.kernel, as_json=arguments.output == "json")
+
+
+def _trace_arguments(parser: ArgumentParser) -> None:
+    sender, target = "ADDRESS|outside|node|pod", "ADDRESS:PORT[/PROTOCOL]|NAMESPACE/SERVICE[:PORT]"
+    parser.add_argument("--from", dest="sender", required=True, metavar=sender, help="who sends the packet")
+    parser.add_argument("--to", dest="target", required=True, metavar=target, help="where it is sent")
+    parser.add_argument(
+        "--in-iface", default="", metavar="INTERFACE", help="by which it arrives (default that of the route back)"
+    )
+    parser.add_argument(
+        "--kernel", action="store_true", help="trace what the kernel has now, with the rules of other programs"
+    )
+    _add_choice(parser, "-o", "--output", ("text", "json"), "format of the trace")
+
+
 def _check(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.check import check
 
@@ -434,6 +456,22 @@ COMMANDS: dict[str, Command] = {
         _doctor,
         _doctor_arguments,
         unusable=COULD_NOT_LOOK,
+    ),
+    "trace": Command(
+        "Print what happens to a packet to a Service, rule by rule, and why",
+        "Follows the first packet of a connection through the rules, sets and virtual servers that a sync would make;\n"
+        "with --kernel through what the kernel has now. Exits with 0 if a real server or this node answers, with 2 if\n"
+        f"the packet is rejected, dropped or sent elsewhere, with 1 if that cannot be told.\n{_ALL_FLAGS}",
+        (
+            ("See who answers a client outside of the cluster", "trace --from outside --to shop/web:http"),
+            ("See why a client cannot connect", "trace --from 203.0.113.9 --to 192.0.2.80:443 --kernel"),
+            ("Trace a DNS request of a pod", "trace --from pod --to 10.96.0.10:53/udp --manifests=DIR"),
+            ("Print a ping of the node as JSON", "trace --from node --to 10.96.0.10/icmp -o json"),
+        ),
+        _trace,
+        _trace_arguments,
+        usage="--from SENDER --to TARGET [FLAGS]",
+        unusable=FAILED,
     ),
     "check": Command(
         "Validate configuration, manifests and kubeconfig, and report every problem",

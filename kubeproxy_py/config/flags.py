@@ -16,11 +16,11 @@ from kubeproxy_py.config.fields import FILE, FieldType, integer
 from kubeproxy_py.config.types import AgentSettings, Field, KubeProxyConfiguration, Section, fields_of
 
 _RUN = ("run",)
-_PLAN = ("run", "plan")
-_HOST = ("run", "plan", "doctor")
-_READ = ("run", "plan", "status", "explain")
+_PLAN = ("run", "plan", "trace")
+_HOST = ("run", "plan", "trace", "doctor")
+_READ = ("run", "plan", "status", "explain", "trace")
 _SOURCE_OF = (*_READ, "doctor", "check")
-_KERNEL = ("run", "plan", "status", "explain", "doctor", "dump", "cleanup")
+_KERNEL = ("run", "plan", "status", "explain", "trace", "doctor", "dump", "cleanup")
 
 
 class Flag(Struct, frozen=True, gc=False):
@@ -41,7 +41,8 @@ class Flag(Struct, frozen=True, gc=False):
 _CONFIGURATION = (
     Flag(
         "config", "", "read a KubeProxyConfiguration from this file; most other flags are then ignored",
-        field_type=FILE, commands=("run", "plan", "status", "doctor", "check", "dump", "cleanup"),
+        field_type=FILE,
+        commands=("run", "plan", "status", "explain", "trace", "doctor", "check", "dump", "cleanup"),
     ),
     Flag("write-config-to", "writeConfigTo", "write the effective configuration to this file and exit", AgentSettings),
     Flag(

@@ -1,1 +1,1 @@
-"""What the agent knows, in documents for operators: pure functions from a snapshot of its state."""
+"""Answers for operators, from rows and objects that others have gathered: pure, without clock, socket or log."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 
 from kubeproxy_py.kernel.address.neighbours import read_neighbours, solicit
-from kubeproxy_py.kernel.address.routes import read_gateways
+from kubeproxy_py.kernel.address.routes import read_gateways, read_route
 from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, Socket
 from kubeproxy_py.model.node import HostAddress, Neighbour
 from kubeproxy_py.net import IP
@@ -16,6 +16,10 @@ class HostNetwork:
     def gateways(self) -> dict[IP, str]:
         """Return the gateways of the routes, each with its interface."""
         return read_gateways(self._netlink)
+
+    def route_to(self, address: IP) -> tuple[str, IP] | None:
+        """Return the interface and source address with which this host sends to *address*; None without a route."""
+        return read_route(self._netlink, address)
 
     def solicit(self, targets: Iterable[HostAddress]) -> None:
         """Have the kernel resolve *targets*."""

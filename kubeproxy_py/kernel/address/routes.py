@@ -19,7 +19,7 @@ from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 from kubeproxy_py.kernel.netlink.socket import Socket, message
 from kubeproxy_py.net import IP
 
-_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 4, 5, 9
+_RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH = 4, 5, 7, 9
 _RTNEXTHOP = Struct("=HBBi")  # length with attributes, flags, hops, interface index
 _TABLE_MAIN = 254
 _PROTOCOLS = (3, 4, 9, 16)  # RTPROT_BOOT, RTPROT_STATIC, RTPROT_RA, RTPROT_DHCP
@@ -36,6 +36,22 @@ def read_gateways(netlink: Socket) -> dict[IP, str]:
     for family in HOST_PREFIX:
         bodies += (*_static_routes(netlink, family), *_default_route(netlink, family))
     return {address: _interface(index) for address, index in decode_gateways(bodies)}
+
+
+def read_route(netlink: Socket, address: IP) -> tuple[str, IP] | None:
+    """Return the interface and the source address with which this host sends to *address*; None without a route."""
+    family = AF_INET6 if ":" in address else AF_INET
+    header = RTMSG.pack(family, HOST_PREFIX[family], 0, 0, 0, 0, 0, 0, 0)
+    try:
+        body = netlink.request(message(RTM_GETROUTE, 0, header + attribute(RTA_DST, inet_pton(family, address))))
+    except KernelError:
+        return None
+    with decoding("a route"):
+        attributes = parse_attributes(body, RTMSG.size)
+        source = attributes.get(_RTA_PREFSRC)
+        if _RTA_OIF not in attributes:
+            return None
+        return _interface(read_u32(attributes[_RTA_OIF])), inet_ntop(family, source) if source else ""
 
 
 def decode_gateways(bodies: Iterable[bytes]) -> list[tuple[IP, int]]:

@@ -49,6 +49,18 @@ def save_table(commands: IptablesCommands, table: Table) -> bytes:
     return result.stdout
 
 
+def save_all_tables(commands: IptablesCommands) -> bytes:
+    """Return the output of iptables-save for every table, those of other programs included.
+
+    Raises:
+        KernelError: It could not be run, or the tables of ours cannot be listed.
+    """
+    result = run([*commands.save])
+    if not result.exit_code:
+        return result.stdout
+    return b"".join(save_table(commands, table) for table in ("nat", "filter"))
+
+
 def read_by_chain(commands: IptablesCommands, table: Table) -> bytes:
     """Return our chains, and the built-in chains that our jumps are in, as ``iptables-save -t TABLE`` would.
 

@@ -1,0 +1,397 @@
+"""The way of a packet through the hooks of netfilter, IPVS and the routing decision.
+
+IPVS takes a packet from the network after the filter rules of INPUT, and one of this host after the nat rules of
+OUTPUT, whether its address is bound or not.  It sends it on by OUTPUT (without nat: the connection has its destination)
+and POSTROUTING.
+
+Source: net/netfilter/ipvs/ip_vs_core.c (ip_vs_ops), ip_vs_xmit.c (ip_vs_nat_xmit).
+"""
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kubeproxy_py.diagnose.trace.lookup import Lookup, RowLookup
+from kubeproxy_py.diagnose.trace.matches import View
+from kubeproxy_py.diagnose.trace.packet import LOOPBACK_DEVICE, Host, Packet
+from kubeproxy_py.diagnose.trace.reasons import (
+    NO_OBJECTS,
+    Objects,
+    explain_end,
+    explain_forwarded,
+    explain_host,
+    explain_refused,
+)
+from kubeproxy_py.diagnose.trace.request import Request, TraceError
+from kubeproxy_py.diagnose.trace.result import Branch, Outcome, RealServerChoice, Trace
+from kubeproxy_py.diagnose.trace.ruleset import Ruleset, ruleset_of_rows
+from kubeproxy_py.diagnose.trace.walk import End, Hooks, Step, Way
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.rows import (
+    Address,
+    IpsetEntry,
+    RealServer,
+    Rows,
+    Sysctl,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.net import IP, Family, family_of
+
+_OUTSIDE: dict[Family, tuple[IP, ...]] = {  # RFC 5737, RFC 3849: nobody's
+    "IPv4": ("192.0.2.1", "198.51.100.1", "203.0.113.1"),
+    "IPv6": ("2001:db8::1", "2001:db8:1::1"),
+}
+_IPVS_CONNTRACK = Sysctl("net/ipv4/vs/conntrack")
+_HASHING = {"sh": "by the client's address", "dh": "by the Service's address", "mh": "by the client's address and port"}
+
+
+def trace(
+    rows: Rows | Lookup,
+    host: Host,
+    request: Request,
+    objects: Objects = NO_OBJECTS,
+    ruleset: Ruleset | None = None,
+) -> Trace:
+    """Return the way of a packet, from who sends it to who answers.
+
+    Args:
+        rows: The rows: those desired, or those of a kernel.
+        host: The host that has them.
+        request: Who sends the packet, and where.
+        objects: The names of the Services.
+        ruleset: All rules of the host, also of other programs; None: the rules of *rows* only.
+
+    Raises:
+        TraceError: The request does not fit the host; the message names the argument and the remedy.
+    """
+    lookup = RowLookup(rows) if isinstance(rows, dict) else rows
+    view = View(lookup, host.without_service_addresses())
+    packet, sender, notes = _first_packet(request, view)
+    if ruleset is None:
+        ruleset = ruleset_of_rows(lookup, packet.family)
+    tracer = _Tracer(view, Hooks(ruleset, view), objects)
+    outcomes = _distinct(tracer.outcomes(Way(packet)))
+    service = objects.name_of(packet.server) if packet.server else ""
+    return Trace(packet, sender, service, outcomes, ruleset.has_foreign, notes)
+
+
+def _first_packet(request: Request, view: View) -> tuple[Packet, str, tuple[str, ...]]:
+    """Return the packet, who sends it in words, and what was assumed.  Raises TraceError."""
+    destination = request.destination
+    family = family_of(destination)
+    packet = Packet("", destination, request.protocol, request.port)
+    notes: tuple[str, ...] = ()
+    match request.source:
+        case "node":
+            source, sender = _node_source(destination, view), "a program of this node"
+        case "pod":
+            source, sender = _pod_source(packet, view), "a pod of this node"
+        case "outside":
+            source, sender = _outside_source(family, view), "a client outside of the cluster"
+        case source:
+            sender = _sender_text(source, view)
+    if family_of(source) != family:
+        raise TraceError(f"--from {source} and --to {destination} are of different IP families; give two of one")
+    from_host = request.source == "node" or view.is_local(source)
+    if from_host:
+        return replace(packet, source=source, from_host=True, in_interface=None), sender, notes
+    if request.source in ("pod", "outside"):
+        notes = (f"{source} is assumed for --from {request.source}; give --from ADDRESS for another client",)
+    route = view.host.route(source)
+    interface = request.in_interface or (route.interface if route else "")
+    sender = f"{sender}, by {interface}" if interface else sender
+    return replace(packet, source=source, in_interface=interface, out_interface=None), sender, notes
+
+
+def _sender_text(source: IP, view: View) -> str:
+    if Address(source) in view.lookup:
+        return "a program of this node, from a Service address"
+    interface = view.host.interface_of(source)
+    return f"a program of this node, from its address on {interface}" if interface else "a client"
+
+
+def _node_source(destination: IP, view: View) -> IP:
+    """Return the address from which a program of this host sends that has not chosen one.
+
+    To an address of the host itself it is that address, also on kube-ipvs0.
+    """
+    if view.is_local(destination):
+        return destination
+    if (route := view.host.route(destination)) and route.source:
+        return route.source
+    family = family_of(destination)
+    own = (own.address for own in view.host.addresses if family_of(own.address) == family)
+    source = next((address for address in own if view.host.interface_of(address) != LOOPBACK_DEVICE), "")
+    if not source:
+        raise TraceError(f"--from node: no {family} address of this node is known; give --from ADDRESS")
+    return source
+
+
+def _pod_source(packet: Packet, view: View) -> IP:
+    """Return a pod of this host, if possible one that the packet cannot be sent to."""
+    pods = list(dict.fromkeys(view.host.pods(packet.family))) or _pods_here(packet.family, view)
+    if not pods:
+        raise TraceError(f"--from pod: no {packet.family} pod of this node is known; give --from ADDRESS")
+    server = packet.server
+    own = {key.address for key in view.lookup.real_servers(server)} if server and server in view.lookup else set()
+    return next((pod for pod in pods if pod not in own), pods[0])
+
+
+def _pods_here(family: Family, view: View) -> list[IP]:
+    """Return the pods of this host that a hairpin entry names."""
+    entries = view.lookup.entries(kube_names.LOOP_BACK.name_in(family), "")
+    addresses = dict.fromkeys(entry.partition(",")[0] for entry in entries)
+    return [address for address in addresses if not view.is_local(address)]
+
+
+def _outside_source(family: Family, view: View) -> IP:
+    return next(address for address in _OUTSIDE[family] if not view.is_local(address))
+
+
+def _distinct(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
+    """Return *outcomes* by the number of doubts, each kind once."""
+    kinds: dict[object, Outcome] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: len(outcome.doubts)):
+        branches = tuple((branch.real_servers, branch.fate, branch.is_masqueraded) for branch in outcome.branches)
+        kinds.setdefault((outcome.fate, outcome.reason, branches), outcome)
+    return tuple(kinds.values())
+
+
+class _Tracer(Struct, frozen=True, gc=False):
+    """The parts of one trace."""
+
+    view: View
+    hooks: Hooks
+    objects: Objects
+
+    def outcomes(self, way: Way) -> Iterator[Outcome]:
+        """Yield what may become of the packet of *way*, which begins."""
+        if way.packet.from_host:
+            yield from self._output(way)
+        else:
+            yield from self._prerouting(way)
+
+    def _prerouting(self, way: Way) -> Iterator[Outcome]:
+        ways, ends = self.hooks.run([way], "PREROUTING", "raw", "mangle", "nat")
+        yield from self._ended(ends)
+        for arrived in ways:
+            step = self._routing_step(arrived.packet)
+            if self.view.is_local(arrived.packet.destination):
+                yield from self._input(arrived.with_step(step))
+            else:
+                yield from self._forward(arrived.with_step(step))
+
+    def _routing_step(self, packet: Packet) -> Step:
+        address = packet.destination
+        if Address(address) in self.view.lookup:
+            return Step("routing", "delivered to this node", f"{address} is bound to kube-ipvs0")
+        if interface := self.view.host.interface_of(address):
+            return Step("routing", "delivered to this node", f"{address} is an address of this node ({interface})")
+        return Step("routing", "routed on", f"{address} is not an address of this node")
+
+    def _input(self, way: Way) -> Iterator[Outcome]:
+        """Yield what becomes of a packet from the network to an address of this host."""
+        ways, ends = self.hooks.run([way], "INPUT", "mangle", "filter")
+        yield from self._ended(ends)
+        for accepted in ways:
+            server = accepted.packet.server
+            if server and server in self.view.lookup:
+                yield self._ipvs(accepted, server)
+            else:
+                yield self._host(accepted)
+
+    def _host(self, way: Way) -> Outcome:
+        reason, remedy = explain_host(way.packet, self.view, self.objects)
+        step = Step("delivery", "delivered to the programs of this node")
+        return Outcome("host", reason, remedy, (*way.steps, step), way.doubts)
+
+    def _forward(self, way: Way) -> Iterator[Outcome]:
+        interface = self._interface_to(way.packet.destination)
+        way = Way(replace(way.packet, out_interface=interface), way.steps, way.doubts)
+        ways, ends = self.hooks.run([way], "FORWARD", "mangle", "filter")
+        yield from self._ended(ends)
+        yield from self._leave(ways)
+
+    def _leave(self, ways: Iterable[Way]) -> Iterator[Outcome]:
+        """Yield what becomes of packets that leave this host, and that IPVS has not taken."""
+        left, ends = self.hooks.run(ways, "POSTROUTING", "mangle", "nat")
+        yield from self._ended(ends)
+        for way in left:
+            reason, remedy = explain_forwarded(way.packet, self.view)
+            yield Outcome("forwarded", reason, remedy, way.steps, way.doubts)
+
+    def _output(self, way: Way) -> Iterator[Outcome]:
+        """Yield what becomes of a packet of this host."""
+        is_local = self.view.is_local(way.packet.destination)
+        interface = LOOPBACK_DEVICE if is_local else self._interface_to(way.packet.destination)
+        way = Way(replace(way.packet, out_interface=interface), way.steps, way.doubts)
+        ways, ends = self.hooks.run([way], "OUTPUT", "raw", "mangle", "nat")
+        yield from self._ended(ends)
+        for sent in ways:
+            server = sent.packet.server
+            if server and server in self.view.lookup:
+                yield self._ipvs(sent, server)
+            else:
+                yield from self._output_past_ipvs(sent)
+
+    def _output_past_ipvs(self, way: Way) -> Iterator[Outcome]:
+        ways, ends = self.hooks.run([way], "OUTPUT", "filter")
+        yield from self._ended(ends)
+        local = [sent for sent in ways if self.view.is_local(sent.packet.destination)]
+        yield from self._leave([sent for sent in ways if sent not in local])
+        looped, ends = self.hooks.run(local, "POSTROUTING", "mangle", "nat")
+        yield from self._ended(ends)
+        for sent in looped:
+            step = self._routing_step(sent.packet)
+            packet = replace(sent.packet, in_interface=LOOPBACK_DEVICE, out_interface=None)
+            yield from self._input(Way(packet, (*sent.steps, step), sent.doubts))
+
+    def _ended(self, ends: Iterable[End]) -> Iterator[Outcome]:
+        for end in ends:
+            reason, remedy = explain_end(end, self.view, self.objects)
+            yield Outcome(end.verdict, reason, remedy, end.way.steps, end.way.doubts)
+
+    def _interface_to(self, address: IP) -> str:
+        route = self.view.host.route(address)
+        return route.interface if route else ""
+
+    # IPVS
+
+    def _ipvs(self, way: Way, server: VirtualServer) -> Outcome:
+        """Return what becomes of a packet that the virtual server *server* takes."""
+        choices = {
+            key: RealServerChoice(key.address, key.port, weight, self._is_here(key))
+            for key, weight in sorted(self.view.lookup.real_servers(server).items())
+        }
+        draining = tuple(choice for choice in choices.values() if not choice.weight)
+        name = self.objects.name_of(server)
+        step = Step("server", _server_words(len(choices) - len(draining), len(draining)), f"virtual server {server}")
+        steps = (*way.steps, step)
+        if len(draining) == len(choices):
+            reason, remedy = explain_refused(server, len(draining), self.objects)
+            return Outcome("refused", reason, remedy, steps, way.doubts, str(server), draining=draining)
+        passed = [(choice, *self._to_real_server(way, key)) for key, choice in choices.items() if choice.weight]
+        branches = tuple(self._branches(way, passed))
+        spec = self.view.lookup.get(server)
+        scheduler = _scheduler_words(spec) if isinstance(spec, VirtualServerSpec) else ""
+        notes = tuple(self._notes(way.packet, branches, spec, draining))
+        served = [branch for branch in branches if branch.fate == "served"]
+        if not served:
+            ends = [end for _, _, ends in passed for end in ends]
+            reason, remedy = explain_end(ends[0], self.view, self.objects)
+            fate = ends[0].verdict
+            return Outcome(fate, reason, remedy, steps, way.doubts, str(server), scheduler, branches, draining, notes)
+        count = sum(len(branch.real_servers) for branch in served)
+        reason = f"by {'one of ' if count > 1 else ''}{_endpoints(count)}{f' of {name}' if name else ''}"
+        return Outcome("served", reason, "", steps, way.doubts, str(server), scheduler, branches, draining, notes)
+
+    def _is_here(self, key: RealServer) -> bool:
+        """Return whether a real server is on this host: its own address, or a pod for which hairpin is prepared."""
+        protocol = key.virtual_server.protocol.lower()
+        entry = f"{key.address},{protocol}:{key.port},{key.address}"
+        name = kube_names.LOOP_BACK.name_in(family_of(key.address))
+        return IpsetEntry(name, entry) in self.view.lookup or self.view.is_local(key.address)
+
+    def _to_real_server(self, way: Way, key: RealServer) -> tuple[tuple[Way, ...], tuple[End, ...]]:
+        """Return the ways of the packet to a real server, without the steps before, and those that end."""
+        is_local = self.view.is_local(key.address)
+        packet = replace(
+            way.packet,
+            destination=key.address,
+            port=key.port,
+            virtual_server=key.virtual_server,
+            in_interface=None,
+            out_interface=LOOPBACK_DEVICE if is_local else self._interface_to(key.address),
+        )
+        begin = Way(packet, (), way.doubts)
+        if is_local and not packet.from_host:
+            return (begin,), ()  # IPVS leaves it in INPUT
+        sent, ends = self.hooks.run([begin], "OUTPUT", "mangle", "filter")
+        left, more = self.hooks.run(sent, "POSTROUTING", "mangle", "nat")
+        if not is_local:
+            return left, (*ends, *more)
+        looped = [
+            Way(replace(w.packet, in_interface=LOOPBACK_DEVICE, out_interface=None), w.steps, w.doubts) for w in left
+        ]
+        arrived, last = self.hooks.run(looped, "INPUT", "mangle", "filter")
+        return arrived, (*ends, *more, *last)
+
+    def _branches(
+        self, way: Way, passed: Iterable[tuple[RealServerChoice, tuple[Way, ...], tuple[End, ...]]]
+    ) -> Iterator[Branch]:
+        groups: dict[object, list[tuple[RealServerChoice, Branch]]] = {}
+        for choice, ways, ends in passed:
+            branch = self._branch(way, choice, ways, ends)
+            rules = tuple((step.table, step.chain, step.number, step.certain) for step in branch.steps)
+            kind = (rules, branch.fate, branch.is_masqueraded, branch.source, branch.interface, choice.is_here)
+            groups.setdefault(kind, []).append((choice, branch))
+        for members in groups.values():
+            yield replace(members[0][1], real_servers=tuple(choice for choice, _ in members))
+
+    def _branch(self, way: Way, choice: RealServerChoice, ways: tuple[Way, ...], ends: tuple[End, ...]) -> Branch:
+        if not ways or (ends and any(not end.way.doubts[len(way.doubts) :] for end in ends)):
+            end = ends[0]
+            return Branch((choice,), end.way.steps, end.verdict, is_masqueraded=None, source="", interface="")
+        masqueraded = {passed.packet.is_masqueraded and self._can_masquerade() for passed in ways}
+        is_masqueraded = masqueraded.pop() if len(masqueraded) == 1 else None
+        route = self.view.host.route(choice.address)
+        own = "" if is_masqueraded is None else way.packet.source
+        return Branch(
+            (choice,),
+            ways[0].steps,
+            "unknown" if ends else "served",
+            is_masqueraded,
+            (route.source if route else "") if is_masqueraded else own,
+            route.interface if route else "",
+        )
+
+    def _can_masquerade(self) -> bool:
+        return self.view.lookup.get(_IPVS_CONNTRACK) != "0"
+
+    def _notes(
+        self, packet: Packet, branches: Iterable[Branch], spec: object, draining: tuple[RealServerChoice, ...]
+    ) -> Iterator[str]:
+        if not self._can_masquerade():
+            yield "net.ipv4.vs.conntrack is 0: IPVS does not masquerade; set it to 1"
+        for branch in branches:
+            if branch.fate != "served" or branch.is_masqueraded:
+                continue
+            yield from self._answer_notes(packet, branch)
+        if isinstance(spec, VirtualServerSpec) and spec.scheduler in ("sh", "dh") and draining:
+            yield f"clients that {spec.scheduler} assigns to a draining real server are refused until it is deleted"
+
+    def _answer_notes(self, packet: Packet, branch: Branch) -> Iterator[str]:
+        """Yield how the answer may be lost of a real server that sees the client's own address."""
+        remote = [choice for choice in branch.real_servers if not choice.is_here]
+        itself = [choice for choice in branch.real_servers if choice.address == packet.source]
+        if itself:
+            yield f"{itself[0].address} is the client itself, and not masqueraded: its answer does not pass this node"
+        if not remote:
+            return
+        if packet.from_host and Address(packet.source) in self.view.lookup:
+            yield (
+                f"the source stays {packet.source}, a Service address: the answer of "
+                f"{remote[0].address} is lost unless the network routes that address to this node"
+            )
+        elif not packet.from_host:
+            yield (
+                f"{remote[0].address} is on another node and sees the client's own address: its answer is lost unless "
+                f"it returns by this node"
+            )
+
+
+def _server_words(serving: int, draining: int) -> str:
+    text = f"{serving} real server{'' if serving == 1 else 's'}" if serving else "no real server for new connections"
+    return f"{text}, {draining} draining" if draining else text
+
+
+def _endpoints(count: int) -> str:
+    return f"{count} real server{'' if count == 1 else 's'}"
+
+
+def _scheduler_words(spec: VirtualServerSpec) -> str:
+    how = _HASHING.get(spec.scheduler)
+    text = f"{spec.scheduler}, {how}" if how else spec.scheduler
+    return f"{text}; one for each client for {spec.persistence_s} s" if spec.persistence_s else text

@@ -1,0 +1,53 @@
+"""What `trace` says of a packet on any rows is what the laws' own evaluator says.
+
+The two share no code: the laws must not trust the product's, and the product's knows more (other programs' rules, pods,
+this node as a client).
+"""
+
+from hypothesis import given
+
+from kubeproxy_py.diagnose.trace.packet import Host
+from kubeproxy_py.diagnose.trace.path import trace
+from kubeproxy_py.diagnose.trace.request import Request
+from kubeproxy_py.diagnose.trace.result import Trace
+from kubeproxy_py.model.events import ObjectEvent
+from kubeproxy_py.model.node import HostAddress
+from tests.laws.histories import batches
+from tests.laws.packets import NODE_ADDRESSES, Fate, Packet, State, fate
+from tests.laws.test_every_prefix_is_legal import probes
+from tests.laws.test_path_does_not_matter import compiler
+
+HOST = Host(tuple(HostAddress("eth0", address) for address in sorted(NODE_ADDRESSES)))
+_RESULTS = {
+    "served": "served",
+    "host": "host",
+    "refused": "refused",
+    "rejected": "shut out",
+    "dropped": "shut out",
+    "forwarded": "elsewhere",
+}
+
+
+@given(history=batches)
+def test_trace_agrees_with_the_evaluator_of_the_laws(history: list[list[ObjectEvent]]) -> None:
+    compiled = compiler()
+    for batch in history:
+        for event in batch:
+            compiled.handle_event(event)
+        compiled.compile()
+    rows = compiled.desired.rows
+    state = State(rows)
+    for packet in probes(rows):
+        assert traced_fate(trace(rows, HOST, request_of(packet))) == fate(state, packet), packet
+
+
+def request_of(packet: Packet) -> Request:
+    return Request(packet.source, packet.destination, packet.port, packet.protocol.upper())
+
+
+def traced_fate(traced: Trace) -> Fate:
+    assert traced.is_certain
+    (outcome,) = traced.outcomes
+    endpoints = frozenset((choice.address, choice.port) for choice in outcome.real_servers)
+    masqueraded = {branch.is_masqueraded for branch in outcome.branches}
+    return Fate(_RESULTS[outcome.fate], endpoints, masqueraded=masqueraded == {True})  # type: ignore[arg-type]
