@@ -1,5 +1,7 @@
 """KernelLookup: the kernel's rows as a trace asks for them, each part read once, and only if it is asked for."""
 
+from collections.abc import Iterator
+
 from kubeproxy_py.diagnose.trace.lookup import Weights, weight_of
 from kubeproxy_py.kernel import Kernel, Scope, scope_of
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, Key, RealServer, Rows, Spec, VirtualServer
@@ -27,10 +29,10 @@ class KernelLookup:
         rows = self._kernel.snapshot(server).rows()
         return {key: weight_of(spec) for key, spec in rows.items() if isinstance(key, RealServer)}
 
-    def entries(self, name: str, prefix: str) -> list[str]:
-        """Return the entries of the set *name* that begin with *prefix*."""
+    def entries(self, name: str, prefix: str) -> Iterator[str]:
+        """Yield the entries of the set *name* that begin with *prefix*."""
         rows = self._rows_with(Ipset(name))
-        return [key.entry for key in rows if isinstance(key, IpsetEntry) and key.entry.startswith(prefix)]
+        return (key.entry for key in rows if isinstance(key, IpsetEntry) and key.entry.startswith(prefix))
 
     def _rows_with(self, key: Key) -> Rows:
         """Return the rows among which *key* is, if it exists."""

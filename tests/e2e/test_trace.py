@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -14,19 +18,28 @@ from kubeproxy_py.diagnose.trace.walk import Step
 from lab.client import NoAnswer, QueryError, Refused, Unreachable, query
 from lab.echo import PROTOCOLS, Protocol
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, command_line
+from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.client_requests import PORT_UNREACHABLE, Request, send_request
 from tests.e2e.kernel_state import shell
-from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
+from tests.e2e.manifests import Folder, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.packets_table import CLUSTER_IP, CLUSTER_IP_6, NODE_PORT, PORT, ROWS, WEB_PODS, Row
 from tests.e2e.serving import serving_cluster
 from tests.e2e.tracing import MODES, Mode, Seen, asked, expected_programs, tracings
 
 pytestmark = pytest.mark.kernel
 
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, PRINTED = ROOT / "docs" / "trace.md", ROOT / "build" / "trace.md"
+_EXAMPLE = re.compile(r"```\n\$ kubeproxy-py trace (.*)\n(?:.*\n)*?```\n")
+
 _WEB_PORTS = [Port(PORT, protocol.upper(), 8080, NODE_PORT) for protocol in PROTOCOLS]
 _IDLE_PORTS = [Port(80, protocol.upper()) for protocol in PROTOCOLS]
+_RANGED = service_with_slice(
+    "ranged", "10.96.0.70", ["pod-a1"], type="LoadBalancer", loadBalancerSourceRanges=["198.18.0.0/15"]
+)
+_RANGED[0]["status"] = {"loadBalancer": {"ingress": [{"ip": "203.0.113.70"}]}}
 WEB = [
+    *_RANGED,
     service("web", [CLUSTER_IP, CLUSTER_IP_6], _WEB_PORTS),
     endpoint_slice("web", WEB_PODS, _WEB_PORTS),
     endpoint_slice("web", WEB_PODS, _WEB_PORTS, version=6),
@@ -120,12 +133,6 @@ def test_trace_of_a_node_port_on_loopback_names_the_address_that_serves_it(
     assert (outcome.fate, "NodePorts are not served at" in outcome.reason) == ("host", True)
 
 
-def write(node: Node, files: dict[str, list[Object]]) -> None:
-    with node.agent.syncing(EVENT):
-        for stem, objects in files.items():
-            node.folder.write(stem, objects)
-
-
 # Rules of other programs
 
 
@@ -193,16 +200,32 @@ def test_command_prints_json_with_the_source_that_pods_see(node: Node) -> None:
     assert sources == {"10.244.1.1", BY_NAME["node-a"].ipv4}
 
 
-def test_command_names_the_source_ranges_that_exclude_a_client(node: Node) -> None:
-    ranged = service_with_slice(
-        "ranged", "10.96.0.70", ["pod-a1"], type="LoadBalancer", loadBalancerSourceRanges=["198.18.0.0/15"]
-    )
-    ranged[0]["status"] = {"loadBalancer": {"ingress": [{"ip": "203.0.113.70"}]}}
-    write(node, {"ranged": ranged})
-    status, text = run_trace(node, "--from", "192.168.3.175", "--to", "203.0.113.70:80")
+def test_command_traces_what_the_kernel_has_while_the_api_server_does_not_answer(node: Node) -> None:
+    words = ["--master", "http://127.0.0.1:9", "--from", "192.168.3.175", "--to", f"{CLUSTER_IP}:{PORT}"]
+    argv = node.cluster.node_a.wrap([sys.executable, "-m", "kubeproxy_py", "trace", *words])
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert "Failed to list Services within 5 s; tracing what the kernel has now" in done.stderr
+    assert "answered: by one of 4 real servers" in done.stdout
+    assert done.returncode == 0
+
+
+# The page
+
+
+def test_examples_of_the_page_are_what_the_command_prints(node: Node) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+
+    def printed(block: re.Match[str]) -> str:
+        _, text = run_trace(node, *shlex.split(block[1]))
+        return f"```\n$ kubeproxy-py trace {block[1]}\n{text}```\n"
+
+    now = _EXAMPLE.sub(printed, page)
+    PRINTED.parent.mkdir(exist_ok=True)
+    PRINTED.write_text(now, encoding="utf-8")
+    assert now == page, f"copy {PRINTED} to {PAGE}"
+    assert "is not in loadBalancerSourceRanges of shop/ranged (198.18.0.0/15)" in page
+
+
+def test_client_that_the_page_excludes_gets_no_answer(node: Node) -> None:
     with pytest.raises(NoAnswer):
         query(node.cluster["outside"], "tcp", "203.0.113.70", 80, timeout_s=0.5)
-    write(node, {"ranged": []})
-    assert status == 2
-    assert "source 192.168.3.175 is not in loadBalancerSourceRanges of " in text
-    assert "(198.18.0.0/15)" in text

@@ -5,7 +5,7 @@ Invariants:
   that takes the packet, and the source ranges that exclude its client, are searched for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from kubeproxy_py.model.rows import (
@@ -38,8 +38,8 @@ class Lookup(Protocol):
         """Return the real servers of *server* with their weights."""
         ...
 
-    def entries(self, name: str, prefix: str) -> list[str]:
-        """Return the entries of the set *name* that begin with *prefix*."""
+    def entries(self, name: str, prefix: str) -> Iterator[str]:
+        """Yield the entries of the set *name* that begin with *prefix*."""
         ...
 
 
@@ -69,13 +69,11 @@ class RowLookup:
             and key.virtual_server == server
         }
 
-    def entries(self, name: str, prefix: str) -> list[str]:
-        """Return the entries of the set *name* that begin with *prefix*."""
-        return [
-            key.entry
-            for key in self._rows
-            if type(key) is IpsetEntry and key.set == name and key.entry.startswith(prefix)
-        ]
+    def entries(self, name: str, prefix: str) -> Iterator[str]:
+        """Yield the entries of the set *name* that begin with *prefix*."""
+        for key in self._rows:
+            if type(key) is IpsetEntry and key.set == name and key.entry.startswith(prefix):
+                yield key.entry
 
 
 def weight_of(spec: Spec) -> int:

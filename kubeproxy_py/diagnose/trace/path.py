@@ -8,6 +8,7 @@ Source: net/netfilter/ipvs/ip_vs_core.c (ip_vs_ops), ip_vs_xmit.c (ip_vs_nat_xmi
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -131,19 +132,23 @@ def _node_source(destination: IP, view: View) -> IP:
 
 def _pod_source(packet: Packet, view: View) -> IP:
     """Return a pod of this host, if possible one that the packet cannot be sent to."""
-    pods = list(dict.fromkeys(view.host.pods(packet.family))) or _pods_here(packet.family, view)
-    if not pods:
-        raise TraceError(f"--from pod: no {packet.family} pod of this node is known; give --from ADDRESS")
     server = packet.server
     own = {key.address for key in view.lookup.real_servers(server)} if server and server in view.lookup else set()
-    return next((pod for pod in pods if pod not in own), pods[0])
+    first = ""
+    for pod in chain(view.host.pods(packet.family), _pods_here(packet.family, view)):
+        if pod not in own:
+            return pod
+        first = first or pod
+    if not first:
+        raise TraceError(f"--from pod: no {packet.family} pod of this node is known; give --from ADDRESS")
+    return first
 
 
-def _pods_here(family: Family, view: View) -> list[IP]:
-    """Return the pods of this host that a hairpin entry names."""
+def _pods_here(family: Family, view: View) -> Iterator[IP]:
+    """Yield the pods of this host that a hairpin entry names."""
     entries = view.lookup.entries(kube_names.LOOP_BACK.name_in(family), "")
-    addresses = dict.fromkeys(entry.partition(",")[0] for entry in entries)
-    return [address for address in addresses if not view.is_local(address)]
+    addresses = (entry.partition(",")[0] for entry in entries)
+    return (address for address in addresses if not view.is_local(address))
 
 
 def _outside_source(family: Family, view: View) -> IP:

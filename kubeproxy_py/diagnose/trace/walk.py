@@ -5,6 +5,7 @@ Invariants:
 - The first way is the one on which no rule matches that only may.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -16,10 +17,11 @@ from kubeproxy_py.diagnose.trace.packet import Packet
 from kubeproxy_py.diagnose.trace.rules import Rule, parse_rule
 from kubeproxy_py.diagnose.trace.ruleset import Ruleset, is_ours
 from kubeproxy_py.diagnose.trace.truth import NO, YES
-from kubeproxy_py.net import parse_ip
+from kubeproxy_py.net import IP, parse_ip
 
 StepKind = Literal["hook", "rule", "policy", "routing", "server", "delivery"]
 
+_OF_ONE_CLIENT = re.compile(r"-s [0-9a-f.:]+/(?:32|128) ")
 _WAYS_MAX = 16
 _DEPTH_MAX = 64  # of chains; a kernel refuses a loop
 _MASK = 0xFFFFFFFF
@@ -101,6 +103,7 @@ class Hooks:
 
     def __init__(self, ruleset: Ruleset, view: View) -> None:
         self._ruleset, self._view = ruleset, view
+        self._candidates: dict[tuple[str, str, IP], list[tuple[int, str]]] = {}
 
     def run(self, ways: Iterable[Way], hook: str, *tables: str) -> tuple[tuple[Way, ...], tuple[End, ...]]:
         """Return the ways past *hook* in *tables*, in this order, and those that end there."""
@@ -123,7 +126,7 @@ class Hooks:
     def _run(self, ways: Sequence[Way], table: str, chain: str, depth: int) -> Passage:
         going, returned, accepted = tuple(ways), tuple[Way, ...](), tuple[Way, ...]()
         ended: tuple[End, ...] = ()
-        for number, text in enumerate(self._ruleset.chains.get((table, chain), ()), 1):
+        for number, text in self._candidate_rules(table, chain, going[0].packet.source) if going else ():
             if not going:
                 break
             place = _Place(table, chain, number, parse_rule(text), depth)
@@ -133,6 +136,20 @@ class Hooks:
             ended += tuple(end for result in results for end in result.ended)
             returned = _merged((*returned, *(way for result in results for way in result.returned)))
         return Passage(_merged((*going, *returned)), accepted, ended)
+
+    def _candidate_rules(self, table: str, chain: str, source: IP) -> list[tuple[int, str]]:
+        """Return the rules of *chain* with their numbers, without those for another client.
+
+        A chain may have a rule for each of thousands of addresses, and is traversed once for each real server.
+        """
+        key = table, chain, source
+        if key not in self._candidates:
+            rules = enumerate(self._ruleset.chains.get((table, chain), ()), 1)
+            own = (f"-s {source}/32 ", f"-s {source}/128 ")
+            self._candidates[key] = [
+                (number, text) for number, text in rules if text.startswith(own) or not _OF_ONE_CLIENT.match(text)
+            ]
+        return self._candidates[key]
 
     def _apply(self, way: Way, place: "_Place") -> "_Result":
         rule = place.rule

@@ -1,13 +1,27 @@
 """The way of a packet: who answers, with which source, or which rule ends it."""
 
+from typing import NoReturn
+
 import pytest
 from msgspec.structs import replace
 
+from kubeproxy_py.diagnose.trace.lookup import RowLookup
 from kubeproxy_py.diagnose.trace.packet import Host, Route
 from kubeproxy_py.diagnose.trace.path import trace
 from kubeproxy_py.diagnose.trace.request import Request, TraceError
 from kubeproxy_py.diagnose.trace.result import Outcome
-from kubeproxy_py.model.rows import DRAINING, Address, RealServer, Sysctl, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import (
+    DRAINING,
+    Address,
+    IpsetEntry,
+    Key,
+    RealServer,
+    Rows,
+    Spec,
+    Sysctl,
+    VirtualServer,
+    VirtualServerSpec,
+)
 from tests.diagnose.trace.traces import (
     ADDRESSES,
     CLIENT,
@@ -258,3 +272,33 @@ def test_many_uncertain_rules_stay_cheap() -> None:
     rules = with_foreign("*mangle", ":PREROUTING ACCEPT", *marks)
     result = traced(CLIENT, f"{CLUSTER_IP}:80", ruleset=rules)
     assert {outcome.fate for outcome in result.outcomes} == {"served"}
+
+
+class Counting(RowLookup):
+    """Counts what is asked for."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__(rows)
+        self.asked = 0
+
+    def __contains__(self, key: Key) -> bool:
+        self.asked += 1
+        return super().__contains__(key)
+
+    def get(self, key: Key) -> Spec:
+        self.asked += 1
+        return super().get(key)
+
+    def entries(self, name: str, prefix: str) -> NoReturn:
+        raise AssertionError(f"all entries of {name} are read")
+
+
+def test_cost_does_not_follow_the_number_of_rows() -> None:
+    """Only real servers are searched for; 0.1 s among 490,000 rows was measured."""
+    more = {IpsetEntry("KUBE-CLUSTER-IP", f"10.97.0.{number},tcp:80"): None for number in range(200)}
+    asked = []
+    for rows in (ROWS, {**ROWS, **more}):
+        lookup = Counting(rows)
+        assert trace(lookup, HOST, Request(CLIENT, CLUSTER_IP, 80, "TCP")).exit_status == 0
+        asked.append(lookup.asked)
+    assert asked[0] == asked[1]
