@@ -13,7 +13,7 @@ from kubeproxy_py.commands.plan import desired_rows
 from kubeproxy_py.commands.trace_objects import directory_of, objects_of, pods_here
 from kubeproxy_py.diagnose.trace.document import trace_json
 from kubeproxy_py.diagnose.trace.lookup import Lookup, RowLookup
-from kubeproxy_py.diagnose.trace.packet import Host, Route
+from kubeproxy_py.diagnose.trace.packet import Host, Packet, Route
 from kubeproxy_py.diagnose.trace.path import trace as trace_packet
 from kubeproxy_py.diagnose.trace.request import TraceError, parse_request
 from kubeproxy_py.diagnose.trace.result import Trace
@@ -22,6 +22,7 @@ from kubeproxy_py.diagnose.trace.text import trace_text
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.host.listening import ListeningSocket, listening_sockets
 from kubeproxy_py.kernel.iptables.read import save_all_tables
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.node import HostAddress, Node
@@ -59,10 +60,12 @@ class Tracing:
         self._compiler = parts.compiler
         self._from_kernel = not _compile(parts, self._platform) or from_kernel
         self._network = HostNetwork()
+        self._sockets: frozenset[ListeningSocket] | None = None
         self._host = Host(
             self._compiler.cluster.addresses or self._platform.kernel.host_addresses(),
             self._route,
             lambda family: pods_here(self._compiler, family),
+            self._listens,
         )
         self._objects, self._directory = objects_of(self._compiler), directory_of(self._compiler)
         kernel, rows = self._platform.kernel, self._compiler.desired.rows
@@ -83,6 +86,18 @@ class Tracing:
         """Close the sockets."""
         self._network.close()
         self._platform.kernel.close()
+
+    def _listens(self, packet: Packet) -> bool | None:
+        if not self._platform.iptables_commands:
+            return None  # the objects may be of another host
+        if self._sockets is None:
+            self._sockets = listening_sockets()
+        same = [each for each in self._sockets if (each.protocol, each.family) == (packet.protocol, packet.family)]
+        if not same:
+            return None  # the kernel may not be able to list them
+        return any(
+            each.port == packet.port and (each.is_wildcard or each.address == packet.destination) for each in same
+        )
 
     def _route(self, address: IP) -> Route | None:
         try:
@@ -152,7 +167,7 @@ def _kernel_rules(platform: HostPlatform, destination: IP) -> Ruleset:
     for commands in platform.iptables_commands:
         if commands.family == family:
             saved = save_all_tables(commands)
-            return ruleset_of_save(saved.decode("utf-8", "surrogateescape").splitlines())
+            return ruleset_of_save(saved.decode("utf-8", "surrogateescape").split("\n"))
     raise KernelError(
         f"the rules of {family} cannot be read: this host has no working iptables for it",
         hint="install iptables, or trace without --kernel",

@@ -130,7 +130,7 @@ def test_trace_of_a_node_port_on_loopback_names_the_address_that_serves_it(
         send_request(node.cluster, request)
     with tracings(node.cluster, node.folder.path) as made:
         (outcome,) = made[mode].trace(asked(request)).outcomes
-    assert (outcome.fate, "NodePorts are not served at" in outcome.reason) == ("host", True)
+    assert (outcome.fate, "NodePorts are not served at" in outcome.reason) == ("refused", True)
 
 
 # Rules of other programs

@@ -10,7 +10,7 @@ import logging
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.flags import FLAGS
 from kubeproxy_py.config.load import load
 from kubeproxy_py.diagnose.snapshot import About
+from kubeproxy_py.diagnose.trace.path import trace
+from kubeproxy_py.diagnose.trace.request import Request
+from kubeproxy_py.diagnose.trace.ruleset import ruleset_of_save
 from kubeproxy_py.kernel.address.bridges import parse_bridges
 from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
 from kubeproxy_py.kernel.address.ipv6_switch import is_off_for_device
 from kubeproxy_py.kernel.address.monitor import NOTHING, parse_notification
 from kubeproxy_py.kernel.address.neighbours import decode_neighbours
-from kubeproxy_py.kernel.address.routes import decode_gateways
+from kubeproxy_py.kernel.address.routes import decode_gateways, decode_route
 from kubeproxy_py.kernel.conntrack.wire import encode_delete, flows_in, index_servers
 from kubeproxy_py.kernel.errors import MALFORMED, KernelError, decoding
 from kubeproxy_py.kernel.host.listening import decode_sockets
@@ -150,6 +153,8 @@ def _links(data: bytes) -> None:
 def _routes(data: bytes) -> None:
     decode_local_targets([data])
     decode_gateways([data])
+    with suppress(KernelError):  # of another family
+        decode_route(data)
 
 
 def _neighbours(data: bytes) -> None:
@@ -178,6 +183,14 @@ def _ipset_save(data: bytes) -> None:
     parse_save("KUBE-CLUSTER-IP", data)
 
 
+def _trace(data: bytes) -> None:
+    """Rules of any program can be traced."""
+    ruleset = ruleset_of_save(data.decode("utf-8", "surrogateescape").split("\n"))
+    for source, destination in (("10.244.1.5", "10.96.0.10"), ("fd00::5", "fd00:10:96::10"), ("node", "10.96.0.10")):
+        packet = Request(source, destination, 80, "TCP")
+        assert trace(seeds.TRACED_ROWS, seeds.TRACED_HOST, packet, ruleset=ruleset).outcomes
+
+
 def _iptables_save(data: bytes) -> None:
     for table in TABLES:
         ours = our_lines(data, table)
@@ -185,6 +198,7 @@ def _iptables_save(data: bytes) -> None:
             rows = saved_rows(data, family, table)
             assert rows == saved_rows(ours, family, table)
     count_jumps(data)
+    _trace(data)
     dict(parse_saved(data))
     chain_users(data, MARK_MASQ_CHAIN)
     for is_other in (False, True):

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from kubeproxy_py.diagnose.trace.packet import Host
 from kubeproxy_py.kernel.iptables.text import TABLES, our_lines
 from kubeproxy_py.kernel.kernel_state import HostWire, KernelState, contents_of, encode
 from kubeproxy_py.model.host import HostInfo
@@ -36,6 +37,17 @@ TESTS = Path(__file__).parent.parent
 CASES = TESTS / "recorded_cases"
 FLOW_SERVERS = (VirtualServer("10.96.0.53", 53, "UDP"), VirtualServer("fd00:10:96::53", 53, "UDP"))
 """The virtual servers of the flows in corpus/udp-flows."""
+
+TRACED_ROWS: Rows = {
+    key: spec
+    for address in ("10.96.0.10", "fd00:10:96::10")
+    for key, spec in (
+        (Address(address), None),
+        (VirtualServer(address, 80, "TCP"), VirtualServerSpec()),
+        (RealServer(VirtualServer(address, 80, "TCP"), address, 8080), SERVING),
+    )
+}
+TRACED_HOST = Host((HostAddress("eth0", "192.168.3.10", 24),))
 
 _SIZE_MAX_BYTES = 4096  # a change of a larger input is rarely where it matters
 

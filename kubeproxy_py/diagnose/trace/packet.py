@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import IPVS_DEVICE, VirtualServer
@@ -76,16 +77,18 @@ class Host(Struct, frozen=True, gc=False):
         addresses: the addresses of all interfaces; those of kube-ipvs0 are rows, and are ignored here.
         route_to: returns the route to an address; None if it is not known.
         pods: returns addresses of pods on this node, of one family.
+        listens: returns whether a program of the host listens for a packet; None if it is not known.
     """
 
     addresses: tuple[HostAddress, ...] = ()
     route_to: Callable[[IP], Route | None] = no_route
     pods: Callable[[Family], Iterable[IP]] = lambda _family: ()
+    listens: Callable[[Packet], bool | None] = lambda _packet: None
 
     def without_service_addresses(self) -> "Host":
         """Return this host with the addresses that it has besides those of Services."""
         own = tuple(own for own in self.addresses if own.interface != IPVS_DEVICE and not own.is_gone)
-        return Host(own, self.route_to, self.pods)
+        return replace(self, addresses=own)
 
     def interface_of(self, address: IP) -> str:
         """Return the interface that has *address*; "" if none has."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from kubeproxy_py.diagnose.trace.lookup import Lookup, RowLookup
 from kubeproxy_py.diagnose.trace.matches import View
-from kubeproxy_py.diagnose.trace.packet import LOOPBACK_DEVICE, Host, Packet
+from kubeproxy_py.diagnose.trace.packet import ICMP, LOOPBACK_DEVICE, Host, Packet
 from kubeproxy_py.diagnose.trace.reasons import (
     NO_OBJECTS,
     Objects,
@@ -208,9 +208,10 @@ class _Tracer(Struct, frozen=True, gc=False):
                 yield self._host(accepted)
 
     def _host(self, way: Way) -> Outcome:
-        reason, remedy = explain_host(way.packet, self.view, self.objects)
+        is_heard = None if way.packet.protocol == ICMP else self.view.host.listens(way.packet)
+        reason, remedy = explain_host(way.packet, self.view, self.objects, is_heard=is_heard)
         step = Step("delivery", "delivered to the programs of this node")
-        return Outcome("host", reason, remedy, (*way.steps, step), way.doubts)
+        return Outcome("refused" if is_heard is False else "host", reason, remedy, (*way.steps, step), way.doubts)
 
     def _forward(self, way: Way) -> Iterator[Outcome]:
         interface = self._interface_to(way.packet.destination)

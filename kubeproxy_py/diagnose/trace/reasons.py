@@ -67,8 +67,8 @@ def explain_refused(server: VirtualServer, draining: int, objects: Objects) -> E
     return f"IPVS has no endpoint for {server}: {why}", _slices_command(objects.service_of(server))
 
 
-def explain_host(packet: Packet, view: View, objects: Objects) -> Explanation:
-    """Return why the programs of this host get *packet*."""
+def explain_host(packet: Packet, view: View, objects: Objects, *, is_heard: bool | None) -> Explanation:
+    """Return why the programs of this host get *packet*; *is_heard*: whether one listens, None if not known."""
     if packet.protocol == ICMP:
         return f"this node itself answers an echo request to {packet.destination}", ""
     elsewhere = _node_port_elsewhere(packet, view)
@@ -78,12 +78,19 @@ def explain_host(packet: Packet, view: View, objects: Objects) -> Explanation:
             f"use {join_host_port(elsewhere, packet.port)}",
         )
     other = _other_protocol(packet, view.lookup)
-    reason = f"no virtual server has {packet.target}/{packet.protocol.lower()}: a program of this node has to answer"
+    reason = f"no virtual server has {packet.target}/{packet.protocol.lower()}, and {_HEARD[is_heard]}"
     if other:
         return f"{reason}; the Service is of protocol {other}", f"use --to {packet.target}/{other.lower()}"
     if ports := objects.ports_at(packet.destination):
         reason = f"{reason}; its Service ports are {', '.join(ports)}"
-    return reason, f"see whether one listens: ss -ln 'sport = :{packet.port}'"
+    return reason, "" if is_heard else f"see what listens: ss -ln 'sport = :{packet.port}'"
+
+
+_HEARD = {
+    True: "a program of this node listens there",
+    False: "no program of this node listens there",
+    None: "a program of this node has to answer",
+}
 
 
 def explain_forwarded(packet: Packet, view: View) -> Explanation:
@@ -148,7 +155,7 @@ def _ranges(lookup: Lookup, entry: str, packet: Packet) -> str:
 def _no_such_port(packet: Packet, lookup: Lookup, objects: Objects) -> Explanation:
     if packet.protocol == ICMP:
         return (
-            f"{packet.destination} is a Service address: it serves its ports only, and is never answered to a ping",
+            f"{packet.destination} is a Service address: it serves its ports only, and a ping is never answered",
             "test with a connection to a port of the Service",
         )
     ports = objects.ports_at(packet.destination)

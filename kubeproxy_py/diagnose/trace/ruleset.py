@@ -60,7 +60,7 @@ def ruleset_of_save(lines: Iterable[str]) -> Ruleset:
         if line.startswith("*"):
             table = line[1:].strip()
         elif line.startswith(":"):
-            name, policy, *_ = (*line[1:].split(), "-")
+            name, policy, *_ = (*line[1:].split(), "-", "-")
             chains.setdefault((table, name), [])
             if policy != "-":
                 policies[table, name] = policy

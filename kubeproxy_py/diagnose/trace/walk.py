@@ -23,7 +23,7 @@ StepKind = Literal["hook", "rule", "policy", "routing", "server", "delivery"]
 
 _OF_ONE_CLIENT = re.compile(r"-s [0-9a-f.:]+/(?:32|128) ")
 _WAYS_MAX = 16
-_DEPTH_MAX = 64  # of chains; a kernel refuses a loop
+_RULES_MAX = 500_000  # that are evaluated in one trace; whatever comes after is not known
 _MASK = 0xFFFFFFFF
 
 
@@ -103,6 +103,7 @@ class Hooks:
 
     def __init__(self, ruleset: Ruleset, view: View) -> None:
         self._ruleset, self._view = ruleset, view
+        self._evaluated = 0
         self._candidates: dict[tuple[str, str, IP], list[tuple[int, str]]] = {}
 
     def run(self, ways: Iterable[Way], hook: str, *tables: str) -> tuple[tuple[Way, ...], tuple[End, ...]]:
@@ -111,7 +112,7 @@ class Hooks:
         for table in tables:
             if self._ruleset.is_empty(table, hook):
                 continue
-            passage = self._run(going, table, hook, 0)
+            passage = self._run(going, table, hook, ())
             ended += passage.ended
             after = passage.going
             if policy := self._ruleset.policies.get((table, hook), "").replace("ACCEPT", ""):
@@ -123,13 +124,13 @@ class Hooks:
             going = _merged((*passage.accepted, *after))
         return going, tuple(ended)
 
-    def _run(self, ways: Sequence[Way], table: str, chain: str, depth: int) -> Passage:
+    def _run(self, ways: Sequence[Way], table: str, chain: str, callers: tuple[str, ...]) -> Passage:
         going, returned, accepted = tuple(ways), tuple[Way, ...](), tuple[Way, ...]()
         ended: tuple[End, ...] = ()
         for number, text in self._candidate_rules(table, chain, going[0].packet.source) if going else ():
             if not going:
                 break
-            place = _Place(table, chain, number, parse_rule(text), depth)
+            place = _Place(table, chain, number, parse_rule(text), callers)
             results = [self._apply(way, place) for way in going]
             going = _merged([way for result in results for way in result.going])
             accepted = _merged((*accepted, *(way for result in results for way in result.accepted)))
@@ -153,6 +154,7 @@ class Hooks:
 
     def _apply(self, way: Way, place: "_Place") -> "_Result":
         rule = place.rule
+        self._evaluated += 1
         matches = match_rule(rule, way.packet, self._view)
         if matches == NO or not rule.target:
             return _Result((way,))
@@ -179,10 +181,15 @@ class Hooks:
         """Return the result of the target of the rule, which matches."""
         rule, table = place.rule, place.table
         if target := _TARGETS.get(rule.target):
-            return target(way, rule)
-        if (table, rule.target) not in self._ruleset.chains or place.depth >= _DEPTH_MAX:
+            try:
+                return target(way, rule)
+            except ValueError:  # a form of its value that is not known here
+                return _unknown(way, rule)
+        callers = (*place.callers, place.chain)
+        is_known = (table, rule.target) in self._ruleset.chains and rule.target not in callers
+        if not is_known or self._evaluated > _RULES_MAX:
             return _Result((way.assuming(way.steps[-1]),), ended=(End(way, "unknown"),))
-        passage = self._run((way,), table, rule.target, place.depth + 1)
+        passage = self._run((way,), table, rule.target, callers)
         if rule.is_goto:
             return _Result((), passage.accepted, passage.ended, passage.going)
         return _Result(passage.going, passage.accepted, passage.ended)
@@ -195,7 +202,7 @@ class _Place(Struct, frozen=True, gc=False):
     chain: str
     number: int
     rule: Rule
-    depth: int
+    callers: tuple[str, ...]  # the chains that lead here; a kernel refuses a loop
 
 
 class _Result(Struct, frozen=True, gc=False):
@@ -343,7 +350,8 @@ def _effect(rule: Rule, ruleset: Ruleset, table: str) -> str:
     if rule.target == "MARK":
         return _mark_effect(rule, options)
     if rule.target in _EFFECTS:
-        return _EFFECTS[rule.target].format(options=options).strip()
+        value = rule.target_value("--reject-with") or "icmp-port-unreachable"
+        return _EFFECTS[rule.target].format(options=options, value=value).strip()
     if (table, rule.target) in ruleset.chains:
         return f"goes to {rule.target}"
     return f"{rule.target} {options}".strip()
@@ -364,7 +372,7 @@ def _mark_effect(rule: Rule, options: str) -> str:
 _EFFECTS: Mapping[str, str] = {
     "ACCEPT": "accepted",
     "DROP": "dropped",
-    "REJECT": "rejected {options}",
+    "REJECT": "rejected by {value}",
     "RETURN": "returns",
     "MASQUERADE": "masqueraded",
     "SNAT": "its source changes: {options}",

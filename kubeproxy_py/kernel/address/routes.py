@@ -46,12 +46,22 @@ def read_route(netlink: Socket, address: IP) -> tuple[str, IP] | None:
         body = netlink.request(message(RTM_GETROUTE, 0, header + attribute(RTA_DST, inet_pton(family, address))))
     except KernelError:
         return None
+    route = decode_route(body)
+    return (_interface(route[0]), route[1]) if route else None
+
+
+def decode_route(body: bytes) -> tuple[int, IP] | None:
+    """Return the interface's index and the source address of a route message; None if it leads to no interface.
+
+    Raises:
+        KernelError: The message cannot be decoded.
+    """
     with decoding("a route"):
         attributes = parse_attributes(body, RTMSG.size)
-        source = attributes.get(_RTA_PREFSRC)
         if _RTA_OIF not in attributes:
             return None
-        return _interface(read_u32(attributes[_RTA_OIF])), inet_ntop(family, source) if source else ""
+        source = attributes.get(_RTA_PREFSRC)
+        return read_u32(attributes[_RTA_OIF]), inet_ntop(body[0], source) if source else ""
 
 
 def decode_gateways(bodies: Iterable[bytes]) -> list[tuple[IP, int]]:

@@ -97,7 +97,7 @@ def test_real_servers_see_the_source(source: str, target: str, seen: dict[str, s
             "rejected",
             "10.96.0.53 is a Service address without a port 53/tcp; that port is udp",
         ),
-        (CLIENT, f"{CLUSTER_IP}/icmp", "rejected", "never answered to a ping"),
+        (CLIENT, f"{CLUSTER_IP}/icmp", "rejected", "a ping is never answered"),
         ("node", f"{CLUSTER_IP}:81", "rejected", "without a port 81/tcp"),
         (
             CLIENT,
@@ -182,6 +182,19 @@ def test_scheduler_and_affinity_are_named() -> None:
 def test_answer_of_another_node_to_the_clients_own_address_may_be_lost() -> None:
     (note,) = only("10.244.3.3", f"{CLUSTER_IP}:80").notes
     assert f"{REMOTE_POD} is on another node and sees the client's own address" in note
+
+
+@pytest.mark.parametrize(
+    ("is_heard", "fate", "reason"),
+    [
+        (True, "host", "a program of this node listens there"),
+        (False, "refused", "no program of this node listens there"),
+        (None, "host", "a program of this node has to answer"),
+    ],
+)
+def test_port_of_this_node_on_which_nobody_listens_refuses(is_heard: bool | None, fate: str, reason: str) -> None:
+    outcome = only(CLIENT, f"{NODE_IP}:22", host=replace(HOST, listens=lambda _packet: is_heard))
+    assert (outcome.fate, outcome.reason) == (fate, f"no virtual server has {NODE_IP}:22/tcp, and {reason}")
 
 
 # Who sends it
@@ -295,7 +308,7 @@ class Counting(RowLookup):
 
 def test_cost_does_not_follow_the_number_of_rows() -> None:
     """Only real servers are searched for; 0.1 s among 490,000 rows was measured."""
-    more = {IpsetEntry("KUBE-CLUSTER-IP", f"10.97.0.{number},tcp:80"): None for number in range(200)}
+    more: Rows = {IpsetEntry("KUBE-CLUSTER-IP", f"10.97.0.{number},tcp:80"): None for number in range(200)}
     asked = []
     for rows in (ROWS, {**ROWS, **more}):
         lookup = Counting(rows)

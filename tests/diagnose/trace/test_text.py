@@ -78,7 +78,7 @@ def test_trace_of_a_pod_has_each_real_server_with_its_source() -> None:
         (
             CLIENT,
             f"{NODE_IP}:22",
-            f"this node: no virtual server has {NODE_IP}:22/tcp: a program of this node has to answer",
+            f"this node: no virtual server has {NODE_IP}:22/tcp, and a program of this node has to answer",
         ),
         (CLIENT, "198.51.100.99:80", "not answered here: 198.51.100.99 is not an address of this node"),
     ],
