@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -23,6 +24,7 @@ from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.listening import ListeningSocket, listening_sockets
+from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.read import save_all_tables
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.node import HostAddress, Node
@@ -31,6 +33,8 @@ from kubeproxy_py.sources import SourceError
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import LoadedConfig
+
+_IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")
 
 log = logging.getLogger(__name__)
 
@@ -161,13 +165,25 @@ def _assumed_addresses(node: Node | None) -> tuple[HostAddress, ...]:
     return AddressAdapter().host_addresses()
 
 
+def _remarks(platform: HostPlatform) -> Iterator[str]:
+    """Yield what of the kernel's rules is not looked at."""
+    is_nft = any(commands.backend == "nft" for commands in platform.iptables_commands)
+    tables = [
+        f"{family} {name}"
+        for family, name in nf_tables.hooked_tables()
+        if not (is_nft and family in ("ip", "ip6") and name in _IPTABLES_TABLES)
+    ]
+    if tables:
+        yield f"rules of nf_tables are not looked at: see nft list table {', '.join(tables)}"
+
+
 def _kernel_rules(platform: HostPlatform, destination: IP) -> Ruleset:
     """Return all rules of the destination's family.  Raises KernelError."""
     family = family_of(destination)
     for commands in platform.iptables_commands:
         if commands.family == family:
             saved = save_all_tables(commands)
-            return ruleset_of_save(saved.decode("utf-8", "surrogateescape").split("\n"))
+            return ruleset_of_save(saved.decode("utf-8", "surrogateescape").split("\n"), tuple(_remarks(platform)))
     raise KernelError(
         f"the rules of {family} cannot be read: this host has no working iptables for it",
         hint="install iptables, or trace without --kernel",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from kubeproxy_py.diagnose.trace.result import Outcome
 from kubeproxy_py.diagnose.trace.walk import Step
+from kubeproxy_py.kernel.iptables.nf_tables import generation
 from lab.client import NoAnswer, QueryError, Refused, Unreachable, query
 from lab.echo import PROTOCOLS, Protocol
 from lab.network import BY_NAME, Cluster
@@ -229,3 +231,21 @@ def test_examples_of_the_page_are_what_the_command_prints(node: Node) -> None:
 def test_client_that_the_page_excludes_gets_no_answer(node: Node) -> None:
     with pytest.raises(NoAnswer):
         query(node.cluster["outside"], "tcp", "203.0.113.70", 80, timeout_s=0.5)
+
+
+@pytest.fixture
+def nft_table(node: Node) -> Iterator[str]:
+    """A table of another program in nf_tables."""
+    program = shutil.which("nft")
+    if not program or generation() is None:
+        pytest.skip("no nft, or a kernel without nf_tables")
+    shell(node.cluster.node_a, "nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; }'")
+    yield "inet fw"
+    shell(node.cluster.node_a, "nft delete table inet fw")
+
+
+def test_table_of_nf_tables_is_named_that_is_not_looked_at(node: Node, nft_table: str) -> None:
+    _, text = run_trace(node, "--from", "node", "--to", f"{CLUSTER_IP}:{PORT}", "--kernel")
+    assert f"note: rules of nf_tables are not looked at: see nft list table {nft_table}\n" in text
+    _, without = run_trace(node, "--from", "node", "--to", f"{CLUSTER_IP}:{PORT}")
+    assert "nf_tables" not in without

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.echo import EchoServers, Listener
+from lab.echo import EchoServers, Listener, Protocol
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.client_requests import Request, send_requests
 from tests.e2e.manifests import Folder
-from tests.e2e.policies_services import HOST_PORT, SERVED, VERSIONS, objects, place
+from tests.e2e.policies_services import HOST_PORT, SERVED, VERSIONS, Front, objects, place
 from tests.e2e.serving import cluster_and_servers
 from tests.e2e.tracing import MODES, asked, disagreement, tracings
 
@@ -24,7 +24,6 @@ SETTINGS: dict[str, dict[str, str]] = {
     "pods by their interfaces": {"detect-local-mode": "InterfaceNamePrefix", "pod-interface-name-prefix": "cni"},
     "pods by the Node": {"detect-local-mode": "NodeCIDR"},
     "several pod networks": {"cluster-cidr": "10.244.1.0/24,10.244.2.0/24,fd00:10:244:1::/64,fd00:10:244:2::/64"},
-    "no pod network": {"cluster-cidr": ""},
     "NodePorts at one address": {"nodeport-addresses": "192.168.3.0/24,fd00:3::/64"},
     "another mark": {"iptables-masquerade-bit": "7"},
     "another scheduler": {"ipvs-scheduler": "sh"},
@@ -38,8 +37,9 @@ _SERVICES = (
     "for outside",
     "at node A's address",
 )
+_PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 _CLIENTS = ("pod-a1", "pod-a2", "node-a", "node-b", "outside")
-_FRONTS = ("ClusterIP", "externalIP", "LB VIP", "NodePort")
+_FRONTS: tuple[Front, ...] = ("ClusterIP", "externalIP", "LB VIP", "NodePort")
 
 
 def requests() -> set[Request]:
@@ -48,7 +48,7 @@ def requests() -> set[Request]:
     }
     made = {
         Request(client, protocol, address, port)
-        for client, protocol, (address, port) in itertools.product(_CLIENTS, ("tcp", "udp"), places)
+        for client, protocol, (address, port) in itertools.product(_CLIENTS, _PROTOCOLS, places)
     }
     second_address = {Request(client, "udp", "172.16.5.10", SERVED["near"].node_port) for client in _CLIENTS}
     return made | second_address

@@ -45,7 +45,7 @@ from kubeproxy_py.kernel.ipset.errors import tool_errno, tool_text
 from kubeproxy_py.kernel.iptables.backend import legacy_tables
 from kubeproxy_py.kernel.iptables.errors import errno_and_hint, lock_error
 from kubeproxy_py.kernel.iptables.fingerprint import LAYOUTS, zero_counters
-from kubeproxy_py.kernel.iptables.nf_tables import content_hash
+from kubeproxy_py.kernel.iptables.nf_tables import content_hash, decode_hooked_tables
 from kubeproxy_py.kernel.iptables.other_modes import chain_users, deletion_text, detach_text, stale_rules_in
 from kubeproxy_py.kernel.iptables.rule_parser import parse_restore
 from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, our_lines, saved_rows
@@ -210,6 +210,10 @@ def _iptables_save(data: bytes) -> None:
 def _restore_text(data: bytes) -> None:
     for family in FAMILIES:
         parse_restore(data, family)
+
+
+def _nft_chains(data: bytes) -> None:
+    decode_hooked_tables([data])
 
 
 def _program_errors(data: bytes) -> None:
@@ -386,6 +390,7 @@ READERS = (
     Reader("ipset-list", lambda data: parse_list(data), (KernelError,)),
     Reader("iptables-save", _iptables_save, (), seeds.saved_tables),
     Reader("iptables-restore", _restore_text, (ValueError,), seeds.restore_texts),
+    Reader("nft-chains", _nft_chains, (KernelError,), seeds.nft_chains),
     Reader("program-errors", _program_errors),
     Reader("legacy-entries", _legacy_entries),
     Reader("proc", _proc),

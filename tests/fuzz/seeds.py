@@ -89,6 +89,14 @@ def certificates() -> Iterator[bytes]:
         yield element(0x30, element(0x30, *version, *first_parts, element(0x30, *times)))
 
 
+def nft_chains() -> Iterator[bytes]:
+    """Yield a chain of nf_tables in a hook, and one in none."""
+    table = pack("=HH", 8, 1) + b"fw\0\0"
+    hook = pack("=HH", 20, 4 | 0x8000) + pack(">HHIHHI", 8, 1, 0, 8, 2, 0)
+    yield b"\x01\0\0\0" + table + hook
+    yield b"\x02\0\0\0" + table
+
+
 def saved_sets() -> Iterator[bytes]:
     """Yield the ipsets of kube-proxy, as `ipset save NAME` prints one, with the line that creates it."""
     for case in ("affinity", "dualstack", "lb-sourceranges"):

@@ -75,7 +75,7 @@ def trace(
     tracer = _Tracer(view, Hooks(ruleset, view), objects)
     outcomes = _distinct(tracer.outcomes(Way(packet)))
     service = objects.name_of(packet.server) if packet.server else ""
-    return Trace(packet, sender, service, outcomes, ruleset.has_foreign, notes)
+    return Trace(packet, sender, service, outcomes, ruleset.has_foreign, (*notes, *ruleset.remarks))
 
 
 def _first_packet(request: Request, view: View) -> tuple[Packet, str, tuple[str, ...]]:

@@ -21,11 +21,13 @@ class Ruleset(Struct, frozen=True, gc=False):
         chains: The rules of each chain; a chain that is not there does not exist.
         policies: DROP of a built-in chain; it is ACCEPT if it is not there.
         has_foreign: whether rules of other programs are included.
+        remarks: what of the host's rules is not, in words.
     """
 
     chains: Mapping[tuple[str, str], Rules]
     policies: Mapping[tuple[str, str], str] = {}
     has_foreign: bool = False
+    remarks: tuple[str, ...] = ()
 
     def is_empty(self, table: str, chain: str) -> bool:
         """Return whether *chain* decides nothing."""
@@ -51,7 +53,7 @@ def ruleset_of_rows(lookup: Lookup, family: Family) -> Ruleset:
     return Ruleset(chains)
 
 
-def ruleset_of_save(lines: Iterable[str]) -> Ruleset:
+def ruleset_of_save(lines: Iterable[str], remarks: tuple[str, ...] = ()) -> Ruleset:
     """Return all chains of all tables in the output of ``iptables-save``."""
     chains: dict[tuple[str, str], list[str]] = {}
     policies: dict[tuple[str, str], str] = {}
@@ -67,4 +69,4 @@ def ruleset_of_save(lines: Iterable[str]) -> Ruleset:
         elif line.startswith("-A "):
             _, name, rule = (*line.split(" ", 2), "")[:3]
             chains.setdefault((table, name), []).append(rule)
-    return Ruleset({key: tuple(rules) for key, rules in chains.items()}, policies, has_foreign=True)
+    return Ruleset({key: tuple(rules) for key, rules in chains.items()}, policies, has_foreign=True, remarks=remarks)

@@ -30,6 +30,7 @@ _NEW_TABLE, _GET_TABLE, _NEW_CHAIN, _GET_CHAIN, _GET_RULE, _GET_GENERATION = (  
 )
 _COMPAT_GET = _NFT_COMPAT << 8  # NFNL_MSG_COMPAT_GET
 _NFGENMSG_SIZE = 4
+_NFPROTO_NAMES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}  # include/uapi/linux/netfilter.h
 _POSTROUTING, _PRIORITY_SRCNAT = 4, 100  # NF_INET_POST_ROUTING, NF_IP_PRI_NAT_SRC
 _TIMEOUT_S = 1.0
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY = 1, 3, 4, 5  # NFTA_CHAIN_*
@@ -91,6 +92,27 @@ def has_compat() -> bool:
     """Return whether the kernel has nft_compat, or cannot be asked; without it nfnetlink knows no such request."""
     body = _nfgenmsg(AF_NUMBERS["IPv4"]) + string(1, "set") + be32(2, 0) + be32(3, 0)
     return _errno_of(message(_COMPAT_GET, 0, body)) != EINVAL
+
+
+def hooked_tables() -> list[tuple[str, str]]:
+    """Return the family (``inet``) and name of each table with a chain in a hook; none where it cannot be asked."""
+    try:
+        with closing(Socket(NETLINK_NETFILTER, timeout_s=_TIMEOUT_S)) as netlink:
+            return decode_hooked_tables(netlink.dump(message(_GET_CHAIN, 0, _nfgenmsg(AF_UNSPEC))))
+    except KernelError:
+        return []
+
+
+def decode_hooked_tables(bodies: Iterable[bytes]) -> list[tuple[str, str]]:
+    """Return the family and name of the tables in a listing of chains that have a hook.  Raises KernelError."""
+    found: dict[tuple[str, str], None] = {}
+    with decoding("a listing of chains of nf_tables"):
+        for body in bodies:
+            attributes = parse_attributes(body, _NFGENMSG_SIZE)
+            if _CHAIN_HOOK in attributes and body[0] in _NFPROTO_NAMES:
+                name = attributes[_CHAIN_TABLE].rstrip(b"\0").decode(errors="replace")
+                found[_NFPROTO_NAMES[body[0]], name] = None
+    return sorted(found)
 
 
 def generation() -> int | None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from kubeproxy_py.diagnose.trace.document import trace_json
+from kubeproxy_py.diagnose.trace.ruleset import ruleset_of_save
 from kubeproxy_py.diagnose.trace.text import trace_text
 from tests.diagnose.trace.traces import (
     CLIENT,
@@ -147,3 +148,8 @@ def test_document_of_an_uncertain_trace_names_the_rules() -> None:
     document = json.loads(trace_json(traced(CLIENT, "shop/web", ruleset=ruleset)))
     assert (document["certain"], document["exitStatus"]) == (False, 1)
     assert [step["rule"] for step in document["outcomes"][1]["ifTheseMatch"]] == ["-m recent --set -j DROP"]
+
+
+def test_what_was_not_looked_at_is_a_note() -> None:
+    ruleset = ruleset_of_save([], ("rules of nf_tables are not looked at",))
+    assert "note: rules of nf_tables are not looked at" in lines(CLIENT, "shop/web", ruleset=ruleset)
