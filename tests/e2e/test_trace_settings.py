@@ -47,7 +47,7 @@ def requests() -> set[Request]:
 def cluster() -> Iterator[tuple[Cluster, EchoServers]]:
     with (
         cluster_and_servers() as (built, servers),
-        EchoServers([Listener("node-a", built.node_a, "tcp", HOST_PORT)]),
+        EchoServers([Listener("node-a", built.node_a, "udp", HOST_PORT)]),  # a host has some sockets to list
     ):
         yield built, servers
 
