@@ -1,4 +1,4 @@
-"""The command line: run | plan | status | explain | trace | doctor | check | dump | cleanup | completion | help | version.
+"""The command line: run, and the commands for operators (COMMANDS).
 
 Invariants:
 - Without a command it is ``run``, so a kube-proxy command line works unchanged.

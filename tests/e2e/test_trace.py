@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from kubeproxy_py.diagnose.trace.result import Outcome
-from kubeproxy_py.diagnose.trace.walk import Step
+from kubeproxy_py.diagnose.trace.way import Step
 from kubeproxy_py.kernel.iptables.nf_tables import generation
 from lab.client import NoAnswer, QueryError, Refused, Unreachable, query
 from lab.echo import PROTOCOLS, Protocol

@@ -23,7 +23,7 @@ from kubeproxy_py.config.flags import FLAGS
 from kubeproxy_py.config.load import load
 from kubeproxy_py.diagnose.snapshot import About
 from kubeproxy_py.diagnose.trace.path import trace
-from kubeproxy_py.diagnose.trace.request import Request
+from kubeproxy_py.diagnose.trace.request import Request as TraceRequest
 from kubeproxy_py.diagnose.trace.ruleset import ruleset_of_save
 from kubeproxy_py.kernel.address.bridges import parse_bridges
 from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
@@ -187,7 +187,7 @@ def _trace(data: bytes) -> None:
     """Rules of any program can be traced."""
     ruleset = ruleset_of_save(data.decode("utf-8", "surrogateescape").split("\n"))
     for source, destination in (("10.244.1.5", "10.96.0.10"), ("fd00::5", "fd00:10:96::10"), ("node", "10.96.0.10")):
-        packet = Request(source, destination, 80, "TCP")
+        packet = TraceRequest(source, destination, 80, "TCP")
         assert trace(seeds.TRACED_ROWS, seeds.TRACED_HOST, packet, ruleset=ruleset).outcomes
 
 
@@ -352,6 +352,7 @@ def _kernel_state(data: bytes) -> object:
     owned = filter_owned(rows, ("10.0.0.0/8",), excepts=lambda server: is_foreign(server, rows, addresses))
     make_plan({}, owned)
     return state.host.info("node-a")
+
 
 @cache
 def _documents() -> Documents:

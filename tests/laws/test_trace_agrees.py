@@ -12,10 +12,10 @@ from kubeproxy_py.diagnose.trace.request import Request
 from kubeproxy_py.diagnose.trace.result import Trace
 from kubeproxy_py.model.events import ObjectEvent
 from kubeproxy_py.model.node import HostAddress
+from tests.laws.checking_kernels import probes
+from tests.laws.compilers import compiler
 from tests.laws.histories import batches
 from tests.laws.packets import NODE_ADDRESSES, Fate, Packet, State, fate
-from tests.laws.test_every_prefix_is_legal import probes
-from tests.laws.test_path_does_not_matter import compiler
 
 HOST = Host(tuple(HostAddress("eth0", address) for address in sorted(NODE_ADDRESSES)))
 _RESULTS = {

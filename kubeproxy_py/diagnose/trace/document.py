@@ -11,7 +11,7 @@ import msgspec
 
 from kubeproxy_py.diagnose.trace.packet import Packet
 from kubeproxy_py.diagnose.trace.result import Branch, Outcome, RealServerChoice, Trace
-from kubeproxy_py.diagnose.trace.walk import Step
+from kubeproxy_py.diagnose.trace.way import Step
 
 VERSION = 1
 

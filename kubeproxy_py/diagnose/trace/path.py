@@ -27,7 +27,8 @@ from kubeproxy_py.diagnose.trace.request import Request
 from kubeproxy_py.diagnose.trace.result import Branch, Outcome, RealServerChoice, Trace
 from kubeproxy_py.diagnose.trace.ruleset import Ruleset, ruleset_of_rows
 from kubeproxy_py.diagnose.trace.sender import first_packet
-from kubeproxy_py.diagnose.trace.walk import End, Hooks, Step, Way
+from kubeproxy_py.diagnose.trace.walk import Hooks
+from kubeproxy_py.diagnose.trace.way import End, Step, Way
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
     Address,

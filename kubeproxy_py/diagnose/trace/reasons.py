@@ -7,7 +7,7 @@ from msgspec import Struct
 from kubeproxy_py.diagnose.trace.lookup import Lookup
 from kubeproxy_py.diagnose.trace.matches import View
 from kubeproxy_py.diagnose.trace.packet import ICMP, LOOPBACK_DEVICE, Packet
-from kubeproxy_py.diagnose.trace.walk import End
+from kubeproxy_py.diagnose.trace.way import End
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IpsetDefinition
 from kubeproxy_py.model.rows import VirtualServer

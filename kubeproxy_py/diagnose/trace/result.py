@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kubeproxy_py.diagnose.trace.packet import Packet
-from kubeproxy_py.diagnose.trace.walk import Step
+from kubeproxy_py.diagnose.trace.way import Step
 from kubeproxy_py.net import IP
 
 Fate = Literal["served", "host", "refused", "rejected", "dropped", "forwarded", "unknown"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from kubeproxy_py.diagnose.trace.result import Branch, Outcome, RealServerChoice, Trace
-from kubeproxy_py.diagnose.trace.walk import Step
+from kubeproxy_py.diagnose.trace.way import Step
 from kubeproxy_py.net import join_host_port
 
 _REAL_SERVERS_MAX = 8

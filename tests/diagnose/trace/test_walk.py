@@ -6,7 +6,8 @@ from kubeproxy_py.diagnose.trace.lookup import RowLookup
 from kubeproxy_py.diagnose.trace.matches import View
 from kubeproxy_py.diagnose.trace.packet import Packet
 from kubeproxy_py.diagnose.trace.ruleset import ruleset_of_save
-from kubeproxy_py.diagnose.trace.walk import Hooks, Way
+from kubeproxy_py.diagnose.trace.walk import Hooks
+from kubeproxy_py.diagnose.trace.way import Way
 from tests.diagnose.trace.traces import HOST
 
 PACKET = Packet("203.0.113.9", "10.96.0.10", "TCP", 80, mark=0x1)
