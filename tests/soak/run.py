@@ -127,7 +127,7 @@ def soak(folder: Path, seed: int, seconds: float, patience: float, names: Collec
             agents=node.agents,
             resources={name: (begin[name], end[name]) for name in begin},
             drift_left=drift_left,
-            mistakes=[*node.mistakes, *node.internal_errors()],
+            mistakes=[*node.mistakes, *traffic.mistakes, *node.internal_errors()],
         )
 
 

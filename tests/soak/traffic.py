@@ -45,6 +45,7 @@ class Traffic:
     def __init__(self, cluster: Cluster, start_s: float) -> None:
         self.probes: list[Probe] = []
         self.waiting: list[str] = []  # what the node has of connections that wait, for humans
+        self.mistakes: list[str] = []  # loops that ended by themselves, so that their connections were not observed
         self._cluster = cluster
         self._start_s = start_s
         self._stop = threading.Event()
@@ -57,7 +58,7 @@ class Traffic:
         loops: list[tuple[Callable[[Target], None], Target]] = [(self._probe, target) for target in TARGETS]
         held = [target for target in TARGETS if target.protocol == "tcp"] * HELD_PER_TARGET
         loops += [(self._hold, target) for target in held]
-        self._threads = [threading.Thread(target=loop, args=(target,), daemon=True) for loop, target in loops]
+        self._threads = [threading.Thread(target=self.carry_out, args=one, daemon=True) for one in loops]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -70,6 +71,13 @@ class Traffic:
         self._stop.set()
         for thread in self._threads:
             thread.join(TIMEOUT_S + 5.0)
+
+    def carry_out(self, loop: Callable[[Target], None], target: Target) -> None:
+        """Run *loop* for *target*; record that it failed."""
+        try:
+            loop(target)
+        except Exception as error:
+            self.mistakes.append(f"the traffic to {target.name} was no longer observed: {error!r}")
 
     def _record(self, kind: Kind, target: Target, start_s: float, error: str, bad: Outcome = "failed") -> None:
         end_s = monotonic()
@@ -145,9 +153,8 @@ class Traffic:
     def _what_the_node_has(self, sock: socket.socket, start_s: float) -> str:
         """Return the entries of conntrack and IPVS for the connection, which explain why it waits."""
         port, family = sock.getsockname()[1], "ipv6" if sock.family == socket.AF_INET6 else "ipv4"
-        look = (
-            f"conntrack -L -f {family} -p tcp 2>/dev/null | grep 'sport={port} '; ipvsadm -Lnc | grep ':{port} '; true"
-        )
+        entries = f"conntrack -L -f {family} -p tcp 2>/dev/null | grep 'sport={port} '"
+        look = f"{entries} || true; ipvsadm -Lnc | grep ':{port} ' || true"
         found = " | ".join(" ".join(line.split()) for line in shell(self._cluster.node_a, look).splitlines())
         return f"{start_s - self._start_s:7.1f} s  no answer for {monotonic() - start_s:.1f} s at port {port}: {found}"
 
