@@ -28,7 +28,7 @@ from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.read import save_all_tables
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.net import IP, family_of
+from kubeproxy_py.net import IP, Family, family_of
 from kubeproxy_py.sources import SourceError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Tracing:
         self._compiler = parts.compiler
         self._from_kernel = not _compile(parts, self._platform) or from_kernel
         self._network = HostNetwork()
+        self._rulesets: dict[Family, Ruleset] = {}
         self._sockets: frozenset[ListeningSocket] | None = None
         self._host = Host(
             self._compiler.cluster.addresses or self._platform.kernel.host_addresses(),
@@ -83,13 +84,19 @@ class Tracing:
             TraceError: An argument cannot be used.
         """
         request = parse_request(asked.sender, asked.target, asked.in_interface, self._directory)
-        ruleset = _kernel_rules(self._platform, request.destination) if self._from_kernel else None
+        ruleset = self._kernel_rules(request.destination) if self._from_kernel else None
         return trace_packet(self._lookup, self._host, request, self._objects, ruleset)
 
     def close(self) -> None:
         """Close the sockets."""
         self._network.close()
         self._platform.kernel.close()
+
+    def _kernel_rules(self, destination: IP) -> Ruleset:
+        family = family_of(destination)
+        if family not in self._rulesets:
+            self._rulesets[family] = _kernel_rules(self._platform, destination)
+        return self._rulesets[family]
 
     def _listens(self, packet: Packet) -> bool | None:
         if not self._platform.iptables_commands:
