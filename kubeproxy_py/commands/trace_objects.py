@@ -3,27 +3,44 @@
 from collections.abc import Iterator
 from ipaddress import ip_network
 
-from kubeproxy_py.commands.service_names import unserved_server_reason, virtual_server_name
 from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.unserved import unserved_reason
+from kubeproxy_py.diagnose.services import KIND_NAMES, port_of
 from kubeproxy_py.diagnose.trace.reasons import Objects
 from kubeproxy_py.diagnose.trace.request import Directory
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.services import Service, ServiceName
+from kubeproxy_py.model.services import Service, ServiceName, ServicePort
 from kubeproxy_py.net import IP, Family, family_of
 
 
 def objects_of(compiler: Compiler) -> Objects:
     """Return the names and reasons that *compiler* knows; it has compiled."""
-    claims, services = compiler.claims, compiler.cluster.services
+    claims, cluster = compiler.claims, compiler.cluster
+
+    def holder_of(server: VirtualServer) -> tuple[Service, ServicePort | None, str] | None:
+        """Return the Service that holds *server*, the port that it serves, and the kind of its address."""
+        claim = next(iter(claims.claims_to(server)), None)
+        service = cluster.services.get(claim.service) if claim else None
+        return (service, port_of(service, server, claim.kind), KIND_NAMES[claim.kind]) if claim and service else None
 
     def name_of(server: VirtualServer) -> str:
-        return virtual_server_name(server, claims.holder(server), services)
+        holder = holder_of(server)
+        if holder is None:
+            return ""
+        service, port, kind = holder
+        return f"{service.name}{f':{port.name}' if port and port.name else ''} ({kind})"
 
     def service_of(server: VirtualServer) -> ServiceName | None:
         return claims.holder(server)
 
     def unserved(server: VirtualServer) -> str:
-        return unserved_server_reason(server, claims.holder(server), compiler)
+        holder = holder_of(server)
+        service, port, _ = holder or (None, None, "")
+        if service is None or port is None:
+            return ""
+        slices, family = cluster.slices_of(service.name), family_of(server.address)
+        reason = unserved_reason(service, port, slices, family, compiler.context)
+        return reason.text if reason else ""
 
     def ports_at(address: IP) -> tuple[str, ...]:
         return tuple(f"{server.port}/{server.protocol.lower()}" for server in _servers_at(compiler, address))

@@ -130,7 +130,7 @@ def test_check_warns_of_what_of_valid_objects_is_not_served(tmp_path: Path, caps
     assert printed.out.splitlines() == [
         "warning: Service shop/web: 127.0.0.1: not served, because it is a loopback address "
         "(give the Service an address that no machine has)",
-        "warning: Service shop/web: spec.ports: no endpoint serves 80/TCP IPv4: the Service has no EndpointSlice",
+        "warning: Service shop/web: spec.ports: no endpoint serves 80/TCP IPv4: no EndpointSlice",
         "ok",
     ]
     assert printed.err == ""

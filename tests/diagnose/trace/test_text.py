@@ -69,7 +69,7 @@ def test_trace_of_a_pod_has_each_real_server_with_its_source() -> None:
         (
             CLIENT,
             "10.96.0.40:80",
-            "refused: IPVS has no endpoint for 10.96.0.40:80/TCP: the Service has no EndpointSlice",
+            "refused: IPVS has no endpoint for 10.96.0.40:80/TCP: no EndpointSlice",
         ),
         (
             CLIENT,
