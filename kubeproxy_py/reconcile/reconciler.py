@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
-from kubeproxy_py.model.rows import Address, Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
@@ -137,14 +137,15 @@ class Reconciler:
     def _due(self, now_s: float) -> list[Key]:
         """Return the keys to plan: those that are due, and those that must not be left behind by them.
 
-        The kernel deletes real servers along with their virtual server, and an address is bound only after all its
-        virtual servers were tried: what one waits for may have ceased to matter since.
+        The kernel deletes real servers along with their virtual server.  An address is bound, and a set entry admits
+        a port there, only together with its virtual server: what that waits for may have ceased to matter since.
         """
         pending = self._state.pending
         due = pending.due(now_s)
         if len(due) == len(pending):
             return due
-        addresses = {key.address for key in due if isinstance(key, Address)}
+        addresses = {key.entry.partition(",")[0] for key in due if isinstance(key, IpsetEntry)}
+        addresses |= {key.address for key in due if isinstance(key, Address)}
         waiting = pending.waiting if addresses else ()
         at_addresses = [key for key in waiting if isinstance(key, VirtualServer) and key.address in addresses]
         servers = {*at_addresses, *(key for key in due if isinstance(key, VirtualServer))}

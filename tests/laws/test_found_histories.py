@@ -82,6 +82,19 @@ def test_endpoints_wait_for_the_firewall_where_a_service_without_source_ranges_w
     )
 
 
+def test_port_is_admitted_together_with_a_virtual_server_that_waited_for_the_firewall() -> None:
+    """At a bound address the port of a Service with source ranges becomes that of one without."""
+    sync_with_faults(
+        [
+            [_service("db", "10.96.0.12", port(443), external_ips=(ADDRESS,))],
+            [_balancer("api", ("198.51.100.0/24",))],
+            [_service("api", "10.96.0.10", port(80), external_ips=(ADDRESS,))],
+        ],
+        [["add Jump .*FIREWALL"], [], []],
+        [0.1, 0.1, 61.0],
+    )
+
+
 def _balancer(text: str, ranges: tuple[str, ...]) -> ObjectEvent:
     return _service(
         text,
