@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from kubeproxy_py.kernel import MarkReader
 from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
     Address,
@@ -29,7 +30,7 @@ from kubeproxy_py.model.rows import (
     referenced_sets,
 )
 from kubeproxy_py.model.steps import Outcome, Plan, Step, StepFailure
-from kubeproxy_py.net import IP, Family, family_of
+from kubeproxy_py.net import FAMILIES, IP, Family, family_of
 from kubeproxy_py.plan.drain_policy import is_draining
 from kubeproxy_py.reconcile.agent import Agent
 from tests.laws.compilers import compiler as new_compiler
@@ -240,6 +241,7 @@ class PacketKernel(CheckedKernel):
         super().__init__()
         self.idempotent = True  # what failed in part may be done already
         self.refused: dict[Key, str] = {}  # by a fault, and not carried out since; with the verb
+        self._lacked_firewall: set[Family] = set()
         self.unbound: set[IP] = set()  # addresses that another program deleted
         self.meetings: dict[Packet, Meeting] = {}
         self._by_address: defaultdict[IP, list[Packet]] = defaultdict(list)
@@ -248,6 +250,7 @@ class PacketKernel(CheckedKernel):
 
     def begin_sync(self, desired: Rows) -> None:
         super().begin_sync(desired)
+        self._lacked_firewall = {family for family in FAMILIES if lacks_firewall(self.before, family)}
         before, after = self.state, State(desired)
         self.meetings = {
             packet: Meeting(fate(before, packet), fate(after, packet)) for packet in probes(self.before, desired)
@@ -303,7 +306,7 @@ class PacketKernel(CheckedKernel):
 
     def check_packet(self, packet: Packet, meeting: Meeting, found: Fate) -> None:
         before, after = meeting
-        if not self.is_range_refused(packet):
+        if not self.is_range_refused(packet) and not self._was_open_by_fault(packet):
             check_still_served(packet, before, found, after)
         if found.result == "served" and not found.masqueraded:
             unanswered = {endpoint for endpoint in found.endpoints if not endpoint[0].startswith(PODS_HERE)}
@@ -336,6 +339,10 @@ class PacketKernel(CheckedKernel):
         if was_closed != is_closed or (is_closed and after.result != "served"):
             strangers = found.endpoints - (before.endpoints | after.endpoints)
             assert not strangers, f"{packet} meets {strangers}, to which it is closed"
+
+    def _was_open_by_fault(self, packet: Packet) -> bool:
+        """Return whether source ranges closed the frontend of *packet* before the sync, but rules were missing."""
+        return packet.family in self._lacked_firewall and any(k in self.before for k in closing_entries(packet))
 
     def is_range_refused(self, packet: Packet) -> bool:
         """Return whether a fault refused a source range of the frontend of *packet*, or the set of such ranges.
@@ -372,6 +379,13 @@ def fate_if_open(state: State, packet: Packet, found: Fate, *, is_bound: bool) -
     found = fate(state, packet, is_bound=is_bound)
     state.entries |= closing
     return found
+
+
+def lacks_firewall(rows: Rows, family: Family) -> bool:
+    """Return whether a chain or jump of the firewall is missing in *rows*, or has no rule."""
+    chains = [rows.get(chain) for chain in kube_names.chains(family) if "FIREWALL" in chain.name]
+    jumps = [jump for jump in kube_names.jumps(family) if "FIREWALL" in jump.target]
+    return not all(isinstance(spec, ChainSpec) and spec.rules for spec in chains) or any(j not in rows for j in jumps)
 
 
 def is_set_of_ranges(key: Key) -> bool:
