@@ -344,7 +344,7 @@ class Handler(BaseHTTPRequestHandler):
                     self._send_lines([_line("ERROR", _status_body(410, "Expired", message))])
                     return
                 changes = store.changes_since(api_type.plural, version)
-                newest = store.version
+                newest, newest_of_type = store.version, store.tables[api_type.plural].version
                 if not changes:
                     store.changed.wait(max(0.0, min(end_s, bookmark_s) - time.monotonic()))
             self._hang_while_dead()
@@ -355,7 +355,7 @@ class Handler(BaseHTTPRequestHandler):
             version = max(version, newest)  # a version that does not exist yet is waited for
             if bookmarks and time.monotonic() >= bookmark_s:
                 bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
-                seen = version if faults.progress_notices else store.tables[api_type.plural].version
+                seen = version if faults.progress_notices else newest_of_type  # of the changes that were sent
                 if seen > begin:
                     self._send_lines([_bookmark(api_type, min(seen, version))])
 

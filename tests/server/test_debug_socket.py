@@ -49,6 +49,7 @@ def path(tmp_path: Path) -> Iterator[str]:
     server = DebugServer(str(file), documents().answer)
     server.start()
     yield str(file)
+    server._check_due_s = float("inf")  # so that it does not listen again
     server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]
 
 
