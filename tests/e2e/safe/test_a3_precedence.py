@@ -6,6 +6,7 @@ of the older Service.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -111,11 +112,18 @@ def test_loser_is_served_at_its_own_address_and_gets_an_event(served: Served) ->
 
 
 def test_status_prints_holders_and_losers(served: Served) -> None:
-    output = run(served.cluster.node_a, *command_line(served.folder.path, "status"))
-    (line,) = [line for line in output.splitlines() if line.startswith("UDP") and f"{DNS}:53" in line]
-    assert line.endswith("shop/zz-dns:udp-53 (ClusterIP)")
-    refused = ", ".join(f"{DNS}:53/{protocol}" for protocol in ("SCTP", "TCP", "UDP"))
-    assert f"AddressContested: Service shop/a-dns: {refused}, " in output
+    document = json.loads(run(served.cluster.node_a, *command_line(served.folder.path, "status"), "-o", "json"))
+    at_dns = {
+        (one["name"], server["protocol"]): server
+        for one in document["services"]
+        for server in one["virtualServers"]
+        if (server["address"], server["port"]) == (DNS, 53)
+    }
+    for protocol in ("SCTP", "TCP", "UDP"):
+        holder, loser = at_dns["zz-dns", protocol], at_dns["a-dns", protocol]
+        assert (holder["kind"], holder["status"]) == ("ClusterIP", "serving")
+        assert (loser["kind"], loser["status"]) == ("externalIP", "refused")
+        assert "shop/zz-dns" in loser["reason"]
 
 
 def test_service_that_comes_later_takes_nothing_and_gets_it_when_the_holder_goes(served: Served) -> None:
