@@ -220,6 +220,10 @@ def _plan(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.plan import PlanOptions, plan
 
     options = PlanOptions(arguments.assume_empty, arguments.kernel_state, arguments.output, arguments.color)
+    if arguments.hold:
+        from kubeproxy_py.commands.hold import plan_and_hold
+
+        return plan_and_hold(config_input, options)
     return plan(load_interactive(config_input), options)
 
 
@@ -232,6 +236,9 @@ def _plan_arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     _add_choice(parser, "-o", "--output", _OUTPUT_FORMATS, "format of the plan")
     _add_choice(parser, "", "--color", _COLOURS, "colour the plan; auto: on a terminal, unless NO_COLOR is set")
+    parser.add_argument(
+        "--hold", action="store_true", help="print a summary as the last line, NODE: ..., and wait for SIGTERM"
+    )
 
 
 def _add_choice(parser: ArgumentParser, short: str, name: str, values: tuple[str, ...], text: str) -> None:
@@ -338,11 +345,19 @@ def _dump_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _cleanup(config_input: ConfigInput, _arguments: Namespace) -> int:
+def _cleanup(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.cleanup import cleanup
     from kubeproxy_py.commands.interactive import load_interactive
 
-    return cleanup(load_interactive(config_input, is_quiet=False))
+    return cleanup(load_interactive(config_input, is_quiet=False), is_forced=arguments.force)
+
+
+def _cleanup_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also while an agent runs: no Service is served until it notices, and then everything is there again",
+    )
 
 
 def _completion(_config_input: ConfigInput, arguments: Namespace) -> int:
@@ -502,12 +517,14 @@ COMMANDS: dict[str, Command] = {
     ),
     "cleanup": Command(
         "Delete all kernel state that this agent or kube-proxy created",
-        f"Other virtual servers, rules and sets are left in place. Stop the agent first.\n{_ALL_FLAGS}",
+        "Other virtual servers, rules and sets are left in place. Stop the agent first: while one runs, cleanup is\n"
+        f"refused, because the agent would create everything again.\n{_ALL_FLAGS}",
         (
             ("Delete everything", "cleanup"),
             ("Delete everything except virtual servers in a network", "cleanup --ipvs-exclude-cidrs=203.0.113.0/24"),
         ),
         _cleanup,
+        _cleanup_arguments,
     ),
     "completion": Command(
         "Print the completion of this command line for a shell",

@@ -6,7 +6,7 @@ Invariants:
   and conntrack entries, on which other software may depend by now, and the chain KUBE-MARK-MASQ while other programs
   jump to it.
 - A failure is logged, and everything else is still deleted.
-- No agent runs meanwhile: it would create everything again.
+- No agent runs meanwhile, unless the caller insists: it would create everything again, and serve nothing until then.
 """
 
 import logging
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.commands.parts import linux_kernel, probe_host
-from kubeproxy_py.commands.single_instance import require_no_agent
+from kubeproxy_py.commands.single_instance import require_no_agent, warn_of_agent
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, read_scopes
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.instance_lock import InstanceLock
@@ -36,14 +36,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def cleanup(loaded: "LoadedConfig") -> int:
+def cleanup(loaded: "LoadedConfig", *, is_forced: bool = False) -> int:
     """Delete our kernel state and that of kube-proxy's other modes, and return the exit status.
 
+    Args:
+        loaded: The configuration.
+        is_forced: Also while an agent runs.
+
     Raises:
-        KernelError: An agent runs, or the host's addresses cannot be read.
+        KernelError: An agent runs and *is_forced* is false, or the host's addresses cannot be read.
     """
     lock = InstanceLock()
-    require_no_agent(lock)
+    if is_forced:
+        warn_of_agent(lock)
+    else:
+        require_no_agent(lock)
     try:
         return _cleanup(loaded)
     finally:

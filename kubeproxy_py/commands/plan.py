@@ -50,11 +50,27 @@ class PlanOptions(Struct, frozen=True, gc=False):
     colour: str = "auto"  # auto, always, never
 
 
-def plan(loaded: "LoadedConfig", options: PlanOptions) -> int:
-    """Print the plan of a sync.
+class Planned(Struct, frozen=True, gc=False):
+    """A plan that was printed."""
 
-    Returns:
-        FAILED if an object, or a part of one, is rejected; else CHANGES if there is a step.
+    steps: Plan
+    errors: int  # how many objects, or parts of one, are rejected
+
+
+def plan(loaded: "LoadedConfig", options: PlanOptions) -> int:
+    """Print the plan of a sync, and return the exit status.  Raises KernelError and SourceError as print_plan."""
+    return status_of(print_plan(loaded, options))
+
+
+def status_of(planned: Planned) -> int:
+    """Return FAILED if an object, or a part of one, is rejected; else CHANGES if there is a step."""
+    if planned.errors:
+        return FAILED
+    return CHANGES if planned.steps.steps else SUCCESS
+
+
+def print_plan(loaded: "LoadedConfig", options: PlanOptions) -> Planned:
+    """Print the plan of a sync, and return it.
 
     Raises:
         KernelError: The kernel, or the file of its state, cannot be read.
@@ -78,9 +94,7 @@ def plan(loaded: "LoadedConfig", options: PlanOptions) -> int:
     actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
     sys.stdout.write(_rendered(steps, parts, options))
-    if errors:
-        return FAILED
-    return CHANGES if steps.steps else SUCCESS
+    return Planned(steps, len(errors))
 
 
 def _platform(loaded: "LoadedConfig", options: PlanOptions) -> HostPlatform:

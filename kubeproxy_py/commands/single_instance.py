@@ -57,7 +57,17 @@ def require_no_agent(lock: InstanceLock) -> None:
     """
     if holder := _acquire(lock):
         message = f"an agent runs in this network namespace ({holder}) and would create again what cleanup deletes"
-        raise KernelError(message, hint="stop it first")
+        raise KernelError(message, hint="stop it first; --force deletes all the same")
+
+
+def warn_of_agent(lock: InstanceLock) -> None:
+    """Take the lock, or log what follows from going on beside the agent that holds it."""
+    if holder := _acquire(lock):
+        log.warning(
+            "Deleting beside an agent that runs: connections are cut, this node serves no Service until the agent "
+            "notices (after seconds, at most a syncPeriod), and then everything is there again",
+            extra=values(agent=holder),
+        )
 
 
 def _acquire(lock: InstanceLock) -> Holder | None:

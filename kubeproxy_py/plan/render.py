@@ -1,11 +1,12 @@
 """Plans as text, as a diff or as JSON, for ``kubeproxy-py plan``, the log and golden tests."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from kubeproxy_py.model.rows import SERVING, Chain, ChainSpec, Ipset, Jump, Key, Link, Spec, Sysctl
-from kubeproxy_py.model.steps import Plan, Step
+from kubeproxy_py.model.steps import Plan, Step, Verb
 
 Owners = Callable[[Key], Sequence[str]]
 """Returns the names of the Services that a row is for, none if it is for none."""
@@ -17,6 +18,7 @@ Group = tuple[str, list[Step]]
 """A heading, and the steps below it."""
 
 _SIGNS = {"add": "+", "update": "~", "delete": "-"}
+_TO_DO: tuple[tuple[Verb, str], ...] = (("add", "add"), ("update", "change"), ("delete", "delete"))
 _KIND_WIDTH = len("VirtualServer")
 _OF_ALL_SERVICES = (Sysctl, Link, Ipset, Chain, Jump)
 _OWNERS_NAMED_MAX = 3
@@ -36,6 +38,14 @@ def plan_text(plan: Iterable[Step], paint: Paint = _no_paint) -> str:
 def grouped_text(groups: Iterable[Group], paint: Paint = _no_paint) -> str:
     """Return the steps of each group as `plan_text`, below its heading."""
     return "\n".join(f"{paint('=', heading)}\n{plan_text(steps, paint)}" for heading, steps in groups)
+
+
+def to_do_text(plan: Plan) -> str:
+    """Return how much a sync would change: ``12 to add, 3 to change, 0 to delete``, or ``nothing to change``."""
+    if not plan.steps:
+        return "nothing to change"
+    counts = Counter(step.verb for step in plan)
+    return ", ".join(f"{counts[verb]:,} to {word}" for verb, word in _TO_DO)
 
 
 def plan_diff(groups: Iterable[Group], paint: Paint = _no_paint) -> str:

@@ -6,7 +6,7 @@ from errno import EACCES
 import pytest
 
 from kubeproxy_py.commands import single_instance
-from kubeproxy_py.commands.single_instance import HANDOVER_S, require_no_agent, take_over
+from kubeproxy_py.commands.single_instance import HANDOVER_S, require_no_agent, take_over, warn_of_agent
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.instance_lock import Holder, InstanceLock
 
@@ -86,5 +86,19 @@ def test_an_agent_starts_where_the_lock_cannot_be_used(
 
 
 def test_cleanup_is_refused_at_once_while_an_agent_runs(holder: Holder) -> None:
-    with pytest.raises(KernelError, match=r"an agent runs .*\(pid 4711\) and would create again .* \(stop it first\)"):
+    with pytest.raises(
+        KernelError, match=r"an agent runs .*\(pid 4711\) and would create again .* \(stop it first; --force"
+    ):
         require_no_agent(Lock(1.0))
+
+
+def test_forced_cleanup_goes_on_with_a_warning_that_names_the_agent(
+    holder: Holder, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_agent(Lock(1e9))
+    [record] = caplog.records
+    assert record.message.startswith("Deleting beside an agent that runs: connections are cut")
+    assert record.values == {"agent": holder}  # type: ignore[attr-defined]
+    caplog.clear()
+    warn_of_agent(Lock(0))
+    assert caplog.records == []

@@ -96,7 +96,7 @@ def test_bash_completes_every_flag_of_a_command(folder: Path) -> None:
     assert bash(folder, "run", "--") >= RUN_FLAGS
     assert bash(folder, "--") >= RUN_FLAGS
     plan = bash(folder, "plan", "--")
-    assert plan == PLAN_FLAGS | {"--help", "--assume-empty", "--kernel-state", "--output", "--color", "--v"}
+    assert plan == PLAN_FLAGS | {"--help", "--assume-empty", "--kernel-state", "--output", "--color", "--hold", "--v"}
 
 
 def shell_program(name: str) -> str:

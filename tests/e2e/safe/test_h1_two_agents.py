@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from kubeproxy_py.kernel.host.instance_lock import InstanceLock
 from lab.namespace import new_namespace
 from lab.network import Cluster
-from tests.e2e.agent_process import AgentProcess, command_line
+from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import differences, kernel_state, run
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.safe.patched_agent import patched_command_line
@@ -78,6 +79,21 @@ def test_other_commands_run_beside_an_agent_and_cleanup_does_not(
     assert completed.returncode == 1
     assert f"an agent runs in this network namespace (pid {first.pid})" in completed.stderr
     assert differences(before, kernel_state(node)) == []
+
+
+def test_forced_cleanup_beside_an_agent_warns_deletes_and_the_agent_creates_everything_again(
+    cluster: Cluster, folder: Folder, first: AgentProcess
+) -> None:
+    node = cluster.node_a
+    before, lines = kernel_state(node), len(first.lines())
+    argv = node.wrap(command_line(folder.path, "cleanup", "--force"))
+    completed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert "warning: Deleting beside an agent that runs" in completed.stderr
+    assert f"(agent: pid {first.pid})" in completed.stderr
+    assert re.search(r"Cleaned up \(changes: [1-9]\d* removed", completed.stderr)
+    first.wait_for("drift in", since=lines)
+    wait_until(lambda: differences(before, kernel_state(node)) == [], poll_s=1)
 
 
 def test_a_successor_takes_over_without_a_gap(cluster: Cluster, folder: Folder, first: AgentProcess) -> None:
