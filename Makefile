@@ -153,7 +153,7 @@ completion: setup ## generate the completion scripts in kubeproxy_py/completion/
 	$(PYTHON) -m tests.deploy.completion_scripts
 
 man: setup ## generate the manual pages from the parsers of the commands: build/man/*.8
-	$(PYTHON) -m tests.deploy.man_pages
+	$(PYTHON) -m image.man_pages
 
 state-page: setup ## generate docs/state.md from the classes of the state documents
 	$(PYTHON) -m tests.diagnose.state_page

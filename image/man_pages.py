@@ -1,4 +1,4 @@
-"""Generator of the manual pages in build/man/ from the parsers of the commands (`make man`).
+"""Generator of the manual pages from the parsers of the commands: build/man/ (`make man`), and the Debian package.
 
 The same commit, or the same SOURCE_DATE_EPOCH, gives the same bytes.  groff_man(7) describes the macros.
 """
@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kubeproxy_py import __version__, cli
-from lab.job import REPOSITORY
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = REPOSITORY / "build/man"
 SECTION = 8  # commands for the administrator
 

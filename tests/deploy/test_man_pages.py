@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from image.man_pages import commit_date, pages
 from kubeproxy_py import cli
 from kubeproxy_py.commands.exit_status import UNUSABLE
 from kubeproxy_py.config.flags import FLAGS
-from tests.deploy.man_pages import commit_date, pages
 
 PAGES = dict(pages("2026-01-01"))
 
@@ -64,7 +64,7 @@ def test_mandoc_has_no_complaint_about_the_written_pages(tmp_path: Path) -> None
     mandoc = shutil.which("mandoc")
     assert mandoc, "mandoc is not installed; hint: python3 -m lab install"
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
-    subprocess.run([sys.executable, "-m", "tests.deploy.man_pages", str(tmp_path)], check=True, env=environment)
+    subprocess.run([sys.executable, "-m", "image.man_pages", str(tmp_path)], check=True, env=environment)
     files = sorted(tmp_path.iterdir())
     assert len(files) == len(PAGES)
     argv = [mandoc, "-T", "lint", "-W", "warning", *map(str, files)]

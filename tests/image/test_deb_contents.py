@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from image.deb import FOLDER
+from image.deb import FOLDER, REPOSITORY
+from kubeproxy_py import __version__
+from kubeproxy_py.cli import COMMANDS
 from tests.deploy.manifests import DEPLOY
 
 pytestmark = pytest.mark.image
@@ -65,3 +68,30 @@ def test_package_runs_where_it_is_unpacked_to(tree: Path) -> None:
              "from kubeproxy_py.__main__ import main; sys.exit(main())", str(site), "--version"]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[0]) == (0, "kubeproxy-py"), done.stderr
+
+
+def test_package_has_a_manual_page_of_each_command_with_its_version(tree: Path) -> None:
+    pages = sorted((tree / "usr/share/man/man8").iterdir())
+    assert [page.name for page in pages] == sorted(
+        ["kubeproxy-py.8.gz", *(f"kubeproxy-py-{name}.8.gz" for name in COMMANDS)]
+    )
+    for page in pages:
+        assert f"kubeproxy\\-py {__version__}" in gzip.decompress(page.read_bytes()).decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("kubeproxy-py.bash", "bash-completion/completions/kubeproxy-py"),
+        ("_kubeproxy-py", "zsh/vendor-completions/_kubeproxy-py"),
+        ("kubeproxy-py.fish", "fish/vendor_completions.d/kubeproxy-py.fish"),
+    ],
+)
+def test_completion_is_where_its_shell_looks_for_it(tree: Path, name: str, place: str) -> None:
+    shipped = (REPOSITORY / "kubeproxy_py/completion" / name).read_text()
+    assert (tree / "usr/share" / place).read_text() == shipped
+
+
+def test_unit_names_the_manual_page_of_the_package(tree: Path) -> None:
+    [path] = tree.rglob("kubeproxy-py.service")
+    assert "Documentation=man:kubeproxy-py(8) " in path.read_text()
