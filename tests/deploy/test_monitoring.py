@@ -19,6 +19,7 @@ from tests.deploy.manifests import DEPLOY, Object, objects_of
 RULES = DEPLOY / "monitoring/rules.yaml"
 UNIT_TESTS = Path(__file__).parent / "rules/alerts.test.yaml"
 DASHBOARD = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())
+HOME = "https://github.com/example/kubeproxy-py"
 _NAME = re.compile(r"\b(?:kubeproxy|process|rest_client|kubernetes)_\w+")
 _SUFFIX = re.compile(r"_(?:bucket|sum|count)$")
 
@@ -70,8 +71,9 @@ def test_metrics_of_a_panel_exist(query: str) -> None:
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
 def test_alert_has_a_runbook_section(alert: Object) -> None:
-    path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
-    headings = re.findall(r"^#+ (.+)$", (REPOSITORY / path).read_text(), re.MULTILINE)
+    address, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    assert address == f"{HOME}/blob/main/docs/troubleshooting.md", "a relative URL leads nowhere from Alertmanager"
+    headings = re.findall(r"^#+ (.+)$", (REPOSITORY / "docs/troubleshooting.md").read_text(), re.MULTILINE)
     assert anchor == alert["alert"].lower()
     assert alert["alert"] in headings
 
@@ -111,6 +113,45 @@ def test_panels_do_not_overlap_and_have_unique_ids() -> None:
     assert len(cells) == len(set(cells))
     numbers = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(numbers) == len(set(numbers))
+
+
+def test_panels_work_without_the_recording_rules_and_in_each_cluster() -> None:
+    for query in queries():
+        assert not [record for record in records() if record in query], query
+        selectors = re.findall(r"\{([^}]*)\}", query)
+        assert selectors
+        assert all(text.startswith('cluster=~"$cluster", job="$job", instance=~"$instance"') for text in selectors), (
+            query
+        )
+    [cluster] = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "cluster"]
+    assert (cluster["includeAll"], cluster["allValue"]) == (True, ".*"), "also where there is no label cluster"
+
+
+def test_each_single_figure_is_coloured_by_thresholds() -> None:
+    stats = [panel for panel in DASHBOARD["panels"] if panel["type"] == "stat"]
+    assert len(stats) >= 8
+    for panel in stats:
+        defaults = panel["fieldConfig"]["defaults"]
+        values = [step["value"] for step in defaults["thresholds"]["steps"]]
+        assert values[0] is None
+        assert values[1:] == sorted(values[1:])
+        assert len(values) > 1, panel["title"]
+        assert defaults["color"] == {"mode": "thresholds"}
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "kubeproxy_ipvs_event_to_kernel_duration_seconds",
+        "kubeproxy_ipvs_dropped_log_lines_total",
+        "kubeproxy_ipvs_failed_steps_total",
+        "kubeproxy_proxy_healthz_total",
+        "kubeproxy_ipvs_conntrack_entries",
+        "kubeproxy_ipvs_unserved_service_ports",
+    ],
+)
+def test_dashboard_shows_what_an_operator_asks_for(metric: str) -> None:
+    assert any(metric in metrics_of(query) for query in queries())
 
 
 # By promtool, which `make lab` unpacks
