@@ -184,11 +184,14 @@ class _Notifier:
     def _start(self) -> None:
         try:
             # Imported here: 30 ms and 4 MiB, only for agents that use a folder.
+            from watchdog.events import FileClosedEvent, FileDeletedEvent, FileMovedEvent
             from watchdog.observers.inotify import InotifyObserver
 
             # Full events: a file moved in from elsewhere is reported as moved, not as created (and maybe incomplete).
             observer: Any = InotifyObserver(generate_full_events=True)
-            observer.schedule(_make_handler(self._changes), str(self._directory))
+            # Only these kinds: otherwise each poll, which opens and closes the folder, would wake two threads.
+            used = [FileMovedEvent, FileClosedEvent, FileDeletedEvent]
+            observer.schedule(_make_handler(self._changes), str(self._directory), event_filter=used)
             observer.start()
             self._observer = observer
         except (ImportError, OSError) as error:
