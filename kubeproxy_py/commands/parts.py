@@ -23,6 +23,7 @@ from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted, saved_objects_replaced
 from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel, Scope
+from kubeproxy_py.kernel.host.cpu_time import cpu_s
 from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.kernel.worker import Worker
@@ -270,6 +271,7 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
         parts.kernel,
         parts.compiler,
         monotonic,
+        cpu_clock=cpu_s,
         exclude=loaded.config.ipvs.exclude_cidrs,
         keep_foreign=loaded.agent.keep_foreign_virtual_servers,
         timing=_timing(loaded),

@@ -68,6 +68,8 @@ class Agent:
         compiler: Turns events into desired rows.
         clock: The clock of all times that are given, in seconds. It is read only to learn when a phase of the work
             ended: for its duration, and for what is due a certain time after it.
+        cpu_clock: Returns the CPU time, in seconds, of this thread and the programs that it had run, by which the
+            search for drift is bounded; None: as *clock*, as if no other program ever ran.
         exclude: Networks in which virtual servers are not ours, unless they are desired.
         keep_foreign: Leave virtual servers in place that neither our sets nor kube-ipvs0 name.
         timing: Periods and limits.
@@ -83,6 +85,7 @@ class Agent:
         compiler: Compiler,
         clock: Callable[[], float],
         *,
+        cpu_clock: Callable[[], float] | None = None,
         exclude: tuple[CIDR, ...] = (),
         keep_foreign: bool = False,
         timing: Timing = Timing(),  # noqa: B008 - frozen
@@ -106,8 +109,8 @@ class Agent:
         self._late_drift_rows = 0  # found in scopes that were read late, and not repaired yet
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
         self._reconciler = Reconciler(kernel, compiler, self.state, clock, self._surroundings.neighbours.hold)
-        self._compare = FullCompare(kernel, self.state, clock)
-        self._watch = DriftWatch(kernel, self.state, clock, on_marks)
+        self._compare = FullCompare(kernel, self.state, clock, cpu_clock or clock)
+        self._watch = DriftWatch(kernel, self.state, clock, cpu_clock or clock, on_marks)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
 
     # Input

@@ -4,6 +4,7 @@ Invariants:
 - Reading the marks of one reader takes at most MARKS_SHARE of a core: one that takes long is read less often.
 - Partial compares take at most COMPARE_SHARE of a core, however often another program writes, and COMPARE_BURST_S
   after a time without any: what is found rarely is compared at once.  What is found later is found by the next one.
+- Shares are of CPU time, so a machine that is busy with other programs delays nothing further.
 - With the marks a round of checks of the real servers begins (real_server_checks.py), which have no mark that shows
   their weight.
 - It runs in slices, like the full compare.
@@ -18,12 +19,14 @@ from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
+from kubeproxy_py.reconcile.cpu_budget import CpuBudget
 from kubeproxy_py.reconcile.drift import ScopeDiff
 from kubeproxy_py.reconcile.full_compare import YIELD_FACTOR, SlicedScan
 from kubeproxy_py.reconcile.real_server_checks import RealServerChecks
 
 MARKS_PERIOD_S = 1.5
 MARKS_SHARE = 0.02
+MARKS_BURST_S = 0.05
 COMPARE_SHARE = 0.05
 COMPARE_BURST_S = 0.5
 _ERROR_PAUSE_S = 30.0  # a reader that fails is read again after this time
@@ -34,8 +37,9 @@ log = logging.getLogger(__name__)
 class DriftWatch:
     """Looks for drift in *kernel* by its marks, and records what partial compares find in *state*.
 
-    All times are seconds of *clock*, which is read only to learn how long something took.  *on_marks* is called
-    whenever marks are read, with the scopes that are suspect, for what else is to be looked at as often.
+    All times are seconds of *clock*, which is read only to end a slice; *cpu_clock* returns the CPU time of this work,
+    in seconds.  *on_marks* is called whenever marks are read, with the scopes that are suspect, for what else is to be
+    looked at as often.
     """
 
     def __init__(
@@ -43,18 +47,21 @@ class DriftWatch:
         kernel: Kernel,
         state: ActualState,
         clock: Callable[[], float],
+        cpu_clock: Callable[[], float],
         on_marks: Callable[[Collection[Scope]], None],
     ) -> None:
         self.count = 0  # completed partial compares
         self._kernel = kernel
         self._state = state
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._on_marks = on_marks
-        self._checks = RealServerChecks(kernel, state, clock)
+        self._checks = RealServerChecks(kernel, state, clock, cpu_clock)
         self._period_s = self._marks_due_s = self._scan_due_s = NEVER
         self._readers: Sequence[MarkReader] = ()
-        self._reader_due_s: dict[str, float] = {}
-        self._compare_due_s = -NEVER  # when the next partial compare may begin
+        self._budgets: dict[str, CpuBudget] = {}  # by the name of the reader
+        self._retry_due_s: dict[str, float] = {}  # of the readers that failed
+        self._compares = CpuBudget(COMPARE_SHARE, COMPARE_BURST_S)
         self._scan: SlicedScan | None = None
         self._scopes: Sequence[Scope] = ()  # of the scan
 
@@ -96,19 +103,27 @@ class DriftWatch:
     def _read_marks(self, now_s: float) -> Mapping[str, Mark]:
         """Read the marks that are due."""
         marks: dict[str, Mark] = {}
-        counts, began_s = self._state.counts, self._clock()
+        began_cpu_s = self._cpu_clock()
         for reader in self._readers:
-            if now_s >= self._reader_due_s.get(reader.name, now_s) and (not reader.group or counts.get(reader.group)):
-                try:
-                    marks |= reader.read()
-                except KernelError as error:
-                    log.debug("Marks cannot be read", extra=values(marks=reader.name, err=error))
-                    self._reader_due_s[reader.name] = now_s + _ERROR_PAUSE_S
-                    continue
-                ended_s = self._clock()
-                self._reader_due_s[reader.name] = now_s + (ended_s - began_s) / MARKS_SHARE
-                began_s = ended_s  # the clock is read once for each: on some kernels that is a system call
+            if not self._is_due(reader, now_s):
+                continue
+            try:
+                marks |= reader.read()
+            except KernelError as error:
+                log.debug("Marks cannot be read", extra=values(marks=reader.name, err=error))
+                self._retry_due_s[reader.name] = now_s + _ERROR_PAUSE_S
+            ended_cpu_s = self._cpu_clock()
+            self._budget(reader).spend(ended_cpu_s - began_cpu_s, now_s)
+            began_cpu_s = ended_cpu_s  # the clock is read once for each, because that is a system call
         return marks
+
+    def _is_due(self, reader: MarkReader, now_s: float) -> bool:
+        """Return whether *reader* has something to read, and may."""
+        due_s = max(self._budget(reader).due_s, self._retry_due_s.get(reader.name, -NEVER))
+        return now_s >= due_s and (not reader.group or bool(self._state.counts.get(reader.group)))
+
+    def _budget(self, reader: MarkReader) -> CpuBudget:
+        return self._budgets.setdefault(reader.name, CpuBudget(MARKS_SHARE, MARKS_BURST_S))
 
     def _record_changed(self, marks: Mapping[str, Mark], now_s: float) -> int:
         """Record the actual rows that *marks* have otherwise as drift; return their number."""
@@ -127,17 +142,16 @@ class DriftWatch:
         return drift_rows
 
     def _begin_scan(self, suspects: Sequence[Scope], now_s: float) -> None:
-        if not suspects or now_s < self._compare_due_s:
+        if not suspects or now_s < self._compares.due_s:
             return
         log.log(level(4), "Comparing parts of kernel state that have changed", extra=values(scopes=suspects))
         self._scopes = suspects
-        self._scan = SlicedScan(self._kernel, self._state, self._clock, suspects)
+        self._scan = SlicedScan(self._kernel, self._state, self._clock, self._cpu_clock, suspects)
         self._scan_due_s = now_s
 
     def _end_scan(self, scan: SlicedScan, now_s: float) -> None:
         compared = [scope for scope in self._scopes if scope not in scan.failed]
         self._state.marks.record_compared(compared, has_drift=bool(scan.drift_rows))
         self.count += 1
-        since_s = max(self._compare_due_s, now_s - COMPARE_BURST_S / COMPARE_SHARE)
-        self._compare_due_s = since_s + scan.took_s / COMPARE_SHARE
+        self._compares.spend(scan.took_cpu_s, now_s)
         self._scan = None

@@ -31,7 +31,7 @@ YIELD_FACTOR = 3
 """After a slice in which there was other work the compare pauses this many times as long: events come first."""
 
 MAX_CPU_SHARE = 0.05
-"""The largest share of one core that full compares may use."""
+"""The largest share of one core, in CPU time, that full compares may use."""
 
 _Item = TypeVar("_Item")
 
@@ -39,16 +39,20 @@ _Item = TypeVar("_Item")
 class FullCompare:
     """Schedules full compares, and records what they find in *state*.
 
-    All times are seconds of *clock*, which is read only to learn how long a slice has run, and when it ended.
+    All times are seconds of *clock*, which is read only to learn how long a slice has run, and when it ended;
+    *cpu_clock* returns the CPU time of this work, in seconds.
     """
 
-    def __init__(self, kernel: Kernel, state: ActualState, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, kernel: Kernel, state: ActualState, clock: Callable[[], float], cpu_clock: Callable[[], float]
+    ) -> None:
         self.due_s = NEVER
         self.count = 0  # completed compares
         self.last_s = -NEVER  # when the last one ended
         self._kernel = kernel
         self._state = state
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._scan: SlicedScan | None = None
 
     def set_period(self, period_s: float, now_s: float) -> None:
@@ -57,8 +61,8 @@ class FullCompare:
 
     def reschedule(self, period_s: float, now_s: float) -> None:
         """Abandon the running compare; begin the next after *period_s*, or later if this one took too much CPU."""
-        took_s = self._scan.took_s if self._scan else 0.0
-        self.due_s = now_s + max(period_s, took_s / MAX_CPU_SHARE)
+        took_cpu_s = self._scan.took_cpu_s if self._scan else 0.0
+        self.due_s = now_s + max(period_s, took_cpu_s / MAX_CPU_SHARE)
         self._scan = None
 
     def yield_to_sync(self, now_s: float) -> None:
@@ -104,7 +108,7 @@ class FullCompare:
 
         A scope that cannot be read is left out (unread_scopes.py).
         """
-        self._scan = self._scan or SlicedScan(self._kernel, self._state, self._clock)
+        self._scan = self._scan or SlicedScan(self._kernel, self._state, self._clock, self._cpu_clock)
         drift_rows = self._scan.run_slice(now_s)
         if self._scan.is_done:
             self.count += 1
@@ -117,14 +121,20 @@ class SlicedScan:
     """A comparison of *scopes* (None: of all) with the actual rows, which runs in slices of about SLICE_S."""
 
     def __init__(
-        self, kernel: Kernel, state: ActualState, clock: Callable[[], float], scopes: Collection[Scope] | None = None
+        self,
+        kernel: Kernel,
+        state: ActualState,
+        clock: Callable[[], float],
+        cpu_clock: Callable[[], float],
+        scopes: Collection[Scope] | None = None,
     ) -> None:
         self.is_done = False
         self.drift_rows = 0
-        self.took_s = 0.0  # all slices until now
-        self.slice_s = 0.0  # the last slice
+        self.took_cpu_s = 0.0  # all slices until now
+        self.slice_s = 0.0  # the last slice, by the clock
         self._state = state
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._scanner = _Scanner(kernel, state, scopes)
         self._diffs = self._scanner.diffs()
 
@@ -135,7 +145,7 @@ class SlicedScan:
 
     def run_slice(self, now_s: float) -> int:
         """Compare for about SLICE_S from *now_s* on, record the rows that differ, and return their number."""
-        drift_rows = 0
+        drift_rows, began_cpu_s = 0, self._cpu_clock()
         for diff in self._diffs:
             drift_rows += self._state.record_diff(diff, now_s)
             if self._clock() - now_s >= SLICE_S:
@@ -143,7 +153,7 @@ class SlicedScan:
         else:
             self.is_done = True
         self.slice_s = self._clock() - now_s
-        self.took_s += self.slice_s
+        self.took_cpu_s += self._cpu_clock() - began_cpu_s
         self.drift_rows += drift_rows
         return drift_rows
 

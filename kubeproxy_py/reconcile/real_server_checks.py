@@ -4,8 +4,8 @@ No mark shows a weight, one real server in place of another, or the real servers
 
 Invariants:
 - A *round* checks each virtual server once.  It begins when the marks are read, and takes at most SERVER_SHARE of a
-  core for each virtual server, and CHECKS_SHARE for all: with many of them, and where system calls are slow, it lasts
-  longer than the period of the marks.
+  core for each virtual server, and CHECKS_SHARE for all, in CPU time: with many of them, and where system calls are
+  slow, it lasts longer than the period of the marks.
 - It runs in slices of about SLICE_S, so that events are never delayed for long.
 - A virtual server whose fingerprint is known is not decoded; that of any other one is decoded, compared, and its
   fingerprint recorded, so that what the agent itself changed is checked again within a round, too.
@@ -20,30 +20,38 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
+from kubeproxy_py.reconcile.cpu_budget import CpuBudget
 from kubeproxy_py.reconcile.drift import ScopeDiff
 
 CHECKS_SHARE = 0.04
 SERVER_SHARE = 0.00002
 _LEAST_SHARE = 0.0005
+BURST_S = 0.03
 SLICE_S = 0.005
 _BATCH = 16  # virtual servers between two readings of the clock, which is a system call on some kernels
 
 
 class RealServerChecks:
-    """Checks the real servers of *kernel*, and records in *state* what differs; *clock* is read to end a slice."""
+    """Checks the real servers of *kernel*, and records in *state* what differs.
 
-    def __init__(self, kernel: Kernel, state: ActualState, clock: Callable[[], float]) -> None:
+    *clock* is read to end a slice, and *cpu_clock* for the CPU time that it took; both return seconds.
+    """
+
+    def __init__(
+        self, kernel: Kernel, state: ActualState, clock: Callable[[], float], cpu_clock: Callable[[], float]
+    ) -> None:
         self.due_s = NEVER
-        self._not_before_s = -NEVER  # when the next slice may begin
+        self._budget = CpuBudget(_LEAST_SHARE, BURST_S)
         self._kernel = kernel
         self._state = state
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._unchecked: Iterator[VirtualServer] = iter(())
         self._changed: dict[VirtualServer, Rows] = {}  # in this slice, as they were found
 
     def begin(self, now_s: float) -> None:
         """Begin a round at *now_s*, unless one is running."""
-        if self.due_s == NEVER and now_s >= self._not_before_s:
+        if self.due_s == NEVER and now_s >= self._budget.due_s:
             self._unchecked = iter(self._state.virtual_servers())
             self.due_s = now_s
 
@@ -53,14 +61,14 @@ class RealServerChecks:
 
     def run_slice(self, now_s: float) -> int:
         """Check for about SLICE_S from *now_s* on; return the number of rows that differ."""
-        began_s, is_done = now_s, False
+        began_s, began_cpu_s, is_done = now_s, self._cpu_clock(), False
         while not is_done and now_s < began_s + SLICE_S:
             is_done = self._check_batch()
             now_s = self._clock()
         drift_rows = self._record_changed(now_s)
-        pause_s = (now_s - began_s) * (1 / self._share() - 1)
-        self._not_before_s = now_s + pause_s
-        self.due_s = NEVER if is_done else self._not_before_s
+        self._budget.share = self._share()
+        self._budget.spend(self._cpu_clock() - began_cpu_s, now_s)
+        self.due_s = NEVER if is_done else max(now_s, self._budget.due_s)
         return drift_rows
 
     def _share(self) -> float:

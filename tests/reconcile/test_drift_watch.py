@@ -211,6 +211,25 @@ def test_partial_compares_take_a_bounded_share_of_the_time() -> None:
     assert 0 < (compares(harness) - done) * 1.0 <= 1.0 + COMPARE_BURST_S + 400.0 * COMPARE_SHARE
 
 
+def test_on_a_busy_machine_drift_is_found_when_the_marks_are_read_next() -> None:
+    cpu_s = 0.0
+    harness = watched(cpu_clock=lambda: cpu_s)
+    take = harness.kernel.snapshot
+
+    def take_slowly(readable: Readable) -> Snapshot:
+        nonlocal cpu_s
+        harness.now_s += 1.0  # other programs have run for most of it
+        cpu_s += 0.001
+        return take(readable)
+
+    harness.kernel.snapshot = take_slowly  # type: ignore[method-assign]
+    for lost in (ENTRY, POD, CHAIN) * 5:
+        del harness.kernel.rows[lost]
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+        assert lost in harness.kernel.rows
+
+
 def test_drift_just_after_a_compare_that_took_long_is_found_when_the_marks_are_read_next() -> None:
     harness = watched()
     take = harness.kernel.snapshot

@@ -155,3 +155,20 @@ def test_checks_take_a_bounded_share_of_the_time_and_reach_every_server() -> Non
     assert len(kernel.read_servers) * cost_s < 100.0 * min(CHECKS_SHARE, 301 * SERVER_SHARE) + 0.1
     assert set(kernel.read_servers) >= {key for key in kernel.rows if isinstance(key, VirtualServer)}
     assert longest_s < SLICE_S + 20 * cost_s
+
+
+def test_checks_on_a_busy_machine_are_not_delayed_by_other_programs() -> None:
+    kernel, cpu_s = UnmarkedKernel(), 0.0
+    harness = watched(kernel, cpu_clock=lambda: cpu_s)
+
+    def take_long() -> None:
+        nonlocal cpu_s
+        harness.now_s += 0.5
+        cpu_s += 0.0001
+
+    kernel.advance = take_long
+    for _ in range(10):
+        change_weight(harness)
+        harness.advance(MARKS_S)
+        harness.run_all_due()
+        assert kernel.rows[POD] == RealServerSpec(1)
