@@ -251,16 +251,21 @@ def scope_of(key: Key) -> Scope:
     return _SCOPE_OF_KIND.get(kind) or _SCOPE_OF[kind](key)
 
 
-IPV4_SERVERS, IPV4_REAL_SERVERS, IPV6_SERVERS = "IPv4 virtual servers", "IPv4 real servers", "IPv6 virtual servers"
+IPV4_SERVERS, IPV4_REAL_SERVERS = "IPv4 virtual servers", "IPv4 real servers"
+IPV6_SERVERS, IPV6_REAL_SERVERS = "IPv6 virtual servers", "IPv6 real servers"
 """Groups of rows that marks count; another group is that of a set with its entries, by the name of the set."""
 
 SERVER_GROUPS = (IPV4_SERVERS, IPV4_REAL_SERVERS, IPV6_SERVERS)
+"""Those that are always counted; IPv6 real servers only together with REAL_SERVERS."""
+
+REAL_SERVERS = "real servers"
+"""The name of the mark that shows each change of a real server, its weight included; many have no such mark."""
 
 _GROUP_OF: dict[type[Key], Callable[[Any], str]] = {
     Ipset: lambda key: key.name,
     IpsetEntry: lambda key: key.set,
     VirtualServer: lambda key: IPV6_SERVERS if ":" in key.address else IPV4_SERVERS,
-    RealServer: lambda key: "" if ":" in key.virtual_server.address else IPV4_REAL_SERVERS,
+    RealServer: lambda key: IPV6_REAL_SERVERS if ":" in key.virtual_server.address else IPV4_REAL_SERVERS,
 }
 
 

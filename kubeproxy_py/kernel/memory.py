@@ -12,7 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
 from kubeproxy_py.kernel import (
+    IPV4_REAL_SERVERS,
+    IPV6_REAL_SERVERS,
     LINK,
+    REAL_SERVERS,
     SERVER_GROUPS,
     VIRTUAL_SERVERS,
     Mark,
@@ -102,6 +105,8 @@ class MemoryKernel:
         self._marked: dict[Scope, None] = {}
         self._marks: dict[Scope, Mark] = {}  # as they were read last
         self._marked_servers: dict[VirtualServer, Spec] = {}
+        self._marked_real_servers: dict[RealServer, Spec] = {}
+        self._real_servers_mark = Mark(VIRTUAL_SERVERS, 0)
 
     def scopes(self) -> Sequence[Scope]:
         """Return the scopes that contain a row."""
@@ -136,7 +141,18 @@ class MemoryKernel:
 
     def _read_marks(self) -> dict[str, Mark]:
         self._marked |= {scope: None for scope in self.scopes() if scope != LINK}  # the device has notifications
-        return {str(scope): self._mark(scope) for scope in self._marked}
+        return {REAL_SERVERS: self._mark_real_servers(), **{str(scope): self._mark(scope) for scope in self._marked}}
+
+    def _mark_real_servers(self) -> Mark:
+        real_servers = {key: spec for key, spec in self.rows.items() if isinstance(key, RealServer)}
+        if real_servers != self._marked_real_servers or not self._real_servers_mark.counts:
+            counts = Counter(map(mark_group, real_servers))
+            numbers = tuple((group, counts[group]) for group in (IPV4_REAL_SERVERS, IPV6_REAL_SERVERS))
+            changed = tuple(real_servers.items() - self._marked_real_servers.items())
+            value = hash(frozenset(real_servers.items()))
+            self._real_servers_mark = Mark(VIRTUAL_SERVERS, value, numbers, changed)
+            self._marked_real_servers = real_servers
+        return self._real_servers_mark
 
     def _mark(self, scope: Scope) -> Mark:
         """Return the mark of *scope*, with the same counts as LinuxKernel's."""

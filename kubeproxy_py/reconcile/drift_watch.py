@@ -5,15 +5,16 @@ Invariants:
 - Partial compares take at most COMPARE_SHARE of a core, however often another program writes, and COMPARE_BURST_S
   after a time without any: what is found rarely is compared at once.  What is found later is found by the next one.
 - Shares are of CPU time, so a machine that is busy with other programs delays nothing further.
-- With the marks a round of checks of the real servers begins (real_server_checks.py), which have no mark that shows
-  their weight.
+- With the marks a round of checks of the real servers begins (real_server_checks.py).  Where a mark shows each change
+  of them, only those whose fingerprint is not known are checked, after the marks were read: the agent has changed
+  them since, and if another program undid that at once, the mark is the one before.
 - It runs in slices, like the full compare.
 """
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from kubeproxy_py.kernel import Kernel, Mark, MarkReader, Scope
+from kubeproxy_py.kernel import REAL_SERVERS, Kernel, Mark, MarkReader, Scope
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.time import NEVER
@@ -59,6 +60,7 @@ class DriftWatch:
         self._checks = RealServerChecks(kernel, state, clock, cpu_clock)
         self._period_s = self._marks_due_s = self._scan_due_s = NEVER
         self._readers: Sequence[MarkReader] = ()
+        self._given: dict[str, Collection[str]] = {}  # names of the marks that each reader gave last
         self._budgets: dict[str, CpuBudget] = {}  # by the name of the reader
         self._retry_due_s: dict[str, float] = {}  # of the readers that failed
         self._compares = CpuBudget(COMPARE_SHARE, COMPARE_BURST_S)
@@ -81,12 +83,14 @@ class DriftWatch:
     def run_slice(self, now_s: float) -> int:
         """Read the marks, check real servers, or compare for a slice; return the number of rows that differ."""
         reads = self._scan is None and now_s >= self._marks_due_s
+        marks: Mapping[str, Mark] = {}
         if reads:
             self._marks_due_s = now_s + self._period_s
-            self._checks.begin(now_s)
+            marks = self._read_marks(now_s)
+            are_marked = any(REAL_SERVERS in names for names in self._given.values())
+            self._checks.begin(now_s, only_unknown=are_marked)
         drift_rows = self._checks.run_slice(now_s) if now_s >= self._checks.due_s else 0
         if reads:
-            marks = self._read_marks(now_s)
             drift_rows += self._record_changed(marks, now_s)
             suspects = self._state.marks.observe(marks, self._state.counts, self._state.rows)
             contained("what is looked at with the marks", self._on_marks, suspects)
@@ -107,11 +111,14 @@ class DriftWatch:
         for reader in self._readers:
             if not self._is_due(reader, now_s):
                 continue
+            found: Mapping[str, Mark] = {}
             try:
-                marks |= reader.read()
+                found = reader.read()
             except KernelError as error:
                 log.debug("Marks cannot be read", extra=values(marks=reader.name, err=error))
                 self._retry_due_s[reader.name] = now_s + _ERROR_PAUSE_S
+            marks |= found
+            self._given[reader.name] = found.keys()
             ended_cpu_s = self._cpu_clock()
             self._budget(reader).spend(ended_cpu_s - began_cpu_s, now_s)
             began_cpu_s = ended_cpu_s  # the clock is read once for each, because that is a system call
@@ -127,8 +134,9 @@ class DriftWatch:
 
     def _record_changed(self, marks: Mapping[str, Mark], now_s: float) -> int:
         """Record the actual rows that *marks* have otherwise as drift; return their number."""
-        rows = self._state.rows
-        changed = (item for mark in marks.values() for item in mark.changed)
+        rows, confirmed = self._state.rows, self._state.marks
+        unknown = (mark for name, mark in marks.items() if not confirmed.is_confirmed(name, mark))
+        changed = (item for mark in unknown for item in mark.changed)
         found = {key: spec for key, spec in changed if key in rows and rows[key] != spec}
         return self._state.record_diff(ScopeDiff(found, ()), now_s) if found else 0
 

@@ -48,6 +48,10 @@ class ConfirmedMarks:
         """Have *scope* be suspect for another reason than its mark."""
         self._suspects[scope] = None
 
+    def is_confirmed(self, name: str, mark: Mark) -> bool:
+        """Return whether *mark* is the very one that was confirmed under this *name*."""
+        return self._confirmed.get(name) is mark
+
     def observe(self, marks: Mapping[str, Mark], counts: Mapping[str, int], rows: Rows) -> list[Scope]:
         """Return the scopes that are suspect, given *marks* of the kernel.
 

@@ -1,6 +1,7 @@
 """RealServerChecks: check the real servers of each virtual server, one after the other and again and again.
 
-No mark shows a weight, one real server in place of another, or the real servers of IPv6 virtual servers.
+With many virtual servers (kernel/ipvs/listing.py) no mark shows a weight, one real server in place of another, or the
+real servers of IPv6 virtual servers.
 
 Invariants:
 - A *round* checks each virtual server once.  It begins when the marks are read, and takes at most SERVER_SHARE of a
@@ -49,10 +50,11 @@ class RealServerChecks:
         self._unchecked: Iterator[VirtualServer] = iter(())
         self._changed: dict[VirtualServer, Rows] = {}  # in this slice, as they were found
 
-    def begin(self, now_s: float) -> None:
-        """Begin a round at *now_s*, unless one is running."""
+    def begin(self, now_s: float, *, only_unknown: bool = False) -> None:
+        """Begin a round at *now_s*, unless one is running; *only_unknown*: of the servers without a fingerprint."""
         if self.due_s == NEVER and now_s >= self._budget.due_s:
-            self._unchecked = iter(self._state.virtual_servers())
+            known = self._state.fingerprints if only_unknown else ()
+            self._unchecked = iter([server for server in self._state.virtual_servers() if server not in known])
             self.due_s = now_s
 
     def stop(self) -> None:

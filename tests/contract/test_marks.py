@@ -26,8 +26,8 @@ from tests.contract.contract import (
     update,
 )
 
-# No mark shows the real servers of IPv6 virtual servers, and the device with its addresses has notifications.
-MARKED = [sample for sample in (*SETS, *OTHER_ROWS) if sample.key != POD_6 and scope_of(sample.key) != LINK]
+# The device with its addresses has notifications.
+MARKED = [sample for sample in (*SETS, *OTHER_ROWS) if scope_of(sample.key) != LINK]
 
 
 def marks_of(kernel: Kernel, sample: Sample) -> Mapping[str, Mark]:
@@ -48,7 +48,7 @@ def test_the_mark_changes_only_when_a_row_is_added_or_deleted(kernel: Kernel, sa
     assert marks_of(kernel, sample) != present
 
 
-@for_each([sample for sample in MARKED if sample.other and not isinstance(sample.key, RealServer)])
+@for_each([sample for sample in MARKED if sample.other])
 def test_the_mark_changes_with_the_spec(kernel: Kernel, sample: Sample) -> None:
     bring_to(kernel, {**sample.dependencies, sample.key: sample.spec})
     before = marks_of(kernel, sample)

@@ -18,6 +18,7 @@ from typing import TypeVar
 from kubeproxy_py.kernel import (
     IPV4_SERVERS,
     IPV6_SERVERS,
+    REAL_SERVERS,
     VIRTUAL_SERVERS,
     Mark,
     MarkReader,
@@ -45,6 +46,7 @@ from kubeproxy_py.kernel.ipvs.encode import (
     encode_steps,
 )
 from kubeproxy_py.kernel.ipvs.errors import failure_of, is_done
+from kubeproxy_py.kernel.ipvs.listing import LISTED_MAX, ListingReader
 from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks, VirtualServerMarkReader
 from kubeproxy_py.kernel.ipvs.sockopt import RealServerReader, entries, fingerprint_of
 from kubeproxy_py.kernel.netlink.families import AF_INET, family_number
@@ -92,6 +94,9 @@ class IpvsAdapter:
         self._reader: RealServerReader | None = None
         self._mark_reader: VirtualServerMarkReader | None = None
         self._ipv6_marks = Ipv6Marks()
+        self._listing = ListingReader()
+        # Of virtual servers, by the marks read last; without one of IPv4 they may be too many.
+        self._counts = {IPV4_SERVERS: LISTED_MAX + 1, IPV6_SERVERS: 0}
 
     def scopes(self) -> list[Scope]:
         """Return one scope: a real server is only found through its virtual server."""
@@ -132,12 +137,11 @@ class IpvsAdapter:
         return self.real_servers(server).fingerprint() if fingerprint is None else fingerprint
 
     def mark_readers(self) -> list[MarkReader]:
-        """Return one reader for the virtual servers of each family."""
+        """Return one reader for the virtual servers of each family, and one for all real servers."""
         return [
             MarkReader(IPV4_SERVERS, self._read_ipv4_mark),
-            MarkReader(
-                IPV6_SERVERS, lambda: {IPV6_SERVERS: self._ipv6_marks.mark(self._list_services())}, IPV6_SERVERS
-            ),
+            MarkReader(IPV6_SERVERS, self._read_ipv6_mark, IPV6_SERVERS),
+            MarkReader(REAL_SERVERS, self._read_real_servers_mark),
         ]
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
@@ -208,6 +212,7 @@ class IpvsAdapter:
         if self._mark_reader:
             self._mark_reader.close()
             self._mark_reader = None
+        self._listing.close()
         self._socket = self._family_id = None
 
     @property
@@ -282,12 +287,22 @@ class IpvsAdapter:
             return {}
         try:
             self._mark_reader = self._mark_reader or VirtualServerMarkReader()
-            return {IPV4_SERVERS: self._mark_reader.read()}
+            mark = self._mark_reader.read()
         except (OSError, ImportError) as error:
             raise KernelError(f"IPVS by getsockopt: {error}", errno=getattr(error, "errno", 0) or 0) from error
+        self._counts.update(mark.counts)
+        return {IPV4_SERVERS: mark}
 
     def _read_ipv6_mark(self) -> dict[str, Mark]:
-        return {IPV6_SERVERS: self._ipv6_marks.mark(self._list_services())}
+        mark = self._ipv6_marks.mark(self._list_services())
+        self._counts.update(mark.counts)
+        return {IPV6_SERVERS: mark}
+
+    def _read_real_servers_mark(self) -> dict[str, Mark]:
+        """Return the mark of all real servers; none if there are too many virtual servers for it."""
+        if self._counts[IPV4_SERVERS] + self._counts[IPV6_SERVERS] > LISTED_MAX:
+            return {}
+        return {REAL_SERVERS: self._listing.read()}
 
     def _carry_out(self, steps: Sequence[Step]) -> list[tuple[Step, NetlinkError]]:
         """Send *steps* and return the errors; adds of rows that exist are sent again as updates."""
