@@ -50,6 +50,7 @@ from kubeproxy_py.kernel.iptables.other_modes import chain_users, deletion_text,
 from kubeproxy_py.kernel.iptables.rule_parser import parse_restore
 from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, our_lines, saved_rows
 from kubeproxy_py.kernel.ipvs.decode import decode_all_traffic, decode_dests, decode_services, decode_timeouts
+from kubeproxy_py.kernel.ipvs.listing import mark_of, records_of
 from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks
 from kubeproxy_py.kernel.kernel_state import decode as decode_kernel_state
 from kubeproxy_py.kernel.netlink.messages import decode_answers, decode_error, split_messages
@@ -137,6 +138,11 @@ def _services(data: bytes) -> None:
 def _dests(data: bytes) -> None:
     for server in _SERVERS:
         decode_dests([data], server)
+
+
+def _ipvs_listing(data: bytes) -> None:
+    with decoding("a listing"):
+        mark_of(records_of(data.split(b"\n")), {})
 
 
 def _sets(data: bytes) -> None:
@@ -376,6 +382,7 @@ READERS = (
     Reader("ipvs-services", _services, (KernelError,), seeds.golden("ipvs")),
     Reader("ipvs-dests", _dests, (KernelError,), seeds.golden("ipvs")),
     Reader("ipvs-timeouts", lambda data: decode_timeouts(data), (KernelError,), seeds.golden("ipvs")),
+    Reader("ipvs-listing", _ipvs_listing, (KernelError,), seeds.ipvs_listings),
     Reader("ipset-sets", _sets, (KernelError,), seeds.golden("ipset")),
     Reader("ipset-revisions", lambda data: decode_revisions(data), (KernelError,), seeds.golden("ipset")),
     Reader("nft tables", lambda data: content_hash([data], [data], "nat"), (KernelError,), seeds.golden("ipvs")),

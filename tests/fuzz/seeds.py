@@ -97,6 +97,13 @@ def nft_chains() -> Iterator[bytes]:
     yield b"\x02\0\0\0" + table
 
 
+def ipvs_listings() -> Iterator[bytes]:
+    """Yield what /proc/net/ip_vs has for a virtual server of each family."""
+    yield b"TCP  0A60000A:0050 rr persistent 10800 FFFFFFFF\n  -> 0AF40105:1F90      Masq    1      0          0\n"
+    yield b"UDP  [fd00:0000:0000:0000:0000:0000:0000:0053]:0035 rr \n"
+    yield b"  -> [fd00:0000:0000:0000:0000:0000:0000:0005]:1F90      Masq    1      0          0         \n"
+
+
 def saved_sets() -> Iterator[bytes]:
     """Yield the ipsets of kube-proxy, as `ipset save NAME` prints one, with the line that creates it."""
     for case in ("affinity", "dualstack", "lb-sourceranges"):
