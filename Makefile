@@ -22,7 +22,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page completion man state-page $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -148,6 +148,10 @@ metrics-page: setup ## generate docs/metrics.md from the metric definitions
 
 doctor-page: setup ## generate docs/doctor.md from the table of checks
 	$(PYTHON) -m tests.checks.doctor_page
+
+complaints-page: setup lab ## make the complaints of docs/troubleshooting.md on the lab kernel, and print what the commands say of them
+	-@$(LAB) --timeout 600 -- $(PYTHON) -m pytest -m kernel tests/e2e/test_complaints.py
+	$(PYTHON) -m tests.complaints.page build/complaints
 
 completion: setup ## generate the completion scripts in kubeproxy_py/completion/ from the parsers of the commands
 	$(PYTHON) -m tests.deploy.completion_scripts

@@ -46,7 +46,9 @@ def check_node_local_dns(situation: Situation) -> Iterator[Finding]:
 
 
 def node_local_dns_seen(situation: Situation) -> str:
-    """Return whether there is one."""
+    """Return whether there is one; "" if it listens on a Service address."""
+    if any(check_node_local_dns(situation)):
+        return ""
     is_here = NODE_LOCAL_DNS in situation.doctor.interfaces
     return "it listens on no Service address" if is_here else f"no interface {NODE_LOCAL_DNS}"
 

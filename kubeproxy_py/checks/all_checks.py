@@ -13,7 +13,7 @@ from msgspec import Struct
 from kubeproxy_py.checks import addresses, api_server, bridges, programs, rights, rules, settings, support
 from kubeproxy_py.checks.conntrack import check_conntrack, conntrack_seen
 from kubeproxy_py.checks.identity import check_identity, node_seen
-from kubeproxy_py.checks.kernel import check_kernel
+from kubeproxy_py.checks.kernel import check_kernel, kernel_seen
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.host_facts import Part
@@ -53,7 +53,7 @@ CHECKS: tuple[Check, ...] = (
         find=support.check_support,
         reasons=("KernelLacks",),
         needs=("kernel",),
-        seen=lambda _: "IPVS, set types, matches and targets are there",
+        seen=support.support_seen,
     ),
     Check(
         name="versions",
@@ -83,6 +83,7 @@ CHECKS: tuple[Check, ...] = (
             "LegacyTablesDeprecated",
         ),
         needs=("kernel",),
+        seen=kernel_seen,
         is_resident=True,
     ),
     Check(

@@ -36,6 +36,18 @@ def check_kernel(situation: Situation) -> Iterator[Finding]:
                 yield finding
 
 
+def kernel_seen(situation: Situation) -> str:
+    """Return the kernel, and that a setting is harmless which is known to have hurt."""
+    kernel = situation.facts.kernel
+    if not kernel:
+        return ""
+    name = f"Linux {kernel.version[0]}.{kernel.version[1]}"
+    mode = kernel.ipvs_settings.get("conn_reuse_mode")
+    if mode is None or kernel.version < _REUSE_MODE_HARMLESS_SINCE:
+        return name
+    return f"{name}; net.ipv4.vs.conn_reuse_mode is {mode}: since Linux 5.16 any value is harmless, so leave it"
+
+
 def _check_source_ports(kernel: KernelFacts, _situation: Situation) -> Finding | None:
     """Find a kernel, or a setting, with which a client that reuses a source port may reach a pod that is gone.
 

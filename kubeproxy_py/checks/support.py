@@ -14,6 +14,11 @@ def check_support(situation: Situation) -> Iterator[Finding]:
         yield Finding("KernelLacks", "this host", effect, lack.hint, lack.message, "error" if lack.fatal else "warning")
 
 
+def support_seen(situation: Situation) -> str:
+    """Return that nothing is missing; "" if something is."""
+    return "" if situation.doctor.lacks else "IPVS, set types, matches and targets are there"
+
+
 def check_versions(situation: Situation) -> Iterator[Finding]:
     """Find libraries that are older than this agent needs."""
     for library in situation.doctor.outdated:

@@ -194,6 +194,7 @@ class Explanation(Document, frozen=True):
     services: tuple[ServiceExplanation, ...] = ()
     rows: tuple[RowState, ...] = ()  # of the target, that belong to no Service
     next: tuple[str, ...] = ()  # commands to look further
+    remedies: tuple[str, ...] = ()  # what to do about the problems, and about what drains
 
 
 class ErrorDocument(Document, frozen=True):

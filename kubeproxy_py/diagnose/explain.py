@@ -15,6 +15,7 @@ from kubeproxy_py.diagnose.document import (
     ServiceState,
 )
 from kubeproxy_py.diagnose.endpoints import endpoint_states
+from kubeproxy_py.diagnose.remedies import remedies
 from kubeproxy_py.diagnose.rows import row_state, time_text
 from kubeproxy_py.diagnose.services import (
     KIND_NAMES,
@@ -131,6 +132,7 @@ def explain(snapshot: Snapshot, scope: Scope, connections: ConnectionCounts | No
         services,
         base,
         tuple(_next(scope, services, problems)),
+        tuple(remedies(services)),
     )
 
 

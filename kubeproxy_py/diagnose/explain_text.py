@@ -21,6 +21,9 @@ def _lines(explanation: Explanation) -> Iterator[str]:
         yield from (f"  ! {problem}" for problem in explanation.problems)
     elif any(service.rows for service in explanation.services):
         yield "Well: every address is served, and the kernel has every row"
+    if explanation.remedies:
+        yield "Remedy"
+        yield from (f"  {remedy}" for remedy in explanation.remedies)
     for service in explanation.services:
         yield ""
         yield from _service_lines(service)

@@ -96,7 +96,8 @@ def external_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP
     """Return the Event that externalIPs of *service* are addresses of *node*; kube-proxy has no such Event."""
     note = (
         f"externalIPs {', '.join(addresses)} are also addresses of node {node}: they are not bound to kube-ipvs0, and "
-        "traffic to them on the Service's ports reaches the Service instead of processes of the node"
+        "traffic to them on the Service's ports reaches the Service instead of processes of the node (use another "
+        "address, or a port at which no process of the node listens)"
     )
     return KubeEvent("Warning", "ExternalIPOnNode", _SYNC, _regarding(service), note)
 

@@ -196,7 +196,8 @@ def _check_family(backend: Backend, family: Family, root: Path) -> tuple[Iptable
         KernelError: *family* cannot be served.
     """
     if family == "IPv6" and not _ipv6_is_enabled(root):
-        raise KernelError("IPv6 is disabled in the kernel", hint="sysctl -w net.ipv6.conf.all.disable_ipv6=0")
+        hint = "sysctl -w net.ipv6.conf.all.disable_ipv6=0, then restart"
+        raise KernelError("IPv6 is disabled in the kernel", hint=hint)
     commands = find_commands(backend, family)
     if commands is None:
         raise KernelError(f"iptables ({backend}) is not installed for {family}", hint="apt-get install iptables")

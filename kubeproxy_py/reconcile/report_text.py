@@ -15,7 +15,8 @@ def report_text(report: Report) -> str:
     """Return one sentence about *report*."""
     if isinstance(report, StaleFlowReport):
         result = str(report.result)
-        return result[0].upper() + result[1:]
+        after = "; they led to no endpoint, and the next datagrams of their clients do" if report.result.deleted else ""
+        return result[0].upper() + result[1:] + after
     return merged_text([report])
 
 

@@ -93,7 +93,8 @@ def test_kubectl_get_events_shows_the_events(server: ApiServer, running_poster: 
     now = max(datetime.fromisoformat(event["eventTime"]) for event in listed) + timedelta(seconds=62.5)
     unbound = (
         "externalIPs 192.0.2.1 are also addresses of node node-a: they are not bound to kube-ipvs0, and traffic to "
-        "them on the Service's ports reaches the Service instead of processes of the node"
+        "them on the Service's ports reaches the Service instead of processes of the node (use another "
+        "address, or a port at which no process of the node listens)"
     )
     failed = 'node node-a failed to start healthcheck "shop/web" on port 30000: address already in use'
     assert get_events(listed, now).splitlines() == [

@@ -325,7 +325,9 @@ def test_the_hint_of_an_unusable_family_is_printed_once(programs: Programs, tmp_
     ipv6_disabled, no_modules = (
         str(p) for p in reversed(probe(root=tmp_path).problems) if "is not usable" in p.message
     )
-    assert ipv6_disabled.endswith("IPv6 is disabled in the kernel (sysctl -w net.ipv6.conf.all.disable_ipv6=0)")
+    assert ipv6_disabled.endswith(
+        "IPv6 is disabled in the kernel (sysctl -w net.ipv6.conf.all.disable_ipv6=0, then restart)"
+    )
     assert no_modules.count("check that the iptables kernel modules are loaded and that this runs as root") == 1
 
 

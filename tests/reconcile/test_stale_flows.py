@@ -51,7 +51,10 @@ def test_flows_of_a_removed_endpoint_are_deleted_after_the_sync() -> None:
 def test_deleted_flows_are_reported_in_one_sentence() -> None:
     harness = serving()
     harness.handle(SliceUpserted(ONE))
-    assert [report_text(report) for report in harness.run_all_due()] == ["Deleted 1 of 2 UDP flows to 1 virtual server"]
+    assert [report_text(report) for report in harness.run_all_due()] == [
+        "Deleted 1 of 2 UDP flows to 1 virtual server; they led to no endpoint, and the next datagrams of their "
+        "clients do"
+    ]
 
 
 def test_a_scan_that_deleted_nothing_is_logged_at_verbosity_2() -> None:

@@ -134,8 +134,11 @@ def _node_is_shut_out(packet: Packet, lookup: Lookup, objects: Objects) -> Expla
 
 def _ranges_remedy(name: ServiceName | None) -> str:
     if name is None:
-        return "look at spec.loadBalancerSourceRanges of the Service"
-    return f"kubectl -n {name.namespace} get service {name.name} -o jsonpath='{{.spec.loadBalancerSourceRanges}}'"
+        return "spec.loadBalancerSourceRanges of the Service; add the client's network, if it may connect"
+    return (
+        f"kubectl -n {name.namespace} edit service {name.name}: add the client's network to "
+        "spec.loadBalancerSourceRanges, if it may connect"
+    )
 
 
 def _ranges(lookup: Lookup, entry: str, packet: Packet) -> str:

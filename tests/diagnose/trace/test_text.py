@@ -43,7 +43,8 @@ def test_trace_of_a_client_that_source_ranges_exclude() -> None:
         "rules of other programs were not looked at (--kernel does)",
         f"dropped by KUBE-SOURCE-RANGES-FIREWALL: source {CLIENT} is not in loadBalancerSourceRanges of shop/shop "
         "(192.0.2.0/24, 198.18.0.0/15)",
-        "look at: kubectl -n shop get service shop -o jsonpath='{.spec.loadBalancerSourceRanges}'",
+        "look at: kubectl -n shop edit service shop: add the client's network to spec.loadBalancerSourceRanges, if it "
+        "may connect",
     ]
 
 
