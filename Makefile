@@ -22,7 +22,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -117,6 +117,13 @@ build/plots/ready: bench/requirements.lock
 	build/plots/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
 	@touch $@
 
+dashboard-picture: setup lab tools build/plots/ready ## run agents under traffic, ask the dashboard's queries of Prometheus, draw docs/dashboard.png
+	@$(LAB) --timeout 600 -- $(PYTHON) -m tests.dashboard.record build/dashboard.json
+	@build/plots/bin/python -m tests.dashboard.draw build/dashboard.json docs/dashboard.png
+
+status-picture: setup lab ## run an agent, ask status and explain, draw docs/status.svg
+	@$(LAB) --timeout 300 -- $(PYTHON) -m tests.demo.picture docs/status.svg
+
 soak: setup lab ## inject random faults under traffic on the lab kernel, and report: make soak [MINUTES=10] [SEED=1] [PATIENCE=1]
 	@$(LAB) --timeout $$(($(MINUTES) * 60 + 400)) -- $(PYTHON) -m tests.soak --minutes $(MINUTES) --seed $(SEED) \
 		--patience $(PATIENCE) --report build/soak-$(SEED).json
@@ -130,6 +137,9 @@ dist: setup ## build the sdist and the wheel, install the wheel in an empty envi
 	cd build/dist && bin/kubeproxy-py --version && bin/kubeproxy-py completion bash >/dev/null
 	cd build/dist && { bin/kubeproxy-py plan --assume-empty --manifests ../../deploy/examples --hostname-override node-a >plan; test $$? = 2; } && tail -1 plan
 	@ls -l dist
+
+release: image deb ## build wheel, sdist, Debian package, image, bill of materials, notes and checksums into dist/
+	@$(PYTHON) -m image.release
 
 # pyenv's shims find every version that is named here.
 pythons: export PYENV_VERSION := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[1-9]\.' | paste -sd:)

@@ -47,6 +47,11 @@ def ago_text(then: str, now: str) -> str:
     return duration_text(max(0, seconds))
 
 
+def _when(then: str, now: str) -> str:
+    """Return ``3s ago``, or ``never``."""
+    return f"{ago_text(then, now)} ago" if then else "never"
+
+
 def duration_text(seconds: int) -> str:
     """Return *seconds* as ``90s`` is written in Kubernetes: ``1m30s``, of which the two largest parts are shown."""
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
@@ -78,9 +83,8 @@ def _agent_lines(state: State) -> Iterator[str]:
         return
     found, repaired = sum(agent.drift_found.values()), sum(agent.drift_repaired.values())
     yield (
-        f"Last sync {ago_text(agent.last_sync, state.time)} ago, full compare "
-        f"{ago_text(agent.last_full_compare, state.time)} ago; drift since the start: {found:,} rows found, "
-        f"{repaired:,} repaired"
+        f"Last sync {_when(agent.last_sync, state.time)}, full compare {_when(agent.last_full_compare, state.time)}; "
+        f"drift since the start: {found:,} rows found, {repaired:,} repaired"
     )
     if totals.pending:
         yield f"{totals.pending:,} rows are not as they should be, {totals.failed:,} of them failed:"

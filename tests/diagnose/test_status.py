@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import EINVAL
 from typing import Any
 
+import msgspec
 import pytest
 
 from kubeproxy_py.compile.unserved import EXTERNAL_LOCAL_TEXT
@@ -228,3 +229,10 @@ def test_port_of_a_slice_with_other_numbers_serves() -> None:
 
 def test_filter_that_nothing_matches_is_said() -> None:
     assert status_text(state_of(snapshot_with(service()), service="shop/none")).endswith("\nNothing matches\n")
+
+
+def test_full_compare_that_has_not_been_is_never() -> None:
+    state = state_of(snapshot_with(service()))
+    assert ", full compare never; drift since" in status_text(state)
+    later = msgspec.structs.replace(state.agent, last_full_compare=state.time)
+    assert ", full compare 0s ago; drift since" in status_text(msgspec.structs.replace(state, agent=later))

@@ -17,6 +17,7 @@ from lab.echo import EchoServers, Listener
 from lab.network import BY_NAME, LAN_GATEWAYS, Cluster
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
+from tests.deploy.manifests import DEPLOY, objects_of
 from tests.e2e.agent_process import EVENT, FLAGS, AgentProcess, wait_until
 from tests.e2e.control_plane import KUBECONFIG, NODE
 from tests.e2e.kernel_state import run, shell
@@ -107,6 +108,36 @@ def test_addresses_of_all_nodes_at_a_load_balancer_cut_off_neither_api_server_no
     with control_plane.agent(cluster) as agent:  # and a restart syncs
         agent.wait_synced()
         assert "10.96.43.2" in bound(cluster)
+
+
+def test_three_nodes_of_k3d_with_traefik_are_served_with_the_configuration_that_is_shipped(
+    cluster: Cluster, control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    [config_map] = objects_of(DEPLOY / "daemonset/overlays/k3d/configuration.yaml")
+    kubeconfig, text = "/var/lib/kube-proxy/kubeconfig.conf", config_map["data"]["config.conf"]
+    config = tmp_path / "config.conf"
+    text = text.replace(kubeconfig, str(control_plane.kubeconfig))
+    config.write_text(text.replace("10.42.0.0/16", "10.244.0.0/16"))
+    agent = AgentProcess(cluster.node_a, Path("/nowhere"))
+    agent._argv = [sys.executable, "-m", "kubeproxy_py", f"--config={config}", "--hostname-override=node-a", "-v2"]
+    for name in ("node-b", "outside"):
+        control_plane.server.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    with agent:
+        agent.wait_synced()
+        before = run(cluster.node_a, "ip", "address", "show", "dev", "eth0")
+        with agent.syncing(EVENT):  # ServiceLB writes the addresses only when its pods run
+            for item in service_of_service_lb():
+                control_plane.server.apply(item)
+        wait_until(lambda: any(OUTSIDE in line and "not bound" in line for line in agent.lines()))
+        assert bound(cluster) == {"10.96.43.1"}
+        for name, address in (("node-b", NODE_B), ("outside", OUTSIDE)):  # kubelet, SSH and the API server of others
+            assert query(cluster.node_a, "tcp", address, SSH).name == name
+            assert query(cluster["pod-a2"], "tcp", address, SSH).name == name
+        assert query(cluster["outside"], "tcp", NODE_A, 80).name in ("pod-a1", "pod-b1")
+        with agent.syncing(EVENT):
+            control_plane.server.store.delete("services", ("shop", "traefik"))
+        assert run(cluster.node_a, "ip", "address", "show", "dev", "eth0") == before
+        assert query(cluster.node_a, "tcp", NODE_B, SSH).name == "node-b"
 
 
 def test_api_server_s_address_that_is_bound_at_start_is_released_first(
