@@ -204,15 +204,36 @@ class Loop:
         while self._received or self._queue:
             while self._received:
                 self._handle(*self._received.popleft())
+                if self._requests:  # the next message may take long, too
+                    self._answer_due()
             if self._queue:  # no other thread removes from it
                 self._receive(*self._queue.popleft())
 
     def _receive(self, at_s: float, messages: tuple[Message, ...]) -> None:
         self._received.extend((at_s, message) for message in messages)
 
+    def _with_later(self, change: AddressesChanged) -> AddressesChanged:
+        """Return *change* with those that came after it, which are no messages any more.
+
+        A sync that adds 10,000 addresses overflows the monitor ten times a second, and what each of these messages has
+        the agent read from the kernel would take 0.5 s.
+        """
+        while self._queue:
+            self._receive(*self._queue.popleft())
+        later = [message for _, message in self._received if isinstance(message, AddressesChanged)]
+        if not later:
+            return change
+        self._received = deque(pair for pair in self._received if not isinstance(pair[1], AddressesChanged))
+        changes = (change, *later)
+        return AddressesChanged(
+            any(each.other_interfaces for each in changes),
+            any(each.device for each in changes),
+            dict(item for each in changes for item in each.service_addresses.items()),
+        )
+
     def _handle(self, at_s: float, message: Message) -> None:
         if isinstance(message, AddressesChanged):
-            self._agent.handle_addresses_changed(message, at_s)
+            self._agent.handle_addresses_changed(self._with_later(message), at_s)
             return
         if isinstance(message, Reconfigured):
             self._on_configuration(message.loaded, at_s)

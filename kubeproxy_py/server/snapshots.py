@@ -50,6 +50,7 @@ class Snapshots:
                     continue
                 left_s = deadline_s - self._clock()
                 if left_s <= 0 or not self._changed.wait(left_s):
+                    self._requested_s = None  # the next one asks again: a request that met a bug is never answered
                     raise AgentBusyError(f"the agent's loop has not answered within {timeout_s:g} s; it is in a sync")
             return replace(self._latest, about=self._about())
 

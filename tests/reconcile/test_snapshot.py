@@ -2,9 +2,11 @@
 
 from errno import EINVAL
 
+import pytest
+
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.model.events import ServiceDeleted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import AddressesChanged, ServiceDeleted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.rows import Address, RealServer, VirtualServer
 from kubeproxy_py.reconcile.loop import Loop
 from tests.builders import endpoint_slice, name, service
@@ -79,6 +81,37 @@ def test_loop_answers_all_requests_with_one_snapshot_and_nothing_becomes_pending
     assert len(answers) == 2
     assert answers[0] is answers[1]
     assert loop._pending_since_s is None
+
+
+def test_loop_answers_requests_between_two_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = synced().agent
+    loop = Loop(agent)
+    answered_after: list[str] = []
+
+    def handle(event: ServiceUpserted, _at_s: float) -> None:
+        answered_after.append(event.service.name.name)
+        if event.service.name.name == "slow":
+            loop.request_snapshot(lambda _snapshot: answered_after.append("answer"))
+
+    monkeypatch.setattr(agent, "handle_event", handle)
+    loop.enqueue(*(ServiceUpserted(service(each)) for each in ("slow", "next")))
+    loop.run_cycle()
+    assert answered_after == ["slow", "answer", "next"]
+
+
+def test_queued_notifications_of_addresses_are_handled_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = synced().agent
+    loop, handled = Loop(agent), list[AddressesChanged]()
+    monkeypatch.setattr(agent, "handle_addresses_changed", lambda change, _at_s: handled.append(change))
+    loop.enqueue(AddressesChanged(service_addresses={"10.96.0.1": True, "10.96.0.2": True}))
+    loop.enqueue(ServiceUpserted(service("other", ("10.96.0.11",))))
+    loop.enqueue(AddressesChanged(device=True), AddressesChanged(True, service_addresses={"10.96.0.2": False}))
+    loop.run_cycle()
+    assert handled == [AddressesChanged(True, True, {"10.96.0.1": True, "10.96.0.2": False})]
+    assert name("other") in agent.compiler.cluster.services
+    loop.enqueue(AddressesChanged(device=True))
+    loop.run_cycle()
+    assert handled[1:] == [AddressesChanged(device=True)]
 
 
 def test_loop_answers_requests_while_it_waits_to_read_the_kernel_again() -> None:

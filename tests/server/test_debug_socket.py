@@ -199,6 +199,16 @@ def test_loop_that_does_not_answer_is_reported() -> None:
         snapshots.get(0.01)
 
 
+def test_request_that_is_never_answered_is_made_again_for_the_next_client() -> None:
+    harness, replies = AgentHarness(), list[object]()
+    snapshots = Snapshots(replies.append, About)
+    with pytest.raises(AgentBusyError):
+        snapshots.get(0.01)
+    snapshots._request = lambda reply: reply(harness.agent.snapshot(1.0, 1.0))
+    assert snapshots.get(0.01).wall_s == 1.0
+    assert len(replies) == 1
+
+
 def test_clients_that_ask_at_the_same_time_share_a_snapshot() -> None:
     harness, replies, got = AgentHarness(), list[object](), list[Snapshot]()
     snapshots = Snapshots(replies.append, About)
