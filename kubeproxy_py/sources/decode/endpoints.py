@@ -6,7 +6,8 @@ Invariants:
 - Both kinds become EndpointSlice values, so no other module handles Endpoints.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from sys import intern
 from typing import Any
 
@@ -21,11 +22,9 @@ from kubeproxy_py.sources.decode.schema import (
     EndpointPortWire,
     EndpointsWire,
     EndpointWire,
-    HintsWire,
     NamedWire,
     SliceWire,
     SubsetWire,
-    TargetWire,
 )
 from kubeproxy_py.sources.decode.service import port_number, protocol
 from kubeproxy_py.sources.decode.sharing import share
@@ -61,42 +60,44 @@ def read_slice(
     service = labels.service_name
     if not service:
         raise FieldError("metadata.labels", "kubernetes.io/service-name is missing", "set it to the Service's name")
-    read_endpoint, pods = _endpoint_reader(family), list[str]()
-
-    def read_with_pod(wire: EndpointWire) -> Endpoint:
-        endpoint = read_endpoint(wire)
-        pods.append(_pod(wire.target_ref))
-        return endpoint
 
     def converted(read: Callable[[Any], Read], wire_type: type) -> Callable[[Any], Read]:
         return (lambda part: read(convert(part, wire_type))) if convert else read
 
-    read_endpoints, errors = read_each("endpoints", endpoints, converted(read_with_pod, EndpointWire))
+    read_endpoint = converted(_endpoint_reader(family), EndpointWire)
+    read_endpoints, errors = read_each("endpoints", endpoints, read_endpoint)
+    pods = _pods(_used(endpoints or (), read_endpoint, convert) if errors or convert else endpoints or ())
     read_ports, port_errors = _ports("ports", ports, converted(_port, EndpointPortWire))
-    errors += port_errors + _several_addresses(endpoints)
-    value = EndpointSlice(
-        name,
-        ServiceName(name.namespace, service),
-        family,
-        tuple(read_endpoints),
-        read_ports,
-        _pods(pods),
-        texts_of(errors),
-    )
-    return value, errors
+    errors += port_errors
+    if not convert and endpoints:
+        errors += _several_addresses(endpoints)
+    service_name, problems = ServiceName(name.namespace, service), texts_of(errors) if errors else ()
+    return EndpointSlice(name, service_name, family, tuple(read_endpoints), read_ports, pods, problems), errors
 
 
-def _pods(names: Sequence[str]) -> str:
-    """Return *names*, one a line; "" if none is known, or one has a line break, which no pod's name has."""
+def _used(
+    parts: Iterable[Any], read: Callable[[Any], Endpoint], convert: Callable[[Any, type], Any] | None
+) -> Iterator[EndpointWire]:
+    """Yield the wire form of those endpoints that *read* does not refuse; only of a slice of which one is refused."""
+    for part in parts:
+        with suppress(FieldError):
+            read(part)
+            yield convert(part, EndpointWire) if convert else part
+
+
+def _pods(wires: Iterable[EndpointWire | EndpointAddressWire]) -> str:
+    """Return the names of the pods of endpoints, one a line.
+
+    It is "" if none is known, or if one has a line break, which no pod's name has.
+    """
+    names = [
+        target.name or "" if (target := wire.target_ref) is not None and target.kind == "Pod" else "" for wire in wires
+    ]
     text = "\n".join(names)
     return text if len(text) >= len(names) and text.count("\n") == len(names) - 1 else ""
 
 
-def _pod(target: TargetWire | None) -> str:
-    return target.name or "" if target and target.kind == "Pod" else ""
-
-
-def _several_addresses(endpoints: Iterable[Any] | None) -> list[FieldError]:
+def _several_addresses(wires: Iterable[EndpointWire]) -> list[FieldError]:
     """Return an error for each endpoint with several addresses: nothing is left out, but only the first serves.
 
     The API reserves the others without a meaning; kube-proxy uses the first, too.
@@ -106,8 +107,8 @@ def _several_addresses(endpoints: Iterable[Any] | None) -> list[FieldError]:
         FieldError(
             f"endpoints[{index}].addresses", f"{len(wire.addresses)} addresses in one endpoint, the first is used", hint
         )
-        for index, wire in enumerate(endpoints or ())
-        if isinstance(wire, EndpointWire) and wire.addresses and len(wire.addresses) > 1
+        for index, wire in enumerate(wires)
+        if wire.addresses and len(wire.addresses) > 1
     ]
 
 
@@ -132,38 +133,33 @@ def _address_type_error(message: str) -> FieldError:
 
 def _endpoint_reader(family: Family) -> Callable[[EndpointWire], Endpoint]:
     """Return a function that reads an endpoint of a slice of *family*; it raises FieldError."""
+    is_ipv6 = family == "IPv6"
 
     def read_endpoint(wire: EndpointWire) -> Endpoint:
-        if not wire.addresses:
+        addresses, conditions, hints = wire.addresses, wire.conditions or NO_CONDITIONS, wire.hints
+        if not addresses:
             raise FieldError("addresses", "is empty", "write the address of a pod or a host, or remove the endpoint")
         try:
-            address = parse_ip(wire.addresses[0])  # by the API's definition, all addresses are interchangeable
+            address = parse_ip(addresses[0])  # by the API's definition, all addresses are interchangeable
         except ValueError as error:
             raise invalid_ip("addresses[0]", error) from None
-        if family_of(address) != family:
+        if (":" in address) is not is_ipv6:  # family_of() would be a tenth of reading the endpoint
             message = f"{address} is not {family}"
             raise FieldError("addresses[0]", message, "all addresses of a slice must be of its addressType")
         if use := special_use(address):
             raise _special_address("addresses[0]", address, use)
-        conditions = wire.conditions or NO_CONDITIONS
-        zone_hints, node_hints = _hints(wire.hints) if wire.hints else ((), ())
         return Endpoint(
             address,
             conditions.ready is not False,  # nil means ready, and serving: discovery/v1, EndpointConditions
             conditions.serving is not False,
             conditions.terminating is True,
             intern(wire.node_name) if wire.node_name else "",
-            zone_hints,
-            node_hints,
+            _names(hints.for_zones) if hints else (),
+            _names(hints.for_nodes) if hints else (),
             intern(wire.zone) if wire.zone else "",
         )
 
     return read_endpoint
-
-
-def _hints(wire: HintsWire) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the zone hints and the node hints."""
-    return _names(wire.for_zones), _names(wire.for_nodes)
 
 
 def _names(wires: list[NamedWire] | None) -> tuple[str, ...]:
@@ -212,20 +208,22 @@ def read_endpoints(name: ServiceName, wire: EndpointsWire) -> tuple[tuple[Endpoi
 def _by_family(
     name: ServiceName,
     index: int,
-    endpoints: Sequence[tuple[Endpoint, str]],
+    endpoints: Sequence[tuple[Endpoint, EndpointAddressWire]],
     ports: tuple[SlicePort, ...],
     problems: tuple[str, ...],
 ) -> Iterable[EndpointSlice]:
     """Yield a slice for each family of *endpoints*, those of the subset *index*."""
     for family in FAMILIES:
-        members = [(endpoint, pod) for endpoint, pod in endpoints if family_of(endpoint.address) == family]
+        members = [(endpoint, wire) for endpoint, wire in endpoints if family_of(endpoint.address) == family]
         if members:
             slice_name = SliceName(name.namespace, f"endpoints/{name.name}/{index}/{family}")
-            pods = _pods([pod for _, pod in members])
+            pods = _pods(wire for _, wire in members)
             yield EndpointSlice(slice_name, name, family, tuple(one for one, _ in members), ports, pods, problems)
 
 
-def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[tuple[Endpoint, str]], list[FieldError]]:
+def _subset_endpoints(
+    path: str, subset: SubsetWire
+) -> tuple[list[tuple[Endpoint, EndpointAddressWire]], list[FieldError]]:
     ready, errors = read_each(f"{path}.addresses", subset.addresses, lambda wire: _endpoint(wire, ready=True))
     not_ready, not_ready_errors = read_each(
         f"{path}.notReadyAddresses", subset.not_ready_addresses, lambda wire: _endpoint(wire, ready=False)
@@ -233,12 +231,12 @@ def _subset_endpoints(path: str, subset: SubsetWire) -> tuple[list[tuple[Endpoin
     return ready + not_ready, errors + not_ready_errors
 
 
-def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> tuple[Endpoint, str]:
-    """Return the endpoint and its pod.  Raises FieldError."""
+def _endpoint(wire: EndpointAddressWire, *, ready: bool) -> tuple[Endpoint, EndpointAddressWire]:
+    """Return the endpoint, and what it was read from.  Raises FieldError."""
     address = read_ip(wire.ip, "ip")
     if use := special_use(address):
         raise _special_address("ip", address, use)
-    return Endpoint(address, ready, ready, node=intern(wire.node_name or "")), _pod(wire.target_ref)
+    return Endpoint(address, ready, ready, node=intern(wire.node_name or "")), wire
 
 
 def _special_address(field: str, address: IP, use: str) -> FieldError:
