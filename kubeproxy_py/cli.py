@@ -215,8 +215,14 @@ def _run(config_input: ConfigInput, _arguments: Namespace) -> int:
     return init_only(loaded) if loaded.agent.init_only else run(loaded, config_input)
 
 
-def _plan(config_input: ConfigInput, arguments: Namespace) -> int:
+def _load_interactive(config_input: ConfigInput) -> LoadedConfig:
     from kubeproxy_py.commands.interactive import load_interactive
+
+    return load_interactive(config_input)
+
+
+def _plan(config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.agent_config import Chosen, choose
     from kubeproxy_py.commands.plan import PlanOptions, plan
 
     options = PlanOptions(arguments.assume_empty, arguments.kernel_state, arguments.output, arguments.color)
@@ -224,7 +230,9 @@ def _plan(config_input: ConfigInput, arguments: Namespace) -> int:
         from kubeproxy_py.commands.hold import plan_and_hold
 
         return plan_and_hold(config_input, options)
-    return plan(load_interactive(config_input), options)
+    own = _load_interactive(config_input)
+    chosen = Chosen(own) if options.kernel_state else choose(config_input, own)  # which may be of another host
+    return plan(chosen.loaded, options, chosen.source())
 
 
 def _plan_arguments(parser: ArgumentParser) -> None:
@@ -250,10 +258,9 @@ def _add_choice(parser: ArgumentParser, short: str, name: str, values: tuple[str
 
 
 def _status(config_input: ConfigInput, arguments: Namespace) -> int:
-    from kubeproxy_py.commands.interactive import load_interactive
     from kubeproxy_py.commands.status import status
 
-    return status(config_input, arguments, lambda: load_interactive(config_input))
+    return status(config_input, arguments, lambda: _load_interactive(config_input))
 
 
 def _status_arguments(parser: ArgumentParser) -> None:
@@ -270,9 +277,8 @@ def _status_arguments(parser: ArgumentParser) -> None:
 
 def _explain(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.explain import explain
-    from kubeproxy_py.commands.interactive import load_interactive
 
-    return explain(config_input, arguments, lambda: load_interactive(config_input))
+    return explain(config_input, arguments, lambda: _load_interactive(config_input))
 
 
 def _explain_arguments(parser: ArgumentParser) -> None:
@@ -285,10 +291,11 @@ def _explain_arguments(parser: ArgumentParser) -> None:
 
 
 def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.agent_config import choose
     from kubeproxy_py.commands.doctor import doctor
-    from kubeproxy_py.commands.interactive import load_interactive
 
-    return doctor(load_interactive(config_input), as_json=arguments.output == "json")
+    chosen = choose(config_input, _load_interactive(config_input))
+    return doctor(chosen.loaded, as_json=arguments.output == "json")
 
 
 def _doctor_arguments(parser: ArgumentParser) -> None:
@@ -299,12 +306,9 @@ def _doctor_arguments(parser: ArgumentParser) -> None:
 
 
 def _trace(config_input: ConfigInput, arguments: Namespace) -> int:
-    from kubeproxy_py.commands.interactive import load_interactive
-    from kubeproxy_py.commands.trace import TraceArguments, trace
+    from kubeproxy_py.commands.ask_trace import trace
 
-    asked = TraceArguments(arguments.sender, arguments.target, arguments.in_iface)
-    loaded = load_interactive(config_input)
-    return trace(loaded, asked, from_kernel=arguments.kernel, as_json=arguments.output == "json")
+    return trace(config_input, arguments, lambda: _load_interactive(config_input))
 
 
 def _trace_arguments(parser: ArgumentParser) -> None:

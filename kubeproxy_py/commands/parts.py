@@ -160,12 +160,13 @@ def empty_platform(loaded: LoadedConfig) -> HostPlatform:
 # Compiler, source, announcer
 
 
-def make_parts(
+def make_parts(  # noqa: PLR0913, PLR0917 - what the parts are made for
     loaded: LoadedConfig,
     platform: HostPlatform,
     sysctls: Rows | None = None,
     metrics: ClientMetrics = NULL_CLIENT_METRICS,
     served: frozenset[IP] | None = None,
+    own_source: Source | None = None,
 ) -> Parts:
     """Return the parts of an agent on *platform*.
 
@@ -176,6 +177,7 @@ def make_parts(
         metrics: Counts the requests of the source.
         served: For an agent that runs until the process ends, the Service addresses that the kernel serves; a source
             that has nothing for them is doubted.  None: for a command that runs once, and saves nothing.
+        own_source: The source; None: that of the configuration.
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
@@ -185,6 +187,8 @@ def make_parts(
         context_factory = _NodeContextFactory(loaded, platform.host)
         return Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
 
+    if own_source:
+        return Parts(platform.kernel, make_compiler(Announcer()), own_source)
     if loaded.agent.manifests:  # there is no API server to post events to
         folder, announcer = _manifest_source(loaded, node, metrics, served or frozenset()), Announcer()
         return Parts(platform.kernel, make_compiler(announcer), folder, announcer)

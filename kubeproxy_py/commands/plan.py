@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kubeproxy_py.config.load import LoadedConfig
+    from kubeproxy_py.sources import Source
 
 LIST_TIMEOUT_S = 5.0
 """How long a command waits for a source that sends nothing."""
@@ -57,9 +58,9 @@ class Planned(Struct, frozen=True, gc=False):
     errors: int  # how many objects, or parts of one, are rejected
 
 
-def plan(loaded: "LoadedConfig", options: PlanOptions) -> int:
-    """Print the plan of a sync, and return the exit status.  Raises KernelError and SourceError as print_plan."""
-    return status_of(print_plan(loaded, options))
+def plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | None" = None) -> int:
+    """Print the plan of a sync, and return the exit status.  Arguments and errors are those of print_plan."""
+    return status_of(print_plan(loaded, options, source))
 
 
 def status_of(planned: Planned) -> int:
@@ -69,8 +70,8 @@ def status_of(planned: Planned) -> int:
     return CHANGES if planned.steps.steps else SUCCESS
 
 
-def print_plan(loaded: "LoadedConfig", options: PlanOptions) -> Planned:
-    """Print the plan of a sync, and return it.
+def print_plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | None" = None) -> Planned:
+    """Print the plan of a sync for the objects of *source* (None: as configured), and return it.
 
     Raises:
         KernelError: The kernel, or the file of its state, cannot be read.
@@ -87,7 +88,7 @@ def print_plan(loaded: "LoadedConfig", options: PlanOptions) -> Planned:
         if not problem.is_warning:
             errors.append(problem)
 
-    parts = make_parts(loaded, _platform(loaded, options))
+    parts = make_parts(loaded, _platform(loaded, options), own_source=source)
     desired = desired_rows(parts, on_problem, _assumed_addresses if options.assume_empty else None)
     _log_refusals(parts)
     _log_endpoints(parts)

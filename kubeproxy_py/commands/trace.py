@@ -1,4 +1,7 @@
-"""trace: print what happens to a packet, by the rows that a sync would make or by what the kernel has now."""
+"""trace: print what happens to a packet, by the rows that a sync would make or by what the kernel has now.
+
+The agent is asked for the former (ask_trace.py).  For the latter, and without an agent, this command looks itself.
+"""
 
 import logging
 import sys
@@ -11,25 +14,24 @@ from kubeproxy_py.commands.exit_status import FAILED
 from kubeproxy_py.commands.kernel_lookup import KernelLookup
 from kubeproxy_py.commands.parts import HostPlatform, Parts, empty_platform, make_parts, real_platform
 from kubeproxy_py.commands.plan import desired_rows
-from kubeproxy_py.commands.trace_objects import directory_of, objects_of, pods_here
 from kubeproxy_py.diagnose.trace.document import trace_json
 from kubeproxy_py.diagnose.trace.lookup import Lookup, RowLookup
-from kubeproxy_py.diagnose.trace.packet import Host, Packet, Route
+from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler, objects_of, pods_here
+from kubeproxy_py.diagnose.trace.packet import Host, Packet
 from kubeproxy_py.diagnose.trace.path import trace as trace_packet
 from kubeproxy_py.diagnose.trace.request import TraceError, parse_request
 from kubeproxy_py.diagnose.trace.result import Trace
 from kubeproxy_py.diagnose.trace.ruleset import Ruleset, ruleset_of_save
 from kubeproxy_py.diagnose.trace.text import trace_text
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
-from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.host.listening import ListeningSocket, listening_sockets
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.read import save_all_tables
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.net import IP, Family, family_of
-from kubeproxy_py.sources import SourceError
+from kubeproxy_py.server.host_view import HostView
+from kubeproxy_py.sources import Source, SourceError
 
 if TYPE_CHECKING:
     from kubeproxy_py.config.load import LoadedConfig
@@ -53,27 +55,27 @@ class Tracing:
     Args:
         loaded: The configuration.
         from_kernel: Use what the kernel has instead of the desired rows.
+        source: Where objects come from; None: as configured.
 
     Raises:
         KernelError: The kernel is needed and cannot be read.
     """
 
-    def __init__(self, loaded: "LoadedConfig", *, from_kernel: bool) -> None:
+    def __init__(self, loaded: "LoadedConfig", *, from_kernel: bool, source: Source | None = None) -> None:
         self._platform = real_platform(loaded) if from_kernel else _platform(loaded)
-        parts = make_parts(loaded, self._platform)
-        self._compiler = parts.compiler
+        parts = make_parts(loaded, self._platform, own_source=source)
         self._from_kernel = not _compile(parts, self._platform) or from_kernel
-        self._network = HostNetwork()
+        self._view = HostView()
         self._rulesets: dict[Family, Ruleset] = {}
-        self._sockets: frozenset[ListeningSocket] | None = None
+        known = known_to_compiler(parts.compiler)
         self._host = Host(
-            self._compiler.cluster.addresses or self._platform.kernel.host_addresses(),
-            self._route,
-            lambda family: pods_here(self._compiler, family),
+            known.addresses or self._platform.kernel.host_addresses(),
+            self._view.route_to,
+            lambda family: pods_here(known, family),
             self._listens,
         )
-        self._objects, self._directory = objects_of(self._compiler), directory_of(self._compiler)
-        kernel, rows = self._platform.kernel, self._compiler.desired.rows
+        self._objects, self._directory = objects_of(known), directory_of(known)
+        kernel, rows = self._platform.kernel, parts.compiler.desired.rows
         self._lookup: Lookup = KernelLookup(kernel) if self._from_kernel else RowLookup(rows)
 
     def trace(self, asked: TraceArguments) -> Trace:
@@ -89,7 +91,7 @@ class Tracing:
 
     def close(self) -> None:
         """Close the sockets."""
-        self._network.close()
+        self._view.close()
         self._platform.kernel.close()
 
     def _kernel_rules(self, destination: IP) -> Ruleset:
@@ -101,24 +103,12 @@ class Tracing:
     def _listens(self, packet: Packet) -> bool | None:
         if not self._platform.iptables_commands:
             return None  # the objects may be of another host
-        if self._sockets is None:
-            self._sockets = listening_sockets()
-        same = [each for each in self._sockets if (each.protocol, each.family) == (packet.protocol, packet.family)]
-        if not same:
-            return None  # the kernel may not be able to list them
-        return any(
-            each.port == packet.port and (each.is_wildcard or each.address == packet.destination) for each in same
-        )
-
-    def _route(self, address: IP) -> Route | None:
-        try:
-            found = self._network.route_to(address)
-        except (KernelError, OSError):
-            return None
-        return Route(*found) if found else None
+        return self._view.listens(packet)
 
 
-def trace(loaded: "LoadedConfig", asked: TraceArguments, *, from_kernel: bool, as_json: bool) -> int:
+def trace(
+    loaded: "LoadedConfig", asked: TraceArguments, *, from_kernel: bool, as_json: bool, source: Source | None = None
+) -> int:
     """Print the way of a packet; return its exit status (Trace.exit_status), or FAILED for unusable arguments.
 
     Args:
@@ -126,11 +116,12 @@ def trace(loaded: "LoadedConfig", asked: TraceArguments, *, from_kernel: bool, a
         asked: Who sends the packet, and where.
         from_kernel: Use what the kernel has instead of the desired rows.
         as_json: Print JSON instead of text.
+        source: Where objects come from; None: as configured.
 
     Raises:
         KernelError: The kernel is needed and cannot be read.
     """
-    tracing = Tracing(loaded, from_kernel=from_kernel)
+    tracing = Tracing(loaded, from_kernel=from_kernel, source=source)
     try:
         traced = tracing.trace(asked)
     except TraceError as error:

@@ -39,6 +39,10 @@ class Taken:
             return _API_SERVER
         return _ENDPOINT if address in self._endpoints else ""
 
+    def reports(self) -> tuple[TakenAddresses, ...]:
+        """Return what each source reported last."""
+        return tuple(self._reports.values())
+
     def start(self, slices: Iterable[EndpointSlice]) -> None:
         """Count the endpoints of *slices*, which are all that are known, unless that was done before.
 

@@ -7,7 +7,7 @@ Invariants:
 - Only ``read_file`` does I/O, so a caller that keeps the ConfigInput can load again when the file has changed.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -111,6 +111,31 @@ def load(flags: Mapping[str, str], content: bytes | None = None, overriding: Col
     doubts = doubtful_settings(config, settings, result.display_name)
     warnings = (*result.warnings, *_no_effect_warnings(config, result.unused_fields, ignored), *doubts)
     return LoadedConfig(config, settings, warnings, frozenset(result.given_fields))
+
+
+def from_fields(config: Mapping[str, Any], settings: Mapping[str, Any]) -> LoadedConfig:
+    """Return the configuration of an agent that has written its own as plain data (write.py).
+
+    Raises:
+        ConfigError: It cannot be used, because it is of another version.
+    """
+    plain = {key: value for key, value in config.items() if key not in ("apiVersion", "kind")}
+    result = ValidationResult({path: path for path in (*_paths(plain), *_paths(settings))})  # so that 0 means 0
+    loaded = LoadedConfig(
+        read_section(KubeProxyConfiguration, plain, result), read_section(AgentSettings, dict(settings), result)
+    )
+    if result.problems:
+        raise ConfigError(result.problems, result.warnings)
+    if config.get("healthzBindAddress") == "":  # which would mean the default in a file
+        loaded = replace(loaded, config=replace(loaded.config, healthz_bind_address=None))
+    return loaded
+
+
+def _paths(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in fields.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
 
 
 def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:

@@ -8,7 +8,7 @@ Invariants:
 - Times are RFC 3339 in UTC; "" means never, or unknown.  Numbers that were not read are null.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -195,6 +195,17 @@ class Explanation(Document, frozen=True):
     rows: tuple[RowState, ...] = ()  # of the target, that belong to no Service
     next: tuple[str, ...] = ()  # commands to look further
     remedies: tuple[str, ...] = ()  # what to do about the problems, and about what drains
+
+
+class Config(Document, frozen=True):
+    """The configuration of an agent: /v1/config."""
+
+    api_version: str
+    kind: str  # Config
+    version: str  # of the agent
+    source: str  # where its objects come from
+    config: dict[str, Any]  # KubeProxyConfiguration, every field, as in a file
+    settings: dict[str, Any]  # the settings that such a file has no field for, by their flags in camelCase
 
 
 class ErrorDocument(Document, frozen=True):

@@ -16,7 +16,7 @@ from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.kernel import Scope
-from kubeproxy_py.model.events import Feed
+from kubeproxy_py.model.events import Feed, TakenAddresses
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.progress import Drain, RetryState
 from kubeproxy_py.model.rows import Key, RealServer, Rows
@@ -102,6 +102,7 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
     context: NodeContext = NodeContext()
     node: Node | None = None
     host_addresses: tuple[HostAddress, ...] = ()
+    taken: tuple[TakenAddresses, ...] = ()  # what is known to be another machine's, besides endpoints
     services: Mapping[ServiceName, Service] = {}
     slices: Mapping[ServiceName, tuple[EndpointSlice, ...]] = {}  # of each Service, in no order
     claims: Claims  # which Service has each frontend, and who else asks for it

@@ -58,16 +58,17 @@ def agent_state(snapshot: Snapshot) -> AgentState:
 
 def settings_of(config: KubeProxyConfiguration, agent: AgentSettings) -> dict[str, str]:
     """Return the settings on which rows depend, and those that differ from the default, by their path."""
-    found = {**dict(_settings(config)), **dict(_settings(agent))}
-    defaults = {**dict(_settings(KubeProxyConfiguration())), **dict(_settings(AgentSettings()))}
+    found = {**dict(settings_in(config)), **dict(settings_in(agent))}
+    defaults = {**dict(settings_in(KubeProxyConfiguration())), **dict(settings_in(AgentSettings()))}
     return {path: text for path, text in found.items() if path in _ROWS_SETTINGS or text != defaults.get(path)}
 
 
-def _settings(section: Section, prefix: str = "") -> Iterator[tuple[str, str]]:
+def settings_in(section: Section, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each setting of *section*."""
     for field in fields_of(type(section)):
         value = getattr(section, field.name)
         if isinstance(value, Section):
-            yield from _settings(value, f"{prefix}{field.key}.")
+            yield from settings_in(value, f"{prefix}{field.key}.")
         else:
             yield f"{prefix}{field.key}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

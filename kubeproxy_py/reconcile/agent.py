@@ -223,6 +223,7 @@ class Agent:
             context=compiler.context,
             node=cluster.node,
             host_addresses=cluster.addresses,
+            taken=cluster.taken.reports(),
             services=cluster.services.copy(),
             slices=cluster.all_slices(),
             claims=claims,

@@ -13,24 +13,43 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec.structs import replace
 
-from kubeproxy_py.diagnose.document import Document, ErrorDocument
+from kubeproxy_py.config.write import as_document, section_fields
+from kubeproxy_py.diagnose.document import VERSION, Config, Document, ErrorDocument
 from kubeproxy_py.diagnose.explain import Scope, explain, servers_of
 from kubeproxy_py.diagnose.filters import ParameterError, parse_filter, require_known
+from kubeproxy_py.diagnose.objects import encode_objects
 from kubeproxy_py.diagnose.services import ConnectionCounts
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import ServiceList, head_of
 from kubeproxy_py.diagnose.targets import UnknownTargetError, parse_target
+from kubeproxy_py.diagnose.trace.document import trace_json
+from kubeproxy_py.diagnose.trace.objects import (
+    SnapshotLookup,
+    directory_of,
+    known_to,
+    objects_of,
+    pending_notes,
+    pods_here,
+)
+from kubeproxy_py.diagnose.trace.packet import Host
+from kubeproxy_py.diagnose.trace.path import trace
+from kubeproxy_py.diagnose.trace.request import TraceError, parse_request
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
+from kubeproxy_py.server.host_view import HostView
 from kubeproxy_py.server.http_messages import NOT_FOUND, Request, Response
 from kubeproxy_py.server.snapshots import AgentBusyError, Snapshots
 
 _JSON = (("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
+_BINARY = (("Content-Type", "application/octet-stream"), *_JSON[1:])
+OBJECTS = "/v1/objects"
 _WORK_S = 0.005  # after so much work a document gives way to the loop
 _GIVE_WAY_S = 0.0005  # not 0: a thread that waits for the interpreter would not get it
 _PARAMETERS_MAX = 20
+TRACE_PARAMETERS = ("from", "to", "inInterface")
 
 Parameters = Mapping[str, str]
 Pause = Callable[[], None]
@@ -106,6 +125,41 @@ def status_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, paus
     yield b"]}"
 
 
+def config_page(snapshot: Snapshot, parameters: Parameters) -> Config:
+    """Return the Config document."""
+    require_known(parameters, ())
+    about = snapshot.about
+    config, settings = as_document(about.config), section_fields(about.settings)
+    return Config(VERSION, "Config", about.version, about.source, config, settings)
+
+
+def objects_page(snapshot: Snapshot, parameters: Parameters, _kernel: Kernel, pause: Pause) -> Iterator[bytes]:
+    """Yield the objects of the agent, for a command of the same version."""
+    require_known(parameters, ())
+    for piece in encode_objects(snapshot):
+        yield piece
+        pause()
+
+
+def trace_page(snapshot: Snapshot, parameters: Parameters, _kernel: Kernel, pause: Pause) -> Iterator[bytes]:
+    """Yield the way of a packet by the rows that the agent wants."""
+    require_known(parameters, TRACE_PARAMETERS)
+    known, view = known_to(snapshot), HostView()
+    source, target, in_interface = (parameters.get(name, "") for name in TRACE_PARAMETERS)
+    host = Host(snapshot.host_addresses, view.route_to, lambda family: pods_here(known, family), view.listens)
+    try:
+        request = parse_request(source, target, in_interface, directory_of(known))
+        pause()
+        lookup = SnapshotLookup(snapshot)
+        pause()
+        traced = trace(lookup, host, request, objects_of(known))
+        yield trace_json(replace(traced, notes=(*traced.notes, *pending_notes(snapshot))))
+    except TraceError as error:
+        raise ParameterError(str(error)) from None
+    finally:
+        view.close()
+
+
 def explain_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, _pause: Pause) -> Iterator[bytes]:
     """Yield the Explanation of the parameter ``target``."""
     require_known(parameters, ("target",))
@@ -117,8 +171,13 @@ PAGES: dict[str, Page] = {
     "/v1/state": state_page,
     "/v1/status": status_page,
     "/v1/explain": explain_page,
+    "/v1/trace": trace_page,
+    "/v1/config": plain(config_page),
 }
 """Every page by its path; `plain` makes one of a function of a snapshot and parameters."""
+
+SOCKET_PAGES: dict[str, Page] = {**PAGES, OBJECTS: objects_page}
+"""The pages of the debug socket; one of them is for our own commands only."""
 
 
 class Documents:
@@ -150,7 +209,7 @@ class Documents:
         try:
             parameters = _parameters(request.query)
             pieces = page(self._snapshots.get(), parameters, self._kernel, _Turns().give_way)
-            return Response(200, b"".join(pieces), _JSON)
+            return Response(200, b"".join(pieces), _BINARY if request.path == OBJECTS else _JSON)
         except ParameterError as error:
             return _error(400, str(error))
         except UnknownTargetError as error:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from kubeproxy_py.diagnose import document
-from kubeproxy_py.diagnose.document import VERSION, Document, ErrorDocument, Explanation, State
+from kubeproxy_py.diagnose.document import VERSION, Config, Document, ErrorDocument, Explanation, State
 from kubeproxy_py.diagnose.filters import PARAMETERS
 
 PAGE = Path(__file__).parents[2] / "docs/state.md"
@@ -40,13 +40,16 @@ curl -s --unix-socket /run/kubeproxy-py/debug.sock http://agent/v1/status?servic
 | `/v1/state` | `/debug/state` | State, of everything | as `/v1/status` |
 | `/v1/status` | `/debug/status` | State, of what the parameters admit | {_PARAMETERS} |
 | `/v1/explain` | `/debug/explain` | Explanation | `target`: as the argument of `kubeproxy-py explain` |
+| `/v1/trace` | `/debug/trace` | [trace](trace.md#the-json-document) | `from`, `to`, `inInterface`: as of `trace` |
+| `/v1/config` | `/debug/config` | Config | |
 
 `realServers` and `connections` are `true` or `false`; without them, real servers are listed and connections are counted
 if at most 300 virtual servers match. A request that cannot be answered gets an ErrorDocument: status 400 (a parameter),
-404 (unknown target or path), 405 (not GET), 503 (the agent is in a long sync).
+404 (unknown target or path), 405 (not GET), 503 (the agent is in a long sync). `/v1/objects`, at the socket only, is
+for commands of the same version, and no document.
 
 """
-_TOP: tuple[type[Document], ...] = (State, Explanation, ErrorDocument)
+_TOP: tuple[type[Document], ...] = (State, Explanation, Config, ErrorDocument)
 
 
 def page() -> str:
@@ -87,7 +90,7 @@ def type_text(annotation: Any) -> str:
     """Return a type as JSON has it."""
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return annotation.__name__
-    simple = {str: "string", int: "integer", bool: "boolean", type(None): "null"}
+    simple = {Any: "any value", str: "string", int: "integer", bool: "boolean", type(None): "null"}
     if annotation in simple:
         return simple[annotation]
     arguments = get_args(annotation)

@@ -11,6 +11,7 @@ import msgspec
 
 from kubeproxy_py.diagnose.trace.packet import Packet
 from kubeproxy_py.diagnose.trace.result import Branch, Outcome, RealServerChoice, Trace
+from kubeproxy_py.diagnose.trace.text import trace_text
 from kubeproxy_py.diagnose.trace.way import Step
 
 VERSION = 1
@@ -34,6 +35,7 @@ def trace_document(trace: Trace) -> Document:
         "foreignRules": trace.has_foreign,
         "notes": list(trace.notes),
         "outcomes": [_outcome(outcome) for outcome in trace.outcomes],
+        "text": trace_text(trace),
     }
 
 

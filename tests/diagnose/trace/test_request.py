@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from kubeproxy_py.commands.trace_objects import directory_of
+from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler
 from kubeproxy_py.diagnose.trace.request import Directory, Request, TraceError, parse_request
 from tests.diagnose.trace.traces import CLUSTER_IP, COMPILER
 
-DIRECTORY = directory_of(COMPILER)
+DIRECTORY = directory_of(known_to_compiler(COMPILER))
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_document_has_its_form() -> None:
     document = json.loads(trace_json(traced(OTHER_POD, "shop/web")))
     outcome = document["outcomes"][0]
     assert set(document) == {
-        "version", "packet", "service", "certain", "exitStatus", "foreignRules", "notes", "outcomes",
+        "version", "packet", "service", "certain", "exitStatus", "foreignRules", "notes", "outcomes", "text",
     }  # fmt: skip
     assert set(outcome) == {
         "fate", "reason", "remedy", "ifTheseMatch", "steps", "virtualServer", "scheduler", "branches", "draining",

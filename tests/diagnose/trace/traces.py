@@ -1,8 +1,8 @@
 """A node with Services of each kind, and traces on it, for the tests of trace."""
 
-from kubeproxy_py.commands.trace_objects import directory_of, objects_of
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.diagnose.trace.lookup import RowLookup
+from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler, objects_of
 from kubeproxy_py.diagnose.trace.packet import Host
 from kubeproxy_py.diagnose.trace.path import trace
 from kubeproxy_py.diagnose.trace.request import parse_request
@@ -76,8 +76,8 @@ def traced(
     host: Host = HOST,
     ruleset: Ruleset | None = None,
 ) -> Trace:
-    request = parse_request(source, target, in_interface, directory_of(of))
-    return trace(of.desired.rows, host, request, objects_of(of), ruleset)
+    request = parse_request(source, target, in_interface, directory_of(known_to_compiler(of)))
+    return trace(of.desired.rows, host, request, objects_of(known_to_compiler(of)), ruleset)
 
 
 def with_foreign(*lines: str, of: Compiler = COMPILER, target: str = CLUSTER_IP) -> Ruleset:

@@ -1,0 +1,38 @@
+"""HostView: what a trace asks of the host that no row has: routes, and the programs that listen."""
+
+from kubeproxy_py.diagnose.trace.packet import Packet, Route
+from kubeproxy_py.kernel.address.host_network import HostNetwork
+from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.host.listening import ListeningSocket, listening_sockets
+from kubeproxy_py.net import IP
+
+
+class HostView:
+    """The host as it is when it is first asked for; to be used by one thread, in the host's network namespace."""
+
+    def __init__(self) -> None:
+        self._network = HostNetwork()
+        self._sockets: frozenset[ListeningSocket] | None = None
+
+    def route_to(self, address: IP) -> Route | None:
+        """Return the route to *address*; None if there is none, or if it cannot be read."""
+        try:
+            found = self._network.route_to(address)
+        except (KernelError, OSError):
+            return None
+        return Route(*found) if found else None
+
+    def listens(self, packet: Packet) -> bool | None:
+        """Return whether a program listens for *packet*; None if the kernel cannot list sockets of its protocol."""
+        if self._sockets is None:
+            self._sockets = listening_sockets()
+        same = [each for each in self._sockets if (each.protocol, each.family) == (packet.protocol, packet.family)]
+        if not same:
+            return None
+        return any(
+            each.port == packet.port and (each.is_wildcard or each.address == packet.destination) for each in same
+        )
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._network.close()

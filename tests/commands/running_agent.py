@@ -1,0 +1,34 @@
+"""An agent on a MemoryKernel that answers at a debug socket, for tests of the commands that ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kubeproxy_py import __version__
+from kubeproxy_py.config.load import LoadedConfig
+from kubeproxy_py.diagnose.snapshot import About
+from kubeproxy_py.server.debug_socket import DebugServer
+from kubeproxy_py.server.documents import SOCKET_PAGES, Documents
+from kubeproxy_py.server.snapshots import Snapshots
+from tests.diagnose.view import WALL_S
+from tests.reconcile.harness import AgentHarness
+from tests.server.test_debug_socket import Reader  # the counts of the harness's real server
+
+
+@contextmanager
+def answering(harness: AgentHarness, path: Path, loaded: LoadedConfig, version: str = __version__) -> Iterator[str]:
+    """Yield the flag that names the socket, below *path*, of the agent of *harness*, which runs with *loaded*."""
+
+    def answer(reply: object) -> None:
+        reply(harness.agent.snapshot(harness.now_s, WALL_S))  # type: ignore[operator]
+
+    def about() -> About:
+        return About(version, source="tests", config=loaded.config, settings=loaded.agent)
+
+    file = path / "run" / "debug.sock"
+    server = DebugServer(str(file), Documents(Snapshots(answer, about), Reader, SOCKET_PAGES).answer)
+    server.start()
+    yield f"--debug-socket={file}"
+    server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]
