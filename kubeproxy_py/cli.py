@@ -76,20 +76,20 @@ def _with_dashes(word: str) -> str:
 
 def _execute(command: Command, arguments: Namespace) -> int:
     """Execute *command*, and return its exit status; a failure is one line in the log."""
-    from kubeproxy_py import logging_setup
     from kubeproxy_py.config.flag_parser import given_flags
     from kubeproxy_py.config.load import read_input
-    from kubeproxy_py.kernel.errors import KernelError
-    from kubeproxy_py.sources import SourceError
+    from kubeproxy_py.hinted_error import HintedError
 
     try:
         return command.execute(read_input(given_flags(arguments)), arguments)
-    except (KernelError, SourceError) as error:
+    except HintedError as error:  # of the kernel, or of a source
         import logging
 
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the message names the remedy, not the code
         return FAILED
     except ConfigError as error:
+        from kubeproxy_py import logging_setup
+
         logging_setup.flush()  # what was logged before comes first
         print(error_text(error), file=sys.stderr)  # noqa: T201 - the log may not be set up yet
         return command.unusable

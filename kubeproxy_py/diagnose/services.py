@@ -72,8 +72,10 @@ class ServiceView:
         self.snapshot = snapshot
         self._extra: dict[VirtualServer, list[RealServer]] = {}  # real servers that are not desired, or wait
         unsettled = (key for key in snapshot.pending if isinstance(key, RealServer))
-        for key in dict.fromkeys((*snapshot.draining, *unsettled)):
+        self._troubled = dict.fromkeys((*snapshot.draining, *unsettled))  # all others serve
+        for key in self._troubled:
             self._extra.setdefault(key.virtual_server, []).append(key)
+        self._with_refusals = frozenset(refusal.service for refusal in snapshot.refusals)
 
     def state(
         self, name: ServiceName, connections: ConnectionCounts | None = None, *, lists_real_servers: bool = True
@@ -241,7 +243,9 @@ class ServiceView:
         why = find(service, port, slices, family, snapshot.context)
         return ("unserved", why) if why else ("serving", _NO_REASON)
 
-    def _counts(self, keys: Iterable[RealServer]) -> Counter[RealServerStatus]:
+    def _counts(self, keys: Sequence[RealServer]) -> Counter[RealServerStatus]:
+        if not self._troubled:
+            return Counter[RealServerStatus]({"serving": len(keys)})
         return Counter(map(self.real_server_status, keys))
 
     def real_server_status(self, key: RealServer) -> RealServerStatus:
@@ -288,7 +292,8 @@ class ServiceView:
         yield from service.problems
         for part in snapshot.slices_of(name):
             yield from (f"EndpointSlice {part.name.name}: {problem}" for problem in part.problems)
-        yield from (f"{one.reason}: {one.subject}: {one.message}" for one in grouped(snapshot.refusals.of(name)))
+        if name in self._with_refusals:
+            yield from (f"{one.reason}: {one.subject}: {one.message}" for one in grouped(snapshot.refusals.of(name)))
         yield from self._row_notes(name)
 
     def _row_notes(self, name: ServiceName) -> Iterator[str]:
@@ -322,7 +327,8 @@ def not_served_text(service: Service) -> str:
 
 def rank(state: ServiceState) -> tuple[int, str, str]:
     """Return the key by which Services are listed: the worst first, then by name."""
-    worst = min((_RANK[server.status] for server in state.virtual_servers), default=len(_RANK))
+    ranks = [_RANK[server.status] for server in state.virtual_servers]
+    worst = min(ranks) if ranks else len(_RANK)
     return worst, state.namespace, state.name
 
 

@@ -311,3 +311,55 @@ def test_without_an_api_server_the_kernel_is_printed_at_once_and_the_command_giv
     assert first_s < time.monotonic() - started_s
     unknown, text = Asked(node, tmp_path / "none.sock")("explain", "10.96.0.20:80", f"--master={server}")
     assert (unknown, "10.96.0.20:80 is a virtual server of the kernel" in text) == (1, True), text
+
+
+# plan, doctor and trace know what the agent knows
+
+
+def test_plan_without_flags_is_empty_after_a_sync(asked: Asked) -> None:
+    exit_status, text = asked("plan")
+    assert (exit_status, "Note: configuration and objects of the running agent" in text) == (0, True), text
+
+
+def test_plan_without_flags_has_the_settings_and_objects_of_the_agent(
+    namespace: Namespace, folder: Folder, tmp_path: Path
+) -> None:
+    path = tmp_path / "run" / "debug.sock"
+    flags = (f"--debug-socket={path}", "--ipvs-scheduler=wlc", "--masquerade-all", "--ipvs-strict-arp")
+    flags = (*flags, "--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali")
+    with AgentProcess(namespace, folder.path, *flags) as agent:
+        agent.wait_synced()
+        asked = Asked(namespace, path)
+        assert asked("plan")[0] == 0
+        exit_status, text = asked("plan", "--ipvs-scheduler=rr", f"--manifests={folder.path}", *FLAGS)
+        assert (exit_status, "ipvs.scheduler is rr, the agent's wlc" in text) == (2, True), text
+        shell(namespace, "ipvsadm -E -t 10.96.0.20:80 -s sh")
+        wait_until(lambda: asked("plan")[0] == 0, poll_s=0.2)  # the agent has repaired it
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("words", [(), ("--kernel",)])
+def test_trace_without_flags_names_services_and_reasons(asked: Asked, words: tuple[str, ...], version: int) -> None:
+    client = "203.0.113.9" if version == 4 else "2001:db8:1::9"
+    exit_status, text = asked("trace", "--from", client, "--to", f"shop/unready-{version}", *words)
+    assert (exit_status, f"shop/unready-{version}:tcp-80 (ClusterIP)" in text) == (2, True), text
+    assert "2 endpoints, 0 ready" in text
+    exit_status, text = asked("trace", "--from", client, "--to", VIPS[version], *words)
+    assert (exit_status, f"is not in loadBalancerSourceRanges of shop/ranges-{version}" in text) == (2, True), text
+
+
+def test_trace_of_the_agent_is_that_of_the_command_itself(asked: Asked, folder: Folder) -> None:
+    words = ("--from", "192.168.3.77", "--to", "shop/well-4", "-o", "json")
+    told = json.loads(asked("trace", *words)[1])
+    with asked._namespace.inside():
+        argv = [sys.executable, "-m", "kubeproxy_py", "trace", f"--manifests={folder.path}", *FLAGS, *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout) == told
+    assert told["outcomes"][0]["fate"] == "served"
+
+
+def test_doctor_without_flags_has_the_configuration_of_the_agent(asked: Asked) -> None:
+    _, text = asked("doctor")
+    assert "Note: configuration and objects of the running agent" in text
+    assert "checks: " in text
+    assert "nothing tells where the API server is" not in text  # the agent has manifests
