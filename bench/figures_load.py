@@ -14,7 +14,7 @@ CHURN_GROWTH_BAR = 10.0  # more changes wait in the last quarter than in the fir
 CHURN_LATE_BAR_S = 0.1  # after the last change was due
 ROLLOUT_BAR = 1.3  # cost of a pod among many, relative to one among few; 4 would be quadratic
 CONTESTED_BAR = 1.5  # cost of an endpoint where two Services name one address, relative to an address for each
-ASKED_BAR_S, PAUSE_BAR_MS = 0.5, 20.0
+ASKED_BAR_S, TRACE_BAR_S, PAUSE_BAR_MS = 0.5, 0.3, 20.0
 COMPARE_BAR, COMPARE_TURN_BAR_MS = 2.0, 100.0
 IDLE_BARS_PERCENT = {100: 0.5, 10_000: 8.0}  # of a core, by Services
 HELP_BAR_S = 0.2
@@ -65,6 +65,7 @@ def asked_rows(n: int, raw: Mapping[str, Sequence[float]]) -> Iterator[Row]:
     """Yield the commands that ask the agent, from their start to their end, and what that costs the agent."""
     for name in ("status", "status of one", "explain"):
         yield Row(f"kubeproxy-py {name}, asked of the agent", n, median(raw[name]), "s", ASKED_BAR_S)
+    yield Row("kubeproxy-py trace, asked of the agent", n, median(raw["trace"]), "s", TRACE_BAR_S)
     yield Row("  longest pause of the loop", n, max(raw["pause"]) * 1e3, "ms", PAUSE_BAR_MS)
     yield Row("  memory of the agent, more than before", n, (raw["rss_after"][0] - raw["rss_before"][0]) / MEGA, "MB")
 

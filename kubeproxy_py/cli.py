@@ -419,9 +419,10 @@ COMMANDS: dict[str, Command] = {
         "Print the changes that a sync would make now, without making them",
         "Exits with 0 if there is nothing to change, with 2 if there are changes, and with 1 after any error, also if\n"
         "an object, or a part of one, is rejected; the plan is of the others. The changes are grouped by Service;\n"
-        f"JSON has them in the order of a sync. Waits 5 s for the API server.\n{_KUBECONFIG}\n{_ALL_FLAGS}",
+        f"JSON has them in the order of a sync. Has configuration and objects of the running agent, unless flags\n"
+        f"differ; without one it waits 5 s for the API server.\n{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
-            ("Print what would change on this node", "plan --config=/var/lib/kube-proxy/config.conf"),
+            ("Print what would change on this node", "plan"),
             ("Print all rules for the objects in a directory; needs no root", "plan --manifests=DIR --assume-empty"),
             ("Compare with the kernel state of another host, see dump", "plan --manifests=DIR --kernel-state=FILE"),
             ("Print the plan as JSON", "plan --config=/var/lib/kube-proxy/config.conf --output=json"),
@@ -465,10 +466,11 @@ COMMANDS: dict[str, Command] = {
         "Look for what is wrong on this host, with cause, effect and remedy",
         "Checks rights, kernel, sysctls, iptables, other service proxies and firewalls, bridges, connection tracking,\n"
         "the API server, clock and certificates; docs/doctor.md lists all checks. Changes nothing but loads modules.\n"
+        "Has the configuration of the running agent, unless flags differ.\n"
         "Exits with 0 if all is well (warnings are printed), 1 if a check could not look, 2 if something is wrong.\n"
         f"{_ALL_FLAGS}",
         (
-            ("Look at this node", "doctor --config=/var/lib/kube-proxy/config.conf"),
+            ("Look at this node", "doctor"),
             ("Look at a node without an API server", "doctor --manifests=/etc/kubeproxy-py/services"),
             ("Print the report as JSON, for a script", "doctor --kubeconfig=/etc/kubernetes/proxy.conf -o json"),
         ),
@@ -479,7 +481,8 @@ COMMANDS: dict[str, Command] = {
     "trace": Command(
         "Print what happens to a packet to a Service, rule by rule, and why",
         "Follows the first packet of a connection through the rules, sets and virtual servers that a sync would make;\n"
-        "with --kernel through what the kernel has now. Exits with 0 if a real server or this node answers, with 2 if\n"
+        "asks the running agent, which needs no flags. With --kernel through what the kernel has now. Exits with 0 if\n"
+        "a real server or this node answers, with 2 if\n"
         f"the packet is rejected, dropped or sent elsewhere, with 1 if that cannot be told.\n{_ALL_FLAGS}",
         (
             ("See who answers a client outside of the cluster", "trace --from outside --to shop/web:http"),

@@ -1,4 +1,4 @@
-"""Commands that ask the agent: how long `status` and `explain` take, and how long the loop pauses for a snapshot.
+"""Commands that ask the agent: how long `status`, `explain` and `trace` take, and how long the loop pauses for that.
 
 The agent and the commands are processes in one namespace; the pause is that of the product's loop, fed with values.
 """
@@ -25,6 +25,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
     "status": ("status",),
     "explain": ("explain", "10.96.1.1:80"),
     "status of one": ("status", "--address=10.96.1.1"),
+    "trace": ("trace", "--from=node", "--to=10.96.1.1:80"),
 }
 
 

@@ -21,7 +21,7 @@ from kubeproxy_py.diagnose.document import Config
 from kubeproxy_py.diagnose.objects import UnusableObjectsError, decode_objects
 from kubeproxy_py.diagnose.state import settings_in
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.events import Event, Synced
+from kubeproxy_py.model.events import Event, ServiceUpserted, SliceUpserted, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, EventHandler, SourceError
 
@@ -91,6 +91,18 @@ def _say(text: str) -> None:
     sys.stderr.write(f"Note: {text}\n")
 
 
+def _problems_of(event: Event) -> Iterator[Problem]:
+    match event:
+        case ServiceUpserted(service=service):
+            where, texts = f"Service {service.name}", service.problems
+        case SliceUpserted(slice=part):
+            where, texts = f"EndpointSlice {part.name}", part.problems
+        case _:
+            return
+    for text in texts:
+        yield Problem(where, "", text, "", is_warning=True)
+
+
 class AgentSource:
     """The objects of the agent that listens at *path*, for commands that run once; see Source."""
 
@@ -98,12 +110,15 @@ class AgentSource:
         self._path = path
 
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
-        """Return all objects.  Raises SourceError."""
+        """Return all objects; what was left out of them is a warning.  Raises SourceError."""
         try:
-            content = ask(self._path, "/v1/objects", {})
-            return [*decode_objects(content, __version__), *map(Synced, FEEDS)]
+            events = decode_objects(ask(self._path, "/v1/objects", {}), __version__)
         except (NoAgentError, RefusedError, UnusableObjectsError) as error:
             raise SourceError(str(error), "give the flags of the agent, to list the objects again") from None
+        for event in events:
+            for problem in _problems_of(event):
+                on_problem(problem)
+        return [*events, *map(Synced, FEEDS)]
 
     def start(self, emit: EventHandler) -> None:
         """Do nothing: a command reads once."""

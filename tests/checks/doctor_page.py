@@ -16,13 +16,15 @@ _HEAD = """# doctor
 Generated from `kubeproxy_py/checks/all_checks.py` by `make doctor-page`.
 
 `kubeproxy-py doctor` looks for everything on a node that hurts Service traffic, and prints cause, effect and remedy
-of what it finds, and what is well. It takes the flags of `run`, most of all `--config`, or `--kubeconfig`, or
-`--manifests`. It changes nothing, except that kernel modules are loaded as the agent would load them at its start.
+of what it finds, and what is well. It asks the running agent for its configuration, and needs no flags; without an
+agent it takes the flags of `run`, most of all `--config`, or `--kubeconfig`, or `--manifests`. It changes nothing,
+except that kernel modules are loaded as the agent would load them at its start.
 What the kernel alone tells is printed at once; the API server has 5 s.
 
 ```
-sudo kubeproxy-py doctor --config=/var/lib/kube-proxy/config.conf
-kubectl -n kube-system exec POD -- kubeproxy-py doctor --config=/var/lib/kube-proxy/config.conf
+sudo kubeproxy-py doctor
+kubectl -n kube-system exec POD -- kubeproxy-py doctor
+sudo kubeproxy-py doctor --config=/var/lib/kube-proxy/config.conf    # without an agent
 ```
 
 | exit status | meaning |

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kubeproxy_py import cli
@@ -157,6 +158,16 @@ def test_plan_is_of_the_objects_of_the_agent(
         assert row in text
     assert cli.main(["plan", asked, "--assume-empty", "-o", "json"]) == 2
     assert "10.96.0.11" in capsys.readouterr().out
+
+
+def test_plan_warns_of_what_the_agent_has_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(plan, "real_platform", lambda _loaded: HostPlatform(MemoryKernel(), HostInfo(HERE)))
+    left_out = msgspec.structs.replace(endpoint_slice(), problems=("endpoints[1].addresses: is empty",))
+    with answering(agent_with(service(), left_out), tmp_path, LOADED) as flag:
+        assert cli.main(["plan", flag]) == 2
+    assert f"warning: EndpointSlice {left_out.name}: endpoints[1].addresses: is empty" in capsys.readouterr().err
 
 
 def test_objects_survive_with_what_is_taken_and_other_versions_are_refused(harness: AgentHarness) -> None:
