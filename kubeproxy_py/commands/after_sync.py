@@ -19,6 +19,8 @@ from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.plan.ownership import NODE_PORT_SETS, node_ports_in
 from kubeproxy_py.reconcile.containment import contained
 
+_Check = Callable[[Collection[ServiceName]], None]
+
 log = logging.getLogger(__name__)
 
 
@@ -34,15 +36,23 @@ def checks_after_sync(
     *on_unserved* is called with the number of Service ports that no endpoint serves, by reason, when it changes.
     """
     reserve = _port_reserver(kernel) if loaded.agent.reserve_node_ports else _reserve_nothing
-    checks = {
+    of_services: dict[str, _Check] = {
         "warnings about Services": ServiceWarnings(compiler, publish).check,
         "NodePorts in use": NodePortGuard(compiler, publish, listening_sockets, reserve, local_port_range).check,
+    }
+    of_endpoints: dict[str, _Check] = {
         "Services that nothing serves": UnservedLog(compiler).check,
         "number of Service ports that nothing serves": UnservedCounts(compiler, on_unserved).check,
     }
+    is_first = True
 
     def check(names: Collection[ServiceName]) -> None:
-        for task, each in checks.items():
+        nonlocal is_first
+        if (moved := compiler.pop_moved()) or is_first:  # seldom: nearly always only endpoints have changed
+            is_first = False
+            for task, each in of_services.items():
+                contained(task, each, moved)
+        for task, each in of_endpoints.items():
             contained(task, each, names)
 
     return check

@@ -7,11 +7,14 @@ Invariants:
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.unserved import KINDS, unserved_ports
-from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, ServicePort
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, Service, ServiceName
 from kubeproxy_py.net import family_of
+
+_is_ready: Callable[[Endpoint], bool] = attrgetter("ready")
 
 
 class UnservedCounts:
@@ -56,14 +59,13 @@ class UnservedCounts:
 
 def _is_served(service: Service, slices: Sequence[EndpointSlice]) -> bool:
     """Return whether it is plain that a ready endpoint of each family serves every port; False if it is not."""
-    families = {family_of(address) for address in service.cluster_ips}
-    return not service.internal_local and all(
-        any(part.family == family and _serves(part, port) for part in slices)
-        for family in families
-        for port in service.ports
-    )
-
-
-def _serves(part: EndpointSlice, port: ServicePort) -> bool:
-    has_port = any(one.name == port.name and one.protocol == port.protocol for one in part.ports)
-    return has_port and any(endpoint.ready for endpoint in part.endpoints)
+    if service.internal_local:
+        return False
+    served = {
+        (part.family, port.name, port.protocol)
+        for part in slices
+        if True in map(_is_ready, part.endpoints)
+        for port in part.ports
+    }
+    families = set(map(family_of, service.cluster_ips))
+    return served.issuperset([(family, port.name, port.protocol) for family in families for port in service.ports])

@@ -33,6 +33,7 @@ class FrontendKind(IntEnum):
     NODE_PORT = 3
 
 
+_CLUSTER_IP, *_, _NODE_PORT = FrontendKind  # an attribute of an Enum takes 0.1 us on Python 3.11
 _USE_ANOTHER = "give the Service an address that no machine has"
 
 
@@ -50,13 +51,13 @@ def bind(
     service: ServiceName, kind: FrontendKind, address: IP, context: NodeContext, taken: Taken = NOTHING_TAKEN
 ) -> Binding:
     """Return the decision for *address*, which *service* has as an address of *kind*."""
-    if kind is FrontendKind.NODE_PORT:  # an address of this node
+    if kind is _NODE_PORT:  # an address of this node
         return Binding(kind, address, is_bound=False)
     if use := special_use(address) or ("broadcast" if address in context.broadcast_addresses else ""):
         message = f"not served, because it is a{'n' if use[0] == 'u' else ''} {use} address"
         refusal = Refusal(FORBIDDEN_ADDRESS, service, address, message, _USE_ANOTHER)
         return Binding(kind, address, is_served=False, is_bound=False, refusal=refusal)
-    if kind is FrontendKind.CLUSTER_IP:
+    if kind is _CLUSTER_IP:
         return Binding(kind, address)
     if address in context.foreign_addresses.get(family_of(address), ()):  # it stays on its interface
         return Binding(kind, address, is_bound=False)

@@ -58,6 +58,7 @@ class Compiler:
         self._non_empty: dict[Family, NonEmptySets] = {}  # those that base rows and chains were compiled for
         self._sets_version = -1  # desired.sets.version at that time
         self._states: dict[ServiceName, ServiceState] = {}
+        self._moved: dict[ServiceName, None] = {}  # since pop_moved was called last
         self._caches: dict[ServiceName, CompileCache] = {}  # of Services with several slices
         self._unclaimed: set[ServiceName] = set()  # whose claims are not those of the object now known: that failed
         self._leftovers: dict[VirtualServer, ServiceName] = {}  # frontends in last rows that no Service claims
@@ -104,6 +105,14 @@ class Compiler:
         states, self._states = self._states, {}
         return tuple(states.values())
 
+    def pop_moved(self) -> list[ServiceName]:
+        """Return the Services compiled since the last call of which more than endpoints may have changed.
+
+        That is the Service itself, the NodeContext, or which of its addresses are taken.
+        """
+        moved, self._moved = list(self._moved), {}
+        return moved
+
     def _update_context(self) -> None:
         try:
             context = self._make_context(self.cluster.node, self.cluster.addresses)
@@ -119,8 +128,12 @@ class Compiler:
 
     def _update_claims(self) -> None:
         """Decide which Service holds each frontend; make those dirty, too, that gained or lost one to a dirty one."""
+        if not self.cluster.moved and not self._unclaimed:
+            return
         tried_again = (name for name in self.cluster.dirty if name in self._unclaimed)
-        names = iter(list(dict.fromkeys((*self.cluster.moved, *tried_again))))
+        moved = dict.fromkeys((*self.cluster.moved, *tried_again))
+        names = iter(list(moved))
+        self._moved |= moved
         self.cluster.moved.clear()
         try:
             for name in names:

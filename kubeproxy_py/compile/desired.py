@@ -22,6 +22,8 @@ BASE = ObjectName("", "base")
 CHAINS = ObjectName("", "chains")
 """Owner of the chains, which follow from the sets."""
 
+_ABSENT = object()
+
 
 class Desired:
     """The rows that the kernel should have."""
@@ -29,14 +31,14 @@ class Desired:
     def __init__(self) -> None:
         self.rows: Rows = {}
         self.sets = IpsetUsage()
-        self._kinds: Counter[type[Key]] = Counter()  # number of rows of each kind
+        self._counts: Counter[str] = Counter()  # number of rows by the name of their kind
         self._parts: dict[Owner, tuple[Rows, ...]] = {}
         self._other_owners: dict[Key, int] = {}  # of each key that several owners want: how many besides one
 
     @property
     def counts(self) -> dict[str, int]:
         """Return the number of rows by the name of their kind."""
-        return {kind.__name__: count for kind, count in self._kinds.items()}
+        return dict(self._counts)
 
     def replace(self, owner: Owner, *parts: Rows) -> list[Key]:
         """Replace the rows that *owner* wants by those of *parts*, and return the keys of the union that changed.
@@ -47,9 +49,10 @@ class Desired:
         self._store(owner, parts)
         changed = [key for key in old if key not in new and self._withdraw(key)]
         for key, spec in new.items():
-            if key not in old:
+            before = old.get(key, _ABSENT)  # hashing a key costs more than all else here
+            if before is _ABSENT:
                 self._add_owner(key)
-            elif old[key] == spec:
+            elif before == spec:
                 continue
             if self._set(key, spec):
                 changed.append(key)
@@ -94,7 +97,7 @@ class Desired:
         if key not in self.rows:
             if isinstance(key, IpsetEntry):
                 self.sets.add(key)
-            self._kinds[type(key)] += 1
+            self._counts[type(key).__name__] += 1
         elif self.rows[key] == spec:
             return False
         self.rows[key] = spec
@@ -105,7 +108,7 @@ class Desired:
         del self.rows[key]
         if isinstance(key, IpsetEntry):
             self.sets.remove(key)
-        self._kinds[type(key)] -= 1
+        self._counts[type(key).__name__] -= 1
 
 
 def _differing_parts(before: Sequence[Rows], after: Sequence[Rows]) -> tuple[Rows, Rows]:

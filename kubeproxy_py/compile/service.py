@@ -28,6 +28,8 @@ from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
 
+_ONLY_CLUSTER_IP = frozenset((FrontendKind.CLUSTER_IP,))
+
 
 def compile_service(
     service: Service,
@@ -71,7 +73,7 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
     for port in family_ports(service, context, taken):
         # An externalIP of the node and a NodePort may make one frontend of two ports; then the earlier port has it.
         served = [frontend for frontend in frontends(port, context, taken, lost) if frontend.server not in earlier]
-        earlier.update(frontend.server for frontend in served)
+        earlier.update([frontend.server for frontend in served])
         endpoints = cache.slice_endpoints(slices, port.family, port.port, context)
         port_rows, *slice_parts = _port_parts(port, served, endpoints, context)
         common |= port_rows
@@ -115,7 +117,7 @@ def select_endpoints(
     service: Service, port: ServicePort, kinds: Collection[FrontendKind], endpoints: Sequence[SliceEndpoints]
 ) -> EndpointSelection:
     """Return the rules that select from *endpoints* for *port* of *service*, which has frontends of *kinds*."""
-    is_external = port.node_port != 0 or any(kind is not FrontendKind.CLUSTER_IP for kind in kinds)
+    is_external = port.node_port != 0 or not _ONLY_CLUSTER_IP.issuperset(kinds)
     return select_rules(
         endpoints,
         # An external address always needs the cluster's endpoints, at least for clients on this node.

@@ -77,9 +77,9 @@ class SliceEndpoints:
 class _Hints:
     """The topology hints of one kind on *ready* endpoints."""
 
-    def __init__(self, ready: Sequence[Backend], names: Callable[[Endpoint], tuple[str, ...]], here: str) -> None:
-        self.complete = all(names(b.endpoint) for b in ready)  # every endpoint has a hint
-        self.matching = [b for b in ready if here in names(b.endpoint)] if self.complete and here else []
+    def __init__(self, ready: Sequence[Backend], names: Callable[[Backend], tuple[str, ...]], here: str) -> None:
+        self.complete = all(map(names, ready))  # every endpoint has a hint
+        self.matching = [b for b in ready if here in names(b)] if self.complete and here else []
 
 
 _SELECTORS: Mapping[SelectionRule, Callable[[SliceEndpoints], Sequence[Backend]]] = {
@@ -150,8 +150,12 @@ def is_local(endpoint: Endpoint, node: str) -> bool:
     return endpoint.node == node != ""
 
 
-_node_hints: Callable[[Endpoint], tuple[str, ...]] = attrgetter("node_hints")
-_zone_hints: Callable[[Endpoint], tuple[str, ...]] = attrgetter("zone_hints")
+# Run by map() without Python code for each endpoint.
+_node_hints: Callable[[Backend], tuple[str, ...]] = attrgetter("endpoint.node_hints")
+_zone_hints: Callable[[Backend], tuple[str, ...]] = attrgetter("endpoint.zone_hints")
+_ready: Callable[[SliceEndpoints], list[Backend]] = attrgetter("ready")
+_complete: Callable[[_Hints], bool] = attrgetter("complete")
+_matching: Callable[[_Hints], list[Backend]] = attrgetter("matching")
 _HINT_RULES: tuple[tuple[SelectionRule, Callable[[SliceEndpoints], _Hints]], ...] = (
     (SelectionRule.NODE_HINTED, attrgetter("node_hints")),
     (SelectionRule.ZONE_HINTED, attrgetter("zone_hints")),
@@ -164,11 +168,11 @@ def _cluster_rule(endpoints: Sequence[SliceEndpoints]) -> SelectionRule:
     Node hints count if every ready endpoint has one and any of them names this node; else zone hints by the same
     condition.  A single ready endpoint without hints turns them off (KEP-2433, KEP-3015).
     """
-    if not any(part.ready for part in endpoints):
+    if not any(map(_ready, endpoints)):
         return SelectionRule.TERMINATING if selects_any(endpoints, SelectionRule.TERMINATING) else SelectionRule.NONE
     for rule, hints_of in _HINT_RULES:
-        hints = [hints_of(part) for part in endpoints]
-        if all(hint.complete for hint in hints) and any(hint.matching for hint in hints):
+        hints = list(map(hints_of, endpoints))
+        if all(map(_complete, hints)) and any(map(_matching, hints)):
             return rule
     return SelectionRule.READY
 

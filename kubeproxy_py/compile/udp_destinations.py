@@ -6,7 +6,8 @@ ready without serving (publishNotReadyAddresses) is used by IPVS, so it may have
 each sync.  A virtual server that no Service wants, or whose Service port has no such endpoint, may have no flow at all.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.frontends import family_ports, servers
@@ -14,22 +15,24 @@ from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.topology import backends
 from kubeproxy_py.model.flows import AllowedDestinations, Destination
 from kubeproxy_py.model.rows import Key, RealServer, VirtualServer
-from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
+from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, ServicePort
+from kubeproxy_py.net import Protocol
 
+_protocol: Callable[[ServicePort], Protocol] = attrgetter("protocol")
 _NOWHERE: frozenset[Destination] = frozenset()
 
 
-def udp_server(key: Key) -> VirtualServer | None:
-    """Return the UDP virtual server that *key* is or belongs to; None for any other key."""
-    server = key.virtual_server if isinstance(key, RealServer) else key
-    return server if isinstance(server, VirtualServer) and server.protocol == "UDP" else None
+def udp_servers_among(keys: Iterable[Key]) -> set[VirtualServer]:
+    """Return the UDP virtual servers that *keys* are or belong to."""
+    servers = {key.virtual_server if isinstance(key, RealServer) else key for key in keys}
+    return {server for server in servers if isinstance(server, VirtualServer) and server.protocol == "UDP"}
 
 
 def udp_servers(names: Iterable[ServiceName], compiler: Compiler) -> Iterator[VirtualServer]:
     """Return the UDP virtual servers of the Services *names*."""
     for name in names:
         service = compiler.cluster.services.get(name)
-        if service and any(port.protocol == "UDP" for port in service.ports):
+        if service and "UDP" in map(_protocol, service.ports):
             yield from (server for server in compiler.claims.held_by(name) if server.protocol == "UDP")
 
 

@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from operator import attrgetter
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.frontends import family_ports
 from kubeproxy_py.events import kube_events
 from kubeproxy_py.events.kube_events import Publish
 from kubeproxy_py.kernel.host.listening import ListeningSocket
-from kubeproxy_py.model.services import Service, ServiceName
+from kubeproxy_py.model.services import Service, ServiceName, ServicePort
 from kubeproxy_py.net import Family, Protocol
 
 _NodePort = tuple[Protocol, int, Family]
+_node_port: Callable[[ServicePort], int] = attrgetter("node_port")
 
 
 class NodePortGuard:
@@ -63,7 +65,7 @@ class NodePortGuard:
 
     def _node_ports(self, name: ServiceName) -> frozenset[_NodePort]:
         service, context = self._compiler.cluster.services.get(name), self._compiler.context
-        if not service or not _is_served(service) or not any(port.node_port for port in service.ports):
+        if not service or not _is_served(service) or not any(map(_node_port, service.ports)):
             return frozenset()
         return frozenset(
             (port.port.protocol, port.port.node_port, port.family)

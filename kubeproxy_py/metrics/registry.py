@@ -70,7 +70,7 @@ class MetricsRegistry:
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Add the observation *value* to a histogram."""
         with self._lock:
-            buckets = self._buckets(name, labels)
+            buckets = self._histograms.get(name, {}).get(labels) or self._buckets(name, labels)
             buckets[bisect_left(self._bounds[name], value)] += 1
             buckets[-1] += value
 

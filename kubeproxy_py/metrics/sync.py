@@ -108,18 +108,21 @@ class SyncMetrics:
             self._registry.inc(f"{_SYNC}iptables_restore_failures_total", family)
 
     def _record_sync(self, report: SyncReport) -> None:
-        phases = {"compile": report.compile_s, "plan": report.plan_s, "apply": report.apply_s}
-        for phase, took_s in phases.items():
-            self._registry.observe("kubeproxy_ipvs_sync_phase_duration_seconds", took_s, phase)
+        phases = (("compile", report.compile_s), ("plan", report.plan_s), ("apply", report.apply_s))
+        for phase, phase_s in phases:
+            self._registry.observe("kubeproxy_ipvs_sync_phase_duration_seconds", phase_s, phase)
+        took_s = report.compile_s + report.plan_s + report.apply_s
         if report.since_event_s is not None:
             self._registry.observe("kubeproxy_ipvs_event_to_kernel_duration_seconds", report.since_event_s)
         for family in self._families:  # one sync serves both
-            self._registry.observe(f"{_SYNC}duration_seconds", sum(phases.values()), family)
+            self._registry.observe(f"{_SYNC}duration_seconds", took_s, family)
         self._record_changes()
         for kind in ("service", "endpoint"):
             self._registry.set(f"{_SYNC}{kind}_changes_pending", 0)
-        self._registry.inc("kubeproxy_ipvs_foreign_servers_deleted_total", amount=len(report.foreign))
-        self._record_programming({state.name for state in report.states})
+        if report.foreign:
+            self._registry.inc("kubeproxy_ipvs_foreign_servers_deleted_total", amount=len(report.foreign))
+        if self._triggers:
+            self._record_programming({state.name for state in report.states})
         self._record_without_local(report.states)
 
     def _record_stale_flows(self, report: StaleFlowReport) -> None:
@@ -140,9 +143,13 @@ class SyncMetrics:
     def _record_without_local(self, states: tuple[ServiceState, ...]) -> None:
         changed: set[tuple[Policy, IPFamily]] = set()
         for state in states:
-            before = self._without_local.pop(state.name, ())
+            before = self._without_local.get(state.name, ())
+            if before == state.policies_without_local:  # nearly always; empty updates of a Counter are not free
+                continue
             if state.policies_without_local:
                 self._without_local[state.name] = state.policies_without_local
+            else:
+                del self._without_local[state.name]
             self._without_local_counts.subtract(before)
             self._without_local_counts.update(state.policies_without_local)
             changed.update(before, state.policies_without_local)

@@ -10,6 +10,7 @@ Invariants:
   twice: among the additions to the union of old and new rules, and among the deletions to the new rules only.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import takewhile
@@ -56,6 +57,7 @@ class _Missing(Enum):
 
 
 _MISSING = _Missing.ROW
+_UP_TO_SETS = BUILD_ORDER[: BUILD_ORDER.index(Ipset) + 1]
 _MaybeSpec = Spec | _Missing
 
 
@@ -100,13 +102,12 @@ def make_plan(desired: Rows, actual: Rows, keys: Collection[Key] | None = None) 
 
 def _leading(steps: Sequence[Step]) -> Iterator[Step]:
     """Return the steps up to and including those on sets, where the header of a set would change."""
-    last = BUILD_ORDER.index(Ipset)
-    return takewhile(lambda step: step.verb != "delete" and BUILD_ORDER.index(type(step.key)) <= last, steps)
+    return takewhile(lambda step: step.verb != "delete" and type(step.key) in _UP_TO_SETS, steps)
 
 
 def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step]:
-    builds: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
-    teardowns: dict[type[Key], list[Step]] = {kind: [] for kind in BUILD_ORDER}
+    builds: dict[type[Key], list[Step]] = defaultdict(list)
+    teardowns: dict[type[Key], list[Step]] = defaultdict(list)
     for key in _differing(desired, actual) if keys is None else keys:
         want, have = desired.get(key, _MISSING), actual.get(key, _MISSING)
         if want != have:
@@ -115,26 +116,31 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
                 builds[type(key)].append(build)
             if teardown:
                 teardowns[type(key)].append(teardown)
-    obsolete = _pop_obsolete(builds[Address], teardowns) if builds[Address] else []
+    obsolete = _pop_obsolete(builds[Address], teardowns) if Address in builds else []
 
     def allows_too_much(key: IpsetEntry) -> bool:
         return _exempts(key) or (key.set in OPENS and is_closed(frontend_of(key), desired))
 
-    removed_early = _pop_entries(teardowns[IpsetEntry], builds[RealServer], allows_too_much)
-    added_late = _pop_entries(builds[IpsetEntry], teardowns[RealServer], _exempts)
+    removed_early = _pop_entries(teardowns.get(IpsetEntry), builds.get(RealServer), allows_too_much)
+    added_late = _pop_entries(builds.get(IpsetEntry), teardowns.get(RealServer), _exempts)
+    first = {kind: _ranked(kind, unordered) for kind, unordered in builds.items()}
+    last = {kind: _ranked(kind, unordered)[::-1] for kind, unordered in teardowns.items()}
+    if obsolete:
+        first[Address] = [*obsolete, *first[Address]]
+    if removed_early:
+        first[IpsetEntry] = [*first.get(IpsetEntry, ()), *removed_early]
+    if added_late:
+        last[IpsetEntry] = [*added_late, *last.get(IpsetEntry, ())]
     steps: list[Step] = []
-    for kind in BUILD_ORDER:
-        steps += obsolete if kind is Address else ()
-        steps += _ranked(kind, builds[kind])
-        steps += removed_early if kind is IpsetEntry else ()
-    for kind in reversed(BUILD_ORDER):
-        steps += added_late if kind is IpsetEntry else ()
-        steps += reversed(_ranked(kind, teardowns[kind]))
+    for kind in sorted(first, key=BUILD_ORDER.index):
+        steps += first[kind]
+    for kind in sorted(last, key=BUILD_ORDER.index, reverse=True):
+        steps += last[kind]
     return steps
 
 
 def _pop_entries(
-    entry_steps: list[Step], real_server_steps: Sequence[Step], is_meant: Callable[[IpsetEntry], bool]
+    entry_steps: list[Step] | None, real_server_steps: Sequence[Step] | None, is_meant: Callable[[IpsetEntry], bool]
 ) -> list[Step]:
     """Remove from *entry_steps*, and return, those *is_meant* on entries of a frontend of *real_server_steps*."""
     if not entry_steps or not real_server_steps:

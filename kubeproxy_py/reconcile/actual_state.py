@@ -135,6 +135,12 @@ class ActualState:
         self, plan: Plan, failures: Collection[StepFailure], tried: Collection[Key], now_s: float
     ) -> None:
         """Record the outcome of *plan*, which was computed for the keys *tried*."""
+        if not failures:  # nearly always
+            self._apply_written(plan.steps, ())
+            self._track_steps(plan, now_s)
+            self.pending.record_outcome(tried, {}, now_s)
+            self.drift.record_outcome(tried, ())
+            return
         unapplied = _unapplied(plan, failures)
         under_way, begun, failed = _by_outcome(unapplied)
         self._apply_written(plan.steps, unapplied)
@@ -228,7 +234,9 @@ class ActualState:
 
     def _track_steps(self, plan: Plan, now_s: float) -> None:
         # A row that was added does not drain, and can have drained before only if something drains.
-        self.track_draining((step.key for step in plan if step.verb != "add" or self.draining), now_s)
+        may_have_drained = bool(self.draining)
+        keys = [step.key for step in plan.steps if may_have_drained or step.verb != "add"]
+        self.track_draining(keys, now_s)
 
 
 def _unapplied(plan: Plan, failures: Collection[StepFailure]) -> Collection[StepFailure]:
@@ -290,16 +298,17 @@ def _apply_in_place(
     called with each key that is new (1) or gone (-1).
     """
     failed = {failure.step for failure in failures}
+    number = len(rows)
     for step in steps:
         if failed and step in failed:
             continue
-        before = len(rows)
         if step.verb == "delete":
             rows.pop(step.key, None)
         else:
             rows[step.key] = step.spec
-        if on_change and len(rows) != before:
-            on_change(step.key, len(rows) - before)
+        if on_change and step.verb != "update" and (after := len(rows)) != number:
+            on_change(step.key, after - number)
+            number = after
 
 
 def _rows_after_full_sync(rows: Rows, plan: Plan, desired: Rows) -> Rows:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.compiler import Compiler, NodeContextFactory
 from kubeproxy_py.compile.desired import Owner
-from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_server, udp_servers
+from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_servers, udp_servers_among
 from kubeproxy_py.diagnose.snapshot import Activity, ActualRows, Snapshot
 from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, Scope, read_scopes
 from kubeproxy_py.logging_setup import values
@@ -190,23 +190,23 @@ class Agent:
 
     def status(self) -> SyncStatus:
         """Return the status for other threads, at the cost of what is pending."""
-        state = self.state
-        failed = state.pending.failed
+        state, pending = self.state, self.state.pending
+        failed = pending.failed if pending else ()
         return SyncStatus(
             self.compiler.desired.counts,
-            count_by_kind(state.pending.keys),
-            count_by_kind(failed),
+            count_by_kind(pending.keys) if pending else {},
+            count_by_kind(failed) if failed else {},
             dict(state.drift.found),
             dict(state.drift.repaired),
             len(state.draining),
             self._compare.count,
             self._watch.count,
             len(state.unread.errors),
-            stuck_families((*failed, *state.pending.under_way)),
+            stuck_families((*failed, *pending.under_way)) if pending else frozenset(),
             self.compiler.refusals.counts(),
             state.drift.disputed,
             len(self.compiler.failed),
-            unprotected_families(state.pending.keys, state.rows) if state.is_adopted else frozenset(FAMILIES),
+            unprotected_families(pending.keys, state.rows) if state.is_adopted else frozenset(FAMILIES),
             fights=dict(state.drift.fights),
             is_waiting=bool(self.awaited),
             has_work=not state.is_adopted or self._is_sync_requested(),
@@ -267,7 +267,7 @@ class Agent:
 
     def run_due(self, now_s: float) -> list[Report]:
         """Do what is due, at most one sync of each trigger, and return what was done.  Raises KernelError."""
-        if now_s < self.due_s():
+        if self.awaited:
             return []
         if not self.state.is_adopted:
             return [self._first_sync(now_s)]
@@ -339,8 +339,8 @@ class Agent:
 
     def _enqueue_flows(self, report: SyncReport, services: Collection[ServiceName]) -> None:
         failed = {failure.step.key for failure in report.failures}
-        applied = (udp_server(step.key) for step in report.steps if step.key not in failed)
-        servers = {*udp_servers(services, self.compiler), *filter(None, applied)}
+        applied = [step.key for step in report.steps if not failed or step.key not in failed]
+        servers = udp_servers_among(applied).union(udp_servers(services, self.compiler))
         self._flows.enqueue(servers, self._reconciler.last_sync_s)
 
     def _node_addresses(self) -> frozenset[IP]:

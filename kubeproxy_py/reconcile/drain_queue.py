@@ -65,7 +65,7 @@ class DrainQueue:
         """Add or drop *key*, depending on whether it drains in the *rows* of the kernel."""
         if not isinstance(key, RealServer):
             return
-        if key not in rows or not is_draining(key, rows[key], desired):
+        if not is_draining(key, rows.get(key), desired):
             self._drop(key)
         elif key not in self._drains.get(key.virtual_server, ()):
             deadline_s = now_s + (self._deadline_of(key) or NEVER)

@@ -4,7 +4,7 @@ A fingerprint is recorded when a snapshot agrees with the known rows, and invali
 changes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from kubeproxy_py.kernel import Readable, scope_of
 from kubeproxy_py.model.rows import Key, RealServer, VirtualServer
@@ -33,10 +33,11 @@ class Fingerprints:
         """Record that the known rows of *readable* are those of the snapshot with *fingerprint*."""
         self._fingerprints[readable] = fingerprint
 
-    def invalidate(self, keys: Iterable[Key]) -> None:
+    def invalidate(self, keys: Collection[Key]) -> None:
         """Discard the fingerprints of everything that contains *keys*."""
+        for readable in set(map(readable_of, keys)):
+            self._fingerprints.pop(readable, None)
         for key in keys:
-            self._fingerprints.pop(readable_of(key), None)
             if isinstance(key, VirtualServer):
                 self.servers_version += 1
                 self._fingerprints.pop(key, None)

@@ -148,15 +148,19 @@ class Loop:
 
     def run_cycle(self) -> None:
         """Wait until there is something to do, and do it.  Raises KernelError."""
-        due_s = min(self._agent.due_s(), self._sync_log.due_s)
-        wait_s = min(due_s - monotonic(), self._alive()) if not self._queue else 0.0
-        self._handle_messages(None if wait_s == NEVER else max(0.0, wait_s))
+        self._handle_messages(0.0 if self._queue else self._wait_s())
         for report in self._agent.run_due(monotonic()):
             self._publish(report)
         contained("log", self._sync_log.flush_due)
         self._answer_due()
         if self._observer:
             self._end_cycle(self._observer)
+
+    def _wait_s(self) -> float | None:
+        """Return how long there is nothing to do unless something is enqueued; None: for ever."""
+        due_s = min(self._agent.due_s(), self._sync_log.due_s)
+        wait_s = min(due_s - monotonic(), self._alive())
+        return None if wait_s == NEVER else max(0.0, wait_s)
 
     def _publish(self, report: Report) -> None:
         contained("log", self._sync_log.record, report)

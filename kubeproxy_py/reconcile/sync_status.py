@@ -64,11 +64,12 @@ def stuck_families(failed: Iterable[Key]) -> frozenset[Family]:
 
 def unprotected_families(pending: Iterable[Key], actual: Container[Key]) -> frozenset[Family]:
     """Return the families in which a chain or jump that protects addresses is *pending* and does not exist."""
-    return frozenset(
+    families = [
         key.family
         for key in pending
         if isinstance(key, Chain | Jump) and protecting_group(key) is not None and key not in actual
-    )
+    ]
+    return frozenset(families)
 
 
 def count_by_kind(keys: Iterable[Key]) -> dict[str, int]:

@@ -1,5 +1,8 @@
 """Which addresses of a Service are served, and which kube-ipvs0 gets."""
 
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
 import pytest
 
 from kubeproxy_py.compile.binding import FrontendKind, bind
@@ -239,3 +242,37 @@ def test_taken_words_of_a_report_come_before_those_of_an_endpoint() -> None:
     assert taken.owner_text(GATEWAY) == "the address of an endpoint"
     assert taken.replace_report(TakenAddresses("gateways", {GATEWAY: "a gateway"})) == [GATEWAY]
     assert taken.owner_text(GATEWAY) == "a gateway"
+
+
+SPECIAL_NETWORKS = {
+    "loopback": ("127.0.0.0/8", "::1/128"),
+    "multicast": ("224.0.0.0/4", "ff00::/8"),
+    "link-local": ("169.254.0.0/16", "fe80::/10"),
+    "unspecified": ("0.0.0.0/32", "::/128"),
+    "broadcast": ("255.255.255.255/32",),
+}
+
+
+def edges_of(network: IPv4Network | IPv6Network) -> Iterator[str]:
+    """Yield the first and last address of *network*, and those before and after it."""
+    first, last, highest = int(network[0]), int(network[-1]), 2**network.max_prefixlen - 1
+    make = IPv4Address if network.version == 4 else IPv6Address
+    yield from (str(make(number)) for number in (first - 1, first, last, last + 1) if 0 <= number <= highest)
+
+
+BESIDE_SPECIAL_NETWORKS = sorted(
+    {parse_ip(edge) for texts in SPECIAL_NETWORKS.values() for text in texts for edge in edges_of(ip_network(text))}
+    | {parse_ip(f"{byte}.0.0.1") for byte in range(256)}
+    | {parse_ip(f"{group:x}::1") for group in (0x00FE, 0x00FF, 0x0FE8, 0x2001, 0xFE00, 0xFE7F, 0xFEC0, 0xFEFF)}
+    | {"::2", "::10.0.0.1", "::fe80:0:0:0", "0:1::", "169.25.4.1", "1.127.0.1", "22.4.0.1"}
+)
+
+
+@pytest.mark.parametrize("address", BESIDE_SPECIAL_NETWORKS)
+def test_special_use_is_that_of_the_network_which_contains_the_address(address: str) -> None:
+    expected = [
+        use
+        for use, texts in SPECIAL_NETWORKS.items()
+        if any(ip_address(parse_ip(address)) in ip_network(text) for text in texts)
+    ]
+    assert [use for use in [special_use(parse_ip(address))] if use] == expected

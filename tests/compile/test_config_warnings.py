@@ -3,11 +3,12 @@
 import pytest
 
 from kubeproxy_py.commands.parts import agent_settings
-from kubeproxy_py.compile.config_warnings import family_warnings, loopback_warnings, node_warnings
+from kubeproxy_py.compile.config_warnings import family_warnings, has_address_on_node, loopback_warnings, node_warnings
 from kubeproxy_py.config.load import LoadedConfig, load
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import Node
-from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.net import FAMILIES, family_of
+from tests.builders import node_context, service
 
 V4, V6 = "192.168.3.10", "fd00:3::10"
 PODS_V4, PODS_V6 = "10.244.1.0/24", "fd00:10:244:1::/64"
@@ -109,3 +110,22 @@ def test_other_values_for_node_ports_give_no_warning(value: str) -> None:
 def test_node_without_an_address_of_a_served_family_is_told_from_one_without_addresses() -> None:
     (warning,) = node_warnings(node_cidr().config, ("IPv6",), Node("a", addresses=(V4,), pod_cidrs=(PODS_V4,)))
     assert warning == "Node a has no address in a family that this host serves; assuming ::1 as the node IP"
+
+
+OTHER_V4, OTHER_V6 = "10.0.0.99", "fd00::99"
+
+
+@pytest.mark.parametrize("kept", [(V4,), (V6,), (V4, V6)])
+@pytest.mark.parametrize("field", ["cluster_ips", "external_ips", "load_balancer_ips"])
+@pytest.mark.parametrize("address", [V4, V6, OTHER_V4, OTHER_V6])
+def test_service_has_an_address_on_node_if_any_that_it_names_is_on_another_interface(
+    address: str, field: str, kept: tuple[str, ...]
+) -> None:
+    foreign = {family: frozenset(one for one in kept if family_of(one) == family) for family in FAMILIES}
+    fields = {"cluster_ips": (OTHER_V4,), field: (OTHER_V4, address)}
+    named = service(type="LoadBalancer", **fields)  # type: ignore[arg-type]
+    assert has_address_on_node(named, node_context(foreign_addresses=foreign)) is (address in kept)
+
+
+def test_service_has_no_address_on_a_node_of_which_no_address_is_known() -> None:
+    assert not has_address_on_node(service(external_ips=(V4,)), node_context(foreign_addresses={}))
