@@ -5,6 +5,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 -m lab run
 KERNEL_TESTS := tests/e2e tests/contract tests/host_tools
+LINTS := lint format types layers
 KERNEL_JOBS := kernel-tests-1 kernel-tests-2 kernel-tests-3 kernel-tests-4
 # The fast tests wait a third of their time, so that three processes keep two CPUs busy.
 WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
@@ -22,7 +23,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +43,7 @@ build/run/ready: image/requirements.lock
 
 test: setup lab tools ## run all tests, including those on a real kernel with IPVS
 	@rm -rf build/kernel-queue
-	@$(JOBS) WORKERS=0 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" image-tests laws check pythons $(KERNEL_JOBS)
+	@$(JOBS) WORKERS=0 ALL_EXAMPLES=1 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" image-tests laws fast-tests $(LINTS) pythons $(KERNEL_JOBS)
 
 test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
 	LAB=qemu python3 -m lab install
@@ -82,11 +83,22 @@ chart: setup ## generate the files of the Helm chart: README.md, copies of rules
 	$(PYTHON) -m tests.deploy.chart_files
 
 check: setup tools ## check lint, format, types and layers, and run the fast tests; under a minute
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports --no-logo
+	@$(JOBS) fast-tests $(LINTS)
+
+fast-tests: setup tools #  the longest of the jobs of check, so it begins first
 	$(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+
+format: setup
+	$(VENV)/bin/ruff format --check .
+
+types: setup
+	$(VENV)/bin/mypy
+
+layers: setup
+	$(VENV)/bin/lint-imports --no-logo
 
 image: ## build the container image: build/image/kubeproxy-py.tar; make image [BASE=debian:12-slim]
 	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \

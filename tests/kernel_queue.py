@@ -19,25 +19,42 @@ SLOWEST = (
     "test_recorded_cases.py",
     "test_spec_cases.py",
     "test_faults_that_reset.py",
-    "test_systemd.py",
+    "test_drift_marks.py",
+    "test_trace_settings.py",
     "test_same_source_port.py",
-    "test_alerts.py",
+    "test_deb.py",
+    "test_crash.py",
     "test_many_restarts.py",
+    "test_alerts.py",
+    "test_systemd.py",
+    "test_trace_policies.py",
     "test_netlink_adapters.py",
     "test_draining.py",
-    "test_drift_marks.py",
+    "test_debug_socket.py",
+    "test_trace_changes.py",
+    "test_trace.py",
+    "test_g2_iptables_waits.py",
     "test_drift.py",
-    "test_crash.py",
+    "test_large_sets.py",
     "test_policies.py",
+    "test_image.py",
     "test_source_ports.py",
+    "test_offline_start.py",
+    "test_doctor.py",
     "test_d2_policy_change_under_traffic.py",
     "test_f1_malformed_list_responses.py",
     "test_flows.py",
-    "test_image.py",
+    "test_api_server.py",
 )
 
 # Files of many cases that need nothing of each other, and into how many parts they are divided.
-PARTS = {"test_recorded_cases.py": 4, "test_spec_cases.py": 8}
+PARTS = {
+    "test_recorded_cases.py": 4,
+    "test_spec_cases.py": 8,
+    "test_drift_marks.py": 2,
+    "test_trace_settings.py": 2,
+    "test_same_source_port.py": 2,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

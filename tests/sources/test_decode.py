@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeproxy_py.model.node import Node
@@ -14,6 +14,7 @@ from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Ser
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.sources.decode import objects
 from kubeproxy_py.sources.decode.objects import Decoded, Kind, Origin, decode
+from tests.examples import at_most
 
 Json = dict[str, Any]
 
@@ -755,7 +756,7 @@ KINDS: dict[Kind, Json] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100, deadline=None)
+@at_most(100)
 @given(data=st.data())
 def test_decode_never_raises_and_reports_why_an_object_is_broken(kind: Kind, data: st.DataObject) -> None:
     body = data.draw(corrupted(KINDS[kind]) if data.draw(st.booleans()) else anything)

@@ -5,7 +5,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import objects
@@ -13,6 +13,7 @@ from kubeproxy_py.sources.decode.errors import FieldError
 from kubeproxy_py.sources.kubernetes import page_reader
 from kubeproxy_py.sources.kubernetes.answers import read_page
 from kubeproxy_py.sources.kubernetes.page_reader import PageReader
+from tests.examples import at_most
 
 Json = dict[str, Any]
 Read = tuple[list[bytes], str, str] | str
@@ -57,7 +58,7 @@ items_of_one_kind = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@at_most(300)
 @given(
     st.lists(items_of_one_kind, max_size=8),
     st.integers(1, 300),
@@ -79,7 +80,7 @@ def test_page_in_parts_has_the_items_of_the_whole_page(
     assert read == read_at_once(text.encode())
 
 
-@settings(max_examples=500, deadline=None)
+@at_most(500)
 @given(st.data())
 def test_damaged_page_is_read_as_the_whole_page_or_is_an_error(data: st.DataObject) -> None:
     text = bytearray(compact({**HEAD, "items": data.draw(st.lists(items_of_one_kind, min_size=1, max_size=5))}))

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, SliceDeleted, SliceUpserted, Synced
@@ -17,6 +17,7 @@ from kubeproxy_py.sources.kubernetes.open_watch import Answer, Verdict
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, node_resource
+from tests.examples import at_most
 
 Json = dict[str, Any]
 
@@ -968,7 +969,7 @@ names = st.sampled_from("abcd")
 ports = st.integers(80, 82)
 
 
-@settings(max_examples=200, deadline=None)
+@at_most(200)
 @given(st.data())
 def test_events_always_add_up_to_the_state_of_the_server(data: st.DataObject) -> None:
     """The server changes objects, interrupts lists and watches, and expires versions."""

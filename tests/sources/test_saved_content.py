@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import fields
@@ -29,6 +29,7 @@ from kubeproxy_py.sources.saved.content import (
     require_usable,
 )
 from tests.builders import endpoint, endpoint_slice, port, service
+from tests.examples import at_most
 
 WEB = service(
     "shop/web",
@@ -159,7 +160,7 @@ def test_file_is_bounded_in_every_direction(monkeypatch: pytest.MonkeyPatch) -> 
         decode(FILE)
 
 
-@settings(max_examples=300)
+@at_most(300)
 @given(st.integers(0, len(FILE) - 1), st.integers(1, 255))
 def test_file_with_a_changed_byte_is_rejected_or_says_the_same(index: int, change: int) -> None:
     changed = bytearray(FILE)
@@ -168,7 +169,7 @@ def test_file_with_a_changed_byte_is_rejected_or_says_the_same(index: int, chang
         assert decode(bytes(changed)) == SAVED  # the header of gzip has bytes without a meaning
 
 
-@settings(max_examples=200)
+@at_most(200)
 @given(st.binary(max_size=200))
 def test_lines_of_any_bytes_are_rejected(line: bytes) -> None:
     for file in (line, gzip.compress(line), gzip.compress(lines_of()[0] + line + b"\n")):

@@ -8,12 +8,14 @@ from kubeproxy_py.kernel.ipvs import encode
 from kubeproxy_py.kernel.netlink.messages import split_messages
 from kubeproxy_py.model.rows import RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.steps import Step
+from kubeproxy_py.net import Protocol
 
 IPVS = 30  # the number that a kernel assigned to the family
 
+PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
 SERVERS = [
     VirtualServer(address, number, protocol)
-    for address, number, protocol in product(("10.0.0.1", "fd00::1"), (53, 80), ("TCP", "UDP"))
+    for address, number, protocol in product(("10.0.0.1", "fd00::1"), (53, 80), PROTOCOLS)
 ]
 STEPS = [
     step
