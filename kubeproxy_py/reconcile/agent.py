@@ -301,7 +301,7 @@ class Agent:
 
     def _sync_and_drain(self, now_s: float) -> Iterator[Report]:
         """Compare for a slice, delete drained real servers, and sync if that is due, in the same messages."""
-        watches = now_s >= self._watch.due_s
+        watches = now_s >= self._watch.due_s and not (self._watch.may_wait(now_s) and now_s >= self._sync_due_s())
         compares = now_s >= self._compare.due_s and not watches
         drift_rows, self._late_drift_rows = self._late_drift_rows, 0
         if watches:

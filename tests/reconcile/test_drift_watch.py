@@ -25,7 +25,7 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Timing
 from kubeproxy_py.reconcile.drift import PAUSE
-from kubeproxy_py.reconcile.drift_watch import COMPARE_BURST_S, COMPARE_SHARE, MARKS_SHARE
+from kubeproxy_py.reconcile.drift_watch import COMPARE_BURST_S, COMPARE_SHARE, EVENTS_FIRST_S, MARKS_SHARE
 from kubeproxy_py.reconcile.report import Trigger
 from tests.builders import endpoint_slice, service
 from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
@@ -192,6 +192,27 @@ class SlowMarksKernel(MemoryKernel):
         self.reads += 1
         self.advance()
         return reader.read()
+
+
+def test_an_event_is_handled_before_marks_that_are_due_are_read() -> None:
+    harness = serving(timing=TIMING, kernel=(kernel := SlowMarksKernel()))
+    harness.advance(MARKS_S)
+    reads = kernel.reads
+    harness.now_s += MARKS_S
+    (report,) = harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.99"])))
+    assert (report.trigger, kernel.reads) == (Trigger.EVENT, reads)
+    harness.advance(0.0)
+    assert kernel.reads == reads + 1
+
+
+def test_marks_are_read_although_events_never_end() -> None:
+    harness = serving(timing=TIMING, kernel=(kernel := SlowMarksKernel()))
+    period_s, seconds = 0.05, 60.0
+    for number in range(int(seconds / period_s)):
+        harness.now_s += period_s
+        harness.handle(SliceUpserted(endpoint_slice(endpoints=[f"10.244.1.{number % 200}"])))
+    longest_s = MARKS_S + EVENTS_FIRST_S + 2 * period_s
+    assert seconds / longest_s - 1 <= kernel.reads <= seconds / MARKS_S
 
 
 def test_partial_compares_take_a_bounded_share_of_the_time() -> None:
