@@ -17,6 +17,7 @@ WANTED = {
     "ipset": "for kernels where ip_set cannot be used by netlink",
     "iptables": "both backends; the node decides which one is used",
     "kmod": "modprobe, for which /lib/modules is mounted",
+    "ncurses-base": "descriptions of terminals, for kubeproxy-py top",
     "netbase": "names of protocols and ports, which iptables prints",
     "python3.11": "the interpreter and its library",
 }

@@ -35,6 +35,9 @@ def _no_arguments(_parser: ArgumentParser) -> None:
     """Add nothing."""
 
 
+_MIN_INTERVAL_S, _MAX_INTERVAL_S = 0.1, 3600
+
+
 class Command(NamedTuple):
     """A command of the command line."""
 
@@ -290,6 +293,41 @@ def _explain_arguments(parser: ArgumentParser) -> None:
     _add_choice(parser, "-o", "--output", ("text", "json", "yaml"), "format")
 
 
+def _top(config_input: ConfigInput, arguments: Namespace) -> int:
+    from kubeproxy_py.commands.top import top
+
+    return top(config_input, arguments, lambda: _load_interactive(config_input))
+
+
+def _top_arguments(parser: ArgumentParser) -> None:
+    from kubeproxy_py.diagnose.rates import SORTS
+
+    parser.add_argument(
+        "--sort", choices=SORTS, default="connections", metavar="|".join(SORTS), help="the first column"
+    )
+    parser.add_argument(
+        "--filter", default="", metavar="WORDS", help="only Services of which a name or address has each of these words"
+    )
+    parser.add_argument("--real-servers", action="store_true", help="list the real servers of each Service")
+    parser.add_argument(
+        "--interval", type=_interval, metavar="SECONDS", help="between samples; default 2, with --once 6"
+    )
+    parser.add_argument("--once", action="store_true", help="print the rates of one interval, and exit")
+    _add_choice(parser, "-o", "--output", ("text", "json"), "format, with --once")
+
+
+def _interval(text: str) -> float:
+    from argparse import ArgumentTypeError
+
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _MIN_INTERVAL_S <= seconds <= _MAX_INTERVAL_S:
+        raise ArgumentTypeError(f"{text[:20]!r} is not a number of seconds from {_MIN_INTERVAL_S} to {_MAX_INTERVAL_S}")
+    return seconds
+
+
 def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.agent_config import choose
     from kubeproxy_py.commands.doctor import doctor
@@ -494,6 +532,19 @@ COMMANDS: dict[str, Command] = {
         _trace_arguments,
         usage="--from SENDER --to TARGET [FLAGS]",
         unusable=FAILED,
+    ),
+    "top": Command(
+        "Show the traffic of each Service and real server: connections, packets and bytes per second",
+        "Reads the kernel's counters, so it needs root; names are those of the running agent, which needs no flags.\n"
+        "Keys: s sort, r reverse, / filter, e real servers, p pause, q quit. Draining real servers are counted apart.\n"
+        f"With --once it exits with 1 if Services could not be named.\n{_KUBECONFIG}\n{_ALL_FLAGS}",
+        (
+            ("Show which Services are busy", "top"),
+            ("Show the real servers of one, by bytes", "top --filter=shop/web --real-servers --sort=bytes"),
+            ("Print the rates of ten seconds as JSON", "top --once --interval=10 --output=json"),
+        ),
+        _top,
+        _top_arguments,
     ),
     "check": Command(
         "Validate configuration, manifests and kubeconfig, and report every problem",

@@ -99,6 +99,13 @@ def _own_state(snapshot: "Snapshot", parameters: Mapping[str, str]) -> State:
     return msgspec.json.decode(b"".join(pieces), type=State)
 
 
+def own_state(loaded: "LoadedConfig", parameters: Mapping[str, str]) -> State:
+    """Return the state as this command sees it itself; it waits some seconds for the source.  Raises KernelError."""
+    from kubeproxy_py.commands.own_view import OwnView
+
+    return _own_state(OwnView(loaded).wait(), parameters)
+
+
 def _text(state: State, output: str) -> str:
     from kubeproxy_py.diagnose.status_text import status_text
 

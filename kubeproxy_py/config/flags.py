@@ -18,9 +18,9 @@ from kubeproxy_py.config.types import AgentSettings, Field, KubeProxyConfigurati
 _RUN = ("run",)
 _PLAN = ("run", "plan", "trace")
 _HOST = ("run", "plan", "trace", "doctor")
-_READ = ("run", "plan", "status", "explain", "trace")
+_READ = ("run", "plan", "status", "explain", "trace", "top")
 _SOURCE_OF = (*_READ, "doctor", "check")
-_KERNEL = ("run", "plan", "status", "explain", "trace", "doctor", "dump", "cleanup")
+_KERNEL = ("run", "plan", "status", "explain", "trace", "top", "doctor", "dump", "cleanup")
 
 
 class Flag(Struct, frozen=True, gc=False):
@@ -42,7 +42,7 @@ _CONFIGURATION = (
     Flag(
         "config", "", "read a KubeProxyConfiguration from this file; most other flags are then ignored",
         field_type=FILE,
-        commands=("run", "plan", "status", "explain", "trace", "doctor", "check", "dump", "cleanup"),
+        commands=("run", "plan", "status", "explain", "trace", "top", "doctor", "check", "dump", "cleanup"),
     ),
     Flag("write-config-to", "writeConfigTo", "write the effective configuration to this file and exit", AgentSettings),
     Flag(
@@ -208,7 +208,7 @@ _AGENT_SERVERS = (
     Flag(
         "debug-socket", "debugSocket",
         "Unix socket at which root is told the state of the agent; commands ask it before they look themselves",
-        AgentSettings, commands=("run", "status", "explain"),
+        AgentSettings, commands=("run", "plan", "status", "explain", "trace", "top", "doctor"),
     ),
     Flag(
         "traffic-series", "trafficSeries", "number of service ports with traffic metrics of their own; 0: none",

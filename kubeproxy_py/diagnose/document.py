@@ -134,6 +134,17 @@ class Totals(Document, frozen=True):
     refusals: int = 0
 
 
+class DrainState(Document, frozen=True):
+    """A real server that drains."""
+
+    namespace: str  # of the Service that has the virtual server; "": none has it
+    name: str
+    virtual_server: str
+    real_server: str
+    since: str
+    deadline: str = ""  # when it is deleted, even with connections; "": when it has none left
+
+
 class State(Document, frozen=True):
     """The state of an agent: /v1/state, /v1/status, and `status -o json`."""
 
@@ -143,6 +154,7 @@ class State(Document, frozen=True):
     agent: AgentState
     totals: Totals
     unsettled: tuple[RowState, ...] = ()  # rows that are not as desired; the first 1,000
+    drains: tuple[DrainState, ...] = ()  # all real servers that drain; the first 1,000
     services: tuple[ServiceState, ...] = ()  # those that match the filters; the worst first
 
 
@@ -206,6 +218,87 @@ class Config(Document, frozen=True):
     source: str  # where its objects come from
     config: dict[str, Any]  # KubeProxyConfiguration, every field, as in a file
     settings: dict[str, Any]  # the settings that such a file has no field for, by their flags in camelCase
+
+
+class Counters(Document, frozen=True):
+    """What the kernel counted since the object was created; "received" is what clients sent."""
+
+    connections: int = 0
+    received_packets: int = 0
+    sent_packets: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+class RealServerTraffic(Document, frozen=True):
+    """Counters of one real server."""
+
+    virtual_server: str
+    address: str
+    port: int
+    weight: int
+    active: int  # active connections
+    inactive: int
+    counters: Counters
+
+
+class TrafficDocument(Document, frozen=True):
+    """Counters of a Service's real servers: /v1/traffic."""
+
+    api_version: str
+    kind: str  # Traffic
+    time_s: float  # of the agent's clock, which never goes back: rates are differences by it
+    real_servers: tuple[RealServerTraffic, ...] | None = None  # null: the kernel cannot be read
+
+
+class Rates(Document, frozen=True):
+    """Counters per second."""
+
+    connections: float = 0.0
+    received_packets: float = 0.0
+    sent_packets: float = 0.0
+    received_bytes: float = 0.0
+    sent_bytes: float = 0.0
+
+
+class TopRealServer(Document, frozen=True):
+    """One endpoint of a Service port, with what it gets at all its addresses."""
+
+    address: str
+    port: int
+    status: Literal["serving", "draining"]  # draining: weight 0 at each virtual server
+    rates: Rates | None  # null: it appeared since the first sample
+    active: int = 0
+    inactive: int = 0
+    pod: str = ""
+    node: str = ""
+
+
+class TopService(Document, frozen=True):
+    """One Service port, with all addresses at which it is served; or a virtual server of which no Service is known."""
+
+    namespace: str
+    name: str  # "": unknown
+    port_name: str
+    protocol: str
+    addresses: tuple[str, ...]
+    rates: Rates | None
+    active: int = 0
+    inactive: int = 0
+    serving: int = 0  # real servers
+    draining: int = 0
+    real_servers: tuple[TopRealServer, ...] = ()
+
+
+class Top(Document, frozen=True):
+    """Traffic now: `top --once -o json`."""
+
+    api_version: str
+    kind: str  # Top
+    time: str  # of the second sample
+    interval_seconds: float  # between the samples
+    problem: str = ""  # why Services are not named
+    services: tuple[TopService, ...] = ()  # in the order and with the filter of the command line
 
 
 class ErrorDocument(Document, frozen=True):

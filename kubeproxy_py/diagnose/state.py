@@ -10,7 +10,7 @@ from itertools import islice
 import msgspec
 
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration, Section, fields_of
-from kubeproxy_py.diagnose.document import VERSION, AgentState, ScopeError, ServiceState, State, Totals
+from kubeproxy_py.diagnose.document import VERSION, AgentState, DrainState, ScopeError, ServiceState, State, Totals
 from kubeproxy_py.diagnose.filters import Filter, matching
 from kubeproxy_py.diagnose.rows import moment_text, row_state, time_text
 from kubeproxy_py.diagnose.services import ConnectionCounts, ServiceView, rank
@@ -18,11 +18,13 @@ from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.targets import AddressTarget, services_with_endpoint
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.net import join_host_port
 
 LISTED_MAX = 300
 """With more virtual servers than this, real servers are listed, and connections counted, only on request."""
 
 UNSETTLED_MAX = 1_000
+DRAINS_MAX = 1_000
 _ROWS_SETTINGS = (
     *("iptables.masqueradeAll", "ipvs.scheduler", "ipvs.strictARP", "ipvs.syncPeriod", "ipvs.excludeCIDRs"),
     *("detectLocalMode", "clusterCIDR", "nodePortAddresses", "drainDeadline"),
@@ -93,7 +95,21 @@ def head_of(snapshot: Snapshot) -> State:
     keys: list[Key] = list(islice(snapshot.retries, UNSETTLED_MAX)) or list(islice(snapshot.pending, UNSETTLED_MAX))
     desired = _desired_specs(snapshot, keys)
     rows = tuple(row_state(snapshot, key, desired) for key in keys)
-    return State(VERSION, "State", time_text(snapshot.wall_s), agent_state(snapshot), totals_of(snapshot), rows)
+    drains = tuple(_drain_state(snapshot, key) for key in islice(snapshot.draining, DRAINS_MAX))
+    time = time_text(snapshot.wall_s)
+    return State(VERSION, "State", time, agent_state(snapshot), totals_of(snapshot), rows, drains)
+
+
+def _drain_state(snapshot: Snapshot, key: RealServer) -> DrainState:
+    holder, drain = snapshot.claims.holder(key.virtual_server), snapshot.draining[key]
+    return DrainState(
+        holder.namespace if holder else "",
+        holder.name if holder else "",
+        str(key.virtual_server),
+        join_host_port(key.address, key.port),
+        moment_text(snapshot, drain.since_s),
+        moment_text(snapshot, drain.deadline_s),
+    )
 
 
 def _desired_specs(snapshot: Snapshot, keys: Collection[Key]) -> Rows:

@@ -215,6 +215,14 @@ class Traffic(Struct, frozen=True, gc=False):
     sent_bytes: int = 0
 
 
+class RealServerCounters(Struct, frozen=True, gc=False):
+    """What the kernel counts of a real server."""
+
+    weight: int
+    connections: Connections
+    traffic: Traffic  # since it was created
+
+
 Spec = str | IpsetSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | AddressSpec | None
 Rows = dict[Key, Spec]
 

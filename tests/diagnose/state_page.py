@@ -14,7 +14,16 @@ import msgspec
 from msgspec import Struct
 
 from kubeproxy_py.diagnose import document
-from kubeproxy_py.diagnose.document import VERSION, Config, Document, ErrorDocument, Explanation, State
+from kubeproxy_py.diagnose.document import (
+    VERSION,
+    Config,
+    Document,
+    ErrorDocument,
+    Explanation,
+    State,
+    Top,
+    TrafficDocument,
+)
 from kubeproxy_py.diagnose.filters import PARAMETERS
 
 PAGE = Path(__file__).parents[2] / "docs/state.md"
@@ -29,7 +38,8 @@ are null.
 
 The agent serves these documents as JSON, for root only, at the Unix socket of `--debug-socket`
 (`/run/kubeproxy-py/debug.sock` in the DaemonSet, the chart and the unit), and, with `enableProfiling: true`, below
-`/debug/` of the metrics server. Only GET is answered.
+`/debug/` of the metrics server. Only GET is answered. The server of `--ui` ([ui.md](ui.md)) has them at the paths of
+the socket. `kubeproxy-py top --once -o json` prints a Top.
 
 ```
 curl -s --unix-socket /run/kubeproxy-py/debug.sock http://agent/v1/status?service=shop/web
@@ -42,6 +52,7 @@ curl -s --unix-socket /run/kubeproxy-py/debug.sock http://agent/v1/status?servic
 | `/v1/explain` | `/debug/explain` | Explanation | `target`: as the argument of `kubeproxy-py explain` |
 | `/v1/trace` | `/debug/trace` | [trace](trace.md#the-json-document) | `from`, `to`, `inInterface`: as of `trace` |
 | `/v1/config` | `/debug/config` | Config | |
+| `/v1/traffic` | `/debug/traffic` | TrafficDocument | `service`: NAMESPACE/NAME |
 
 `realServers` and `connections` are `true` or `false`; without them, real servers are listed and connections are counted
 if at most 300 virtual servers match. A request that cannot be answered gets an ErrorDocument: status 400 (a parameter),
@@ -49,7 +60,7 @@ if at most 300 virtual servers match. A request that cannot be answered gets an 
 for commands of the same version, and no document.
 
 """
-_TOP: tuple[type[Document], ...] = (State, Explanation, Config, ErrorDocument)
+_TOP: tuple[type[Document], ...] = (State, Explanation, Config, TrafficDocument, Top, ErrorDocument)
 
 
 def page() -> str:
@@ -104,7 +115,7 @@ def type_text(annotation: Any) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of State, Explanation and ErrorDocument."""
+    """Return the JSON schema of all documents."""
     found, components = msgspec.json.schema_components(_TOP, ref_template="#/$defs/{name}")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "anyOf": list(found), "$defs": components}
 

@@ -49,7 +49,13 @@ from kubeproxy_py.kernel.iptables.nf_tables import content_hash, decode_hooked_t
 from kubeproxy_py.kernel.iptables.other_modes import chain_users, deletion_text, detach_text, stale_rules_in
 from kubeproxy_py.kernel.iptables.rule_parser import parse_restore
 from kubeproxy_py.kernel.iptables.text import TABLES, count_jumps, our_lines, saved_rows
-from kubeproxy_py.kernel.ipvs.decode import decode_all_traffic, decode_dests, decode_services, decode_timeouts
+from kubeproxy_py.kernel.ipvs.decode import (
+    decode_all_traffic,
+    decode_dest_counters,
+    decode_dests,
+    decode_services,
+    decode_timeouts,
+)
 from kubeproxy_py.kernel.ipvs.listing import mark_of, records_of
 from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks
 from kubeproxy_py.kernel.kernel_state import decode as decode_kernel_state
@@ -57,7 +63,7 @@ from kubeproxy_py.kernel.netlink.messages import decode_answers, decode_error, s
 from kubeproxy_py.kernel.netlink.socket import decode_family_id
 from kubeproxy_py.metrics.process import collect_process_metrics
 from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
-from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
+from kubeproxy_py.model.rows import Connections, RealServer, RealServerCounters, Traffic, VirtualServer
 from kubeproxy_py.net import FAMILIES
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
@@ -138,6 +144,7 @@ def _services(data: bytes) -> None:
 def _dests(data: bytes) -> None:
     for server in _SERVERS:
         decode_dests([data], server)
+        decode_dest_counters([data], server)
 
 
 def _ipvs_listing(data: bytes) -> None:
@@ -369,6 +376,9 @@ def _documents() -> Documents:
 class _NoCounts:
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return dict.fromkeys((), Connections())
+
+    def real_server_counters(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, RealServerCounters]:
+        return dict.fromkeys((), RealServerCounters(0, Connections(), Traffic()))
 
 
 def _state_request(data: bytes) -> None:

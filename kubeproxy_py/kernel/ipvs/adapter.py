@@ -32,6 +32,7 @@ from kubeproxy_py.kernel.ipvs.constants import FAMILY_NAME, Timeouts
 from kubeproxy_py.kernel.ipvs.decode import (
     RealServerState,
     decode_all_traffic,
+    decode_dest_counters,
     decode_dests,
     decode_services,
     decode_timeouts,
@@ -64,6 +65,7 @@ from kubeproxy_py.model.rows import (
     Connections,
     Key,
     RealServer,
+    RealServerCounters,
     Rows,
     Traffic,
     VirtualServer,
@@ -190,6 +192,18 @@ class IpvsAdapter:
     def traffic(self) -> dict[VirtualServer, Traffic]:
         """Return the counters of each virtual server, from one listing.  Raises KernelError."""
         return decode_all_traffic(self._list_services())
+
+    def real_server_counters(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, RealServerCounters]:
+        """Return the counters of each real server of *virtual_servers*; none of those that are gone.
+
+        Raises:
+            KernelError: The kernel cannot list them.
+        """
+        counters: dict[RealServer, RealServerCounters] = {}
+        for server in virtual_servers:
+            bodies = self._netlink.dump(self._message(encode_list_dests(server)))
+            counters.update(decode_dest_counters(bodies, server))
+        return counters
 
     def timeouts(self) -> Timeouts:
         """Return the timeouts of the network namespace.  Raises KernelError."""

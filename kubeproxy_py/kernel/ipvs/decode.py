@@ -31,6 +31,8 @@ from kubeproxy_py.kernel.ipvs.constants import (
     DEST_L_THRESH,
     DEST_PERSIST_CONNS,
     DEST_PORT,
+    DEST_STATS,
+    DEST_STATS64,
     DEST_TUN_FLAGS,
     DEST_TUN_PORT,
     DEST_TUN_TYPE,
@@ -60,6 +62,7 @@ from kubeproxy_py.model.rows import (
     SERVING,
     Connections,
     RealServer,
+    RealServerCounters,
     RealServerSpec,
     Rows,
     Traffic,
@@ -143,6 +146,21 @@ def decode_dests(bodies: Iterable[bytes], virtual_server: VirtualServer) -> list
         return [decode_dest(body, virtual_server) for body in bodies]
 
 
+def decode_dest_counters(
+    bodies: Iterable[bytes], virtual_server: VirtualServer
+) -> dict[RealServer, RealServerCounters]:
+    """Return the counters in the listing of the real servers of *virtual_server*.  Raises KernelError."""
+    with decoding("the counters of real servers"):
+        return dict(_decode_counters(body, virtual_server) for body in bodies)
+
+
+def _decode_counters(body: bytes, virtual_server: VirtualServer) -> tuple[RealServer, RealServerCounters]:
+    state = decode_dest(body, virtual_server)
+    attrs = parse_attributes(parse_attributes(body, _GENLMSGHDR_SIZE)[ATTR_DEST])
+    traffic = _decode_stats(attrs.get(DEST_STATS64) or attrs.get(DEST_STATS) or b"")
+    return state.key, RealServerCounters(state.spec.weight, state.connections, traffic)
+
+
 def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
     """Return one virtual server of a listing; None if it has a firewall mark or a protocol that no Service has.
 
@@ -168,9 +186,12 @@ def decode_traffic(body: bytes) -> tuple[VirtualServer, Traffic] | None:
     if parsed is None:
         return None
     server, attrs = parsed
-    stats = parse_attributes(attrs.get(SVC_STATS64) or attrs.get(SVC_STATS) or b"")
-    counters = (int.from_bytes(stats.get(attr_type, b""), sys.byteorder) for attr_type in _STATS_COUNTERS)
-    return server, Traffic(*counters)
+    return server, _decode_stats(attrs.get(SVC_STATS64) or attrs.get(SVC_STATS) or b"")
+
+
+def _decode_stats(data: bytes) -> Traffic:
+    stats = parse_attributes(data)
+    return Traffic(*(int.from_bytes(stats.get(attr_type, b""), sys.byteorder) for attr_type in _STATS_COUNTERS))
 
 
 def decode_dest(body: bytes, virtual_server: VirtualServer) -> RealServerState:
