@@ -23,7 +23,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,7 +71,7 @@ build/atheris/ready: tests/fuzz/requirements.lock image/requirements.lock
 	build/atheris/bin/pip install --quiet --disable-pip-version-check --require-hashes $(^:%=-r %)
 	@touch $@
 
-image-tests: image deb tools
+image-tests: image deb tools browser
 	$(PYTHON) -m pytest -m image
 	$(PYTHON) -m pytest -m lab
 
@@ -184,6 +184,9 @@ man: setup ## generate the manual pages from the parsers of the commands: build/
 state-page: setup ## generate docs/state.md from the classes of the state documents
 	$(PYTHON) -m tests.diagnose.state_page
 
+ui-pictures: setup browser ## take the pictures of the page /ui in docs/ again
+	$(PYTHON) -m tests.ui.pictures
+
 lock: setup ## update the lock files of all dependencies
 	$(VENV)/bin/pip install --quiet pip-tools
 	$(PIP_COMPILE) --extra dev -o requirements.lock pyproject.toml
@@ -204,6 +207,9 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 		--config-settings=editable_mode=compat --editable .
 	@touch $@
+
+browser: #  install the browser for the tests of /ui
+	@python3 -m lab install --browser
 
 lab: #  install the requirements of the lab kernel
 	@python3 -m lab install

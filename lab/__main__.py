@@ -14,7 +14,7 @@ from types import FrameType
 import lab
 from lab.backends import choose_backend
 from lab.build_kernel import NEWEST, build
-from lab.install import install, install_tools
+from lab.install import BROWSER, install, install_packages, install_tools
 from lab.job import LabError
 
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("command", nargs="+")
     packages = commands.add_parser("install", help="install the packages that are missing")
     packages.add_argument("--for-run", action="store_true", help="only what `make run` needs")
+    packages.add_argument("--browser", action="store_true", help="install Chromium instead, for the tests of /ui")
     commands.add_parser("install-tools", help="unpack prometheus, helm and kubectl, which tests need, below build/")
     commands.add_parser("which", help="print the backend that would be used: uml, host or qemu")
     kernels = commands.add_parser("build", help="build user-mode-linux kernels from Debian's sources, into ~/.cache")
@@ -58,7 +59,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _install(options: argparse.Namespace) -> int:
-    print("installed:", " ".join(install(for_tests=not options.for_run)) or "nothing was missing")
+    names = install_packages(BROWSER) if options.browser else install(for_tests=not options.for_run)
+    print("installed:", " ".join(names) or "nothing was missing")
     return 0
 
 

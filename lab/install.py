@@ -16,6 +16,7 @@ from lab.xstate import UML_XSTATE_BYTES, xstate_bytes
 _KERNEL_AND_TOOLS = ("user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm")
 _FOR_TESTS = ("nftables", "conntrack", "procps", "systemd", "zsh", "fish", "mandoc")
 PACKAGES = (*_KERNEL_AND_TOOLS, *_FOR_TESTS)
+BROWSER = ("chromium", "fonts-dejavu-core")  # for the tests of the page /ui, which run on the host
 _FOR_LARGE_XSTATE = ("gcc", "libc6-dev")  # see xstate.c
 
 

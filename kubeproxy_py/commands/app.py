@@ -36,6 +36,7 @@ from kubeproxy_py.server.debug_socket import DebugServer
 from kubeproxy_py.server.documents import SOCKET_PAGES, Documents
 from kubeproxy_py.server.node_servers import Collectors, NodeServers, ServeError
 from kubeproxy_py.server.snapshots import Snapshots
+from kubeproxy_py.server.ui import UiServer
 from kubeproxy_py.systemd import SystemdNotifier
 
 _FLUSH_TIMEOUT_S = 5.0  # for the events of a process that cannot start
@@ -54,6 +55,7 @@ class App(Struct, frozen=True, gc=False):
     address_monitor: AddressMonitor
     config_file: ConfigFile | None  # None: configured by flags only
     debug: DebugServer | None  # None: the state of the agent is served to nobody
+    ui: UiServer | None  # None: no page is served
 
     def start(self) -> None:
         """Start the threads: event poster, servers, rules, source, address monitor, configuration file.
@@ -70,6 +72,8 @@ class App(Struct, frozen=True, gc=False):
             raise
         if self.debug:
             self.debug.start()
+        if self.ui:
+            self.ui.start()
         release_api_server(self.parts.kernel, self.parts.api_servers())
         if self.rules:
             self.rules.start(self.loop.enqueue)
@@ -116,9 +120,11 @@ def build_app(
     servers.serve_documents(Documents(snapshots, IpvsAdapter).answer, snapshots.drop_unused)
     path = loaded.agent.debug_socket
     debug = DebugServer(path, Documents(snapshots, IpvsAdapter, SOCKET_PAGES).answer) if path else None
+    at = loaded.agent.ui
+    ui = UiServer(at, Documents(snapshots, IpvsAdapter).answer) if at else None
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
-    return App(node, parts, servers, loop, rules, monitor, config_file, debug)
+    return App(node, parts, servers, loop, rules, monitor, config_file, debug, ui)
 
 
 def _about(current: CurrentConfig, parts: Parts, platform: HostPlatform) -> Callable[[], About]:

@@ -211,6 +211,11 @@ _AGENT_SERVERS = (
         AgentSettings, commands=("run", "plan", "status", "explain", "trace", "top", "doctor"),
     ),
     Flag(
+        "ui", "ui",
+        "serve a page that shows the state of the agent, /ui, at this loopback address, for example 127.0.0.1:10247",
+        AgentSettings,
+    ),
+    Flag(
         "traffic-series", "trafficSeries", "number of service ports with traffic metrics of their own; 0: none",
         AgentSettings,
     ),

@@ -22,7 +22,7 @@ from kubeproxy_py.config.fields import (
     read_text,
     split_list,
 )
-from kubeproxy_py.net import CIDR, SocketAddress, parse_cidr, parse_ip, parse_socket
+from kubeproxy_py.net import CIDR, SocketAddress, parse_cidr, parse_ip, parse_socket, special_use
 
 # Mode, scheduler, feature gates
 
@@ -87,6 +87,20 @@ def socket_address(default_port: int) -> FieldType:
             raise InvalidValue(f"{abbreviated(raw)}: {reason}", hint) from None
 
     return FieldType("ADDRESS:PORT", read, write=lambda address: str(address or ""))
+
+
+def loopback_address(default_port: int) -> FieldType:
+    """Return the type of a socket address that only programs of this host reach."""
+    anywhere = socket_address(default_port)
+
+    def read(raw: Any) -> SocketAddress | None:
+        address: SocketAddress | None = anywhere.read(raw)
+        if address and special_use(address.address) != "loopback":
+            hint = f"127.0.0.1:{default_port}, which kubectl port-forward reaches"
+            raise InvalidValue(f"{abbreviated(raw)}: not a loopback address", hint)
+        return address
+
+    return FieldType("ADDRESS:PORT", read, write=anywhere.write)
 
 
 def _read_strings(raw: Any) -> list[str]:

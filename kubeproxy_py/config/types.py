@@ -41,6 +41,7 @@ from kubeproxy_py.config.kubeproxy_fields import (
     VERSION,
     VMODULE,
     Patterns,
+    loopback_address,
     socket_address,
 )
 from kubeproxy_py.net import CIDR, IP, SocketAddress
@@ -50,6 +51,7 @@ KIND = "KubeProxyConfiguration"
 
 HEALTHZ_PORT = 10256
 METRICS_PORT = 10249
+UI_PORT = 10247
 
 DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 Flavour = Literal["auto", "legacy", "nft"]
@@ -223,6 +225,7 @@ class AgentSettings(Section, frozen=True):
     state_dir: Annotated[str, DIRECTORY] = ""  # where objects are saved for the next start; "": nowhere
     state_max_age_s: Annotated[float, pointer(DURATION)] = 604_800.0  # older ones are not served; 0: of any age
     debug_socket: Annotated[str, FILE] = ""  # where the state of the agent is served to root; "": nowhere
+    ui: Annotated[SocketAddress | None, loopback_address(UI_PORT)] = None  # where the page /ui is served; None: nowhere
     reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
 
 

@@ -20,6 +20,7 @@ from kubeproxy_py.diagnose.document import VERSION, Config, Document, ErrorDocum
 from kubeproxy_py.diagnose.explain import Scope, explain, servers_of
 from kubeproxy_py.diagnose.filters import ParameterError, parse_filter, require_known
 from kubeproxy_py.diagnose.objects import encode_objects
+from kubeproxy_py.diagnose.rates import traffic_document
 from kubeproxy_py.diagnose.services import ConnectionCounts
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import ServiceList, head_of
@@ -38,7 +39,7 @@ from kubeproxy_py.diagnose.trace.path import trace
 from kubeproxy_py.diagnose.trace.request import TraceError, parse_request
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
+from kubeproxy_py.model.rows import Connections, RealServer, RealServerCounters, VirtualServer
 from kubeproxy_py.server.host_view import HostView
 from kubeproxy_py.server.http_messages import NOT_FOUND, Request, Response
 from kubeproxy_py.server.snapshots import AgentBusyError, Snapshots
@@ -64,6 +65,9 @@ class ConnectionReader(Protocol):
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         """Return the number of connections of each real server of *virtual_servers*.  Raises KernelError."""
 
+    def real_server_counters(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, RealServerCounters]:
+        """Return the counters of each real server of *virtual_servers*.  Raises KernelError."""
+
 
 class Kernel:
     """Connection counts for pages; the reader is made by the first request, in the thread that uses it."""
@@ -79,6 +83,16 @@ class Kernel:
             return self._reader.connections(servers) if servers else {}
         except (KernelError, OSError) as error:
             log.debug("Failed to count connections", extra=values(err=error))
+            self._reader = None
+            return None
+
+    def counters(self, servers: Collection[VirtualServer]) -> dict[RealServer, RealServerCounters] | None:
+        """Return the counters of the real servers of *servers*; None if they cannot be read."""
+        try:
+            self._reader = self._reader or self._make_reader()
+            return self._reader.real_server_counters(servers)
+        except (KernelError, OSError) as error:
+            log.debug("Failed to read counters", extra=values(err=error))
             self._reader = None
             return None
 
@@ -167,12 +181,24 @@ def explain_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, _pa
     yield msgspec.json.encode(explain(snapshot, scope, kernel.connections(servers_of(snapshot, scope))))
 
 
+def traffic_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, _pause: Pause) -> Iterator[bytes]:
+    """Yield the TrafficDocument of the Service that the parameter ``service`` names."""
+    require_known(parameters, ("service",))
+    if not parameters.get("service"):
+        raise ParameterError("service: is missing")
+    scope = Scope(snapshot, parse_target(parameters.get("service", "")))
+    held = {server for name in scope.names for server in snapshot.claims.held_by(name)}
+    servers = [server for server in servers_of(snapshot, scope) if server in held]
+    yield msgspec.json.encode(traffic_document(kernel.counters(servers), time.monotonic()))
+
+
 PAGES: dict[str, Page] = {
     "/v1/state": state_page,
     "/v1/status": status_page,
     "/v1/explain": explain_page,
     "/v1/trace": trace_page,
     "/v1/config": plain(config_page),
+    "/v1/traffic": traffic_page,
 }
 """Every page by its path; `plain` makes one of a function of a snapshot and parameters."""
 

@@ -90,6 +90,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "drain-deadline": ("5m", 300.0, "-1s", "-1s is negative"),
     "state-dir": ("/var/lib/x", "/var/lib/x", "", ""),
     "debug-socket": ("/run/x/debug.sock", "/run/x/debug.sock", "", ""),
+    "ui": ("127.0.0.2", SocketAddress("127.0.0.2", 10247), "0.0.0.0:80", "not a loopback address"),
     "state-max-age": ("0s", 0.0, "-1s", "-1s is negative"),
     "removal-confirm-percent": ("0", 0, "101", "101 is out of range (0 to 100)"),
     "healthz-at-service-addresses": ("true", True, "x", "expected true or false"),

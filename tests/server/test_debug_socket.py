@@ -15,7 +15,7 @@ from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask
 from kubeproxy_py.diagnose.document import Explanation, State
 from kubeproxy_py.diagnose.snapshot import About, Snapshot
 from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
-from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
+from kubeproxy_py.model.rows import Connections, RealServer, RealServerCounters, Traffic, VirtualServer
 from kubeproxy_py.server.debug_socket import CLIENTS_MAX, DebugServer, listening_unix_socket
 from kubeproxy_py.server.documents import Documents
 from kubeproxy_py.server.http import HttpServer
@@ -30,6 +30,10 @@ PATIENCE_S = 20.0
 class Reader:
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return {POD: Connections(3, 1)} if POD.virtual_server in virtual_servers else {}
+
+    def real_server_counters(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, RealServerCounters]:
+        counters = RealServerCounters(1, Connections(3, 1), Traffic(10, 20, 30, 400, 500))
+        return {POD: counters} if POD.virtual_server in virtual_servers else {}
 
 
 def documents() -> Documents:
