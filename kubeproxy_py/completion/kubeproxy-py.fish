@@ -50,8 +50,8 @@ function _shtab_kubeproxy_py_using
   test "$_shtab_kubeproxy_py_cmdpath" = "$argv"
 end
 
-set -g _shtab_kubeproxy_py_commands run plan status explain doctor trace check dump cleanup completion help version
-set -g _shtab_kubeproxy_py_opts_with_value --address --bind-address --cluster-cidr --color --config --config-sync-period --conntrack-max-per-core --conntrack-min --conntrack-tcp-timeout-close-wait --conntrack-tcp-timeout-established --conntrack-udp-timeout --conntrack-udp-timeout-stream --debug-socket --detect-local-mode --drain-deadline --feature-gates --from --healthz-bind-address --healthz-port --hostname-override --in-iface --iptables-backend --iptables-flavour --iptables-masquerade-bit --iptables-min-sync-period --iptables-sync-period --ipvs-exclude-cidrs --ipvs-min-sync-period --ipvs-scheduler --ipvs-sync-period --ipvs-tcp-timeout --ipvs-tcpfin-timeout --ipvs-udp-timeout --kernel-state --kube-api-burst --kube-api-content-type --kube-api-qps --kubeconfig --log-flush-frequency --log-json-info-buffer-size --log-text-info-buffer-size --logging-format --manifests --master --metrics-bind-address --metrics-port --namespace --node-port --nodeport-addresses --oom-score-adj --output --pod-bridge-interface --pod-interface-name-prefix --port --proxy-mode --removal-confirm-percent --show-hidden-metrics-for-version --state-dir --state-max-age --to --traffic-series --traffic-services-max --v --vmodule --write-config-to -n -o -v
+set -g _shtab_kubeproxy_py_commands run plan status explain doctor trace top check dump cleanup completion help version
+set -g _shtab_kubeproxy_py_opts_with_value --address --bind-address --cluster-cidr --color --config --config-sync-period --conntrack-max-per-core --conntrack-min --conntrack-tcp-timeout-close-wait --conntrack-tcp-timeout-established --conntrack-udp-timeout --conntrack-udp-timeout-stream --debug-socket --detect-local-mode --drain-deadline --feature-gates --filter --from --healthz-bind-address --healthz-port --hostname-override --in-iface --interval --iptables-backend --iptables-flavour --iptables-masquerade-bit --iptables-min-sync-period --iptables-sync-period --ipvs-exclude-cidrs --ipvs-min-sync-period --ipvs-scheduler --ipvs-sync-period --ipvs-tcp-timeout --ipvs-tcpfin-timeout --ipvs-udp-timeout --kernel-state --kube-api-burst --kube-api-content-type --kube-api-qps --kubeconfig --log-flush-frequency --log-json-info-buffer-size --log-text-info-buffer-size --logging-format --manifests --master --metrics-bind-address --metrics-port --namespace --node-port --nodeport-addresses --oom-score-adj --output --pod-bridge-interface --pod-interface-name-prefix --port --proxy-mode --removal-confirm-percent --show-hidden-metrics-for-version --sort --state-dir --state-max-age --to --traffic-series --traffic-services-max --ui --v --vmodule --write-config-to -n -o -v
 
 complete -c kubeproxy-py -e
 complete -c kubeproxy-py -f
@@ -105,6 +105,7 @@ complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l bind-address-hard-fail 
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l healthz-port -x -d 'deprecated: port of the health server; 0 turns it off'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l metrics-port -x -d 'deprecated: port of the metrics server'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l debug-socket -xka "(__fish_complete_path (commandline -ct))" -d 'Unix socket at which root is told the state of the agent; commands ask it before they look themselves'
+complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l ui -x -d 'serve a page that shows the state of the agent, /ui, at this loopback address, for example 127.0.0.1:10247'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l traffic-series -x -d 'number of service ports with traffic metrics of their own; 0: none (default 1000)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l traffic-services-max -x -d 'with more service ports than this, no traffic metrics (default 20000)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l healthz-at-service-addresses -d 'answer /healthz at Service addresses too, where passthrough load balancers ask; needs a health server on all addresses'
@@ -175,6 +176,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l bind-address-hard
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l healthz-port -x -d 'deprecated: port of the health server; 0 turns it off'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l metrics-port -x -d 'deprecated: port of the metrics server'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l debug-socket -xka "(__fish_complete_path (commandline -ct))" -d 'Unix socket at which root is told the state of the agent; commands ask it before they look themselves'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l ui -x -d 'serve a page that shows the state of the agent, /ui, at this loopback address, for example 127.0.0.1:10247'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l traffic-series -x -d 'number of service ports with traffic metrics of their own; 0: none (default 1000)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l traffic-services-max -x -d 'with more service ports than this, no traffic metrics (default 20000)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l healthz-at-service-addresses -d 'answer /healthz at Service addresses too, where passthrough load balancers ask; needs a health server on all addresses'
@@ -231,6 +233,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l conntrack-tcp-ti
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l conntrack-tcp-be-liberal -d 'do not mark out-of-window TCP packets as invalid'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l conntrack-udp-timeout -x -d 'timeout of unanswered UDP flows; 0s: leave unchanged'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l conntrack-udp-timeout-stream -x -d 'timeout of answered UDP flows; 0s: leave unchanged'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l debug-socket -xka "(__fish_complete_path (commandline -ct))" -d 'Unix socket at which root is told the state of the agent; commands ask it before they look themselves'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l healthz-at-service-addresses -d 'answer /healthz at Service addresses too, where passthrough load balancers ask; needs a health server on all addresses'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -s v -l v -x -d 'verbosity of the log; 4 is the highest in use'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l logging-format -xka "text json" -d 'format of the log (default text)'
@@ -294,6 +297,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-tcp-
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-tcp-be-liberal -d 'do not mark out-of-window TCP packets as invalid'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-udp-timeout -x -d 'timeout of unanswered UDP flows; 0s: leave unchanged'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l conntrack-udp-timeout-stream -x -d 'timeout of answered UDP flows; 0s: leave unchanged'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l debug-socket -xka "(__fish_complete_path (commandline -ct))" -d 'Unix socket at which root is told the state of the agent; commands ask it before they look themselves'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -s v -l v -x -d 'verbosity of the log; 4 is the highest in use'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l logging-format -xka "text json" -d 'format of the log (default text)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a trace -d 'Print what happens to a packet to a Service, rule by rule, and why'
@@ -331,9 +335,32 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l conntrack-tcp-t
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l conntrack-tcp-be-liberal -d 'do not mark out-of-window TCP packets as invalid'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l conntrack-udp-timeout -x -d 'timeout of unanswered UDP flows; 0s: leave unchanged'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l conntrack-udp-timeout-stream -x -d 'timeout of answered UDP flows; 0s: leave unchanged'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l debug-socket -xka "(__fish_complete_path (commandline -ct))" -d 'Unix socket at which root is told the state of the agent; commands ask it before they look themselves'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l healthz-at-service-addresses -d 'answer /healthz at Service addresses too, where passthrough load balancers ask; needs a health server on all addresses'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -s v -l v -x -d 'verbosity of the log; 4 is the highest in use'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l logging-format -xka "text json" -d 'format of the log (default text)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a top -d 'Show the traffic of each Service and real server: connections, packets and bytes per second'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -s h -l help -d 'print the help'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l sort -xka "connections packets bytes active inactive draining name" -d 'the first column'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l filter -x -d 'only Services of which a name or address has each of these words'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l real-servers -d 'list the real servers of each Service'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l interval -x -d 'between samples; default 2, with --once 6'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l once -d 'print the rates of one interval, and exit'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -s o -l output -xka "text json" -d 'format, with --once (default text)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'read a KubeProxyConfiguration from this file; most other flags are then ignored'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l hostname-override -x -d 'name of this node'"'"'s Node object, if it is not the host name'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l bind-address -x -d 'IP address of this node; 0.0.0.0 and :: mean the addresses of the Node object (default 0.0.0.0)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'kubeconfig for the API server; without it, the Pod'"'"'s service account is used'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l master -x -d 'address of the API server; overrides the kubeconfig'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l manifests -xka "(__fish_complete_directories)" -d 'watch the Services, EndpointSlices and Nodes in the YAML and JSON files of this directory instead of an API server'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l state-dir -xka "(__fish_complete_directories)" -d 'save the objects of the API server in this directory, and serve them after a boot while the server does not answer'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l state-max-age -x -d 'do not serve saved objects that are older than this; 0s: of any age (default 168h0m0s)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l nodeport-addresses -x -d 'serve NodePorts only on node addresses in these networks; primary: only on the node IP; empty: on all'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l iptables-flavour -xka "auto legacy nft" -d 'which iptables to use; auto: the one that the node already uses (default auto)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l iptables-backend -xka "restore libiptc" -d 'how rules are written: iptables-restore, or libiptc (needs python-iptables and legacy iptables) (default restore)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l debug-socket -xka "(__fish_complete_path (commandline -ct))" -d 'Unix socket at which root is told the state of the agent; commands ask it before they look themselves'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -s v -l v -x -d 'verbosity of the log; 4 is the highest in use'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using top' -l logging-format -xka "text json" -d 'format of the log (default text)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a check -d 'Validate configuration, manifests and kubeconfig, and report every problem'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -s h -l help -d 'print the help'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using check' -l config-only -d 'validate the configuration only, not manifests and the kubeconfig'
@@ -364,6 +391,6 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using completion' -s h -l help 
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using completion; and test $_shtab_kubeproxy_py_npos -eq 0' -ka "bash zsh fish" -d 'the shell'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a help -d 'Print the help of a command'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using help' -s h -l help -d 'print the help'
-complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using help; and test $_shtab_kubeproxy_py_npos -eq 0' -ka "run plan status explain doctor trace check dump cleanup completion help version" -d 'the command; without it, all'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using help; and test $_shtab_kubeproxy_py_npos -eq 0' -ka "run plan status explain doctor trace top check dump cleanup completion help version" -d 'the command; without it, all'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a version -d 'Print the version'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using version' -s h -l help -d 'print the help'
