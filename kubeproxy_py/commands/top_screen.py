@@ -11,6 +11,7 @@ from kubeproxy_py.diagnose.document import Top
 
 _ESCAPE_DELAY_MS = 25  # how long a lone Esc waits for the rest of a key's sequence
 _WAIT_MAX_MS = 200
+_BUSY_FACTOR = 3  # samples take at most a third of a core
 _REDRAW = "\x0c"  # Ctrl-L: another program wrote to the terminal
 _KEYS: dict[int, str] = {
     curses.KEY_UP: "up",
@@ -49,7 +50,7 @@ def _run(screen: "curses.window", view: TopView, take: Callable[[], Top | None],
         if now_s >= due_s and not view.is_paused:
             if top := take():
                 view.update(top)
-            due_s = now_s + interval_s
+            due_s = now_s + max(interval_s, (monotonic() - now_s) * _BUSY_FACTOR)
         _paint(screen, view, styles)
         wait_ms = int((due_s - monotonic()) * 1000)
         screen.timeout(max(1, min(_WAIT_MAX_MS, wait_ms) if wait_ms > 0 else _WAIT_MAX_MS if view.is_paused else 1))
