@@ -81,8 +81,8 @@ def test_contested_ratio_is_relative_to_an_address_for_each_service() -> None:
 
 
 def test_rows_of_commands_have_the_longest_pause_of_the_loop() -> None:
-    times = {"status": [0.4], "status of one": [0.2], "explain": [0.6]}
+    times = {"status": [0.4], "status of one": [0.2], "explain": [0.6], "trace": [0.2]}
     raw = {**times, "pause": [0.004, 0.03], "rss_before": [1e8], "rss_after": [1.2e8]}
     rows = list(figures_load.asked_rows(10_000, raw))
-    assert [each.holds for each in rows] == [True, True, False, False, None]
+    assert [each.holds for each in rows] == [True, True, False, True, False, None]
     assert (row(rows, "  longest pause of the loop").value, rows[-1].value) == (30.0, 20.0)
