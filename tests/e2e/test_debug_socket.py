@@ -334,8 +334,6 @@ def test_plan_without_flags_has_the_settings_and_objects_of_the_agent(
         exit_status, text = asked("plan", "--ipvs-scheduler=rr", f"--manifests={folder.path}", *FLAGS)
         assert (exit_status, "ipvs.scheduler is rr, the agent's wlc" in text) == (1, True), text  # a part of twin
         assert "VirtualServer 10.96.0.20:80/TCP  (wlc -> rr)" in text
-        shell(namespace, "ipvsadm -E -t 10.96.0.20:80 -s sh")
-        wait_until(lambda: asked("plan")[0] == 0, poll_s=0.2)  # the agent has repaired it
 
 
 @pytest.mark.parametrize("version", VERSIONS)
