@@ -1,0 +1,75 @@
+"""The same cluster, served by API servers of Kubernetes 1.20 to 1.36, gives the same kernel state without a warning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import kubernetes_validate
+import pytest
+
+from kubeproxy_py import cli
+from kubeproxy_py.commands import plan as plan_module
+from lab.job import REPOSITORY
+from tests.apiserver import ApiServer
+from tests.sources.api_versions import (
+    ADDED,
+    CLUSTER_IP,
+    LB_IP,
+    MINORS,
+    NODE,
+    NODE_ADDRESS,
+    PODS,
+    endpoints_of,
+    node,
+    service_of,
+)
+from tests.sources.conftest import PATIENCE_S
+
+_WITH_SCHEMA = [minor for minor in MINORS if minor >= 25]
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    created = ApiServer()
+    created.start()
+    yield created
+    created.stop()
+
+
+def planned(server: ApiServer, minor: int, capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    """Return the steps of a first sync with a server of Kubernetes 1.*minor*; fail if a line is logged."""
+    if minor < 21:
+        server.faults.missing_types = {"endpointslices"}
+    server.apply(node())
+    server.apply(service_of(minor))
+    server.apply(endpoints_of(minor))
+    argv = ["plan", "--assume-empty", "--output=json", f"--hostname-override={NODE}", f"--master={server.url}"]
+    assert cli.main([*argv, "--cluster-cidr=10.244.0.0/16"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return list(json.loads(printed.out))
+
+
+@pytest.mark.parametrize("minor", MINORS)
+def test_server_of_each_version_gives_the_same_kernel_state(
+    server: ApiServer, minor: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan_module, "LIST_TIMEOUT_S", PATIENCE_S)
+    steps = planned(server, minor, capsys)
+    real_servers = {str(step["key"]) for step in steps if step["kind"] == "RealServer"}
+    frontends = (f"{CLUSTER_IP}:80/TCP", f"{LB_IP}:80/TCP", f"{NODE_ADDRESS}:30080/TCP")
+    assert real_servers == {f"{front} -> {pod}:8080" for front in frontends for pod in PODS}
+
+
+@pytest.mark.parametrize("minor", _WITH_SCHEMA)
+def test_objects_are_valid_in_the_schema_of_their_version(minor: int) -> None:
+    for item in (service_of(minor), endpoints_of(minor), node()):
+        kubernetes_validate.validate(item, f"1.{minor}", strict=True)
+
+
+def test_page_lists_what_each_version_added() -> None:
+    page = (REPOSITORY / "docs/support.md").read_text()
+    for added in ADDED:
+        assert f"| 1.{added.minor} | {added.text} |" in page
+    assert f"1.{MINORS[0]} to 1.{MINORS[-1]}" in page
