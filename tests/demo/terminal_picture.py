@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 _CHARACTER_PX, _LINE_PX, _MARGIN_PX, _TITLE_PX = 7.25, 16, 14, 26
 _BACKGROUND, _TEXT, _DIM = "#15181d", "#d7dae0", "#8b93a1"
+_SPACE = "\N{NO-BREAK SPACE}"  # browsers collapse others, also with xml:space
 # The first pattern that a line matches gives its colour.
 _COLOURS = (
     (re.compile(r"^\$ "), "#7cc4ff"),
@@ -24,7 +25,7 @@ _HEAD = """\
 <circle cx="16" cy="14" r="5" fill="#ff5f57"/>
 <circle cx="34" cy="14" r="5" fill="#febc2e"/>
 <circle cx="52" cy="14" r="5" fill="#28c840"/>
-<g font-family="{fonts}" font-size="12" xml:space="preserve">
+<g font-family="{fonts}" font-size="12">
 """
 
 
@@ -55,5 +56,5 @@ def _line(number: int, text: str) -> str:
     length = round(len(text) * _CHARACTER_PX, 2)
     return (
         f'<text x="{_MARGIN_PX}" y="{y}" fill="{colour}" textLength="{length}" lengthAdjust="spacingAndGlyphs">'
-        f"{escape(text)}</text>\n"
+        f"{escape(text).replace(' ', _SPACE)}</text>\n"
     )

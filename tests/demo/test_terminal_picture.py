@@ -12,12 +12,19 @@ _PICTURE = REPOSITORY / "docs/status.svg"
 
 
 def lines_of(picture: str) -> list[str]:
-    return [str(element.text) for element in ET.fromstring(picture).iter(_TEXT)]
+    return [str(element.text).replace("\N{NO-BREAK SPACE}", " ") for element in ET.fromstring(picture).iter(_TEXT)]
 
 
 def test_picture_has_the_commands_and_every_line_of_their_output() -> None:
     shown = [Shown("status", "A  B\n<1 & 2>\n"), Shown("explain x", "\nWrong:\n  ! y\n")]
     assert lines_of(svg("title", shown)) == ["$ status", "A  B", "<1 & 2>", "$ explain x", "Wrong:", "  ! y"]
+
+
+def test_spaces_keep_their_number_in_a_browser() -> None:
+    [line] = [element.text for element in ET.fromstring(svg("title", [Shown("a   b", "")])).iter(_TEXT)]
+    assert line is not None
+    assert " " not in line
+    assert len(line) == len("$ a   b")
 
 
 def test_lines_are_below_each_other_and_inside_of_the_picture() -> None:
