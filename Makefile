@@ -45,9 +45,13 @@ test: setup lab tools ## run all tests, including those on a real kernel with IP
 	@rm -rf build/kernel-queue
 	@$(JOBS) WORKERS=0 ALL_EXAMPLES=1 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" image-tests laws fast-tests $(LINTS) pythons $(KERNEL_JOBS)
 
-test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu; slow
+test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu, and on arm64; slow
 	LAB=qemu python3 -m lab install
 	$(PYTHON) -m pytest -m qemu tests/lab_tests
+	@(for tool in qemu-aarch64-static mmdebstrap; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
+		&& $(SUDO) apt-get install -y -qq --no-install-recommends qemu-user-static mmdebstrap; }
+	@$(SUDO) $(PYTHON) -m image.arm64
+	$(PYTHON) -m pytest -m qemu tests/image
 	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/e2e
 
 lab-kernels: ## build the lab's kernel from Debian's sources, more than twice as fast as Debian's package: make lab-kernels [KERNELS="newest 6.12"]
