@@ -30,7 +30,7 @@ help: ## list the targets for developers
 
 run: build/run/ready ## show a Service being served on a real kernel, from the manifest to an answered packet
 	@python3 -m lab install --for-run
-	@$(LAB) --timeout 120 -- build/run/bin/python -m tests.demo
+	@[ -t 1 ] && terminal=--terminal; $(LAB) --timeout 120 -- build/run/bin/python -m tests.demo $$terminal
 
 # The libraries of the agent, and nothing that only tests need.
 build/run/ready: image/requirements.lock

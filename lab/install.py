@@ -51,11 +51,18 @@ def install_tools() -> tuple[str, ...]:
     """
     names: tuple[str, ...] = ()
     if prometheus.is_missing():
-        _apt_get("update")
-        names += (prometheus.unpack(),)
+        names += (_unpack_prometheus(),)
     if cluster_tools.is_missing():
         names += (cluster_tools.unpack(),)
     return names
+
+
+def _unpack_prometheus() -> str:
+    try:
+        return prometheus.unpack()
+    except LabError:  # apt's lists of packages are missing, or too old
+        _apt_get("update")
+        return prometheus.unpack()
 
 
 def _with_qemu() -> bool:

@@ -152,7 +152,7 @@ COMPLAINTS = (
         ("it is 0, which only kernels before 5.9 need", "sent to the pod of its last connection"),
         ("sysctl -w net.ipv4.vs.conn_reuse_mode=1",),
         pick="SourcePortReuse",
-        about="Stable kernels since December 2021 (5.10.223) are harmless, too, which the check cannot see.",
+        about="Stable kernels since December 2021 (5.10.223, say) are harmless as well, which the check cannot see.",
     ),
     Complaint(
         "node-address",

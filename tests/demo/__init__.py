@@ -4,5 +4,6 @@ Each statement is checked before it is printed; the first check that fails ends 
 than 0.
 
 `output.py` prints, `node.py` runs the agent and the tools on node A, `kernel.py` reads the kernel, `traffic.py` sends
-packets, `sections.py` has the sections, `__main__.py` builds the cluster and runs them.
+packets, `sections.py` has the sections, `troubles.py` those in which something is wrong, `__main__.py` builds the
+cluster and runs them.
 """

@@ -12,8 +12,8 @@ from pathlib import Path
 from lab.client import QueryError
 from lab.echo import EchoServers, Listener, Protocol
 from lab.network import Cluster
-from tests.demo import sections
-from tests.demo.output import CheckFailedError, Sections, show
+from tests.demo import sections, troubles
+from tests.demo.output import CheckFailedError, Sections, paint, show, use_colours
 
 _PICTURE = """
  outside 192.168.3.175
@@ -33,8 +33,9 @@ _SERVERS: tuple[tuple[str, Protocol, int], ...] = (
 )
 
 
-def main() -> int:
-    """Run all sections; return 0 if every check passed."""
+def main(arguments: list[str]) -> int:
+    """Run all sections; return 0 if every check passed.  `--terminal`: the output, outside of the lab, is one."""
+    use_colours(os.environ, is_terminal="--terminal" in arguments)
     if not Path("/proc/net/ip_vs").exists():
         print("this kernel has no IPVS; hint: make run", file=sys.stderr)
         return 2
@@ -48,7 +49,7 @@ def main() -> int:
             with EchoServers(servers):
                 _run_sections(cluster)
     except (CheckFailedError, QueryError, subprocess.CalledProcessError) as error:
-        print(f"\nCHECK FAILED: {error}", flush=True)
+        print(paint("failed", f"\nCHECK FAILED: {error}"), flush=True)
         return 1
     print(f"\nAll statements above were checked. This took {time.monotonic() - began:.0f} s.")
     return 0
@@ -79,6 +80,31 @@ def _run_sections(cluster: Cluster) -> None:
         ),
         ("Plan", "plan reads the kernel and prints what a sync would change.", sections.compare),
         (
+            "Repair",
+            "Somebody deletes a virtual server and a rule: the agent notices, says what, and restores both.",
+            lambda: troubles.repair(cluster, agent),
+        ),
+        (
+            "Drain",
+            "An endpoint is removed while a client is connected to it: it gets no new connections, and keeps this one.",
+            lambda: troubles.drain(cluster, agent),
+        ),
+        (
+            "Explain",
+            "A Service does not answer, because its targetPort names no port of its pods. explain says so.",
+            lambda: troubles.wrong_port(cluster, agent),
+        ),
+        (
+            "Trace",
+            "A client gets no answer from a load balancer address. trace follows its packet to the rule that drops it.",
+            lambda: troubles.source_ranges(cluster, agent),
+        ),
+        (
+            "Drained",
+            "Meanwhile the connection of chapter 9 was closed.",
+            lambda: troubles.drained(agent),
+        ),
+        (
             "Stop and clean up",
             "A stopped agent leaves the kernel state in place; cleanup deletes everything the agent made.",
             lambda: sections.end(cluster, agent),
@@ -91,7 +117,9 @@ def _run_sections(cluster: Cluster) -> None:
             run()
     finally:
         agent.stop()
+    begin("What to do next", "This was all on one machine. On a node of yours:")
+    troubles.next_steps()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

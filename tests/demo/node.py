@@ -38,6 +38,10 @@ class Agent:
         """Return the number of lines logged so far."""
         return len(self._lines)
 
+    def lines(self) -> list[str]:
+        """Return the lines logged so far."""
+        return list(self._lines)
+
     def wait_for(self, word: str, since: int = 0, timeout_s: float = 20.0) -> str:
         """Wait for a line with *word*, from line *since* on, and return it.  Raises CheckFailedError on timeout."""
         deadline = time.monotonic() + timeout_s
@@ -86,17 +90,17 @@ def sentence(line: str) -> str:
     return mark + match["message"] + "".join(_TEXT_VALUE.findall(match["values"]))
 
 
-def run_command(name: str, flags: list[str]) -> tuple[str, list[str]]:
-    """Print and run `kubeproxy-py NAME` with *flags*; return its output and its log messages.
+def run_command(*words: str, status: int = 0) -> tuple[str, list[str]]:
+    """Print and run `kubeproxy-py` with *words*; return its output and its log messages.
 
     Raises:
-        CheckFailedError: It failed.
+        CheckFailedError: Its exit status is not *status*.
     """
-    command("kubeproxy-py", name, "...")
-    argv = [*_AGENT, name, *flags]
-    ended = subprocess.run(argv, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
-    if ended.returncode:
-        raise CheckFailedError(f"kubeproxy-py {name} succeeds; it exited with {ended.returncode}: {ended.stderr}")
+    command("kubeproxy-py", *words)
+    ended = subprocess.run([*_AGENT, *words], capture_output=True, text=True, check=False, env=_ENVIRONMENT)
+    if ended.returncode != status:
+        found = f"it exited with {ended.returncode}: {ended.stderr or ended.stdout}"
+        raise CheckFailedError(f"kubeproxy-py {words[0]} exits with {status}; {found}")
     return ended.stdout, [sentence(line) for line in ended.stderr.splitlines()]
 
 

@@ -16,6 +16,7 @@ from tests.demo.traffic import Target, check_spread, send
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"
 MANIFESTS = Path("/run/manifests")  # on tmpfs, which supports inotify
 FLAGS = ["--manifests", str(MANIFESTS), "--cluster-cidr", "10.244.0.0/16", "--hostname-override", "node-a"]
+_SOCKET = Path("/run/kubeproxy-py/debug.sock")  # where status and explain look for the agent
 
 # Addresses on which node A serves NodePorts: all of its own, without those of kube-ipvs0 and loopback.
 _NODE_A = ("192.168.3.10", "172.16.5.10", "10.244.1.1")
@@ -28,10 +29,10 @@ _CLUSTER_IPS = (
     Frontend("TCP", "10.109.78.218", 80),
 )
 _NODE_PORTS = tuple(Frontend("TCP", address, port) for port in (32047, 32327) for address in _NODE_A)
-_DEMPAPP = (_CLUSTER_IPS[-1], *(front for front in _NODE_PORTS if front.port == 32327))
+DEMPAPP = (_CLUSTER_IPS[-1], *(front for front in _NODE_PORTS if front.port == 32327))
 
-_TO_DEMPAPP = Target("dempapp", "tcp", "10.109.78.218", 80)
-_TO_DEMPAPP_NODE_PORT = Target("dempapp's NodePort", "tcp", "192.168.3.10", 32327)
+TO_DEMPAPP = Target("dempapp", "tcp", "10.109.78.218", 80)
+TO_DEMPAPP_NODE_PORT = Target("dempapp's NodePort", "tcp", "192.168.3.10", 32327)
 _TO_WORDPRESS = Target("wordpress's NodePort", "tcp", "192.168.3.10", 32047)
 # The source address that each pod sees of masqueraded packets: that of node A's interface towards it.
 _MASQUERADED = {
@@ -40,22 +41,22 @@ _MASQUERADED = {
     "pod-b1": "192.168.3.10",
     "pod-b3": "192.168.3.10",
 }
-_DEMPAPP_SEES_NODE = {pod: _MASQUERADED[pod] for pod in ("pod-a1", "pod-b1")}
+DEMPAPP_SEES_NODE = {pod: _MASQUERADED[pod] for pod in ("pod-a1", "pod-b1")}
 # Client, target, number of requests; pods that must answer and the client address they must see; what that shows.
 _REQUESTS: tuple[tuple[str, Target, int, dict[str, str], str], ...] = (
     (
         "pod-a2",
-        _TO_DEMPAPP,
+        TO_DEMPAPP,
         4,
         dict.fromkeys(("pod-a1", "pod-b1"), "10.244.1.6"),
         "both pods answer alternately; a client in the cluster keeps its own address",
     ),
-    ("node-a", _TO_DEMPAPP, 4, _DEMPAPP_SEES_NODE, "the node itself uses its address towards each pod"),
+    ("node-a", TO_DEMPAPP, 4, DEMPAPP_SEES_NODE, "the node itself uses its address towards each pod"),
     (
         "outside",
-        _TO_DEMPAPP_NODE_PORT,
+        TO_DEMPAPP_NODE_PORT,
         4,
-        _DEMPAPP_SEES_NODE,
+        DEMPAPP_SEES_NODE,
         "a client outside is masqueraded, so that answers return through this node",
     ),
     (
@@ -88,18 +89,20 @@ def start() -> Agent:
     shutil.copytree(EXAMPLES, MANIFESTS)
     files = sorted(path.name for path in MANIFESTS.iterdir())
     show([f"{MANIFESTS}: {', '.join(files)}", ""])
-    command("kubeproxy-py", "run", *FLAGS)
+    flags = [*FLAGS, "--debug-socket", str(_SOCKET)]
+    command("kubeproxy-py", "run", *flags)
     began = time.monotonic()
-    agent = Agent(FLAGS)
+    agent = Agent(flags)
     first = agent.wait_for("first sync")
     took_s = time.monotonic() - began
     check(f"first sync done {took_s:.1f} s after the process was started", " 0 pending" in first, first)
+    wait_until(_SOCKET.exists, agent)
     return agent
 
 
 def table() -> None:
     """Print the status table and compare it with the kernel's virtual servers."""
-    text, _ = run_command("status", FLAGS)
+    text, _ = run_command("status")
     show(["", *text.splitlines(), ""])
     servers = virtual_servers()
     fronts = {*_CLUSTER_IPS, *_NODE_PORTS}
@@ -161,22 +164,22 @@ def scale(cluster: Cluster, agent: Agent) -> None:
     expected = {"10.244.1.5", "10.244.1.6", "10.244.2.5", "10.244.2.7"}
     began = time.monotonic()
     changed.rename(path)
-    took_s = _wait_until(lambda: all(virtual_servers()[front] == expected for front in _DEMPAPP), agent) - began
+    took_s = wait_until(lambda: all(virtual_servers()[front] == expected for front in DEMPAPP), agent) - began
     message = agent.wait_for("Synced", since=lines)
     check(
         f"{took_s * 1000:.0f} ms after the file was renamed into place, the kernel has 2 more real servers at each of"
-        f" dempapp's {len(_DEMPAPP)} virtual servers",
+        f" dempapp's {len(DEMPAPP)} virtual servers",
         "Synced 1 Service:" in message and " 0 pending" in message,
         message,
     )
     show("")
-    answers = send(cluster.namespaces, "outside", _TO_DEMPAPP_NODE_PORT, 8)
+    answers = send(cluster.namespaces, "outside", TO_DEMPAPP_NODE_PORT, 8)
     check_spread(answers, _MASQUERADED, "all four pods answer, equally often")
 
 
 def compare() -> None:
     """Print the plan, which is empty."""
-    text, _ = run_command("plan", FLAGS)
+    text, _ = run_command("plan", *FLAGS)
     show(text)
     check("the kernel state matches the manifests", text.strip() == "nothing to do", text)
 
@@ -189,11 +192,11 @@ def end(cluster: Cluster, agent: Agent) -> None:
     took_s = time.monotonic() - began
     check(f"it exited within {took_s * 1000:.0f} ms with status 0", status == 0 and took_s < 2, (status, took_s))
     show("")
-    answers = send(cluster.namespaces, "outside", _TO_DEMPAPP_NODE_PORT, 4)
+    answers = send(cluster.namespaces, "outside", TO_DEMPAPP_NODE_PORT, 4)
     check_spread(answers, _MASQUERADED, "requests are still answered by all four pods: the kernel forwards them")
     show("")
     before = state_sizes()
-    _, log = run_command("cleanup", FLAGS)
+    _, log = run_command("cleanup", *FLAGS)
     show(log[-1:])
     after = state_sizes()
     show(
@@ -207,12 +210,12 @@ def end(cluster: Cluster, agent: Agent) -> None:
     check("no state of the agent is left", all(before.values()) and not any(after.values()), after)
 
 
-def _wait_until(condition: Callable[[], bool], agent: Agent) -> float:
-    """Wait until *condition* and return the time."""
-    deadline = time.monotonic() + _TIMEOUT_S
+def wait_until(condition: Callable[[], bool], agent: Agent, timeout_s: float = _TIMEOUT_S) -> float:
+    """Wait until *condition* and return the time.  Raises CheckFailedError on timeout."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
         agent.check()
         if time.monotonic() > deadline:
-            raise CheckFailedError(f"the change is in the kernel within {_TIMEOUT_S:.0f} s")
+            raise CheckFailedError(f"the change is in the kernel within {timeout_s:.0f} s")
         time.sleep(0.0005)
     return time.monotonic()
