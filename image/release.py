@@ -42,13 +42,13 @@ _NOTES = """\
 |---|---|
 {files}
 
-`sha256sum --check SHA256SUMS` checks them. The digest of the image for amd64 is `{digest}`;
+`sha256sum --check SHA256SUMS` checks them. The digest of the image is `{digest}`;
 docs/install-kubeadm.md describes how to load, push and set it.
 """
 _ABOUT = (
     (r"\.whl$", "for pip, on any Linux with Python 3.11 or newer"),
     (r"\.tar\.gz$", "the source"),
-    (r"_amd64\.deb$", "for Debian 12 on amd64"),
+    (r"_(\w+)\.deb$", "for Debian 12 on {0}"),
     (r"-image-(\w+)\.tar$", "the container image for {0}, an OCI archive"),
     (r"-image-(\w+)\.cdx\.json$", "the bill of materials of the image for {0}, CycloneDX 1.6"),
 )
@@ -66,20 +66,21 @@ def main() -> None:
         path.write_bytes(reproducible(path.read_bytes(), int(epoch)))
     for path in _PACKAGES.glob(f"kubeproxy-py_{__version__}_*.deb"):
         shutil.copy(path, DIST)
+    archive = Archive(_IMAGES / "kubeproxy-py.tar")
+    architecture = str(archive.config["architecture"])
     for path in _IMAGES.glob("kubeproxy-py*"):
-        if named := image_name(path.name):
+        if named := image_name(path.name, architecture):
             shutil.copy(path, DIST / named)
-    digest = Archive(_IMAGES / "kubeproxy-py.tar").digest
     changes = changes_of(REPOSITORY.joinpath("CHANGELOG.md").read_text(), __version__)
-    (DIST / NOTES).write_text(notes(changes, sorted(path.name for path in DIST.iterdir()), digest))
+    (DIST / NOTES).write_text(notes(changes, sorted(path.name for path in DIST.iterdir()), archive.digest))
     (DIST / CHECKSUMS).write_text(checksums(sorted(DIST.iterdir())))
     print((DIST / CHECKSUMS).read_text(), end="")
 
 
-def image_name(name: str) -> str:
-    """Return the name in a release of the file *name* of build/image, "" for others: kubeproxy-py-arm64.tar."""
-    match = re.fullmatch(r"kubeproxy-py(?:-(\w+))?\.(tar|cdx\.json)", name)
-    return f"kubeproxy-py-{__version__}-image-{match[1] or 'amd64'}.{match[2]}" if match else ""
+def image_name(name: str, architecture: str) -> str:
+    """Return the name in a release of the file *name* of build/image, "" for those that are not released."""
+    match = re.fullmatch(r"kubeproxy-py\.(tar|cdx\.json)", name)
+    return f"kubeproxy-py-{__version__}-image-{architecture}.{match[1]}" if match else ""
 
 
 def commit_time() -> str:

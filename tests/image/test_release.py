@@ -53,14 +53,13 @@ def test_source_archives_of_one_commit_have_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("kubeproxy-py.tar", f"kubeproxy-py-{__version__}-image-amd64.tar"),
-        ("kubeproxy-py.cdx.json", f"kubeproxy-py-{__version__}-image-amd64.cdx.json"),
-        ("kubeproxy-py-arm64.tar", f"kubeproxy-py-{__version__}-image-arm64.tar"),
+        ("kubeproxy-py.tar", f"kubeproxy-py-{__version__}-image-arm64.tar"),
+        ("kubeproxy-py.cdx.json", f"kubeproxy-py-{__version__}-image-arm64.cdx.json"),
         ("base.tar", ""),
     ],
 )
 def test_image_is_named_for_its_version_and_architecture(name: str, named: str) -> None:
-    assert release.image_name(name) == named
+    assert release.image_name(name, "arm64") == named
 
 
 def test_notes_have_the_changes_of_the_version_and_links_that_lead_somewhere() -> None:
