@@ -1,4 +1,4 @@
-"""The same cluster, served by API servers of Kubernetes 1.20 to 1.36, gives the same kernel state without a warning."""
+"""The same cluster, served by API servers of Kubernetes 1.20 to 1.36, has the same real servers, without a warning."""
 
 from __future__ import annotations
 
