@@ -107,7 +107,7 @@ def _run_sections(cluster: Cluster) -> None:
         (
             "Stop and clean up",
             "A stopped agent leaves the kernel state in place; cleanup deletes everything the agent made.",
-            lambda: sections.end(cluster, agent),
+            lambda: sections.end(cluster, agent, troubles.drained_pod()),
         ),
     )
     try:

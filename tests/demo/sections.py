@@ -29,7 +29,7 @@ _CLUSTER_IPS = (
     Frontend("TCP", "10.109.78.218", 80),
 )
 _NODE_PORTS = tuple(Frontend("TCP", address, port) for port in (32047, 32327) for address in _NODE_A)
-DEMPAPP = (_CLUSTER_IPS[-1], *(front for front in _NODE_PORTS if front.port == 32327))
+_DEMPAPP = (_CLUSTER_IPS[-1], *(front for front in _NODE_PORTS if front.port == 32327))
 
 TO_DEMPAPP = Target("dempapp", "tcp", "10.109.78.218", 80)
 TO_DEMPAPP_NODE_PORT = Target("dempapp's NodePort", "tcp", "192.168.3.10", 32327)
@@ -41,7 +41,7 @@ _MASQUERADED = {
     "pod-b1": "192.168.3.10",
     "pod-b3": "192.168.3.10",
 }
-DEMPAPP_SEES_NODE = {pod: _MASQUERADED[pod] for pod in ("pod-a1", "pod-b1")}
+_DEMPAPP_SEES_NODE = {pod: _MASQUERADED[pod] for pod in ("pod-a1", "pod-b1")}
 # Client, target, number of requests; pods that must answer and the client address they must see; what that shows.
 _REQUESTS: tuple[tuple[str, Target, int, dict[str, str], str], ...] = (
     (
@@ -51,12 +51,12 @@ _REQUESTS: tuple[tuple[str, Target, int, dict[str, str], str], ...] = (
         dict.fromkeys(("pod-a1", "pod-b1"), "10.244.1.6"),
         "both pods answer alternately; a client in the cluster keeps its own address",
     ),
-    ("node-a", TO_DEMPAPP, 4, DEMPAPP_SEES_NODE, "the node itself uses its address towards each pod"),
+    ("node-a", TO_DEMPAPP, 4, _DEMPAPP_SEES_NODE, "the node itself uses its address towards each pod"),
     (
         "outside",
         TO_DEMPAPP_NODE_PORT,
         4,
-        DEMPAPP_SEES_NODE,
+        _DEMPAPP_SEES_NODE,
         "a client outside is masqueraded, so that answers return through this node",
     ),
     (
@@ -93,7 +93,7 @@ def start() -> Agent:
     command("kubeproxy-py", "run", *flags)
     began = time.monotonic()
     agent = Agent(flags)
-    first = agent.wait_for("first sync")
+    first = agent.wait_for("first sync", timeout_s=60.0)
     took_s = time.monotonic() - began
     check(f"first sync done {took_s:.1f} s after the process was started", " 0 pending" in first, first)
     wait_until(_SOCKET.exists, agent)
@@ -164,11 +164,11 @@ def scale(cluster: Cluster, agent: Agent) -> None:
     expected = {"10.244.1.5", "10.244.1.6", "10.244.2.5", "10.244.2.7"}
     began = time.monotonic()
     changed.rename(path)
-    took_s = wait_until(lambda: all(virtual_servers()[front] == expected for front in DEMPAPP), agent) - began
+    took_s = wait_until(lambda: all(virtual_servers()[front] == expected for front in _DEMPAPP), agent) - began
     message = agent.wait_for("Synced", since=lines)
     check(
         f"{took_s * 1000:.0f} ms after the file was renamed into place, the kernel has 2 more real servers at each of"
-        f" dempapp's {len(DEMPAPP)} virtual servers",
+        f" dempapp's {len(_DEMPAPP)} virtual servers",
         "Synced 1 Service:" in message and " 0 pending" in message,
         message,
     )
@@ -184,16 +184,17 @@ def compare() -> None:
     check("the kernel state matches the manifests", text.strip() == "nothing to do", text)
 
 
-def end(cluster: Cluster, agent: Agent) -> None:
-    """Stop the agent, then delete its kernel state."""
+def end(cluster: Cluster, agent: Agent, drained_pod: str) -> None:
+    """Stop the agent, then delete its kernel state; *drained_pod* was an endpoint of dempapp and is none any more."""
     command("kill -TERM", "AGENT")
     began = time.monotonic()
     status = agent.stop()
     took_s = time.monotonic() - began
     check(f"it exited within {took_s * 1000:.0f} ms with status 0", status == 0 and took_s < 2, (status, took_s))
     show("")
-    answers = send(cluster.namespaces, "outside", TO_DEMPAPP_NODE_PORT, 4)
-    check_spread(answers, _MASQUERADED, "requests are still answered by all four pods: the kernel forwards them")
+    answers = send(cluster.namespaces, "outside", TO_DEMPAPP_NODE_PORT, 6)
+    left = {pod: source for pod, source in _MASQUERADED.items() if pod != drained_pod}
+    check_spread(answers, left, "requests are still answered by the other pods: the kernel forwards them")
     show("")
     before = state_sizes()
     _, log = run_command("cleanup", *FLAGS)
