@@ -372,13 +372,9 @@ def fate_if_open(state: State, packet: Packet, found: Fate, *, is_bound: bool) -
 
     *found* is what does; *is_bound*: as if its address were bound.
     """
-    closing = {(key.set, key.entry) for key in closing_entries(packet)} & state.entries
-    if not closing and not is_bound:
-        return found
-    state.entries -= closing
-    found = fate(state, packet, is_bound=is_bound)
-    state.entries |= closing
-    return found
+    has = state.sets.get(frontend_of(packet), frozenset())
+    sets = has - {key.set for key in closing_entries(packet)}
+    return fate(state, packet, is_bound=is_bound, sets=sets) if is_bound or sets != has else found
 
 
 def lacks_firewall(rows: Rows, family: Family) -> bool:

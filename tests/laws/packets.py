@@ -5,10 +5,10 @@ It shares no code with the planner, so that a law can compare what packets meet 
 
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, lru_cache
 from ipaddress import ip_address, ip_network
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
@@ -21,6 +21,7 @@ from kubeproxy_py.model.rows import (
     Key,
     RealServer,
     Rows,
+    Spec,
     Table,
     VirtualServer,
 )
@@ -68,9 +69,9 @@ class State:
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.endpoints: defaultdict[VirtualServer, set[tuple[str, int]]] = defaultdict(set)
-        self.entries: set[tuple[str, str]] = set()
-        self.sources: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # by set and frontend
-        self.chains: dict[tuple[Family, Table, str], list[tuple[tuple[_Match, ...], str]]] = {}
+        self.sets: dict[str, frozenset[str]] = {}  # by entry: the sets that have it
+        self._sources: dict[str, frozenset[tuple[str, str]]] = {}  # by frontend: sets and networks
+        self._rules: dict[Family, _Rules] = {}  # which did not change since they were looked up
         for key in rows:
             self.follow(key)
 
@@ -81,48 +82,126 @@ class State:
             case RealServer():
                 change = set.add if exists and self.rows[key] != DRAINING else set.discard
                 change(self.endpoints[key.virtual_server], (key.address, key.port))
+            case IpsetEntry() if key.entry.count(",") == 2:
+                frontend, _, source = key.entry.rpartition(",")
+                _change(self._sources, frontend, (key.set, source), exists=exists)
             case IpsetEntry():
-                change_entry = set.add if exists else set.discard
-                change_entry(self.entries, (key.set, key.entry))
-                if key.entry.count(",") == 2:
-                    frontend, _, source = key.entry.rpartition(",")
-                    (set.add if exists else set.discard)(self.sources[key.set, frontend], source)
-            case Chain():
-                spec = self.rows.get(key)
-                self.chains[key.family, key.table, key.name] = parse_chain(spec) if isinstance(spec, ChainSpec) else []
+                _change(self.sets, key.entry, key.set, exists=exists)
+            case Chain() | Jump():
+                self._rules.pop(key.family, None)
             case VirtualServer() if not exists:
                 self.endpoints.pop(key, None)  # its real servers go with it
 
+    def rules(self, family: Family) -> "_Rules":
+        """Return the chains and jumps of *family*."""
+        if family not in self._rules:
+            keys = (*kube_names.chains(family), *kube_names.jumps(family))
+            self._rules[family] = _rules(tuple((key, self.rows[key]) for key in keys if key in self.rows))
+        return self._rules[family]
+
+    def look(self, packet: Packet, *, is_local: bool, sets: frozenset[str] | None = None) -> "_Look":
+        """Return what rules can tell of *packet*; *sets*: as if these had its address and port."""
+        by_entry, (frontend, from_source) = self.sets, _entries_of(packet)
+        return _Look(
+            packet.source,
+            packet.protocol,
+            by_entry.get(frontend, _NONE) if sets is None else sets,
+            by_entry.get(from_source, _NONE),
+            by_entry.get(packet.destination, _NONE) | by_entry.get(str(packet.port), _NONE),
+            self._sources.get(frontend, _NONE),
+            is_local,
+        )
+
+
+_NONE: frozenset[Any] = frozenset()
+_Item = TypeVar("_Item")
+
+
+def _change(by_entry: dict[str, frozenset[_Item]], entry: str, item: _Item, *, exists: bool) -> None:
+    items = by_entry.get(entry, _NONE)
+    by_entry[entry] = items | {item} if exists else items - {item}
+
+
+@cache
+def _entries_of(packet: Packet) -> tuple[str, str]:
+    """Return how sets name the destination of *packet*, and its source, both with the port."""
+    port = f"{packet.protocol}:{packet.port}"
+    return f"{packet.destination},{port}", f"{packet.source},{port}"
+
+
+class _Look(NamedTuple):
+    """All that rules can tell of a packet: much the same for many packets."""
+
+    source: str
+    protocol: str
+    sets_of_destination: frozenset[str]  # with the port
+    sets_of_source: frozenset[str]  # with the port
+    sets_of_address_or_port: frozenset[str]  # of the destination
+    sources: frozenset[tuple[str, str]]  # sets, and the networks that they admit to the destination
+    is_local: bool
+
+    def is_in(self, name: str, fields: str) -> bool:
+        match fields:
+            case "dst,dst":
+                return name in self.sets_of_destination
+            case "src,dst":
+                return name in self.sets_of_source
+            case "dst":
+                return name in self.sets_of_address_or_port
+            case "dst,dst,src":
+                return any(is_within(self.source, network) for having, network in self.sources if having == name)
+        raise AssertionError(fields)
+
+
+class _Rules:
+    """Chains and jumps of one family."""
+
+    def __init__(self, rows: Iterable[tuple[Key, Spec]]) -> None:
+        self.jumps: set[Jump] = set()
+        self.chains: dict[tuple[Table, str], list[tuple[tuple[_Match, ...], str]]] = {}
+        for key, spec in rows:
+            match key:
+                case Jump():
+                    self.jumps.add(key)
+                case Chain() if isinstance(spec, ChainSpec):
+                    self.chains[key.table, key.name] = parse_chain(spec)
+
+
+@lru_cache(maxsize=1000)
+def _rules(rows: tuple[tuple[Key, Spec], ...]) -> _Rules:
+    """Return the same object for the same *rows*, so that verdicts of it are found again."""
+    return _Rules(rows)
+
+
+@lru_cache(maxsize=100_000)
+def _verdicts(rules: _Rules, family: Family, look: _Look) -> tuple[str, str]:
+    """Return the verdicts on a packet that comes in, and on one that goes on to an endpoint."""
+    walk = _Walk(rules, family, look)
+    walk.passes("nat", "PREROUTING")
+    return walk.passes("filter", "INPUT"), walk.passes("nat", "POSTROUTING")
+
 
 class _Walk:
-    """One packet on its way through the chains of *state*."""
+    """One packet on its way through chains."""
 
-    def __init__(self, state: State, packet: Packet, *, is_local: bool) -> None:
-        self.state = state
-        self.packet = packet
-        self.family = packet.family
-        self.is_local = is_local
+    def __init__(self, rules: _Rules, family: Family, look: _Look) -> None:
+        self.look = look
         self.is_marked = False
-        port = f"{packet.protocol}:{packet.port}"
-        self._frontend = f"{packet.destination},{port}"
-        self._fields = {  # what a set is searched for
-            "dst,dst": (self._frontend,),
-            "src,dst": (f"{packet.source},{port}",),
-            "dst": (packet.destination, str(packet.port)),
-        }
+        self._rules = rules
+        self._family = family
 
     def passes(self, table: Table, hook: str) -> str:
         """Return the verdict of all jumps of *hook*; "" if none ends the walk."""
-        for jump in _jumps(self.family, table, hook):
-            if jump in self.state.rows:
+        for jump in _jumps(self._family, table, hook):
+            if jump in self._rules.jumps:
                 verdict = self._run(table, jump.target)
                 if verdict in _ENDS:
                     return verdict
         return ""
 
     def _run(self, table: Table, name: str) -> str:
-        for matches, target in self.state.chains.get((self.family, table, name), ()):
-            if _fails(matches, self):
+        for matches, target in self._rules.chains.get((table, name), ()):
+            if not all(match(self) for match in matches):
                 continue
             if target == "MARK":
                 self.is_marked = True
@@ -133,16 +212,6 @@ class _Walk:
             elif (verdict := self._run(table, target)) in _ENDS:
                 return verdict
         return ""
-
-    def is_in(self, name: str, fields: str) -> bool:
-        if fields == "dst,dst,src":
-            networks = self.state.sources.get((name, self._frontend), ())
-            return any(is_within(self.packet.source, network) for network in networks)
-        entries = self.state.entries
-        for value in self._fields[fields]:  # noqa: SIM110 - as in _fails
-            if (name, value) in entries:
-                return True
-        return False
 
 
 @cache
@@ -159,13 +228,6 @@ def is_within(address: str, network: str) -> bool:
 
 
 _Match = Callable[[_Walk], bool]
-
-
-def _fails(matches: tuple[_Match, ...], walk: _Walk) -> bool:
-    for match in matches:  # noqa: SIM110 - most of the time of a history is spent here
-        if not match(walk):
-            return True
-    return False
 
 
 @cache
@@ -204,16 +266,16 @@ def _match(word: str, words: Iterator[str]) -> _Match | None:
             return None
         case "-s":
             network = next(words)
-            return lambda walk: is_within(walk.packet.source, network)
+            return lambda walk: is_within(walk.look.source, network)
         case "-p":
             protocol = next(words)
-            return lambda walk: walk.packet.protocol == protocol
+            return lambda walk: walk.look.protocol == protocol
         case "--match-set":
             name, fields = next(words), next(words)
-            return lambda walk: walk.is_in(name, fields)
+            return lambda walk: walk.look.is_in(name, fields)
         case "--dst-type":
             next(words)
-            return lambda walk: walk.is_local
+            return lambda walk: walk.look.is_local
         case "--src-type" | "--vproto" | "--vaddr" | "--vport":
             next(words)
             return lambda _: False  # the client is outside, and its packet does not come from IPVS
@@ -225,18 +287,25 @@ def _match(word: str, words: Iterator[str]) -> _Match | None:
     raise AssertionError(word)
 
 
-def fate(state: State, packet: Packet, *, is_bound: bool = False) -> Fate:
-    """Return what happens to *packet* on a node with the rows of *state*; *is_bound*: as if its address were bound."""
+def fate(state: State, packet: Packet, *, is_bound: bool = False, sets: frozenset[str] | None = None) -> Fate:
+    """Return what happens to *packet* on a node with the rows of *state*.
+
+    Args:
+        state: The rows.
+        packet: The packet.
+        is_bound: As if its address were bound.
+        sets: As if these sets had its address and port.
+    """
     is_local = is_bound or packet.destination in NODE_ADDRESSES or Address(packet.destination) in state.rows
     if not is_local:
         return Fate("elsewhere")
-    walk = _Walk(state, packet, is_local=is_local)
-    walk.passes("nat", "PREROUTING")
-    if walk.passes("filter", "INPUT") in ("DROP", "REJECT"):
+    family = packet.family
+    on_arrival, on_leaving = _verdicts(state.rules(family), family, state.look(packet, is_local=is_local, sets=sets))
+    if on_arrival in ("DROP", "REJECT"):
         return Fate("shut out")
     if packet.server not in state.rows:
         return Fate("host")
     endpoints = frozenset(state.endpoints.get(packet.server, ()))
     if not endpoints:
         return Fate("refused")
-    return Fate("served", endpoints, masqueraded=walk.passes("nat", "POSTROUTING") == "MASQUERADE")
+    return Fate("served", endpoints, masqueraded=on_leaving == "MASQUERADE")
