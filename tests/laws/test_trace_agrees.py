@@ -4,7 +4,7 @@ The two share no code: the laws must not trust the product's, and the product's 
 this node as a client).
 """
 
-from hypothesis import given
+from hypothesis import given, settings
 
 from kubeproxy_py.diagnose.trace.packet import Host
 from kubeproxy_py.diagnose.trace.path import trace
@@ -27,7 +27,11 @@ _RESULTS = {
     "forwarded": "elsewhere",
 }
 
+_EXAMPLES = settings().max_examples // 5
+"""Each history has hundreds of packets, and to trace one costs far more than to evaluate it."""
 
+
+@settings(max_examples=_EXAMPLES)
 @given(history=batches)
 def test_trace_agrees_with_the_evaluator_of_the_laws(history: list[list[ObjectEvent]]) -> None:
     compiled = compiler()
