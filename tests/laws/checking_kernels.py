@@ -243,6 +243,8 @@ class PacketKernel(CheckedKernel):
         self.refused: dict[Key, str] = {}  # by a fault, and not carried out since; with the verb
         self._lacked_firewall: set[Family] = set()
         self.unbound: set[IP] = set()  # addresses that another program deleted
+        self.lost_entries: set[IpsetEntry] = set()  # that another program deleted
+        self.foreign_exemptions: set[IpsetEntry] = set()  # that another program added
         self.meetings: dict[Packet, Meeting] = {}
         self._by_address: defaultdict[IP, list[Packet]] = defaultdict(list)
         self._by_family: defaultdict[Family, list[Packet]] = defaultdict(list)
@@ -258,14 +260,20 @@ class PacketKernel(CheckedKernel):
         self._by_address.clear()
         self._by_family.clear()
         self._unmasqueraded.clear()  # endpoints that some client meets so
+        # An entry that is to come back, before obsolete endpoints go, may admit clients to them again.
+        self.lost_entries &= desired.keys()
+        lost = frozenset(self.lost_entries)
         for packet, meeting in self.meetings.items():
             self._by_address[packet.destination].append(packet)
             self._by_family[packet.family].append(packet)
             # While an address that goes is still bound, what is behind it may be as desired already.
             is_unbound = meeting.after.result == "elsewhere"
+            # A known gap: it takes effect when its set gets rules, before endpoints that it is not for went.
+            if any(key.entry == frontend_of(packet) for key in self.foreign_exemptions):
+                self._unmasqueraded[packet.server].update(meeting.before.endpoints)
             was_unbound = packet.destination in self.unbound
             for its_fate in (
-                fate_if_open(before, packet, meeting.before, is_bound=was_unbound),
+                fate_if_open(before, packet, meeting.before, is_bound=was_unbound, lost=lost),
                 fate_if_open(after, packet, meeting.after, is_bound=is_unbound),
             ):
                 if its_fate.endpoints and not its_fate.masqueraded:
@@ -367,13 +375,16 @@ class PacketKernel(CheckedKernel):
         )
 
 
-def fate_if_open(state: State, packet: Packet, found: Fate, *, is_bound: bool) -> Fate:
+def fate_if_open(
+    state: State, packet: Packet, found: Fate, *, is_bound: bool, lost: frozenset[IpsetEntry] = frozenset()
+) -> Fate:
     """Return what would happen to *packet* on a node with the rows of *state* if source ranges closed nothing to it.
 
-    *found* is what does; *is_bound*: as if its address were bound.
+    *found* is what does; *is_bound*: as if its address were bound; *lost*: as if it had these entries.
     """
-    has = state.sets.get(frontend_of(packet), frozenset())
-    sets = has - {key.set for key in closing_entries(packet)}
+    frontend = frontend_of(packet)
+    has = state.sets.get(frontend, frozenset())
+    sets = (has - {key.set for key in closing_entries(packet)}) | {key.set for key in lost if key.entry == frontend}
     return fate(state, packet, is_bound=is_bound, sets=sets) if is_bound or sets != has else found
 
 

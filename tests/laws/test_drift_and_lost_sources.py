@@ -51,7 +51,7 @@ Damage = Callable[[Rows, list[Key]], None]
 """What another program does to rows, of which it is given those of one kind, in any order."""
 
 
-def _delete(rows: Rows, keys: list[Key]) -> None:
+def delete(rows: Rows, keys: list[Key]) -> None:
     rows.pop(keys[0])
     for key in [key for key in rows if is_deleted_with(key, keys[0])]:
         del rows[key]
@@ -82,7 +82,7 @@ def _bind(rows: Rows, keys: list[Key]) -> None:
         rows[Address(server.address)] = None
 
 
-def _exempt(rows: Rows, keys: list[Key]) -> None:
+def exempt(rows: Rows, keys: list[Key]) -> None:
     server = keys[0]
     assert isinstance(server, VirtualServer)
     ipset = Ipset(kube_names.LOAD_BALANCER_LOCAL.name_in(family_of(server.address)))
@@ -91,9 +91,9 @@ def _exempt(rows: Rows, keys: list[Key]) -> None:
 
 
 DAMAGES: tuple[tuple[type[Key], Damage], ...] = (
-    *((Address, _delete), (Link, _delete), (VirtualServer, _delete), (RealServer, _delete), (RealServer, _drain)),
-    *((IpsetEntry, _delete), (IpsetEntry, _delete), (Ipset, _flush), (Chain, _flush), (Jump, _delete)),
-    *((Sysctl, _delete), (VirtualServer, _add_real_server), (VirtualServer, _bind), (VirtualServer, _exempt)),
+    *((Address, delete), (Link, delete), (VirtualServer, delete), (RealServer, delete), (RealServer, _drain)),
+    *((IpsetEntry, delete), (IpsetEntry, delete), (Ipset, _flush), (Chain, _flush), (Jump, delete)),
+    *((Sysctl, delete), (VirtualServer, _add_real_server), (VirtualServer, _bind), (VirtualServer, exempt)),
 )
 
 damages = st.lists(
@@ -125,10 +125,18 @@ class DamagedKernel(PacketKernel):
             return
         event(f"{damage.__name__} {kind.__name__}")
         pick %= len(keys)
-        chosen = keys[pick]
+        self.damage(damage, [*keys[pick:], *keys[:pick]])
+
+    def damage(self, damage: Damage, keys: list[Key]) -> None:
+        """Have another program do *damage* to the first of *keys*, which are of one kind."""
+        chosen = keys[0]
         bound = {key.address for key in self.rows if isinstance(key, Address)}
-        damage(self.rows, [*keys[pick:], *keys[:pick]])
+        entries = {key for key in self.rows if isinstance(key, IpsetEntry)}
+        damage(self.rows, keys)
         self.unbound |= {address for address in bound if Address(address) not in self.rows}
+        self.lost_entries |= entries - self.rows.keys()
+        if damage is exempt:
+            self.foreign_exemptions |= {key for key in self.rows if isinstance(key, IpsetEntry) and key not in entries}
         if isinstance(chosen, Chain | Jump):
             self._changed_rules.add(chosen.family)
         self.state = State(self.rows)
@@ -139,6 +147,9 @@ class DamagedKernel(PacketKernel):
 
     def end_sync(self) -> None:
         self.unbound = {address for address in self.unbound if Address(address) not in self.rows}
+        self.lost_entries -= self.rows.keys()
+        is_done = all(self.rows.get(key) == spec for key, spec in self.desired.items())
+        self.foreign_exemptions &= self.rows.keys() - (self.desired.keys() if is_done else set())
         rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
         self._changed_rules -= {
             family

@@ -1,7 +1,10 @@
 """Histories that random examples found, each as short as it can be: what law 2 forbids happened in them once."""
 
 from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
-from tests.builders import endpoint_slice, name, port, service
+from kubeproxy_py.model.rows import IpsetEntry, Key, VirtualServer
+from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
+from tests.laws.checking_kernels import CheckedAgent
+from tests.laws.test_drift_and_lost_sources import Damage, DamagedKernel, delete, exempt
 from tests.laws.test_every_prefix_is_legal import sync_with_faults
 from tests.laws.test_late_rules import sync_with_late_rules
 
@@ -95,7 +98,45 @@ def test_port_is_admitted_together_with_a_virtual_server_that_waited_for_the_fir
     )
 
 
-def _balancer(text: str, ranges: tuple[str, ...]) -> ObjectEvent:
+def test_entry_that_another_program_deleted_admits_clients_again_before_endpoints_went() -> None:
+    """Clients outside meet ClusterIPs of a family without pod networks unmasqueraded, so they met both before."""
+    _sync_damaged(
+        [_service("api", "fd00:96::10", port(80)), _slice_here_and_there("api", "fd00:10:244:")],
+        (delete, IpsetEntry("KUBE-6-CLUSTER-IP", "fd00:96::10,tcp:80")),
+        [_service("api", "fd00:96::10", port(80), internal_local=True)],
+    )
+
+
+def test_exemption_that_another_program_added_takes_effect_before_endpoints_went() -> None:
+    """It becomes the agent's own in the sync in which its set gets its rules: a known gap."""
+    _sync_damaged(
+        [_balancer("api", ()), _slice_here_and_there("api", "10.244.")],
+        (exempt, VirtualServer(ADDRESS, 80, "TCP")),
+        [_balancer("api", (), external_local=True)],
+    )
+
+
+def _sync_damaged(first: list[ObjectEvent], damage: tuple[Damage, Key], second: list[ObjectEvent]) -> None:
+    """Sync after *first*, and after *damage* and *second*."""
+    kernel = DamagedKernel()
+    checked = CheckedAgent(kernel)
+    checked.handle(first)
+    checked.sync()
+    does, key = damage
+    kernel.damage(does, [key])
+    checked.handle(second)
+    checked.advance(31.0)
+    checked.sync()
+    checked.settle()
+
+
+def _slice_here_and_there(text: str, network: str) -> ObjectEvent:
+    host = "::5" if "fd00" in network else ".5"
+    pods = [endpoint(f"{network}1{host}"), endpoint(f"{network}2{host}", THERE)]
+    return SliceUpserted(endpoint_slice(text, pods))
+
+
+def _balancer(text: str, ranges: tuple[str, ...], **fields: object) -> ObjectEvent:
     return _service(
         text,
         {"api": "10.96.0.10", "cart": "10.96.0.11"}[text],
@@ -103,6 +144,7 @@ def _balancer(text: str, ranges: tuple[str, ...]) -> ObjectEvent:
         type="LoadBalancer",
         load_balancer_ips=(ADDRESS,),
         source_ranges=ranges,
+        **fields,
     )
 
 
