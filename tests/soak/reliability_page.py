@@ -124,7 +124,7 @@ starts of the agent. {len(TARGETS)} clients send all the time, five times a seco
 datagrams to a ClusterIP, a NodePort, load balancer addresses and an externalIP, from a pod, from the node and from
 outside. {HELD} connections are held open, with a line on each five times a second. The clients share one CPU with
 the kernel and the agent, and the machine was busy with other work (a load average of up to 15 on two CPUs). The agent
-bounds its share of CPU, measured by the clock, so it looks for drift less often there: the times are upper bounds.
+bounded its search for drift by the clock then, and does so by CPU time now: the times are upper bounds.
 
 *Recovery* is the time from the end of the command, or of the outage, until kernel state is as before or, where it did
 not change, until a new Service is served: median and worst of n injections. A fault is active until then, but for
