@@ -367,8 +367,13 @@ class PacketKernel(CheckedKernel):
         )
 
     def is_refused(self, packet: Packet) -> bool:
-        """Return whether a fault refused the virtual server of *packet*, or that what admits packets to it goes."""
+        """Return whether a fault refused the virtual server of *packet*, or that what admits packets to it goes.
+
+        Or the entry that hides ports of the host at its address, after another program deleted it.
+        """
         frontend = frontend_of(packet)
+        if any(key.entry == packet.destination for key in self.lost_entries & self.refused.keys()):
+            return True
         return packet.server in self.refused or any(
             isinstance(key, IpsetEntry) and key.entry == frontend and verb == "delete"
             for key, verb in self.refused.items()
