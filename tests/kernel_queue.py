@@ -15,6 +15,7 @@ import pytest
 
 # Files that take longest, in this order (make test prints the slowest tests); all others come after them.
 SLOWEST = (
+    "test_complaints.py",  # first on a kernel, because it unloads a module that most tests use
     "test_soak.py",
     "test_recorded_cases.py",
     "test_spec_cases.py",
