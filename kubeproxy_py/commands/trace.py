@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kubeproxy_py.commands.exit_status import FAILED
 from kubeproxy_py.commands.kernel_lookup import KernelLookup
@@ -64,7 +65,8 @@ class Tracing:
     def __init__(self, loaded: "LoadedConfig", *, from_kernel: bool, source: Source | None = None) -> None:
         self._platform = real_platform(loaded) if from_kernel else _platform(loaded)
         parts = make_parts(loaded, self._platform, own_source=source)
-        self._from_kernel = not _compile(parts, self._platform) or from_kernel
+        is_known = _compile(parts, self._platform)
+        self._from_kernel = from_kernel or not is_known
         self._view = HostView()
         self._rulesets: dict[Family, Ruleset] = {}
         known = known_to_compiler(parts.compiler)
@@ -74,7 +76,7 @@ class Tracing:
             lambda family: pods_here(known, family),
             self._listens,
         )
-        self._objects, self._directory = objects_of(known), directory_of(known)
+        self._objects, self._directory = objects_of(known), replace(directory_of(known), is_known=is_known)
         kernel, rows = self._platform.kernel, parts.compiler.desired.rows
         self._lookup: Lookup = KernelLookup(kernel) if self._from_kernel else RowLookup(rows)
 

@@ -101,6 +101,19 @@ def test_without_objects_and_kernel_there_is_nothing_to_trace(
     assert "the rules of IPv4 cannot be read" in error
 
 
+@pytest.mark.parametrize("target", ["shop/idle", "10.96.0.10"])
+def test_service_is_not_said_to_be_missing_where_services_could_not_be_listed(
+    target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "real_platform", no_kernel)
+    monkeypatch.setattr("kubeproxy_py.commands.plan.LIST_TIMEOUT_S", 0.1)
+    words = ["--hostname-override=node-a", "--master=http://127.0.0.1:9", "--from=node", f"--to={target}"]
+    assert cli.main(["trace", *words]) == 1
+    error = capsys.readouterr().err
+    assert "the Services could not be listed, so it is not known which there are; give ADDRESS:PORT" in error
+    assert "no Service" not in error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -19,6 +19,7 @@ SENDERS = ("outside", "node", "pod")
 _PORT_MAX = 65535
 _NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?)/([a-z0-9]([-a-z0-9]*[a-z0-9])?)(?::([-a-zA-Z0-9]+))?")
 _FORMS = "give ADDRESS:PORT[/tcp|udp|sctp], [IPv6]:PORT, ADDRESS/icmp or NAMESPACE/SERVICE[:PORT]"
+_NOT_LISTED = "the Services could not be listed, so it is not known which there are; give ADDRESS:PORT[/tcp|udp|sctp]"
 
 
 class TraceError(Exception):
@@ -51,12 +52,14 @@ class Directory(Struct, frozen=True, gc=False):
         names: returns all names, for a suggestion.
         servers_at: returns the virtual servers at an address of a Service.
         serves: returns whether a virtual server exists.
+        is_known: whether the Services could be listed.
     """
 
     services: Callable[[ServiceName], Service | None] = lambda _name: None
     names: Callable[[], Iterable[ServiceName]] = tuple
     servers_at: Callable[[IP], Iterable[VirtualServer]] = lambda _address: ()
     serves: Callable[[VirtualServer], bool] = lambda _server: False
+    is_known: bool = True
 
 
 def parse_request(source: str, target: str, in_interface: str, directory: Directory) -> Request:
@@ -131,6 +134,8 @@ def _only_server(text: str, address: IP, protocol: str, directory: Directory) ->
     ports = sorted(f"{join_host_port(server.address, server.port)}/{server.protocol.lower()}" for server in servers)
     if ports:
         raise TraceError(f'--to "{text}": it has several ports; give one of {", ".join(ports)}')
+    if not directory.is_known:
+        raise TraceError(f'--to "{text}": no port is given, and {_NOT_LISTED}')
     raise TraceError(f'--to "{text}": no port is given, and no Service has the address; {_FORMS}')
 
 
@@ -160,6 +165,8 @@ def _port_text(port: ServicePort) -> str:
 
 
 def _reject_unknown(text: str, name: ServiceName, directory: Directory) -> NoReturn:
+    if not directory.is_known:
+        raise TraceError(f'--to "{text}": {_NOT_LISTED}')
     from difflib import get_close_matches
 
     close = get_close_matches(str(name), [str(other) for other in directory.names()], n=1)
