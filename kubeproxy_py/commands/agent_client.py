@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -20,7 +21,7 @@ _TIMEOUT_S = 15.0  # the agent may be in a long sync
 _SOON_S = 0.1
 _BODY_MAX_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
-_OK = 200
+_OK, _TOO_LONG = 200, 431
 _LENGTH = b"content-length"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 _OWN_SOURCE_FLAGS = ("manifests",)  # with these the operator asks for another source than the agent's
@@ -66,6 +67,8 @@ def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
     except PermissionError:
         raise NoAgentError(f"the agent at {path} may be asked by root only") from None
     except ConnectionRefusedError:
+        if not Path(path).is_socket():  # the kernel refuses a file of any other type with the same error
+            raise NoAgentError(f"no agent listens at {path}, which is not a socket") from None
         raise NoAgentError(f"the agent that listened at {path} is not running") from None
     except TimeoutError:
         raise NoAgentError(f"the agent at {path} has not answered within {_TIMEOUT_S:g} s") from None
@@ -73,6 +76,8 @@ def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
         who = "" if os.geteuid() == 0 else "; it answers root only"
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NoAgentError(f"the agent at {path} does not answer: {text}{who}") from None
+    if status == _TOO_LONG:
+        raise RefusedError(status, ErrorDocument("the arguments are too long"))
     if status != _OK:
         raise RefusedError(status, _error_document(body))
     return body
@@ -80,7 +85,7 @@ def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
 
 def _quoted(text: str) -> str:
     """Return *text* as a value in a query; urllib takes longer to import than the agent to answer."""
-    return "".join(f"%{byte:02X}" if chr(byte) not in _PLAIN else chr(byte) for byte in text.encode())
+    return "".join(f"%{byte:02X}" if chr(byte) not in _PLAIN else chr(byte) for byte in text.encode(errors="surrogateescape"))
 
 
 def _get(path: str, target: str) -> tuple[int, bytes]:

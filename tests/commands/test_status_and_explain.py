@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,18 @@ def test_explain_as_json_is_the_document(asked: str, capsys: Capture) -> None:
 def test_wrong_filter_is_refused_by_the_agent(asked: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="port: '70000' is not a port"):
         cli.main(["status", asked, "--port=70000"])
+
+
+@pytest.mark.parametrize("command", ["status", "explain"])
+def test_argument_that_is_not_utf_8_is_asked_for(command: str, asked: str, capsys: Capture) -> None:
+    assert cli.main([command, asked, os.fsdecode(b"shop/\xff")]) == (1 if command == "explain" else 0)
+    captured = capsys.readouterr()
+    assert ("Nothing matches" if command == "status" else "no Service shop/") in captured.out + captured.err
+
+
+def test_argument_that_is_too_long_is_named_as_such(asked: str) -> None:
+    with pytest.raises(SystemExit, match="error: the arguments are too long"):
+        cli.main(["status", asked, "x" * 20_000])
 
 
 def test_without_an_agent_and_without_rights_the_reason_is_named(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import stat
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -174,6 +174,15 @@ def test_without_an_agent_the_reason_is_named(tmp_path: Path) -> None:
     listening_unix_socket(str(tmp_path / "gone.sock")).close()
     with pytest.raises(NoAgentError, match="is not running"):
         ask(str(tmp_path / "gone.sock"), "/v1/state", {})
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_file_that_is_no_socket_is_not_taken_for_an_agent_that_ended(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / "debug.sock")
+    with pytest.raises(NoAgentError, match="no agent listens at .*, which is not a socket"):
+        ask(str(tmp_path / "debug.sock"), "/v1/state", {})
 
 
 def test_snapshot_is_requested_at_most_once_a_second_and_dropped_when_unused() -> None:
