@@ -55,11 +55,16 @@ class Scope:
         self.target = target
         self.servers: tuple[VirtualServer, ...] | None = None  # None: all of the Services
         self.endpoint: IP = ""
-        if isinstance(target, ServiceTarget):
-            self.names: list[ServiceName] = [resolve_service(snapshot, target)]
-            self.summary = f"Service {target.name}"
-            return
-        self._find_address(snapshot, target)
+        try:
+            if isinstance(target, ServiceTarget):
+                self.names: list[ServiceName] = [resolve_service(snapshot, target)]
+                self.summary = f"Service {target.name}"
+            else:
+                self._find_address(snapshot, target)
+        except UnknownTargetError as error:
+            if not snapshot.awaited:
+                raise
+            raise UnknownTargetError(f"{error}; {_awaited_text(snapshot)}", error.nearest) from None
 
     def _find_address(self, snapshot: Snapshot, target: AddressTarget) -> None:
         servers = sorted(frontends_at(snapshot, target), key=server_order)
@@ -105,7 +110,8 @@ def _unknown_address(snapshot: Snapshot, target: AddressTarget) -> tuple[str, li
     if refused:
         return f"{target.address} is not served: {refused[0]}", []
     if use := special_use(target.address):
-        return f"{target.address} is a {use} address, which no Service can have", []
+        article = "an" if use == "unspecified" else "a"
+        return f"{target.address} is {article} {use} address, which no Service can have", []
     text = f"no Service and no endpoint has {target} ({len(snapshot.services):,} Services are known)"
     return text, []
 
@@ -255,12 +261,16 @@ def _claims(snapshot: Snapshot, servers: Iterable[VirtualServer]) -> Iterator[Cl
             yield ClaimState(str(server), str(claim.service), KIND_NAMES[claim.kind], index == 0)
 
 
+def _awaited_text(snapshot: Snapshot) -> str:
+    return f"the initial lists of {', '.join(sorted(snapshot.awaited))} were not received yet"
+
+
 def _agent_problems(snapshot: Snapshot) -> Iterator[str]:
     """Yield what is wrong with the agent, whatever the target."""
     if snapshot.about.problem:
         yield snapshot.about.problem
     if snapshot.awaited:
-        yield f"the initial lists of {', '.join(sorted(snapshot.awaited))} were not received yet"
+        yield _awaited_text(snapshot)
     if snapshot.about.saved_s is not None:
         yield f"the API server does not answer; the objects are those saved at {time_text(snapshot.about.saved_s)}"
     for scope, error in snapshot.unread.items():

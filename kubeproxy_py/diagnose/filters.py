@@ -60,7 +60,7 @@ def parse_filter(parameters: Mapping[str, str]) -> Filter:
 def require_known(parameters: Iterable[str], known: Iterable[str]) -> None:
     """Raise ParameterError if one of *parameters* is not *known*."""
     if unknown := sorted(set(parameters) - set(known)):
-        raise ParameterError(f"unknown parameter {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        raise ParameterError(f"unknown parameter {unknown[0]!r}; there are {', '.join(sorted(known)) or 'none'}")
 
 
 def matching(state: ServiceState, wanted: Filter) -> ServiceState | None:

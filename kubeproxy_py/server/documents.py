@@ -162,7 +162,8 @@ def trace_page(snapshot: Snapshot, parameters: Parameters, _kernel: Kernel, paus
     source, target, in_interface = (parameters.get(name, "") for name in TRACE_PARAMETERS)
     host = Host(snapshot.host_addresses, view.route_to, lambda family: pods_here(known, family), view.listens)
     try:
-        request = parse_request(source, target, in_interface, directory_of(known))
+        directory = replace(directory_of(known), is_known="services" not in snapshot.awaited)
+        request = parse_request(source, target, in_interface, directory)
         pause()
         lookup = SnapshotLookup(snapshot)
         pause()

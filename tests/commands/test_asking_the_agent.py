@@ -11,7 +11,7 @@ import pytest
 
 from kubeproxy_py import cli
 from kubeproxy_py.commands import agent_config, doctor, plan, trace
-from kubeproxy_py.commands.agent_client import ask
+from kubeproxy_py.commands.agent_client import RefusedError, ask
 from kubeproxy_py.commands.parts import HostPlatform, empty_platform
 from kubeproxy_py.config.load import LoadedConfig, from_fields, load
 from kubeproxy_py.config.write import as_document, section_fields
@@ -232,6 +232,19 @@ def test_argument_that_the_agent_cannot_trace_is_an_error(
     error = capsys.readouterr().err
     assert text in error
     assert 'See "kubeproxy-py trace --help".' in error
+
+
+def test_service_is_not_said_to_be_missing_by_an_agent_that_waits_for_its_lists(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    with answering(AgentHarness(synced=False), tmp_path, LOADED) as flag:
+        assert cli.main(["trace", flag, "--from", "node", "--to", "shop/web"]) == 1
+    assert '--to "shop/web": the Services could not be listed, so it is not known which' in capsys.readouterr().err
+
+
+def test_page_without_parameters_says_so(asked: str) -> None:
+    with pytest.raises(RefusedError, match="unknown parameter 'x'; there are none"):
+        ask(asked.partition("=")[2], "/v1/config", {"x": "1"})
 
 
 def test_objects_are_served_at_the_socket_only(asked: str) -> None:

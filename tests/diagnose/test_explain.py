@@ -174,6 +174,7 @@ def test_row_that_failed_has_error_retry_and_what_it_waits_for() -> None:
         ("shop/web:htp", "Service shop/web has no port 'htp'", ("shop/web:80",)),
         ("10.96.0.10:81", "shop/web has the address with other ports", ("10.96.0.10:80/TCP",)),
         ("127.0.0.1:80", "127.0.0.1 is a loopback address", ()),
+        ("0.0.0.0", "0.0.0.0 is an unspecified address", ()),
         ("10.99.0.1", "no Service and no endpoint has 10.99.0.1", ()),
     ],
 )
@@ -194,6 +195,12 @@ def test_agent_that_waits_for_lists_is_a_problem() -> None:
         "the initial lists of node, services, slices were not received yet"
         in explained(snapshot_of(harness), "shop/web").problems
     )
+
+
+@pytest.mark.parametrize("target", ["shop/web", "10.96.0.10", "10.244.1.5"])
+def test_agent_that_waits_for_lists_does_not_know_what_there_is(target: str) -> None:
+    with pytest.raises(UnknownTargetError, match="; the initial lists of node, services, slices were not received yet"):
+        explained(snapshot_of(AgentHarness(synced=False)), target)
 
 
 def test_service_that_is_meant_to_have_no_address_is_well() -> None:
