@@ -113,7 +113,7 @@ def _table(state: State, *, wide: bool) -> Iterator[str]:
                 yield line_of(real_cells(real), real_widths)
         if service.notes:
             yield from _notes(service)
-    if any(server.real_servers is None for _, server in servers):
+    if any(server.real_servers is None for _, server in servers if server.status != "refused"):
         yield "Real servers are not listed, because there are many: give a Service, -n NAMESPACE, or -o wide"
 
 

@@ -190,6 +190,13 @@ def test_of_many_services_real_servers_are_listed_on_request_only() -> None:
     assert all(server.real_servers for one in many.services for server in one.virtual_servers)
 
 
+def test_refused_address_is_not_one_of_which_real_servers_are_left_out() -> None:
+    contested = service("other", ("10.96.0.11",), external_ips=("10.96.0.10",))
+    state = state_of(snapshot_with(service(), endpoint_slice(), contested), address="10.96.0.10")
+    assert [server.status for one in state.services for server in one.virtual_servers] == ["refused", "serving"]
+    assert "Real servers are not listed" not in status_text(state)
+
+
 def test_name_of_an_object_cannot_change_the_terminal() -> None:
     evil = endpoint_slice()
     pod = EndpointSlice(evil.name, evil.service, evil.family, evil.endpoints, evil.ports, "\x1b[2Jpod\u202e")
