@@ -13,9 +13,10 @@ from msgspec import Struct
 from kubeproxy_py.diagnose.trace.packet import ICMP
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort
-from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, join_host_port, parse_ip
+from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, join_host_port, parse_ip, special_use
 
 SENDERS = ("outside", "node", "pod")
+_NO_HOSTS = ("multicast", "broadcast", "unspecified")  # uses of addresses that are no host's: not traced
 _PORT_MAX = 65535
 _NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?)/([a-z0-9]([-a-z0-9]*[a-z0-9])?)(?::([-a-zA-Z0-9]+))?")
 _FORMS = "give ADDRESS:PORT[/tcp|udp|sctp], [IPv6]:PORT, ADDRESS/icmp or NAMESPACE/SERVICE[:PORT]"
@@ -76,13 +77,16 @@ def _source(text: str) -> IP:
     if text in SENDERS:
         return text
     try:
-        return parse_ip(text.strip("[]"))
+        address = parse_ip(text.strip("[]"))
     except ValueError:
         from difflib import get_close_matches
 
         close = get_close_matches(text, SENDERS, n=1)
         suggestion = f"; did you mean {close[0]}?" if close else ""
         raise TraceError(f'--from "{text}": give an address, or one of {", ".join(SENDERS)}{suggestion}') from None
+    if (use := special_use(address)) in _NO_HOSTS:
+        raise TraceError(f'--from "{text}": no packet has this source, it is {use}; give the address of the client')
+    return address
 
 
 def _destination(text: str, directory: Directory) -> tuple[IP, int, str]:
@@ -94,11 +98,15 @@ def _destination(text: str, directory: Directory) -> tuple[IP, int, str]:
         address = parse_ip(host)
     except ValueError:
         raise TraceError(f'--to "{text}": {_FORMS}') from None
+    if (use := special_use(address)) in _NO_HOSTS:
+        raise TraceError(f'--to "{text}": no Service and no host has this address, it is {use}; {_FORMS}')
     if protocol == ICMP:
         return address, 0, ICMP
     if not port:
         return _only_server(text, address, protocol, directory)
-    if not port.isdecimal() or not 1 <= int(port) <= _PORT_MAX:
+    if "/" in port:
+        raise TraceError(f'--to "{text}": "{port.partition("/")[2]}" is no protocol; {_FORMS}')
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= _PORT_MAX):
         raise TraceError(f'--to "{text}": the port is not in 1-{_PORT_MAX}; {_FORMS}')
     return address, int(port), protocol or _protocol_of(address, int(port), directory)
 
@@ -148,6 +156,8 @@ def _service_destination(
     if not service.cluster_ips:
         kind = "ExternalName" if service.type == "ExternalName" else "headless"
         raise TraceError(f'--to "{text}": the Service is {kind} and has no address; give ADDRESS:PORT of an endpoint')
+    if protocol == ICMP:
+        return service.cluster_ips[0], 0, ICMP
     ports = [port for port in service.ports if protocol in ("", port.protocol) and _is_port(port, port_name)]
     if len({(port.port, port.protocol) for port in ports}) == 1:
         return service.cluster_ips[0], ports[0].port, ports[0].protocol
