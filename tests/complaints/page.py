@@ -21,7 +21,7 @@ _HEAD = """
 Each of these states was made on a real kernel, with packets where packets are concerned, and the command was run there
 (`tests/e2e/test_complaints.py`); this is what it printed. `...` stands for lines that are left out; of `doctor` only
 the finding is shown, of the log (`journalctl -u kubeproxy-py`, `kubectl -n kube-system logs POD`) one line without time
-and source. `trace` and `doctor` need the agent's own flags, `status` and `explain` none while an agent runs.
+and source. None of the commands needs flags while an agent runs.
 
 """
 

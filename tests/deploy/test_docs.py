@@ -54,6 +54,15 @@ def test_page_of_kernel_state_has_every_field() -> None:
 def test_page_of_commands_has_every_command() -> None:
     text = (REPOSITORY / "docs/commands.md").read_text()
     assert [name for name in COMMANDS if f"`{name}`" not in text] == []
+    needs, statuses = (re.findall(r"^\| (.+?) \|", part, re.MULTILINE) for part in text.split("## Exit status"))
+    assert [rows for rows in (needs, statuses) if len(set(rows)) < len(rows)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].unusable == 1])
+def test_page_of_commands_names_those_that_exit_with_1_if_the_command_line_cannot_be_used(name: str) -> None:
+    text = (REPOSITORY / "docs/commands.md").read_text()
+    (line,) = re.findall(r"^.* exit with 1, too, if the command line .*$", text, re.MULTILINE)
+    assert f"`{name}`" in line
 
 
 @pytest.mark.parametrize("path", [*DOCS, *ROOT_PAGES], ids=lambda path: path.name)
