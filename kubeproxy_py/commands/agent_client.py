@@ -85,7 +85,9 @@ def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
 
 def _quoted(text: str) -> str:
     """Return *text* as a value in a query; urllib takes longer to import than the agent to answer."""
-    return "".join(f"%{byte:02X}" if chr(byte) not in _PLAIN else chr(byte) for byte in text.encode(errors="surrogateescape"))
+    return "".join(
+        f"%{byte:02X}" if chr(byte) not in _PLAIN else chr(byte) for byte in text.encode(errors="surrogateescape")
+    )
 
 
 def _get(path: str, target: str) -> tuple[int, bytes]:

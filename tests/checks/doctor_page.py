@@ -30,7 +30,7 @@ sudo kubeproxy-py doctor --config=/var/lib/kube-proxy/config.conf    # without a
 | exit status | meaning |
 |---|---|
 | 0 | all is well; there may be warnings |
-| 1 | nothing is found to be wrong, but a check could not look (`unknown`); or the command line or the configuration cannot be used, which stderr says |
+| 1 | nothing is found to be wrong, but a check could not look (`unknown`), or flags or files cannot be used (stderr) |
 | 2 | something is wrong (`error`) |
 
 | state | meaning |

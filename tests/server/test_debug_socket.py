@@ -181,7 +181,7 @@ def test_file_that_is_no_socket_is_not_taken_for_an_agent_that_ended(
     make: Callable[[Path], None], tmp_path: Path
 ) -> None:
     make(tmp_path / "debug.sock")
-    with pytest.raises(NoAgentError, match="no agent listens at .*, which is not a socket"):
+    with pytest.raises(NoAgentError, match=r"no agent listens at .*, which is not a socket"):
         ask(str(tmp_path / "debug.sock"), "/v1/state", {})
 
 
