@@ -36,6 +36,7 @@ def _no_arguments(_parser: ArgumentParser) -> None:
 
 
 _MIN_INTERVAL_S, _MAX_INTERVAL_S = 0.1, 3600
+_PORT_MAX = 65535
 
 
 class Command(NamedTuple):
@@ -228,7 +229,7 @@ def _plan(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.agent_config import Chosen, choose
     from kubeproxy_py.commands.plan import PlanOptions, plan
 
-    options = PlanOptions(arguments.assume_empty, arguments.kernel_state, arguments.output, arguments.color)
+    options = PlanOptions(arguments.assume_empty, arguments.kernel_state or "", arguments.output, arguments.color)
     if arguments.hold:
         from kubeproxy_py.commands.hold import plan_and_hold
 
@@ -242,7 +243,7 @@ def _plan_arguments(parser: ArgumentParser) -> None:
     compared = parser.add_mutually_exclusive_group()
     compared.add_argument("--assume-empty", action="store_true", help="compare with a kernel that has no rules yet")
     compared.add_argument(
-        "--kernel-state", metavar="FILE", default="",
+        "--kernel-state", type=_file, metavar="FILE",
         help="compare with the kernel state that dump wrote to this file, of any host; -: standard input",
     )  # fmt: skip
     _add_choice(parser, "-o", "--output", _OUTPUT_FORMATS, "format of the plan")
@@ -250,6 +251,14 @@ def _plan_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--hold", action="store_true", help="print a summary as the last line, NODE: ..., and wait for SIGTERM"
     )
+
+
+def _file(text: str) -> str:
+    from argparse import ArgumentTypeError
+
+    if not text:
+        raise ArgumentTypeError("no file is named")  # by a variable that is not set; not the kernel of this host
+    return text
 
 
 def _add_choice(parser: ArgumentParser, short: str, name: str, values: tuple[str, ...], text: str) -> None:
@@ -269,13 +278,34 @@ def _status(config_input: ConfigInput, arguments: Namespace) -> int:
 def _status_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="[NAMESPACE/]SERVICE", help="only this Service")
     parser.add_argument("-n", "--namespace", help="only Services of this namespace")
-    parser.add_argument("--address", metavar="IP", help="only where this address is a virtual or a real server")
     parser.add_argument(
-        "--port", type=int, metavar="PORT", help="only where this is a port of a virtual or real server"
+        "--address", type=_address, metavar="IP", help="only where this address is a virtual or a real server"
     )
-    parser.add_argument("--node-port", type=int, metavar="PORT", help="only this NodePort")
+    parser.add_argument(
+        "--port", type=_port, metavar="PORT", help="only where this is a port of a virtual or real server"
+    )
+    parser.add_argument("--node-port", type=_port, metavar="PORT", help="only this NodePort")
     _add_choice(parser, "-o", "--output", ("text", "wide", "json", "yaml"), "format; wide has more columns")
     parser.add_argument("-w", "--watch", action="store_true", help="print again every two seconds, until interrupted")
+
+
+def _address(text: str) -> str:
+    from argparse import ArgumentTypeError
+
+    from kubeproxy_py.net import parse_ip
+
+    try:
+        return parse_ip(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:6]) <= _PORT_MAX):
+        raise ArgumentTypeError(f"{text[:20]!r} is not a port")
+    return int(text)
 
 
 def _explain(config_input: ConfigInput, arguments: Namespace) -> int:

@@ -34,6 +34,8 @@ def status(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> i
                 sys.stdout.write(_CLEAR)
             sys.stdout.write(_text(state, arguments.output))
             sys.stdout.flush()
+            if not state.services:
+                sys.stderr.write(_hint(arguments))
             is_complete = not state.agent.problem
         if not arguments.watch:
             return SUCCESS if is_complete else FAILED
@@ -52,6 +54,16 @@ def _parameters(arguments: "Namespace") -> dict[str, str]:
         "realServers": everything,
         "connections": everything,
     }
+
+
+def _hint(arguments: "Namespace") -> str:
+    """Return how to name what nothing matches, if it is named in another way."""
+    service = arguments.service or ""
+    if ":" in service or service.replace(".", "").isdecimal():
+        return "Note: give an address by --address, and a port by --port\n"
+    if service and "/" not in service and not arguments.namespace:
+        return "Note: without a namespace it is default; give NAMESPACE/SERVICE\n"
+    return ""
 
 
 def _states(config_input: "ConfigInput", parameters: Mapping[str, str], load: Load) -> Iterator[State]:

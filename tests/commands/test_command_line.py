@@ -121,6 +121,7 @@ def test_every_command_accepts_the_flags_that_its_help_does_not_show(
         (["--config"], "--config: expected one argument"),
         (["plan", "-o", "xml"], "-o/--output: invalid choice: 'xml'"),
         (["plan", "--kernel-state"], "--kernel-state: expected one argument"),
+        (["plan", "--kernel-state="], "--kernel-state: no file is named"),
         (["plan", "--kernel-state=x", "--assume-empty"], "--assume-empty: not allowed with argument --kernel-state"),
         (["completion"], "the following arguments are required: bash|zsh|fish"),
         (["completion", "csh"], "bash|zsh|fish: invalid choice: 'csh'"),

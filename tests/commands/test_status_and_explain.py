@@ -115,9 +115,43 @@ def test_explain_as_json_is_the_document(asked: str, capsys: Capture) -> None:
     assert explanation["services"][0]["service"]["name"] == "web"
 
 
-def test_wrong_filter_is_refused_by_the_agent(asked: str, capsys: Capture) -> None:
-    with pytest.raises(SystemExit, match="port: '70000' is not a port"):
-        cli.main(["status", asked, "--port=70000"])
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--port=70000", "--port: '70000' is not a port"),
+        ("--port=0", "--port: '0' is not a port"),
+        ("--port=http", "--port: 'http' is not a port"),
+        ("--node-port=", "--node-port: '' is not a port"),
+        ("--address=", "--address: '' is not an IP address"),
+        ("--address=10.96.0.10/32", "--address: '10.96.0.10/32' is not an IP address"),
+    ],
+)
+def test_filter_that_cannot_be_meant_lists_nothing(flag: str, message: str, asked: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["status", asked, flag])
+    assert raised.value.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["web"], "Note: without a namespace it is default; give NAMESPACE/SERVICE\n"),
+        (["10.96.0.10"], "Note: give an address by --address, and a port by --port\n"),
+        (["shop/web:80"], "Note: give an address by --address, and a port by --port\n"),
+        (["web", "-n", "other"], ""),
+        (["shop/none"], ""),
+    ],
+)
+def test_what_nothing_matches_is_named_in_the_right_way(
+    words: list[str], hint: str, asked: str, capsys: Capture
+) -> None:
+    assert cli.main(["status", asked, *words]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.endswith("Nothing matches\n")
+    assert captured.err == hint
 
 
 @pytest.mark.parametrize("command", ["status", "explain"])
