@@ -88,6 +88,11 @@ REFUSED = {
     "misspelt value": (["--set=apiServer=https://a:6443,inti.enabled=false"], "inti"),
     "misspelt setting of the agent": (["--set=apiServer=https://a:6443,agent.drainDeadlin=1m"], "drainDeadlin"),
     "digest that is none": (["--set=apiServer=https://a:6443,image.digest=sha256:12"], "/image/digest"),
+    "socket in the root folder, which would be mounted": (
+        ["--set=apiServer=https://a:6443,agent.debugSocket=/debug.sock"],
+        "/agent/debugSocket",
+    ),
+    "socket that is a folder": (["--set=apiServer=https://a:6443,agent.debugSocket=/run/agent/"], "/agent/debugSocket"),
     "PodMonitor of metrics on loopback": (
         ["--set=apiServer=https://a:6443,podMonitor.enabled=true"],
         "set config.metricsBindAddress, such as 0.0.0.0:10249",
@@ -144,6 +149,24 @@ def test_ports_follow_the_configuration() -> None:
     settings = "--set=config.metricsBindAddress=0.0.0.0:10300,config.healthzBindAddress=0.0.0.0:10301"
     [container] = pod_of(find(chart_objects(settings), "DaemonSet"))["containers"]
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"healthz": 10301, "metrics": 10300}
+
+
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        ("0.0.0.0", 10249),
+        ("fd00::1", 10249),
+        ("::", 10249),
+        ("[::]:9999", 9999),
+        (":9999", 9999),
+        ("node-a:9999", 9999),
+    ],
+)
+def test_port_is_the_default_where_the_configuration_names_an_address_only(address: str, port: int) -> None:
+    objects = chart_objects(f"--set-string=config.metricsBindAddress={address}")
+    [container] = pod_of(find(objects, "DaemonSet"))["containers"]
+    ports = {"healthz": 10256, "metrics": port}
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
 
 
 def test_image_may_be_named_by_digest() -> None:

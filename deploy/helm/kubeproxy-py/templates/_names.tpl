@@ -65,13 +65,13 @@ annotations:
 {{ .Values.config.healthzBindAddress | default "0.0.0.0:10256" }}
 {{- end -}}
 
-{{- /* The port of ADDRESS:PORT, or the default if there is none. */ -}}
+{{- /* The port of ADDRESS:PORT or [ADDRESS]:PORT, or the default if there is none, as in 0.0.0.0 and fd00::1. */ -}}
 {{- define "kubeproxy-py.metricsPort" -}}
-{{ regexFind "[0-9]+$" (include "kubeproxy-py.metricsAddress" .) | default "10249" }}
+{{ regexFind "^([^:]*|\\[.*\\]):[0-9]+$" (include "kubeproxy-py.metricsAddress" .) | regexFind "[0-9]+$" | default "10249" }}
 {{- end -}}
 
 {{- define "kubeproxy-py.healthzPort" -}}
-{{ regexFind "[0-9]+$" (include "kubeproxy-py.healthzAddress" .) | default "10256" }}
+{{ regexFind "^([^:]*|\\[.*\\]):[0-9]+$" (include "kubeproxy-py.healthzAddress" .) | regexFind "[0-9]+$" | default "10256" }}
 {{- end -}}
 
 {{- /* The fields that both containers share. */ -}}
