@@ -143,6 +143,7 @@ class VirtualServerWire(_Wire, frozen=True, gc=False):
     flags: int
     persistence_s: int
     real_servers: list[RealServerWire]
+    netmask: str = ""  # of clients that share a real server; "": each has its own
 
 
 class DeviceAddressWire(_Wire, frozen=True, gc=False):
@@ -260,6 +261,7 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
                 spec.flags,
                 spec.persistence_s,
                 real_servers.get(key, []),
+                spec.netmask,
             )
             for key, spec in rows.items()
             if isinstance(key, VirtualServer) and isinstance(spec, VirtualServerSpec)
@@ -284,7 +286,7 @@ def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
         yield Jump(jump.family, jump.table, jump.source, jump.target), JumpSpec(jump.rule, jump.behind)
     for server in state.virtual_servers:
         key = VirtualServer(server.address, server.port, server.protocol)
-        yield key, VirtualServerSpec(server.scheduler, server.flags, server.persistence_s)
+        yield key, VirtualServerSpec(server.scheduler, server.flags, server.persistence_s, server.netmask)
         for real in server.real_servers:
             yield RealServer(key, real.address, real.port), RealServerSpec(real.weight)
 

@@ -162,9 +162,11 @@ class VirtualServerSpec(Struct, frozen=True, gc=False):
     scheduler: str = "rr"
     flags: int = 0  # FLAG_PERSISTENT, FLAG_SCHED_2
     persistence_s: int = 0  # 0: not persistent
+    netmask: str = ""  # of clients that share a real server, 255.255.255.0 or 64, as ipvsadm -M; never desired
 
     def __str__(self) -> str:
-        return f"{self.scheduler} persistent {self.persistence_s}" if self.persistence_s else self.scheduler
+        persistence = f" persistent {self.persistence_s}" if self.persistence_s else ""
+        return f"{self.scheduler}{persistence}{f' netmask {self.netmask}' if self.netmask else ''}"
 
 
 class RealServerSpec(Struct, frozen=True, gc=False):

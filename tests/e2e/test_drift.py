@@ -19,6 +19,7 @@ pytestmark = pytest.mark.kernel
 
 OBJECTS = [
     *service_with_slice("web", "10.96.0.10", ["pod-a1", "pod-b1"], [Port(80, "TCP", 8080, 30080)]),
+    *service_with_slice("kept", "10.96.0.11", ["pod-a1", "pod-b1"], sessionAffinity="ClientIP"),
     *service_with_slice("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [Port(53, "UDP", 8080)]),
 ]
 PERIOD_S = 1
@@ -31,6 +32,7 @@ BY_COMPARING = {
     "a real server deleted": "ipvsadm -d -t 192.168.3.10:30080 -r 10.244.2.5:8080",
     "a real server's weight changed": "ipvsadm -e -t 10.96.0.10:80 -r 10.244.2.5:8080 -m -w 7",
     "a scheduler changed": "ipvsadm -E -t 10.96.0.10:80 -s wlc",
+    "a persistence netmask changed": "ipvsadm -E -t 10.96.0.11:80 -s rr -p 10800 -M 255.255.0.0",
     "a foreign virtual server added": "ipvsadm -A -t 198.51.100.77:99 -s rr",
     "a set entry deleted": "ipset del KUBE-CLUSTER-IP 10.96.0.10,tcp:80",
     "a set emptied": "ipset flush KUBE-NODE-PORT-TCP",

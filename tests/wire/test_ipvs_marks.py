@@ -13,10 +13,15 @@ WEB, DNS = b"\x0a\x60\x00\x0a", b"\x0a\x60\x00\x35"
 
 
 def entry(
-    address: bytes = WEB, scheduler: bytes = b"rr", flags: int = 2, real_servers: int = 1, packets: int = 0
+    address: bytes = WEB,
+    scheduler: bytes = b"rr",
+    flags: int = 2,
+    real_servers: int = 1,
+    packets: int = 0,
+    netmask: bytes = b"\xff\xff\xff\xff",
 ) -> bytes:
     """Return a struct ip_vs_service_entry."""
-    configuration = pack("=H2x4sH2xI16sIIII", 6, address, htons(80), 0, scheduler, flags, 0, 0xFFFFFFFF, real_servers)
+    configuration = pack("=H2x4sH2xI16sII4sI", 6, address, htons(80), 0, scheduler, flags, 0, netmask, real_servers)
     return pack("=48s56x", configuration)[:-8] + pack("=Q", packets)
 
 
@@ -79,3 +84,6 @@ def test_configurations_are_the_rows_that_netlink_lists() -> None:
     assert list(decode_configurations(servers)) == [
         (VirtualServer("10.96.0.10", 80, "TCP"), VirtualServerSpec("wlc", flags=1, persistence_s=0))
     ]
+    servers = configurations(answer(entry(flags=3, netmask=b"\xff\xff\xff\0")))
+    [(_, spec)] = decode_configurations(servers)
+    assert spec == VirtualServerSpec("rr", flags=1, persistence_s=0, netmask="255.255.255.0")

@@ -73,7 +73,7 @@ def test_a_virtual_server_decodes_in_the_usual_layout_and_in_others(
     spec_attributes = [
         attribute(7, pack("=II", spec.flags | 2, 0xFFFFFFFF)),
         u32(8, spec.persistence_s),
-        u32(9, 0xFFFFFFFF),
+        u32(9, 128 if family == AF_INET6 else 0xFFFFFFFF),
     ]
     counters = attribute(10, bytes(80))
     for fields in (
@@ -95,6 +95,31 @@ def test_a_service_of_a_protocol_that_no_service_has_is_ignored(key: VirtualServ
     esp = usual.replace(u16(2, number), u16(2, 50), 1)
     assert decode_services([usual, esp]) == {key: spec}
     assert list(decode_all_traffic([usual, esp])) == [key]
+
+
+@pytest.mark.parametrize(
+    ("address", "usual", "other", "text"),
+    [
+        ("10.96.0.10", b"\xff\xff\xff\xff", b"\xff\xff\0\0", "255.255.0.0"),
+        ("fd00::10", pack("=I", 128), pack("=I", 64), "64"),
+    ],
+)
+@pytest.mark.parametrize("end", [b"", u16(99, 1)], ids=["usual layout", "another"])
+def test_netmask_of_clients_that_share_a_real_server_has_a_spec_that_is_never_desired(
+    address: str, usual: bytes, other: bytes, text: str, end: bytes
+) -> None:
+    def decoded(spec: VirtualServerSpec, netmask: bytes) -> VirtualServerSpec:
+        body = ipvs_body(Step("add", VirtualServer(address, 80, "TCP"), spec))
+        start, attributes = body[:4], parse_attributes(body[4:])[1]
+        service = decode_service(start + nested(1, attributes[: -len(netmask)], netmask, end))
+        assert service
+        return service[1]
+
+    persistent, plain = VirtualServerSpec("rr", 1, 10800), VirtualServerSpec("rr")
+    assert decoded(persistent, usual) == persistent
+    assert decoded(persistent, other) == VirtualServerSpec("rr", 1, 10800, text) != persistent
+    assert str(decoded(persistent, other)) == f"rr persistent 10800 netmask {text}"
+    assert decoded(plain, other) == plain  # it has no effect
 
 
 @pytest.mark.parametrize("size", range(0, 60, 4))

@@ -6,6 +6,8 @@ IPVS_DEST_ATTR_*.
 
 import msgspec
 
+from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
+
 FAMILY_NAME = "IPVS"
 VERSION = 1
 
@@ -27,6 +29,7 @@ DEST_STATS, DEST_ADDR_FAMILY, DEST_STATS64, DEST_TUN_TYPE, DEST_TUN_PORT, DEST_T
 FWD_MASQUERADE, FWD_LOCALNODE = 0, 1  # kernels before 2.6.38 return LOCALNODE for masquerading to the host itself
 FWD_MASK = 0x7
 FLAG_HASHED = 0x2  # IP_VS_SVC_F_HASHED: set by the kernel on every virtual server
+SINGLE_CLIENT = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}  # the netmask of a persistence template for each client
 
 
 class Timeouts(msgspec.Struct, frozen=True, gc=False):

@@ -11,8 +11,8 @@ Layout: an IPv4 address is the first 4 of 16 bytes; ports are in network order, 
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
-from socket import inet_ntop, ntohs
-from struct import Struct
+from socket import inet_ntoa, inet_ntop, ntohs
+from struct import Struct, pack
 
 import msgspec
 
@@ -42,6 +42,7 @@ from kubeproxy_py.kernel.ipvs.constants import (
     FWD_LOCALNODE,
     FWD_MASK,
     FWD_MASQUERADE,
+    SINGLE_CLIENT,
     SVC_ADDR,
     SVC_AF,
     SVC_FLAGS,
@@ -59,6 +60,7 @@ from kubeproxy_py.kernel.netlink.attributes import attr_header, parse_attributes
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, family_number
 from kubeproxy_py.model.rows import (
     DRAINING,
+    FLAG_PERSISTENT,
     SERVING,
     Connections,
     RealServer,
@@ -169,7 +171,7 @@ def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | Non
     if service := _unpack_service(body):
         return service
     parsed = _parse_service(body)
-    return parsed and (parsed[0], _spec(parsed[1]))
+    return parsed and (parsed[0], _spec(parsed[1], read_u16(parsed[1][SVC_AF])))
 
 
 def key_bytes(body: bytes) -> bytes:
@@ -228,22 +230,30 @@ def _unpack_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | No
         return None
     _, family, _, number, _, address, _, port, scheduler_length = fields
     protocol = PROTOCOLS.get(number)
-    spec = _decode_spec(body[_SPEC_OFFSET : _SPEC_OFFSET + (scheduler_length + 3 & ~3) + _SPEC_TAIL_SIZE])
+    spec = _decode_spec(body[_SPEC_OFFSET : _SPEC_OFFSET + (scheduler_length + 3 & ~3) + _SPEC_TAIL_SIZE], family)
     if not spec or not protocol:
         return None
     return VirtualServer(_read_address(family, address), ntohs(port), protocol), spec
 
 
 @lru_cache(maxsize=64)  # Services have few different specs, and sharing their values saves memory
-def _decode_spec(data: bytes) -> VirtualServerSpec | None:
+def _decode_spec(data: bytes, family: int) -> VirtualServerSpec | None:
     """Return the spec from the attributes from scheduler to netmask, before the counters; None if there are others."""
     attrs = parse_attributes(data)
-    return _spec(attrs) if attrs.keys() == _SPEC_ATTRIBUTES else None
+    return _spec(attrs, family) if attrs.keys() == _SPEC_ATTRIBUTES else None
 
 
-def _spec(attrs: dict[int, bytes]) -> VirtualServerSpec:
-    flags = read_u32(attrs[SVC_FLAGS]) & ~FLAG_HASHED
-    return VirtualServerSpec(read_string(attrs[SVC_SCHED_NAME]), flags, read_u32(attrs[SVC_TIMEOUT]))
+def _spec(attrs: dict[int, bytes], family: int) -> VirtualServerSpec:
+    flags, timeout_s = read_u32(attrs[SVC_FLAGS]), read_u32(attrs[SVC_TIMEOUT])
+    return virtual_server_spec(read_string(attrs[SVC_SCHED_NAME]), flags, timeout_s, family, attrs[SVC_NETMASK])
+
+
+def virtual_server_spec(scheduler: str, flags: int, timeout_s: int, family: int, netmask: bytes) -> VirtualServerSpec:
+    """Return the spec of a virtual server; *netmask*, four bytes, counts only if the *flags* say persistent."""
+    text = ""
+    if flags & FLAG_PERSISTENT and netmask != pack("=I", SINGLE_CLIENT[family]):
+        text = inet_ntoa(netmask) if family == AF_INET else str(read_u32(netmask))
+    return VirtualServerSpec(scheduler, flags & ~FLAG_HASHED, timeout_s, text)
 
 
 def _dest_fields(body: bytes, default_family: int) -> tuple[bytes, int, int, int, int, int, int]:

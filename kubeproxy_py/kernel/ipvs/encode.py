@@ -37,6 +37,7 @@ from kubeproxy_py.kernel.ipvs.constants import (
     DEST_U_THRESH,
     DEST_WEIGHT,
     FWD_MASQUERADE,
+    SINGLE_CLIENT,
     SVC_ADDR,
     SVC_AF,
     SVC_FLAGS,
@@ -59,7 +60,6 @@ _SERVICE_COMMANDS: dict[Verb, int] = {"add": CMD_NEW_SERVICE, "update": CMD_SET_
 _DEST_COMMANDS: dict[Verb, int] = {"add": CMD_NEW_DEST, "update": CMD_SET_DEST, "delete": CMD_DEL_DEST}
 
 _ADDRESS_SIZE: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
-_NETMASK: dict[int, int] = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}  # each client has a persistence template of its own
 _ALL_FLAGS = 0xFFFFFFFF
 
 
@@ -165,7 +165,7 @@ def _around_service_address(
     if spec:
         after += string(SVC_SCHED_NAME, spec.scheduler)
         after += attribute(SVC_FLAGS, pack("=II", spec.flags, _ALL_FLAGS))
-        after += u32(SVC_TIMEOUT, spec.persistence_s) + u32(SVC_NETMASK, _NETMASK[family])
+        after += u32(SVC_TIMEOUT, spec.persistence_s) + u32(SVC_NETMASK, SINGLE_CLIENT[family])
     return _nest_around_address(ATTR_SERVICE, before, SVC_ADDR, family, after)
 
 

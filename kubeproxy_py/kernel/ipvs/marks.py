@@ -22,9 +22,9 @@ from struct import Struct
 from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV4_SERVERS, IPV6_SERVERS, VIRTUAL_SERVERS, Mark
 from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.host.sockopt import SocketOptions
-from kubeproxy_py.kernel.ipvs.constants import FLAG_HASHED, SVC_STATS
-from kubeproxy_py.kernel.ipvs.decode import PROTOCOLS, decode_services
-from kubeproxy_py.kernel.netlink.families import AF_INET6
+from kubeproxy_py.kernel.ipvs.constants import SVC_STATS
+from kubeproxy_py.kernel.ipvs.decode import PROTOCOLS, decode_services, virtual_server_spec
+from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
 
 _GET_INFO, _GET_SERVICES = 64 + 1024 + 64 + 1, 64 + 1024 + 64 + 2
@@ -33,7 +33,7 @@ _REQUEST = Struct("=I4x")  # the number of entries that fit
 # protocol, address, port, firewall mark, scheduler, flags, timeout, netmask, number of real servers; then counters
 _CONFIGURATION_SIZE, _ENTRY_SIZE = 48, 104
 _ENTRY = Struct(f"={_CONFIGURATION_SIZE}s{_ENTRY_SIZE - _CONFIGURATION_SIZE}x")
-_SERVER = Struct("=H2x4sH2xI16sII4x")  # the configuration, but netmask and number of real servers
+_SERVER = Struct("=H2x4sH2xI16sII4s")  # the configuration, but the number of real servers
 _SERVER_ENTRY = Struct(f"={_SERVER.size}s{_ENTRY_SIZE - _SERVER.size}x")
 _REAL_SERVERS = slice((_REQUEST.size + 44) // 4, None, _ENTRY_SIZE // 4)  # the counts, among the 32-bit words
 _WORD = 8  # bytes
@@ -111,12 +111,12 @@ def configurations(answer: bytes | bytearray) -> frozenset[tuple[bytes]]:
 def decode_configurations(servers: Iterable[tuple[bytes]]) -> Iterator[tuple[VirtualServer, VirtualServerSpec]]:
     """Yield the virtual servers of *servers*, without those that cannot be ours."""
     for (configuration,) in servers:
-        number, address, port, mark, scheduler, flags, timeout_s = _SERVER.unpack(configuration)
+        number, address, port, mark, scheduler, flags, timeout_s, netmask = _SERVER.unpack(configuration)
         protocol = PROTOCOLS.get(number)
         if protocol and not mark:
             server = VirtualServer(socket.inet_ntop(socket.AF_INET, address), socket.ntohs(port), protocol)
             name = scheduler.partition(b"\0")[0].decode(errors="replace")
-            yield server, VirtualServerSpec(name, flags & ~FLAG_HASHED, timeout_s)
+            yield server, virtual_server_spec(name, flags, timeout_s, AF_INET, netmask)
 
 
 def ipv4_mark(answer: bytes | bytearray, changed: Iterable[tuple[VirtualServer, VirtualServerSpec]] = ()) -> Mark:
