@@ -476,6 +476,24 @@ def test_folder_that_cannot_be_written_disturbs_nothing_and_is_reported_once(
     wait_until(lambda: names_in(folder) == {"first", "second", "third"})
 
 
+def test_write_that_failed_is_tried_again_although_nothing_changes(
+    server: ApiServer,
+    start_agent: Callable[..., Agent],
+    folder: StateFolder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(saved_objects, "RETRY_S", 0.05)
+    server.apply(service("web"))
+    folder.path.touch()  # not a folder: as a disk that is full
+    start_agent()
+    wait_until(lambda: "Failed to save objects" in logged(caplog))
+    time.sleep(0.2)  # changes are over
+    folder.path.unlink()
+    wait_until(folder.exists)
+    assert names_in(folder) == {"web"}
+
+
 def test_more_objects_than_would_be_read_are_not_written(
     server: ApiServer,
     start_agent: Callable[..., Agent],

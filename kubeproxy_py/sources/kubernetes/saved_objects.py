@@ -49,6 +49,7 @@ LISTS_S = 5.0  # from the start: a server that has begun to answer gets so long 
 SETTLE_S = 1.0  # after a change, before it is saved with those that follow
 PERIOD_S = 4.0  # between two writes, at least
 REFRESH_S = 3600.0  # after it, objects that have not changed are written again, with the time
+RETRY_S = 30.0  # after it, a write that failed is tried again, although nothing has changed
 _CPU_SHARE_MAX = 0.01  # of a core may be spent on encoding
 _POLL_S = 0.01
 _PAUSE_S = 0.001  # between two steps of encoding
@@ -99,7 +100,7 @@ class SavedObjects:
         self._thread: threading.Thread | None = None
         self._digest = b""  # of the objects in the file
         self._written_s = 0.0
-        self._error = ""  # of the last write; it is logged once
+        self._error = ""  # of the last write, if it failed; it is logged once
         self.use: Use | None = None  # None: not served, or not any more
 
     @property
@@ -139,7 +140,7 @@ class SavedObjects:
     def _run(self, server: "_Server") -> None:
         self._serve_if_silent(server)
         while not self._stopping.is_set():
-            is_refresh = not self._changed.wait(REFRESH_S)
+            is_refresh = not self._changed.wait(RETRY_S if self._error else REFRESH_S)
             self._changed.clear()
             if not server.is_current or (is_refresh and not server.answers):
                 continue
