@@ -115,6 +115,21 @@ def string_constants() -> str:
     return "\0".join(node.value for node in nodes if isinstance(node.value, str))
 
 
+def test_removal_from_a_machine_deletes_each_file_that_was_installed() -> None:
+    installation, removal = (REPOSITORY / "docs/install-vm.md").read_text().split("\n## Remove\n")
+    installed = re.findall(r"^install -D -m \d+ \S+ +(/\S+)$", installation, re.MULTILINE)
+    deleted = {path for line in re.findall(r"^rm (.*)$", removal, re.MULTILINE) for path in line.split()}
+    assert len(installed) == 7
+    assert [path for path in installed if not {path, str(Path(path).parent)} & deleted] == []
+
+
+def test_api_server_of_rke2_is_the_same_in_the_page_and_in_the_values_that_are_tested() -> None:
+    [page] = re.findall(
+        r"^\| several nodes, RKE2 \| `(\S+)`", (REPOSITORY / "docs/install-k3s.md").read_text(), re.MULTILINE
+    )
+    assert f"\napiServer: {page}\n" in (REPOSITORY / "tests/deploy/helm_values/rke2.yaml").read_text()
+
+
 def test_messages_are_quoted() -> None:
     assert len(set(quoted_messages())) > 10
 
