@@ -89,7 +89,7 @@ def _promises(measured: Measured) -> str:
     return f"""# Reliability
 
 Services are served while the agent starts, ends, crashes, is frozen or has no API server.
-No established connection is reset, but by the {ending} faults below that end connections in the kernel, with or without
+No established connection is reset, but by {ending} of the faults below, which may end connections, with or without
 an agent: {measured.resets_by_others} others in {measured.injected} injected faults and {lines}.
 At most {LIMITS.failed_without_fault:.1%} of new connections and datagrams fail outside of faults, while Services change
 all the time, and at most {LIMITS.failed:.0%} in all, although a fault comes every few seconds: measured
