@@ -27,9 +27,11 @@ def check_api_server(situation: Situation) -> Iterator[Finding]:
 
 
 def api_server_seen(situation: Situation) -> str:
-    """Return which API server answered."""
+    """Return which API server answered; "" if it did not."""
     server = situation.doctor.api_server
-    return f"{server.url} answers" if server else "none is used: objects come from --manifests"
+    if server is None:
+        return "none is used: objects come from --manifests"
+    return "" if server.error else f"{server.url} answers"
 
 
 def check_clock(situation: Situation) -> Iterator[Finding]:
@@ -51,7 +53,9 @@ def clock_seen(situation: Situation) -> str:
     server = situation.doctor.api_server
     if server is None:
         return "no API server to compare with: objects come from --manifests"
-    return "" if server.skew_s is None else f"{server.skew_s:+.0f} s against the API server"
+    if server.skew_s is None:
+        return "not compared: the API server has not said what time it has"
+    return f"{server.skew_s:+.0f} s against the API server"
 
 
 def check_certificates(situation: Situation) -> Iterator[Finding]:

@@ -21,6 +21,6 @@ def check_rights(situation: Situation) -> Iterator[Finding]:
 
 
 def rights_seen(situation: Situation) -> str:
-    """Return who this process is."""
+    """Return who this process is; "" if it lacks rights."""
     rights = situation.doctor.rights
-    return f"UID {rights.user}, with NET_ADMIN and NET_RAW" if rights else ""
+    return f"UID {rights.user}, with NET_ADMIN and NET_RAW" if rights and not rights.missing else ""

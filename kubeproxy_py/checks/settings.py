@@ -64,7 +64,8 @@ def check_sysctls(situation: Situation) -> Iterator[Finding]:
 def sysctls_seen(situation: Situation) -> str:
     """Return how many sysctls are as wanted, and how many of them are read-only."""
     wanted, read_only = situation.wanted_sysctls, situation.doctor.read_only.intersection(situation.wanted_sysctls)
-    return f"{len(wanted)} sysctls are as wanted" + (f", {len(read_only)} of them read-only" if read_only else "")
+    right = len(wanted) - sum(1 for _ in check_sysctls(situation))
+    return f"{right} sysctls are as wanted" + (f", {len(read_only)} of them read-only" if read_only else "")
 
 
 def check_reverse_paths(situation: Situation) -> Iterator[Finding]:

@@ -83,6 +83,23 @@ def test_agent_reports_the_resident_checks_and_their_reasons() -> None:
     assert run_checks(EXAMPLES["ClockSkewed"]) == ()  # not resident
 
 
+def test_api_server_that_does_not_answer_is_not_seen_to_answer_and_the_clock_is_not_compared() -> None:
+    seen = {check.name: diagnose(check, EXAMPLES["ApiServerUnreachable"]).seen for check in CHECKS}
+    assert seen["api-server"] == ""
+    assert seen["clock"] == "not compared: the API server has not said what time it has"
+
+
+def test_what_is_seen_does_not_contradict_what_is_found() -> None:
+    seen = {
+        reason: diagnose(check, EXAMPLES[reason]).seen
+        for check in CHECKS
+        for reason in check.reasons
+        if reason in ("RightsMissing", "SysctlWrong")
+    }
+    wanted = len(EXAMPLES["SysctlWrong"].wanted_sysctls)
+    assert seen == {"RightsMissing": "", "SysctlWrong": f"{wanted - 1} sysctls are as wanted"}
+
+
 # Unknown
 
 
