@@ -413,7 +413,12 @@ def _dump(config_input: ConfigInput, arguments: Namespace) -> int:
 
 def _dump_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", default="-", help="where to write it; without it, or -: standard output"
+        "file",
+        type=_file,
+        metavar="FILE",
+        nargs="?",
+        default="-",
+        help="where to write it; without it, or -: standard output",
     )
 
 

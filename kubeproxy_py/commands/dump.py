@@ -103,7 +103,7 @@ def _unread(probed: "ProbeResult") -> dict[str, str]:
 
 def _write(path: Path, content: bytes) -> bool:
     """Write *content* to *path*, and return whether that succeeded; a failure is logged."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}"  # not with_name(), which "." and "/" have none for
     try:
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe
             path.write_bytes(content)

@@ -122,6 +122,7 @@ def test_every_command_accepts_the_flags_that_its_help_does_not_show(
         (["plan", "-o", "xml"], "-o/--output: invalid choice: 'xml'"),
         (["plan", "--kernel-state"], "--kernel-state: expected one argument"),
         (["plan", "--kernel-state="], "--kernel-state: no file is named"),
+        (["dump", ""], "FILE: no file is named"),
         (["plan", "--kernel-state=x", "--assume-empty"], "--assume-empty: not allowed with argument --kernel-state"),
         (["completion"], "the following arguments are required: bash|zsh|fish"),
         (["completion", "csh"], "bash|zsh|fish: invalid choice: 'csh'"),

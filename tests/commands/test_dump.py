@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from kubeproxy_py import cli
+from kubeproxy_py.commands import dump
 from kubeproxy_py.commands.parts import HostPlatform, make_parts
 from kubeproxy_py.commands.plan import desired_rows
 from kubeproxy_py.config.load import load
@@ -89,6 +90,13 @@ def test_rows_and_host_are_read_back_as_they_were_written_in_the_same_order_with
     assert state.host.info("node-b") == msgspec.structs.replace(HOST, node_name="node-b")
     assert state.addresses() == (NODE_ADDRESS,)  # those of kube-ipvs0 are rows
     assert state.gateways == {"192.168.3.1": "eth0"}
+
+
+@pytest.mark.parametrize("path", [".", "/", "missing/file"])
+def test_path_that_cannot_be_written_is_an_error(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not dump._write(Path(path), b"{}")
+    assert list(tmp_path.iterdir()) == []
 
 
 # plan --kernel-state
