@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from socket import socket
+from socket import SO_LINGER, SOL_SOCKET, socket
 from typing import NamedTuple
 
 import pytest
@@ -119,6 +120,8 @@ def held_connections(cluster: Cluster) -> Iterator[list[Connection]]:
         for target in TARGETS:
             for _ in range(2 * len(target.pods)):  # the scheduler is rr, and nobody else opens connections
                 sock = stack.enter_context(connect(cluster[target.client], "tcp", target.address, target.port, 10.0))
+                # Closed at once: what waits for a lost answer would keep node A's namespace, and its sets, for minutes.
+                sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
                 opened = Connection(target, sock)
                 connections.setdefault(opened.held, opened)
             assert {pod for name, pod in connections if name == target.name} == set(target.pods)
