@@ -9,7 +9,7 @@ Invariants:
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -53,6 +53,7 @@ _PARAMETERS_MAX = 20
 TRACE_PARAMETERS = ("from", "to", "inInterface")
 
 Parameters = Mapping[str, str]
+Counts = TypeVar("Counts")
 Pause = Callable[[], None]
 """Gives way to other threads."""
 
@@ -78,22 +79,19 @@ class Kernel:
 
     def connections(self, servers: Collection[VirtualServer]) -> ConnectionCounts | None:
         """Return the counts of the real servers of *servers*; None if they cannot be read."""
-        try:
-            self._reader = self._reader or self._make_reader()
-            return self._reader.connections(servers) if servers else {}
-        except (KernelError, OSError) as error:
-            log.debug("Failed to count connections", extra=values(err=error))
-            self._reader = None
-            return None
+        return self._read(lambda reader: reader.connections(servers) if servers else {})
 
     def counters(self, servers: Collection[VirtualServer]) -> dict[RealServer, RealServerCounters] | None:
         """Return the counters of the real servers of *servers*; None if they cannot be read."""
+        return self._read(lambda reader: reader.real_server_counters(servers))
+
+    def _read(self, read: Callable[[ConnectionReader], Counts]) -> Counts | None:
         try:
             self._reader = self._reader or self._make_reader()
-            return self._reader.real_server_counters(servers)
+            return read(self._reader)
         except (KernelError, OSError) as error:
-            log.debug("Failed to read counters", extra=values(err=error))
-            self._reader = None
+            log.debug("Failed to read counters of IPVS", extra=values(err=error))
+            self._reader = None  # the next request makes another one
             return None
 
 
