@@ -367,10 +367,7 @@ def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _doctor_arguments(parser: ArgumentParser) -> None:
-    formats = ("text", "json")
-    parser.add_argument(
-        "-o", "--output", choices=formats, default="text", metavar="|".join(formats), help="format of the report"
-    )
+    _add_choice(parser, "-o", "--output", ("text", "json"), "format of the report")
 
 
 def _trace(config_input: ConfigInput, arguments: Namespace) -> int:

@@ -278,7 +278,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using explain' -s v -l v -x -d 
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using explain' -l logging-format -xka "text json" -d 'format of the log (default text)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a doctor -d 'Look for what is wrong on this host, with cause, effect and remedy'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -s h -l help -d 'print the help'
-complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -s o -l output -xka "text json" -d 'format of the report'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -s o -l output -xka "text json" -d 'format of the report (default text)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'read a KubeProxyConfiguration from this file; most other flags are then ignored'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l hostname-override -x -d 'name of this node'"'"'s Node object, if it is not the host name'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using doctor' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'kubeconfig for the API server; without it, the Pod'"'"'s service account is used'
