@@ -207,7 +207,7 @@ _SERVERS = (
 _AGENT_SERVERS = (
     Flag(
         "debug-socket", "debugSocket",
-        "Unix socket at which root is told the state of the agent; commands ask it before they look themselves",
+        "Unix socket that serves the state of the agent to root; commands try it before they read the kernel",
         AgentSettings, commands=("run", "plan", "status", "explain", "trace", "top", "doctor"),
     ),
     Flag(
