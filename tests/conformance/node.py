@@ -18,6 +18,9 @@ from tests.conformance.case import Case
 
 _PREPARE_TIMEOUT_S = 60.0
 _LINKS = Path("/sys/class/net")
+_CONNTRACK_BUCKETS = Path("/proc/sys/net/netfilter/nf_conntrack_buckets")
+# As on the kernel of the recordings: with fewer than a quarter of nf_conntrack_max, kube-proxy and the agent set it.
+_RECORDED_BUCKETS = 65536
 
 
 @contextmanager
@@ -46,6 +49,7 @@ def clean_kernel() -> Iterator[None]:
 
 def prepare(case: Case) -> list[str]:
     """Run the preparation of *case*; a note if it failed."""
+    _have_recorded_buckets()
     if not case.prepare:
         return []
     with tempfile.TemporaryFile() as output:  # not a pipe, which background processes would leave open
@@ -55,6 +59,12 @@ def prepare(case: Case) -> list[str]:
         output.seek(0)
         text = output.read().decode(errors="replace").strip()
     return [f"preparation exited with status {result.returncode}: {text}"] if result.returncode else []
+
+
+def _have_recorded_buckets() -> None:
+    """Raise the number of conntrack buckets, which older kernels (5.10) choose smaller on a machine of this size."""
+    if _CONNTRACK_BUCKETS.exists() and int(_CONNTRACK_BUCKETS.read_text()) < _RECORDED_BUCKETS:
+        _CONNTRACK_BUCKETS.write_text(str(_RECORDED_BUCKETS))
 
 
 def _links() -> Iterator[str]:
