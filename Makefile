@@ -6,7 +6,8 @@ PYTHON := $(VENV)/bin/python
 LAB := python3 -m lab run
 KERNEL_TESTS := tests/e2e tests/contract tests/host_tools
 LINTS := lint format types layers
-KERNEL_JOBS := kernel-tests-1 kernel-tests-2 kernel-tests-3 kernel-tests-4
+KERNEL_JOBS := kernel-tests-1 kernel-tests-2 kernel-tests-3 kernel-tests-4 kernel-tests-5 kernel-tests-6
+PYTHON_JOBS := python-3.12 python-3.13
 # The fast tests wait a third of their time, so that three processes keep two CPUs busy.
 WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 LAWS_PROFILE ?= thorough
@@ -16,14 +17,14 @@ PATIENCE ?= 1
 COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
-JOBS = $(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target
+JOBS = $(MAKE) --no-print-directory --keep-going --output-sync=target
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Byte code is cached even where this is set: otherwise each of the agent's starts in the lab compiles it again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup packages lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS) $(PYTHON_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +42,22 @@ build/run/ready: image/requirements.lock
 	@build/run/bin/pip install --quiet --disable-pip-version-check --require-hashes -r image/requirements.lock
 	@touch $@
 
-test: setup lab tools ## run all tests, including those on a real kernel with IPVS
+# Six jobs at a time for two CPUs, because half of them wait: the kernel tests do so for two thirds of their time.  A lab
+# kernel and its programs use one CPU, each the one with the fewest others (lab/cpu.py).  The kernels are last, because
+# they claim their test files from one queue (tests/kernel_queue.py) and so finish together; what runs for long in one
+# process is first.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its end.
+test: ## run all tests, including those on a real kernel with IPVS
 	@rm -rf build/kernel-queue
-	@$(JOBS) WORKERS=0 ALL_EXAMPLES=1 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" image-tests laws fast-tests $(LINTS) pythons $(KERNEL_JOBS)
+	@$(JOBS) --jobs=6 IN_TURN=1 WORKERS=0 ALL_EXAMPLES=1 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" \
+		image-tests laws fast-tests $(PYTHON_JOBS) types lint format layers $(KERNEL_JOBS)
+
+ifdef IN_TURN  # apt-get fails while another one runs
+lab: | packages
+tools: | lab
+image: | tools
+deb: | image
+browser: | deb
+endif
 
 test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu, and on arm64; slow
 	LAB=qemu python3 -m lab install
@@ -60,10 +74,6 @@ lab-kernels: ## build the lab's kernel from Debian's sources, more than twice as
 test-kernels: setup lab ## build the kernels that are missing, test on each with both iptables, write docs/support.md; slow: make test-kernels [KERNELS="5.10 6.1 6.12 newest"]
 	$(PYTHON) -m tests.support $(KERNELS)
 
-# Four jobs at a time for two CPUs: each, the lab's kernels included, uses at most one CPU, and the kernel tests wait a
-# third of their time.  The kernels are last, because they claim their test files from one queue (tests/kernel_queue.py)
-# and so finish together.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its
-# end.
 laws: setup ## run the property tests of the laws with 5,000 random examples each (make test: 500, always the same); slow
 	HYPOTHESIS_PROFILE=$(LAWS_PROFILE) $(PYTHON) -m pytest --timeout 1800 tests/laws
 
@@ -79,7 +89,7 @@ image-tests: image deb tools browser
 	$(PYTHON) -m pytest -m image
 	$(PYTHON) -m pytest -m lab
 
-$(KERNEL_JOBS): image tools deb-machine
+$(KERNEL_JOBS): setup lab image tools deb-machine
 	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel -p tests.kernel_queue --queue=build/kernel-queue --durations=10 \
 		$(KERNEL_TESTS)
 
@@ -87,7 +97,7 @@ chart: setup ## generate the files of the Helm chart: README.md, copies of rules
 	$(PYTHON) -m tests.deploy.chart_files
 
 check: setup tools ## check lint, format, types and layers, and run the fast tests; under a minute
-	@$(JOBS) fast-tests $(LINTS)
+	@$(JOBS) --jobs=4 fast-tests $(LINTS)
 
 fast-tests: setup tools #  the longest of the jobs of check, so it begins first
 	$(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS)
@@ -157,11 +167,12 @@ dist: setup ## build the sdist and the wheel, install the wheel in an empty envi
 release: image deb ## build wheel, sdist, Debian package, image, bill of materials, notes and checksums into dist/
 	@$(PYTHON) -m image.release
 
-# pyenv's shims find every version that is named here.
-pythons: export PYENV_VERSION := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[1-9]\.' | paste -sd:)
-pythons: export HYPOTHESIS_PROFILE := brief
-pythons: setup ## run the fast tests on every other supported Python that is installed
-	$(VENV)/bin/nox --no-error-on-missing-interpreters $(if $(ONLY),-s $(ONLY))
+pythons: $(PYTHON_JOBS) ## run the fast tests that run the package on every other supported Python that is installed
+
+# pyenv's shims find every version that PYENV_VERSION names.
+$(PYTHON_JOBS): python-%: setup
+	PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep -E '^3\.1[1-9]\.' | paste -sd:) HYPOTHESIS_PROFILE=brief \
+		$(VENV)/bin/nox --no-error-on-missing-interpreters --session tests-$*
 
 golden: setup ## write the golden files again; read the diff
 	$(PYTHON) -m tests.wire.regenerate
@@ -193,7 +204,8 @@ ui-pictures: setup browser ## take the pictures of the page /ui in docs/ again
 
 lock: setup ## update the lock files of all dependencies
 	$(VENV)/bin/pip install --quiet pip-tools
-	$(PIP_COMPILE) --extra dev -o requirements.lock pyproject.toml
+	$(PIP_COMPILE) --extra tests --extra dev -o requirements.lock pyproject.toml
+	$(PIP_COMPILE) --extra tests --constraint requirements.lock -o tests/requirements.lock pyproject.toml
 	$(PIP_COMPILE) --constraint requirements.lock -o image/requirements.lock pyproject.toml
 	$(PIP_COMPILE) -o image/tools.lock image/tools.in
 	$(PIP_COMPILE) -o tests/fuzz/requirements.lock tests/fuzz/requirements.in
@@ -203,14 +215,16 @@ clean: ## delete everything that the targets created
 
 setup: $(VENV)/ready
 
-$(VENV)/ready: requirements.lock pyproject.toml
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
-	@command -v gcc >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq gcc libc6-dev; }
+$(VENV)/ready: requirements.lock pyproject.toml | packages
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 		--config-settings=editable_mode=compat --editable .
 	@touch $@
+
+packages: #  install the Debian packages without which setup fails
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	@command -v gcc >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq gcc libc6-dev; }
 
 browser: #  install the browser for the tests of /ui
 	@python3 -m lab install --browser

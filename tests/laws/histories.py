@@ -60,55 +60,75 @@ _ports = st.lists(
 ).filter(lambda ports: len({(p.port, p.protocol) for p in ports}) == len(ports))
 
 
+# Strategies are made once, not in each draw: making and validating them would take more time than drawing from them.
+_shared = st.lists(st.sampled_from(_SHARED_IPS), max_size=2, unique=True).map(tuple)
+_ranges = st.lists(st.sampled_from(_RANGES), max_size=2, unique=True).map(tuple)
+_service_names = st.sampled_from(_SERVICE_NAMES)
+_types = st.sampled_from(_TYPES)
+_cluster_ips = {
+    name: st.sampled_from([own_ips, own_ips, own_ips[:1], _SHARED_CLUSTER_IPS, ()])
+    for name, own_ips in _CLUSTER_IPS.items()
+}
+_affinities_s = st.sampled_from([0, 0, 600])
+_booleans = st.booleans()
+_health_ports = st.sampled_from([0, 31000])
+_proxy_names = st.sampled_from([None, None, None, "other"])
+_creations_s = st.sampled_from([NEVER, 1.0, 2.0])
+
+
 @st.composite
-def services(draw: st.DrawFn) -> Service:
-    name = draw(st.sampled_from(_SERVICE_NAMES))
-    kind = draw(st.sampled_from(_TYPES))
-    own_ips = _CLUSTER_IPS[name]
-    ips = draw(st.sampled_from([own_ips, own_ips, own_ips[:1], _SHARED_CLUSTER_IPS, ()]))
-    shared = st.lists(st.sampled_from(_SHARED_IPS), max_size=2, unique=True).map(tuple)
+def _services(draw: st.DrawFn) -> Service:
+    name = draw(_service_names)
+    kind = draw(_types)
+    ips = draw(_cluster_ips[name])
     return Service(
         name,
         kind,
         ips,
         tuple(draw(_ports)),
-        external_ips=draw(shared),
-        load_balancer_ips=draw(shared) if kind == "LoadBalancer" else (),
-        source_ranges=tuple(draw(st.lists(st.sampled_from(_RANGES), max_size=2, unique=True))),
-        affinity_timeout_s=draw(st.sampled_from([0, 0, 600])),
-        internal_local=draw(st.booleans()),
-        external_local=draw(st.booleans()),
-        health_check_node_port=draw(st.sampled_from([0, 31000])),
-        proxy_name=draw(st.sampled_from([None, None, None, "other"])),
-        created_s=draw(st.sampled_from([NEVER, 1.0, 2.0])),
+        external_ips=draw(_shared),
+        load_balancer_ips=draw(_shared) if kind == "LoadBalancer" else (),
+        source_ranges=draw(_ranges),
+        affinity_timeout_s=draw(_affinities_s),
+        internal_local=draw(_booleans),
+        external_local=draw(_booleans),
+        health_check_node_port=draw(_health_ports),
+        proxy_name=draw(_proxy_names),
+        created_s=draw(_creations_s),
     )
+
+
+services = _services()
+
+_labels = {name: st.sampled_from([name] * 7 + _SERVICE_NAMES) for name in _SERVICE_NAMES}
+"""By the Service for which a slice is named: the label may name another Service."""
+_slice_kinds = st.sampled_from(_SLICES)
+_endpoints = {
+    suffix: st.lists(
+        st.builds(
+            Endpoint,
+            address=st.sampled_from(pods),
+            ready=_booleans,
+            serving=_booleans,
+            terminating=_booleans,
+            node=st.sampled_from([HERE, THERE, ""]),
+            zone_hints=st.sampled_from([(), ("zone-a",), ("zone-b",)]),
+            node_hints=st.sampled_from([(), (), (HERE,), (THERE,)]),
+        ),
+        max_size=4,
+    )
+    for suffix, _, pods in _SLICES
+}
+_pod_ports = st.sampled_from([8080, 8081])
 
 
 @st.composite
-def slices(draw: st.DrawFn) -> EndpointSlice:
-    named_for = draw(st.sampled_from(_SERVICE_NAMES))
-    service = draw(st.sampled_from([named_for] * 7 + _SERVICE_NAMES))  # the label may name another Service
-    suffix, family, pods = draw(st.sampled_from(_SLICES))
-    endpoints = draw(
-        st.lists(
-            st.builds(
-                Endpoint,
-                address=st.sampled_from(pods),
-                ready=st.booleans(),
-                serving=st.booleans(),
-                terminating=st.booleans(),
-                node=st.sampled_from([HERE, THERE, ""]),
-                zone_hints=st.sampled_from([(), ("zone-a",), ("zone-b",)]),
-                node_hints=st.sampled_from([(), (), (HERE,), (THERE,)]),
-            ),
-            max_size=4,
-        )
-    )
-    ports = [
-        SlicePort(name, protocol, draw(st.sampled_from([8080, 8081])))
-        for name in ("a", "b")
-        for protocol in ("TCP", "UDP", "SCTP")
-    ]
+def _slices(draw: st.DrawFn) -> EndpointSlice:
+    named_for = draw(_service_names)
+    service = draw(_labels[named_for])
+    suffix, family, _ = draw(_slice_kinds)
+    endpoints = draw(_endpoints[suffix])
+    ports = [SlicePort(name, protocol, draw(_pod_ports)) for name in ("a", "b") for protocol in ("TCP", "UDP", "SCTP")]
     return EndpointSlice(
         ObjectName(named_for.namespace, f"{named_for.name}-{suffix}"),
         service,
@@ -117,6 +137,8 @@ def slices(draw: st.DrawFn) -> EndpointSlice:
         tuple(ports),
     )
 
+
+slices = _slices()
 
 _nodes = st.builds(
     Node,
@@ -133,10 +155,10 @@ _taken = st.builds(
 )
 
 events: st.SearchStrategy[ObjectEvent] = st.one_of(
-    st.builds(ServiceUpserted, services()),
-    st.builds(ServiceUpserted, services()),
-    st.builds(SliceUpserted, slices()),
-    st.builds(SliceUpserted, slices()),
+    st.builds(ServiceUpserted, services),
+    st.builds(ServiceUpserted, services),
+    st.builds(SliceUpserted, slices),
+    st.builds(SliceUpserted, slices),
     st.builds(ServiceDeleted, st.sampled_from(_SERVICE_NAMES)),
     st.builds(
         SliceDeleted,
