@@ -24,33 +24,33 @@
 
 {{- /* What selects the pods; it cannot change in an upgrade. */ -}}
 {{- define "kubeproxy-py.selector" -}}
-app.kubernetes.io/name: {{ include "kubeproxy-py.name" . }}
+app.kubernetes.io/name: {{ include "kubeproxy-py.name" . | quote }}
 {{- end -}}
 
-{{- define "kubeproxy-py.labels" -}}
-{{ include "kubeproxy-py.selector" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- define "kubeproxy-py.chartLabels" -}}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/component: service-proxy
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- end -}}
+
+{{- /* The labels of an object: a list of the root and the object's own; each key once, the first of these wins. */ -}}
+{{- define "kubeproxy-py.labels" -}}
+{{- $root := index . 0 -}}
+{{- $selector := include "kubeproxy-py.selector" $root | fromYaml -}}
+{{- toYaml (merge $selector (index . 1) $root.Values.commonLabels (include "kubeproxy-py.chartLabels" $root | fromYaml)) -}}
 {{- end -}}
 
 {{- /* The metadata of an object: a list of the root, its name, its namespace ("": none), its own labels and annotations. */ -}}
 {{- define "kubeproxy-py.metadata" -}}
 {{- $root := index . 0 -}}
-name: {{ index . 1 }}
+name: {{ index . 1 | quote }}
 {{- with index . 2 }}
-namespace: {{ . }}
+namespace: {{ . | quote }}
 {{- end }}
 labels:
-  {{- include "kubeproxy-py.labels" $root | nindent 2 }}
-  {{- with index . 3 }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "kubeproxy-py.labels" (list $root (index . 3)) | nindent 2 }}
 {{- with merge (dict) (index . 4) $root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -76,7 +76,7 @@ annotations:
 
 {{- /* The fields that both containers share. */ -}}
 {{- define "kubeproxy-py.container" -}}
-image: {{ include "kubeproxy-py.image" . }}
+image: {{ include "kubeproxy-py.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 command: [/usr/local/bin/kube-proxy]
 env:
@@ -91,14 +91,14 @@ env:
 {{- define "kubeproxy-py.scrape" -}}
 {{- $monitor := index . 1 -}}
 {{- with $monitor.interval }}
-interval: {{ . }}
+interval: {{ . | quote }}
 {{- end }}
 {{- with $monitor.scrapeTimeout }}
-scrapeTimeout: {{ . }}
+scrapeTimeout: {{ . | quote }}
 {{- end }}
 relabelings:
   # The job name of kube-proxy, which the rules of kubernetes-mixin select.
-  - {targetLabel: job, replacement: {{ $monitor.jobName }}, action: replace}
+  - {targetLabel: job, replacement: {{ $monitor.jobName | quote }}, action: replace}
   - {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: node, action: replace}
   - {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: instance, action: replace}
   {{- with $monitor.relabelings }}
@@ -108,4 +108,14 @@ relabelings:
 metricRelabelings:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{- /* A quantity of Kubernetes, such as 1.5Gi, as a number. */ -}}
+{{- define "kubeproxy-py.amount" -}}
+{{- $text := toString . -}}
+{{- $digits := regexFind "^[+]?[0-9.]+([eE][-+]?[0-9]+)?" $text -}}
+{{- $factors := dict "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- $powers := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- $suffix := trimPrefix $digits $text -}}
+{{- mulf (float64 $digits) (index (merge (dict "" 1) $factors $powers) $suffix) -}}
 {{- end -}}
