@@ -19,12 +19,13 @@ PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allo
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 JOBS = $(MAKE) --no-print-directory --keep-going --output-sync=target
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+BUILD_IMAGE = $(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build
 
 # Byte code is cached even where this is set: otherwise each of the agent's starts in the lab compiles it again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup packages lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS) $(PYTHON_JOBS)
+.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup packages lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS) image-arm64 deb-arm64 $(PYTHON_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,12 +60,12 @@ deb: | image
 browser: | deb
 endif
 
-test-qemu: setup ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu, and on arm64; slow
+test-qemu: setup image image-arm64 deb-arm64 ## test the agent with IPVS and iptables-nft, on Debian's own kernel in qemu, and on arm64; slow
 	LAB=qemu python3 -m lab install
 	$(PYTHON) -m pytest -m qemu tests/lab_tests
-	@(for tool in qemu-aarch64-static mmdebstrap; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
-		&& $(SUDO) apt-get install -y -qq --no-install-recommends qemu-user-static mmdebstrap; }
-	@$(SUDO) $(PYTHON) -m image.arm64
+	@command -v qemu-aarch64-static >/dev/null || { $(SUDO) apt-get update -qq \
+		&& $(SUDO) apt-get install -y -qq --no-install-recommends qemu-user-static; }
+	@$(PYTHON) -m image.arm64
 	$(PYTHON) -m pytest -m qemu tests/image
 	LAB=qemu $(LAB) --timeout 1200 -- $(PYTHON) -m pytest -m qemu tests/e2e
 
@@ -117,17 +118,25 @@ layers: setup
 image: ## build the container image: build/image/kubeproxy-py.tar; make image [BASE=debian:12-slim]
 	@(for tool in buildah mmdebstrap runc; do command -v $$tool >/dev/null || exit 1; done) || { $(SUDO) apt-get update -qq \
 		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah mmdebstrap runc ca-certificates; }
-	@$(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PIP_CERT,PIP_CONFIG_FILE) python3 -m image.build $(BASE)
+	@$(BUILD_IMAGE) $(BASE)
+
+image-arm64: image ## build the image for arm64 on another processor, without running anything of arm64: build/image/kubeproxy-py-arm64.tar
+	@$(BUILD_IMAGE) --processor=arm64
 
 deb: setup ## build the Debian package: build/deb/kubeproxy-py_VERSION_ARCHITECTURE.deb
 	@$(SUDO) env DEBIAN_FRONTEND=noninteractive python3 -m image.deb tools
 	@python3 -m image.deb build
 
+deb-arm64: deb ## build the Debian package for arm64 on another processor
+	@$(SUDO) env DEBIAN_FRONTEND=noninteractive python3 -m image.deb tools arm64
+	@python3 -m image.deb build arm64
+
 deb-machine: deb #  make the tree of a fresh Debian 12 machine, on which the package is tested
 	@$(SUDO) python3 -m image.deb machine
 
 image-again: image ## build the image again from scratch, and fail if a byte differs
-	@python3 -m image.archive build/image/kubeproxy-py.tar >build/image/first && rm -f build/image/base.tar
+	@python3 -m image.archive build/image/kubeproxy-py.tar >build/image/first
+	@rm -f build/image/base.tar build/image/kubeproxy-py.tar
 	@$(MAKE) --no-print-directory image
 	@python3 -m image.archive build/image/kubeproxy-py.tar | diff build/image/first - && echo "identical, byte for byte"
 
@@ -164,7 +173,7 @@ dist: setup ## build the sdist and the wheel, install the wheel in an empty envi
 	cd build/dist && { bin/kubeproxy-py plan --assume-empty --manifests ../../deploy/examples --hostname-override node-a >plan; test $$? = 2; } && tail -1 plan
 	@ls -l dist
 
-release: image deb ## build wheel, sdist, Debian package, image, bill of materials, notes and checksums into dist/
+release: image image-arm64 deb deb-arm64 ## build wheel, sdist, Debian packages and images for amd64 and arm64, bills of materials, notes and checksums into dist/
 	@$(PYTHON) -m image.release
 
 pythons: $(PYTHON_JOBS) ## run the fast tests that run the package on every other supported Python that is installed

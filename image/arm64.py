@@ -1,61 +1,67 @@
-"""Make a tree of an arm64 machine with the agent and its libraries, for tests under qemu-user.
+"""Unpack image and Debian package for arm64, so that tests run the agent in them under qemu-user.
 
 Invariants:
-  - Nothing of arm64 is run, and nothing of this machine is changed: mmdebstrap only unpacks Debian's packages, and pip
-    only downloads wheels, locked by the same hashes as those of the image.
-  - All output is in build/arm64: wheels; root, the tree, in which the libraries and the agent are in PLACE.
+  - What runs is the program of the image, with its interpreter, libraries and paths, in a root of its own (chroot);
+    only the emulator is added.  The Debian package is unpacked into the same root, which has Debian's Python.
+  - All output is in build/arm64.
 
-Usage: python3 -m image.arm64, as root.  It is not the image: that needs the packages' scripts, and so an arm64 builder.
+Usage: python3 -m image.arm64, after `make image-arm64 deb-arm64`.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from image.archive import Archive
+from image.build import REPOSITORY, archive_path
+from image.deb import package_path
+
+PROCESSOR = "arm64"
 FOLDER = REPOSITORY / "build/arm64"
 ROOT = FOLDER / "root"
-PLACE = "opt/kubeproxy-py"
 EMULATOR = "qemu-aarch64-static"
-_PACKAGES = "python3.11,iptables,ipset,kmod"
-_PLATFORMS = ("manylinux_2_17_aarch64", "manylinux2014_aarch64", "manylinux_2_28_aarch64", "manylinux_2_34_aarch64")
-_READY = FOLDER / "ready"
+MANIFESTS = "/tmp/manifests"
+_PYTHON = "/opt/kubeproxy-py/bin/python"  # first line of the entry point: the kernel would look for an arm64 machine
+_ENTRY_POINT = "/usr/local/bin/kube-proxy"
+_PACKAGED = ("/usr/lib/kubeproxy-py/bin/python3.11", "/usr/sbin/kubeproxy-py")
 
 
-def make() -> None:
-    """Make the tree, unless it is there and as the lock file says; the agent is copied each time."""
-    lock = (REPOSITORY / "image/requirements.lock").read_text()
-    if not _READY.exists() or _READY.read_text() != lock:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        FOLDER.mkdir(parents=True)
-        words = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--architectures=arm64"]
-        subprocess.run([*words, f"--include={_PACKAGES}", "bookworm", str(ROOT)], check=True)
-        _download_wheels(FOLDER / "wheels")
-        for wheel in (FOLDER / "wheels").glob("*.whl"):
-            with zipfile.ZipFile(wheel) as files:
-                files.extractall(ROOT / PLACE)
-        _READY.write_text(lock)
-    target = ROOT / PLACE / "kubeproxy_py"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(REPOSITORY / "kubeproxy_py", target, ignore=shutil.ignore_patterns("__pycache__"))
+def unpack(archive: Path, root: Path) -> None:
+    """Unpack the image in *archive* to *root*, with the emulator and the example manifests."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    tar = ["tar", "--extract", "--gzip", "--no-same-owner", "--directory", str(root)]
+    subprocess.run(tar, input=Archive(archive).layer_bytes(), check=True)
+    emulator = shutil.which(EMULATOR)
+    assert emulator, f"{EMULATOR} is not installed; hint: make test-qemu"
+    shutil.copy(emulator, root / EMULATOR)
+    shutil.copytree(REPOSITORY / "deploy/examples", root / MANIFESTS[1:])
 
 
-def _download_wheels(folder: Path) -> None:
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-    words += ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp", f"--dest={folder}"]
-    words += [f"--platform={platform}" for platform in _PLATFORMS]
-    subprocess.run([*words, f"--requirement={REPOSITORY}/image/requirements.lock"], check=True)
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Return the result of a program of arm64 in the tree."""
+    words = ("unshare", "--map-root-user", f"--root={ROOT}", f"/{EMULATOR}", *words)
+    environment = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
-def emulated(*arguments: str) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and the environment with which the tree's Python runs *arguments* here."""
-    environment = {"PYTHONHOME": str(ROOT / "usr"), "PYTHONPATH": str(ROOT / PLACE), "PYTHONDONTWRITEBYTECODE": "1"}
-    return [EMULATOR, "-L", str(ROOT), str(ROOT / "usr/bin/python3.11"), *arguments], environment
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Return the result of the image's Python with *arguments*."""
+    return run(_PYTHON, *arguments)
+
+
+def run_agent(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Return the result of the image's entry point with *arguments*."""
+    return run_python(_ENTRY_POINT, *arguments)
+
+
+def run_packaged(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Return the result of the Debian package's program with *arguments*."""
+    return run(*_PACKAGED, *arguments)
 
 
 if __name__ == "__main__":
-    make()
+    unpack(archive_path(PROCESSOR), ROOT)
+    subprocess.run(["dpkg-deb", "--extract", str(package_path(PROCESSOR)), str(ROOT)], check=True)

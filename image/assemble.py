@@ -3,24 +3,16 @@
 Each file of the image is in a package of WANTED or its dependencies, in the agent's own folder, or written here.
 dpkg itself is left out; scanners read /var/lib/dpkg/status.d, which has a file for each package.
 
-Usage: assemble.py ROOT
+Usage: python3 -m image.assemble PACKAGES ROOT; PACKAGES is what unpack.py made
 """
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-WANTED = {
-    "base-files": "the distribution's name, which scanners read",
-    "ipset": "for kernels where ip_set cannot be used by netlink",
-    "iptables": "both backends; the node decides which one is used",
-    "kmod": "modprobe, for which /lib/modules is mounted",
-    "ncurses-base": "descriptions of terminals, for kubeproxy-py top",
-    "netbase": "names of protocols and ports, which iptables prints",
-    "python3.11": "the interpreter and its library",
-}
+from image.unpack import LINKS, WANTED
+
 UNNEEDED = {
     "dpkg": "readline-common's scripts call it at installation",
     "mawk": "base-files' scripts call it at installation",
@@ -40,10 +32,8 @@ _FOLDERS = {  # empty mount points, with their modes: they cannot be created on 
     "var/lib/kube-proxy": 0o755,
 }
 _LINKS = {
-    "bin": "usr/bin",
-    "sbin": "usr/sbin",
-    "lib": "usr/lib",
-    "lib64": "usr/lib64",
+    **LINKS,
+    "var/lock": "/run/lock",
     "var/run": "/run",
     "usr/local/bin/kubeproxy-py": "kube-proxy",
 }
@@ -54,17 +44,17 @@ _TEXTS = {
 }
 
 
-def main(root: Path) -> None:
+def main(packages: Path, root: Path) -> None:
     """Create *root*, which must not exist."""
     root.mkdir()
     _lay_out(root)
-    for package in _with_dependencies():
-        for path in _files(package):
-            _copy(path, root)
-        _write(root / "var/lib/dpkg/status.d" / package, _say("dpkg-query", "--status", package))
-    for link in Path("/etc/alternatives").glob("*ip*tables*"):
-        _copy(link, root)
-        _copy(Path("/usr/sbin") / link.name, root)
+    for package in _with_dependencies(packages / "status"):
+        for name in _files(packages, package):
+            _copy(packages / "root", name, root)
+        _write(root / "var/lib/dpkg/status.d" / package, (packages / "status" / package).read_text())
+    for link in (packages / "root/etc/alternatives").glob("*ip*tables*"):
+        _copy(packages / "root", f"/etc/alternatives/{link.name}", root)
+        _copy(packages / "root", f"/usr/sbin/{link.name}", root)
     shutil.copytree(AGENT, root / AGENT[1:], symlinks=True)
     shutil.copy(Path(__file__).with_name("entry.py"), root / ENTRY)
     (root / ENTRY).chmod(0o755)
@@ -81,9 +71,9 @@ def _lay_out(root: Path) -> None:
         (root / name).symlink_to(target)
 
 
-def _with_dependencies() -> list[str]:
-    """Return WANTED and their dependencies, sorted; of alternatives the installed one."""
-    dependencies = _dependencies()
+def _with_dependencies(status: Path) -> list[str]:
+    """Return WANTED and their dependencies, sorted; of alternatives the unpacked one."""
+    dependencies = _dependencies(status)
     packages: set[str] = set()
     waiting = list(WANTED)
     while waiting:
@@ -94,17 +84,25 @@ def _with_dependencies() -> list[str]:
     return sorted(packages)
 
 
-def _dependencies() -> dict[str, list[str]]:
-    """Return, for each installed package, the installed packages that it depends on."""
-    fields = "${Package}\t${Pre-Depends}, ${Depends}\t${Provides}\n"
-    rows = [line.split("\t") for line in _say("dpkg-query", "--show", "--showformat", fields).splitlines()]
-    provided = {name: package for package, _, provides in rows for name in _names(provides.replace(",", "|"))}
-    provided |= {package: package for package, _, _ in rows}
-    groups = {package: [_names(group) for group in depends.split(",")] for package, depends, _ in rows}
+def _dependencies(status: Path) -> dict[str, list[str]]:
+    """Return, for each unpacked package, the unpacked packages that it depends on."""
+    fields = {path.name: _fields(path.read_text()) for path in status.iterdir()}
+    provided = {name: package for package, own in fields.items() for name in _names(own["Provides"].replace(",", "|"))}
+    provided |= {package: package for package in fields}
+    groups = {
+        package: [_names(group) for group in f"{own['Pre-Depends']},{own['Depends']}".split(",")]
+        for package, own in fields.items()
+    }
     return {
         package: [next(provided[name] for name in group if name in provided) for group in alternatives if group]
         for package, alternatives in groups.items()
     }
+
+
+def _fields(paragraph: str) -> dict[str, str]:
+    """Return the fields of dependencies in *paragraph*, "" for those that it does not have."""
+    found = dict(re.findall(r"^(Provides|Pre-Depends|Depends): (.*)", paragraph, re.MULTILINE))
+    return {"Provides": "", "Pre-Depends": "", "Depends": ""} | found
 
 
 def _names(alternatives: str) -> list[str]:
@@ -112,19 +110,19 @@ def _names(alternatives: str) -> list[str]:
     return [re.split(r"[ (:]", package.strip())[0] for package in alternatives.split("|") if package.strip()]
 
 
-def _files(package: str) -> list[Path]:
+def _files(packages: Path, package: str) -> list[str]:
     """Return the files and links of *package* without its documentation."""
-    paths = map(Path, _say("dpkg-query", "--listfiles", package).splitlines())
-    return [path for path in paths if not _DOCUMENTATION.match(str(path)) and (path.is_symlink() or path.is_file())]
+    names = (packages / "files" / package).read_text().splitlines()
+    return [name for name in names if not _DOCUMENTATION.match(name)]
 
 
-def _copy(path: Path, root: Path) -> None:
-    """Copy the file or link *path* to the same place below *root*, where /lib and others are links too."""
-    target = root / str(path.parent.resolve())[1:] / path.name
+def _copy(source: Path, name: str, root: Path) -> None:
+    """Copy the file or link *name* to the same place below *root*, where /lib and others are links too."""
+    target = root / name[1:]
     if target.is_symlink():  # one of _LINKS, which is in base-files too
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(path, target, follow_symlinks=False)
+    shutil.copy2(source / name[1:], target, follow_symlinks=False)
 
 
 def _write(path: Path, text: str) -> None:
@@ -132,9 +130,5 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def _say(*words: str) -> str:
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -4,33 +4,35 @@ Invariants:
   - The result depends only on the checkout, the time of its last commit and Debian's archive.  The machine's
     certificate authorities and pip settings are used, but are not part of the image.
   - All output is in build/image: kubeproxy-py.tar, an OCI archive for podman, skopeo and `ctr image import`; its bill
-    of materials; and the base image.
+    of materials; and the base image.  Those for another processor than this machine's have its name:
+    kubeproxy-py-arm64.tar.
+  - An image of this commit that is younger than a day is not built again.
 
-Usage: python3 -m image.build [BASE], as root.  BASE is an image of a registry; without it a base is made from Debian's
-archive, and again when it is a day old.
+Usage: python3 -m image.build [--processor=arm64] [BASE], as root.  BASE is an image of a registry; without it a base is
+made from Debian's archive, and again when it is a day old.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
 
 from image import bill
 from image.archive import Archive, describe
+from image.wheels import MACHINES
 from kubeproxy_py import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = REPOSITORY / "build/image"
-ARCHIVE = FOLDER / "kubeproxy-py.tar"
-BILL = FOLDER / "kubeproxy-py.cdx.json"
 _BASE = FOLDER / "base.tar"
-_BASE_MAX_AGE_S = 24 * 3600
+_MAX_AGE_S = 24 * 3600
 _STORAGE = FOLDER / "storage"
 _BUILDAH = ("buildah", "--root", str(_STORAGE), "--runroot", str(_STORAGE / "run"), "--storage-driver", "vfs")
 _BASE_NAME = "localhost/kubeproxy-py-base"
@@ -40,35 +42,63 @@ _SECRETS = {"ca": ("SSL_CERT_FILE", "PIP_CERT"), "pip.conf": ("PIP_CONFIG_FILE",
 _INPUTS = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "image", "kubeproxy_py")
 
 
-def main(base: str | None) -> None:
+def main() -> None:
     """Build the image and print its description."""
+    parser = argparse.ArgumentParser(prog="python3 -m image.build")
+    parser.add_argument("--processor", default=own_processor(), choices=MACHINES)
+    parser.add_argument("base", nargs="?")
+    options = parser.parse_args()
+    path = archive_path(options.processor)
     began_s = time.monotonic()
     FOLDER.mkdir(parents=True, exist_ok=True)
+    if not options.base and is_of(path, _revision()):
+        print(f"{path.relative_to(REPOSITORY)} is of this commit already\n{describe(Archive(path))}")
+        return
     try:
-        build(base, os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct"))
+        build(options.base, options.processor, os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct"))
     finally:
         shutil.rmtree(_STORAGE, ignore_errors=True)
-    archive = Archive(ARCHIVE)
+    archive = Archive(path)
     with archive.layer() as files:
-        BILL.write_bytes(_content(files, bill.PLACE))
+        path.with_suffix(".cdx.json").write_bytes(_content(files, bill.PLACE))
     _give_to_caller()
-    print(f"{ARCHIVE.relative_to(REPOSITORY)}, built in {time.monotonic() - began_s:.0f} s\n{describe(archive)}")
+    print(f"{path.relative_to(REPOSITORY)}, built in {time.monotonic() - began_s:.0f} s\n{describe(archive)}")
 
 
-def build(base: str | None, epoch: str) -> None:
-    """Write ARCHIVE; *epoch* is the time of its files in seconds since 1970."""
-    image = _name()
+def own_processor() -> str:
+    """Return this machine's processor, as dpkg names it."""
+    return next(name for name, machine in MACHINES.items() if machine == platform.machine())
+
+
+def archive_path(processor: str) -> Path:
+    """Return the file of the image for *processor*."""
+    return FOLDER / ("kubeproxy-py.tar" if processor == own_processor() else f"kubeproxy-py-{processor}.tar")
+
+
+def is_of(path: Path, revision: str) -> bool:
+    """Return whether *path* is an image of the clean commit *revision*, and so young that Debian has nothing newer."""
+    if revision.endswith("-dirty") or not path.exists() or time.time() - path.stat().st_mtime > _MAX_AGE_S:
+        return False
+    return bool(Archive(path).config["config"]["Labels"]["org.opencontainers.image.revision"] == revision)
+
+
+def build(base: str | None, processor: str, epoch: str) -> None:
+    """Write the archive of *processor*; *epoch* is the time of its files in seconds since 1970."""
+    image, path = _name(), archive_path(processor)
     arguments = {
-        "BASE": base or _make_base(epoch),
+        "BASE": base or _make_base(processor, epoch),
+        "BUILDPLATFORM": f"linux/{processor}",  # see _make_base
+        "TARGETARCH": processor,
         "SOURCE_DATE_EPOCH": epoch,
         "VERSION": __version__,
         "REVISION": _revision(),
     }
     words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-    words += [word for name, path in _secrets().items() for word in ("--secret", f"id={name},src={path}")]
-    _run(*_BUILDAH, "bud", "--isolation=chroot", "--timestamp", epoch, "--tag", image, *words, str(REPOSITORY))
-    ARCHIVE.unlink(missing_ok=True)
-    _run(*_BUILDAH, "push", "--quiet", image, f"oci-archive:{ARCHIVE}:{image}")
+    words += [word for name, file in _secrets().items() for word in ("--secret", f"id={name},src={file}")]
+    words += ["--platform", f"linux/{processor}", "--isolation=chroot", "--timestamp", epoch]
+    _run(*_BUILDAH, "bud", "--tag", image, *words, str(REPOSITORY))
+    path.unlink(missing_ok=True)
+    _run(*_BUILDAH, "push", "--quiet", image, f"oci-archive:{path}:{image}")
 
 
 def _name() -> str:
@@ -78,12 +108,17 @@ def _name() -> str:
     return match[1]
 
 
-def _make_base(epoch: str) -> str:
-    """Make the base image from Debian's archive, unless there is a recent one, and return its name."""
-    if not _BASE.exists() or time.time() - _BASE.stat().st_mtime > _BASE_MAX_AGE_S:
+def _make_base(processor: str, epoch: str) -> str:
+    """Make the base image from Debian's archive, unless there is a recent one, and return its name.
+
+    Its programs are this machine's.  Its label is *processor*, because Debian 12's buildah runs a stage only on a base
+    that has the label of the image.
+    """
+    if not _BASE.exists() or time.time() - _BASE.stat().st_mtime > _MAX_AGE_S:
         _run("mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(_BASE), SOURCE_DATE_EPOCH=epoch)
     container = _say(*_BUILDAH, "from", "scratch")
     _run(*_BUILDAH, "add", "--quiet", container, str(_BASE), "/")
+    _run(*_BUILDAH, "config", "--arch", processor, container)
     _run(*_BUILDAH, "commit", "--quiet", "--rm", "--timestamp", epoch, container, _BASE_NAME)
     return _BASE_NAME
 
@@ -126,4 +161,4 @@ def _run(*words: str, **env: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    main()

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from image.archive import Archive
@@ -42,8 +42,12 @@ _NOTES = """\
 |---|---|
 {files}
 
-`sha256sum --check SHA256SUMS` checks them. The digest of the image is `{digest}`;
-docs/install-kubeadm.md describes how to load, push and set it.
+`sha256sum --check SHA256SUMS` checks them. docs/install-kubeadm.md describes how to load, push and set an image by its
+digest:
+
+| image | digest |
+|---|---|
+{digests}
 """
 _ABOUT = (
     (r"\.whl$", "for pip, on any Linux with Python 3.11 or newer"),
@@ -66,21 +70,22 @@ def main() -> None:
         path.write_bytes(reproducible(path.read_bytes(), int(epoch)))
     for path in _PACKAGES.glob(f"kubeproxy-py_{__version__}_*.deb"):
         shutil.copy(path, DIST)
-    archive = Archive(_IMAGES / "kubeproxy-py.tar")
-    architecture = str(archive.config["architecture"])
-    for path in _IMAGES.glob("kubeproxy-py*"):
-        if named := image_name(path.name, architecture):
-            shutil.copy(path, DIST / named)
+    digests = {}
+    for path in sorted(_IMAGES.glob("kubeproxy-py*.tar")):
+        archive = Archive(path)
+        named = DIST / image_name(str(archive.config["architecture"]))
+        digests[named.name] = archive.digest
+        shutil.copy(path, named)
+        shutil.copy(path.with_suffix(".cdx.json"), named.with_suffix(".cdx.json"))
     changes = changes_of(REPOSITORY.joinpath("CHANGELOG.md").read_text(), __version__)
-    (DIST / NOTES).write_text(notes(changes, sorted(path.name for path in DIST.iterdir()), archive.digest))
+    (DIST / NOTES).write_text(notes(changes, sorted(path.name for path in DIST.iterdir()), digests))
     (DIST / CHECKSUMS).write_text(checksums(sorted(DIST.iterdir())))
     print((DIST / CHECKSUMS).read_text(), end="")
 
 
-def image_name(name: str, architecture: str) -> str:
-    """Return the name in a release of the file *name* of build/image, "" for those that are not released."""
-    match = re.fullmatch(r"kubeproxy-py\.(tar|cdx\.json)", name)
-    return f"kubeproxy-py-{__version__}-image-{architecture}.{match[1]}" if match else ""
+def image_name(architecture: str) -> str:
+    """Return the name of the image for *architecture* in a release."""
+    return f"kubeproxy-py-{__version__}-image-{architecture}.tar"
 
 
 def commit_time() -> str:
@@ -109,13 +114,14 @@ def changes_of(changelog: str, version: str) -> str:
     return str(sections.get("Unreleased") or sections[version]).strip()
 
 
-def notes(changes: str, names: Iterable[str], digest: str) -> str:
-    """Return the notes of the release that has the files *names*."""
+def notes(changes: str, names: Iterable[str], digests: Mapping[str, str]) -> str:
+    """Return the notes of the release that has the files *names*, and the images of *digests*."""
     rows = "\n".join(f"| `{name}` | {_about(name)} |" for name in names)
+    listed = "\n".join(f"| `{name}` | `{digest}` |" for name, digest in digests.items())
     # Links are relative to the repository in the changelog, and lead nowhere from a release.
     home = f"https://github.com/example/kubeproxy-py/blob/v{__version__}/"
     absolute = re.sub(r"\]\((?!https?:|#)", f"]({home}", changes)
-    return _NOTES.format(version=__version__, changes=absolute, files=rows, digest=digest)
+    return _NOTES.format(version=__version__, changes=absolute, files=rows, digests=listed)
 
 
 def _about(name: str) -> str:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from image.build import own_processor
+from image.deb import package_path
 from lab.network import NODE_NAME, Cluster
-from tests.deploy.debian_host import MACHINE, PACKAGES, DebianHost
+from tests.deploy.debian_host import MACHINE, DebianHost
 from tests.deploy.systemd_host import NODE_FOLDER, UNIT
 from tests.e2e.agent_process import wait_until
 from tests.e2e.control_plane import responders
@@ -36,7 +38,7 @@ cluster = cluster_fixture
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the package, and with the same one as a later version."""
-    [package] = PACKAGES.glob("kubeproxy-py_*.deb")
+    package = package_path(own_processor())
     assert MACHINE.is_dir(), "hint: make deb-machine"
     folder = tmp_path_factory.mktemp("node")
     (folder / "first.deb").write_bytes(package.read_bytes())

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from image.deb import FOLDER, REPOSITORY
+from image.build import own_processor
+from image.deb import REPOSITORY, package_path
 from kubeproxy_py import __version__
 from kubeproxy_py.cli import COMMANDS
 from tests.deploy.manifests import DEPLOY
@@ -18,8 +19,7 @@ pytestmark = pytest.mark.image
 
 @pytest.fixture(scope="module")
 def package() -> Path:
-    [path] = FOLDER.glob("kubeproxy-py_*.deb")
-    return path
+    return package_path(own_processor())
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,7 @@ def tree(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_lintian_finds_nothing_but_what_is_overridden_with_a_reason(package: Path) -> None:
-    [changes] = package.parent.glob("*.changes")
-    words = ["lintian", "--fail-on=error,warning", "--allow-root", str(changes)]
+    words = ["lintian", "--fail-on=error,warning", "--allow-root", str(package.with_suffix(".changes"))]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 

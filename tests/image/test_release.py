@@ -50,32 +50,26 @@ def test_source_archives_of_one_commit_have_the_same_bytes() -> None:
         assert files.extractfile("x/a").read() == b"text"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("name", "named"),
-    [
-        ("kubeproxy-py.tar", f"kubeproxy-py-{__version__}-image-arm64.tar"),
-        ("kubeproxy-py.cdx.json", f"kubeproxy-py-{__version__}-image-arm64.cdx.json"),
-        ("base.tar", ""),
-    ],
-)
-def test_image_is_named_for_its_version_and_architecture(name: str, named: str) -> None:
-    assert release.image_name(name, "arm64") == named
+def test_image_is_named_for_its_version_and_architecture() -> None:
+    assert release.image_name("arm64") == f"kubeproxy-py-{__version__}-image-arm64.tar"
 
 
 def test_notes_have_the_changes_of_the_version_and_links_that_lead_somewhere() -> None:
     changes = release.changes_of(CHANGELOG, "1.1.0")
     assert "Something" in changes
     assert "Older" not in changes
-    text = release.notes(changes, ["kubeproxy_py-1.1.0-py3-none-any.whl", "kubeproxy-py_1.1.0_amd64.deb"], "sha256:ab")
+    names = ["kubeproxy_py-1.1.0-py3-none-any.whl", "kubeproxy-py_1.1.0_amd64.deb", "kubeproxy-py_1.1.0_arm64.deb"]
+    text = release.notes(changes, names, {"one.tar": "sha256:ab", "other.tar": "sha256:cd"})
     assert f"(https://github.com/example/kubeproxy-py/blob/v{__version__}/docs/page.md)" in text
     assert "(https://example.org/)" in text
     assert "| `kubeproxy-py_1.1.0_amd64.deb` | for Debian 12 on amd64 |" in text
-    assert "sha256:ab" in text
+    assert "| `kubeproxy-py_1.1.0_arm64.deb` | for Debian 12 on arm64 |" in text
+    assert "| `one.tar` | `sha256:ab` |\n| `other.tar` | `sha256:cd` |" in text
 
 
 def test_a_file_that_nobody_described_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"surprise\.bin"):
-        release.notes("", ["surprise.bin"], "")
+        release.notes("", ["surprise.bin"], {})
 
 
 def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
