@@ -1,10 +1,9 @@
-"""`python -m bench [--quick]`: boot the lab for each measurement, print the table, write build/bench.json.
+"""`python -m bench [--quick] [--beside]`: boot the lab for each measurement, print the table, write build/bench.json.
 
 Exit status: 0 if every figure is within its limit, 1 if one is not, 2 if something could not be measured.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -93,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the agent on the lab kernel.")
     parser.add_argument("--quick", action="store_true", help="small numbers, few repeats: to test the bench itself")
+    parser.add_argument("--beside", action="store_true", help="only the figures beside kube-proxy, and of a take-over")
     parser.add_argument("--output", type=Path, default=_RESULT, help="JSON file to write (default: build/bench.json)")
     options = parser.parse_args(argv)
     try:
-        if os.environ.get(peers.PROXY_VARIABLE):
+        if peers.is_set():
             peers.programs()  # before a quarter of an hour is spent on other figures
-        rows = list(_rows(QUICK if options.quick else FULL))
+        rows = list((_beside_rows if options.beside else _rows)(QUICK if options.quick else FULL))
     except (NotMeasuredError, MissingProgramError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return FAILED
@@ -123,9 +123,15 @@ def _rows(extent: Extent) -> Iterator[Row]:
     yield from _change_rows(extent)
     yield from _load_rows(extent)
     yield figures_load.help_row(_help_s(max(5, extent.repeats)))
-    if os.environ.get(peers.PROXY_VARIABLE):
-        beside = _measure("beside", 1, extent.beside, timeout_s=_BESIDE_TIMEOUT_S)
-        yield from figures_load.beside_rows(extent.beside, beside[str(extent.beside)])
+    yield from _beside_rows(extent)
+
+
+def _beside_rows(extent: Extent) -> Iterator[Row]:
+    """Yield the figures of kube-proxy beside the agent's, where there is one, and those of a take-over."""
+    n = extent.beside
+    if peers.is_set():
+        yield from figures_load.beside_rows(n, _measure("beside", 1, n, timeout_s=_BESIDE_TIMEOUT_S)[str(n)])
+    yield from figures_load.takeover_rows(n, _measure("takeover", 1, n, timeout_s=_BESIDE_TIMEOUT_S)[str(n)])
 
 
 def _change_rows(extent: Extent) -> Iterator[Row]:

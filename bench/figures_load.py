@@ -101,3 +101,17 @@ def beside_rows(n: int, raw: Mapping[str, Mapping[str, Sequence[float]]]) -> Ite
     for name, figures in raw.items():
         yield Row(f"side by side: {name}, exec to all programmed", n, median(figures["started"]), "s")
         yield Row(f"side by side: {name}, endpoint written to replaced", n, median(figures["changed"]), "s")
+        yield Row(f"side by side: {name}, new Service written to programmed", n, median(figures["added"]), "s")
+        yield Row(f"side by side: {name}, memory at the end", n, max(figures["rss_bytes"]) / MEGA, "MB")
+
+
+def takeover_rows(n: int, raw: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
+    """Yield what a take-over under traffic did, for each direction; the agent may break and change nothing."""
+    for direction, figures in raw.items():
+        bar = 0 if direction.partition(" to ")[2].startswith("kubeproxy-py") else None
+        yield Row(f"take-over, {direction}: new connections", n, figures["connections"], "")
+        yield Row("  of them failed", n, figures["failed"], "", 0)
+        yield Row("  long connections broken", n, figures["long_broken"], "", 0)
+        yield Row("  kernel objects", n, figures["objects"], "")
+        yield Row("    of them changed", n, figures["changed"], "", bar)
+        yield Row("  end of the one to the first change by the other", n, figures["followed_s"], "s")

@@ -63,9 +63,13 @@ def write_manifests(directory: Path, n: int) -> None:
 
 def write_list(path: Path, n: int) -> None:
     """Write the objects of *n* Services, and the node, as one JSON list."""
-    documents = (document for number in range(n) for document in (_service_json(number), slice_json(number)))
-    items = [node_json(), *documents]
+    items = [node_json(), *(document for number in range(n) for document in documents(number))]
     path.write_bytes(msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": items}))
+
+
+def documents(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the Service *number* and its slice as JSON of an API server."""
+    return _service_json(number), slice_json(number)
 
 
 def creations(n: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -15,6 +15,11 @@ PROXY_VARIABLE = "KUBE_PROXY_BIN"
 _HINT = "python -m bench.inside beside-standin takes the stand-in"
 
 
+def is_set() -> bool:
+    """Return whether kube-proxy is to be measured."""
+    return bool(os.environ.get(PROXY_VARIABLE))
+
+
 def programs() -> tuple[Path, Path]:
     """Return kube-proxy, and the folder with kube-apiserver and etcd.  Raises MissingProgramError."""
     assets = binaries()

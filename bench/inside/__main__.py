@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bench.inside import asked, beside, change, churn, cold, contested, drift, floor, idle, machine, rollout
+from bench.inside import asked, beside, change, churn, cold, contested, drift, floor, idle, machine, rollout, takeover
 
 _Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
 
@@ -34,6 +34,7 @@ _MEASURES: dict[str, _Measure] = {
     "machine": lambda _sizes, repeats: {"0": machine.measure(repeats)},
     "beside": _each(beside.measure),
     "beside-standin": _each(beside.measure_with_standin),
+    "takeover": _each(takeover.measure),
 }
 
 if __name__ == "__main__":

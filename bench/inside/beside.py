@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from bench import objects, peers
 from bench.inside import agent
 from bench.inside.network import fresh_namespace
-from bench.inside.process import agent_words
+from bench.inside.process import agent_words, memory_bytes
 from bench.inside.standin import stand_in
-from kubeproxy_py.kernel import Kernel
-from kubeproxy_py.model.rows import RealServer, VirtualServer
+from kubeproxy_py.kernel import Kernel, Scope
+from kubeproxy_py.model.rows import IpsetEntry, RealServer, VirtualServer
 from lab.namespace import Namespace
 from tests.apiserver.client import Client
 from tests.apiserver.real import OWN_SERVICE_ADDRESS, real_server
@@ -30,19 +31,20 @@ from tests.apiserver.real import OWN_SERVICE_ADDRESS, real_server
 _LOOK_S, _LOOK_AT_CHANGE_S = 0.05, 0.002
 _TIMEOUT_S, _END_TIMEOUT_S = 500.0, 60.0
 _LOG_SHOWN = 2000  # characters
+_CHANGES = 5  # endpoints replaced one by one
 _KUBE_PROXY_FLAGS = ("--proxy-mode=ipvs", "--cluster-cidr=10.128.0.0/10")
 
 Figures = dict[str, list[float]]
 
 
 def measure(n: int, repeats: int) -> dict[str, Figures]:
-    """Return the seconds until all is programmed, and until one endpoint is replaced, of each program, alternately.
+    """Return the figures of each program, alternately: see _one.
 
     Raises:
         MissingProgramError: A program is not there.
     """
     kube_proxy, assets = peers.programs()
-    return _measure(n, repeats, kube_proxy, lambda _namespace: _real_server(assets, n))
+    return _measure(n, repeats, kube_proxy, lambda _namespace: real_api_server(assets, n))
 
 
 def measure_with_standin(n: int, repeats: int) -> dict[str, Figures]:
@@ -73,38 +75,62 @@ def command(kube_proxy: Path | None, kubeconfig: Path) -> list[str]:
 
 
 def _one(kube_proxy: Path | None, make_server: _MakeServer, folder: Path, n: int) -> dict[str, float]:
+    """Return the seconds until all is programmed, until an endpoint is replaced (the median), until a new Service is
+    programmed, and the bytes of memory at the end.
+    """
     with fresh_namespace() as namespace, make_server(namespace) as client:
-        words = command(kube_proxy, _kubeconfig(folder, client))
+        words = command(kube_proxy, kubeconfig(folder, client))
         kernel = agent.make_parts().kernel
-        with _running(words, namespace, folder / "log") as check:
-            started_s = _seconds_until(lambda: _is_programmed(kernel, n), _LOOK_S, check)
+        with running(words, namespace, folder / "log") as check:
+            started_s = seconds_until(lambda: _is_programmed(kernel, n), _LOOK_S, check)
+            changed_s = [_replace(kernel, client, number, check) for number in range(_CHANGES)]
             began_s = time.monotonic()
-            client.apply(objects.bare(objects.slice_json(0, replaced=True)))
-            _seconds_until(lambda: _is_replaced(kernel), _LOOK_AT_CHANGE_S, check)
-            changed_s = time.monotonic() - began_s
+            for document in objects.documents(n):
+                client.apply(objects.bare(document))
+            seconds_until(lambda: is_added(kernel, n), _LOOK_AT_CHANGE_S, check)
+            added_s = time.monotonic() - began_s
+            memory = memory_bytes(check.pid)["rss_bytes"]
         kernel.close()
-        return {"started": started_s, "changed": changed_s}
+        return {"started": started_s, "changed": median(changed_s), "added": added_s, "rss_bytes": memory}
+
+
+def _replace(kernel: Kernel, client: Client, number: int, check: Callable[[], None]) -> float:
+    """Replace the first endpoint of the Service *number*; return the seconds until the kernel has it."""
+    began_s = time.monotonic()
+    client.apply(objects.bare(objects.slice_json(number, replaced=True)))
+    seconds_until(lambda: is_replaced(kernel, number, 1), _LOOK_AT_CHANGE_S, check)
+    return time.monotonic() - began_s
+
+
+class Check:
+    """A check that the running process *pid* has not ended."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._log = log
+
+    def __call__(self) -> None:
+        """Raise AssertionError, with the end of the log, if the process has ended."""
+        if (status := self._process.poll()) is not None:
+            shown = self._log.read_text(errors="replace")[-_LOG_SHOWN:]
+            raise AssertionError(f"{self._process.args!r} ended with status {status}: {shown}")
 
 
 @contextmanager
-def _running(words: Sequence[str], namespace: Namespace, log: Path) -> Iterator[Callable[[], None]]:
+def running(words: Sequence[str], namespace: Namespace, log: Path) -> Iterator[Check]:
     """Run *words* with its output in the file *log*, so that it waits for no reader; yield a check that it runs."""
     with log.open("wb") as output:
         process = subprocess.Popen(words, stdout=output, stderr=output, preexec_fn=namespace.enter)  # noqa: PLW1509 - no threads here
-
-    def check() -> None:
-        shown = log.read_text(errors="replace")[-_LOG_SHOWN:] if process.poll() is not None else ""
-        assert process.returncode is None, f"{words[0]} ended with status {process.returncode}: {shown}"
-
     try:
-        yield check
+        yield Check(process, log)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(_END_TIMEOUT_S)
 
 
 @contextmanager
-def _real_server(assets: Path, n: int) -> Iterator[Client]:
+def real_api_server(assets: Path, n: int) -> Iterator[Client]:
     """Yield a real API server in this namespace that has the objects."""
     with TemporaryDirectory() as state, real_server(assets, Path(state)) as client:
         fill(client, n)
@@ -128,7 +154,7 @@ def fill(client: Client, n: int) -> None:
         assert status == 201, answer
 
 
-def _kubeconfig(folder: Path, client: Client) -> Path:
+def kubeconfig(folder: Path, client: Client) -> Path:
     """Write a kubeconfig, as JSON, which is YAML."""
     cluster = {"server": client.url, **({"certificate-authority": str(client.ca_file)} if client.ca_file else {})}
     user = {"token": client.token} if client.token else {}
@@ -145,7 +171,7 @@ def _kubeconfig(folder: Path, client: Client) -> Path:
     return path
 
 
-def _seconds_until(holds: Callable[[], bool], look_s: float, check: Callable[[], None]) -> float:
+def seconds_until(holds: Callable[[], bool], look_s: float, check: Callable[[], None]) -> float:
     began_s = time.monotonic()
     while not holds():
         check()
@@ -165,7 +191,18 @@ def _is_programmed(kernel: Kernel, n: int) -> bool:
     return True
 
 
-def _is_replaced(kernel: Kernel) -> bool:
-    after = objects.endpoint_slice(0, replaced=True).endpoints[0].address
-    server = VirtualServer(objects.service(0).cluster_ips[0], 80, "TCP")
+def is_replaced(kernel: Kernel, number: int, replaced: int) -> bool:
+    """Return whether the Service *number* has its first endpoint after it was replaced *replaced* times."""
+    after = objects.endpoint_slice(number, replaced=replaced).endpoints[0].address
+    server = VirtualServer(objects.service(number).cluster_ips[0], 80, "TCP")
     return any(isinstance(key, RealServer) and key.address == after for key in kernel.snapshot(server).rows())
+
+
+def is_added(kernel: Kernel, number: int) -> bool:
+    """Return whether the Service *number* is in IPVS and in the set of ClusterIPs: first what is cheap to ask."""
+    address = objects.service(number).cluster_ips[0]
+    servers = [key for key in kernel.snapshot(VirtualServer(address, 80, "TCP")).rows() if isinstance(key, RealServer)]
+    if len(servers) < objects.ENDPOINTS:
+        return False
+    entry = IpsetEntry("KUBE-CLUSTER-IP", f"{address},tcp:80")
+    return entry in kernel.read(Scope("ipset", "KUBE-CLUSTER-IP"))

@@ -86,3 +86,30 @@ def test_rows_of_commands_have_the_longest_pause_of_the_loop() -> None:
     rows = list(figures_load.asked_rows(10_000, raw))
     assert [each.holds for each in rows] == [True, True, False, True, False, None]
     assert (row(rows, "  longest pause of the loop").value, rows[-1].value) == (30.0, 20.0)
+
+
+TAKEOVER = {"connections": 4352, "failed": 0, "long_broken": 0, "objects": 5720, "changed": 23, "followed_s": 5.0}
+
+
+def test_a_take_over_by_the_agent_may_change_nothing() -> None:
+    rows = list(figures_load.takeover_rows(1000, {"kube-proxy to kubeproxy-py": TAKEOVER}))
+    assert row(rows, "  of them failed").holds is True
+    assert row(rows, "    of them changed").holds is False
+
+
+def test_a_take_over_by_kube_proxy_may_change_objects_but_break_nothing() -> None:
+    broken = {**TAKEOVER, "long_broken": 1}
+    rows = list(figures_load.takeover_rows(1000, {"kubeproxy-py to kube-proxy": broken}))
+    assert row(rows, "    of them changed").holds is None
+    assert row(rows, "  long connections broken").holds is False
+
+
+def test_figures_beside_kube_proxy_are_those_that_the_readme_has() -> None:
+    raw = {"kube-proxy": {"started": [76.4], "changed": [1.48], "added": [4.75], "rss_bytes": [75.5e6]}}
+    values = {each.measure.rpartition(", ")[2]: each.value for each in figures_load.beside_rows(1000, raw)}
+    assert values == {
+        "exec to all programmed": 76.4,
+        "endpoint written to replaced": 1.48,
+        "new Service written to programmed": 4.75,
+        "memory at the end": 75.5,
+    }
