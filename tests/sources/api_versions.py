@@ -1,7 +1,8 @@
 """One cluster as the API server of each Kubernetes version serves it: fields that a version added or sets by default.
 
-The same Service, endpoints and Node, so that the agent must want the same kernel state of all.  Sources: the changelogs
-of Kubernetes 1.20 to 1.36, and the API reference of each version; kubernetes_validate has schemas of the newer ones.
+The same Service, endpoints and Node, so that the agent must want the same kernel state of all.  Written by hand, not
+recorded.  Sources: the changelogs of Kubernetes 1.20 to 1.36, and the API of each version: api_fields.json, and the
+schemas of kubernetes_validate.  A field is counted from the version on in which servers have it without a feature gate.
 """
 
 from __future__ import annotations
@@ -49,12 +50,11 @@ ADDED = (
     Added(21, "EndpointSlices v1, with the condition ready alone"),
     Added(
         22,
-        "internalTrafficPolicy, set by default; conditions serving and terminating",
-        _spec(internalTrafficPolicy="Cluster"),
+        "internalTrafficPolicy and allocateLoadBalancerNodePorts, set by default; conditions serving and terminating",
+        _spec(internalTrafficPolicy="Cluster", allocateLoadBalancerNodePorts=True),
         _conditions,
     ),
     Added(23, "hints for zones", None, _hints),
-    Added(24, "allocateLoadBalancerNodePorts", _spec(allocateLoadBalancerNodePorts=True)),
     Added(30, "ipMode of load balancers", _ip_mode),
     Added(31, "trafficDistribution: PreferClose", _spec(trafficDistribution="PreferClose")),
     Added(34, "trafficDistribution: PreferSameZone", _spec(trafficDistribution="PreferSameZone")),

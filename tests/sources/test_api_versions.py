@@ -12,6 +12,7 @@ from kubeproxy_py import cli
 from kubeproxy_py.commands import plan as plan_module
 from lab.job import REPOSITORY
 from tests.apiserver import ApiServer
+from tests.sources import api_fields
 from tests.sources.api_versions import (
     ADDED,
     CLUSTER_IP,
@@ -66,6 +67,28 @@ def test_server_of_each_version_gives_the_same_kernel_state(
 def test_objects_are_valid_in_the_schema_of_their_version(minor: int) -> None:
     for item in (service_of(minor), endpoints_of(minor), node()):
         kubernetes_validate.validate(item, f"1.{minor}", strict=True)
+
+
+@pytest.mark.parametrize("minor", api_fields.CLIENTS)
+def test_objects_have_no_field_that_the_api_of_their_version_does_not_have(minor: int) -> None:
+    types = api_fields.known()[minor]
+    for item in (service_of(minor), endpoints_of(minor), node()):
+        assert api_fields.unknown_fields(item, types) == []
+
+
+def test_a_field_of_a_later_version_is_found() -> None:
+    """Which the test above would not be worth otherwise."""
+    known = api_fields.known()
+    assert api_fields.unknown_fields(service_of(22), known[20]) == ["Service.spec.internalTrafficPolicy"]
+    assert api_fields.unknown_fields(service_of(34), known[24]) == [
+        "Service.spec.trafficDistribution",
+        "Service.status.loadBalancer.ingress.ipMode",
+    ]
+    assert api_fields.unknown_fields(endpoints_of(21), known[20]) == ["EndpointSlice"]
+
+
+def test_each_version_has_schema_or_fields_of_its_own() -> None:
+    assert {*api_fields.CLIENTS, *_WITH_SCHEMA} == set(MINORS)
 
 
 def test_page_lists_what_each_version_added() -> None:
