@@ -3,6 +3,7 @@
 Invariants:
 - A check is a row here, with every reason that it can find.
 - What a check needs and could not be read makes it unknown, not well; what it finds all the same counts.
+- A check that had nothing to compare with says so (``blind``), and is unknown, too.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,8 @@ from msgspec import Struct
 
 from kubeproxy_py.checks import addresses, api_server, bridges, programs, rights, rules, settings, support
 from kubeproxy_py.checks.conntrack import check_conntrack, conntrack_seen
-from kubeproxy_py.checks.identity import check_identity, node_seen
-from kubeproxy_py.checks.kernel import check_kernel, kernel_seen
+from kubeproxy_py.checks.identity import check_identity, node_blind, node_seen
+from kubeproxy_py.checks.kernel import check_kernel, kernel_blind, kernel_seen
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.host_facts import Part
@@ -34,6 +35,7 @@ class Check(Struct, frozen=True, gc=False, kw_only=True):
     find: Callable[[Situation], Iterator[Finding]]
     reasons: tuple[str, ...]  # of its findings
     needs: tuple[Part, ...] = ()  # parts of the facts, without which it cannot say that all is well
+    blind: Callable[[Situation], str] = _nothing  # why nothing was compared, although no part is unread; "": it was
     seen: Callable[[Situation], str] = _nothing  # what was seen, where all is well
     is_resident: bool = False  # whether the running agent reports it, too
 
@@ -83,6 +85,7 @@ CHECKS: tuple[Check, ...] = (
             "LegacyTablesDeprecated",
         ),
         needs=("kernel",),
+        blind=kernel_blind,
         seen=kernel_seen,
         is_resident=True,
     ),
@@ -99,6 +102,7 @@ CHECKS: tuple[Check, ...] = (
         find=settings.check_arp,
         reasons=("ArpAnswersForLoadBalancers",),
         needs=("sets", "addresses"),
+        blind=settings.arp_blind,
     ),
     Check(
         name="local-ports",
@@ -106,6 +110,7 @@ CHECKS: tuple[Check, ...] = (
         find=settings.check_local_ports,
         reasons=("NodePortsAreLocalPorts",),
         needs=("sets",),
+        blind=settings.local_ports_blind,
     ),
     Check(
         name="iptables-backend",
@@ -215,6 +220,7 @@ CHECKS: tuple[Check, ...] = (
         find=settings.check_keepalive,
         reasons=("IdleConnectionsForgotten",),
         needs=("IPVS timeouts",),
+        blind=settings.keepalive_blind,
         seen=settings.keepalive_seen,
     ),
     Check(
@@ -230,6 +236,7 @@ CHECKS: tuple[Check, ...] = (
         find=check_identity,
         reasons=("NodeAddressesNotOnHost",),
         needs=("addresses", "API server"),
+        blind=node_blind,
         seen=node_seen,
         is_resident=True,
     ),
@@ -247,6 +254,7 @@ CHECKS: tuple[Check, ...] = (
         find=api_server.check_clock,
         reasons=("ClockSkewed",),
         needs=("API server",),
+        blind=api_server.clock_blind,
         seen=api_server.clock_seen,
     ),
     Check(
@@ -284,9 +292,8 @@ def run_checks(situation: Situation, checks: Iterable[Check] = RESIDENT) -> tupl
 def diagnose(check: Check, situation: Situation) -> Diagnosis:
     """Return what comes of *check*."""
     findings = tuple(check.find(situation))
-    unread = "; ".join(
-        dict.fromkeys(f"{part}: {situation.unread[part]}" for part in check.needs if part in situation.unread)
-    )
+    missing = dict.fromkeys(f"{part}: {situation.unread[part]}" for part in check.needs if part in situation.unread)
+    unread = "; ".join(missing) or check.blind(situation)
     states: list[State] = [finding.severity for finding in findings]
     if unread:
         states.append("unknown")

@@ -48,14 +48,21 @@ def check_clock(situation: Situation) -> Iterator[Finding]:
         )
 
 
+def clock_blind(situation: Situation) -> str:
+    """Return why the clock was not compared."""
+    server = situation.doctor.api_server
+    if server is None or server.skew_s is not None:
+        return ""
+    why = "does not answer" if server.error else "has not said what time it has"
+    return f"the API server {why}; nothing was compared"
+
+
 def clock_seen(situation: Situation) -> str:
-    """Return the skew."""
+    """Return the skew; "" if it is not known."""
     server = situation.doctor.api_server
     if server is None:
         return "no API server to compare with: objects come from --manifests"
-    if server.skew_s is None:
-        return "not compared: the API server has not said what time it has"
-    return f"{server.skew_s:+.0f} s against the API server"
+    return "" if server.skew_s is None else f"{server.skew_s:+.0f} s against the API server"
 
 
 def check_certificates(situation: Situation) -> Iterator[Finding]:

@@ -19,7 +19,21 @@ def check_identity(situation: Situation) -> Iterator[Finding]:
     yield Finding("NodeAddressesNotOnHost", f"Node {node.name}", message, hint, cause)
 
 
-def node_seen(situation: Situation) -> str:
-    """Return the Node."""
+def node_blind(situation: Situation) -> str:
+    """Return why no Node was compared with this host."""
     node = situation.node
-    return f"Node {node.name}, addresses {', '.join(node.addresses) or 'none'}" if node else "no Node object was read"
+    if node is None:
+        return (
+            ""
+            if situation.doctor.api_server is None
+            else "no Node object with this name could be read; nothing was compared"
+        )
+    return "" if node.addresses else f"Node {node.name} has no addresses; nothing was compared"
+
+
+def node_seen(situation: Situation) -> str:
+    """Return the Node; "" if none was read."""
+    node = situation.node
+    if node is None:
+        return "no API server to ask for the Node" if situation.doctor.api_server is None else ""
+    return f"Node {node.name}, addresses {', '.join(node.addresses) or 'none'}"

@@ -36,6 +36,11 @@ def check_kernel(situation: Situation) -> Iterator[Finding]:
                 yield finding
 
 
+def kernel_blind(situation: Situation) -> str:
+    """Return why the kernel was not judged."""
+    return "" if situation.facts.kernel else "version and settings of the kernel cannot be read"
+
+
 def kernel_seen(situation: Situation) -> str:
     """Return the kernel, and that a setting is harmless which is known to have hurt."""
     kernel = situation.facts.kernel

@@ -114,6 +114,16 @@ def check_arp(situation: Situation) -> Iterator[Finding]:
         )
 
 
+def arp_blind(situation: Situation) -> str:
+    """Return why ARP was not judged."""
+    return _sysctl_blind(ARP_IGNORE, situation)
+
+
+def _sysctl_blind(path: str, situation: Situation) -> str:
+    is_known = situation.doctor.sysctls.get(path, "").isdecimal()
+    return "" if is_known else f"{path.replace('/', '.')} cannot be read; nothing was compared"
+
+
 def _is_on_link(address: IP, hosts: tuple[HostAddress, ...]) -> bool:
     return any(
         ip_address(address) in ip_interface(f"{host.address}/{host.prefix_length}").network
@@ -142,6 +152,12 @@ def check_local_ports(situation: Situation) -> Iterator[Finding]:
         )
 
 
+def local_ports_blind(situation: Situation) -> str:
+    """Return why NodePorts were not compared with local ports."""
+    first, last = situation.doctor.local_ports
+    return "" if first <= last else "net.ipv4.ip_local_port_range cannot be read; nothing was compared"
+
+
 def check_keepalive(situation: Situation) -> Iterator[Finding]:
     """Find IPVS forgetting idle connections before TCP keepalive would keep them."""
     timeouts, keepalive = situation.doctor.timeouts, situation.doctor.sysctls.get(KEEPALIVE, "")
@@ -156,6 +172,11 @@ def check_keepalive(situation: Situation) -> Iterator[Finding]:
             f"it is {timeouts.tcp_s} s, and TCP keepalive begins after {keepalive} s (net.ipv4.tcp_keepalive_time)",
             "warning",
         )
+
+
+def keepalive_blind(situation: Situation) -> str:
+    """Return why timeouts were not compared."""
+    return _sysctl_blind(KEEPALIVE, situation)
 
 
 def keepalive_seen(situation: Situation) -> str:

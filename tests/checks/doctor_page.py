@@ -38,7 +38,7 @@ sudo kubeproxy-py doctor --config=/var/lib/kube-proxy/config.conf    # without a
 | `ok` | the check looked, and all is well |
 | `warning` | it hurts only some Services or clients, or not yet |
 | `error` | it hurts Service traffic |
-| `unknown` | the check could not look, and says why: rights are missing, or nothing tells where the API server is |
+| `unknown` | the check could not look, or compared nothing, and says why: rights are missing, no API server answers |
 
 In a container without `hostPID` the processes of the node are not visible, and the checks that look at them are
 `unknown`.

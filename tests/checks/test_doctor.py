@@ -21,7 +21,7 @@ from kubeproxy_py.model.host_facts import (
     Lack,
     ServedAddress,
 )
-from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.node import HostAddress, Node
 from tests.checks import doctor_page
 from tests.checks.examples import (
     ADDRESSES,
@@ -83,10 +83,16 @@ def test_agent_reports_the_resident_checks_and_their_reasons() -> None:
     assert run_checks(EXAMPLES["ClockSkewed"]) == ()  # not resident
 
 
-def test_api_server_that_does_not_answer_is_not_seen_to_answer_and_the_clock_is_not_compared() -> None:
-    seen = {check.name: diagnose(check, EXAMPLES["ApiServerUnreachable"]).seen for check in CHECKS}
-    assert seen["api-server"] == ""
-    assert seen["clock"] == "not compared: the API server has not said what time it has"
+def test_api_server_that_does_not_answer_is_not_seen_to_answer_and_nothing_is_compared_with_it() -> None:
+    away = replace(EXAMPLES["ApiServerUnreachable"], node=None)
+    found = {check.name: diagnose(check, away) for check in CHECKS}
+    assert found["api-server"].seen == ""
+    unknown = {name: diagnosis.unread for name, diagnosis in found.items() if diagnosis.state == "unknown"}
+    assert unknown == {
+        "clock": "the API server does not answer; nothing was compared",
+        "node-name": "no Node object with this name could be read; nothing was compared",
+    }
+    assert (found["clock"].seen, found["node-name"].seen) == ("", "")
 
 
 def test_what_is_seen_does_not_contradict_what_is_found() -> None:
@@ -111,6 +117,41 @@ def test_check_whose_facts_could_not_be_read_is_unknown_and_says_why(check: Chec
         assert diagnosis.unread == f"{part}: Operation not permitted"
         diagnosis = diagnose(check, with_facts(unread={part: "Operation not permitted"}))
         assert diagnosis.state == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "situation", "why"),
+    [
+        (
+            "clock",
+            with_doctor(api_server=ApiServer("https://192.0.2.1")),
+            "the API server has not said what time it has; nothing was compared",
+        ),
+        ("node-name", replace(WELL, node=Node("worker-1")), "Node worker-1 has no addresses; nothing was compared"),
+        ("arp", with_doctor(sysctls={}), "net.ipv4.conf.all.arp_ignore cannot be read; nothing was compared"),
+        (
+            "local-ports",
+            with_doctor(local_ports=(0, -1)),
+            "net.ipv4.ip_local_port_range cannot be read; nothing was compared",
+        ),
+        (
+            "idle-connections",
+            with_doctor(sysctls={}),
+            "net.ipv4.tcp_keepalive_time cannot be read; nothing was compared",
+        ),
+        ("kernel-settings", with_facts(kernel=None), "version and settings of the kernel cannot be read"),
+    ],
+)
+def test_check_that_had_nothing_to_compare_with_is_unknown_and_says_so(
+    name: str, situation: Situation, why: str
+) -> None:
+    diagnosis = diagnose(check_called(name), situation)
+    assert (diagnosis.state, diagnosis.findings, diagnosis.unread) == ("unknown", (), why)
+
+
+def test_node_without_an_api_server_has_no_unknown_checks() -> None:
+    alone = replace(with_doctor(api_server=None, certificates=()), node=None)
+    assert {diagnose(check, alone).state for check in CHECKS} == {"ok"}
 
 
 def test_what_is_found_counts_although_a_part_could_not_be_read() -> None:
