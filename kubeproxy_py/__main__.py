@@ -4,6 +4,7 @@ import gc
 import sys
 
 from kubeproxy_py import cli
+from kubeproxy_py.commands.output import replace_unencodable
 
 _STARTUP_GC_THRESHOLD = (100_000, 20, 20)
 
@@ -12,6 +13,7 @@ def main() -> None:
     """Execute the command line, and exit with its status."""
     # Until the first sync nearly every new object is kept: collecting garbage takes a tenth of the CPU time of a start.
     gc.set_threshold(*_STARTUP_GC_THRESHOLD)
+    replace_unencodable()
     sys.exit(cli.main())
 
 

@@ -5,7 +5,7 @@ Invariants:
 - Exit status: 0 success, 1 failure, 2 the command line or the configuration cannot be used (kube-proxy exits with 1 for
   both). A failure may be worth a retry; status 2 is not, until somebody fixes it. plan is as terraform's with
   ``-detailed-exitcode``: 0 nothing to change, 1 any error, 2 changes. doctor: 0 well, 1 it could not look everywhere,
-  2 something is wrong.
+  2 something is wrong. 141: nobody reads the output any more.
 - Help and ``--version`` import nothing heavy. Modules of a command are imported when it is executed.
 """
 
@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kubeproxy_py import __version__
-from kubeproxy_py.commands.exit_status import COULD_NOT_LOOK, FAILED, INTERRUPTED, SUCCESS, UNUSABLE
+from kubeproxy_py.commands import output
+from kubeproxy_py.commands.exit_status import COULD_NOT_LOOK, FAILED, INTERRUPTED, READER_GONE, SUCCESS, UNUSABLE
 from kubeproxy_py.config.errors import ConfigError, error_text
 
 if TYPE_CHECKING:
@@ -54,13 +55,24 @@ class Command(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Execute the command line, and return its exit status."""
+    try:
+        try:
+            return _main(argv)
+        finally:
+            output.flush()
+    except output.ReaderGoneError:
+        return READER_GONE
+    except output.OutputError as error:
+        output.note(f"error: {error}\n")
+        return FAILED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
     if not _VERSION_FLAGS.isdisjoint(words):
-        print(f"{_PROGRAM} {__version__}")  # noqa: T201 - the requested output
-        return SUCCESS
+        return _print(f"{_PROGRAM} {__version__}\n")
     if words and words[0] in ("-h", "--help"):
-        print(_help_text())  # noqa: T201 - the requested output
-        return SUCCESS
+        return _print(f"{_help_text()}\n")
     name = words.pop(0) if words and not words[0].startswith("-") else "run"
     if name not in COMMANDS:
         return _unknown_command(name)
@@ -95,10 +107,15 @@ def _execute(command: Command, arguments: Namespace) -> int:
         from kubeproxy_py import logging_setup
 
         logging_setup.flush()  # what was logged before comes first
-        print(error_text(error), file=sys.stderr)  # noqa: T201 - the log may not be set up yet
+        output.note(f"{error_text(error)}\n")  # the log may not be set up yet
         return command.unusable
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _print(text: str) -> int:
+    output.say(text)
+    return SUCCESS
 
 
 # Help and errors
@@ -138,6 +155,9 @@ def parser_of(name: str) -> ArgumentParser:
         def error(self, message: str) -> NoReturn:
             _usage_error(message.removeprefix("argument "), "", (), f"{_PROGRAM} {name} --help")
             self.exit(command.unusable)
+
+        def print_help(self, file: object = None) -> None:  # the library would not say that it cannot be written
+            output.say(self.format_help())
 
     parser = Parser(
         prog=f"{_PROGRAM} {name}",
@@ -180,7 +200,7 @@ def _usage_error(message: str, word: str, candidates: Iterable[str], help_comman
 
     close = get_close_matches(word, list(candidates), n=1)
     suggestion = f"; did you mean {close[0]}?" if close else ""
-    print(f'error: {message}{suggestion}\nSee "{help_command}".', file=sys.stderr)  # noqa: T201 - before the log
+    output.note(f'error: {message}{suggestion}\nSee "{help_command}".\n')
     return UNUSABLE
 
 
@@ -437,8 +457,7 @@ def _cleanup_arguments(parser: ArgumentParser) -> None:
 def _completion(_config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.completion import script_of
 
-    print(script_of(arguments.shell), end="")  # noqa: T201 - the requested output
-    return SUCCESS
+    return _print(script_of(arguments.shell))
 
 
 def _completion_arguments(parser: ArgumentParser) -> None:
@@ -449,8 +468,7 @@ def _help(_config_input: ConfigInput, arguments: Namespace) -> int:
     name = arguments.command
     if name and name not in COMMANDS:
         return _unknown_command(name)
-    print(parser_of(name).format_help() if name else f"{_help_text()}\n", end="")  # noqa: T201 - the requested output
-    return SUCCESS
+    return _print(parser_of(name).format_help() if name else f"{_help_text()}\n")
 
 
 def _help_arguments(parser: ArgumentParser) -> None:
@@ -458,8 +476,7 @@ def _help_arguments(parser: ArgumentParser) -> None:
 
 
 def _version(_config_input: ConfigInput, _arguments: Namespace) -> int:
-    print(f"{_PROGRAM} {__version__}")  # noqa: T201 - the requested output
-    return SUCCESS
+    return _print(f"{_PROGRAM} {__version__}\n")
 
 
 _ALL_FLAGS = f'All flags of "{_PROGRAM} run" are accepted; those that do not matter here are not listed.'

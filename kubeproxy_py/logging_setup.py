@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Literal, TextIO
 
 from kubeproxy_py.log_writer import BackgroundHandler
+from kubeproxy_py.terminal_text import printable, printable_lines
 
 Format = Literal["text", "json", "plain"]
 
@@ -161,16 +162,15 @@ def _plain_line(record: logging.LogRecord, message: str, named: dict[str, Any]) 
     stack = named.pop("stack", "")
     pairs = {} if record.msg == "%s" else named
     details = "; ".join(f"{key.replace('_', ' ')}: {_printable(value)}" for key, value in pairs.items())
-    line = f"{_PREFIXES[_severity(record)]}{_printable(message)}{f' ({details})' if details else ''}"
-    return f"{line}\n{stack.rstrip()}" if stack else line
+    line = f"{_PREFIXES[_severity(record)]}{printable(message)}{f' ({details})' if details else ''}"
+    return f"{line}\n{printable_lines(stack.rstrip())}" if stack else line
 
 
 _PREFIXES = {"E": "error: ", "W": "warning: ", "I": ""}
 
 
 def _printable(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if text.isprintable() else _quoted(text)
+    return printable(value if isinstance(value, str) else json.dumps(value))
 
 
 _FORMATS = {"text": _text_line, "json": _json_line, "plain": _plain_line}

@@ -218,3 +218,13 @@ def test_documented_build_order_is_that_of_the_plan() -> None:
     names = ("Sysctl", "Link", "Ipset", "Chain", "Jump", "IpsetEntry", "VirtualServer", "RealServer", "Address")
     assert tuple(kind.__name__ for kind in BUILD_ORDER) == names
     assert ", ".join(_KINDS) in " ".join(DOCUMENT.split())
+
+
+def test_only_one_module_writes_to_standard_output_and_error() -> None:
+    writers = {
+        module_name(path)
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and re.fullmatch(r"print|sys\.std(out|err)\.write", ast.unparse(node.func))
+    }
+    assert writers == {"kubeproxy_py.commands.output"}

@@ -7,7 +7,6 @@ Invariants:
 """
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -15,6 +14,7 @@ from msgspec import Struct
 
 from kubeproxy_py import __version__
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
+from kubeproxy_py.commands.output import note
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig, from_fields
 from kubeproxy_py.diagnose.document import Config
@@ -88,7 +88,7 @@ def _settings_of(loaded: LoadedConfig) -> dict[str, str]:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"Note: {text}\n")
+    note(f"Note: {text}\n")
 
 
 def _problems_of(event: Event) -> Iterator[Problem]:

@@ -1,12 +1,12 @@
 """trace asked of the running agent; without one, and for what the kernel has, commands/trace.py looks itself."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED
+from kubeproxy_py.commands.output import note, say, say_json
 from kubeproxy_py.commands.status import Load, refusal_text
 
 if TYPE_CHECKING:
@@ -34,14 +34,17 @@ def trace(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> in
         except RefusedError as error:
             if error.status != _UNKNOWN_PAGE:
                 help_text = 'See "kubeproxy-py trace --help".\n' if error.status == _UNUSABLE_ARGUMENT else ""
-                sys.stderr.write(f"{refusal_text(error)}\n{help_text}")
+                note(f"{refusal_text(error)}\n{help_text}")
                 return FAILED
     return _own_trace(chosen or _choose(config_input, load), arguments)
 
 
 def _print(content: bytes, *, as_json: bool) -> int:
     document: dict[str, Any] = msgspec.json.decode(content)
-    sys.stdout.write(content.decode() + "\n" if as_json else document["text"])
+    if as_json:
+        say_json(content.decode() + "\n")
+    else:
+        say(document["text"])
     return int(document["exitStatus"])
 
 

@@ -8,7 +8,6 @@ Invariants:
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from kubeproxy_py import logging_setup
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
 from kubeproxy_py.commands.interactive import load_with_kubeconfig
+from kubeproxy_py.commands.output import say
 from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
@@ -39,16 +39,16 @@ def check(config_input: "ConfigInput", *, config_only: bool = False) -> int:
     try:
         loaded = load_with_kubeconfig(config_input, os.environ)
     except ConfigError as error:
-        sys.stdout.write(f"{error_text(error)}\n")
+        say(f"{error_text(error)}\n")
         return UNUSABLE
     logging_setup.setup("plain", -1)
     problems = [] if config_only else list(_source_problems(loaded, config_input))
     warnings = [*loaded.warnings, *(problem for problem in problems if problem.is_warning)]
     errors = [problem for problem in problems if not problem.is_warning]
-    sys.stdout.write("".join([*(f"{error}\n" for error in errors), *(f"warning: {warning}\n" for warning in warnings)]))
+    say("".join([*(f"{error}\n" for error in errors), *(f"warning: {warning}\n" for warning in warnings)]))
     if errors:
         return FAILED
-    sys.stdout.write("ok\n")
+    say("ok\n")
     return SUCCESS
 
 

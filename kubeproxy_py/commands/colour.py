@@ -1,15 +1,20 @@
-"""Colours of what commands print, by ``--color`` and ``$NO_COLOR`` (no-color.org)."""
+"""Colours of what commands print, by ``--color`` and ``$NO_COLOR`` (no-color.org).
+
+Invariants:
+- What is painted is safe for a terminal, apart from the colour.
+"""
 
 import os
 from typing import TextIO
 
 from kubeproxy_py.plan.render import Paint
+from kubeproxy_py.terminal_text import printable
 
 _CODES = {"+": "32", "~": "33", "-": "31", "=": "1", "@": "36"}  # SGR: green, yellow, red, bold, cyan
 
 
 def painter(choice: str, stream: TextIO) -> Paint:
-    """Return what paints lines for *stream*; *choice* is auto, always or never."""
+    """Return what paints lines for *stream*, and makes them safe for it; *choice* is auto, always or never."""
     return _paint if choice == "always" or (choice == "auto" and _wants_colour(stream)) else _leave
 
 
@@ -18,9 +23,9 @@ def _wants_colour(stream: TextIO) -> bool:
 
 
 def _paint(sign: str, line: str) -> str:
-    code = _CODES.get(sign)
-    return f"\x1b[{code}m{line}\x1b[0m" if code else line
+    code, text = _CODES.get(sign), printable(line)
+    return f"\x1b[{code}m{text}\x1b[0m" if code else text
 
 
 def _leave(_sign: str, line: str) -> str:
-    return line
+    return printable(line)

@@ -4,7 +4,6 @@ The configuration is a value that the caller passes: that of the flags, or one t
 What the kernel alone tells is printed before the API server has answered, or has not within API_TIMEOUT_S.
 """
 
-import sys
 from socket import gethostname
 from time import time
 
@@ -14,6 +13,7 @@ from kubeproxy_py.checks.all_checks import CHECKS, Check, Diagnosis, diagnose
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.commands.doctor_report import exit_status, report_json, summary_text, text_of
 from kubeproxy_py.commands.doctor_situation import host_situation
+from kubeproxy_py.commands.output import flush, say, say_json
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.model.host_facts import Part
 from kubeproxy_py.sources import SourceError
@@ -33,14 +33,17 @@ def doctor(loaded: LoadedConfig, *, as_json: bool) -> int:
         for check in checks:
             done[check.name] = _diagnose(check, situation)
             if not as_json:
-                sys.stdout.write(text_of(done[check.name]))
-        sys.stdout.flush()
+                say(text_of(done[check.name]))
+        flush()
 
     run([check for check in CHECKS if _LATE.isdisjoint(check.needs)])
     situation = _with_api_server(loaded, situation, examination)
     run([check for check in CHECKS if check.name not in done])
     diagnoses = tuple(done[check.name] for check in CHECKS)
-    sys.stdout.write(report_json(diagnoses) if as_json else summary_text(diagnoses))
+    if as_json:
+        say_json(report_json(diagnoses))
+    else:
+        say(summary_text(diagnoses))
     return exit_status(diagnoses)
 
 

@@ -1,12 +1,12 @@
 """explain: print all that is known of one Service, address or endpoint, and what is wrong with it."""
 
-import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
+from kubeproxy_py.commands.output import note, say
 from kubeproxy_py.commands.status import Load, encoded, refusal_text
 from kubeproxy_py.diagnose.document import ErrorDocument, Explanation
 from kubeproxy_py.diagnose.explain_text import explain_text
@@ -25,9 +25,9 @@ def explain(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> 
     try:
         explanation = _explanation(config_input, arguments.target, load)
     except RefusedError as error:
-        sys.stderr.write(refusal_text(error) + "\n")
+        note(refusal_text(error) + "\n")
         return FAILED
-    sys.stdout.write(encoded(explanation, arguments.output) or explain_text(explanation))
+    say(encoded(explanation, arguments.output) or explain_text(explanation))
     if explanation.agent.problem:
         return FAILED
     return SUCCESS if explanation.verdict == "well" else WRONG
@@ -40,7 +40,7 @@ def _explanation(config_input: "ConfigInput", target: str, load: Load) -> Explan
         try:
             return msgspec.json.decode(ask(path, "/v1/explain", {"target": target}), type=Explanation)
         except NoAgentError as error:
-            sys.stderr.write(f"Note: {error}; this is what this command sees itself\n")
+            note(f"Note: {error}; this is what this command sees itself\n")
     return _own_explanation(target, load())
 
 

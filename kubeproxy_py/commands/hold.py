@@ -7,12 +7,12 @@ Invariants:
 
 import logging
 import signal
-import sys
 from collections.abc import Mapping
 from socket import gethostname
 from typing import TYPE_CHECKING
 
 from kubeproxy_py import logging_setup
+from kubeproxy_py.commands import output
 from kubeproxy_py.commands.exit_status import FAILED
 from kubeproxy_py.commands.interactive import load_interactive
 from kubeproxy_py.commands.plan import Planned, PlanOptions, print_plan, status_of
@@ -36,8 +36,8 @@ def plan_and_hold(config_input: "ConfigInput", options: PlanOptions) -> int:
     block(_TERMINATION)  # the first process of a container is not ended by a signal that it does not handle
     name, summary, status = _plan(config_input, options)
     logging_setup.flush()  # standard error and output are one log in a pod
-    sys.stdout.write(f"{name}: {summary}\n")
-    sys.stdout.flush()
+    output.say(f"{name}: {summary}\n")
+    output.flush()
     signal.sigwait(_TERMINATION)
     return status
 
@@ -50,7 +50,7 @@ def _plan(config_input: "ConfigInput", options: PlanOptions) -> tuple[str, str, 
         name = node_name(loaded.config, gethostname())
         planned = print_plan(loaded, options)
     except ConfigError as error:
-        sys.stderr.write(f"{error_text(error)}\n")
+        output.note(f"{error_text(error)}\n")
         return name, _error(str(error)), FAILED
     except (KernelError, SourceError) as error:
         log.error("%s", error)  # noqa: TRY400 - the message names the remedy, not the code

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from kubeproxy_py.commands.exit_status import CHANGES, FAILED, SUCCESS
+from kubeproxy_py.commands.output import say_raw
 from kubeproxy_py.commands.parts import HostPlatform, Parts, empty_platform, log_problem, make_parts, real_platform
 from kubeproxy_py.compile.config_warnings import endpoints_at_own_address
 from kubeproxy_py.compile.node_context import foreign_addresses
@@ -27,6 +28,7 @@ from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.agent import warn_if_node_is_missing
 from kubeproxy_py.reconcile.report_text import changes_text
 from kubeproxy_py.reconcile.surroundings import gateways_event
+from kubeproxy_py.terminal_text import printable_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +96,7 @@ def print_plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | N
     _log_endpoints(parts)
     actual = _owned_rows(loaded, parts, desired)
     steps = make_plan(desired, actual)
-    sys.stdout.write(_rendered(steps, parts, options))
+    say_raw(_rendered(steps, parts, options))
     return Planned(steps, len(errors))
 
 
@@ -110,14 +112,14 @@ def _platform(loaded: "LoadedConfig", options: PlanOptions) -> HostPlatform:
 
 
 def _rendered(steps: Plan, parts: Parts, options: PlanOptions) -> str:
-    """Return *steps* as they are to be printed."""
+    """Return *steps* as they are to be printed, safe for a terminal."""
     from kubeproxy_py.commands.colour import painter
     from kubeproxy_py.commands.row_owners import RowOwners
     from kubeproxy_py.plan.render import group_by_service, grouped_text, plan_diff, plan_json
 
     owners = RowOwners(parts.compiler.desired)
     if options.output == "json":
-        return plan_json(steps, owners).decode() + "\n"
+        return printable_json(plan_json(steps, owners).decode() + "\n")
     groups, paint = group_by_service(steps, owners), painter(options.colour, sys.stdout)
     if options.output == "diff":
         return plan_diff(groups, paint)

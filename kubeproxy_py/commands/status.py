@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kubeproxy_py.commands import output
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
 from kubeproxy_py.diagnose.document import Document, State
+from kubeproxy_py.terminal_text import printable, printable_json, printable_lines
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -31,11 +33,11 @@ def status(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> i
     while True:
         for state in _states(config_input, parameters, load):
             if arguments.watch and sys.stdout.isatty():
-                sys.stdout.write(_CLEAR)
-            sys.stdout.write(_text(state, arguments.output))
-            sys.stdout.flush()
+                output.say_raw(_CLEAR)
+            output.say(_text(state, arguments.output))
+            output.flush()
             if not state.services:
-                sys.stderr.write(_hint(arguments))
+                output.note(_hint(arguments))
             is_complete = not state.agent.problem
         if not arguments.watch:
             return SUCCESS if is_complete else FAILED
@@ -75,7 +77,7 @@ def _states(config_input: "ConfigInput", parameters: Mapping[str, str], load: Lo
         except NoAgentError as error:
             problem = f"{error}; this is what this command sees itself"
         except RefusedError as error:
-            raise SystemExit(refusal_text(error)) from None
+            raise SystemExit(printable(refusal_text(error))) from None
         else:
             if state.agent.has_read_kernel:
                 yield state
@@ -87,17 +89,16 @@ def _states(config_input: "ConfigInput", parameters: Mapping[str, str], load: Lo
 def _own_states(parameters: Mapping[str, str], loaded: "LoadedConfig", why: str) -> Iterator[State]:
     """Yield what the kernel alone tells, if the source takes long, and what is known with it."""
     from kubeproxy_py.commands.own_view import SOURCE_TIMEOUT_S, OwnView
-    from kubeproxy_py.diagnose.status_text import plain_lines
 
     if why:
-        sys.stderr.write(plain_lines([f"Note: {why}"]))
+        output.note(f"Note: {why}\n")
     view = OwnView(loaded)
     snapshot = view.complete(_AT_ONCE_S)
     if snapshot is None:
         if not parameters["realServers"]:  # text
             waiting = f"this is the kernel alone; waiting for {view.source}, {SOURCE_TIMEOUT_S:g} s at most"
             yield _own_state(view.kernel_snapshot(waiting), parameters)
-            sys.stdout.write("\n")
+            output.say("\n")
         snapshot = view.wait()
     yield _own_state(snapshot, parameters)
 
@@ -118,20 +119,22 @@ def own_state(loaded: "LoadedConfig", parameters: Mapping[str, str]) -> State:
     return _own_state(OwnView(loaded).wait(), parameters)
 
 
-def _text(state: State, output: str) -> str:
+def _text(state: State, form: str) -> str:
     from kubeproxy_py.diagnose.status_text import status_text
 
-    return encoded(state, output) or status_text(state, wide=output == "wide")
+    return encoded(state, form) or status_text(state, wide=form == "wide")
 
 
-def encoded(document: Document, output: str) -> str:
-    """Return *document* as JSON or YAML; "" for another format."""
-    if output == "json":
-        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
-    if output == "yaml":
+def encoded(document: Document, form: str) -> str:
+    """Return *document* as JSON or YAML, safe for a terminal; "" for another format."""
+    if form == "json":
+        return printable_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    if form == "yaml":
         import yaml
 
-        return str(yaml.safe_dump(msgspec.to_builtins(document), sort_keys=False, allow_unicode=True))
+        content = msgspec.to_builtins(document)
+        text = str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        return text if printable_lines(text) == text else str(yaml.safe_dump(content, sort_keys=False))
     return ""
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
+from kubeproxy_py.commands.output import note, say
 from kubeproxy_py.commands.status import Load, encoded, own_state
 from kubeproxy_py.diagnose.document import VERSION, State, Top
 from kubeproxy_py.diagnose.rates import Names, Sample, arranged, names_of, services_between
@@ -148,7 +149,7 @@ def top(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> int:
     assert taken is not None
     found = msgspec.structs.replace(taken, services=tuple(arranged(taken.services, arguments.sort, arguments.filter)))
     text = encoded(found, arguments.output) or top_text(found, real_servers=arguments.real_servers)
-    sys.stdout.write(text)
+    say(text)
     return FAILED if found.problem else SUCCESS
 
 
@@ -195,5 +196,5 @@ def _interactive(taker: Taker, arguments: "Namespace") -> int:
 
 
 def _unusable(message: str) -> int:
-    print(f'error: {message}\nSee "kubeproxy-py top --help".', file=sys.stderr)  # noqa: T201 - not a log line
+    note(f'error: {message}\nSee "kubeproxy-py top --help".\n')
     return UNUSABLE

@@ -5,8 +5,8 @@ from typing import Literal
 
 from kubeproxy_py.diagnose.document import Top, TopService
 from kubeproxy_py.diagnose.rates import SORTS, arranged, sum_of
-from kubeproxy_py.diagnose.status_text import printable
 from kubeproxy_py.diagnose.top_text import header, number_text, table
+from kubeproxy_py.terminal_text import printable
 
 Style = Literal["plain", "title", "header", "warning", "draining"]
 Line = tuple[str, Style]
@@ -106,10 +106,10 @@ class TopView:
 
     def _prompt(self, count: int) -> str:
         if self._typing:
-            return f"/{self.wanted}_"
+            return f"/{printable(self.wanted)}_"
         order = f"sort: {self.sort}{' reversed' if self.is_reversed else ''}"
         where = f"lines {min(count, self._first + 1)}-{min(count, self._first + self._page)} of {count:,}"
-        return "  ".join(filter(None, (order, f"filter: {self.wanted}" if self.wanted else "", where)))
+        return "  ".join(filter(None, (order, f"filter: {printable(self.wanted)}" if self.wanted else "", where)))
 
     def _on_filter_key(self, key: str) -> None:
         if key == _ESCAPE:

@@ -4,7 +4,6 @@ The agent is asked for the former (ask_trace.py).  For the latter, and without a
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 
 from kubeproxy_py.commands.exit_status import FAILED
 from kubeproxy_py.commands.kernel_lookup import KernelLookup
+from kubeproxy_py.commands.output import note, say, say_json
 from kubeproxy_py.commands.parts import HostPlatform, Parts, empty_platform, make_parts, real_platform
 from kubeproxy_py.commands.plan import desired_rows
 from kubeproxy_py.diagnose.trace.document import trace_json
@@ -127,11 +127,14 @@ def trace(
     try:
         traced = tracing.trace(asked)
     except TraceError as error:
-        print(f'error: {error}\nSee "kubeproxy-py trace --help".', file=sys.stderr)  # noqa: T201 - not a log line
+        note(f'error: {error}\nSee "kubeproxy-py trace --help".\n')
         return FAILED
     finally:
         tracing.close()
-    sys.stdout.write(trace_json(traced).decode() + "\n" if as_json else trace_text(traced))
+    if as_json:
+        say_json(trace_json(traced).decode() + "\n")
+    else:
+        say(trace_text(traced))
     return traced.exit_status
 
 

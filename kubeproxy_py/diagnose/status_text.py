@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from kubeproxy_py.diagnose.document import AgentState, RealServerState, ServiceState, State, VirtualServerState
+from kubeproxy_py.terminal_text import printable
 
 _HEADER = ("SERVICE", "KIND", "ADDRESS", "SCHEDULER", "ENDPOINTS", "STATE")
 _WIDE_HEADER = (
@@ -32,11 +33,6 @@ def status_text(state: State, *, wide: bool = False) -> str:
     lines = [*_agent_lines(state), ""]
     lines += _table(state, wide=wide) if state.services else ["Nothing matches"]
     return "".join(f"{printable(line).rstrip()}\n" for line in lines)
-
-
-def printable(text: str) -> str:
-    """Return *text* with characters replaced that could change a terminal."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def ago_text(then: str, now: str) -> str:

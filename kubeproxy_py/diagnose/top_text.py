@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kubeproxy_py.diagnose.document import Rates, Top, TopRealServer, TopService
 from kubeproxy_py.diagnose.rates import title_of
-from kubeproxy_py.diagnose.status_text import printable
 from kubeproxy_py.net import join_host_port
+from kubeproxy_py.terminal_text import printable
 
 _Row = TopService | TopRealServer
 _THOUSAND = 1000.0
