@@ -338,7 +338,8 @@ def _explain_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        help="NAMESPACE/SERVICE[:PORT], ADDRESS[:PORT][/PROTOCOL] of a Service, or the address of an endpoint",
+        help="NAMESPACE/SERVICE[:PORT], ADDRESS[:PORT][/PROTOCOL] of a Service, the address or NAMESPACE/NAME of an "
+        "endpoint's pod, a NodePort, a URL, or a name of the cluster's DNS",
     )
     _add_choice(parser, "-o", "--output", ("text", "json", "yaml"), "format")
 
@@ -543,6 +544,7 @@ COMMANDS: dict[str, Command] = {
             ("Explain one of its ports", "explain shop/web:http"),
             ("Find out who has an address and port", "explain 203.0.113.7:443/tcp"),
             ("Find out why a pod gets no connections", "explain 10.244.1.5"),
+            ("Find out who has a NodePort", "explain 30080"),
         ),
         _explain,
         _explain_arguments,

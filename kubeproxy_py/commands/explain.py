@@ -48,14 +48,18 @@ def _own_explanation(target: str, loaded: "LoadedConfig") -> Explanation:
     from kubeproxy_py.commands.own_view import OwnView
     from kubeproxy_py.diagnose.explain import Scope, servers_of
     from kubeproxy_py.diagnose.explain import explain as explanation_of
-    from kubeproxy_py.diagnose.targets import UnknownTargetError, parse_target
+    from kubeproxy_py.diagnose.targets import TargetFormError, UnknownTargetError, parse_target
     from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
     from kubeproxy_py.server.documents import Kernel
 
+    try:
+        asked = parse_target(target)
+    except TargetFormError as error:
+        raise RefusedError(400, ErrorDocument(str(error))) from None
     view = OwnView(loaded)
     snapshot = view.wait()
     try:
-        scope = Scope(snapshot, parse_target(target))
+        scope = Scope(snapshot, asked)
     except UnknownTargetError as error:
         problem = f"; {snapshot.about.problem}" if snapshot.about.problem else ""
         raise RefusedError(404, ErrorDocument(f"{error}{problem}", error.nearest)) from None

@@ -75,6 +75,7 @@ class Tracing:
             self._view.route_to,
             lambda family: pods_here(known, family),
             self._listens,
+            self._interfaces,
         )
         self._objects, self._directory = objects_of(known), replace(directory_of(known), is_known=is_known)
         kernel, rows = self._platform.kernel, parts.compiler.desired.rows
@@ -101,6 +102,11 @@ class Tracing:
         if family not in self._rulesets:
             self._rulesets[family] = _kernel_rules(self._platform, destination)
         return self._rulesets[family]
+
+    def _interfaces(self) -> tuple[str, ...]:
+        if not self._platform.iptables_commands:
+            return ()  # the objects may be of another host
+        return self._view.interfaces()
 
     def _listens(self, packet: Packet) -> bool | None:
         if not self._platform.iptables_commands:

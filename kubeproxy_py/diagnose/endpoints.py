@@ -1,6 +1,6 @@
 """Endpoints as documents: why each gets new connections of a Service port, or does not."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.node_context import NodeContext
@@ -22,12 +22,14 @@ from kubeproxy_py.net import FAMILIES, Family, family_of
 _Kinds = Sequence[FrontendKind]
 
 
-def endpoint_states(snapshot: Snapshot, service: Service, port_name: str | None = None) -> Iterator[EndpointState]:
-    """Yield each endpoint of *service* for each of its ports (None: of all) in each family that has addresses."""
+def endpoint_states(
+    snapshot: Snapshot, service: Service, is_meant: Callable[[ServicePort], bool] = lambda _port: True
+) -> Iterator[EndpointState]:
+    """Yield each endpoint of *service* for each of its ports that *is_meant*, in each family that has addresses."""
     slices, kinds = snapshot.slices_of(service.name), _kinds_by_family(snapshot, service)
     for family in FAMILIES:
         for port in service.ports:
-            if port_name in (None, port.name, str(port.port)) and family in kinds:
+            if family in kinds and is_meant(port):
                 yield from _states_of_port(service, port, family, slices, kinds[family], snapshot.context)
     for part in slices:
         if part.family not in kinds:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
+from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.desired import BASE, CHAINS
 from kubeproxy_py.diagnose.document import (
     VERSION,
@@ -29,16 +30,21 @@ from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import agent_state
 from kubeproxy_py.diagnose.targets import (
     AddressTarget,
+    PortTarget,
     ServiceTarget,
     Target,
     UnknownTargetError,
+    address_of_pod,
     frontends_at,
+    frontends_with_port,
+    is_meant,
     resolve_service,
     services_with_endpoint,
+    services_with_node_port,
 )
 from kubeproxy_py.model.kube_names import server_entry
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
-from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.model.services import Service, ServiceName, ServicePort
 from kubeproxy_py.net import IP, special_use
 
 _PLACES_MAX = 3  # addresses that are named for one reason
@@ -57,14 +63,70 @@ class Scope:
         self.endpoint: IP = ""
         try:
             if isinstance(target, ServiceTarget):
-                self.names: list[ServiceName] = [resolve_service(snapshot, target)]
-                self.summary = f"Service {target.name}"
+                self._find_service(snapshot, target)
+            elif isinstance(target, PortTarget):
+                self._find_port(snapshot, target)
             else:
                 self._find_address(snapshot, target)
         except UnknownTargetError as error:
             if not snapshot.awaited:
                 raise
             raise UnknownTargetError(f"{error}; {_awaited_text(snapshot)}", error.nearest) from None
+
+    @property
+    def names_port(self) -> bool:
+        """Return whether the target names a port of its Service."""
+        target = self.target
+        return isinstance(target, ServiceTarget) and not self.endpoint and bool(target.port or target.protocol)
+
+    def means(self, port: ServicePort) -> bool:
+        """Return whether the target names *port* of a Service in scope, or does not say which."""
+        return not self.names_port or (isinstance(self.target, ServiceTarget) and is_meant(self.target, port))
+
+    def _find_service(self, snapshot: Snapshot, target: ServiceTarget) -> None:
+        pod = "" if target.name in snapshot.services else address_of_pod(snapshot, target.name)
+        if not pod:
+            self.names: list[ServiceName] = [resolve_service(snapshot, target)]
+            self.summary = f"Service {target.name}"
+            return
+        self.names = sorted(services_with_endpoint(snapshot, AddressTarget(pod)))[:_SERVICES_MAX]
+        self.endpoint = pod
+        self.summary = f"Pod {target.name} ({pod}) is an endpoint of {', '.join(map(str, self.names))}"
+
+    def _find_port(self, snapshot: Snapshot, target: PortTarget) -> None:
+        servers = sorted(frontends_with_port(snapshot, target), key=server_order)
+        claims = [claim for server in servers for claim in snapshot.claims.claims_to(server)]
+        found = list(dict.fromkeys(claim.service for claim in claims))
+        unserved = services_with_node_port(snapshot, target)
+        if found:
+            self.names = found[:_SERVICES_MAX]
+            meant = set(self.names)
+            self.servers = tuple(
+                server
+                for server in servers
+                if any(claim.service in meant for claim in snapshot.claims.claims_to(server))
+            )
+            what = "the NodePort" if claims[0].kind is FrontendKind.NODE_PORT else "a port"
+        elif unserved:
+            self.names = sorted(unserved)[:_SERVICES_MAX]
+            what, found = "a NodePort, not served by this node,", unserved
+        else:
+            found = sorted(services_with_endpoint(snapshot, target))
+            self.names = found[:_SERVICES_MAX]
+            what = "a port of the endpoints"
+        if not found:
+            self._find_server(snapshot, target)
+            return
+        more = f" and {len(found) - len(self.names):,} more" if len(found) > len(self.names) else ""
+        self.summary = f"{target} is {what} of Service {', '.join(map(str, self.names))}{more}"
+
+    def _find_server(self, snapshot: Snapshot, target: AddressTarget | PortTarget) -> None:
+        """Find *target* among the virtual servers of the kernel, while the objects are not known."""
+        known = [key for key in snapshot.actual if isinstance(key, VirtualServer) and _is_at(key, target)]
+        if not (known and snapshot.awaited):
+            raise UnknownTargetError(*_unknown(snapshot, target))
+        self.names, self.servers = [], tuple(sorted(known, key=server_order))
+        self.summary = f"{target} is a virtual server of the kernel; whose is unknown without the objects"
 
     def _find_address(self, snapshot: Snapshot, target: AddressTarget) -> None:
         servers = sorted(frontends_at(snapshot, target), key=server_order)
@@ -80,17 +142,19 @@ class Scope:
             self.endpoint = target.address
             self.summary = f"{target} is an endpoint of {', '.join(map(str, self.names))}"
             return
-        if snapshot.awaited:
-            known = [key for key in snapshot.actual if isinstance(key, VirtualServer) and _is_at(key, target)]
-            if known:
-                self.servers = tuple(sorted(known, key=server_order))
-                self.summary = f"{target} is a virtual server of the kernel; whose is unknown without the objects"
-                return
-        raise UnknownTargetError(*_unknown_address(snapshot, target))
+        self._find_server(snapshot, target)
 
 
-def _is_at(server: VirtualServer, target: AddressTarget) -> bool:
-    return server.address == target.address and target.port in (0, server.port)
+def _is_at(server: VirtualServer, target: AddressTarget | PortTarget) -> bool:
+    is_there = isinstance(target, PortTarget) or server.address == target.address
+    return is_there and target.port in (0, server.port) and target.protocol in ("", server.protocol)
+
+
+def _unknown(snapshot: Snapshot, target: AddressTarget | PortTarget) -> tuple[str, list[str]]:
+    """Return what is known of a target that no Service has, and what is like it."""
+    if isinstance(target, AddressTarget):
+        return _unknown_address(snapshot, target)
+    return f"no Service and no endpoint has the port {target} ({len(snapshot.services):,} Services are known)", []
 
 
 def _unknown_address(snapshot: Snapshot, target: AddressTarget) -> tuple[str, list[str]]:
@@ -150,9 +214,7 @@ def servers_of(snapshot: Snapshot, scope: Scope) -> list[VirtualServer]:
 
 
 def _target_text(target: Target) -> str:
-    if isinstance(target, AddressTarget):
-        return str(target)
-    return f"{target.name}:{target.port}" if target.port else str(target.name)
+    return str(target)
 
 
 def _explain_service(
@@ -163,13 +225,12 @@ def _explain_service(
     connections: ConnectionCounts | None,
 ) -> ServiceExplanation:
     service = snapshot.services[name]
-    port = scope.target.port if isinstance(scope.target, ServiceTarget) else None
-    state = _narrowed(view.state(name, connections), scope, port)
+    state = _narrowed(view.state(name, connections), scope, service)
     servers = [
         VirtualServer(server.address, server.port, server.protocol)  # type: ignore[arg-type]
         for server in state.virtual_servers
     ]
-    endpoints: Iterable[EndpointState] = endpoint_states(snapshot, service, port)
+    endpoints: Iterable[EndpointState] = endpoint_states(snapshot, service, scope.means)
     if scope.endpoint:
         endpoints = (endpoint for endpoint in endpoints if endpoint.address == scope.endpoint)
     return ServiceExplanation(
@@ -180,11 +241,12 @@ def _explain_service(
     )
 
 
-def _narrowed(state: ServiceState, scope: Scope, port: str | None) -> ServiceState:
+def _narrowed(state: ServiceState, scope: Scope, service: Service) -> ServiceState:
     """Return *state* with the virtual servers that *scope* means."""
     servers = state.virtual_servers
-    if port is not None:
-        servers = tuple(one for one in servers if port in (one.port_name, str(one.port)))
+    if scope.names_port:
+        meant = {(number, port.protocol) for port in service.ports if scope.means(port) for number in _numbers(port)}
+        servers = tuple(one for one in servers if (one.port, one.protocol) in meant)
     if scope.servers is not None:
         servers = tuple(
             one
@@ -196,6 +258,10 @@ def _narrowed(state: ServiceState, scope: Scope, port: str | None) -> ServiceSta
             one for one in servers if any(real.address == scope.endpoint for real in one.real_servers or ())
         )
     return replace(state, virtual_servers=servers)
+
+
+def _numbers(port: ServicePort) -> tuple[int, int]:
+    return port.port, port.node_port
 
 
 def _rows_of(

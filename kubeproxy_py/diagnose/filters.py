@@ -16,6 +16,7 @@ PARAMETERS = ("namespace", "service", "address", "port", "nodePort", "realServer
 """The parameters of /v1/status and /v1/state."""
 
 _PORT_MAX = 65535
+_TEXT_MAX = 100  # characters of a parameter that an error quotes
 
 
 class ParameterError(ValueError):
@@ -44,8 +45,7 @@ def parse_filter(parameters: Mapping[str, str]) -> Filter:
     require_known(parameters, PARAMETERS)
     namespace, service = parameters.get("namespace", ""), None
     if text := parameters.get("service"):
-        before, _, name = text.rpartition("/")
-        service = ServiceName(before or namespace or "default", name)
+        service = _service(text, namespace)
     return Filter(
         namespace,
         service,
@@ -57,10 +57,24 @@ def parse_filter(parameters: Mapping[str, str]) -> Filter:
     )
 
 
+def _service(text: str, namespace: str) -> ServiceName:
+    """Return the Service that *text*, ``[NAMESPACE/]SERVICE``, and *namespace* name.  Raises ParameterError."""
+    before, slash, name = text.rpartition("/")
+    if not name or "/" in before or (slash and not before):
+        raise ParameterError(f"service: {text[:_TEXT_MAX]!r} is not [NAMESPACE/]SERVICE")
+    if before and namespace not in ("", before):
+        raise ParameterError(
+            f"service: {text[:_TEXT_MAX]!r} is not in the namespace {namespace[:_TEXT_MAX]!r}; give one of the two"
+        )
+    return ServiceName(before or namespace or "default", name)
+
+
 def require_known(parameters: Iterable[str], known: Iterable[str]) -> None:
     """Raise ParameterError if one of *parameters* is not *known*."""
     if unknown := sorted(set(parameters) - set(known)):
-        raise ParameterError(f"unknown parameter {unknown[0]!r}; there are {', '.join(sorted(known)) or 'none'}")
+        raise ParameterError(
+            f"unknown parameter {unknown[0][:_TEXT_MAX]!r}; there are {', '.join(sorted(known)) or 'none'}"
+        )
 
 
 def matching(state: ServiceState, wanted: Filter) -> ServiceState | None:

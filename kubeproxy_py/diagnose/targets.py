@@ -1,13 +1,20 @@
-"""Targets of `explain`: a Service, an address with or without a port, or an endpoint."""
+"""Targets of `explain`: a Service, an address with or without a port, a port of whatever has it, or an endpoint.
 
+Invariants:
+- What can name nothing is a TargetFormError; what can, and is not known, is an UnknownTargetError with names like it.
+"""
+
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from msgspec import Struct
 
+from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.diagnose.target_forms import plain_target
 from kubeproxy_py.model.rows import VirtualServer
-from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.model.services import ServiceName, ServicePort, SlicePort
 from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, join_host_port, parse_ip
 
 _NEAREST_MAX = 3
@@ -26,11 +33,19 @@ class UnknownTargetError(Exception):
         self.nearest = tuple(nearest)
 
 
+class TargetFormError(ValueError):
+    """A text that can name nothing, whatever the agent knows; its message says how targets are written."""
+
+
 class ServiceTarget(Struct, frozen=True, gc=False):
-    """A Service, or one of its ports by name or number."""
+    """A Service, or one of its ports by name or number; or a pod, if no Service has the name."""
 
     name: ServiceName
     port: str | None = None  # None: all
+    protocol: str = ""  # "": any
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.port}" if self.port else str(self.name)
 
 
 class AddressTarget(Struct, frozen=True, gc=False):
@@ -45,41 +60,84 @@ class AddressTarget(Struct, frozen=True, gc=False):
         return f"{text}/{self.protocol}" if self.protocol else text
 
 
-Target = ServiceTarget | AddressTarget
+class PortTarget(Struct, frozen=True, gc=False):
+    """A port, whatever has it: above all a NodePort."""
+
+    port: int
+    protocol: str = ""  # "": any
+
+    def __str__(self) -> str:
+        return f"{self.port}/{self.protocol}" if self.protocol else str(self.port)
+
+
+Target = ServiceTarget | AddressTarget | PortTarget
+
+FORMS = "write NAMESPACE/SERVICE[:PORT], NAMESPACE/POD, ADDRESS[:PORT][/PROTOCOL] or a NodePort"
+_LIKE_AN_ADDRESS = re.compile(r"[\d.]*\.[\d.]*([:/].*)?|[^:]*:[^:]*:.*|\[.*", re.DOTALL)
+_NAME_MAX = 253  # characters of a name in Kubernetes
+_SHOWN_MAX = 80  # characters of what can name nothing
 
 
 def parse_target(text: str) -> Target:
-    """Return the target that *text* names.  Raises UnknownTargetError if it cannot name one."""
-    body, _, protocol = text.strip().rpartition("/")
-    if protocol.upper() in PROTOCOL_NUMBERS and body:
-        target = _address_target(body)
-        if target is None:
-            raise UnknownTargetError(f"{body!r} is not an address", ())
-        return AddressTarget(target.address, target.port, protocol.upper())
-    return _address_target(text.strip()) or _service_target(text.strip())
+    """Return the target that *text* names.  Raises TargetFormError if it cannot name one."""
+    plain = plain_target(text)
+    body, protocol = _split_protocol(plain)
+    target = _port_target(body, protocol) or _address_target(body)
+    if isinstance(target, AddressTarget):
+        return AddressTarget(target.address, target.port, protocol)
+    if target:
+        return target
+    is_one_name = "/" not in body and ":" not in body  # "web/tcp" is the Service tcp of the namespace web
+    return _service_target(plain, "") if is_one_name else _service_target(body, protocol)
 
 
-def _service_target(text: str) -> ServiceTarget:
+def _split_protocol(text: str) -> tuple[str, str]:
+    """Return what is before the protocol, and the protocol; "" if none is given."""
+    body, slash, last = text.rpartition("/")
+    is_given = slash and body and last.upper() in PROTOCOL_NUMBERS
+    return (body, last.upper()) if is_given else (text, "")
+
+
+def _port_target(text: str, protocol: str) -> PortTarget | None:
+    """Return the port that *text* is, if it is a number.  Raises TargetFormError if it cannot be one."""
+    digits = text.removeprefix(":")
+    return PortTarget(_port(digits), protocol) if digits.isascii() and digits.isdecimal() else None
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:6]) <= _PORT_MAX):
+        raise TargetFormError(f"{text[:20]!r} is not a port")
+    return int(text)
+
+
+def _service_target(text: str, protocol: str) -> ServiceTarget:
     name, colon, port = text.partition(":")
     namespace, slash, base = name.partition("/")
-    if not (namespace and (base or not slash)):
-        raise UnknownTargetError(f"{text!r} names nothing; write NAMESPACE/SERVICE, ADDRESS:PORT or ADDRESS")
-    return ServiceTarget(ServiceName(namespace if slash else "default", base or namespace), port if colon else None)
+    if _LIKE_AN_ADDRESS.fullmatch(text):
+        raise TargetFormError(f"{text[:_SHOWN_MAX]!r} is not an address; {FORMS}")
+    if not namespace or (slash and not base) or "/" in base or (colon and not port):
+        raise TargetFormError(f"{text[:_SHOWN_MAX]!r} names nothing; {FORMS}")
+    if len(name) > 2 * _NAME_MAX or len(port) > _NAME_MAX:
+        raise TargetFormError(f"{text[:_SHOWN_MAX]!r} and so on is longer than any name; {FORMS}")
+    service = ServiceName(namespace if slash else "default", base or namespace)
+    return ServiceTarget(service, port if colon else None, protocol)
 
 
 def _address_target(text: str) -> AddressTarget | None:
     """Return the address, with or without a port, that *text* is; None if it is none."""
+    host, slash, length = text.partition("/")
+    if slash and length in _HOST_LENGTHS:  # as `ip address` prints them
+        text = host
     for host, port in ((text, ""), _split(text)):
         try:
             address = parse_ip(host.removeprefix("[").removesuffix("]"))
         except ValueError:
             continue
-        if not port:
-            return AddressTarget(address)
-        if port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= _PORT_MAX:
-            return AddressTarget(address, int(port))
-        raise UnknownTargetError(f"{port[:20]!r} is not a port")
+        return AddressTarget(address, _port(port) if port else 0)
     return None
+
+
+_HOST_LENGTHS = ("32", "128")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -101,10 +159,18 @@ def resolve_service(snapshot: Snapshot, target: ServiceTarget) -> ServiceName:
         nearest = tuple(dict.fromkeys((*same[:_NEAREST_MAX], *close)))[:_NEAREST_MAX]
         raise UnknownTargetError(f"no Service {name} is known to this agent ({len(known):,} are)", nearest)
     ports = snapshot.services[name].ports
-    if target.port is not None and not any(target.port in (port.name, str(port.port)) for port in ports):
+    if not any(is_meant(target, port) for port in ports) and (target.port is not None or target.protocol):
         names = [f"{name}:{port.name or port.port}" for port in ports]
-        raise UnknownTargetError(f"Service {name} has no port {target.port!r}", names)
+        wanted = f"port {target.port!r}" if target.port is not None else "port"
+        of_protocol = f" of {target.protocol}" if target.protocol else ""
+        raise UnknownTargetError(f"Service {name} has no {wanted}{of_protocol}", names)
     return name
+
+
+def is_meant(target: ServiceTarget, port: ServicePort) -> bool:
+    """Return whether *target* names *port* of its Service: by name or number, or as the NodePort."""
+    names = (port.name, str(port.port), str(port.node_port) if port.node_port else "")
+    return target.port in (None, *names) and target.protocol in ("", port.protocol)
 
 
 _COMPARED_MAX = 20_000  # names that are compared with a misspelt one, which takes 0.2 s for 10,000
@@ -122,14 +188,58 @@ def frontends_at(snapshot: Snapshot, target: AddressTarget) -> list[VirtualServe
     ]
 
 
-def services_with_endpoint(snapshot: Snapshot, target: AddressTarget) -> list[ServiceName]:
-    """Return the Services that have *target* as an endpoint."""
+def frontends_with_port(snapshot: Snapshot, target: PortTarget) -> list[VirtualServer]:
+    """Return the frontends that Services claim at the port *target*: as a NodePort, else at whatever address."""
+    servers = [
+        server
+        for server in snapshot.claims.servers()
+        if server.port == target.port and target.protocol in ("", server.protocol)
+    ]
+    node_ports = [
+        server
+        for server in servers
+        if any(claim.kind is FrontendKind.NODE_PORT for claim in snapshot.claims.claims_to(server))
+    ]
+    return node_ports or servers
+
+
+def services_with_node_port(snapshot: Snapshot, target: PortTarget) -> list[ServiceName]:
+    """Return the Services that have *target* as a NodePort, whether it is served or not."""
+    return [
+        name
+        for name, service in snapshot.services.items()
+        if any(port.node_port == target.port and target.protocol in ("", port.protocol) for port in service.ports)
+    ]
+
+
+def address_of_pod(snapshot: Snapshot, pod: ServiceName) -> IP:
+    """Return an address of *pod*, if it is one of an endpoint; "" if it is not."""
+    return next(
+        (
+            endpoint.address
+            for parts in snapshot.slices.values()
+            for part in parts
+            if part.name.namespace == pod.namespace and pod.name in part.pods
+            for endpoint, name in zip(part.endpoints, part.pod_names(), strict=True)
+            if name == pod.name
+        ),
+        "",
+    )
+
+
+def services_with_endpoint(snapshot: Snapshot, target: AddressTarget | PortTarget) -> list[ServiceName]:
+    """Return the Services that have *target* as an endpoint, or as a port of endpoints."""
+    address = target.address if isinstance(target, AddressTarget) else ""
     return [
         name
         for name, parts in snapshot.slices.items()
         if any(
-            any(endpoint.address == target.address for endpoint in part.endpoints)
-            and (not target.port or any(port.port == target.port for port in part.ports))
+            (not address or any(endpoint.address == address for endpoint in part.endpoints))
+            and (not target.port or any(_is_port(target, port) for port in part.ports))
             for part in parts
         )
     ]
+
+
+def _is_port(target: AddressTarget | PortTarget, port: SlicePort) -> bool:
+    return port.port == target.port and target.protocol in ("", port.protocol)

@@ -24,7 +24,7 @@ from kubeproxy_py.diagnose.rates import traffic_document
 from kubeproxy_py.diagnose.services import ConnectionCounts
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import ServiceList, head_of
-from kubeproxy_py.diagnose.targets import UnknownTargetError, parse_target
+from kubeproxy_py.diagnose.targets import TargetFormError, UnknownTargetError, parse_target
 from kubeproxy_py.diagnose.trace.document import trace_json
 from kubeproxy_py.diagnose.trace.objects import (
     SnapshotLookup,
@@ -99,7 +99,7 @@ Page = Callable[[Snapshot, Parameters, Kernel, Pause], Iterator[bytes]]
 """Yields the JSON of a document in pieces.
 
 Raises:
-    ParameterError: A parameter cannot be used.
+    ParameterError, TargetFormError: A parameter cannot be used.
     UnknownTargetError: What is asked for does not exist.
 """
 
@@ -156,12 +156,14 @@ def objects_page(snapshot: Snapshot, parameters: Parameters, _kernel: Kernel, pa
 def trace_page(snapshot: Snapshot, parameters: Parameters, _kernel: Kernel, pause: Pause) -> Iterator[bytes]:
     """Yield the way of a packet by the rows that the agent wants."""
     require_known(parameters, TRACE_PARAMETERS)
+    source, target = _required(parameters, "from"), _required(parameters, "to")
     known, view = known_to(snapshot), HostView()
-    source, target, in_interface = (parameters.get(name, "") for name in TRACE_PARAMETERS)
-    host = Host(snapshot.host_addresses, view.route_to, lambda family: pods_here(known, family), view.listens)
+    host = Host(
+        snapshot.host_addresses, view.route_to, lambda family: pods_here(known, family), view.listens, view.interfaces
+    )
     try:
         directory = replace(directory_of(known), is_known="services" not in snapshot.awaited)
-        request = parse_request(source, target, in_interface, directory)
+        request = parse_request(source, target, parameters.get("inInterface", ""), directory)
         pause()
         lookup = SnapshotLookup(snapshot)
         pause()
@@ -176,16 +178,14 @@ def trace_page(snapshot: Snapshot, parameters: Parameters, _kernel: Kernel, paus
 def explain_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, _pause: Pause) -> Iterator[bytes]:
     """Yield the Explanation of the parameter ``target``."""
     require_known(parameters, ("target",))
-    scope = Scope(snapshot, parse_target(parameters.get("target", "")))
+    scope = Scope(snapshot, parse_target(_required(parameters, "target")))
     yield msgspec.json.encode(explain(snapshot, scope, kernel.connections(servers_of(snapshot, scope))))
 
 
 def traffic_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, _pause: Pause) -> Iterator[bytes]:
     """Yield the TrafficDocument of the Service that the parameter ``service`` names."""
     require_known(parameters, ("service",))
-    if not parameters.get("service"):
-        raise ParameterError("service: is missing")
-    scope = Scope(snapshot, parse_target(parameters.get("service", "")))
+    scope = Scope(snapshot, parse_target(_required(parameters, "service")))
     held = {server for name in scope.names for server in snapshot.claims.held_by(name)}
     servers = [server for server in servers_of(snapshot, scope) if server in held]
     yield msgspec.json.encode(traffic_document(kernel.counters(servers), time.monotonic()))
@@ -235,7 +235,7 @@ class Documents:
             parameters = _parameters(request.query)
             pieces = page(self._snapshots.get(), parameters, self._kernel, _Turns().give_way)
             return Response(200, b"".join(pieces), _BINARY if request.path == OBJECTS else _JSON)
-        except ParameterError as error:
+        except (ParameterError, TargetFormError) as error:
             return _error(400, str(error))
         except UnknownTargetError as error:
             return _error(404, str(error), error.nearest)
@@ -265,6 +265,13 @@ def _parameters(query: str) -> Parameters:
     if len(dict(pairs)) < len(pairs):
         raise ParameterError("a parameter is given twice")
     return dict(pairs)
+
+
+def _required(parameters: Parameters, name: str) -> str:
+    """Return the parameter *name*.  Raises ParameterError if it is not given, or empty."""
+    if not parameters.get(name):
+        raise ParameterError(f"{name}: is missing")
+    return parameters[name]
 
 
 def _error(status: int, text: str, nearest: Collection[str] = (), allow: str = "") -> Response:

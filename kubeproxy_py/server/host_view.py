@@ -1,4 +1,6 @@
-"""HostView: what a trace asks of the host that no row has: routes, and the programs that listen."""
+"""HostView: what a trace asks of the host that no row has: routes, interfaces, and the programs that listen."""
+
+from socket import if_nameindex
 
 from kubeproxy_py.diagnose.trace.packet import Packet, Route
 from kubeproxy_py.kernel.address.host_network import HostNetwork
@@ -32,6 +34,14 @@ class HostView:
         return any(
             each.port == packet.port and (each.is_wildcard or each.address == packet.destination) for each in same
         )
+
+    @staticmethod
+    def interfaces() -> tuple[str, ...]:
+        """Return the names of all interfaces; none if they cannot be read."""
+        try:
+            return tuple(name for _, name in if_nameindex())
+        except OSError:
+            return ()
 
     def close(self) -> None:
         """Close the socket."""

@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 
 from kubeproxy_py.diagnose.explain_text import explain_text
-from kubeproxy_py.diagnose.targets import AddressTarget, ServiceTarget, UnknownTargetError, parse_target
-from kubeproxy_py.model.events import NodeUpserted, ServiceUpserted, SliceUpserted
-from kubeproxy_py.model.node import Node
+from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.diagnose.targets import (
+    AddressTarget,
+    PortTarget,
+    ServiceTarget,
+    TargetFormError,
+    UnknownTargetError,
+    parse_target,
+)
+from kubeproxy_py.model.events import HostAddresses, NodeUpserted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Endpoint, EndpointSlice
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
@@ -34,12 +42,6 @@ from tests.reconcile.harness import AgentHarness
 )
 def test_targets(text: str, target: object) -> None:
     assert parse_target(text) == target
-
-
-@pytest.mark.parametrize("text", ["", "/web", "shop/", "10.96.0.10:99999", "10.96.0.10:x", "web/tcp"])
-def test_what_cannot_be_a_target_is_refused(text: str) -> None:
-    with pytest.raises(UnknownTargetError):
-        parse_target(text)
 
 
 def test_service_that_is_well() -> None:
@@ -220,3 +222,127 @@ def test_reason_that_many_node_ports_have_is_named_once() -> None:
     problems = explained(snapshot_of(harness), "shop/web").problems
     assert "and 2 more: no EndpointSlice" in problems[1]
     assert len(problems) == 2
+
+
+# Forms of a target
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("30004", PortTarget(30004)),
+        (":30004", PortTarget(30004)),
+        ("30004/udp", PortTarget(30004, "UDP")),
+        ("http://10.96.0.10", AddressTarget("10.96.0.10", 80)),
+        ("https://10.96.0.10/path?query#part", AddressTarget("10.96.0.10", 443)),
+        ("HTTP://me:secret@10.96.0.10:8080/", AddressTarget("10.96.0.10", 8080)),
+        ("https://[fd00::10]", AddressTarget("fd00::10", 443)),
+        ("https://[fd00::10]:8443/x:80", AddressTarget("fd00::10", 8443)),
+        ("udp://10.96.0.10:53", AddressTarget("10.96.0.10", 53, "UDP")),
+        ("redis://10.96.0.10", AddressTarget("10.96.0.10")),
+        ("http://web.shop", ServiceTarget(name("shop/web"), "80")),
+        ("https://web.shop.svc.cluster.local:8443/a.b", ServiceTarget(name("shop/web"), "8443")),
+        ("web.shop.svc", ServiceTarget(name("shop/web"))),
+        ("Web.Shop.svc.cluster.local.", ServiceTarget(name("shop/web"))),
+        ("web.shop:http", ServiceTarget(name("shop/web"), "http")),
+        ("web.shop:53/udp", ServiceTarget(name("shop/web"), "53", "UDP")),
+        ("shop/web:53/udp", ServiceTarget(name("shop/web"), "53", "UDP")),
+        ("shop/web/udp", ServiceTarget(name("shop/web"), None, "UDP")),
+        ("web/tcp", ServiceTarget(name("web/tcp"))),
+        (" shop/web\n", ServiceTarget(name("shop/web"))),
+        ("10.96.0.10/32", AddressTarget("10.96.0.10")),
+        ("fd00::10/128", AddressTarget("fd00::10")),
+    ],
+)
+def test_forms_in_which_people_name_a_target(text: str, target: object) -> None:
+    assert parse_target(text) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names nothing"),
+        ("   ", "names nothing"),
+        ("/web", "names nothing"),
+        ("shop/", "names nothing"),
+        ("shop/web:", "names nothing"),
+        ("a/b/c", "names nothing"),
+        ("http://", "names nothing"),
+        ("0", "not a port"),
+        ("70000", "not a port"),
+        ("9" * 5000, "not a port"),
+        ("10.96.0.10:99999", "not a port"),
+        ("10.96.0.10:x", "not a port"),
+        ("10.96.0", "not an address"),
+        ("10.96.0.300:80", "not an address"),
+        ("10.96.0.0/16", "not an address"),
+        ("[fd00", "not an address"),
+        ("fd00::x", "not an address"),
+        ("x" * 100_000, "longer than any name"),
+    ],
+)
+def test_what_can_name_nothing_says_how_targets_are_written(text: str, message: str) -> None:
+    with pytest.raises(TargetFormError, match=message) as refused:
+        parse_target(text)
+    assert len(str(refused.value)) < 300
+
+
+NODE_PORTS = service(type="NodePort", ports=(port(node_port=30004),))
+
+
+def with_addresses(addresses: tuple[HostAddress, ...], *objects: Any) -> Snapshot:
+    harness = agent_with(*objects)
+    harness.handle(HostAddresses(addresses))
+    return snapshot_of(harness)
+
+
+def test_bare_number_is_a_node_port_first() -> None:
+    same_port = service("other", ("10.96.0.11",), ports=(port(number=30004),))
+    explanation = explained(snapshot_with(NODE_PORTS, endpoint_slice(), same_port), "30004")
+    assert explanation.summary == "30004 is the NodePort of Service shop/web"
+    (one,) = explanation.services
+    assert [(server.kind, server.address) for server in one.service.virtual_servers] == [("NodePort", "192.168.3.10")]
+
+
+def test_bare_number_is_a_port_of_services_or_of_endpoints_next() -> None:
+    snapshot = snapshot_with(NODE_PORTS, endpoint_slice(), service("other", ("10.96.0.11",)))
+    assert explained(snapshot, "80").summary == "80 is a port of Service shop/web, shop/other"
+    assert len(explained(snapshot, "80").services) == 2
+    assert explained(snapshot, "8080/tcp").summary == "8080/TCP is a port of the endpoints of Service shop/web"
+    for unknown in ("8080/UDP", "30005"):
+        with pytest.raises(UnknownTargetError, match=rf"no Service and no endpoint has the port {unknown} \(2 "):
+            explained(snapshot, unknown)
+
+
+def test_node_port_for_which_this_node_has_no_address_is_found() -> None:
+    explanation = explained(with_addresses((HostAddress("lo", "127.0.0.1", 8),), NODE_PORTS, endpoint_slice()), "30004")
+    assert explanation.summary.endswith("a NodePort, not served by this node, of Service shop/web")
+
+
+def test_port_of_many_services_names_the_first_ones() -> None:
+    many = [service(f"web-{number}", (f"10.96.1.{number}",)) for number in range(1, 26)]
+    explanation = explained(snapshot_with(*many), "80")
+    assert len(explanation.services) == 20
+    assert explanation.summary.endswith(" and 5 more")
+    assert all(len(one.service.virtual_servers) == 1 for one in explanation.services)
+
+
+def test_port_of_a_service_is_narrowed_by_its_protocol() -> None:
+    dns = service("dns", ports=(port(53, "UDP", "dns"), port(53, "TCP", "dns-tcp")))
+    snapshot = snapshot_with(dns)
+    (one,) = explained(snapshot, "shop/dns:53/udp").services
+    assert [server.protocol for server in one.service.virtual_servers] == ["UDP"]
+    (both,) = explained(snapshot, "shop/dns:53").services
+    assert len(both.service.virtual_servers) == 2
+    with pytest.raises(UnknownTargetError, match="Service shop/dns has no port '53' of SCTP"):
+        explained(snapshot, "shop/dns:53/sctp")
+
+
+def test_pod_is_explained_by_its_name() -> None:
+    part = endpoint_slice()
+    named = EndpointSlice(part.name, part.service, part.family, part.endpoints, part.ports, "web-7d9f")
+    explanation = explained(snapshot_with(service(), named), "shop/web-7d9f")
+    assert explanation.summary == "Pod shop/web-7d9f (10.244.1.5) is an endpoint of shop/web"
+    assert [state.address for one in explanation.services for state in one.endpoints] == ["10.244.1.5"]
+    with pytest.raises(UnknownTargetError, match="no Service shop/web-7d9 is known"):
+        explained(snapshot_with(service(), named), "shop/web-7d9")

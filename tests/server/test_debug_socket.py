@@ -5,19 +5,19 @@ from __future__ import annotations
 import socket
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask
-from kubeproxy_py.diagnose.document import Explanation, State
+from kubeproxy_py.diagnose.document import ErrorDocument, Explanation, State
 from kubeproxy_py.diagnose.snapshot import About, Snapshot
 from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.rows import Connections, RealServer, RealServerCounters, Traffic, VirtualServer
 from kubeproxy_py.server.debug_socket import CLIENTS_MAX, DebugServer, listening_unix_socket
-from kubeproxy_py.server.documents import Documents
+from kubeproxy_py.server.documents import PAGES, SOCKET_PAGES, Documents, Page
 from kubeproxy_py.server.http import HttpServer
 from kubeproxy_py.server.http_messages import Request
 from kubeproxy_py.server.snapshots import AgentBusyError, Snapshots
@@ -36,14 +36,14 @@ class Reader:
         return {POD: counters} if POD.virtual_server in virtual_servers else {}
 
 
-def documents() -> Documents:
+def documents(pages: Mapping[str, Page] = PAGES) -> Documents:
     harness = AgentHarness()
     harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
 
     def answer(reply: object) -> None:
         reply(harness.agent.snapshot(harness.now_s, 1_700_000_000.0))  # type: ignore[operator]
 
-    return Documents(Snapshots(answer, lambda: About("1.2.3", 1_600_000_000.0, "tests")), Reader)
+    return Documents(Snapshots(answer, lambda: About("1.2.3", 1_600_000_000.0, "tests")), Reader, pages)
 
 
 @pytest.fixture
@@ -83,7 +83,19 @@ def test_explanation_is_served(path: str) -> None:
     ("page", "parameters", "status", "text"),
     [
         ("/v1/explain", {"target": "shop/wbe"}, 404, "no Service shop/wbe is known"),
+        ("/v1/explain", {}, 400, "target: is missing"),
+        ("/v1/explain", {"target": "10.96.0"}, 400, "'10.96.0' is not an address"),
+        ("/v1/explain", {"target": "30004"}, 404, "no endpoint has the port 30004"),
         ("/v1/explain", {"goal": "x"}, 400, "unknown parameter 'goal'"),
+        ("/v1/traffic", {}, 400, "service: is missing"),
+        ("/v1/traffic", {"service": "a/b/c"}, 400, "'a/b/c' names nothing"),
+        ("/v1/traffic", {"service": "shop/wbe"}, 404, "no Service shop/wbe is known"),
+        ("/v1/trace", {"to": "shop/web"}, 400, "from: is missing"),
+        ("/v1/trace", {"from": "pod"}, 400, "to: is missing"),
+        ("/v1/trace", {"from": "pod", "to": "shop/wbe"}, 400, "there is no Service shop/wbe"),
+        ("/v1/config", {"x": "y"}, 400, "unknown parameter 'x'; there are none"),
+        ("/v1/status", {"service": "shop/web", "namespace": "other"}, 400, "not in the namespace 'other'"),
+        ("/v1/status", {"service": "a/b/c"}, 400, r"is not \[NAMESPACE/\]SERVICE"),
         ("/v1/status", {"port": "70000"}, 400, "port: '70000' is not a port"),
         ("/v1/status", {"address": "10.0.0"}, 400, "address: "),
         ("/v1/status", {"realServers": "maybe"}, 400, "neither true nor false"),
@@ -96,6 +108,23 @@ def test_what_cannot_be_answered_is_an_error_document(
     with pytest.raises(RefusedError, match=text) as refused:
         ask(path, page, parameters)
     assert refused.value.status == status
+
+
+@pytest.mark.parametrize("page", SOCKET_PAGES)
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("target=a&target=a", "a parameter is given twice"),
+        ("target", "the query cannot be read"),
+        ("&".join(f"p{number}=1" for number in range(30)), "the query cannot be read"),
+        ("nonsense=1", "unknown parameter 'nonsense'"),
+        ("%00=1", r"unknown parameter '\x00'"),
+    ],
+)
+def test_query_that_cannot_be_meant_is_refused_by_every_page(page: str, query: str, text: str) -> None:
+    response = documents(SOCKET_PAGES).answer(Request("GET", page, query))
+    assert response.status == 400
+    assert text in msgspec.json.decode(response.body, type=ErrorDocument).error
 
 
 def test_only_get_is_answered() -> None:

@@ -3,7 +3,7 @@
 A packet is the first one of its connection: connection tracking considers it NEW.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
@@ -78,12 +78,14 @@ class Host(Struct, frozen=True, gc=False):
         route_to: returns the route to an address; None if it is not known.
         pods: returns addresses of pods on this node, of one family.
         listens: returns whether a program of the host listens for a packet; None if it is not known.
+        interfaces: returns the names of all interfaces; none if they are not known.
     """
 
     addresses: tuple[HostAddress, ...] = ()
     route_to: Callable[[IP], Route | None] = no_route
     pods: Callable[[Family], Iterable[IP]] = lambda _family: ()
     listens: Callable[[Packet], bool | None] = lambda _packet: None
+    interfaces: Callable[[], Collection[str]] = tuple
 
     def without_service_addresses(self) -> "Host":
         """Return this host with the addresses that it has besides those of Services."""

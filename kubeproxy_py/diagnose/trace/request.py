@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
+from kubeproxy_py.diagnose.target_forms import plain_target
 from kubeproxy_py.diagnose.trace.packet import ICMP
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort
@@ -90,7 +91,7 @@ def _source(text: str) -> IP:
 
 
 def _destination(text: str, directory: Directory) -> tuple[IP, int, str]:
-    protocol, rest = _split_protocol(text)
+    protocol, rest = _split_protocol(plain_target(text))
     if name := _NAME.fullmatch(rest):
         return _service_destination(text, ServiceName(name[1], name[3]), name[5] or "", protocol, directory)
     host, port = _split_port(rest)

@@ -40,6 +40,7 @@ def first_packet(request: Request, view: View) -> tuple[Packet, str, tuple[str, 
     if family_of(source) != family:
         raise TraceError(f"--from {source} and --to {destination} are of different IP families; give two of one")
     from_host = request.source == "node" or view.is_local(source)
+    _check_interface(request.in_interface, view, from_host=from_host)
     if from_host:
         return replace(packet, source=source, from_host=True, in_interface=None), sender, notes
     if request.source in ("pod", "outside"):
@@ -48,6 +49,17 @@ def first_packet(request: Request, view: View) -> tuple[Packet, str, tuple[str, 
     interface = request.in_interface or (route.interface if route else "")
     sender = f"{sender}, by {interface}" if interface else sender
     return replace(packet, source=source, in_interface=interface, out_interface=None), sender, notes
+
+
+def _check_interface(name: str, view: View, *, from_host: bool) -> None:
+    """Raise TraceError if no packet of the sender arrives by the interface *name*."""
+    if not name:
+        return
+    if from_host:
+        raise TraceError(f'--in-iface "{name}": what this node sends arrives by no interface; leave it out')
+    known = sorted(view.host.interfaces())
+    if known and name not in known:
+        raise TraceError(f'--in-iface "{name}": this host has no such interface; it has {", ".join(known)}')
 
 
 def _sender_text(source: IP, view: View) -> str:

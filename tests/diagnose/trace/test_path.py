@@ -315,3 +315,16 @@ def test_cost_does_not_follow_the_number_of_rows() -> None:
         assert trace(lookup, HOST, Request(CLIENT, CLUSTER_IP, 80, "TCP")).exit_status == 0
         asked.append(lookup.asked)
     assert asked[0] == asked[1]
+
+
+def test_interface_that_the_host_does_not_have_is_an_error_that_lists_those_it_has() -> None:
+    host = replace(HOST, interfaces=lambda: ("lo", "eth0", "cni0"))
+    assert traced(OTHER_POD, f"{CLUSTER_IP}:80", "eth0", host=host).packet.in_interface == "eth0"
+    with pytest.raises(TraceError, match=r'--in-iface "eth7": this host has no such interface; it has cni0, eth0, lo'):
+        traced(OTHER_POD, f"{CLUSTER_IP}:80", "eth7", host=host)
+
+
+@pytest.mark.parametrize("source", ["node", NODE_IP])
+def test_interface_of_a_packet_that_this_node_sends_is_an_error(source: str) -> None:
+    with pytest.raises(TraceError, match='--in-iface "eth0": what this node sends arrives by no interface'):
+        traced(source, f"{CLUSTER_IP}:80", "eth0")

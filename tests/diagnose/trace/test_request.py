@@ -23,6 +23,10 @@ DIRECTORY = directory_of(known_to_compiler(COMPILER))
         ("fd00::1/icmpv6", "fd00::1", 0, "ICMP"),
         ("10.96.0.53:53", "10.96.0.53", 53, "UDP"),  # the only protocol that is served there
         (CLUSTER_IP, CLUSTER_IP, 80, "TCP"),  # its only port
+        ("http://192.0.2.1/path", "192.0.2.1", 80, "TCP"),
+        ("https://[fd00::1]", "fd00::1", 443, "TCP"),
+        ("http://web.shop.svc.cluster.local", CLUSTER_IP, 80, "TCP"),
+        ("web.shop:80", CLUSTER_IP, 80, "TCP"),
         ("fd00:10:96::10", "fd00:10:96::10", 80, "TCP"),
         ("shop/web", CLUSTER_IP, 80, "TCP"),
         ("shop/web:80", CLUSTER_IP, 80, "TCP"),
