@@ -213,16 +213,12 @@ def _load(config_input: ConfigInput) -> LoadedConfig:
     Raises:
         ConfigError: The configuration cannot be used.
     """
-    import logging
-
-    from kubeproxy_py import logging_setup
+    from kubeproxy_py.commands.interactive import log_warnings
     from kubeproxy_py.config.load import load
 
     loaded = load(config_input.flags, config_input.content)
-    logging_setup.setup(loaded.config.logging.format, loaded.config.logging.verbosity)
-    for warning in loaded.warnings:
-        logging.getLogger(__name__).warning("%s", warning)
-    return loaded
+    logging_config = loaded.config.logging
+    return log_warnings(loaded, logging_config.format, logging_config.verbosity)
 
 
 def _run(config_input: ConfigInput, _arguments: Namespace) -> int:
@@ -296,8 +292,8 @@ def _status(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _status_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("service", nargs="?", metavar="[NAMESPACE/]SERVICE", help="only this Service")
-    parser.add_argument("-n", "--namespace", help="only Services of this namespace")
+    parser.add_argument("service", nargs="?", type=_name, metavar="[NAMESPACE/]SERVICE", help="only this Service")
+    parser.add_argument("-n", "--namespace", type=_name, help="only Services of this namespace")
     parser.add_argument(
         "--address", type=_address, metavar="IP", help="only where this address is a virtual or a real server"
     )
@@ -307,6 +303,14 @@ def _status_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--node-port", type=_port, metavar="PORT", help="only this NodePort")
     _add_choice(parser, "-o", "--output", ("text", "wide", "json", "yaml"), "format; wide has more columns")
     parser.add_argument("-w", "--watch", action="store_true", help="print again every two seconds, until interrupted")
+
+
+def _name(text: str) -> str:
+    from argparse import ArgumentTypeError
+
+    if not text.strip():
+        raise ArgumentTypeError("no name is given")  # by a variable that is not set; everything would be listed
+    return text
 
 
 def _address(text: str) -> str:
@@ -542,9 +546,8 @@ COMMANDS: dict[str, Command] = {
         (
             ("Explain why a Service does not answer", "explain shop/web"),
             ("Explain one of its ports", "explain shop/web:http"),
-            ("Find out who has an address and port", "explain 203.0.113.7:443/tcp"),
+            ("Find out who has an address and port, or a NodePort", "explain 203.0.113.7:443/tcp"),
             ("Find out why a pod gets no connections", "explain 10.244.1.5"),
-            ("Find out who has a NodePort", "explain 30080"),
         ),
         _explain,
         _explain_arguments,
@@ -599,8 +602,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "check": Command(
         "Validate configuration, manifests and kubeconfig, and report every problem",
-        "Exits with 0 if all of them can be used, with 2 if the configuration cannot, and with 1 if an object of the\n"
-        "manifests, or the kubeconfig, cannot. Needs no kernel and no API server.\n"
+        "Exits with 0 if all of them can be used, and names them, with 2 if the configuration cannot, or nothing is\n"
+        "named to check, and with 1 if an object of the manifests, or the kubeconfig, cannot. Needs no kernel and no\n"
+        "API server.\n"
         f'{_KUBECONFIG}\nAll flags of "{_PROGRAM} run" are accepted and validated.',
         (
             ("Validate a configuration file", "check --config=/var/lib/kube-proxy/config.conf"),

@@ -2,20 +2,21 @@
 
 Invariants:
 - Only files are read: neither the kernel nor the API server, and no program is run.
+- A success says what was looked at; nothing to look at is an error.
 - A file that the configuration names and that is not on this host is a warning, because another host may be meant; one
   that a flag names is an error.
 """
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kubeproxy_py import logging_setup
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
 from kubeproxy_py.commands.interactive import load_with_kubeconfig
-from kubeproxy_py.commands.output import say
+from kubeproxy_py.commands.output import note, say
 from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
@@ -25,6 +26,9 @@ from kubeproxy_py.model.problem import Problem
 if TYPE_CHECKING:
     from kubeproxy_py.compile.compiler import Compiler
     from kubeproxy_py.config.load import ConfigInput, LoadedConfig
+
+_SOURCES = frozenset(("config", "manifests", "kubeconfig"))  # flags that name what is looked at by itself
+_NOTHING = "name a file by --config, --manifests or --kubeconfig, or give the flags to validate"
 
 log = logging.getLogger(__name__)
 
@@ -42,27 +46,54 @@ def check(config_input: "ConfigInput", *, config_only: bool = False) -> int:
         say(f"{error_text(error)}\n")
         return UNUSABLE
     logging_setup.setup("plain", -1)
-    problems = [] if config_only else list(_source_problems(loaded, config_input))
+    seen = list(_configuration(config_input, config_only=config_only))
+    problems: list[Problem] = []
+    if not config_only:
+        source = _source(loaded, config_input)
+        seen += source.seen
+        problems += source.problems
+    if not seen and not problems:
+        note(f"error: nothing to check: {_NOTHING}\n")
+        return UNUSABLE
     warnings = [*loaded.warnings, *(problem for problem in problems if problem.is_warning)]
     errors = [problem for problem in problems if not problem.is_warning]
     say("".join([*(f"{error}\n" for error in errors), *(f"warning: {warning}\n" for warning in warnings)]))
     if errors:
         return FAILED
-    say("ok\n")
+    say(f"ok: {', '.join(seen) or 'nothing could be read'}\n")
     return SUCCESS
 
 
-def _source_problems(loaded: "LoadedConfig", config_input: "ConfigInput") -> Iterator[Problem]:
-    """Yield what is wrong with the manifests, or else with the kubeconfig."""
+class _LookedAt(NamedTuple):
+    """What was looked at, in words, and what is wrong with it."""
+
+    seen: Sequence[str]
+    problems: Sequence[Problem]
+
+
+def _configuration(config_input: "ConfigInput", *, config_only: bool) -> Iterator[str]:
+    """Yield what the configuration consists of; nothing if it is all default, and was not asked for by itself."""
+    if path := config_input.flags.get("config"):
+        yield f"configuration {path}"
+    if flags := sorted(set(config_input.flags) - ({"config"} if config_only else _SOURCES)):
+        yield f"flags {', '.join(f'--{name}' for name in flags)}"
+    if config_only and not config_input.flags:
+        yield "the default configuration"
+
+
+def _source(loaded: "LoadedConfig", config_input: "ConfigInput") -> _LookedAt:
+    """Look at the manifests, or else at the kubeconfig."""
     kubeconfig = loaded.config.client_connection.kubeconfig
     if loaded.agent.manifests:
-        yield from _manifest_problems(loaded)
-    elif kubeconfig:
-        yield from _kubeconfig_problems(kubeconfig, is_from_file=not config_input.flags.get("kubeconfig"))
+        return _manifests(loaded)
+    if not kubeconfig:
+        return _LookedAt((), ())
+    problems = list(_kubeconfig_problems(kubeconfig, is_from_file=not config_input.flags.get("kubeconfig")))
+    return _LookedAt(() if problems else (f"kubeconfig {kubeconfig}",), problems)
 
 
-def _manifest_problems(loaded: "LoadedConfig") -> Iterator[Problem]:
-    """Yield what is wrong with the objects, and then what of those that can be used is not served."""
+def _manifests(loaded: "LoadedConfig") -> _LookedAt:
+    """Return what is wrong with the objects, and then what of those that can be used is not served."""
     from kubeproxy_py.commands.parts import empty_platform, make_parts
     from kubeproxy_py.commands.plan import desired_rows
     from kubeproxy_py.sources import SourceError
@@ -70,16 +101,22 @@ def _manifest_problems(loaded: "LoadedConfig") -> Iterator[Problem]:
     directory = Path(loaded.agent.manifests)
     if not directory.is_dir():
         hint = "create it, or set --manifests to another one"
-        yield Problem(field="--manifests", message=f"{directory} is not a directory on this host", hint=hint)
-        return
+        problem = Problem(field="--manifests", message=f"{directory} is not a directory on this host", hint=hint)
+        return _LookedAt((), [problem])
     problems: list[Problem] = []
     parts = make_parts(loaded, empty_platform(loaded))
     try:
         desired_rows(parts, problems.append, _addresses_of)
     except SourceError as error:
         problems.append(Problem(message=error.message, hint=error.hint))
-    yield from problems
-    yield from _unserved(parts.compiler)
+    cluster = parts.compiler.cluster
+    slices = sum(map(len, cluster.all_slices().values()))
+    kinds = {"Service": len(cluster.services), "EndpointSlice": slices, "Node": int(cluster.node is not None)}
+    if not any(kinds.values()) and not problems:
+        hint = "add Services, EndpointSlices, and the Node of --hostname-override, in files *.yaml, *.yml or *.json"
+        problems.append(Problem("--manifests", "", f"no object of {directory} is used", hint, is_warning=True))
+    counts = ", ".join(f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items())
+    return _LookedAt([f"manifests {directory} ({counts})"], [*problems, *_unserved(parts.compiler)])
 
 
 def _addresses_of(node: Node | None) -> tuple[HostAddress, ...]:

@@ -1,4 +1,4 @@
-"""The configuration and the log of commands that a person starts: plan, status, dump, cleanup, check.
+"""The configuration and the log of commands that a person starts: plan, status, dump, cleanup, check; the log of run.
 
 Invariants:
 - ``--kubeconfig`` has precedence over the configuration file, and the file over ``$KUBECONFIG``.  So a variable of the
@@ -39,7 +39,12 @@ def load_interactive(config_input: ConfigInput, *, is_quiet: bool = True) -> Loa
     logging_config = loaded.config.logging
     verbosity = logging_config.verbosity or (_QUIET if is_quiet else 0)
     is_requested = bool(config_input.flags.get("logging-format"))
-    logging_setup.setup(logging_config.format if is_requested else "plain", verbosity)
+    return log_warnings(loaded, logging_config.format if is_requested else "plain", verbosity)
+
+
+def log_warnings(loaded: LoadedConfig, log_format: logging_setup.Format, verbosity: int) -> LoadedConfig:
+    """Set up the log, log the warnings of *loaded*, and return it."""
+    logging_setup.setup(log_format, verbosity)
     for warning in loaded.warnings:
         log.warning("%s", warning)
     return loaded

@@ -89,7 +89,12 @@ def _states(config_input: "ConfigInput", parameters: Mapping[str, str], load: Lo
 def _own_states(parameters: Mapping[str, str], loaded: "LoadedConfig", why: str) -> Iterator[State]:
     """Yield what the kernel alone tells, if the source takes long, and what is known with it."""
     from kubeproxy_py.commands.own_view import SOURCE_TIMEOUT_S, OwnView
+    from kubeproxy_py.diagnose.filters import ParameterError, parse_filter
 
+    try:
+        parse_filter(_given(parameters))
+    except ParameterError as error:
+        raise SystemExit(printable(f"error: {error}")) from None
     if why:
         output.note(f"Note: {why}\n")
     view = OwnView(loaded)
@@ -107,9 +112,12 @@ def _own_state(snapshot: "Snapshot", parameters: Mapping[str, str]) -> State:
     from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
     from kubeproxy_py.server.documents import Kernel, status_page
 
-    given = {name: value for name, value in parameters.items() if value}
-    pieces = status_page(snapshot, given, Kernel(IpvsAdapter), lambda: None)
+    pieces = status_page(snapshot, _given(parameters), Kernel(IpvsAdapter), lambda: None)
     return msgspec.json.decode(b"".join(pieces), type=State)
+
+
+def _given(parameters: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in parameters.items() if value}
 
 
 def own_state(loaded: "LoadedConfig", parameters: Mapping[str, str]) -> State:

@@ -31,7 +31,7 @@ def test_check_of_a_valid_file_prints_warnings_and_ok(tmp_path: Path, capsys: py
     assert capsys.readouterr().out.splitlines() == [
         "warning: ipvs.schedular: unknown field, ignored (did you mean scheduler?)",
         "warning: iptables.syncPeriod: set, but has no effect in this agent",
-        "ok",
+        f"ok: configuration {path}",
     ]
 
 
@@ -113,9 +113,10 @@ def test_check_names_object_field_and_remedy_of_each_problem_of_manifests(
     assert warning.endswith("(did you mean sessionAffinity?)")
     (tmp_path / "b.json").unlink()
     assert cli.main(["check", f"--manifests={tmp_path}"]) == 0
-    assert capsys.readouterr().out.splitlines() == [warning, "ok"]
+    ok = f"ok: manifests {tmp_path} (2 Services, 3 EndpointSlices, 0 Nodes)"
+    assert capsys.readouterr().out.splitlines() == [warning, ok]
     assert cli.main(["check", f"--manifests={tmp_path}", "--config-only"]) == 0
-    assert capsys.readouterr().out == "ok\n"
+    assert capsys.readouterr().out == "ok: flags --manifests\n"
 
 
 def test_check_warns_of_what_of_valid_objects_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +132,7 @@ def test_check_warns_of_what_of_valid_objects_is_not_served(tmp_path: Path, caps
         "warning: Service shop/web: 127.0.0.1: not served, because it is a loopback address "
         "(give the Service an address that no machine has)",
         "warning: Service shop/web: spec.ports: no endpoint serves 80/TCP IPv4: no EndpointSlice",
-        "ok",
+        f"ok: flags --hostname-override, manifests {tmp_path} (1 Service, 0 EndpointSlices, 1 Node)",
     ]
     assert printed.err == ""
 
@@ -152,7 +153,7 @@ def test_check_warns_of_a_kubeconfig_of_the_file_that_is_not_there(
     assert warning.startswith(
         "warning: clientConnection.kubeconfig: cannot read /nonexistent/kubeconfig on this host: No such file"
     )
-    assert ok == "ok"
+    assert ok == f"ok: configuration {path}"
 
 
 def write_kubeconfig(path: Path, server: str = "https://192.0.2.1", **user: str) -> str:
@@ -185,7 +186,30 @@ def test_check_names_the_field_of_a_broken_kubeconfig_wherever_it_was_named(
     )
     write_kubeconfig(tmp_path / "kubeconfig")
     assert cli.main(argv) == 0
-    assert capsys.readouterr().out == "ok\n"
+    configuration = "" if by != "file" else f"configuration {tmp_path}/config.conf, "
+    assert capsys.readouterr().out == f"ok: {configuration}kubeconfig {path}\n"
+
+
+def test_check_of_nothing_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: nothing to check: name a file by --config, --manifests or --kubeconfig")
+
+
+def test_check_of_the_default_configuration_alone_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--config-only"]) == 0  # a reload of a unit without options
+    assert capsys.readouterr().out == "ok: the default configuration\n"
+
+
+def test_check_warns_of_a_directory_of_which_no_object_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "node.json").write_text(json.dumps(manifest_objects.node("other")))
+    assert cli.main(["check", f"--manifests={tmp_path}", "--hostname-override=node-a"]) == 0
+    warning, ok = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"warning: --manifests: no object of {tmp_path} is used (add Services, EndpointSlices")
+    assert ok.endswith("(0 Services, 0 EndpointSlices, 0 Nodes)")
 
 
 def test_the_kubeconfig_of_the_flag_wins_over_the_file_and_the_file_over_the_variable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,8 @@ def test_explain_as_json_is_the_document(asked: str, capsys: Capture) -> None:
         ("--port=http", "--port: 'http' is not a port"),
         ("--node-port=", "--node-port: '' is not a port"),
         ("--address=", "--address: '' is not an IP address"),
+        ("--namespace=", "--namespace: no name is given"),
+        ("", "no name is given"),
         ("--address=10.96.0.10/32", "--address: '10.96.0.10/32' is not an IP address"),
     ],
 )
@@ -152,6 +155,22 @@ def test_what_nothing_matches_is_named_in_the_right_way(
     captured = capsys.readouterr()
     assert captured.out.endswith("Nothing matches\n")
     assert captured.err == hint
+
+
+@pytest.mark.parametrize("with_agent", [True, False])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shop/web", "-n", "other"], "'shop/web' is not in the namespace 'other'; give one of the two"),
+        (["a/b/c"], "'a/b/c' is not [NAMESPACE/]SERVICE"),
+        (["/web"], "'/web' is not [NAMESPACE/]SERVICE"),
+    ],
+)
+def test_service_that_cannot_be_meant_is_an_error_with_and_without_an_agent(
+    words: list[str], message: str, with_agent: bool, asked: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=f"error: service: {re.escape(message)}"):
+        cli.main(["status", asked if with_agent else f"--manifests={tmp_path}", *words])
 
 
 @pytest.mark.parametrize("command", ["status", "explain"])
