@@ -110,18 +110,28 @@ class AgentSource:
         self._path = path
 
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
-        """Return all objects; what was left out of them is a warning.  Raises SourceError."""
+        """Return all objects; one that is rejected is an error, what was left out of one a warning.
+
+        Raises SourceError.
+        """
         try:
             events = decode_objects(ask(self._path, "/v1/objects", {}), __version__)
         except (NoAgentError, RefusedError, UnusableObjectsError) as error:
             raise SourceError(str(error), "give the flags of the agent, to list the objects again") from None
-        for event in events:
-            for problem in _problems_of(event):
-                on_problem(problem)
+        rejected = [event for event in events if isinstance(event, Problem)]
+        named = {problem.where.rpartition(": ")[2] for problem in rejected}
+        warnings = [problem for event in events for problem in _problems_of(event) if problem.where not in named]
+        for problem in (*rejected, *warnings):
+            on_problem(problem)
         return [*events, *map(Synced, FEEDS)]
 
     def start(self, emit: EventHandler) -> None:
         """Do nothing: a command reads once."""
+
+    @staticmethod
+    def rejected() -> tuple[Problem, ...]:
+        """Return nothing: what is wrong with objects is among those that are read."""
+        return ()
 
     def stop(self) -> None:
         """Do nothing."""

@@ -138,6 +138,7 @@ def _about(current: CurrentConfig, parts: Parts, platform: HostPlatform) -> Call
             started_s=started_s,
             source=source_text(loaded),
             saved_s=parts.saved_s(),
+            rejected=parts.source.rejected(),
             iptables_backend=platform.iptables_backend,
             config=loaded.config,
             settings=loaded.agent,

@@ -54,6 +54,7 @@ class OwnView:
         self._problem = problem
         self.source = source_text(loaded)
         self._last_problem = ""  # of the source
+        self._rejected: list[Problem] = []
         self._deadline_s = 0.0
         self._asks = threading.Event()  # the client is loaded, and the source is asked
         self._parts: Parts = make_parts(loaded, real_platform(loaded))
@@ -96,6 +97,8 @@ class OwnView:
         for event in answer.events:
             if not isinstance(event, Problem):
                 self._agent.handle_event(event, monotonic())
+            elif not event.is_warning:
+                self._rejected.append(event)
         if answer.error:
             return self.kernel_snapshot(answer.error)
         compiler, state = self._agent.compiler, self._agent.state
@@ -112,6 +115,7 @@ class OwnView:
             saved_s=self._parts.saved_s(),
             is_agent=False,
             problem="; ".join(filter(None, (self._problem, problem))),
+            rejected=tuple(self._rejected),
             config=self._loaded.config,
             settings=self._loaded.agent,
         )

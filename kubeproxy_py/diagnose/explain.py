@@ -38,6 +38,7 @@ from kubeproxy_py.diagnose.targets import (
     frontends_at,
     frontends_with_port,
     is_meant,
+    rejections,
     resolve_service,
     services_with_endpoint,
     services_with_node_port,
@@ -346,6 +347,8 @@ def _agent_problems(snapshot: Snapshot) -> Iterator[str]:
 def _problems(snapshot: Snapshot, services: Sequence[ServiceExplanation], scope: Scope) -> Iterator[str]:
     for one in services:
         name = f"{one.service.namespace}/{one.service.name}"
+        for problem in rejections(snapshot, ServiceName(one.service.namespace, one.service.name)):
+            yield f"{name}: its last version is rejected, an earlier one is served: {problem}"
         meant = not_served_text(snapshot.services[ServiceName(one.service.namespace, one.service.name)])
         yield from (f"{name}: {text}" for text in _server_problems(one.service))
         yield from (f"{name}: {note}" for note in one.service.notes if note != meant)

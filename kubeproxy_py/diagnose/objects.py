@@ -17,6 +17,7 @@ from msgspec import Struct
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.model.events import Event, NodeUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, Service
 
 _BATCH = 50  # objects that are encoded without giving way to other threads
@@ -32,6 +33,7 @@ class _Head(Struct, array_like=True, gc=False):
     saved_s: float | None
     node: Node | None
     taken: tuple[TakenAddresses, ...]
+    rejected: tuple[Problem, ...]
 
 
 class _Batch(Struct, array_like=True, gc=False):
@@ -47,7 +49,7 @@ _BATCHES = msgspec.msgpack.Decoder(_Batch)
 def encode_objects(snapshot: Snapshot) -> Iterator[bytes]:
     """Yield the objects of *snapshot* in pieces."""
     about = snapshot.about
-    yield _framed(_Head(about.version, about.saved_s, snapshot.node, snapshot.taken))
+    yield _framed(_Head(about.version, about.saved_s, snapshot.node, snapshot.taken, about.rejected))
     services = iter(snapshot.services.values())
     slices = (part for parts in snapshot.slices.values() for part in parts)
     while (batch := _Batch(tuple(islice(services, _BATCH)), tuple(islice(slices, _BATCH)))) != _END:
@@ -64,7 +66,7 @@ def _framed(piece: Struct) -> bytes:
 
 
 def decode_objects(content: bytes, version: str) -> list[Event]:
-    """Return the objects in *content* as events.
+    """Return the objects in *content* as events, and the problems of those that are rejected.
 
     Raises:
         UnusableObjectsError: It is not of this *version*, or is damaged.
@@ -80,6 +82,7 @@ def decode_objects(content: bytes, version: str) -> list[Event]:
     if not batches or batches[-1] != _END:
         raise UnusableObjectsError("what the agent has sent ends too early")
     return [
+        *head.rejected,
         *head.taken,
         *([NodeUpserted(head.node)] if head.node else ()),
         *(ServiceUpserted(service) for batch in batches for service in batch.services),

@@ -18,6 +18,7 @@ from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.kernel import Scope
 from kubeproxy_py.model.events import Feed, TakenAddresses
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.progress import Drain, RetryState
 from kubeproxy_py.model.rows import Key, RealServer, Rows
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
@@ -83,6 +84,7 @@ class About(Struct, frozen=True, gc=False):
     iptables_backend: str = ""  # "legacy", "nft"; "": unknown
     is_agent: bool = True  # False: a command looked itself, because no agent answered
     problem: str = ""  # why it could not see everything; "" if it could
+    rejected: tuple[Problem, ...] = ()  # what is wrong with the objects of which nothing, or a part, is not used
     config: KubeProxyConfiguration = KubeProxyConfiguration()
     settings: AgentSettings = AgentSettings()
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.target_forms import plain_target
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import ServiceName, ServicePort, SlicePort
 from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, join_host_port, parse_ip
@@ -157,6 +158,8 @@ def resolve_service(snapshot: Snapshot, target: ServiceTarget) -> ServiceName:
             else []
         )
         nearest = tuple(dict.fromkeys((*same[:_NEAREST_MAX], *close)))[:_NEAREST_MAX]
+        for problem in rejections(snapshot, name):
+            raise UnknownTargetError(f"Service {name} is rejected: {problem}")
         raise UnknownTargetError(f"no Service {name} is known to this agent ({len(known):,} are)", nearest)
     ports = snapshot.services[name].ports
     if not any(is_meant(target, port) for port in ports) and (target.port is not None or target.protocol):
@@ -165,6 +168,11 @@ def resolve_service(snapshot: Snapshot, target: ServiceTarget) -> ServiceName:
         of_protocol = f" of {target.protocol}" if target.protocol else ""
         raise UnknownTargetError(f"Service {name} has no {wanted}{of_protocol}", names)
     return name
+
+
+def rejections(snapshot: Snapshot, name: ServiceName) -> list[Problem]:
+    """Return why the last version of the Service *name* is not used, or not all of it."""
+    return [one for one in snapshot.about.rejected if one.where.rpartition(": ")[2] == f"Service {name}"]
 
 
 def is_meant(target: ServiceTarget, port: ServicePort) -> bool:

@@ -7,7 +7,8 @@ Invariants:
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Self
+from types import NoneType
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -214,43 +215,32 @@ def decode(content: bytes, where: str) -> KernelState:
 
 def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
     """Return the fields of a KernelState that *rows*, and the *addresses* of all interfaces, fill."""
-    by_kind: dict[type[Key], list[tuple[Key, Spec]]] = {}
-    for key, spec in rows.items():
-        by_kind.setdefault(type(key), []).append((key, spec))
-
+    by_kind = _ByKind(rows)
     entries: dict[str, list[str]] = {}
-    for key, _ in by_kind.get(IpsetEntry, ()):
-        assert isinstance(key, IpsetEntry)
-        entries.setdefault(key.set, []).append(key.entry)
+    for entry, _ in by_kind.pairs(IpsetEntry, NoneType):
+        entries.setdefault(entry.set, []).append(entry.entry)
     real_servers: dict[VirtualServer, list[RealServerWire]] = {}
-    for key, spec in by_kind.get(RealServer, ()):
-        assert isinstance(key, RealServer)
-        assert isinstance(spec, RealServerSpec)
-        real_servers.setdefault(key.virtual_server, []).append(RealServerWire(key.address, key.port, spec.weight))
+    for real, of_real in by_kind.pairs(RealServer, RealServerSpec):
+        wire = RealServerWire(real.address, real.port, of_real.weight)
+        real_servers.setdefault(real.virtual_server, []).append(wire)
     others = (address for address in addresses if address.interface != IPVS_DEVICE)
     return {
         "host_addresses": [HostAddressWire(other.interface, other.address, other.prefix_length) for other in others],
-        "sysctls": {key.path: str(spec) for key, spec in rows.items() if isinstance(key, Sysctl)},
-        "links": [key.name for key in rows if isinstance(key, Link)],
+        "sysctls": {key.path: value for key, value in by_kind.pairs(Sysctl, str)},
+        "links": [key.name for key, _ in by_kind.pairs(Link, object)],
         "device_addresses": [
             DeviceAddressWire(key.address, spec.preferred if isinstance(spec, AddressSpec) else None)
-            for key, spec in rows.items()
-            if isinstance(key, Address)
+            for key, spec in by_kind.pairs(Address, object)
         ],
         "ipsets": [
-            IpsetWire(key.name, spec, entries.get(key.name, []))
-            for key, spec in rows.items()
-            if isinstance(key, Ipset) and isinstance(spec, IpsetSpec)
+            IpsetWire(key.name, spec, entries.get(key.name, [])) for key, spec in by_kind.pairs(Ipset, IpsetSpec)
         ],
         "chains": [
-            ChainWire(key.family, key.table, key.name, spec.rules)
-            for key, spec in rows.items()
-            if isinstance(key, Chain) and isinstance(spec, ChainSpec)
+            ChainWire(key.family, key.table, key.name, spec.rules) for key, spec in by_kind.pairs(Chain, ChainSpec)
         ],
         "jumps": [
             JumpWire(key.family, key.table, key.source, key.target, spec.rule, spec.behind)
-            for key, spec in rows.items()
-            if isinstance(key, Jump) and isinstance(spec, JumpSpec)
+            for key, spec in by_kind.pairs(Jump, JumpSpec)
         ],
         "virtual_servers": [
             VirtualServerWire(
@@ -263,10 +253,28 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
                 real_servers.get(key, []),
                 spec.netmask,
             )
-            for key, spec in rows.items()
-            if isinstance(key, VirtualServer) and isinstance(spec, VirtualServerSpec)
+            for key, spec in by_kind.pairs(VirtualServer, VirtualServerSpec)
         ],
     }
+
+
+_KeyOf = TypeVar("_KeyOf", bound=Key)
+_SpecOf = TypeVar("_SpecOf")
+
+
+class _ByKind:
+    """Rows by the kind of their key; all of them are gone over once."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._pairs: dict[type[Key], list[tuple[Key, Spec]]] = {}
+        for pair in rows.items():
+            self._pairs.setdefault(type(pair[0]), []).append(pair)
+
+    def pairs(self, kind: type[_KeyOf], of: type[_SpecOf]) -> Iterator[tuple[_KeyOf, _SpecOf]]:
+        """Yield the rows of *kind* that have a spec *of* a type, in the order in which they were given."""
+        for key, spec in self._pairs.get(kind, ()):
+            if isinstance(key, kind) and isinstance(spec, of):
+                yield key, spec
 
 
 def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:

@@ -1,5 +1,7 @@
 """A problem that an operator must fix: an invalid object, an invalid configuration field, or a missing host feature."""
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 
@@ -18,3 +20,8 @@ class Problem(Struct, frozen=True, gc=False):
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
         return ": ".join(part for part in (self.where, self.field, self.message) if part) + hint
+
+
+def errors_in(groups: Iterable[Iterable[Problem]]) -> tuple[Problem, ...]:
+    """Return the problems in *groups* that are no warnings."""
+    return tuple(problem for problems in groups for problem in problems if not problem.is_warning)

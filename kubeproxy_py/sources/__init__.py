@@ -55,5 +55,8 @@ class Source(Protocol):
             SourceError: The objects cannot be listed in time.
         """
 
+    def rejected(self) -> tuple[Problem, ...]:
+        """Return why objects are not used as they are now; any thread may call it."""
+
     def stop(self) -> None:
         """Stop reading; *emit* is not called again after this returns."""

@@ -20,6 +20,7 @@ from kubeproxy_py.diagnose.snapshot import About
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import TakenAddresses
 from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.net import SocketAddress
 from tests.builders import HERE, endpoint_slice, service
 from tests.commands.running_agent import answering
@@ -168,6 +169,33 @@ def test_plan_warns_of_what_the_agent_has_left_out(
     with answering(agent_with(service(), left_out), tmp_path, LOADED) as flag:
         assert cli.main(["plan", flag]) == 2
     assert f"warning: EndpointSlice {left_out.name}: endpoints[1].addresses: is empty" in capsys.readouterr().err
+
+
+REJECTED = Problem("web.yaml, document 1: Service shop/odd", "spec.ports[0].port", "99999 is not a port")
+
+
+def test_plan_names_the_objects_that_the_agent_rejects_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(plan, "real_platform", lambda _loaded: HostPlatform(MemoryKernel(), HostInfo(HERE)))
+    kept = msgspec.structs.replace(service("odd", ("10.96.0.12",)), problems=("spec.ports[0].port: 99999 is no port",))
+    left_out = msgspec.structs.replace(endpoint_slice(), problems=("endpoints[1].addresses: is empty",))
+    with answering(agent_with(service(), left_out, kept), tmp_path, LOADED, rejected=(REJECTED,)) as flag:
+        assert cli.main(["plan", flag]) == 1
+        assert cli.main(["explain", flag, "shop/odd"]) == 2  # its last valid version is served
+    messages = [line for line in capsys.readouterr().err.splitlines() if "odd" in line or "is empty" in line]
+    assert messages[:2] == [
+        f"error: {REJECTED}",
+        f"warning: EndpointSlice {left_out.name}: endpoints[1].addresses: is empty",
+    ]
+
+
+def test_explain_of_a_rejected_service_says_why_it_is_unknown(
+    harness: AgentHarness, tmp_path: Path, capsys: Capture
+) -> None:
+    with answering(harness, tmp_path, LOADED, rejected=(REJECTED,)) as flag:
+        assert cli.main(["explain", flag, "shop/odd"]) == 1
+    assert capsys.readouterr().err == f"error: Service shop/odd is rejected: {REJECTED}\n"
 
 
 def test_objects_survive_with_what_is_taken_and_other_versions_are_refused(harness: AgentHarness) -> None:

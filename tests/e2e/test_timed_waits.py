@@ -72,6 +72,10 @@ class SilentSource:
     def read_once(self, _timeout_s: float, _on_problem: object) -> list[Event]:
         return []
 
+    @staticmethod
+    def rejected() -> tuple[()]:
+        return ()
+
     def stop(self) -> None:
         """There is no thread."""
 

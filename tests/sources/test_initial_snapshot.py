@@ -34,6 +34,9 @@ class SlowSource:
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
         return read_initial_snapshot(self, timeout_s, on_problem)
 
+    def rejected(self) -> tuple[Problem, ...]:
+        return ()
+
     def stop(self) -> None:
         self._stopping.set()
 

@@ -357,9 +357,11 @@ def test_invalid_object_keeps_its_last_valid_version(directory: Path, broken: Js
     path.write_text(text_of(broken, service("api", 81)))
     problem, *others = summary(source.poll())
     assert problem.startswith("! a.yaml, document 1: Service shop/web: ")
+    assert [f"! {rejected}" for rejected in source.rejected()] == [problem]
     assert others == ["+ shop/api 81"]
     path.write_text(text_of(service("web", 82), service("api", 81)))
     assert summary(source.poll()) == ["+ shop/web 82"]
+    assert source.rejected() == ()
 
 
 @pytest.mark.parametrize("text", ["{", "a: [", "\x00", "- 1", "kind: Service", "a: !!python/object:os.system {}"])

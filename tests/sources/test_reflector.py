@@ -246,6 +246,15 @@ def test_invalid_object_in_a_list_keeps_its_last_valid_version() -> None:
     assert others == ["+b:81"]
 
 
+def test_invalid_objects_are_known_until_they_are_valid_or_deleted() -> None:
+    list_watch = watching(service("a", port="80"), service("b", port="80"), service("c"))
+    assert [problem.where for problem in list_watch.rejected()] == ["Service shop/a", "Service shop/b"]
+    list_watch.on_line(line("MODIFIED", service("a", 11)))
+    assert [problem.where for problem in list_watch.rejected()] == ["Service shop/b"]
+    list_watch.on_line(line("DELETED", service("b", 12, port="80")))
+    assert list_watch.rejected() == ()
+
+
 # Versions of lists
 
 

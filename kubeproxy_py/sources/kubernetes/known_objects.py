@@ -8,7 +8,7 @@ Invariants:
 from collections.abc import Collection, Iterable
 
 from kubeproxy_py.model.events import Event
-from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.model.problem import Problem, errors_in
 from kubeproxy_py.sources.decode.objects import Decoded, Value
 from kubeproxy_py.sources.object_cache import Identity, ObjectCache
 
@@ -30,6 +30,10 @@ class KnownObjects:
     def all_values(self) -> dict[Identity, tuple[Value, ...]]:
         """Return the values of each object, as they are now."""
         return self._objects.all_values()
+
+    def rejected(self) -> tuple[Problem, ...]:
+        """Return the problems of the objects whose last version is not used; any thread may call it."""
+        return errors_in(self._problems.copy().values())
 
     def restore(self, identity: Identity, values: tuple[Value, ...]) -> list[Event]:
         """Return the events of an object that was saved, unless the object is known already."""

@@ -109,6 +109,10 @@ class ListWatch:
         """Return the values of each object, as they are now."""
         return self._objects.all_values()
 
+    def rejected(self) -> tuple[Problem, ...]:
+        """Return the problems of the objects whose last version is not used; any thread may call it."""
+        return self._objects.rejected()
+
     # Requests
 
     def next_request(self) -> Request:

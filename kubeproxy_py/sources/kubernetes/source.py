@@ -154,6 +154,10 @@ class KubeSource:
         """Return when the objects that it delivers were saved, in seconds since 1970; None: they are current."""
         return self._saved.use.saved_s if self._saved and self._saved.use else None
 
+    def rejected(self) -> tuple[Problem, ...]:
+        """Return the problems of the objects whose last version is not used; see Source."""
+        return tuple(problem for thread in self._threads for problem in thread.rejected())
+
     def _on_connected(self, connected: socket.socket) -> None:
         """Remember the peer, before what it sent is emitted."""
         if self._servers:

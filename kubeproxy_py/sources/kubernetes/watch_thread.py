@@ -136,6 +136,10 @@ class WatchThread:
         with self._handling:
             return self._list_watch.known_values()
 
+    def rejected(self) -> tuple[Problem, ...]:
+        """Return the problems of the objects whose last version is not used; any thread may call it."""
+        return self._list_watch.rejected()
+
     # The thread
 
     def _run(self) -> None:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event
-from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.model.problem import Problem, errors_in
 from kubeproxy_py.sources.decode.objects import object_text
 from kubeproxy_py.sources.manifests.files import read_bounded
 from kubeproxy_py.sources.manifests.parse import Manifest, parse_manifest
@@ -101,6 +101,10 @@ class Folder:
         settled = not self._incomplete
         reported = [*self._report(self._folder_problems()), *problems, *events]
         return PollResult(reported, readable=True, settled=settled, empty=not stamps)
+
+    def rejected(self) -> tuple[Problem, ...]:
+        """Return why files and objects in them are not used as they are now; any thread may call it."""
+        return errors_in(self._problems.copy().values())
 
     def _unreadable(self, message: str, hint: str) -> PollResult:
         return PollResult(self._report({self._folder_problem(message, hint)}), readable=False, settled=True)

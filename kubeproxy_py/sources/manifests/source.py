@@ -83,6 +83,10 @@ class ManifestSource:
             raise SourceError(f"no objects could be read from the manifest directory {self._directory}")
         return events
 
+    def rejected(self) -> tuple[Problem, ...]:
+        """Return the problems of files and objects; see Source."""
+        return self._folder.rejected()
+
     def start(self, emit: EventHandler) -> None:
         """Start the thread."""
         self._thread = threads.start("manifests", partial(self._run, emit), self._stopping)
