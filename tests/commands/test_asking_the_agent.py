@@ -183,7 +183,9 @@ def test_plan_names_the_objects_that_the_agent_rejects_and_fails(
     with answering(agent_with(service(), left_out, kept), tmp_path, LOADED, rejected=(REJECTED,)) as flag:
         assert cli.main(["plan", flag]) == 1
         assert cli.main(["explain", flag, "shop/odd"]) == 2  # its last valid version is served
-    messages = [line for line in capsys.readouterr().err.splitlines() if "odd" in line or "is empty" in line]
+    printed = capsys.readouterr()
+    messages = [line for line in printed.err.splitlines() if "odd" in line or "is empty" in line]
+    assert f"! shop/odd: its last version is rejected, an earlier one is served: {REJECTED}" in printed.out
     assert messages[:2] == [
         f"error: {REJECTED}",
         f"warning: EndpointSlice {left_out.name}: endpoints[1].addresses: is empty",

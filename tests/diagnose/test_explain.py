@@ -6,9 +6,9 @@ from errno import EINVAL
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kubeproxy_py.diagnose.explain_text import explain_text
-from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.targets import (
     AddressTarget,
     PortTarget,
@@ -17,8 +17,8 @@ from kubeproxy_py.diagnose.targets import (
     UnknownTargetError,
     parse_target,
 )
-from kubeproxy_py.model.events import HostAddresses, NodeUpserted, ServiceUpserted, SliceUpserted
-from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.events import NodeUpserted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Endpoint, EndpointSlice
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
@@ -290,12 +290,6 @@ def test_what_can_name_nothing_says_how_targets_are_written(text: str, message: 
 NODE_PORTS = service(type="NodePort", ports=(port(node_port=30004),))
 
 
-def with_addresses(addresses: tuple[HostAddress, ...], *objects: Any) -> Snapshot:
-    harness = agent_with(*objects)
-    harness.handle(HostAddresses(addresses))
-    return snapshot_of(harness)
-
-
 def test_bare_number_is_a_node_port_first() -> None:
     same_port = service("other", ("10.96.0.11",), ports=(port(number=30004),))
     explanation = explained(snapshot_with(NODE_PORTS, endpoint_slice(), same_port), "30004")
@@ -314,9 +308,10 @@ def test_bare_number_is_a_port_of_services_or_of_endpoints_next() -> None:
             explained(snapshot, unknown)
 
 
-def test_node_port_for_which_this_node_has_no_address_is_found() -> None:
-    explanation = explained(with_addresses((HostAddress("lo", "127.0.0.1", 8),), NODE_PORTS, endpoint_slice()), "30004")
-    assert explanation.summary.endswith("a NodePort, not served by this node, of Service shop/web")
+def test_node_port_that_this_node_does_not_serve_is_found() -> None:
+    of_another_proxy = replace(NODE_PORTS, proxy_name="other")
+    explanation = explained(snapshot_with(of_another_proxy, endpoint_slice()), "30004")
+    assert explanation.summary == "30004 is a NodePort, not served by this node, of Service shop/web"
 
 
 def test_port_of_many_services_names_the_first_ones() -> None:
