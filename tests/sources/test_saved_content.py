@@ -117,6 +117,14 @@ def with_header(**changed: Any) -> bytes:
     return gzip.compress(json.dumps({**json.loads(header), **changed}).encode() + b"\n" + b"".join(rest))
 
 
+def with_origin(*, written_s: float | str) -> bytes:
+    """The file with another time, as a number or as text that takes its place."""
+    header, *rest = lines_of()
+    origin = {**json.loads(header)["origin"], "written_s": "TIME"}
+    changed = json.dumps({**json.loads(header), "origin": origin}).replace('"TIME"', str(written_s))
+    return gzip.compress(changed.encode() + b"\n" + b"".join(rest))
+
+
 DAMAGED = {
     "empty": (b"", "is damaged: it is cut off"),
     "no gzip": (b"x" * 100, "is damaged: it is not gzip"),
@@ -135,6 +143,10 @@ DAMAGED = {
     "a wrong type": (gzip.compress(lines_of()[0] + b'{"kind":"Node","node":{"name":7}}\n'), "a line cannot be read"),
     "a newer version": (with_header(format=FORMAT + 1), "is of a newer version of this agent (format 2, not 1)"),
     "an older version": (with_header(format=0), "is of an older version of this agent"),
+    "a time after the year 9999": (with_origin(written_s=253402300800.0), "the time when it was written is none"),
+    "a time that no float has": (with_origin(written_s="1e999"), "is damaged"),
+    "a time before 1970": (with_origin(written_s=-1.0), "the time when it was written is none"),
+    "a time that is no number": (with_origin(written_s="NaN"), "is damaged"),
     "another origin": (with_header(origin={}), "is damaged: a line cannot be read"),
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """StateFolder: how the file of saved objects is written, read and set aside."""
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from stat import S_IMODE
 
@@ -114,6 +115,69 @@ def test_link_and_pipe_and_folder_are_not_used(folder: StateFolder, tmp_path: Pa
     folder.file.mkdir(0o700)
     with pytest.raises(UnusableError, match="is not a regular file"):
         folder.read()
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def make_full_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "file").touch()
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a folder that is not empty": make_full_folder,
+    "a socket": make_socket,
+    "a pipe": os.mkfifo,
+    "a link to a file": lambda path: path.symlink_to("/etc/hostname"),
+    "a link to a folder": lambda path: path.symlink_to("/etc"),
+    "a link that leads nowhere": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_in_the_place_of_the_file_is_not_used_and_is_replaced(folder: StateFolder, kind: str) -> None:
+    folder.path.mkdir(parents=True, mode=0o700)
+    IN_THE_WAY[kind](folder.file)
+    assert folder.exists()
+    with pytest.raises(UnusableError, match="is a symbolic link" if "link" in kind else "is not a regular file"):
+        folder.read()
+    folder.write([b"content"])  # also where it was not set aside before
+    assert folder.read() == b"content"
+    assert (Path("/etc/hostname").is_file(), Path("/etc").is_dir()) == (True, True)
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_in_the_place_of_the_file_is_set_aside(folder: StateFolder, kind: str) -> None:
+    folder.path.mkdir(parents=True, mode=0o700)
+    for number in range(2):
+        IN_THE_WAY[kind](folder.file)
+        folder.set_aside(f"2026010{number}")
+    assert not folder.exists()
+    kept = 2 if kind == "a folder that is not empty" else 1
+    assert len(names(folder)) == kept
+
+
+@pytest.mark.parametrize("name", [f"{NAME}.tmp", "in-use", "in-use.tmp"])
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_in_the_place_of_another_file_is_replaced(folder: StateFolder, kind: str, name: str) -> None:
+    folder.path.mkdir(parents=True, mode=0o700)
+    IN_THE_WAY[kind](folder.path / name)
+    assert not folder.is_in_use()
+    folder.write([b"content"])
+    folder.record_in_use()
+    assert (folder.read(), folder.is_in_use()) == (b"content", True)
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_record_of_use_that_is_none_is_revoked(folder: StateFolder, kind: str) -> None:
+    folder.path.mkdir(parents=True, mode=0o700)
+    IN_THE_WAY[kind](folder.path / "in-use")
+    folder.revoke_in_use()
+    assert not os.path.lexists(folder.path / "in-use")
 
 
 def test_path_that_is_no_folder_is_named(tmp_path: Path) -> None:

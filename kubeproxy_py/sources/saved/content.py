@@ -37,6 +37,7 @@ UNPACKED_MAX_BYTES = 256 << 20
 LINE_MAX_BYTES = 8 << 20
 """10,000 Services of 10 endpoints are 1 MB packed and 20 MB unpacked."""
 
+_YEAR_10000_S = 253_402_300_800.0  # in seconds since 1970; no calendar has it
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 1  # packs to 5 %; level 6 packs to 4 % in 2.5 times the time
 _STEP_BYTES = 1 << 16
@@ -250,6 +251,8 @@ def _origin(raw: bytes) -> Origin:
     line = _decode_line(raw)
     if not isinstance(line, _Header):
         raise _damaged("it has no header")
+    if not 0 <= line.origin.written_s < _YEAR_10000_S:
+        raise _damaged("the time when it was written is none")
     return line.origin
 
 

@@ -4,7 +4,8 @@ Invariants:
 - The file is replaced as a whole (written to another one, synced, renamed, the folder synced), so after a crash at any
   moment it is the old one or the new one.
 - Only the owner and root can have written what is read: a file that others may write, that is not a regular one, or
-  that is reached by a link, is not used.
+  that is reached by a link, is not used.  Whatever else is in its place (a folder, a socket) does not keep the next
+  one from being written.
 - Of the files that cannot be used one is kept, for whoever wants to know why.
 """
 
@@ -13,13 +14,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from errno import ELOOP
 from pathlib import Path
-from stat import S_ISREG, S_IWGRP, S_IWOTH
+from stat import S_ISDIR, S_ISLNK, S_ISREG, S_IWGRP, S_IWOTH
 
-from kubeproxy_py.files import UnreadableError
+from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.sources.saved.content import PACKED_MAX_BYTES, UnusableError
 
 NAME = "objects.json.gz"
 _IN_USE = "in-use"
+_IN_USE_MAX_BYTES = 100
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FILE_MODE, _FOLDER_MODE = 0o600, 0o700
 _OTHERS_MAY_WRITE = S_IWGRP | S_IWOTH
@@ -41,8 +43,8 @@ class StateFolder:
 
     def exists(self) -> bool:
         """Return whether there is a file; false if that cannot be determined."""
-        with suppress(OSError):
-            return self.file.exists()
+        with suppress(OSError, ValueError):
+            return os.path.lexists(self.file)  # a link that leads nowhere is one that nobody should have made
         return False
 
     def read(self) -> bytes | None:
@@ -54,6 +56,8 @@ class StateFolder:
         """
         try:
             self._require_private(self.path.stat().st_mode, self.path)
+            if not S_ISLNK(mode := self.file.lstat().st_mode):
+                self._require_regular(mode)  # before it is opened, which a socket refuses and a device may notice
             descriptor = os.open(self.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 self._require_ours(os.fstat(descriptor))
@@ -68,9 +72,12 @@ class StateFolder:
                 raise UnusableError("is a symbolic link", "find out who made it") from None
             raise UnreadableError(error.strerror or type(error).__name__, f"check {self.file}") from None
 
-    def _require_ours(self, status: os.stat_result) -> None:
-        if not S_ISREG(status.st_mode):
+    def _require_regular(self, mode: int) -> None:
+        if not S_ISREG(mode):
             raise UnusableError("is not a regular file", f"remove {self.file}")
+
+    def _require_ours(self, status: os.stat_result) -> None:
+        self._require_regular(status.st_mode)
         if status.st_uid not in (0, os.geteuid()):
             raise UnusableError(f"belongs to the user {status.st_uid}", "find out who wrote it")
         if status.st_mode & _OTHERS_MAY_WRITE:
@@ -99,7 +106,7 @@ class StateFolder:
         """
         aside = self.path / f"{NAME}.bad-{now}"
         for old in self.path.glob(f"{NAME}.bad-*"):
-            old.unlink(missing_ok=True)
+            _remove(old)
         self.file.rename(aside)
         self._sync_folder()
         return aside
@@ -119,12 +126,13 @@ class StateFolder:
     def is_in_use(self) -> bool:
         """Return whether that was recorded, and not revoked, since this boot."""
         try:
-            return (self.path / _IN_USE).read_text() == self._boot_id()
-        except (OSError, ValueError):
+            return read_file(self.path / _IN_USE, _IN_USE_MAX_BYTES).decode() == self._boot_id()
+        except (UnreadableError, OSError, ValueError):
             return False
 
     def revoke_in_use(self) -> None:
         """Record that the kernel is about to get something newer.  Raises OSError."""
+        _move_folder_away(self.path / _IN_USE)
         (self.path / _IN_USE).unlink(missing_ok=True)
 
     # Parts
@@ -136,6 +144,8 @@ class StateFolder:
     def _replace(self, target: Path, pieces: Iterable[bytes]) -> None:
         temporary = target.with_name(f"{target.name}.tmp")
         try:
+            for place in (temporary, target):
+                _move_folder_away(place)
             temporary.unlink(missing_ok=True)  # of a process that was killed
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(temporary, flags, _FILE_MODE), "wb") as file:
@@ -156,3 +166,20 @@ class StateFolder:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _move_folder_away(place: Path) -> None:
+    """Rename the folder that is at *place*, if it is one: no file can replace it.  Raises OSError."""
+    with suppress(FileNotFoundError):
+        status = place.lstat()
+        if S_ISDIR(status.st_mode):
+            place.rename(place.with_name(f"{place.name}.bad-{status.st_ino}"))
+
+
+def _remove(old: Path) -> None:
+    """Remove what was set aside; a folder that is not empty is left to whoever filled it.  Raises OSError."""
+    try:
+        old.unlink(missing_ok=True)
+    except IsADirectoryError:
+        with suppress(OSError):
+            old.rmdir()
