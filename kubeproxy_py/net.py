@@ -67,6 +67,10 @@ class SocketAddress(Struct, frozen=True, gc=False):
         return join_host_port(self.address, self.port)
 
 
+IPV6_MIN_MTU = 1280
+"""With a smaller MTU, in bytes, an interface has no IPv6 addresses (RFC 8200, section 5)."""
+
+
 def is_ipv6(address: str) -> bool:
     """Return whether a canonical address or network is IPv6."""
     return ":" in address

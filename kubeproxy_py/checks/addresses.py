@@ -1,13 +1,50 @@
-"""Check for Service addresses that another interface of this host has, too."""
+"""Check the addresses of Services: that kube-ipvs0 can have them, alone, and no other interface of this host has."""
 
 from collections.abc import Iterator
 
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.rows import IPVS_DEVICE
+from kubeproxy_py.net import IPV6_MIN_MTU, family_of, special_use
+
+_ALONE = {"IPv4": 32, "IPv6": 128}  # prefix length of an address without a network
 
 NODE_LOCAL_DNS = "nodelocaldns"
 """The interface of NodeLocal DNSCache."""
+
+
+def check_device(situation: Situation) -> Iterator[Finding]:
+    """Find an MTU of kube-ipvs0 with which it cannot have IPv6 addresses, and addresses there that have a network."""
+    mtu = situation.doctor.device_mtu
+    six = sorted(served.address for served in situation.doctor.served if family_of(served.address) == "IPv6")
+    if mtu is not None and mtu < IPV6_MIN_MTU and six:
+        more = f" and {len(six) - 1} more" if len(six) > 1 else ""
+        yield Finding(
+            "DeviceMtuTooSmall",
+            f"interface {IPVS_DEVICE}",
+            f"the kernel has deleted its IPv6 addresses, so no Service answers at {six[0]}{more}",
+            f"ip link set {IPVS_DEVICE} mtu 1500; a running agent does that, and binds the addresses again",
+            f"its MTU is {mtu}, and IPv6 needs {IPV6_MIN_MTU}",
+        )
+    for host in situation.facts.addresses:
+        if host.interface == IPVS_DEVICE and host.prefix_length not in (0, _ALONE[family_of(host.address)]):
+            if special_use(host.address) == "link-local":
+                continue  # the kernel's own
+            network = f"{host.address}/{host.prefix_length}"
+            yield Finding(
+                "AddressWithNetwork",
+                f"address {network} on {IPVS_DEVICE}",
+                "while the interface is up, this host sends packets to all of that network there, where they are lost",
+                f"ip address add {host.address} dev {IPVS_DEVICE}; ip address del {network} dev {IPVS_DEVICE}; a "
+                "running agent does that",
+                "another program added it with the network",
+            )
+
+
+def device_seen(situation: Situation) -> str:
+    """Return the MTU of kube-ipvs0."""
+    mtu = situation.doctor.device_mtu
+    return f"no interface {IPVS_DEVICE}" if mtu is None else f"its MTU is {mtu}"
 
 
 def check_addresses(situation: Situation) -> Iterator[Finding]:

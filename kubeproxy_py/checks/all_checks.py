@@ -174,6 +174,14 @@ CHECKS: tuple[Check, ...] = (
         is_resident=True,
     ),
     Check(
+        name="device",
+        about="can kube-ipvs0 have the addresses of Services, and does it have them alone?",
+        find=addresses.check_device,
+        reasons=("DeviceMtuTooSmall", "AddressWithNetwork"),
+        needs=("sets", "addresses"),
+        seen=addresses.device_seen,
+    ),
+    Check(
         name="service-addresses",
         about="is a Service address also on another interface?",
         find=addresses.check_addresses,

@@ -18,6 +18,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel
+from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import run
 from kubeproxy_py.kernel.host.processes import is_in_our_network, processes
@@ -101,6 +102,7 @@ def read_doctor_facts(
         rp_filter=_rp_filters(root),
         interfaces_of_routes=reader.read("routes", lambda: frozenset(kernel.gateways().values()), frozenset()),
         interfaces=tuple(name for _, name in if_nameindex()),
+        device_mtu=reader.read("addresses", _device_mtu, None),
         set_names=reader.read("sets", set_names, ()),
         backend=probed.backend if commands else "",
         kubelet_backends=reader.read("iptables", lambda: kubelet_backends(root=root), ()),
@@ -238,6 +240,14 @@ def _stale_rules(probed: ProbeResult) -> str:
     """Return what other modes left, in words; "" if nothing.  Raises KernelError."""
     stale = find_stale_rules(probed.commands)
     return str(stale) if stale else ""
+
+
+def _device_mtu() -> int | None:
+    adapter = AddressAdapter()
+    try:
+        return adapter.device_mtu()
+    finally:
+        adapter.close()
 
 
 def _timeouts() -> IpvsTimeouts:

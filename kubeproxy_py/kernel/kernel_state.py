@@ -152,6 +152,7 @@ class DeviceAddressWire(_Wire, frozen=True, gc=False):
 
     address: IP
     preferred: bool | None = None  # None: as this agent adds it
+    prefix_length: int = 0  # 0: that of a single address
 
 
 class KernelState(_Wire, frozen=True, gc=False, kw_only=True):
@@ -229,7 +230,9 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
         "sysctls": {key.path: value for key, value in by_kind.pairs(Sysctl, str)},
         "links": [key.name for key, _ in by_kind.pairs(Link, object)],
         "device_addresses": [
-            DeviceAddressWire(key.address, spec.preferred if isinstance(spec, AddressSpec) else None)
+            DeviceAddressWire(key.address, spec.preferred, spec.prefix_length)
+            if isinstance(spec, AddressSpec)
+            else DeviceAddressWire(key.address)
             for key, spec in by_kind.pairs(Address, object)
         ],
         "ipsets": [
@@ -283,7 +286,9 @@ def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
     for name in state.links:
         yield Link(name), None
     for address in state.device_addresses:
-        yield Address(address.address), None if address.preferred is None else AddressSpec(address.preferred)
+        is_usual = address.preferred is None
+        spec = None if is_usual else AddressSpec(address.preferred is True, address.prefix_length)
+        yield Address(address.address), spec
     for ipset in state.ipsets:
         yield Ipset(ipset.name), ipset.header
         for entry in ipset.entries:

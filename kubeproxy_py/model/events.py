@@ -80,7 +80,7 @@ class AddressesChanged(Struct, frozen=True, gc=False):
     """
 
     other_interfaces: bool = False  # addresses of interfaces other than kube-ipvs0 changed
-    device: bool = False  # kube-ipvs0 itself was created or deleted
+    device: bool = False  # kube-ipvs0 itself was created or deleted, or has, or had, an address with a network
     service_addresses: dict[IP, bool] = {}  # changed addresses on kube-ipvs0: True if present now
 
 

@@ -147,6 +147,7 @@ class DoctorFacts(Struct, frozen=True, gc=False, kw_only=True):
     rp_filter: dict[str, int] = {}  # by interface, as it is in force
     interfaces_of_routes: frozenset[str] = frozenset()  # interfaces by which a gateway is reached
     interfaces: tuple[str, ...] = ()
+    device_mtu: int | None = None  # of kube-ipvs0; None: it does not exist, or cannot be asked
     set_names: tuple[str, ...] = ()  # of all sets, of any program
     backend: str = ""  # the iptables backend that this agent uses here
     kubelet_backends: tuple[str, ...] = ()  # those in which kubelet has left a chain

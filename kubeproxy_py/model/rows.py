@@ -185,10 +185,12 @@ DRAINING = RealServerSpec(0)
 class AddressSpec(Struct, frozen=True, gc=False):
     """How an address on kube-ipvs0 differs from one that this agent adds."""
 
-    preferred: bool  # IPv6: the kernel may select it as the source of this host's packets
+    preferred: bool = False  # IPv6: the kernel may select it as the source of this host's packets
+    prefix_length: int = 0  # of its network, which is then taken from the host while the device is up; 0: it has none
 
     def __str__(self) -> str:
-        return "preferred" if self.preferred else "deprecated"
+        parts = ("preferred" if self.preferred else "", f"with network /{self.prefix_length}")
+        return ", ".join(filter(None, parts[: 2 if self.prefix_length else 1])) or "deprecated"
 
 
 PREFERRED = AddressSpec(preferred=True)

@@ -69,6 +69,7 @@ DOCTOR = DoctorFacts(
     rp_filter={"eth0": 0, "eth1": 2, "cni0": 0},
     interfaces_of_routes=frozenset(("eth0",)),
     interfaces=("lo", "eth0", "eth1", "cni0", "kube-ipvs0"),
+    device_mtu=1500,
     set_names=("KUBE-CLUSTER-IP", "KUBE-LOAD-BALANCER"),
     backend="nft",
     kubelet_backends=("nft",),
@@ -152,6 +153,11 @@ EXAMPLES: Mapping[str, Situation] = {
     "NatRuleBeforeServices": with_chain(
         "nat", "PREROUTING", ("-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080", _JUMP)
     ),
+    "DeviceMtuTooSmall": with_doctor(
+        device_mtu=1000,
+        served=frozenset((ServedAddress("fd00:10:96::a", "ClusterIP"), ServedAddress("10.96.0.10", "ClusterIP"))),
+    ),
+    "AddressWithNetwork": with_facts(addresses=(*ADDRESSES[:-1], HostAddress("kube-ipvs0", "10.96.0.10", 24))),
     "ServiceAddressOnInterface": with_facts(addresses=(*ADDRESSES, HostAddress("eth1", "10.96.0.10", 32))),
     "NodeLocalDnsBypassed": replace(
         with_facts(addresses=_LOCAL_DNS), doctor=replace(DOCTOR, interfaces=(*DOCTOR.interfaces, "nodelocaldns"))

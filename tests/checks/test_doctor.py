@@ -339,6 +339,16 @@ def test_hairpin_matters_on_bridges_with_pods() -> None:
     assert "5 of its ports: veth0, veth1, veth2 ..." in find(with_facts(hairpin_off={"cni0": many}))["HairpinOff"].cause
 
 
+def test_small_mtu_without_ipv6_services_and_the_kernels_own_addresses_are_well() -> None:
+    device = check_called("device")
+    assert diagnose(device, with_doctor(device_mtu=1000)).state == "ok"
+    six = frozenset((ServedAddress("fd00:10:96::a", "ClusterIP"),))
+    assert diagnose(device, with_doctor(device_mtu=1280, served=six)).state == "ok"
+    assert diagnose(device, with_doctor(device_mtu=None, served=six)).seen == "no interface kube-ipvs0"
+    own = (HostAddress("kube-ipvs0", "fe80::1", 64), HostAddress("kube-ipvs0", "fd00:10:96::a", 128))
+    assert diagnose(device, with_facts(addresses=(*ADDRESSES, *own))).state == "ok"
+
+
 def test_conntrack_without_a_limit_or_without_tracking_is_well() -> None:
     check = check_called("conntrack")
     assert diagnose(check, with_facts(conntrack=None)).seen == "connections are not tracked"

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from lab.client import query
+from lab.client import connect, query, read_answer
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
-from tests.e2e.manifests import Folder, Port, service_with_slice
+from tests.e2e.manifests import Folder, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
@@ -21,6 +21,8 @@ OBJECTS = [
     *service_with_slice("web", "10.96.0.10", ["pod-a1", "pod-b1"], [Port(80, "TCP", 8080, 30080)]),
     *service_with_slice("kept", "10.96.0.11", ["pod-a1", "pod-b1"], sessionAffinity="ClientIP"),
     *service_with_slice("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [Port(53, "UDP", 8080)]),
+    service("six", "fd00:10:96::10"),
+    endpoint_slice("six", ["pod-a1", "pod-b1"], version=6),
 ]
 PERIOD_S = 1
 REPAIRED_WITHIN_S = PERIOD_S + 14.0  # a period, and time to compare and to repair on a busy machine
@@ -47,6 +49,14 @@ BY_COMPARING = {
 BY_NOTIFICATION = {
     "an address deleted": "ip address del 10.96.0.10/32 dev kube-ipvs0",
     "a foreign address added": "ip address add 10.96.9.9/32 dev kube-ipvs0",
+    "an address with a network added": "ip address add 10.96.0.10/24 dev kube-ipvs0",
+    "an address replaced by one with a network": (
+        "ip address del 10.96.0.10/32 dev kube-ipvs0; ip address add 10.96.0.10/24 dev kube-ipvs0"
+    ),
+    "an IPv6 address replaced by one with a network": (
+        "ip address del fd00:10:96::10/128 dev kube-ipvs0; ip address add fd00:10:96::10/64 dev kube-ipvs0"
+    ),
+    "an MTU that is too small for IPv6": "ip link set kube-ipvs0 mtu 1000",
     "the device deleted": "ip link del kube-ipvs0",
 }
 
@@ -109,6 +119,24 @@ def test_drift_is_repaired_within_the_sync_period(comparing: Node, change: str) 
 def test_drift_of_addresses_and_the_device_is_repaired_on_notification(listening: Node, change: str) -> None:
     listening.assert_repairs(change, NOTIFIED_WITHIN_S)
     assert listening.serves()
+
+
+@pytest.mark.parametrize(
+    ("address", "length", "network"), [("10.96.0.10", 32, 24), ("fd00:10:96::10", 128, 64)], ids=["IPv4", "IPv6"]
+)
+def test_connection_stays_while_an_address_with_a_network_is_replaced(
+    listening: Node, address: str, length: int, network: int
+) -> None:
+    node = listening.cluster.node_a
+    for client in (node, listening.cluster["pod-a2"]):
+        with connect(client, "tcp", address, 80) as held:
+            read_answer(held)
+            wrong = f"ip address add {address}/{network} dev kube-ipvs0"
+            if length == 128:  # which cannot have both
+                wrong = f"ip address del {address}/{length} dev kube-ipvs0; {wrong}"
+            listening.assert_repairs(wrong, NOTIFIED_WITHIN_S)
+            held.sendall(b"still there?\n")
+            assert held.recv(100) == b"still there?\n"
 
 
 def test_node_ports_answer_at_once_at_a_new_address_of_the_node(listening: Node) -> None:

@@ -69,7 +69,7 @@ def _link(title: str, verb: Verb) -> Sample:
 
 
 def _address(title: str, verb: Verb, ip: str) -> Sample:
-    return _rtnetlink(title, address.encode_address(Step(verb, Address(ip)), INDEX, {}), 8, ADDRESS)
+    return _rtnetlink(title, b"".join(address.encode_address(Step(verb, Address(ip)), INDEX, {})), 8, ADDRESS)
 
 
 def _solicit(title: str, ip: str) -> Sample:

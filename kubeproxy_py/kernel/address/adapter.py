@@ -8,21 +8,29 @@ Invariants:
 - The kernel never selects an IPv6 address that was added here as the source of a packet (encode.py).
 - A device that was renamed gets its name back, and its addresses are read as those of kube-ipvs0 until then, also if it
   was renamed while no agent ran (renamed.py).
-- IPv6 is switched on for the device if it is off for new interfaces (ipv6_switch.py).
+- IPv6 is switched on for the device if it is off for new interfaces (ipv6_switch.py), and its MTU is set back if it is
+  too small for IPv6.
+- An address that has a network (10.96.0.10/24) is none of ours, and is replaced by the address alone.
 
 Source: net/ipv6/addrconf.c, and the headers named in rtnetlink.py.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from errno import EACCES, EADDRNOTAVAIL, EEXIST, ENODEV, ENXIO
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from errno import EACCES, EADDRNOTAVAIL, EEXIST, EINVAL, ENOBUFS, ENODEV, ENXIO
 from functools import cached_property, partial
 from socket import inet_pton
 from struct import Struct
 from time import sleep
 
 from kubeproxy_py.kernel import LINK, Scope, Snapshot, snapshot_of
-from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
-from kubeproxy_py.kernel.address.encode import encode_address, encode_link, encode_rename
+from kubeproxy_py.kernel.address.decode import (
+    decode_addresses,
+    decode_index,
+    decode_local_targets,
+    decode_mtu,
+    decode_names,
+)
+from kubeproxy_py.kernel.address.encode import encode_address, encode_link, encode_mtu, encode_rename
 from kubeproxy_py.kernel.address.ipv6_switch import enable_ipv6
 from kubeproxy_py.kernel.address.renamed import find_renamed
 from kubeproxy_py.kernel.address.rtnetlink import (
@@ -45,13 +53,14 @@ from kubeproxy_py.kernel.dispatch import group_steps, row_kind
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.netlink.attributes import attribute, string, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET6, AF_UNSPEC
-from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, NetlinkError, Socket, message
+from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, Message, NetlinkError, Socket, message
 from kubeproxy_py.model.node import HostAddress
-from kubeproxy_py.model.rows import IPVS_DEVICE, PREFERRED, Address, Link, Rows
+from kubeproxy_py.model.rows import IPVS_DEVICE, PREFERRED, Address, AddressSpec, Link, Rows
 from kubeproxy_py.model.steps import Step, StepFailure
-from kubeproxy_py.net import IP
+from kubeproxy_py.net import IP, IPV6_MIN_MTU
 
 _INDEX = Struct("=I")
+_USUAL_MTU = 1500  # of a new device
 
 # (row type, verb) -> errors that mean that there was nothing left to do.  A deleted address is EADDRNOTAVAIL, on older
 # kernels ENXIO, and ENODEV if the device was deleted with it.
@@ -61,6 +70,9 @@ _DONE: dict[tuple[type, str], frozenset[int]] = {
     (Address, "add"): frozenset((EEXIST,)),
     (Address, "delete"): frozenset((EADDRNOTAVAIL, ENXIO, ENODEV)),
 }
+
+_DONE_IN_PARTS = frozenset((EEXIST, EADDRNOTAVAIL, ENXIO))
+"""Errors of a message of several that an address needs, which mean that there was nothing left to do."""
 
 _POLL_DELAYS_S = tuple(0.001 * 2**number for number in range(10))
 """Pauses between checks whether new addresses are local: 1 s in total, about seven times the longest delay seen."""
@@ -77,8 +89,9 @@ class AddressAdapter:
 
     def __init__(self, served: Callable[[], Collection[IP]] = frozenset) -> None:
         self._served = served
-        # Prefix lengths of the addresses on the device that other programs added; a delete must name the prefix length.
-        self._foreign_prefixes: dict[IP, int] = {}
+        # The prefix lengths of the addresses on the device that have a network: other programs added them, and a delete
+        # must name the prefix length.
+        self._foreign_prefixes: dict[IP, list[int]] = {}
         # The index of the device; 0 if it must be looked up.  Linux does not reuse indexes, so a stale one is no other
         # device's.
         self._device = 0
@@ -114,9 +127,11 @@ class AddressAdapter:
         for each in listed:
             if not _is_automatic(each.family, each.scope, each.address):
                 is_preferred = each.family == AF_INET6 and not each.flags & IFA_F_DEPRECATED
-                rows[Address(each.address)] = PREFERRED if is_preferred else None
                 if each.prefix != HOST_PREFIX[each.family]:
-                    self._foreign_prefixes[each.address] = each.prefix
+                    self._foreign_prefixes.setdefault(each.address, []).append(each.prefix)
+                    rows[Address(each.address)] = AddressSpec(is_preferred, each.prefix)
+                else:
+                    rows.setdefault(Address(each.address), PREFERRED if is_preferred else None)
         return rows
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
@@ -171,26 +186,72 @@ class AddressAdapter:
                 no_device = NetlinkError(ENODEV, f"the device {IPVS_DEVICE} does not exist")
                 return _failures(steps, dict.fromkeys(range(len(steps)), no_device))
             errors = self._send_addresses(steps, self._device)
-        failures = self._retry_with_ipv6_enabled(_failures(steps, errors))
+        failures = _failures(steps, errors)
+        # Where the MTU was too small, IPv6 starts anew, and may then be off.
+        for errno, make_possible in ((EINVAL, self._enlarge_mtu), (ENOBUFS, self._enlarge_mtu), (EACCES, enable_ipv6)):
+            failures = self._retry_where_ipv6_failed(failures, errno, make_possible)
         self._wait_until_local(_added_ipv6(steps) - _added_ipv6(failure.step for failure in failures))
         return failures
 
-    def _retry_with_ipv6_enabled(self, failures: list[StepFailure]) -> list[StepFailure]:
-        """Enable IPv6 on the device if it is why some of *failures* failed; try these again and return what is left.
+    def _retry_where_ipv6_failed(
+        self, failures: list[StepFailure], errno: int, make_possible: Callable[[], str]
+    ) -> list[StepFailure]:
+        """Have IPv6 made possible on the device if *errno* is why some of *failures* failed.
 
-        The kernel refuses an IPv6 address with EACCES where the interface has IPv6 switched off.
+        Try these again and return what is left.
         """
-        refused = [failure.step for failure in failures if _needs_ipv6(failure)]
+        refused = [failure.step for failure in failures if _is_refused(failure, errno)]
         if not refused:
             return failures
-        others = [failure for failure in failures if not _needs_ipv6(failure)]
-        if problem := enable_ipv6():
-            return [*others, *(StepFailure(step, EACCES, problem) for step in refused)]
+        others = [failure for failure in failures if not _is_refused(failure, errno)]
+        if problem := make_possible():
+            return [*others, *(StepFailure(step, errno, problem) for step in refused)]
         return [*others, *_failures(refused, self._send_addresses(refused, self._device))]
 
+    def device_mtu(self) -> int | None:
+        """Return the MTU of kube-ipvs0 in bytes; None if it does not exist.  Raises KernelError."""
+        index = self._find_index(IPVS_DEVICE)
+        return decode_mtu(self._netlink.request(_link_request(index))) if index else None
+
+    def _enlarge_mtu(self) -> str:
+        """Set the MTU of the device back if it is too small for IPv6, and return "", or why that is not possible.
+
+        The device carries no packets, so any MTU would do.  But Linux deletes all IPv6 addresses of an interface whose
+        MTU becomes too small, and refuses new ones: with EINVAL, before 5.4 with ENOBUFS (addrconf_notify).
+        """
+        mtu = self.device_mtu()
+        if mtu is None or mtu >= IPV6_MIN_MTU:
+            return ""  # it is something else
+        errors = self._netlink.execute([encode_mtu(self._device, _USUAL_MTU)])
+        if not errors:
+            return ""
+        cause = f"the MTU of {IPVS_DEVICE} is {mtu}, and IPv6 needs {IPV6_MIN_MTU}; it could not be changed"
+        return f"{cause}: {errors[0].text} (ip link set {IPVS_DEVICE} mtu {_USUAL_MTU})"
+
     def _send_addresses(self, steps: Sequence[Step], device: int) -> dict[int, NetlinkError]:
-        """Apply Address *steps* on the interface *device*; return the errors by index."""
-        return self._netlink.execute(encode_address(step, device, self._foreign_prefixes) for step in steps)
+        """Apply Address *steps* on the interface *device*; return the errors by index.
+
+        What adds an address is sent before what only deletes: with the first address of a network Linux deletes others
+        of it (unless net.ipv4.conf.all.promote_secondaries is set), which by then exist without it.
+        """
+        order: Sequence[int] = range(len(steps))
+        if self._foreign_prefixes:
+            order = [*(i for i in order if steps[i].verb != "delete"), *(i for i in order if steps[i].verb == "delete")]
+        owners: list[int] = []  # the step of each message
+        errors = self._netlink.execute(self._messages(steps, device, order, owners))
+        found: dict[int, NetlinkError] = {}
+        for number, error in errors.items():
+            if steps[owners[number]].verb == "add" or error.errno not in _DONE_IN_PARTS:
+                found.setdefault(owners[number], error)
+        return found
+
+    def _messages(
+        self, steps: Sequence[Step], device: int, order: Iterable[int], owners: list[int]
+    ) -> Iterator[Message]:
+        for index in order:
+            for each in encode_address(steps[index], device, self._foreign_prefixes):
+                owners.append(index)
+                yield each
 
     def _wait_until_local(self, addresses: set[IP]) -> None:
         """Wait until packets to each of these IPv6 *addresses* are delivered to this host, at most 1 s.
@@ -227,8 +288,7 @@ class AddressAdapter:
     def _find_index(self, name: str) -> int:
         """Return the index of the interface *name*; 0 if it does not exist."""
         try:
-            body = IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0) + string(IFLA_IFNAME, name)
-            reply = self._netlink.request(message(RTM_GETLINK, 0, body))
+            reply = self._netlink.request(_link_request(0, string(IFLA_IFNAME, name)))
         except KernelError as error:
             if error.errno == ENODEV:
                 return 0
@@ -256,12 +316,24 @@ class AddressAdapter:
         return self._netlink.dump(message(RTM_GETADDR, 0, IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0)))
 
 
-def _needs_ipv6(failure: StepFailure) -> bool:
-    return failure.errno == EACCES and ":" in str(failure.step.key)
+def _link_request(index: int, attributes: bytes = b"") -> Message:
+    """Return the request for the interface *index*, or 0 and its name in *attributes*."""
+    return message(RTM_GETLINK, 0, IFINFOMSG.pack(AF_UNSPEC, 0, index, 0, 0) + attributes)
+
+
+def _is_refused(failure: StepFailure, errno: int) -> bool:
+    return failure.errno == errno and failure.step.verb != "delete" and ":" in str(failure.step.key)
 
 
 def _added_ipv6(steps: Iterable[Step]) -> set[IP]:
-    added = (step.key.address for step in steps if step.verb == "add" and isinstance(step.key, Address))
+    """Return the IPv6 addresses that *steps* add, or add again without a network."""
+    added = (
+        step.key.address
+        for step in steps
+        if isinstance(step.key, Address)
+        and (step.verb == "add" or (isinstance(step.before, AddressSpec) and step.before.prefix_length))
+        and step.verb != "delete"
+    )
     return {address for address in added if ":" in address}
 
 

@@ -15,6 +15,7 @@ from kubeproxy_py.kernel.address.rtnetlink import (
     IFADDRMSG,
     IFINFOMSG,
     IFLA_IFNAME,
+    IFLA_MTU,
     RTA_DST,
     RTMSG,
     RTMSG_TYPE,
@@ -22,7 +23,7 @@ from kubeproxy_py.kernel.address.rtnetlink import (
     local_address,
 )
 from kubeproxy_py.kernel.errors import decoding
-from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string
+from kubeproxy_py.kernel.netlink.attributes import parse_attributes, read_string, read_u32
 from kubeproxy_py.net import IP
 
 
@@ -52,6 +53,12 @@ def decode_index(body: bytes) -> int:
     """Return the index of the interface that *body* describes.  Raises KernelError."""
     with decoding("the description of an interface"):
         return int(IFINFOMSG.unpack_from(body)[2])
+
+
+def decode_mtu(body: bytes) -> int:
+    """Return the MTU of the interface that *body* describes, in bytes.  Raises KernelError."""
+    with decoding("the description of an interface"):
+        return read_u32(parse_attributes(body, IFINFOMSG.size)[IFLA_MTU])
 
 
 def decode_names(bodies: Iterable[bytes]) -> dict[int, str]:

@@ -9,7 +9,7 @@ IPv4 has no such rule; there the address of the route is selected.
 Source: ipv6_get_saddr_eval, inet6_addr_add and inet6_addr_modify in net/ipv6/addrconf.c.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from socket import inet_pton
 
@@ -24,6 +24,7 @@ from kubeproxy_py.kernel.address.rtnetlink import (
     IFLA_IFNAME,
     IFLA_INFO_KIND,
     IFLA_LINKINFO,
+    IFLA_MTU,
     LIFETIME_INFINITE,
     LOCAL_HEADER,
     RT_SCOPE_UNIVERSE,
@@ -32,7 +33,7 @@ from kubeproxy_py.kernel.address.rtnetlink import (
     RTM_NEWADDR,
     RTM_NEWLINK,
 )
-from kubeproxy_py.kernel.netlink.attributes import attribute, nested, string
+from kubeproxy_py.kernel.netlink.attributes import attribute, nested, string, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET6, AF_UNSPEC, family_number
 from kubeproxy_py.kernel.netlink.messages import NLM_F_REPLACE, message_header
 from kubeproxy_py.kernel.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Message, message
@@ -58,11 +59,17 @@ def encode_rename(index: int, name: str) -> Message:
     return message(RTM_NEWLINK, 0, IFINFOMSG.pack(AF_UNSPEC, 0, index, 0, 0) + string(IFLA_IFNAME, name))
 
 
-def encode_address(step: Step, index: int, foreign_prefixes: Mapping[IP, int]) -> Message:
-    """Return the message that adds, updates or deletes the address of *step* on interface *index*.
+def encode_mtu(index: int, mtu: int) -> Message:
+    """Return the message that gives the device *index* the MTU *mtu*, in bytes."""
+    return message(RTM_NEWLINK, 0, IFINFOMSG.pack(AF_UNSPEC, 0, index, 0, 0) + u32(IFLA_MTU, mtu))
 
-    Addresses are added with the prefix length of a single address and global scope.  *foreign_prefixes* has the prefix
-    length of each address that was added with another one.
+
+def encode_address(step: Step, index: int, foreign_prefixes: Mapping[IP, Sequence[int]]) -> list[Message]:
+    """Return the messages that add, update or delete the address of *step* on interface *index*, in their order.
+
+    Addresses are added with the prefix length of a single address and global scope.  *foreign_prefixes* has the other
+    prefix lengths with which an address exists.  An update leaves that of a single address: IPv4 has both meanwhile, so
+    that the host never lacks the address; IPv6 can't, and lacks it for as long as the kernel takes for two messages.
 
     For IPv6, duplicate address detection is disabled.  A dummy device has no neighbours and would not do it, but the
     kernel finds that out a moment later, and until then the address is tentative and cannot be used (seen on 6.1).
@@ -72,10 +79,23 @@ def encode_address(step: Step, index: int, foreign_prefixes: Mapping[IP, int]) -
     address = step.key.address
     family = family_number(address)
     packed = inet_pton(family, address)
-    prefix = HOST_PREFIX[family]
+    others = [_encode_delete(family, prefix, index, packed) for prefix in foreign_prefixes.get(address, ())]
     if step.verb == "delete":
-        return _delete_template(family, foreign_prefixes.get(address, prefix), index) + packed
-    return _add_template(family, index) + packed + ADDRESS_HEADER[family] + packed
+        return [*others, _delete_template(family, HOST_PREFIX[family], index) + packed]
+    add = _add_template(family, index) + packed + ADDRESS_HEADER[family] + packed
+    if step.verb == "add" or not others:
+        return [add]
+    return [*others, add] if family == AF_INET6 else [add, *others]
+
+
+def _encode_delete(family: int, prefix: int, index: int, packed: bytes) -> Message:
+    """Return a delete message that means the address with this *prefix* length only.
+
+    Without IFA_ADDRESS Linux ignores the prefix length of an IPv4 address, and deletes any.
+    """
+    body = IFADDRMSG.pack(family, prefix, 0, RT_SCOPE_UNIVERSE, index)
+    body += LOCAL_HEADER[family] + packed + ADDRESS_HEADER[family] + packed
+    return message(RTM_DELADDR, 0, body)
 
 
 @lru_cache(maxsize=64)

@@ -28,6 +28,7 @@ from msgspec.structs import replace
 
 from kubeproxy_py import threads
 from kubeproxy_py.kernel.address.rtnetlink import (
+    HOST_PREFIX,
     IFADDRMSG,
     IFINFOMSG,
     IFLA_IFNAME,
@@ -180,9 +181,11 @@ def parse_notification(notification: bytes, device: int, before: AddressesChange
     message_type = NLMSGHDR.unpack_from(notification)[1]
     if message_type in (RTM_NEWADDR, RTM_DELADDR):
         body = notification[HEADER_SIZE:]
-        family, _, _, _, index = IFADDRMSG.unpack_from(body)
+        family, prefix, _, _, index = IFADDRMSG.unpack_from(body)
         if index != device:
             return replace(before, other_interfaces=True)
+        if prefix != HOST_PREFIX[family]:  # no address of ours, even if it is one of a Service
+            return replace(before, device=True)
         address = inet_ntop(family, local_address(family, body))
         return replace(before, service_addresses={**before.service_addresses, address: message_type == RTM_NEWADDR})
     if message_type in (RTM_NEWLINK, RTM_DELLINK):

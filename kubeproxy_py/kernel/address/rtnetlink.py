@@ -21,7 +21,7 @@ IFADDRMSG_INDEX_OFFSET = 4
 RTMSG = Struct("=BBBBBBBBI")  # family, destination and source prefix length, TOS, table, protocol, scope, type, flags
 RTMSG_TYPE = 7  # field number of the type
 
-IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_EXT_MASK = 3, 10, 18, 29
+IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_EXT_MASK = 3, 4, 10, 18, 29
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO = 1, 2, 6

@@ -7,14 +7,16 @@ of this host that resembles the destination most, and Service addresses on kube-
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 
 import pytest
 
 from kubeproxy_py.kernel import LINK
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
-from kubeproxy_py.model.rows import IPVS_DEVICE, PREFERRED, Address, Link, Rows
+from kubeproxy_py.model.rows import IPVS_DEVICE, PREFERRED, Address, AddressSpec, Link, Rows
 from kubeproxy_py.model.steps import Step
 from lab.client import query
 from lab.namespace import Namespace, new_namespace
@@ -155,11 +157,73 @@ def test_address_of_another_program_is_read_as_different_and_changed_in_place(
     namespace, kernel = adapter
     for address in (f"{CLUSTER_IP}/{length}", "10.96.0.1/32"):
         shell(namespace, f"ip address add {address} dev {IPVS_DEVICE}")
-    assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, Address(CLUSTER_IP): PREFERRED, Address("10.96.0.1"): None}
-    assert not kernel.apply([Step("update", Address(CLUSTER_IP), None, PREFERRED)])
+    found = PREFERRED if length == 128 else AddressSpec(preferred=True, prefix_length=64)
+    assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, Address(CLUSTER_IP): found, Address("10.96.0.1"): None}
+    assert not kernel.apply([Step("update", Address(CLUSTER_IP), None, found)])
     assert kernel.read(LINK)[Address(CLUSTER_IP)] is None
+    assert "valid_lft forever preferred_lft 0sec" in addresses_on_device(namespace)[CLUSTER_IP]
     assert not kernel.apply([Step("delete", Address(CLUSTER_IP))])
     assert CLUSTER_IP not in addresses_on_device(namespace)
+
+
+def test_addresses_of_a_network_are_replaced_by_themselves_and_never_missing(
+    adapter: tuple[Namespace, AddressAdapter],
+) -> None:
+    namespace, kernel = adapter
+    for address in ("10.96.0.1/24", "10.96.0.2/24", "10.96.0.3/16", "10.96.0.3/32", "10.96.0.9/24"):
+        shell(namespace, f"ip address add {address} dev {IPVS_DEVICE}")
+    networks = {f"10.96.0.{number}": length for number, length in ((1, 24), (2, 24), (3, 16), (9, 24))}
+    found: Rows = {Address(address): AddressSpec(prefix_length=length) for address, length in networks.items()}
+    assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, **found}
+    steps = [Step("delete", Address("10.96.0.1"), None, found[Address("10.96.0.1")])]  # the first of its network
+    steps += [Step("update", key, None, found[key]) for key in list(found)[1:]]
+    with listening(namespace) as notified:
+        assert not kernel.apply(steps)
+        assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, **dict.fromkeys(list(found)[1:])}
+        shell(namespace, f"ip address add 10.96.0.99/32 dev {IPVS_DEVICE}")  # the last notification
+        events = notified(until="10.96.0.99/32")
+    bound = {address: {length} for address, length in networks.items()}
+    bound["10.96.0.3"].add(32)
+    for deleted, address, length in events:
+        (bound[address].discard if deleted else bound[address].add)(length)
+        assert bound[address] or address == "10.96.0.1", events
+    assert bound == {"10.96.0.1": set(), "10.96.0.2": {32}, "10.96.0.3": {32}, "10.96.0.9": {32}}
+
+
+@contextmanager
+def listening(namespace: Namespace) -> Iterator[Callable[..., list[tuple[bool, str, int]]]]:
+    """Yield a function that returns (deleted, address, prefix length) of each notification before that of *until*."""
+    command = namespace.wrap(["ip", "-o", "monitor", "address"])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+        assert monitor.stdout
+        lines = monitor.stdout
+
+        def notified(until: str) -> list[tuple[bool, str, int]]:
+            events: list[tuple[bool, str, int]] = []
+            for line in lines:
+                words = line.split()
+                address, _, length = next(word for word in words if "/" in word).partition("/")
+                if f"{address}/{length}" == until:
+                    return events
+                events.append(("Deleted" in words, address, int(length)))
+            return events
+
+        try:
+            sleep(0.5)  # until it listens
+            yield notified
+        finally:
+            monitor.kill()
+
+
+def test_ipv6_addresses_are_bound_again_where_the_mtu_was_too_small(adapter: tuple[Namespace, AddressAdapter]) -> None:
+    namespace, kernel = adapter
+    rows: Rows = {Address("10.96.0.1"): None, Address(CLUSTER_IP): None}
+    assert not kernel.apply([Step("add", key) for key in rows])
+    shell(namespace, f"ip link set {IPVS_DEVICE} mtu 1279")
+    assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, Address("10.96.0.1"): None}
+    assert not kernel.apply([Step("add", Address(CLUSTER_IP))])
+    assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, **rows}
+    assert "mtu 1500" in run(namespace, "ip", "link", "show", IPVS_DEVICE)
 
 
 def test_address_that_appeared_meanwhile_is_deprecated_by_adding_it(adapter: tuple[Namespace, AddressAdapter]) -> None:
