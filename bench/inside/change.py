@@ -5,15 +5,17 @@ Invariants:
   - Each N has a process and a namespace of its own.
   - All N are measured in one boot, alternately in short runs, so that their ratios are valid on a busy machine.
   - What a change causes afterwards (the kernel's notifications of the agent's own addresses) is measured separately.
+  - What is due besides (marks, checks of real servers) is done before, as by a loop that waits for the change.
 """
 
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench import objects
 from bench.inside import agent
@@ -32,9 +34,11 @@ _SERVICE_ROWS = 14  # 10 real servers, the virtual server, its address, two set 
 _RUN_LENGTH = 10  # changes of one worker before the next worker runs
 # Many changes at once, because the lab's kernel accounts CPU in ticks of 10 ms.
 _CPU_RUN, _CPU_SERVICES = 500, 100
+_TURN_MAX_S = 0.05  # of a cycle of the loop in which nothing happens
 _FORK = multiprocessing.get_context("fork")
 
 Figures = dict[str, list[float]]
+_Argument = TypeVar("_Argument")
 
 
 class ChangeBench:
@@ -42,12 +46,14 @@ class ChangeBench:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self._changes = self._services = self._notifications = 0
+        self._changes = self._services = 0
+        self._notifications: deque[AddressesChanged] = deque()  # not enqueued yet
         self._reports: list[Report] = []
         self._lines = Lines()
         logs.setup(stream=Path(os.devnull).open("w"))  # noqa: SIM115 - never closed; logging is part of the cost
-        self._parts, _, self._loop = agent.make_agent(self._reports.append, observer=agent.make_observer())
-        self._monitor = AddressMonitor(self._on_addresses)
+        measured = agent.make_agent(self._reports.append, observer=agent.make_observer(), turn_max_s=_TURN_MAX_S)
+        self._parts, self._agent, self._loop = measured
+        self._monitor = AddressMonitor(self._notifications.append)
 
     def program(self) -> None:
         """Run the first sync and handle the notifications that it causes."""
@@ -61,7 +67,7 @@ class ChangeBench:
 
     def replace_endpoints(self) -> Figures:
         """Replace one pod after the other, of Services in a scattered order; replace them back once each was."""
-        return {"endpoint": [self._slice_changed(line) for line in self._next_lines(_RUN_LENGTH)]}
+        return {"endpoint": [self._when_idle(self._slice_changed, line) for line in self._next_lines(_RUN_LENGTH)]}
 
     def measure_endpoint_cpu(self) -> Figures:
         """Measure the agent's CPU time for one endpoint, as the mean of many."""
@@ -76,9 +82,9 @@ class ChangeBench:
 
     def change_service(self) -> Figures:
         """Add and delete a Service, and measure the handling of the notification of its address after each."""
-        added = self._service_changed("ADDED")
+        added = self._when_idle(self._service_changed, "ADDED")
         notification = self._address_notification_ms()
-        deleted = self._service_changed("DELETED")
+        deleted = self._when_idle(self._service_changed, "DELETED")
         return {"added": [added], "deleted": [deleted], "echo": [notification, self._address_notification_ms()]}
 
     def measure_service_cpu(self) -> Figures:
@@ -149,14 +155,22 @@ class ChangeBench:
         assert not any(report.failures for report in syncs), syncs
         return took_ms
 
+    def _when_idle(self, change: Callable[[_Argument], float], argument: _Argument) -> float:
+        """Return the milliseconds of *change* with *argument*, after the loop has done what was due."""
+        while self._agent.due_s() <= time.monotonic():
+            self._loop.run_cycle()
+        return change(argument)
+
     def _address_notification_ms(self) -> float:
         """Return the milliseconds to handle the kernel's notifications of the addresses of the last change."""
-        time.sleep(_NOTIFICATION_S)
-        took_ms = 0.0
+        end_s = time.monotonic() + _NOTIFICATION_S
+        while time.monotonic() < end_s:
+            self._loop.run_cycle()
+        if not self._notifications:
+            return 0.0
         while self._notifications:
-            self._notifications -= 1
-            took_ms += self._run_cycle()
-        return took_ms
+            self._loop.enqueue(self._notifications.popleft())
+        return self._run_cycle()
 
     def _run_cycle(self, decode: Callable[[], Sequence[Event]] = tuple) -> float:
         began_s = time.perf_counter()
@@ -164,10 +178,6 @@ class ChangeBench:
             self._loop.enqueue(event)
         self._loop.run_cycle()
         return (time.perf_counter() - began_s) * 1e3
-
-    def _on_addresses(self, change: AddressesChanged) -> None:
-        self._notifications += 1
-        self._loop.enqueue(change)
 
 
 def _without_drained(report: SyncReport) -> int:

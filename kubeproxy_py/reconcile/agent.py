@@ -301,11 +301,12 @@ class Agent:
 
     def _sync_and_drain(self, now_s: float) -> Iterator[Report]:
         """Compare for a slice, delete drained real servers, and sync if that is due, in the same messages."""
-        watches = now_s >= self._watch.due_s and not (self._watch.may_wait(now_s) and now_s >= self._sync_due_s())
+        events_wait = now_s >= self._sync_due_s()
+        watches = now_s >= (self._watch.overdue_s if events_wait else self._watch.due_s)
         compares = now_s >= self._compare.due_s and not watches
         drift_rows, self._late_drift_rows = self._late_drift_rows, 0
         if watches:
-            drift_rows += self._watch.run_slice(now_s)
+            drift_rows += self._watch.run_slice(now_s, events_wait=events_wait)
         if compares:
             drift_rows += self._compare.run_slice(self._timing.sync_period_s, now_s)
         if drift_rows:

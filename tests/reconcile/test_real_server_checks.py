@@ -12,6 +12,7 @@ from kubeproxy_py.model.rows import RealServer, RealServerSpec, VirtualServer, V
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Timing
 from kubeproxy_py.reconcile.real_server_checks import CHECKS_SHARE, SERVER_SHARE, SLICE_S
+from kubeproxy_py.reconcile.report import Trigger
 from tests.builders import endpoint_slice, service
 from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
 
@@ -155,6 +156,29 @@ def test_checks_take_a_bounded_share_of_the_time_and_reach_every_server() -> Non
     assert len(kernel.read_servers) * cost_s < 100.0 * min(CHECKS_SHARE, 301 * SERVER_SHARE) + 0.1
     assert set(kernel.read_servers) >= {key for key in kernel.rows if isinstance(key, VirtualServer)}
     assert longest_s < SLICE_S + 20 * cost_s
+
+
+def test_an_event_is_handled_before_checks_that_are_due() -> None:
+    harness = watched(kernel := UnmarkedKernel())
+    harness.now_s += MARKS_S
+    kernel.read_servers.clear()
+    (report,) = harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.99"])))
+    assert (report.trigger, kernel.read_servers) == (Trigger.EVENT, [])
+    harness.advance(0.0)
+    assert kernel.read_servers == [SERVER]
+
+
+def test_a_changed_weight_is_repaired_although_events_never_end() -> None:
+    harness = watched()
+    other = "shop/other"
+    harness.handle(ServiceUpserted(service(other, ["10.96.0.11"])))
+    for number in range(200):
+        if number % 50 == 0:
+            change_weight(harness)
+        harness.now_s += 0.05
+        harness.handle(SliceUpserted(endpoint_slice(other, [f"10.244.2.{number}"])))
+        if number % 50 == 49:
+            assert harness.kernel.rows[POD] == RealServerSpec(1)
 
 
 def test_checks_on_a_busy_machine_are_not_delayed_by_other_programs() -> None:
