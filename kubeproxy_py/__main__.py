@@ -3,8 +3,12 @@
 import gc
 import sys
 
-from kubeproxy_py import cli
-from kubeproxy_py.commands.output import replace_unencodable
+from kubeproxy_py.lean_msgspec import import_msgspec
+
+import_msgspec()  # before any module that uses it
+
+from kubeproxy_py import cli  # noqa: E402
+from kubeproxy_py.commands.output import replace_unencodable  # noqa: E402
 
 _STARTUP_GC_THRESHOLD = (100_000, 20, 20)
 
