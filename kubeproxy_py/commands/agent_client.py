@@ -21,7 +21,7 @@ _TIMEOUT_S = 15.0  # the agent may be in a long sync
 _SOON_S = 0.1
 _BODY_MAX_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
-_OK, _TOO_LONG = 200, 431
+_OK, _TOO_LONG, _BUSY = 200, 431, 503
 _LENGTH = b"content-length"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 _OWN_SOURCE_FLAGS = ("manifests",)  # with these the operator asks for another source than the agent's
@@ -76,6 +76,8 @@ def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
         who = "" if os.geteuid() == 0 else "; it answers root only"
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NoAgentError(f"the agent at {path} does not answer: {text}{who}") from None
+    if status == _BUSY:
+        raise NoAgentError(f"the agent at {path} does not answer: {_error_document(body).error}")
     if status == _TOO_LONG:
         raise RefusedError(status, ErrorDocument("the arguments are too long"))
     if status != _OK:

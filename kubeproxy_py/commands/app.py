@@ -33,7 +33,7 @@ from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import Report
 from kubeproxy_py.server.debug_socket import DebugServer
-from kubeproxy_py.server.documents import SOCKET_PAGES, Documents
+from kubeproxy_py.server.documents import PATIENT_S, SOCKET_PAGES, Documents
 from kubeproxy_py.server.node_servers import Collectors, NodeServers, ServeError
 from kubeproxy_py.server.snapshots import Snapshots
 from kubeproxy_py.server.ui import UiServer
@@ -119,7 +119,7 @@ def build_app(
     snapshots = Snapshots(loop.request_snapshot, _about(current, parts, platform))
     servers.serve_documents(Documents(snapshots, IpvsAdapter).answer, snapshots.drop_unused)
     path = loaded.agent.debug_socket
-    debug = DebugServer(path, Documents(snapshots, IpvsAdapter, SOCKET_PAGES).answer) if path else None
+    debug = DebugServer(path, Documents(snapshots, IpvsAdapter, SOCKET_PAGES, PATIENT_S).answer) if path else None
     at = loaded.agent.ui
     ui = UiServer(at, Documents(snapshots, IpvsAdapter).answer) if at else None
     monitor = AddressMonitor(loop.enqueue)

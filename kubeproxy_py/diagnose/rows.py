@@ -1,6 +1,5 @@
 """Rows as documents: whether the kernel has each, and why not."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from kubeproxy_py.diagnose.document import RowState, RowStatus
@@ -42,9 +41,9 @@ def row_state(snapshot: Snapshot, key: Key, desired: Rows) -> RowState:
         type(key).__name__,
         str(key),
         row_status(snapshot, key),
-        desired=spec_text(desired, key),
-        actual=spec_text(snapshot.actual, key),
-        in_kernel=key in snapshot.actual,
+        desired=_text(desired.get(key)),
+        actual=_text(snapshot.kernel_rows.get(key, (desired,))),
+        in_kernel=snapshot.kernel_rows.has(key, (desired,)),
         error=retry.error if retry else "",
         failures=retry.failures if retry else 0,
         retry_at=moment_text(snapshot, max(retry.due_s, now_s)) if retry else "",
@@ -52,9 +51,7 @@ def row_state(snapshot: Snapshot, key: Key, desired: Rows) -> RowState:
     )
 
 
-def spec_text(rows: Mapping[Key, Spec], key: Key) -> str:
-    """Return the spec of *key* in *rows* as text; "" if it has none."""
-    spec = rows.get(key)
+def _text(spec: Spec) -> str:
     return "" if spec is None else str(spec)
 
 

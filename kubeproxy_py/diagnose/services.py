@@ -4,7 +4,6 @@ Invariants:
 - The cost of one Service is that of its own rows, so that one of 10,000 costs nothing of the others.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
@@ -58,8 +57,9 @@ Pod = tuple[Endpoint, str]
 
 
 class _Detail(Struct, frozen=True, gc=False):
-    """What of real servers is in a document."""
+    """The desired rows of a Service, and what of its real servers is in a document."""
 
+    parts: Sequence[Rows]
     pods: Mapping[IP, Pod]
     connections: ConnectionCounts | None
     lists_real_servers: bool
@@ -89,13 +89,13 @@ class ServiceView:
         """
         snapshot = self.snapshot
         service = snapshot.services[name]
+        servers = snapshot.claims.claimed_by(name)
         desired = self._real_servers(name)
-        detail = _Detail(self.pods(name) if lists_real_servers else {}, connections, lists_real_servers)
-        states = [
-            self._server(service, server, desired.get(server, ()), detail)
-            for server in snapshot.claims.claimed_by(name)
-        ]
-        return ServiceState(name.namespace, name.name, service.type, tuple(states), tuple(self._notes(service)))
+        pods = self.pods(name) if lists_real_servers else {}
+        detail = _Detail(snapshot.parts.get(name, ()), pods, connections, lists_real_servers)
+        states = [self._server(service, server, desired.get(server, ()), detail) for server in servers]
+        notes = tuple(self._notes(service)) if self._may_have_notes(service) else ()
+        return ServiceState(name.namespace, name.name, service.type, tuple(states), notes)
 
     def orphans(self, connections: ConnectionCounts | None = None, *, lists_real_servers: bool = True) -> ServiceState:
         """Return the virtual servers in the kernel that no Service has, and that are still to be deleted.
@@ -105,7 +105,7 @@ class ServiceView:
         keys = self._actual_servers() if self.snapshot.awaited else self.snapshot.pending
         servers = [key for key in keys if isinstance(key, VirtualServer) and self._is_orphan(key)]
         states = [
-            self._orphan(server, _Detail({}, connections, lists_real_servers))
+            self._orphan(server, _Detail((), {}, connections, lists_real_servers))
             for server in sorted(servers, key=server_order)
         ]
         return ServiceState("", "", "", tuple(states))
@@ -127,19 +127,21 @@ class ServiceView:
         return self.snapshot.actual
 
     def _is_orphan(self, server: VirtualServer) -> bool:
-        return server in self.snapshot.actual and self.snapshot.claims.holder(server) is None
+        """Return whether no Service has *server*, which is pending, or was found among the actual rows."""
+        return self.snapshot.claims.holder(server) is None and self.snapshot.kernel_rows.has(server, ())
 
     def _real_servers(self, name: ServiceName) -> dict[VirtualServer, list[RealServer]]:
         """Return the real servers that the Service *name* wants."""
+        # Not isinstance, and no hash of each virtual server: 100,000 of them at 10,000 Services.
+        keys = [key for part in self.snapshot.parts.get(name, ()) for key in part if type(key) is RealServer]
+        if not keys:
+            return {}
+        first = keys[0].virtual_server
+        if not [key for key in keys if key.virtual_server is not first]:
+            return {first: keys}
         found: dict[VirtualServer, list[RealServer]] = {}
-        for part in self.snapshot.parts.get(name, ()):
-            for key in part:
-                if type(key) is RealServer:  # not isinstance: 100,000 of them at 10,000 Services
-                    server = key.virtual_server
-                    if server in found:
-                        found[server].append(key)
-                    else:
-                        found[server] = [key]
+        for key in keys:
+            found.setdefault(key.virtual_server, []).append(key)
         return found
 
     def _server(
@@ -151,11 +153,13 @@ class ServiceView:
         port = port_of(service, server, kind)
         if claims and claims[0].service != service.name:
             return self._refused(server, kind, port, claims[0])
-        extra = [key for key in self._extra.get(server, ()) if key not in desired]
-        keys = [*desired, *extra] if extra else desired
+        keys = desired
+        if server in self._extra:
+            keys = [*desired, *(key for key in self._extra[server] if key not in desired)]
         counts = self._counts(keys)
         status, why = self._judge(service, port, server, kind, counts)
-        spec = self._spec(server)
+        spec = self._spec(server, detail.parts)
+        active, inactive = _sums(keys, detail.connections)
         return VirtualServerState(
             server.address,
             server.port,
@@ -172,8 +176,9 @@ class ServiceView:
             counts["serving"],
             counts["draining"],
             counts["pending"] + counts["failing"],
-            *_sums(keys, detail.connections),
-            real_servers=self._real_servers_of(keys, detail),
+            active,
+            inactive,
+            self._real_servers_of(keys, detail),
         )
 
     def _refused(
@@ -190,7 +195,7 @@ class ServiceView:
         )
 
     def _orphan(self, server: VirtualServer, detail: _Detail) -> VirtualServerState:
-        keys, spec = self._extra.get(server, ()), self._spec(server)
+        keys, spec = self._extra.get(server, ()), self._spec(server, detail.parts)
         counts = self._counts(keys)
         return VirtualServerState(
             server.address,
@@ -209,11 +214,11 @@ class ServiceView:
             real_servers=self._real_servers_of(keys, detail),
         )
 
-    def _spec(self, server: VirtualServer) -> VirtualServerSpec | None:
-        holder = self.snapshot.claims.holder(server)
-        parts = self.snapshot.parts.get(holder, ()) if holder else ()
-        desired = (part[server] for part in parts if server in part)
-        spec = self.snapshot.actual.get(server) or next(desired, None)
+    def _spec(self, server: VirtualServer, parts: Sequence[Rows]) -> VirtualServerSpec | None:
+        """Return the spec that *server* has in the kernel, or else in *parts*."""
+        spec = self.snapshot.kernel_rows.get(server, parts)
+        if spec is None:
+            spec = next((part[server] for part in parts if server in part), None)
         return spec if isinstance(spec, VirtualServerSpec) else None
 
     def _judge(
@@ -222,11 +227,11 @@ class ServiceView:
         port: ServicePort | None,
         server: VirtualServer,
         kind: FrontendKind,
-        counts: Counter[RealServerStatus],
+        counts: Mapping[RealServerStatus, int],
     ) -> tuple[VirtualServerStatus, Unserved]:
         """Return the state of *server* with real servers in these numbers, and the reason."""
         snapshot = self.snapshot
-        for key in (server, Address(server.address)):
+        for key in (server, Address(server.address)) if snapshot.pending else ():
             if key in snapshot.pending:
                 is_failing = row_status(snapshot, key) in ("failing", "waiting")
                 what = "" if key is server else "its address is not on kube-ipvs0: "
@@ -243,10 +248,14 @@ class ServiceView:
         why = find(service, port, slices, family, snapshot.context)
         return ("unserved", why) if why else ("serving", _NO_REASON)
 
-    def _counts(self, keys: Sequence[RealServer]) -> Counter[RealServerStatus]:
+    def _counts(self, keys: Sequence[RealServer]) -> Mapping[RealServerStatus, int]:
+        counts: dict[RealServerStatus, int] = {"serving": 0, "draining": 0, "pending": 0, "failing": 0}
         if not self._troubled:
-            return Counter[RealServerStatus]({"serving": len(keys)})
-        return Counter(map(self.real_server_status, keys))
+            counts["serving"] = len(keys)
+            return counts
+        for key in keys:
+            counts[self.real_server_status(key)] += 1
+        return counts
 
     def real_server_status(self, key: RealServer) -> RealServerStatus:
         """Return the state of the real server *key*."""
@@ -260,12 +269,12 @@ class ServiceView:
         if not detail.lists_real_servers:
             return None
         ordered = sorted(keys, key=lambda key: (pack(key.address), key.port))
-        states = [self._real_server(key, detail.pods.get(key.address), detail.connections) for key in ordered]
+        states = [self._real_server(key, detail) for key in ordered]
         return tuple(sorted(states, key=lambda state: _REAL_SERVER_RANK[state.status]))
 
-    def _real_server(self, key: RealServer, pod: Pod | None, connections: ConnectionCounts | None) -> RealServerState:
-        snapshot = self.snapshot
-        spec, drain = snapshot.actual.get(key), snapshot.draining.get(key)
+    def _real_server(self, key: RealServer, detail: _Detail) -> RealServerState:
+        snapshot, pod, connections = self.snapshot, detail.pods.get(key.address), detail.connections
+        spec, drain = snapshot.kernel_rows.get(key, detail.parts), snapshot.draining.get(key)
         count = connections.get(key, Connections()) if connections is not None else None
         return RealServerState(
             key.address,
@@ -280,6 +289,18 @@ class ServiceView:
             trouble_text(snapshot, key),
             count.active if count else None,
             count.inactive if count else None,
+        )
+
+    def _may_have_notes(self, service: Service) -> bool:
+        """Return whether there may be notes of *service*; at 10,000 Services most have none."""
+        snapshot, name = self.snapshot, service.name
+        return bool(
+            snapshot.pending
+            or service.problems
+            or name in snapshot.uncompiled
+            or name in self._with_refusals
+            or not_served_text(service)
+            or [part for part in snapshot.slices.get(name, ()) if part.problems]
         )
 
     def _notes(self, service: Service) -> Iterator[str]:

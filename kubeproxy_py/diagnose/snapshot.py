@@ -5,7 +5,8 @@ Invariants:
 - Nothing in it changes afterwards, so any thread may read it.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from kubeproxy_py.model.events import Feed, TakenAddresses
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.progress import Drain, RetryState
-from kubeproxy_py.model.rows import Key, RealServer, Rows
+from kubeproxy_py.model.rows import Key, RealServer, Rows, Spec
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.model.time import NEVER
 
@@ -34,6 +35,7 @@ class ActualRows:
         parts: The parts of the desired rows.
         changed: The actual rows that differ from the desired ones, or are not desired.
         absent: The desired rows that do not exist.
+        counts: The number of actual rows by the name of their kind; None: unknown.
         rows: All actual rows, if they are known instead.
     """
 
@@ -42,11 +44,13 @@ class ActualRows:
         parts: Mapping[Owner, tuple[Rows, ...]] | None = None,
         changed: Rows | None = None,
         absent: Collection[Key] = (),
+        counts: Mapping[str, int] | None = None,
         rows: Rows | None = None,
     ) -> None:
         self._parts = parts or {}
         self._changed = changed or {}
-        self._absent = absent
+        self._absent = frozenset(absent)
+        self._counts = counts
         self._rows = rows
 
     def rows(self) -> Rows:
@@ -60,6 +64,30 @@ class ActualRows:
             rows.update(self._changed)
             self._rows = rows
         return self._rows
+
+    def has(self, key: Key, parts: Iterable[Rows]) -> bool:
+        """Return whether the row *key* exists; it must be in *parts*, if it is desired.  No union is made for that."""
+        if self._rows is not None:
+            return key in self._rows
+        return key in self._changed or (key not in self._absent and any(key in part for part in parts))
+
+    def get(self, key: Key, parts: Iterable[Rows]) -> Spec:
+        """Return the spec of the row *key*, None if it does not exist; for the rest as `has`."""
+        if self._rows is not None:
+            return self._rows.get(key)
+        if key in self._changed:
+            return self._changed[key]
+        if key not in self._absent:
+            for part in parts:
+                if key in part:
+                    return part[key]
+        return None
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the number of rows by the name of their kind."""
+        if self._counts is None:
+            self._counts = Counter(kind.__name__ for kind in map(type, self.rows()))
+        return self._counts
 
 
 class Activity(Struct, frozen=True, gc=False):

@@ -4,8 +4,10 @@ Invariants:
 - Nothing that an object is named can change the terminal: control characters are replaced.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+
+from msgspec import Struct
 
 from kubeproxy_py.diagnose.document import AgentState, RealServerState, ServiceState, State, VirtualServerState
 from kubeproxy_py.terminal_text import printable
@@ -26,13 +28,31 @@ _WIDE_HEADER = (
 _REAL_HEADER = ("  ->", "POD", "NODE", "ZONE", "WEIGHT", "ACTIVE", "INACTIVE", "STATE")
 _GAP = "  "
 _UNSETTLED_SHOWN = 10
+_BATCH = 50  # lines between two calls of `pause`
 
 
-def status_text(state: State, *, wide: bool = False) -> str:
+class StatusText(Struct, frozen=True, gc=False):
+    """A status as text, and what a command needs of it besides."""
+
+    text: str
+    is_empty: bool  # nothing matches
+    problem: str = ""  # why the agent could not see everything
+    awaits: tuple[str, ...] = ()  # initial lists that were not received yet
+    has_read_kernel: bool = True
+
+
+def render(state: State, *, wide: bool = False, pause: Callable[[], None] = lambda: None) -> StatusText:
+    """Return *state* as a table; *pause* is called now and then."""
+    agent = state.agent
+    text = status_text(state, wide=wide, pause=pause)
+    return StatusText(text, not state.services, agent.problem, agent.awaits, agent.has_read_kernel)
+
+
+def status_text(state: State, *, wide: bool = False, pause: Callable[[], None] = lambda: None) -> str:
     """Return *state* as text: totals, then each virtual server with its real servers, the worst first."""
     lines = [*_agent_lines(state), ""]
-    lines += _table(state, wide=wide) if state.services else ["Nothing matches"]
-    return "".join(f"{printable(line).rstrip()}\n" for line in lines)
+    lines += _table(state, pause, wide=wide) if state.services else ["Nothing matches"]
+    return plain_lines(lines)
 
 
 def ago_text(then: str, now: str) -> str:
@@ -92,24 +112,35 @@ def _agent_lines(state: State) -> Iterator[str]:
             yield f"  and {totals.pending - _UNSETTLED_SHOWN:,} more"
 
 
-def _table(state: State, *, wide: bool) -> Iterator[str]:
-    servers = [(service, server) for service in state.services for server in service.virtual_servers]
-    cells = _wide_cells if wide else _cells
-    rows = [_WIDE_HEADER if wide else _HEADER, *(cells(service, server) for service, server in servers)]
-    listed = [real for _, server in servers for real in server.real_servers or ()]
-    widths, real_widths = _widths(rows), _widths([_REAL_HEADER, *map(real_cells, listed)])
-    yield line_of(rows[0], widths)
-    if listed:
-        yield line_of(_REAL_HEADER, real_widths)
-    rest = iter(rows[1:])
-    for service in state.services:
+def _table(state: State, pause: Callable[[], None], *, wide: bool) -> Iterator[str]:
+    cells, header = (_wide_cells, _WIDE_HEADER) if wide else (_cells, _HEADER)
+    rows: list[tuple[str, ...]] = [header]
+    real_rows: list[tuple[str, ...]] = [_REAL_HEADER]
+    is_partial = False
+    for number, service in enumerate(state.services):
         for server in service.virtual_servers:
-            yield line_of(next(rest), widths)
-            for real in server.real_servers or ():
-                yield line_of(real_cells(real), real_widths)
+            rows.append(cells(service, server))
+            if server.real_servers is not None:
+                real_rows += map(real_cells, server.real_servers)
+            elif server.status != "refused":
+                is_partial = True
+        if number % _BATCH == 0:
+            pause()
+    line, real_line = _line_maker(rows), _line_maker(real_rows)
+    yield line(header)
+    if len(real_rows) > 1:
+        yield real_line(_REAL_HEADER)
+    rest, real_rest = iter(rows[1:]), iter(real_rows[1:])
+    for number, service in enumerate(state.services):
+        for server in service.virtual_servers:
+            yield line(next(rest))
+            if server.real_servers:
+                yield from (real_line(next(real_rest)) for _ in server.real_servers)
         if service.notes:
             yield from _notes(service)
-    if any(server.real_servers is None for _, server in servers if server.status != "refused"):
+        if number % _BATCH == 0:
+            pause()
+    if is_partial:
         yield "Real servers are not listed, because there are many: give a Service, -n NAMESPACE, or -o wide"
 
 
@@ -119,14 +150,11 @@ def _notes(service: ServiceState) -> Iterator[str]:
     yield from (f"  ! {note}" for note in service.notes)
 
 
-def line_of(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return *cells* in columns of these *widths*; the last one may be longer."""
-    return _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    columns = list(zip(*rows, strict=True))
-    return [max(map(len, column)) for column in columns[:-1]] + [0]
+def _line_maker(rows: Sequence[tuple[str, ...]]) -> Callable[[tuple[str, ...]], str]:
+    """Return a function that puts the cells of one of *rows* in columns."""
+    *padded, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    pattern = _GAP.join([*(f"%-{width}s" for width in padded), "%s"])
+    return lambda row: pattern % row
 
 
 def real_cells(real: RealServerState) -> tuple[str, ...]:
@@ -151,12 +179,13 @@ def _real_state(real: RealServerState) -> str:
 
 
 def _cells(service: ServiceState, server: VirtualServerState) -> tuple[str, ...]:
-    more = [
-        "policy Local" if server.policy == "Local" else "",
-        f"affinity {duration_text(server.affinity_seconds)}" if server.affinity_seconds else "",
-        f"from {', '.join(server.source_ranges)}" if server.source_ranges else "",
-    ]
-    state = "; ".join((_state_text(server), *filter(None, more)))
+    state = _state_text(server)
+    if server.policy == "Local":
+        state += "; policy Local"
+    if server.affinity_seconds:
+        state += f"; affinity {duration_text(server.affinity_seconds)}"
+    if server.source_ranges:
+        state += f"; from {', '.join(server.source_ranges)}"
     return (*_first_cells(service, server), _endpoints(server), state)
 
 
@@ -180,11 +209,9 @@ def _first_cells(service: ServiceState, server: VirtualServerState) -> tuple[str
 
 
 def _endpoints(server: VirtualServerState) -> str:
-    more = [
-        f"{server.failing} failing" if server.failing else "",
-        f"{server.draining} draining" if server.draining else "",
-    ]
-    return ", ".join(filter(None, (str(server.serving), *more)))
+    failing = f", {server.failing} failing" if server.failing else ""
+    draining = f", {server.draining} draining" if server.draining else ""
+    return f"{server.serving}{failing}{draining}"
 
 
 def _state_text(server: VirtualServerState) -> str:

@@ -8,6 +8,7 @@ Invariants:
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -246,10 +247,13 @@ class Agent:
         keys = {*state.pending.keys, *state.draining.drains()} if state.is_adopted else set[Key]()
         absent = [key for key in keys if key in desired and key not in rows]
         changed = {key: rows[key] for key in keys if key in rows}
-        surplus = sum(key not in desired for key in changed)
-        if len(rows) != len(desired) - len(absent) + surplus:  # before the first sync, or something is unaccounted for
+        surplus = [key for key in changed if key not in desired]
+        if len(rows) != len(desired) - len(absent) + len(surplus):  # before the first sync, or some are unaccounted for
             return ActualRows(rows=rows.copy())
-        return ActualRows(parts, changed, absent)
+        counts = Counter(self.compiler.desired.counts)
+        counts.subtract(type(key).__name__ for key in absent)
+        counts.update(type(key).__name__ for key in surplus)
+        return ActualRows(parts, changed, absent, counts)
 
     def _activity(self) -> Activity:
         drift = self.state.drift

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kubeproxy_py.config.write import as_document, section_fields
-from kubeproxy_py.diagnose.document import VERSION, Config, Document, ErrorDocument
+from kubeproxy_py.diagnose.document import VERSION, Config, Document, ErrorDocument, ServiceState
 from kubeproxy_py.diagnose.explain import Scope, explain, servers_of
 from kubeproxy_py.diagnose.filters import ParameterError, parse_filter, require_known
 from kubeproxy_py.diagnose.objects import encode_objects
@@ -24,6 +24,7 @@ from kubeproxy_py.diagnose.rates import traffic_document
 from kubeproxy_py.diagnose.services import ConnectionCounts
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import ServiceList, head_of
+from kubeproxy_py.diagnose.status_text import render
 from kubeproxy_py.diagnose.targets import TargetFormError, UnknownTargetError, parse_target
 from kubeproxy_py.diagnose.trace.document import trace_json
 from kubeproxy_py.diagnose.trace.objects import (
@@ -42,11 +43,14 @@ from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.rows import Connections, RealServer, RealServerCounters, VirtualServer
 from kubeproxy_py.server.host_view import HostView
 from kubeproxy_py.server.http_messages import NOT_FOUND, Request, Response
-from kubeproxy_py.server.snapshots import AgentBusyError, Snapshots
+from kubeproxy_py.server.snapshots import WAIT_S, AgentBusyError, Snapshots
 
 _JSON = (("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
 _BINARY = (("Content-Type", "application/octet-stream"), *_JSON[1:])
-OBJECTS = "/v1/objects"
+OBJECTS, TABLE = "/v1/objects", "/v1/table"
+PATIENT_S = 12.0
+"""How long a request at the debug socket waits for the loop: less than our own commands wait for the answer."""
+
 _WORK_S = 0.005  # after so much work a document gives way to the loop
 _GIVE_WAY_S = 0.0005  # not 0: a thread that waits for the interpreter would not get it
 _PARAMETERS_MAX = 20
@@ -137,6 +141,19 @@ def status_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, paus
     yield b"]}"
 
 
+def table_page(snapshot: Snapshot, parameters: Parameters, kernel: Kernel, pause: Pause) -> Iterator[bytes]:
+    """Yield the StatusText of what the parameters admit, for our own commands: some times smaller than the State."""
+    listed = ServiceList(snapshot, parse_filter(parameters))
+    for _ in listed.prepare():
+        pause()
+    states: list[ServiceState] = []
+    for batch in listed.batches():
+        connections = kernel.connections(listed.servers(batch)) if listed.counts_connections else None
+        states += listed.states(batch, connections)
+        pause()
+    yield msgspec.json.encode(render(replace(head_of(snapshot), services=tuple(states)), pause=pause))
+
+
 def config_page(snapshot: Snapshot, parameters: Parameters) -> Config:
     """Return the Config document."""
     require_known(parameters, ())
@@ -201,8 +218,8 @@ PAGES: dict[str, Page] = {
 }
 """Every page by its path; `plain` makes one of a function of a snapshot and parameters."""
 
-SOCKET_PAGES: dict[str, Page] = {**PAGES, OBJECTS: objects_page}
-"""The pages of the debug socket; one of them is for our own commands only."""
+SOCKET_PAGES: dict[str, Page] = {**PAGES, OBJECTS: objects_page, TABLE: table_page}
+"""The pages of the debug socket; two of them are for our own commands only."""
 
 
 class Documents:
@@ -212,6 +229,8 @@ class Documents:
         snapshots: Where snapshots come from.
         make_reader: Makes the reader of connection counts.
         pages: The pages by their path.
+        wait_s: How long a request waits for the loop, and those after it in the same server; the first sync of 10,000
+            Services may take longer than a health check can wait.
     """
 
     def __init__(
@@ -219,10 +238,12 @@ class Documents:
         snapshots: Snapshots,
         make_reader: Callable[[], ConnectionReader],
         pages: Mapping[str, Page] = PAGES,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._snapshots = snapshots
         self._kernel = Kernel(make_reader)
         self._pages = pages
+        self._wait_s = wait_s
 
     def answer(self, request: Request) -> Response:
         """Answer *request*, whose path is that of a page."""
@@ -233,7 +254,7 @@ class Documents:
             return _error(405, "only GET is answered", allow="GET, HEAD")
         try:
             parameters = _parameters(request.query)
-            pieces = page(self._snapshots.get(), parameters, self._kernel, _Turns().give_way)
+            pieces = page(self._snapshots.get(self._wait_s), parameters, self._kernel, _Turns().give_way)
             return Response(200, b"".join(pieces), _BINARY if request.path == OBJECTS else _JSON)
         except (ParameterError, TargetFormError) as error:
             return _error(400, str(error))

@@ -280,5 +280,5 @@ def test_page_without_parameters_says_so(asked: str) -> None:
 def test_objects_are_served_at_the_socket_only(asked: str) -> None:
     from kubeproxy_py.server.documents import PAGES, SOCKET_PAGES
 
-    assert SOCKET_PAGES.keys() - PAGES.keys() == {"/v1/objects"}
+    assert SOCKET_PAGES.keys() - PAGES.keys() == {"/v1/objects", "/v1/table"}
     assert ask(asked.partition("=")[2], "/v1/objects", {})

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,12 @@ from tests.unreadable import UNREADABLE, as_nobody, make_unreadable
 def test_the_version_flag_is_accepted_anywhere(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 0
     assert capsys.readouterr().out == f"kubeproxy-py {__version__}\n"
+
+
+def test_the_entry_point_imports_msgspec_alone_and_hides_no_package() -> None:
+    program = "import sys, kubeproxy_py.__main__; print('inspect' in sys.modules); import typing_extensions"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_without_a_command_the_arguments_of_kubeadm_run_the_proxy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from kubeproxy_py.diagnose.snapshot import About
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.server.debug_socket import DebugServer
-from kubeproxy_py.server.documents import Documents
+from kubeproxy_py.server.documents import PAGES, SOCKET_PAGES, Documents
 from kubeproxy_py.server.snapshots import Snapshots
 from tests.builders import endpoint_slice, service
 from tests.diagnose.view import WALL_S, agent_with
@@ -28,15 +28,16 @@ from tests.server.test_debug_socket import Reader  # the counts of the harness's
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def asked(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=[SOCKET_PAGES, PAGES], ids=["of this version", "older"])
+def asked(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield the flag that names the socket of an agent with one Service that is well and one that is not."""
     harness = agent_with(service(), endpoint_slice(), service("lone", ("10.96.0.11",)))
 
     def answer(reply: object) -> None:
         reply(harness.agent.snapshot(harness.now_s, WALL_S))  # type: ignore[operator]
 
-    server = DebugServer(str(tmp_path / "d" / "debug.sock"), Documents(Snapshots(answer, About), Reader).answer)
+    documents = Documents(Snapshots(answer, About), Reader, request.param)
+    server = DebugServer(str(tmp_path / "d" / "debug.sock"), documents.answer)
     server.start()
     yield f"--debug-socket={tmp_path / 'd' / 'debug.sock'}"
     server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]

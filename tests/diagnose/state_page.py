@@ -56,8 +56,9 @@ curl -s --unix-socket /run/kubeproxy-py/debug.sock http://agent/v1/status?servic
 
 `realServers` and `connections` are `true` or `false`; without them, real servers are listed and connections are counted
 if at most 300 virtual servers match. A request that cannot be answered gets an ErrorDocument: status 400 (a parameter),
-404 (unknown target or path; an unknown target of `/v1/trace` is 400), 405 (not GET), 503 (the agent is in a long
-sync). `/v1/objects`, at the socket only, is for commands of the same version, and no document.
+404 (unknown target or path; an unknown target of `/v1/trace` is 400), 405 (not GET), 503 (the agent is in a sync that
+lasts longer than 12 s, at the metrics address 5 s). `/v1/objects` and `/v1/table`, at the socket only, are for our own
+commands, and no documents.
 
 """
 _TOP: tuple[type[Document], ...] = (State, Explanation, Config, TrafficDocument, Top, ErrorDocument)

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from kubeproxy_py.compile.unserved import EXTERNAL_LOCAL_TEXT
-from kubeproxy_py.diagnose.status_text import ago_text, duration_text, status_text
+from kubeproxy_py.diagnose.status_text import ago_text, duration_text, render, status_text
 from kubeproxy_py.model.events import ServiceDeleted, SliceUpserted
-from kubeproxy_py.model.rows import Connections, VirtualServer
+from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, SlicePort
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, port, service
 from tests.diagnose.view import agent_with, only_server, only_service, snapshot_of, snapshot_with, state_of
@@ -111,6 +111,33 @@ def test_failing_virtual_server_is_listed_first_with_the_error_and_the_retry() -
     assert row.retry_at > state.time
     assert "VirtualServer 10.96.0.99:80/TCP: " in status_text(state)
     assert "retry in" in status_text(state)
+
+
+def test_totals_are_those_of_the_kernel() -> None:
+    harness = AgentHarness()
+    bad = VirtualServer("10.96.0.99", 80, "TCP")
+    harness.kernel.fault = lambda step: EINVAL if step.key == bad else 0
+    lone = service("lone", ("10.96.0.99",))
+    agent_with(service(), endpoint_slice(endpoints=("10.244.1.5", "10.244.1.6")), lone, harness=harness)
+    harness.handle(SliceUpserted(endpoint_slice()))  # one real server drains
+    snapshot = snapshot_of(harness)
+    assert snapshot.actual == harness.agent.state.rows
+    totals, kinds = state_of(snapshot).totals, [type(key) for key in harness.agent.state.rows]
+    assert (
+        (totals.virtual_servers, totals.real_servers) == (kinds.count(VirtualServer), kinds.count(RealServer)) == (1, 2)
+    )
+    assert totals.rows == len(kinds)
+
+
+def test_table_has_all_columns_in_line_and_gives_way_while_it_is_made() -> None:
+    pauses: list[None] = []
+    objects = [one for number in range(60) for one in (service(f"web-{number}", (f"10.96.1.{number}",)),)]
+    table = render(state_of(snapshot_with(*objects), realServers="false"), pause=lambda: pauses.append(None))
+    header, *rows = table.text.splitlines()[3:63]
+    assert {row.index("unserved") for row in rows} == {header.index("STATE")}
+    assert {row.index("ClusterIP") for row in rows} == {header.index("KIND")}
+    assert len(pauses) > 2
+    assert not table.is_empty
 
 
 def test_virtual_server_that_no_service_has_is_stale() -> None:

@@ -36,6 +36,14 @@ class Reader:
         return {POD: counters} if POD.virtual_server in virtual_servers else {}
 
 
+def serve(server: DebugServer) -> Iterator[None]:
+    """Serve for as long as the caller iterates."""
+    server.start()
+    yield
+    server._check_due_s = float("inf")  # so that it does not listen again
+    server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]
+
+
 def documents(pages: Mapping[str, Page] = PAGES) -> Documents:
     harness = AgentHarness()
     harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
@@ -50,11 +58,17 @@ def documents(pages: Mapping[str, Page] = PAGES) -> Documents:
 def path(tmp_path: Path) -> Iterator[str]:
     """Yield the socket of a running server."""
     file = tmp_path / "run" / "debug.sock"
-    server = DebugServer(str(file), documents().answer)
-    server.start()
-    yield str(file)
-    server._check_due_s = float("inf")  # so that it does not listen again
-    server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]
+    for _ in serve(DebugServer(str(file), documents().answer)):
+        yield str(file)
+
+
+@pytest.fixture
+def busy_path(tmp_path: Path) -> Iterator[str]:
+    """Yield the socket of a server whose loop never answers."""
+    file = tmp_path / "run" / "busy.sock"
+    snapshots = Snapshots(lambda _reply: None, About)
+    for _ in serve(DebugServer(str(file), Documents(snapshots, Reader, wait_s=0.01).answer)):
+        yield str(file)
 
 
 def connect(path: str) -> socket.socket:
@@ -203,6 +217,11 @@ def test_without_an_agent_the_reason_is_named(tmp_path: Path) -> None:
     listening_unix_socket(str(tmp_path / "gone.sock")).close()
     with pytest.raises(NoAgentError, match="is not running"):
         ask(str(tmp_path / "gone.sock"), "/v1/state", {})
+
+
+def test_agent_in_a_long_sync_is_one_that_does_not_answer(busy_path: str) -> None:
+    with pytest.raises(NoAgentError, match=r"does not answer: the agent's loop has not answered within 0\.01 s"):
+        ask(busy_path, "/v1/state", {})
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
