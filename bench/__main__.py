@@ -34,6 +34,7 @@ class Extent(Struct, frozen=True, gc=False):
     repeats: int
     starts: tuple[int, ...]
     api_starts: tuple[int, ...]
+    offline_starts: tuple[int, ...]
     change_sizes: tuple[int, ...]
     changes: int
     floors: tuple[int, ...]
@@ -52,6 +53,7 @@ FULL = Extent(
     repeats=5,
     starts=(10, 100, 1000, 10_000),
     api_starts=(100, 10_000),
+    offline_starts=(100, 1000),
     change_sizes=(100, 1000, 10_000, 30_000),
     changes=200,
     floors=(10_000,),
@@ -69,6 +71,7 @@ QUICK = Extent(
     repeats=1,
     starts=(10, 1000),
     api_starts=(1000,),
+    offline_starts=(100,),
     change_sizes=(100, 1000),
     changes=20,
     floors=(1000,),
@@ -120,6 +123,8 @@ def _rows(extent: Extent) -> Iterator[Row]:
         yield from figures.start_rows(n, _measure("cold", extent.repeats, n)[str(n)], floors_s.get(n), page_us)
     for n in extent.api_starts:
         yield from figures.api_rows(n, _measure("cold-api", extent.repeats, n)[str(n)], floors_s.get(n), page_us)
+    for n in extent.offline_starts:
+        yield from figures.offline_rows(n, _measure("cold-offline", extent.repeats, n)[str(n)])
     yield from _change_rows(extent)
     yield from _load_rows(extent)
     yield figures_load.help_row(_help_s(max(5, extent.repeats)))

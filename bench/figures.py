@@ -25,6 +25,7 @@ ENDPOINT_BAR_MS, ENDPOINT_WORST_BAR_MS = 2.0, 20.0
 SERVICE_BAR_MS = 3.0
 MEMORY_BARS_MB = {100: 60.0, 10_000: 200.0}  # by Services
 FIRST_SYNC_BARS_S = {10: 1.5}
+OFFLINE_BARS_S = {100: 1.0, 1000: 1.0}
 LARGE = 10_000  # Services; the limits of starts are for this number
 MEGA = 1e6
 
@@ -65,6 +66,14 @@ def api_rows(n: int, raw: Raw, floor_s: float | None, page_us: float) -> Iterato
     yield from _phases(n, raw["cold"])
     yield _pages(n, raw["cold"], page_us)
     yield from _memory(n, raw["cold"], "cold, API server")
+
+
+def offline_rows(n: int, raw: Raw) -> Iterator[Row]:
+    """Yield the start from saved objects, while the API server refuses connections."""
+    yield Row(
+        "offline start, exec to all programmed", n, _median(raw["offline"], "seconds"), "s", OFFLINE_BARS_S.get(n)
+    )
+    yield from _phases(n, raw["offline"])
 
 
 def change_rows(n: int, raw: Raw, single: Raw) -> Iterator[Row]:

@@ -23,6 +23,7 @@ _MEASURES: dict[str, _Measure] = {
     "asked": _each(asked.measure),
     "cold": _each(cold.measure),
     "cold-api": _each(cold.measure_api),
+    "cold-offline": _each(cold.measure_offline),
     "change": change.measure,
     "churn": _each(churn.measure),
     "churn-new": _each(churn.measure_new_addresses),

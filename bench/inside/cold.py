@@ -1,8 +1,9 @@
-"""Cold and warm start: the program as a process, from exec to its log line of the first sync.
+"""Cold, warm and offline start: the program as a process, from exec to its log line of the first sync.
 
 Invariants:
   - A cold start is valid only if the kernel, read back by the bench, has every row.
   - A warm start is valid only if it wrote nothing.
+  - An offline start is a cold one from saved objects, while the API server refuses connections.
 """
 
 import re
@@ -20,6 +21,7 @@ from bench.inside.network import fresh_namespace
 from bench.inside.process import agent_words, cpu_s, memory_bytes, running, wait_first_sync
 from bench.inside.standin import stand_in
 from kubeproxy_py.commands.exit_status import CHANGES
+from kubeproxy_py.sources.saved.folder import NAME
 from lab.namespace import Namespace
 
 _PHASE = re.compile(r"(compile_ms|plan_ms|apply_ms)=([\d.]+)")
@@ -44,6 +46,34 @@ def measure_api(n: int, repeats: int) -> dict[str, list[Start]]:
         objects.write_list(path, n)
         _prime(folder)
         return {"cold": [_cold_from_api(path, n) for _ in range(repeats)]}
+
+
+def measure_offline(n: int, repeats: int) -> dict[str, list[Start]]:
+    """Measure *repeats* cold starts from the objects that an agent saved before its API server ended."""
+    with TemporaryDirectory() as folder:
+        path, saved = Path(folder, "objects.json"), Path(folder, "state")
+        objects.write_list(path, n)
+        words = agent_words("--state-dir", str(saved), "--master", _saved(path, saved))
+        return {"offline": [_offline(words, n) for _ in range(repeats)]}
+
+
+def _saved(path: Path, folder: Path) -> str:
+    """Have an agent save the objects of *path* in *folder*; return the URL of the API server, which has ended."""
+    with fresh_namespace() as namespace, stand_in(path, namespace) as server:
+        with running(agent_words("--state-dir", str(folder), "--master", server.url), namespace) as process:
+            wait_first_sync(process)
+            deadline_s = time.monotonic() + _TIMEOUT_S
+            while not (folder / NAME).exists():
+                assert time.monotonic() < deadline_s, "nothing was saved"
+                time.sleep(0.1)
+        return server.url
+
+
+def _offline(words: list[str], n: int) -> Start:
+    with fresh_namespace() as namespace:
+        start = _start(words, namespace)
+        _check(n)
+        return start
 
 
 def _prime(folder: str) -> None:
