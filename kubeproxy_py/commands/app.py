@@ -6,7 +6,7 @@ Each object is given those that it depends on, all of which exist before it: the
 import logging
 from collections.abc import Callable, Mapping
 from time import time
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
@@ -30,14 +30,18 @@ from kubeproxy_py.kernel.worker import Worker
 from kubeproxy_py.metrics.registry import MetricsRegistry
 from kubeproxy_py.metrics.rest_client import RestClientMetrics
 from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
+from kubeproxy_py.net import SocketAddress
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.reconcile.report import Report
 from kubeproxy_py.server.debug_socket import DebugServer
-from kubeproxy_py.server.documents import PATIENT_S, SOCKET_PAGES, Documents
+from kubeproxy_py.server.deferred import deferred
+from kubeproxy_py.server.http import Handler
 from kubeproxy_py.server.node_servers import Collectors, NodeServers, ServeError
 from kubeproxy_py.server.snapshots import Snapshots
-from kubeproxy_py.server.ui import UiServer
 from kubeproxy_py.systemd import SystemdNotifier
+
+if TYPE_CHECKING:
+    from kubeproxy_py.server.ui import UiServer
 
 _FLUSH_TIMEOUT_S = 5.0  # for the events of a process that cannot start
 
@@ -55,7 +59,7 @@ class App(Struct, frozen=True, gc=False):
     address_monitor: AddressMonitor
     config_file: ConfigFile | None  # None: configured by flags only
     debug: DebugServer | None  # None: the state of the agent is served to nobody
-    ui: UiServer | None  # None: no page is served
+    ui: "UiServer | None"  # None: no page is served
 
     def start(self) -> None:
         """Start the threads: event poster, servers, rules, source, address monitor, configuration file.
@@ -113,18 +117,42 @@ def build_app(
         notifier.on_report,
         _once("look for stale rules", lambda: warn_of_stale_rules(commands)),
         _once("look for other proxies", rivals.watch),
+        _once("import documents", _import_documents),
         checks.listener(lambda: parts.compiler.cluster.node, lambda: _count_servers(parts.compiler.desired.counts)),
     )
     loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
     snapshots = Snapshots(loop.request_snapshot, _about(current, parts, platform))
-    servers.serve_documents(Documents(snapshots, IpvsAdapter).answer, snapshots.drop_unused)
-    path = loaded.agent.debug_socket
-    debug = DebugServer(path, Documents(snapshots, IpvsAdapter, SOCKET_PAGES, PATIENT_S).answer) if path else None
-    at = loaded.agent.ui
-    ui = UiServer(at, Documents(snapshots, IpvsAdapter).answer) if at else None
+    servers.serve_documents(_documents(snapshots), snapshots.drop_unused)
+    path, at = loaded.agent.debug_socket, loaded.agent.ui
+    debug = DebugServer(path, _documents(snapshots, at_socket=True)) if path else None
+    ui = _make_ui(at, _documents(snapshots)) if at else None
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
     return App(node, parts, servers, loop, rules, monitor, config_file, debug, ui)
+
+
+def _documents(snapshots: Snapshots, *, at_socket: bool = False) -> Handler:
+    """Return what answers with documents of *snapshots*."""
+
+    def make() -> Handler:
+        from kubeproxy_py.server.documents import PAGES, PATIENT_S, SOCKET_PAGES, Documents
+
+        if at_socket:
+            return Documents(snapshots, IpvsAdapter, SOCKET_PAGES, PATIENT_S).answer
+        return Documents(snapshots, IpvsAdapter, PAGES).answer
+
+    return deferred(make)
+
+
+def _import_documents() -> None:
+    """Import them soon after the start: an agent must not read files of a version that is installed later."""
+    import kubeproxy_py.server.documents  # noqa: F401 - to have it
+
+
+def _make_ui(at: SocketAddress, documents: Handler) -> "UiServer":
+    from kubeproxy_py.server.ui import UiServer  # few agents have a page
+
+    return UiServer(at, documents)
 
 
 def _about(current: CurrentConfig, parts: Parts, platform: HostPlatform) -> Callable[[], About]:

@@ -14,20 +14,23 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.kubernetes import content_encoding
 from kubeproxy_py.sources.kubernetes.answers import PROXY_HINT
+from kubeproxy_py.sources.kubernetes.imports import import_urllib3
 from kubeproxy_py.sources.kubernetes.transport_errors import (
     CONNECT_TIMEOUT_S,
     TooLargeError,
     TransportError,
     problem_of_error,
 )
+
+import_urllib3()
+
+import urllib3  # noqa: E402
+from urllib3.exceptions import HTTPError  # noqa: E402
 
 BODY_MAX_BYTES = 64 << 20  # decompressed; three lists at once, and the agent, fit into the DaemonSet's 512 MiB
 LINE_MAX_BYTES = 16 << 20  # ten times the largest object that etcd accepts

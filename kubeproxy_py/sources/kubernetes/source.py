@@ -38,7 +38,7 @@ from kubeproxy_py.sources.kubernetes.api_server_addresses import (
     peer_of,
 )
 from kubeproxy_py.sources.kubernetes.client import SOCKET_OPTIONS, Connection
-from kubeproxy_py.sources.kubernetes.imports import register_packages, without_openid_connect
+from kubeproxy_py.sources.kubernetes.imports import import_rest, register_packages, without_openid_connect
 from kubeproxy_py.sources.kubernetes.kubeconfig import Kubeconfig, read_kubeconfig
 from kubeproxy_py.sources.kubernetes.listing import Doubt
 from kubeproxy_py.sources.kubernetes.open_watch import PROBE_AFTER_S
@@ -180,7 +180,8 @@ class KubeSource:
 
 def import_libraries() -> None:
     """Import what ``connect`` needs, so that it takes no longer than the server."""
-    import kubernetes.client.rest
+    register_packages()
+    import_rest()
     import kubernetes.config  # noqa: F401 - to have it
 
 
@@ -192,7 +193,7 @@ def connect(
 ) -> Connection:
     """Return a connection as configured.  Raises SourceError if the configuration cannot be used."""
     # Imported here: only for agents that use an API server.
-    register_packages()
+    import_libraries()
     import urllib3
     from kubernetes.client import Configuration
     from kubernetes.client.rest import RESTClientObject

@@ -8,7 +8,12 @@ import ssl
 from collections.abc import Iterator
 from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 
-from urllib3.exceptions import (
+from kubeproxy_py.model.problem import Problem
+from kubeproxy_py.sources.kubernetes.imports import import_urllib3
+
+import_urllib3()
+
+from urllib3.exceptions import (  # noqa: E402
     ConnectTimeoutError,
     IncompleteRead,
     InvalidChunkLength,
@@ -17,8 +22,6 @@ from urllib3.exceptions import (
     ProtocolError,
     ReadTimeoutError,
 )
-
-from kubeproxy_py.model.problem import Problem
 
 CONNECT_TIMEOUT_S = 10.0
 
