@@ -40,7 +40,7 @@ class Packets(Struct, frozen=True, gc=False):
 NEW = Packets("NEW")
 ESTABLISHED = Packets("ESTABLISHED", frozenset((kube_names.FORWARD_CHAIN,)))
 
-_OUR_CHAINS = frozenset(name for _, name in kube_names.CHAINS)
+_OUR_CHAINS = frozenset(name for _, name in kube_names.OWN_CHAINS)
 _ACCEPTING = ("ACCEPT", "NFQUEUE")  # a program decides what it takes from a queue
 _COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?')
 _DROPPING = ("DROP", "REJECT", "TARPIT")

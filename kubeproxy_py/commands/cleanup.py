@@ -23,6 +23,7 @@ from kubeproxy_py.kernel.host.instance_lock import InstanceLock
 from kubeproxy_py.kernel.iptables.other_modes import StaleRules, delete, detach, find_mark_users, find_stale_rules
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
+from kubeproxy_py.model.policy_marks import foreign_mark_servers
 from kubeproxy_py.model.rows import Chain, Rows
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan
@@ -119,7 +120,8 @@ def _delete_owned(kernel: Kernel, loaded: "LoadedConfig", kept: Collection[Chain
     for chain in kept:
         rows.pop(chain, None)
     addresses = [host.address for host in kernel.host_addresses()]
-    owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs)
+    foreign = foreign_mark_servers(rows, rows, loaded.agent.mark_range)
+    owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs, foreign=foreign)
     removable = filter_removable(owned, addresses)
     plan = make_plan({}, removable)
     failed = apply_plan(kernel, plan, {}, removable)

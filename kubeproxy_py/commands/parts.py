@@ -25,10 +25,12 @@ from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubte
 from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel, Scope
 from kubeproxy_py.kernel.host.cpu_time import cpu_s
 from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
+from kubeproxy_py.kernel.iptables.text import POLICY_TABLES, TABLES
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.kernel.worker import Worker
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.kube_names import POLICY_MARK_SETS
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Address, Key, Rows
@@ -125,17 +127,26 @@ def linux_kernel(
         sysctls=sysctl_paths(loaded.config, probed.host) if sysctls is None else sysctls,
         use_ipset_command=probed.ipset_by_tool,
         rules_adapter=rules or _rules_adapter(loaded, probed),
+        policies=has_policies(loaded),
     )
 
 
+def has_policies(loaded: LoadedConfig) -> bool:
+    """Return whether the kernel may have rows of exact policies: because they are on, or because they were."""
+    from kubeproxy_py.kernel.ipset.headers import has_set
+
+    return loaded.agent.policy_marks is not None or any(map(has_set, sorted(POLICY_MARK_SETS)))
+
+
 def _rules_adapter(loaded: LoadedConfig, probed: "ProbeResult") -> "Adapter":
+    tables = POLICY_TABLES if has_policies(loaded) else TABLES
     if loaded.agent.iptables_backend == "libiptc":
         from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter
 
-        return LibiptcAdapter(probed.commands, probed.backend)
+        return LibiptcAdapter(probed.commands, probed.backend, tables)
     from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
 
-    return IptablesAdapter(probed.commands)
+    return IptablesAdapter(probed.commands, tables)
 
 
 def real_platform(loaded: LoadedConfig) -> HostPlatform:
@@ -278,6 +289,7 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
         cpu_clock=cpu_s,
         exclude=loaded.config.ipvs.exclude_cidrs,
         keep_foreign=loaded.agent.keep_foreign_virtual_servers,
+        mark_range=loaded.agent.mark_range,
         timing=_timing(loaded),
         on_problem=on_problem,
         on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish, on_unserved),

@@ -17,7 +17,9 @@ from kubeproxy_py.kernel import read_all
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import HostAddresses, Synced
+from kubeproxy_py.model.kube_names import POLICY_MARK_SETS
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.policy_marks import foreign_mark_servers
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.refusal import grouped
 from kubeproxy_py.model.rows import Rows
@@ -153,10 +155,11 @@ def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows) -> Rows:
         KernelError: The kernel cannot be read.
     """
     rows, exclude = read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs
+    foreign = foreign_mark_servers(rows, rows, loaded.agent.mark_range)
     if not loaded.agent.keep_foreign_virtual_servers:
-        return filter_owned(rows, exclude, desired)
+        return filter_owned(rows, exclude, desired, foreign=foreign)
     addresses = frozenset(chain.from_iterable(parts.compiler.context.foreign_addresses.values()))
-    return filter_owned(rows, exclude, desired, lambda server: is_foreign(server, rows, addresses))
+    return filter_owned(rows, exclude, desired, lambda server: is_foreign(server, rows, addresses), foreign)
 
 
 def desired_rows(
@@ -185,6 +188,8 @@ def desired_rows(
     if addresses_of is not None:
         compiler.handle_event(HostAddresses(addresses_of(compiler.cluster.node)))
     warn_if_node_is_missing(compiler)
+    if any(scope.name in POLICY_MARK_SETS for scope in parts.kernel.scopes()):
+        compiler.adopt_marks(read_all(parts.kernel), compiler.context.policy_marks)
     compiler.compile()
     return compiler.desired.rows
 

@@ -29,11 +29,14 @@ CONNTRACK_MAX_FIELDS = frozenset(("conntrack.maxPerCore", "conntrack.min"))
 """The configuration fields that determine nf_conntrack_max; if one is given, the value may be lowered."""
 
 
-def base_rows(
+def base_rows(  # noqa: PLR0913 - all that these rows depend on
     families: tuple[Family, ...],
     sysctls: Rows,
     maxelems: Mapping[str, int] | None = None,
     without_comments: Collection[Family] = (),
+    *,
+    policy_sets: bool = False,
+    policy_jumps: bool = False,
 ) -> Rows:
     """Return *sysctls*, the device, and every set and jump of *families*.
 
@@ -42,12 +45,18 @@ def base_rows(
         sysctls: The rows of the kernel settings.
         maxelems: The maxelem of sets that differ from kube-proxy's, by name.
         without_comments: The families whose rules cannot have comments.
+        policy_sets: The sets of exact policies, too.
+        policy_jumps: The jumps of exact policies, too.
     """
     rows: Rows = {**sysctls, Link(IPVS_DEVICE): None}
     for family in families:
         for ipset, header in kube_names.ipsets(family, maxelems).items():
             rows[ipset] = header
-        for jump, rule in kube_names.jumps(family, comments=family not in without_comments).items():
+        if policy_sets:
+            for ipset, header in kube_names.ipsets(family, maxelems, kube_names.POLICY_IPSET_DEFINITIONS).items():
+                rows[ipset] = header
+        comments = family not in without_comments
+        for jump, rule in kube_names.jumps(family, comments=comments, policies=policy_jumps).items():
             rows[jump] = JumpSpec(rule)
     return rows
 

@@ -64,7 +64,8 @@ _Rules = Iterator[str]
 def compile_chains(family: Family, sets: NonEmptySets, context: NodeContext) -> Rows:
     """Return all chains of *family* with their rules."""
     inputs = _Inputs(family, sets, context)
-    return {chain: ChainSpec(tuple(_RULES[chain.table, chain.name](inputs))) for chain in kube_names.chains(family)}
+    chains = kube_names.chains(family, policies=context.policy_marks is not None)
+    return {chain: ChainSpec(tuple(_RULES[chain.table, chain.name](inputs))) for chain in chains}
 
 
 def _services(inputs: _Inputs) -> _Rules:
@@ -230,6 +231,41 @@ def _out_filter(inputs: _Inputs) -> _Rules:
         )
 
 
+def _policy_input(inputs: _Inputs) -> _Rules:
+    # A pod of this node reaches all endpoints of what outsiders reach on this node only.
+    for match in inputs.node.if_local.get(inputs.family, ()):
+        yield f"{match} {_set_mark(inputs)}"
+    yield _drop_without_local_endpoint(inputs)
+
+
+def _policy_output(inputs: _Inputs) -> _Rules:
+    yield _set_mark(inputs)
+    yield _drop_without_local_endpoint(inputs)
+
+
+def _set_mark(inputs: _Inputs) -> str:
+    return f"-j SET --map-set {kube_names.POLICY_MARKS.name_in(inputs.family)} dst,dst --map-mark"
+
+
+def _drop_without_local_endpoint(inputs: _Inputs) -> str:
+    # Connections that exist go on: their endpoint may have been here, and may be draining.
+    new = "-m conntrack --ctstate NEW"
+    return f"-m mark ! {_policy_mark(inputs)} {new} {inputs.match(kube_names.POLICY_NO_LOCAL, 'dst,dst')} -j DROP"
+
+
+def _policy_postrouting(inputs: _Inputs) -> _Rules:
+    # Requests of this node itself have the Service address as their source, which no other node answers to.
+    random_fully = " --random-fully" if inputs.node.random_fully else ""
+    source = "-m addrtype --src-type LOCAL "
+    yield f"-m mark {_policy_mark(inputs)} {source}-j MASQUERADE{random_fully}"
+
+
+def _policy_mark(inputs: _Inputs) -> str:
+    assert inputs.node.policy_marks
+    flag = f"{inputs.node.policy_marks.flag:#x}"
+    return f"--mark {flag}/{flag}"
+
+
 _RULES: Mapping[tuple[Table, str], Callable[[_Inputs], _Rules]] = {
     ("nat", kube_names.MARK_MASQ_CHAIN): _mark_masquerade,
     ("nat", kube_names.LOAD_BALANCER_CHAIN): _load_balancer,
@@ -242,4 +278,7 @@ _RULES: Mapping[tuple[Table, str], Callable[[_Inputs], _Rules]] = {
     ("filter", kube_names.PROXY_FIREWALL_CHAIN): _proxy_firewall,
     ("filter", kube_names.ACCESS_FILTER_CHAIN): _access_filter,
     ("filter", kube_names.OUT_FILTER_CHAIN): _out_filter,
+    ("mangle", kube_names.POLICY_INPUT_CHAIN): _policy_input,
+    ("mangle", kube_names.POLICY_OUTPUT_CHAIN): _policy_output,
+    ("nat", kube_names.POLICY_POSTROUTING_CHAIN): _policy_postrouting,
 }

@@ -9,16 +9,17 @@ Invariants:
   frontends that another Service holds by now, and it is compiled again when it, its slices or the NodeContext change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kubeproxy_py.compile.base import base_rows
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.claims import Claims, claims_of
 from kubeproxy_py.compile.cluster import Cluster
-from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
+from kubeproxy_py.compile.desired import BASE, CHAINS, RESTING, Desired
 from kubeproxy_py.compile.frontends import place, refusals
 from kubeproxy_py.compile.health import service_state
 from kubeproxy_py.compile.last_rows import last_rows, without_frontends
+from kubeproxy_py.compile.mark_numbers import MarkNumbers, MarkOwner
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
@@ -26,6 +27,7 @@ from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.net import Family
@@ -61,6 +63,9 @@ class Compiler:
         self._moved: dict[ServiceName, None] = {}  # since pop_moved was called last
         self._caches: dict[ServiceName, CompileCache] = {}  # of Services with several slices
         self._unclaimed: set[ServiceName] = set()  # whose claims are not those of the object now known: that failed
+        self.marks = MarkNumbers()
+        self.marks.use(self.context.policy_marks)
+        self._rest_version = 0  # marks.version that base rows were compiled for
         self._leftovers: dict[VirtualServer, ServiceName] = {}  # frontends in last rows that no Service claims
 
     def handle_event(self, event: ObjectEvent) -> None:
@@ -76,7 +81,7 @@ class Compiler:
 
     def has_work(self) -> bool:
         """Return whether ``compile`` has anything to do."""
-        return bool(self.cluster.dirty) or not self._non_empty
+        return bool(self.cluster.dirty) or not self._non_empty or self._rest_version != self.marks.version
 
     def compile(self) -> list[Key]:
         """Compile what is dirty, and return the keys whose desired spec changed; a key may be there twice."""
@@ -89,6 +94,7 @@ class Compiler:
                 changed += self._compile_guarded(name)
         finally:  # after an error outside of the guard, the others are still dirty, and this one is not retried
             self.cluster.dirty.update(dict.fromkeys(names))
+        self.marks.forget_found()
         return changed + self._compile_base_and_chains()
 
     def keep_last_rows(self, kernel_rows: Rows) -> None:
@@ -99,6 +105,16 @@ class Compiler:
             self._keep(service.name, last_rows(kernel_rows, service))
         if missing:
             self._compile_base_and_chains()
+
+    def adopt_marks(self, kernel_rows: Rows, mark_range: MarkRange | None) -> None:
+        """Know the firewall marks that *kernel_rows* have, before Services are compiled."""
+        self.marks.adopt(kernel_rows, mark_range)
+
+    def end_rest(self, has_real_servers: Callable[[VirtualServer], bool]) -> None:
+        """Give back the marks of virtual servers that have no real servers any more, to those that have none."""
+        if self.marks.resting and self.marks.end_rest(has_real_servers):
+            for owner in self.marks.without:
+                self.cluster.dirty.setdefault(owner.service)
 
     def pop_states(self) -> tuple[ServiceState, ...]:
         """Return the state of each Service that was compiled since the last call."""
@@ -122,6 +138,7 @@ class Compiler:
         self.failed.pop(None, None)
         if context != self.context:
             self.context = context
+            self.marks.use(context.policy_marks)
             self._non_empty.clear()
             self._caches.clear()
             self.cluster.mark_all_dirty()
@@ -174,7 +191,8 @@ class Compiler:
         service = self.cluster.services.get(name)
         try:
             slices = self.cluster.slices_of(name) if service else []
-            parts = self._compile_service(service, slices) if service else []
+            owners: dict[MarkOwner, None] = {}  # that have a mark
+            parts = self._compile_service(service, slices, owners) if service else []
             state = service_state(name, service, slices, self.context)
         except Exception as error:  # a bug that this Service triggers must not stop the others
             self._record_failure(name, error)
@@ -183,6 +201,7 @@ class Compiler:
             self._leftovers = {server: owner for server, owner in self._leftovers.items() if owner != name}
         if not service:
             self._caches.pop(name, None)
+        self.marks.retain(name, owners, self.desired.rows)
         self._states[name] = state
         return self.desired.replace(name, *parts)
 
@@ -210,29 +229,55 @@ class Compiler:
             self.failed[name] = text
             self._on_failure(name, error)
 
-    def _compile_service(self, service: Service, slices: list[EndpointSlice]) -> list[Rows]:
+    def _compile_service(
+        self, service: Service, slices: list[EndpointSlice], owners: dict[MarkOwner, None]
+    ) -> list[Rows]:
+        """Return the rows of *service*, and add to *owners* each Service port that has a mark."""
+
+        def mark_of(owner: MarkOwner, frontends: Iterable[str]) -> int:
+            owners[owner] = None
+            return self.marks.mark_of(owner, frontends)
+
         cache = self._caches.pop(service.name, None)
         if cache is None or cache.service is not service:
             cache = CompileCache(service)
         taken, lost = self.cluster.taken, self.claims.lost_by(service.name)
-        parts = compile_parts(service, slices, self.context, cache, taken=taken, lost=lost)
+        parts = compile_parts(service, slices, self.context, cache, taken=taken, lost=lost, mark_of=mark_of)
         if cache:  # not empty
             self._caches[service.name] = cache
         return parts
 
     def _compile_base_and_chains(self) -> list[Key]:
+        changed = self._compile_resting()
         if self._non_empty and self._sets_version == self.desired.sets.version:
-            return []
+            return changed
         non_empty = {family: self.desired.sets.non_empty(family) for family in self.context.families}
         self._sets_version = self.desired.sets.version
         if non_empty == self._non_empty:
-            return []
+            return changed
         self._non_empty = non_empty
         maxelems = dict(name_and_maxelem for sets in non_empty.values() for name_and_maxelem in sets.maxelems)
         families = self.context.families
         without_comments = [family for family in families if not self.context.has_extension(family, "comment")]
-        base = base_rows(families, self._sysctls, maxelems, without_comments)
-        return self.desired.replace(BASE, base) + self.desired.replace(CHAINS, self._compile_chains())
+        base = base_rows(
+            families,
+            self._sysctls,
+            maxelems,
+            without_comments,
+            policy_sets=self.context.policy_marks is not None or bool(self.marks.resting),
+            policy_jumps=self.context.policy_marks is not None,
+        )
+        changed += self.desired.replace(BASE, base)
+        return changed + self.desired.replace(CHAINS, self._compile_chains())
+
+    def _compile_resting(self) -> list[Key]:
+        """Compile the virtual servers that rest; the sets of exact policies exist at least as long as these."""
+        if self._rest_version == self.marks.version:
+            return []
+        self._rest_version = self.marks.version
+        self._non_empty.clear()
+        rows: Rows = {server: spec for server, spec in self.marks.resting.items()}  # noqa: C416 - of another type
+        return self.desired.replace(RESTING, rows)
 
     def _compile_chains(self) -> Rows:
         rows: Rows = {}

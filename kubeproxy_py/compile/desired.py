@@ -22,6 +22,9 @@ BASE = ObjectName("", "base")
 CHAINS = ObjectName("", "chains")
 """Owner of the chains, which follow from the sets."""
 
+RESTING = ObjectName("", "resting marks")
+"""Owner of the virtual servers by firewall marks that rest (mark_numbers.py)."""
+
 _ABSENT = object()
 
 

@@ -50,7 +50,8 @@ class IpsetUsage:
         names = [definition.name_in(family) for definition in kube_names.IPSET_DEFINITIONS]
         restricted = self._entries[kube_names.LOAD_BALANCER_FW.name_in(family)]
         open_to_node = self._entries[kube_names.LOAD_BALANCER_SOURCE_IP.name_in(family)]
-        maxelems = ((name, maxelem_for(self._sizes[name])) for name in names)
+        policy_names = [definition.name_in(family) for definition in kube_names.POLICY_IPSET_DEFINITIONS]
+        maxelems = ((name, maxelem_for(self._sizes[name])) for name in (*names, *policy_names))
         return NonEmptySets(
             frozenset(name for name in names if self._sizes[name]),
             tuple(sorted(restricted - _frontends_of(open_to_node))),

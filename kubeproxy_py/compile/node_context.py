@@ -7,12 +7,14 @@ Invariants:
 
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import chain
 
 from msgspec import Struct, field
 
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE
 from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, family_of
 
@@ -38,6 +40,9 @@ class NodeContext(Struct, frozen=True, gc=False):
     random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)
     missing_extensions: dict[Family, frozenset[str]] = field(default_factory=dict)  # matches and targets of iptables
     needs_node: bool = True  # False: without a Node object this host itself takes its place (own_node)
+    policy_marks: MarkRange | None = None  # of exact policies; None: kube-proxy's
+    # With exact policies, the matches for packets that pods of this node sent; they are not negated as if_not_local is.
+    if_local: dict[Family, tuple[str, ...]] = field(default_factory=dict)
     health_port: int = 0  # of the health server, let through at Service addresses; 0: not
 
     @property
@@ -92,6 +97,8 @@ def make_node_context(
         random_fully=host.random_fully,
         missing_extensions=host.missing_extensions,
         needs_node=needs_node,
+        policy_marks=settings.policy_marks,
+        if_local=_if_local(config, node, host.families) if settings.policy_marks else {},
         health_port=_health_port(config) if settings.healthz_at_service_addresses else 0,
     )
 
@@ -148,6 +155,44 @@ def _if_not_local(config: KubeProxyConfiguration, node: Node | None, family: Fam
             cidrs = config.cluster_cidr
     first = by_family(cidrs).get(family)
     return f"! -s {first}" if first else ""
+
+
+def _if_local(
+    config: KubeProxyConfiguration, node: Node | None, families: tuple[Family, ...]
+) -> dict[Family, tuple[str, ...]]:
+    """Return the matches for packets that pods of this node sent; none of a family if they cannot be recognized.
+
+    Of clusterCIDR, in which the pods of other nodes are, too, only the networks of this node count if they are known.
+    """
+    match config.detect_local_mode:
+        case "BridgeInterface":
+            return dict.fromkeys(families, (f"-i {config.detect_local.bridge_interface}",))
+        case "InterfaceNamePrefix":
+            return dict.fromkeys(families, (f"-i {config.detect_local.interface_name_prefix}+",))
+    own = tuple(dict.fromkeys(node.pod_cidrs)) if node else ()
+    networks = own
+    if config.detect_local_mode == "ClusterCIDR":
+        all_pods = tuple(dict.fromkeys(config.cluster_cidr))
+        networks = tuple(chain.from_iterable(_own_part(all_pods, own, family) for family in families))
+    matches = {
+        family: tuple(f"-s {network}" for network in networks if family_of(network) == family) for family in families
+    }
+    return {family: found for family, found in matches.items() if found}
+
+
+def _own_part(all_pods: tuple[CIDR, ...], own: tuple[CIDR, ...], family: Family) -> tuple[CIDR, ...]:
+    """Return those of *own*, this node's networks, that are in one of *all_pods*; if none is, *all_pods*."""
+    wider = [ip_network(cidr) for cidr in all_pods if family_of(cidr) == family]
+    inside = [
+        cidr
+        for cidr in own
+        if family_of(cidr) == family and any(_is_subnet(ip_network(cidr), network) for network in wider)
+    ]
+    return tuple(inside) or tuple(map(str, wider))
+
+
+def _is_subnet(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    return network.prefixlen >= other.prefixlen and network.network_address in other
 
 
 def _more_local_networks(

@@ -21,6 +21,7 @@ from kubeproxy_py.compile.frontends import (
     frontends,
 )
 from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.policies import MarkQuery, no_mark, policy_parts
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
 from kubeproxy_py.compile.topology import EndpointSelection, SliceEndpoints, real_servers, select_rules
@@ -60,11 +61,12 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
     *,
     taken: Taken = NOTHING_TAKEN,
     lost: Container[VirtualServer] = (),
+    mark_of: MarkQuery = no_mark,
 ) -> list[Rows]:
     """Return the rows of ``compile_service`` in parts.
 
     Parts of slices that did not change since *cache* was last used are the same dicts.  *cache* must have been created
-    for this *service* and this *context*.
+    for this *service* and this *context*.  *mark_of* is called for each Service port that needs a mark.
     """
     common: Rows = {}
     parts = [common]
@@ -78,6 +80,10 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
         port_rows, *slice_parts = _port_parts(port, served, endpoints, context)
         common |= port_rows
         parts += slice_parts
+        if context.policy_marks:
+            policy_rows, *slice_parts = policy_parts(port, served, endpoints, context, mark_of)
+            common |= policy_rows
+            parts += slice_parts
     cache.evict_unused()
     return parts
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from kubeproxy_py.config.durations import format_duration
 from kubeproxy_py.config.errors import InvalidValue, abbreviated
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
+from kubeproxy_py.model.policy_marks import mask_problem
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.net import SocketAddress
 
@@ -21,11 +22,14 @@ DisplayName = Callable[[str], str]
 """Returns the field at a path as the operator wrote it."""
 
 
-def contradiction(settings: AgentSettings) -> tuple[str, InvalidValue] | None:
+def contradiction(settings: AgentSettings, masquerade_bit: int) -> tuple[str, InvalidValue] | None:
     """Return the path of a setting that cannot work with the others, and the reason; None if there is none."""
     if settings.iptables_backend == "libiptc" and settings.iptables_flavour == "nft":
         message = "libiptc writes legacy tables only, but --iptables-flavour is nft"
         return "iptablesBackend", InvalidValue(message, "remove one of the two flags")
+    if settings.policy_marks and (message := mask_problem(settings.policy_mark_mask, masquerade_bit)):
+        hint = "neighbouring bits that nothing else on this node uses, as 0x3fff"
+        return "policyMarkMask", InvalidValue(message, hint)
     return None
 
 

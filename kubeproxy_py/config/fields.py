@@ -157,6 +157,20 @@ def integer(minimum: int, maximum: int = 2**31 - 1, *, metavar: str = "N") -> Fi
     return FieldType(metavar, read_integer, check, from_text=_integer_from_text)
 
 
+def _read_mark_mask(raw: Any) -> int:
+    """Return *raw*, an integer, or its text as 0x3fff."""
+    if isinstance(raw, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,8}", raw):
+        return int(raw, 16)
+    return read_integer(raw)
+
+
+def _mark_mask_from_text(text: str) -> Any:
+    return text if text.startswith("0x") else _integer_from_text(text)
+
+
+MARK_MASK = FieldType("MASK", _read_mark_mask, integer(1, 2**32 - 1).check, hex, _mark_mask_from_text)
+
+
 def _read_number(raw: Any) -> float:
     if isinstance(raw, float) and isfinite(raw):
         return raw

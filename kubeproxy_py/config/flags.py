@@ -147,6 +147,19 @@ _AGENT_IPVS = (
     ),
 )  # fmt: skip
 
+_AGENT_POLICIES = (
+    Flag(
+        "policies", "policies",
+        "which endpoints each client reaches: as in kube-proxy's IPVS mode, or exactly as the traffic policies say",
+        AgentSettings, commands=_PLAN,
+    ),
+    Flag(
+        "policy-mark-mask", "policyMarkMask",
+        "the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port",
+        AgentSettings, commands=_PLAN,
+    ),
+)  # fmt: skip
+
 _AGENT_IPTABLES = (
     Flag(
         "iptables-flavour", "iptablesFlavour", "which iptables to use; auto: the one that the node already uses",
@@ -276,7 +289,7 @@ _IGNORED = (
 GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
     ("Configuration", _CONFIGURATION),
     ("Kubernetes objects", _SOURCE + _AGENT_SOURCE),
-    ("Traffic", _TRAFFIC),
+    ("Traffic", _TRAFFIC + _AGENT_POLICIES),
     ("IPVS", _IPVS + _AGENT_IPVS),
     ("iptables", _AGENT_IPTABLES),
     ("Connection tracking (sysctls)", _CONNTRACK),
@@ -286,7 +299,7 @@ GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
 )
 """Every flag, by subject, in the order of the help."""
 
-AGENT_FLAGS = _AGENT_SOURCE + _AGENT_IPTABLES + _AGENT_SERVERS + _AGENT_IPVS
+AGENT_FLAGS = _AGENT_SOURCE + _AGENT_POLICIES + _AGENT_IPTABLES + _AGENT_SERVERS + _AGENT_IPVS
 """The flags that kube-proxy does not have."""
 
 FLAGS = tuple(flag for _, flags in GROUPS for flag in flags)

@@ -102,7 +102,7 @@ def load(flags: Mapping[str, str], content: bytes | None = None, overriding: Col
     config = read_section(KubeProxyConfiguration, upstream, result)
     settings = read_section(AgentSettings, agent, result)
     check_across_fields(config, result)
-    _check_settings(flags, settings, result)
+    _check_settings(flags, settings, config.iptables.masquerade_bit, result)
     if result.problems:
         raise ConfigError(result.problems, result.warnings)
     if content is None and flags.get("healthz-port") == "0":
@@ -153,12 +153,14 @@ def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:
     return name
 
 
-def _check_settings(flags: Mapping[str, str], settings: AgentSettings, result: ValidationResult) -> None:
+def _check_settings(
+    flags: Mapping[str, str], settings: AgentSettings, masquerade_bit: int, result: ValidationResult
+) -> None:
     """Add to *result* what in the agent's own flags cannot work."""
     if flags.get("manifests") == "":  # an unset variable of a unit, say; other flags are as if they were not given
         reason = InvalidValue("is empty", "name the folder, or leave the flag out to use the API server")
         result.problems.append(reason.as_problem("--manifests"))
-    if found := contradiction(settings):
+    if found := contradiction(settings, masquerade_bit):
         result.add_problem(*found)
 
 

@@ -17,6 +17,7 @@ from kubeproxy_py.config.fields import (
     DURATION,
     FILE,
     FLUSH_FREQUENCY,
+    MARK_MASK,
     NUMBER,
     PERIOD,
     TEXT,
@@ -44,6 +45,7 @@ from kubeproxy_py.config.kubeproxy_fields import (
     loopback_address,
     socket_address,
 )
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.net import CIDR, IP, SocketAddress
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
@@ -56,6 +58,7 @@ UI_PORT = 10247
 DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 Flavour = Literal["auto", "legacy", "nft"]
 Backend = Literal["restore", "libiptc"]
+Policies = Literal["kube-proxy", "exact"]
 
 _CAPITALS = {"Cidr": "CIDR", "Cidrs": "CIDRs", "Arp": "ARP", "Dsr": "DSR"}
 
@@ -226,7 +229,20 @@ class AgentSettings(Section, frozen=True):
     state_max_age_s: Annotated[float, pointer(DURATION)] = 604_800.0  # older ones are not served; 0: of any age
     debug_socket: Annotated[str, FILE] = ""  # where the state of the agent is served to root; "": nowhere
     ui: Annotated[SocketAddress | None, loopback_address(UI_PORT)] = None  # where the page /ui is served; None: nowhere
+    # For whom traffic policies apply: as in kube-proxy's IPVS mode, or exactly as in its nftables mode
+    policies: Annotated[Policies, one_of("policies", "kube-proxy", "exact")] = "kube-proxy"
+    policy_mark_mask: Annotated[int, MARK_MASK] = MarkRange().mask  # the bits of packet marks that exact policies use
     reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
+
+    @property
+    def mark_range(self) -> MarkRange:
+        """The marks that exact policies use."""
+        return MarkRange(self.policy_mark_mask)
+
+    @property
+    def policy_marks(self) -> MarkRange | None:
+        """The marks of exact policies; None if policies are kube-proxy's."""
+        return self.mark_range if self.policies == "exact" else None
 
 
 class Field(Struct, frozen=True, gc=False):

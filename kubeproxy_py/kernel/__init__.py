@@ -25,6 +25,7 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    PolicyEntry,
     RealServer,
     Rows,
     Spec,
@@ -240,6 +241,7 @@ _SCOPE_OF_KIND: dict[type[Key], Scope] = {
 _SCOPE_OF: dict[type[Key], Callable[[Any], Scope]] = {
     Ipset: lambda key: ipset_scope(key.name),
     IpsetEntry: lambda key: ipset_scope(key.set),
+    PolicyEntry: lambda key: ipset_scope(key.set),
     Chain: lambda key: table_scope(key.family, key.table),
     Jump: lambda key: table_scope(key.family, key.table),
 }
@@ -264,6 +266,7 @@ REAL_SERVERS = "real servers"
 _GROUP_OF: dict[type[Key], Callable[[Any], str]] = {
     Ipset: lambda key: key.name,
     IpsetEntry: lambda key: key.set,
+    PolicyEntry: lambda key: key.set,
     VirtualServer: lambda key: IPV6_SERVERS if ":" in key.address else IPV4_SERVERS,
     RealServer: lambda key: IPV6_REAL_SERVERS if ":" in key.virtual_server.address else IPV4_REAL_SERVERS,
 }

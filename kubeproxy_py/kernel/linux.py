@@ -18,6 +18,7 @@ from kubeproxy_py.kernel.ipset.command import IpsetCommandAdapter
 from kubeproxy_py.kernel.iptables.adapter import IptablesAdapter
 from kubeproxy_py.kernel.iptables.backend import IptablesCommands
 from kubeproxy_py.kernel.iptables.marks import TableMarkReader
+from kubeproxy_py.kernel.iptables.text import POLICY_TABLES, TABLES
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress, Neighbour
@@ -30,6 +31,7 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    PolicyEntry,
     RealServer,
     Rows,
     Sysctl,
@@ -47,6 +49,8 @@ class LinuxKernel:
         sysctls: Paths of the sysctls that ``read`` returns.
         use_ipset_command: Run the ``ipset`` program, for kernels whose sets netlink cannot handle (host_probe.py).
         rules_adapter: Writes chains and jumps; default: by iptables-restore.
+        policies: Read and write the rows of exact policies, too, which are in the mangle table, and in sets and virtual
+            servers of their own.
     """
 
     def __init__(
@@ -56,25 +60,32 @@ class LinuxKernel:
         sysctls: Iterable[str] = (),
         use_ipset_command: bool = False,
         rules_adapter: Adapter | None = None,
+        policies: bool = False,
     ) -> None:
         families = tuple(commands.family for commands in iptables_commands)
-        self._ipvs, self._conntrack = IpvsAdapter(), Conntrack()
+        self._ipvs, self._conntrack = IpvsAdapter(marks=policies), Conntrack()
         self._link = AddressAdapter(self._served_addresses)
         self._network = HostNetwork()
-        rules = rules_adapter or IptablesAdapter(iptables_commands)
-        sets: Adapter = IpsetCommandAdapter(families) if use_ipset_command else IpsetAdapter(families)
+        tables = POLICY_TABLES if policies else TABLES
+        rules = rules_adapter or IptablesAdapter(iptables_commands, tables)
+        sets: Adapter = (
+            IpsetCommandAdapter(families, policies=policies)
+            if use_ipset_command
+            else IpsetAdapter(families, policies=policies)
+        )
         self._adapters: dict[type[Key], Adapter] = {
             Sysctl: SysctlAdapter(sysctls),
             Link: self._link,
             Address: self._link,
             Ipset: sets,
             IpsetEntry: sets,
+            PolicyEntry: sets,
             Chain: rules,
             Jump: rules,
             VirtualServer: self._ipvs,
             RealServer: self._ipvs,
         }
-        self._tables = TableMarkReader(iptables_commands)
+        self._tables = TableMarkReader(iptables_commands, tables)
         self._readers = {scope: adapter for adapter in self._distinct_adapters() for scope in adapter.scopes()}
 
     def scopes(self) -> Sequence[Scope]:

@@ -39,6 +39,7 @@ EXTENSIONS: dict[str, Extension] = {
     extension.name: extension
     for extension in (
         Extension("set", "xt_set"),
+        Extension("SET", "xt_set"),
         Extension("mark", "xt_mark"),
         Extension("MARK", "xt_mark"),
         Extension("conntrack", "xt_conntrack"),

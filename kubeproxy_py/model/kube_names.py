@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from kubeproxy_py.model.rows import Chain, Ipset, IpsetSpec, Jump, Table, VirtualServer
+from kubeproxy_py.model.rows import Chain, Ipset, IpsetEntry, IpsetSpec, Jump, PolicyEntry, Table, VirtualServer
 from kubeproxy_py.net import FAMILIES, IP, Family, Protocol
 
 _NAME_MAX = 31  # IPSET_MAXNAMELEN is 32, the final NUL included
@@ -50,6 +50,7 @@ TEMPORARY_SET = "KUBE-PY-TEMPORARY"
 """The set that is swapped with one whose size changes (kernel/ipset/adapter.py); it exists during one step only."""
 
 _IPV6_PREFIX = f"{PREFIX}6-"
+_SKBINFO = " skbinfo"
 
 
 class IpsetDefinition(Struct, frozen=True, gc=False):
@@ -62,6 +63,11 @@ class IpsetDefinition(Struct, frozen=True, gc=False):
     def name_in(self, family: Family) -> str:
         """Return the set's name in *family*: ``KUBE-6-...`` for IPv6, truncated to the kernel's limit."""
         return self.name if family == "IPv4" else f"{_IPV6_PREFIX}{self.name.removeprefix(PREFIX)}"[:_NAME_MAX]
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether its entries may give firewall marks to packets."""
+        return self.type.endswith(_SKBINFO)
 
     def spec_in(self, family: Family, maxelem: int = _MAXELEM) -> IpsetSpec:
         """Return the header with which the set is created in *family*."""
@@ -169,6 +175,15 @@ IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (
     IPVS_IPS,  # last: a packet matches its REJECT only where the sets above do not name the service port
 )
 
+POLICY_MARKS = IpsetDefinition(
+    "KUBE-PY-INSIDE", f"hash:ip,port{_SKBINFO}", "frontends with externalTrafficPolicy Local, and their marks"
+)
+POLICY_NO_LOCAL = IpsetDefinition(
+    "KUBE-PY-NO-LOCAL", "hash:ip,port", "frontends with a policy of Local and endpoints, none of which is on this node"
+)
+POLICY_IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (POLICY_MARKS, POLICY_NO_LOCAL)
+"""The sets of exact policies, in the order in which their entries come; kube-proxy has none of them."""
+
 MARK_MASQ_CHAIN = "KUBE-MARK-MASQ"
 LOAD_BALANCER_CHAIN = "KUBE-LOAD-BALANCER"
 NODE_PORT_CHAIN = "KUBE-NODE-PORT"  # in both tables
@@ -179,6 +194,10 @@ SOURCE_RANGES_CHAIN = "KUBE-SOURCE-RANGES-FIREWALL"
 PROXY_FIREWALL_CHAIN = "KUBE-PROXY-FIREWALL"
 ACCESS_FILTER_CHAIN = "KUBE-IPVS-FILTER"
 OUT_FILTER_CHAIN = "KUBE-IPVS-OUT-FILTER"
+
+POLICY_INPUT_CHAIN = "KUBE-PY-INPUT"
+POLICY_OUTPUT_CHAIN = "KUBE-PY-OUTPUT"
+POLICY_POSTROUTING_CHAIN = "KUBE-PY-POSTROUTING"
 
 CHAINS: tuple[tuple[Table, str], ...] = (
     # Each chain follows those that it jumps to, so that they exist when it is created.
@@ -195,6 +214,13 @@ CHAINS: tuple[tuple[Table, str], ...] = (
     ("filter", OUT_FILTER_CHAIN),
 )
 
+POLICY_CHAINS: tuple[tuple[Table, str], ...] = (
+    ("mangle", POLICY_INPUT_CHAIN),
+    ("mangle", POLICY_OUTPUT_CHAIN),
+    ("nat", POLICY_POSTROUTING_CHAIN),
+)
+"""The chains of exact policies; kube-proxy has none of them."""
+
 JUMPS: tuple[tuple[Table, str, str, str], ...] = (
     # (table, from, to, comment), in the order in which each is inserted at the top of its chain.
     ("nat", "OUTPUT", SERVICES_CHAIN, "kubernetes service portals"),
@@ -208,6 +234,19 @@ JUMPS: tuple[tuple[Table, str, str, str], ...] = (
     ("filter", "OUTPUT", OUT_FILTER_CHAIN, "kubernetes ipvs access filter"),
 )
 
+POLICY_JUMPS: tuple[tuple[Table, str, str, str], ...] = (
+    # As JUMPS.  Those in mangle come after routing and before IPVS, in both chains.
+    ("nat", "POSTROUTING", POLICY_POSTROUTING_CHAIN, "kubeproxy-py exact policies"),
+    ("mangle", "INPUT", POLICY_INPUT_CHAIN, "kubeproxy-py exact policies"),
+    ("mangle", "OUTPUT", POLICY_OUTPUT_CHAIN, "kubeproxy-py exact policies"),
+)
+
+OWN_CHAINS = CHAINS + POLICY_CHAINS
+"""All chains that may be ours."""
+
+OWN_JUMPS = JUMPS + POLICY_JUMPS
+"""All jumps that may be ours."""
+
 
 def maxelem_for(entries: int) -> int:
     """Return the maxelem of a set that will have *entries*.
@@ -218,15 +257,20 @@ def maxelem_for(entries: int) -> int:
     return _MAXELEM if entries <= _MAXELEM else 1 << (entries * 8 // 7).bit_length()
 
 
-def ipsets(family: Family, maxelems: Mapping[str, int] | None = None) -> dict[Ipset, IpsetSpec]:
-    """Return the sets of *family* with their headers, in the order of IPSET_DEFINITIONS.
+def ipsets(
+    family: Family,
+    maxelems: Mapping[str, int] | None = None,
+    definitions: Iterable[IpsetDefinition] = IPSET_DEFINITIONS,
+) -> dict[Ipset, IpsetSpec]:
+    """Return the sets of *family* with their headers, in the order of *definitions*.
 
     Args:
         family: The address family.
         maxelems: The maxelem of sets that differ from kube-proxy's, by name.
+        definitions: Which sets.
     """
     maxelems = maxelems or {}
-    named = ((definition, definition.name_in(family)) for definition in IPSET_DEFINITIONS)
+    named = ((definition, definition.name_in(family)) for definition in definitions)
     return {Ipset(name): definition.spec_in(family, maxelems.get(name, _MAXELEM)) for definition, name in named}
 
 
@@ -245,28 +289,41 @@ def server_entry(server: VirtualServer) -> str:
     return ip_port(server.address, server.protocol, server.port)
 
 
+POLICY_SETS = names_of(*POLICY_IPSET_DEFINITIONS)
+"""The names of the sets of exact policies, whose entries are PolicyEntry rows."""
+
+POLICY_MARK_SETS = names_of(POLICY_MARKS)
+"""Those whose entries have marks."""
+
+
+def entry_key(name: str, entry: str) -> IpsetEntry:
+    """Return the key of *entry* in the set *name*."""
+    return PolicyEntry(name, entry) if name in POLICY_SETS else IpsetEntry(name, entry)
+
+
 def family_of_set(name: str) -> Family:
     """Return the family of the set *name*, one of those that ``ipsets`` returns."""
     return "IPv6" if name.startswith(_IPV6_PREFIX) else "IPv4"
 
 
-def chains(family: Family) -> list[Chain]:
-    """Return the chains of *family*, each after those that it jumps to."""
-    return [Chain(family, table, name) for table, name in CHAINS]
+def chains(family: Family, *, policies: bool = False) -> list[Chain]:
+    """Return the chains of *family*, each after those that it jumps to; *policies*: those of exact policies, too."""
+    return [Chain(family, table, name) for table, name in (OWN_CHAINS if policies else CHAINS)]
 
 
-def jumps(family: Family, *, comments: bool = True) -> dict[Jump, str]:
+def jumps(family: Family, *, comments: bool = True, policies: bool = False) -> dict[Jump, str]:
     """Return the jumps of *family* with their rules as ``iptables-save`` prints them, in order of insertion.
 
     Args:
         family: The address family.
         comments: False: without their comments, for a kernel without xt_comment.
+        policies: Those of exact policies, too.
     """
     return {
         Jump(family, table, source, target): f'-m comment --comment "{comment}" -j {target}'
         if comments
         else f"-j {target}"
-        for table, source, target, comment in JUMPS
+        for table, source, target, comment in (OWN_JUMPS if policies else JUMPS)
     }
 
 

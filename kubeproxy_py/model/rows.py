@@ -16,10 +16,18 @@ from kubeproxy_py.net import IP, Family, Protocol, join_host_port
 
 IPVS_DEVICE = "kube-ipvs0"
 
-Table = Literal["nat", "filter"]
+Table = Literal["mangle", "nat", "filter"]
 
 FLAG_PERSISTENT = 0x1  # IP_VS_SVC_F_PERSISTENT, include/uapi/linux/ip_vs.h
+FLAG_SCHED_1 = 0x8  # IP_VS_SVC_F_SCHED1: mh-fallback, sh-fallback
 FLAG_SCHED_2 = 0x10  # IP_VS_SVC_F_SCHED2: mh-port, sh-port
+FLAG_SCHED_3 = 0x20  # IP_VS_SVC_F_SCHED3, which no scheduler of Linux uses
+
+FLAG_NO_DRAINING = FLAG_SCHED_3
+"""A flag of virtual servers by firewall mark whose real servers are deleted at once, because the port is not TCP.
+
+The kernel keeps no protocol of them, and this must be known after a restart, too.
+"""
 
 
 class Key(Struct, frozen=True, gc=False, order=True, cache_hash=True):
@@ -67,6 +75,13 @@ class IpsetEntry(Key, frozen=True, gc=False, order=True, cache_hash=True):
         return f"{self.set} {self.entry}"
 
 
+class PolicyEntry(IpsetEntry, frozen=True, gc=False, order=True, cache_hash=True):
+    """An entry of a set of exact policies; spec: MarkSpec in the set that maps frontends to marks, else None.
+
+    It leads packets to real servers, so it comes after them, and goes before them.
+    """
+
+
 class Chain(Key, frozen=True, gc=False, order=True, cache_hash=True):
     """A chain that kube-proxy and this agent create; spec: ChainSpec, all its rules."""
 
@@ -91,14 +106,25 @@ class Jump(Key, frozen=True, gc=False, order=True, cache_hash=True):
 
 
 class VirtualServer(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """A virtual server of IPVS; spec: VirtualServerSpec."""
+    """A virtual server of IPVS; spec: VirtualServerSpec.
+
+    One by firewall mark (``mark_server``) takes packets of every address, port and protocol of its family.
+    """
 
     address: IP
     port: int
     protocol: Protocol
+    mark: int = 0  # 0: by address, port and protocol
 
     def __str__(self) -> str:
+        if self.mark:
+            return f"{'IPv6' if ':' in self.address else 'IPv4'} fwmark {self.mark:#x}"
         return f"{join_host_port(self.address, self.port)}/{self.protocol}"
+
+
+def mark_server(family: Family, mark: int) -> VirtualServer:
+    """Return the virtual server of *family* by firewall *mark*, which has no address, port and protocol."""
+    return VirtualServer("::" if family == "IPv6" else "0.0.0.0", 0, "TCP", mark)
 
 
 class RealServer(Key, frozen=True, gc=False, order=True, cache_hash=True):
@@ -182,6 +208,19 @@ SERVING = RealServerSpec(1)
 DRAINING = RealServerSpec(0)
 
 
+_WHOLE_MARK = 0xFFFFFFFF
+
+
+class MarkSpec(Struct, frozen=True, gc=False):
+    """The firewall mark that an entry of a set gives to packets (skbinfo)."""
+
+    mark: int
+    mask: int = _WHOLE_MARK  # the bits that are replaced
+
+    def __str__(self) -> str:
+        return f"skbmark {self.mark:#x}{'' if self.mask == _WHOLE_MARK else f'/{self.mask:#x}'}"
+
+
 class AddressSpec(Struct, frozen=True, gc=False):
     """How an address on kube-ipvs0 differs from one that this agent adds."""
 
@@ -227,10 +266,10 @@ class RealServerCounters(Struct, frozen=True, gc=False):
     traffic: Traffic  # since it was created
 
 
-Spec = str | IpsetSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | AddressSpec | None
+Spec = str | IpsetSpec | MarkSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | AddressSpec | None
 Rows = dict[Key, Spec]
 
 
 def referenced_sets(rules: Iterable[str]) -> set[str]:
-    """Return the names of the sets that *rules* match on."""
-    return {name for rule in rules for name in re.findall(r"--match-set (\S+)", rule)}
+    """Return the names of the sets that *rules* match on, or take marks from."""
+    return {name for rule in rules for name in re.findall(r"--(?:match|map)-set (\S+)", rule)}

@@ -6,7 +6,7 @@ Invariants:
 
 from collections.abc import Sequence
 
-from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, Spec
+from kubeproxy_py.model.rows import DRAINING, FLAG_NO_DRAINING, Key, RealServer, Rows, Spec, VirtualServerSpec
 from kubeproxy_py.model.steps import Plan, Step
 
 
@@ -19,8 +19,11 @@ def must_drain(key: RealServer, desired: Rows) -> bool:
     """Return whether *key*, which is not desired, drains instead of being deleted at once.
 
     As in kube-proxy, only TCP real servers drain; those of UDP and SCTP, and those of a virtual server that is deleted
-    as well, are deleted at once.
+    as well, are deleted at once.  Of a virtual server by firewall mark its spec tells whether the port is TCP.
     """
+    if key.virtual_server.mark:
+        spec = desired.get(key.virtual_server)
+        return isinstance(spec, VirtualServerSpec) and not spec.flags & FLAG_NO_DRAINING
     return key.virtual_server.protocol == "TCP" and key.virtual_server in desired
 
 

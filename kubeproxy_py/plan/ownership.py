@@ -5,6 +5,7 @@ Invariants:
 - While the agent runs, it owns every virtual server outside ``excludeCIDRs``, and within them those that a Service
   wants; kube-proxy does the same.  With --keep-foreign-virtual-servers it owns only those that cleanup would delete,
   those at an address of kube-ipvs0, and those that a Service wants.
+- Virtual servers by firewall mark are ours if they are desired, or as model/policy_marks.py says.
 - Cleanup deletes only virtual servers that a KUBE-* set refers to.  A set entry is created before its virtual server
   and deleted after it, so a virtual server without one was never the agent's.
 """
@@ -46,12 +47,16 @@ def filter_owned(
     exclude: Iterable[CIDR],
     desired: Collection[Key] = (),
     excepts: Callable[[VirtualServer], bool] = _nothing,
+    foreign: Collection[VirtualServer] = (),
 ) -> Rows:
     """Return *rows* without the virtual servers, and their real servers, in the networks *exclude*.
 
     A *desired* virtual server is owned wherever it is, with all its real servers.  Of the others, those that
-    *excepts* are left out too.
+    *excepts* are left out too, and those by firewall mark that are *foreign*.
     """
+    if foreign:
+        others = frozenset(foreign).difference(desired)
+        rows = {key: spec for key, spec in rows.items() if _server_of(key) not in others}
     networks = [ip_network(cidr) for cidr in exclude]
     if not networks and excepts is _nothing:
         return rows
@@ -60,6 +65,7 @@ def filter_owned(
         for key, spec in rows.items()
         if (server := _server_of(key)) is None
         or server in desired
+        or server.mark
         or not (_is_within(server, networks) or excepts(server))
     }
 
@@ -72,6 +78,8 @@ def is_foreign(server: VirtualServer, rows: Collection[Key], node_addresses: Col
         rows: The sets and addresses of the kernel, besides other rows.
         node_addresses: The addresses of this host, where NodePorts may be served; None: any address.
     """
+    if server.mark:
+        return False  # foreign ones are never among our rows
     return Address(server.address) not in rows and not _is_in_sets(server, rows, node_addresses)
 
 
@@ -79,12 +87,12 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
     """Return the rows that cleanup may delete: no sysctls, and only virtual servers that a KUBE-* set refers to.
 
     Args:
-        rows: All rows read from the kernel.
+        rows: Rows read from the kernel, as ``filter_owned`` returns them.
         node_addresses: The addresses of this host, where NodePorts may be served.
     """
     addresses = frozenset(node_addresses)
     servers = (key for key in rows if isinstance(key, VirtualServer))
-    referenced = {server for server in servers if _is_in_sets(server, rows, addresses)}
+    referenced = {server for server in servers if server.mark or _is_in_sets(server, rows, addresses)}
     return {
         key: spec
         for key, spec in rows.items()

@@ -27,6 +27,7 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    PolicyEntry,
     RealServer,
     Rows,
     Spec,
@@ -48,6 +49,7 @@ BUILD_ORDER: tuple[type[Key], ...] = (
     IpsetEntry,
     VirtualServer,
     RealServer,
+    PolicyEntry,
     Address,
 )
 
@@ -68,9 +70,12 @@ def _ranks() -> dict[Key | str, int]:
     """
     ranks: dict[Key | str, int] = {}
     for family in FAMILIES:
-        ranks |= {chain: rank for rank, chain in enumerate(kube_names.chains(family))}
-        ranks |= {jump: rank for rank, jump in enumerate(kube_names.jumps(family))}
+        ranks |= {chain: rank for rank, chain in enumerate(kube_names.chains(family, policies=True))}
+        ranks |= {jump: rank for rank, jump in enumerate(kube_names.jumps(family, policies=True))}
         ranks |= {definition.name_in(family): rank for rank, definition in enumerate(ENTRY_ORDER)}
+        # Pods of this node are led elsewhere before all others are dropped.
+        policy_sets = enumerate(kube_names.POLICY_IPSET_DEFINITIONS)
+        ranks |= {definition.name_in(family): rank for rank, definition in policy_sets}
     return ranks
 
 
@@ -79,6 +84,7 @@ _RANKED_KINDS: Mapping[type[Key], Callable[[Step], int]] = {
     Chain: lambda step: _RANKS.get(step.key, 0),
     Jump: lambda step: _RANKS.get(step.key, 0),
     IpsetEntry: lambda step: _RANKS.get(step.key.set, 0),  # type: ignore[attr-defined]
+    PolicyEntry: lambda step: _RANKS.get(step.key.set, 0),  # type: ignore[attr-defined]
 }
 
 

@@ -88,11 +88,11 @@ def _is_placeholder_for(step: Step, new_entries: Rows, leftover: Rows) -> bool:
 
 
 def _entries(name: str, rows: Rows) -> Rows:
-    return {key: None for key in rows if isinstance(key, IpsetEntry) and key.set == name}
+    return {key: spec for key, spec in rows.items() if isinstance(key, IpsetEntry) and key.set == name}
 
 
 def _renamed(entries: Rows, name: str) -> Rows:
-    return {IpsetEntry(name, key.entry): None for key in entries if isinstance(key, IpsetEntry)}
+    return {IpsetEntry(name, key.entry): spec for key, spec in entries.items() if isinstance(key, IpsetEntry)}
 
 
 def _referencing_chains(name: str, rows: Rows) -> dict[Key, ChainSpec]:

@@ -12,6 +12,7 @@ from errno import ETIMEDOUT
 
 from kubeproxy_py.compile.desired import Desired
 from kubeproxy_py.kernel import scope_of
+from kubeproxy_py.model.policy_marks import MarkRange, foreign_mark_servers
 from kubeproxy_py.model.rows import DRAINING, ChainSpec, Key, RealServer, Rows, Spec, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import CIDR, IP
@@ -35,6 +36,7 @@ class ActualState:
         exclude: Networks in which virtual servers are not ours, unless they are desired.
         node_addresses: Returns the addresses of this host. If it is given, virtual servers that no set and no address
             of ours names are not ours either.
+        mark_range: The firewall marks of exact policies; None: those of the default.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ActualState:
         draining: DrainQueue,
         exclude: tuple[CIDR, ...] = (),
         node_addresses: Callable[[], Collection[IP]] | None = None,
+        mark_range: MarkRange | None = None,
     ) -> None:
         self.rows: Rows = {}
         self.is_adopted = False  # the rows were read from the kernel, and were not invalidated since
@@ -56,6 +59,7 @@ class ActualState:
         self.exclude = exclude
         self._desired = desired
         self._node_addresses = node_addresses
+        self._mark_range = mark_range
         self._before: dict[Key, Spec] = {}  # the rows whose steps are under way, as they were; None: it did not exist
         self._foreign: set[Key] = set()  # virtual servers of other programs that are to be deleted
 
@@ -80,14 +84,17 @@ class ActualState:
 
         *known* are the rows of the sets and addresses; None: the actual rows.
         """
+        by_rows = self.rows if known is None else known
+        foreign = foreign_mark_servers(rows, by_rows, self._mark_range)
         if self._node_addresses is None:
-            return filter_owned(rows, self.exclude, self._desired.rows)
-        by_rows, addresses = self.rows if known is None else known, self._node_addresses()
+            return filter_owned(rows, self.exclude, self._desired.rows, foreign=foreign)
+        addresses = self._node_addresses()
         return filter_owned(
             rows,
             self.exclude,
             self._desired.rows,
             lambda server: server not in self.rows and is_foreign(server, by_rows, addresses),
+            foreign,
         )
 
     def foreign_deletes(self, steps: Iterable[Step]) -> tuple[VirtualServer, ...]:

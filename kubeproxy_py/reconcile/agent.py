@@ -22,6 +22,7 @@ from kubeproxy_py.diagnose.snapshot import Activity, ActualRows, Snapshot
 from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, Scope, read_scopes
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Address, Key, RealServer, Rows
 from kubeproxy_py.model.services import ServiceName
@@ -73,6 +74,7 @@ class Agent:
             search for drift is bounded; None: as *clock*, as if no other program ever ran.
         exclude: Networks in which virtual servers are not ours, unless they are desired.
         keep_foreign: Leave virtual servers in place that neither our sets nor kube-ipvs0 name.
+        mark_range: The firewall marks of exact policies, whether these are on or not; None: those of the default.
         timing: Periods and limits.
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
@@ -89,6 +91,7 @@ class Agent:
         cpu_clock: Callable[[], float] | None = None,
         exclude: tuple[CIDR, ...] = (),
         keep_foreign: bool = False,
+        mark_range: MarkRange | None = None,
         timing: Timing = Timing(),  # noqa: B008 - frozen
         on_problem: Callable[[Problem], None] = lambda _problem: None,
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
@@ -100,7 +103,7 @@ class Agent:
         self.awaited: set[Feed] = {"services", "slices", "node"}
         draining = DrainQueue(self._drain_deadline_s)
         node_addresses = self._node_addresses if keep_foreign else None
-        self.state = ActualState(compiler.desired, draining, exclude, node_addresses)
+        self.state = ActualState(compiler.desired, draining, exclude, node_addresses, mark_range)
         self._clock = clock
         self._timing = timing
         self._on_problem = on_problem
@@ -109,7 +112,9 @@ class Agent:
         self._oldest_event_s: float | None = None  # of those that no sync has handled yet
         self._late_drift_rows = 0  # found in scopes that were read late, and not repaired yet
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
-        self._reconciler = Reconciler(kernel, compiler, self.state, clock, self._surroundings.neighbours.hold)
+        self._reconciler = Reconciler(
+            kernel, compiler, self.state, clock, self._surroundings.neighbours.hold, mark_range
+        )
         self._compare = FullCompare(kernel, self.state, clock, cpu_clock or clock)
         self._watch = DriftWatch(kernel, self.state, clock, cpu_clock or clock, on_marks)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
@@ -353,7 +358,8 @@ class Agent:
 
     def _drain_deadline_s(self, key: RealServer) -> float:
         """Return the deadline that the Service sets, or else that of the configuration."""
-        holder = self.compiler.claims.holder(key.virtual_server)
+        owner = self.compiler.marks.owner_of(key.virtual_server)
+        holder = owner.service if owner else self.compiler.claims.holder(key.virtual_server)
         service = self.compiler.cluster.services.get(holder) if holder else None
         own_s = service.drain_deadline_s if service else None
         return self._timing.drain_deadline_s if own_s is None else own_s

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
@@ -30,8 +31,14 @@ class Reconciler:
     which of the keys that are about to be planned must wait, and until when.
     """
 
-    def __init__(
-        self, kernel: Kernel, compiler: Compiler, state: ActualState, clock: Callable[[], float], hold: Hold
+    def __init__(  # noqa: PLR0913, PLR0917 - all that a sync needs
+        self,
+        kernel: Kernel,
+        compiler: Compiler,
+        state: ActualState,
+        clock: Callable[[], float],
+        hold: Hold,
+        mark_range: MarkRange | None = None,
     ) -> None:
         self.last_sync_s = -NEVER  # when the last plan was applied
         self._kernel = kernel
@@ -39,6 +46,7 @@ class Reconciler:
         self._state = state
         self._clock = clock
         self._hold = hold
+        self._mark_range = mark_range
         self._late: list[LateSteps] = []  # not reported yet
 
     @property
@@ -59,6 +67,7 @@ class Reconciler:
             event_s: When the oldest event arrived that this sync handles; None if there is none.
         """
         began_s = self._clock()
+        self._compiler.adopt_marks(kernel_rows, self._mark_range)
         self._compiler.compile()
         self._compiler.keep_last_rows(kernel_rows)
         compiled_s = self._clock()
@@ -72,6 +81,7 @@ class Reconciler:
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
         self._state.record_full_sync(plan, failures, applied_s, held)
+        self._end_rest()
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
         return self._report(
             Trigger.FIRST_SYNC,
@@ -107,6 +117,7 @@ class Reconciler:
         failures = self._apply(plan, self._state.pending.others(due))
         applied_s = self.last_sync_s = self._clock()
         self._state.record_outcome(plan, failures, due, applied_s)
+        self._end_rest()
         phases_s = (compiled_s - began_s, planned_s - compiled_s, applied_s - planned_s)
         return self._report(
             trigger,
@@ -126,6 +137,7 @@ class Reconciler:
         failures = self._apply(plan)
         applied_s = self.last_sync_s = self._clock()
         self._state.record_outcome(plan, failures, (), applied_s)
+        self._end_rest()
         return DrainReport(
             steps=plan.steps,
             failures=failures,
@@ -133,6 +145,12 @@ class Reconciler:
             pending=len(self._state.pending),
             apply_s=applied_s - began_s,
         )
+
+    def _end_rest(self) -> None:
+        """Have the next sync delete virtual servers by firewall mark whose real servers have all gone."""
+        if self._compiler.marks.resting:
+            counts = self._state.real_server_counts
+            self._compiler.end_rest(lambda server: counts.get(server, 0) > 0)
 
     def _due(self, now_s: float) -> list[Key]:
         """Return the keys to plan: those that are due, and those that must not be left behind by them.

@@ -11,17 +11,22 @@ from collections.abc import Container, Iterable, Mapping
 
 from msgspec import Struct
 
-from kubeproxy_py.model.kube_names import IPSET_DEFINITIONS
+from kubeproxy_py.model.kube_names import IPSET_DEFINITIONS, POLICY_IPSET_DEFINITIONS
 from kubeproxy_py.model.rows import Chain, Ipset, Jump, Key, Link
 from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.plan.protection import protecting_group
 
 KIND_NAMES: tuple[str, ...] = (
-    *("Sysctl", "Link", "Ipset", "Chain", "Jump", "IpsetEntry", "VirtualServer", "RealServer", "Address"),
+    *("Sysctl", "Link", "Ipset", "Chain", "Jump", "IpsetEntry", "VirtualServer", "RealServer"),
+    *("PolicyEntry", "Address"),
 )
 """Every kind of row, in the order of building."""
 
-_FAMILY_OF_SET = {definition.name_in(family): family for family in FAMILIES for definition in IPSET_DEFINITIONS}
+_FAMILY_OF_SET = {
+    definition.name_in(family): family
+    for family in FAMILIES
+    for definition in (*IPSET_DEFINITIONS, *POLICY_IPSET_DEFINITIONS)
+}
 
 
 class SyncStatus(Struct, frozen=True, gc=False):

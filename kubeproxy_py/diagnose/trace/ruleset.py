@@ -10,7 +10,7 @@ from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, JumpSpec
 from kubeproxy_py.net import Family
 
 Rules = tuple[str, ...]
-_OUR_CHAINS = frozenset(kube_names.CHAINS)
+_OUR_CHAINS = frozenset(kube_names.OWN_CHAINS)
 _HOOKS = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
 
 
@@ -42,11 +42,11 @@ def is_ours(table: str, chain: str, target: str = "") -> bool:
 def ruleset_of_rows(lookup: Lookup, family: Family) -> Ruleset:
     """Return our chains and jumps as rows have them; a jump is above those that are inserted before it."""
     chains: dict[tuple[str, str], Rules] = {}
-    for table, name in kube_names.CHAINS:
+    for table, name in kube_names.OWN_CHAINS:
         spec = lookup.get(Chain(family, table, name))
         if isinstance(spec, ChainSpec):
             chains[table, name] = spec.rules
-    for table, source, target, _ in kube_names.JUMPS:
+    for table, source, target, _ in kube_names.OWN_JUMPS:
         jump = lookup.get(Jump(family, table, source, target))
         if isinstance(jump, JumpSpec):
             chains[table, source] = (jump.rule.splitlines()[0], *chains.get((table, source), ()))

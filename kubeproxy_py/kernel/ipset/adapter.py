@@ -48,16 +48,19 @@ from kubeproxy_py.kernel.netlink.socket import (
 )
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import TEMPORARY_SET
-from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
+from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, PolicyEntry, Rows
 from kubeproxy_py.model.steps import Step, StepFailure, Verb
 from kubeproxy_py.net import FAMILIES, Family
 
 
 class IpsetAdapter:
-    """Ipset and IpsetEntry rows of *families*, in the network namespace in which it is first used."""
+    """Ipset and IpsetEntry rows of *families*, in the network namespace in which it is first used.
 
-    def __init__(self, families: Iterable[Family]) -> None:
-        self._scopes = [ipset_scope(name) for name in owned_set_names(families)]
+    With *policies* also those of exact policies.
+    """
+
+    def __init__(self, families: Iterable[Family], *, policies: bool = False) -> None:
+        self._scopes = [ipset_scope(name) for name in owned_set_names(families, policies=policies)]
         self._marks = IpsetMarkReader(scope.name for scope in self._scopes)
         self._socket: Socket | None = None
         self._revisions: dict[tuple[str, Family | None], int] = {}
@@ -68,6 +71,9 @@ class IpsetAdapter:
             (IpsetEntry, "add"): self._apply_entries,
             (IpsetEntry, "update"): self._apply_entries,
             (IpsetEntry, "delete"): self._apply_entries,
+            (PolicyEntry, "add"): self._apply_entries,
+            (PolicyEntry, "update"): self._apply_entries,
+            (PolicyEntry, "delete"): self._apply_entries,
         }
 
     def scopes(self) -> list[Scope]:
@@ -194,7 +200,11 @@ class IpsetAdapter:
         old = rows.pop(Ipset(name))
         assert isinstance(old, IpsetSpec)
         if spec.can_swap_with(old):
-            entries = [Step("add", IpsetEntry(TEMPORARY_SET, key.entry)) for key in rows if isinstance(key, IpsetEntry)]
+            entries = [
+                Step("add", IpsetEntry(TEMPORARY_SET, key.entry), mark)
+                for key, mark in rows.items()
+                if isinstance(key, IpsetEntry)
+            ]
             if unfit := self._apply_entries(entries):
                 text = f"{len(unfit)} entries of the set don't fit: {unfit[0].message}"
                 return [StepFailure(step, unfit[0].errno, text)]
@@ -233,9 +243,10 @@ class IpsetAdapter:
         return failures
 
 
-def owned_set_names(families: Iterable[Family]) -> list[str]:
-    """Return the names of the sets that may be ours."""
-    ours = (key.name for family in families for key in kube_names.ipsets(family))
+def owned_set_names(families: Iterable[Family], *, policies: bool = False) -> list[str]:
+    """Return the names of the sets that may be ours; with *policies* those of exact policies, too."""
+    definitions = (*kube_names.IPSET_DEFINITIONS, *(kube_names.POLICY_IPSET_DEFINITIONS if policies else ()))
+    ours = (key.name for family in families for key in kube_names.ipsets(family, definitions=definitions))
     return [*ours, kube_names.PLACEHOLDER_SET, TEMPORARY_SET]
 
 
@@ -259,7 +270,12 @@ def _entry_failures(
     return [failure for failure in failures if not (failure.step.verb == "delete" and failure.errno == ENOENT)]
 
 
-_TYPES = {key.name: spec.type for family in FAMILIES for key, spec in kube_names.ipsets(family).items()}
+_DEFINITIONS = (*kube_names.IPSET_DEFINITIONS, *kube_names.POLICY_IPSET_DEFINITIONS)
+_TYPES = {
+    key.name: spec.type
+    for family in FAMILIES
+    for key, spec in kube_names.ipsets(family, definitions=_DEFINITIONS).items()
+}
 
 
 def _failure(step: Step, error: NetlinkError, command: int) -> StepFailure:

@@ -13,7 +13,7 @@ from itertools import groupby
 from kubeproxy_py.kernel.ipset.decode import failed_line
 from kubeproxy_py.kernel.ipset.encode import batch_sizes, encode_entries, encode_entry
 from kubeproxy_py.kernel.netlink.messages import NetlinkError
-from kubeproxy_py.model.rows import IpsetEntry
+from kubeproxy_py.model.rows import IpsetEntry, MarkSpec
 from kubeproxy_py.model.steps import Step, StepFailure
 
 
@@ -31,7 +31,9 @@ def encode(steps: Sequence[Step]) -> tuple[list[Step], list[bytes], list[StepFai
     for step in steps:
         assert isinstance(step.key, IpsetEntry)
         try:
-            encoded.append(encode_entry(step.key.entry, len(encoded) + 1))
+            encoded.append(
+                encode_entry(step.key.entry, len(encoded) + 1, step.spec if isinstance(step.spec, MarkSpec) else None)
+            )
             sendable.append(step)
         except (ValueError, struct.error) as error:
             failures.append(StepFailure(step, EINVAL, f"not an entry: {error}"))

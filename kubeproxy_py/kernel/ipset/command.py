@@ -19,11 +19,12 @@ from kubeproxy_py.kernel.ipset.constants import (
     ENTRY_TYPES,
     IPSET_ERR_HASH_FULL,
     IPSET_ERR_TYPE_MISMATCH,
+    SKBINFO,
 )
 from kubeproxy_py.kernel.ipset.decode import as_read_back, spec_as_read
 from kubeproxy_py.kernel.ipset.errors import tool_errno, tool_text
-from kubeproxy_py.model.kube_names import TEMPORARY_SET
-from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, Rows
+from kubeproxy_py.model.kube_names import TEMPORARY_SET, entry_key
+from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, MarkSpec, Rows, Spec
 from kubeproxy_py.model.steps import Step, StepFailure, Verb
 from kubeproxy_py.net import Family
 
@@ -33,13 +34,14 @@ _REFUSED_LINE = re.compile(r"Error in line ([0-9]{1,9}): (.*)")
 _FAMILY_OF: dict[str, Family] = {"inet": "IPv4", "inet6": "IPv6"}
 _FAMILY_NAMES = {family: name for name, family in _FAMILY_OF.items()}
 _ALL_PORTS = "0-65535"
+_OPTIONS_WITHOUT_VALUE = frozenset((SKBINFO, "counters", "comment", "forceadd"))
 
 
 class IpsetCommandAdapter:
     """Ipset and IpsetEntry rows of *families*, in the network namespace of the calling thread."""
 
-    def __init__(self, families: Iterable[Family]) -> None:
-        self._scopes = [ipset_scope(name) for name in owned_set_names(families)]
+    def __init__(self, families: Iterable[Family], *, policies: bool = False) -> None:
+        self._scopes = [ipset_scope(name) for name in owned_set_names(families, policies=policies)]
         self._handlers: dict[tuple[type[Key], Verb], Callable[[Sequence[Step]], list[StepFailure]]] = {
             (Ipset, "add"): _create,
             (Ipset, "update"): lambda steps: [failure for step in steps for failure in _replace(step)],
@@ -94,7 +96,8 @@ def _replace(step: Step) -> list[StepFailure]:
         return _restore([Step("add", step.key, spec)])
     old = rows.pop(Ipset(name))
     assert isinstance(old, IpsetSpec)
-    entries = [key.entry for key in rows if isinstance(key, IpsetEntry)] if spec.can_swap_with(old) else []
+    entries = [_entry_words(key.entry, mark) for key, mark in rows.items() if isinstance(key, IpsetEntry)]
+    entries = entries if spec.can_swap_with(old) else []
     _run_ipset(["destroy", TEMPORARY_SET])
     lines = [
         _create_line(TEMPORARY_SET, spec),
@@ -150,15 +153,21 @@ def _line(step: Step) -> str:
         case Ipset(name=name), _:
             return _create_line(name, desired_spec(step))
         case IpsetEntry(set=name, entry=entry), verb:
-            return f"{'del' if verb == 'delete' else 'add'} {name} {entry}"
+            return f"del {name} {entry}" if verb == "delete" else f"add {name} {_entry_words(entry, step.spec)}"
     raise TypeError(f"no ipset step: {step}")
+
+
+def _entry_words(entry: str, mark: Spec) -> str:
+    return f"{entry} {mark}" if isinstance(mark, MarkSpec) else entry
 
 
 def _create_line(name: str, spec: IpsetSpec) -> str:
     if spec.family is None:
         return f"create {name} {spec.type} range {_ALL_PORTS}"
     family = _FAMILY_NAMES[spec.family]
-    return f"create {name} {spec.type} family {family} hashsize {spec.hashsize} maxelem {spec.maxelem}"
+    set_type, *options = spec.type.split()
+    words = (name, set_type, "family", family, "hashsize", spec.hashsize, "maxelem", spec.maxelem, *options)
+    return f"create {' '.join(map(str, words))}"
 
 
 def parse_save(name: str, saved: bytes) -> Rows:
@@ -169,8 +178,17 @@ def parse_save(name: str, saved: bytes) -> Rows:
         spec = _parse_spec(type_name, options)
         rows: Rows = {Ipset(name): spec}
         if spec.type in ENTRY_TYPES:
-            rows.update((IpsetEntry(name, line.split(" ", 3)[2]), None) for line in entries)
+            rows.update(_parse_entry(name, line) for line in entries)
     return rows
+
+
+def _parse_entry(name: str, line: str) -> tuple[IpsetEntry, MarkSpec | None]:
+    """Return an entry of the set *name* from its line.  Raises ValueError or IndexError."""
+    _, _, entry, *options = line.split()
+    if "skbmark" not in options:
+        return entry_key(name, entry), None
+    mark, _, mask = options[options.index("skbmark") + 1].partition("/")
+    return entry_key(name, entry), MarkSpec(int(mark, 16), int(mask or "0xffffffff", 16))
 
 
 def parse_list(listed: bytes) -> dict[str, IpsetSpec]:
@@ -182,10 +200,13 @@ def parse_list(listed: bytes) -> dict[str, IpsetSpec]:
 
 def _parse_spec(type_name: str, options: Sequence[str]) -> IpsetSpec:
     """Return the spec of a set from the *options* of its ``ipset save`` or ``ipset list`` header."""
+    flags = [option for option in options if option in _OPTIONS_WITHOUT_VALUE]
+    options = [option for option in options if option not in _OPTIONS_WITHOUT_VALUE]
     values = dict(zip(options[::2], options[1::2], strict=False))
     deviations = [f"{option} {values[option]}" for option in ("timeout", "netmask") if option in values]
     if values.get("range", _ALL_PORTS) != _ALL_PORTS:
         deviations.append(f"range {values['range']}")
+    deviations += [SKBINFO] if SKBINFO in flags else []
     maxelem = int(values.get("maxelem", IpsetSpec(type_name, None).maxelem))
     return spec_as_read(type_name, _FAMILY_OF.get(values.get("family", "")), maxelem, deviations)
 

@@ -8,12 +8,14 @@ Source: as encode.py.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from socket import inet_ntop, ntohs
 from struct import Struct
 
 from kubeproxy_py.kernel.errors import decoding
 from kubeproxy_py.kernel.ipset.constants import (
     ATTR_ADT,
+    ATTR_CADT_FLAGS,
     ATTR_CIDR2,
     ATTR_DATA,
     ATTR_ELEMENTS,
@@ -30,11 +32,14 @@ from kubeproxy_py.kernel.ipset.constants import (
     ATTR_REVISION,
     ATTR_REVISION_MIN,
     ATTR_SETNAME,
+    ATTR_SKBMARK,
     ATTR_TIMEOUT,
     ATTR_TYPENAME,
     ENTRY_PROTOCOL_NAMES,
     ENTRY_TYPES,
+    FLAG_WITH_SKBINFO,
     PORT_RANGE,
+    SKBINFO,
 )
 from kubeproxy_py.kernel.netlink.attributes import (
     HEADER_SIZE,
@@ -47,7 +52,8 @@ from kubeproxy_py.kernel.netlink.attributes import (
     read_u32,
 )
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_NUMBERS
-from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Rows
+from kubeproxy_py.model.kube_names import POLICY_SETS, entry_key
+from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, MarkSpec, Rows
 from kubeproxy_py.net import Family
 
 _NFGENMSG_SIZE = 4  # family, version, resource (2 bytes)
@@ -57,6 +63,7 @@ _MAXELEM_DEFAULT = IpsetSpec("", None).maxelem
 
 _U16 = Struct(">H")
 _U32 = Struct(">I")
+_MARK = Struct(">II")  # mark, mask
 
 # Entries as Linux lists them: the headers of DATA, IP and IPV4, the address; then, with a port, PORT and PROTO.
 _IP_LAYOUT, _IP_PORT_LAYOUT = Struct("=12s4s"), Struct("=12s4s4sH2x4sB3x")
@@ -92,7 +99,12 @@ def decode_set(name: str, bodies: Sequence[bytes]) -> Rows:
         spec = decode_spec(bodies[0])
         rows: Rows = {Ipset(name): spec}
         if spec.type in ENTRY_TYPES:
-            rows.update((IpsetEntry(name, entry), None) for body in bodies for entry in decode_entries(body))
+            if spec.type.endswith(SKBINFO):
+                marked = (item for body in bodies for item in decode_marked_entries(body))
+                rows.update((entry_key(name, entry), mark) for entry, mark in marked)
+            else:
+                new_key = partial(entry_key if name in POLICY_SETS else IpsetEntry, name)
+                rows.update((new_key(entry), None) for body in bodies for entry in decode_entries(body))
     return rows
 
 
@@ -116,6 +128,8 @@ def decode_spec(body: bytes) -> IpsetSpec:
         ports = (_U16.unpack(data[ATTR_PORT])[0], _U16.unpack(data[ATTR_PORT_TO])[0])
         if ports != PORT_RANGE:
             deviations.append("range {}-{}".format(*ports))
+    if ATTR_CADT_FLAGS in data and _U32.unpack(data[ATTR_CADT_FLAGS])[0] & FLAG_WITH_SKBINFO:
+        deviations.append(SKBINFO)
     maxelem = _U32.unpack(data[ATTR_MAXELEM])[0] if ATTR_MAXELEM in data else _MAXELEM_DEFAULT
     return spec_as_read(type_name, _FAMILIES.get(attrs[ATTR_FAMILY][0]), maxelem, deviations)
 
@@ -141,7 +155,7 @@ def spec_as_read(type_name: str, family: Family | None, maxelem: int, deviations
         family: Of its entries.
         maxelem: Its capacity.
         deviations: Options that are never desired and change what the set does (a default timeout, a netmask, less
-            than all ports); they become part of the type, which then differs from every desired one.
+            than all ports), or of one set of ours only (marks); they become part of the type.
     """
     is_bitmap = type_name == "bitmap:port"
     return IpsetSpec(" ".join((type_name, *deviations)), None if is_bitmap else family, maxelem=maxelem)
@@ -167,6 +181,18 @@ def decode_entries(body: bytes) -> Iterator[str]:
         return
     for _, data in iter_attributes(listed):
         yield _entry_text(parse_attributes(data))
+
+
+def decode_marked_entries(body: bytes) -> Iterator[tuple[str, MarkSpec | None]]:
+    """Yield the entries in one message of a listing as ``decode_entries``, each with its mark.
+
+    Raises one of MALFORMED.
+    """
+    listed = parse_attributes(body, _NFGENMSG_SIZE).get(ATTR_ADT, b"")
+    for _, data in iter_attributes(listed):
+        attrs = parse_attributes(data)
+        mark = MarkSpec(*_MARK.unpack(attrs[ATTR_SKBMARK])) if ATTR_SKBMARK in attrs else None
+        yield _entry_text(attrs), mark
 
 
 def _decode_ipv4_entries(listed: bytes) -> list[str]:

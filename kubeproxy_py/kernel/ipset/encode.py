@@ -16,6 +16,7 @@ from struct import Struct
 
 from kubeproxy_py.kernel.ipset.constants import (
     ATTR_ADT,
+    ATTR_CADT_FLAGS,
     ATTR_CIDR2,
     ATTR_DATA,
     ATTR_FAMILY,
@@ -34,11 +35,14 @@ from kubeproxy_py.kernel.ipset.constants import (
     ATTR_REVISION,
     ATTR_SETNAME,
     ATTR_SETNAME2,
+    ATTR_SKBMARK,
     ATTR_TYPENAME,
     ENTRY_PROTOCOL_NUMBERS,
     FLAG_LIST_HEADER,
+    FLAG_WITH_SKBINFO,
     NFNL_SUBSYS_IPSET,
     PORT_RANGE,
+    SKBINFO,
 )
 from kubeproxy_py.kernel.netlink.attributes import (
     NESTED,
@@ -53,13 +57,14 @@ from kubeproxy_py.kernel.netlink.attributes import (
     u32,
 )
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_NUMBERS, AF_UNSPEC, family_number
-from kubeproxy_py.model.rows import IpsetSpec
+from kubeproxy_py.model.rows import IpsetSpec, MarkSpec
 from kubeproxy_py.net import Family
 
 _NFGENMSG = bytes((AF_INET, 0, 0, 0))  # family (ignored), version, resource
 _PROTOCOL_6 = u8(ATTR_PROTOCOL, 6)
 
 _U16 = Struct(">H")
+_MARK = Struct(">II")
 _LINE = Struct("=I")
 _MESSAGE_MAX = 0xFFFF - 64  # the length of a nested attribute has 16 bits; 64 for what precedes it
 
@@ -100,11 +105,22 @@ def encode_swap(name: str, other: str) -> bytes:
 
 def encode_type(spec: IpsetSpec) -> bytes:
     """Return the body of TYPE, which requests the revisions of a set type that the kernel supports."""
-    return _NFGENMSG + _PROTOCOL_6 + string(ATTR_TYPENAME, spec.type) + u8(ATTR_FAMILY, _family_number(spec.family))
+    return (
+        _NFGENMSG
+        + _PROTOCOL_6
+        + string(ATTR_TYPENAME, kernel_type(spec))
+        + u8(ATTR_FAMILY, _family_number(spec.family))
+    )
+
+
+def kernel_type(spec: IpsetSpec) -> str:
+    """Return the type of a set as the kernel knows it, without our options."""
+    return spec.type.partition(" ")[0]
 
 
 def encode_create(name: str, spec: IpsetSpec, revision: int) -> bytes:
     """Return the body of CREATE.  A bitmap:port spans all ports; a hash has the sizes of *spec*."""
+    sizes: tuple[bytes, ...]
     if spec.type == "bitmap:port":
         first, last = PORT_RANGE
         sizes = (be16(ATTR_PORT, first, NET_BYTE_ORDER), be16(ATTR_PORT_TO, last, NET_BYTE_ORDER))
@@ -113,10 +129,12 @@ def encode_create(name: str, spec: IpsetSpec, revision: int) -> bytes:
             be32(ATTR_HASHSIZE, spec.hashsize, NET_BYTE_ORDER),
             be32(ATTR_MAXELEM, spec.maxelem, NET_BYTE_ORDER),
         )
+        if spec.type.endswith(SKBINFO):
+            sizes = (*sizes, be32(ATTR_CADT_FLAGS, FLAG_WITH_SKBINFO, NET_BYTE_ORDER))
     return b"".join(
         (
             encode_set_name(name),
-            string(ATTR_TYPENAME, spec.type),
+            string(ATTR_TYPENAME, kernel_type(spec)),
             u8(ATTR_REVISION, revision),
             u8(ATTR_FAMILY, _family_number(spec.family)),
             nested(ATTR_DATA, *sizes),
@@ -124,10 +142,11 @@ def encode_create(name: str, spec: IpsetSpec, revision: int) -> bytes:
     )
 
 
-def encode_entry(entry: str, line: int) -> bytes:
+def encode_entry(entry: str, line: int, mark: MarkSpec | None = None) -> bytes:
     """Return one DATA element; an error names its *line* (from 1).
 
-    Layout: IP, then PORT and PROTO, then IP2 and CIDR2, as far as *entry* has them; a bitmap entry has PORT only.
+    Layout: IP, then PORT and PROTO, then IP2 and CIDR2, as far as *entry* has them; a bitmap entry has PORT only; then
+    with *mark* SKBMARK: mark and mask.
     32 bytes for hash:ip,port and 8 for the line.
 
     Raises:
@@ -139,7 +158,8 @@ def encode_entry(entry: str, line: int) -> bytes:
     else:
         family = family_number(first)
         packed = _pack_address(family, first)
-    before, after = _entry_template(family, len(packed), remainder)
+    extra = attribute(ATTR_SKBMARK | NET_BYTE_ORDER, _MARK.pack(mark.mark, mark.mask)) if mark else b""
+    before, after = _entry_template(family, len(packed), remainder, extra)
     return before + packed + after + _LINE.pack(line)
 
 
@@ -167,16 +187,17 @@ def _family_number(family: Family | None) -> int:
 
 
 @lru_cache(maxsize=1024)  # nearly always a protocol and a port follow, of which Services have few different ones
-def _entry_template(family: int, size: int, remainder: str) -> tuple[bytes, bytes]:
+def _entry_template(family: int, size: int, remainder: str, extra: bytes) -> tuple[bytes, bytes]:
     """Return what precedes the first address of a DATA element, and what follows it up to the line.
 
     Args:
         family: Of the address; AF_UNSPEC if a complete PORT attribute takes its place.
         size: Of the address in bytes.
         remainder: The text of the entry after the address.
+        extra: Attributes that follow.
     """
     before = _ADDRESS_HEADERS[ATTR_IP, family] if family else b""
-    after = _encode_remainder(remainder) + _LINE_HEADER
+    after = _encode_remainder(remainder) + extra + _LINE_HEADER
     return attr_header(ATTR_DATA | NESTED, len(before) + size + len(after) + _LINE.size) + before, after
 
 

@@ -94,6 +94,7 @@ def request_error(error: KernelError, command: int, set_type: str = "") -> Kerne
 
 def module_of(set_type: str) -> str:
     """Return the kernel module of a set type: ``ip_set_hash_ipportnet`` for ``hash:ip,port,net``."""
+    set_type, _, _ = set_type.partition(" ")  # without our options
     return f"ip_set_{set_type.replace(':', '_').replace(',', '')}"
 
 

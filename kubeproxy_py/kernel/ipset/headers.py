@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 from kubeproxy_py.kernel.errors import KernelError, decoding
-from kubeproxy_py.kernel.ipset.constants import IPSET_CMD_LIST, IPSET_CMD_TYPE, IPSET_ERR_FIND_TYPE
+from kubeproxy_py.kernel.ipset.constants import IPSET_CMD_HEADER, IPSET_CMD_LIST, IPSET_CMD_TYPE, IPSET_ERR_FIND_TYPE
 from kubeproxy_py.kernel.ipset.decode import decode_set_name
-from kubeproxy_py.kernel.ipset.encode import encode_list_headers, encode_type, message_type
+from kubeproxy_py.kernel.ipset.encode import encode_list_headers, encode_set_name, encode_type, message_type
 from kubeproxy_py.kernel.ipset.errors import module_of, request_error
 from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, NLM_F_ACK, Socket, message
 from kubeproxy_py.model import kube_names
@@ -23,6 +23,16 @@ def set_names() -> tuple[str, ...]:
             raise request_error(error, IPSET_CMD_LIST) from error
     with decoding("a listing of sets"):
         return tuple(decode_set_name(body) for body in bodies)
+
+
+def has_set(name: str) -> bool:
+    """Return whether the set *name* exists; also False where it cannot be asked."""
+    with closing(Socket(NETLINK_NETFILTER)) as netlink:
+        try:
+            netlink.request(message(message_type(IPSET_CMD_HEADER), 0, encode_set_name(name)))
+        except KernelError:
+            return False
+    return True
 
 
 def missing_types(families: Iterable[Family]) -> Iterator[Lack]:

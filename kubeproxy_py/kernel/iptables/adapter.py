@@ -29,7 +29,7 @@ _PRINTED_FORMS_MAX = 65536  # rules that iptables prints differently; beyond, fo
 
 
 class IptablesAdapter:
-    """Reads and writes the chains and jumps of each family in *commands*.
+    """Reads and writes the chains and jumps of each family in *commands*, in *tables*.
 
     A normal write is not read back, because rules are written as ``iptables-save`` prints them.  A version of iptables
     may print a rule differently, though.  Then the rows read differ from the desired ones and an update is planned
@@ -39,7 +39,8 @@ class IptablesAdapter:
     and the read-back.
     """
 
-    def __init__(self, commands: Iterable[IptablesCommands]) -> None:
+    def __init__(self, commands: Iterable[IptablesCommands], tables: Sequence[Table] = TABLES) -> None:
+        self._tables = tables
         self._commands = {family_commands.family: family_commands for family_commands in commands}
         self._written: dict[Chain, ChainSpec] = {}
         self._written_forms: dict[str, str] = {}  # rule as iptables-save prints it -> rule as we wrote it
@@ -48,12 +49,12 @@ class IptablesAdapter:
         self._unprintable: set[tuple[Family, Table]] = set()  # tables that iptables-save cannot print, as logged
 
     def scopes(self) -> list[Scope]:
-        """Return the nat and filter tables of each family."""
-        return [table_scope(family, table) for family in self._commands for table in TABLES]
+        """Return the tables of each family."""
+        return [table_scope(family, table) for family in self._commands for table in self._tables]
 
     def read(self, scope: Scope) -> Rows:
         """Return our chains and jumps in the table of *scope*.  Raises KernelError."""
-        family, table = next((f, t) for f in self._commands for t in TABLES if table_scope(f, t) == scope)
+        family, table = next((f, t) for f in self._commands for t in self._tables if table_scope(f, t) == scope)
         rows = self._read_table(family, table)
         return {key: self._as_written(spec) if isinstance(spec, ChainSpec) else spec for key, spec in rows.items()}
 

@@ -26,8 +26,9 @@ from kubeproxy_py.kernel.iptables.backend import LOCK_WAIT_S, Backend, IptablesC
 from kubeproxy_py.kernel.iptables.errors import LOCK, lock_held_error, lock_open_error
 from kubeproxy_py.kernel.iptables.libiptc_table import IptcError, LegacyTable, MissingExtensionError, load_library
 from kubeproxy_py.kernel.iptables.rule_parser import Line, parse_restore
-from kubeproxy_py.kernel.iptables.text import restore_text
+from kubeproxy_py.kernel.iptables.text import TABLES, restore_text
 from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, Socket, message
+from kubeproxy_py.model.rows import Table
 from kubeproxy_py.model.steps import Step
 
 _LOCK_POLL_S = 0.02
@@ -40,8 +41,10 @@ class LibiptcAdapter(IptablesAdapter):
         KernelError: The node uses nf_tables, or the extra ``[libiptc]`` is not installed.
     """
 
-    def __init__(self, commands: Iterable[IptablesCommands], backend: Backend) -> None:
-        super().__init__(commands)
+    def __init__(
+        self, commands: Iterable[IptablesCommands], backend: Backend, tables: Sequence[Table] = TABLES
+    ) -> None:
+        super().__init__(commands, tables)
         if backend != "legacy":  # writes would succeed, in tables that no packet passes
             raise KernelError(
                 "libiptc supports legacy tables only, and this node uses nf_tables",

@@ -8,7 +8,7 @@ Invariants:
 - No socket is opened to read a mark again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kubeproxy_py.kernel import Mark, MarkReader, Scope, table_scope
 from kubeproxy_py.kernel.errors import KernelError
@@ -24,6 +24,7 @@ from kubeproxy_py.kernel.iptables.fingerprint import (
 )
 from kubeproxy_py.kernel.iptables.text import TABLES
 from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, Socket
+from kubeproxy_py.model.rows import Table
 from kubeproxy_py.net import Family
 
 WHOLE_BYTES = 64 << 10
@@ -31,9 +32,10 @@ WHOLE_BYTES = 64 << 10
 
 
 class TableMarkReader:
-    """Reads the marks of the tables of each family in *commands*, in the network namespace of the first use."""
+    """Reads the marks of *tables* of each family in *commands*, in the network namespace of the first use."""
 
-    def __init__(self, commands: Iterable[IptablesCommands]) -> None:
+    def __init__(self, commands: Iterable[IptablesCommands], tables: Sequence[Table] = TABLES) -> None:
+        self._tables = tables
         self._backends = {family_commands.family: family_commands.backend for family_commands in commands}
         self._options: dict[Family, SocketOptions] = {}
         self._sizes: dict[Scope, int] = {}  # of legacy tables, in bytes, when they were read last
@@ -61,7 +63,7 @@ class TableMarkReader:
         marks: dict[str, Mark] = {}
         for family in self._families("legacy"):
             options, layout = self._options_of(family), LAYOUTS[family]
-            for table in TABLES:
+            for table in self._tables:
                 scope = table_scope(family, table)
                 if (value := self._legacy_value(options, layout, scope, table.encode())) is not None:
                     marks[str(scope)] = Mark(scope, value)
@@ -113,7 +115,9 @@ class TableMarkReader:
             return {}
         if commits != self._commits:
             scopes = {
-                table_scope(family, table): (family, table) for family in self._families("nft") for table in TABLES
+                table_scope(family, table): (family, table)
+                for family in self._families("nft")
+                for table in self._tables
             }
             self._nft_marks = {
                 str(scope): Mark(scope, nf_tables.read_table_hash(netlink, *place)) for scope, place in scopes.items()

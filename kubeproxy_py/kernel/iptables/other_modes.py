@@ -33,20 +33,20 @@ from kubeproxy_py.kernel.iptables.backend import BACKENDS, IptablesCommands, fin
 from kubeproxy_py.kernel.iptables.errors import lock_error, reason
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import (
-    CHAINS,
     MARK_MASQ_CHAIN,
     NFTABLES_MODE_TABLE,
     OTHER_MODE_CHAINS,
     OTHER_MODE_SERVICE_CHAIN,
+    OWN_CHAINS,
     PREFIX,
 )
 from kubeproxy_py.net import FAMILIES, Family
 
-_OUR_CHAINS = frozenset(CHAINS)
+_OUR_CHAINS = frozenset(OWN_CHAINS)
 _OUR_JUMPS = frozenset(
     (jump.table, jump.source, rule)
     for comments in (True, False)
-    for jump, rule in kube_names.jumps("IPv4", comments=comments).items()
+    for jump, rule in kube_names.jumps("IPv4", comments=comments, policies=True).items()
 )  # the same for IPv6
 _BUILT_IN_CHAINS = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
 _TARGET = re.compile(rf" -[jg] ({PREFIX}\S+)$")

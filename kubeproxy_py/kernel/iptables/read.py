@@ -20,7 +20,9 @@ from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import Table
 from kubeproxy_py.net import Family
 
-_SKIPPED_TABLE = re.compile(rb"# (Table `(?:nat|filter)' is incompatible)")  # iptables-nft-save, with exit code 0
+_SKIPPED_TABLE = re.compile(
+    rb"# (Table `(?:mangle|nat|filter)' is incompatible)"
+)  # iptables-nft-save, with exit code 0
 _NO_SUCH_CHAIN = "No chain/target/match by that name"
 _NO_SUCH_RULE = 1  # exit code of ``-C``
 _NFT_FAMILIES: dict[Family, str] = {"IPv4": "ip", "IPv6": "ip6"}
@@ -69,8 +71,8 @@ def read_by_chain(commands: IptablesCommands, table: Table) -> bytes:
     Raises:
         KernelError: One of our chains cannot be listed, or our jumps cannot be checked.
     """
-    chains = [name for chain_table, name in kube_names.CHAINS if chain_table == table]
-    sources = dict.fromkeys(source for jump_table, source, _, _ in kube_names.JUMPS if jump_table == table)
+    chains = [name for chain_table, name in kube_names.OWN_CHAINS if chain_table == table]
+    sources = dict.fromkeys(source for jump_table, source, _, _ in kube_names.OWN_JUMPS if jump_table == table)
     ours = {name: rules for name in chains if (rules := _rules(commands, table, name)) is not None}
     lines = [f":{name} - [0:0]" for name in ours]
     for rules in ours.values():
@@ -99,7 +101,7 @@ def _rules(commands: IptablesCommands, table: Table, chain: str) -> list[str] | 
 
 def _checked_jumps(commands: IptablesCommands, table: Table, source: str, targets: Container[str]) -> Iterator[str]:
     """Yield those of our jumps to the chains *targets*, which exist, that *source* contains.  Raises KernelError."""
-    for jump, rule in kube_names.jumps(commands.family).items():
+    for jump, rule in kube_names.jumps(commands.family, policies=True).items():
         if (jump.table, jump.source) == (table, source) and jump.target in targets:
             check = run([*commands.program, "-t", table, "-C", source, *shlex.split(rule)])
             if check.exit_code not in (0, _NO_SUCH_RULE):

@@ -38,8 +38,9 @@ class ParsedRule(Struct, frozen=True, gc=False):
     target_options: tuple[Option, ...] = ()
 
     def set_names(self) -> set[str]:
-        """Return the names of the sets that the rule matches on."""
-        return {values[-2] for _, options in self.matches for name, values in options if name == "match-set"}
+        """Return the names of the sets that the rule matches on, or takes marks from."""
+        matched = {values[-2] for _, options in self.matches for name, values in options if name == "match-set"}
+        return matched | {values[-2] for name, values in self.target_options if name == "map-set"}
 
 
 class Line(Struct, frozen=True, gc=False):
@@ -111,10 +112,16 @@ def _is_network(value: str, family: Family) -> bool:
 
 
 def _is_our_set(value: str, family: Family) -> bool:
-    return any(definition.name_in(family) == value for definition in kube_names.IPSET_DEFINITIONS)
+    definitions = (*kube_names.IPSET_DEFINITIONS, *kube_names.POLICY_IPSET_DEFINITIONS)
+    return any(definition.name_in(family) == value for definition in definitions)
+
+
+def _is_mark_set(value: str, family: Family) -> bool:
+    return value == kube_names.POLICY_MARKS.name_in(family)
 
 
 _MARK = _matching(r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}")
+_DIRECTIONS = _matching("(src|dst)(,(src|dst)){0,2}")
 _LOCAL = _matching("LOCAL")
 _INTERFACE = _matching(r"[^\s/!+]{1,14}\+?|[^\s/!+]{15}")  # IFNAMSIZ is 16, the final NUL included
 
@@ -126,7 +133,7 @@ _FIELDS: Mapping[str, tuple[str, Check]] = {  # option -> field of ParsedRule, c
 }
 _MATCHES: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # match -> option -> check of each value
     "comment": {"comment": (_matching(r"[^\x00-\x1f]{1,255}"),)},  # XT_MAX_COMMENT_LEN is 256, final NUL included
-    "set": {"match-set": (_is_our_set, _matching("(src|dst)(,(src|dst)){0,2}"))},
+    "set": {"match-set": (_is_our_set, _DIRECTIONS)},
     "mark": {"mark": (_MARK,)},
     "addrtype": {"src-type": (_LOCAL,), "dst-type": (_LOCAL,)},
     "physdev": {"physdev-is-in": ()},
@@ -138,9 +145,10 @@ _TARGETS: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # target -> option 
     "DROP": {},
     "RETURN": {},
     "MARK": {"set-xmark": (_MARK,)},
+    "SET": {"map-set": (_is_mark_set, _DIRECTIONS), "map-mark": ()},
     "MASQUERADE": {"random-fully": ()},
     "REJECT": {"reject-with": (_matching("icmp6?-port-unreachable"),)},
-    **{name: {} for _, name in kube_names.CHAINS},
+    **{name: {} for _, name in kube_names.OWN_CHAINS},
 }
 
 

@@ -22,12 +22,16 @@ from kubeproxy_py.model.steps import Step
 from kubeproxy_py.net import Family
 
 TABLES: tuple[Table, ...] = ("nat", "filter")
+"""The tables that kube-proxy's rules are in."""
+
+POLICY_TABLES: tuple[Table, ...] = ("mangle", *TABLES)
+"""The tables of ours with exact policies."""
 
 JumpCounts = Mapping[tuple[str, str, str], int]
 """(table, built-in chain, rule) -> how often the chain contains the rule."""
 
-_OUR_CHAINS = frozenset(kube_names.CHAINS)
-_JUMP_SOURCES = frozenset((table, source) for table, source, _target, _comment in kube_names.JUMPS)
+_OUR_CHAINS = frozenset(kube_names.OWN_CHAINS)
+_JUMP_SOURCES = frozenset((table, source) for table, source, _target, _comment in kube_names.OWN_JUMPS)
 _OUR_CHAIN_LINE = f":{kube_names.PREFIX}".encode()
 _MOVABLE_SOURCES = ("PREROUTING", "OUTPUT")  # of the nat table
 
@@ -51,7 +55,7 @@ def restore_text(steps: Sequence[Step], jump_counts: JumpCounts) -> bytes:
     Raises:
         ValueError: A rule is not exactly one line.
     """
-    lines = [line for table in TABLES for line in _table_lines(table, steps, jump_counts)]
+    lines = [line for table in POLICY_TABLES for line in _table_lines(table, steps, jump_counts)]
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -92,7 +96,7 @@ def _jumps_by_rule(family: Family, table: Table) -> dict[tuple[str, str], Jump]:
     return {
         (jump.source, rule): jump
         for comments in (False, True)
-        for jump, rule in kube_names.jumps(family, comments=comments).items()
+        for jump, rule in kube_names.jumps(family, comments=comments, policies=True).items()
         if jump.table == table
     }
 
@@ -106,7 +110,7 @@ def _local_jump_target(rule: str) -> str:
 def count_jumps(saved: bytes) -> Counter[tuple[str, str, str]]:
     """Count each rule of the built-in chains that our jumps are in, for all tables in the saved text."""
     counts: Counter[tuple[str, str, str]] = Counter()
-    for table in TABLES:
+    for table in POLICY_TABLES:
         counts.update(
             (table, name, rule)
             for kind, name, rule in _our_lines(saved, table)
@@ -173,8 +177,8 @@ def _rule_texts(step: Step, jump: Jump) -> set[str]:
 
 
 def _rule_of(step: Step, jump: Jump) -> str:
-    """Return the rule of *jump*: the step's or, for a delete, the one of kube_names.JUMPS."""
-    return step.spec.rule if isinstance(step.spec, JumpSpec) else kube_names.jumps(jump.family)[jump]
+    """Return the rule of *jump*: the step's or, for a delete, the one of kube_names.OWN_JUMPS."""
+    return step.spec.rule if isinstance(step.spec, JumpSpec) else kube_names.jumps(jump.family, policies=True)[jump]
 
 
 def _one_line(rule: str) -> str:

@@ -87,16 +87,18 @@ class IpvsAdapter:
     Args:
         use_getsockopt: Read the real servers of IPv4 virtual servers by getsockopt(2) where possible, which is faster;
             all others are read by netlink.
+        marks: Read virtual servers by firewall mark, too, those of other programs included.
     """
 
-    def __init__(self, *, use_getsockopt: bool = True) -> None:
+    def __init__(self, *, use_getsockopt: bool = True, marks: bool = False) -> None:
+        self._has_marks = marks
         self._use_getsockopt = use_getsockopt
         self._socket: Socket | None = None
         self._family_id: int | None = None  # the message type that the kernel assigned to IPVS
         self._reader: RealServerReader | None = None
         self._mark_reader: VirtualServerMarkReader | None = None
-        self._ipv6_marks = Ipv6Marks()
-        self._listing = ListingReader()
+        self._ipv6_marks = Ipv6Marks(marks=marks)
+        self._listing = ListingReader(marks=marks)
         # Of virtual servers, by the marks read last; without one of IPv4 they may be too many.
         self._counts = {IPV4_SERVERS: LISTED_MAX + 1, IPV6_SERVERS: 0}
 
@@ -105,7 +107,7 @@ class IpvsAdapter:
         return [VIRTUAL_SERVERS]
 
     def read(self, scope: Scope) -> Rows:
-        """Return virtual servers, except by firewall mark, and their real servers.  Raises KernelError."""
+        """Return virtual servers, by firewall mark only if asked for, and their real servers.  Raises KernelError."""
         assert scope == VIRTUAL_SERVERS, scope
         rows: Rows = {}
         for chunk in self.virtual_servers():
@@ -115,7 +117,7 @@ class IpvsAdapter:
         return rows
 
     def virtual_servers(self) -> Iterator[Rows]:
-        """Yield virtual servers, except by firewall mark, without their real servers, in chunks of one listing.
+        """Yield virtual servers, as ``read``, without their real servers, in chunks of one listing.
 
         The listing is complete before the first chunk, so that none is missed; each chunk is decoded when it is
         requested.
@@ -125,7 +127,7 @@ class IpvsAdapter:
         """
         bodies = self._list_services()
         for start in range(0, len(bodies), _CHUNK_SIZE):
-            yield decode_services(bodies[start : start + _CHUNK_SIZE])
+            yield decode_services(bodies[start : start + _CHUNK_SIZE], marks=self._has_marks)
 
     def real_servers(self, server: VirtualServer) -> Snapshot:
         """Return the real servers of *server*; none if it is gone.  Raises KernelError."""
@@ -300,7 +302,7 @@ class IpvsAdapter:
         if not self._use_getsockopt:
             return {}
         try:
-            self._mark_reader = self._mark_reader or VirtualServerMarkReader()
+            self._mark_reader = self._mark_reader or VirtualServerMarkReader(marks=self._has_marks)
             mark = self._mark_reader.read()
         except (OSError, ImportError) as error:
             raise KernelError(f"IPVS by getsockopt: {error}", errno=getattr(error, "errno", 0) or 0) from error

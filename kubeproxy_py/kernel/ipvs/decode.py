@@ -70,8 +70,9 @@ from kubeproxy_py.model.rows import (
     Traffic,
     VirtualServer,
     VirtualServerSpec,
+    mark_server,
 )
-from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, Protocol
+from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, Family, Protocol
 
 FOREIGN_FORWARDING = RealServerSpec(weight=-1)
 """The spec of a real server that has another forwarding method than masquerading.
@@ -130,10 +131,13 @@ def decode_timeouts(body: bytes) -> Timeouts:
     return Timeouts(tcp, tcp_fin, udp)
 
 
-def decode_services(bodies: Iterable[bytes]) -> Rows:
-    """Return the virtual servers in a part of a listing, without those that cannot be ours.  Raises KernelError."""
+def decode_services(bodies: Iterable[bytes], *, marks: bool = False) -> Rows:
+    """Return the virtual servers in a part of a listing, without those that cannot be ours.
+
+    Those by firewall mark are among them only with *marks*.  Raises KernelError.
+    """
     with decoding("a listing of virtual servers"):
-        return dict(service for body in bodies if (service := decode_service(body)))
+        return dict(service for body in bodies if (service := decode_service(body, marks=marks)))
 
 
 def decode_all_traffic(bodies: Iterable[bytes]) -> dict[VirtualServer, Traffic]:
@@ -163,14 +167,15 @@ def _decode_counters(body: bytes, virtual_server: VirtualServer) -> tuple[RealSe
     return state.key, RealServerCounters(state.spec.weight, state.connections, traffic)
 
 
-def decode_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:
-    """Return one virtual server of a listing; None if it has a firewall mark or a protocol that no Service has.
+def decode_service(body: bytes, *, marks: bool = False) -> tuple[VirtualServer, VirtualServerSpec] | None:
+    """Return one virtual server of a listing; None if it has a protocol that no Service has.
 
-    As ``decode_traffic`` and ``decode_dest``, raises one of MALFORMED.
+    Also None if it is by firewall mark, unless *marks*.  As ``decode_traffic`` and ``decode_dest``, raises one of
+    MALFORMED.
     """
     if service := _unpack_service(body):
         return service
-    parsed = _parse_service(body)
+    parsed = _parse_service(body, marks=marks)
     return parsed and (parsed[0], _spec(parsed[1], read_u16(parsed[1][SVC_AF])))
 
 
@@ -211,14 +216,21 @@ def real_server_spec(method: int, weight: int) -> RealServerSpec:
     return _COMMON_SPECS.get(weight) or RealServerSpec(weight)
 
 
-def _parse_service(body: bytes) -> tuple[VirtualServer, dict[int, bytes]] | None:
+def _parse_service(body: bytes, *, marks: bool = False) -> tuple[VirtualServer, dict[int, bytes]] | None:
     """Return one virtual server and its attributes; None as ``decode_service``."""
     attrs = parse_attributes(parse_attributes(body, _GENLMSGHDR_SIZE)[ATTR_SERVICE])
+    if SVC_FWMARK in attrs:
+        return (_mark_server(attrs), attrs) if marks else None
     # The kernel accepts any protocol from a program that uses netlink.
-    if SVC_FWMARK in attrs or not (protocol := PROTOCOLS.get(read_u16(attrs[SVC_PROTOCOL]))):
+    if not (protocol := PROTOCOLS.get(read_u16(attrs[SVC_PROTOCOL]))):
         return None
     address, port = attrs[SVC_ADDR], attrs[SVC_PORT]
     return VirtualServer(_read_address(read_u16(attrs[SVC_AF]), address), ntohs(read_u16(port)), protocol), attrs
+
+
+def _mark_server(attrs: dict[int, bytes]) -> VirtualServer:
+    family: Family = "IPv6" if read_u16(attrs[SVC_AF]) == AF_INET6 else "IPv4"
+    return mark_server(family, read_u32(attrs[SVC_FWMARK]))
 
 
 def _unpack_service(body: bytes) -> tuple[VirtualServer, VirtualServerSpec] | None:

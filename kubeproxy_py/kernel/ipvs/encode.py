@@ -41,6 +41,7 @@ from kubeproxy_py.kernel.ipvs.constants import (
     SVC_ADDR,
     SVC_AF,
     SVC_FLAGS,
+    SVC_FWMARK,
     SVC_NETMASK,
     SVC_PORT,
     SVC_PROTOCOL,
@@ -49,7 +50,7 @@ from kubeproxy_py.kernel.ipvs.constants import (
     VERSION,
     Timeouts,
 )
-from kubeproxy_py.kernel.netlink.attributes import NESTED, attr_header, attribute, be16, string, u16, u32
+from kubeproxy_py.kernel.netlink.attributes import NESTED, attr_header, attribute, be16, nested, string, u16, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, family_number
 from kubeproxy_py.kernel.netlink.messages import Message, message_header
 from kubeproxy_py.model.rows import RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
@@ -78,7 +79,10 @@ def encode_steps(steps: Iterable[Step], message_type: int) -> Iterator[Message]:
         steps: On VirtualServer and RealServer rows.
         message_type: The number that the kernel assigned to IPVS.
     """
-    for (server, protocol, family, port, verb, spec), group in groupby(steps, _group_key):
+    for (server, protocol, family, port, verb, spec, mark), group in groupby(steps, _group_key):
+        if mark:
+            yield from (_encode_marked(step, message_type) for step in group)
+            continue
         if server is None:
             assert protocol is not None
             before, after = _service_template(message_type, (verb, spec, family, protocol, port))
@@ -92,17 +96,40 @@ def encode_steps(steps: Iterable[Step], message_type: int) -> Iterator[Message]:
             yield before + inet_pton(family, address) + after
 
 
-def _group_key(step: Step) -> tuple[VirtualServer | None, Protocol | None, int, int, Verb, Spec]:
-    """Return virtual server (of a real server) or protocol (of a virtual server), family, port, verb and spec.
+def _group_key(step: Step) -> tuple[VirtualServer | None, Protocol | None, int, int, Verb, Spec, int]:
+    """Return virtual server (of a real server) or protocol (of a virtual server), family, port, verb, spec and mark.
 
     The messages of consecutive steps with one key differ in one address only.
     """
     key = step.key
     if isinstance(key, RealServer):
         family = AF_INET6 if ":" in key.address else AF_INET  # family_number() would take a tenth of the time
-        return key.virtual_server, None, family, key.port, step.verb, step.spec
+        return key.virtual_server, None, family, key.port, step.verb, step.spec, key.virtual_server.mark
     assert isinstance(key, VirtualServer)
-    return None, key.protocol, family_number(key.address), key.port, step.verb, step.spec
+    return None, key.protocol, family_number(key.address), key.port, step.verb, step.spec, key.mark
+
+
+def _encode_marked(step: Step, message_type: int) -> Message:
+    """Return the message for *step* on a virtual server by firewall mark, or on a real server of one."""
+    key, spec = step.key, step.spec
+    if isinstance(key, VirtualServer):
+        service_spec = spec if isinstance(spec, VirtualServerSpec) else None
+        body = _genl_header(_SERVICE_COMMANDS[step.verb]) + _marked_service(key, service_spec)
+    else:
+        assert isinstance(key, RealServer)
+        family = family_number(key.address)
+        weight = spec.weight if isinstance(spec, RealServerSpec) else None
+        before, after = _around_dest_address(family, key.port, weight)
+        body = _genl_header(_DEST_COMMANDS[step.verb]) + _marked_service(key.virtual_server, None)
+        body += before + inet_pton(family, key.address) + after
+    return message_header(message_type, 0, len(body)) + body
+
+
+def _marked_service(server: VirtualServer, spec: VirtualServerSpec | None) -> bytes:
+    """Return the SERVICE attribute of *server*, which is by firewall mark."""
+    family = family_number(server.address)
+    identity = u16(SVC_AF, family) + u32(SVC_FWMARK, server.mark)
+    return nested(ATTR_SERVICE, identity, _configuration(family, spec))
 
 
 def encode_list_services() -> bytes:
@@ -112,6 +139,8 @@ def encode_list_services() -> bytes:
 
 def encode_list_dests(server: VirtualServer) -> bytes:
     """Return the body that lists the real servers of *server*."""
+    if server.mark:
+        return _genl_header(CMD_GET_DEST) + _marked_service(server, None)
     family = family_number(server.address)
     before, after = _around_service_address(family, server.protocol, server.port, None)
     return _genl_header(CMD_GET_DEST) + before + inet_pton(family, server.address) + after
@@ -161,12 +190,17 @@ def _around_service_address(
     Layout: family, protocol, address, port; with *spec* scheduler, flags with mask, timeout, netmask.
     """
     before = u16(SVC_AF, family) + u16(SVC_PROTOCOL, PROTOCOL_NUMBERS[protocol])
-    after = be16(SVC_PORT, port)
-    if spec:
-        after += string(SVC_SCHED_NAME, spec.scheduler)
-        after += attribute(SVC_FLAGS, pack("=II", spec.flags, _ALL_FLAGS))
-        after += u32(SVC_TIMEOUT, spec.persistence_s) + u32(SVC_NETMASK, SINGLE_CLIENT[family])
+    after = be16(SVC_PORT, port) + _configuration(family, spec)
     return _nest_around_address(ATTR_SERVICE, before, SVC_ADDR, family, after)
+
+
+def _configuration(family: int, spec: VirtualServerSpec | None) -> bytes:
+    """Return scheduler, flags with mask, timeout and netmask; nothing without *spec*."""
+    if not spec:
+        return b""
+    flags = attribute(SVC_FLAGS, pack("=II", spec.flags, _ALL_FLAGS))
+    persistence = u32(SVC_TIMEOUT, spec.persistence_s) + u32(SVC_NETMASK, SINGLE_CLIENT[family])
+    return string(SVC_SCHED_NAME, spec.scheduler) + flags + persistence
 
 
 def _around_dest_address(family: int, port: int, weight: int | None) -> tuple[bytes, bytes]:

@@ -19,7 +19,9 @@ Layout: three lines of headings; then for each virtual server a line, and one fo
     UDP  [fd00:0010:0096:0000:0000:0000:0000:0053]:0035 rr
       -> [fd00:0010:0244:0001:0000:0000:0000:0005]:1F90      Masq    1      0          0
 
-Numbers of addresses and ports are hexadecimal, the rest decimal: weight, active and inactive connections.
+A virtual server by firewall mark has ``FWM  00002002 rr``, whatever its family.
+
+Numbers of addresses, ports and marks are hexadecimal, the rest decimal: weight, active and inactive connections.
 
 Source: net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_info_seq_show.
 """
@@ -33,7 +35,7 @@ from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV6_REAL_SERVERS, VIRTUAL_SE
 from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.ipvs.constants import FWD_LOCALNODE, FWD_MASQUERADE
 from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING, real_server_spec
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer
+from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, mark_server
 from kubeproxy_py.net import IP, Protocol
 
 PATH = "/proc/thread-self/net/ip_vs"  # of the network namespace of the thread that opens it
@@ -44,6 +46,7 @@ LISTED_MAX = 1000
 _READ_BYTES = 1 << 20  # more than the kernel returns at once, which is 4 KiB or one virtual server
 _REAL_SERVER = b"  -> "
 _PROTOCOLS: dict[bytes, Protocol] = {name.encode(): name for name in ("TCP", "UDP", "SCTP")}
+_BY_MARK = b"FWM"
 _METHODS = {b"Masq": FWD_MASQUERADE, b"Local": FWD_LOCALNODE}
 
 Records = dict[bytes, tuple[bytes, ...]]
@@ -53,8 +56,9 @@ Records = dict[bytes, tuple[bytes, ...]]
 class ListingReader:
     """Reads the mark of the real servers in the network namespace of the thread that uses it first."""
 
-    def __init__(self, path: str = PATH) -> None:
+    def __init__(self, path: str = PATH, *, marks: bool = False) -> None:
         self._path = path
+        self._has_marks = marks  # virtual servers by firewall mark count, too
         self._descriptor: int | None = None
         self._listing = b""  # as it was read last
         self._lines: list[bytes] = []  # of it, as they were listed
@@ -98,7 +102,7 @@ class ListingReader:
             if all(without_connections(line) == without_connections(last) for line, last in differ):
                 self._lines = lines
                 return
-        records = records_of(lines)
+        records = records_of(lines, marks=self._has_marks)
         if records != self._records:
             self._mark = mark_of(records, self._records)
         self._lines, self._records = lines, records
@@ -109,19 +113,28 @@ def without_connections(line: bytes) -> bytes:
     return line.rsplit(None, 2)[0] if line.startswith(_REAL_SERVER) else line
 
 
-def records_of(lines: Iterable[bytes]) -> Records:
-    """Return the records in *lines*, without those of virtual servers that cannot be ours."""
+def records_of(lines: Iterable[bytes], *, marks: bool = False) -> Records:
+    """Return the records in *lines*, without those of virtual servers that cannot be ours.
+
+    With *marks* those by firewall mark are among them, if they have real servers, which show their family.
+    """
     found: dict[bytes, list[bytes]] = {}
     ignored: list[bytes] = []
     real_servers = ignored
+    by_mark = b""  # the firewall mark of the virtual server above
     for line in lines:
         if line.startswith(_REAL_SERVER):
+            if by_mark:
+                family = b" [" if line.startswith(_REAL_SERVER + b"[") else b" "
+                real_servers = found.setdefault(_BY_MARK + family + by_mark, [])
+                by_mark = b""
             real_servers.append(without_connections(line))
         else:
             protocol, _, rest = line.partition(b" ")
             is_ours = protocol in _PROTOCOLS
             key = protocol + b" " + rest.split(None, 1)[0] if is_ours else b""
             real_servers = found.setdefault(key, []) if is_ours else ignored
+            by_mark = rest.split(None, 1)[0] if marks and protocol == _BY_MARK else b""
     return {key: tuple(sorted(real_servers)) for key, real_servers in found.items()}
 
 
@@ -144,7 +157,10 @@ def mark_of(records: Records, before: Records) -> Mark:
 def decode_record(key: bytes, real_servers: Iterable[bytes]) -> Iterator[tuple[RealServer, RealServerSpec]]:
     """Yield the real servers of the record *key*.  Raises ValueError."""
     protocol, place = key.split()
-    server = VirtualServer(*_decode_place(place), _PROTOCOLS[protocol])
+    if protocol == _BY_MARK:
+        server = mark_server("IPv6" if place.startswith(b"[") else "IPv4", int(place.lstrip(b"["), 16))
+    else:
+        server = VirtualServer(*_decode_place(place), _PROTOCOLS[protocol])
     for line in real_servers:
         _arrow, place, method, weight = line.split()
         address, port = _decode_place(place)

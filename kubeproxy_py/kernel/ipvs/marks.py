@@ -25,7 +25,7 @@ from kubeproxy_py.kernel.host.sockopt import SocketOptions
 from kubeproxy_py.kernel.ipvs.constants import SVC_STATS
 from kubeproxy_py.kernel.ipvs.decode import PROTOCOLS, decode_services, virtual_server_spec
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
-from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import VirtualServer, VirtualServerSpec, mark_server
 
 _GET_INFO, _GET_SERVICES = 64 + 1024 + 64 + 1, 64 + 1024 + 64 + 2
 _INFO = Struct("=III")  # version, size of the connection table, number of virtual servers
@@ -49,12 +49,15 @@ _ATTRIBUTES_OFFSET = 8
 class VirtualServerMarkReader:
     """Reads the mark of the IPv4 virtual servers in the network namespace in which it was created.
 
+    With *marks* those by firewall mark are among what has changed.
+
     Raises:
         OSError: no socket could be opened.
         ImportError: Python has no ctypes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, marks: bool = False) -> None:
+        self._has_marks = marks
         self._options = SocketOptions(socket.AF_INET, socket.SOL_IP)
         self._info = bytearray(_INFO.size)
         # Two answers, this one and the last, so that no memory is allocated while the number stays the same.
@@ -74,7 +77,7 @@ class VirtualServerMarkReader:
         self._options.get(_GET_SERVICES, self._answer)
         if self._mark is None or not _have_equal_configurations(self._answer, self._last):
             before, self._servers = self._servers, configurations(self._answer)
-            self._mark = ipv4_mark(self._answer, decode_configurations(self._servers - before))
+            self._mark = ipv4_mark(self._answer, decode_configurations(self._servers - before, marks=self._has_marks))
         self._answer, self._last = self._last, self._answer
         return self._mark
 
@@ -84,9 +87,10 @@ class VirtualServerMarkReader:
 
 
 class Ipv6Marks:
-    """Makes the marks of the IPv6 virtual servers from listings by netlink."""
+    """Makes the marks of the IPv6 virtual servers from listings by netlink; *marks* as VirtualServerMarkReader."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, marks: bool = False) -> None:
+        self._has_marks = marks
         self._servers: dict[bytes, bytes] = {}  # configuration -> body
         self._mark = Mark(VIRTUAL_SERVERS, 0, ((IPV6_SERVERS, 0),))
 
@@ -96,7 +100,8 @@ class Ipv6Marks:
             listed = [body for body in bodies if _FAMILY.unpack_from(body, _FAMILY_OFFSET)[0] == AF_INET6]
             servers = dict(zip(_configurations(listed), listed, strict=True))
         if servers.keys() != self._servers.keys():
-            changed = decode_services(body for key, body in servers.items() if key not in self._servers)
+            bodies_changed = (body for key, body in servers.items() if key not in self._servers)
+            changed = decode_services(bodies_changed, marks=self._has_marks)
             counts = ((IPV6_SERVERS, len(listed)),)
             self._mark = Mark(VIRTUAL_SERVERS, hash(frozenset(servers)), counts, tuple(changed.items()))
         self._servers = servers
@@ -108,13 +113,17 @@ def configurations(answer: bytes | bytearray) -> frozenset[tuple[bytes]]:
     return frozenset(_SERVER_ENTRY.iter_unpack(memoryview(answer)[_REQUEST.size :]))
 
 
-def decode_configurations(servers: Iterable[tuple[bytes]]) -> Iterator[tuple[VirtualServer, VirtualServerSpec]]:
-    """Yield the virtual servers of *servers*, without those that cannot be ours."""
+def decode_configurations(
+    servers: Iterable[tuple[bytes]], *, marks: bool = False
+) -> Iterator[tuple[VirtualServer, VirtualServerSpec]]:
+    """Yield the virtual servers of *servers*, without those that cannot be ours; with *marks* also those by mark."""
     for (configuration,) in servers:
         number, address, port, mark, scheduler, flags, timeout_s, netmask = _SERVER.unpack(configuration)
         protocol = PROTOCOLS.get(number)
+        server = mark_server("IPv4", mark) if mark and marks else None
         if protocol and not mark:
             server = VirtualServer(socket.inet_ntop(socket.AF_INET, address), socket.ntohs(port), protocol)
+        if server:
             name = scheduler.partition(b"\0")[0].decode(errors="replace")
             yield server, virtual_server_spec(name, flags, timeout_s, AF_INET, netmask)
 

@@ -66,7 +66,9 @@ class RealServerReader:
         while True:
             self._buffer[_REQUEST.size : self._end] = bytes(self._end - _REQUEST.size)
             self._end = _REQUEST.size
-            _REQUEST.pack_into(self._buffer, 0, protocol, address, socket.htons(server.port), 0, self._capacity)
+            _REQUEST.pack_into(
+                self._buffer, 0, protocol, address, socket.htons(server.port), server.mark, self._capacity
+            )
             try:
                 self._options.get(GET_DESTS, self._buffer)
             except OSError as error:

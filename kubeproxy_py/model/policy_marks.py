@@ -1,0 +1,90 @@
+"""The firewall marks of exact policies: one number for each Service port, and a flag that all of them have.
+
+A mark is the whole mark of a packet: IPVS finds a virtual server by mark only if all 32 bits are equal.  So the bits of
+``policyMarkMask`` are those in which a mark may differ from zero; the highest is the flag, the others are the number.
+"""
+
+from collections.abc import Collection
+
+from msgspec import Struct
+
+from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.rows import Ipset, Key, MarkSpec, PolicyEntry, Rows, VirtualServer
+from kubeproxy_py.net import FAMILIES, Family, family_of
+
+_KUBE_MARK_DROP = 0x8000  # kubelet's --iptables-drop-bit, until Kubernetes 1.27
+_BITS_MIN = 2  # the flag, and one bit of the number
+
+
+class MarkRange(Struct, frozen=True, gc=False):
+    """The marks whose bits are in *mask*, which is a run of bits."""
+
+    mask: int = 0x3FFF
+
+    @property
+    def flag(self) -> int:
+        """The bit that every mark has."""
+        return 1 << self.mask.bit_length() - 1
+
+    @property
+    def capacity(self) -> int:
+        """The number of marks."""
+        return (self.mask >> self._shift) - (self.flag >> self._shift)
+
+    def mark(self, number: int) -> int:
+        """Return the mark with *number*, from 1 to the capacity."""
+        return self.flag | number << self._shift
+
+    def __contains__(self, mark: int) -> bool:
+        return mark & ~self.mask == 0 and bool(mark & self.flag) and mark != self.flag
+
+    @property
+    def _shift(self) -> int:
+        return (self.mask & -self.mask).bit_length() - 1
+
+
+def mask_problem(mask: int, masquerade_bit: int) -> str:
+    """Return why *mask* cannot be that of exact policies, beside the mark that requests masquerading; "": it can."""
+    run = mask // (mask & -mask) if mask else 0
+    if run & (run + 1) or run.bit_length() < _BITS_MIN or mask.bit_length() > 32:  # noqa: PLR2004 - bits of a mark
+        return f"{mask:#x} is not a run of {_BITS_MIN} to 32 bits"
+    if mask & 1 << masquerade_bit:
+        return f"{mask:#x} contains {1 << masquerade_bit:#x}, the mark of iptables.masqueradeBit"
+    if mask & _KUBE_MARK_DROP:
+        return f"{mask:#x} contains {_KUBE_MARK_DROP:#x}, with which kubelet marks packets to be dropped"
+    return ""
+
+
+def marks_by_frontend(rows: Rows) -> dict[tuple[Family, str], int]:
+    """Return the mark of each frontend that the sets among *rows* have."""
+    return {
+        (kube_names.family_of_set(key.set), key.entry): spec.mark
+        for key, spec in rows.items()
+        if isinstance(key, PolicyEntry) and isinstance(spec, MarkSpec)
+    }
+
+
+def foreign_mark_servers(rows: Rows, known: Collection[Key], mark_range: MarkRange | None) -> frozenset[VirtualServer]:
+    """Return the virtual servers by firewall mark among *rows* that another program created.
+
+    Ours are those whose mark is in *mark_range*, or in our set: while the set exists, which is created before and
+    deleted after them.
+
+    Args:
+        rows: Of the kernel.
+        known: The sets of the kernel with their entries, and other rows.
+        mark_range: That of the configuration; None: exact policies are off.
+    """
+    by_mark = [key for key in rows if isinstance(key, VirtualServer) and key.mark]
+    if not by_mark:
+        return frozenset()
+    ranges = {family: mark_range or MarkRange() for family in FAMILIES if _has_set(family, known)}
+    foreign = {key for key in by_mark if key.mark not in ranges.get(family_of(key.address), ())}
+    if foreign and isinstance(known, dict):
+        named = {(family, mark) for (family, _), mark in marks_by_frontend(known).items()}
+        foreign = {key for key in foreign if (family_of(key.address), key.mark) not in named}
+    return frozenset(foreign)
+
+
+def _has_set(family: Family, rows: Collection[Key]) -> bool:
+    return Ipset(kube_names.POLICY_MARKS.name_in(family)) in rows
