@@ -255,6 +255,8 @@ def _drop_without_local_endpoint(inputs: _Inputs) -> str:
 
 def _policy_postrouting(inputs: _Inputs) -> _Rules:
     # Requests of this node itself have the Service address as their source, which no other node answers to.
+    if not inputs.has_extension("addrtype"):
+        return
     random_fully = " --random-fully" if inputs.node.random_fully else ""
     source = "-m addrtype --src-type LOCAL "
     yield f"-m mark {_policy_mark(inputs)} {source}-j MASQUERADE{random_fully}"

@@ -38,6 +38,7 @@ class MarkNumbers:
         self.without: set[MarkOwner] = set()  # Service ports that need a mark, but there was none
         self.version = 0  # increases whenever ``resting`` changes
         self._resting: dict[VirtualServer, VirtualServerSpec] = {}
+        self._last_owners: dict[VirtualServer, MarkOwner] = {}  # of those that rest, as far as they are known
         self._range: MarkRange | None = None
         self._marks: dict[MarkOwner, int] = {}
         self._by_service: dict[ServiceName, dict[MarkOwner, None]] = {}
@@ -91,6 +92,7 @@ class MarkNumbers:
         server = mark_server(owner.family, mark)
         self._owners[server] = owner
         if self._resting.pop(server, None):
+            self._last_owners.pop(server, None)
             self.version += 1
         else:
             self._used[owner.family] += 1
@@ -109,6 +111,7 @@ class MarkNumbers:
         over = [server for server in self._resting if not has_real_servers(server)]
         for server in over:
             del self._resting[server]
+            self._last_owners.pop(server, None)
             self._used[family_of(server.address)] -= 1
         self.version += bool(over)
         return bool(over)
@@ -128,6 +131,7 @@ class MarkNumbers:
         spec = desired.get(server)
         if isinstance(spec, VirtualServerSpec):  # else it was never desired
             self._rest(server, spec)
+            self._last_owners[server] = owner
 
     def _rest(self, server: VirtualServer, spec: VirtualServerSpec) -> None:
         self._used[family_of(server.address)] += 1
@@ -148,13 +152,17 @@ class MarkNumbers:
     def _free_mark(self, owner: MarkOwner) -> int:
         """Return a mark that is neither used nor rests, nor may still be claimed; 0 if there is none.
 
-        It follows from the name, so that it is nearly always the same on every node and after a reboot.
+        It follows from the name, so that it is nearly always the same on every node and after a reboot.  What rests is
+        given back to the Service port that had it.
         """
-        if self._range is None or self.is_exhausted(owner.family):
+        if self._range is None or (self.is_exhausted(owner.family) and owner not in self._last_owners.values()):
             return 0
         family, capacity = owner.family, self._range.capacity
         name = f"{owner.service}:{owner.port}/{owner.protocol}"
         first = crc32(name.encode())
         candidates = (self._range.mark(1 + (first + offset) % capacity) for offset in range(capacity))
         free = (mark for mark in candidates if (family, mark) not in self._claimed)
-        return next((mark for mark in free if not self._is_used(mark_server(family, mark))), 0)
+        return next((mark for mark in free if self._is_for(owner, mark_server(family, mark))), 0)
+
+    def _is_for(self, owner: MarkOwner, server: VirtualServer) -> bool:
+        return not self._is_used(server) or self._last_owners.get(server) == owner

@@ -43,6 +43,7 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    PolicyEntry,
     RealServer,
     Rows,
     Spec,
@@ -58,8 +59,9 @@ _ERRNO_IF_ABSENT: dict[type[Key], int] = {
     Address: EADDRNOTAVAIL,
     VirtualServer: ESRCH,
     IpsetEntry: IPSET_ERR_EXIST,
+    PolicyEntry: IPSET_ERR_EXIST,
 }
-_ERRNO_IF_PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST}
+_ERRNO_IF_PRESENT: dict[type[Key], int] = {IpsetEntry: IPSET_ERR_EXIST, PolicyEntry: IPSET_ERR_EXIST}
 _CONTAINERS = (Ipset, VirtualServer, Link)  # Linux deletes their contents along with them
 _CREATED_BY_UPDATE = (Ipset, Chain, Jump)  # the Linux adapters replace these completely
 

@@ -95,6 +95,8 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "removal-confirm-percent": ("0", 0, "101", "101 is out of range (0 to 100)"),
     "healthz-at-service-addresses": ("true", True, "x", "expected true or false"),
     "keep-foreign-virtual-servers": ("true", True, "x", "expected true or false"),
+    "policies": ("exact", "exact", "x", "unknown policies 'x' (one of kube-proxy, exact)"),
+    "policy-mark-mask": ("0xff", 0xFF, "0xx", "expected an integer"),
     "reserve-node-ports": ("false", False, "x", "expected true or false"),
 }
 WITHOUT_FIELD = {"config", "healthz-port", "metrics-port"}

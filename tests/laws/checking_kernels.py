@@ -11,6 +11,7 @@ from errno import ENOMEM
 from functools import cache
 from typing import NamedTuple
 
+from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import MarkReader
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model import kube_names
@@ -459,14 +460,15 @@ class CheckedAgent:
     the agent is told of the objects that exist.
     """
 
-    def __init__(self, kernel: CheckedKernel) -> None:
+    def __init__(self, kernel: CheckedKernel, make_compiler: Callable[[], Compiler] = new_compiler) -> None:
         self.kernel = kernel
         self.happened: list[ObjectEvent] = []
-        self._oracle = new_compiler()
+        self._make_compiler = make_compiler
+        self._oracle = make_compiler()
         self.agent = self._start()
 
     def _start(self) -> Agent:
-        agent = Agent(self.kernel, new_compiler(), clock=lambda: self.kernel.now_s)
+        agent = Agent(self.kernel, self._make_compiler(), clock=lambda: self.kernel.now_s)
         feeds: tuple[Feed, ...] = ("services", "slices", "node")
         for feed in feeds:
             agent.handle_event(Synced(feed), 0.0)
@@ -492,13 +494,17 @@ class CheckedAgent:
         now_s = self.kernel.now_s
         if self.agent.due_s() > now_s:
             return
-        self._oracle.compile()
-        self.kernel.begin_sync(self._oracle.desired.rows)
         for _ in range(10):
+            self._oracle.compile()
+            self.kernel.begin_sync(self._oracle.desired.rows)
             self.agent.run_due(now_s)
+            self._oracle.end_rest(lambda server: bool(self.kernel.state.endpoints.get(server)) or self._drains(server))
             if self.agent.due_s() > now_s:
                 break
         self.kernel.end_sync()
+
+    def _drains(self, server: VirtualServer) -> bool:
+        return any(isinstance(key, RealServer) and key.virtual_server == server for key in self.kernel.rows)
 
     def settle(self) -> None:
         """Let time pass until what failed was tried again, then check that everything is as desired."""

@@ -1,0 +1,221 @@
+"""The laws with exact policies: marks are sticky and never shared, and on or off no packet is led to nowhere."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from kubeproxy_py.kernel.memory import MemoryKernel, SimulatedCrash
+from kubeproxy_py.model.events import ObjectEvent
+from kubeproxy_py.model.kube_names import POLICY_MARK_SETS, family_of_set
+from kubeproxy_py.model.rows import (
+    DRAINING,
+    Connections,
+    IpsetEntry,
+    Key,
+    MarkSpec,
+    PolicyEntry,
+    RealServer,
+    Rows,
+    VirtualServer,
+    mark_server,
+)
+from kubeproxy_py.model.steps import Step
+from kubeproxy_py.reconcile.agent import Agent, Settings
+from tests.laws.checking_kernels import CheckedAgent, CheckedKernel, RowKernel
+from tests.laws.compilers import compiler, exact_compiler, make_exact_context
+from tests.laws.histories import batches
+
+History = list[list[ObjectEvent]]
+LONG_S = 100.0  # in which everything drains
+
+
+class PolicyKernel(RowKernel):
+    """Checks after every step that each entry with a mark leads to a virtual server, and to one with endpoints."""
+
+    def begin_sync(self, desired: Rows) -> None:
+        super().begin_sync(desired)
+        self._marks = marks_in(self.rows)
+
+    def check(self, step: Step) -> None:
+        super().check(step)
+        if isinstance(step.key, PolicyEntry | VirtualServer | RealServer):
+            check_marks(self.rows)
+
+
+def marks_in(rows: Rows) -> dict[VirtualServer, set[str]]:
+    """Return the frontends that are led to each virtual server by mark."""
+    found: defaultdict[VirtualServer, set[str]] = defaultdict(set)
+    for key, spec in rows.items():
+        if isinstance(key, PolicyEntry) and isinstance(spec, MarkSpec):
+            found[mark_server(family_of_set(key.set), spec.mark)].add(key.entry)
+    return found
+
+
+def check_marks(rows: Rows) -> None:
+    for server, entries in marks_in(rows).items():
+        assert server in rows, f"{entries} are led to {server}, which does not exist"
+        assert len({entry.partition(",")[2].partition(":")[0] for entry in entries}) == 1, "of several protocols"
+
+
+def is_policy(key: Key) -> bool:
+    server = key.virtual_server if isinstance(key, RealServer) else key
+    names = (getattr(key, name, "") for name in ("name", "set", "target"))
+    return (isinstance(server, VirtualServer) and bool(server.mark)) or any("-PY-" in name for name in names)
+
+
+def without_policies(rows: Rows) -> Rows:
+    return {key: spec for key, spec in rows.items() if not is_policy(key)}
+
+
+def renamed(rows: Rows) -> set[tuple[object, ...]]:
+    """Return the rows of policies with the frontends that a mark has in its place."""
+    names = {server: tuple(sorted(entries)) for server, entries in marks_in(rows).items()}
+    found: set[tuple[object, ...]] = set()
+    for key, spec in rows.items():
+        match key:
+            case RealServer(virtual_server=server) if server.mark:
+                found.add(("real server", names.get(server), key.address, key.port, spec))
+            case VirtualServer(mark=mark) if mark:
+                found.add(("virtual server", names.get(key), spec))
+            case PolicyEntry():
+                found.add((key.set, key.entry))
+    return found
+
+
+@given(history=batches)
+def test_policies_only_add_rows_to_those_of_kube_proxy(history: History) -> None:
+    exact, usual = exact_compiler(), compiler()
+    for batch in history:
+        for object_event in batch:
+            exact.handle_event(object_event)
+            usual.handle_event(object_event)
+        exact.compile()
+        usual.compile()
+        assert without_policies(exact.desired.rows) == usual.desired.rows
+
+
+@given(history=batches)
+def test_every_front_with_a_policy_of_local_has_what_it_needs_and_no_other_has(history: History) -> None:
+    exact = exact_compiler()
+    for batch in history:
+        for object_event in batch:
+            exact.handle_event(object_event)
+        exact.compile()
+        exact.end_rest(lambda _server: False)
+        exact.compile()
+        fresh = exact_compiler()
+        for object_event in (each for done in history[: history.index(batch) + 1] for each in done):
+            fresh.handle_event(object_event)
+        fresh.compile()
+        assert renamed(exact.desired.rows) == renamed(fresh.desired.rows)
+        check_marks(exact.desired.rows)
+
+
+@given(history=batches)
+def test_a_mark_is_kept_while_its_service_port_needs_one(history: History) -> None:
+    exact = exact_compiler()
+    before: dict[str, VirtualServer] = {}
+    for batch in history:
+        for object_event in batch:
+            exact.handle_event(object_event)
+        exact.compile()
+        owners = {server: exact.marks.owner_of(server) for server in marks_in(exact.desired.rows)}
+        now = {str(owner): server for server, owner in owners.items()}
+        assert len(now) == len(owners)
+        assert all(server == before.get(owner, server) for owner, server in now.items())
+        before |= now
+
+
+@given(history=batches, crashes=st.lists(st.integers(min_value=0, max_value=80), min_size=5, max_size=5))
+def test_crash_before_any_step_is_repaired_and_keeps_the_marks(history: History, crashes: list[int]) -> None:
+    kernel = PolicyKernel()
+    checked = CheckedAgent(kernel, exact_compiler)
+    for batch, steps in zip(history, crashes, strict=False):
+        checked.handle(batch)
+        kernel.steps_until_crash = steps if steps < 80 else None
+        before = marks_by_entry(kernel.rows)
+        try:
+            checked.sync()
+        except SimulatedCrash:
+            event("died during a plan")
+            kernel.steps_until_crash = None
+            checked.restart()
+            checked.sync()
+        after = marks_by_entry(kernel.rows)
+        assert without_policies(checked.agent.compiler.desired.rows) == without_policies(undrained(checked))
+        assert all(after[key] == mark for key, mark in before.items() if key in after and not moved(key, kernel))
+        check_marks(kernel.rows)
+
+
+def moved(_key: IpsetEntry, _kernel: CheckedKernel) -> bool:
+    return False
+
+
+def marks_by_entry(rows: Rows) -> dict[IpsetEntry, int]:
+    return {key: spec.mark for key, spec in rows.items() if isinstance(key, PolicyEntry) and isinstance(spec, MarkSpec)}
+
+
+def undrained(checked: CheckedAgent) -> Rows:
+    desired = checked.agent.compiler.desired.rows
+    return {key: spec for key, spec in checked.kernel.rows.items() if spec != DRAINING or key in desired}
+
+
+@given(history=batches, switched=st.lists(st.booleans(), min_size=5, max_size=5))
+def test_switched_on_and_off_leaves_what_kube_proxy_has_and_breaks_no_connection(
+    history: History, switched: list[bool]
+) -> None:
+    kernel = MemoryKernel(idempotent=True)
+    clock = [0.0]
+    agent = started(kernel, clock)
+    usual = compiler()
+    for batch, is_exact in zip(history, switched, strict=False):
+        for object_event in batch:
+            agent.handle_event(object_event, clock[0])
+            usual.handle_event(object_event)
+        usual.compile()
+        # Every TCP real server by mark has a connection now, which must not lose it.
+        busy = {key for key in kernel.rows if isinstance(key, RealServer) and drains(key, kernel.rows)}
+        kernel.open_connections = dict.fromkeys(busy, Connections(1))
+        make_context = make_exact_context if is_exact else compiler()._make_context
+        agent.reconfigure(Settings(make_context), clock[0])
+        work(agent, clock)
+        assert busy <= kernel.rows.keys()
+        check_marks(kernel.rows)
+        kernel.open_connections = {}
+        work(agent, clock)
+        assert without_policies(kernel.rows) == usual.desired.rows
+        if not is_exact:
+            assert kernel.rows == usual.desired.rows
+
+
+def drains(key: RealServer, rows: Rows) -> bool:
+    spec = rows[key.virtual_server]
+    return bool(key.virtual_server.mark) and not getattr(spec, "flags", 0) & 0x20
+
+
+def started(kernel: MemoryKernel, clock: list[float]) -> Agent:
+    from kubeproxy_py.model.events import Synced
+
+    agent = Agent(kernel, compiler(), clock=lambda: clock[0])
+    for feed in ("services", "slices", "node"):
+        agent.handle_event(Synced(feed), 0.0)  # type: ignore[arg-type]
+    return agent
+
+
+def work(agent: Agent, clock: list[float]) -> None:
+    """Do what is due until everything drained."""
+    until_s = clock[0] + LONG_S
+    while clock[0] < until_s:
+        for _ in range(5):
+            agent.run_due(clock[0])
+        clock[0] += 10.0
+
+
+def names(keys: Iterable[Key]) -> set[str]:
+    return {str(key) for key in keys}
+
+
+def test_the_sets_with_marks_are_one_of_each_family() -> None:
+    assert sorted(POLICY_MARK_SETS) == ["KUBE-6-PY-INSIDE", "KUBE-PY-INSIDE"]
