@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.kube_names import entry_key
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -29,6 +30,8 @@ from kubeproxy_py.model.rows import (
     JumpSpec,
     Key,
     Link,
+    MarkSpec,
+    PolicyEntry,
     RealServer,
     RealServerSpec,
     Rows,
@@ -37,6 +40,7 @@ from kubeproxy_py.model.rows import (
     Table,
     VirtualServer,
     VirtualServerSpec,
+    parse_mark,
 )
 from kubeproxy_py.net import IP, Family, Protocol, parse_ip
 
@@ -103,7 +107,7 @@ class IpsetWire(_Wire, frozen=True, gc=False):
 
     name: str
     header: IpsetSpec
-    entries: list[str]
+    entries: list[str]  # as ``ipset save`` prints them, with marks
 
 
 class ChainWire(_Wire, frozen=True, gc=False):
@@ -145,6 +149,7 @@ class VirtualServerWire(_Wire, frozen=True, gc=False):
     persistence_s: int
     real_servers: list[RealServerWire]
     netmask: str = ""  # of clients that share a real server; "": each has its own
+    mark: int = 0  # not 0: by this firewall mark, whatever address, port and protocol
 
 
 class DeviceAddressWire(_Wire, frozen=True, gc=False):
@@ -209,6 +214,9 @@ def decode(content: bytes, where: str) -> KernelState:
             raise KernelError(message, hint="use the program that wrote it")
         state = msgspec.json.decode(content, type=KernelState)
         _check_addresses(state)
+        for ipset in state.ipsets:
+            for entry in ipset.entries:
+                _parse_entry(ipset.name, entry)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise KernelError(f"{where}: not a valid kernel state: {error!s:.200}", hint=_HINT) from None
     return state
@@ -218,8 +226,10 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
     """Return the fields of a KernelState that *rows*, and the *addresses* of all interfaces, fill."""
     by_kind = _ByKind(rows)
     entries: dict[str, list[str]] = {}
-    for entry, _ in by_kind.pairs(IpsetEntry, NoneType):
+    for entry, _ in (*by_kind.pairs(IpsetEntry, NoneType), *by_kind.pairs(PolicyEntry, NoneType)):
         entries.setdefault(entry.set, []).append(entry.entry)
+    for entry, mark in by_kind.pairs(PolicyEntry, MarkSpec):
+        entries.setdefault(entry.set, []).append(f"{entry.entry} {mark}")
     real_servers: dict[VirtualServer, list[RealServerWire]] = {}
     for real, of_real in by_kind.pairs(RealServer, RealServerSpec):
         wire = RealServerWire(real.address, real.port, of_real.weight)
@@ -255,6 +265,7 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
                 spec.persistence_s,
                 real_servers.get(key, []),
                 spec.netmask,
+                key.mark,
             )
             for key, spec in by_kind.pairs(VirtualServer, VirtualServerSpec)
         ],
@@ -292,16 +303,22 @@ def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
     for ipset in state.ipsets:
         yield Ipset(ipset.name), ipset.header
         for entry in ipset.entries:
-            yield IpsetEntry(ipset.name, entry), None
+            yield _parse_entry(ipset.name, entry)
     for chain in state.chains:
         yield Chain(chain.family, chain.table, chain.name), ChainSpec(chain.rules)
     for jump in state.jumps:
         yield Jump(jump.family, jump.table, jump.source, jump.target), JumpSpec(jump.rule, jump.behind)
     for server in state.virtual_servers:
-        key = VirtualServer(server.address, server.port, server.protocol)
+        key = VirtualServer(server.address, server.port, server.protocol, server.mark)
         yield key, VirtualServerSpec(server.scheduler, server.flags, server.persistence_s, server.netmask)
         for real in server.real_servers:
             yield RealServer(key, real.address, real.port), RealServerSpec(real.weight)
+
+
+def _parse_entry(name: str, text: str) -> tuple[IpsetEntry, MarkSpec | None]:
+    """Return an entry of the set *name*.  Raises ValueError."""
+    entry, _, mark = text.partition(" skbmark ")
+    return entry_key(name, entry), parse_mark(mark) if mark else None
 
 
 def _check_addresses(state: KernelState) -> None:

@@ -221,6 +221,12 @@ class MarkSpec(Struct, frozen=True, gc=False):
         return f"skbmark {self.mark:#x}{'' if self.mask == _WHOLE_MARK else f'/{self.mask:#x}'}"
 
 
+def parse_mark(text: str) -> MarkSpec:
+    """Return the mark that ``ipset save`` prints as *text*: ``0x2002``, or with its mask.  Raises ValueError."""
+    mark, _, mask = text.partition("/")
+    return MarkSpec(int(mark, 16), int(mask, 16) if mask else _WHOLE_MARK)
+
+
 class AddressSpec(Struct, frozen=True, gc=False):
     """How an address on kube-ipvs0 differs from one that this agent adds."""
 

@@ -11,7 +11,7 @@ from tests.builders import node_context
 
 def compiler() -> Compiler:
     """Return a compiler that knows nothing yet."""
-    return Compiler(_make_context)
+    return Compiler(make_usual_context)
 
 
 def exact_compiler() -> Compiler:
@@ -19,7 +19,8 @@ def exact_compiler() -> Compiler:
     return Compiler(make_exact_context)
 
 
-def _make_context(node: Node | None, _addresses: tuple[HostAddress, ...]) -> NodeContext:
+def make_usual_context(node: Node | None, _addresses: tuple[HostAddress, ...]) -> NodeContext:
+    """Return the NodeContext of a node whose Node object may have come."""
     if node is None:
         return node_context()
     ips = {("IPv6" if ":" in a else "IPv4"): a for a in node.addresses}
@@ -29,4 +30,4 @@ def _make_context(node: Node | None, _addresses: tuple[HostAddress, ...]) -> Nod
 def make_exact_context(node: Node | None, addresses: tuple[HostAddress, ...]) -> NodeContext:
     """Return the NodeContext of a node with exact policies."""
     if_local = {"IPv4": ("-s 10.244.1.0/24",)}
-    return replace(_make_context(node, addresses), policy_marks=MarkRange(), if_local=if_local)
+    return replace(make_usual_context(node, addresses), policy_marks=MarkRange(), if_local=if_local)

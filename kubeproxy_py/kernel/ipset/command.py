@@ -24,7 +24,7 @@ from kubeproxy_py.kernel.ipset.constants import (
 from kubeproxy_py.kernel.ipset.decode import as_read_back, spec_as_read
 from kubeproxy_py.kernel.ipset.errors import tool_errno, tool_text
 from kubeproxy_py.model.kube_names import TEMPORARY_SET, entry_key
-from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, MarkSpec, Rows, Spec
+from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec, Key, MarkSpec, Rows, Spec, parse_mark
 from kubeproxy_py.model.steps import Step, StepFailure, Verb
 from kubeproxy_py.net import Family
 
@@ -187,8 +187,7 @@ def _parse_entry(name: str, line: str) -> tuple[IpsetEntry, MarkSpec | None]:
     _, _, entry, *options = line.split()
     if "skbmark" not in options:
         return entry_key(name, entry), None
-    mark, _, mask = options[options.index("skbmark") + 1].partition("/")
-    return entry_key(name, entry), MarkSpec(int(mark, 16), int(mask or "0xffffffff", 16))
+    return entry_key(name, entry), parse_mark(options[options.index("skbmark") + 1])
 
 
 def parse_list(listed: bytes) -> dict[str, IpsetSpec]:
