@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Literal, NamedTuple
@@ -21,9 +21,12 @@ from lab.network import Cluster
 PORT_UNREACHABLE = {4: (3, 3), 6: (1, 4)}  # RFC 792; RFC 4443, 3.1
 
 # Below Linux's ephemeral ports and the NodePorts (from 30000), above the ports of the agent's servers (10249, 10256).
-_source_ports = itertools.count(11000)
-_THREADS = 32  # nearly all of them wait for an answer that will not come
+# They begin again only when all were used, in another cluster by then.
+_source_ports = itertools.cycle(range(11000, 29900))
+_THREADS = 32
+_WAITING_THREADS = 96  # nearly all of them wait for an answer that will not come
 _TIMEOUT_S = 1.0
+_PATIENT_S = 10.0  # the timeout of requests that are sure to be answered
 
 
 class Request(NamedTuple):
@@ -44,16 +47,18 @@ class RequestResult(NamedTuple):
     dropped: no pod received the datagram, and no answer arrived.
     unanswered: for TCP and SCTP, where a lost handshake cannot be distinguished from a dropped one.
     refused: the ICMP error port unreachable was received.
-    failed: another error.
+    failed: another error; *error* is its text.
     """
 
     outcome: Literal["answered", "lost", "dropped", "unanswered", "refused", "failed"]
     pod: str = ""
     seen_source: str = ""
+    error: str = ""
 
 
 class _SentRequest(NamedTuple):
     request: Request
+    source_port: int
     payload: bytes
     result: Answer | QueryError
 
@@ -64,32 +69,75 @@ def send_request(cluster: Cluster, request: Request, timeout_s: float = _TIMEOUT
 
 
 def send_requests(
-    cluster: Cluster, servers: EchoServers, requests: set[Request], times: int
+    cluster: Cluster,
+    servers: EchoServers,
+    requests: set[Request],
+    times: int,
 ) -> Mapping[Request, Counter[RequestResult]]:
     """Send each of *requests* *times* times and count the results.
 
     The requests to one virtual server are sent one after the other, so that each client gets complete rounds of rr.
     """
-    by_server: dict[object, list[Request]] = {}
-    for request in sorted(requests):
-        by_server.setdefault((request.protocol, request.address, request.port), []).extend([request] * times)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        batches = threads.map(lambda batch: [_send_marked(cluster, request) for request in batch], by_server.values())
-        sent_requests = list(itertools.chain.from_iterable(batches))
+    return send_series(cluster, servers, {request: Series(times) for request in requests})
+
+
+class Series(NamedTuple):
+    """How often a request is sent, how long each waits for an answer, and what it shares rounds of rr with.
+
+    turn: requests with the same one are sent one after the other; "": those to one virtual server are.
+    """
+
+    times: int
+    timeout_s: float = _TIMEOUT_S
+    turn: str = ""
+
+
+def send_series(
+    cluster: Cluster,
+    servers: EchoServers,
+    requests: Mapping[Request, Series],
+    refused_ports: Container[int] = (),
+) -> Mapping[Request, Counter[RequestResult]]:
+    """Send *requests* and count the results of each.
+
+    Requests that wait for long are sent first, so that they need not wait for many others.  *refused_ports* are source
+    ports for which an ICMP error port unreachable was seen: SCTP does not report it.
+    """
+    waiting = {request for request, series in requests.items() if series.timeout_s < _PATIENT_S}
+    sent_requests = [
+        *_send_all(cluster, requests, sorted(requests.keys() - waiting), _THREADS),
+        *_send_all(cluster, requests, sorted(waiting), _WAITING_THREADS),
+    ]
     received = {datagram.payload: datagram for datagram in servers.received}
     results: dict[Request, Counter[RequestResult]] = {request: Counter() for request in requests}
     for sent in sent_requests:
-        results[sent.request][_classify(sent, received.get(sent.payload))] += 1
+        results[sent.request][_classify(sent, received.get(sent.payload), refused_ports)] += 1
     return results
 
 
-def _send_marked(cluster: Cluster, request: Request) -> _SentRequest:
+def _send_all(
+    cluster: Cluster, series: Mapping[Request, Series], requests: Iterable[Request], threads_max: int
+) -> list[_SentRequest]:
+    by_server: dict[object, list[Request]] = {}
+    for request in requests:
+        batch = [request] * series[request].times
+        turn = series[request].turn or (request.protocol, request.address, request.port)
+        by_server.setdefault(turn, []).extend(batch)
+    with ThreadPoolExecutor(threads_max) as threads:
+        batches = threads.map(
+            lambda batch: [_send_marked(cluster, request, series[request].timeout_s) for request in batch],
+            by_server.values(),
+        )
+        return list(itertools.chain.from_iterable(batches))
+
+
+def _send_marked(cluster: Cluster, request: Request, timeout_s: float) -> _SentRequest:
     port = next(_source_ports)
     payload = f"this is {port}\n".encode()
     try:
-        return _SentRequest(request, payload, _send(cluster, request, port, payload, _TIMEOUT_S))
+        return _SentRequest(request, port, payload, _send(cluster, request, port, payload, timeout_s))
     except QueryError as error:
-        return _SentRequest(request, payload, error)
+        return _SentRequest(request, port, payload, error)
 
 
 def _send(cluster: Cluster, request: Request, source_port: int, payload: bytes, timeout_s: float) -> Answer:
@@ -97,14 +145,16 @@ def _send(cluster: Cluster, request: Request, source_port: int, payload: bytes, 
     return query(cluster[client], protocol, address, port, timeout_s, source_port, payload, source)
 
 
-def _classify(sent: _SentRequest, received: ReceivedDatagram | None) -> RequestResult:
+def _classify(sent: _SentRequest, received: ReceivedDatagram | None, refused_ports: Container[int]) -> RequestResult:
     result, request = sent.result, sent.request
     if isinstance(result, Answer):
         return RequestResult("answered", result.name, result.peer_address)
     if isinstance(result, Unreachable) and result.icmp == PORT_UNREACHABLE[ip_address(request.address).version]:
         return RequestResult("refused")
     if not isinstance(result, NoAnswer):
-        return RequestResult("failed", seen_source=repr(result))
+        return RequestResult("failed", error=repr(result))
+    if sent.source_port in refused_ports:
+        return RequestResult("refused")
     if request.protocol != "udp":
         return RequestResult("unanswered")
     if not received:

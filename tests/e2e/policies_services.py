@@ -9,9 +9,10 @@ ones pod-b1 and pod-b3: none on node A.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from lab.echo import PROTOCOLS
+from lab.echo import PROTOCOLS, Protocol
 from lab.network import BY_NAME, NODE_NAME
 from tests.e2e.manifests import Object, Port, endpoint_slice, service
 
@@ -43,7 +44,8 @@ class Served(NamedTuple):
     """A Service: its fields besides type and addresses, and its endpoints.
 
     *external*: how it can be reached from outside; its type follows.  *vip*: the load balancer's address, if it does
-    not follow from the number.  *terminating*: pods that are terminating but still serving.
+    not follow from the number.  *terminating*: pods that are terminating but still serving.  *stopped*: those that are
+    terminating and do not serve any more.  *targets*: target ports that are not 8080.
     """
 
     number: int
@@ -54,6 +56,9 @@ class Served(NamedTuple):
     external: tuple[Front, ...] = EXTERNAL
     vip: dict[Version, str] = {}  # noqa: RUF012 - never changed
     terminating: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+    targets: dict[Protocol, int] = {}  # noqa: RUF012 - never changed
 
     @property
     def node_port(self) -> int:
@@ -117,10 +122,10 @@ def place(served: Served, front: Front, version: Version) -> tuple[str, int]:
             return _CLUSTER_IP[version].format(served.number), served.port
 
 
-def objects() -> list[Object]:
-    """All Services and their EndpointSlices, and the Node of node A."""
+def objects(services: Iterable[Served] = _ROWS) -> list[Object]:
+    """All *services* and their EndpointSlices, and the Node of node A."""
     built: list[Object] = [_node()]
-    for served in SERVED.values():
+    for served in services:
         built.append(_service(served))
         built.extend(_slice(served, version) for version in VERSIONS)
     return built
@@ -132,7 +137,10 @@ def _object_name(served: Served) -> str:
 
 def _ports(served: Served) -> list[Port]:
     node_port = served.node_port if "NodePort" in served.external else 0
-    return [Port(served.port, protocol.upper(), 8080, node_port) for protocol in PROTOCOLS]
+    return [
+        Port(served.port, protocol.upper(), served.targets.get(protocol, 8080), node_port)
+        for protocol in served.protocols
+    ]
 
 
 def _service(served: Served) -> Object:
@@ -153,10 +161,11 @@ def _service(served: Served) -> Object:
 
 def _slice(served: Served, version: Version) -> Object:
     built = endpoint_slice(_object_name(served), served.pods, _ports(served), version=version)
-    terminating = {BY_NAME[pod].ipv4 if version == 4 else BY_NAME[pod].ipv6 for pod in served.terminating}
-    for endpoint in built["endpoints"]:
-        if terminating & set(endpoint["addresses"]):
-            endpoint["conditions"] = {"ready": False, "serving": True, "terminating": True}
+    for pods, is_serving in ((served.terminating, True), (served.stopped, False)):
+        addresses = {BY_NAME[pod].ipv4 if version == 4 else BY_NAME[pod].ipv6 for pod in pods}
+        for endpoint in built["endpoints"]:
+            if addresses & set(endpoint["addresses"]):
+                endpoint["conditions"] = {"ready": False, "serving": is_serving, "terminating": True}
     return built
 
 
