@@ -207,13 +207,17 @@ _ACCESS_FILTER_RETURNS: tuple[tuple[IpsetDefinition, str], ...] = (
 
 
 def _access_filter(inputs: _Inputs) -> _Rules:
+    # kube-proxy's rules let a UDP program of this host through that has the number of a health-check node port, and
+    # packets that are not tracked, at any port of any Service address (kubernetes#72236).
+    is_exact = inputs.node.policy_marks is not None
     for definition, direction in _ACCESS_FILTER_RETURNS:
-        yield f"{inputs.match(definition, direction)} -j RETURN"
+        protocol = "-p tcp " if is_exact and definition is kube_names.HEALTH_CHECK_NODE_PORT else ""
+        yield f"{protocol}{inputs.match(definition, direction)} -j RETURN"
     if inputs.node.health_port:
         yield f"-p tcp -m tcp --dport {inputs.node.health_port} -j RETURN"
     match = inputs.match(kube_names.IPVS_IPS, "dst")
     reject = f"REJECT --reject-with {_REJECT_WITH[inputs.family]}" if inputs.has_extension("REJECT") else "DROP"
-    yield f"-m conntrack --ctstate NEW {match} -j {reject}"
+    yield f"-m conntrack --ctstate {'NEW,UNTRACKED' if is_exact else 'NEW'} {match} -j {reject}"
 
 
 def _out_filter(inputs: _Inputs) -> _Rules:
@@ -238,9 +242,26 @@ def _policy_input(inputs: _Inputs) -> _Rules:
     yield _drop_without_local_endpoint(inputs)
 
 
+def _policy_forward(inputs: _Inputs) -> _Rules:
+    # An address that a Service has is on kube-ipvs0, so what is forwarded to the Service network goes to no Service.
+    for network in inputs.node.service_networks.get(inputs.family, ()):
+        yield f"-d {network} -m conntrack --ctstate NEW -j DROP"
+
+
 def _policy_output(inputs: _Inputs) -> _Rules:
+    # This node itself is subject to source ranges, whatever its source address.
+    yield f"{inputs.match(kube_names.LOAD_BALANCER_FW, 'dst,dst')} -j {kube_names.POLICY_RANGES_CHAIN}"
+    if inputs.has_extension("addrtype"):
+        for network in inputs.node.service_networks.get(inputs.family, ()):
+            yield f"-d {network} -m addrtype ! --dst-type LOCAL -m conntrack --ctstate NEW -j DROP"
     yield _set_mark(inputs)
     yield _drop_without_local_endpoint(inputs)
+
+
+def _policy_ranges(inputs: _Inputs) -> _Rules:
+    for definition in (kube_names.LOAD_BALANCER_SOURCE_CIDR, kube_names.LOAD_BALANCER_SOURCE_IP):
+        yield f"{inputs.match(definition, 'dst,dst,src')} -j RETURN"
+    yield "-j DROP"
 
 
 def _set_mark(inputs: _Inputs) -> str:
@@ -280,7 +301,9 @@ _RULES: Mapping[tuple[Table, str], Callable[[_Inputs], _Rules]] = {
     ("filter", kube_names.PROXY_FIREWALL_CHAIN): _proxy_firewall,
     ("filter", kube_names.ACCESS_FILTER_CHAIN): _access_filter,
     ("filter", kube_names.OUT_FILTER_CHAIN): _out_filter,
+    ("mangle", kube_names.POLICY_RANGES_CHAIN): _policy_ranges,
     ("mangle", kube_names.POLICY_INPUT_CHAIN): _policy_input,
+    ("mangle", kube_names.POLICY_FORWARD_CHAIN): _policy_forward,
     ("mangle", kube_names.POLICY_OUTPUT_CHAIN): _policy_output,
     ("nat", kube_names.POLICY_POSTROUTING_CHAIN): _policy_postrouting,
 }

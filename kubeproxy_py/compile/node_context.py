@@ -41,6 +41,7 @@ class NodeContext(Struct, frozen=True, gc=False):
     missing_extensions: dict[Family, frozenset[str]] = field(default_factory=dict)  # matches and targets of iptables
     needs_node: bool = True  # False: without a Node object this host itself takes its place (own_node)
     policy_marks: MarkRange | None = None  # of exact policies; None: kube-proxy's
+    service_networks: dict[Family, tuple[CIDR, ...]] = field(default_factory=dict)  # with exact policies
     # With exact policies, the matches for packets that pods of this node sent; they are not negated as if_not_local is.
     if_local: dict[Family, tuple[str, ...]] = field(default_factory=dict)
     health_port: int = 0  # of the health server, let through at Service addresses; 0: not
@@ -99,6 +100,7 @@ def make_node_context(
         needs_node=needs_node,
         policy_marks=settings.policy_marks,
         if_local=_if_local(config, node, host.families) if settings.policy_marks else {},
+        service_networks=_service_networks(settings, host.families) if settings.policy_marks else {},
         health_port=_health_port(config) if settings.healthz_at_service_addresses else 0,
     )
 
@@ -178,6 +180,13 @@ def _if_local(
         family: tuple(f"-s {network}" for network in networks if family_of(network) == family) for family in families
     }
     return {family: found for family, found in matches.items() if found}
+
+
+def _service_networks(settings: AgentSettings, families: tuple[Family, ...]) -> dict[Family, tuple[CIDR, ...]]:
+    """Return the networks from which ClusterIPs are allocated, of each family that has any."""
+    distinct = dict.fromkeys(settings.service_cidr)
+    networks = {family: tuple(cidr for cidr in distinct if family_of(cidr) == family) for family in families}
+    return {family: found for family, found in networks.items() if found}
 
 
 def _own_part(all_pods: tuple[CIDR, ...], own: tuple[CIDR, ...], family: Family) -> tuple[CIDR, ...]:

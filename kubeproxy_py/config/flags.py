@@ -158,6 +158,11 @@ _AGENT_POLICIES = (
         "the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port",
         AgentSettings, commands=_PLAN,
     ),
+    Flag(
+        "service-cidr", "serviceCIDR",
+        "networks of ClusterIPs; with --policies=exact, requests to an address there that no Service has are dropped",
+        AgentSettings, commands=_PLAN,
+    ),
 )  # fmt: skip
 
 _AGENT_IPTABLES = (

@@ -232,6 +232,7 @@ class AgentSettings(Section, frozen=True):
     # For whom traffic policies apply: as in kube-proxy's IPVS mode, or exactly as in its nftables mode
     policies: Annotated[Policies, one_of("policies", "kube-proxy", "exact")] = "kube-proxy"
     policy_mark_mask: Annotated[int, MARK_MASK] = MarkRange().mask  # the bits of packet marks that exact policies use
+    service_cidr: Annotated[tuple[CIDR, ...], CLUSTER_CIDR] = ()  # the networks of ClusterIPs, for exact policies
     reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
 
     @property

@@ -195,7 +195,9 @@ PROXY_FIREWALL_CHAIN = "KUBE-PROXY-FIREWALL"
 ACCESS_FILTER_CHAIN = "KUBE-IPVS-FILTER"
 OUT_FILTER_CHAIN = "KUBE-IPVS-OUT-FILTER"
 
+POLICY_RANGES_CHAIN = "KUBE-PY-SOURCE-RANGES"
 POLICY_INPUT_CHAIN = "KUBE-PY-INPUT"
+POLICY_FORWARD_CHAIN = "KUBE-PY-FORWARD"
 POLICY_OUTPUT_CHAIN = "KUBE-PY-OUTPUT"
 POLICY_POSTROUTING_CHAIN = "KUBE-PY-POSTROUTING"
 
@@ -215,7 +217,9 @@ CHAINS: tuple[tuple[Table, str], ...] = (
 )
 
 POLICY_CHAINS: tuple[tuple[Table, str], ...] = (
+    ("mangle", POLICY_RANGES_CHAIN),
     ("mangle", POLICY_INPUT_CHAIN),
+    ("mangle", POLICY_FORWARD_CHAIN),
     ("mangle", POLICY_OUTPUT_CHAIN),
     ("nat", POLICY_POSTROUTING_CHAIN),
 )
@@ -238,6 +242,7 @@ POLICY_JUMPS: tuple[tuple[Table, str, str, str], ...] = (
     # As JUMPS.  Those in mangle come after routing and before IPVS, in both chains.
     ("nat", "POSTROUTING", POLICY_POSTROUTING_CHAIN, "kubeproxy-py exact policies"),
     ("mangle", "INPUT", POLICY_INPUT_CHAIN, "kubeproxy-py exact policies"),
+    ("mangle", "FORWARD", POLICY_FORWARD_CHAIN, "kubeproxy-py exact policies"),
     ("mangle", "OUTPUT", POLICY_OUTPUT_CHAIN, "kubeproxy-py exact policies"),
 )
 

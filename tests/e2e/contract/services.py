@@ -17,6 +17,7 @@ from tests.e2e.policies_services import FAR, NEAR, Front, Served, Version, objec
 ContractFront = Front | Literal["other NodePort", "no port"]
 
 NODE_PORT_ADDRESSES = "192.168.3.0/24,fd00:3::/64"
+SERVICE_CIDR = "10.96.0.0/16,fd00:10:96::/108"
 FREE_PORT = 4242
 
 _OTHER_ADDRESS: dict[Version, str] = {4: "172.16.5.10", 6: "fd00:10:244:1::1"}

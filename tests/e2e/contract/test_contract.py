@@ -12,7 +12,7 @@ from tests.e2e.agent_process import AgentProcess
 from tests.e2e.client_requests import Request, RequestResult, send_series
 from tests.e2e.contract.ends import cases
 from tests.e2e.contract.icmp import refused_ports
-from tests.e2e.contract.services import NODE_PORT_ADDRESSES, contract_objects
+from tests.e2e.contract.services import NODE_PORT_ADDRESSES, SERVICE_CIDR, contract_objects
 from tests.e2e.contract.table import CONFIGURATIONS, DIFFERENCES, POLICIES, ROWS, Configuration, Policies, Row
 from tests.e2e.manifests import Folder
 from tests.e2e.serving import cluster_and_servers
@@ -39,7 +39,7 @@ Results = Mapping[Request, Counter[RequestResult]]
 def flags_of(setting: Setting) -> list[str]:
     flags = [f"--nodeport-addresses={NODE_PORT_ADDRESSES}"]
     if setting.policies != "kube-proxy":
-        flags.append(f"--policies={setting.policies}")
+        flags += [f"--policies={setting.policies}", f"--service-cidr={SERVICE_CIDR}"]
     if not setting.configuration.detector:
         flags.append("--cluster-cidr=")
     if setting.configuration.masquerade_all:
