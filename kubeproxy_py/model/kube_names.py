@@ -50,7 +50,8 @@ TEMPORARY_SET = "KUBE-PY-TEMPORARY"
 """The set that is swapped with one whose size changes (kernel/ipset/adapter.py); it exists during one step only."""
 
 _IPV6_PREFIX = f"{PREFIX}6-"
-_SKBINFO = " skbinfo"
+SKBINFO = " skbinfo"
+"""What follows the type of a set whose entries have firewall marks."""
 
 
 class IpsetDefinition(Struct, frozen=True, gc=False):
@@ -67,7 +68,7 @@ class IpsetDefinition(Struct, frozen=True, gc=False):
     @property
     def has_marks(self) -> bool:
         """Whether its entries may give firewall marks to packets."""
-        return self.type.endswith(_SKBINFO)
+        return self.type.endswith(SKBINFO)
 
     def spec_in(self, family: Family, maxelem: int = _MAXELEM) -> IpsetSpec:
         """Return the header with which the set is created in *family*."""
@@ -176,7 +177,7 @@ IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (
 )
 
 POLICY_MARKS = IpsetDefinition(
-    "KUBE-PY-INSIDE", f"hash:ip,port{_SKBINFO}", "frontends with externalTrafficPolicy Local, and their marks"
+    "KUBE-PY-INSIDE", f"hash:ip,port{SKBINFO}", "frontends with externalTrafficPolicy Local, and their marks"
 )
 POLICY_NO_LOCAL = IpsetDefinition(
     "KUBE-PY-NO-LOCAL", "hash:ip,port", "frontends with a policy of Local and endpoints, none of which is on this node"

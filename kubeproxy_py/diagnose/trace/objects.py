@@ -78,9 +78,10 @@ class SnapshotLookup(RowLookup):
 
     def real_servers(self, server: VirtualServer) -> Weights:
         """Return the real servers of *server* with their weights."""
+        parts = _desired_of_mark if server.mark else _desired_of_holder
         return {
             key: weight_of(spec)
-            for part in _desired_of_holder(self._snapshot, server)
+            for part in parts(self._snapshot, server)
             for key, spec in part.items()
             if type(key) is RealServer and key.virtual_server == server
         }
@@ -91,6 +92,14 @@ def _desired_of_holder(snapshot: Snapshot, server: VirtualServer) -> tuple[Rows,
     holder = snapshot.claims.holder(server)
     parts = snapshot.parts.get(holder, ()) if holder else ()
     return parts if any(server in part for part in parts) else ()
+
+
+def _desired_of_mark(snapshot: Snapshot, server: VirtualServer) -> tuple[Rows, ...]:
+    """Return the parts of the rows of the Service whose frontends have the mark of *server*."""
+    for parts in snapshot.parts.values():
+        if any(server in part for part in parts):
+            return parts
+    return ()
 
 
 def pending_notes(snapshot: Snapshot) -> Iterator[str]:

@@ -38,6 +38,7 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
     VirtualServerSpec,
+    mark_server,
 )
 from kubeproxy_py.net import IP, family_of
 
@@ -121,8 +122,7 @@ class _Tracer(Struct, frozen=True, gc=False):
         ways, ends = self.hooks.run([way], "INPUT", "mangle", "filter")
         yield from self._ended(ends)
         for accepted in ways:
-            server = accepted.packet.server
-            if server and server in self.view.lookup:
+            if server := self._virtual_server(accepted.packet):
                 yield self._ipvs(accepted, server)
             else:
                 yield self._host(accepted)
@@ -156,8 +156,7 @@ class _Tracer(Struct, frozen=True, gc=False):
         ways, ends = self.hooks.run([way], "OUTPUT", "raw", "mangle", "nat")
         yield from self._ended(ends)
         for sent in ways:
-            server = sent.packet.server
-            if server and server in self.view.lookup:
+            if server := self._virtual_server(sent.packet):
                 yield self._ipvs(sent, server)
             else:
                 yield from self._output_past_ipvs(sent)
@@ -185,18 +184,28 @@ class _Tracer(Struct, frozen=True, gc=False):
 
     # IPVS
 
+    def _virtual_server(self, packet: Packet) -> VirtualServer | None:
+        """Return the virtual server that takes *packet*: one by its whole mark before that of its destination."""
+        by_address = packet.server
+        if by_address and packet.mark and not packet.unknown_mark:
+            by_mark = mark_server(packet.family, packet.mark)
+            if by_mark in self.view.lookup:
+                return by_mark
+        return by_address if by_address and by_address in self.view.lookup else None
+
     def _ipvs(self, way: Way, server: VirtualServer) -> Outcome:
         """Return what becomes of a packet that the virtual server *server* takes."""
         choices = {
-            key: RealServerChoice(key.address, key.port, weight, self._is_here(key))
+            key: RealServerChoice(key.address, key.port, weight, self._is_here(key, way.packet))
             for key, weight in sorted(self.view.lookup.real_servers(server).items())
         }
         draining = tuple(choice for choice in choices.values() if not choice.weight)
-        name = self.objects.name_of(server)
+        frontend = way.packet.server or server  # a Service has frontends, not marks
+        name = self.objects.name_of(frontend)
         step = Step("server", _server_words(len(choices) - len(draining), len(draining)), f"virtual server {server}")
         steps = (*way.steps, step)
         if len(draining) == len(choices):
-            reason, remedy = explain_refused(server, len(draining), self.objects)
+            reason, remedy = explain_refused(frontend, len(draining), self.objects)
             return Outcome("refused", reason, remedy, steps, way.doubts, str(server), draining=draining)
         passed = [(choice, *self._to_real_server(way, key)) for key, choice in choices.items() if choice.weight]
         branches = tuple(self._branches(way, passed))
@@ -213,10 +222,9 @@ class _Tracer(Struct, frozen=True, gc=False):
         reason = f"by {'one of ' if count > 1 else ''}{_endpoints(count)}{f' of {name}' if name else ''}"
         return Outcome("served", reason, "", steps, way.doubts, str(server), scheduler, branches, draining, notes)
 
-    def _is_here(self, key: RealServer) -> bool:
+    def _is_here(self, key: RealServer, packet: Packet) -> bool:
         """Return whether a real server is on this host: its own address, or a pod for which hairpin is prepared."""
-        protocol = key.virtual_server.protocol.lower()
-        entry = f"{key.address},{protocol}:{key.port},{key.address}"
+        entry = f"{key.address},{packet.protocol.lower()}:{key.port},{key.address}"
         name = kube_names.LOOP_BACK.name_in(family_of(key.address))
         return IpsetEntry(name, entry) in self.view.lookup or self.view.is_local(key.address)
 
@@ -227,7 +235,7 @@ class _Tracer(Struct, frozen=True, gc=False):
             way.packet,
             destination=key.address,
             port=key.port,
-            virtual_server=key.virtual_server,
+            virtual_server=way.packet.server,
             in_interface=None,
             out_interface=LOOPBACK_DEVICE if is_local else self._interface_to(key.address),
         )

@@ -45,6 +45,9 @@ def explain_end(end: End, view: View, objects: Objects) -> Explanation:
     ours = _ENDS.get(step.chain) if not step.foreign else None
     if ours:
         return ours(packet, view.lookup, objects)
+    if step.chain in _POLICY_ENDS and not step.foreign:
+        is_unallocated = kube_names.POLICY_NO_LOCAL.name_in(packet.family) not in step.rule
+        return (_unallocated if is_unallocated else _no_local_endpoint)(packet, objects)
     place = f"{step.table} {step.chain}"
     if step.kind == "policy":
         return (
@@ -195,8 +198,27 @@ def _slices_command(name: ServiceName | None) -> str:
     return f"kubectl -n {name.namespace} get endpointslices -l kubernetes.io/service-name={name.name} -o yaml"
 
 
+def _unallocated(packet: Packet, _objects: Objects) -> Explanation:
+    return (
+        f"{packet.destination} is in serviceCIDR, and no Service that this agent serves has it",
+        "look at the clusterIPs of the Service that is meant: kubectl get services -A -o wide",
+    )
+
+
+def _no_local_endpoint(packet: Packet, objects: Objects) -> Explanation:
+    name = objects.service_of(packet.server) if packet.server else None
+    return (
+        f"its policy is Local, and no endpoint of {name or 'the Service'} on this node is ready",
+        _slices_command(name),
+    )
+
+
+_POLICY_ENDS = frozenset(
+    (kube_names.POLICY_INPUT_CHAIN, kube_names.POLICY_FORWARD_CHAIN, kube_names.POLICY_OUTPUT_CHAIN)
+)
 _ENDS: dict[str, Callable[[Packet, Lookup, Objects], Explanation]] = {
     kube_names.SOURCE_RANGES_CHAIN: _source_ranges,
+    kube_names.POLICY_RANGES_CHAIN: _source_ranges,
     kube_names.OUT_FILTER_CHAIN: _node_is_shut_out,
     kube_names.ACCESS_FILTER_CHAIN: _no_such_port,
 }

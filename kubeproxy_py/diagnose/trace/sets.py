@@ -12,7 +12,8 @@ from ipaddress import ip_address
 from kubeproxy_py.diagnose.trace.lookup import Lookup, header_of
 from kubeproxy_py.diagnose.trace.packet import ICMP, Packet
 from kubeproxy_py.diagnose.trace.truth import MAYBE, NO, YES, Truth, truth
-from kubeproxy_py.model.rows import IpsetEntry
+from kubeproxy_py.model.kube_names import SKBINFO, entry_key
+from kubeproxy_py.model.rows import MarkSpec
 from kubeproxy_py.net import IP, parse_cidr
 
 _NO_MATCH = " nomatch"
@@ -25,7 +26,7 @@ class _Query:
         self.lookup, self.name, self.directions, self.packet = lookup, name, directions, packet
 
     def has(self, entry: str) -> bool:
-        return IpsetEntry(self.name, entry) in self.lookup
+        return entry_key(self.name, entry) in self.lookup
 
     def address(self, dimension: int) -> IP:
         return self.packet.source if self.directions[dimension] == "src" else self.packet.destination
@@ -38,14 +39,21 @@ class _Query:
 def match_set(lookup: Lookup, name: str, directions: tuple[str, ...], packet: Packet) -> Truth:
     """Return whether *packet* is in the set *name*, looked up by *directions* (``dst,dst,src``)."""
     header = header_of(lookup, name)
-    if header is None or header.type not in _TESTS:
+    kind = header.type.removesuffix(SKBINFO) if header else ""
+    if header is None or kind not in _TESTS:
         return MAYBE
     if header.family not in (None, packet.family):
         return NO
-    dimensions, test = _TESTS[header.type]
+    dimensions, test = _TESTS[kind]
     if len(directions) < dimensions:
         return NO  # ip_set_test refuses to look it up
     return test(_Query(lookup, name, directions, packet))
+
+
+def mapped_mark(lookup: Lookup, name: str, packet: Packet) -> MarkSpec | None:
+    """Return the mark that the entry of the destination has in the set *name*, of type hash:ip,port; None if none."""
+    spec = lookup.get(entry_key(name, packet.entry))
+    return spec if isinstance(spec, MarkSpec) else None
 
 
 def set_entry(name: str, directions: tuple[str, ...], packet: Packet, lookup: Lookup) -> str:

@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kubeproxy_py.diagnose.trace.matches import parse_mark
+from kubeproxy_py.diagnose.trace.matches import View, parse_mark
+from kubeproxy_py.diagnose.trace.packet import Packet
 from kubeproxy_py.diagnose.trace.rules import Rule
 from kubeproxy_py.diagnose.trace.ruleset import Ruleset
+from kubeproxy_py.diagnose.trace.sets import mapped_mark, match_set
+from kubeproxy_py.diagnose.trace.truth import NO, YES, Truth
 from kubeproxy_py.diagnose.trace.way import End, Way
 from kubeproxy_py.net import parse_ip
 
@@ -71,6 +74,37 @@ def _mark(way: Way, rule: Rule) -> Result:
         keep, value = operation(*parse_mark(option.value))
         packet = replace(packet, mark=packet.mark & keep ^ value, unknown_mark=packet.unknown_mark & keep)
     return Result((Way(packet, way.steps, way.doubts),))
+
+
+def maps_mark(rule: Rule, packet: Packet, view: View) -> Truth:
+    """Return whether *rule*, which matches, changes anything: one that maps marks does for what is in its set."""
+    if rule.target != "SET" or not (options := _map_options(rule)):
+        return YES
+    return match_set(view.lookup, *options, packet)
+
+
+def map_mark(way: Way, rule: Rule, view: View) -> Result:
+    """Give the packet the mark of its entry in the set that *rule* maps, if it does (net/netfilter/xt_set.c)."""
+    options = _map_options(rule)
+    has_mark = any(option.name == "--map-mark" for option in rule.target_options)
+    if not options or not has_mark or maps_mark(rule, way.packet, view) == NO:
+        return Result((way,))
+    packet = way.packet
+    mark = mapped_mark(view.lookup, options[0], packet) if options[1] == ("dst", "dst") else None
+    if mark is None:
+        packet = replace(packet, unknown_mark=_MASK)
+    else:
+        keep = ~mark.mask & _MASK
+        packet = replace(packet, mark=packet.mark & keep ^ mark.mark, unknown_mark=packet.unknown_mark & keep)
+    return Result((Way(packet, way.steps, way.doubts),))
+
+
+def _map_options(rule: Rule) -> tuple[str, tuple[str, ...]] | None:
+    """Return the set and the directions of ``--map-set``; None if *rule* has none."""
+    for option in rule.target_options:
+        if option.name == "--map-set" and len(option.values) > 1:
+            return option.values[0], tuple(option.values[1].split(","))
+    return None
 
 
 def _connection_mark(way: Way, rule: Rule) -> Result:
@@ -175,4 +209,5 @@ _EFFECTS: Mapping[str, str] = {
     "SNAT": "its source changes: {options}",
     "DNAT": "its destination changes: {options}",
     "REDIRECT": "redirected to this node: {options}",
+    "SET": "gets the mark that the set has for its destination: {options}",
 }

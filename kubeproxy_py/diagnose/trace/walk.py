@@ -15,8 +15,8 @@ from kubeproxy_py.diagnose.trace.matches import View, match_rule, match_words
 from kubeproxy_py.diagnose.trace.packet import Packet
 from kubeproxy_py.diagnose.trace.rules import Rule, parse_rule
 from kubeproxy_py.diagnose.trace.ruleset import Ruleset, is_ours
-from kubeproxy_py.diagnose.trace.targets import TARGETS, Result, effect_words, end_unknown
-from kubeproxy_py.diagnose.trace.truth import NO, YES
+from kubeproxy_py.diagnose.trace.targets import TARGETS, Result, effect_words, end_unknown, map_mark, maps_mark
+from kubeproxy_py.diagnose.trace.truth import NO, YES, all_of
 from kubeproxy_py.diagnose.trace.way import End, Step, Way
 from kubeproxy_py.net import IP
 
@@ -92,6 +92,8 @@ class Hooks:
         rule = place.rule
         self._evaluated += 1
         matches = match_rule(rule, way.packet, self._view)
+        if matches != NO and rule.target == "SET":
+            matches = all_of((matches, maps_mark(rule, way.packet, self._view)))
         if matches == NO or not rule.target:
             return Result((way,))
         step = Step(
@@ -116,6 +118,8 @@ class Hooks:
     def _take(self, way: Way, place: "_Place") -> "Result":
         """Return the result of the target of the rule, which matches."""
         rule, table = place.rule, place.table
+        if rule.target == "SET":
+            return map_mark(way, rule, self._view)
         if target := TARGETS.get(rule.target):
             try:
                 return target(way, rule)
