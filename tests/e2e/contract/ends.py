@@ -75,11 +75,11 @@ class Case(NamedTuple):
     def _is_end(self, result: RequestResult) -> bool:
         match self.fate.end:
             case "host":
-                return _is_of_host(result)
+                return is_refused_by_host(result)
             case "away":
                 return _is_away(result)
             case "dropped" if self.protocol == "udp" and self.request.client == NODE_NAME:
-                return _is_dropped_at_once(result)
+                return is_dropped_at_once(result)
             case _:
                 return result == RequestResult(_end_seen(self))
 
@@ -121,17 +121,17 @@ def _end_seen(case: Case) -> Literal["refused", "dropped", "unanswered"]:
     return "dropped" if case.protocol == "udp" else "unanswered"
 
 
-def _is_of_host(result: RequestResult) -> bool:
+def is_refused_by_host(result: RequestResult) -> bool:
     """Return whether the host refused: by a TCP reset, an SCTP abort, or ICMP for UDP."""
     return result.outcome == "refused" or (result.outcome == "failed" and result.error.startswith("Refused("))
 
 
 def _is_away(result: RequestResult) -> bool:
     """Return whether nobody answered and nobody here refused; the network may have said that it gave up."""
-    return result.outcome in ("failed", "dropped", "unanswered") and not _is_of_host(result)
+    return result.outcome in ("failed", "dropped", "unanswered") and not is_refused_by_host(result)
 
 
-def _is_dropped_at_once(result: RequestResult) -> bool:
+def is_dropped_at_once(result: RequestResult) -> bool:
     """Return whether the kernel of the sender dropped the datagram, which it tells the sender by EPERM."""
     return result.outcome == "dropped" or (result.outcome == "failed" and "Operation not permitted" in result.error)
 

@@ -1,4 +1,4 @@
-"""Requests for each row of the contract, in each configuration, to a node where the agent runs."""
+"""Requests for each row of the contract, in each configuration, to a node where the agent runs; and traces of them."""
 
 from __future__ import annotations
 
@@ -8,67 +8,69 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.agent_process import AgentProcess
-from tests.e2e.client_requests import Request, RequestResult, send_series
-from tests.e2e.contract.ends import cases
-from tests.e2e.contract.icmp import refused_ports
-from tests.e2e.contract.services import NODE_PORT_ADDRESSES, SERVICE_CIDR, contract_objects
-from tests.e2e.contract.table import CONFIGURATIONS, DIFFERENCES, POLICIES, ROWS, Configuration, Policies, Row
+from kubeproxy_py.diagnose.trace.result import Trace
+from tests.e2e.client_requests import Request, RequestResult
+from tests.e2e.contract.ends import cases, is_dropped_at_once, is_refused_by_host
+from tests.e2e.contract.sending import SETTINGS, Run, Setting, running
+from tests.e2e.contract.table import CONFIGURATIONS, DIFFERENCES, ROWS, Row
 from tests.e2e.manifests import Folder
-from tests.e2e.serving import cluster_and_servers
+from tests.e2e.tracing import MODES, Mode, asked, disagreement, tracings
 
 pytestmark = pytest.mark.kernel
 
 _DISTINCT_ROWS_MIN = 99
+_TRACED = tuple(setting for setting in SETTINGS if setting.policies == "exact")
+
+Traces = Mapping[tuple[Mode, Request], Trace]
 
 
-class Setting(NamedTuple):
-    """How the agent is configured."""
+class Sent(NamedTuple):
+    """What became of all requests, and what traces say of them, in settings in which they are traced."""
 
-    policies: Policies
-    configuration: Configuration
-
-    def __str__(self) -> str:
-        return f"{self.policies}, {self.configuration}"
-
-
-SETTINGS = tuple(Setting(policies, configuration) for policies in POLICIES for configuration in CONFIGURATIONS)
-Results = Mapping[Request, Counter[RequestResult]]
-
-
-def flags_of(setting: Setting) -> list[str]:
-    flags = [f"--nodeport-addresses={NODE_PORT_ADDRESSES}"]
-    if setting.policies != "kube-proxy":
-        flags += [f"--policies={setting.policies}", f"--service-cidr={SERVICE_CIDR}"]
-    if not setting.configuration.detector:
-        flags.append("--cluster-cidr=")
-    if setting.configuration.masquerade_all:
-        flags.append("--masquerade-all")
-    return flags
+    run: Run
+    traces: Traces
 
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
-def sent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setting, Results]]:
-    """Yield one setting and the results of all requests, sent at once because each lost one takes a second."""
-    setting: Setting = request.param
+def sent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
     folder = Folder(tmp_path_factory.mktemp("manifests"))
-    folder.write("all", contract_objects())
-    requests = {case.request: case.series for row in ROWS for case in cases(*setting, row)}
-    with (
-        cluster_and_servers() as (cluster, servers),
-        AgentProcess(cluster.node_a, folder.path, *flags_of(setting)) as agent,
-        refused_ports(cluster[name] for name in {request.client for request in requests}) as ports,
-    ):
-        agent.wait_synced()
-        yield setting, send_series(cluster, servers, requests, ports)
+    setting: Setting = request.param
+    with running(setting, folder) as run:
+        yield Sent(run, _traces(run, folder) if setting in _TRACED else {})
+
+
+def _traces(run: Run, folder: Folder) -> Traces:
+    with tracings(run.cluster, folder.path, **run.setting.flags) as made:
+        return {(mode, request): made[mode].trace(asked(request)) for mode in MODES for request in run.results}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_request_ends_as_its_row_says(sent: tuple[Setting, Results], row: Row) -> None:
-    setting, results = sent
-    all_cases = cases(*setting, row)
-    disagreements = [case.disagreement(results[case.request]) for case in all_cases]
+def test_request_ends_as_its_row_says(sent: Sent, row: Row) -> None:
+    run = sent.run
+    disagreements = [case.disagreement(run.results[case.request]) for case in cases(*run.setting, row)]
     assert [text for text in disagreements if text] == []
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_traces_say_what_packets_meet(sent: Sent, row: Row) -> None:
+    requests = [case.request for case in cases(*sent.run.setting, row)] if sent.traces else []
+    found = {
+        f"{mode}: {request}": disagreement(sent.traces[mode, request], _as_traced(sent.run.results[request]))
+        for mode in MODES
+        for request in requests
+    }
+    assert {what: text for what, text in found.items() if text} == {}
+
+
+def _as_traced(results: Counter[RequestResult]) -> Counter[RequestResult]:
+    """Return *results* with the words of a trace for what the sender's kernel says of its own packets."""
+    return Counter({_word(result): count for result, count in results.items()})
+
+
+def _word(result: RequestResult) -> RequestResult:
+    if is_refused_by_host(result):
+        return RequestResult("refused")
+    return RequestResult("dropped") if is_dropped_at_once(result) else result
 
 
 def test_no_two_rows_describe_the_same_request() -> None:
