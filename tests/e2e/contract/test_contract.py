@@ -10,7 +10,7 @@ import pytest
 
 from kubeproxy_py.diagnose.trace.result import Trace
 from tests.e2e.client_requests import Request, RequestResult
-from tests.e2e.contract.ends import cases, is_dropped_at_once, is_refused_by_host
+from tests.e2e.contract.ends import Case, cases, is_dropped_at_once, is_refused_by_host
 from tests.e2e.contract.sending import SETTINGS, Run, Setting, running
 from tests.e2e.contract.table import CONFIGURATIONS, DIFFERENCES, ROWS, Row
 from tests.e2e.manifests import Folder
@@ -53,13 +53,17 @@ def test_request_ends_as_its_row_says(sent: Sent, row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_traces_say_what_packets_meet(sent: Sent, row: Row) -> None:
-    requests = [case.request for case in cases(*sent.run.setting, row)] if sent.traces else []
-    found = {
-        f"{mode}: {request}": disagreement(sent.traces[mode, request], _as_traced(sent.run.results[request]))
-        for mode in MODES
-        for request in requests
-    }
+    all_cases = cases(*sent.run.setting, row) if sent.traces else []
+    found = {f"{mode}: {case.request}": _trace_disagreement(sent, mode, case) for mode in MODES for case in all_cases}
     assert {what: text for what, text in found.items() if text} == {}
+
+
+def _trace_disagreement(sent: Sent, mode: Mode, case: Case) -> str:
+    traced = sent.traces[mode, case.request]
+    if case.fate.end == "host":  # whether a program of the host listens need not be known
+        fate = traced.outcomes[0].fate
+        return "" if traced.is_certain and fate in ("host", "refused") else fate
+    return disagreement(traced, _as_traced(sent.run.results[case.request]))
 
 
 def _as_traced(results: Counter[RequestResult]) -> Counter[RequestResult]:
