@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping
 
+from kubeproxy_py.commands.marks_log import MarksLog
 from kubeproxy_py.commands.unserved_counts import UnservedCounts
 from kubeproxy_py.commands.unserved_log import UnservedLog
 from kubeproxy_py.compile.compiler import Compiler
@@ -42,6 +43,7 @@ def checks_after_sync(
     }
     of_endpoints: dict[str, _Check] = {
         "Services that nothing serves": UnservedLog(compiler).check,
+        "Service ports without a mark": MarksLog(compiler).check,
         "number of Service ports that nothing serves": UnservedCounts(compiler, on_unserved).check,
     }
     is_first = True

@@ -9,7 +9,8 @@ from ipaddress import ip_network
 
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family, node_ips, primary_family
 from kubeproxy_py.config.types import KubeProxyConfiguration
-from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.policy_marks import MARK_USERS, MarkRange
 from kubeproxy_py.model.services import EndpointSlice, Service
 from kubeproxy_py.net import IP, Family, family_of
 
@@ -45,6 +46,24 @@ def loopback_warnings(config: KubeProxyConfiguration) -> tuple[str, ...]:
     if not networks:
         return ()
     return (f"nodePortAddresses: {', '.join(networks)} adds no address: IPVS cannot serve NodePorts on loopback",)
+
+
+def mark_warnings(policy_marks: MarkRange | None, addresses: Iterable[HostAddress]) -> tuple[str, ...]:
+    """Return a sentence for each program on this host that uses bits of the marks of exact policies, or adds others."""
+    if policy_marks is None:
+        return ()
+    interfaces = {address.interface for address in addresses}
+    found: dict[str, None] = {}
+    for program, prefix, bits in MARK_USERS:
+        if any(interface.startswith(prefix) for interface in interfaces):
+            common = policy_marks.mask & bits
+            what = (
+                f"uses bits {common:#x} of --policy-mark-mask={policy_marks.mask:#x}, too; take others, as 0xff"
+                if common
+                else f"may add bits of {bits:#x} to packets: these are treated as with --policies=kube-proxy"
+            )
+            found[f"--policies=exact: {program} {what} (docs/policies.md)"] = None
+    return tuple(found)
 
 
 def external_ips_on_node(service: Service, context: NodeContext) -> tuple[IP, ...]:

@@ -12,6 +12,14 @@ from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import Ipset, Key, MarkSpec, PolicyEntry, Rows, VirtualServer
 from kubeproxy_py.net import FAMILIES, Family, family_of
 
+MARK_USERS: tuple[tuple[str, str, int], ...] = (
+    # (program, prefix of the names of its interfaces, the bits of marks that it uses by default)
+    ("Cilium", "cilium_", 0xFFFF0F00),
+    ("Calico", "cali", 0xFFFF0000),
+    ("Calico", "vxlan.calico", 0xFFFF0000),
+)
+"""Programs that mark packets of the host, too."""
+
 _KUBE_MARK_DROP = 0x8000  # kubelet's --iptables-drop-bit, until Kubernetes 1.27
 _BITS_MIN = 2  # the flag, and one bit of the number
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from kubeproxy_py.kernel import Kernel, read_all, scope_of
 from kubeproxy_py.kernel.iptables.backend import detect_backend, find_commands
 from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter
+from kubeproxy_py.kernel.iptables.text import POLICY_TABLES
 from kubeproxy_py.kernel.linux import LinuxKernel
 from kubeproxy_py.model.rows import (
     IPVS_DEVICE,
@@ -24,6 +25,8 @@ from kubeproxy_py.model.rows import (
     JumpSpec,
     Key,
     Link,
+    MarkSpec,
+    PolicyEntry,
     RealServer,
     RealServerSpec,
     Rows,
@@ -31,6 +34,7 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
     VirtualServerSpec,
+    mark_server,
 )
 from kubeproxy_py.model.steps import Plan, Step
 from kubeproxy_py.net import FAMILIES
@@ -54,10 +58,18 @@ HTTP, HTTP_6 = VirtualServer("10.96.0.10", 80, "TCP"), VirtualServer("fd00:10:96
 POD, POD_6 = RealServer(HTTP, "10.244.1.5", 8080), RealServer(HTTP_6, "fd00:10:244:1::5", 8080)
 ADDRESS, ADDRESS_6 = Address("10.96.0.10"), Address("fd00:10:96::a")
 ENTRY = IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:80")
+BY_MARK, BY_MARK_6 = mark_server("IPv4", 0x2002), mark_server("IPv6", 0x2002)
+POD_BY_MARK, POD_BY_MARK_6 = RealServer(BY_MARK, "10.244.1.5", 8080), RealServer(BY_MARK_6, "fd00:10:244:1::5", 8080)
+INSIDE, INSIDE_6 = Ipset("KUBE-PY-INSIDE"), Ipset("KUBE-6-PY-INSIDE")
+MARKED_FRONT = PolicyEntry("KUBE-PY-INSIDE", "203.0.113.7,tcp:80")
+MARKED_FRONT_6 = PolicyEntry("KUBE-6-PY-INSIDE", "2001:db8::7,udp:53")
+POLICY_OUTPUT = Chain("IPv4", "mangle", "KUBE-PY-OUTPUT")
 
 PORTALS_SPEC = JumpSpec('-m comment --comment "kubernetes service portals" -j KUBE-SERVICES')
 PORTS_SPEC, LARGER_SPEC = (IpsetSpec("hash:ip,port", "IPv4", maxelem=size) for size in (65536, 131072))
 MARK_SPEC = ChainSpec(("-j MARK --set-xmark 0x4000/0x4000",))
+MARKS_SPEC, MARKS_SPEC_6 = IpsetSpec("hash:ip,port skbinfo", "IPv4"), IpsetSpec("hash:ip,port skbinfo", "IPv6")
+SET_MARK = "-j SET --map-set KUBE-PY-INSIDE dst,dst --map-mark"
 PERSISTENT = VirtualServerSpec("rr", 1, 600)
 PLAIN = VirtualServerSpec()
 
@@ -79,12 +91,30 @@ SETS = (
     Sample(CLUSTER_IP_6, IpsetSpec("hash:ip,port", "IPv6"), IpsetSpec("hash:ip", "IPv6")),
     Sample(NODE_PORTS, IpsetSpec("bitmap:port", None), IpsetSpec("hash:ip,port", "IPv4")),
     Sample(ENTRY, dependencies={CLUSTER_IP: PORTS_SPEC}),
+    Sample(INSIDE, MARKS_SPEC, IpsetSpec("hash:ip,port", "IPv4")),
+    Sample(MARKED_FRONT, MarkSpec(0x2002), dependencies={INSIDE: MARKS_SPEC}),
+    Sample(MARKED_FRONT_6, MarkSpec(0x3FFF), dependencies={INSIDE_6: MARKS_SPEC_6}),
 )
 OTHER_ROWS = (
     Sample(DEVICE),
     Sample(MARK, MARK_SPEC, ChainSpec(("-p tcp -j RETURN",))),
     Sample(FORWARD, ChainSpec(()), ChainSpec(("-j ACCEPT",))),
     Sample(PORTALS, PORTALS_SPEC, dependencies={SERVICES: ChainSpec(())}),
+    Sample(
+        POLICY_OUTPUT,
+        ChainSpec((SET_MARK,)),
+        ChainSpec(("-m mark ! --mark 0x2000/0x2000 -j DROP",)),
+        {INSIDE: MARKS_SPEC},
+    ),
+    Sample(
+        Jump("IPv4", "mangle", "OUTPUT", "KUBE-PY-OUTPUT"),
+        JumpSpec('-m comment --comment "kubeproxy-py exact policies" -j KUBE-PY-OUTPUT'),
+        dependencies={POLICY_OUTPUT: ChainSpec(())},
+    ),
+    Sample(BY_MARK, PLAIN, VirtualServerSpec("sh", 0x28)),
+    Sample(BY_MARK_6, VirtualServerSpec("rr", 0x20), PLAIN),
+    Sample(POD_BY_MARK, RealServerSpec(1), RealServerSpec(0), {BY_MARK: PLAIN}),
+    Sample(POD_BY_MARK_6, RealServerSpec(1), RealServerSpec(0), {BY_MARK_6: PLAIN}),
     Sample(HTTP, PLAIN, PERSISTENT),
     Sample(VirtualServer("10.96.0.10", 53, "UDP"), PLAIN, VirtualServerSpec("lc")),
     Sample(VirtualServer("10.96.0.10", 9000, "SCTP"), VirtualServerSpec("mh", 16), PLAIN),
@@ -210,8 +240,14 @@ def linux_kernel(*, use_ipset_command: bool = False, use_libiptc: bool = False) 
         pytest.fail("this kernel has no IPVS; hint: python3 -m lab run -- ...", pytrace=False)
     with private_network():
         commands = [program for family in FAMILIES if (program := find_commands(_backend(), family))]
-        rules = LibiptcAdapter(commands, "legacy") if use_libiptc else None
-        kernel = LinuxKernel(commands, sysctls=[SYSCTL.path], use_ipset_command=use_ipset_command, rules_adapter=rules)
+        rules = LibiptcAdapter(commands, "legacy", POLICY_TABLES) if use_libiptc else None
+        kernel = LinuxKernel(
+            commands,
+            sysctls=[SYSCTL.path],
+            use_ipset_command=use_ipset_command,
+            rules_adapter=rules,
+            policies=True,
+        )
         try:
             yield kernel
         finally:

@@ -6,15 +6,18 @@ from kubeproxy_py.kernel import Kernel
 from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_BUSY, IPSET_ERR_HASH_FULL
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IPSET_DEFINITIONS
-from kubeproxy_py.model.rows import ChainSpec, Ipset, IpsetEntry, IpsetSpec, Rows, referenced_sets
+from kubeproxy_py.model.rows import ChainSpec, Ipset, IpsetEntry, IpsetSpec, MarkSpec, Rows, referenced_sets
 from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.plan.plan import make_plan
 from tests.contract.contract import (
     CLUSTER_IP,
     ENTRY,
+    INSIDE,
     LARGER_SPEC,
     LINUX,
     LINUX_IPSET_COMMAND,
+    MARKED_FRONT,
+    MARKS_SPEC,
     PORTS_SPEC,
     SERVICES,
     SETS,
@@ -75,6 +78,15 @@ def test_entries_of_every_set_read_back_as_written(kernel: Kernel, family: Famil
     }
     bring_to(kernel, rows)
     assert rows_of(kernel, *rows) == rows
+
+
+def test_an_entry_gets_another_mark_and_keeps_it_in_a_set_of_another_size(kernel: Kernel) -> None:
+    bring_to(kernel, {INSIDE: MARKS_SPEC, MARKED_FRONT: MarkSpec(0x2002)})
+    assert carry_out(kernel, [update(MARKED_FRONT, MarkSpec(0x2003), MarkSpec(0x2002))]) == {}
+    assert rows_of(kernel, INSIDE) == {INSIDE: MARKS_SPEC, MARKED_FRONT: MarkSpec(0x2003)}
+    larger = IpsetSpec(MARKS_SPEC.type, "IPv4", maxelem=131072)
+    assert carry_out(kernel, [update(INSIDE, larger, MARKS_SPEC)]) == {}
+    assert rows_of(kernel, INSIDE) == {INSIDE: larger, MARKED_FRONT: MarkSpec(0x2003)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -29,6 +29,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 VERSIONS = (4, 6)
 NEAR, FAR = ("pod-a1", "pod-b1"), ("pod-b1", "pod-b3")
 LOCAL = {"externalTrafficPolicy": "Local", "type": "LoadBalancer"}
+DEADLINE_S = 40
 ROUNDS = 40  # of traffic between two changes
 
 
@@ -300,14 +301,15 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             seen.marks["restarted"], seen.kept["restarted"] = marks(cluster), still_answers(during)
             seen.states["restarted"] = kernel_state(cluster.node_a)
             agent.stop(request.param)
-        with AgentProcess(cluster.node_a, folder.path) as agent:
+        # Closed connections are counted for two minutes more (TIME_WAIT).
+        with AgentProcess(cluster.node_a, folder.path, f"--drain-deadline={DEADLINE_S}s") as agent:
             agent.wait_synced()
             seen.reached["off"] = traffic.wait_rounds()
             seen.kept["off"] = still_answers(during)
             seen.left.extend(servers_by_mark(cluster))
             during.close()
             before.close()
-            wait_until(lambda: not servers_by_mark(cluster))
+            wait_until(lambda: not servers_by_mark(cluster), timeout_s=3 * DEADLINE_S)
             wait_until(lambda: "KUBE-PY" not in run(cluster.node_a, "ipset", "save"))
             seen.states["off"] = kernel_state(cluster.node_a)
         yield seen._replace(failures=list(traffic.failures), changes=changes)
