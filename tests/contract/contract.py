@@ -100,12 +100,7 @@ OTHER_ROWS = (
     Sample(MARK, MARK_SPEC, ChainSpec(("-p tcp -j RETURN",))),
     Sample(FORWARD, ChainSpec(()), ChainSpec(("-j ACCEPT",))),
     Sample(PORTALS, PORTALS_SPEC, dependencies={SERVICES: ChainSpec(())}),
-    Sample(
-        POLICY_OUTPUT,
-        ChainSpec((SET_MARK,)),
-        ChainSpec(("-m mark ! --mark 0x2000/0x2000 -j DROP",)),
-        {INSIDE: MARKS_SPEC},
-    ),
+    Sample(POLICY_OUTPUT, ChainSpec(("-m mark ! --mark 0x2000/0x2000 -j DROP",)), ChainSpec(())),
     Sample(
         Jump("IPv4", "mangle", "OUTPUT", "KUBE-PY-OUTPUT"),
         JumpSpec('-m comment --comment "kubeproxy-py exact policies" -j KUBE-PY-OUTPUT'),

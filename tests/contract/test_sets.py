@@ -18,14 +18,17 @@ from tests.contract.contract import (
     LINUX_IPSET_COMMAND,
     MARKED_FRONT,
     MARKS_SPEC,
+    POLICY_OUTPUT,
     PORTS_SPEC,
     SERVICES,
+    SET_MARK,
     SETS,
     EveryRow,
     EveryRowThatChanges,
     add,
     bring_to,
     carry_out,
+    delete,
     for_each,
     for_each_with_another_spec,
     rows_of,
@@ -87,6 +90,13 @@ def test_an_entry_gets_another_mark_and_keeps_it_in_a_set_of_another_size(kernel
     larger = IpsetSpec(MARKS_SPEC.type, "IPv4", maxelem=131072)
     assert carry_out(kernel, [update(INSIDE, larger, MARKS_SPEC)]) == {}
     assert rows_of(kernel, INSIDE) == {INSIDE: larger, MARKED_FRONT: MarkSpec(0x2003)}
+
+
+def test_a_rule_that_takes_marks_from_a_set_reads_back_as_written(kernel: Kernel) -> None:
+    chain = ChainSpec((SET_MARK, f"-i cni+ {SET_MARK}"))
+    bring_to(kernel, {INSIDE: MARKS_SPEC, POLICY_OUTPUT: chain})
+    assert rows_of(kernel, INSIDE, POLICY_OUTPUT) == {INSIDE: MARKS_SPEC, POLICY_OUTPUT: chain}
+    assert carry_out(kernel, [delete(INSIDE, MARKS_SPEC)]) == {INSIDE: IPSET_ERR_BUSY}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
