@@ -448,7 +448,8 @@ def _cleanup(config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.cleanup import cleanup
     from kubeproxy_py.commands.interactive import load_interactive
 
-    return cleanup(load_interactive(config_input, is_quiet=False), is_forced=arguments.force)
+    loaded = load_interactive(config_input, is_quiet=False)
+    return cleanup(loaded, is_forced=arguments.force, only_extras=arguments.extras)
 
 
 def _cleanup_arguments(parser: ArgumentParser) -> None:
@@ -456,6 +457,11 @@ def _cleanup_arguments(parser: ArgumentParser) -> None:
         "--force",
         action="store_true",
         help="also while an agent runs: no Service is served until it notices, and then everything is there again",
+    )
+    parser.add_argument(
+        "--extras",
+        action="store_true",
+        help="delete only what kube-proxy does not know (exact policies), and leave what it adopts: before going back",
     )
 
 
@@ -634,6 +640,7 @@ COMMANDS: dict[str, Command] = {
         f"refused, because the agent would create everything again.\n{_ALL_FLAGS}",
         (
             ("Delete everything", "cleanup"),
+            ("Go back to kube-proxy after --policies=exact", "cleanup --extras"),
             ("Delete everything except virtual servers in a network", "cleanup --ipvs-exclude-cidrs=203.0.113.0/24"),
         ),
         _cleanup,

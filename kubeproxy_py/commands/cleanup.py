@@ -10,7 +10,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from errno import ENOENT
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.kube_names import MARK_MASQ_CHAIN
 from kubeproxy_py.model.policy_marks import foreign_mark_servers
 from kubeproxy_py.model.rows import Chain, Rows
-from kubeproxy_py.plan.ownership import filter_owned, filter_removable
+from kubeproxy_py.plan.ownership import filter_owned, filter_policies, filter_removable
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report_text import changes_text
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def cleanup(loaded: "LoadedConfig", *, is_forced: bool = False) -> int:
+def cleanup(loaded: "LoadedConfig", *, is_forced: bool = False, only_extras: bool = False) -> int:
     """Delete our kernel state and that of kube-proxy's other modes, and return the exit status.
 
     Args:
         loaded: The configuration.
         is_forced: Also while an agent runs.
+        only_extras: Delete only what kube-proxy does not know.
 
     Raises:
         KernelError: An agent runs and *is_forced* is false, or the host's addresses cannot be read.
@@ -53,7 +54,7 @@ def cleanup(loaded: "LoadedConfig", *, is_forced: bool = False) -> int:
     else:
         require_no_agent(lock)
     try:
-        return _cleanup(loaded)
+        return _delete_extras(loaded) if only_extras else _cleanup(loaded)
     finally:
         lock.release()
 
@@ -69,6 +70,15 @@ def _cleanup(loaded: "LoadedConfig") -> int:
     failures += _log_errors(detach(stale))
     failures += _delete_owned(kernel, loaded, _chains_in_use(probed.commands))
     failures += _log_errors(delete(stale))
+    kernel.close()
+    return SUCCESS if probed.commands and not failures else FAILED
+
+
+def _delete_extras(loaded: "LoadedConfig") -> int:
+    """Delete what kube-proxy does not know, and return the exit status.  Raises KernelError."""
+    probed = probe_host(loaded, verbosity=1)
+    kernel = linux_kernel(loaded, probed)
+    failures = _delete_owned(kernel, loaded, (), filter_policies)
     kernel.close()
     return SUCCESS if probed.commands and not failures else FAILED
 
@@ -114,15 +124,17 @@ def _chains_in_use(commands: "Iterable[IptablesCommands]") -> set[Chain]:
     return kept
 
 
-def _delete_owned(kernel: Kernel, loaded: "LoadedConfig", kept: Collection[Chain]) -> int:
-    """Delete every row that we own but *kept*, and return the number of failures."""
+def _delete_owned(
+    kernel: Kernel, loaded: "LoadedConfig", kept: Collection[Chain], chosen: Callable[[Rows], Rows] = lambda rows: rows
+) -> int:
+    """Delete every row that we own, and that is *chosen*, but *kept*, and return the number of failures."""
     rows, failures = _read_all(kernel)
     for chain in kept:
         rows.pop(chain, None)
     addresses = [host.address for host in kernel.host_addresses()]
     foreign = foreign_mark_servers(rows, rows, loaded.agent.mark_range)
     owned = filter_owned(rows, loaded.config.ipvs.exclude_cidrs, foreign=foreign)
-    removable = filter_removable(owned, addresses)
+    removable = chosen(filter_removable(owned, addresses))
     plan = make_plan({}, removable)
     failed = apply_plan(kernel, plan, {}, removable)
     for failure in failed:

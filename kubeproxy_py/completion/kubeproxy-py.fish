@@ -51,7 +51,7 @@ function _shtab_kubeproxy_py_using
 end
 
 set -g _shtab_kubeproxy_py_commands run plan status explain doctor trace top check dump cleanup completion help version
-set -g _shtab_kubeproxy_py_opts_with_value --address --bind-address --cluster-cidr --color --config --config-sync-period --conntrack-max-per-core --conntrack-min --conntrack-tcp-timeout-close-wait --conntrack-tcp-timeout-established --conntrack-udp-timeout --conntrack-udp-timeout-stream --debug-socket --detect-local-mode --drain-deadline --feature-gates --filter --from --healthz-bind-address --healthz-port --hostname-override --in-iface --interval --iptables-backend --iptables-flavour --iptables-masquerade-bit --iptables-min-sync-period --iptables-sync-period --ipvs-exclude-cidrs --ipvs-min-sync-period --ipvs-scheduler --ipvs-sync-period --ipvs-tcp-timeout --ipvs-tcpfin-timeout --ipvs-udp-timeout --kernel-state --kube-api-burst --kube-api-content-type --kube-api-qps --kubeconfig --log-flush-frequency --log-json-info-buffer-size --log-text-info-buffer-size --logging-format --manifests --master --metrics-bind-address --metrics-port --namespace --node-port --nodeport-addresses --oom-score-adj --output --pod-bridge-interface --pod-interface-name-prefix --port --proxy-mode --removal-confirm-percent --show-hidden-metrics-for-version --sort --state-dir --state-max-age --to --traffic-series --traffic-services-max --ui --v --vmodule --write-config-to -n -o -v
+set -g _shtab_kubeproxy_py_opts_with_value --address --bind-address --cluster-cidr --color --config --config-sync-period --conntrack-max-per-core --conntrack-min --conntrack-tcp-timeout-close-wait --conntrack-tcp-timeout-established --conntrack-udp-timeout --conntrack-udp-timeout-stream --debug-socket --detect-local-mode --drain-deadline --feature-gates --filter --from --healthz-bind-address --healthz-port --hostname-override --in-iface --interval --iptables-backend --iptables-flavour --iptables-masquerade-bit --iptables-min-sync-period --iptables-sync-period --ipvs-exclude-cidrs --ipvs-min-sync-period --ipvs-scheduler --ipvs-sync-period --ipvs-tcp-timeout --ipvs-tcpfin-timeout --ipvs-udp-timeout --kernel-state --kube-api-burst --kube-api-content-type --kube-api-qps --kubeconfig --log-flush-frequency --log-json-info-buffer-size --log-text-info-buffer-size --logging-format --manifests --master --metrics-bind-address --metrics-port --namespace --node-port --nodeport-addresses --oom-score-adj --output --pod-bridge-interface --pod-interface-name-prefix --policies --policy-mark-mask --port --proxy-mode --removal-confirm-percent --show-hidden-metrics-for-version --sort --state-dir --state-max-age --to --traffic-series --traffic-services-max --ui --v --vmodule --write-config-to -n -o -v
 
 complete -c kubeproxy-py -e
 complete -c kubeproxy-py -f
@@ -77,6 +77,8 @@ complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l pod-interface-name-pref
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l nodeport-addresses -x -d 'serve NodePorts only on node addresses in these networks; primary: only on the node IP; empty: on all'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l masquerade-all -d 'masquerade (SNAT) all traffic to ClusterIPs'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
+complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
+complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l proxy-mode -x -d 'ipvs, the only supported mode (default ipvs)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
@@ -148,6 +150,8 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l pod-interface-nam
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l nodeport-addresses -x -d 'serve NodePorts only on node addresses in these networks; primary: only on the node IP; empty: on all'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l masquerade-all -d 'masquerade (SNAT) all traffic to ClusterIPs'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l proxy-mode -x -d 'ipvs, the only supported mode (default ipvs)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
@@ -220,6 +224,8 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l pod-interface-na
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l nodeport-addresses -x -d 'serve NodePorts only on node addresses in these networks; primary: only on the node IP; empty: on all'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l masquerade-all -d 'masquerade (SNAT) all traffic to ClusterIPs'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l ipvs-strict-arp -d 'set arp_ignore to 1 and arp_announce to 2, as MetalLB requires'
@@ -322,6 +328,8 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l pod-interface-n
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l nodeport-addresses -x -d 'serve NodePorts only on node addresses in these networks; primary: only on the node IP; empty: on all'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l masquerade-all -d 'masquerade (SNAT) all traffic to ClusterIPs'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l ipvs-strict-arp -d 'set arp_ignore to 1 and arp_announce to 2, as MetalLB requires'
@@ -380,6 +388,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using dump; and test $_shtab_ku
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using; and test $_shtab_kubeproxy_py_npos -eq 0' -a cleanup -d 'Delete all kernel state that this agent or kube-proxy created'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using cleanup' -s h -l help -d 'print the help'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using cleanup' -l force -d 'also while an agent runs: no Service is served until it notices, and then everything is there again'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using cleanup' -l extras -d 'delete only what kube-proxy does not know (exact policies), and leave what it adopts: before going back'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using cleanup' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'read a KubeProxyConfiguration from this file; most other flags are then ignored'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using cleanup' -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using cleanup' -l iptables-flavour -xka "auto legacy nft" -d 'which iptables to use; auto: the one that the node already uses (default auto)'

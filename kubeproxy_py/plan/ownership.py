@@ -14,7 +14,18 @@ from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, Sysctl, VirtualServer
+from kubeproxy_py.model.rows import (
+    Address,
+    Chain,
+    Ipset,
+    IpsetEntry,
+    Jump,
+    Key,
+    RealServer,
+    Rows,
+    Sysctl,
+    VirtualServer,
+)
 from kubeproxy_py.net import CIDR, FAMILIES, IP, family_of
 
 _FRONTEND_DEFINITIONS = (
@@ -98,6 +109,21 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
         for key, spec in rows.items()
         if not isinstance(key, Sysctl) and ((server := _server_of(key)) is None or server in referenced)
     }
+
+
+def filter_policies(rows: Rows) -> Rows:
+    """Return those of *rows*, which are ours, that only exact policies need and kube-proxy does not know."""
+    return {key: spec for key, spec in rows.items() if _is_of_policies(key)}
+
+
+def _is_of_policies(key: Key) -> bool:
+    match key:
+        case Ipset(name=name) | IpsetEntry(set=name):
+            return name in kube_names.POLICY_SETS
+        case Chain(table=table, name=name) | Jump(table=table, target=name):
+            return (table, name) in kube_names.POLICY_CHAINS
+    server = _server_of(key)
+    return server is not None and bool(server.mark)
 
 
 def _is_in_sets(server: VirtualServer, rows: Collection[Key], node_addresses: Collection[IP] | None) -> bool:
