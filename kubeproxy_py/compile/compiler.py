@@ -23,6 +23,7 @@ from kubeproxy_py.compile.mark_numbers import MarkNumbers, MarkOwner
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
+from kubeproxy_py.compile.settings import setting_refusals
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
@@ -181,7 +182,8 @@ class Compiler:
         taken = self.cluster.taken
         placement = place(service, self.context, taken)
         others = self.claims.replace(name, claims_of(service, placement, taken))
-        self.refusals.replace(name, refusals(service, placement, taken))
+        of_settings = setting_refusals(service) if placement else ()
+        self.refusals.replace(name, (*refusals(service, placement, taken), *of_settings))
         return others
 
     def _compile_guarded(self, name: ServiceName) -> list[Key]:

@@ -246,9 +246,10 @@ OURS: tuple[Metric, ...] = (
     ),
     _gauge(
         "kubeproxy_ipvs_refusals",
-        "Number of addresses, and of addresses with port, that Services ask for and this agent refuses. "
+        "Number of addresses, of addresses with port, and of settings, that Services ask for and this agent refuses. "
         "AddressContested: another Service has the better claim. AddressInUse: a machine or pod has it. "
-        "ForbiddenAddress: loopback, link-local, multicast, broadcast or unspecified.",
+        "ForbiddenAddress: loopback, link-local, multicast, broadcast or unspecified. "
+        "SettingIgnored: an annotation of this agent that is wrong or does not fit.",
         "reason",
     ),
     _histogram(

@@ -16,7 +16,10 @@ ADDRESS_IN_USE = "AddressInUse"
 FORBIDDEN_ADDRESS = "ForbiddenAddress"
 """No Service can have the address: loopback, link-local, multicast, broadcast."""
 
-REASONS: tuple[str, ...] = (ADDRESS_CONTESTED, ADDRESS_IN_USE, FORBIDDEN_ADDRESS)
+SETTING_IGNORED = "SettingIgnored"
+"""An annotation of ours has a wrong value, an unknown name, or does not fit the others or this node."""
+
+REASONS: tuple[str, ...] = (ADDRESS_CONTESTED, ADDRESS_IN_USE, FORBIDDEN_ADDRESS, SETTING_IGNORED)
 """Every reason; each is also the reason of a Kubernetes Event and the value of a metric's label."""
 
 _SUBJECTS_MAX = 5  # in one text
@@ -30,7 +33,7 @@ class Refusal(Struct, frozen=True, gc=False, order=True):
 
     reason: str
     service: ServiceName
-    subject: str  # an address, or address:port/protocol
+    subject: str  # an address, address:port/protocol, or annotation=value
     message: str
     hint: str = ""  # the remedy
 

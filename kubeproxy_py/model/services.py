@@ -9,6 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubeproxy_py.model.settings import NO_SETTINGS, ServiceSettings
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import CIDR, IP, Family, Protocol
 
@@ -52,11 +53,11 @@ class Service(Struct, frozen=True, gc=False):
     internal_local: bool = False  # internalTrafficPolicy: Local
     external_local: bool = False  # externalTrafficPolicy: Local, even where the type makes it meaningless
     health_check_node_port: int = 0  # 0: none
-    drain_deadline_s: float | None = None  # this agent's annotation drain-deadline; None: the configured deadline
     # Label service.kubernetes.io/service-proxy-name; if it is present, even if empty, another proxy serves the Service.
     proxy_name: str | None = None
     created_s: float = NEVER  # metadata.creationTimestamp, in seconds since 1970; NEVER: unknown
     problems: tuple[str, ...] = ()  # what of the object was left out, or is hardly meant, in words
+    settings: ServiceSettings = NO_SETTINGS  # of this agent's annotations
 
 
 class Endpoint(Struct, frozen=True, gc=False):

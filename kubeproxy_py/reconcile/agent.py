@@ -361,7 +361,7 @@ class Agent:
         owner = self.compiler.marks.owner_of(key.virtual_server)
         holder = owner.service if owner else self.compiler.claims.holder(key.virtual_server)
         service = self.compiler.cluster.services.get(holder) if holder else None
-        own_s = service.drain_deadline_s if service else None
+        own_s = service.settings.drain_deadline_s if service else None
         return self._timing.drain_deadline_s if own_s is None else own_s
 
 

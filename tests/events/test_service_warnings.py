@@ -16,6 +16,7 @@ from kubeproxy_py.model.rows import Address, VirtualServer
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.sources import FEEDS
+from kubeproxy_py.sources.decode.settings import read_settings
 from tests.builders import endpoint_slice, host, name, node_context, port, service
 
 NODE_IP, NODE_IP_6, OTHER = "192.168.3.10", "fd00:3::10", "192.0.2.1"
@@ -166,3 +167,22 @@ def test_load_balancer_address_of_the_node_is_logged_without_an_event(caplog: py
         assert harness.sync(ServiceUpserted(balanced)) == []
     messages = [record.msg for record in caplog.records if record.name.endswith("service_warnings")]
     assert messages == ["Load balancer addresses are addresses of this node; not bound"]
+
+
+def test_setting_that_is_ignored_is_an_event_that_names_annotation_value_and_remedy() -> None:
+    harness = WarningsHarness()
+    wrong = read_settings({"kubeproxy-py.io/scheduler": "wr", "kubeproxy-py.io/max-connections": "5"})
+    (event,) = harness.sync(ServiceUpserted(service(settings=wrong)), SliceUpserted(endpoint_slice()))
+    assert (event.reason, str(event.regarding)) == ("SettingIgnored", "Service shop/web")
+    assert "kubeproxy-py.io/scheduler=wr: is no scheduler of IPVS; ignored (did you mean wrr?)" in event.note
+    assert VirtualServer("10.96.0.10", 80, "TCP") in harness.kernel.rows
+    assert harness.sync(ServiceUpserted(service(settings=wrong, external_ips=(OTHER,)))) == [], "it is no news"
+    assert harness.sync(ServiceUpserted(service())) == []
+    assert len(harness.sync(ServiceUpserted(service(settings=wrong)))) == 1
+
+
+def test_settings_of_a_service_that_is_not_served_here_are_nobodys_concern() -> None:
+    wrong = read_settings({"kubeproxy-py.io/scheduler": "wr"})
+    harness = WarningsHarness()
+    assert harness.sync(ServiceUpserted(service(settings=wrong, proxy_name="other"))) == []
+    assert harness.sync(ServiceUpserted(service(cluster_ips=(), settings=wrong))) == []

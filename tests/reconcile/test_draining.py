@@ -16,6 +16,7 @@ from kubeproxy_py.model.rows import (
     RealServer,
     VirtualServer,
 )
+from kubeproxy_py.model.settings import ServiceSettings
 from kubeproxy_py.reconcile.agent import Timing
 from tests.builders import endpoint_slice, name, service
 from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
@@ -113,7 +114,8 @@ def test_the_deadline_of_a_service_overrides_that_of_the_configuration(service_s
     harness = serving(timing=Timing(sync_period_s=1000, drain_deadline_s=20.0))
     harness.kernel.open_connections[POD] = Connections(1, 0)
     harness.handle(
-        ServiceUpserted(service(drain_deadline_s=service_s)), SliceUpserted(endpoint_slice(endpoints=["10.244.1.6"]))
+        ServiceUpserted(service(settings=ServiceSettings(drain_deadline_s=service_s))),
+        SliceUpserted(endpoint_slice(endpoints=["10.244.1.6"])),
     )
     harness.advance(21)
     assert (POD not in harness.kernel.rows) is deleted

@@ -401,7 +401,7 @@ def test_invalid_annotation_of_an_api_server_does_not_drop_the_service() -> None
         body["metadata"]["annotations"] = {"kubeproxy-py/drain-deadline": text}
         (service,) = of_api("Service", body).values
         assert isinstance(service, Service)
-        assert service.drain_deadline_s is None
+        assert service.settings.drain_deadline_s is None
 
 
 @pytest.mark.parametrize("origin", ["API", "manifest"])

@@ -13,6 +13,7 @@ from msgspec.structs import fields
 
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service, ServicePort, SlicePort
+from kubeproxy_py.model.settings import ServiceSettings, SettingProblem, Weight
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import SocketAddress
 from kubeproxy_py.sources.saved import content
@@ -43,9 +44,15 @@ WEB = service(
     internal_local=True,
     external_local=True,
     health_check_node_port=32000,
-    drain_deadline_s=1.5,
     proxy_name="",
     created_s=1_735_689_600.25,
+    settings=ServiceSettings(
+        "wrr",
+        weights=(Weight("zone", "a", 3), Weight("others", "", 1)),
+        drain_deadline_s=1.5,
+        affinity_prefixes=(("IPv4", 24),),
+        problems=(SettingProblem("kubeproxy-py.io/x", "1", "is unknown", "remove it"),),
+    ),
 )
 OLD = service("shop/of-unknown-age", ("10.96.0.11",))  # created_s is infinite
 HINTED = endpoint("10.244.1.5", ready=False, terminating=True, zone_hints=("zone-a", "zone-b"), node_hints=("node-a",))
@@ -194,8 +201,7 @@ def test_model_has_the_fields_that_this_format_was_made_for() -> None:
     types: tuple[type[Struct], ...] = (Service, ServicePort, EndpointSlice, Endpoint, SlicePort, Node, Origin)
     assert {each.__name__: " ".join(field.name for field in fields(each)) for each in types} == {
         "Service": "name type cluster_ips ports external_ips load_balancer_ips source_ranges affinity_timeout_s "
-        "internal_local external_local health_check_node_port drain_deadline_s proxy_name created_s "
-        "problems",
+        "internal_local external_local health_check_node_port proxy_name created_s problems settings",
         "ServicePort": "name protocol port node_port",
         "EndpointSlice": "name service family endpoints ports pods problems",
         "Endpoint": "address ready serving terminating node zone_hints node_hints zone",

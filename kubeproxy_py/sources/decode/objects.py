@@ -41,6 +41,7 @@ from kubeproxy_py.sources.decode.schema import (
     SliceWire,
 )
 from kubeproxy_py.sources.decode.service import read_service
+from kubeproxy_py.sources.decode.settings import annotations_of, read_settings
 
 Kind = Literal["Service", "EndpointSlice", "Endpoints", "Node"]
 Value = Service | EndpointSlice | Node
@@ -173,6 +174,8 @@ def _decode(kind: Kind, body: Body, within: str, namespace: str, origin: Origin)
         values, errors = read(name, wire, origin)
     except FieldError as error:
         return _broken(kind, name, within, meta.resource_version, [error])
+    if meta.annotations is not None and kind == "Service" and (annotations := annotations_of(body)):
+        values = _with_settings(values, annotations)
     if errors and kind == _ALL_OR_NOTHING and origin == "manifest" and not all(error.is_warning for error in errors):
         return _broken(kind, name, within, meta.resource_version, errors)
     problems = _problems(kind, name, within, errors, are_warnings=origin == "API")
@@ -184,6 +187,14 @@ def _decode(kind: Kind, body: Body, within: str, namespace: str, origin: Origin)
         problems,
         fields_are_known=fields_are_known,
         triggered_s=_triggered_s(meta),
+    )
+
+
+def _with_settings(values: tuple[Value, ...], annotations: Mapping[str, Any]) -> tuple[Value, ...]:
+    """Return the Service in *values* with what *annotations* set for it."""
+    settings = read_settings(annotations)
+    return tuple(
+        msgspec.structs.replace(value, settings=settings) if isinstance(value, Service) else value for value in values
     )
 
 

@@ -29,9 +29,8 @@ NO_LABELS = LabelsWire()
 
 
 class AnnotationsWire(Struct, gc=False):
-    """The annotations that we read."""
+    """The annotations that we read of every kind; settings.py reads those of Services."""
 
-    drain_deadline: str | None = field(default=None, name="kubeproxy-py/drain-deadline")
     triggered: str | None = field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
 
 

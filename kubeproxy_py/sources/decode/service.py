@@ -17,13 +17,11 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from kubeproxy_py.config.durations import parse_duration
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort, ServiceType
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, Protocol, family_of
 from kubeproxy_py.sources.decode.errors import FieldError, quoted, read_cidr, read_each, read_ip, texts_of
 from kubeproxy_py.sources.decode.schema import (
-    NO_ANNOTATIONS,
     NO_LABELS,
     NO_META,
     IngressWire,
@@ -34,8 +32,6 @@ from kubeproxy_py.sources.decode.schema import (
 from kubeproxy_py.sources.decode.sharing import share
 
 PORT_MAX = 65535
-_DRAIN_DEADLINE = 'metadata.annotations["kubeproxy-py/drain-deadline"]'
-_DRAIN_DEADLINE_HINT = "such as 30s or 5m; 0s: no deadline"
 AFFINITY_DEFAULT_S = 10800  # core/v1, DefaultClientIPServiceAffinitySeconds
 AFFINITY_MAX_S = 86400  # core/v1, MaxClientIPServiceAffinitySeconds
 _KERNEL_TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits
@@ -99,7 +95,6 @@ class _ServiceReader:
             self._choose("spec.internalTrafficPolicy", _POLICIES, spec.internal_traffic_policy),
             external_local and spec.type in _TYPES,  # kube-proxy: only types that it knows are reached from outside
             self._health_check_node_port(),
-            self._drain_deadline_s(),
             (self._meta.labels or NO_LABELS).proxy_name,
             _created_s(self._meta.creation_timestamp),
         )
@@ -189,22 +184,6 @@ class _ServiceReader:
         if not port:
             return 0
         return next(iter(self._one("spec.healthCheckNodePort", port, partial(port_number, ""))), 0)
-
-    def _drain_deadline_s(self) -> float | None:
-        """Return how long a TCP real server may drain, by our annotation; None if the Service has none."""
-        text = (self._meta.annotations or NO_ANNOTATIONS).drain_deadline
-        if text is None:
-            return None
-        try:
-            seconds = parse_duration(text)
-        except ValueError as error:
-            message = f"{quoted(text)} is not a duration: {error}"
-            self.errors.append(FieldError(_DRAIN_DEADLINE, message, _DRAIN_DEADLINE_HINT))
-            return None
-        if seconds < 0:
-            self.errors.append(FieldError(_DRAIN_DEADLINE, f"{text} is negative", _DRAIN_DEADLINE_HINT))
-            return None
-        return seconds
 
     # Readers of values
 

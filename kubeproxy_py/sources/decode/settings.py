@@ -1,0 +1,258 @@
+"""Read the annotations of a Service that set something for it alone (``kubeproxy-py.io/...``); pure.
+
+Invariants:
+- A wrong value, and an unknown name under our prefix, is a SettingProblem, and everything else of the Service is used.
+- A Service without any annotation costs nothing, one with others a search in its bytes; neither costs memory.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from kubeproxy_py.config.durations import parse_duration
+from kubeproxy_py.model.settings import (
+    NO_SETTINGS,
+    SCHEDULER_FLAGS,
+    SCHEDULERS,
+    ServiceSettings,
+    SettingProblem,
+    Weight,
+    WeightKey,
+    Written,
+)
+from kubeproxy_py.net import FAMILIES, Family, parse_ip
+from kubeproxy_py.sources.decode.errors import FieldError, quoted
+
+PREFIX = "kubeproxy-py.io/"
+OTHER_NAMES: Mapping[str, str] = {
+    # the annotations of others that mean the same, and ours before they had the prefix
+    "kube-router.io/service.scheduler": "scheduler",
+    "kube-router.io/service.schedflags": "scheduler-flags",
+    "kubeproxy-py/drain-deadline": "drain-deadline",
+}
+_MARKER = re.compile(rb"kube(?:proxy-py|-router\.io)")  # without the slash, which JSON may escape
+
+_WEIGHT_MAX = 65535  # ipvsadm(8)
+_CONNECTIONS_MAX = 2**31 - 1
+_TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits
+_PREFIX_MAX: Mapping[Family, int] = {"IPv4": 32, "IPv6": 128}
+_FAMILY_NAMES: Mapping[str, Family] = {family.lower(): family for family in FAMILIES}
+_WEIGHT_KEYS: tuple[WeightKey, ...] = ("address", "node", "own-node", "zone", "own-zone", "others")
+_NAMED_KEYS: tuple[WeightKey, ...] = ("address", "node", "zone")
+_FLAG_NAMES: Mapping[str, str] = {
+    **{f"{scheduler}-{flag}": flag for scheduler in ("sh", "mh") for flag in SCHEDULER_FLAGS},
+    "flag-1": "fallback",
+    "flag-2": "port",
+}
+_VALUE_MAX = 200  # characters of a value that are kept
+
+
+# Parsers of one value; each raises FieldError with a message and a hint.
+
+
+def _health_check(text: str) -> str:
+    if text not in ("none", "tcp"):
+        raise _invalid("is neither tcp nor none", "write tcp or none")
+    return text
+
+
+def _scheduler(text: str) -> str:
+    if text not in SCHEDULERS:
+        raise _invalid("is no scheduler of IPVS", _nearest(text, SCHEDULERS) or f"one of {', '.join(SCHEDULERS)}")
+    return text
+
+
+def _scheduler_flags(text: str) -> tuple[str, ...]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if unknown := next((name for name in names if name not in _FLAG_NAMES), ""):
+        raise _invalid(f"{quoted(unknown)} is no flag of a scheduler", f"of {', '.join(_FLAG_NAMES)}")
+    flags = {_FLAG_NAMES[name] for name in names}
+    return tuple(flag for flag in SCHEDULER_FLAGS if flag in flags)
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text]
+    except KeyError:
+        raise _invalid("is neither true nor false", 'write "true" or "false", in quotes') from None
+
+
+def _weights(text: str) -> tuple[Weight, ...]:
+    weights = [_weight(part.strip()) for part in text.split(",") if part.strip()]
+    if not weights:
+        raise _invalid("has no weight", "such as zone/a=3, own-zone=10, others=1")
+    keys = [(weight.key, weight.name) for weight in weights]
+    if len(set(keys)) < len(keys):
+        raise _invalid("has two weights for the same endpoints", "write each key once")
+    return tuple(sorted(weights, key=lambda weight: _WEIGHT_KEYS.index(weight.key)))
+
+
+def _weight(part: str) -> Weight:
+    selector, equals, number = (piece.strip() for piece in part.rpartition("="))
+    word, slash, name = selector.partition("/")
+    key = next((key for key in _WEIGHT_KEYS if key == word), None)
+    if not equals or key is None or bool(slash) is not (key in _NAMED_KEYS) or bool(name) is not bool(slash):
+        hint = "such as zone/a=3, node/n1=2, address/10.0.0.5=4, own-node=20, own-zone=10, others=1"
+        raise _invalid(f"{quoted(part)} is no weight of endpoints", hint)
+    if key == "address":
+        try:
+            name = parse_ip(name)
+        except ValueError as error:
+            raise _invalid(str(error), "write it like 10.0.0.1 or fd00::1") from None
+    return Weight(key, name, _whole_number(number, _WEIGHT_MAX))
+
+
+def _affinity_prefixes(text: str) -> tuple[tuple[Family, int], ...]:
+    prefixes: dict[Family, int] = {}
+    for part in text.split(","):
+        word, _, length = part.strip().partition("/")
+        family = _FAMILY_NAMES.get(word.lower())
+        if family is None or family in prefixes:
+            raise _invalid(f"{quoted(part)} is no mask of clients of one family", "such as ipv4/24 or ipv4/24,ipv6/64")
+        prefixes[family] = _whole_number(length, _PREFIX_MAX[family])
+    return tuple(sorted(prefixes.items()))
+
+
+def _duration(text: str, hint: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise _invalid(f"is not a duration: {error}", hint) from None
+    if seconds < 0:
+        raise _invalid("is negative", hint)
+    return seconds
+
+
+def _drain_deadline(text: str) -> float:
+    return _duration(text, "such as 30s or 5m; 0s: no deadline")
+
+
+def _affinity_timeout(text: str) -> int:
+    hint = f"such as 10m or 48h; 1s to {_TIMEOUT_MAX_S}s"
+    seconds = _duration(text, hint)
+    if not 1 <= seconds <= _TIMEOUT_MAX_S:
+        raise _invalid("is out of range", hint)
+    return int(seconds)
+
+
+def _bounded_duration(shortest_s: float, longest_s: float) -> Callable[[str], float]:
+    hint = f"such as {shortest_s:g}s; {shortest_s:g}s to {longest_s:g}s"
+
+    def parse(text: str) -> float:
+        seconds = _duration(text, hint)
+        if not shortest_s <= seconds <= longest_s:
+            raise _invalid("is out of range", hint)
+        return seconds
+
+    return parse
+
+
+def _count(most: int) -> Callable[[str], int]:
+    return lambda text: _whole_number(text, most)
+
+
+def _whole_number(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
+        raise _invalid(f"{quoted(text)} is not a number from 1 to {most}", f"write a number from 1 to {most}")
+    return int(text)
+
+
+SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    # the annotation, without our prefix: its field of ServiceSettings, and what reads its value
+    "scheduler": ("scheduler", _scheduler),
+    "scheduler-flags": ("scheduler_flags", _scheduler_flags),
+    "source-hash-port": ("source_hash_port", _boolean),
+    "weights": ("weights", _weights),
+    "drain-deadline": ("drain_deadline_s", _drain_deadline),
+    "slow-start": ("slow_start_s", _bounded_duration(1, 3600)),
+    "affinity-timeout": ("affinity_timeout_s", _affinity_timeout),
+    "affinity-mask": ("affinity_prefixes", _affinity_prefixes),
+    "max-connections": ("max_connections", _count(_CONNECTIONS_MAX)),
+    "health-check": ("health_check", _health_check),
+    "health-check-interval": ("health_check_interval_s", _bounded_duration(0.5, 3600)),
+    "health-check-threshold": ("health_check_threshold", _count(100)),
+}
+
+
+def read_settings(annotations: Mapping[str, Any]) -> ServiceSettings:
+    """Return what *annotations* set; NO_SETTINGS if none of them is ours.
+
+    Of two annotations for one setting, that with our prefix counts.  A value that is no text, which only a manifest
+    can have, is a problem, too.
+    """
+    fields: dict[str, Any] = {}
+    written: list[Written] = []
+    problems: list[SettingProblem] = []
+    for annotation, name in _ours(annotations):
+        value = _shortened(str(annotations[annotation]))
+        try:
+            field, parsed = _parse(name, annotations[annotation])
+        except FieldError as error:
+            problems.append(SettingProblem(annotation, value, error.message, error.hint))
+        else:
+            fields[field] = parsed
+            written.append(Written(name, annotation, value))
+    if not written and not problems:
+        return NO_SETTINGS
+    return ServiceSettings(**fields, problems=tuple(problems), written=tuple(written))
+
+
+def _parse(name: str, value: object) -> tuple[str, Any]:
+    """Return the field of the setting *name*, and what it is set to.  Raises FieldError."""
+    if name not in SETTINGS:
+        raise _invalid("is unknown", _nearest(name, SETTINGS) or f"known are {', '.join(SETTINGS)}")
+    if not isinstance(value, str):
+        raise _invalid("is not text", "put the value in quotes")
+    field, parse = SETTINGS[name]
+    return field, parse(value.strip())
+
+
+def annotations_of(body: bytes | msgspec.Raw | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the annotations of the Service *body* that may be ours; none, without parsing it, if none can be.
+
+    Raises the errors of msgspec; none for what was decoded before.
+    """
+    if isinstance(body, Mapping):
+        meta = body.get("metadata")
+        annotations = meta.get("annotations") if isinstance(meta, Mapping) else None
+        return annotations if isinstance(annotations, Mapping) else {}
+    if not _MARKER.search(body):
+        return {}
+    meta = _DECODER.decode(body).metadata
+    return (meta.annotations if meta else None) or {}
+
+
+class _MetaWire(Struct):
+    annotations: dict[str, Any] | None = None
+
+
+class _ObjectWire(Struct):
+    metadata: _MetaWire | None = None
+
+
+_DECODER = msgspec.json.Decoder(_ObjectWire)
+
+
+def _ours(annotations: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each annotation that sets something, and the name of the setting; those of others first."""
+    for annotation, name in OTHER_NAMES.items():
+        if annotation in annotations and PREFIX + name not in annotations:
+            yield annotation, name
+    for annotation in sorted(text for text in annotations if isinstance(text, str) and text.startswith(PREFIX)):
+        yield annotation, annotation.removeprefix(PREFIX)
+
+
+def _invalid(message: str, hint: str) -> FieldError:
+    return FieldError("", message, hint)
+
+
+def _nearest(text: str, words: Any) -> str:
+    return f"did you mean {near[0]}?" if (near := get_close_matches(text, list(words), 1)) else ""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _VALUE_MAX else f"{text[: _VALUE_MAX - 3]}..."

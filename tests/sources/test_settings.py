@@ -1,0 +1,196 @@
+"""Annotations of a Service: what each sets, and what is said of wrong ones."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from kubeproxy_py.model.services import Service
+from kubeproxy_py.model.settings import NO_SETTINGS, ServiceSettings, Weight
+from kubeproxy_py.sources.decode.objects import Body, Origin, decode
+from kubeproxy_py.sources.decode.settings import OTHER_NAMES, PREFIX, SETTINGS, annotations_of, read_settings
+from kubeproxy_py.sources.manifests.parse import parse_manifest
+
+
+def body_of(annotations: Any = None) -> dict[str, Any]:
+    meta = {"name": "web", "namespace": "shop"} | ({} if annotations is None else {"annotations": annotations})
+    spec = {"type": "ClusterIP", "clusterIP": "10.96.0.10", "ports": [{"port": 80}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}
+
+
+def settings_of(body: Body, origin: Origin = "API") -> ServiceSettings:
+    (service,) = decode("Service", body, origin=origin).values
+    assert isinstance(service, Service)
+    return service.settings
+
+
+READ: dict[str, dict[str, dict[str, object]]] = {
+    "scheduler": {"wrr": {"scheduler": "wrr"}, " mh ": {"scheduler": "mh"}, "twos": {"scheduler": "twos"}},
+    "scheduler-flags": {
+        "sh-port": {"scheduler_flags": ("port",)},
+        "mh-port, mh-fallback": {"scheduler_flags": ("fallback", "port")},
+        "flag-1": {"scheduler_flags": ("fallback",)},
+        "": {"scheduler_flags": ()},
+    },
+    "source-hash-port": {"true": {"source_hash_port": True}, "false": {"source_hash_port": False}},
+    "weights": {
+        "zone/a=3": {"weights": (Weight("zone", "a", 3),)},
+        "others=1,own-zone=10, node/n1=2 , address/fd00::01=65535": {
+            "weights": (
+                Weight("address", "fd00::1", 65535),
+                Weight("node", "n1", 2),
+                Weight("own-zone", "", 10),
+                Weight("others", "", 1),
+            )
+        },
+    },
+    "drain-deadline": {"5m": {"drain_deadline_s": 300.0}, "0s": {"drain_deadline_s": 0.0}},
+    "slow-start": {"30s": {"slow_start_s": 30.0}},
+    "affinity-timeout": {"48h": {"affinity_timeout_s": 172800}, "1.5s": {"affinity_timeout_s": 1}},
+    "affinity-mask": {
+        "ipv4/24": {"affinity_prefixes": (("IPv4", 24),)},
+        "IPv6/64,ipv4/16": {"affinity_prefixes": (("IPv4", 16), ("IPv6", 64))},
+    },
+    "max-connections": {"100": {"max_connections": 100}},
+    "health-check": {"tcp": {"health_check": "tcp"}, "none": {"health_check": "none"}},
+    "health-check-interval": {"2s": {"health_check_interval_s": 2.0}},
+    "health-check-threshold": {"5": {"health_check_threshold": 5}},
+}
+WRONG: dict[str, list[str]] = {
+    "scheduler": ["", "foo", "RR", "rr,wrr"],
+    "scheduler-flags": ["flag-3", "port", "sh-port mh-port"],
+    "source-hash-port": ["yes", "", "True", "1"],
+    "weights": [
+        *(
+            "",
+            ",",
+            "a=1",
+            "zone=1",
+            "zone/=1",
+            "zone/a",
+            "zone/a=",
+            "zone/a=0",
+            "zone/a=65536",
+            "zone/a=-1",
+            "others/x=1",
+        ),
+        *(
+            "zone/a=1,zone/a=2",
+            "address/10.0.0=1",
+            "zone/a=1.5",
+            "zone/a=x",
+            "own-zone/a=1",
+            "zone/a=\u0663",
+            "pod/x=1",
+        ),
+        "zone/a=" + "9" * 5000,
+    ],
+    "drain-deadline": ["soon", "-5s", "5", "", "1e3s"],
+    "slow-start": ["0s", "-1s", "2h", "30"],
+    "affinity-timeout": ["0s", "0.5s", "10", "600000h", "-1s"],
+    "affinity-mask": ["24", "ipv4", "ipv4/0", "ipv4/33", "ipv6/129", "ipv4/24,ipv4/16", "/24", "ipv4/24,", ""],
+    "max-connections": ["0", "-1", "1.5", "many", "", "2147483648", "1_000", "0x10", "\u0661"],
+    "health-check": ["http", "", "TCP", "true"],
+    "health-check-interval": ["0s", "0.1s", "2h", "5"],
+    "health-check-threshold": ["0", "101", "three"],
+}
+
+
+@pytest.mark.parametrize("origin", ["API", "manifest"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_value_is_read_into_its_field(name: str, origin: Origin) -> None:
+    for text, fields in READ[name].items():
+        body = body_of({PREFIX + name: text})
+        for each in (body, json.dumps(body).encode()):
+            settings = settings_of(each, origin)
+            assert {field: getattr(settings, field) for field in fields} == fields
+            assert settings.problems == ()
+            assert [(one.setting, one.annotation, one.value) for one in settings.written] == [
+                (name, PREFIX + name, text)
+            ]
+
+
+@pytest.mark.parametrize("origin", ["API", "manifest"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_wrong_value_is_named_with_its_remedy_and_ignored(name: str, origin: Origin) -> None:
+    for text in WRONG[name]:
+        decoded = decode("Service", json.dumps(body_of({PREFIX + name: text, "note": "seen"})).encode(), origin=origin)
+        assert (decoded.broken, decoded.problems) == (False, ())
+        (service,) = decoded.values
+        assert isinstance(service, Service)
+        (problem,) = service.settings.problems
+        assert problem.annotation == PREFIX + name
+        assert problem.value in text or problem.value.endswith("...")
+        assert problem.message
+        assert problem.hint
+        assert len(problem.message) < 300
+        assert service.settings == ServiceSettings(problems=(problem,)), "a field was set"
+        assert service.ports, "the rest is not served"
+
+
+@pytest.mark.parametrize("value", [1, True, None, 1.5, ["rr"], {"a": "b"}, [[[[]]]]])
+def test_a_value_that_is_no_text_is_named(value: object) -> None:
+    for body in (body_of({PREFIX + "scheduler": value}), json.dumps(body_of({PREFIX + "scheduler": value})).encode()):
+        (problem,) = settings_of(body, "manifest").problems
+        assert (problem.annotation, problem.message) == (PREFIX + "scheduler", "is not text")
+        assert "quotes" in problem.hint
+
+
+def test_an_unknown_name_under_the_prefix_is_named_with_the_nearest() -> None:
+    (problem,) = read_settings({PREFIX + "weigths": "zone/a=1"}).problems
+    assert (problem.message, problem.hint) == ("is unknown", "did you mean weights?")
+    (far,) = read_settings({PREFIX + "qqq": ""}).problems
+    assert all(name in far.hint for name in SETTINGS)
+
+
+def test_one_wrong_value_leaves_the_others_in_force() -> None:
+    settings = read_settings({PREFIX + "scheduler": "foo", PREFIX + "max-connections": "5", PREFIX + "x": "y"})
+    assert settings.max_connections == 5
+    assert [problem.annotation for problem in settings.problems] == [PREFIX + "scheduler", PREFIX + "x"]
+
+
+def test_annotations_of_kube_router_and_older_names_count_unless_ours_is_there() -> None:
+    values = {"scheduler": "mh", "scheduler-flags": "mh-port", "drain-deadline": "5m"}
+    for other, name in OTHER_NAMES.items():
+        assert getattr(read_settings({other: values[name]}), SETTINGS[name][0]) == READ_BY_NAME[name]
+        both = read_settings({other: "nonsense", PREFIX + name: values[name]})
+        assert getattr(both, SETTINGS[name][0]) == READ_BY_NAME[name]
+        assert both.problems == ()
+        (problem,) = read_settings({other: "nonsense"}).problems
+        assert problem.annotation == other
+    assert read_settings({"kube-router.io/service.dsr": "tunnel"}) is NO_SETTINGS, "it is another program's"
+
+
+READ_BY_NAME = {"scheduler": "mh", "scheduler-flags": ("port",), "drain-deadline": 300.0}
+
+
+@pytest.mark.parametrize("annotations", [None, {}, {"note": "seen"}, {"kubectl.kubernetes.io/x": "kubeproxy-py.io/"}])
+def test_a_service_without_settings_shares_one_value(annotations: dict[str, str] | None) -> None:
+    body = body_of(annotations)
+    assert settings_of(body) is NO_SETTINGS
+    assert settings_of(json.dumps(body).encode()) is NO_SETTINGS
+
+
+@pytest.mark.parametrize("annotations", [[], "kubeproxy-py.io/", 1, {"kubeproxy-py.io/scheduler": "rr", "a": 1}])
+def test_malformed_annotations_never_raise(annotations: object) -> None:
+    decode("Service", body_of(annotations))
+    decode("Service", json.dumps(body_of(annotations)).encode())
+
+
+def test_annotations_are_parsed_only_where_they_may_be_ours() -> None:
+    class Text(bytes):
+        pass
+
+    assert annotations_of(b"not JSON at all") == {}
+    assert annotations_of(json.dumps(body_of({PREFIX + "x": "1"})).replace("/", "\\/").encode()) == {PREFIX + "x": "1"}
+
+
+def test_settings_of_a_manifest_in_yaml_are_read() -> None:
+    text = yaml.safe_dump(body_of({PREFIX + "scheduler": "wrr", PREFIX + "max-connections": 5}))
+    manifest = parse_manifest("web.yaml", text.encode(), "node-a")
+    ((service,),) = manifest.objects.values()
+    assert isinstance(service, Service)
+    assert service.settings.scheduler == "wrr"
+    assert [problem.annotation for problem in service.settings.problems] == [PREFIX + "max-connections"]
+    assert manifest.broken == frozenset()
