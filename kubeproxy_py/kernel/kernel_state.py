@@ -136,6 +136,8 @@ class RealServerWire(_Wire, frozen=True, gc=False):
     address: IP
     port: int
     weight: int
+    upper_threshold: int = 0  # connections with which it gets no new ones; 0: no limit
+    lower_threshold: int = 0
 
 
 class VirtualServerWire(_Wire, frozen=True, gc=False):
@@ -232,7 +234,7 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
         entries.setdefault(entry.set, []).append(f"{entry.entry} {mark}")
     real_servers: dict[VirtualServer, list[RealServerWire]] = {}
     for real, of_real in by_kind.pairs(RealServer, RealServerSpec):
-        wire = RealServerWire(real.address, real.port, of_real.weight)
+        wire = RealServerWire(real.address, real.port, of_real.weight, of_real.upper, of_real.lower)
         real_servers.setdefault(real.virtual_server, []).append(wire)
     others = (address for address in addresses if address.interface != IPVS_DEVICE)
     return {
@@ -312,7 +314,8 @@ def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
         key = VirtualServer(server.address, server.port, server.protocol, server.mark)
         yield key, VirtualServerSpec(server.scheduler, server.flags, server.persistence_s, server.netmask)
         for real in server.real_servers:
-            yield RealServer(key, real.address, real.port), RealServerSpec(real.weight)
+            of_real = RealServerSpec(real.weight, real.upper_threshold, real.lower_threshold)
+            yield RealServer(key, real.address, real.port), of_real
 
 
 def _parse_entry(name: str, text: str) -> tuple[IpsetEntry, MarkSpec | None]:

@@ -186,26 +186,41 @@ class VirtualServerSpec(Struct, frozen=True, gc=False):
     """Scheduler, flags and persistence of a virtual server."""
 
     scheduler: str = "rr"
-    flags: int = 0  # FLAG_PERSISTENT, FLAG_SCHED_2
+    flags: int = 0  # FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2
     persistence_s: int = 0  # 0: not persistent
-    netmask: str = ""  # of clients that share a real server, 255.255.255.0 or 64, as ipvsadm -M; never desired
+    netmask: str = ""  # of clients that share a real server, 255.255.255.0 or 64, as ipvsadm -M; "": of one client
 
     def __str__(self) -> str:
         persistence = f" persistent {self.persistence_s}" if self.persistence_s else ""
         return f"{self.scheduler}{persistence}{f' netmask {self.netmask}' if self.netmask else ''}"
 
 
+NOT_LISTED = -1
+"""A threshold of which a listing says nothing."""
+
+
 class RealServerSpec(Struct, frozen=True, gc=False):
-    """Weight of a real server."""
+    """Weight of a real server, and the thresholds of its connections."""
 
     weight: int = 1  # 0: gets no new connections (draining)
+    upper: int = 0  # the number of connections with which it gets no new ones, as ipvsadm -x; 0: no limit
+    lower: int = 0  # the number below which it gets new ones again, as ipvsadm -y; 0: three quarters of upper
 
     def __str__(self) -> str:
-        return f"weight {self.weight}"
+        limits = f" connections {self.upper}, again below {self.lower}" if self.upper > 0 or self.lower > 0 else ""
+        return f"weight {self.weight}{limits}"
 
 
 SERVING = RealServerSpec(1)
 DRAINING = RealServerSpec(0)
+
+
+def completed(seen: "Spec", known: "Spec") -> "Spec":
+    """Return *seen*, with the thresholds of *known*, which the row was known to have, if they are NOT_LISTED."""
+    if not isinstance(seen, RealServerSpec) or seen.upper != NOT_LISTED:
+        return seen
+    upper, lower = (known.upper, known.lower) if isinstance(known, RealServerSpec) else (0, 0)
+    return RealServerSpec(seen.weight, upper, lower)
 
 
 _WHOLE_MARK = 0xFFFFFFFF

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from kubeproxy_py.kernel import REAL_SERVERS, Kernel, Mark, MarkReader, Scope
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import level, values
+from kubeproxy_py.model.rows import completed
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
@@ -157,7 +158,8 @@ class DriftWatch:
         rows, confirmed = self._state.rows, self._state.marks
         unknown = (mark for name, mark in marks.items() if not confirmed.is_confirmed(name, mark))
         changed = (item for mark in unknown for item in mark.changed)
-        found = {key: spec for key, spec in changed if key in rows and rows[key] != spec}
+        seen = {key: completed(spec, rows[key]) for key, spec in changed if key in rows}
+        found = {key: spec for key, spec in seen.items() if rows[key] != spec}
         return self._state.record_diff(ScopeDiff(found, ()), now_s) if found else 0
 
     def _run_scan(self, scan: SlicedScan, now_s: float) -> int:

@@ -19,7 +19,7 @@ Invariants:
 from collections.abc import Collection, Iterable, Mapping
 
 from kubeproxy_py.kernel import Mark, Scope
-from kubeproxy_py.model.rows import Rows
+from kubeproxy_py.model.rows import Rows, completed
 
 _Surplus = tuple[int, ...]
 
@@ -69,7 +69,7 @@ class ConfirmedMarks:
             surplus = tuple(number - counts.get(group, 0) for group, number in mark.counts)
             is_expected = bool(surplus) and surplus == self._surplus.get(name, (0,) * len(surplus))
             is_explained = confirmed is None or bool(mark.changed)
-            if is_explained and is_expected and all(rows.get(key) == spec for key, spec in mark.changed):
+            if is_explained and is_expected and _are_actual(mark, rows):
                 self._confirmed[name] = mark
             else:
                 self._observed[name] = mark, surplus
@@ -87,3 +87,8 @@ class ConfirmedMarks:
                 self._surplus[name] = surplus
                 if mark.scope not in self._written:
                     self._confirmed[name] = mark
+
+
+def _are_actual(mark: Mark, rows: Rows) -> bool:
+    """Return whether the changed rows of *mark* are those of *rows*, as far as a mark shows them."""
+    return all(rows.get(key) == completed(spec, rows.get(key)) for key, spec in mark.changed)

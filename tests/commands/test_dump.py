@@ -33,6 +33,7 @@ from kubeproxy_py.model.rows import (
     Key,
     Link,
     RealServer,
+    RealServerSpec,
     Rows,
     Sysctl,
     VirtualServer,
@@ -69,6 +70,7 @@ ROWS: Rows = {
     VirtualServer("fd00::1", 53, "UDP"): VirtualServerSpec(),
     RealServer(SERVER, "10.1.0.7", 8080): DRAINING,
     POD: SERVING,
+    RealServer(SERVER, "10.1.0.8", 8080): RealServerSpec(3, 100, 90),
 }
 
 

@@ -8,7 +8,13 @@ from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV6_REAL_SERVERS, Mark
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING
 from kubeproxy_py.kernel.ipvs.listing import ListingReader
-from kubeproxy_py.model.rows import DRAINING, SERVING, RealServer, RealServerSpec, VirtualServer
+from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, VirtualServer
+
+
+def listed(weight: int) -> RealServerSpec:
+    """A real server as the listing shows it: without thresholds."""
+    return RealServerSpec(weight, NOT_LISTED, NOT_LISTED)
+
 
 HEADINGS = """\
 IP Virtual Server version 1.2.1 (size=4096)
@@ -49,10 +55,10 @@ def listing(tmp_path: Path) -> Listing:
 def test_the_mark_has_all_real_servers_that_can_be_ours(listing: Listing) -> None:
     mark = listing.mark(LISTING)
     assert dict(mark.changed) == {
-        ROW: SERVING,
-        RealServer(SERVER, "10.244.2.5", 8080): DRAINING,
+        ROW: listed(1),
+        RealServer(SERVER, "10.244.2.5", 8080): listed(0),
         RealServer(SERVER, "10.244.3.5", 8080): FOREIGN_FORWARDING,
-        RealServer(SERVER_6, "fd00:10:244:1::5", 8080): SERVING,
+        RealServer(SERVER_6, "fd00:10:244:1::5", 8080): listed(1),
     }
     assert dict(mark.counts) == {IPV4_REAL_SERVERS: 3, IPV6_REAL_SERVERS: 1}
 
@@ -76,7 +82,7 @@ def test_the_mark_changes_with_a_weight_and_has_the_real_server(listing: Listing
     first = listing.mark(LISTING)
     mark = listing.mark(LISTING.replace(POD, POD.replace("Masq    1", "Masq    7")))
     assert mark.value != first.value
-    assert dict(mark.changed)[ROW] == RealServerSpec(7)
+    assert dict(mark.changed)[ROW] == listed(7)
     assert {key.virtual_server for key, _ in mark.changed if isinstance(key, RealServer)} == {SERVER}
 
 

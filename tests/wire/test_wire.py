@@ -20,7 +20,15 @@ from kubeproxy_py.kernel.ipvs.decode import (
     decode_services,
 )
 from kubeproxy_py.kernel.netlink.attributes import attribute, be16, nested, parse_attributes, string, u16, u32
-from kubeproxy_py.model.rows import Connections, IpsetSpec, RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import (
+    FLAG_PERSISTENT,
+    Connections,
+    IpsetSpec,
+    RealServer,
+    RealServerSpec,
+    VirtualServer,
+    VirtualServerSpec,
+)
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.net import Family, Protocol
 from tests.wire.messages import ipvs_body
@@ -37,6 +45,7 @@ SPECS = st.builds(
     st.integers(0, 0x3F).map(lambda flags: flags & ~0x2),  # 0x2 is set by the kernel
     st.integers(0, 10**6),
 )
+NETMASKS = {AF_INET: st.sampled_from(["", "255.255.255.0", "240.0.0.0"]), AF_INET6: st.sampled_from(["", "64", "1"])}
 
 
 @st.composite
@@ -52,6 +61,15 @@ def entries(draw: st.DrawFn) -> str:
 @given(SERVERS, SPECS)
 def test_a_virtual_server_decodes_to_what_was_encoded(key: VirtualServer, spec: VirtualServerSpec) -> None:
     assert decode_service(ipvs_body(Step("add", key, spec))) == (key, spec)
+
+
+@given(SERVERS, SPECS, st.data())
+def test_a_netmask_decodes_to_what_was_encoded(
+    key: VirtualServer, spec: VirtualServerSpec, data: st.DataObject
+) -> None:
+    netmask = data.draw(NETMASKS[AF_INET6 if ":" in key.address else AF_INET])
+    masked = VirtualServerSpec(spec.scheduler, spec.flags | FLAG_PERSISTENT, 600, netmask)
+    assert decode_service(ipvs_body(Step("add", key, masked))) == (key, masked)
 
 
 @given(SERVERS, SPECS)
@@ -105,7 +123,7 @@ def test_a_service_of_a_protocol_that_no_service_has_is_ignored(key: VirtualServ
     ],
 )
 @pytest.mark.parametrize("end", [b"", u16(99, 1)], ids=["usual layout", "another"])
-def test_netmask_of_clients_that_share_a_real_server_has_a_spec_that_is_never_desired(
+def test_netmask_of_clients_that_share_a_real_server_is_in_the_spec(
     address: str, usual: bytes, other: bytes, text: str, end: bytes
 ) -> None:
     def decoded(spec: VirtualServerSpec, netmask: bytes) -> VirtualServerSpec:
@@ -199,6 +217,22 @@ def test_a_real_server_decodes_as_linux_lists_it() -> None:
     state = decode_dest(LISTED, SERVER)
     assert (state.key, state.spec) == (RealServer(SERVER, "11.0.0.9", 8080), RealServerSpec(1))
     assert state.connections == Connections(active=3, inactive=2)
+
+
+@given(SERVERS, st.integers(0, 65535), st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
+def test_a_real_server_decodes_to_what_was_encoded(server: VirtualServer, weight: int, upper: int, lower: int) -> None:
+    key, spec = RealServer(server, "10.244.1.5", 8080), RealServerSpec(weight, upper, lower)
+    dest = parse_attributes(parse_attributes(ipvs_body(Step("add", key, spec)), 4)[2])
+    listed = {**dest, 1: dest[1].ljust(16, b"\0"), 7: bytes(4), 8: bytes(4), 9: bytes(4), 11: pack("=H", AF_INET)}
+    body = bytes(4) + nested(2, *(attribute(kind, data) for kind, data in listed.items()))
+    assert decode_dest(body, server).spec == spec
+
+
+def test_thresholds_are_decoded_as_linux_lists_them() -> None:
+    limited = LISTED.replace(bytes.fromhex("08000500000000000800060000000000"), u32(5, 100) + u32(6, 90))
+    assert limited != LISTED
+    assert decode_dest(limited, SERVER).spec == RealServerSpec(1, 100, 90)
+    assert str(decode_dest(limited, SERVER).spec) == "weight 1 connections 100, again below 90"
 
 
 def test_a_real_server_decodes_in_another_layout() -> None:

@@ -171,7 +171,7 @@ class IpvsAdapter:
             if (data := self._read_by_sockopt(RealServerReader.real_servers, server)) is None:
                 connections.update((state.key, state.connections) for state in self._list_dests(server))
             else:
-                for address, port, _, _, active, inactive in entries(data):
+                for address, port, *_, active, inactive in entries(data):
                     key = RealServer(server, inet_ntop(AF_INET, address), ntohs(port))
                     connections[key] = Connections(active, inactive)
         return connections
@@ -187,7 +187,7 @@ class IpvsAdapter:
                 totals = {state.key: state.connections.total for state in self._list_dests(server)}
                 idle.update(key for key in keys if totals.get(key) == 0)
             else:  # usually few of many: no keys are created for the others
-                packed_totals = {entry[:2]: entry[4] + entry[5] for entry in entries(data)}
+                packed_totals = {entry[:2]: entry[6] + entry[7] for entry in entries(data)}
                 idle.update(key for key in keys if packed_totals.get(_packed(key)) == 0)
         return idle
 
@@ -345,9 +345,10 @@ def _packed(key: RealServer) -> tuple[bytes, int]:
 def _rows(data: bytes, server: VirtualServer) -> Rows:
     """Return the real servers of *server* from the entries of RealServerReader."""
     rows: Rows = {}
-    for address, port, method, weight, _, _ in entries(data):
+    for address, port, method, weight, upper, lower, _, _ in entries(data):
         key = RealServer(server, inet_ntop(AF_INET, address), ntohs(port))
-        rows[key] = SERVING if weight == 1 and not method else real_server_spec(method, weight)
+        is_usual = weight == 1 and not method and not upper and not lower
+        rows[key] = SERVING if is_usual else real_server_spec(method, weight, upper, lower)
     return rows
 
 

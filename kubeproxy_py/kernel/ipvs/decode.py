@@ -204,15 +204,24 @@ def _decode_stats(data: bytes) -> Traffic:
 def decode_dest(body: bytes, virtual_server: VirtualServer) -> RealServerState:
     """Return one real server of the listing of *virtual_server*."""
     default_family = family_number(virtual_server.address)
-    address, port, method, weight, active, inactive, family = _dest_fields(body, default_family)
+    address, port, method, weight, upper, lower, active, inactive, family = _dest_fields(body, default_family)
     key = RealServer(virtual_server, _read_address(family, address), ntohs(port))
-    return RealServerState(key, real_server_spec(method, weight), Connections(active, inactive))
+    return RealServerState(key, real_server_spec(method, weight, upper, lower), Connections(active, inactive))
 
 
-def real_server_spec(method: int, weight: int) -> RealServerSpec:
-    """Return the spec of a real server from its *weight* and forwarding *method*, which may have other flags set."""
+def real_server_spec(method: int, weight: int, upper: int = 0, lower: int = 0) -> RealServerSpec:
+    """Return the spec of a real server.
+
+    Args:
+        method: Its forwarding method, which may have other flags set.
+        weight: Its weight.
+        upper: The upper threshold of its connections.
+        lower: The lower one.
+    """
     if method & FWD_MASK not in (FWD_MASQUERADE, FWD_LOCALNODE):
         return FOREIGN_FORWARDING
+    if upper or lower:
+        return RealServerSpec(weight, upper, lower)
     return _COMMON_SPECS.get(weight) or RealServerSpec(weight)
 
 
@@ -268,19 +277,24 @@ def virtual_server_spec(scheduler: str, flags: int, timeout_s: int, family: int,
     return VirtualServerSpec(scheduler, flags & ~FLAG_HASHED, timeout_s, text)
 
 
-def _dest_fields(body: bytes, default_family: int) -> tuple[bytes, int, int, int, int, int, int]:
-    """Return address, port in network order, forwarding method, weight, active, inactive connections, family."""
+def _dest_fields(body: bytes, default_family: int) -> tuple[bytes, int, int, int, int, int, int, int, int]:
+    """Return the address, port in network order, forwarding method, weight, thresholds, connections, and family.
+
+    Thresholds are the upper and the lower one, connections the active and the inactive ones.
+    """
     if len(body) >= _DEST_LAYOUT.size + _NESTED_OFFSET:
         fields = _DEST_LAYOUT.unpack_from(body, _NESTED_OFFSET)
         if fields[::2] == _DEST_HEADERS:
-            _, address, _, port, _, method, _, weight, *_, active, _, inactive, _, _, _, family = fields
-            return address, port, method, weight, active, inactive, family
+            address, port, method, weight, _, _, _, upper, lower, active, inactive, _, family = fields[1::2]
+            return address, port, method, weight, upper, lower, active, inactive, family
     attrs = parse_attributes(parse_attributes(body, _GENLMSGHDR_SIZE)[ATTR_DEST])
     return (
         attrs[DEST_ADDR],
         read_u16(attrs[DEST_PORT]),
         read_u32(attrs[DEST_FWD_METHOD]),
         read_u32(attrs[DEST_WEIGHT]),
+        read_u32(attrs[DEST_U_THRESH]),
+        read_u32(attrs[DEST_L_THRESH]),
         read_u32(attrs[DEST_ACTIVE_CONNS]),
         read_u32(attrs[DEST_INACT_CONNS]),
         read_u16(attrs[DEST_ADDR_FAMILY]) if DEST_ADDR_FAMILY in attrs else default_family,

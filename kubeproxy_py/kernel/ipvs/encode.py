@@ -118,8 +118,7 @@ def _encode_marked(step: Step, message_type: int) -> Message:
     else:
         assert isinstance(key, RealServer)
         family = family_number(key.address)
-        weight = spec.weight if isinstance(spec, RealServerSpec) else None
-        before, after = _around_dest_address(family, key.port, weight)
+        before, after = _around_dest_address(family, key.port, spec if isinstance(spec, RealServerSpec) else None)
         body = _genl_header(_DEST_COMMANDS[step.verb]) + _marked_service(key.virtual_server, None)
         body += before + inet_pton(family, key.address) + after
     return message_header(message_type, 0, len(body)) + body
@@ -176,7 +175,7 @@ def _dest_template(message_type: int, dest: _Dest) -> tuple[bytes, bytes, bytes]
     """Return a message before the address of the virtual server, between it and the real server's, and after."""
     verb, spec, server_family, protocol, server_port, family, port = dest
     service_before, service_after = _around_service_address(server_family, protocol, server_port, None)
-    dest_before, after = _around_dest_address(family, port, spec.weight if isinstance(spec, RealServerSpec) else None)
+    dest_before, after = _around_dest_address(family, port, spec if isinstance(spec, RealServerSpec) else None)
     before, between = _genl_header(_DEST_COMMANDS[verb]) + service_before, service_after + dest_before
     size = len(before) + _ADDRESS_SIZE[server_family] + len(between) + _ADDRESS_SIZE[family] + len(after)
     return message_header(message_type, 0, size) + before, between, after
@@ -199,19 +198,26 @@ def _configuration(family: int, spec: VirtualServerSpec | None) -> bytes:
     if not spec:
         return b""
     flags = attribute(SVC_FLAGS, pack("=II", spec.flags, _ALL_FLAGS))
-    persistence = u32(SVC_TIMEOUT, spec.persistence_s) + u32(SVC_NETMASK, SINGLE_CLIENT[family])
+    persistence = u32(SVC_TIMEOUT, spec.persistence_s) + attribute(SVC_NETMASK, _netmask(spec.netmask, family))
     return string(SVC_SCHED_NAME, spec.scheduler) + flags + persistence
 
 
-def _around_dest_address(family: int, port: int, weight: int | None) -> tuple[bytes, bytes]:
+def _netmask(text: str, family: int) -> bytes:
+    """Return the netmask of a persistence template: in network order for IPv4, a prefix length for IPv6."""
+    if text and family == AF_INET:
+        return inet_pton(AF_INET, text)
+    return pack("=I", int(text) if text else SINGLE_CLIENT[family])
+
+
+def _around_dest_address(family: int, port: int, spec: RealServerSpec | None) -> tuple[bytes, bytes]:
     """Return the DEST attribute before and after its address.
 
-    Without *weight* (to delete) it has only what identifies the real server.  Thresholds are 0: none.
+    Without *spec* (to delete) it has only what identifies the real server.
     """
     after = be16(DEST_PORT, port)
-    if weight is not None:
-        after += u32(DEST_FWD_METHOD, FWD_MASQUERADE) + u32(DEST_WEIGHT, weight)
-        after += u32(DEST_U_THRESH, 0) + u32(DEST_L_THRESH, 0)
+    if spec is not None:
+        after += u32(DEST_FWD_METHOD, FWD_MASQUERADE) + u32(DEST_WEIGHT, spec.weight)
+        after += u32(DEST_U_THRESH, spec.upper) + u32(DEST_L_THRESH, spec.lower)
     return _nest_around_address(ATTR_DEST, b"", DEST_ADDR, family, after)
 
 

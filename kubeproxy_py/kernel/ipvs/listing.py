@@ -1,4 +1,4 @@
-"""The mark of all real servers, of both families with their weights, from /proc/net/ip_vs.
+"""The mark of all real servers, of both families with their weights but without thresholds, from /proc/net/ip_vs.
 
 One read(2) of that file has some 65 real servers, where getsockopt(2) needs a system call for each virtual server and
 netlink three.  The kernel finds the place at which each read goes on by counting from the first virtual server, so with
@@ -33,9 +33,8 @@ from socket import AF_INET, AF_INET6, inet_ntop
 
 from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV6_REAL_SERVERS, VIRTUAL_SERVERS, Mark
 from kubeproxy_py.kernel.errors import KernelError, decoding
-from kubeproxy_py.kernel.ipvs.constants import FWD_LOCALNODE, FWD_MASQUERADE
-from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING, real_server_spec
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, mark_server
+from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING
+from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, Rows, VirtualServer, mark_server
 from kubeproxy_py.net import IP, Protocol
 
 PATH = "/proc/thread-self/net/ip_vs"  # of the network namespace of the thread that opens it
@@ -47,7 +46,7 @@ _READ_BYTES = 1 << 20  # more than the kernel returns at once, which is 4 KiB or
 _REAL_SERVER = b"  -> "
 _PROTOCOLS: dict[bytes, Protocol] = {name.encode(): name for name in ("TCP", "UDP", "SCTP")}
 _BY_MARK = b"FWM"
-_METHODS = {b"Masq": FWD_MASQUERADE, b"Local": FWD_LOCALNODE}
+_METHODS = (b"Masq", b"Local")  # kernels before 2.6.38 list the latter for masquerading to the host itself
 
 Records = dict[bytes, tuple[bytes, ...]]
 """By protocol, address and port of a virtual server the lines of its real servers, sorted, and without connections."""
@@ -164,8 +163,13 @@ def decode_record(key: bytes, real_servers: Iterable[bytes]) -> Iterator[tuple[R
     for line in real_servers:
         _arrow, place, method, weight = line.split()
         address, port = _decode_place(place)
-        spec = real_server_spec(_METHODS[method], int(weight)) if method in _METHODS else FOREIGN_FORWARDING
+        spec = _listed_spec(int(weight)) if method in _METHODS else FOREIGN_FORWARDING
         yield RealServer(server, address, port), spec
+
+
+@lru_cache(64)
+def _listed_spec(weight: int) -> RealServerSpec:
+    return RealServerSpec(weight, NOT_LISTED, NOT_LISTED)
 
 
 @lru_cache(4096)

@@ -24,14 +24,15 @@ GET_DESTS = 64 + 1024 + 64 + 4
 _REQUEST = Struct("=H2x4sH2xII4x")  # protocol, address, port, firewall mark, number of entries that fit
 # address, port, flags (including the forwarding method), weight, two thresholds, connections: active, inactive,
 # persistent; then counters
-_ENTRY = Struct("=4sH2xIi8x2I64x")
+_ENTRY = Struct("=4sH2xIi2I2I64x")
 _INITIAL_CAPACITY = 16  # entries
 _GROWTH = 4
 _WORD = 8  # bytes
 _FIRST_WORD, _ENTRY_WORDS = _REQUEST.size // _WORD, _ENTRY.size // _WORD
 
-Entry = tuple[bytes, int, int, int, int, int]
-"""Address and port in network order, forwarding method and flags, weight, active and inactive connections."""
+Entry = tuple[bytes, int, int, int, int, int, int, int]
+"""Address and port in network order, forwarding method and flags, weight, upper and lower threshold of connections,
+active and inactive connections."""
 
 
 class RealServerReader:
@@ -54,7 +55,8 @@ class RealServerReader:
 
     def fingerprint(self, server: VirtualServer) -> int:
         """Return ``fingerprint_of(real_servers(server))`` without copying all of the answer.  Raises OSError."""
-        return _fingerprint(self._read(server), self._words[_FIRST_WORD + 1 :: _ENTRY_WORDS])
+        first_words, words = self._read(server), self._words[_FIRST_WORD:]
+        return _fingerprint(first_words, words[1::_ENTRY_WORDS], words[2::_ENTRY_WORDS])
 
     def close(self) -> None:
         """Close the socket."""
@@ -96,11 +98,15 @@ def entries(data: bytes) -> Iterator[Entry]:
 
 
 def fingerprint_of(data: bytes) -> int:
-    """Return a hash of address, port, method and weight of each entry in *data*; not of connections and traffic."""
+    """Return a hash of address, port, method, weight and thresholds of each entry in *data*.
+
+    It does not depend on connections and traffic.
+    """
     words = memoryview(data).cast("Q")
-    return _fingerprint(words[::_ENTRY_WORDS].tobytes().rstrip(b"\0"), words[1::_ENTRY_WORDS])
+    first_words = words[::_ENTRY_WORDS].tobytes().rstrip(b"\0")
+    return _fingerprint(first_words, words[1::_ENTRY_WORDS], words[2::_ENTRY_WORDS])
 
 
-def _fingerprint(first_words: bytes, second_words: memoryview) -> int:
-    """Return a hash of the first two words of each entry; the second words may be followed by zeros."""
-    return hash((first_words, second_words.tobytes().rstrip(b"\0")))
+def _fingerprint(first_words: bytes, *others: memoryview) -> int:
+    """Return a hash of words of each entry; those after the first ones may be followed by zeros."""
+    return hash((first_words, *(words.tobytes().rstrip(b"\0") for words in others)))
