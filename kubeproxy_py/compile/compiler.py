@@ -11,6 +11,8 @@ Invariants:
 
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
+
 from kubeproxy_py.compile.base import base_rows
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.claims import Claims, claims_of
@@ -57,6 +59,7 @@ class Compiler:
         self.desired = Desired()
         self.context = make_context(None, ())
         self._make_context = make_context
+        self._missing_schedulers: frozenset[str] = frozenset()
         self._sysctls = sysctls or {}
         self._non_empty: dict[Family, NonEmptySets] = {}  # those that base rows and chains were compiled for
         self._sets_version = -1  # desired.sets.version at that time
@@ -78,7 +81,15 @@ class Compiler:
     def reconfigure(self, make_context: NodeContextFactory) -> None:
         """Replace the configuration that determines the NodeContext."""
         self._make_context = make_context
+        self._missing_schedulers = frozenset()
         self._update_context()
+
+    def record_missing_schedulers(self, names: Iterable[str]) -> None:
+        """Have Services do without the schedulers *names*, which the kernel lacks, until `reconfigure`."""
+        missing = self._missing_schedulers.union(names) - {self.context.scheduler}
+        if missing != self._missing_schedulers:
+            self._missing_schedulers = missing
+            self._update_context()
 
     def has_work(self) -> bool:
         """Return whether ``compile`` has anything to do."""
@@ -133,6 +144,8 @@ class Compiler:
     def _update_context(self) -> None:
         try:
             context = self._make_context(self.cluster.node, self.cluster.addresses)
+            if self._missing_schedulers:
+                context = replace(context, missing_schedulers=self._missing_schedulers)
         except Exception as error:  # a bug that the Node's content triggers; the last context stays
             self._record_failure(None, error)
             return
@@ -182,7 +195,7 @@ class Compiler:
         taken = self.cluster.taken
         placement = place(service, self.context, taken)
         others = self.claims.replace(name, claims_of(service, placement, taken))
-        of_settings = setting_refusals(service) if placement else ()
+        of_settings = setting_refusals(service, self.context) if placement else ()
         self.refusals.replace(name, (*refusals(service, placement, taken), *of_settings))
         return others
 

@@ -35,6 +35,7 @@ class NodeContext(Struct, frozen=True, gc=False):
     if_not_local: dict[Family, str] = field(default_factory=dict)
     more_local_networks: dict[Family, tuple[CIDR, ...]] = field(default_factory=dict)  # besides that of if_not_local
     scheduler: str = "rr"
+    missing_schedulers: frozenset[str] = frozenset()  # those that the kernel was found to lack
     masquerade_all: bool = False
     masquerade_mark: int = 1 << 14
     random_fully: bool = True  # iptables supports MASQUERADE --random-fully (1.6.2 and later)

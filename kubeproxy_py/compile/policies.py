@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.frontends import FamilyPort, Frontend
 from kubeproxy_py.compile.mark_numbers import MarkOwner
-from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.compile.topology import SelectionRule, SliceEndpoints, real_servers, select_rules
+from kubeproxy_py.compile.topology import MakeRows, SelectionRule, SliceEndpoints, select_rules
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import server_entry
 from kubeproxy_py.model.rows import (
@@ -38,14 +37,18 @@ def no_mark(_owner: MarkOwner, _frontends: Iterable[str]) -> int:
     return 0
 
 
-def policy_parts(
+def policy_parts(  # noqa: PLR0913, PLR0917 - all that the rows of a port depend on
     port: FamilyPort,
     served: Iterable[Frontend],
     endpoints: Sequence[SliceEndpoints],
-    context: NodeContext,
+    spec: VirtualServerSpec,
+    make_rows: MakeRows,
     mark_of: MarkQuery,
 ) -> list[Rows]:
-    """Return the rows in parts: the common part first, then one for each slice, as ``compile_parts``."""
+    """Return the rows in parts: the common part first, then one for each slice, as ``compile_parts``.
+
+    *spec* is that of the port's other virtual servers.
+    """
     common: Rows = {}
     local = [frontend for frontend in {each.server: each for each in served}.values() if frontend.is_local_policy]
     if not local:
@@ -57,11 +60,11 @@ def policy_parts(
     mark = mark_of(MarkOwner(port.service.name, port.port.name, port.port.protocol, family), entries) if inside else 0
     if mark:
         server = mark_server(family, mark)
-        common[server] = _mark_server_spec(port, context)
+        common[server] = _mark_server_spec(port, spec)
         if len(endpoints) == 1:
-            common |= real_servers(server, endpoints[0].selected(rules.cluster))
+            common |= make_rows(server, endpoints[0].selected(rules.cluster))
         else:
-            parts += [slice_endpoints.rows(server, rules.cluster) for slice_endpoints in endpoints]
+            parts += [slice_endpoints.rows(server, rules.cluster, make_rows) for slice_endpoints in endpoints]
         name = kube_names.POLICY_MARKS.name_in(family)
         common |= {PolicyEntry(name, entry): MarkSpec(mark) for entry in entries}
     if rules.local is SelectionRule.NONE and rules.cluster is not SelectionRule.NONE:
@@ -72,14 +75,14 @@ def policy_parts(
     return parts
 
 
-def _mark_server_spec(port: FamilyPort, context: NodeContext) -> VirtualServerSpec:
-    """Return the spec of a virtual server by mark.
+def _mark_server_spec(port: FamilyPort, spec: VirtualServerSpec) -> VirtualServerSpec:
+    """Return the spec of a virtual server by mark; *spec* is that of the port's others.
 
     With affinity it hashes the client's address, because a persistent virtual server by mark sends each packet to the
     port at which it came (net/netfilter/ipvs/ip_vs_core.c, ip_vs_sched_persist); a client whose real server drains is
     given another one (sh-fallback).
     """
     drains = 0 if port.port.protocol == "TCP" else FLAG_NO_DRAINING
-    if port.service.affinity_timeout_s:
+    if spec.persistence_s:
         return VirtualServerSpec("sh", FLAG_SCHED_1 | drains)
-    return VirtualServerSpec(context.scheduler, context.scheduler_flags | drains)
+    return VirtualServerSpec(spec.scheduler, spec.flags | drains)

@@ -10,6 +10,7 @@ Invariants:
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from functools import partial
 
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.frontends import (
@@ -22,11 +23,20 @@ from kubeproxy_py.compile.frontends import (
 )
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, no_mark, policy_parts
+from kubeproxy_py.compile.settings import applied
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
-from kubeproxy_py.compile.topology import EndpointSelection, SliceEndpoints, real_servers, select_rules
+from kubeproxy_py.compile.topology import (
+    EndpointSelection,
+    MakeRows,
+    SliceEndpoints,
+    real_servers,
+    select_rules,
+    turn_of,
+    turned,
+)
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.rows import FLAG_PERSISTENT, Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
 
 _ONLY_CLUSTER_IP = frozenset((FrontendKind.CLUSTER_IP,))
@@ -71,36 +81,40 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
     common: Rows = {}
     parts = [common]
     slices = list(slices)
+    settings = applied(service, context)
+    turn = turn_of(context.node_name, service.name)
+    make_rows = partial(real_servers, spec_of=settings.spec_of(context), turn=turn)
     earlier: set[VirtualServer] = set()
     for port in family_ports(service, context, taken):
         # An externalIP of the node and a NodePort may make one frontend of two ports; then the earlier port has it.
         served = [frontend for frontend in frontends(port, context, taken, lost) if frontend.server not in earlier]
         earlier.update([frontend.server for frontend in served])
-        endpoints = cache.slice_endpoints(slices, port.family, port.port, context)
-        port_rows, *slice_parts = _port_parts(port, served, endpoints, context)
+        endpoints = turned(cache.slice_endpoints(slices, port.family, port.port, context), turn)
+        spec = settings.server_spec(port.family)
+        port_rows, *slice_parts = _port_parts(port, served, endpoints, context, spec, make_rows)
         common |= port_rows
         parts += slice_parts
         if context.policy_marks:
-            policy_rows, *slice_parts = policy_parts(port, served, endpoints, context, mark_of)
+            policy_rows, *slice_parts = policy_parts(port, served, endpoints, spec, make_rows, mark_of)
             common |= policy_rows
             parts += slice_parts
     cache.evict_unused()
     return parts
 
 
-def _port_parts(
-    port: FamilyPort, served: Sequence[Frontend], endpoints: Sequence[SliceEndpoints], context: NodeContext
+def _port_parts(  # noqa: PLR0913, PLR0917 - all that the rows of a port depend on
+    port: FamilyPort,
+    served: Sequence[Frontend],
+    endpoints: Sequence[SliceEndpoints],
+    context: NodeContext,
+    spec: VirtualServerSpec,
+    make_rows: MakeRows,
 ) -> list[Rows]:
     """Return the rows of *port* in parts: the common part first, then one for each frontend and slice.
 
     The real servers of a single slice are in the common part, because 10,000 small dicts need more memory.
     """
     rules = select_endpoints(port.service, port.port, {frontend.kind for frontend in served}, endpoints)
-    spec = VirtualServerSpec(
-        context.scheduler,
-        context.scheduler_flags | (FLAG_PERSISTENT if port.service.affinity_timeout_s else 0),
-        port.service.affinity_timeout_s,
-    )
     common: Rows = {}
     parts = [common]
     # An address may be of two kinds (externalIP and ClusterIP); as in kube-proxy, the policy of the last one applies.
@@ -108,9 +122,9 @@ def _port_parts(
         common[server] = spec
         rule = rules.for_policy(is_local=frontend.is_local_policy)
         if len(endpoints) == 1:
-            common |= real_servers(server, endpoints[0].selected(rule))
+            common |= make_rows(server, endpoints[0].selected(rule))
         else:
-            parts += [slice_endpoints.rows(server, rule) for slice_endpoints in endpoints]
+            parts += [slice_endpoints.rows(server, rule, make_rows) for slice_endpoints in endpoints]
     for frontend in served:
         if frontend.bound:
             common[Address(frontend.server.address)] = None

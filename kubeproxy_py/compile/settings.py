@@ -1,11 +1,97 @@
-"""What the settings of a Service (model/settings.py) amount to on this node."""
+"""What the settings of a Service (model/settings.py) amount to on this node; pure.
 
+Invariants:
+- A Service without settings has the rows that it would have if there were none.
+- A setting that does not fit the others or this node is a SettingProblem and has no effect; the others have theirs.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from ipaddress import IPv4Network
+
+from msgspec import Struct
+
+from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
-from kubeproxy_py.model.services import Service
+from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec
+from kubeproxy_py.model.services import Endpoint, Service
+from kubeproxy_py.model.settings import (
+    FALLBACK_FLAG,
+    NO_SETTINGS,
+    PORT_FLAG,
+    ServiceSettings,
+    SettingProblem,
+    Weight,
+    WeightKey,
+)
+from kubeproxy_py.net import Family
+
+SpecOf = Callable[[Endpoint], RealServerSpec]
+"""Returns the spec of the real server of an endpoint."""
+
+WEIGHTED_TWINS: Mapping[str, str] = {"rr": "wrr", "lc": "wlc"}
+"""The schedulers that do the same with weights; those that take no notice of weights otherwise are in UNWEIGHTED."""
+UNWEIGHTED = frozenset((*WEIGHTED_TWINS, "dh"))
+HASHING = ("sh", "mh")
+"""The schedulers that hash the client's address, and have flags."""
+
+_FLAGS: Mapping[str, int] = {FALLBACK_FLAG: FLAG_SCHED_1, PORT_FLAG: FLAG_SCHED_2}
+_BITS: Mapping[Family, int] = {"IPv4": 32, "IPv6": 128}
 
 
-def setting_refusals(service: Service) -> tuple[Refusal, ...]:
-    """Return the settings of *service* that are ignored."""
+class Applied(Struct, frozen=True, gc=False):
+    """The settings of one Service as they apply on this node."""
+
+    scheduler: str
+    flags: int = 0  # of the scheduler
+    persistence_s: int = 0
+    prefixes: tuple[tuple[Family, int], ...] = ()  # of client networks that share a real server
+    weights: tuple[Weight, ...] = ()
+    max_connections: int = 0
+    problems: tuple[SettingProblem, ...] = ()  # what is ignored
+
+    def server_spec(self, family: Family) -> VirtualServerSpec:
+        """Return the spec of each virtual server in *family*."""
+        persistent = FLAG_PERSISTENT if self.persistence_s else 0
+        netmask = _netmask(family, dict(self.prefixes).get(family, 0)) if self.prefixes else ""
+        return VirtualServerSpec(self.scheduler, self.flags | persistent, self.persistence_s, netmask)
+
+    def spec_of(self, context: NodeContext) -> SpecOf | None:
+        """Return what returns the spec of each real server; None: all have the weight 1 and no limit."""
+        if not self.weights and not self.max_connections:
+            return None
+        matches = [(_MATCHES[one.key], one.name, one.weight) for one in self.weights]
+        limit = self.max_connections
+
+        def spec_of(endpoint: Endpoint) -> RealServerSpec:
+            weight = next((weight for fits, name, weight in matches if fits(endpoint, name, context)), 1)
+            return _real_server_spec(weight, limit)
+
+        return spec_of
+
+
+def applied(service: Service, context: NodeContext) -> Applied:
+    """Return the settings of *service* as they apply on the node *context*."""
+    settings, timeout_s = service.settings, service.affinity_timeout_s
+    if settings is NO_SETTINGS or settings == NO_SETTINGS:  # nearly always
+        return Applied(context.scheduler, context.scheduler_flags, timeout_s)
+    scheduler, weights, problems = _scheduler_and_weights(settings, context)
+    flags = _flags(settings, scheduler)
+    problems += settings.problems
+    problems += _flag_problems(settings, scheduler)
+    if not timeout_s:
+        why, hint = "has no effect without spec.sessionAffinity: ClientIP", "set it, or remove the annotation"
+        problems += _problems(settings, ("affinity-timeout", "affinity-mask"), why, hint)
+        return Applied(scheduler, flags, 0, (), weights, settings.max_connections, problems)
+    timeout_s = settings.affinity_timeout_s or timeout_s
+    prefixes, limit = settings.affinity_prefixes, settings.max_connections
+    return Applied(scheduler, flags, timeout_s, prefixes, weights, limit, problems)
+
+
+def setting_refusals(service: Service, context: NodeContext) -> tuple[Refusal, ...]:
+    """Return the settings of *service* that are ignored on the node *context*."""
+    if service.settings is NO_SETTINGS:  # nearly always
+        return ()
     return tuple(
         Refusal(
             SETTING_IGNORED,
@@ -14,5 +100,87 @@ def setting_refusals(service: Service) -> tuple[Refusal, ...]:
             f"{problem.message}; ignored",
             problem.hint,
         )
-        for problem in service.settings.problems
+        for problem in applied(service, context).problems
     )
+
+
+def _scheduler_and_weights(
+    settings: ServiceSettings, context: NodeContext
+) -> tuple[str, tuple[Weight, ...], tuple[SettingProblem, ...]]:
+    """Return the scheduler, the weights, and what of both is ignored.
+
+    Weights make a scheduler that takes no notice of them its weighted twin, unless the Service names it itself.
+    """
+    own = settings.scheduler
+    problems: tuple[SettingProblem, ...] = ()
+    if own in context.missing_schedulers:
+        problems, own = _problems(settings, ("scheduler",), *_lacks(own)), ""
+    scheduler = own or context.scheduler
+    if not settings.weights or scheduler not in UNWEIGHTED:
+        return scheduler, settings.weights, problems
+    twin = WEIGHTED_TWINS.get(scheduler, "")
+    if own or not twin:
+        whose = "set the annotation scheduler" if own or not twin else ""
+        message, hint = f"has no effect with scheduler {scheduler}", f"{whose} to {twin or 'wrr or wlc'}"
+    elif twin in context.missing_schedulers:
+        message, hint = _lacks(twin)
+    else:
+        return twin, settings.weights, problems
+    return scheduler, (), (*problems, *_problems(settings, ("weights",), message, hint))
+
+
+def _lacks(scheduler: str) -> tuple[str, str]:
+    """Return message and remedy for a setting that needs a *scheduler* which the kernel lacks."""
+    return f"needs scheduler {scheduler}, which the kernel of this node lacks", f"modprobe ip_vs_{scheduler}"
+
+
+def _flags(settings: ServiceSettings, scheduler: str) -> int:
+    """Return the flags of *scheduler*: mh hashes the port, too, unless the settings say otherwise, as kube-proxy."""
+    if scheduler not in HASHING:
+        return 0
+    names = settings.scheduler_flags
+    flags = {*names} if names is not None else {PORT_FLAG} if scheduler == "mh" else set()
+    if settings.source_hash_port is not None:
+        (flags.add if settings.source_hash_port else flags.discard)(PORT_FLAG)
+    return sum(_FLAGS[name] for name in flags)
+
+
+def _flag_problems(settings: ServiceSettings, scheduler: str) -> tuple[SettingProblem, ...]:
+    if scheduler in HASHING:
+        return ()
+    given = [
+        *(["scheduler-flags"] if settings.scheduler_flags else ()),
+        *(["source-hash-port"] if settings.source_hash_port else ()),
+    ]
+    hint = "set the annotation scheduler to sh or mh, or remove this one"
+    return _problems(settings, given, f"has no effect with scheduler {scheduler}", hint)
+
+
+def _problems(settings: ServiceSettings, names: Collection[str], message: str, hint: str) -> tuple[SettingProblem, ...]:
+    """Return a problem for each of *names* that is set."""
+    return tuple(
+        SettingProblem(one.annotation, one.value, message, hint) for one in settings.written if one.setting in names
+    )
+
+
+_MATCHES: Mapping[WeightKey, Callable[[Endpoint, str, NodeContext], bool]] = {
+    "address": lambda endpoint, name, _: endpoint.address == name,
+    "node": lambda endpoint, name, _: endpoint.node == name,
+    "own-node": lambda endpoint, _, context: endpoint.node == context.node_name != "",
+    "zone": lambda endpoint, name, _: endpoint.zone == name,
+    "own-zone": lambda endpoint, _, context: endpoint.zone == context.zone != "",
+    "others": lambda _endpoint, _name, _context: True,
+}
+
+
+@lru_cache(256)  # few differ, and one value for all endpoints saves memory
+def _real_server_spec(weight: int, max_connections: int) -> RealServerSpec:
+    """Return the spec; with the lower threshold that lets a new connection in as soon as one has ended."""
+    return RealServerSpec(weight, max_connections, max_connections)
+
+
+def _netmask(family: Family, length: int) -> str:
+    """Return the netmask of *length* as VirtualServerSpec has it; "" if each client is one for itself."""
+    if length in (0, _BITS[family]):
+        return ""
+    return str(IPv4Network((0, length)).netmask) if family == "IPv4" else str(length)

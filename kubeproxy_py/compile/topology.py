@@ -10,13 +10,18 @@ when one slice of many changes, the endpoints of the others are not evaluated ag
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from operator import attrgetter
+from typing import TypeVar
+from zlib import crc32
 
 from msgspec import Struct
 
 from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.settings import SpecOf
 from kubeproxy_py.model.rows import SERVING, RealServer, Rows, VirtualServer
-from kubeproxy_py.model.services import Endpoint, EndpointSlice, ServicePort
+from kubeproxy_py.model.services import Endpoint, EndpointSlice, ServiceName, ServicePort
 from kubeproxy_py.net import IP, Family
+
+_Item = TypeVar("_Item")
 
 
 class SelectionRule(Enum):
@@ -56,14 +61,14 @@ class SliceEndpoints:
         """Return the endpoints that *rule* selects."""
         return _SELECTORS[rule](self)
 
-    def rows(self, server: VirtualServer, rule: SelectionRule) -> Rows:
-        """Return the real servers of *server* by *rule*.
+    def rows(self, server: VirtualServer, rule: SelectionRule, make_rows: "MakeRows") -> Rows:
+        """Return the real servers of *server* by *rule*, as *make_rows* makes them, always the same one.
 
         The same dict is returned for the same arguments, so callers must not change it.
         """
         rows = self._rows.get((server, rule))
         if rows is None:
-            rows = self._rows[server, rule] = real_servers(server, self.selected(rule))
+            rows = self._rows[server, rule] = make_rows(server, self.selected(rule))
         return rows
 
     @property
@@ -140,9 +145,40 @@ def selects_any(endpoints: Iterable[SliceEndpoints], rule: SelectionRule) -> boo
     return any(part.selected(rule) for part in endpoints)
 
 
-def real_servers(server: VirtualServer, selected: Iterable[Backend]) -> Rows:
-    """Return the real servers of *server* for the *selected* endpoints."""
-    return {RealServer(server, b.address, b.port): SERVING for b in selected}
+def real_servers(
+    server: VirtualServer, selected: Sequence[Backend], spec_of: SpecOf | None = None, turn: int = 0
+) -> Rows:
+    """Return the real servers of *server* for the *selected* endpoints.
+
+    Args:
+        server: The virtual server.
+        selected: The endpoints.
+        spec_of: Returns the spec of each; None: all have the weight 1.
+        turn: Decides by which of them the rows begin (turned).
+    """
+    ordered = turned(selected, turn)
+    if spec_of is None:
+        return {RealServer(server, b.address, b.port): SERVING for b in ordered}
+    return {RealServer(server, b.address, b.port): spec_of(b.endpoint) for b in ordered}
+
+
+MakeRows = Callable[[VirtualServer, Sequence[Backend]], Rows]
+"""Returns the real servers of a virtual server for endpoints."""
+
+
+def turn_of(node: str, service: ServiceName) -> int:
+    """Return by how many places the endpoints of *service* are turned on *node*: any number, the same each time.
+
+    Round robin of each node begins with the endpoint that was added last, so without this all nodes would begin with
+    the same one, and a client with many connections through new nodes would hit it alone (kubernetes#121591).
+    """
+    return crc32(f"{node}/{service}".encode()) if node else 0
+
+
+def turned(items: Sequence[_Item], turn: int) -> Sequence[_Item]:
+    """Return *items* in their order, beginning with that in place *turn*, counted round and round."""
+    start = turn % len(items) if items else 0
+    return [*items[start:], *items[:start]] if start else items
 
 
 def is_local(endpoint: Endpoint, node: str) -> bool:

@@ -70,7 +70,7 @@ class Endpoint(Struct, frozen=True, gc=False):
     node: str = ""  # "": unknown, hence not local
     zone_hints: tuple[str, ...] = ()
     node_hints: tuple[str, ...] = ()
-    zone: str = ""  # of its node, for operators only; "": unknown
+    zone: str = ""  # of its node, for operators and weights; "": unknown
 
 
 class SlicePort(Struct, frozen=True, gc=False):

@@ -33,6 +33,7 @@ from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.drain_queue import DrainQueue
 from kubeproxy_py.reconcile.drift_watch import DriftWatch
+from kubeproxy_py.reconcile.failure_causes import missing_schedulers
 from kubeproxy_py.reconcile.full_compare import FullCompare
 from kubeproxy_py.reconcile.gone_addresses import GRACE_S
 from kubeproxy_py.reconcile.reconciler import Reconciler
@@ -340,6 +341,7 @@ class Agent:
     def _after_sync(self, report: SyncReport) -> None:
         """Enqueue the UDP virtual servers whose flows may be stale; then publish what was compiled."""
         self._oldest_event_s = None
+        self.compiler.record_missing_schedulers(missing_schedulers(report.failures))
         services = [state.name for state in report.states]
         self._surroundings.after_sync(self.compiler.desired.rows)
         contained("stale flows", self._enqueue_flows, report, services)

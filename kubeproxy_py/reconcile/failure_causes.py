@@ -1,11 +1,11 @@
 """Why steps failed: failures of one cause together, so that a missing module is one line of the log, not eighty."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from errno import EACCES, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EROFS
+from errno import EACCES, EMFILE, ENFILE, ENOBUFS, ENOENT, ENOMEM, EPERM, EROFS
 
 from msgspec import Struct
 
-from kubeproxy_py.model.rows import Key
+from kubeproxy_py.model.rows import Key, VirtualServerSpec
 from kubeproxy_py.model.steps import StepFailure
 
 _PRIVILEGES = "give the process the capabilities NET_ADMIN and NET_RAW in the host's network namespace"
@@ -82,3 +82,12 @@ def _root(key: Key, blockers: dict[Key, Key]) -> Key:
         seen.add(key)
         key = blockers[key]
     return key
+
+
+def missing_schedulers(failures: Iterable[StepFailure]) -> set[str]:
+    """Return the schedulers that the kernel lacks, by *failures*."""
+    return {
+        failure.step.spec.scheduler
+        for failure in failures
+        if failure.errno == ENOENT and isinstance(failure.step.spec, VirtualServerSpec)
+    }

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from kubeproxy_py.hinted_error import HintedError
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Service
+from kubeproxy_py.model.settings import NO_SETTINGS
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import SocketAddress
 from kubeproxy_py.sources.decode.objects import Value
@@ -271,7 +272,9 @@ def _add(line: _AnyLine, objects: Objects) -> None:
         case _ServiceLine(service=service, is_of_unknown_age=is_of_unknown_age):
             created_s = NEVER if is_of_unknown_age else service.created_s
             name, ports = _shared_name(service.name), share(service.ports)
-            objects["Service", name] = (replace(service, name=name, ports=ports, created_s=created_s),)
+            settings = NO_SETTINGS if service.settings == NO_SETTINGS else service.settings
+            changes = {"name": name, "ports": ports, "created_s": created_s, "settings": settings}
+            objects["Service", name] = (replace(service, **changes),)
         case _SliceLine(slice=endpoint_slice):
             objects["EndpointSlice", endpoint_slice.name] = (_shared(endpoint_slice),)
         case _EndpointsLine(name=name, slices=slices):
