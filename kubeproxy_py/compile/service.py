@@ -39,6 +39,7 @@ from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
 
+_SLICE_TURN_BITS = 16  # of the turn of slices, above those of the turn of endpoints within each
 _ONLY_CLUSTER_IP = frozenset((FrontendKind.CLUSTER_IP,))
 
 
@@ -89,7 +90,7 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
         # An externalIP of the node and a NodePort may make one frontend of two ports; then the earlier port has it.
         served = [frontend for frontend in frontends(port, context, taken, lost) if frontend.server not in earlier]
         earlier.update([frontend.server for frontend in served])
-        endpoints = turned(cache.slice_endpoints(slices, port.family, port.port, context), turn)
+        endpoints = turned(cache.slice_endpoints(slices, port.family, port.port, context), turn >> _SLICE_TURN_BITS)
         spec = settings.server_spec(port.family)
         port_rows, *slice_parts = _port_parts(port, served, endpoints, context, spec, make_rows)
         common |= port_rows

@@ -1,0 +1,240 @@
+"""What the settings of a Service amount to on this node."""
+
+from collections import Counter
+
+import pytest
+
+from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.service import compile_service
+from kubeproxy_py.compile.settings import setting_refusals
+from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.refusal import SETTING_IGNORED
+from kubeproxy_py.model.rows import (
+    FLAG_PERSISTENT,
+    FLAG_SCHED_1,
+    FLAG_SCHED_2,
+    RealServer,
+    RealServerSpec,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.model.services import Service
+from kubeproxy_py.model.settings import NO_SETTINGS
+from kubeproxy_py.sources.decode.settings import PREFIX, read_settings
+from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, service
+
+BOTH = ("10.96.0.10", "fd00:96::10")
+SERVER, SERVER_6 = (VirtualServer(address, 80, "TCP") for address in BOTH)
+ENDPOINTS = (
+    endpoint("10.244.1.5", HERE, zone="zone-a"),
+    endpoint("10.244.2.5", THERE, zone="zone-a"),
+    endpoint("10.244.3.5", "node-c", zone="zone-b"),
+    endpoint("10.244.4.5", "", zone=""),
+)
+
+
+def annotated(annotations: dict[str, str], **fields: object) -> Service:
+    """shop/web in both families with *annotations*, named without our prefix."""
+    settings = read_settings({PREFIX + name: value for name, value in annotations.items()})
+    assert not settings.problems
+    return service(cluster_ips=BOTH, settings=settings, **fields)  # type: ignore[arg-type]
+
+
+def compiled(given: Service, context: NodeContext) -> Rows:
+    slices = [endpoint_slice(endpoints=ENDPOINTS), endpoint_slice(endpoints=[endpoint("fd00:1::5")], suffix="6")]
+    return compile_service(given, slices, context)
+
+
+def spec_of(annotations: dict[str, str], affinity_timeout_s: int = 0, **node: object) -> VirtualServerSpec:
+    rows = compiled(annotated(annotations, affinity_timeout_s=affinity_timeout_s), node_context(**node))
+    spec = rows[SERVER]
+    assert isinstance(spec, VirtualServerSpec)
+    return spec
+
+
+def ignored(annotations: dict[str, str], affinity_timeout_s: int = 0, **node: object) -> dict[str, str]:
+    """Return the message of each setting that is ignored, by its name without our prefix."""
+    given = annotated(annotations, affinity_timeout_s=affinity_timeout_s)
+    refusals = setting_refusals(given, node_context(**node))
+    assert all(refusal.reason == SETTING_IGNORED and refusal.hint for refusal in refusals)
+    return {one.subject.removeprefix(PREFIX).partition("=")[0]: one.message for one in refusals}
+
+
+def weights(annotations: dict[str, str], context: NodeContext | None = None) -> list[int]:
+    rows = compiled(annotated(annotations), context or node_context())
+    specs = [rows[RealServer(SERVER, each.address, 8080)] for each in ENDPOINTS]
+    assert all(isinstance(spec, RealServerSpec) for spec in specs)
+    return [spec.weight for spec in specs if isinstance(spec, RealServerSpec)]
+
+
+def test_without_settings_rows_are_those_of_a_service_without_any() -> None:
+    for scheduler in ("rr", "wrr", "mh", "sh"):
+        context = node_context(scheduler=scheduler)
+        for timeout_s in (0, 600):
+            plain = compiled(service(cluster_ips=BOTH, affinity_timeout_s=timeout_s), context)
+            drained = annotated({"drain-deadline": "5m"}, affinity_timeout_s=timeout_s)
+            assert compiled(drained, context) == plain
+            assert setting_refusals(drained, context) == ()
+
+
+def test_scheduler_is_that_of_the_service_else_that_of_the_node() -> None:
+    assert spec_of({"scheduler": "wlc"}) == VirtualServerSpec("wlc")
+    assert spec_of({"scheduler": "rr"}, scheduler="mh") == VirtualServerSpec("rr")
+    assert spec_of({"max-connections": "1"}, scheduler="mh") == VirtualServerSpec("mh", FLAG_SCHED_2)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "flags"),
+    [
+        ({"scheduler": "sh"}, 0),
+        ({"scheduler": "mh"}, FLAG_SCHED_2),
+        ({"scheduler": "sh", "scheduler-flags": "sh-port"}, FLAG_SCHED_2),
+        ({"scheduler": "sh", "scheduler-flags": "sh-fallback,sh-port"}, FLAG_SCHED_1 | FLAG_SCHED_2),
+        ({"scheduler": "mh", "scheduler-flags": "mh-fallback"}, FLAG_SCHED_1),
+        ({"scheduler": "mh", "scheduler-flags": ""}, 0),
+        ({"scheduler": "mh", "source-hash-port": "false"}, 0),
+        ({"scheduler": "sh", "source-hash-port": "true"}, FLAG_SCHED_2),
+        (
+            {"scheduler": "sh", "scheduler-flags": "sh-fallback", "source-hash-port": "true"},
+            FLAG_SCHED_1 | FLAG_SCHED_2,
+        ),
+        ({"scheduler": "mh", "scheduler-flags": "mh-port", "source-hash-port": "false"}, 0),
+    ],
+)
+def test_flags_of_hashing_schedulers(annotations: dict[str, str], flags: int) -> None:
+    assert spec_of(annotations).flags == flags
+    assert ignored(annotations) == {}
+
+
+def test_flags_of_a_scheduler_that_does_not_hash_are_ignored_with_its_name() -> None:
+    wrong = {"scheduler": "wrr", "scheduler-flags": "sh-port", "source-hash-port": "true"}
+    assert spec_of(wrong).flags == 0
+    assert ignored(wrong) == dict.fromkeys(
+        ("scheduler-flags", "source-hash-port"), "has no effect with scheduler wrr; ignored"
+    )
+    assert ignored({"source-hash-port": "true"}, scheduler="sh") == {}
+    assert ignored({"source-hash-port": "false", "scheduler-flags": ""}) == {}
+
+
+def test_weights_are_by_the_most_specific_key() -> None:
+    assert weights({"weights": "zone/zone-b=3"}) == [1, 1, 3, 1]
+    assert weights({"weights": "others=2, own-zone=10, own-node=20"}) == [20, 10, 2, 2]
+    assert weights({"weights": "own-node=20, node/node-a=7, address/10.244.1.5=9, zone/zone-a=5"}) == [9, 5, 1, 1]
+    assert weights({"weights": "own-zone=10, own-node=10"}, node_context(node_name="", zone="")) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("node", "twin"), [("rr", "wrr"), ("lc", "wlc"), ("wrr", "wrr"), ("wlc", "wlc"), ("mh", "mh"), ("sed", "sed")]
+)
+def test_weights_make_the_scheduler_of_the_node_a_weighted_one(node: str, twin: str) -> None:
+    assert spec_of({"weights": "others=2"}, scheduler=node).scheduler == twin
+    assert ignored({"weights": "others=2"}, scheduler=node) == {}
+
+
+@pytest.mark.parametrize("scheduler", ["rr", "lc", "dh"])
+def test_weights_beside_an_unweighted_scheduler_of_the_service_itself_are_ignored(scheduler: str) -> None:
+    both = {"weights": "others=2", "scheduler": scheduler}
+    assert spec_of(both).scheduler == scheduler
+    assert weights(both) == [1, 1, 1, 1]
+    assert ignored(both) == {"weights": f"has no effect with scheduler {scheduler}; ignored"}
+
+
+def test_a_scheduler_that_the_kernel_lacks_is_that_of_the_node_instead() -> None:
+    missing = frozenset(("wrr", "twos"))
+    assert spec_of({"scheduler": "twos"}, missing_schedulers=missing).scheduler == "rr"
+    assert "the kernel of this node lacks" in ignored({"scheduler": "twos"}, missing_schedulers=missing)["scheduler"]
+    assert spec_of({"weights": "others=2"}, missing_schedulers=missing).scheduler == "rr"
+    assert weights({"weights": "others=2"}, node_context(missing_schedulers=missing)) == [1, 1, 1, 1]
+    assert "wrr" in ignored({"weights": "others=2"}, missing_schedulers=missing)["weights"]
+    both = {"weights": "others=2", "scheduler": "wrr"}
+    assert set(ignored(both, missing_schedulers=missing)) == {"weights", "scheduler"}
+
+
+def test_affinity_has_the_timeout_and_the_mask_of_the_annotations() -> None:
+    masked = {"affinity-timeout": "48h", "affinity-mask": "ipv4/24,ipv6/56"}
+    rows = compiled(annotated(masked, affinity_timeout_s=600), node_context())
+    assert rows[SERVER] == VirtualServerSpec("rr", FLAG_PERSISTENT, 172800, "255.255.255.0")
+    assert rows[SERVER_6] == VirtualServerSpec("rr", FLAG_PERSISTENT, 172800, "56")
+    assert spec_of({"affinity-mask": "ipv4/32"}, 600) == VirtualServerSpec("rr", FLAG_PERSISTENT, 600)
+    only_ipv6 = compiled(annotated({"affinity-mask": "ipv6/64"}, affinity_timeout_s=600), node_context())
+    assert (only_ipv6[SERVER], only_ipv6[SERVER_6]) == (
+        VirtualServerSpec("rr", FLAG_PERSISTENT, 600),
+        VirtualServerSpec("rr", FLAG_PERSISTENT, 600, "64"),
+    )
+
+
+def test_affinity_settings_without_affinity_are_ignored() -> None:
+    masked = {"affinity-timeout": "48h", "affinity-mask": "ipv4/24"}
+    assert spec_of(masked) == VirtualServerSpec("rr")
+    assert ignored(masked) == dict.fromkeys(masked, "has no effect without spec.sessionAffinity: ClientIP; ignored")
+    assert ignored(masked, 600) == {}
+
+
+def test_limit_of_connections_is_that_of_each_endpoint_of_each_family() -> None:
+    rows = compiled(annotated({"max-connections": "100", "weights": "own-node=5"}), node_context())
+    assert rows[RealServer(SERVER, "10.244.1.5", 8080)] == RealServerSpec(5, 100, 100)
+    assert rows[RealServer(SERVER, "10.244.2.5", 8080)] == RealServerSpec(1, 100, 100)
+    assert rows[RealServer(SERVER_6, "fd00:1::5", 8080)] == RealServerSpec(5, 100, 100)
+
+
+def test_settings_apply_where_a_service_has_several_slices() -> None:
+    slices = [endpoint_slice(endpoints=[each], suffix=str(index)) for index, each in enumerate(ENDPOINTS)]
+    given = annotated({"weights": "zone/zone-b=3", "max-connections": "7"})
+    rows = compile_service(given, slices, node_context())
+    assert rows == compile_service(given, [endpoint_slice(endpoints=ENDPOINTS)], node_context())
+
+
+def test_a_missing_scheduler_has_its_services_compiled_again_and_named() -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context())
+    compiler.handle_event(ServiceUpserted(annotated({"scheduler": "twos"})))
+    compiler.handle_event(SliceUpserted(endpoint_slice()))
+    compiler.compile()
+    compiler.record_missing_schedulers(["twos", "rr"])
+    assert compiler.compile() == [SERVER, SERVER_6]
+    assert compiler.desired.rows[SERVER] == VirtualServerSpec("rr")
+    (refusal,) = compiler.refusals.of(name("web"))
+    assert (refusal.reason, refusal.hint) == (SETTING_IGNORED, "modprobe ip_vs_twos")
+    compiler.record_missing_schedulers(["twos"])
+    assert not compiler.has_work(), "compiled again for nothing new"
+    compiler.reconfigure(lambda _node, _addresses: node_context())
+    compiler.compile()
+    assert compiler.desired.rows[SERVER] == VirtualServerSpec("twos"), "a reload does not try again"
+
+
+def test_no_settings_means_no_refusals_and_one_value() -> None:
+    assert service().settings is NO_SETTINGS
+    assert setting_refusals(service(), node_context()) == ()
+
+
+# The first endpoint
+
+
+def order(node: str, service_text: str = "web", slices: int = 1) -> list[str]:
+    """Return the addresses of the endpoints in the order in which *node* adds them first."""
+    addresses = [f"10.244.{number}.5" for number in range(10)]
+    size = len(addresses) // slices
+    parts = [
+        endpoint_slice(service_text, addresses[start : start + size], suffix=str(start))
+        for start in range(0, len(addresses), size)
+    ]
+    rows = compile_service(service(service_text), parts, node_context(node_name=node))
+    return [key.address for key in rows if isinstance(key, RealServer)]
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5, 10])
+def test_the_first_and_the_last_endpoint_differ_by_node_and_by_service(slices: int) -> None:
+    orders = [order(f"node-{number}", slices=slices) for number in range(200)]
+    assert all(sorted(each) == sorted(orders[0]) for each in orders), "other rows"
+    for place in (0, -1):
+        counts = Counter(each[place] for each in orders)
+        assert len(counts) == len(orders[0])
+        assert max(counts.values()) < 40, counts
+    by_service = Counter(order("node-a", f"web-{number}", slices)[-1] for number in range(200))
+    assert len(by_service) == len(orders[0])
+
+
+def test_the_order_is_the_same_each_time_and_as_given_where_the_node_is_unknown() -> None:
+    assert order("node-a") == order("node-a")
+    assert order("") == sorted(order(""))
