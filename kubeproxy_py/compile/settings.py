@@ -88,6 +88,19 @@ def applied(service: Service, context: NodeContext) -> Applied:
     return Applied(scheduler, flags, timeout_s, prefixes, weights, limit, problems)
 
 
+def settings_in_force(service: Service, context: NodeContext) -> dict[str, str]:
+    """Return the annotations of *service* that have effect on the node *context*, with their values."""
+    if service.settings is NO_SETTINGS:
+        return {}
+    ignored = {problem.annotation for problem in applied(service, context).problems}
+    return {one.annotation: one.value for one in service.settings.written if one.annotation not in ignored}
+
+
+def flag_names(flags: int) -> tuple[str, ...]:
+    """Return the names of the scheduler's flags among *flags* of a virtual server."""
+    return tuple(name for name, flag in _FLAGS.items() if flags & flag)
+
+
 def setting_refusals(service: Service, context: NodeContext) -> tuple[Refusal, ...]:
     """Return the settings of *service* that are ignored on the node *context*."""
     if service.settings is NO_SETTINGS:  # nearly always

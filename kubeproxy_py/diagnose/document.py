@@ -39,6 +39,7 @@ class RealServerState(Document, frozen=True):
     error: str = ""  # why it is not as it should be
     active: int | None = None  # active connections
     inactive: int | None = None  # inactive connections (closing, or UDP)
+    max_connections: int = 0  # with which it gets no new ones, in the kernel; 0: no limit
 
 
 class VirtualServerState(Document, frozen=True):
@@ -62,6 +63,8 @@ class VirtualServerState(Document, frozen=True):
     active: int | None = None  # active connections of all real servers
     inactive: int | None = None
     real_servers: tuple[RealServerState, ...] | None = None  # null: not listed
+    affinity_mask: str = ""  # of clients that share an endpoint by affinity, as ipvsadm prints it; "": none does
+    scheduler_flags: tuple[str, ...] = ()  # fallback, port
 
 
 class ServiceState(Document, frozen=True):
@@ -72,6 +75,7 @@ class ServiceState(Document, frozen=True):
     type: str  # of the Service; "": these virtual servers belong to no Service
     virtual_servers: tuple[VirtualServerState, ...] = ()
     notes: tuple[str, ...] = ()  # what was left out of the objects, what is refused, what cannot be compiled
+    settings: dict[str, str] = {}  # the annotations that are in force, as they were written
 
 
 class ScopeError(Document, frozen=True):

@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 
 from kubeproxy_py.diagnose.document import EndpointState, Explanation, RowState, ServiceExplanation
-from kubeproxy_py.diagnose.status_text import address_text, agent_lines, duration_text, plain_lines, real_cells
+from kubeproxy_py.diagnose.status_text import (
+    address_text,
+    affinity_text,
+    agent_lines,
+    plain_lines,
+    real_cells,
+    scheduler_text,
+    settings_lines,
+)
 
 _ROWS_SHOWN = 60  # of each Service; those in trouble are always shown
 
@@ -40,12 +48,13 @@ def _lines(explanation: Explanation) -> Iterator[str]:
 def _service_lines(one: ServiceExplanation) -> Iterator[str]:
     service = one.service
     yield f"Service {service.namespace}/{service.name} ({service.type})"
+    yield from settings_lines(service)
     for server in service.virtual_servers:
         port = f" port {server.port_name}" if server.port_name else ""
         details = [
-            f"scheduler {server.scheduler}" if server.scheduler else "",
+            f"scheduler {scheduler_text(server)}" if server.scheduler else "",
             f"policy {server.policy}" if server.policy else "",
-            f"affinity {duration_text(server.affinity_seconds)}" if server.affinity_seconds else "",
+            f"affinity {affinity_text(server)}" if server.affinity_seconds else "",
             f"only from {', '.join(server.source_ranges)}" if server.source_ranges else "",
         ]
         state = f"{server.status}: {server.reason}" if server.reason else server.status

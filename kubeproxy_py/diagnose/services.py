@@ -11,6 +11,7 @@ from msgspec import Struct
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.claims import Claim
 from kubeproxy_py.compile.frontends import external_local, source_ranges
+from kubeproxy_py.compile.settings import flag_names, settings_in_force
 from kubeproxy_py.compile.unserved import Unserved, unserved_outside, unserved_reason
 from kubeproxy_py.diagnose.document import (
     RealServerState,
@@ -94,8 +95,9 @@ class ServiceView:
         pods = self.pods(name) if lists_real_servers else {}
         detail = _Detail(snapshot.parts.get(name, ()), pods, connections, lists_real_servers)
         states = [self._server(service, server, desired.get(server, ()), detail) for server in servers]
+        settings = settings_in_force(service, snapshot.context) if states else {}
         notes = tuple(self._notes(service)) if self._may_have_notes(service) else ()
-        return ServiceState(name.namespace, name.name, service.type, tuple(states), notes)
+        return ServiceState(name.namespace, name.name, service.type, tuple(states), notes, settings)
 
     def orphans(self, connections: ConnectionCounts | None = None, *, lists_real_servers: bool = True) -> ServiceState:
         """Return the virtual servers in the kernel that no Service has, and that are still to be deleted.
@@ -179,6 +181,8 @@ class ServiceView:
             active,
             inactive,
             self._real_servers_of(keys, detail),
+            affinity_mask=spec.netmask if spec else "",
+            scheduler_flags=flag_names(spec.flags) if spec else (),
         )
 
     def _refused(
@@ -289,6 +293,7 @@ class ServiceView:
             trouble_text(snapshot, key),
             count.active if count else None,
             count.inactive if count else None,
+            spec.upper if isinstance(spec, RealServerSpec) else 0,
         )
 
     def _may_have_notes(self, service: Service) -> bool:

@@ -136,6 +136,7 @@ def _table(state: State, pause: Callable[[], None], *, wide: bool) -> Iterator[s
             yield line(next(rest))
             if server.real_servers:
                 yield from (real_line(next(real_rest)) for _ in server.real_servers)
+        yield from settings_lines(service)
         if service.notes:
             yield from _notes(service)
         if number % _BATCH == 0:
@@ -148,6 +149,22 @@ def _notes(service: ServiceState) -> Iterator[str]:
     if not service.virtual_servers:
         yield f"{service.namespace}/{service.name}"
     yield from (f"  ! {note}" for note in service.notes)
+
+
+def settings_lines(service: ServiceState) -> Iterator[str]:
+    """Yield a line for each annotation that is in force."""
+    yield from (f"  = {annotation}: {value}" for annotation, value in service.settings.items())
+
+
+def scheduler_text(server: VirtualServerState) -> str:
+    """Return the scheduler with its flags: ``sh (port)``."""
+    return f"{server.scheduler} ({', '.join(server.scheduler_flags)})" if server.scheduler_flags else server.scheduler
+
+
+def affinity_text(server: VirtualServerState) -> str:
+    """Return the time for which a client, or those of one network, have the same endpoint."""
+    mask = f" by mask {server.affinity_mask}" if server.affinity_mask else ""
+    return duration_text(server.affinity_seconds) + mask
 
 
 def _line_maker(rows: Sequence[tuple[str, ...]]) -> Callable[[tuple[str, ...]], str]:
@@ -175,24 +192,24 @@ def _real_state(real: RealServerState) -> str:
     if real.status == "draining":
         until = f", until {real.deadline} at the latest" if real.deadline else ""
         return f"draining since {real.since}{until}"
-    return f"{real.status}: {real.error}" if real.error else real.status
+    limit = f", at most {real.max_connections:,} connections" if real.max_connections else ""
+    return f"{real.status}: {real.error}" if real.error else f"{real.status}{limit}"
 
 
 def _cells(service: ServiceState, server: VirtualServerState) -> tuple[str, ...]:
-    state = _state_text(server)
-    if server.policy == "Local":
-        state += "; policy Local"
-    if server.affinity_seconds:
-        state += f"; affinity {duration_text(server.affinity_seconds)}"
-    if server.source_ranges:
-        state += f"; from {', '.join(server.source_ranges)}"
+    more = [
+        "policy Local" if server.policy == "Local" else "",
+        f"affinity {affinity_text(server)}" if server.affinity_seconds else "",
+        f"from {', '.join(server.source_ranges)}" if server.source_ranges else "",
+    ]
+    state = "; ".join((_state_text(server), *filter(None, more)))
     return (*_first_cells(service, server), _endpoints(server), state)
 
 
 def _wide_cells(service: ServiceState, server: VirtualServerState) -> tuple[str, ...]:
     return (
         *_first_cells(service, server),
-        duration_text(server.affinity_seconds) if server.affinity_seconds else "-",
+        affinity_text(server) if server.affinity_seconds else "-",
         server.policy or "-",
         ",".join(server.source_ranges) or "-",
         _endpoints(server),

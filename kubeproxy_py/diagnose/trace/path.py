@@ -31,6 +31,8 @@ from kubeproxy_py.diagnose.trace.walk import Hooks
 from kubeproxy_py.diagnose.trace.way import End, Step, Way
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
+    FLAG_SCHED_1,
+    FLAG_SCHED_2,
     Address,
     IpsetEntry,
     RealServer,
@@ -43,7 +45,7 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.net import IP, family_of
 
 _IPVS_CONNTRACK = Sysctl("net/ipv4/vs/conntrack")
-_HASHING = {"sh": "by the client's address", "dh": "by the Service's address", "mh": "by the client's address and port"}
+_HASHING = {"sh": "by the client's address", "dh": "by the Service's address", "mh": "by the client's address"}
 
 
 def trace(
@@ -293,7 +295,8 @@ class _Tracer(Struct, frozen=True, gc=False):
             if branch.fate != "served" or branch.is_masqueraded:
                 continue
             yield from self._answer_notes(packet, branch)
-        if isinstance(spec, VirtualServerSpec) and spec.scheduler in ("sh", "dh") and draining:
+        is_hashing = isinstance(spec, VirtualServerSpec) and spec.scheduler in ("sh", "dh")
+        if isinstance(spec, VirtualServerSpec) and is_hashing and draining and not spec.flags & FLAG_SCHED_1:
             yield f"clients that {spec.scheduler} assigns to a draining real server are refused until it is deleted"
 
     def _answer_notes(self, packet: Packet, branch: Branch) -> Iterator[str]:
@@ -327,5 +330,7 @@ def _endpoints(count: int) -> str:
 
 def _scheduler_words(spec: VirtualServerSpec) -> str:
     how = _HASHING.get(spec.scheduler)
-    text = f"{spec.scheduler}, {how}" if how else spec.scheduler
-    return f"{text}; one for each client for {spec.persistence_s} s" if spec.persistence_s else text
+    port = " and port" if spec.flags & FLAG_SCHED_2 else ""
+    text = f"{spec.scheduler}, {how}{port}" if how else spec.scheduler
+    whom = f"the clients of a network by mask {spec.netmask}" if spec.netmask else "each client"
+    return f"{text}; one for {whom} for {spec.persistence_s} s" if spec.persistence_s else text
