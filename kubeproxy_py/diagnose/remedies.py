@@ -31,7 +31,7 @@ def _drains(service: ServiceState, real_servers: Iterable[RealServerState]) -> I
     yield (
         f"{active} open connection{'' if active == 1 else 's'} keep{'s' * (active == 1)} what drains: let the clients "
         "close them (ipvsadm -Lnc lists them), or set an end: kubectl -n "
-        f"{service.namespace} annotate service {service.name} kubeproxy-py/drain-deadline=30m, or --drain-deadline"
+        f"{service.namespace} annotate service {service.name} kubeproxy-py.io/drain-deadline=30m, or --drain-deadline"
     )
 
 

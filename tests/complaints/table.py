@@ -133,7 +133,7 @@ COMPLAINTS = (
         "A pod that was deleted still gets traffic, for hours",
         "explain shop/drains",
         ("draining since", "1 open connection keeps what drains"),
-        ("kubeproxy-py/drain-deadline=30m", "--drain-deadline"),
+        ("kubeproxy-py.io/drain-deadline=30m", "--drain-deadline"),
     ),
     Complaint(
         "conn-reuse-mode",

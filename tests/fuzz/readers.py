@@ -72,6 +72,7 @@ from kubeproxy_py.server.http_messages import NOT_FOUND, BadRequestError, Reques
 from kubeproxy_py.server.snapshots import Snapshots
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.decode.objects import decode
+from kubeproxy_py.sources.decode.settings import PREFIX, SETTINGS, read_settings
 from kubeproxy_py.sources.kubernetes.certificates import validity_periods
 from kubeproxy_py.sources.kubernetes.kubeconfig import parse_kubeconfig
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
@@ -295,6 +296,13 @@ def _manifest(suffix: str) -> Callable[[bytes], object]:
     return lambda data: parse_manifest(f"shop{suffix}", data, "node-a")
 
 
+def _service_settings(data: bytes) -> None:
+    """Read the text as the value of each annotation, and as the name of one."""
+    text = data.decode(errors="replace")
+    for name in (*SETTINGS, text):
+        read_settings({PREFIX + name: text})
+
+
 def _configuration(data: bytes) -> None:
     load({"config": "config.yaml"}, data)
 
@@ -414,6 +422,7 @@ READERS = (
     Reader("proc", _proc),
     Reader("manifests-yaml", _manifest(".yaml"), (), seeds.manifests),
     Reader("manifests-json", _manifest(".json"), (), seeds.manifests_in_json),
+    Reader("service-settings", _service_settings),
     Reader("configuration", _configuration, (ConfigError,), seeds.configurations),
     Reader("flags", _flags, (ConfigError,)),
     Reader("kubeconfig", _kubeconfig, (SourceError,)),

@@ -27,8 +27,10 @@ from kubeproxy_py.model.services import (
     ServiceType,
     SlicePort,
 )
+from kubeproxy_py.model.settings import NO_SETTINGS
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.net import Family, SocketAddress
+from kubeproxy_py.sources.decode.settings import PREFIX, read_settings
 from tests.builders import HERE, THERE
 
 _SERVICE_NAMES = [ObjectName("shop", n) for n in ("api", "cart", "db", "web")]
@@ -74,6 +76,21 @@ _booleans = st.booleans()
 _health_ports = st.sampled_from([0, 31000])
 _proxy_names = st.sampled_from([None, None, None, "other"])
 _creations_s = st.sampled_from([NEVER, 1.0, 2.0])
+_ANNOTATIONS = {
+    "scheduler": ["wrr", "mh", "sh", "rr", "none-such"],
+    "source-hash-port": ["true", "false"],
+    "weights": ["own-node=3", "zone/zone-a=2, others=5", "address/10.244.1.5=9", "wrong"],
+    "max-connections": ["5", "0"],
+    "affinity-mask": ["ipv4/24", "ipv4/16,ipv6/64"],
+    "affinity-timeout": ["1h"],
+    "unknown": ["x"],
+}
+_settings = st.one_of(
+    st.just(NO_SETTINGS),
+    st.fixed_dictionaries(
+        {}, optional={PREFIX + key: st.sampled_from(texts) for key, texts in _ANNOTATIONS.items()}
+    ).map(read_settings),
+)
 
 
 @st.composite
@@ -95,6 +112,7 @@ def _services(draw: st.DrawFn) -> Service:
         health_check_node_port=draw(_health_ports),
         proxy_name=draw(_proxy_names),
         created_s=draw(_creations_s),
+        settings=draw(_settings),
     )
 
 
@@ -114,6 +132,7 @@ _endpoints = {
             node=st.sampled_from([HERE, THERE, ""]),
             zone_hints=st.sampled_from([(), ("zone-a",), ("zone-b",)]),
             node_hints=st.sampled_from([(), (), (HERE,), (THERE,)]),
+            zone=st.sampled_from(["", "zone-a", "zone-b"]),
         ),
         max_size=4,
     )
