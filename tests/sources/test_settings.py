@@ -144,6 +144,16 @@ def test_an_unknown_name_under_the_prefix_is_named_with_the_nearest() -> None:
     assert all(name in far.hint for name in SETTINGS)
 
 
+def test_what_one_service_can_cost_is_bounded() -> None:
+    many = ",".join(f"node/n{number}=1" for number in range(101))
+    (problem,) = read_settings({PREFIX + "weights": many}).problems
+    assert problem.message == "has more than 100 weights"
+    assert len(problem.value) <= 200
+    unknown = {f"{PREFIX}x{number}": "" for number in range(1000)}
+    settings = read_settings({**unknown, PREFIX + "max-connections": "5"})
+    assert (settings.max_connections, len(settings.problems)) == (5, 10)
+
+
 def test_one_wrong_value_leaves_the_others_in_force() -> None:
     settings = read_settings({PREFIX + "scheduler": "foo", PREFIX + "max-connections": "5", PREFIX + "x": "y"})
     assert settings.max_connections == 5

@@ -37,6 +37,8 @@ OTHER_NAMES: Mapping[str, str] = {
 _MARKER = re.compile(rb"kube(?:proxy-py|-router\.io)")  # without the slash, which JSON may escape
 
 _WEIGHT_MAX = 65535  # ipvsadm(8)
+_WEIGHTS_MAX = 100  # each is looked at for each endpoint
+_UNKNOWN_MAX = 10  # unknown names of one Service that are named
 _CONNECTIONS_MAX = 2**31 - 1
 _TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits
 _PREFIX_MAX: Mapping[Family, int] = {"IPv4": 32, "IPv6": 128}
@@ -83,6 +85,8 @@ def _boolean(text: str) -> bool:
 
 def _weights(text: str) -> tuple[Weight, ...]:
     weights = [_weight(part.strip()) for part in text.split(",") if part.strip()]
+    if len(weights) > _WEIGHTS_MAX:
+        raise _invalid(f"has more than {_WEIGHTS_MAX} weights", "use zones, and others")
     if not weights:
         raise _invalid("has no weight", "such as zone/a=3, own-zone=10, others=1")
     keys = [(weight.key, weight.name) for weight in weights]
@@ -238,12 +242,15 @@ _DECODER = msgspec.json.Decoder(_ObjectWire)
 
 
 def _ours(annotations: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each annotation that sets something, and the name of the setting; those of others first."""
+    """Yield each annotation that sets something, and the name of the setting; then unknown ones under our prefix."""
     for annotation, name in OTHER_NAMES.items():
         if annotation in annotations and PREFIX + name not in annotations:
             yield annotation, name
-    for annotation in sorted(text for text in annotations if isinstance(text, str) and text.startswith(PREFIX)):
-        yield annotation, annotation.removeprefix(PREFIX)
+    ours = sorted(text for text in annotations if isinstance(text, str) and text.startswith(PREFIX))
+    names = [annotation.removeprefix(PREFIX) for annotation in ours]
+    yield from ((PREFIX + name, name) for name in names if name in SETTINGS)
+    unknown = [name for name in names if name not in SETTINGS]
+    yield from ((PREFIX + name, name) for name in unknown[:_UNKNOWN_MAX])
 
 
 def _invalid(message: str, hint: str) -> FieldError:
