@@ -21,7 +21,7 @@ from kubeproxy_py.model.kube_names import POLICY_MARK_SETS
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import foreign_mark_servers
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.refusal import grouped
+from kubeproxy_py.model.refusal import SETTING_IGNORED, grouped
 from kubeproxy_py.model.rows import Rows
 from kubeproxy_py.model.steps import Plan
 from kubeproxy_py.net import FAMILIES
@@ -132,6 +132,11 @@ def _rendered(steps: Plan, parts: Parts, options: PlanOptions) -> str:
 def _log_refusals(parts: Parts) -> None:
     """Log what is refused of Services, which the agent publishes as Events."""
     for refusal in grouped(parts.compiler.refusals):
+        if refusal.reason == SETTING_IGNORED:
+            why = f"{refusal.message} ({refusal.hint})"
+            details = values(service=refusal.service, setting=refusal.subject, why=why)
+            log.warning("Ignored a setting of a Service", extra=details)
+            continue
         details = values(service=refusal.service, address=refusal.subject, reason=refusal.reason, why=refusal.message)
         log.warning("Refused an address of a Service", extra=details)
 

@@ -58,6 +58,23 @@ def test_plan_logs_the_refused_addresses_of_services_and_plans_the_others(
     assert "127.0.0.1:80" not in printed.out
 
 
+def test_plan_shows_settings_and_names_those_that_are_ignored(plan: Plan) -> None:
+    web = manifest_objects.service()
+    web["metadata"]["annotations"] = {
+        "kubeproxy-py.io/scheduler": "wlc",
+        "kubeproxy-py.io/max-connections": "9",
+        "kubeproxy-py.io/weights": "zone=1",
+    }
+    _, printed, log = plan(web, manifest_objects.endpoint_slice())
+    assert "VirtualServer 10.96.0.10:80/TCP  (wlc)" in printed
+    assert "(weight 1 connections 9, again below 9)" in printed
+    (line,) = [line for line in log.splitlines() if "setting" in line]
+    assert line.startswith(
+        "warning: Ignored a setting of a Service (service: shop/web; setting: kubeproxy-py.io/weights=zone=1; why: "
+        "'zone=1' is no weight of endpoints; ignored (such as zone/a=3"
+    )
+
+
 def test_plan_of_an_empty_kernel_serves_node_ports_at_the_addresses_of_the_node(plan: Plan) -> None:
     status, printed, log = plan(node("192.168.3.10", "fd00::10"), node_port_service())
     assert "VirtualServer 192.168.3.10:30080/TCP" in printed

@@ -13,6 +13,7 @@ from kubeproxy_py.diagnose.status_text import ago_text, duration_text, render, s
 from kubeproxy_py.model.events import ServiceDeleted, SliceUpserted
 from kubeproxy_py.model.rows import Connections, RealServer, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, SlicePort
+from kubeproxy_py.sources.decode.settings import read_settings
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, port, service
 from tests.diagnose.view import agent_with, only_server, only_service, snapshot_of, snapshot_with, state_of
 from tests.reconcile.harness import POD, AgentHarness
@@ -269,3 +270,28 @@ def test_full_compare_that_has_not_been_is_never() -> None:
     assert ", full compare never; drift since" in status_text(state)
     later = msgspec.structs.replace(state.agent, last_full_compare=state.time)
     assert ", full compare 0s ago; drift since" in status_text(msgspec.structs.replace(state, agent=later))
+
+
+def test_settings_in_force_are_listed_and_ignored_ones_are_notes() -> None:
+    wanted = {"scheduler": "wrr", "max-connections": "9", "affinity-mask": "ipv4/24", "wieghts": "x"}
+    settings = read_settings({f"kubeproxy-py.io/{key}": value for key, value in wanted.items()})
+    snapshot = snapshot_with(service(settings=settings), endpoint_slice())
+    state = only_service(snapshot)
+    assert state.settings == {"kubeproxy-py.io/scheduler": "wrr", "kubeproxy-py.io/max-connections": "9"}
+    assert sorted(note.partition("=")[0] for note in state.notes) == [
+        "SettingIgnored: kubeproxy-py.io/affinity-mask",
+        "SettingIgnored: kubeproxy-py.io/wieghts",
+    ]
+    (real,) = only_server(snapshot).real_servers or ()
+    assert (only_server(snapshot).scheduler, real.max_connections) == ("wrr", 9)
+    text = status_text(state_of(snapshot))
+    assert "  = kubeproxy-py.io/scheduler: wrr\n" in text
+    assert "serving, at most 9 connections" in text
+
+
+def test_flags_and_mask_of_a_virtual_server_are_shown() -> None:
+    settings = read_settings({"kubeproxy-py.io/scheduler": "mh", "kubeproxy-py.io/affinity-mask": "ipv4/24"})
+    snapshot = snapshot_with(service(settings=settings, affinity_timeout_s=600), endpoint_slice())
+    server = only_server(snapshot)
+    assert (server.scheduler_flags, server.affinity_mask) == (("port",), "255.255.255.0")
+    assert "affinity 10m by mask 255.255.255.0" in status_text(state_of(snapshot))
