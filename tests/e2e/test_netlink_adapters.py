@@ -34,6 +34,7 @@ from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     DRAINING,
     FLAG_PERSISTENT,
+    FLAG_SCHED_1,
     FLAG_SCHED_2,
     IPVS_DEVICE,
     SERVING,
@@ -45,6 +46,7 @@ from kubeproxy_py.model.rows import (
     Key,
     Link,
     RealServer,
+    RealServerSpec,
     Rows,
     Spec,
     VirtualServer,
@@ -200,6 +202,40 @@ def test_servers_that_ipvsadm_added_are_read(ipvs: IpvsAdapter) -> None:
         DNS: SERVERS[DNS],
         RealServer(DNS, "fd00:10:244:1::5", 5353): DRAINING,
     }
+
+
+LIMITED: Rows = {
+    WEB: VirtualServerSpec("wrr", FLAG_PERSISTENT, 600, "255.255.255.0"),
+    DNS: VirtualServerSpec("sh", FLAG_PERSISTENT | FLAG_SCHED_1 | FLAG_SCHED_2, 172800, "64"),
+    POD: RealServerSpec(65535, 2**31 - 1, 2**31 - 1),
+    RealServer(WEB, "10.244.1.6", 8080): RealServerSpec(1, 9, 7),
+    RealServer(DNS, "fd00:10:244:1::5", 5353): RealServerSpec(0, 9, 3),
+}
+
+
+def test_thresholds_masks_and_flags_read_back_as_written(ipvs: IpvsAdapter) -> None:
+    assert ipvs.apply(adding(LIMITED)) == []
+    assert ipvs.read(VIRTUAL_SERVERS) == LIMITED
+    listed = output_of("ipvsadm", "-Sn")
+    assert "-A -t 10.96.0.10:80 -s wrr -p 600 -M 255.255.255.0" in listed
+    assert any(line.startswith("-A -u [fd00:96::10]:53 -s sh -p 172800 -M 64") for line in listed)
+    for rows in (SERVERS, LIMITED):
+        present = {key: rows[key] for key in (WEB, DNS, POD)}
+        assert ipvs.apply([update(key, spec) for key, spec in present.items()]) == []
+        read = ipvs.read(VIRTUAL_SERVERS)
+        assert {key: read[key] for key in present} == present
+
+
+def test_a_fingerprint_changes_with_a_threshold(ipvs: IpvsAdapter) -> None:
+    for server, pod in ((WEB, POD), (DNS, RealServer(DNS, "fd00:10:244:1::5", 5353))):
+        assert ipvs.apply(adding({server: VirtualServerSpec(), pod: SERVING})) == []
+        prints = [ipvs.fingerprint(server)]
+        for spec in (RealServerSpec(1, 5, 0), RealServerSpec(1, 5, 5), RealServerSpec(1, 7, 5), SERVING):
+            assert ipvs.apply([update(pod, spec)]) == []
+            prints.append(ipvs.fingerprint(server))
+            assert prints[-1] == ipvs.real_servers(server).fingerprint()
+        assert len(set(prints)) == 4
+        assert prints[0] == prints[-1]
 
 
 def test_an_updated_virtual_server_keeps_its_real_servers(ipvs: IpvsAdapter) -> None:
