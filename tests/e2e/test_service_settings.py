@@ -169,6 +169,14 @@ def test_connection_beyond_the_limit_of_an_endpoint_goes_to_another(running: Run
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_client_with_affinity_keeps_its_endpoint_beyond_the_limit(running: Running, version: int) -> None:
+    served = running.serve({"max-connections": "1"}, sessionAffinity="ClientIP")
+    with served.connected(version) as name:
+        assert {served.ask(version).name for _ in range(3)} == {name}
+        assert served.ask(version, source_address=CLIENTS[version][0]).name != name
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("had", "command"), [("", "-x 5 -y 2"), ("7", "-x 5 -y 2"), ("7", "")])
 def test_thresholds_that_another_program_sets_are_repaired(
     running: Running, had: str, command: str, version: int
