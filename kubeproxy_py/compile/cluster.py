@@ -9,7 +9,10 @@ Invariants:
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from kubeproxy_py.compile.taken import Taken
+from kubeproxy_py.model.conditions import NO_CONDITIONS, Conditions, EndpointFailures, EndpointSteps
 from kubeproxy_py.model.events import (
     HostAddresses,
     NodeDeleted,
@@ -34,6 +37,7 @@ class Cluster:
         self.node: Node | None = None
         self.addresses: tuple[HostAddress, ...] = ()
         self.taken = Taken()
+        self.conditions: dict[ServiceName, Conditions] = {}  # of endpoints, where there are any
         self.dirty: dict[ServiceName, None] = {}  # an ordered set: plans must not differ from run to run
         self.moved: dict[ServiceName, None] = {}  # those of the dirty ones whose frontends may have changed
         self._slices: dict[ServiceName, dict[SliceName, EndpointSlice]] = {}
@@ -59,11 +63,19 @@ class Cluster:
                 self.addresses = addresses
             case TakenAddresses():
                 self._set_taken(event)
+            case EndpointFailures(service=name, failures=failures):
+                self._set_conditions(name, replace(self.conditions_of(name), failures=failures))
+            case EndpointSteps(service=name, steps=steps):
+                self._set_conditions(name, replace(self.conditions_of(name), steps=steps))
 
     def slices_of(self, service: ServiceName) -> list[EndpointSlice]:
         """Return the slices of *service* in order of their names; they may be known before the Service is."""
         slices = self._slices.get(service, {})
         return [slices[name] for name in sorted(slices)]
+
+    def conditions_of(self, service: ServiceName) -> Conditions:
+        """Return the conditions of the endpoints of *service*."""
+        return self.conditions.get(service, NO_CONDITIONS)
 
     def all_slices(self) -> dict[ServiceName, tuple[EndpointSlice, ...]]:
         """Return the slices of each Service, as they are now, in no order."""
@@ -96,7 +108,17 @@ class Cluster:
             self.services[name] = service
         else:
             del self.services[name]
+            self.conditions.pop(name, None)
         self._mark_moved((name,))
+
+    def _set_conditions(self, name: ServiceName, conditions: Conditions) -> None:
+        if name not in self.services or conditions == self.conditions_of(name):
+            return
+        if conditions:
+            self.conditions[name] = conditions
+        else:
+            del self.conditions[name]
+        self.dirty[name] = None
 
     def _set_taken(self, event: TakenAddresses) -> None:
         before = self.taken.api_servers

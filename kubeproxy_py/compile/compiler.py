@@ -25,7 +25,7 @@ from kubeproxy_py.compile.mark_numbers import MarkNumbers, MarkOwner
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
-from kubeproxy_py.compile.settings import setting_refusals
+from kubeproxy_py.compile.settings import applied, setting_refusals
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
@@ -65,6 +65,7 @@ class Compiler:
         self._sets_version = -1  # desired.sets.version at that time
         self._states: dict[ServiceName, ServiceState] = {}
         self._moved: dict[ServiceName, None] = {}  # since pop_moved was called last
+        self._slowly_starting: dict[ServiceName, None] = {}  # since pop_slowly_starting was called last
         self._caches: dict[ServiceName, CompileCache] = {}  # of Services with several slices
         self._unclaimed: set[ServiceName] = set()  # whose claims are not those of the object now known: that failed
         self.marks = MarkNumbers()
@@ -132,6 +133,11 @@ class Compiler:
         """Return the state of each Service that was compiled since the last call."""
         states, self._states = self._states, {}
         return tuple(states.values())
+
+    def pop_slowly_starting(self) -> list[ServiceName]:
+        """Return the Services compiled since the last call whose new endpoints start slowly."""
+        names, self._slowly_starting = list(self._slowly_starting), {}
+        return names
 
     def pop_moved(self) -> list[ServiceName]:
         """Return the Services compiled since the last call of which more than endpoints may have changed.
@@ -216,6 +222,8 @@ class Compiler:
             self._leftovers = {server: owner for server, owner in self._leftovers.items() if owner != name}
         if not service:
             self._caches.pop(name, None)
+        elif service.settings.slow_start_s and applied(service, self.context).slow_start_s:
+            self._slowly_starting[name] = None
         self.marks.retain(name, owners, self.desired.rows)
         self._states[name] = state
         return self.desired.replace(name, *parts)
@@ -257,7 +265,17 @@ class Compiler:
         if cache is None or cache.service is not service:
             cache = CompileCache(service)
         taken, lost = self.cluster.taken, self.claims.lost_by(service.name)
-        parts = compile_parts(service, slices, self.context, cache, taken=taken, lost=lost, mark_of=mark_of)
+        conditions = self.cluster.conditions_of(service.name)
+        parts = compile_parts(
+            service,
+            slices,
+            self.context,
+            cache,
+            taken=taken,
+            lost=lost,
+            mark_of=mark_of,
+            conditions=conditions,
+        )
         if cache:  # not empty
             self._caches[service.name] = cache
         return parts

@@ -10,12 +10,13 @@ Invariants:
 - All frontends of a Service port in one family have one mark.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.frontends import FamilyPort, Frontend
 from kubeproxy_py.compile.mark_numbers import MarkOwner
-from kubeproxy_py.compile.topology import MakeRows, SelectionRule, SliceEndpoints, select_rules
+from kubeproxy_py.compile.port_endpoints import PortEndpoints
+from kubeproxy_py.compile.topology import SelectionRule, select_rules
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import server_entry
 from kubeproxy_py.model.rows import (
@@ -37,12 +38,11 @@ def no_mark(_owner: MarkOwner, _frontends: Iterable[str]) -> int:
     return 0
 
 
-def policy_parts(  # noqa: PLR0913, PLR0917 - all that the rows of a port depend on
+def policy_parts(
     port: FamilyPort,
     served: Iterable[Frontend],
-    endpoints: Sequence[SliceEndpoints],
+    endpoints: PortEndpoints,
     spec: VirtualServerSpec,
-    make_rows: MakeRows,
     mark_of: MarkQuery,
 ) -> list[Rows]:
     """Return the rows in parts: the common part first, then one for each slice, as ``compile_parts``.
@@ -53,18 +53,16 @@ def policy_parts(  # noqa: PLR0913, PLR0917 - all that the rows of a port depend
     local = [frontend for frontend in {each.server: each for each in served}.values() if frontend.is_local_policy]
     if not local:
         return [common]
-    family, rules = port.family, select_rules(endpoints, cluster=True, local=True)
+    family, rules = port.family, select_rules(endpoints.slices, cluster=True, local=True)
     inside = [frontend for frontend in local if frontend.kind is not FrontendKind.CLUSTER_IP]
     entries = [server_entry(frontend.server) for frontend in inside]
     parts = [common]
     mark = mark_of(MarkOwner(port.service.name, port.port.name, port.port.protocol, family), entries) if inside else 0
     if mark:
         server = mark_server(family, mark)
-        common[server] = _mark_server_spec(port, spec)
-        if len(endpoints) == 1:
-            common |= make_rows(server, endpoints[0].selected(rules.cluster))
-        else:
-            parts += [slice_endpoints.rows(server, rules.cluster, make_rows) for slice_endpoints in endpoints]
+        server_rows, *slice_parts = endpoints.server_parts(server, _mark_server_spec(port, spec), rules.cluster)
+        common |= server_rows
+        parts += slice_parts
         name = kube_names.POLICY_MARKS.name_in(family)
         common |= {PolicyEntry(name, entry): MarkSpec(mark) for entry in entries}
     if rules.local is SelectionRule.NONE and rules.cluster is not SelectionRule.NONE:

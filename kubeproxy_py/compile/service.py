@@ -23,12 +23,12 @@ from kubeproxy_py.compile.frontends import (
 )
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, no_mark, policy_parts
+from kubeproxy_py.compile.port_endpoints import PortEndpoints
 from kubeproxy_py.compile.settings import applied
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
 from kubeproxy_py.compile.topology import (
     EndpointSelection,
-    MakeRows,
     SliceEndpoints,
     real_servers,
     select_rules,
@@ -36,6 +36,7 @@ from kubeproxy_py.compile.topology import (
     turned,
 )
 from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.conditions import NO_CONDITIONS, Conditions
 from kubeproxy_py.model.rows import Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
 
@@ -43,13 +44,14 @@ _SLICE_TURN_BITS = 16  # of the turn of slices, above those of the turn of endpo
 _ONLY_CLUSTER_IP = frozenset((FrontendKind.CLUSTER_IP,))
 
 
-def compile_service(
+def compile_service(  # noqa: PLR0913 - all that the rows of a Service depend on
     service: Service,
     slices: Iterable[EndpointSlice],
     context: NodeContext,
     *,
     taken: Taken = NOTHING_TAKEN,
     lost: Container[VirtualServer] = (),
+    conditions: Conditions = NO_CONDITIONS,
 ) -> Rows:
     """Return the rows that *service* wants; none for one that is headless, ExternalName or another proxy's.
 
@@ -59,8 +61,10 @@ def compile_service(
         context: This node.
         taken: The addresses that are not to be bound.
         lost: The frontends that other Services hold.
+        conditions: Of the endpoints.
     """
-    parts = compile_parts(service, slices, context, CompileCache(service), taken=taken, lost=lost)
+    cache = CompileCache(service)
+    parts = compile_parts(service, slices, context, cache, taken=taken, lost=lost, conditions=conditions)
     return {key: spec for part in parts for key, spec in part.items()}
 
 
@@ -73,6 +77,7 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
     taken: Taken = NOTHING_TAKEN,
     lost: Container[VirtualServer] = (),
     mark_of: MarkQuery = no_mark,
+    conditions: Conditions = NO_CONDITIONS,
 ) -> list[Rows]:
     """Return the rows of ``compile_service`` in parts.
 
@@ -92,44 +97,39 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
         earlier.update([frontend.server for frontend in served])
         endpoints = turned(cache.slice_endpoints(slices, port.family, port.port, context), turn >> _SLICE_TURN_BITS)
         spec = settings.server_spec(port.family)
-        port_rows, *slice_parts = _port_parts(port, served, endpoints, context, spec, make_rows)
+        port_endpoints = PortEndpoints(service, endpoints, make_rows, conditions)
+        port_rows, *slice_parts = _port_parts(port, served, port_endpoints, context, spec)
         common |= port_rows
         parts += slice_parts
         if context.policy_marks:
-            policy_rows, *slice_parts = policy_parts(port, served, endpoints, spec, make_rows, mark_of)
+            policy_rows, *slice_parts = policy_parts(port, served, port_endpoints, spec, mark_of)
             common |= policy_rows
             parts += slice_parts
     cache.evict_unused()
     return parts
 
 
-def _port_parts(  # noqa: PLR0913, PLR0917 - all that the rows of a port depend on
+def _port_parts(
     port: FamilyPort,
     served: Sequence[Frontend],
-    endpoints: Sequence[SliceEndpoints],
+    endpoints: PortEndpoints,
     context: NodeContext,
     spec: VirtualServerSpec,
-    make_rows: MakeRows,
 ) -> list[Rows]:
-    """Return the rows of *port* in parts: the common part first, then one for each frontend and slice.
-
-    The real servers of a single slice are in the common part, because 10,000 small dicts need more memory.
-    """
-    rules = select_endpoints(port.service, port.port, {frontend.kind for frontend in served}, endpoints)
+    """Return the rows of *port* in parts: the common part first, then one for each frontend and slice."""
+    rules = select_endpoints(port.service, port.port, {frontend.kind for frontend in served}, endpoints.slices)
     common: Rows = {}
     parts = [common]
     # An address may be of two kinds (externalIP and ClusterIP); as in kube-proxy, the policy of the last one applies.
     for server, frontend in {frontend.server: frontend for frontend in served}.items():
-        common[server] = spec
         rule = rules.for_policy(is_local=frontend.is_local_policy)
-        if len(endpoints) == 1:
-            common |= make_rows(server, endpoints[0].selected(rule))
-        else:
-            parts += [slice_endpoints.rows(server, rule, make_rows) for slice_endpoints in endpoints]
+        server_rows, *slice_parts = endpoints.server_parts(server, spec, rule)
+        common |= server_rows
+        parts += slice_parts
     for frontend in served:
         if frontend.bound:
             common[Address(frontend.server.address)] = None
-    for definition, entry in _entries(port, served, endpoints, context):
+    for definition, entry in _entries(port, served, endpoints.slices, context):
         common[IpsetEntry(definition.name_in(port.family), entry)] = None
     return parts
 

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 
 from msgspec import Struct
 
+from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, can_set_aside
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec
@@ -48,6 +49,7 @@ class Applied(Struct, frozen=True, gc=False):
     prefixes: tuple[tuple[Family, int], ...] = ()  # of client networks that share a real server
     weights: tuple[Weight, ...] = ()
     max_connections: int = 0
+    slow_start_s: float = 0.0  # how long the weight of a new endpoint grows
     problems: tuple[SettingProblem, ...] = ()  # what is ignored
 
     def server_spec(self, family: Family) -> VirtualServerSpec:
@@ -79,13 +81,16 @@ def applied(service: Service, context: NodeContext) -> Applied:
     flags = _flags(settings, scheduler)
     problems += settings.problems
     problems += _flag_problems(settings, scheduler)
+    slow_start_s, ignored = _slow_start_s(settings, scheduler)
+    problems += ignored
+    problems += _health_check_problems(settings, scheduler, flags)
     if not timeout_s:
         why, hint = "has no effect without spec.sessionAffinity: ClientIP", "set it, or remove the annotation"
         problems += _problems(settings, ("affinity-timeout", "affinity-mask"), why, hint)
-        return Applied(scheduler, flags, 0, (), weights, settings.max_connections, problems)
+        return Applied(scheduler, flags, 0, (), weights, settings.max_connections, slow_start_s, problems)
     timeout_s = settings.affinity_timeout_s or timeout_s
     prefixes, limit = settings.affinity_prefixes, settings.max_connections
-    return Applied(scheduler, flags, timeout_s, prefixes, weights, limit, problems)
+    return Applied(scheduler, flags, timeout_s, prefixes, weights, limit, slow_start_s, problems)
 
 
 def settings_in_force(service: Service, context: NodeContext) -> dict[str, str]:
@@ -167,6 +172,22 @@ def _flag_problems(settings: ServiceSettings, scheduler: str) -> tuple[SettingPr
     ]
     hint = "set the annotation scheduler to sh or mh, or remove this one"
     return _problems(settings, given, f"has no effect with scheduler {scheduler}", hint)
+
+
+def _slow_start_s(settings: ServiceSettings, scheduler: str) -> tuple[float, tuple[SettingProblem, ...]]:
+    """Return how long new endpoints start slowly, and what of it is ignored."""
+    if not settings.slow_start_s or scheduler in SHARES_BY_WEIGHT:
+        return settings.slow_start_s, ()
+    hint = "set the annotation scheduler to wrr or wlc"
+    return 0.0, _problems(settings, ("slow-start",), f"has no effect with scheduler {scheduler}", hint)
+
+
+def _health_check_problems(settings: ServiceSettings, scheduler: str, flags: int) -> tuple[SettingProblem, ...]:
+    if settings.health_check == "none" or can_set_aside(scheduler, flags):
+        return ()
+    message = f"has no effect with scheduler {scheduler}, which does not pass over endpoints of weight 0"
+    hint = f"set scheduler-flags to {scheduler}-fallback" if scheduler in HASHING else "use another scheduler"
+    return _problems(settings, ("health-check",), message, hint)
 
 
 def _problems(settings: ServiceSettings, names: Collection[str], message: str, hint: str) -> tuple[SettingProblem, ...]:

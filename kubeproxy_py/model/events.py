@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
@@ -103,5 +104,7 @@ ObjectEvent = (
     | NodeDeleted
     | HostAddresses
     | TakenAddresses
+    | EndpointFailures
+    | EndpointSteps
 )
 Event = ObjectEvent | Synced | Problem

@@ -144,14 +144,14 @@ class ActualState:
         """Record the outcome of *plan*, which was computed for the keys *tried*."""
         if not failures:  # nearly always
             self._apply_written(plan.steps, ())
-            self._track_steps(plan, now_s)
+            self._track_steps(plan, now_s, tried)
             self.pending.record_outcome(tried, {}, now_s)
             self.drift.record_outcome(tried, ())
             return
         unapplied = _unapplied(plan, failures)
         under_way, begun, failed = _by_outcome(unapplied)
         self._apply_written(plan.steps, unapplied)
-        self._track_steps(plan, now_s)
+        self._track_steps(plan, now_s, tried)
         ended = [key for key in tried if key not in begun] if begun else tried
         self.pending.record_outcome(ended, failed, now_s, _timed_out(failures), _errors(failures))
         self._begin(under_way)
@@ -239,11 +239,13 @@ class ActualState:
         for key in keys:
             track(key, rows, desired, now_s)
 
-    def _track_steps(self, plan: Plan, now_s: float) -> None:
+    def _track_steps(self, plan: Plan, now_s: float, tried: Collection[Key] = ()) -> None:
         # A row that was added does not drain, and can have drained before only if something drains.
         may_have_drained = bool(self.draining)
         keys = [step.key for step in plan.steps if may_have_drained or step.verb != "add"]
         self.track_draining(keys, now_s)
+        if len(tried) > len(plan):  # some had no step: one that was set aside drains from now on
+            self.track_draining([key for key in tried if self.rows.get(key) == DRAINING], now_s)
 
 
 def _unapplied(plan: Plan, failures: Collection[StepFailure]) -> Collection[StepFailure]:

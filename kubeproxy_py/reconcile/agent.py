@@ -38,6 +38,7 @@ from kubeproxy_py.reconcile.full_compare import FullCompare
 from kubeproxy_py.reconcile.gone_addresses import GRACE_S
 from kubeproxy_py.reconcile.reconciler import Reconciler
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
+from kubeproxy_py.reconcile.slow_starts import SlowStarts
 from kubeproxy_py.reconcile.stale_flows import StaleFlowCleaner
 from kubeproxy_py.reconcile.surroundings import Surroundings
 from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_families, unprotected_families
@@ -76,6 +77,7 @@ class Agent:
         exclude: Networks in which virtual servers are not ours, unless they are desired.
         keep_foreign: Leave virtual servers in place that neither our sets nor kube-ipvs0 name.
         mark_range: The firewall marks of exact policies, whether these are on or not; None: those of the default.
+        watch_nodes: The endpoints of all Services are checked (``--watch-nodes``).
         timing: Periods and limits.
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
@@ -93,6 +95,7 @@ class Agent:
         exclude: tuple[CIDR, ...] = (),
         keep_foreign: bool = False,
         mark_range: MarkRange | None = None,
+        watch_nodes: bool = False,
         timing: Timing = Timing(),  # noqa: B008 - frozen
         on_problem: Callable[[Problem], None] = lambda _problem: None,
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
@@ -113,9 +116,9 @@ class Agent:
         self._oldest_event_s: float | None = None  # of those that no sync has handled yet
         self._late_drift_rows = 0  # found in scopes that were read late, and not repaired yet
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
-        self._reconciler = Reconciler(
-            kernel, compiler, self.state, clock, self._surroundings.neighbours.hold, mark_range
-        )
+        self._slow_starts = SlowStarts(compiler, watch_nodes=watch_nodes)
+        hold = self._surroundings.neighbours.hold
+        self._reconciler = Reconciler(kernel, compiler, self.state, clock, hold, self._slow_starts, mark_range)
         self._compare = FullCompare(kernel, self.state, clock, cpu_clock or clock)
         self._watch = DriftWatch(kernel, self.state, clock, cpu_clock or clock, on_marks)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
@@ -184,6 +187,7 @@ class Agent:
             self._watch.due_s,
             self._flows.due_s,
             self._surroundings.due_s,
+            self._slow_starts.due_s,
         )
 
     def _sync_due_s(self) -> float:
@@ -283,6 +287,8 @@ class Agent:
             return [self._first_sync(now_s)]
         if now_s >= self._surroundings.due_s:
             self.state.pending.enqueue(self._surroundings.run(now_s))
+        if now_s >= self._slow_starts.due_s:
+            self._slow_starts.run(now_s)
         cleans_flows = now_s >= self._flows.due_s  # of earlier syncs; those of this one wait until traffic is served
         reports = list(self._sync_and_drain(now_s))
         if cleans_flows and (report := self._flows.run_slice(now_s)):

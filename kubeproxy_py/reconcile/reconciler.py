@@ -19,6 +19,7 @@ from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
+from kubeproxy_py.reconcile.slow_starts import SlowStarts
 
 Hold = Callable[[Iterable[Key], Rows, float], Mapping[Key, float]]
 """Returns which keys must wait, and until when, given the keys, the actual rows and the time."""
@@ -28,7 +29,8 @@ class Reconciler:
     """Runs syncs of *kernel*, and records their outcome in *state*.
 
     *clock* is read only at the end of each phase, for its duration and for the time of its outcome.  *hold* returns
-    which of the keys that are about to be planned must wait, and until when.
+    which of the keys that are about to be planned must wait, and until when.  *slow_starts* gives new endpoints their
+    first weights.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - all that a sync needs
@@ -38,6 +40,7 @@ class Reconciler:
         state: ActualState,
         clock: Callable[[], float],
         hold: Hold,
+        slow_starts: SlowStarts,
         mark_range: MarkRange | None = None,
     ) -> None:
         self.last_sync_s = -NEVER  # when the last plan was applied
@@ -47,6 +50,7 @@ class Reconciler:
         self._clock = clock
         self._hold = hold
         self._mark_range = mark_range
+        self._slow_starts = slow_starts
         self._late: list[LateSteps] = []  # not reported yet
 
     @property
@@ -70,6 +74,7 @@ class Reconciler:
         self._compiler.adopt_marks(kernel_rows, self._mark_range)
         self._compiler.compile()
         self._compiler.keep_last_rows(kernel_rows)
+        self._slow_starts.adopt(kernel_rows, began_s)
         compiled_s = self._clock()
         self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
         plan = make_plan(self._compiler.desired.rows, self._state.rows)
@@ -105,6 +110,7 @@ class Reconciler:
             drift_rows: Number of rows that were found to differ, if that is the trigger.
         """
         changed = self._compiler.compile()
+        changed += self._slow_starts.update(began_s)
         compiled_s = self._clock()
         self._state.pending.enqueue(changed)
         due = self._due(compiled_s)

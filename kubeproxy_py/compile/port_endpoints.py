@@ -1,0 +1,37 @@
+"""The real servers of a virtual server, from the endpoints of its Service port and all that changes their weights."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from kubeproxy_py.compile.conditions import starts_slowly, weighed
+from kubeproxy_py.compile.topology import MakeRows, SelectionRule, SliceEndpoints
+from kubeproxy_py.model.conditions import Conditions
+from kubeproxy_py.model.rows import Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.services import Service
+
+
+class PortEndpoints(Struct, frozen=True, gc=False):
+    """The endpoints of one port of *service* in one family."""
+
+    service: Service
+    slices: Sequence[SliceEndpoints]
+    make_rows: MakeRows
+    conditions: Conditions
+
+    def server_parts(self, server: VirtualServer, spec: VirtualServerSpec, rule: SelectionRule) -> list[Rows]:
+        """Return the rows of *server*, with the real servers that *rule* selects.
+
+        The first part is for the rows that a Service port has in common; the others are one for each slice.  The real
+        servers of a single slice are in the first, because 10,000 small dicts need more memory.
+        """
+        if len(self.slices) == 1:
+            [real_servers] = self._weighed([self.make_rows(server, self.slices[0].selected(rule))], spec)
+            return [{server: spec, **real_servers}]
+        parts = [slice_endpoints.rows(server, rule, self.make_rows) for slice_endpoints in self.slices]
+        return [{server: spec}, *self._weighed(parts, spec)]
+
+    def _weighed(self, parts: list[Rows], spec: VirtualServerSpec) -> list[Rows]:
+        if not self.conditions and not self.service.settings.slow_start_s:  # nearly always
+            return parts
+        return weighed(parts, self.conditions, spec, starts_slowly=starts_slowly(self.service, spec))
