@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping
 
+from kubeproxy_py.commands.failure_reports import FailureReports, OnAside
 from kubeproxy_py.commands.marks_log import MarksLog
 from kubeproxy_py.commands.unserved_counts import UnservedCounts
 from kubeproxy_py.commands.unserved_log import UnservedLog
@@ -25,16 +26,20 @@ _Check = Callable[[Collection[ServiceName]], None]
 log = logging.getLogger(__name__)
 
 
-def checks_after_sync(
+def checks_after_sync(  # noqa: PLR0913 - what the checks need and report to
     loaded: LoadedConfig,
     compiler: Compiler,
     kernel: Kernel,
     publish: Publish,
     on_unserved: Callable[[Mapping[str, int]], None],
+    *,
+    on_aside: OnAside = lambda _now, _new: None,
+    watch: Callable[[Collection[ServiceName]], None] = lambda _names: None,
 ) -> Callable[[Collection[ServiceName]], None]:
     """Return what is called with the Services of each sync, after it; a failure of one check stops no other.
 
-    *on_unserved* is called with the number of Service ports that no endpoint serves, by reason, when it changes.
+    *on_unserved* is called with the number of Service ports that no endpoint serves, by reason, when it changes,
+    *on_aside* with the number of endpoints that are set aside, and *watch* with the compiled Services.
     """
     reserve = _port_reserver(kernel) if loaded.agent.reserve_node_ports else _reserve_nothing
     of_services: dict[str, _Check] = {
@@ -44,6 +49,8 @@ def checks_after_sync(
     of_endpoints: dict[str, _Check] = {
         "Services that nothing serves": UnservedLog(compiler).check,
         "Service ports without a mark": MarksLog(compiler).check,
+        "endpoints that are set aside": FailureReports(compiler, publish, on_aside).check,
+        "endpoints that are watched": watch,
         "number of Service ports that nothing serves": UnservedCounts(compiler, on_unserved).check,
     }
     is_first = True

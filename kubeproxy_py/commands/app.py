@@ -12,6 +12,8 @@ from msgspec import Struct
 
 from kubeproxy_py import __version__, threads
 from kubeproxy_py.commands.cleanup import warn_of_stale_rules
+from kubeproxy_py.commands.endpoint_watch import EndpointWatch
+from kubeproxy_py.commands.failure_reports import OnAside
 from kubeproxy_py.commands.host_checks import HostChecks
 from kubeproxy_py.commands.own_view import source_text
 from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts, served_addresses
@@ -57,6 +59,7 @@ class App(Struct, frozen=True, gc=False):
     loop: Loop
     rules: Worker | None
     address_monitor: AddressMonitor
+    endpoint_watch: EndpointWatch
     config_file: ConfigFile | None  # None: configured by flags only
     debug: DebugServer | None  # None: the state of the agent is served to nobody
     ui: "UiServer | None"  # None: no page is served
@@ -83,6 +86,7 @@ class App(Struct, frozen=True, gc=False):
             self.rules.start(self.loop.enqueue)
         self.parts.source.start(self.loop.enqueue)
         self.address_monitor.start()
+        self.endpoint_watch.start(self.loop.enqueue)
         if self.config_file:
             self.config_file.start()
         announcer.publish(started_event(self.node_name))
@@ -109,7 +113,18 @@ def build_app(
     checks = HostChecks(node, facts.read, current.get, parts.announcer.publish, collectors.registry)
     on_marks = _call_each(checks.on_suspects, lambda _suspects: timeouts.check())
     on_unserved = _unserved_recorder(collectors.registry)
-    agent = make_agent(loaded, parts, log_problem, rivals.on_disputed, on_marks, on_unserved)
+    registry = collectors.registry
+    watch = EndpointWatch(parts.compiler, registry, watch_nodes=loaded.agent.watch_nodes)
+    agent = make_agent(
+        loaded,
+        parts,
+        log_problem,
+        rivals.on_disputed,
+        on_marks,
+        on_unserved,
+        _aside_recorder(registry),
+        watch.update,
+    )
     reloader = Reloader(current, agent, platform.host, notifier)
     rules = platform.rules
     on_report = _call_each(
@@ -128,7 +143,7 @@ def build_app(
     ui = _make_ui(at, _documents(snapshots)) if at else None
     monitor = AddressMonitor(loop.enqueue)
     config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
-    return App(node, parts, servers, loop, rules, monitor, config_file, debug, ui)
+    return App(node, parts, servers, loop, rules, monitor, watch, config_file, debug, ui)
 
 
 def _documents(snapshots: Snapshots, *, at_socket: bool = False) -> Handler:
@@ -185,6 +200,19 @@ def _unserved_recorder(registry: MetricsRegistry) -> Callable[[Mapping[str, int]
         with registry.batch():
             for reason, count in counts.items():
                 registry.set("kubeproxy_ipvs_unserved_service_ports", count, reason)
+
+    return record
+
+
+def _aside_recorder(registry: MetricsRegistry) -> OnAside:
+    total = "kubeproxy_ipvs_endpoints_set_aside_total"
+    registry.inc(total, amount=0)
+    registry.set("kubeproxy_ipvs_endpoints_set_aside", 0)
+
+    def record(now: int, new: int) -> None:
+        with registry.batch():
+            registry.set("kubeproxy_ipvs_endpoints_set_aside", now)
+            registry.inc(total, amount=new)
 
     return record
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kubeproxy_py.commands.after_sync import checks_after_sync
+from kubeproxy_py.commands.failure_reports import OnAside
 from kubeproxy_py.compile.base import desired_sysctls, sysctl_paths
 from kubeproxy_py.compile.compiler import Compiler, OnFailure
 from kubeproxy_py.compile.config_warnings import mark_warnings, node_warnings
@@ -271,6 +272,8 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
     on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
     on_marks: Callable[[Collection[Scope]], None] = lambda _suspects: None,
     on_unserved: Callable[[Mapping[str, int]], None] = lambda _counts: None,
+    on_aside: OnAside = lambda _now, _new: None,
+    watch: Callable[[Collection[ServiceName]], None] = lambda _names: None,
 ) -> Agent:
     """Return the agent of *parts*.
 
@@ -281,7 +284,10 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
         on_disputed: Called with rows that drift again each time after they were repaired.
         on_marks: Called whenever the marks of the kernel are read, with the scopes that are suspect.
         on_unserved: Called with the number of Service ports that no endpoint serves, by reason, when it changes.
+        on_aside: Called with the number of endpoints that are set aside.
+        watch: Called with the Services of each sync, after it.
     """
+    publish = parts.announcer.publish
     return Agent(
         parts.kernel,
         parts.compiler,
@@ -290,9 +296,12 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
         exclude=loaded.config.ipvs.exclude_cidrs,
         keep_foreign=loaded.agent.keep_foreign_virtual_servers,
         mark_range=loaded.agent.mark_range,
+        watch_nodes=loaded.agent.watch_nodes,
         timing=_timing(loaded),
         on_problem=on_problem,
-        on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish, on_unserved),
+        on_compiled=checks_after_sync(
+            loaded, parts.compiler, parts.kernel, publish, on_unserved, on_aside=on_aside, watch=watch
+        ),
         on_disputed=on_disputed,
         on_marks=on_marks,
     )

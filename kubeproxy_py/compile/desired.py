@@ -69,6 +69,10 @@ class Desired:
         """Return the parts of each owner, as they are now."""
         return self._parts.copy()
 
+    def parts_of(self, owner: Owner) -> tuple[Rows, ...]:
+        """Return the rows that *owner* wants in parts, which never change."""
+        return self._parts.get(owner, ())
+
     def rows_of(self, owner: Owner) -> Rows:
         """Return the rows that *owner* wants."""
         return _joined(self._parts.get(owner, ()))

@@ -145,6 +145,11 @@ _AGENT_IPVS = (
         "reserve-node-ports", "reserveNodePorts",
         "add NodePorts within net.ipv4.ip_local_port_range to net.ipv4.ip_local_reserved_ports", AgentSettings,
     ),
+    Flag(
+        "watch-nodes", "watchNodes",
+        "give no new connections to endpoints on nodes that do not answer, long before Kubernetes withdraws them",
+        AgentSettings,
+    ),
 )  # fmt: skip
 
 _AGENT_POLICIES = (

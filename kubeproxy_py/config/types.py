@@ -234,6 +234,7 @@ class AgentSettings(Section, frozen=True):
     policy_mark_mask: Annotated[int, MARK_MASK] = MarkRange().mask  # the bits of packet marks that exact policies use
     service_cidr: Annotated[tuple[CIDR, ...], CLUSTER_CIDR] = ()  # the networks of ClusterIPs, for exact policies
     reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
+    watch_nodes: Annotated[bool, BOOLEAN] = False  # check the endpoints of all Services on other nodes
 
     @property
     def mark_range(self) -> MarkRange:

@@ -69,6 +69,7 @@ class EventWrite(Struct, frozen=True, gc=False):
 
 _NOTE_MAX = 1024  # the API's limit
 _START, _LISTEN, _SYNC, _CHECK = "StartKubeProxy", "Listen", "SyncProxyRules", "CheckHost"
+_WATCH = "WatchEndpoints"
 
 
 def started_event(node: str) -> KubeEvent:
@@ -163,6 +164,21 @@ def node_port_in_use(service: ServiceName, node: str, port: int, protocol: Proto
         "node's addresses there: the Service does; give the Service another nodePort, or the process another port"
     )
     return KubeEvent("Warning", "NodePortInUse", _SYNC, _regarding(service), note)
+
+
+def endpoints_set_aside(service: ServiceName, node: str, endpoints: Iterable[str]) -> KubeEvent:
+    """Return the Event that *node* gives no new connections to *endpoints* of *service*, each with its reason."""
+    note = f"node {node} gives no new connections to {'; '.join(endpoints)}. They get some again when they answer"
+    return KubeEvent("Warning", "EndpointsSetAside", _WATCH, _regarding(service), note[:_NOTE_MAX])
+
+
+def nodes_silent(node: str, endpoints: Iterable[str], services: int) -> KubeEvent:
+    """Return the Event that *node* gives no new connections to *endpoints* of some *services* (--watch-nodes)."""
+    note = (
+        f"endpoints of {services} Services get no new connections from this node until they answer: "
+        f"{'; '.join(endpoints)}"
+    )
+    return KubeEvent("Warning", "EndpointsSetAside", _WATCH, Regarding("Node", node), note[:_NOTE_MAX])
 
 
 def _regarding(service: ServiceName) -> Regarding:

@@ -105,6 +105,11 @@ class FailoverWatch:
         """Whether any Service is watched, or what was published is to be taken back."""
         return bool(self._services or self._published)
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether ``pop_changes`` may have something to return."""
+        return bool(self._changed)
+
     def replace(self, name: ServiceName, service: Watched | None, now_s: float) -> None:
         """Watch *service* as *name*, as it is from now on; None: do not watch it any more."""
         before = self._services.pop(name, None)

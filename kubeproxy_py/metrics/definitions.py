@@ -245,6 +245,19 @@ OURS: tuple[Metric, ...] = (
         "Number of real servers with weight 0 that are waiting for their connections to end.",
     ),
     _gauge(
+        "kubeproxy_ipvs_endpoints_set_aside",
+        "Number of endpoints of Services that get no new connections from this node now, because they fail its checks.",
+    ),
+    _counter(
+        "kubeproxy_ipvs_endpoints_set_aside_total",
+        "Number of times that an endpoint of a Service was set aside, because it failed the checks of this node.",
+    ),
+    _counter(
+        "kubeproxy_ipvs_endpoint_checks_total",
+        "Number of TCP connects by which endpoints were checked, by result. untried: this node could not connect.",
+        "result",
+    ),
+    _gauge(
         "kubeproxy_ipvs_refusals",
         "Number of addresses, of addresses with port, and of settings, that Services ask for and this agent refuses. "
         "AddressContested: another Service has the better claim. AddressInUse: a machine or pod has it. "

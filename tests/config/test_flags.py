@@ -98,6 +98,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "policies": ("exact", "exact", "x", "unknown policies 'x' (one of kube-proxy, exact)"),
     "policy-mark-mask": ("0xff", 0xFF, "0xx", "expected an integer"),
     "reserve-node-ports": ("false", False, "x", "expected true or false"),
+    "watch-nodes": ("true", True, "x", "expected true or false"),
 }
 WITHOUT_FIELD = {"config", "healthz-port", "metrics-port"}
 BY_NAME = {flag.name: flag for flag in flags.FLAGS}
