@@ -29,6 +29,7 @@ from kubeproxy_py.plan.ownership import filter_owned, is_foreign
 from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.agent import warn_if_node_is_missing
 from kubeproxy_py.reconcile.report_text import changes_text
+from kubeproxy_py.reconcile.slow_starts import SlowStarts
 from kubeproxy_py.reconcile.surroundings import gateways_event
 from kubeproxy_py.terminal_text import printable_json
 
@@ -96,7 +97,10 @@ def print_plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | N
     desired = desired_rows(parts, on_problem, _assumed_addresses if options.assume_empty else None)
     _log_refusals(parts)
     _log_endpoints(parts)
-    actual = _owned_rows(loaded, parts, desired)
+    rows = read_all(parts.kernel)
+    if source is None:  # no agent that told it: one that starts now would take over what the kernel has
+        SlowStarts(parts.compiler, watch_nodes=loaded.agent.watch_nodes).adopt(rows, 0.0)
+    actual = _owned_rows(loaded, parts, desired, rows)
     steps = make_plan(desired, actual)
     say_raw(_rendered(steps, parts, options))
     return Planned(steps, len(errors))
@@ -153,13 +157,9 @@ def _log_endpoints(parts: Parts) -> None:
             log.warning("No endpoint serves these Service ports", extra=values(service=name, ports="; ".join(texts)))
 
 
-def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows) -> Rows:
-    """Return the kernel's rows that a sync would consider ours.
-
-    Raises:
-        KernelError: The kernel cannot be read.
-    """
-    rows, exclude = read_all(parts.kernel), loaded.config.ipvs.exclude_cidrs
+def _owned_rows(loaded: "LoadedConfig", parts: Parts, desired: Rows, rows: Rows) -> Rows:
+    """Return those of *rows*, the kernel's, that a sync would consider ours."""
+    exclude = loaded.config.ipvs.exclude_cidrs
     foreign = foreign_mark_servers(rows, rows, loaded.agent.mark_range)
     if not loaded.agent.keep_foreign_virtual_servers:
         return filter_owned(rows, exclude, desired, foreign=foreign)

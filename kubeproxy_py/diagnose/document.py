@@ -14,7 +14,7 @@ from msgspec import Struct
 
 VERSION = "kubeproxy-py/v1"
 
-RealServerStatus = Literal["serving", "draining", "pending", "failing"]
+RealServerStatus = Literal["serving", "set aside", "draining", "pending", "failing"]
 VirtualServerStatus = Literal["serving", "unserved", "refused", "stale", "pending", "failing"]
 RowStatus = Literal["present", "pending", "failing", "waiting", "under way", "draining"]
 Verdict = Literal["well", "wrong"]
@@ -29,7 +29,7 @@ class RealServerState(Document, frozen=True):
 
     address: str
     port: int
-    status: RealServerStatus  # serving; draining: no new connections; pending: not in the kernel yet; failing: refused
+    status: RealServerStatus  # set aside, draining: no new connections; pending: not in the kernel; failing: refused
     weight: int | None = None  # in the kernel; null: it is not there
     pod: str = ""  # name of the pod, which is in the namespace of the Service
     node: str = ""
@@ -40,6 +40,7 @@ class RealServerState(Document, frozen=True):
     active: int | None = None  # active connections
     inactive: int | None = None  # inactive connections (closing, or UDP)
     max_connections: int = 0  # with which it gets no new ones, in the kernel; 0: no limit
+    condition: str = ""  # what this node observed: that it is set aside, fails checks, or starts slowly
 
 
 class VirtualServerState(Document, frozen=True):
@@ -65,6 +66,7 @@ class VirtualServerState(Document, frozen=True):
     real_servers: tuple[RealServerState, ...] | None = None  # null: not listed
     affinity_mask: str = ""  # of clients that share an endpoint by affinity, as ipvsadm prints it; "": none does
     scheduler_flags: tuple[str, ...] = ()  # fallback, port
+    aside: int = 0  # real servers that are set aside
 
 
 class ServiceState(Document, frozen=True):

@@ -13,11 +13,13 @@ from kubeproxy_py.compile.topology import (
     is_local,
 )
 from kubeproxy_py.compile.unserved import may_serve
+from kubeproxy_py.diagnose.conditions import condition_text, set_aside
 from kubeproxy_py.diagnose.document import EndpointState
 from kubeproxy_py.diagnose.services import KIND_NAMES, is_local_policy
 from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, Service, ServicePort
-from kubeproxy_py.net import FAMILIES, Family, family_of
+from kubeproxy_py.net import FAMILIES, IP, Family, family_of
 
 _Kinds = Sequence[FrontendKind]
 
@@ -27,15 +29,40 @@ def endpoint_states(
 ) -> Iterator[EndpointState]:
     """Yield each endpoint of *service* for each of its ports that *is_meant*, in each family that has addresses."""
     slices, kinds = snapshot.slices_of(service.name), _kinds_by_family(snapshot, service)
+    observed = _Observed(snapshot, service) if service.name in snapshot.conditions else None
     for family in FAMILIES:
         for port in service.ports:
             if family in kinds and is_meant(port):
-                yield from _states_of_port(service, port, family, slices, kinds[family], snapshot.context)
+                yield from _states_of_port(service, port, family, slices, kinds[family], snapshot.context, observed)
     for part in slices:
         if part.family not in kinds:
             for endpoint, pod in zip(part.endpoints, part.pod_names(), strict=False):
                 reason = f"the Service has no {part.family} address"
                 yield _state(ServicePort("", "TCP", 0), part, endpoint, pod, 0, (), reason)
+
+
+class _Observed:
+    """What this node observed of the endpoints of *service*."""
+
+    def __init__(self, snapshot: Snapshot, service: Service) -> None:
+        self._snapshot = snapshot
+        self._service = service
+        self._aside = set_aside(snapshot, service.name)
+        self._places = {(key.address, key.port) for key in self._aside}
+
+    def text(self, place: Destination) -> str:
+        """Return it in words; "" if nothing was."""
+        return condition_text(self._snapshot, self._service.name, place, is_aside=place in self._places)
+
+    def is_aside(self, port: ServicePort, kind: FrontendKind, address: IP, number: int) -> bool:
+        """Return whether the endpoint is set aside at the frontends of *kind* of *port*."""
+        at = port.node_port if kind is FrontendKind.NODE_PORT else port.port
+        return any(
+            (key.address, key.port) == (address, number)
+            and (key.virtual_server.port, key.virtual_server.protocol) == (at, port.protocol)
+            and self._snapshot.claims.claims_to(key.virtual_server)[0].kind is kind
+            for key in self._aside
+        )
 
 
 def _kinds_by_family(snapshot: Snapshot, service: Service) -> dict[Family, list[FrontendKind]]:
@@ -56,6 +83,7 @@ def _states_of_port(  # noqa: PLR0913, PLR0917 - all that the selection depends 
     slices: Sequence[EndpointSlice],
     kinds: _Kinds,
     context: NodeContext,
+    observed: "_Observed | None",
 ) -> Iterator[EndpointState]:
     chosen = SliceEndpoints(backends(slices, family, port), context)
     selection = select_endpoints(service, port, kinds, [chosen])
@@ -71,6 +99,9 @@ def _states_of_port(  # noqa: PLR0913, PLR0917 - all that the selection depends 
             for number in numbers:
                 serves = [kind for kind, rule in rules.items() if (endpoint.address, number) in in_use[rule]]
                 reason = _reason(endpoint, serves, rules, chosen.backends, context)
+                if observed and (text := observed.text((endpoint.address, number))):
+                    serves = [kind for kind in serves if not observed.is_aside(port, kind, endpoint.address, number)]
+                    reason = f"{reason}; {text}"
                 yield _state(port, part, endpoint, pod, number, serves, reason)
 
 

@@ -351,6 +351,7 @@ def _problems(snapshot: Snapshot, services: Sequence[ServiceExplanation], scope:
             yield f"{name}: its last version is rejected, an earlier one is served: {problem}"
         meant = not_served_text(snapshot.services[ServiceName(one.service.namespace, one.service.name)])
         yield from (f"{name}: {text}" for text in _server_problems(one.service))
+        yield from (f"{name}: endpoint {text}" for text in _aside_texts(one.service))
         yield from (f"{name}: {note}" for note in one.service.notes if note != meant)
         yield from (f"{name}: {row.kind} {row.key}: {row.error}" for row in one.rows if row.error)
         if scope.endpoint and not any(endpoint.serves for endpoint in one.endpoints):
@@ -368,6 +369,13 @@ def _server_problems(service: ServiceState) -> Iterator[str]:
     for (kind, reason), places in groups.items():
         more = f" and {len(places) - _PLACES_MAX} more" if len(places) > _PLACES_MAX else ""
         yield f"{kind} {', '.join(places[:_PLACES_MAX])}{more}: {reason}"
+
+
+def _aside_texts(service: ServiceState) -> Iterable[str]:
+    """Return each endpoint that is set aside once, with the reason."""
+    reals = (real for server in service.virtual_servers for real in server.real_servers or ())
+    aside = (real for real in reals if real.status == "set aside")
+    return dict.fromkeys(f"{_at(real.address, real.port)}: {real.condition}" for real in aside)
 
 
 def _row_problems(rows: Iterable[RowState]) -> Iterator[str]:

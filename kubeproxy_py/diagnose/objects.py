@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps
 from kubeproxy_py.model.events import Event, NodeUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.problem import Problem
@@ -34,6 +35,8 @@ class _Head(Struct, array_like=True, gc=False):
     node: Node | None
     taken: tuple[TakenAddresses, ...]
     rejected: tuple[Problem, ...]
+    failures: tuple[EndpointFailures, ...]  # what the agent observed of endpoints, on which weights depend
+    steps: tuple[EndpointSteps, ...]
 
 
 class _Batch(Struct, array_like=True, gc=False):
@@ -49,7 +52,10 @@ _BATCHES = msgspec.msgpack.Decoder(_Batch)
 def encode_objects(snapshot: Snapshot) -> Iterator[bytes]:
     """Yield the objects of *snapshot* in pieces."""
     about = snapshot.about
-    yield _framed(_Head(about.version, about.saved_s, snapshot.node, snapshot.taken, about.rejected))
+    conditions = snapshot.conditions.items()
+    failures = tuple(EndpointFailures(name, one.failures) for name, one in conditions if one.failures)
+    steps = tuple(EndpointSteps(name, one.steps) for name, one in conditions if one.steps)
+    yield _framed(_Head(about.version, about.saved_s, snapshot.node, snapshot.taken, about.rejected, failures, steps))
     services = iter(snapshot.services.values())
     slices = (part for parts in snapshot.slices.values() for part in parts)
     while (batch := _Batch(tuple(islice(services, _BATCH)), tuple(islice(slices, _BATCH)))) != _END:
@@ -87,6 +93,8 @@ def decode_objects(content: bytes, version: str) -> list[Event]:
         *([NodeUpserted(head.node)] if head.node else ()),
         *(ServiceUpserted(service) for batch in batches for service in batch.services),
         *(SliceUpserted(part) for batch in batches for part in batch.slices),
+        *head.failures,
+        *head.steps,
     ]
 
 

@@ -13,6 +13,7 @@ from kubeproxy_py.compile.claims import Claim
 from kubeproxy_py.compile.frontends import external_local, source_ranges
 from kubeproxy_py.compile.settings import flag_names, settings_in_force
 from kubeproxy_py.compile.unserved import Unserved, unserved_outside, unserved_reason
+from kubeproxy_py.diagnose.conditions import all_set_aside, condition_text
 from kubeproxy_py.diagnose.document import (
     RealServerState,
     RealServerStatus,
@@ -73,7 +74,8 @@ class ServiceView:
         self.snapshot = snapshot
         self._extra: dict[VirtualServer, list[RealServer]] = {}  # real servers that are not desired, or wait
         unsettled = (key for key in snapshot.pending if isinstance(key, RealServer))
-        self._troubled = dict.fromkeys((*snapshot.draining, *unsettled))  # all others serve
+        self._aside = all_set_aside(snapshot) if snapshot.conditions else {}
+        self._troubled = dict.fromkeys((*snapshot.draining, *unsettled, *self._aside))  # all others serve
         for key in self._troubled:
             self._extra.setdefault(key.virtual_server, []).append(key)
         self._with_refusals = frozenset(refusal.service for refusal in snapshot.refusals)
@@ -183,6 +185,7 @@ class ServiceView:
             self._real_servers_of(keys, detail),
             affinity_mask=spec.netmask if spec else "",
             scheduler_flags=flag_names(spec.flags) if spec else (),
+            aside=counts["set aside"],
         )
 
     def _refused(
@@ -266,7 +269,9 @@ class ServiceView:
         snapshot = self.snapshot
         if key in snapshot.pending:
             return "failing" if row_status(snapshot, key) in ("failing", "waiting") else "pending"
-        return "draining" if key in snapshot.draining else "serving"
+        if key in snapshot.draining:
+            return "draining"
+        return "set aside" if key in self._aside else "serving"
 
     def _real_servers_of(self, keys: Iterable[RealServer], detail: _Detail) -> tuple[RealServerState, ...] | None:
         """Return the real servers *keys*, those in trouble first; None if they are not listed."""
@@ -294,6 +299,7 @@ class ServiceView:
             count.active if count else None,
             count.inactive if count else None,
             spec.upper if isinstance(spec, RealServerSpec) else 0,
+            self._condition(key),
         )
 
     def _may_have_notes(self, service: Service) -> bool:
@@ -307,6 +313,12 @@ class ServiceView:
             or not_served_text(service)
             or [part for part in snapshot.slices.get(name, ()) if part.problems]
         )
+
+    def _condition(self, key: RealServer) -> str:
+        holder = self.snapshot.claims.holder(key.virtual_server) if self.snapshot.conditions else None
+        if not holder:
+            return ""
+        return condition_text(self.snapshot, holder, (key.address, key.port), is_aside=key in self._aside)
 
     def _notes(self, service: Service) -> Iterator[str]:
         """Yield what else is to be known of *service*."""
@@ -339,7 +351,13 @@ class ServiceView:
             yield f"{len(waiting) - _NOTE_ROWS_MAX:,} more rows wait"
 
 
-_REAL_SERVER_RANK: Mapping[RealServerStatus, int] = {"failing": 0, "pending": 1, "draining": 2, "serving": 3}
+_REAL_SERVER_RANK: Mapping[RealServerStatus, int] = {
+    "failing": 0,
+    "pending": 1,
+    "set aside": 2,
+    "draining": 3,
+    "serving": 4,
+}
 
 
 def not_served_text(service: Service) -> str:

@@ -17,6 +17,7 @@ from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.kernel import Scope
+from kubeproxy_py.model.conditions import Conditions
 from kubeproxy_py.model.events import Feed, TakenAddresses
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
@@ -137,6 +138,7 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
     slices: Mapping[ServiceName, tuple[EndpointSlice, ...]] = {}  # of each Service, in no order
     claims: Claims  # which Service has each frontend, and who else asks for it
     refusals: Refusals
+    conditions: Mapping[ServiceName, Conditions] = {}  # of endpoints, as this node observed them
     uncompiled: Mapping[ServiceName | None, str] = {}  # whose last change was not compiled, and why; None: Node
     parts: Mapping[Owner, tuple[Rows, ...]] = {}  # the desired rows by Service, and those of BASE and CHAINS
 

@@ -193,7 +193,7 @@ def _real_state(real: RealServerState) -> str:
         until = f", until {real.deadline} at the latest" if real.deadline else ""
         return f"draining since {real.since}{until}"
     limit = f", at most {real.max_connections:,} connections" if real.max_connections else ""
-    return f"{real.status}: {real.error}" if real.error else f"{real.status}{limit}"
+    return f"{real.status}: {real.error}" if real.error else f"{real.condition or real.status}{limit}"
 
 
 def _cells(service: ServiceState, server: VirtualServerState) -> tuple[str, ...]:
@@ -226,9 +226,12 @@ def _first_cells(service: ServiceState, server: VirtualServerState) -> tuple[str
 
 
 def _endpoints(server: VirtualServerState) -> str:
-    failing = f", {server.failing} failing" if server.failing else ""
-    draining = f", {server.draining} draining" if server.draining else ""
-    return f"{server.serving}{failing}{draining}"
+    more = [
+        f"{server.failing} failing" if server.failing else "",
+        f"{server.aside} set aside" if server.aside else "",
+        f"{server.draining} draining" if server.draining else "",
+    ]
+    return ", ".join(filter(None, (str(server.serving), *more)))
 
 
 def _state_text(server: VirtualServerState) -> str:

@@ -238,6 +238,7 @@ class Agent:
             services=cluster.services.copy(),
             slices=cluster.all_slices(),
             claims=claims,
+            conditions=cluster.conditions.copy(),
             refusals=compiler.refusals.copy(claims),
             uncompiled=compiler.failed.copy(),
             parts=parts,

@@ -7,7 +7,7 @@ endpoints after 40 s and more; here nothing withdraws them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,11 +36,9 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-def objects(*pods: str, ports: tuple[Port, ...] = (WEB,), **annotations: str) -> list[Object]:
+def objects(*pods: str, ports: tuple[Port, ...] = (WEB,), settings: Mapping[str, str] = CHECKED) -> list[Object]:
     web, web_slice = service_with_slice("web", VIP, pods, ports)
-    web["metadata"]["annotations"] = {
-        f"kubeproxy-py.io/{name.replace('_', '-')}": value for name, value in annotations.items()
-    }
+    web["metadata"]["annotations"] = {f"kubeproxy-py.io/{name}": value for name, value in settings.items()}
     return [web, web_slice]
 
 
@@ -117,7 +115,7 @@ def checks(cluster: Cluster, _started: AgentProcess) -> int:
 
 
 def test_endpoints_of_a_dead_node_get_no_connections_until_they_answer(cluster: Cluster, tmp_path: Path) -> None:
-    with agent(cluster, tmp_path, objects(*PODS, **CHECKED)) as started:
+    with agent(cluster, tmp_path, objects(*PODS)) as started:
         under_traffic(cluster, lambda: "" not in answers(cluster, 4))
         with node_b_dead(cluster):
             under_traffic(cluster, lambda: aside(cluster) == {"pod-b1", "pod-b2"})

@@ -1,0 +1,97 @@
+"""Documents say which endpoints this node has set aside, why, and which start slowly."""
+
+from collections.abc import Callable
+
+import pytest
+
+from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.diagnose.document import RealServerState
+from kubeproxy_py.diagnose.objects import decode_objects, encode_objects
+from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.diagnose.status_text import real_cells
+from kubeproxy_py.model.conditions import EndpointFailures, Failure
+from kubeproxy_py.model.events import SliceUpserted
+from kubeproxy_py.model.services import Service
+from kubeproxy_py.model.settings import ServiceSettings
+from tests.builders import endpoint_slice, name, port, service
+from tests.diagnose.view import agent_with, explained, only_server, snapshot_of
+
+ONE, TWO, THREE = "10.244.1.5", "10.244.1.6", "10.244.1.7"
+REASON = "3 TCP connects got no answer"
+SINCE = "2023-11-14T22:13:10.000Z"  # ten seconds before the snapshot
+
+
+def observed(*failing: str, one: Service | None = None) -> Snapshot:
+    """Return a snapshot of a Service with three endpoints, of which *failing* fail."""
+    harness = agent_with(one or service(), endpoint_slice(endpoints=(ONE, TWO, THREE)))
+    failures = {(address, 8080): Failure(harness.now_s - 10, REASON) for address in failing}
+    harness.handle(EndpointFailures(name("web"), failures))
+    return snapshot_of(harness)
+
+
+def real_servers(snapshot: Snapshot) -> dict[str, RealServerState]:
+    return {real.address: real for real in only_server(snapshot).real_servers or ()}
+
+
+def test_endpoint_that_is_set_aside_has_the_reason_and_since_when() -> None:
+    real = real_servers(observed(ONE))[ONE]
+    assert (real.status, real.weight, real.condition) == ("set aside", 0, f"set aside: {REASON}, since {SINCE}")
+    assert real_cells(real)[-1] == real.condition
+
+
+def test_endpoints_that_are_set_aside_are_counted_apart() -> None:
+    server = only_server(observed(ONE))
+    assert (server.serving, server.aside, server.draining, server.status) == (2, 1, 0, "serving")
+
+
+def test_endpoint_that_fails_and_serves_says_why() -> None:
+    real = real_servers(observed(ONE, TWO))[TWO]
+    assert (real.status, real.weight) == ("serving", 1)
+    assert (
+        real.condition
+        == f"fails ({REASON}, since {SINCE}), and serves: at most half are set aside, and none if all fail"
+    )
+
+
+def starting() -> Snapshot:
+    """Return a snapshot of a Service in which TWO is at the third of ten steps."""
+    harness = agent_with(service(settings=ServiceSettings(scheduler="wrr", slow_start_s=27)), endpoint_slice())
+    harness.advance(30)
+    harness.handle(SliceUpserted(endpoint_slice(endpoints=(ONE, TWO))))
+    harness.advance(6)
+    return snapshot_of(harness)
+
+
+def test_endpoint_that_starts_slowly_says_how_far_it_is() -> None:
+    real = real_servers(starting())[TWO]
+    assert (real.status, real.weight, real.condition) == ("serving", 3, "starts slowly: step 3 of 10")
+
+
+def test_explain_names_what_is_set_aside_as_wrong() -> None:
+    explanation = explained(observed(ONE), "shop/web")
+    assert explanation.problems == (f"shop/web: endpoint {ONE}:8080: set aside: {REASON}, since {SINCE}",)
+    reasons = {endpoint.address: endpoint.reason for endpoint in explanation.services[0].endpoints}
+    assert reasons == {ONE: f"ready; set aside: {REASON}, since {SINCE}", TWO: "ready", THREE: "ready"}
+    assert [endpoint.serves for endpoint in explanation.services[0].endpoints] == [(), ("ClusterIP",), ("ClusterIP",)]
+
+
+def test_explain_of_an_endpoint_that_is_set_aside_says_that_it_gets_no_connections() -> None:
+    problems = explained(observed(ONE), ONE).problems
+    assert any("gets no new connections" in problem for problem in problems)
+
+
+def test_kind_at_which_it_is_not_set_aside_is_served() -> None:
+    one = service(ports=[port(80, node_port=30080)], type="NodePort", external_local=True)
+    endpoints = explained(observed(ONE, one=one), "shop/web").services[0].endpoints
+    assert endpoints[0].serves == ()
+    assert endpoints[1].serves == ("ClusterIP", "NodePort")
+
+
+@pytest.mark.parametrize("make", [starting, lambda: observed(ONE)])
+def test_commands_get_the_conditions_with_the_objects(make: Callable[[], Snapshot]) -> None:
+    snapshot = make()
+    compiler = Compiler(lambda _node, _addresses: snapshot.context)
+    for event in decode_objects(b"".join(encode_objects(snapshot)), ""):
+        compiler.handle_event(event)  # type: ignore[arg-type]
+    compiler.compile()
+    assert compiler.desired.rows == snapshot.desired_rows()
