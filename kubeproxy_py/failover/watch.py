@@ -2,7 +2,7 @@
 
 Invariants:
 - Only endpoints of Services that were used here lately are checked, and those that fail, until they return.
-- An endpoint that answers clients is not connected to.
+- An endpoint that answers clients is not connected to, once it is known that connects reach it.
 - What one Service asks for applies to an endpoint that another one has, too; the stricter rule counts.
 - A Service that is not watched any more has no failures.
 """
@@ -196,7 +196,7 @@ class FailoverWatch:
                 self.schedule.hasten(place, now_s)
             elif result is Result.SERVES or (result is Result.REFUSES and rule.only_nodes):
                 self._silent.pop(self._node[place], None)
-                if not health.failures:
+                if health.is_reachable and not health.failures:
                     self.schedule.postpone_idle(place, now_s)
 
     # Connects

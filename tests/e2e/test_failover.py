@@ -7,6 +7,9 @@ endpoints after 40 s and more; here nothing withdraws them.
 from __future__ import annotations
 
 import re
+import signal
+import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 
 from lab.client import QueryError, query
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -70,19 +73,24 @@ def weights(cluster: Cluster, protocol: str = "TCP", port: int = 80, target: int
     return {names[address]: int(weight) for address, weight in found}
 
 
-def aside(cluster: Cluster, **server: int) -> set[str]:
-    return {pod for pod, weight in weights(cluster, **server).items() if not weight}  # type: ignore[arg-type]
+def aside(cluster: Cluster, protocol: str = "TCP", port: int = 80, target: int = 8080) -> set[str]:
+    return {pod for pod, weight in weights(cluster, protocol, port, target).items() if not weight}
 
 
-def answers(cluster: Cluster, count: int = 1, client: str = "outside") -> list[str]:
+def answers(cluster: Cluster, count: int = 1, client: str = "outside", timeout_s: float = 0.5) -> list[str]:
     """Return who answers *count* connections; "" for one without answer."""
     names = []
     for _ in range(count):
         try:
-            names.append(query(cluster[client], "tcp", VIP, 80, timeout_s=0.5).name)
+            names.append(query(cluster[client], "tcp", VIP, 80, timeout_s=timeout_s).name)
         except QueryError:
             names.append("")
     return names
+
+
+def answering(cluster: Cluster) -> set[str]:
+    """Return who answers twenty connections, each within a time that a busy machine needs."""
+    return set(answers(cluster, 20, timeout_s=10.0))
 
 
 def under_traffic(cluster: Cluster, condition: Callable[[], bool], client: str = "outside") -> None:
@@ -95,33 +103,147 @@ def under_traffic(cluster: Cluster, condition: Callable[[], bool], client: str =
     wait_until(holds, lambda: f"weights are {weights(cluster)}", timeout_s=WITHIN_S)
 
 
-def reached(cluster: Cluster, started: AgentProcess) -> None:
-    """Wait until clients were answered by all pods, and the agent has had the time to notice it."""
-    seen: set[str] = set()
-
-    def all_answered() -> bool:
-        seen.update(answers(cluster, 4))
-        return len(seen) >= len(weights(cluster))
-
-    wait_until(all_answered, timeout_s=WITHIN_S)
-    wait_until(lambda: checks(cluster, started) > 0, lambda: "no connect was answered", timeout_s=WITHIN_S)
+def metric(cluster: Cluster, sample: str) -> float:
+    """Return the value of *sample*, a metric with its labels; 0 if it is not served."""
+    page = shell(cluster.node_a, "curl -s http://127.0.0.1:10249/metrics")
+    return next((float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(f"{sample} ")), 0.0)
 
 
-def checks(cluster: Cluster, _started: AgentProcess) -> int:
-    """Return the number of connects of the agent that were answered."""
-    page = shell(cluster.node_a, "curl -s http://127.0.0.1:10249/metrics || true")
-    found = re.search(r'kubeproxy_ipvs_endpoint_checks_total\{result="answered"\} ([0-9.]+)', page)
-    return int(float(found[1])) if found else 0
+def wait_answered(cluster: Cluster) -> None:
+    """Wait until each endpoint has answered a connect of the agent; after that, answers to clients are enough."""
+    sample = 'kubeproxy_ipvs_endpoint_checks_total{result="answered"}'
+    under_traffic(cluster, lambda: metric(cluster, sample) >= len(PODS))
+
+
+@contextmanager
+def no_connects_from_node_a(cluster: Cluster) -> Iterator[None]:
+    """Drop what node A itself sends to pods of node B, as a NetworkPolicy may; packets of clients pass."""
+    rule = f"-s {BY_NAME['node-a'].ipv4} -d 10.244.2.0/24 -j DROP"
+    shell(cluster["node-b"], f"iptables -I FORWARD {rule}")
+    try:
+        yield
+    finally:
+        shell(cluster["node-b"], f"iptables -D FORWARD {rule}")
+
+
+@contextmanager
+def pod_dead(cluster: Cluster, pod: str) -> Iterator[None]:
+    """Have *pod* lose all packets, while its node goes on."""
+    shell(cluster[BY_NAME[pod].plugged_into], f"ip link set {BY_NAME[pod].port} down")
+    try:
+        yield
+    finally:
+        shell(cluster[BY_NAME[pod].plugged_into], f"ip link set {BY_NAME[pod].port} up")
 
 
 def test_endpoints_of_a_dead_node_get_no_connections_until_they_answer(cluster: Cluster, tmp_path: Path) -> None:
     with agent(cluster, tmp_path, objects(*PODS)) as started:
-        under_traffic(cluster, lambda: "" not in answers(cluster, 4))
+        wait_answered(cluster)
         with node_b_dead(cluster):
             under_traffic(cluster, lambda: aside(cluster) == {"pod-b1", "pod-b2"})
-            assert set(answers(cluster, 20)) == {"pod-a1", "pod-a2"}
+            assert answering(cluster) == {"pod-a1", "pod-a2"}
             started.wait_for("Set endpoints aside")
         under_traffic(cluster, lambda: not aside(cluster))
-        assert set(answers(cluster, 20)) == set(PODS)
+        assert answering(cluster) == set(PODS)
         started.wait_for("Endpoints get new connections again")
         assert not [line for line in started.lines() if "after drift" in line], "it does not fight with itself"
+
+
+def test_setting_is_off_by_default(cluster: Cluster, tmp_path: Path) -> None:
+    with agent(cluster, tmp_path, objects(*PODS, settings={})), node_b_dead(cluster):
+        lost = 0
+        while lost < 8:
+            lost += answers(cluster, 4).count("")
+        assert aside(cluster) == set()
+        assert metric(cluster, 'kubeproxy_ipvs_endpoint_checks_total{result="answered"}') == 0
+
+
+def test_program_that_does_not_listen_any_more_gets_no_connections(cluster: Cluster, tmp_path: Path) -> None:
+    def listener(pod: str) -> socket.socket:
+        with cluster[pod].inside():
+            return socket.create_server(("", OPEN_PORT.target))
+
+    with (
+        listener("pod-a1"),
+        listener("pod-b1"),
+        agent(cluster, tmp_path, objects("pod-a1", "pod-b1", "pod-b2", ports=(OPEN_PORT,))),
+    ):
+        under_traffic(cluster, lambda: aside(cluster, target=7777) == {"pod-b2"})
+        with listener("pod-b2"):
+            under_traffic(cluster, lambda: not aside(cluster, target=7777))
+        under_traffic(cluster, lambda: aside(cluster, target=7777) == {"pod-b2"})
+
+
+def test_no_more_than_half_are_set_aside_and_none_if_all_fail(cluster: Cluster, tmp_path: Path) -> None:
+    with agent(cluster, tmp_path, objects("pod-a1", "pod-b1", "pod-b2")):
+        wait_answered(cluster)
+        with node_b_dead(cluster):
+            under_traffic(cluster, lambda: len(aside(cluster)) == 1)
+            with pod_dead(cluster, "pod-a1"):
+                under_traffic(cluster, lambda: not aside(cluster))
+            under_traffic(cluster, lambda: len(aside(cluster)) == 1)
+
+
+def test_all_services_fail_over_where_the_node_watches_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    ports = (WEB, Port(53, "TCP", 8091), Port(53, "UDP", 8091))
+    with agent(cluster, tmp_path, objects(*PODS, ports=ports, settings={}), "--watch-nodes"):
+        wait_answered(cluster)
+        with node_b_dead(cluster):
+            under_traffic(cluster, lambda: aside(cluster) == {"pod-b1", "pod-b2"})
+            assert answering(cluster) == {"pod-a1", "pod-a2"}
+            for protocol in ("TCP", "UDP"):  # UDP by its twin
+                dead = {"pod-b1", "pod-b2"}
+                wait_until(
+                    lambda: aside(cluster, protocol=protocol, port=53, target=8091) == dead,  # noqa: B023
+                    lambda: f"{protocol}: {weights(cluster, protocol, 53, 8091)}",  # noqa: B023
+                    timeout_s=WITHIN_S,
+                )
+        under_traffic(cluster, lambda: not aside(cluster))
+
+
+def test_what_is_set_aside_stays_so_over_a_restart(cluster: Cluster, tmp_path: Path) -> None:
+    given = objects(*PODS)
+    folder = Folder(tmp_path)
+    folder.write("web", given)
+    with AgentProcess(cluster.node_a, folder.path) as first:
+        first.wait_synced()
+        wait_answered(cluster)
+        with node_b_dead(cluster):
+            under_traffic(cluster, lambda: aside(cluster) == {"pod-b1", "pod-b2"})
+            first.stop(signal.SIGKILL)
+            with AgentProcess(cluster.node_a, folder.path) as second:
+                synced = second.wait_synced()
+                assert aside(cluster) == {"pod-b1", "pod-b2"}, synced
+                assert answering(cluster) == {"pod-a1", "pod-a2"}
+                planned = run(cluster.node_a, *command_line(folder.path, "plan"), status=0)
+                assert "0 changes" in planned or "nothing" in planned.lower(), planned
+                shell(cluster["router"], "ip link set to-node-b up")
+                under_traffic(cluster, lambda: not aside(cluster))
+
+
+def test_clients_show_what_no_connect_can(cluster: Cluster, tmp_path: Path) -> None:
+    """A NetworkPolicy lets no connect of the agent pass: nothing fails by that, but pods that clients find dead do."""
+    clients = {**CHECKED, "health-check-threshold": "3"}
+    with no_connects_from_node_a(cluster), agent(cluster, tmp_path, objects(*PODS, settings=clients)) as started:
+        silent = 'kubeproxy_ipvs_endpoint_checks_total{result="silent"}'
+        under_traffic(cluster, lambda: metric(cluster, silent) >= 8, client="pod-a1")
+        assert aside(cluster) == set(), started.lines()[-20:]
+        with pod_dead(cluster, "pod-b1"):
+            under_traffic(cluster, lambda: aside(cluster) == {"pod-b1"}, client="pod-a1")
+        started.wait_for("new connections of clients got no answer while other endpoints answered")
+
+
+def test_status_and_explain_name_the_reason(cluster: Cluster, tmp_path: Path) -> None:
+    socket_path = str(tmp_path / "debug.sock")
+    with agent(cluster, tmp_path, objects(*PODS), "--debug-socket", socket_path):
+        wait_answered(cluster)
+        with node_b_dead(cluster):
+            under_traffic(cluster, lambda: aside(cluster) == {"pod-b1", "pod-b2"})
+            at = ("--debug-socket", socket_path)
+            status = run(cluster.node_a, sys.executable, "-m", "kubeproxy_py", "status", *at)
+            explained = run(cluster.node_a, sys.executable, "-m", "kubeproxy_py", "explain", "shop/web", *at, status=2)
+            plan = run(cluster.node_a, sys.executable, "-m", "kubeproxy_py", "plan", *at)
+        assert "2, 2 set aside" in status
+        assert re.search(r"endpoint 10\.244\.2\.5:8080: set aside: .* since 20", explained)
+        assert "no changes" in plan.lower() or "nothing" in plan.lower(), plan
+        assert metric(cluster, "kubeproxy_ipvs_endpoints_set_aside_total") >= 2
