@@ -1,6 +1,6 @@
 """`python -m bench.inside WHAT REPEATS N...`, in the lab: print the raw figures as JSON, by N.
 
-REPEATS is the duration in seconds for idle and churn.
+REPEATS is the duration in seconds for idle and churn; N is a number of connections a second for failover.
 """
 
 import sys
@@ -9,7 +9,21 @@ from typing import Any
 
 import msgspec
 
-from bench.inside import asked, beside, change, churn, cold, contested, drift, floor, idle, machine, rollout, takeover
+from bench.inside import (
+    asked,
+    beside,
+    change,
+    churn,
+    cold,
+    contested,
+    drift,
+    failover,
+    floor,
+    idle,
+    machine,
+    rollout,
+    takeover,
+)
 
 _Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
 
@@ -30,6 +44,7 @@ _MEASURES: dict[str, _Measure] = {
     "rollout": rollout.measure,
     "contested": _each(contested.measure),
     "drift": _each(drift.measure),
+    "failover": failover.measure,
     "floor": _each(floor.measure),
     "idle": idle.measure,
     "machine": lambda _sizes, repeats: {"0": machine.measure(repeats)},
