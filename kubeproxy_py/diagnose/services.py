@@ -4,6 +4,7 @@ Invariants:
 - The cost of one Service is that of its own rows, so that one of 10,000 costs nothing of the others.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
@@ -256,13 +257,9 @@ class ServiceView:
         return ("unserved", why) if why else ("serving", _NO_REASON)
 
     def _counts(self, keys: Sequence[RealServer]) -> Mapping[RealServerStatus, int]:
-        counts: dict[RealServerStatus, int] = {"serving": 0, "draining": 0, "pending": 0, "failing": 0}
         if not self._troubled:
-            counts["serving"] = len(keys)
-            return counts
-        for key in keys:
-            counts[self.real_server_status(key)] += 1
-        return counts
+            return Counter({"serving": len(keys)})
+        return Counter(map(self.real_server_status, keys))
 
     def real_server_status(self, key: RealServer) -> RealServerStatus:
         """Return the state of the real server *key*."""
