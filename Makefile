@@ -87,8 +87,7 @@ build/atheris/ready: tests/fuzz/requirements.lock image/requirements.lock
 	@touch $@
 
 image-tests: image deb tools browser
-	$(PYTHON) -m pytest -m image
-	$(PYTHON) -m pytest -m lab
+	$(PYTHON) -m pytest -m "image or lab"
 
 $(KERNEL_JOBS): setup lab image tools deb-machine
 	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel -p tests.kernel_queue --queue=build/kernel-queue --durations=10 \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from tests.kernel_queue import PARTS, SLOWEST
 _TESTS = REPOSITORY / "tests"
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *words: str, arguments: Sequence[str] = (".",)) -> subprocess.CompletedProcess[str]:
     """Run pytest in *folder* with the queue `queue`, its record of executed tests in the file `ran`."""
-    argv = [sys.executable, "-m", "pytest", "-p", "tests.kernel_queue", "-p", "no:cacheprovider", *words, "."]
+    argv = [sys.executable, "-m", "pytest", "-p", "tests.kernel_queue", "-p", "no:cacheprovider", *words, *arguments]
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
     return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -67,6 +68,39 @@ def test_failing_test_fails_the_process_that_ran_it(files: Path) -> None:
     first, second = run(files, "--queue=queue"), run(files, "--queue=queue")
     assert (first.returncode, second.returncode) == (1, 0), first.stdout + second.stdout
     assert len((files / "ran").read_text().split()) == 5
+
+
+def test_process_that_claims_no_file_succeeds_and_imports_none(files: Path) -> None:
+    for name in "abc":
+        (files / f"queue/test_{name}.py-0").mkdir(parents=True)
+        (files / f"test_{name}.py").write_text("assert False\n")
+    result = run(files, "--queue=queue")
+    assert (result.returncode, "no tests ran" in result.stdout) == (0, True), result.stdout
+
+
+def test_file_that_cannot_be_imported_fails_its_process_and_the_others_run(files: Path) -> None:
+    (files / "test_a.py").write_text("import nothing_of_this_name\n")
+    result = run(files, "--queue=queue")
+    assert (result.returncode, "nothing_of_this_name" in result.stdout) == (1, True), result.stdout
+    assert len((files / "ran").read_text().split()) == 4
+
+
+def test_markers_and_fixtures_of_folders_apply(files: Path) -> None:
+    (files / "pytest.ini").write_text("[pytest]\nmarkers = kernel\n")
+    inner = files / "inner"
+    inner.mkdir()
+    (inner / "conftest.py").write_text("import pytest\n@pytest.fixture\ndef given(): return 5\n")
+    for name in "de":
+        (inner / f"test_{name}.py").write_text(
+            "import pytest\n@pytest.mark.kernel\ndef test_one(given): assert given == 5\ndef test_two(): pass\n"
+        )
+    result = run(files, "--queue=queue", "-m", "kernel", arguments=("inner", "test_a.py"))
+    assert (result.returncode, "2 passed, 4 deselected" in result.stdout) == (0, True), result.stdout
+    assert (files / "ran").read_text().split() == [f"inner/test_{name}.py::test_one" for name in "de"]
+
+
+def test_no_test_file_is_an_error(tmp_path: Path) -> None:
+    assert run(tmp_path, "--queue=queue").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_make_test_covers_every_folder_with_kernel_tests() -> None:
