@@ -6,7 +6,8 @@ to restart the process (/livez), and a rollout whether to go on (/readyz).
 Invariants:
   - The responses are kube-proxy's byte for byte, and /readyz, which it does not have, is in the same form.
   - /livez fails only if the loop hangs: a restart fixes nothing else.  /readyz fails as long as a family lacks what
-    protects its addresses, which nobody would see otherwise.
+    protects its addresses, which nobody would see otherwise, and until a device, set, chain or jump that failed in the
+    first sync exists.
   - Health is judged at each request from the last state that the loop published, so a loop that hangs while work is
     pending is detected.
 
@@ -40,6 +41,7 @@ class HealthState(Struct, frozen=True, gc=False):
     stuck_since_s: dict[Family, float] = {}  # when the sync of a family began to fail, of time.monotonic
     node_eligible: bool = False  # the Node exists (or there is no API server that could have one), and stays
     unprotected: frozenset[Family] = frozenset(FAMILIES)  # families that lack a chain or jump that protects addresses
+    complete: frozenset[Family] = frozenset()  # families that had every device, set, chain and jump after a sync, once
 
     def is_healthy(self, family: Family, now_s: float) -> bool:
         """Return whether nothing of *family* has been pending or failing for too long."""
@@ -51,7 +53,7 @@ class HealthState(Struct, frozen=True, gc=False):
 
     def is_ready(self, family: Family, now_s: float) -> bool:
         """Return whether addresses of *family* can be served, and are up to date."""
-        return self.is_healthy(family, now_s) and family not in self.unprotected
+        return self.is_healthy(family, now_s) and family not in self.unprotected and family in self.complete
 
     def _is_recent(self, since_s: float | None, now_s: float) -> bool:
         return since_s is None or now_s - since_s < PATIENCE_PERIODS * self.sync_period_s

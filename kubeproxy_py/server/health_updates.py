@@ -39,6 +39,7 @@ class HealthUpdates:
         self._synced = False  # in this cycle
         self._requested = False  # a sync was requested, and no cycle ended without work since
         self._compares = 0  # full compares until the last cycle
+        self._has_synced = False  # since the start
 
     def start(self) -> None:
         """Count every family as up to date now, so that the first sync gets as much time as any other."""
@@ -85,6 +86,10 @@ class HealthUpdates:
         before = self._health.state
         if status.unprotected != before.unprotected:
             self._health.update(lambda state: replace(state, unprotected=status.unprotected))
+        self._has_synced = self._has_synced or up_to_date
+        complete = before.complete.union(set(self._families) - status.stuck if self._has_synced else ())
+        if complete != before.complete:
+            self._health.update(lambda state: replace(state, complete=complete))
         stuck_since_s = stuck_since(before.stuck_since_s, status.stuck, time.monotonic()) if status.stuck else {}
         if not up_to_date:
             if stuck_since_s != before.stuck_since_s:

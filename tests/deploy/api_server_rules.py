@@ -176,7 +176,7 @@ def _service(document: Object) -> Iterator[str]:
     name = document["metadata"]["name"]
     if not is_label(name) or name[0].isdigit():
         yield f"Service: {name!r}"
-    yield from (f"port: {port['port']}" for port in document["spec"]["ports"] if not 1 <= port["port"] <= 65535)
+    yield from (f"port: {port['port']}" for port in document["spec"].get("ports", ()) if not 1 <= port["port"] <= 65535)
 
 
 def _repeated(where: str, names: Iterable[object]) -> Iterator[str]:

@@ -13,6 +13,7 @@ import yaml
 
 from kubeproxy_py.commands.agent_client import DEFAULT_SOCKET
 from kubeproxy_py.config.load import load
+from tests.deploy.api_server_rules import problems
 from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
 from tests.deploy.rendering import kustomize_objects
 
@@ -49,9 +50,10 @@ def kubernetes_objects() -> Iterator[Any]:
                 yield pytest.param(document, id=f"{path.relative_to(DEPLOY)}-{number}-{document['kind']}")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_objects_of_the_daemon_set_are_valid_in_each_kubernetes_version(version: str) -> None:
-    for document in objects_of(BASE):
+def check(document: Object) -> None:
+    """Fail unless *document* is valid in each version, and has no value that an API server refuses all the same."""
+    assert not problems(document), document["kind"]
+    for version in VERSIONS if not document["apiVersion"].startswith(_OTHERS) else ():
         kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -63,8 +65,8 @@ def test_unknown_field_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("document", list(kubernetes_objects()))
-def test_every_object_of_the_folder_is_valid(document: Object) -> None:
-    kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+def test_every_object_of_the_folder_is_valid_in_each_kubernetes_version(document: Object) -> None:
+    check(document)
 
 
 def test_single_file_manifest_equals_the_base() -> None:
@@ -81,9 +83,24 @@ def test_files_named_by_a_kustomization_exist(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [BASE_FOLDER, *OVERLAYS], ids=lambda folder: folder.name)
-def test_objects_rendered_by_kustomize_are_valid(folder: Path) -> None:
+def test_objects_rendered_by_kustomize_are_valid_in_each_kubernetes_version(folder: Path) -> None:
     for document in kustomize_objects(folder):
-        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+        check(document)
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BASE_FOLDER, *OVERLAYS], ids=lambda folder: folder.name)
+def test_each_overlay_with_each_component_is_valid_in_each_kubernetes_version(
+    folder: Path, component: Path, tmp_path: Path
+) -> None:
+    inside = tmp_path / "inside"  # kustomize requires relative paths
+    inside.symlink_to(DEPLOY)
+    names = ["inside/" + str(path.relative_to(DEPLOY)) for path in (folder, component)]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": names[:1], "components": names[1:]}))
+    objects = kustomize_objects(tmp_path)
+    assert find(objects, "DaemonSet")
+    for document in objects:
+        check(document)
 
 
 def test_component_no_init_removes_the_init_container(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PLACEHOLDER = re.compile(r"\b(?:CONTROL-PLANE|CLUSTER-API-SERVER|REGISTRY|NODE|IMAGE|CLUSTER)\b")
 # Values for our own kinds are validated elsewhere; these are files of other programs.
 _OTHER_KINDS = ("ClusterConfig",)
+VERSIONS = tuple(f"1.{minor}" for minor in range(27, 37))
 
 
 class Block(NamedTuple):
@@ -89,7 +90,8 @@ def test_helm_renders_the_chart_with_the_values_of_the_page(words: list[str]) ->
     done = helm("template", *(str(REPOSITORY / word) if word.startswith("deploy/") else word for word in arguments))
     assert done.returncode == 0, done.stderr
     for document in documents(done.stdout):
-        kubernetes_validate.validate(document, "1.36", strict=True)
+        for version in VERSIONS:
+            kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("words", [param for param in of_program("kubectl", "apply") if "-k" in param.values[0]])
@@ -133,8 +135,9 @@ def yaml_objects() -> list[Any]:
 
 
 @pytest.mark.parametrize("document", yaml_objects())
-def test_object_of_the_page_is_valid(document: Any) -> None:
-    kubernetes_validate.validate(document, "1.36", strict=True)
+def test_object_of_the_page_is_valid_in_each_kubernetes_version(document: Any) -> None:
+    for version in VERSIONS:
+        kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -38,7 +38,12 @@ def set_zone(zone: str | None) -> None:
     time.tzset()
 
 
-HEALTHY = HealthState(updated_ns={"IPv4": SYNCED_NS, "IPv6": SYNCED_NS}, node_eligible=True, unprotected=frozenset())
+HEALTHY = HealthState(
+    updated_ns={"IPv4": SYNCED_NS, "IPv6": SYNCED_NS},
+    node_eligible=True,
+    unprotected=frozenset(),
+    complete=frozenset({"IPv4", "IPv6"}),
+)
 
 
 class Harness:
@@ -123,6 +128,11 @@ def test_a_node_is_ready_while_every_family_has_what_protects_its_addresses(
     harness = Harness(replace(HEALTHY, unprotected=frozenset(unprotected), node_eligible=False))
     assert harness.get("/readyz").status == status
     assert harness.get("/livez").status == 200
+
+
+def test_a_node_is_not_ready_before_every_family_was_complete_once() -> None:
+    harness = Harness(replace(HEALTHY, complete=frozenset({"IPv4"})))
+    assert (harness.get("/readyz").status, *harness.statuses()) == (503, 200, 200)
 
 
 def test_a_family_that_is_not_served_needs_no_protection() -> None:

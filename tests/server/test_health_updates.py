@@ -91,6 +91,19 @@ def test_node_is_not_ready_before_the_first_sync_and_while_a_family_is_unprotect
         assert harness.health.state.unprotected == unprotected
 
 
+def test_family_is_complete_from_the_first_sync_in_which_nothing_of_it_failed() -> None:
+    harness = Harness()
+    harness.updates.on_cycle_end(SyncStatus(has_work=True))
+    assert harness.health.state.complete == frozenset(), "there was no sync yet"
+    harness.updates.on_cycle_end(SyncStatus(compares=1, stuck=frozenset({"IPv4", "IPv6"})))
+    assert harness.health.state.complete == frozenset()
+    harness.updates.on_cycle_end(SyncStatus(compares=1, stuck=frozenset({"IPv6"})))
+    assert harness.health.state.complete == {"IPv4"}, "a retry succeeded, which is no sync"
+    harness.updates.on_cycle_end(SyncStatus(compares=2))
+    harness.updates.on_cycle_end(SyncStatus(compares=3, stuck=frozenset({"IPv4"})))
+    assert harness.health.state.complete == {"IPv4", "IPv6"}, "what fails later is a matter of health"
+
+
 def test_sync_period_of_a_reloaded_configuration_applies_from_the_next_sync() -> None:
     harness = Harness()
     harness.updates.start()
