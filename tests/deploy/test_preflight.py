@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,15 @@ def test_image_that_is_shipped_is_the_one_of_the_plain_manifests() -> None:
     assert image["name"] == image["newName"]
     for path in (BASE, DEPLOY / "preflight/daemonset.yaml", DEPLOY / "cleanup/pod.yaml"):
         assert images(objects_of(path)) == named
+
+
+def test_summary_of_a_node_in_another_mode_is_the_one_that_the_page_shows(tmp_path: Path) -> None:
+    [shown] = re.findall(r"\] (node-c: .*)", (DEPLOY.parent / "docs/migrate.md").read_text())
+    config = tmp_path / "config.conf"
+    config.write_text("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: iptables\n")
+    words = [sys.executable, "-m", "kubeproxy_py", "plan", "--hold", f"--config={config}", "--hostname-override=node-c"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        printed = next((line for line in process.stdout if line.startswith("node-c: ")), "")
+        process.terminate()
+    assert printed.rstrip() == shown
