@@ -10,6 +10,8 @@ because less than is configured would apply to a packet:
   whom it should be closed, or lacks an entry that masquerades or what closes it: its virtual server may be one that
   stays while its frontend moves to another set or Service.  No frontend becomes exempt while real servers that should
   leave are still there.
+- A chain gets no rule on a set of exemptions, on which it had none, while an entry is there that another program added
+  and that should not be there, or not yet.
 - What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there, and
   what exempted it from masquerading is gone.
 - At an address that is bound, a frontend that one set admits gets its virtual server, even if other entries are
@@ -45,7 +47,7 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import IP, Family, family_of
 from kubeproxy_py.plan import set_roles
-from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, is_port, port_of, server_of
+from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, is_port, newly_matched_sets, port_of, server_of
 from kubeproxy_py.plan.unfinished import Unfinished
 
 _Candidates = Iterator[Key | None]
@@ -77,6 +79,8 @@ class Dependencies:
         if step.verb == "add":
             self._rows.absent.add(step.key)
         self._rows.note(step.key)
+        if step.verb == "delete" and isinstance(step.key, IpsetEntry) and step.key.set in set_roles.EXEMPTS:
+            self._rows.exemptions.setdefault(step.key.set, step.key)  # also one that is to come again
 
     def split(self, steps: Sequence[Step]) -> tuple[Sequence[Step], list[StepFailure]]:
         """Return the *steps* that can be tried, and as failures those that wait, which are recorded."""
@@ -107,6 +111,8 @@ class Dependencies:
         rules = spec.rules if isinstance(spec, ChainSpec) else ()
         yield from self._if_absent(*(Ipset(name) for name in sorted(referenced_sets(rules))))
         yield from self._if_absent(*(Chain(key.family, key.table, name) for name in sorted(referenced_chains(rules))))
+        if self._rows.exemptions:  # which take effect with the rules
+            yield from (self._rows.exemptions.get(name) for name in sorted(newly_matched_sets(step)))
         if self._rows.lingering_entries and isinstance(step.before, ChainSpec):
             dropped = [rule for rule in step.before.rules if rule not in rules]
             yield from (self._rows.lingering_entries.get(name) for name in sorted(referenced_sets(dropped)))

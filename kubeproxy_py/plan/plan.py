@@ -38,7 +38,16 @@ from kubeproxy_py.model.steps import Plan, Step
 from kubeproxy_py.net import FAMILIES, IP
 from kubeproxy_py.plan.drain_policy import must_drain
 from kubeproxy_py.plan.set_replacement import is_replacement, replace_sets
-from kubeproxy_py.plan.set_roles import ALLOWS, ENTRY_ORDER, EXEMPTS, OPENS, frontend_of, frontends_of, is_closed
+from kubeproxy_py.plan.set_roles import (
+    ALLOWS,
+    ENTRY_ORDER,
+    EXEMPTS,
+    OPENS,
+    frontend_of,
+    frontends_of,
+    is_closed,
+    newly_matched_sets,
+)
 
 BUILD_ORDER: tuple[type[Key], ...] = (
     Sysctl,
@@ -122,6 +131,7 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
                 builds[type(key)].append(build)
             if teardown:
                 teardowns[type(key)].append(teardown)
+    premature = _pop_premature(builds, teardowns, desired, actual) if Chain in builds else []
     obsolete = _pop_obsolete(builds[Address], teardowns) if Address in builds else []
 
     def allows_too_much(key: IpsetEntry) -> bool:
@@ -137,7 +147,7 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
         first[IpsetEntry] = [*first.get(IpsetEntry, ()), *removed_early]
     if added_late:
         last[IpsetEntry] = [*added_late, *last.get(IpsetEntry, ())]
-    steps: list[Step] = []
+    steps: list[Step] = premature
     for kind in sorted(first, key=BUILD_ORDER.index):
         steps += first[kind]
     for kind in sorted(last, key=BUILD_ORDER.index, reverse=True):
@@ -159,6 +169,26 @@ def _pop_entries(
     popped = [step for step in meant if isinstance(step.key, IpsetEntry) and frontend_of(step.key) in changing]
     _remove(entry_steps, popped)
     return popped
+
+
+def _pop_premature(
+    builds: dict[type[Key], list[Step]], teardowns: dict[type[Key], list[Step]], desired: Rows, actual: Rows
+) -> list[Step]:
+    """Remove from *teardowns*, and return, what goes before chains get rules on sets of exemptions that had none.
+
+    Only another program adds entries to such sets.  They would take effect with the rules: those of no Service, and
+    those that a Service is to have after its endpoints on other nodes went, which come again (*builds*).
+    """
+    names = {name for step in builds[Chain] for name in newly_matched_sets(step)} & EXEMPTS
+    entries = [key for key in actual if isinstance(key, IpsetEntry) and key.set in names] if names else []
+    if not entries:
+        return []
+    surplus = [key for key, spec in actual.items() if isinstance(key, RealServer) and key not in desired]
+    forwarding = {frontend for key in surplus for frontend in frontends_of(key.virtual_server)}
+    premature = [key for key in entries if key not in desired or frontend_of(key) in forwarding]
+    _remove(teardowns[IpsetEntry], [Step("delete", key) for key in premature])
+    builds[IpsetEntry] += [Step("add", key, desired[key]) for key in premature if key in desired]
+    return [Step("delete", key, None, actual[key]) for key in premature]
 
 
 def _exempts(key: IpsetEntry) -> bool:

@@ -19,7 +19,8 @@ every set that masquerades.
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import NODE_PORT_BITMAPS, IpsetDefinition, names_of, server_entry
-from kubeproxy_py.model.rows import IpsetEntry, Rows, VirtualServer
+from kubeproxy_py.model.rows import ChainSpec, IpsetEntry, Rows, VirtualServer, referenced_sets
+from kubeproxy_py.model.steps import Step
 from kubeproxy_py.net import FAMILIES, family_of
 
 MASQUERADES = names_of(
@@ -113,3 +114,9 @@ def waiting_role(name: str, *, is_deleted: bool) -> str:
 def is_closed(frontend: str, desired: Rows) -> bool:
     """Return whether *frontend*, an address and port, is *desired* to be closed to those whom no entry admits."""
     return any(IpsetEntry(name, frontend) in desired for name in CLOSES)
+
+
+def newly_matched_sets(step: Step) -> set[str]:
+    """Return the sets on which rules match that *step* adds to a chain, and on which no other rule of it did."""
+    after, before = (spec.rules if isinstance(spec, ChainSpec) else () for spec in (step.spec, step.before))
+    return referenced_sets(after) - referenced_sets(before)

@@ -50,6 +50,7 @@ class Unfinished:
         # Not desired any more, but still there:
         self.lingering: set[Key] = set()
         self.exempt: dict[str, Key] = {}  # by frontend: an entry of EXEMPTS
+        self.exemptions: dict[str, Key] = {}  # by set: the same
         self.opened: dict[str, Key] = {}  # by frontend that is to be closed to others: an entry of OPENS
         self.lingering_entries: dict[str, Key] = {}  # by set: an entry
         self.forwarding: dict[str, Key] = {}  # by frontend: a virtual server, or a real server with weight
@@ -95,6 +96,7 @@ class Unfinished:
             self.lingering_entries.setdefault(name, key)
             if name in set_roles.EXEMPTS:
                 self.exempt.setdefault(frontend, key)
+                self.exemptions.setdefault(name, key)
             if set_roles.is_closed(frontend, self._desired) and name in set_roles.OPENS:
                 self.opened.setdefault(frontend, key)
             if name in set_roles.ALLOWS:

@@ -245,8 +245,8 @@ class PacketKernel(CheckedKernel):
         self._lacked_firewall: set[Family] = set()
         self.unbound: set[IP] = set()  # addresses that another program deleted
         self.lost_entries: set[IpsetEntry] = set()  # that another program deleted
-        self.foreign_exemptions: set[IpsetEntry] = set()  # that another program added
         self.meetings: dict[Packet, Meeting] = {}
+        self._ranges: set[tuple[str, str]] = set()  # sets that are to have source ranges, and of which frontends
         self._by_address: defaultdict[IP, list[Packet]] = defaultdict(list)
         self._by_family: defaultdict[Family, list[Packet]] = defaultdict(list)
         self._unmasqueraded: defaultdict[VirtualServer, set[tuple[str, int]]] = defaultdict(set)
@@ -261,6 +261,8 @@ class PacketKernel(CheckedKernel):
         self._by_address.clear()
         self._by_family.clear()
         self._unmasqueraded.clear()  # endpoints that some client meets so
+        entries = (key for key in desired if isinstance(key, IpsetEntry))
+        self._ranges = {(key.set, key.entry.rpartition(",")[0]) for key in entries if "-SOURCE-" in key.set}
         # An entry that is to come back, before obsolete endpoints go, may admit clients to them again.
         self.lost_entries &= desired.keys()
         lost = frozenset(self.lost_entries)
@@ -269,9 +271,6 @@ class PacketKernel(CheckedKernel):
             self._by_family[packet.family].append(packet)
             # While an address that goes is still bound, what is behind it may be as desired already.
             is_unbound = meeting.after.result == "elsewhere"
-            # A known gap: it takes effect when its set gets rules, before endpoints that it is not for went.
-            if any(key.entry == frontend_of(packet) for key in self.foreign_exemptions):
-                self._unmasqueraded[packet.server].update(meeting.before.endpoints)
             was_unbound = packet.destination in self.unbound
             for its_fate in (
                 fate_if_open(before, packet, meeting.before, is_bound=was_unbound, lost=lost),
@@ -354,27 +353,25 @@ class PacketKernel(CheckedKernel):
         return packet.family in self._lacked_firewall and any(k in self.before for k in closing_entries(packet))
 
     def is_range_refused(self, packet: Packet) -> bool:
-        """Return whether a fault refused a source range of the frontend of *packet*, or the set of such ranges.
+        """Return whether a fault refused a source range of the frontend of *packet*, or the set that is to have it.
 
-        Then its clients are shut out.
+        Then its clients are shut out: an entry needs its set, and Linux admits nobody by rules on what is not there.
         """
         if not self.refused:
             return False
-        frontend = f"{frontend_of(packet)},"
+        frontend = frontend_of(packet)
         return any(
             verb != "delete"
-            and ((isinstance(key, IpsetEntry) and key.entry.startswith(frontend)) or is_set_of_ranges(key))
+            and (
+                (isinstance(key, IpsetEntry) and key.entry.startswith(f"{frontend},"))
+                or (isinstance(key, Ipset) and (key.name, frontend) in self._ranges)
+            )
             for key, verb in self.refused.items()
         )
 
     def is_refused(self, packet: Packet) -> bool:
-        """Return whether a fault refused the virtual server of *packet*, or that what admits packets to it goes.
-
-        Or the entry that hides ports of the host at its address, after another program deleted it.
-        """
+        """Return whether a fault refused the virtual server of *packet*, or that what admits packets to it goes."""
         frontend = frontend_of(packet)
-        if any(key.entry == packet.destination for key in self.lost_entries & self.refused.keys()):
-            return True
         return packet.server in self.refused or any(
             isinstance(key, IpsetEntry) and key.entry == frontend and verb == "delete"
             for key, verb in self.refused.items()
@@ -399,10 +396,6 @@ def lacks_firewall(rows: Rows, family: Family) -> bool:
     chains = [rows.get(chain) for chain in kube_names.chains(family) if "FIREWALL" in chain.name]
     jumps = [jump for jump in kube_names.jumps(family) if "FIREWALL" in jump.target]
     return not all(isinstance(spec, ChainSpec) and spec.rules for spec in chains) or any(j not in rows for j in jumps)
-
-
-def is_set_of_ranges(key: Key) -> bool:
-    return isinstance(key, Ipset) and "-SOURCE-" in key.name
 
 
 def closing_entries(packet: Packet) -> list[IpsetEntry]:

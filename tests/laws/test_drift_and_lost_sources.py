@@ -135,8 +135,6 @@ class DamagedKernel(PacketKernel):
         damage(self.rows, keys)
         self.unbound |= {address for address in bound if Address(address) not in self.rows}
         self.lost_entries |= entries - self.rows.keys()
-        if damage is exempt:
-            self.foreign_exemptions |= {key for key in self.rows if isinstance(key, IpsetEntry) and key not in entries}
         if isinstance(chosen, Chain | Jump):
             self._changed_rules.add(chosen.family)
         self.state = State(self.rows)
@@ -148,8 +146,6 @@ class DamagedKernel(PacketKernel):
     def end_sync(self) -> None:
         self.unbound = {address for address in self.unbound if Address(address) not in self.rows}
         self.lost_entries -= self.rows.keys()
-        is_done = all(self.rows.get(key) == spec for key, spec in self.desired.items())
-        self.foreign_exemptions &= self.rows.keys() - (self.desired.keys() if is_done else set())
         rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
         self._changed_rules -= {
             family

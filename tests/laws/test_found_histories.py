@@ -1,9 +1,11 @@
 """Histories that random examples found, each as short as it can be: what law 2 forbids happened in them once."""
 
+from collections.abc import Sequence
+
 from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.rows import IpsetEntry, Key, VirtualServer
 from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
-from tests.laws.checking_kernels import CheckedAgent
+from tests.laws.checking_kernels import CheckedAgent, failing
 from tests.laws.test_drift_and_lost_sources import Damage, DamagedKernel, delete, exempt
 from tests.laws.test_every_prefix_is_legal import sync_with_faults
 from tests.laws.test_late_rules import sync_with_late_rules
@@ -107,8 +109,8 @@ def test_entry_that_another_program_deleted_admits_clients_again_before_endpoint
     )
 
 
-def test_exemption_that_another_program_added_takes_effect_before_endpoints_went() -> None:
-    """It becomes the agent's own in the sync in which its set gets its rules: a known gap."""
+def test_exemption_that_another_program_added_takes_effect_after_endpoints_went() -> None:
+    """It becomes the agent's own in the sync in which its set gets its rules."""
     _sync_damaged(
         [_balancer("api", ()), _slice_here_and_there("api", "10.244.")],
         (exempt, VirtualServer(ADDRESS, 80, "TCP")),
@@ -116,8 +118,33 @@ def test_exemption_that_another_program_added_takes_effect_before_endpoints_went
     )
 
 
-def _sync_damaged(first: list[ObjectEvent], damage: tuple[Damage, Key], second: list[ObjectEvent]) -> None:
-    """Sync after *first*, and after *damage* and *second*."""
+def test_exemption_that_another_program_added_goes_before_its_set_gets_rules_for_another_service() -> None:
+    """It stays an exemption of no Service."""
+    local = _service(
+        "cart", "10.96.0.11", port(80), type="LoadBalancer", load_balancer_ips=("203.0.113.9",), external_local=True
+    )
+    for faults in ([], ["delete IpsetEntry KUBE-LOAD-BALANCER-LOCAL .*"]):
+        _sync_damaged(
+            [_balancer("api", ()), _slice_here_and_there("api", "10.244.")],
+            (exempt, VirtualServer(ADDRESS, 80, "TCP")),
+            [local, _slice("cart", "10.244.1.6")],
+            faults,
+        )
+
+
+def test_exemption_that_comes_again_after_endpoints_went_keeps_its_set_from_rules_while_it_cannot_be_deleted() -> None:
+    _sync_damaged(
+        [_balancer("api", ()), _slice_here_and_there("api", "10.244.")],
+        (exempt, VirtualServer(ADDRESS, 80, "TCP")),
+        [_balancer("api", (), external_local=True)],
+        ["delete IpsetEntry KUBE-LOAD-BALANCER-LOCAL .*"],
+    )
+
+
+def _sync_damaged(
+    first: list[ObjectEvent], damage: tuple[Damage, Key], second: list[ObjectEvent], faults: Sequence[str] = ()
+) -> None:
+    """Sync after *first*, and after *damage* and *second*, while steps that match one of *faults* are refused."""
     kernel = DamagedKernel()
     checked = CheckedAgent(kernel)
     checked.handle(first)
@@ -126,6 +153,7 @@ def _sync_damaged(first: list[ObjectEvent], damage: tuple[Damage, Key], second: 
     kernel.damage(does, [key])
     checked.handle(second)
     checked.advance(31.0)
+    kernel.fault = failing(faults)
     checked.sync()
     checked.settle()
 
