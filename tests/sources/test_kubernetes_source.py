@@ -926,3 +926,20 @@ def test_openid_connect_is_imported_only_for_a_kubeconfig_with_an_auth_provider(
     assert imported.isdisjoint(NOT_NEEDED)
     with_provider = {"token": SECRET, "auth-provider": {"name": "oidc", "config": {}}}
     assert {"requests", "oauthlib"} <= imported_with(kubeconfig(tmp_path, server, with_provider))
+
+
+def test_settings_of_a_service_are_read_by_lists_and_watches(
+    cluster: Client, tmp_path: Path, start_source: Any, event_log: EventLog
+) -> None:
+    cluster.apply(node("node-a"))
+    cluster.apply(service("listed", annotations={"kubeproxy-py.io/scheduler": "wlc", "note": "kept"}))
+    start_source(kubeconfig(tmp_path, cluster))
+    _, listed = event_log.wait_for(is_service("listed"))
+    wait_until(lambda: Synced("services") in [event for _, event in event_log.events])
+    cluster.apply(service("watched", annotations={"kubeproxy-py.io/max-connections": "many"}))
+    _, watched = event_log.wait_for(is_service("watched"))
+    assert isinstance(listed, ServiceUpserted)
+    assert isinstance(watched, ServiceUpserted)
+    assert listed.service.settings.scheduler == "wlc"
+    (problem,) = watched.service.settings.problems
+    assert (problem.annotation, problem.value) == ("kubeproxy-py.io/max-connections", "many")
