@@ -45,7 +45,7 @@ def prepare_host(loaded: LoadedConfig, kernel: Kernel, host: HostInfo) -> Rows:
     """
     config = loaded.config
     check_pod_networks(config, host.families)
-    for warning in (*family_warnings(config, host.families), *loopback_warnings(config)):
+    for warning in (*family_warnings(config, host.families), *loopback_warnings(config, loaded.agent)):
         log.warning("%s", warning)
     if not config.node_port_addresses:
         log.info(

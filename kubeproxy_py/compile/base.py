@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.host import HostInfo
-from kubeproxy_py.model.rows import IPVS_DEVICE, JumpSpec, Link, Rows, Sysctl
+from kubeproxy_py.model.rows import IPVS_DEVICE, JumpSpec, Link, LoopbackPath, LoopbackSpec, Rows, Sysctl
 from kubeproxy_py.net import Family
 
 CONNTRACK_MAX = Sysctl("net/netfilter/nf_conntrack_max")
@@ -37,6 +37,7 @@ def base_rows(  # noqa: PLR0913 - all that these rows depend on
     *,
     policy_sets: bool = False,
     policy_jumps: bool = False,
+    loopback: Mapping[Family, LoopbackSpec] | None = None,
 ) -> Rows:
     """Return *sysctls*, the device, and every set and jump of *families*.
 
@@ -47,8 +48,10 @@ def base_rows(  # noqa: PLR0913 - all that these rows depend on
         without_comments: The families whose rules cannot have comments.
         policy_sets: The sets of exact policies, too.
         policy_jumps: The jumps of exact policies, too.
+        loopback: The paths to node ports at loopback addresses, by family.
     """
     rows: Rows = {**sysctls, Link(IPVS_DEVICE): None}
+    rows |= {LoopbackPath(family): spec for family, spec in (loopback or {}).items()}
     for family in families:
         for ipset, header in kube_names.ipsets(family, maxelems).items():
             rows[ipset] = header

@@ -299,6 +299,7 @@ class Compiler:
             without_comments,
             policy_sets=self.context.policy_marks is not None or bool(self.marks.resting),
             policy_jumps=self.context.policy_marks is not None,
+            loopback=self.context.loopback_paths,
         )
         changed += self.desired.replace(BASE, base)
         return changed + self.desired.replace(CHAINS, self._compile_chains())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ipaddress import ip_network
 
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family, node_ips, primary_family
-from kubeproxy_py.config.types import KubeProxyConfiguration
+from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MARK_USERS, MarkRange
 from kubeproxy_py.model.services import EndpointSlice, Service
@@ -40,12 +40,15 @@ def family_warnings(config: KubeProxyConfiguration, families: tuple[Family, ...]
     )
 
 
-def loopback_warnings(config: KubeProxyConfiguration) -> tuple[str, ...]:
+def loopback_warnings(config: KubeProxyConfiguration, settings: AgentSettings) -> tuple[str, ...]:
     """Return a sentence if nodePortAddresses has loopback networks; load.py warns of the keyword ``localhost``."""
     networks = [value for value in config.node_port_addresses if "/" in value and ip_network(value).is_loopback]
-    if not networks:
+    if not networks or settings.policy_marks:
         return ()
-    return (f"nodePortAddresses: {', '.join(networks)} adds no address: IPVS cannot serve NodePorts on loopback",)
+    return (
+        f"nodePortAddresses: {', '.join(networks)} adds no address: "
+        "IPVS serves NodePorts on loopback only with --policies=exact",
+    )
 
 
 def mark_warnings(policy_marks: MarkRange | None, addresses: Iterable[HostAddress]) -> tuple[str, ...]:

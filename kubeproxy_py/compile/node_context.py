@@ -15,7 +15,7 @@ from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MarkRange
-from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE
+from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE, LoopbackSpec
 from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, family_of
 
 
@@ -42,6 +42,7 @@ class NodeContext(Struct, frozen=True, gc=False):
     missing_extensions: dict[Family, frozenset[str]] = field(default_factory=dict)  # matches and targets of iptables
     needs_node: bool = True  # False: without a Node object this host itself takes its place (own_node)
     policy_marks: MarkRange | None = None  # of exact policies; None: kube-proxy's
+    loopback_paths: dict[Family, LoopbackSpec] = field(default_factory=dict)  # with exact policies, if configured
     service_networks: dict[Family, tuple[CIDR, ...]] = field(default_factory=dict)  # with exact policies
     # With exact policies, the matches for packets that pods of this node sent; they are not negated as if_not_local is.
     if_local: dict[Family, tuple[str, ...]] = field(default_factory=dict)
@@ -82,6 +83,7 @@ def make_node_context(
     node = node or (None if needs_node else own_node(host, addresses))
     ips = node_ips(config.bind_address, node)
     cidrs = node_port_networks(config.node_port_addresses, ips)
+    loopback = _loopback_paths(cidrs, ips, settings, host.families) if settings.policy_marks else {}
     return NodeContext(
         node_name=host.node_name,
         zone=node.zone if node else "",
@@ -89,7 +91,13 @@ def make_node_context(
         node_ips=ips,
         foreign_addresses={family: frozenset(foreign_addresses(addresses, family)) for family in host.families},
         broadcast_addresses=broadcast_addresses(addresses),
-        node_port_addresses={family: node_port_addresses(addresses, cidrs, family) for family in host.families},
+        node_port_addresses={
+            family: (
+                *node_port_addresses(addresses, cidrs, family),
+                *((LOOPBACK[family],) if family in loopback else ()),
+            )
+            for family in host.families
+        },
         health_check_addresses={family: health_check_addresses(addresses, cidrs, family) for family in host.families},
         if_not_local={family: match for family in host.families if (match := _if_not_local(config, node, family))},
         more_local_networks=_more_local_networks(config, host.families),
@@ -101,6 +109,7 @@ def make_node_context(
         needs_node=needs_node,
         policy_marks=settings.policy_marks,
         if_local=_if_local(config, node, host.families) if settings.policy_marks else {},
+        loopback_paths=loopback,
         service_networks=_service_networks(settings, host.families) if settings.policy_marks else {},
         health_port=_health_port(config) if settings.healthz_at_service_addresses else 0,
     )
@@ -181,6 +190,22 @@ def _if_local(
         family: tuple(f"-s {network}" for network in networks if family_of(network) == family) for family in families
     }
     return {family: found for family, found in matches.items() if found}
+
+
+def _loopback_paths(
+    cidrs: tuple[CIDR, ...], ips: dict[Family, IP], settings: AgentSettings, families: tuple[Family, ...]
+) -> dict[Family, LoopbackSpec]:
+    """Return the path to NodePorts at the loopback address of each family for which *cidrs* have it.
+
+    Programs that connect there send from the node's IP, without which there is none.  A /0 does not mean loopback.
+    """
+    networks = {family: [net for net in _networks(cidrs, family) if net.prefixlen] for family in families}
+    return {
+        family: LoopbackSpec(ips[family], settings.node_port_range)
+        for family in families
+        if any(ip_address(LOOPBACK[family]) in network for network in networks[family])
+        and not _is_loopback(ips[family])
+    }
 
 
 def _service_networks(settings: AgentSettings, families: tuple[Family, ...]) -> dict[Family, tuple[CIDR, ...]]:

@@ -164,6 +164,11 @@ _AGENT_POLICIES = (
         AgentSettings, commands=_PLAN,
     ),
     Flag(
+        "node-port-range", "nodePortRange",
+        "the API server's range of NodePorts, for localhost in --nodeport-addresses with --policies=exact",
+        AgentSettings, commands=_PLAN,
+    ),
+    Flag(
         "service-cidr", "serviceCIDR",
         "networks of ClusterIPs; with --policies=exact, requests to an address there that no Service has are dropped",
         AgentSettings, commands=_PLAN,

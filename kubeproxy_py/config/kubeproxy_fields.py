@@ -144,6 +144,7 @@ def _read_node_port_addresses(raw: Any) -> tuple[str, ...]:
 
 NODE_PORT_ADDRESSES = replace(CIDRS, read=_read_node_port_addresses)
 
+_PORT_MAX = 0xFFFF
 _CLUSTER_CIDRS_MAX = 32  # each is a rule that every packet to a ClusterIP traverses
 
 
@@ -155,6 +156,15 @@ def _check_cluster_cidr(networks: tuple[CIDR, ...]) -> None:
     if len(networks) > _CLUSTER_CIDRS_MAX:
         raise InvalidValue(f"{len(networks)} networks", f"at most {_CLUSTER_CIDRS_MAX}")
 
+
+def _check_port_range(text: str) -> None:
+    first, dash, last = text.partition("-")
+    is_range = dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= _PORT_MAX
+    if not is_range:
+        raise InvalidValue(f"{text}: not a range of ports", "FIRST-LAST, such as 30000-32767")
+
+
+PORT_RANGE = FieldType("FIRST-LAST", read_text, _check_port_range)
 
 CLUSTER_CIDR = FieldType("CIDR,...", _read_cluster_cidr, _check_cluster_cidr, ",".join)
 

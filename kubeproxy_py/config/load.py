@@ -109,7 +109,7 @@ def load(flags: Mapping[str, str], content: bytes | None = None, overriding: Col
         config = replace(config, healthz_bind_address=None)
     ignored = [str(flag) for flag in given if flag not in used]
     doubts = doubtful_settings(config, settings, result.display_name)
-    warnings = (*result.warnings, *_no_effect_warnings(config, result.unused_fields, ignored), *doubts)
+    warnings = (*result.warnings, *_no_effect_warnings(config, settings, result.unused_fields, ignored), *doubts)
     return LoadedConfig(config, settings, warnings, frozenset(result.given_fields))
 
 
@@ -182,15 +182,19 @@ def _fields_of_file(content: bytes | None, where: str, result: ValidationResult)
     return fields
 
 
-def _no_effect_warnings(config: KubeProxyConfiguration, unused: list[str], ignored: list[str]) -> list[Problem]:
+def _no_effect_warnings(
+    config: KubeProxyConfiguration, settings: AgentSettings, unused: list[str], ignored: list[str]
+) -> list[Problem]:
     """Return a warning for each kind of setting that has no effect."""
     gates = sorted(config.feature_gates.keys() - {"KubeProxyIPVS"})
-    loopback = ["nodePortAddresses: localhost"] if "localhost" in config.node_port_addresses else []
+    is_served = settings.policies == "exact"
+    names = config.node_port_addresses
+    loopback = ["nodePortAddresses: localhost"] if "localhost" in names and not is_served else []
     kinds = (
         (unused, "set, but has no effect in this agent"),
         (ignored, "ignored, because --config is given"),
         ([f"featureGates.{gate}" for gate in gates], "this feature gate has no effect in this agent"),
-        (loopback, "IPVS cannot serve NodePorts on loopback addresses"),
+        (loopback, "IPVS serves NodePorts on loopback addresses only with --policies=exact"),
     )
     return [Problem(field=", ".join(names), message=message) for names, message in kinds if names]
 

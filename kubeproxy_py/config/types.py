@@ -37,6 +37,7 @@ from kubeproxy_py.config.kubeproxy_fields import (
     MODE,
     NODE_NAME,
     NODE_PORT_ADDRESSES,
+    PORT_RANGE,
     QUANTITY,
     SCHEDULER,
     VERSION,
@@ -233,6 +234,8 @@ class AgentSettings(Section, frozen=True):
     policies: Annotated[Policies, one_of("policies", "kube-proxy", "exact")] = "kube-proxy"
     policy_mark_mask: Annotated[int, MARK_MASK] = MarkRange().mask  # the bits of packet marks that exact policies use
     service_cidr: Annotated[tuple[CIDR, ...], CLUSTER_CIDR] = ()  # the networks of ClusterIPs, for exact policies
+    # The ports at which NodePorts on loopback addresses are served
+    node_port_range: Annotated[str, PORT_RANGE] = "30000-32767"
     reserve_node_ports: Annotated[bool, BOOLEAN] = True  # add NodePorts to net.ipv4.ip_local_reserved_ports
     watch_nodes: Annotated[bool, BOOLEAN] = False  # check the endpoints of all Services on other nodes
 

@@ -25,6 +25,7 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    LoopbackPath,
     PolicyEntry,
     RealServer,
     Rows,
@@ -215,6 +216,7 @@ class Kernel(Protocol):
 
 SYSCTLS = Scope("sysctls")
 LINK = Scope("link")
+LOOPBACK = Scope("loopback paths")
 VIRTUAL_SERVERS = Scope("virtual servers")
 TABLE_KIND = "table"
 
@@ -235,6 +237,7 @@ _SCOPE_OF_KIND: dict[type[Key], Scope] = {
     Sysctl: SYSCTLS,
     Link: LINK,
     Address: LINK,
+    LoopbackPath: LOOPBACK,
     VirtualServer: VIRTUAL_SERVERS,
     RealServer: VIRTUAL_SERVERS,
 }

@@ -30,6 +30,8 @@ from kubeproxy_py.model.rows import (
     JumpSpec,
     Key,
     Link,
+    LoopbackPath,
+    LoopbackSpec,
     MarkSpec,
     PolicyEntry,
     RealServer,
@@ -162,6 +164,13 @@ class DeviceAddressWire(_Wire, frozen=True, gc=False):
     prefix_length: int = 0  # 0: that of a single address
 
 
+class LoopbackPathWire(_Wire, frozen=True, gc=False):
+    """The path to node ports at the loopback address of a family."""
+
+    family: Family
+    spec: LoopbackSpec
+
+
 class KernelState(_Wire, frozen=True, gc=False, kw_only=True):
     """The document."""
 
@@ -175,6 +184,7 @@ class KernelState(_Wire, frozen=True, gc=False, kw_only=True):
     unread: dict[str, str] = {}  # scopes that could not be read, each with the error
     sysctls: dict[str, str] = {}
     links: list[str] = []
+    loopback_paths: list[LoopbackPathWire] = []
     device_addresses: list[DeviceAddressWire] = []
     ipsets: list[IpsetWire] = []
     chains: list[ChainWire] = []
@@ -241,6 +251,9 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
         "host_addresses": [HostAddressWire(other.interface, other.address, other.prefix_length) for other in others],
         "sysctls": {key.path: value for key, value in by_kind.pairs(Sysctl, str)},
         "links": [key.name for key, _ in by_kind.pairs(Link, object)],
+        "loopback_paths": [
+            LoopbackPathWire(key.family, spec) for key, spec in by_kind.pairs(LoopbackPath, LoopbackSpec)
+        ],
         "device_addresses": [
             DeviceAddressWire(key.address, spec.preferred, spec.prefix_length)
             if isinstance(spec, AddressSpec)
@@ -298,6 +311,8 @@ def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
         yield Sysctl(path), value
     for name in state.links:
         yield Link(name), None
+    for loopback in state.loopback_paths:
+        yield LoopbackPath(loopback.family), loopback.spec
     for address in state.device_addresses:
         is_usual = address.preferred is None
         spec = None if is_usual else AddressSpec(address.preferred is True, address.prefix_length)

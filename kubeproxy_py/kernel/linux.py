@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from kubeproxy_py.kernel import MarkReader, Readable, Scope, Snapshot, snapshot_of
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.host_network import HostNetwork
+from kubeproxy_py.kernel.address.loopback import LoopbackAdapter
 from kubeproxy_py.kernel.conntrack.table import Conntrack
 from kubeproxy_py.kernel.dispatch import Adapter, Marked, Snapshotter, dispatch
 from kubeproxy_py.kernel.errors import KernelError
@@ -31,6 +32,7 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    LoopbackPath,
     PolicyEntry,
     RealServer,
     Rows,
@@ -84,6 +86,7 @@ class LinuxKernel:
             Jump: rules,
             VirtualServer: self._ipvs,
             RealServer: self._ipvs,
+            **({LoopbackPath: LoopbackAdapter()} if policies else {}),
         }
         self._tables = TableMarkReader(iptables_commands, tables)
         self._readers = {scope: adapter for adapter in self._distinct_adapters() for scope in adapter.scopes()}

@@ -147,6 +147,15 @@ class Address(Key, frozen=True, gc=False, order=True, cache_hash=True):
         return self.address
 
 
+class LoopbackPath(Key, frozen=True, gc=False, order=True, cache_hash=True):
+    """The route and the routing rules by which node ports are reached at the loopback address; spec: LoopbackSpec."""
+
+    family: Family
+
+    def __str__(self) -> str:
+        return "::1" if self.family == "IPv6" else "127.0.0.1"
+
+
 class IpsetSpec(Struct, frozen=True, gc=False):
     """The header of a set."""
 
@@ -242,6 +251,24 @@ def parse_mark(text: str) -> MarkSpec:
     return MarkSpec(int(mark, 16), int(mask, 16) if mask else _WHOLE_MARK)
 
 
+class LoopbackSpec(Struct, frozen=True, gc=False):
+    """Which source address programs that connect to the loopback address get, and at which ports."""
+
+    source: IP
+    ports: str  # 30000-32767
+    is_complete: bool = True  # False: some of the rules are missing, or come too late; never desired
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Return the first and the last port."""
+        first, _, last = self.ports.partition("-")
+        return int(first), int(last)
+
+    def __str__(self) -> str:
+        incomplete = "" if self.is_complete else ", incomplete"
+        return f"from {self.source or 'no address'} to ports {self.ports}{incomplete}"
+
+
 class AddressSpec(Struct, frozen=True, gc=False):
     """How an address on kube-ipvs0 differs from one that this agent adds."""
 
@@ -287,7 +314,18 @@ class RealServerCounters(Struct, frozen=True, gc=False):
     traffic: Traffic  # since it was created
 
 
-Spec = str | IpsetSpec | MarkSpec | ChainSpec | JumpSpec | VirtualServerSpec | RealServerSpec | AddressSpec | None
+Spec = (
+    str
+    | IpsetSpec
+    | MarkSpec
+    | ChainSpec
+    | JumpSpec
+    | VirtualServerSpec
+    | RealServerSpec
+    | LoopbackSpec
+    | AddressSpec
+    | None
+)
 Rows = dict[Key, Spec]
 
 

@@ -21,6 +21,7 @@ from kubeproxy_py.model.rows import (
     IpsetEntry,
     Jump,
     Key,
+    LoopbackPath,
     RealServer,
     Rows,
     Sysctl,
@@ -28,6 +29,7 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.net import CIDR, FAMILIES, IP, family_of
 
+_LOOPBACK = ("127.0.0.1", "::1")
 _FRONTEND_DEFINITIONS = (
     kube_names.CLUSTER_IP,
     kube_names.EXTERNAL_IP,
@@ -122,8 +124,10 @@ def _is_of_policies(key: Key) -> bool:
             return name in kube_names.POLICY_SETS
         case Chain(table=table, name=name) | Jump(table=table, target=name):
             return (table, name) in kube_names.POLICY_CHAINS
+        case LoopbackPath():
+            return True
     server = _server_of(key)
-    return server is not None and bool(server.mark)
+    return server is not None and (bool(server.mark) or server.address in _LOOPBACK)
 
 
 def _is_in_sets(server: VirtualServer, rows: Collection[Key], node_addresses: Collection[IP] | None) -> bool:

@@ -27,6 +27,7 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    LoopbackPath,
     PolicyEntry,
     RealServer,
     Rows,
@@ -59,6 +60,7 @@ BUILD_ORDER: tuple[type[Key], ...] = (
     VirtualServer,
     RealServer,
     PolicyEntry,
+    LoopbackPath,
     Address,
 )
 

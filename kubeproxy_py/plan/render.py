@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from kubeproxy_py.model.rows import SERVING, Chain, ChainSpec, Ipset, Jump, Key, Link, Spec, Sysctl
+from kubeproxy_py.model.rows import SERVING, Chain, ChainSpec, Ipset, Jump, Key, Link, LoopbackPath, Spec, Sysctl
 from kubeproxy_py.model.steps import Plan, Step, Verb
 
 Owners = Callable[[Key], Sequence[str]]
@@ -20,7 +20,7 @@ Group = tuple[str, list[Step]]
 _SIGNS = {"add": "+", "update": "~", "delete": "-"}
 _TO_DO: tuple[tuple[Verb, str], ...] = (("add", "add"), ("update", "change"), ("delete", "delete"))
 _KIND_WIDTH = len("VirtualServer")
-_OF_ALL_SERVICES = (Sysctl, Link, Ipset, Chain, Jump)
+_OF_ALL_SERVICES = (Sysctl, Link, Ipset, Chain, Jump, LoopbackPath)
 _OWNERS_NAMED_MAX = 3
 _ALL, _NONE = "All Services", "No Service"
 _ORDER = {_ALL: 1, _NONE: 2}  # after those of Services

@@ -98,13 +98,15 @@ def test_warning_is_logged_once_until_it_reappears(caplog: pytest.LogCaptureFixt
     ],
 )
 def test_loopback_networks_for_node_ports_give_a_warning(value: str, named: str) -> None:
-    (warning,) = loopback_warnings(load({"nodeport-addresses": value}).config)
+    loaded = load({"nodeport-addresses": value})
+    (warning,) = loopback_warnings(loaded.config, loaded.agent)
     assert named in warning
 
 
 @pytest.mark.parametrize("value", ["", "primary", "localhost", "0.0.0.0/0", "192.168.3.0/24"])
 def test_other_values_for_node_ports_give_no_warning(value: str) -> None:
-    assert loopback_warnings(load({"nodeport-addresses": value}).config) == ()
+    loaded = load({"nodeport-addresses": value})
+    assert loopback_warnings(loaded.config, loaded.agent) == ()
 
 
 def test_node_without_an_address_of_a_served_family_is_told_from_one_without_addresses() -> None:
