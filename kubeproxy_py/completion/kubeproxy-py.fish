@@ -51,7 +51,7 @@ function _shtab_kubeproxy_py_using
 end
 
 set -g _shtab_kubeproxy_py_commands run plan status explain doctor trace top check dump cleanup completion help version
-set -g _shtab_kubeproxy_py_opts_with_value --address --bind-address --cluster-cidr --color --config --config-sync-period --conntrack-max-per-core --conntrack-min --conntrack-tcp-timeout-close-wait --conntrack-tcp-timeout-established --conntrack-udp-timeout --conntrack-udp-timeout-stream --debug-socket --detect-local-mode --drain-deadline --feature-gates --filter --from --healthz-bind-address --healthz-port --hostname-override --in-iface --interval --iptables-backend --iptables-flavour --iptables-masquerade-bit --iptables-min-sync-period --iptables-sync-period --ipvs-exclude-cidrs --ipvs-min-sync-period --ipvs-scheduler --ipvs-sync-period --ipvs-tcp-timeout --ipvs-tcpfin-timeout --ipvs-udp-timeout --kernel-state --kube-api-burst --kube-api-content-type --kube-api-qps --kubeconfig --log-flush-frequency --log-json-info-buffer-size --log-text-info-buffer-size --logging-format --manifests --master --metrics-bind-address --metrics-port --namespace --node-port --nodeport-addresses --oom-score-adj --output --pod-bridge-interface --pod-interface-name-prefix --policies --policy-mark-mask --port --proxy-mode --removal-confirm-percent --service-cidr --show-hidden-metrics-for-version --sort --state-dir --state-max-age --to --traffic-series --traffic-services-max --ui --v --vmodule --write-config-to -n -o -v
+set -g _shtab_kubeproxy_py_opts_with_value --address --bind-address --cluster-cidr --color --config --config-sync-period --conntrack-max-per-core --conntrack-min --conntrack-tcp-timeout-close-wait --conntrack-tcp-timeout-established --conntrack-udp-timeout --conntrack-udp-timeout-stream --debug-socket --detect-local-mode --drain-deadline --feature-gates --filter --from --healthz-bind-address --healthz-port --hostname-override --in-iface --interval --iptables-backend --iptables-flavour --iptables-masquerade-bit --iptables-min-sync-period --iptables-sync-period --ipvs-exclude-cidrs --ipvs-min-sync-period --ipvs-scheduler --ipvs-sync-period --ipvs-tcp-timeout --ipvs-tcpfin-timeout --ipvs-udp-timeout --kernel-state --kube-api-burst --kube-api-content-type --kube-api-qps --kubeconfig --log-flush-frequency --log-json-info-buffer-size --log-text-info-buffer-size --logging-format --manifests --master --metrics-bind-address --metrics-port --namespace --node-port --node-port-range --nodeport-addresses --oom-score-adj --output --pod-bridge-interface --pod-interface-name-prefix --policies --policy-mark-mask --port --proxy-mode --removal-confirm-percent --service-cidr --show-hidden-metrics-for-version --sort --state-dir --state-max-age --to --traffic-series --traffic-services-max --ui --v --vmodule --write-config-to -n -o -v
 
 complete -c kubeproxy-py -e
 complete -c kubeproxy-py -f
@@ -79,6 +79,7 @@ complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l masquerade-all -d 'masq
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
+complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l node-port-range -x -d 'the API server'"'"'s range of NodePorts, for localhost in --nodeport-addresses with --policies=exact (default 30000-32767)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l service-cidr -x -d 'networks of ClusterIPs; with --policies=exact, requests to an address there that no Service has are dropped'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l proxy-mode -x -d 'ipvs, the only supported mode (default ipvs)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
@@ -92,7 +93,6 @@ complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l ipvs-udp-timeout -x -d 
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l drain-deadline -x -d 'longest time that a real server drains; 0s: no limit'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l keep-foreign-virtual-servers -d 'do not delete virtual servers that neither our sets nor kube-ipvs0 name; they belong to other programs'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l reserve-node-ports -d 'add NodePorts within net.ipv4.ip_local_port_range to net.ipv4.ip_local_reserved_ports (default true)'
-complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l watch-nodes -d 'give no new connections to endpoints on nodes that do not answer, long before Kubernetes withdraws them'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l iptables-flavour -xka "auto legacy nft" -d 'which iptables to use; auto: the one that the node already uses (default auto)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l iptables-backend -xka "restore libiptc" -d 'how rules are written: iptables-restore, or libiptc (needs python-iptables and legacy iptables) (default restore)'
 complete -c kubeproxy-py -n _shtab_kubeproxy_py_using -l conntrack-max-per-core -x -d 'maximum of tracked connections per CPU core; 0: leave the limit unchanged (default 32768)'
@@ -154,6 +154,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l masquerade-all -d
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l node-port-range -x -d 'the API server'"'"'s range of NodePorts, for localhost in --nodeport-addresses with --policies=exact (default 30000-32767)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l service-cidr -x -d 'networks of ClusterIPs; with --policies=exact, requests to an address there that no Service has are dropped'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l proxy-mode -x -d 'ipvs, the only supported mode (default ipvs)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
@@ -167,7 +168,6 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l ipvs-udp-timeout 
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l drain-deadline -x -d 'longest time that a real server drains; 0s: no limit'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l keep-foreign-virtual-servers -d 'do not delete virtual servers that neither our sets nor kube-ipvs0 name; they belong to other programs'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l reserve-node-ports -d 'add NodePorts within net.ipv4.ip_local_port_range to net.ipv4.ip_local_reserved_ports (default true)'
-complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l watch-nodes -d 'give no new connections to endpoints on nodes that do not answer, long before Kubernetes withdraws them'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l iptables-flavour -xka "auto legacy nft" -d 'which iptables to use; auto: the one that the node already uses (default auto)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l iptables-backend -xka "restore libiptc" -d 'how rules are written: iptables-restore, or libiptc (needs python-iptables and legacy iptables) (default restore)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using run' -l conntrack-max-per-core -x -d 'maximum of tracked connections per CPU core; 0: leave the limit unchanged (default 32768)'
@@ -230,6 +230,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l masquerade-all -
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l node-port-range -x -d 'the API server'"'"'s range of NodePorts, for localhost in --nodeport-addresses with --policies=exact (default 30000-32767)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l service-cidr -x -d 'networks of ClusterIPs; with --policies=exact, requests to an address there that no Service has are dropped'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using plan' -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
@@ -335,6 +336,7 @@ complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l masquerade-all 
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l iptables-masquerade-bit -x -d 'bit of the packet mark that requests masquerading (default 14)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l policies -xka "kube-proxy exact" -d 'which endpoints each client reaches: as in kube-proxy'"'"'s IPVS mode, or exactly as the traffic policies say (default kube-proxy)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l policy-mark-mask -x -d 'the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port (default 0x3fff)'
+complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l node-port-range -x -d 'the API server'"'"'s range of NodePorts, for localhost in --nodeport-addresses with --policies=exact (default 30000-32767)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l service-cidr -x -d 'networks of ClusterIPs; with --policies=exact, requests to an address there that no Service has are dropped'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l ipvs-scheduler -xka "rr wrr lc wlc lblc lblcr sh dh sed nq fo ovf mh twos" -d 'scheduler of all virtual servers (default rr)'
 complete -c kubeproxy-py -n '_shtab_kubeproxy_py_using trace' -l ipvs-exclude-cidrs -x -d 'never delete virtual servers in these networks'
