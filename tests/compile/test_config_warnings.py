@@ -3,10 +3,17 @@
 import pytest
 
 from kubeproxy_py.commands.parts import agent_settings
-from kubeproxy_py.compile.config_warnings import family_warnings, has_address_on_node, loopback_warnings, node_warnings
+from kubeproxy_py.compile.config_warnings import (
+    family_warnings,
+    has_address_on_node,
+    loopback_warnings,
+    mark_warnings,
+    node_warnings,
+)
 from kubeproxy_py.config.load import LoadedConfig, load
 from kubeproxy_py.model.host import HostInfo
-from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.net import FAMILIES, family_of
 from tests.builders import node_context, service
 
@@ -131,3 +138,11 @@ def test_service_has_an_address_on_node_if_any_that_it_names_is_on_another_inter
 
 def test_service_has_no_address_on_a_node_of_which_no_address_is_known() -> None:
     assert not has_address_on_node(service(external_ips=(V4,)), node_context(foreign_addresses={}))
+
+
+def test_another_program_that_marks_packets_is_named_with_exact_policies_only() -> None:
+    cilium = (HostAddress("cilium_host", "10.244.1.1"), HostAddress("eth0", V4))
+    (warning,) = mark_warnings(MarkRange(), cilium)
+    assert "Cilium uses bits 0xf00 of --policy-mark-mask=0x3fff, too" in warning
+    assert "may add bits" in mark_warnings(MarkRange(0xFF), cilium)[0]
+    assert mark_warnings(None, cilium) == mark_warnings(MarkRange(), cilium[1:]) == ()

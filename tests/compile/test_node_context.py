@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from kubeproxy_py.compile.node_context import NodeContext, make_node_context, node_ips
+from kubeproxy_py.config.types import AgentSettings
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.net import Family
+from kubeproxy_py.model.policy_marks import MarkRange
+from kubeproxy_py.net import FAMILIES, Family
 from tests.config.build import from_file
 
 ADDRESSES = tuple(
@@ -121,3 +123,36 @@ def test_match_for_packets_not_sent_by_local_pods(fields: dict[str, Any], matche
 
 def test_without_pod_cidrs_there_is_no_match_for_local_pods() -> None:
     assert context(node=node_at(), detectLocalMode="NodeCIDR").if_not_local == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "node", "expected"),
+    [
+        ({"clusterCIDR": "10.244.0.0/16,fd00:10:244::/56"}, NODE, ("-s 10.244.1.0/24", "-s fd00:10:244:1::/64")),
+        ({"clusterCIDR": "10.244.0.0/16"}, Node("node-a"), ("-s 10.244.0.0/16",)),
+        # The Node's podCIDRs are not those that pods have here.
+        ({"clusterCIDR": "10.10.0.0/16,10.11.0.0/16"}, NODE, ("-s 10.10.0.0/16", "-s 10.11.0.0/16")),
+        ({"detectLocalMode": "NodeCIDR"}, NODE, ("-s 10.244.1.0/24", "-s fd00:10:244:1::/64")),
+        ({"detectLocalMode": "NodeCIDR"}, None, ()),
+        (
+            {"detectLocalMode": "BridgeInterface", "detectLocal.bridgeInterface": "cni0"},
+            NODE,
+            ("-i cni0", "-i cni0"),
+        ),
+        (
+            {"detectLocalMode": "InterfaceNamePrefix", "detectLocal.interfaceNamePrefix": "veth"},
+            NODE,
+            ("-i veth+", "-i veth+"),
+        ),
+        ({}, NODE, ()),
+    ],
+)
+def test_exact_policies_are_for_pods_of_this_node(
+    fields: dict[str, Any], node: Node | None, expected: tuple[str, ...]
+) -> None:
+    config, host = from_file(fields).config, HostInfo("node-a")
+    exact = make_node_context(config, host, node, ADDRESSES, AgentSettings(policies="exact"))
+    assert tuple(match for family in FAMILIES for match in exact.if_local.get(family, ())) == expected
+    assert exact.policy_marks == MarkRange()
+    usual = make_node_context(config, host, node, ADDRESSES)
+    assert (usual.policy_marks, usual.if_local) == (None, {})

@@ -305,3 +305,18 @@ def test_importing_the_flag_table_loads_no_heavy_module() -> None:
     # socket is loaded: net.py decides the one form of an address by inet_ntop, which costs 2-4 ms.
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
     assert set(loaded) & {"yaml", "json", "logging", "argparse", "http", "kubernetes", "pyroute2", "difflib"} == set()
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        ("0x7fff", "0x7fff contains 0x4000, the mark of iptables.masqueradeBit"),
+        ("0x8000", "0x8000 is not a run of 2 to 32 bits"),
+        ("0x18000", "0x18000 contains 0x8000, with which kubelet marks packets to be dropped"),
+        ("0x3f0f", "0x3f0f is not a run of 2 to 32 bits"),
+    ],
+)
+def test_a_mask_of_marks_that_others_use_is_refused_with_exact_policies(mask: str, problem: str) -> None:
+    (found,) = problems("--policies=exact", f"--policy-mark-mask={mask}")
+    assert problem in found
+    from_flags(f"--policy-mark-mask={mask}")  # which has no effect without

@@ -8,7 +8,7 @@ from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV6_REAL_SERVERS, Mark
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING
 from kubeproxy_py.kernel.ipvs.listing import ListingReader
-from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, VirtualServer
+from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, VirtualServer, mark_server
 
 
 def listed(weight: int) -> RealServerSpec:
@@ -110,3 +110,17 @@ def test_a_file_that_does_not_exist_is_an_error_until_it_does(listing: Listing) 
     with pytest.raises(KernelError):
         listing.reader.read()
     assert listing.mark(LISTING).changed
+
+
+def test_real_servers_by_mark_are_among_them_if_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "ip_vs"
+    first, second = "FWM  00002002 rr \n", "FWM  00002002 sh persistent 10800 FFFFFFFF\n"
+    by_mark = first + POD + second + POD_6 + "FWM  00002003 rr \n"
+    path.write_text(HEADINGS + WEB + OTHER_POD + by_mark)
+    mark = ListingReader(str(path), marks=True).read()
+    assert dict(mark.changed) == {
+        RealServer(SERVER, "10.244.2.5", 8080): listed(0),
+        RealServer(mark_server("IPv4", 0x2002), "10.244.1.5", 8080): listed(1),
+        RealServer(mark_server("IPv6", 0x2002), "fd00:10:244:1::5", 8080): listed(1),
+    }
+    assert dict(mark.counts) == {IPV4_REAL_SERVERS: 2, IPV6_REAL_SERVERS: 1}

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.ipset.decode import as_read_back, decode_entries, decode_spec, failed_line
+from kubeproxy_py.kernel.ipset.decode import (
+    as_read_back,
+    decode_entries,
+    decode_marked_entries,
+    decode_spec,
+    failed_line,
+)
 from kubeproxy_py.kernel.ipset.encode import batch_sizes, encode_create, encode_entries, encode_entry
 from kubeproxy_py.kernel.ipvs.decode import (
     FOREIGN_FORWARDING,
@@ -24,13 +30,15 @@ from kubeproxy_py.model.rows import (
     FLAG_PERSISTENT,
     Connections,
     IpsetSpec,
+    MarkSpec,
     RealServer,
     RealServerSpec,
     VirtualServer,
     VirtualServerSpec,
+    mark_server,
 )
 from kubeproxy_py.model.steps import Step
-from kubeproxy_py.net import Family, Protocol
+from kubeproxy_py.net import FAMILIES, Family, Protocol
 from tests.wire.messages import ipvs_body
 
 V4 = st.builds(lambda n: str(IPv4Address(n)), st.integers(0, 2**32 - 1))
@@ -70,6 +78,18 @@ def test_a_netmask_decodes_to_what_was_encoded(
     netmask = data.draw(NETMASKS[AF_INET6 if ":" in key.address else AF_INET])
     masked = VirtualServerSpec(spec.scheduler, spec.flags | FLAG_PERSISTENT, 600, netmask)
     assert decode_service(ipvs_body(Step("add", key, masked))) == (key, masked)
+
+
+MARK_SERVERS = st.builds(mark_server, st.sampled_from(FAMILIES), st.integers(1, 2**32 - 1))
+
+
+@given(MARK_SERVERS, SPECS)
+def test_a_virtual_server_by_mark_decodes_to_what_was_encoded_if_asked_for(
+    key: VirtualServer, spec: VirtualServerSpec
+) -> None:
+    body = ipvs_body(Step("add", key, spec))
+    assert decode_service(body, marks=True) == (key, spec)
+    assert decode_service(body) is None
 
 
 @given(SERVERS, SPECS)
@@ -151,6 +171,12 @@ def test_a_listing_of_which_a_part_is_missing_is_an_error(size: int) -> None:
 @given(entries())
 def test_an_ipset_entry_decodes_to_what_was_encoded(entry: str) -> None:
     assert list(decode_entries(encode_entries("KUBE-X", [encode_entry(entry, 1)]))) == [entry]
+
+
+@given(entries(), st.builds(MarkSpec, st.integers(1, 2**32 - 1), st.integers(1, 2**32 - 1)))
+def test_an_ipset_entry_with_a_mark_decodes_to_what_was_encoded(entry: str, mark: MarkSpec) -> None:
+    body = encode_entries("KUBE-X", [encode_entry(entry, 1, mark), encode_entry(entry, 2)])
+    assert list(decode_marked_entries(body)) == [(entry, mark), (entry, None)]
 
 
 @pytest.mark.parametrize("entry", ["", "x", "10.0.0.1,tcp", "10.0.0.1,tcp:x", "10.0.0.1,:80", "10.0.0.1,tcp:80,x/8"])
