@@ -6,6 +6,7 @@ import pytest
 
 from kubeproxy_py.config.errors import abbreviated
 from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
+from kubeproxy_py.config.load import load
 from tests.config.build import all_fields, document, from_file, problems, value_at
 from tests.config.fields_table import PATHS, ROWS, Row
 
@@ -115,7 +116,12 @@ def test_an_invalid_network_among_keywords_is_rejected() -> None:
 def test_localhost_is_accepted_with_a_warning(words: list[str], fields: list[str]) -> None:
     warnings = from_file({"nodePortAddresses": words}).warnings
     assert [warning.field for warning in warnings] == fields
-    assert all(warning.message == "IPVS cannot serve NodePorts on loopback addresses" for warning in warnings)
+    message = "IPVS serves NodePorts on loopback addresses only with --policies=exact"
+    assert all(warning.message == message for warning in warnings)
+
+
+def test_localhost_is_accepted_with_exact_policies() -> None:
+    assert load({"nodeport-addresses": "localhost", "policies": "exact"}).warnings == ()
 
 
 def test_cluster_cidr_may_have_several_networks_of_a_family_but_not_any_number() -> None:

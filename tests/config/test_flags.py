@@ -97,6 +97,8 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "keep-foreign-virtual-servers": ("true", True, "x", "expected true or false"),
     "policies": ("exact", "exact", "x", "unknown policies 'x' (one of kube-proxy, exact)"),
     "policy-mark-mask": ("0xff", 0xFF, "0xx", "expected an integer"),
+    "node-port-range": ("20000-22767", "20000-22767", "22767-20000", "not a range of ports"),
+    "service-cidr": ("10.96.0.0/12,fd00:10:96::/108", ("10.96.0.0/12", "fd00:10:96::/108"), "x", "not a network"),
     "reserve-node-ports": ("false", False, "x", "expected true or false"),
     "watch-nodes": ("true", True, "x", "expected true or false"),
 }

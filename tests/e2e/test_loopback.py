@@ -13,16 +13,19 @@ from lab.client import QueryError, connect, query, read_answer
 from lab.echo import PROTOCOLS, EchoServers, Listener, Protocol
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess
+from tests.e2e.client_requests import Request, send_request
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder
 from tests.e2e.policies_services import NEAR, Served, objects
 from tests.e2e.serving import cluster_fixture
+from tests.e2e.tracing import MODES, Mode, Seen, asked, expected_programs, tracings
 
 pytestmark = pytest.mark.kernel
 
 cluster = cluster_fixture
 
-FLAGS = ("--policies=exact", "--nodeport-addresses=localhost,192.168.3.0/24,fd00:3::/64")
+NODE_PORT_ADDRESSES = "localhost,192.168.3.0/24,fd00:3::/64"
+FLAGS = ("--policies=exact", f"--nodeport-addresses={NODE_PORT_ADDRESSES}")
 SERVICE = Served(1, "near", NEAR, {})
 LOCAL = Served(2, "near, external Local", NEAR, {"externalTrafficPolicy": "Local"})
 LOOPBACK = ("127.0.0.1", "::1")
@@ -55,6 +58,19 @@ def test_node_port_is_served_at_the_loopback_address(
     answers = [query(cluster.node_a, protocol, address, service.node_port, timeout_s=10) for _ in NEAR]
     assert {answer.name for answer in answers} == set(NEAR)
     assert all(answer.peer_address in _MASKED[answer.name] for answer in answers)
+
+
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("address", LOOPBACK)
+@pytest.mark.parametrize("service", [SERVICE, LOCAL], ids=lambda served: served.name)
+def test_trace_says_who_answers(cluster: Cluster, folder: Folder, service: Served, address: str, mode: Mode) -> None:
+    flags = {"policies": "exact", "nodeport-addresses": NODE_PORT_ADDRESSES}
+    request = Request("node-a", "tcp", address, service.node_port)
+    answers = [send_request(cluster, request, 10.0) for _ in NEAR]
+    with tracings(cluster, folder.path, **flags) as made:
+        traced = made[mode].trace(asked(request))
+    assert expected_programs(traced) == {Seen(answer.name, answer.peer_address) for answer in answers}
 
 
 @pytest.mark.usefixtures("agent")

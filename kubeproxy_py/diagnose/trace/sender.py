@@ -9,11 +9,12 @@ from itertools import chain
 
 from msgspec.structs import replace
 
+from kubeproxy_py.compile.node_context import LOOPBACK
 from kubeproxy_py.diagnose.trace.matches import View
-from kubeproxy_py.diagnose.trace.packet import LOOPBACK_DEVICE, Packet
+from kubeproxy_py.diagnose.trace.packet import ICMP, LOOPBACK_DEVICE, Packet
 from kubeproxy_py.diagnose.trace.request import Request, TraceError
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.rows import Address
+from kubeproxy_py.model.rows import Address, LoopbackPath, LoopbackSpec
 from kubeproxy_py.net import IP, Family, family_of
 
 _OUTSIDE: dict[Family, tuple[IP, ...]] = {  # RFC 5737, RFC 3849: nobody's
@@ -30,7 +31,7 @@ def first_packet(request: Request, view: View) -> tuple[Packet, str, tuple[str, 
     notes: tuple[str, ...] = ()
     match request.source:
         case "node":
-            source, sender = _node_source(destination, view), "a program of this node"
+            source, sender = _node_source(packet, view), "a program of this node"
         case "pod":
             source, sender = _pod_source(packet, view), "a pod of this node"
         case "outside":
@@ -69,11 +70,18 @@ def _sender_text(source: IP, view: View) -> str:
     return f"a program of this node, from its address on {interface}" if interface else "a client"
 
 
-def _node_source(destination: IP, view: View) -> IP:
+def _node_source(packet: Packet, view: View) -> IP:
     """Return the address from which a program of this host sends that has not chosen one.
 
-    To an address of the host itself it is that address, also on kube-ipvs0.
+    To an address of the host itself it is that address, also on kube-ipvs0; to a node port at a loopback address, that
+    of the route for these.
     """
+    destination = packet.destination
+    path = view.lookup.get(LoopbackPath(packet.family)) if destination in LOOPBACK.values() else None
+    if isinstance(path, LoopbackSpec) and path.is_complete and packet.protocol != ICMP:
+        first, last = path.range
+        if first <= packet.port <= last:
+            return path.source
     if view.is_local(destination):
         return destination
     if (route := view.host.route(destination)) and route.source:
