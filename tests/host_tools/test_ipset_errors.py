@@ -21,7 +21,7 @@ from kubeproxy_py.kernel.ipset.decode import decode_revisions
 from kubeproxy_py.kernel.ipset.errors import error_text, module_of, request_error, tool_errno, tool_text
 from kubeproxy_py.kernel.netlink.attributes import u8
 from kubeproxy_py.kernel.netlink.messages import NLMSGHDR, decode_error
-from kubeproxy_py.model.kube_names import IPSET_DEFINITIONS
+from kubeproxy_py.model.kube_names import IPSET_DEFINITIONS, POLICY_IPSET_DEFINITIONS
 
 COMMANDS = (
     IPSET_CMD_CREATE,
@@ -34,7 +34,7 @@ COMMANDS = (
 )
 GENERAL_ERRORS = range(4097, 4116)  # enum ipset_errno of Linux 6.3
 TYPE_ERRORS = {"hash:ip,port": range(4352, 4358), "bitmap:port": range(4352, 4354)}
-TYPES = sorted({definition.type for definition in IPSET_DEFINITIONS})
+TYPES = sorted({definition.type for definition in (*IPSET_DEFINITIONS, *POLICY_IPSET_DEFINITIONS)})
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -20,7 +20,7 @@ from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, NLM_F_ACK, Soc
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import Ipset, IpsetEntry, IpsetSpec
 from kubeproxy_py.model.steps import Step
-from kubeproxy_py.net import FAMILIES
+from kubeproxy_py.net import FAMILIES, Family
 from lab.namespace import new_namespace
 
 pytestmark = pytest.mark.kernel
@@ -46,8 +46,13 @@ def sets() -> Iterator[IpsetAdapter]:
     namespace.close()
 
 
+def _all_sets(family: Family) -> dict[Ipset, IpsetSpec]:
+    definitions = (*kube_names.IPSET_DEFINITIONS, *kube_names.POLICY_IPSET_DEFINITIONS)
+    return kube_names.ipsets(family, definitions=definitions)
+
+
 def create_all(sets: IpsetAdapter) -> None:
-    specs = [item for family in FAMILIES for item in kube_names.ipsets(family).items()]
+    specs = [item for family in FAMILIES for item in _all_sets(family).items()]
     assert sets.apply([Step("add", key, spec) for key, spec in specs]) == []
 
 
@@ -62,8 +67,8 @@ def revision(name: str) -> tuple[str, int]:
 
 def test_every_set_has_the_revision_that_its_entries_need(sets: IpsetAdapter) -> None:
     create_all(sets)
-    found = dict(revision(key.name) for family in FAMILIES for key in kube_names.ipsets(family))
-    assert found == NEEDED_REVISIONS
+    found = {spec.type: revision(key.name) for family in FAMILIES for key, spec in _all_sets(family).items()}
+    assert found == {kind: (kind.removesuffix(" skbinfo"), needed) for kind, needed in NEEDED_REVISIONS.items()}
 
 
 def test_entries_of_every_protocol_are_accepted_and_read_back_in_that_revision(sets: IpsetAdapter) -> None:
