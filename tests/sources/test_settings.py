@@ -3,14 +3,18 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.model.settings import NO_SETTINGS, ServiceSettings, Weight
 from kubeproxy_py.sources.decode.objects import Body, Origin, decode
 from kubeproxy_py.sources.decode.settings import OTHER_NAMES, PREFIX, SETTINGS, annotations_of, read_settings
 from kubeproxy_py.sources.manifests.parse import parse_manifest
+from tests.examples import at_most
 
 
 def body_of(annotations: Any = None) -> dict[str, Any]:
@@ -204,3 +208,18 @@ def test_settings_of_a_manifest_in_yaml_are_read() -> None:
     assert service.settings.scheduler == "wrr"
     assert [problem.annotation for problem in service.settings.problems] == [PREFIX + "max-connections"]
     assert manifest.broken == frozenset()
+
+
+PIECES = st.sampled_from([
+    *("zone/", "node/", "address/", "own-zone", "others", "=", ",", "/", "1", "0", "65536", "ipv4", "ipv6", "10.0.0.1"),
+    *("s", "m", "-", ".", " ", "sh-port", "rr", "true", "\u0663", "fd00::1", "\n", "\0", "%"),
+])  # fmt: skip
+
+
+@at_most(400)
+@given(st.text() | st.lists(PIECES, max_size=12).map("".join), st.text(max_size=20))
+def test_no_value_or_name_raises_and_each_is_used_or_named(text: str, unknown: str) -> None:
+    for name in (*SETTINGS, unknown):
+        settings = read_settings({PREFIX + name: text})
+        assert bool(settings.written) is not bool(settings.problems)
+        assert msgspec.json.decode(msgspec.json.encode(settings), type=ServiceSettings) == settings
