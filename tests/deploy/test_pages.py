@@ -1,15 +1,18 @@
 """The commands of the installation pages, extracted and run as far as this machine can.
 
-What is run for real: `helm install` and `helm template` of our chart (rendered), `kubectl apply -k` (rendered), YAML
-blocks with a Kubernetes kind (validated).  Of other kubectl commands verb and flags are compared with kubectl's own
-help, and all shell text with bash's parser: there is no cluster here on which they could run.
+What is run for real: `helm install` and `helm template` of our chart (rendered), `kubectl apply -k` (rendered), `kubectl
+config` (its kubeconfig is read by the agent), YAML blocks with a Kubernetes kind (validated).  Of other kubectl commands
+verb and flags are compared with kubectl's own help, and all shell text with bash's parser: there is no cluster here on
+which they could run.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,9 +23,11 @@ import pytest
 import yaml
 
 from lab.job import REPOSITORY
+from tests.apiserver.certificates import Authority
 from tests.deploy.rendering import documents, helm, kustomize_objects, program
 
-PAGES = [*sorted((REPOSITORY / "docs").glob("install-*.md")), REPOSITORY / "docs/migrate.md"]
+_MIGRATE = REPOSITORY / "docs/migrate.md"
+PAGES = [*sorted((REPOSITORY / "docs").glob("install-*.md")), _MIGRATE]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PLACEHOLDER = re.compile(r"\b(?:CONTROL-PLANE|CLUSTER-API-SERVER|REGISTRY|NODE|IMAGE|CLUSTER)\b")
 # Values for our own kinds are validated elsewhere; these are files of other programs.
@@ -121,6 +126,37 @@ def test_kubectl_knows_the_verb_and_its_flags(words: list[str]) -> None:
             assert f"{match[0]}=" in text or f"{match[0]} " in text, word
         elif match := re.match(r"-[a-zA-Z]\b", word):
             assert f"{match[0]}, " in text, word
+
+
+@pytest.mark.parametrize("words", of_program("kubectl", "run"))
+def test_program_of_a_pod_replaces_that_of_its_image(words: list[str]) -> None:
+    """Without --command the words are arguments of the image's own program."""
+    assert "--command" in words[: words.index("--")]
+
+
+def test_kubeconfig_of_the_page_is_one_that_the_agent_reads(tmp_path: Path) -> None:
+    """The commands of install-vm.md, run by the real kubectl, with a CA and a token of our own."""
+    words = [words for page, words in commands() if page == "install-vm.md" and "--kubeconfig=kubeconfig" in words]
+    assert [each[3] for each in words] == ["set-cluster", "set-credentials", "set-context", "use-context"]
+    authority = Authority(tmp_path)
+    (tmp_path / "ca.crt").write_bytes(authority.file.read_bytes())
+    for each in words:
+        argv = [word.replace("$token", "secret").replace("CONTROL-PLANE", "192.0.2.1") for word in each[1:]]
+        subprocess.run([program("kubectl"), *argv], cwd=tmp_path, check=True, capture_output=True)
+    argv = [sys.executable, "-m", "kubeproxy_py", "check", f"--kubeconfig={tmp_path / 'kubeconfig'}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1:], done.stderr) == (0, ["ok"], "")
+    [user] = yaml.safe_load((tmp_path / "kubeconfig").read_text())["users"]
+    assert user["user"] == {"token": "secret"}
+
+
+def test_patch_of_kube_proxy_is_valid_and_keeps_it_off_labelled_nodes() -> None:
+    [patch] = re.findall(r"patch daemonset kube-proxy --type=strategic -p '(.*?)'\n", _MIGRATE.read_text(), re.DOTALL)
+    spec = json.loads(patch)["spec"]["template"]["spec"]
+    containers = {"containers": [{"name": "kube-proxy", "image": "kube-proxy"}]}
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", "spec": spec | containers}, "1.36", strict=True)
+    [term] = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [{"key": "kubeproxy-py/proxy", "operator": "DoesNotExist"}]
 
 
 def yaml_objects() -> list[Any]:
