@@ -1,9 +1,9 @@
 """The commands of the installation pages, extracted and run as far as this machine can.
 
-What is run for real: `helm install` and `helm template` of our chart (rendered), `kubectl apply -k` (rendered), `kubectl
-config` (its kubeconfig is read by the agent), YAML blocks with a Kubernetes kind (validated).  Of other kubectl commands
-verb and flags are compared with kubectl's own help, and all shell text with bash's parser: there is no cluster here on
-which they could run.
+What is run for real: `helm install` and `helm template` of our chart (rendered), `kubectl apply -k` (rendered),
+`kubectl config` (its kubeconfig is read by the agent), YAML blocks with a Kubernetes kind (validated).  Of other
+kubectl commands verb and flags are compared with kubectl's own help, and all shell text with bash's parser: there is no
+cluster here on which they could run.
 """
 
 from __future__ import annotations
