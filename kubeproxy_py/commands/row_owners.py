@@ -1,6 +1,6 @@
 """RowOwners: for which Services a row of kernel state is, also one that no Service wants any more."""
 
-from kubeproxy_py.compile.desired import BASE, CHAINS, Desired
+from kubeproxy_py.compile.desired import BASE, CHAINS, RESTING, Desired
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, VirtualServer
 
 
@@ -14,11 +14,11 @@ class RowOwners:
         self._names: dict[Key, tuple[str, ...]] = {}
         by_address: dict[str, set[str]] = {}
         for owner in desired.owners():
-            if owner in (BASE, CHAINS):
+            if owner in (BASE, CHAINS, RESTING):
                 continue
             for key in desired.rows_of(owner):
                 self._names[key] = (*self._names.get(key, ()), str(owner))
-                if isinstance(key, VirtualServer | Address):
+                if isinstance(key, VirtualServer | Address) and not getattr(key, "mark", 0):
                     by_address.setdefault(key.address, set()).add(str(owner))
         self._only = {address: names for address, names in by_address.items() if len(names) == 1}
 

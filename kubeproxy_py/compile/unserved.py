@@ -68,7 +68,8 @@ def unserved_reason(
     if not serving:
         return Unserved(NOT_READY, f"{count_text(len(for_port))}, 0 ready")
     if service.internal_local and not _any_local(serving, context):
-        return Unserved(NO_LOCAL, "internalTrafficPolicy Local: no endpoint on this node, its clients are refused")
+        end = "dropped" if context.policy_marks else "refused"
+        return Unserved(NO_LOCAL, f"internalTrafficPolicy Local: no endpoint on this node, its clients are {end}")
     return None
 
 

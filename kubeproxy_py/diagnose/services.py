@@ -132,8 +132,12 @@ class ServiceView:
         return self.snapshot.actual
 
     def _is_orphan(self, server: VirtualServer) -> bool:
-        """Return whether no Service has *server*, which is pending, or was found among the actual rows."""
-        return self.snapshot.claims.holder(server) is None and self.snapshot.kernel_rows.has(server, ())
+        """Return whether no Service has *server*, which is pending, or was found among the actual rows.
+
+        One by firewall mark has no address of its own, and goes as soon as its connections have ended.
+        """
+        held = server.mark or self.snapshot.claims.holder(server)
+        return not held and self.snapshot.kernel_rows.has(server, ())
 
     def _real_servers(self, name: ServiceName) -> dict[VirtualServer, list[RealServer]]:
         """Return the real servers that the Service *name* wants."""

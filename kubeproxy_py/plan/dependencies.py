@@ -25,6 +25,7 @@ Invariants:
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import referenced_chains
@@ -39,9 +40,12 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     Link,
+    MarkSpec,
+    PolicyEntry,
     RealServer,
     Rows,
     VirtualServer,
+    mark_server,
     referenced_sets,
 )
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
@@ -173,6 +177,24 @@ class Dependencies:
         if key.set in set_roles.HIDES:
             yield from self._if_lingering(Address(key.entry))
 
+    def _before_policy_entry(self, step: Step) -> _Candidates:
+        """Lead nobody to a virtual server by mark that does not exist, or whose answers get lost; then drop others."""
+        key = step.key
+        assert isinstance(key, PolicyEntry)
+        family = kube_names.family_of_set(key.set)
+        yield from self._if_absent(Ipset(key.set))
+        if isinstance(step.spec, MarkSpec):
+            yield from self._if_absent(mark_server(family, step.spec.mark), *_policy_masquerading(family))
+        else:
+            yield from self._if_absent(PolicyEntry(kube_names.POLICY_MARKS.name_in(family), key.entry))
+
+    def _before_deleting_policy_entry(self, step: Step) -> _Candidates:
+        key = step.key
+        assert isinstance(key, PolicyEntry)
+        if key.set in kube_names.POLICY_MARK_SETS:
+            family = kube_names.family_of_set(key.set)
+            yield from self._if_lingering(PolicyEntry(kube_names.POLICY_NO_LOCAL.name_in(family), key.entry))
+
     def _stays(self, frontend: str) -> bool:
         """Return whether *frontend* is to have a virtual server; of a port alone, whether it may have one."""
         return is_port(frontend) or server_of(frontend) in self._desired
@@ -261,6 +283,14 @@ class Dependencies:
         return self._served
 
 
+@cache
+def _policy_masquerading(family: Family) -> tuple[Key, ...]:
+    """Return the chain and the jump that masquerade what this node itself sends to a virtual server by mark."""
+    name = kube_names.POLICY_POSTROUTING_CHAIN
+    jumps = kube_names.jumps(family, policies=True)
+    return (Chain(family, "nat", name), *(jump for jump in jumps if jump.target == name))
+
+
 _WAITS: Mapping[tuple[type[Key], bool], Callable[[Dependencies, Step], _Candidates]] = {
     # By kind, and whether the row is deleted.
     (Chain, False): Dependencies._before_chain,
@@ -270,5 +300,7 @@ _WAITS: Mapping[tuple[type[Key], bool], Callable[[Dependencies, Step], _Candidat
     (VirtualServer, False): Dependencies._before_server,
     (VirtualServer, True): Dependencies._before_deleting_server,
     (RealServer, False): Dependencies._before_real_server,
+    (PolicyEntry, False): Dependencies._before_policy_entry,
+    (PolicyEntry, True): Dependencies._before_deleting_policy_entry,
     (Address, False): Dependencies._before_address,
 }

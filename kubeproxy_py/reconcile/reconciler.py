@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
-from kubeproxy_py.model.policy_marks import MarkRange
-from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.policy_marks import MarkRange, marks_by_frontend
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer, mark_server
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
@@ -153,10 +153,15 @@ class Reconciler:
         )
 
     def _end_rest(self) -> None:
-        """Have the next sync delete virtual servers by firewall mark whose real servers have all gone."""
-        if self._compiler.marks.resting:
-            counts = self._state.real_server_counts
-            self._compiler.end_rest(lambda server: counts.get(server, 0) > 0)
+        """Have the next sync delete virtual servers by firewall mark whose real servers and entries have all gone."""
+        resting = self._compiler.marks.resting
+        if not resting:
+            return
+        counts = self._state.real_server_counts
+        if all(counts.get(server) for server in resting):
+            return
+        led_to = {mark_server(family, mark) for (family, _), mark in marks_by_frontend(self._state.rows).items()}
+        self._compiler.end_rest(lambda server: bool(counts.get(server)) or server in led_to)
 
     def _due(self, now_s: float) -> list[Key]:
         """Return the keys to plan: those that are due, and those that must not be left behind by them.

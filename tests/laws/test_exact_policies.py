@@ -23,7 +23,7 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.plan.drain_policy import is_draining
 from kubeproxy_py.reconcile.agent import Agent, Settings
-from tests.laws.checking_kernels import CheckedAgent, CheckedKernel
+from tests.laws.checking_kernels import CheckedAgent, CheckedKernel, failing
 from tests.laws.compilers import compiler, exact_compiler, make_exact_context, make_usual_context
 from tests.laws.histories import batches
 
@@ -141,6 +141,48 @@ def test_crash_before_any_step_is_repaired_by_planning_again(history: History, c
         undrained = {key: spec for key, spec in kernel.rows.items() if not is_draining(key, spec, desired)}
         assert undrained == desired
         assert kernel.rows == checked.agent.state.rows
+
+
+FAULTS = (
+    *("add Ipset .*PY-INSIDE", "add Ipset .*NO-LOCAL", "(add|update) Chain .*PY-", "add Jump .*PY-"),
+    *("add PolicyEntry", "delete PolicyEntry", "update PolicyEntry"),
+    *("add PolicyEntry .*NO-LOCAL", "delete PolicyEntry .*INSIDE", "delete IpsetEntry", "update VirtualServer"),
+    *("add VirtualServer .*fwmark", "delete VirtualServer .*fwmark", "add RealServer .*fwmark"),
+    *("delete RealServer .*fwmark", "update RealServer", "add RealServer"),
+)
+faults = st.lists(st.lists(st.sampled_from(FAULTS), max_size=2), min_size=5, max_size=5)
+
+
+class FaultyKernel(PolicyKernel):
+    """Checks also that pods are led elsewhere wherever all others are dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idempotent = True
+
+    def check(self, step: Step) -> None:
+        super().check(step)
+        if isinstance(step.key, PolicyEntry) and step.verb == "add" and "NO-LOCAL" in step.key.set:
+            leading = PolicyEntry(step.key.set.replace("NO-LOCAL", "INSIDE"), step.key.entry)
+            assert leading in self.rows or leading not in self.desired, f"{step.key} before {leading}"
+
+
+@given(history=batches, failing_in=faults, pauses_s=st.lists(st.sampled_from([0.1, 61.0]), min_size=5, max_size=5))
+def test_nobody_is_led_to_nowhere_whatever_fails(
+    history: History, failing_in: list[list[str]], pauses_s: list[float]
+) -> None:
+    checked = CheckedAgent(FaultyKernel(), exact_compiler)
+    for batch, patterns, pause_s in zip(history, failing_in, pauses_s, strict=False):
+        checked.kernel.fault = failing(patterns)
+        checked.handle(batch)
+        checked.sync()
+        checked.advance(pause_s)
+    checked.kernel.fault = failing(())
+    for _ in range(14):
+        checked.advance(61.0)
+        checked.sync()
+    desired = checked.agent.compiler.desired.rows
+    assert {key: spec for key, spec in checked.kernel.rows.items() if not is_draining(key, spec, desired)} == desired
 
 
 @given(history=batches)
