@@ -225,7 +225,8 @@ class InsideTraffic:
 
     def _run(self) -> None:
         while not self._stop.wait(0.02):
-            for client, version in (("pod-a2", 4), ("node-a", 4), ("outside", 4), ("pod-a2", 6)):
+            # An odd number of clients inside, so that each gets both endpoints from round robin.
+            for client, version in (("pod-a2", 4), ("node-a", 4), ("pod-a2", 4), ("outside", 4), ("pod-a2", 6)):
                 try:
                     answer = query(self._cluster[client], "tcp", NEAR_LOCAL.vip(version), 80, PATIENCE_S)
                     self.answered[client, answer.name] += 1
