@@ -356,22 +356,67 @@ def test_on_only_adds(life: Life) -> None:
         assert not set(lines) - set(life.states["on"][part]), part
 
 
-# Affinity, cleanup
+# Affinity, drift, plan, cleanup
 
 
-def test_affinity_keeps_a_client_inside_at_one_pod_of_the_target_port(tmp_path_factory: pytest.TempPathFactory) -> None:
+class Running(NamedTuple):
+    cluster: Cluster
+    agent: AgentProcess
+    folder: Folder
+
+    def plan(self, *flags: str, status: int = 0) -> str:
+        return run(self.cluster.node_a, *command_line(self.folder.path, "plan", *flags), status=status)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = Folder(tmp_path_factory.mktemp("manifests"))
-    write(folder, STICKY, NEAR_LOCAL)
+    write(folder, STICKY, NEAR_LOCAL, FAR_LOCAL)
     with serving_cluster() as cluster, AgentProcess(cluster.node_a, folder.path, EXACT) as agent:
         agent.wait_synced()
-        for client in ("pod-a1", "pod-a2"):
-            names = {query(cluster[client], "tcp", STICKY.vip(4), 80, PATIENCE_S).name for _ in range(6)}
-            assert len(names) == 1
-        assert {query(cluster["outside"], "tcp", STICKY.vip(4), 80, PATIENCE_S).name for _ in range(3)} == {"pod-a1"}
-        agent.stop(signal.SIGTERM)
-        # Another program's virtual server by mark, and its rule.
-        run(cluster.node_a, "ipvsadm", "-A", "-f", "7", "-s", "rr")
-        run(cluster.node_a, *command_line(folder.path, "cleanup")[:3], "cleanup")
-        assert servers_by_mark(cluster) == ["-A -f 7 -s rr"]
-        assert "KUBE-PY" not in run(cluster.node_a, "ipset", "save")
-        assert "KUBE-PY" not in run(cluster.node_a, "iptables-save") + run(cluster.node_a, "ip6tables-save")
+        yield Running(cluster, agent, folder)
+
+
+def test_affinity_keeps_a_client_inside_at_one_pod_of_the_target_port(running: Running) -> None:
+    for client in ("pod-a1", "pod-a2"):
+        names = {query(running.cluster[client], "tcp", STICKY.vip(4), 80, PATIENCE_S).name for _ in range(6)}
+        assert len(names) == 1
+    names = {query(running.cluster["outside"], "tcp", STICKY.vip(4), 80, PATIENCE_S).name for _ in range(3)}
+    assert names == {"pod-a1"}
+
+
+def test_plan_has_nothing_to_do_and_shows_what_switching_off_deletes(running: Running) -> None:
+    running.plan(EXACT)  # exit status 0: no change
+    assert "KUBE-PY-INSIDE" in running.plan(status=2)
+
+
+DAMAGE = (
+    "ipset del KUBE-PY-INSIDE 203.0.113.1,tcp:80",
+    "ipset flush KUBE-6-PY-NO-LOCAL",
+    "ipvsadm -D -f {mark}",
+    "ipvsadm -d -f {mark} -r 10.244.2.5:8080",
+    "iptables -t mangle -F KUBE-PY-INPUT",
+    "ip6tables -t nat -D POSTROUTING -m comment --comment 'kubeproxy-py exact policies' -j KUBE-PY-POSTROUTING",
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_another_program_changed_is_repaired(running: Running, damage: str) -> None:
+    node = running.cluster.node_a
+    before = kernel_state(node)
+    mark = int(marks(running.cluster)["203.0.113.1,tcp:80"], 16)
+    run(node, "sh", "-ec", damage.format(mark=mark))
+    wait_until(lambda: kernel_state(node) == before, poll_s=0.5)
+
+
+def test_cleanup_of_extras_leaves_what_kube_proxy_knows(running: Running) -> None:
+    cluster, folder = running.cluster, running.folder
+    running.agent.stop(signal.SIGTERM)
+    run(cluster.node_a, "ipvsadm", "-A", "-f", "7", "-s", "rr")  # of another program
+    run(cluster.node_a, *command_line(folder.path, "cleanup")[:4], "--extras")
+    assert servers_by_mark(cluster) == ["-A -f 7 -s rr"]
+    run(cluster.node_a, "ipvsadm", "-D", "-f", "7")
+    extras = kernel_state(cluster.node_a)
+    with AgentProcess(cluster.node_a, folder.path) as agent:
+        agent.wait_synced()
+        assert kernel_state(cluster.node_a) == extras
