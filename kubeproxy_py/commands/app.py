@@ -5,6 +5,7 @@ Each object is given those that it depends on, all of which exist before it: the
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -101,7 +102,7 @@ def build_app(
 ) -> App:
     """Return the resident process for *platform*, on which *sysctls* were applied."""
     current = CurrentConfig(loaded)
-    collectors = _make_collectors()
+    collectors = _make_collectors(marks=current.get().agent.policy_marks is not None)
     served = served_addresses(platform.kernel)
     parts = make_parts(loaded, platform, sysctls, collectors.client, served)
     node = platform.host.node_name
@@ -190,9 +191,10 @@ def _about(current: CurrentConfig, parts: Parts, platform: HostPlatform) -> Call
     return about
 
 
-def _make_collectors() -> Collectors:
+def _make_collectors(*, marks: bool) -> Collectors:
     registry = MetricsRegistry()
-    return Collectors(registry, RestClientMetrics(registry), make_traffic_reader=IpvsAdapter)
+    make_reader = partial(IpvsAdapter, marks=marks)
+    return Collectors(registry, RestClientMetrics(registry), make_traffic_reader=make_reader)
 
 
 def _unserved_recorder(registry: MetricsRegistry) -> Callable[[Mapping[str, int]], None]:

@@ -225,6 +225,8 @@ class Compiler:
         elif service.settings.slow_start_s and applied(service, self.context).slow_start_s:
             self._slowly_starting[name] = None
         self.marks.retain(name, owners, self.desired.rows)
+        if owners:
+            state = replace(state, marks=tuple(self.marks.servers_of(owners)))
         self._states[name] = state
         return self.desired.replace(name, *parts)
 

@@ -11,7 +11,7 @@ Invariants:
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from zlib import crc32
 
 from msgspec import Struct
@@ -77,6 +77,12 @@ class MarkNumbers:
     def owner_of(self, server: VirtualServer) -> MarkOwner | None:
         """Return the Service port that *server* serves by mark; None of one that rests, or has no mark."""
         return self._owners.get(server)
+
+    def servers_of(self, owners: Iterable[MarkOwner]) -> Iterator[tuple[VirtualServer, str, Protocol]]:
+        """Return the virtual server by mark of each of *owners* that has one, with the port's name and protocol."""
+        for owner in owners:
+            if mark := self._marks.get(owner):
+                yield mark_server(owner.family, mark), owner.port, owner.protocol
 
     def mark_of(self, owner: MarkOwner, frontends: Iterable[str]) -> int:
         """Return the mark of *owner*, which has *frontends* (entries of the set); 0 if no number is left."""

@@ -62,6 +62,7 @@ class TrafficMetrics:
         self._limits = limits
         self._lock = Lock()  # protects _services
         self._services: dict[ServiceName, Service] = {}  # the values are shared with the compiler
+        self._marks: dict[ServiceName, dict[VirtualServer, Labels]] = {}  # virtual servers by firewall mark
 
     def update_services(self, states: Iterable[ServiceState]) -> None:
         """Store the Services that were compiled, and forget those that were deleted."""
@@ -73,17 +74,25 @@ class TrafficMetrics:
                     self._services[state.name] = state.service
                 else:
                     self._services.pop(state.name, None)
+                if state.marks:
+                    name = (state.name.namespace, state.name.name)
+                    self._marks[state.name] = {
+                        server: (*name, port, protocol) for server, port, protocol in state.marks
+                    }
+                else:
+                    self._marks.pop(state.name, None)
 
     def collect(self) -> Iterator[MetricFamily]:
         """Read the counters from the kernel and yield them.  Raises the reader's errors."""
         with self._lock:
             services = list(self._services.values())
+            by_mark = {server: labels for marks in self._marks.values() for server, labels in marks.items()}
         port_count = sum(len(service.ports) for service in services)
         if not port_count or port_count > self._limits.servers_max:
             return
         if self._reader is None:
             self._reader = self._make_reader()
-        traffic = _by_service_port(self._reader.traffic(), ServicePortIndex(services))
+        traffic = _by_service_port(self._reader.traffic(), ServicePortIndex(services, by_mark))
         with_series = sorted(traffic)[: self._limits.series]
         yield metric_family(f"{_PREFIX}series", [((), len(with_series))])
         yield from _counters(traffic, with_series)
@@ -93,7 +102,8 @@ class TrafficMetrics:
 class ServicePortIndex:
     """Maps a virtual server to the labels (namespace, service, port, protocol) of its service port."""
 
-    def __init__(self, services: Iterable[Service]) -> None:
+    def __init__(self, services: Iterable[Service], by_mark: Mapping[VirtualServer, Labels] | None = None) -> None:
+        self._by_mark = by_mark or {}
         self._by_address: dict[tuple[str, int, Transport], Labels] = {}
         self._by_node_port: dict[tuple[int, Transport], Labels] = {}
         # The worst claim first, so that the best remains (compile/claims.py).
@@ -112,6 +122,8 @@ class ServicePortIndex:
 
     def labels_of(self, server: VirtualServer) -> Labels | None:
         """Return the labels of *server*; None if it belongs to no Service."""
+        if server.mark:
+            return self._by_mark.get(server)
         key = (server.address, server.port, server.protocol)
         return self._by_address.get(key) or self._by_node_port.get((server.port, server.protocol))
 

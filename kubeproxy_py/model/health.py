@@ -4,8 +4,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName
-from kubeproxy_py.net import IP, Family
+from kubeproxy_py.net import IP, Family, Protocol
 
 Policy = Literal["internal", "external"]
 """A traffic policy: internalTrafficPolicy or externalTrafficPolicy."""
@@ -28,3 +29,5 @@ class ServiceState(Struct, frozen=True, gc=False):
     health_check_node_ports: tuple[HealthCheckNodePort, ...] = ()
     # Policies set to Local that find no local endpoint although there are endpoints elsewhere.
     policies_without_local: tuple[tuple[Policy, Family], ...] = ()
+    # With exact policies, the virtual servers by firewall mark, each with the name and protocol of its port.
+    marks: tuple[tuple[VirtualServer, str, Protocol], ...] = ()

@@ -193,7 +193,7 @@ class IpvsAdapter:
 
     def traffic(self) -> dict[VirtualServer, Traffic]:
         """Return the counters of each virtual server, from one listing.  Raises KernelError."""
-        return decode_all_traffic(self._list_services())
+        return decode_all_traffic(self._list_services(), marks=self._has_marks)
 
     def real_server_counters(self, virtual_servers: Iterable[VirtualServer]) -> dict[RealServer, RealServerCounters]:
         """Return the counters of each real server of *virtual_servers*; none of those that are gone.

@@ -140,10 +140,10 @@ def decode_services(bodies: Iterable[bytes], *, marks: bool = False) -> Rows:
         return dict(service for body in bodies if (service := decode_service(body, marks=marks)))
 
 
-def decode_all_traffic(bodies: Iterable[bytes]) -> dict[VirtualServer, Traffic]:
+def decode_all_traffic(bodies: Iterable[bytes], *, marks: bool = False) -> dict[VirtualServer, Traffic]:
     """Return the counters of the virtual servers in a listing, as ``decode_services``.  Raises KernelError."""
     with decoding("the counters of virtual servers"):
-        return dict(service for body in bodies if (service := decode_traffic(body)))
+        return dict(service for body in bodies if (service := decode_traffic(body, marks=marks)))
 
 
 def decode_dests(bodies: Iterable[bytes], virtual_server: VirtualServer) -> list[RealServerState]:
@@ -187,9 +187,9 @@ def key_bytes(body: bytes) -> bytes:
     return body[_NESTED_OFFSET:_SPEC_OFFSET]
 
 
-def decode_traffic(body: bytes) -> tuple[VirtualServer, Traffic] | None:
+def decode_traffic(body: bytes, *, marks: bool = False) -> tuple[VirtualServer, Traffic] | None:
     """Return one virtual server of a listing with its counters; None as ``decode_service``."""
-    parsed = _parse_service(body)
+    parsed = _parse_service(body, marks=marks)
     if parsed is None:
         return None
     server, attrs = parsed
