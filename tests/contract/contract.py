@@ -229,7 +229,9 @@ _backend = functools.cache(detect_backend)  # it asks for modules, which runs pr
 
 
 @contextmanager
-def linux_kernel(*, use_ipset_command: bool = False, use_libiptc: bool = False) -> Iterator[LinuxKernel]:
+def linux_kernel(
+    *, use_ipset_command: bool = False, use_libiptc: bool = False, policies: bool = True
+) -> Iterator[LinuxKernel]:
     """LinuxKernel in a network namespace of its own; fails, instead of skipping, where there is no IPVS."""
     if not Path("/proc/net/ip_vs").exists():
         pytest.fail("this kernel has no IPVS; hint: python3 -m lab run -- ...", pytrace=False)
@@ -241,7 +243,7 @@ def linux_kernel(*, use_ipset_command: bool = False, use_libiptc: bool = False) 
             sysctls=[SYSCTL.path],
             use_ipset_command=use_ipset_command,
             rules_adapter=rules,
-            policies=True,
+            policies=policies,
         )
         try:
             yield kernel

@@ -81,7 +81,7 @@ def _foreign_state() -> list[list[str]]:
 
 @pytest.mark.kernel
 def test_state_of_other_programs_is_not_read_and_not_changed() -> None:
-    with linux_kernel() as kernel:
+    with linux_kernel(policies=False) as kernel:
         create_all = make_plan(_node(2), {})
         kernel.apply(create_all)  # creates the tables, so that the output of the commands can be compared
         kernel.apply(make_plan({}, rows_of(kernel)))

@@ -8,7 +8,7 @@ import pytest
 
 from kubeproxy_py.metrics.traffic import ServicePortIndex, TrafficLimits, TrafficMetrics
 from kubeproxy_py.model.health import ServiceState
-from kubeproxy_py.model.rows import Connections, RealServer, Traffic, VirtualServer
+from kubeproxy_py.model.rows import Connections, RealServer, Traffic, VirtualServer, mark_server
 from kubeproxy_py.model.services import Service
 from tests.builders import port, service
 
@@ -90,6 +90,18 @@ def kernel_of(services: list[Service]) -> FakeKernel:
     return FakeKernel(
         {VirtualServer(s.cluster_ips[0], 80, "TCP"): Traffic(n, 10 * n, 0, 0, 7) for n, s in enumerate(services, 1)}
     )
+
+
+def test_what_a_virtual_server_by_mark_forwards_counts_for_its_service_port() -> None:
+    by_mark, other = mark_server("IPv4", 0x2001), mark_server("IPv4", 7)
+    kernel = FakeKernel({VirtualServer("10.96.0.10", 80, "TCP"): Traffic(1), by_mark: Traffic(2), other: Traffic(4)})
+    metrics = TrafficMetrics(lambda: kernel, TrafficLimits())
+    metrics.update_services([ServiceState(WEB.name, WEB, marks=((by_mark, HTTP[2], "TCP"),))])
+    families = {family.metric.name: dict(family.samples) for family in metrics.collect()}
+    assert families["kubeproxy_ipvs_service_connections_total"] == {HTTP: 3}
+    metrics.update_services([ServiceState(WEB.name, WEB)])
+    families = {family.metric.name: dict(family.samples) for family in metrics.collect()}
+    assert families["kubeproxy_ipvs_service_connections_total"] == {HTTP: 1}
 
 
 def test_addresses_of_a_service_port_are_summed() -> None:
