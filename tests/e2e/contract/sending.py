@@ -72,4 +72,4 @@ def running(setting: Setting, folder: Folder) -> Iterator[Run]:
         results = dict(send_series(cluster, servers, requests, ports))
         wrong = [case for case in all_cases if case.disagreement(results[case.request])]
         again = {case.request: case.series._replace(timeout_s=_AGAIN_S) for case in wrong}
-        yield Run(setting, cluster, results | send_series(cluster, servers, again, ports))
+        yield Run(setting, cluster, results | dict(send_series(cluster, servers, again, ports)))
