@@ -283,7 +283,7 @@ class Dependencies:
         return self._served
 
 
-@cache
+@cache  # of two families, and asked for each entry
 def _policy_masquerading(family: Family) -> tuple[Key, ...]:
     """Return the chain and the jump that masquerade what this node itself sends to a virtual server by mark."""
     name = kube_names.POLICY_POSTROUTING_CHAIN

@@ -143,9 +143,10 @@ def test_kubeconfig_of_the_page_is_one_that_the_agent_reads(tmp_path: Path) -> N
     for each in words:
         argv = [word.replace("$token", "secret").replace("CONTROL-PLANE", "192.0.2.1") for word in each[1:]]
         subprocess.run([program("kubectl"), *argv], cwd=tmp_path, check=True, capture_output=True)
-    argv = [sys.executable, "-m", "kubeproxy_py", "check", f"--kubeconfig={tmp_path / 'kubeconfig'}"]
+    kubeconfig = tmp_path / "kubeconfig"
+    argv = [sys.executable, "-m", "kubeproxy_py", "check", f"--kubeconfig={kubeconfig}"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.splitlines()[-1:], done.stderr) == (0, ["ok"], "")
+    assert (done.returncode, done.stdout.splitlines()[-1:], done.stderr) == (0, [f"ok: kubeconfig {kubeconfig}"], "")
     [user] = yaml.safe_load((tmp_path / "kubeconfig").read_text())["users"]
     assert user["user"] == {"token": "secret"}
 
