@@ -205,7 +205,7 @@ def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], l
     """
     unbound = {step.key.address for step in new_addresses if isinstance(step.key, Address)}
     obsolete: list[Step] = []
-    for kind in (RealServer, VirtualServer, IpsetEntry):
+    for kind in (PolicyEntry, RealServer, VirtualServer, IpsetEntry):
         popped = [step for step in teardowns[kind] if _address_of(step.key) in unbound]
         _remove(teardowns[kind], popped)
         obsolete += popped
@@ -217,7 +217,8 @@ def _address_of(key: Key) -> IP | None:
     if isinstance(key, RealServer):
         return key.virtual_server.address
     if isinstance(key, IpsetEntry):
-        return key.entry.partition(",")[0] if key.set in ALLOWS else None
+        leads = key.set in ALLOWS or isinstance(key, PolicyEntry)
+        return key.entry.partition(",")[0] if leads else None
     return key.address if isinstance(key, VirtualServer) else None
 
 
