@@ -25,7 +25,6 @@ Invariants:
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import referenced_chains
@@ -49,7 +48,7 @@ from kubeproxy_py.model.rows import (
     referenced_sets,
 )
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
-from kubeproxy_py.net import IP, Family, family_of
+from kubeproxy_py.net import FAMILIES, IP, Family, family_of
 from kubeproxy_py.plan import set_roles
 from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, is_port, newly_matched_sets, port_of, server_of
 from kubeproxy_py.plan.unfinished import Unfinished
@@ -184,7 +183,7 @@ class Dependencies:
         family = kube_names.family_of_set(key.set)
         yield from self._if_absent(Ipset(key.set))
         if isinstance(step.spec, MarkSpec):
-            yield from self._if_absent(mark_server(family, step.spec.mark), *_policy_masquerading(family))
+            yield from self._if_absent(mark_server(family, step.spec.mark), *_POLICY_MASQUERADING[family])
         else:
             yield from self._if_absent(PolicyEntry(kube_names.POLICY_MARKS.name_in(family), key.entry))
 
@@ -283,12 +282,14 @@ class Dependencies:
         return self._served
 
 
-@cache  # of two families, and asked for each entry
 def _policy_masquerading(family: Family) -> tuple[Key, ...]:
-    """Return the chain and the jump that masquerade what this node itself sends to a virtual server by mark."""
     name = kube_names.POLICY_POSTROUTING_CHAIN
     jumps = kube_names.jumps(family, policies=True)
     return (Chain(family, "nat", name), *(jump for jump in jumps if jump.target == name))
+
+
+_POLICY_MASQUERADING = {family: _policy_masquerading(family) for family in FAMILIES}
+"""The chain and the jump that masquerade what this node itself sends to a virtual server by mark."""
 
 
 _WAITS: Mapping[tuple[type[Key], bool], Callable[[Dependencies, Step], _Candidates]] = {
