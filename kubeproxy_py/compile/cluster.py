@@ -108,11 +108,10 @@ class Cluster:
             self.services[name] = service
         else:
             del self.services[name]
-            self.conditions.pop(name, None)
         self._mark_moved((name,))
 
     def _set_conditions(self, name: ServiceName, conditions: Conditions) -> None:
-        if name not in self.services or conditions == self.conditions_of(name):
+        if conditions == self.conditions_of(name):
             return
         if conditions:
             self.conditions[name] = conditions

@@ -62,7 +62,9 @@ class SlowStarts:
 
     def run(self, now_s: float) -> None:
         """Make the steps that are due; the next sync applies them."""
-        self._starts = {name: start for name, start in self._starts.items() if self._duration_s(name)}
+        for name in [name for name in self._starts if not self._duration_s(name)]:
+            del self._starts[name]
+            self._compiler.handle_event(EndpointSteps(name))
         self._send(self._starts, now_s)
         self.due_s = max(now_s + PAUSE_S, self._next_s(now_s))
 

@@ -12,7 +12,7 @@ from kubeproxy_py.compile.conditions import can_set_aside, choose_aside, weighed
 from kubeproxy_py.compile.service import compile_service
 from kubeproxy_py.compile.settings import applied
 from kubeproxy_py.model.conditions import FULL_STEP, Conditions, EndpointFailures, EndpointSteps, Failure
-from kubeproxy_py.model.events import ServiceDeleted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import Service
@@ -180,14 +180,14 @@ def test_events_replace_what_was_known_of_a_service() -> None:
         assert [spec.weight for _, spec in found if isinstance(spec, RealServerSpec)] == expected
 
 
-def test_conditions_end_with_their_service() -> None:
-    cluster = Cluster()
-    cluster.apply(EndpointFailures(name("web"), failing(1)))
-    assert not cluster.conditions, "it is not known"
-    cluster.apply(ServiceUpserted(service()))
-    cluster.apply(EndpointFailures(name("web"), failing(1)))
-    cluster.apply(ServiceDeleted(name("web")))
-    assert not cluster.conditions
+def test_conditions_may_be_known_before_their_service() -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context())
+    compiler.handle_event(EndpointFailures(name("web"), failing(2)))
+    compiler.handle_event(SliceUpserted(endpoint_slice(endpoints=["10.244.1.1", "10.244.1.2"])))
+    compiler.compile()
+    compiler.handle_event(ServiceUpserted(service()))
+    compiler.compile()
+    assert compiler.desired.rows[RealServer(SERVER, *place(2))] == RealServerSpec(0)
 
 
 def test_the_same_conditions_again_make_no_service_dirty() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
+from kubeproxy_py.model.conditions import FULL_STEP, EndpointFailures, EndpointSteps, Failure
 from kubeproxy_py.model.events import (
     NodeUpserted,
     ObjectEvent,
@@ -84,6 +85,8 @@ _ANNOTATIONS = {
     "affinity-mask": ["ipv4/24", "ipv4/16,ipv6/64"],
     "affinity-timeout": ["1h"],
     "unknown": ["x"],
+    "slow-start": ["30s"],
+    "health-check": ["tcp"],
 }
 _settings = st.one_of(
     st.just(NO_SETTINGS),
@@ -173,6 +176,10 @@ _taken = st.builds(
     api_servers=st.sampled_from([(), (SocketAddress("203.0.113.7", 80), SocketAddress("192.168.3.10", 30080))]),
 )
 
+_places = st.tuples(st.sampled_from([*_PODS, *_OTHER_PODS, *_PODS_6]), st.sampled_from([8080, 8081]))
+_failures = st.dictionaries(_places, st.builds(Failure, st.sampled_from([1.0, 2.0, 3.0]), st.just("")), max_size=6)
+_steps = st.dictionaries(_places, st.integers(1, FULL_STEP - 1), max_size=4)
+
 events: st.SearchStrategy[ObjectEvent] = st.one_of(
     st.builds(ServiceUpserted, services),
     st.builds(ServiceUpserted, services),
@@ -189,6 +196,8 @@ events: st.SearchStrategy[ObjectEvent] = st.one_of(
     ),
     st.builds(NodeUpserted, _nodes),
     _taken,
+    st.builds(EndpointFailures, st.sampled_from(_SERVICE_NAMES), _failures),
+    st.builds(EndpointSteps, st.sampled_from(_SERVICE_NAMES), _steps),
 )
 """One change of one object."""
 
@@ -288,6 +297,8 @@ def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
                 last.pop(("EndpointSlice", name), None)
             case TakenAddresses(source=source):
                 last["TakenAddresses", source] = event
+            case EndpointFailures(service=name) | EndpointSteps(service=name):
+                last[type(event).__name__, name] = event
             case _:
                 last["Node", HERE] = event
     return list(last.values())
