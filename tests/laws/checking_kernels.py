@@ -245,6 +245,7 @@ class PacketKernel(CheckedKernel):
         self._lacked_firewall: set[Family] = set()
         self.unbound: set[IP] = set()  # addresses that another program deleted
         self.lost_entries: set[IpsetEntry] = set()  # that another program deleted
+        self._shut_out_by_loss: set[Packet] = set()  # although source ranges admit them
         self.meetings: dict[Packet, Meeting] = {}
         self._ranges: set[tuple[str, str]] = set()  # sets that are to have source ranges, and of which frontends
         self._by_address: defaultdict[IP, list[Packet]] = defaultdict(list)
@@ -261,6 +262,7 @@ class PacketKernel(CheckedKernel):
         self._by_address.clear()
         self._by_family.clear()
         self._unmasqueraded.clear()  # endpoints that some client meets so
+        self._shut_out_by_loss.clear()
         entries = (key for key in desired if isinstance(key, IpsetEntry))
         self._ranges = {(key.set, key.entry.rpartition(",")[0]) for key in entries if "-SOURCE-" in key.set}
         # An entry that is to come back, before obsolete endpoints go, may admit clients to them again.
@@ -271,6 +273,8 @@ class PacketKernel(CheckedKernel):
             self._by_family[packet.family].append(packet)
             # While an address that goes is still bound, what is behind it may be as desired already.
             is_unbound = meeting.after.result == "elsewhere"
+            if meeting.before.result == "shut out" and is_served_with(before, packet, lost):
+                self._shut_out_by_loss.add(packet)
             was_unbound = packet.destination in self.unbound
             for its_fate in (
                 fate_if_open(before, packet, meeting.before, is_bound=was_unbound, lost=lost),
@@ -342,7 +346,7 @@ class PacketKernel(CheckedKernel):
             return
         closing = closing_entries(packet)
         was_closed, is_closed = (any(key in rows for key in closing) for rows in (self.before, self.desired))
-        if before.result == "shut out" and not was_closed:
+        if before.result == "shut out" and (not was_closed or packet in self._shut_out_by_loss):
             return  # because an entry was missing that admits it
         if was_closed != is_closed or (is_closed and after.result != "served"):
             strangers = found.endpoints - (before.endpoints | after.endpoints)
@@ -389,6 +393,13 @@ def fate_if_open(
     has = state.sets.get(frontend, frozenset())
     sets = (has - {key.set for key in closing_entries(packet)}) | {key.set for key in lost if key.entry == frontend}
     return fate(state, packet, is_bound=is_bound, sets=sets) if is_bound or sets != has else found
+
+
+def is_served_with(state: State, packet: Packet, lost: frozenset[IpsetEntry]) -> bool:
+    """Return whether *packet* would be served by *state* if it had the entries *lost*."""
+    again = {key.set for key in lost if key.entry == frontend_of(packet)}
+    has = state.sets.get(frontend_of(packet), frozenset())
+    return bool(again) and fate(state, packet, sets=has | again).result == "served"
 
 
 def lacks_firewall(rows: Rows, family: Family) -> bool:
