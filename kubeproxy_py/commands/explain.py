@@ -46,8 +46,8 @@ def _explanation(config_input: "ConfigInput", target: str, load: Load) -> Explan
 
 def _own_explanation(target: str, loaded: "LoadedConfig") -> Explanation:
     from kubeproxy_py.commands.own_view import OwnView
-    from kubeproxy_py.diagnose.explain import Scope, servers_of
     from kubeproxy_py.diagnose.explain import explain as explanation_of
+    from kubeproxy_py.diagnose.scope import Scope, servers_of
     from kubeproxy_py.diagnose.targets import TargetFormError, UnknownTargetError, parse_target
     from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
     from kubeproxy_py.server.documents import Kernel

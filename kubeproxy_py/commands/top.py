@@ -144,6 +144,8 @@ def top(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> int:
     taker.take()  # before the terminal is changed: errors are printed, and names looked for
     if not arguments.once:
         return _interactive(taker, arguments)
+    if arguments.interval and arguments.interval < COUNTER_PERIOD_S:
+        note(f"Note: the kernel counts every {COUNTER_PERIOD_S:g} s; rates over a shorter time are 0 or too large\n")
     sleep(arguments.interval or _ONCE_S)
     taken = taker.take()
     assert taken is not None

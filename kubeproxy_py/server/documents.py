@@ -17,10 +17,11 @@ from msgspec.structs import replace
 
 from kubeproxy_py.config.write import as_document, section_fields
 from kubeproxy_py.diagnose.document import VERSION, Config, Document, ErrorDocument, ServiceState
-from kubeproxy_py.diagnose.explain import Scope, explain, servers_of
+from kubeproxy_py.diagnose.explain import explain
 from kubeproxy_py.diagnose.filters import ParameterError, parse_filter, require_known
 from kubeproxy_py.diagnose.objects import encode_objects
 from kubeproxy_py.diagnose.rates import traffic_document
+from kubeproxy_py.diagnose.scope import Scope, servers_of
 from kubeproxy_py.diagnose.services import ConnectionCounts
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import ServiceList, head_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from kubeproxy_py.diagnose.document import Explanation, ServiceState, State, VirtualServerState
-from kubeproxy_py.diagnose.explain import Scope, explain
+from kubeproxy_py.diagnose.explain import explain
 from kubeproxy_py.diagnose.filters import parse_filter
+from kubeproxy_py.diagnose.scope import Scope
 from kubeproxy_py.diagnose.services import ConnectionCounts
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import ServiceList, head_of

@@ -98,6 +98,10 @@ def _destination(text: str, directory: Directory) -> tuple[IP, int, str]:
     try:
         address = parse_ip(host)
     except ValueError:
+        if rest.isascii() and rest.isdecimal():
+            raise TraceError(
+                f'--to "{text}": a port alone; a NodePort is at each address of the node: {_FORMS}'
+            ) from None
         raise TraceError(f'--to "{text}": {_FORMS}') from None
     if (use := special_use(address)) in _NO_HOSTS:
         raise TraceError(f'--to "{text}": no Service and no host has this address, it is {use}; {_FORMS}')

@@ -59,6 +59,7 @@ def test_destination(target: str, address: str, port: int, protocol: str) -> Non
         ("0.0.0.0", "shop/web", "no packet has this source, it is unspecified; give the address of the client"),
         ("ff02::1", "[fd00::1]:80", "no packet has this source, it is multicast"),
         ("node", "192.0.2.1:http", "the port is not in 1-65535"),
+        ("node", "30080", '--to "30080": a port alone; a NodePort is at each address of the node: give ADDRESS:PORT'),
         ("node", "www.example.com:80", '--to "www.example.com:80": give ADDRESS:PORT[/tcp|udp|sctp]'),
         ("node", "wbe.shop:80", '--to "wbe.shop:80": there is no Service shop/wbe; did you mean shop/web?'),
         ("node", "192.0.2.1", '--to "192.0.2.1": no port is given, and no Service has the address'),
