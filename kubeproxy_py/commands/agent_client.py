@@ -5,6 +5,7 @@ Invariants:
 - Without an agent, or without the right to ask it, a command is told why, and can look itself.
 """
 
+import math
 import os
 import socket
 import struct
@@ -52,8 +53,8 @@ def socket_path(flags: Mapping[str, str]) -> str:
     return "" if any(flags.get(name) for name in _OWN_SOURCE_FLAGS) else DEFAULT_SOCKET
 
 
-def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
-    """Return the document *page* of the agent that listens at *path*.
+def ask(path: str, page: str, parameters: Mapping[str, str], timeout_s: float = _TIMEOUT_S) -> bytes:
+    """Return the document *page* of the agent that listens at *path*, which has *timeout_s* for all of it.
 
     Raises:
         NoAgentError: There is none, or it does not answer.
@@ -61,7 +62,7 @@ def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
     """
     query = "&".join(f"{name}={_quoted(value)}" for name, value in parameters.items() if value)
     try:
-        status, body = _get(path, f"{page}?{query}" if query else page)
+        status, body = _get(path, f"{page}?{query}" if query else page, timeout_s)
     except FileNotFoundError:
         raise NoAgentError(f"no agent listens at {path}") from None
     except PermissionError:
@@ -71,7 +72,7 @@ def ask(path: str, page: str, parameters: Mapping[str, str]) -> bytes:
             raise NoAgentError(f"no agent listens at {path}, which is not a socket") from None
         raise NoAgentError(f"the agent that listened at {path} is not running") from None
     except TimeoutError:
-        raise NoAgentError(f"the agent at {path} has not answered within {_TIMEOUT_S:g} s") from None
+        raise NoAgentError(f"the agent at {path} has not answered within {timeout_s:g} s") from None
     except (OSError, ValueError) as error:
         who = "" if os.geteuid() == 0 else "; it answers root only"
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -92,18 +93,18 @@ def _quoted(text: str) -> str:
     )
 
 
-def _get(path: str, target: str) -> tuple[int, bytes]:
+def _get(path: str, target: str, timeout_s: float) -> tuple[int, bytes]:
     """Return status and body of the answer to a GET request.
 
     HTTP/1.0 has the end of the body at the end of the connection; importing http.client would take a sixth of the time
     of a command.  Raises OSError, and ValueError for what is no answer.
     """
-    deadline_s = time.monotonic() + _TIMEOUT_S
+    deadline_s = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         # Not settimeout(): a socket that does not block is refused at once while many others wait to be accepted.
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_TIMEOUT_S), 0))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", math.ceil(timeout_s), 0))
         client.connect(path)
-        client.settimeout(_TIMEOUT_S)
+        client.settimeout(timeout_s)
         client.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
         received = bytearray()
         while piece := client.recv(_PIECE_BYTES):

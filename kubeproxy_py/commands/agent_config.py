@@ -46,13 +46,18 @@ class Chosen(Struct, frozen=True, gc=False):
         return AgentSource(self.path) if self.path else None
 
 
-def choose(config_input: ConfigInput, own: LoadedConfig) -> Chosen:
-    """Return the configuration of the running agent, or *own*, that of the flags; say on stderr which it is."""
+def choose(config_input: ConfigInput, own: LoadedConfig, failure: NoAgentError | None = None) -> Chosen:
+    """Return the configuration of the running agent, or *own*, that of the flags; say on stderr which it is.
+
+    With a *failure* the agent was asked before, and has not answered: it is not waited for again.
+    """
     path = socket_path(config_input.flags)
     if not path:
         return Chosen(own)
     given = [field for field in own.given_fields if not field.startswith(_OWN)]
     try:
+        if failure:
+            raise failure
         found, source = _ask_config(path)
     except NoAgentError as error:
         if not given:

@@ -21,7 +21,7 @@ _OWN_FLAGS = frozenset(("debug-socket", "logging-format", "v", "vmodule"))  # wh
 
 def trace(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> int:
     """Print the way of a packet, and return the exit status, which docs/trace.md describes."""
-    path, chosen = socket_path(config_input.flags), None
+    path, chosen, failure = socket_path(config_input.flags), None, None
     if path and not config_input.flags.keys() <= _OWN_FLAGS:
         chosen = _choose(config_input, load)
         path = chosen.path
@@ -29,14 +29,14 @@ def trace(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> in
         asked = {"from": arguments.sender, "to": arguments.target, "inInterface": arguments.in_iface}
         try:
             return _print(ask(path, "/v1/trace", asked), as_json=arguments.output == "json")
-        except NoAgentError:
-            pass  # which is said below
+        except NoAgentError as error:
+            failure = error  # which is said below
         except RefusedError as error:
             if error.status != _UNKNOWN_PAGE:
                 help_text = 'See "kubeproxy-py trace --help".\n' if error.status == _UNUSABLE_ARGUMENT else ""
                 note(f"{refusal_text(error)}\n{help_text}")
                 return FAILED
-    return _own_trace(chosen or _choose(config_input, load), arguments)
+    return _own_trace(chosen or _choose(config_input, load, failure), arguments)
 
 
 def _print(content: bytes, *, as_json: bool) -> int:
@@ -48,10 +48,10 @@ def _print(content: bytes, *, as_json: bool) -> int:
     return int(document["exitStatus"])
 
 
-def _choose(config_input: "ConfigInput", load: Load) -> "Chosen":
+def _choose(config_input: "ConfigInput", load: Load, failure: NoAgentError | None = None) -> "Chosen":
     from kubeproxy_py.commands.agent_config import choose
 
-    return choose(config_input, load())
+    return choose(config_input, load(), failure)
 
 
 def _own_trace(chosen: "Chosen", arguments: "Namespace") -> int:

@@ -38,6 +38,7 @@ _ONCE_S = 6.0
 _LIVE_S = 2.0
 _IDLE_BATCH = 500  # virtual servers without traffic whose real servers are read with each sample
 _ASK_AGAIN_S = 5.0  # for the names of what is not known
+_REFRESH_TIMEOUT_S = 2.0  # while names are known: keys are not read meanwhile
 _REFRESH_S = 60.0  # a Service may have got the address of another
 _NAMES_ONLY = {"realServers": "true", "connections": "false"}
 
@@ -119,7 +120,8 @@ class NameSource:
     def _refresh(self) -> None:
         if self._path:
             try:
-                state = msgspec.json.decode(ask(self._path, "/v1/status", _NAMES_ONLY), type=State)
+                timeout = (_REFRESH_TIMEOUT_S,) if self._names.servers else ()
+                state = msgspec.json.decode(ask(self._path, "/v1/status", _NAMES_ONLY, *timeout), type=State)
             except (NoAgentError, RefusedError) as error:
                 if self._names.servers:
                     self.problem = f"{error}; names are those that were known before"

@@ -160,7 +160,7 @@ def resolve_service(snapshot: Snapshot, target: ServiceTarget) -> ServiceName:
         nearest = tuple(dict.fromkeys((*same[:_NEAREST_MAX], *close)))[:_NEAREST_MAX]
         for problem in rejections(snapshot, name):
             raise UnknownTargetError(f"Service {name} is rejected: {problem}")
-        raise UnknownTargetError(f"no Service {name} is known to this agent ({len(known):,} are)", nearest)
+        raise UnknownTargetError(f"no Service {name} is known ({len(known):,} are)", nearest)
     ports = snapshot.services[name].ports
     if not any(is_meant(target, port) for port in ports) and (target.port is not None or target.protocol):
         names = [f"{name}:{port.name or port.port}" for port in ports]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import msgspec
 import pytest
 
 from kubeproxy_py import cli
-from kubeproxy_py.commands import agent_config, doctor, plan, trace
-from kubeproxy_py.commands.agent_client import RefusedError, ask
+from kubeproxy_py.commands import agent_config, ask_trace, doctor, plan, trace
+from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask
 from kubeproxy_py.commands.parts import HostPlatform, empty_platform
 from kubeproxy_py.config.load import LoadedConfig, from_fields, load
 from kubeproxy_py.config.write import as_document, section_fields
@@ -136,6 +138,35 @@ def test_agent_whose_configuration_cannot_be_used_is_as_none(
     with answering(harness, tmp_path, LOADED) as flag:
         assert seen_by("plan", [flag], monkeypatch).config == load({}).config
     assert "does not tell its configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 1.5])
+def test_silent_agent_is_waited_for_as_long_as_asked(tmp_path: Path, timeout_s: float) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        began_s = time.monotonic()
+        with pytest.raises(NoAgentError, match=f"has not answered within {timeout_s:g} s"):
+            ask(str(tmp_path / "s"), "/v1/status", {}, timeout_s)
+        assert time.monotonic() - began_s >= timeout_s
+
+
+def test_trace_does_not_wait_again_for_an_agent_that_has_not_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    asked: list[str] = []
+
+    def silent(_path: str, page: str, _parameters: object) -> bytes:
+        asked.append(page)
+        raise NoAgentError("the agent at /s has not answered within 15 s")
+
+    for module in (ask_trace, agent_config):
+        monkeypatch.setattr(module, "ask", silent)
+    monkeypatch.setattr(trace, "trace", lambda *_arguments, **_options: 0)
+    assert cli.main(["trace", "--debug-socket=/s", "--from=node", "--to=10.96.0.10:80"]) == 0
+    assert asked == ["/v1/trace"]
+    expected = "Note: the agent at /s has not answered within 15 s; the configuration is that of the flags\n"
+    assert capsys.readouterr().err == expected
 
 
 # Objects and rows

@@ -99,7 +99,7 @@ def test_watch_prints_again_until_interrupted(asked: str, capsys: Capture, monke
     [
         ("shop/web", 0, "Well: every address is served"),
         ("shop/lone", 2, "! shop/lone: ClusterIP 10.96.0.11:80/TCP: no EndpointSlice"),
-        ("shop/wbe", 1, "error: no Service shop/wbe is known to this agent (2 are); did you mean shop/web?"),
+        ("shop/wbe", 1, "error: no Service shop/wbe is known (2 are); did you mean shop/web?"),
         ("nothing at all", 1, "error: no Service default/nothing at all"),
     ],
 )
