@@ -225,7 +225,7 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: requirements.lock pyproject.toml | packages
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 		--config-settings=editable_mode=compat --editable .
 	@touch $@
