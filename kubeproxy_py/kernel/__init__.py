@@ -128,6 +128,26 @@ class LateRows(Struct, frozen=True, gc=False):
 LateResult = LateSteps | LateRows
 
 
+class RealServerListing(Protocol):
+    """All real servers, listed in pieces; only those are decoded that are not known to agree with what is expected."""
+
+    def pieces(self, agrees: Callable[[VirtualServer, Rows], bool]) -> Iterator[None]:
+        """List all once, and yield after each piece.
+
+        *agrees* is called with each virtual server, and its real servers, that has changed since it returned True.
+        Raises KernelError.
+        """
+        ...
+
+    def forget(self, servers: Iterable[VirtualServer]) -> None:
+        """Have *agrees* be called for *servers* again, because what is expected of them has changed."""
+        ...
+
+    def forget_all(self) -> None:
+        """Have *agrees* be called for all."""
+        ...
+
+
 class Kernel(Protocol):
     """Kernel state as the reconciler uses it.
 
@@ -161,6 +181,10 @@ class Kernel(Protocol):
 
     def mark_readers(self) -> Sequence[MarkReader]:
         """Return the readers of marks; scopes without a mark have no reader."""
+        ...
+
+    def real_server_listing(self) -> RealServerListing | None:
+        """Return the listing of all real servers; None if they must be read one virtual server after the other."""
         ...
 
     def apply(self, plan: Plan) -> Outcome:

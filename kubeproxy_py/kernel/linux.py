@@ -6,7 +6,7 @@ Invariants:
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from kubeproxy_py.kernel import MarkReader, Readable, Scope, Snapshot, snapshot_of
+from kubeproxy_py.kernel import MarkReader, Readable, RealServerListing, Scope, Snapshot, snapshot_of
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.address.loopback import LoopbackAdapter
@@ -120,6 +120,10 @@ class LinuxKernel:
         """Return those of IPVS, sets and tables; chains and jumps are read by programs, their marks by the kernel."""
         adapters = [adapter for adapter in self._distinct_adapters() if isinstance(adapter, Marked)]
         return [*(reader for adapter in adapters for reader in adapter.mark_readers()), *self._tables.mark_readers()]
+
+    def real_server_listing(self) -> RealServerListing:
+        """Return that of IPVS."""
+        return self._ipvs.pieces
 
     def apply(self, plan: Plan) -> Outcome:
         """Carry out *plan* in order."""

@@ -21,6 +21,7 @@ from kubeproxy_py.kernel import (
     Mark,
     MarkReader,
     Readable,
+    RealServerListing,
     Scope,
     Snapshot,
     mark_group,
@@ -215,6 +216,10 @@ class MemoryKernel:
 
     def close(self) -> None:
         """Do nothing; there are no sockets."""
+
+    def real_server_listing(self) -> RealServerListing | None:
+        """Return None."""
+        return None
 
     def apply(self, plan: Plan) -> Outcome:
         """Carry out each step or refuse it.  Raises SimulatedCrash after ``steps_until_crash`` steps."""

@@ -21,8 +21,10 @@ class Fingerprints:
     def __init__(self) -> None:
         self.servers_version = 0  # incremented when what is known of any virtual server changes
         self._fingerprints: dict[Readable, int] = {}
+        self._invalidated: set[VirtualServer] | None = None  # None: nobody asks
+        self._all_invalidated = True
 
-    def __contains__(self, readable: Readable) -> bool:
+    def __contains__(self, readable: object) -> bool:
         return readable in self._fingerprints
 
     def matches(self, readable: Readable, fingerprint: int) -> bool:
@@ -35,14 +37,22 @@ class Fingerprints:
 
     def invalidate(self, keys: Collection[Key]) -> None:
         """Discard the fingerprints of everything that contains *keys*."""
-        for readable in set(map(readable_of, keys)):
+        servers = [key for key in keys if isinstance(key, VirtualServer)]
+        self.servers_version += len(servers)
+        readables = {*map(readable_of, keys), *servers}
+        for readable in readables:
             self._fingerprints.pop(readable, None)
-        for key in keys:
-            if isinstance(key, VirtualServer):
-                self.servers_version += 1
-                self._fingerprints.pop(key, None)
+        if self._invalidated is not None:
+            self._invalidated.update(readable for readable in readables if isinstance(readable, VirtualServer))
 
     def invalidate_all(self) -> None:
         """Discard every fingerprint; the next full compare decodes all rows."""
         self.servers_version += 1
         self._fingerprints.clear()
+        self._all_invalidated = True
+
+    def pop_invalidated(self) -> Collection[VirtualServer] | None:
+        """Return the virtual servers of which rows were invalidated since the last call; None: of all."""
+        invalidated, self._invalidated = self._invalidated or (), set()
+        is_of_all, self._all_invalidated = self._all_invalidated, False
+        return None if is_of_all else invalidated

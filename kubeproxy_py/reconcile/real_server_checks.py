@@ -1,35 +1,36 @@
-"""RealServerChecks: check the real servers of each virtual server, one after the other and again and again.
+"""RealServerChecks: check the real servers of each virtual server again and again.
 
 With many virtual servers (kernel/ipvs/listing.py) no mark shows a weight, one real server in place of another, or the
 real servers of IPv6 virtual servers.
 
 Invariants:
-- A *round* checks each virtual server once.  It begins when the marks are read, and takes at most SERVER_SHARE of a
-  core for each virtual server, and CHECKS_SHARE for all, in CPU time: with many of them, and where system calls are
-  slow, it lasts longer than the period of the marks.
+- A *round* checks each virtual server once: by one listing in pieces, where the kernel has it, else one after the
+  other.  It begins when the marks are read, or at once if the last one took longer than their period, and takes at most
+  SERVER_SHARE of a core for each virtual server, and CHECKS_SHARE for all, in CPU time.
 - It runs in slices of about SLICE_S, so that events are never delayed for long.
-- A virtual server whose fingerprint is known is not decoded; that of any other one is decoded, compared, and its
-  fingerprint recorded, so that what the agent itself changed is checked again within a round, too.
+- A virtual server that is known to agree (by its fingerprint, or that of its record) is not decoded; any other one is
+  decoded and compared, so that what the agent itself changed is checked again within a round, too.
 - What differs is recorded as drift at once.  Where all real servers are gone, the virtual server may be, too, so all
   of them are suspect.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, RealServerListing
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer, completed
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.cpu_budget import CpuBudget
 from kubeproxy_py.reconcile.drift import ScopeDiff
 
-CHECKS_SHARE = 0.04
+CHECKS_SHARE = 0.065
 SERVER_SHARE = 0.00002
 _LEAST_SHARE = 0.0005
 BURST_S = 0.03
 SLICE_S = 0.005
-_BATCH = 16  # virtual servers between two readings of the clock, which is a system call on some kernels
+_BATCH = 16  # virtual servers, or pieces, between two readings of the clock, which is a system call on some kernels
+_END = object()
 
 
 class RealServerChecks:
@@ -47,63 +48,102 @@ class RealServerChecks:
         self._state = state
         self._clock = clock
         self._cpu_clock = cpu_clock
-        self._unchecked: Iterator[VirtualServer] = iter(())
+        self._round: Iterator[None] = iter(())
+        self._only_unknown = False
+        self._is_due_again = False  # a round was to begin while one was running
         self._changed: dict[VirtualServer, Rows] = {}  # in this slice, as they were found
 
     def begin(self, now_s: float, *, only_unknown: bool = False) -> None:
-        """Begin a round at *now_s*, unless one is running; *only_unknown*: of the servers without a fingerprint."""
-        if self.due_s == NEVER and now_s >= self._budget.due_s:
-            known = self._state.fingerprints if only_unknown else ()
-            self._unchecked = iter([server for server in self._state.virtual_servers() if server not in known])
-            self.due_s = now_s
+        """Begin a round at *now_s*, or when the running one ends; *only_unknown*: of servers without a fingerprint."""
+        self._only_unknown = only_unknown
+        if self.due_s != NEVER:
+            self._is_due_again = True
+            return
+        listing = None if only_unknown else self._kernel.real_server_listing()
+        known = self._state.fingerprints if only_unknown else ()
+        self._round = self._list(listing) if listing else self._check_each(known)
+        self.due_s = max(now_s, self._budget.due_s)
 
     def stop(self) -> None:
         """Abandon the round that is running."""
         self.due_s = NEVER
+        self._is_due_again = False
 
     def run_slice(self, now_s: float) -> int:
         """Check for about SLICE_S from *now_s* on; return the number of rows that differ."""
         began_s, began_cpu_s, is_done = now_s, self._cpu_clock(), False
         while not is_done and now_s < began_s + SLICE_S:
-            is_done = self._check_batch()
+            is_done = next(self._round, _END) is _END
             now_s = self._clock()
         drift_rows = self._record_changed(now_s)
         self._budget.share = self._share()
         self._budget.spend(self._cpu_clock() - began_cpu_s, now_s)
         self.due_s = NEVER if is_done else max(now_s, self._budget.due_s)
+        if is_done and self._is_due_again:
+            self._is_due_again = False
+            self.begin(now_s, only_unknown=self._only_unknown)
         return drift_rows
 
     def _share(self) -> float:
         """Return the largest share of a core that checks may use."""
         return min(CHECKS_SHARE, max(_LEAST_SHARE, SERVER_SHARE * len(self._state.real_server_counts)))
 
-    def _check_batch(self) -> bool:
-        """Check some virtual servers; return whether the round is over."""
-        counts = self._state.real_server_counts
+    def _list(self, listing: RealServerListing) -> Iterator[None]:
+        """List all real servers, and yield now and then; if that fails, check each virtual server."""
         try:
-            for _ in range(_BATCH):
-                server = next(self._unchecked, None)
-                if server is None:
-                    return True
-                if server in self._state.rows:  # otherwise a sync deleted it meanwhile
-                    self._check(server, counts.get(server, 0))
-        except KernelError:  # the full compare reports it
-            return True
-        return False
+            self._forget_invalidated(listing)
+            for number, _ in enumerate(listing.pieces(self._agrees_as_listed), start=1):
+                if number % _BATCH == 0:
+                    yield
+                    self._forget_invalidated(listing)
+        except KernelError:  # also where /proc is another namespace's
+            yield from self._check_each(())
 
-    def _check(self, server: VirtualServer, count: int) -> None:
-        """Compare the real servers of *server*, of which *count* are actual rows.  Raises KernelError."""
+    def _forget_invalidated(self, listing: RealServerListing) -> None:
+        servers = self._state.fingerprints.pop_invalidated()
+        if servers is None:
+            listing.forget_all()
+        elif servers:
+            listing.forget(servers)
+
+    def _check_each(self, known: Container[VirtualServer]) -> Iterator[None]:
+        """Check the virtual servers that are not *known*, and yield after each few."""
+        servers = [server for server in self._state.virtual_servers() if server not in known]
+        try:
+            for number, server in enumerate(servers, start=1):
+                if server in self._state.rows:  # otherwise a sync deleted it meanwhile
+                    self._check(server)
+                if number % _BATCH == 0:
+                    yield
+        except KernelError:  # the full compare reports it
+            return
+
+    def _check(self, server: VirtualServer) -> None:
+        """Compare the real servers of *server*.  Raises KernelError."""
         fingerprints = self._state.fingerprints
         if server in fingerprints and fingerprints.matches(server, self._kernel.fingerprint(server)):
             return
         snapshot = self._kernel.snapshot(server)
-        rows = snapshot.rows()
-        if len(rows) == count and rows.items() <= self._state.rows.items():
+        if self._agrees(server, snapshot.rows()):
             fingerprints.record(server, snapshot.fingerprint())
-        elif rows:
+
+    def _agrees_as_listed(self, server: VirtualServer, rows: Rows) -> bool:
+        """As `_agrees`; a listing shows no thresholds, so these count as what they are known to be."""
+        actual = self._state.rows
+        return self._agrees(server, {key: completed(spec, actual.get(key)) for key, spec in rows.items()})
+
+    def _agrees(self, server: VirtualServer, rows: Rows) -> bool:
+        """Return whether the real servers of *server* are *rows*; record how they differ."""
+        actual = self._state.rows
+        if server not in actual:  # it is not ours, or is gone
+            return True
+        if len(rows) == self._state.real_server_counts.get(server, 0) and rows.items() <= actual.items():
+            return True
+        if rows:
             self._changed[server] = rows
         else:
             self._state.marks.suspect(VIRTUAL_SERVERS)
+        return False
 
     def _record_changed(self, now_s: float) -> int:
         """Record the changed real servers as drift; return the number of rows that differ.

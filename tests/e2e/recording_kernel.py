@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from kubeproxy_py.kernel import Kernel, MarkReader, Readable, Scope, Snapshot
+from kubeproxy_py.kernel import Kernel, MarkReader, Readable, RealServerListing, Scope, Snapshot
 from kubeproxy_py.model.flows import Flow
 from kubeproxy_py.model.node import HostAddress, Neighbour
 from kubeproxy_py.model.rows import Connections, RealServer, Rows, VirtualServer
@@ -40,6 +40,9 @@ class RecordingKernel:
 
     def mark_readers(self) -> Sequence[MarkReader]:
         return self._kernel.mark_readers()
+
+    def real_server_listing(self) -> RealServerListing | None:
+        return self._kernel.real_server_listing()
 
     def connections(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, Connections]:
         return self._kernel.connections(virtual_servers)

@@ -1,14 +1,15 @@
 """RealServerChecks: what no mark shows is found within a round, at bounded cost, and our changes are no drift."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Mark, MarkReader, Readable, Snapshot
+from kubeproxy_py.kernel import VIRTUAL_SERVERS, Mark, MarkReader, Readable, RealServerListing, Snapshot
+from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Timing
 from kubeproxy_py.reconcile.real_server_checks import CHECKS_SHARE, SERVER_SHARE, SLICE_S
@@ -48,6 +49,42 @@ class MarkedServersKernel(UnmarkedKernel):
         return {"servers": Mark(VIRTUAL_SERVERS, sum(isinstance(key, VirtualServer) for key in self.rows))}
 
 
+class ListingKernel(UnmarkedKernel):
+    """One that lists all real servers in pieces, each of one virtual server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.agreed: dict[VirtualServer, Rows] = {}
+        self.asked: list[VirtualServer] = []
+        self.error: KernelError | None = None
+
+    def real_server_listing(self) -> RealServerListing:
+        return self
+
+    def pieces(self, agrees: Callable[[VirtualServer, Rows], bool]) -> Iterator[None]:
+        if self.error:
+            raise self.error
+        for server in [key for key in self.rows if isinstance(key, VirtualServer)]:
+            self.advance()
+            rows = self.rows_behind(server)
+            if self.agreed.get(server) != rows:
+                self.asked.append(server)
+                if agrees(server, rows):
+                    self.agreed[server] = rows
+            yield
+
+    def rows_behind(self, server: VirtualServer) -> Rows:
+        rows = self.rows.items()
+        return {key: spec for key, spec in rows if isinstance(key, RealServer) and key.virtual_server == server}
+
+    def forget(self, servers: Iterable[VirtualServer]) -> None:
+        for server in servers:
+            self.agreed.pop(server, None)
+
+    def forget_all(self) -> None:
+        self.agreed.clear()
+
+
 def watched(kernel: UnmarkedKernel | None = None, **options: Any) -> AgentHarness:
     """Return a harness that serves shop/web on a kernel without marks; full compares never run."""
     harness = serving(timing=TIMING, kernel=kernel or UnmarkedKernel(), **options)
@@ -71,10 +108,11 @@ def add_another(harness: AgentHarness) -> None:
 
 @pytest.mark.parametrize("change", [change_weight, replace_by_another, add_another])
 @pytest.mark.parametrize("rounds", [0, 1, 3])
+@pytest.mark.parametrize("make_kernel", [UnmarkedKernel, ListingKernel])
 def test_a_change_of_another_program_is_repaired_by_the_next_round(
-    change: Callable[[AgentHarness], None], rounds: int
+    change: Callable[[AgentHarness], None], rounds: int, make_kernel: type[UnmarkedKernel]
 ) -> None:
-    harness = watched()
+    harness = watched(make_kernel())
     for _ in range(rounds):
         harness.advance(MARKS_S)
     before = dict(harness.kernel.rows)
@@ -86,8 +124,11 @@ def test_a_change_of_another_program_is_repaired_by_the_next_round(
     assert harness.agent.status().drift_found
 
 
-def test_a_change_of_another_program_to_what_we_changed_just_now_is_repaired_too() -> None:
-    harness = watched()
+@pytest.mark.parametrize("make_kernel", [UnmarkedKernel, ListingKernel])
+def test_a_change_of_another_program_to_what_we_changed_just_now_is_repaired_too(
+    make_kernel: type[UnmarkedKernel],
+) -> None:
+    harness = watched(make_kernel())
     harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.6"])))
     before = dict(harness.kernel.rows)
     change_weight(harness)
@@ -113,8 +154,61 @@ def test_all_real_servers_deleted_come_back_although_no_mark_shows_it() -> None:
     assert harness.kernel.rows == before
 
 
-def test_our_changes_are_no_drift() -> None:
-    harness = watched()
+def test_what_another_program_undoes_at_once_is_repaired_although_the_listing_is_as_before() -> None:
+    harness = watched(kernel := ListingKernel())
+    harness.advance(MARKS_S)
+    before = kernel.rows_behind(SERVER)
+    harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.1.5", "10.244.1.6"])))
+    after = kernel.rows_behind(SERVER)
+    del kernel.rows[RealServer(SERVER, "10.244.1.6", 8080)]
+    assert kernel.rows_behind(SERVER) == before == kernel.agreed[SERVER]
+    harness.advance(MARKS_S)
+    assert kernel.rows_behind(SERVER) == after
+
+
+def test_what_has_not_changed_is_not_decoded_again() -> None:
+    harness = watched(kernel := ListingKernel())
+    kernel.asked.clear()
+    for _ in range(5):
+        harness.advance(MARKS_S)
+    assert (kernel.asked, kernel.read_servers) == ([], [])
+
+
+def test_a_listing_that_fails_is_replaced_by_checks_of_each_virtual_server() -> None:
+    harness = watched(kernel := ListingKernel())
+    kernel.error = KernelError("no such file")
+    before = dict(kernel.rows)
+    change_weight(harness)
+    harness.advance(MARKS_S)
+    assert kernel.rows == before
+
+
+def test_a_round_that_takes_longer_than_the_marks_is_followed_by_the_next_one_at_once() -> None:
+    kernel = ListingKernel()
+    harness = watched(kernel)
+    for number in range(300):
+        address = f"10.97.{number // 250}.{number % 250}"
+        harness.agent.handle_event(ServiceUpserted(service(f"web-{number}", [address])), 0)
+    harness.run_all_due()
+    read = 0
+
+    def take_long() -> None:
+        nonlocal read
+        read += 1
+        harness.now_s += 0.0001
+
+    kernel.advance = take_long
+    cost_s, share = 0.0001, 301 * SERVER_SHARE  # a round takes 5 s, two and a half times MARKS_S
+    began_s = harness.now_s
+    while harness.now_s < began_s + 100.0:
+        harness.now_s = max(harness.now_s, harness.agent.due_s())
+        harness.agent.run_due(harness.now_s)
+    assert 0.8 * 100.0 * share < read * cost_s < 1.1 * 100.0 * share
+
+
+@pytest.mark.parametrize("make_kernel", [UnmarkedKernel, ListingKernel])
+def test_our_changes_are_no_drift(make_kernel: type[UnmarkedKernel]) -> None:
+    harness = watched(make_kernel())
     for number in range(20):
         pods = [f"10.244.1.{pod}" for pod in range(5, 5 + number % 4)]
         harness.handle(ServiceUpserted(service(f"web-{number}", [f"10.96.1.{number}"])))

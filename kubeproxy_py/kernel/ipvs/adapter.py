@@ -49,6 +49,7 @@ from kubeproxy_py.kernel.ipvs.encode import (
 from kubeproxy_py.kernel.ipvs.errors import failure_of, is_done
 from kubeproxy_py.kernel.ipvs.listing import LISTED_MAX, ListingReader
 from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks, VirtualServerMarkReader
+from kubeproxy_py.kernel.ipvs.piecewise_listing import PiecewiseListing
 from kubeproxy_py.kernel.ipvs.sockopt import RealServerReader, entries, fingerprint_of
 from kubeproxy_py.kernel.netlink.families import AF_INET, family_number
 from kubeproxy_py.kernel.netlink.socket import (
@@ -99,6 +100,7 @@ class IpvsAdapter:
         self._mark_reader: VirtualServerMarkReader | None = None
         self._ipv6_marks = Ipv6Marks(marks=marks)
         self._listing = ListingReader(marks=marks)
+        self.pieces = PiecewiseListing(marks=marks)
         # Of virtual servers, by the marks read last; without one of IPv4 they may be too many.
         self._counts = {IPV4_SERVERS: LISTED_MAX + 1, IPV6_SERVERS: 0}
 
@@ -229,6 +231,7 @@ class IpvsAdapter:
             self._mark_reader.close()
             self._mark_reader = None
         self._listing.close()
+        self.pieces.close()
         self._socket = self._family_id = None
 
     @property

@@ -1,9 +1,8 @@
 """The mark of all real servers, of both families with their weights but without thresholds, from /proc/net/ip_vs.
 
 One read(2) of that file has some 65 real servers, where getsockopt(2) needs a system call for each virtual server and
-netlink three.  The kernel finds the place at which each read goes on by counting from the first virtual server, so with
-thousands of them (LISTED_MAX) the file is not read, and real servers are checked one virtual server after the other
-(reconcile/real_server_checks.py).
+netlink three.  With thousands of virtual servers (LISTED_MAX) it takes too long at once, and is read in pieces
+(piecewise_listing.py).
 
 Invariants:
 - The mark does not depend on connections, nor on the order in which the kernel lists.
@@ -35,7 +34,7 @@ from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV6_REAL_SERVERS, VIRTUAL_SE
 from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING
 from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, Rows, VirtualServer, mark_server
-from kubeproxy_py.net import IP, Protocol
+from kubeproxy_py.net import IP, Protocol, pack
 
 PATH = "/proc/thread-self/net/ip_vs"  # of the network namespace of the thread that opens it
 
@@ -44,6 +43,7 @@ LISTED_MAX = 1000
 
 _READ_BYTES = 1 << 20  # more than the kernel returns at once, which is 4 KiB or one virtual server
 _REAL_SERVER = b"  -> "
+_IPV4_DIGITS = 8  # hexadecimal
 _PROTOCOLS: dict[bytes, Protocol] = {name.encode(): name for name in ("TCP", "UDP", "SCTP")}
 _BY_MARK = b"FWM"
 _METHODS = (b"Masq", b"Local")  # kernels before 2.6.38 list the latter for masquerading to the host itself
@@ -153,13 +153,27 @@ def mark_of(records: Records, before: Records) -> Mark:
     return Mark(VIRTUAL_SERVERS, hash(frozenset(records.items())), tuple(counts.items()), tuple(changed.items()))
 
 
-def decode_record(key: bytes, real_servers: Iterable[bytes]) -> Iterator[tuple[RealServer, RealServerSpec]]:
-    """Yield the real servers of the record *key*.  Raises ValueError."""
+def server_of(key: bytes) -> VirtualServer:
+    """Return the virtual server of the record *key*.  Raises ValueError."""
     protocol, place = key.split()
     if protocol == _BY_MARK:
-        server = mark_server("IPv6" if place.startswith(b"[") else "IPv4", int(place.lstrip(b"["), 16))
-    else:
-        server = VirtualServer(*_decode_place(place), _PROTOCOLS[protocol])
+        return mark_server("IPv6" if place.startswith(b"[") else "IPv4", int(place.lstrip(b"["), 16))
+    return VirtualServer(*_decode_place(place), _PROTOCOLS[protocol])
+
+
+def key_of(server: VirtualServer) -> bytes:
+    """Return the key of the record of *server*."""
+    if server.mark:
+        return _BY_MARK + (b" [" if ":" in server.address else b" ") + f"{server.mark:08X}".encode()
+    packed = pack(server.address).hex().upper()
+    if len(packed) > _IPV4_DIGITS:
+        packed = "[" + ":".join(packed[start : start + 4] for start in range(0, len(packed), 4)).lower() + "]"
+    return f"{server.protocol} {packed}:{server.port:04X}".encode()
+
+
+def decode_record(key: bytes, real_servers: Iterable[bytes]) -> Iterator[tuple[RealServer, RealServerSpec]]:
+    """Yield the real servers of the record *key*.  Raises ValueError."""
+    server = server_of(key)
     for line in real_servers:
         _arrow, place, method, weight = line.split()
         address, port = _decode_place(place)
