@@ -10,19 +10,21 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs import piecewise_listing
 from kubeproxy_py.kernel.ipvs.listing import key_of, server_of
 from kubeproxy_py.kernel.ipvs.piecewise_listing import PiecewiseListing
-from kubeproxy_py.model.rows import DRAINING, SERVING, RealServer, RealServerSpec, Rows, VirtualServer
+from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer, mark_server
+from kubeproxy_py.net import FAMILIES, Family
 from tests.wire.test_ipvs_listing import DNS, HEADINGS, MARKED, OTHER_POD, POD, POD_6, ROW, SERVER, SERVER_6, WEB
+from tests.wire.test_ipvs_listing import listed as with_weight
 
 FIRST, SECOND = HEADINGS + WEB + POD + OTHER_POD, MARKED + POD + DNS + POD_6
-WEB_ROWS: Rows = {ROW: SERVING, RealServer(SERVER, "10.244.2.5", 8080): DRAINING}
-DNS_ROWS: Rows = {RealServer(SERVER_6, "fd00:10:244:1::5", 8080): SERVING}
+WEB_ROWS: Rows = {ROW: with_weight(1), RealServer(SERVER, "10.244.2.5", 8080): with_weight(0)}
+DNS_ROWS: Rows = {RealServer(SERVER_6, "fd00:10:244:1::5", 8080): with_weight(1)}
 
 
 class Listed:
     """A listing whose pieces are given, and what it asked about."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.listing = PiecewiseListing()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, marks: bool = False) -> None:
+        self.listing = PiecewiseListing(marks=marks)
         self.agrees = True
         self._pieces: list[bytes] = []
         self._asked: dict[VirtualServer, Rows] = {}
@@ -50,6 +52,20 @@ def test_everything_is_asked_about_once(listed: Listed) -> None:
     assert listed.asked(FIRST, SECOND) == {}
 
 
+def test_virtual_servers_by_mark_are_asked_about_with_exact_policies_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_mark = Listed(monkeypatch, marks=True)
+    [server] = by_mark.asked(FIRST, SECOND).keys() - {SERVER, SERVER_6}
+    assert server.mark
+    by_mark.listing.forget([server])
+    assert by_mark.asked(FIRST, SECOND).keys() == {server}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_key_of_a_record_is_that_of_its_virtual_server(family: Family) -> None:
+    server = mark_server(family, 0x2002)
+    assert server_of(key_of(server)) == server
+
+
 def test_what_does_not_agree_is_asked_about_again(listed: Listed) -> None:
     listed.agrees = False
     assert listed.asked(FIRST, SECOND).keys() == {SERVER, SERVER_6}
@@ -68,7 +84,7 @@ def test_pieces_that_end_elsewhere_and_other_connections_are_no_change(listed: L
 def test_a_changed_weight_is_asked_about(listed: Listed) -> None:
     listed.asked(FIRST, SECOND)
     changed = FIRST.replace(POD, POD.replace("Masq    1", "Masq    7"))
-    assert listed.asked(changed, SECOND) == {SERVER: {**WEB_ROWS, ROW: RealServerSpec(7)}}
+    assert listed.asked(changed, SECOND) == {SERVER: {**WEB_ROWS, ROW: with_weight(7)}}
     assert listed.asked(FIRST, SECOND) == {SERVER: WEB_ROWS}
 
 
