@@ -104,7 +104,7 @@ class NodeServers:
     def serve_documents(self, answer: Handler, tidy_up: Callable[[], None]) -> None:
         """Answer requests below /debug/ of the metrics server by *answer*, if profiling is enabled; before the start.
 
-        *tidy_up* is called about once a second in any case.
+        *tidy_up* is called now and then in any case.
         """
         self._metrics_server.server.call_periodically(tidy_up)
         if self._config().config.enable_profiling:
