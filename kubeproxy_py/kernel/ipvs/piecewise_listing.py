@@ -17,7 +17,8 @@ from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.ipvs.listing import PATH, decode_record, key_of, records_of, server_of
 from kubeproxy_py.model.rows import Rows, VirtualServer
 
-_READ_BYTES = 1 << 16  # the kernel returns 4 KiB, or one virtual server with more real servers than that
+_READ_BYTES = 1 << 16  # the kernel returns 4 KiB, or from a virtual server with more real servers on as much as that
+_GROWTH = 4
 _Keys = tuple[bytes, ...]
 
 
@@ -28,6 +29,7 @@ class PiecewiseListing:
         self._path = path
         self._has_marks = marks  # virtual servers by firewall mark count, too
         self._descriptor: int | None = None
+        self._read_bytes = _READ_BYTES
         self._known: dict[int, _Keys] = {}  # by hash, the pieces that agreed last time: the keys of their records
         self._listed: dict[int, _Keys] = {}  # the same of this time, until now
         self._records: dict[bytes, tuple[int, int]] = {}  # hashes of each record that agrees, and of its piece
@@ -72,11 +74,14 @@ class PiecewiseListing:
             if self._descriptor is None:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             offset = 0
-            while piece := os.pread(self._descriptor, _READ_BYTES, offset):
-                offset += len(piece)
-                while len(piece) % _READ_BYTES == 0 and (more := os.pread(self._descriptor, _READ_BYTES, offset)):
-                    piece += more
-                    offset += len(more)
+            while piece := os.pread(self._descriptor, self._read_bytes, offset):
+                part = piece
+                offset += len(part)
+                while len(part) == self._read_bytes:  # it may end within a record; the next ones shall not
+                    self._read_bytes *= _GROWTH
+                    part = os.pread(self._descriptor, self._read_bytes, offset)
+                    offset += len(part)
+                    piece += part
                 yield piece
         except OSError as error:
             self.close()
