@@ -28,8 +28,19 @@ from kubeproxy_py.diagnose.services import (
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.state import agent_state
 from kubeproxy_py.diagnose.targets import rejections
+from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import server_entry
-from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import (
+    Address,
+    IpsetEntry,
+    Key,
+    MarkSpec,
+    PolicyEntry,
+    RealServer,
+    Rows,
+    VirtualServer,
+    mark_server,
+)
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort
 from kubeproxy_py.net import IP
 
@@ -114,12 +125,21 @@ def _rows_of(
 ) -> Iterator[RowState]:
     """Yield the rows of the Service *name* that belong to *servers*, in the order in which they are built."""
     desired = snapshot.desired_of(name)
+    servers = {*servers, *_servers_by_mark(desired, servers)}
     rows = [key for key in owned_rows(snapshot, name) if _belongs(key, servers, endpoint)]
     for key in sorted(rows, key=_row_order):
         yield row_state(snapshot, key, desired)
 
 
-_ROW_KINDS: tuple[type[Key], ...] = (IpsetEntry, VirtualServer, RealServer, Address)
+def _servers_by_mark(desired: Rows, servers: Iterable[VirtualServer]) -> Iterator[VirtualServer]:
+    """Yield the virtual servers by firewall mark to which frontends at *servers* lead clients of this node."""
+    frontends = {server_entry(server) for server in servers}
+    for key, spec in desired.items():
+        if isinstance(key, PolicyEntry) and isinstance(spec, MarkSpec) and key.entry in frontends:
+            yield mark_server(kube_names.family_of_set(key.set), spec.mark)
+
+
+_ROW_KINDS: tuple[type[Key], ...] = (IpsetEntry, VirtualServer, RealServer, PolicyEntry, Address)
 
 
 def _row_order(key: Key) -> tuple[int, str]:

@@ -108,3 +108,39 @@ def test_port_of_the_health_server_is_let_through_for_tcp_only_and_before_the_re
     rules = complete[access_filter].rules  # type: ignore[union-attr]
     assert rules[-2] == "-p tcp -m tcp --dport 10256 -j RETURN"
     assert (*rules[:-2], rules[-1]) == without[access_filter].rules  # type: ignore[union-attr]
+
+
+def policy_rules(name: str, family: Family = "IPv4", **fields: object) -> tuple[str, ...]:
+    """The rules of one chain with exact policies, where no set has entries."""
+    rows = compile_chains(family, NonEmptySets(), node_context(**EXACT, **fields))
+    (spec,) = (spec for key, spec in rows.items() if isinstance(key, Chain) and key.name == name)
+    assert isinstance(spec, ChainSpec)
+    return spec.rules
+
+
+def test_exact_policies_drop_what_is_forwarded_or_sent_to_the_service_network() -> None:
+    networks = {"IPv4": ("10.96.0.0/16", "10.97.0.0/16")}
+    drops = tuple(f"-d {network} -m conntrack --ctstate NEW -j DROP" for network in networks["IPv4"])
+    assert policy_rules("KUBE-PY-FORWARD", service_networks=networks) == drops
+    assert policy_rules("KUBE-PY-FORWARD", "IPv6", service_networks=networks) == ()
+    sent = [rule for rule in policy_rules("KUBE-PY-OUTPUT", service_networks=networks) if rule.startswith("-d ")]
+    assert sent == [drop.replace("-m conntrack", "-m addrtype ! --dst-type LOCAL -m conntrack") for drop in drops]
+
+
+def test_exact_policies_apply_source_ranges_to_the_node_before_all_else() -> None:
+    first, *_ = policy_rules("KUBE-PY-OUTPUT")
+    assert first == "-m set --match-set KUBE-LOAD-BALANCER-FW dst,dst -j KUBE-PY-SOURCE-RANGES"
+    *returns, last = policy_rules("KUBE-PY-SOURCE-RANGES")
+    assert [rule.endswith("dst,dst,src -j RETURN") for rule in returns] == [True, True]
+    assert last == "-j DROP"
+
+
+def test_exact_policies_admit_only_tcp_to_health_check_node_ports_and_reject_what_is_not_tracked() -> None:
+    usual = compile_chains("IPv4", all_sets("IPv4"), node_context())[Chain("IPv4", "filter", "KUBE-IPVS-FILTER")]
+    exact = compile_chains("IPv4", all_sets("IPv4"), node_context(**EXACT))[Chain("IPv4", "filter", "KUBE-IPVS-FILTER")]
+    assert isinstance(usual, ChainSpec)
+    assert isinstance(exact, ChainSpec)
+    differing = [(one, other) for one, other in zip(usual.rules, exact.rules, strict=True) if one != other]
+    health, reject = differing
+    assert health[1] == f"-p tcp {health[0]}"
+    assert reject[1] == reject[0].replace("--ctstate NEW", "--ctstate NEW,UNTRACKED")

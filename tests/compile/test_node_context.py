@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from kubeproxy_py.compile.node_context import NodeContext, make_node_context, node_ips
+from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, make_node_context, node_ips
 from kubeproxy_py.config.types import AgentSettings
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MarkRange
+from kubeproxy_py.model.rows import LoopbackSpec
 from kubeproxy_py.net import FAMILIES, Family
 from tests.config.build import from_file
 
@@ -156,3 +157,46 @@ def test_exact_policies_are_for_pods_of_this_node(
     assert exact.policy_marks == MarkRange()
     usual = make_node_context(config, host, node, ADDRESSES)
     assert (usual.policy_marks, usual.if_local) == (None, {})
+
+
+EXACT = AgentSettings(policies="exact", service_cidr=("10.96.0.0/16", "fd00:10:96::/108", "10.97.0.0/16"))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "families"),
+    [
+        (["localhost"], FAMILIES),
+        (["primary", "localhost"], FAMILIES),
+        (["127.0.0.0/8"], ("IPv4",)),
+        (["::1/128", "192.168.3.0/24"], ("IPv6",)),
+        (["primary"], ()),
+        ([], ()),
+        (["0.0.0.0/0", "::/0"], ()),
+    ],
+)
+def test_node_ports_are_served_at_loopback_addresses_with_exact_policies_only(
+    addresses: list[str], families: tuple[Family, ...]
+) -> None:
+    config, host = from_file({"nodePortAddresses": addresses}).config, HostInfo("node-a")
+    exact = make_node_context(config, host, NODE, ADDRESSES, EXACT)
+    served = {family: LOOPBACK[family] in exact.node_port_addresses[family] for family in FAMILIES}
+    assert served == {family: family in families for family in FAMILIES}
+    expected = {family: LoopbackSpec(exact.node_ips[family], "30000-32767") for family in families}
+    assert exact.loopback_paths == expected
+    usual = make_node_context(config, host, NODE, ADDRESSES)
+    assert usual.loopback_paths == {}
+    assert not any(LOOPBACK[family] in usual.node_port_addresses[family] for family in FAMILIES)
+
+
+def test_node_without_an_address_of_a_family_has_no_path_to_its_loopback_address() -> None:
+    config = from_file({"nodePortAddresses": ["localhost"]}).config
+    exact = make_node_context(config, HostInfo("node-a"), Node("node-a"), (), EXACT)
+    assert exact.loopback_paths == {}
+
+
+def test_service_networks_are_those_of_service_cidr_with_exact_policies_only() -> None:
+    config, host = from_file({}).config, HostInfo("node-a")
+    networks = {"IPv4": ("10.96.0.0/16", "10.97.0.0/16"), "IPv6": ("fd00:10:96::/108",)}
+    assert make_node_context(config, host, NODE, ADDRESSES, EXACT).service_networks == networks
+    usual = AgentSettings(service_cidr=EXACT.service_cidr)
+    assert make_node_context(config, host, NODE, ADDRESSES, usual).service_networks == {}

@@ -25,6 +25,8 @@ from kubeproxy_py.model.rows import (
     JumpSpec,
     Key,
     Link,
+    LoopbackPath,
+    LoopbackSpec,
     MarkSpec,
     PolicyEntry,
     RealServer,
@@ -116,6 +118,8 @@ OTHER_ROWS = (
     Sample(HTTP_6, PERSISTENT, PLAIN),
     Sample(POD, RealServerSpec(1), RealServerSpec(0), {HTTP: PLAIN}),
     Sample(POD_6, RealServerSpec(1), RealServerSpec(0), {HTTP_6: PLAIN}),
+    Sample(LoopbackPath("IPv4"), LoopbackSpec("127.0.0.1", "30000-32767"), LoopbackSpec("127.0.0.1", "20000-22767")),
+    Sample(LoopbackPath("IPv6"), LoopbackSpec("::1", "30000-32767"), LoopbackSpec("::1", "20000-22767")),
     Sample(ADDRESS, dependencies={DEVICE: None}),
     Sample(ADDRESS_6, dependencies={DEVICE: None}),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.diagnose.explain_text import explain_text
 from kubeproxy_py.diagnose.targets import (
     AddressTarget,
@@ -19,6 +20,7 @@ from kubeproxy_py.diagnose.targets import (
 )
 from kubeproxy_py.model.events import NodeUpserted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Endpoint, EndpointSlice
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
@@ -341,3 +343,24 @@ def test_pod_is_explained_by_its_name() -> None:
     assert [state.address for one in explanation.services for state in one.endpoints] == ["10.244.1.5"]
     with pytest.raises(UnknownTargetError, match="no Service shop/web-7d9 is known"):
         explained(snapshot_with(service(), named), "shop/web-7d9")
+
+
+def test_rows_of_exact_policies_belong_to_the_service_whose_frontends_lead_there() -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
+    harness = agent_with(
+        service(external_ips=("198.51.100.7",), external_local=True),
+        endpoint_slice(endpoints=[endpoint(), endpoint("10.244.2.5", THERE)]),
+        harness=AgentHarness(compiler=compiler),
+    )
+    (one,) = explained(snapshot_of(harness), "shop/web").services
+    marked = {row.kind: row.key for row in one.rows if "fwmark" in row.key and row.kind != "RealServer"}
+    real_servers = [row.key for row in one.rows if row.kind == "RealServer" and "fwmark" in row.key]
+    assert marked.keys() == {"VirtualServer"}
+    assert len(real_servers) == 2
+    assert [row.desired for row in one.rows if row.kind == "PolicyEntry"] == [
+        f"skbmark {marked['VirtualServer'].partition('fwmark ')[2]}"
+    ]
+    (address,) = explained(snapshot_of(harness), "198.51.100.7").services
+    assert "PolicyEntry" in {row.kind for row in address.rows}
+    (inner,) = explained(snapshot_of(harness), "10.96.0.10").services
+    assert "PolicyEntry" not in {row.kind for row in inner.rows}

@@ -23,6 +23,7 @@ class AgentHarness:
         rows: The rows of the kernel before the agent starts.
         kernel: The kernel, if it is not a plain MemoryKernel with *rows*.
         synced: Whether all feeds have delivered their (empty) initial lists.
+        compiler: The compiler, if it is not one of IPv4 only.
         options: Further arguments of Agent.
     """
 
@@ -32,11 +33,12 @@ class AgentHarness:
         *,
         kernel: MemoryKernel | None = None,
         synced: bool = True,
+        compiler: Compiler | None = None,
         **options: object,
     ) -> None:
         self.now_s = 100.0
         self.kernel = kernel or MemoryKernel(rows)
-        compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",)))
+        compiler = compiler or Compiler(lambda _node, _addresses: node_context(families=("IPv4",)))
         self.problems: list[Problem] = []
         self.agent = Agent(
             self.kernel,
