@@ -108,6 +108,8 @@ def waiting_role(name: str, *, is_deleted: bool) -> str:
     """Return what entries of the set *name* do that others wait for, in the order of one plan; "" if nothing."""
     if is_deleted and name in EXEMPTS:
         return "exempts"
+    if name in kube_names.POLICY_MARK_SETS:
+        return "leads"
     return "opens" if name in OPENS else "closes" if name in CLOSES else ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from itertools import groupby
 
 from kubeproxy_py.kernel import Kernel, scope_of
-from kubeproxy_py.model.rows import IpsetEntry, Key, Rows
+from kubeproxy_py.model.rows import IpsetEntry, Key, PolicyEntry, Rows
 from kubeproxy_py.model.steps import Plan, Step, StepFailure, group_by_kind
 from kubeproxy_py.plan.dependencies import Dependencies
 from kubeproxy_py.plan.set_roles import waiting_role
@@ -45,7 +45,7 @@ def apply_plan(
 def _run_of_entries(step: Step) -> tuple[str, str]:
     """Return what differs between steps on entries where the later ones wait for the earlier ones."""
     # Some deletions wait for additions, what the firewall closes for the firewall, and what masquerades, to be deleted,
-    # for the deletion of what exempts from it.
+    # for the deletion of what exempts from it.  All others are dropped only where pods are led elsewhere.
     assert isinstance(step.key, IpsetEntry)
     return step.verb, waiting_role(step.key.set, is_deleted=step.verb == "delete")
 
@@ -62,7 +62,9 @@ def _parts(plan: Plan) -> Iterator[list[Step]]:
         if part != previous and steps:
             yield steps
             steps = []
-        runs = [list(run) for _, run in groupby(group, _run_of_entries)] if kind is IpsetEntry else [group]
+        runs = (
+            [list(run) for _, run in groupby(group, _run_of_entries)] if kind in (IpsetEntry, PolicyEntry) else [group]
+        )
         for run in runs[:-1]:
             yield steps + run
             steps = []

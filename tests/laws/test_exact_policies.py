@@ -174,7 +174,12 @@ class FaultyKernel(PolicyKernel):
 
     def check(self, step: Step) -> None:
         super().check(step)
-        if isinstance(step.key, PolicyEntry) and step.verb == "add" and "NO-LOCAL" in step.key.set:
+        if (
+            isinstance(step.key, PolicyEntry)
+            and "NO-LOCAL" in step.key.set
+            and step.key in self.rows
+            and step.verb == "add"
+        ):
             leading = PolicyEntry(step.key.set.replace("NO-LOCAL", "INSIDE"), step.key.entry)
             assert leading in self.rows or leading not in self.desired, f"{step.key} before {leading}"
 
