@@ -27,7 +27,7 @@ from kubeproxy_py.plan.drain_policy import is_draining
 from kubeproxy_py.reconcile.agent import Agent, Settings
 from tests.laws.checking_kernels import CheckedAgent, CheckedKernel, failing
 from tests.laws.compilers import compiler, exact_compiler, make_exact_context, make_usual_context
-from tests.laws.histories import batches
+from tests.laws.histories import batches, known
 
 History = list[list[ObjectEvent]]
 LONG_S = 100.0  # in which everything drains
@@ -106,14 +106,14 @@ def test_policies_only_add_rows_to_those_of_kube_proxy(history: History) -> None
 @given(history=batches)
 def test_every_front_with_a_policy_of_local_has_what_it_needs_and_no_other_has(history: History) -> None:
     exact = exact_compiler()
-    for batch in history:
+    for number, batch in enumerate(history, 1):
         for object_event in batch:
             exact.handle_event(object_event)
         exact.compile()
         exact.end_rest(lambda _server: False)
         exact.compile()
         fresh = exact_compiler()
-        for object_event in (each for done in history[: history.index(batch) + 1] for each in done):
+        for object_event in known(each for done in history[:number] for each in done):
             fresh.handle_event(object_event)
         fresh.compile()
         assert renamed(exact.desired.rows) == renamed(fresh.desired.rows)
