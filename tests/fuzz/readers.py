@@ -138,8 +138,9 @@ def _messages(data: bytes) -> None:
 
 
 def _services(data: bytes) -> None:
-    rows = decode_services([data])
-    assert decode_all_traffic([data]).keys() == rows.keys()
+    for marks in (False, True):
+        rows = decode_services([data], marks=marks)
+        assert decode_all_traffic([data], marks=marks).keys() == rows.keys()
 
 
 def _dests(data: bytes) -> None:
@@ -151,12 +152,14 @@ def _dests(data: bytes) -> None:
 def _ipvs_listing(data: bytes) -> None:
     with decoding("a listing"):
         mark_of(records_of(data.split(b"\n")), {})
+        mark_of(records_of(data.split(b"\n"), marks=True), {})
 
 
 def _sets(data: bytes) -> None:
     failed_line(data)
-    rows = decode_set("KUBE-CLUSTER-IP", [data])
-    assert decode_header([data]) in rows.values()
+    for name in ("KUBE-CLUSTER-IP", "KUBE-PY-INSIDE"):
+        rows = decode_set(name, [data])
+        assert decode_header([data]) in rows.values()
 
 
 def _links(data: bytes) -> None:
