@@ -93,8 +93,8 @@ COMPLAINTS = (
         "trace --from node --to 127.0.0.1:30080",
         ("NodePorts are not served at 127.0.0.1",),
         ("use 10.244.1.1:30080",),
-        about="IPVS cannot serve loopback addresses; kube-proxy in IPVS mode does not either. With `--policies=exact` and"
-        " `localhost` in `nodePortAddresses` it\ndoes ([policies.md](policies.md#nodeports-at-127001-and-1)).",
+        about="IPVS cannot serve loopback addresses; kube-proxy in IPVS mode does not either. With `--policies=exact`"
+        " and `localhost` in `nodePortAddresses` it\ndoes ([policies.md](policies.md#nodeports-at-127001-and-1)).",
     ),
     Complaint(
         "ping",
