@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.conditions import starts_slowly, weighed
 from kubeproxy_py.compile.topology import MakeRows, SelectionRule, SliceEndpoints
-from kubeproxy_py.model.conditions import Conditions
+from kubeproxy_py.model.conditions import NO_CONDITIONS, Conditions
 from kubeproxy_py.model.rows import Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import Service
 
@@ -32,6 +32,6 @@ class PortEndpoints(Struct, frozen=True, gc=False):
         return [{server: spec}, *self._weighed(parts, spec)]
 
     def _weighed(self, parts: list[Rows], spec: VirtualServerSpec) -> list[Rows]:
-        if not self.conditions and not self.service.settings.slow_start_s:  # nearly always
+        if self.conditions is NO_CONDITIONS and not self.service.settings.slow_start_s:  # nearly always
             return parts
         return weighed(parts, self.conditions, spec, starts_slowly=starts_slowly(self.service, spec))

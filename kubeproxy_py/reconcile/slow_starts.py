@@ -98,6 +98,9 @@ class SlowStarts:
         }
 
     def _adopt_failures(self, kernel_rows: Rows, now_s: float) -> list[Key]:
+        services = self._compiler.cluster.services.values()
+        if not self._watch_nodes and all(service.settings.health_check == "none" for service in services):
+            return []  # nearly always
         desired, inherited = self._compiler.desired.rows, dict[ServiceName, dict[Destination, Failure]]()
         for key, spec in kernel_rows.items():
             if isinstance(spec, RealServerSpec) and not spec.weight and isinstance(key, RealServer) and key in desired:
@@ -109,6 +112,9 @@ class SlowStarts:
         return self._compiler.compile() if inherited else []
 
     def _is_checked(self, name: ServiceName) -> bool:
+        """Return whether the endpoints of the Service *name* are checked, and nothing is known of them yet."""
+        if self._compiler.cluster.conditions_of(name).failures:
+            return False
         service = self._compiler.cluster.services.get(name)
         return service is not None and rule_of(service, watch_nodes=self._watch_nodes) is not None
 

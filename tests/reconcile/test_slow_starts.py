@@ -187,6 +187,16 @@ def test_an_endpoint_that_was_set_aside_stays_so_after_a_restart() -> None:
     assert weight(restarted, NEW) == 1
 
 
+def test_a_resync_from_scratch_keeps_what_is_known_of_failures() -> None:
+    one = service(settings=ServiceSettings(health_check="tcp", written=CHECKED))
+    harness = started(OLD, NEW, THIRD, one=one)
+    failures = {(address, 8080): Failure(1.0, "silent") for address in (OLD, NEW)}
+    harness.handle(EndpointFailures(name("web"), failures))
+    harness.agent.invalidate()
+    harness.run_all_due()
+    assert harness.agent.compiler.cluster.conditions_of(name("web")).failures == failures
+
+
 def test_a_weight_of_0_is_repaired_where_nothing_is_checked() -> None:
     harness = started(OLD, NEW, one=service())
     rows = dict(harness.kernel.rows) | {RealServer(SERVER, NEW, 8080): RealServerSpec(0)}
