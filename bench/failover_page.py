@@ -45,7 +45,7 @@ def _named(way: str) -> str:
 
 def _end_text(deaths: Deaths) -> str:
     """Return when the last connection that failed began, after the death: the median, and the worst."""
-    if any(not death["set aside at the end"] for death in deaths):
+    if any(not death["set aside"] for death in deaths):
         return "the node is withdrawn (40 s and more)"
     seconds = [death["last failed after s"] for death in deaths]
     return f"{median(seconds):.1f} s" if len(seconds) == 1 else f"{median(seconds):.1f} s (worst {max(seconds):.1f} s)"

@@ -6,6 +6,7 @@ before; one that has no answer after TIMEOUT_S has failed.  The same is tried wi
 ``health-check: tcp`` of the Service, and with ``--watch-nodes`` of the node.
 """
 
+import re
 import selectors
 import socket
 import tempfile
@@ -60,11 +61,11 @@ def _death(rate: int, way: str) -> dict[str, float]:
                 shell(cluster["router"], "ip link set to-node-b down")
                 time.sleep(_DEAD_S)
                 used_s = _cpu_s(agent.pid) - cpu_s
+                listed = run(cluster.node_a, "ipvsadm", "-Ln")
                 shell(cluster["router"], "ip link set to-node-b up")
                 time.sleep(TIMEOUT_S)
             during = [one for one in clients.ended_since(dead_s) if one[0] < dead_s + _DEAD_S]
             failed = [began_s for began_s, is_answered in during if not is_answered]
-            listed = run(cluster.node_a, "ipvsadm", "-Ln")
     return {
         "failed before": sum(not is_answered for _, is_answered in before),
         "connections": len(during),
@@ -72,7 +73,7 @@ def _death(rate: int, way: str) -> dict[str, float]:
         "last failed after s": max(failed, default=dead_s) - dead_s,
         "rate": len(during) / _DEAD_S,
         "agent CPU of a core": used_s / _DEAD_S,
-        "set aside at the end": listed.count("Masq    0"),
+        "set aside": len(re.findall(r"Masq +0 ", listed)),
     }
 
 

@@ -187,11 +187,14 @@ class FailoverWatch:
         """Record the counters of the real servers of ``servers_to_read``."""
         results = client_results(self._reading, reading)
         self._reading = reading
-        for place, result in results.items():
-            rule = self._rules.get(place)
+        for place, seen in results.items():
+            rule, result = self._rules.get(place), seen.result
             if rule is None:
                 continue
-            health = self._record(place, result, rule, now_s)
+            # Each connection of a client without an answer is a failed one, but a connect of our own is to confirm it.
+            count = max(1, min(seen.connections, rule.threshold - 1)) if result is Result.DESERTED else 1
+            for _ in range(count):
+                health = self._record(place, result, rule, now_s)
             if result is Result.DESERTED and not health.failure:
                 self.schedule.hasten(place, now_s)
             elif result is Result.SERVES or (result is Result.REFUSES and rule.only_nodes):

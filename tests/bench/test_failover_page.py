@@ -8,10 +8,10 @@ WITHOUT = {"rate": 99.6, "failed": 1200.0, "connections": 2500.0, "last failed a
 TCP = {"rate": 98.0, "failed": 130.0, "connections": 2480.0, "last failed after s": 2.9}
 RAW = {
     "100": {
-        "without": [{**WITHOUT, "agent CPU of a core": 0.01, "set aside at the end": 0.0}],
+        "without": [{**WITHOUT, "agent CPU of a core": 0.01, "set aside": 0.0}],
         "health-check: tcp": [
-            {**TCP, "agent CPU of a core": 0.02, "set aside at the end": 2.0},
-            {**TCP, "last failed after s": 4.5, "agent CPU of a core": 0.04, "set aside at the end": 2.0},
+            {**TCP, "agent CPU of a core": 0.02, "set aside": 2.0},
+            {**TCP, "last failed after s": 4.5, "agent CPU of a core": 0.04, "set aside": 2.0},
         ],
     }
 }

@@ -1,6 +1,6 @@
 """client_results: what clients get of each endpoint, from the counters of IPVS."""
 
-from kubeproxy_py.failover.client_answers import client_results
+from kubeproxy_py.failover.client_answers import Seen, client_results
 from kubeproxy_py.failover.endpoint_health import Result
 from kubeproxy_py.model.rows import Connections, RealServer, RealServerCounters, Traffic, VirtualServer
 
@@ -19,7 +19,7 @@ def results(**differences: Traffic) -> dict[str, Result]:
     before = {keys[name]: counters(start) for name in differences}
     after = {keys[name]: counters(added(start, each)) for name, each in differences.items()}
     found = client_results(before, after)
-    return {name: found[keys[name].address, 8080] for name in differences if (keys[name].address, 8080) in found}
+    return {name: found[keys[name].address, 8080].result for name in differences if (keys[name].address, 8080) in found}
 
 
 def added(one: Traffic, two: Traffic) -> Traffic:
@@ -64,7 +64,7 @@ def test_an_endpoint_of_two_virtual_servers_is_as_the_better_one_shows() -> None
     behind_other = RealServer(OTHER, ONE.address, 8080)
     before = {key: counters(NOTHING) for key in (ONE, TWO, behind_other)}
     after = {ONE: counters(UNANSWERED), TWO: counters(ANSWERED), behind_other: counters(ANSWERED)}
-    assert client_results(before, after)[ONE.address, 8080] is Result.SERVES
+    assert client_results(before, after)[ONE.address, 8080].result is Result.SERVES
 
 
 def test_a_virtual_server_with_direct_return_tells_nothing() -> None:
@@ -76,4 +76,6 @@ def test_resets_are_recognized_in_ipv6() -> None:
     server = VirtualServer("fd00:10:96::10", 80, "TCP")
     key = RealServer(server, "fd00:10:244::5", 8080)
     reset = Traffic(2, 2, 2, 160, 120)
-    assert client_results({key: counters(NOTHING)}, {key: counters(reset)}) == {(key.address, 8080): Result.REFUSES}
+    assert client_results({key: counters(NOTHING)}, {key: counters(reset)}) == {
+        (key.address, 8080): Seen(Result.REFUSES, 2)
+    }

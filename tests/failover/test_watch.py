@@ -228,6 +228,20 @@ def test_unanswered_connections_of_clients_are_failures_of_which_a_connect_is_th
     assert place(1) in simulation.connects
 
 
+def test_several_unanswered_connections_and_one_connect_are_enough() -> None:
+    simulation = running(endpoints(1, 2), Rule(interval_s=60.0))
+    simulation.silence(place(1))
+    one, two = keys(1, 2)
+    for _ in range(2):
+        for _ in range(5):
+            simulation.count(one, answered=False)
+            simulation.count(two, answered=True)
+        simulation.run(0.5, SERVER)
+    simulation.run(2, SERVER)
+    assert simulation.failing == {WEB: {place(1)}}
+    assert simulation.connects.count(place(1)) == 1
+
+
 def test_unanswered_connections_are_no_failures_while_connects_are_answered() -> None:
     simulation = running(endpoints(1, 2))
     one, two = keys(1, 2)
