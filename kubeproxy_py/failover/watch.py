@@ -165,6 +165,7 @@ class FailoverWatch:
         self._health = self._kept_health()
         self._silent = {node: places for node, places in self._silent.items() if node in self._on_node}
         counts = Counter(self._node[place] for place, rule in self._rules.items() if rule.only_nodes)
+        counts[_LOCAL] = 1  # those of unknown nodes have none in common
         intervals = {
             place: rule.interval_s * (counts[self._node[place]] if rule.only_nodes else 1)
             for place, rule in self._rules.items()

@@ -307,6 +307,16 @@ def test_a_node_with_many_endpoints_is_connected_to_as_often_as_one_with_few() -
     assert 100 <= len(simulation.connects) <= 140
 
 
+def test_endpoints_of_unknown_nodes_are_checked_each_by_itself() -> None:
+    simulation = Simulation()
+    simulation.add(WEB, web(endpoints(*range(1, 11), node=""), NODES))
+    simulation.run(8, SERVER)
+    assert set(simulation.connects) == set(endpoints(*range(1, 11)))
+    simulation.silence(place(1))
+    simulation.run(15, SERVER)
+    assert simulation.failing == {WEB: {place(1)}}
+
+
 # Failures that an earlier process had
 
 
