@@ -24,7 +24,7 @@ from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.cpu_budget import CpuBudget
 from kubeproxy_py.reconcile.drift import ScopeDiff
 
-CHECKS_SHARE = 0.065
+CHECKS_SHARE = 0.055
 SERVER_SHARE = 0.00002
 _LEAST_SHARE = 0.0005
 BURST_S = 0.03
