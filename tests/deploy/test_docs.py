@@ -36,7 +36,7 @@ OPERATOR_PAGES = [
 ]
 _COMMAND = re.compile(r"kubeproxy-py (?:run|plan|status|doctor|check|dump|cleanup)\b[^\n`#]*")
 _FLAG = re.compile(r"--([a-z][a-z-]+)")
-_OTHER_FLAGS = {"assume-empty", "kernel-state", "color", "config-only", "version", "help", "output"}
+_OTHER_FLAGS = {"assume-empty", "extras", "kernel-state", "color", "config-only", "version", "help", "output"}
 
 
 def test_configuration_page_is_generated_from_the_code() -> None:
