@@ -6,7 +6,8 @@ itself are led there by the mark that a set gives to their packets.  What no end
 all others.
 
 Invariants:
-- The rows that kube-proxy makes, too, are the same with and without exact policies.
+- The rows that kube-proxy makes, too, are the same with and without exact policies, but for two narrower rules of
+  the filter for access to Service addresses (chains.py).
 - All frontends of a Service port in one family have one mark.
 """
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from lab.client import connect
+from lab.client import QueryError, connect, query
 from lab.namespace import Namespace
+from lab.network import Cluster
+from tests.e2e.agent_process import wait_until
 
 _TIMEOUT_S = 20.0
 
@@ -45,6 +47,23 @@ def get(
         client.request("GET", path, headers={"Connection": "close", **(headers or {})})
         answer = client.getresponse()
         return Probe(answer.status, dict(answer.getheaders()), answer.read())
+
+
+def wait_served(cluster: Cluster, client: str, addresses: Iterable[str], port: int) -> None:
+    """Wait until TCP requests of *client* are answered at *addresses*.
+
+    On a busy machine rules may still be under way when the first sync ends, and addresses wait for them.
+    """
+    for address in addresses:
+        wait_until(lambda address=address: _is_served(cluster[client], address, port))  # type: ignore[misc]
+
+
+def _is_served(client: Namespace, address: str, port: int) -> bool:
+    try:
+        query(client, "tcp", address, port, timeout_s=2.0)
+    except QueryError:
+        return False
+    return True
 
 
 def scrape(namespace: Namespace) -> str:

@@ -19,7 +19,8 @@ from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.client_requests import PORT_UNREACHABLE, Request, send_request
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder
-from tests.e2e.policies_services import NEAR, Served, objects, place
+from tests.e2e.policies_services import NEAR, VERSIONS, Served, objects, place
+from tests.e2e.probing import wait_served
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
@@ -73,6 +74,7 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         shell(cluster.node_a, _NOT_TRACKED)
         agent = stack.enter_context(AgentProcess(cluster.node_a, folder.path, f"--policies={request.param}"))
         agent.wait_synced()
+        wait_served(cluster, "pod-a2", (place(HEALTH, "ClusterIP", version)[0] for version in VERSIONS), HEALTH.port)
         yield Node(cluster, request.param)
 
 

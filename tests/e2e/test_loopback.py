@@ -17,6 +17,7 @@ from tests.e2e.client_requests import Request, send_request
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder
 from tests.e2e.policies_services import NEAR, Served, objects
+from tests.e2e.probing import wait_served
 from tests.e2e.serving import cluster_fixture
 from tests.e2e.tracing import MODES, Mode, Seen, asked, expected_programs, tracings
 
@@ -45,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def agent(cluster: Cluster, folder: Folder) -> Iterator[AgentProcess]:
     with AgentProcess(cluster.node_a, folder.path, *FLAGS) as agent:
         agent.wait_synced()
+        wait_served(cluster, "node-a", LOOPBACK, LOCAL.node_port)
         yield agent
 
 
@@ -112,7 +114,7 @@ def test_rules_that_another_program_deleted_come_again(cluster: Cluster, agent: 
     agent.stop(signal.SIGKILL)
     with AgentProcess(cluster.node_a, folder.path, *FLAGS) as again:
         again.wait_synced()
-        assert query(cluster.node_a, "tcp", "127.0.0.1", SERVICE.node_port, 10).name in NEAR
+        wait_served(cluster, "node-a", LOOPBACK, SERVICE.node_port)
 
 
 @pytest.mark.parametrize("flags", [[], ["--extras"]], ids=str)

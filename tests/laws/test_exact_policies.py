@@ -1,6 +1,5 @@
 """The laws with exact policies: marks are sticky and never shared, and on or off no packet is led to nowhere."""
 
-import re
 from collections import defaultdict
 
 from hypothesis import event, given
@@ -9,8 +8,9 @@ from msgspec.structs import replace
 
 from kubeproxy_py.kernel.memory import MemoryKernel, SimulatedCrash
 from kubeproxy_py.model.events import ObjectEvent, Synced
-from kubeproxy_py.model.kube_names import POLICY_MARK_SETS, family_of_set
+from kubeproxy_py.model.kube_names import ACCESS_FILTER_CHAIN, POLICY_MARK_SETS, family_of_set
 from kubeproxy_py.model.rows import (
+    Chain,
     ChainSpec,
     Connections,
     Key,
@@ -63,17 +63,15 @@ def is_policy(key: Key) -> bool:
 
 
 def without_policies(rows: Rows) -> Rows:
-    """Return the rows that kube-proxy has, too; in one chain two of its rules let less through."""
-    return {
-        key: as_kube_proxy_has_it(spec) if isinstance(spec, ChainSpec) else spec
-        for key, spec in rows.items()
-        if not is_policy(key)
-    }
+    """Return *rows* without those of policies, and with the rules that policies make narrower as in kube-proxy."""
+    return {key: _as_usual(key, spec) for key, spec in rows.items() if not is_policy(key)}
 
 
-def as_kube_proxy_has_it(chain: ChainSpec) -> ChainSpec:
-    rules = (rule.replace("NEW,UNTRACKED", "NEW") for rule in chain.rules)
-    return ChainSpec(tuple(re.sub(r"^-p tcp (.*KUBE-(6-)?HEALTH-CHECK-NODE-PORT)", r"\1", rule) for rule in rules))
+def _as_usual(key: Key, spec: Spec) -> Spec:
+    if not isinstance(spec, ChainSpec) or not isinstance(key, Chain) or key.name != ACCESS_FILTER_CHAIN:
+        return spec
+    rules = (rule.replace("NEW,UNTRACKED", "NEW").removeprefix("-p tcp -m set") for rule in spec.rules)
+    return ChainSpec(tuple(f"-m set{rule}" if rule.startswith(" --match-set") else rule for rule in rules))
 
 
 def renamed(rows: Rows) -> set[tuple[object, ...]]:

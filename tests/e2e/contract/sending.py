@@ -12,9 +12,11 @@ from tests.e2e.agent_process import AgentProcess
 from tests.e2e.client_requests import Request, RequestResult, send_series
 from tests.e2e.contract.ends import cases
 from tests.e2e.contract.icmp import refused_ports
-from tests.e2e.contract.services import NODE_PORT_ADDRESSES, SERVICE_CIDR, contract_objects
+from tests.e2e.contract.services import NODE_PORT_ADDRESSES, SERVICE_CIDR, contract_objects, place_of
 from tests.e2e.contract.table import CONFIGURATIONS, POLICIES, ROWS, Configuration, Policies
 from tests.e2e.manifests import Folder
+from tests.e2e.policies_services import VERSIONS
+from tests.e2e.probing import wait_served
 from tests.e2e.serving import cluster_and_servers
 
 _AGAIN_S = 8.0
@@ -69,6 +71,7 @@ def running(setting: Setting, folder: Folder) -> Iterator[Run]:
         refused_ports(cluster[name] for name in {request.client for request in requests}) as ports,
     ):
         agent.wait_synced()
+        wait_served(cluster, "pod-a2", (place_of("alone", "ClusterIP", version)[0] for version in VERSIONS), 80)
         results = dict(send_series(cluster, servers, requests, ports))
         wrong = [case for case in all_cases if case.disagreement(results[case.request])]
         again = {case.request: case.series._replace(timeout_s=_AGAIN_S) for case in wrong}
