@@ -28,6 +28,7 @@ from kubeproxy_py.diagnose.trace.ruleset import ruleset_of_save
 from kubeproxy_py.kernel.address.bridges import parse_bridges
 from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
 from kubeproxy_py.kernel.address.ipv6_switch import is_off_for_device
+from kubeproxy_py.kernel.address.loopback import decode_rules, decode_source
 from kubeproxy_py.kernel.address.monitor import NOTHING, parse_notification
 from kubeproxy_py.kernel.address.neighbours import decode_neighbours
 from kubeproxy_py.kernel.address.routes import decode_gateways, decode_route
@@ -59,6 +60,7 @@ from kubeproxy_py.kernel.ipvs.decode import (
 from kubeproxy_py.kernel.ipvs.listing import mark_of, records_of
 from kubeproxy_py.kernel.ipvs.marks import Ipv6Marks
 from kubeproxy_py.kernel.kernel_state import decode as decode_kernel_state
+from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 from kubeproxy_py.kernel.netlink.messages import decode_answers, decode_error, split_messages
 from kubeproxy_py.kernel.netlink.socket import decode_family_id
 from kubeproxy_py.metrics.process import collect_process_metrics
@@ -172,6 +174,13 @@ def _routes(data: bytes) -> None:
     decode_gateways([data])
     with suppress(KernelError):  # of another family
         decode_route(data)
+
+
+def _routing_rules(data: bytes) -> None:
+    for family in (AF_INET, AF_INET6):
+        for read in (decode_rules, decode_source):
+            with suppress(KernelError):  # of another family
+                read([data], family)
 
 
 def _neighbours(data: bytes) -> None:
@@ -411,6 +420,7 @@ READERS = (
     Reader("addresses", lambda data: decode_addresses([data]), (KernelError,), seeds.golden("address")),
     Reader("links", _links, (KernelError,), seeds.golden("address")),
     Reader("routes", _routes, (KernelError,), seeds.golden("address")),
+    Reader("routing-rules", _routing_rules, (KernelError,), seeds.golden("address")),
     Reader("neighbours", _neighbours, (KernelError,), seeds.golden("address")),
     Reader("address-notifications", _notifications, MALFORMED, seeds.netlink_messages),
     Reader("udp-flows", _flows, (KernelError,)),

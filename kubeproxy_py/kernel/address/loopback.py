@@ -153,8 +153,7 @@ class LoopbackAdapter:
             if error.errno in (EAFNOSUPPORT, *_GONE):
                 return []
             raise
-        with decoding("a listing of routing rules"):
-            return [_parse_rule(body) for body in bodies if body[0] == family]
+        return decode_rules(bodies, family)
 
     def _route_source(self, family: int) -> IP:
         """Return the source of the route; "" if there is none."""
@@ -165,12 +164,23 @@ class LoopbackAdapter:
             if error.errno in (EAFNOSUPPORT, *_GONE):
                 return ""
             raise
-        with decoding("a listing of routes"):
-            for body in bodies:
-                found = parse_attributes(body, RTMSG.size)
-                if _RTA_TABLE in found and read_u32(found[_RTA_TABLE]) == TABLE and _RTA_PREFSRC in found:
-                    return inet_ntop(family, found[_RTA_PREFSRC])
-        return ""
+        return decode_source(bodies, family)
+
+
+def decode_rules(bodies: Iterable[bytes], family: int) -> list[Rule]:
+    """Return the rules of *family* in rule messages, in their order.  Raises KernelError."""
+    with decoding("a listing of routing rules"):
+        return [_parse_rule(body) for body in bodies if body[0] == family]
+
+
+def decode_source(bodies: Iterable[bytes], family: int) -> IP:
+    """Return the source of the route in our table, in route messages; "" if there is none.  Raises KernelError."""
+    with decoding("a listing of routes"):
+        for body in bodies:
+            found = parse_attributes(body, RTMSG.size)
+            if _RTA_TABLE in found and read_u32(found[_RTA_TABLE]) == TABLE and _RTA_PREFSRC in found:
+                return inet_ntop(family, found[_RTA_PREFSRC])
+    return ""
 
 
 def _own(rules: Iterable[Rule]) -> list[Rule]:
