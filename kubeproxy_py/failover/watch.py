@@ -182,7 +182,8 @@ class FailoverWatch:
 
     def servers_to_read(self) -> list[VirtualServer]:
         """Return the virtual servers whose real servers' counters are to be read."""
-        return [server for name in sorted(self._active) for server in self._services[name].servers]
+        known = (self._services[name] for name in sorted(self._active) if name in self._services)
+        return [server for service in known for server in service.servers]
 
     def record_reading(self, reading: Reading, now_s: float) -> None:
         """Record the counters of the real servers of ``servers_to_read``."""

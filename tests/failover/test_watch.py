@@ -171,6 +171,12 @@ def test_a_service_that_is_not_watched_any_more_has_no_failures() -> None:
     assert not simulation.watch.is_watching
 
 
+def test_a_service_that_is_not_watched_any_more_is_not_read() -> None:
+    simulation = running(endpoints(1, 2))
+    simulation.add(WEB, None)
+    assert simulation.watch.servers_to_read() == []
+
+
 def test_an_endpoint_that_left_is_no_failure() -> None:
     simulation = running(endpoints(1, 2))
     simulation.silence(place(1))
@@ -393,3 +399,27 @@ def test_all_work_is_bounded_by_what_is_used() -> None:
     simulation.use(VirtualServer("10.96.1.7", 80, "TCP"))
     assert simulation.watch.servers_to_read() == [VirtualServer("10.96.1.7", 80, "TCP")]
     assert len(simulation.watch.schedule) == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_failure_outlives_its_service_whatever_happens(seed: int) -> None:
+    rng = random.Random(seed)
+    simulation = Simulation()
+    servers = {name(f"s{number}"): VirtualServer(f"10.96.2.{number}", 80, "TCP") for number in range(4)}
+    simulation.answers = lambda _place: rng.choice([ANSWERED, REFUSED, SILENT, SILENT, None])
+    for _ in range(60):
+        one = rng.choice(list(servers))
+        nodes = {place(rng.randrange(6)): rng.choice(["node-b", "node-c", ""]) for _ in range(rng.randrange(5))}
+        inherited_ones = {place(rng.randrange(6)): Failure(1.0, "before")} if rng.random() < 0.3 else {}
+        rule = rng.choice([TCP, NODES, Rule(0.5, 1)])
+        simulation.add(one, Watched(rule, (servers[one],), nodes, inherited_ones) if rng.random() < 0.7 else None)
+        for _ in range(6):
+            key = RealServer(servers[rng.choice(list(servers))], *place(rng.randrange(6)))
+            simulation.count(key, answered=rng.random() < 0.7)
+        simulation.run(4 * rng.random(), *(server for server in servers.values() if rng.random() < 0.5))
+    assert any(simulation.failing.values()) or simulation.connects
+    for one in servers:
+        simulation.add(one, None)
+    simulation.run(2)
+    assert not any(simulation.failing.values())
+    assert not simulation.watch.is_watching
