@@ -101,7 +101,10 @@ def _execute(command: Command, arguments: Namespace) -> int:
     except HintedError as error:  # of the kernel, or of a source
         import logging
 
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the message names the remedy, not the code
+        if logging.getLogger().handlers:
+            logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the message names the remedy, not the code
+        else:  # the command needs no configuration, which sets up the log
+            output.note(f"error: {error}\n")
         return FAILED
     except ConfigError as error:
         from kubeproxy_py import logging_setup

@@ -5,7 +5,6 @@ Invariants:
 - A part that cannot be read is left out with the reason, so the others are still checked.
 """
 
-import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -23,17 +22,15 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import run
 from kubeproxy_py.kernel.host.processes import is_in_our_network, processes
 from kubeproxy_py.kernel.host.reserved_ports import local_port_range, reserved_ports
+from kubeproxy_py.kernel.host.rights import read_rights
 from kubeproxy_py.kernel.host.sysctl import is_writable, read_sysctl
 from kubeproxy_py.kernel.host_probe import ProbeResult, parse_version
 from kubeproxy_py.kernel.ipset.headers import missing_types, set_names
 from kubeproxy_py.kernel.iptables.backend import kubelet_backends
 from kubeproxy_py.kernel.iptables.other_modes import find_stale_rules
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
-from kubeproxy_py.model.host_facts import DoctorFacts, IpvsTimeouts, Lack, Outdated, Part, Rights
+from kubeproxy_py.model.host_facts import DoctorFacts, IpvsTimeouts, Lack, Outdated, Part
 from kubeproxy_py.model.rows import Rows
-
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
-"""The capabilities that the agent needs, with their numbers (linux/capability.h)."""
 
 _DISTRIBUTION = "kubeproxy-py"
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([\d.]+)[^;]*$")  # without those of an extra
@@ -130,14 +127,6 @@ class _Reader:
 
 
 # Process, versions, programs
-
-
-def read_rights(root: Path = Path("/")) -> Rights:
-    """Return what this process may do.  Raises OSError."""
-    lines = (root / "proc/self/status").read_text().splitlines()
-    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
-    missing = tuple(name for name, number in CAPABILITIES.items() if not effective >> number & 1)
-    return Rights(os.geteuid(), missing)
 
 
 def _versions(probed: ProbeResult) -> dict[str, str]:

@@ -22,6 +22,7 @@ from msgspec import Struct
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.command import Result, load_module, run
 from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
+from kubeproxy_py.kernel.host.rights import read_rights
 from kubeproxy_py.kernel.ipset.constants import IPSET_ERR_PROTOCOL
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables.backend import Backend, IptablesCommands, detect_backend, find_commands
@@ -81,9 +82,11 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
         root: Folder that contains the proc and sys to read.
     """
     release = _read(root / "proc/sys/kernel/osrelease")
-    problems = [*_kernel_version_problems(release), *_module_problems(root), *_capability_problems()]
+    no_rights = _no_rights_problem(root)
+    capability_problems = [no_rights] if no_rights else list(_capability_problems())
+    problems = [*_kernel_version_problems(release), *_module_problems(root), *capability_problems]
     used_backend, usable, iptables_problems = _probe_iptables(backend, root)
-    problems += iptables_problems
+    problems += [] if no_rights else iptables_problems  # which follow from that
     families = tuple(commands.family for commands, _ in usable)
     version = parse_version(release)
     missing = missing_by_family(used_backend, families, askable_extensions(version, root))
@@ -138,6 +141,20 @@ def count_cpus(root: Path = Path("/")) -> int:
         if online:
             return online
     return len(os.sched_getaffinity(0))
+
+
+def _no_rights_problem(root: Path) -> HostProblem | None:
+    """Return the problem of a process that has no right to see what it is to change; None if it has."""
+    try:
+        missing = read_rights(root).missing
+    except OSError:
+        return None  # without /proc iptables says what is wrong
+    if "NET_ADMIN" not in missing:
+        return None
+    names = " and ".join(missing)
+    what = f"the capabilit{'y' if len(missing) == 1 else 'ies'} {names} {'is' if len(missing) == 1 else 'are'} missing"
+    message = f"{what}, without which this process can neither read nor change iptables, ipsets and IPVS"
+    return HostProblem(message=message, hint="run as root (sudo), or in a container with them", fatal=True)
 
 
 def _capability_problems() -> Iterator[HostProblem]:

@@ -10,8 +10,9 @@ import pytest
 
 from kubeproxy_py.kernel.address.bridges import parse_bridges
 from kubeproxy_py.kernel.address.rtnetlink import IFINFOMSG, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MASTER
-from kubeproxy_py.kernel.doctor_facts import find_programs, outdated_libraries, read_rights
+from kubeproxy_py.kernel.doctor_facts import find_programs, outdated_libraries
 from kubeproxy_py.kernel.errors import KernelError
+from kubeproxy_py.kernel.host.rights import read_rights
 from kubeproxy_py.kernel.host.sysctl import is_writable
 from kubeproxy_py.kernel.netlink.attributes import attribute, nested, string, u8, u32
 from kubeproxy_py.metrics.conntrack import collect_conntrack_metrics

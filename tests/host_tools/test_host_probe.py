@@ -406,6 +406,25 @@ def test_nf_tables_does_not_work_without_capabilities() -> None:
     assert subprocess.run([*without_capabilities, sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("effective", "message"),
+    [
+        ("0000000000000000", "the capabilities NET_ADMIN and NET_RAW are missing, without which"),
+        ("0000000000002000", "the capability NET_ADMIN is missing, without which"),
+    ],
+)
+def test_process_without_rights_is_told_so_and_nothing_that_follows_from_it(
+    tmp_path: Path, effective: str, message: str
+) -> None:
+    _create_files(tmp_path, "proc/self/status")
+    (tmp_path / "proc/self/status").write_text(f"Name:\tpython\nCapEff:\t{effective}\n")
+    problems = [str(problem) for problem in probe(root=tmp_path).problems if problem.fatal]
+    (first, *others) = [problem for problem in problems if "iptables" in problem or "family" in problem]
+    assert first.startswith(message)
+    assert first.endswith("(run as root (sudo), or in a container with them)")
+    assert not others
+
+
 @pytest.mark.lab
 def test_a_missing_net_raw_capability_is_fatal() -> None:
     code = "from kubeproxy_py.kernel.host_probe import probe; probe().require()"
