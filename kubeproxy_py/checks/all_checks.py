@@ -55,6 +55,7 @@ CHECKS: tuple[Check, ...] = (
         find=support.check_support,
         reasons=("KernelLacks",),
         needs=("kernel",),
+        blind=support.support_blind,
         seen=support.support_seen,
     ),
     Check(

@@ -14,9 +14,17 @@ def check_support(situation: Situation) -> Iterator[Finding]:
         yield Finding("KernelLacks", "this host", effect, lack.hint, lack.message, "error" if lack.fatal else "warning")
 
 
+def support_blind(situation: Situation) -> str:
+    """Return why not everything could be looked at."""
+    rights = situation.doctor.rights
+    return "this process lacks rights; see the check rights" if rights and rights.missing else ""
+
+
 def support_seen(situation: Situation) -> str:
-    """Return that nothing is missing; "" if something is."""
-    return "" if situation.doctor.lacks else "IPVS, set types, matches and targets are there"
+    """Return that nothing is missing; "" if something is, or may be."""
+    return (
+        "" if situation.doctor.lacks or support_blind(situation) else "IPVS, set types, matches and targets are there"
+    )
 
 
 def check_versions(situation: Situation) -> Iterator[Finding]:

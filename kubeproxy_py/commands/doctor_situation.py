@@ -46,7 +46,8 @@ def host_situation(loaded: LoadedConfig) -> Situation:
         kernel.close()
     unread: dict[Part, str] = {**state.unread, **doctor.unread}
     if not probed.commands:
-        unread["iptables"] = "it is not usable; see the check kernel-features"
+        lacks_rights = any(problem.of_process for problem in probed.problems)
+        unread["iptables"] = f"it is not usable; see the check {'rights' if lacks_rights else 'kernel-features'}"
     doctor = _with_rows(replace(doctor, unread=unread), facts, state, loaded)
     is_started = IPVS_DEVICE in doctor.interfaces
     return Situation(

@@ -89,7 +89,11 @@ def read_doctor_facts(
     return DoctorFacts(
         rights=reader.read("rights", lambda: read_rights(root), None),
         lacks=(
-            *(Lack(problem.message, problem.hint, problem.fatal) for problem in probed.problems),
+            *(
+                Lack(problem.message, problem.hint, problem.fatal)
+                for problem in probed.problems
+                if not problem.of_process  # which the rights say
+            ),
             *reader.read("kernel", lambda: tuple(missing_types(probed.host.families)), no_lacks),
         ),
         versions=_versions(probed),

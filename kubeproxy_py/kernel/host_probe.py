@@ -154,7 +154,9 @@ def _no_rights_problem(root: Path) -> HostProblem | None:
     names = " and ".join(missing)
     what = f"the capabilit{'y' if len(missing) == 1 else 'ies'} {names} {'is' if len(missing) == 1 else 'are'} missing"
     message = f"{what}, without which this process can neither read nor change iptables, ipsets and IPVS"
-    return HostProblem(message=message, hint="run as root (sudo), or in a container with them", fatal=True)
+    return HostProblem(
+        message=message, hint="run as root (sudo), or in a container with them", fatal=True, of_process=True
+    )
 
 
 def _capability_problems() -> Iterator[HostProblem]:
@@ -167,7 +169,7 @@ def _capability_problems() -> Iterator[HostProblem]:
         socket(AF_INET, SOCK_RAW, IPPROTO_RAW).close()
     except PermissionError:
         message = "the capability NET_RAW is missing, which iptables needs to look up ipsets"
-        yield HostProblem(message=message, hint="grant NET_RAW in addition to NET_ADMIN", fatal=True)
+        yield HostProblem(message=message, hint="grant NET_RAW in addition to NET_ADMIN", fatal=True, of_process=True)
 
 
 def _is_online(cpu: Path) -> bool:

@@ -28,6 +28,7 @@ _IPSET_PROTOCOL = 6  # spoken by Linux 3.x and still the minimum of current kern
 class HostProblem(Problem, frozen=True, gc=False):
     """A feature that this host lacks."""
 
+    of_process: bool = False  # the process that looks lacks rights, and the host may lack nothing
     fatal: bool = False  # no Service can be served without it
 
 

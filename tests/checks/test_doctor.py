@@ -139,6 +139,7 @@ def test_check_whose_facts_could_not_be_read_is_unknown_and_says_why(check: Chec
             with_doctor(sysctls={}),
             "net.ipv4.tcp_keepalive_time cannot be read; nothing was compared",
         ),
+        ("kernel-features", EXAMPLES["RightsMissing"], "this process lacks rights; see the check rights"),
         ("kernel-settings", with_facts(kernel=None), "version and settings of the kernel cannot be read"),
     ],
 )

@@ -30,7 +30,7 @@ UNREAD = with_doctor(unread={"iptables": "not permitted"})
         (WELL, 0, f"{len(CHECKS)} checks: {len(CHECKS)} ok\n"),
         (EXAMPLES["FirewallService"], 0, f"{len(CHECKS)} checks: {len(CHECKS) - 1} ok, 1 warning\n"),
         (EXAMPLES["HairpinOff"], 2, f"{len(CHECKS)} checks: {len(CHECKS) - 1} ok, 1 error\n"),
-        (EXAMPLES["RightsMissing"], 1, f"{len(CHECKS)} checks: {len(CHECKS) - 1} ok, 1 unknown\n"),
+        (EXAMPLES["RightsMissing"], 1, f"{len(CHECKS)} checks: {len(CHECKS) - 2} ok, 2 unknown\n"),
         (UNREAD, 1, None),
         (replace(EXAMPLES["HairpinOff"], doctor=replace(DOCTOR, unread={"iptables": "x"})), 2, None),
     ],

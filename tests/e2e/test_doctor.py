@@ -401,7 +401,8 @@ def test_user_without_rights_is_told_so_first_and_is_not_told_that_the_node_is_w
     entry = examined.entries[0]
     assert (entry.check, entry.state) == ("rights", "unknown")
     unread = {each.check for each in examined.states("unknown")}
-    assert {"rights", "ipvs-users", "input", "other-proxies"} <= unread
+    assert {"rights", "kernel-features", "ipvs-users", "input", "other-proxies"} <= unread
+    assert "KernelLacks" not in {each.reason for each in examined.entries}
     assert examined.status in (1, 2)
 
 
