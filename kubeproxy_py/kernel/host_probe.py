@@ -149,14 +149,18 @@ def _no_rights_problem(root: Path) -> HostProblem | None:
         missing = read_rights(root).missing
     except OSError:
         return None  # without /proc iptables says what is wrong
-    if "NET_ADMIN" not in missing:
+    what = _MISSING_RIGHTS.get(missing)
+    if what is None:
         return None
-    names = " and ".join(missing)
-    what = f"the capabilit{'y' if len(missing) == 1 else 'ies'} {names} {'is' if len(missing) == 1 else 'are'} missing"
     message = f"{what}, without which this process can neither read nor change iptables, ipsets and IPVS"
-    return HostProblem(
-        message=message, hint="run as root (sudo), or in a container with them", fatal=True, of_process=True
-    )
+    hint = "run as root (sudo), or in a container with them"
+    return HostProblem(message=message, hint=hint, fatal=True, of_process=True)
+
+
+_MISSING_RIGHTS = {
+    ("NET_ADMIN", "NET_RAW"): "the capabilities NET_ADMIN and NET_RAW are missing",
+    ("NET_ADMIN",): "the capability NET_ADMIN is missing",
+}
 
 
 def _capability_problems() -> Iterator[HostProblem]:
