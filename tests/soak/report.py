@@ -1,8 +1,9 @@
 """What a soak found: probes by the fault that was active, recovery times, resources, and what exceeds a limit; pure.
 
 Invariants:
-  - A probe belongs to the earliest round that was active at any time between its start and its end.  A round is active
-    from its first injection until the node has recovered from it.
+  - A probe belongs to the earliest round that was active at any time between its start and its end.  That of a held
+    connection that was reset starts with the last answer.  A round is active from its first injection until the node
+    has recovered from it.
   - Times are seconds since the start of the soak.
 """
 

@@ -139,7 +139,8 @@ def show(done: Injected) -> None:
 def reset_lines(probes: Iterable[Probe]) -> list[str]:
     """Return a line for each held connection that was reset."""
     return [
-        f"{probe.end_s:7.1f} s  reset: {probe.target}, {probe.end_s - probe.start_s:.2f} s after a line: {probe.error}"
+        f"{probe.end_s:7.1f} s  reset: {probe.target}, {probe.end_s - probe.start_s:.2f} s after its last answer: "
+        f"{probe.error}"
         for probe in probes
         if probe.outcome == "reset"
     ]

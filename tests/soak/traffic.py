@@ -115,13 +115,19 @@ class Traffic:
                 self._ping(target, sock, pod)
 
     def _ping(self, target: Target, sock: socket.socket, pod: str) -> None:
-        """Send a line and wait for its echo from *pod*, until the connection is reset or the traffic ends."""
-        error = ""
+        """Send a line and wait for its echo from *pod*, until the connection is reset or the traffic ends.
+
+        A connection that was reset may have been lost at any time since its last answer: on a busy machine its next
+        line is sent long after the fault.
+        """
+        error, answered_s = "", monotonic()
         while not error and not self._stop.wait(PERIOD_S):
             start_s = monotonic()
             error = self._echo_error(sock, start_s)
             if error != _STOPPED:
-                self._record("held TCP", target, start_s, error and f"{pod}, {error}", "reset")
+                since_s = answered_s if error else start_s
+                self._record("held TCP", target, since_s, error and f"{pod}, {error}", "reset")
+            answered_s = monotonic()
 
     def _echo_error(self, sock: socket.socket, start_s: float) -> str:
         """Return why the connection has ended; "" if it has not."""
