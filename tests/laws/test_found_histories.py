@@ -11,6 +11,7 @@ from tests.laws.test_every_prefix_is_legal import sync_with_faults
 from tests.laws.test_late_rules import sync_with_late_rules
 
 ADDRESS = "203.0.113.8"
+POD_6_HERE, POD_6_THERE = "fd00:10:244:1::5", "fd00:10:244:2::5"
 
 
 def test_address_is_bound_after_virtual_servers_that_waited_for_what_is_not_desired_any_more() -> None:
@@ -147,6 +148,21 @@ def test_exemption_that_comes_again_after_endpoints_went_keeps_its_set_from_rule
         (exempt, VirtualServer(ADDRESS, 80, "TCP")),
         [_balancer("api", (), external_local=True)],
         ["delete IpsetEntry KUBE-LOAD-BALANCER-LOCAL .*"],
+    )
+
+
+def test_exemption_whose_rules_were_refused_takes_effect_after_endpoints_went() -> None:
+    """They masquerade all until the sync in which a local endpoint comes and the other one goes."""
+    balancer = {"type": "LoadBalancer", "load_balancer_ips": ("2001:db8::9",)}
+    there, both = (
+        SliceUpserted(endpoint_slice("web", endpoints))
+        for endpoints in ([endpoint(POD_6_THERE, THERE)], [endpoint(POD_6_HERE), endpoint(POD_6_THERE, THERE)])
+    )
+    local = _service("web", "fd00:96::13", port(80), external_local=True, **balancer)
+    sync_with_faults(
+        [[_service("web", "fd00:96::13", port(80), **balancer), both], [local, there], [both]],
+        [["add Ipset .*LOOP-BACK"], ["(add|update) Chain .*LOAD-BALANCER"], []],
+        [31.0, 31.0, 31.0],
     )
 
 
