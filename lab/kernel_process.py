@@ -26,6 +26,7 @@ from lab.job import Job
 from lab.processes import killed_on_exit
 
 _POLL_S = 0.01
+_LONGEST_POLL_S = 0.05  # of a run that has lasted for some seconds
 _CONSOLE_LINES = 60
 _KERNEL_ERROR = re.compile(r"Kernel panic|BUG:|Oops|Call Trace|segfault|Out of memory")
 
@@ -74,15 +75,17 @@ def _before_boot(cpus: Collection[int]) -> None:
 
 def _follow(kernel: subprocess.Popen[bytes], folder: Path, job: Job, deadline: float) -> bool:
     """Copy the guest's output until the kernel ends (True) or *deadline* has passed (False)."""
+    began = time.monotonic()
     copies = [(_open_new(folder / "stdout"), job.stdout), (_open_new(folder / "stderr"), job.stderr)]
     try:
         while True:
             ended = kernel.poll() is not None  # read before copying, so that the last output is copied
             for source, target in copies:
                 _copy_new(source, target)
-            if ended or time.monotonic() > deadline:
+            now = time.monotonic()
+            if ended or now > deadline:
                 return ended
-            time.sleep(_POLL_S)
+            time.sleep(min(max(_POLL_S, (now - began) / 100), _LONGEST_POLL_S))
     finally:
         for source, _ in copies:
             os.close(source)

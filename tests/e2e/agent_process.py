@@ -41,6 +41,7 @@ EVENT = r'"Synced .* since the event'  # not a sync after drift or after drainin
 # A full compare that takes a second, on a busy machine, delays the next by twenty times that (MAX_CPU_SHARE).
 _TIMEOUT_S = 60.0
 _POLL_S = 0.005
+_LONGEST_POLL_S = 0.1
 
 
 def command_line(folder: Path, *words: str) -> list[str]:
@@ -135,12 +136,20 @@ def wait_until(
     message: Callable[[], str] = lambda: "condition not met",
     *,
     timeout_s: float = _TIMEOUT_S,
-    poll_s: float = _POLL_S,
+    poll_s: float | None = None,
 ) -> float:
-    """Wait until *condition*, checked every *poll_s*, and return the seconds waited; fail with *message* on timeout."""
+    """Wait until *condition* and return the seconds waited; fail with *message* on timeout.
+
+    *condition* is checked every *poll_s*.  By default it takes no more than half of the time, because what is waited
+    for needs the same CPU, and is checked more seldom the longer it takes.
+    """
     before_s = time.monotonic()
+    checked_s = before_s
     while not condition():
-        if time.monotonic() - before_s > timeout_s:
+        now_s = time.monotonic()
+        waited_s = now_s - before_s
+        if waited_s > timeout_s:
             raise AssertionError(f"{message()} (waited {timeout_s:g} s)")
-        time.sleep(poll_s)
+        time.sleep(min(max(_POLL_S, now_s - checked_s, waited_s / 20), _LONGEST_POLL_S) if poll_s is None else poll_s)
+        checked_s = time.monotonic()
     return time.monotonic() - before_s
