@@ -225,7 +225,8 @@ def test_draining_continues_after_a_restart_of_the_agent(tmp_path: Path) -> None
             first.stop(signal.SIGTERM)
             assert passes_data(client, server), "the connection works without an agent"
             with AgentProcess(cluster.node_a, tmp_path) as second:
-                assert "nothing to do" in second.wait_synced()
+                synced = second.wait_synced()
+                assert "nothing to do" in synced, "\n".join([*first.lines()[-30:], "-----", *second.lines()])
                 still_draining = (listed_server(cluster, vip, "pod-b1"), passes_data(client, server))
                 server.close()
                 wait_until(lambda: listed_server(cluster, vip, "pod-b1") is None, timeout_s=DELETED_WITHIN_S)
