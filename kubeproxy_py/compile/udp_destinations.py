@@ -24,7 +24,7 @@ _NOWHERE: frozenset[Destination] = frozenset()
 
 def udp_servers_among(keys: Iterable[Key]) -> set[VirtualServer]:
     """Return the UDP virtual servers that *keys* are or belong to."""
-    servers = {key.virtual_server if isinstance(key, RealServer) else key for key in keys}
+    servers = (key.virtual_server if isinstance(key, RealServer) else key for key in keys)
     return {server for server in servers if isinstance(server, VirtualServer) and server.protocol == "UDP"}
 
 

@@ -240,9 +240,9 @@ class ActualState:
             track(key, rows, desired, now_s)
 
     def _track_steps(self, plan: Plan, now_s: float, tried: Collection[Key] = ()) -> None:
-        # A row that was added does not drain, and can have drained before only if something drains.
+        # A row that was added or deleted does not drain, and can have drained before only if something drains.
         may_have_drained = bool(self.draining)
-        keys = [step.key for step in plan.steps if may_have_drained or step.verb != "add"]
+        keys = [step.key for step in plan.steps if may_have_drained or step.verb == "update"]
         self.track_draining(keys, now_s)
         if len(tried) > len(plan):  # some had no step: one that was set aside drains from now on
             self.track_draining([key for key in tried if self.rows.get(key) == DRAINING], now_s)

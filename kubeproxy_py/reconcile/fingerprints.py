@@ -37,13 +37,24 @@ class Fingerprints:
 
     def invalidate(self, keys: Collection[Key]) -> None:
         """Discard the fingerprints of everything that contains *keys*."""
-        servers = [key for key in keys if isinstance(key, VirtualServer)]
-        self.servers_version += len(servers)
-        readables = {*map(readable_of, keys), *servers}
+        servers: set[VirtualServer] = set()
+        readables: set[Readable] = set()
+        last: VirtualServer | None = None  # real servers of one virtual server follow each other; hashing it takes long
+        for key in keys:
+            if isinstance(key, RealServer):
+                if key.virtual_server is not last:
+                    last = key.virtual_server
+                    servers.add(last)
+                continue
+            readables.add(scope_of(key))
+            if isinstance(key, VirtualServer):
+                self.servers_version += 1
+                servers.add(key)
+        readables |= servers
         for readable in readables:
             self._fingerprints.pop(readable, None)
         if self._invalidated is not None:
-            self._invalidated.update(readable for readable in readables if isinstance(readable, VirtualServer))
+            self._invalidated |= servers
 
     def invalidate_all(self) -> None:
         """Discard every fingerprint; the next full compare decodes all rows."""
