@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
-from kubeproxy_py.model.rows import IpsetEntry, Key, VirtualServer
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, VirtualServer
+from kubeproxy_py.net import Protocol
 from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
 from tests.laws.checking_kernels import CheckedAgent, failing
 from tests.laws.test_drift_and_lost_sources import Damage, DamagedKernel, delete, exempt
@@ -164,6 +167,30 @@ def test_exemption_whose_rules_were_refused_takes_effect_after_endpoints_went() 
         [["add Ipset .*LOOP-BACK"], ["(add|update) Chain .*LOAD-BALANCER"], []],
         [31.0, 31.0, 31.0],
     )
+
+
+@pytest.mark.xfail(reason="not decided: shut out, as where a range is refused, or the former state until it has rules")
+def test_client_of_new_source_ranges_is_not_shut_out_while_their_rules_are_refused() -> None:
+    """The port's protocol changes twice; the entry that closed the first one stays, so that the chain of it does."""
+    kernel = DamagedKernel()
+    checked = CheckedAgent(kernel)
+
+    def sync(protocol: Protocol, ranges: tuple[str, ...], failing_steps: list[str]) -> None:
+        served = port(80, protocol, label="a")
+        balancer = _service(
+            "web", "10.96.0.13", served, type="LoadBalancer", load_balancer_ips=(ADDRESS,), source_ranges=ranges
+        )
+        pods = endpoint_slice("web", ["10.244.1.5"], protocol=protocol, label="a")
+        checked.handle([balancer, SliceUpserted(pods)])
+        kernel.fault = failing(failing_steps)
+        checked.advance(31.0)
+        checked.sync()
+
+    sync("TCP", ("203.0.113.250/32",), [])
+    kernel.damage(delete, [Address(ADDRESS)])
+    sync("UDP", (), ["delete IpsetEntry .*-FW"])
+    sync("UDP", ("203.0.113.250/32",), ["(add|update) Chain .* filter"])
+    checked.settle()
 
 
 def _sync_damaged(
