@@ -157,15 +157,19 @@ class ChangeBench:
 
     def _when_idle(self, change: Callable[[_Argument], float], argument: _Argument) -> float:
         """Return the milliseconds of *change* with *argument*, after the loop has done what was due."""
+        self._run_due()
+        return change(argument)
+
+    def _run_due(self) -> None:
         while self._agent.due_s() <= time.monotonic():
             self._loop.run_cycle()
-        return change(argument)
 
     def _address_notification_ms(self) -> float:
         """Return the milliseconds to handle the kernel's notifications of the addresses of the last change."""
         end_s = time.monotonic() + _NOTIFICATION_S
         while time.monotonic() < end_s:
             self._loop.run_cycle()
+        self._run_due()
         if not self._notifications:
             return 0.0
         while self._notifications:
