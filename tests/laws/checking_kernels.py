@@ -283,14 +283,6 @@ class PacketKernel(CheckedKernel):
                 if its_fate.endpoints and not its_fate.masqueraded:
                     self._unmasqueraded[packet.server].update(its_fate.endpoints)
 
-    def _may_become_exempt(self, packet: Packet, before: State) -> bool:
-        """Return whether an exemption of the frontend is another program's, or of a set whose rules were refused."""
-        frontend = frontend_of(packet)
-        chains = [key for key in self.refused if isinstance(key, Chain)]
-        are_rules_refused = any((chain.family, chain.table) == (packet.family, "nat") for chain in chains)
-        is_exempt = any("-LOCAL" in name for name in before.sets.get(frontend, frozenset()))
-        return (are_rules_refused and is_exempt) or any(key.entry == frontend for key in self.foreign_exemptions)
-
     def end_sync(self) -> None:
         for packet, meeting in self.meetings.items():
             if packet.destination in NODE_ADDRESSES:
