@@ -13,6 +13,7 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.server.debug_socket import DebugServer
 from kubeproxy_py.server.documents import SOCKET_PAGES, Documents
 from kubeproxy_py.server.snapshots import Snapshots
+from tests.debug_servers import serving
 from tests.diagnose.view import WALL_S
 from tests.reconcile.harness import AgentHarness
 from tests.server.test_debug_socket import Reader  # the counts of the harness's real server
@@ -36,6 +37,5 @@ def answering(
 
     file = path / "run" / "debug.sock"
     server = DebugServer(str(file), Documents(Snapshots(answer, about), Reader, SOCKET_PAGES).answer)
-    server.start()
-    yield f"--debug-socket={file}"
-    server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]
+    with serving(server):
+        yield f"--debug-socket={file}"

@@ -22,6 +22,7 @@ from kubeproxy_py.server.debug_socket import DebugServer
 from kubeproxy_py.server.documents import PAGES, SOCKET_PAGES, Documents
 from kubeproxy_py.server.snapshots import Snapshots
 from tests.builders import endpoint_slice, service
+from tests.debug_servers import serving
 from tests.diagnose.view import WALL_S, agent_with
 from tests.server.test_debug_socket import Reader  # the counts of the harness's real server
 
@@ -38,9 +39,8 @@ def asked(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
     documents = Documents(Snapshots(answer, About), Reader, request.param)
     server = DebugServer(str(tmp_path / "d" / "debug.sock"), documents.answer)
-    server.start()
-    yield f"--debug-socket={tmp_path / 'd' / 'debug.sock'}"
-    server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]
+    with serving(server):
+        yield f"--debug-socket={tmp_path / 'd' / 'debug.sock'}"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from kubeproxy_py.server.http import HttpServer
 from kubeproxy_py.server.http_messages import Request
 from kubeproxy_py.server.snapshots import AgentBusyError, Snapshots
 from tests.builders import endpoint_slice, service
+from tests.debug_servers import serving
 from tests.reconcile.harness import POD, AgentHarness
 
 PATIENCE_S = 20.0
@@ -34,14 +35,6 @@ class Reader:
     def real_server_counters(self, virtual_servers: Collection[VirtualServer]) -> dict[RealServer, RealServerCounters]:
         counters = RealServerCounters(1, Connections(3, 1), Traffic(10, 20, 30, 400, 500))
         return {POD: counters} if POD.virtual_server in virtual_servers else {}
-
-
-def serve(server: DebugServer) -> Iterator[None]:
-    """Serve for as long as the caller iterates."""
-    server.start()
-    yield
-    server._check_due_s = float("inf")  # so that it does not listen again
-    server._server.call_soon_threadsafe(lambda: server._server.close(server._listener))  # type: ignore[arg-type]
 
 
 def documents(pages: Mapping[str, Page] = PAGES) -> Documents:
@@ -58,7 +51,7 @@ def documents(pages: Mapping[str, Page] = PAGES) -> Documents:
 def path(tmp_path: Path) -> Iterator[str]:
     """Yield the socket of a running server."""
     file = tmp_path / "run" / "debug.sock"
-    for _ in serve(DebugServer(str(file), documents().answer)):
+    with serving(DebugServer(str(file), documents().answer)):
         yield str(file)
 
 
@@ -67,7 +60,7 @@ def busy_path(tmp_path: Path) -> Iterator[str]:
     """Yield the socket of a server whose loop never answers."""
     file = tmp_path / "run" / "busy.sock"
     snapshots = Snapshots(lambda _reply: None, About)
-    for _ in serve(DebugServer(str(file), Documents(snapshots, Reader, wait_s=0.01).answer)):
+    with serving(DebugServer(str(file), Documents(snapshots, Reader, wait_s=0.01).answer)):
         yield str(file)
 
 
