@@ -226,7 +226,7 @@ class Dependencies:
     def _before_real_server(self, step: Step) -> _Candidates:
         key = step.key
         assert isinstance(key, RealServer)
-        if step.spec == DRAINING:
+        if step.spec == DRAINING and step.verb == "update":
             return
         yield from self._if_absent(key.virtual_server)
         if self._rows.unmasqueraded or self._rows.exempt or self._rows.opened:

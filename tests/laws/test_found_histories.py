@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, VirtualServer
 from kubeproxy_py.net import Protocol
@@ -30,6 +31,20 @@ def test_address_is_bound_after_virtual_servers_that_waited_for_what_is_not_desi
             [_service("api", "10.96.0.10", tcp, udp)],
         ],
         [(False, 0, False), (True, 0, False), (False, 0, False)],
+    )
+
+
+def test_real_server_that_is_set_aside_waits_for_its_virtual_server() -> None:
+    """It has the weight 0 from its beginning, and the virtual server of its NodePort waits for rules."""
+    sync_with_late_rules(
+        [
+            [_service("api", "10.96.0.10", port(80)), _slice("db", "10.244.1.5", "10.244.1.6")],
+            [
+                _service("db", "10.96.0.12", port(80, node_port=30053)),
+                EndpointFailures(name("db"), {("10.244.1.5", 8080): Failure(1.0, "")}),
+            ],
+        ],
+        [(False, 0, False), (True, 0, False)],
     )
 
 
