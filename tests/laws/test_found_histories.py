@@ -169,6 +169,21 @@ def test_exemption_that_comes_again_after_endpoints_went_keeps_its_set_from_rule
     )
 
 
+def test_address_is_bound_after_endpoints_went_whose_clients_would_get_no_answers() -> None:
+    """The rules that masquerade are refused, so it is not bound until the policy is Local; then endpoints stay."""
+    pods, fields = _slice_here_and_there("web", "10.244."), {"type": "LoadBalancer"}
+
+    def web(*load_balancer_ips: str, external_local: bool = False) -> ObjectEvent:
+        ips = {"external_ips": ("203.0.113.7",), "load_balancer_ips": load_balancer_ips}
+        return _service("web", "10.96.0.13", port(80), external_local=external_local, **ips, **fields)
+
+    sync_with_faults(
+        [[web(ADDRESS), pods], [web()], [web(ADDRESS)], [web(ADDRESS, external_local=True)]],
+        [[], [], ["(add|update) Chain IPv4 nat"], ["update RealServer"]],
+        [31.0, 31.0, 31.0, 31.0],
+    )
+
+
 def test_exemption_whose_rules_were_refused_takes_effect_after_endpoints_went() -> None:
     """They masquerade all until the sync in which a local endpoint comes and the other one goes."""
     balancer = {"type": "LoadBalancer", "load_balancer_ips": ("2001:db8::9",)}
