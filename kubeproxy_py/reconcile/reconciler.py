@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
+from kubeproxy_py.model.kube_names import server_entry
 from kubeproxy_py.model.policy_marks import MarkRange, marks_by_frontend
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer, mark_server
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
 from kubeproxy_py.plan.plan import make_plan
+from kubeproxy_py.plan.set_roles import frontend_of
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
@@ -167,7 +169,8 @@ class Reconciler:
         """Return the keys to plan: those that are due, and those that must not be left behind by them.
 
         The kernel deletes real servers along with their virtual server.  An address is bound, and a set entry admits
-        a port there, only together with its virtual server: what that waits for may have ceased to matter since.
+        a port there, only together with its virtual server: what that waits for may have ceased to matter since.  So
+        does a set entry go with it: it would admit packets to the host's own port.
         """
         pending = self._state.pending
         due = pending.due(now_s)
@@ -175,12 +178,22 @@ class Reconciler:
             return due
         addresses = {key.entry.partition(",")[0] for key in due if isinstance(key, IpsetEntry)}
         addresses |= {key.address for key in due if isinstance(key, Address)}
-        waiting = pending.waiting if addresses else ()
+        servers = {key for key in due if isinstance(key, VirtualServer)}
+        waiting = pending.waiting if addresses or servers else ()
         at_addresses = [key for key in waiting if isinstance(key, VirtualServer) and key.address in addresses]
-        servers = {*at_addresses, *(key for key in due if isinstance(key, VirtualServer))}
         retried = (*pending.failed, *waiting) if at_addresses else pending.failed
+        servers.update(at_addresses)
         behind = (key for key in retried if isinstance(key, RealServer) and key.virtual_server in servers)
-        return list(dict.fromkeys((*due, *at_addresses, *behind)))
+        return list(dict.fromkeys((*due, *at_addresses, *behind, *self._obsolete_entries(waiting, servers))))
+
+    def _obsolete_entries(self, waiting: Collection[Key], servers: Collection[VirtualServer]) -> list[Key]:
+        """Return the entries among *waiting* that are to go with those of *servers* that are."""
+        desired = self._compiler.desired.rows
+        frontends = {server_entry(server) for server in servers if server not in desired} if waiting else ()
+        if not frontends:
+            return []
+        entries = [key for key in waiting if isinstance(key, IpsetEntry) and key not in desired]
+        return [key for key in entries if frontend_of(key) in frontends]
 
     def _plan_due(self, due: Collection[Key]) -> Plan:
         """Return the steps for the keys *due* and for the real servers draining behind them."""

@@ -48,6 +48,25 @@ def test_real_server_that_is_set_aside_waits_for_its_virtual_server() -> None:
     )
 
 
+def test_entry_that_waited_goes_with_its_virtual_server() -> None:
+    """Its port is to be that of a NodePort, whose entry waits for rules under way, and then of another Service's."""
+    cart = _service("cart", "10.96.0.11", port(30080), type="LoadBalancer", load_balancer_ips=("10.96.0.10",))
+    sync_with_late_rules(
+        [
+            [_service("api", "10.96.0.10", port(80)), _slice("api", "10.244.1.5"), cart],
+            [
+                _service("api", "10.96.0.10", port(30080, node_port=30080), type="NodePort"),
+                ServiceDeleted(name("cart")),
+            ],
+            [
+                _service("api", "10.96.0.10", port(80)),
+                _service("cart", "10.96.0.11", port(80, node_port=30080), type="NodePort"),
+            ],
+        ],
+        [(False, 0, False), (True, 0, False), (False, 0, False)],
+    )
+
+
 def test_local_endpoint_is_met_at_an_address_that_goes() -> None:
     """An externalIP with the policy Local is unbound, because an endpoint has it, when its first endpoint comes."""
     tcp, udp = port(53, label="a"), port(53, "UDP", label="a")
