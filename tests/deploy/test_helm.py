@@ -134,9 +134,17 @@ def test_connection_settings_are_kept_beside_the_kubeconfig() -> None:
 
 def test_settings_of_the_agent_become_flags() -> None:
     settings = "agent.drainDeadline=10m,agent.iptablesBackend=restore,agent.iptablesFlavour=nft,agent.trafficSeries=0"
-    [container] = pod_of(find(chart_objects(f"--set={settings}", "--set=extraArgs={--v=2}"), "DaemonSet"))["containers"]
+    policies = "agent.policies=exact,agent.policyMarkMask=0x3ff,agent.nodePortRange=30000-30999,agent.watchNodes=true"
+    network = "agent.serviceCIDR=10.96.0.0/12\\,fd00:10:96::/108"
+    sets = [f"--set={values}" for values in (settings, policies, network)]
+    [container] = pod_of(find(chart_objects(*sets, "--set=extraArgs={--v=2}"), "DaemonSet"))["containers"]
     flags = (
         "--drain-deadline=10m",
+        "--policies=exact",
+        "--policy-mark-mask=0x3ff",
+        "--service-cidr=10.96.0.0/12,fd00:10:96::/108",
+        "--node-port-range=30000-30999",
+        "--watch-nodes",
         "--iptables-backend=restore",
         "--iptables-flavour=nft",
         "--traffic-series=0",
