@@ -133,7 +133,7 @@ class WatchTurns:
         self.watch = FailoverWatch(random)
         self._connects = connects
         self._registry = registry
-        self._ipvs = ipvs or IpvsAdapter()
+        self._ipvs = ipvs or IpvsAdapter(marks=True)  # with exact policies, pods of this node use those
         self._budget = CpuBudget(READ_SHARE, _BURST_S)
         self._usage_due_s = self._read_due_s = self._publish_due_s = 0.0
 

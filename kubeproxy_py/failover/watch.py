@@ -17,7 +17,7 @@ from kubeproxy_py.failover.connect_schedule import ConnectSchedule
 from kubeproxy_py.failover.endpoint_health import NEW, REACHABLE, Health, Result, Rule, after, fail, given_up, inherited
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.rows import RealServer, Rows, Traffic, VirtualServer
+from kubeproxy_py.model.rows import RealServer, Rows, Traffic, VirtualServer, is_tcp
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.model.time import NEVER
 
@@ -62,12 +62,14 @@ def watched(
     failures: Mapping[Destination, Failure],
 ) -> Watched:
     """Return the Service that wants the rows *parts* and has *slices* as a watched one."""
+    parts = list(parts)
+    specs = {key: spec for part in parts for key, spec in part.items() if isinstance(key, VirtualServer)}
     node_of = {one.address: one.node for part in slices for one in part.endpoints}
     servers: dict[VirtualServer, None] = {}
     nodes: dict[Destination, str] = {}
     for part in parts:
         for key in part:
-            if isinstance(key, RealServer) and key.virtual_server.protocol == "TCP":
+            if isinstance(key, RealServer) and is_tcp(key.virtual_server, specs.get(key.virtual_server)):
                 servers[key.virtual_server] = None
                 node = node_of.get(key.address, "")
                 if node != own_node or not rule.only_nodes:

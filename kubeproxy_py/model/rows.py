@@ -204,6 +204,13 @@ class VirtualServerSpec(Struct, frozen=True, gc=False):
         return f"{self.scheduler}{persistence}{f' netmask {self.netmask}' if self.netmask else ''}"
 
 
+def is_tcp(server: VirtualServer, spec: "Spec") -> bool:
+    """Return whether *server* with *spec* serves a TCP port; of one by firewall mark only the spec tells."""
+    if server.mark:
+        return isinstance(spec, VirtualServerSpec) and not spec.flags & FLAG_NO_DRAINING
+    return server.protocol == "TCP"
+
+
 NOT_LISTED = -1
 """A threshold of which a listing says nothing."""
 

@@ -6,7 +6,7 @@ Invariants:
 
 from collections.abc import Sequence
 
-from kubeproxy_py.model.rows import DRAINING, FLAG_NO_DRAINING, Key, RealServer, Rows, Spec, VirtualServerSpec
+from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, Spec, is_tcp
 from kubeproxy_py.model.steps import Plan, Step
 
 
@@ -21,10 +21,7 @@ def must_drain(key: RealServer, desired: Rows) -> bool:
     As in kube-proxy, only TCP real servers drain; those of UDP and SCTP, and those of a virtual server that is deleted
     as well, are deleted at once.  Of a virtual server by firewall mark its spec tells whether the port is TCP.
     """
-    if key.virtual_server.mark:
-        spec = desired.get(key.virtual_server)
-        return isinstance(spec, VirtualServerSpec) and not spec.flags & FLAG_NO_DRAINING
-    return key.virtual_server.protocol == "TCP" and key.virtual_server in desired
+    return key.virtual_server in desired and is_tcp(key.virtual_server, desired[key.virtual_server])
 
 
 def append_drained_deletes(plan: Plan, drained: Sequence[Step], desired: Rows) -> Plan:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,19 @@ from tests.e2e.serving import serving_cluster
 pytestmark = pytest.mark.kernel
 
 VIP = "10.96.0.20"
+EXTERNAL = "203.0.113.20"
 PODS = ("pod-a1", "pod-a2", "pod-b1", "pod-b2")
 WEB = Port(80, "TCP", 8080)
 OPEN_PORT = Port(80, "TCP", 7777)  # no echo server listens there: the test itself does
 CHECKED = {"health-check": "tcp", "health-check-interval": "1s", "health-check-threshold": "2"}
 WITHIN_S = 90.0  # generous, for a busy machine
+NODE: Object = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "node-a"},
+    "spec": {"podCIDRs": ["10.244.1.0/24"]},
+    "status": {"addresses": [{"type": "InternalIP", "address": BY_NAME["node-a"].ipv4}]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +142,36 @@ def pod_dead(cluster: Cluster, pod: str) -> Iterator[None]:
         yield
     finally:
         shell(cluster[BY_NAME[pod].plugged_into], f"ip link set {BY_NAME[pod].port} up")
+
+
+def test_exact_policies_endpoints_fail_over_for_pods_of_this_node_at_an_external_address(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Clients use the virtual server by firewall mark only, whose counters tell that the Service is used."""
+    served = objects(*PODS)
+    served[0]["spec"] |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
+    served[0]["status"] = {"loadBalancer": {"ingress": [{"ip": EXTERNAL}]}}
+
+    def marked() -> set[str]:
+        """Return the pods of weight 0 behind the virtual server by mark."""
+        listed = run(cluster.node_a, "ipvsadm", "-Ln").partition("FWM")[2]
+        return {pod for pod in PODS if re.search(rf"-> {re.escape(BY_NAME[pod].ipv4)}:\d+\s+Masq\s+0\b", listed)}
+
+    def used_until(condition: Callable[[], bool]) -> None:
+        def holds() -> bool:
+            with suppress(QueryError):
+                query(cluster["pod-a1"], "tcp", EXTERNAL, 80, timeout_s=0.5)
+            return condition()
+
+        wait_until(holds, lambda: run(cluster.node_a, "ipvsadm", "-Ln"), timeout_s=WITHIN_S)
+
+    with agent(cluster, tmp_path, [NODE, *served], "--policies=exact") as started:
+        sample = 'kubeproxy_ipvs_endpoint_checks_total{result="answered"}'
+        used_until(lambda: metric(cluster, sample) >= len(PODS))
+        with node_b_dead(cluster):
+            used_until(lambda: marked() == {"pod-b1", "pod-b2"})
+            started.wait_for("Set endpoints aside")
+        used_until(lambda: not marked())
 
 
 def test_endpoints_of_a_dead_node_get_no_connections_until_they_answer(cluster: Cluster, tmp_path: Path) -> None:

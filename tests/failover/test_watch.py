@@ -5,10 +5,13 @@ from collections.abc import Callable, Collection, Iterable
 
 import pytest
 
+from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.failover.endpoint_health import GIVE_UP_S, Result, Rule
 from kubeproxy_py.failover.watch import USED_S, FailoverWatch, Watched, rule_of, watched
 from kubeproxy_py.model.conditions import Failure
+from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.flows import Destination
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import (
     SERVING,
     Connections,
@@ -20,7 +23,8 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.settings import ServiceSettings, Written
-from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, service
+from kubeproxy_py.net import Protocol
+from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
 
 WEB, API = name("web"), name("api")
 SERVER, API_SERVER = VirtualServer("10.96.0.10", 80, "TCP"), VirtualServer("10.96.0.11", 80, "TCP")
@@ -388,6 +392,22 @@ def test_udp_and_sctp_are_not_checked() -> None:
         rows(VirtualServer("10.96.0.10", 80, "SCTP"), ["10.244.2.5"]),
     ]
     assert watched(TCP, parts, [], HERE, {}) == Watched(TCP, (), {})
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])
+def test_of_virtual_servers_by_mark_those_of_tcp_are_watched(protocol: Protocol) -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
+    ports = (port(protocol=protocol),)
+    compiler.handle_event(ServiceUpserted(service(ports=ports, external_ips=("198.51.100.7",), external_local=True)))
+    for suffix, address in ("1", "10.244.2.5"), ("2", "10.244.2.6"):  # several slices, so parts without the spec
+        part = endpoint_slice(endpoints=[endpoint(address, THERE)], protocol=protocol, suffix=suffix)
+        compiler.handle_event(SliceUpserted(part))
+    compiler.compile()
+    parts = list(compiler.desired.parts_of(name("web")))
+    (by_mark,) = {key for part in parts for key in part if isinstance(key, VirtualServer) and key.mark}
+    made = watched(TCP, parts, [], HERE, {})
+    is_tcp = protocol == "TCP"
+    assert (by_mark in made.servers, bool(made.nodes)) == (is_tcp, is_tcp)
 
 
 def test_all_work_is_bounded_by_what_is_used() -> None:
