@@ -119,6 +119,13 @@ class Compiler:
         if missing:
             self._compile_base_and_chains()
 
+    def holder_of(self, server: VirtualServer) -> ServiceName | None:
+        """Return the Service that has *server*, by address or by firewall mark; None if there is none."""
+        if not server.mark:
+            return self.claims.holder(server)
+        owner = self.marks.owner_of(server)
+        return owner.service if owner else None
+
     def adopt_marks(self, kernel_rows: Rows, mark_range: MarkRange | None) -> None:
         """Know the firewall marks that *kernel_rows* have, before Services are compiled."""
         self.marks.adopt(kernel_rows, mark_range)

@@ -22,7 +22,7 @@ from kubeproxy_py.model.events import Feed, TakenAddresses
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.progress import Drain, RetryState
-from kubeproxy_py.model.rows import Key, RealServer, Rows, Spec
+from kubeproxy_py.model.rows import Key, RealServer, Rows, Spec, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.model.time import NEVER
 
@@ -137,6 +137,7 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
     services: Mapping[ServiceName, Service] = {}
     slices: Mapping[ServiceName, tuple[EndpointSlice, ...]] = {}  # of each Service, in no order
     claims: Claims  # which Service has each frontend, and who else asks for it
+    mark_holders: Mapping[VirtualServer, ServiceName] = {}  # of virtual servers by mark with draining real servers
     refusals: Refusals
     conditions: Mapping[ServiceName, Conditions] = {}  # of endpoints, as this node observed them
     uncompiled: Mapping[ServiceName | None, str] = {}  # whose last change was not compiled, and why; None: Node
@@ -156,6 +157,10 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
     def actual(self) -> Rows:
         """The rows that the kernel is known to have."""
         return self.kernel_rows.rows()
+
+    def holder_of(self, server: VirtualServer) -> ServiceName | None:
+        """Return the Service that has *server*, behind which real servers drain if it is one by mark."""
+        return self.mark_holders.get(server) if server.mark else self.claims.holder(server)
 
     def slices_of(self, service: ServiceName) -> list[EndpointSlice]:
         """Return the slices of *service* in order of their names."""

@@ -101,7 +101,7 @@ def head_of(snapshot: Snapshot) -> State:
 
 
 def _drain_state(snapshot: Snapshot, key: RealServer) -> DrainState:
-    holder, drain = snapshot.claims.holder(key.virtual_server), snapshot.draining[key]
+    holder, drain = snapshot.holder_of(key.virtual_server), snapshot.draining[key]
     return DrainState(
         holder.namespace if holder else "",
         holder.name if holder else "",
@@ -155,7 +155,7 @@ class ServiceList:
             return list(snapshot.services)
         servers = [server for server in snapshot.claims.servers() if server.address == address]
         draining = [key.virtual_server for key in snapshot.draining if key.address == address]
-        holders = (snapshot.claims.holder(server) for server in draining)
+        holders = (snapshot.holder_of(server) for server in draining)
         claimants = (claim.service for server in servers for claim in snapshot.claims.claims_to(server))
         owners = services_with_endpoint(snapshot, AddressTarget(address))
         return {name: None for name in (*claimants, *holders, *owners) if name}.keys()

@@ -227,6 +227,8 @@ class Agent:
         """Return what is known now, which *wall_s* is in seconds since 1970, at the cost of shallow copies."""
         compiler, cluster, state, pending = self.compiler, self.compiler.cluster, self.state, self.state.pending
         claims, parts = compiler.claims.copy(), compiler.desired.parts()
+        drains = state.draining.drains()
+        by_mark = {key.virtual_server for key in drains if key.virtual_server.mark}
         return Snapshot(
             taken_s=now_s,
             wall_s=wall_s,
@@ -238,6 +240,7 @@ class Agent:
             services=cluster.services.copy(),
             slices=cluster.all_slices(),
             claims=claims,
+            mark_holders={server: holder for server in by_mark if (holder := compiler.holder_of(server))},
             conditions=cluster.conditions.copy(),
             refusals=compiler.refusals.copy(claims),
             uncompiled=compiler.failed.copy(),
@@ -247,7 +250,7 @@ class Agent:
             pending=dict.fromkeys(pending.keys),
             retries=dict(pending.retries),
             under_way=dict.fromkeys(pending.under_way),
-            draining=state.draining.drains(),
+            draining=drains,
             unread=dict(state.unread.errors),
             activity=self._activity(),
         )
@@ -367,8 +370,7 @@ class Agent:
 
     def _drain_deadline_s(self, key: RealServer) -> float:
         """Return the deadline that the Service sets, or else that of the configuration."""
-        owner = self.compiler.marks.owner_of(key.virtual_server)
-        holder = owner.service if owner else self.compiler.claims.holder(key.virtual_server)
+        holder = self.compiler.holder_of(key.virtual_server)
         service = self.compiler.cluster.services.get(holder) if holder else None
         own_s = service.settings.drain_deadline_s if service else None
         return self._timing.drain_deadline_s if own_s is None else own_s

@@ -104,7 +104,7 @@ class SlowStarts:
         desired, inherited = self._compiler.desired.rows, dict[ServiceName, dict[Destination, Failure]]()
         for key, spec in kernel_rows.items():
             if isinstance(spec, RealServerSpec) and not spec.weight and isinstance(key, RealServer) and key in desired:
-                name = self._compiler.claims.holder(key.virtual_server)
+                name = self._compiler.holder_of(key.virtual_server)
                 if name and self._is_checked(name):
                     inherited.setdefault(name, {})[key.address, key.port] = Failure(now_s, INHERITED)
         for name, failures in inherited.items():

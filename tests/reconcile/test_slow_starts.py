@@ -1,12 +1,14 @@
 """Agent: weights of new endpoints grow, also across restarts and together with draining and failures."""
 
+from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.events import ServiceDeleted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import Connections, RealServer, RealServerSpec, Rows, VirtualServerSpec
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.model.settings import ServiceSettings, Written
 from kubeproxy_py.model.time import NEVER
-from tests.builders import endpoint_slice, name, service
+from tests.builders import THERE, endpoint, endpoint_slice, name, node_context, service
 from tests.reconcile.harness import SERVER, AgentHarness
 
 OLD, NEW, THIRD = "10.244.1.5", "10.244.1.6", "10.244.1.7"
@@ -17,6 +19,10 @@ CHECKED = (Written("health-check", "kubeproxy-py.io/health-check", "tcp"),)
 def slow(**settings: object) -> Service:
     values = {"scheduler": "wrr", "slow_start_s": DURATION_S, **settings}
     return service(settings=ServiceSettings(**values))  # type: ignore[arg-type]
+
+
+def exact() -> Compiler:
+    return Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
 
 
 def started(*addresses: str, rows: Rows | None = None, one: Service | None = None, **options: object) -> AgentHarness:
@@ -185,6 +191,28 @@ def test_an_endpoint_that_was_set_aside_stays_so_after_a_restart() -> None:
     assert (restarted.applied_steps(), weight(restarted, NEW)) == ([], 0)
     restarted.handle(EndpointFailures(name("web"), {}))
     assert weight(restarted, NEW) == 1
+
+
+def test_an_endpoint_that_was_set_aside_for_clients_inside_only_stays_so_after_a_restart() -> None:
+    one = service(
+        external_ips=("198.51.100.7",),
+        external_local=True,
+        internal_local=True,  # so those of other nodes are behind the virtual server by mark only
+        settings=ServiceSettings(health_check="tcp", written=CHECKED),
+    )
+    pods = SliceUpserted(endpoint_slice(endpoints=[endpoint(OLD), endpoint(NEW, THERE), endpoint(THIRD, THERE)]))
+    harness = AgentHarness(compiler=exact())
+    harness.handle(ServiceUpserted(one), pods)
+    harness.handle(EndpointFailures(name("web"), {(NEW, 8080): Failure(1.0, "")}))
+    restarted = AgentHarness(dict(harness.kernel.rows), compiler=exact())
+    restarted.handle(ServiceUpserted(one), pods)
+    aside = [
+        key
+        for key, spec in restarted.kernel.rows.items()
+        if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and not spec.weight
+    ]
+    assert [(bool(key.virtual_server.mark), key.address) for key in aside] == [(True, NEW)]
+    assert restarted.applied_steps() == []
 
 
 def test_a_resync_from_scratch_keeps_what_is_known_of_failures() -> None:
