@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from kubeproxy_py.kernel import Kernel, RealServerListing
-from kubeproxy_py.model.rows import SERVING, RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import (
+    NOT_LISTED,
+    SERVING,
+    RealServer,
+    RealServerSpec,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+)
 from kubeproxy_py.model.steps import Plan, Step
 from tests.contract.contract import linux_kernel
 
@@ -32,6 +40,15 @@ def kernel() -> Iterator[Kernel]:
         yield kernel
 
 
+def with_weight(weight: int) -> RealServerSpec:
+    """Return the spec as the listing has it: without thresholds."""
+    return RealServerSpec(weight, NOT_LISTED, NOT_LISTED)
+
+
+def listed(rows: Rows) -> Rows:
+    return {key: with_weight(1) for key in rows}
+
+
 def asked(listing: RealServerListing, *, agrees: bool = True) -> dict[VirtualServer, Rows]:
     found: dict[VirtualServer, Rows] = {}
 
@@ -46,14 +63,15 @@ def asked(listing: RealServerListing, *, agrees: bool = True) -> dict[VirtualSer
 def test_of_many_virtual_servers_only_what_has_changed_is_decoded(kernel: Kernel) -> None:
     listing = kernel.real_server_listing()
     assert listing is not None
-    assert asked(listing, agrees=False) == ROWS
-    assert asked(listing) == ROWS
+    everything = {server: listed(rows) for server, rows in ROWS.items()}
+    assert asked(listing, agrees=False) == everything
+    assert asked(listing) == everything
     assert asked(listing) == {}
 
     changed = SERVERS[123]
     key = next(iter(ROWS[changed]))
     assert not kernel.apply(Plan((Step("update", key, RealServerSpec(7), SERVING),))).failures
-    assert asked(listing) == {changed: {**ROWS[changed], key: RealServerSpec(7)}}
+    assert asked(listing) == {changed: {**listed(ROWS[changed]), key: with_weight(7)}}
 
     gone = RealServer(IPV6, "fd00:10:244::5", 8080)
     assert not kernel.apply(Plan((Step("delete", gone, None, SERVING),))).failures

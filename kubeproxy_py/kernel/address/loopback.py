@@ -22,7 +22,7 @@ from struct import Struct as Layout
 
 from msgspec import Struct
 
-from kubeproxy_py.kernel import LOOPBACK, Scope
+from kubeproxy_py.kernel import LOOPBACK, Mark, MarkReader, Scope
 from kubeproxy_py.kernel.address.rtnetlink import HOST_PREFIX, RTA_DST, RTM_GETROUTE, RTMSG, RTN_LOCAL
 from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_u32, u8, u32
@@ -84,6 +84,13 @@ class LoopbackAdapter:
         assert scope == LOOPBACK, scope
         specs = {LoopbackPath(family): self._read(number) for number, family in _FAMILIES.items()}
         return {key: spec for key, spec in specs.items() if spec}
+
+    def mark_readers(self) -> list[MarkReader]:
+        """Return one that reads the paths themselves, which are few."""
+        return [MarkReader(LOOPBACK.kind, self._read_mark)]
+
+    def _read_mark(self) -> dict[str, Mark]:
+        return {LOOPBACK.kind: Mark(LOOPBACK, hash(frozenset(self.read(LOOPBACK).items())))}
 
     def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
         """Apply *steps* and return those that failed.  Raises KernelError if the kernel could not be asked."""

@@ -49,4 +49,4 @@ def test_second_address_of_an_endpoint_is_reported(namespace: Namespace, tmp_pat
 def test_loopback_network_for_node_ports_is_reported(namespace: Namespace, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     with AgentProcess(namespace, folder.path, "--nodeport-addresses=127.0.0.0/8,192.168.3.0/24") as agent:
-        agent.wait_for("nodePortAddresses: 127.0.0.0/8 adds no address: IPVS cannot serve NodePorts on loopback")
+        agent.wait_for("nodePortAddresses: 127.0.0.0/8 adds no address: IPVS serves NodePorts on loopback only")
