@@ -251,8 +251,10 @@ class PacketKernel(CheckedKernel):
         self._by_address: defaultdict[IP, list[Packet]] = defaultdict(list)
         self._by_family: defaultdict[Family, list[Packet]] = defaultdict(list)
         self._unmasqueraded: defaultdict[VirtualServer, set[tuple[str, int]]] = defaultdict(set)
+        self._unmasqueraded_with_rules: defaultdict[VirtualServer, set[tuple[str, int]]] = defaultdict(set)
 
     def begin_sync(self, desired: Rows) -> None:
+        kept_back = {key.address for key in self.desired if isinstance(key, Address) and key not in self.rows}
         super().begin_sync(desired)
         self._lacked_firewall = {family for family in FAMILIES if lacks_firewall(self.before, family)}
         before, after = self.state, State(desired)
@@ -282,6 +284,22 @@ class PacketKernel(CheckedKernel):
             ):
                 if its_fate.endpoints and not its_fate.masqueraded:
                     self._unmasqueraded[packet.server].update(its_fate.endpoints)
+        self._note_kept_back(kept_back)
+
+    def _note_kept_back(self, addresses: set[IP]) -> None:
+        """Note which endpoints clients of *addresses* would meet unmasqueraded if these were bound already.
+
+        They were to be, and are not because rules were refused: as if they had them now.
+        """
+        self._unmasqueraded_with_rules.clear()
+        if not (addresses and self.refused):
+            return
+        rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
+        state = State({**self.before, **rules})
+        for packet in (packet for address in addresses for packet in self._by_address[address]):
+            would_meet = fate(state, packet, is_bound=True)
+            if not would_meet.masqueraded:
+                self._unmasqueraded_with_rules[packet.server].update(would_meet.endpoints)
 
     def end_sync(self) -> None:
         for packet, meeting in self.meetings.items():
@@ -322,7 +340,7 @@ class PacketKernel(CheckedKernel):
             check_still_served(packet, before, found, after)
         if found.result == "served" and not found.masqueraded:
             unanswered = {endpoint for endpoint in found.endpoints if not endpoint[0].startswith(PODS_HERE)}
-            lost = unanswered - self._unmasqueraded[packet.server]
+            lost = unanswered - self._unmasqueraded[packet.server] - self._left_by_fault(packet.server)
             assert not lost, f"{packet} meets {lost} without being masqueraded"
         # A virtual server that goes may be met until it is gone, and for a moment the host's port in its place.
         is_going = packet.port != HOST_PORT and packet.server not in self.desired
@@ -351,6 +369,13 @@ class PacketKernel(CheckedKernel):
         if was_closed != is_closed or (is_closed and after.result != "served"):
             strangers = found.endpoints - (before.endpoints | after.endpoints)
             assert not strangers, f"{packet} meets {strangers}, to which it is closed"
+
+    def _left_by_fault(self, server: VirtualServer) -> set[tuple[str, int]]:
+        """Return the former endpoints of *server*, met unmasqueraded all the same, that a fault refused to remove."""
+        former = self._unmasqueraded_with_rules[server]
+        return {
+            endpoint for endpoint in former if self.refused.get(RealServer(server, *endpoint)) in ("delete", "update")
+        }
 
     def _was_open_by_fault(self, packet: Packet) -> bool:
         """Return whether source ranges closed the frontend of *packet* before the sync, but rules were missing."""

@@ -218,6 +218,19 @@ def test_exemption_whose_rules_were_refused_takes_effect_after_endpoints_went() 
     )
 
 
+def test_endpoint_that_cannot_be_removed_is_met_as_before_at_an_address_that_waited_for_rules() -> None:
+    """Clients outside meet ClusterIPs of a family without pod networks unmasqueraded, whatever the policy."""
+    pods = _slice_here_and_there("web", "fd00:10:244:", "UDP")
+    sync_with_faults(
+        [
+            [_service("web", "fd00:96::13", port(80, "UDP")), pods],
+            [_service("web", "fd00:96::13", port(80, "UDP"), internal_local=True)],
+        ],
+        [["add Ipset .*LOOP-BACK"], ["delete RealServer"]],
+        [61.0, 0.1],
+    )
+
+
 @pytest.mark.xfail(reason="not decided: shut out, as where a range is refused, or the former state until it has rules")
 def test_client_of_new_source_ranges_is_not_shut_out_while_their_rules_are_refused() -> None:
     """The port's protocol changes twice; the entry that closed the first one stays, so that the chain of it does."""
@@ -259,10 +272,10 @@ def _sync_damaged(
     checked.settle()
 
 
-def _slice_here_and_there(text: str, network: str) -> ObjectEvent:
+def _slice_here_and_there(text: str, network: str, protocol: Protocol = "TCP") -> ObjectEvent:
     host = "::5" if "fd00" in network else ".5"
     pods = [endpoint(f"{network}1{host}"), endpoint(f"{network}2{host}", THERE)]
-    return SliceUpserted(endpoint_slice(text, pods))
+    return SliceUpserted(endpoint_slice(text, pods, protocol=protocol))
 
 
 def _balancer(text: str, ranges: tuple[str, ...], **fields: object) -> ObjectEvent:
