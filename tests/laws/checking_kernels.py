@@ -382,21 +382,31 @@ class PacketKernel(CheckedKernel):
         return packet.family in self._lacked_firewall and any(k in self.before for k in closing_entries(packet))
 
     def is_range_refused(self, packet: Packet) -> bool:
-        """Return whether a fault refused a source range of the frontend of *packet*, or the set that is to have it.
+        """Return whether a fault refused a source range of the frontend of *packet*, or what it needs.
 
-        Then its clients are shut out: an entry needs its set, and Linux admits nobody by rules on what is not there.
+        That is the set that is to have it, or the rules on this set.  Then its clients are shut out: an entry needs its
+        set, and rules on it, and what closes a frontend does not wait for what opens it to some.  Who asks for source
+        ranges is rather not served than served to all.
         """
         if not self.refused:
             return False
         frontend = frontend_of(packet)
+        sets = {name for name, its_frontend in self._ranges if its_frontend == frontend}
         return any(
             verb != "delete"
             and (
                 (isinstance(key, IpsetEntry) and key.entry.startswith(f"{frontend},"))
-                or (isinstance(key, Ipset) and (key.name, frontend) in self._ranges)
+                or (isinstance(key, Ipset) and key.name in sets)
+                or (isinstance(key, Chain) and not sets.isdisjoint(self._lacking_sets(key)))
             )
             for key, verb in self.refused.items()
         )
+
+    def _lacking_sets(self, chain: Chain) -> set[str]:
+        """Return the sets on which *chain* is to have rules, and has none."""
+        wanted, found = (rows.get(chain) for rows in (self.desired, self.rows))
+        rules = [spec.rules if isinstance(spec, ChainSpec) else () for spec in (wanted, found)]
+        return referenced_sets(rules[0]) - referenced_sets(rules[1])
 
     def is_refused(self, packet: Packet) -> bool:
         """Return whether a fault refused the virtual server of *packet*, or that what admits packets to it goes."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import pytest
-
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, VirtualServer
 from kubeproxy_py.net import Protocol
 from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
 from tests.laws.checking_kernels import CheckedAgent, failing
+from tests.laws.packets import Packet, fate
 from tests.laws.test_drift_and_lost_sources import Damage, DamagedKernel, delete, exempt
 from tests.laws.test_every_prefix_is_legal import sync_with_faults
 from tests.laws.test_late_rules import sync_with_late_rules
@@ -231,9 +230,11 @@ def test_endpoint_that_cannot_be_removed_is_met_as_before_at_an_address_that_wai
     )
 
 
-@pytest.mark.xfail(reason="not decided: shut out, as where a range is refused, or the former state until it has rules")
-def test_client_of_new_source_ranges_is_not_shut_out_while_their_rules_are_refused() -> None:
-    """The port's protocol changes twice; the entry that closed the first one stays, so that the chain of it does."""
+def test_clients_of_new_source_ranges_are_shut_out_while_the_rules_on_these_are_refused() -> None:
+    """The port's protocol changes twice; the entry that closed the first one stays, and so does the rule on its set.
+
+    So the next entry closes the port at once, while what opens it to some waits, as where a range is refused.
+    """
     kernel = DamagedKernel()
     checked = CheckedAgent(kernel)
 
@@ -252,7 +253,10 @@ def test_client_of_new_source_ranges_is_not_shut_out_while_their_rules_are_refus
     kernel.damage(delete, [Address(ADDRESS)])
     sync("UDP", (), ["delete IpsetEntry .*-FW"])
     sync("UDP", ("203.0.113.250/32",), ["(add|update) Chain .* filter"])
+    clients = [Packet(client, ADDRESS, 80, "udp") for client in ("203.0.113.250", "198.51.100.77")]
+    assert [fate(kernel.state, client).result for client in clients] == ["shut out", "shut out"]
     checked.settle()
+    assert [fate(kernel.state, client).result for client in clients] == ["served", "shut out"]
 
 
 def _sync_damaged(
