@@ -79,5 +79,5 @@ def test_of_many_virtual_servers_only_what_has_changed_is_decoded(kernel: Kernel
 
     added = RealServer(SERVERS[0], "10.244.9.9", 8080)  # the pieces end elsewhere from here on
     assert not kernel.apply(Plan((Step("add", added, SERVING),))).failures
-    assert asked(listing) == {SERVERS[0]: {**ROWS[SERVERS[0]], added: SERVING}}
+    assert asked(listing) == {SERVERS[0]: {**listed(ROWS[SERVERS[0]]), added: with_weight(1)}}
     assert asked(listing) == {}
