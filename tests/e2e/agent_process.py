@@ -37,6 +37,7 @@ FLAGS = (
 INITIAL_LISTS = r'"Received initial list" feed="node"'  # the last line before the first sync
 SYNCED = r'"Synced '
 EVENT = r'"Synced .* since the event'  # not a sync after drift or after draining
+_SETTLED = r'"Synced .*, 0 pending'
 
 # A full compare that takes a second, on a busy machine, delays the next by twenty times that (MAX_CPU_SHARE).
 _TIMEOUT_S = 60.0
@@ -107,6 +108,17 @@ class AgentProcess:
         since = len(self.lines())
         yield
         self.wait_for(pattern, since)
+
+    @contextmanager
+    def settling(self, pattern: str = SYNCED) -> Iterator[None]:
+        """Wait at the end of the `with` as `syncing` does, and then for a sync after which nothing is pending.
+
+        On a busy machine iptables may take longer than a sync waits, and rows that need its rules follow later.
+        """
+        since = len(self.lines())
+        yield
+        synced = self.wait_for(pattern, since)
+        self.wait_for(_SETTLED, self.lines().index(synced, since))
 
     def stop(self, number: signal.Signals) -> tuple[int, float]:
         """Send the signal and wait; return the exit status (-N: killed by signal N) and the seconds until then."""

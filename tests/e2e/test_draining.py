@@ -43,13 +43,13 @@ class Running(NamedTuple):
     folder: Folder
 
     def set_pods(self, vip: str, *pods: str, port: Port = OPEN_PORT, deadline: str = "") -> None:
-        """Set the pods of the Service at *vip*, and its drain deadline annotation, and wait for the sync."""
-        with self.agent.syncing(EVENT):
+        """Set the pods of the Service at *vip*, and its drain deadline annotation, and wait until all is done."""
+        with self.agent.settling(EVENT):
             self.folder.write(vip, objects(vip, *pods, port=port, deadline=deadline))
 
     def delete(self, vip: str) -> None:
-        """Delete the Service at *vip* and wait for the sync."""
-        with self.agent.syncing(EVENT):
+        """Delete the Service at *vip* and wait until all is done."""
+        with self.agent.settling(EVENT):
             self.folder.delete(vip)
 
     def server(self, vip: str, pod: str) -> ListedServer | None:
