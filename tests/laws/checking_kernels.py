@@ -294,7 +294,7 @@ class PacketKernel(CheckedKernel):
         self._unmasqueraded_with_rules.clear()
         if not (addresses and self.refused):
             return
-        rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
+        rules: Rows = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
         state = State({**self.before, **rules})
         for packet in (packet for address in addresses for packet in self._by_address[address]):
             would_meet = fate(state, packet, is_bound=True)
