@@ -11,6 +11,7 @@ Source: k8s.io/utils/net, ParseIPSloppy and ParseCIDRSloppy; RFC 4291, 2.5.5.2 (
 """
 
 import re
+from collections.abc import Iterable
 from ipaddress import ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal
@@ -93,6 +94,18 @@ def special_use(address: IP) -> str:
     family = family_of(address)
     number = int.from_bytes(inet_pton(_SOCKET_FAMILIES[family], address))
     return next((use for use, bits, prefix in _SPECIAL_USES[family] if number >> bits == prefix), "")
+
+
+def by_family(addresses: tuple[IP, ...]) -> dict[Family, IP]:
+    """Return the first address of each family."""
+    return {family_of(address): address for address in reversed(addresses)}
+
+
+def networks_by_family(networks: Iterable[CIDR], families: Iterable[Family]) -> dict[Family, tuple[CIDR, ...]]:
+    """Return the distinct *networks* of each of *families* that has any, in their order."""
+    distinct = dict.fromkeys(networks)
+    found = {family: tuple(cidr for cidr in distinct if family_of(cidr) == family) for family in families}
+    return {family: cidrs for family, cidrs in found.items() if cidrs}
 
 
 def join_host_port(host: str, port: int | str) -> str:

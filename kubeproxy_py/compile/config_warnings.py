@@ -7,12 +7,12 @@ themselves once the Node does.
 from collections.abc import Iterable
 from ipaddress import ip_network
 
-from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, by_family, node_ips, primary_family
+from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, node_ips, primary_family
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MARK_USERS, MarkRange
 from kubeproxy_py.model.services import EndpointSlice, Service
-from kubeproxy_py.net import IP, Family, family_of
+from kubeproxy_py.net import IP, Family, by_family, family_of
 
 
 def node_warnings(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node | None) -> tuple[str, ...]:

@@ -7,16 +7,16 @@ Invariants:
 
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from itertools import chain
 
 from msgspec import Struct, field
 
+from kubeproxy_py.compile.local_pods import if_local, if_not_local, more_local_networks
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE, LoopbackSpec
-from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, by_family, family_of, networks_by_family
 
 
 class NodeContext(Struct, frozen=True, gc=False):
@@ -43,7 +43,7 @@ class NodeContext(Struct, frozen=True, gc=False):
     needs_node: bool = True  # False: without a Node object this host itself takes its place (own_node)
     policy_marks: MarkRange | None = None  # of exact policies; None: kube-proxy's
     loopback_paths: dict[Family, LoopbackSpec] = field(default_factory=dict)  # with exact policies, if configured
-    service_networks: dict[Family, tuple[CIDR, ...]] = field(default_factory=dict)  # with exact policies
+    service_networks: dict[Family, tuple[CIDR, ...]] = field(default_factory=dict)  # of ClusterIPs, with exact policies
     # With exact policies, the matches for packets that pods of this node sent; they are not negated as if_not_local is.
     if_local: dict[Family, tuple[str, ...]] = field(default_factory=dict)
     health_port: int = 0  # of the health server, let through at Service addresses; 0: not
@@ -99,8 +99,8 @@ def make_node_context(
             for family in host.families
         },
         health_check_addresses={family: health_check_addresses(addresses, cidrs, family) for family in host.families},
-        if_not_local={family: match for family in host.families if (match := _if_not_local(config, node, family))},
-        more_local_networks=_more_local_networks(config, host.families),
+        if_not_local={family: match for family in host.families if (match := if_not_local(config, node, family))},
+        more_local_networks=more_local_networks(config, host.families),
         scheduler=config.ipvs.scheduler,
         masquerade_all=config.iptables.masquerade_all,
         masquerade_mark=1 << config.iptables.masquerade_bit,
@@ -108,9 +108,9 @@ def make_node_context(
         missing_extensions=host.missing_extensions,
         needs_node=needs_node,
         policy_marks=settings.policy_marks,
-        if_local=_if_local(config, node, host.families) if settings.policy_marks else {},
+        if_local=if_local(config, node, host.families) if settings.policy_marks else {},
         loopback_paths=loopback,
-        service_networks=_service_networks(settings, host.families) if settings.policy_marks else {},
+        service_networks=networks_by_family(settings.service_cidr, host.families) if settings.policy_marks else {},
         health_port=_health_port(config) if settings.healthz_at_service_addresses else 0,
     )
 
@@ -154,44 +154,6 @@ def node_port_networks(configured: tuple[str, ...], ips: dict[Family, IP]) -> tu
     return tuple(network for value in configured for network in keywords.get(value, [value]))
 
 
-def _if_not_local(config: KubeProxyConfiguration, node: Node | None, family: Family) -> str:
-    """Return the match for packets that no pod of this node sent; "" if pods cannot be recognized."""
-    match config.detect_local_mode:
-        case "BridgeInterface":
-            return f"! -i {config.detect_local.bridge_interface}"
-        case "InterfaceNamePrefix":
-            return f"! -i {config.detect_local.interface_name_prefix}+"
-        case "NodeCIDR":
-            cidrs = node.pod_cidrs if node else ()
-        case _:
-            cidrs = config.cluster_cidr
-    first = by_family(cidrs).get(family)
-    return f"! -s {first}" if first else ""
-
-
-def _if_local(
-    config: KubeProxyConfiguration, node: Node | None, families: tuple[Family, ...]
-) -> dict[Family, tuple[str, ...]]:
-    """Return the matches for packets that pods of this node sent; none of a family if they cannot be recognized.
-
-    Of clusterCIDR, in which the pods of other nodes are, too, only the networks of this node count if they are known.
-    """
-    match config.detect_local_mode:
-        case "BridgeInterface":
-            return dict.fromkeys(families, (f"-i {config.detect_local.bridge_interface}",))
-        case "InterfaceNamePrefix":
-            return dict.fromkeys(families, (f"-i {config.detect_local.interface_name_prefix}+",))
-    own = tuple(dict.fromkeys(node.pod_cidrs)) if node else ()
-    networks = own
-    if config.detect_local_mode == "ClusterCIDR":
-        all_pods = tuple(dict.fromkeys(config.cluster_cidr))
-        networks = tuple(chain.from_iterable(_own_part(all_pods, own, family) for family in families))
-    matches = {
-        family: tuple(f"-s {network}" for network in networks if family_of(network) == family) for family in families
-    }
-    return {family: found for family, found in matches.items() if found}
-
-
 def _loopback_paths(
     cidrs: tuple[CIDR, ...], ips: dict[Family, IP], settings: AgentSettings, families: tuple[Family, ...]
 ) -> dict[Family, LoopbackSpec]:
@@ -206,44 +168,6 @@ def _loopback_paths(
         if any(ip_address(LOOPBACK[family]) in network for network in networks[family])
         and not _is_loopback(ips[family])
     }
-
-
-def _service_networks(settings: AgentSettings, families: tuple[Family, ...]) -> dict[Family, tuple[CIDR, ...]]:
-    """Return the networks from which ClusterIPs are allocated, of each family that has any."""
-    distinct = dict.fromkeys(settings.service_cidr)
-    networks = {family: tuple(cidr for cidr in distinct if family_of(cidr) == family) for family in families}
-    return {family: found for family, found in networks.items() if found}
-
-
-def _own_part(all_pods: tuple[CIDR, ...], own: tuple[CIDR, ...], family: Family) -> tuple[CIDR, ...]:
-    """Return those of *own*, this node's networks, that are in one of *all_pods*; if none is, *all_pods*."""
-    wider = [ip_network(cidr) for cidr in all_pods if family_of(cidr) == family]
-    inside = [
-        cidr
-        for cidr in own
-        if family_of(cidr) == family and any(_is_subnet(ip_network(cidr), network) for network in wider)
-    ]
-    return tuple(inside) or tuple(map(str, wider))
-
-
-def _is_subnet(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
-    return network.prefixlen >= other.prefixlen and network.network_address in other
-
-
-def _more_local_networks(
-    config: KubeProxyConfiguration, families: tuple[Family, ...]
-) -> dict[Family, tuple[CIDR, ...]]:
-    """Return the networks of clusterCIDR after the first of each family; kube-proxy permits none."""
-    if config.detect_local_mode != "ClusterCIDR":
-        return {}
-    distinct = dict.fromkeys(config.cluster_cidr)
-    networks = {family: tuple(cidr for cidr in distinct if family_of(cidr) == family) for family in families}
-    return {family: cidrs[1:] for family, cidrs in networks.items() if len(cidrs) > 1}
-
-
-def by_family(addresses: tuple[IP, ...]) -> dict[Family, IP]:
-    """Return the first address of each family."""
-    return {family_of(address): address for address in reversed(addresses)}
 
 
 def foreign_addresses(addresses: tuple[HostAddress, ...], family: Family) -> tuple[IP, ...]:
