@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 
 from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.conditions import destination_of, set_aside_in
 from kubeproxy_py.events.kube_events import Publish, endpoints_set_aside, nodes_silent
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.rows import RealServer, RealServerSpec
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import join_host_port
 
@@ -73,15 +73,9 @@ class FailureReports:
         return [*named, f"{len(places) - _NAMED_MAX} more"] if len(places) > _NAMED_MAX else named
 
     def _aside_of(self, name: ServiceName) -> frozenset[Destination]:
-        failures = self._compiler.cluster.conditions_of(name).failures
-        if not failures:
-            return frozenset()
-        rows = self._compiler.desired.rows_of(name).items()
-        return frozenset(
-            (key.address, key.port)
-            for key, spec in rows
-            if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and not spec.weight
-        )
+        conditions = self._compiler.cluster.conditions_of(name)
+        aside = set_aside_in(self._compiler.desired.parts_of(name), conditions)
+        return frozenset(map(destination_of, aside))
 
 
 def _joined(places: Iterable[Destination]) -> str:

@@ -63,6 +63,21 @@ def destination_of(key: RealServer) -> Destination:
     return key.address, key.port
 
 
+def set_aside_in(parts: Iterable[Rows], conditions: Conditions) -> dict[RealServer, None]:
+    """Return the real servers among *parts*, desired rows of a Service with *conditions*, that are set aside.
+
+    No other desired real server has the weight 0.
+    """
+    if not conditions.failures:
+        return {}
+    return {
+        key: None
+        for part in parts
+        for key, spec in part.items()
+        if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and not spec.weight
+    }
+
+
 def choose_aside(
     destinations: Iterable[Destination], failures: Mapping[Destination, Failure]
 ) -> frozenset[Destination]:

@@ -1,24 +1,17 @@
 """What this node itself has observed of endpoints, in words: that they are set aside, fail, or start slowly."""
 
+from kubeproxy_py.compile.conditions import set_aside_in
 from kubeproxy_py.diagnose.rows import moment_text
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.model.conditions import FULL_STEP, NO_CONDITIONS
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.rows import RealServer, RealServerSpec
+from kubeproxy_py.model.rows import RealServer
 from kubeproxy_py.model.services import ServiceName
 
 
 def set_aside(snapshot: Snapshot, name: ServiceName) -> dict[RealServer, None]:
     """Return the real servers of the Service *name* that are set aside."""
-    conditions = snapshot.conditions.get(name, NO_CONDITIONS)
-    if not conditions.failures:
-        return {}
-    return {
-        key: None
-        for part in snapshot.parts.get(name, ())
-        for key, spec in part.items()
-        if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and not spec.weight
-    }
+    return set_aside_in(snapshot.parts.get(name, ()), snapshot.conditions.get(name, NO_CONDITIONS))
 
 
 def all_set_aside(snapshot: Snapshot) -> dict[RealServer, None]:
