@@ -37,7 +37,6 @@ def _no_arguments(_parser: ArgumentParser) -> None:
 
 
 _MIN_INTERVAL_S, _MAX_INTERVAL_S = 0.1, 3600
-_PORT_MAX = 65535
 
 
 class Command(NamedTuple):
@@ -330,7 +329,9 @@ def _address(text: str) -> str:
 def _port(text: str) -> int:
     from argparse import ArgumentTypeError
 
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:6]) <= _PORT_MAX):
+    from kubeproxy_py.net import is_port_number
+
+    if not is_port_number(text):
         raise ArgumentTypeError(f"{text[:20]!r} is not a port")
     return int(text)
 

@@ -35,8 +35,11 @@ _MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
 _MAPPED_PREFIX_BITS = 96
 _DOTTED_DECIMAL = re.compile(r"(^|.*:)([0-9]+(?:\.[0-9]+){3})", re.ASCII)
 _TEXT_MAX = 64  # the longest address has 45 characters; leading zeros may add some
-_PORT_MAX = 65535
-_ADDRESS_BITS: dict[Family, int] = {"IPv4": 32, "IPv6": 128}
+
+PORT_MAX = 65535
+ADDRESS_BITS: dict[Family, int] = {"IPv4": 32, "IPv6": 128}
+"""The number of bits of an address: the prefix length of a network of one address."""
+
 _SOCKET_FAMILIES: dict[Family, int] = {"IPv4": AF_INET, "IPv6": AF_INET6}
 _SPECIAL_USES: dict[Family, tuple[tuple[str, int, int], ...]] = {
     # (use, bits after the prefix, prefix); RFC 6890
@@ -108,6 +111,11 @@ def networks_by_family(networks: Iterable[CIDR], families: Iterable[Family]) -> 
     return {family: cidrs for family, cidrs in found.items() if cidrs}
 
 
+def is_port_number(text: str) -> bool:
+    """Return whether *text* is a port from 1 to PORT_MAX, in ASCII digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= _TEXT_MAX and 1 <= int(text) <= PORT_MAX
+
+
 def join_host_port(host: str, port: int | str) -> str:
     """Return ``host:port``, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -139,7 +147,7 @@ def parse_cidr(text: str) -> CIDR:
     bits = int(length)
     if is_ipv6(address) and not is_ipv6(ip):
         bits -= _MAPPED_PREFIX_BITS  # Go counts the length of an IPv4-mapped network from the start of the IPv6 address
-    if not 0 <= bits <= _ADDRESS_BITS[family_of(ip)]:
+    if not 0 <= bits <= ADDRESS_BITS[family_of(ip)]:
         raise ValueError(f"{text[:_TEXT_MAX]!r} has a prefix length that is out of range for its family")
     network = ip_network((ip, bits), strict=False)
     # ip_network prints ``::a00:0/104`` where inet_ntop, and so the kernel readers, print ``::10.0.0.0/104``.
@@ -157,8 +165,8 @@ def parse_socket(text: str, default_port: int) -> SocketAddress:
         address = parse_ip(host)
     except ValueError:
         raise ValueError(f"the host {host!r} is not an IP address") from None
-    if not re.fullmatch(r"\+?[0-9]{1,6}", port) or not 1 <= int(port) <= _PORT_MAX:
-        raise ValueError(f"the port {port!r} is not in 1-{_PORT_MAX}")
+    if not re.fullmatch(r"\+?[0-9]{1,6}", port) or not 1 <= int(port) <= PORT_MAX:
+        raise ValueError(f"the port {port!r} is not in 1-{PORT_MAX}")
     return SocketAddress(address, int(port))
 
 

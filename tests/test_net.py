@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import ip_addresses
 
-from kubeproxy_py.net import parse_cidr, parse_ip
+from kubeproxy_py.net import is_port_number, parse_cidr, parse_ip
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,22 @@ def test_the_canonical_form_is_what_inet_ntop_prints(address: IPv4Address | IPv6
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     family = AF_INET if isinstance(mapped or address, IPv4Address) else AF_INET6
     assert parse_ip(str(address)) == inet_ntop(family, (mapped or address).packed)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_port"),
+    [
+        ("1", True),
+        ("65535", True),
+        ("0080", True),
+        ("0", False),
+        ("65536", False),
+        ("00655359", False),
+        ("", False),
+        ("-1", False),
+        ("٣٠", False),
+        ("1" * 5000, False),
+    ],
+)
+def test_port_number_is_1_to_65535_in_ascii_digits(text: str, *, is_port: bool) -> None:
+    assert is_port_number(text) is is_port

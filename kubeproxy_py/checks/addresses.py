@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.model.finding import Finding
 from kubeproxy_py.model.rows import IPVS_DEVICE
-from kubeproxy_py.net import IPV6_MIN_MTU, family_of, special_use
-
-_ALONE = {"IPv4": 32, "IPv6": 128}  # prefix length of an address without a network
+from kubeproxy_py.net import ADDRESS_BITS, IPV6_MIN_MTU, family_of, special_use
 
 NODE_LOCAL_DNS = "nodelocaldns"
 """The interface of NodeLocal DNSCache."""
@@ -27,7 +25,7 @@ def check_device(situation: Situation) -> Iterator[Finding]:
             f"its MTU is {mtu}, and IPv6 needs {IPV6_MIN_MTU}",
         )
     for host in situation.facts.addresses:
-        if host.interface == IPVS_DEVICE and host.prefix_length not in (0, _ALONE[family_of(host.address)]):
+        if host.interface == IPVS_DEVICE and host.prefix_length not in (0, ADDRESS_BITS[family_of(host.address)]):
             if special_use(host.address) == "link-local":
                 continue  # the kernel's own
             network = f"{host.address}/{host.prefix_length}"

@@ -17,12 +17,11 @@ from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IpsetDefinition
 from kubeproxy_py.model.rows import ChainSpec, Rows, Table
-from kubeproxy_py.net import CIDR, PROTOCOL_NUMBERS, Family
+from kubeproxy_py.net import ADDRESS_BITS, CIDR, PROTOCOL_NUMBERS, Family
 
 _PROTOCOL_NUMBERS = {protocol.lower(): number for protocol, number in PROTOCOL_NUMBERS.items()}
 _LOOPBACK_NETWORK: Mapping[Family, str] = {"IPv4": "127.0.0.0/8", "IPv6": "::1/128"}
 _REJECT_WITH: Mapping[Family, str] = {"IPv4": "icmp-port-unreachable", "IPv6": "icmp6-port-unreachable"}
-_HOST_PREFIX_LENGTH: Mapping[Family, int] = {"IPv4": 32, "IPv6": 128}
 
 
 class NonEmptySets(Struct, frozen=True, gc=False):
@@ -108,7 +107,7 @@ def _node_port_jumps(inputs: _Inputs) -> _Rules:
         yield f"-m addrtype --dst-type LOCAL -j {kube_names.NODE_PORT_CHAIN}"
         return
     for address in inputs.node.node_port_addresses.get(inputs.family, ()):
-        yield f"-d {address}/{_HOST_PREFIX_LENGTH[inputs.family]} -j {kube_names.NODE_PORT_CHAIN}"
+        yield f"-d {address}/{ADDRESS_BITS[inputs.family]} -j {kube_names.NODE_PORT_CHAIN}"
 
 
 def _cluster_ip_masquerade(inputs: _Inputs) -> str:
@@ -230,7 +229,7 @@ def _out_filter(inputs: _Inputs) -> _Rules:
         address, _, protocol_and_port = entry.partition(",")
         protocol, _, port = protocol_and_port.partition(":")
         yield (
-            f"-s {address}/{_HOST_PREFIX_LENGTH[inputs.family]} -m ipvs --vproto {_PROTOCOL_NUMBERS[protocol]} "
+            f"-s {address}/{ADDRESS_BITS[inputs.family]} -m ipvs --vproto {_PROTOCOL_NUMBERS[protocol]} "
             f"--vaddr {address} --vport {port} -j DROP"
         )
 

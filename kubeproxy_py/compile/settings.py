@@ -25,7 +25,7 @@ from kubeproxy_py.model.settings import (
     Weight,
     WeightKey,
 )
-from kubeproxy_py.net import Family
+from kubeproxy_py.net import ADDRESS_BITS, Family
 
 SpecOf = Callable[[Endpoint], RealServerSpec]
 """Returns the spec of the real server of an endpoint."""
@@ -37,7 +37,6 @@ HASHING = ("sh", "mh")
 """The schedulers that hash the client's address, and have flags."""
 
 _FLAGS: Mapping[str, int] = {FALLBACK_FLAG: FLAG_SCHED_1, PORT_FLAG: FLAG_SCHED_2}
-_BITS: Mapping[Family, int] = {"IPv4": 32, "IPv6": 128}
 
 
 class Applied(Struct, frozen=True, gc=False):
@@ -215,6 +214,6 @@ def _real_server_spec(weight: int, max_connections: int) -> RealServerSpec:
 
 def _netmask(family: Family, length: int) -> str:
     """Return the netmask of *length* as VirtualServerSpec has it; "" if each client is one for itself."""
-    if length in (0, _BITS[family]):
+    if length in (0, ADDRESS_BITS[family]):
         return ""
     return str(IPv4Network((0, length)).netmask) if family == "IPv4" else str(length)

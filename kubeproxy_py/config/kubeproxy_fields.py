@@ -22,7 +22,7 @@ from kubeproxy_py.config.fields import (
     read_text,
     split_list,
 )
-from kubeproxy_py.net import CIDR, SocketAddress, parse_cidr, parse_ip, parse_socket, special_use
+from kubeproxy_py.net import CIDR, SocketAddress, is_port_number, parse_cidr, parse_ip, parse_socket, special_use
 
 # Mode, scheduler, feature gates
 
@@ -144,7 +144,6 @@ def _read_node_port_addresses(raw: Any) -> tuple[str, ...]:
 
 NODE_PORT_ADDRESSES = replace(CIDRS, read=_read_node_port_addresses)
 
-_PORT_MAX = 0xFFFF
 _CLUSTER_CIDRS_MAX = 32  # each is a rule that every packet to a ClusterIP traverses
 
 
@@ -159,7 +158,7 @@ def _check_cluster_cidr(networks: tuple[CIDR, ...]) -> None:
 
 def _check_port_range(text: str) -> None:
     first, dash, last = text.partition("-")
-    is_range = dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= _PORT_MAX
+    is_range = dash and is_port_number(first) and is_port_number(last) and int(first) <= int(last)
     if not is_range:
         raise InvalidValue(f"{text}: not a range of ports", "FIRST-LAST, such as 30000-32767")
 

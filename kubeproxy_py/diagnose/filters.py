@@ -10,12 +10,11 @@ from msgspec import Struct
 
 from kubeproxy_py.diagnose.document import ServiceState, VirtualServerState
 from kubeproxy_py.model.services import ServiceName
-from kubeproxy_py.net import IP, parse_ip
+from kubeproxy_py.net import IP, is_port_number, parse_ip
 
 PARAMETERS = ("namespace", "service", "address", "port", "nodePort", "realServers", "connections")
 """The parameters of /v1/status and /v1/state."""
 
-_PORT_MAX = 65535
 _TEXT_MAX = 100  # characters of a parameter that an error quotes
 
 
@@ -110,7 +109,7 @@ def _address(text: str) -> IP:
 def _port(name: str, text: str) -> int:
     if not text:
         return 0
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= _PORT_MAX):
+    if not is_port_number(text):
         raise ParameterError(f"{name}: {text[:20]!r} is not a port")
     return int(text)
 

@@ -16,10 +16,9 @@ from kubeproxy_py.diagnose.target_forms import plain_target
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import ServiceName, ServicePort, SlicePort
-from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, join_host_port, parse_ip
+from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, is_port_number, join_host_port, parse_ip
 
 _NEAREST_MAX = 3
-_PORT_MAX = 65535
 
 
 class UnknownTargetError(Exception):
@@ -106,7 +105,7 @@ def _port_target(text: str, protocol: str) -> PortTarget | None:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:6]) <= _PORT_MAX):
+    if not is_port_number(text):
         raise TargetFormError(f"{text[:20]!r} is not a port")
     return int(text)
 

@@ -14,11 +14,10 @@ from kubeproxy_py.diagnose.target_forms import plain_target
 from kubeproxy_py.diagnose.trace.packet import ICMP
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort
-from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, join_host_port, parse_ip, special_use
+from kubeproxy_py.net import IP, PORT_MAX, PROTOCOL_NUMBERS, is_port_number, join_host_port, parse_ip, special_use
 
 SENDERS = ("outside", "node", "pod")
 _NO_HOSTS = ("multicast", "broadcast", "unspecified")  # uses of addresses that are no host's: not traced
-_PORT_MAX = 65535
 _NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?)/([a-z0-9]([-a-z0-9]*[a-z0-9])?)(?::([-a-zA-Z0-9]+))?")
 _FORMS = "give ADDRESS:PORT[/tcp|udp|sctp], [IPv6]:PORT, ADDRESS/icmp or NAMESPACE/SERVICE[:PORT]"
 _NOT_LISTED = "the Services could not be listed, so it is not known which there are; give ADDRESS:PORT[/tcp|udp|sctp]"
@@ -111,8 +110,8 @@ def _destination(text: str, directory: Directory) -> tuple[IP, int, str]:
         return _only_server(text, address, protocol, directory)
     if "/" in port:
         raise TraceError(f'--to "{text}": "{port.partition("/")[2]}" is no protocol; {_FORMS}')
-    if not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= _PORT_MAX):
-        raise TraceError(f'--to "{text}": the port is not in 1-{_PORT_MAX}; {_FORMS}')
+    if not is_port_number(port):
+        raise TraceError(f'--to "{text}": the port is not in 1-{PORT_MAX}; {_FORMS}')
     return address, int(port), protocol or _protocol_of(address, int(port), directory)
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from kubeproxy_py.kernel.host.sysctl import WriteFailure, read_sysctl, write_sysctl
 from kubeproxy_py.logging_setup import values
+from kubeproxy_py.net import PORT_MAX
 
 _RESERVED = "net/ipv4/ip_local_reserved_ports"
 _RANGE = "net/ipv4/ip_local_port_range"
-_PORT_MAX = 65535
 _TEXT_MAX_BYTES = 1 << 18  # 32,768 single ports; the kernel answers only the first read of the file
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def parse_ports(text: str) -> Iterator[int]:
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
         ports = range(int(first), int(last or first) + 1)
-        if ports.stop > _PORT_MAX + 1:
+        if ports.stop > PORT_MAX + 1:
             raise ValueError(f"{part!r:.64} are no ports")
         yield from ports
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from kubeproxy_py.model.services import Service, ServiceName, ServicePort, ServiceType
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, Protocol, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, PORT_MAX, Family, Protocol, family_of
 from kubeproxy_py.sources.decode.errors import FieldError, quoted, read_cidr, read_each, read_ip, texts_of
 from kubeproxy_py.sources.decode.schema import (
     NO_LABELS,
@@ -31,7 +31,6 @@ from kubeproxy_py.sources.decode.schema import (
 )
 from kubeproxy_py.sources.decode.sharing import share
 
-PORT_MAX = 65535
 AFFINITY_DEFAULT_S = 10800  # core/v1, DefaultClientIPServiceAffinitySeconds
 AFFINITY_MAX_S = 86400  # core/v1, MaxClientIPServiceAffinitySeconds
 _KERNEL_TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits

@@ -24,7 +24,7 @@ from kubeproxy_py.model.settings import (
     WeightKey,
     Written,
 )
-from kubeproxy_py.net import FAMILIES, Family, parse_ip
+from kubeproxy_py.net import ADDRESS_BITS, FAMILIES, Family, parse_ip
 from kubeproxy_py.sources.decode.errors import FieldError, quoted
 
 PREFIX = "kubeproxy-py.io/"
@@ -41,7 +41,6 @@ _WEIGHTS_MAX = 100  # each is looked at for each endpoint
 _UNKNOWN_MAX = 10  # unknown names of one Service that are named
 _CONNECTIONS_MAX = 2**31 - 1
 _TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits
-_PREFIX_MAX: Mapping[Family, int] = {"IPv4": 32, "IPv6": 128}
 _FAMILY_NAMES: Mapping[str, Family] = {family.lower(): family for family in FAMILIES}
 _WEIGHT_KEYS: tuple[WeightKey, ...] = ("address", "node", "own-node", "zone", "own-zone", "others")
 _NAMED_KEYS: tuple[WeightKey, ...] = ("address", "node", "zone")
@@ -117,7 +116,7 @@ def _affinity_prefixes(text: str) -> tuple[tuple[Family, int], ...]:
         family = _FAMILY_NAMES.get(word.lower())
         if family is None or family in prefixes:
             raise _invalid(f"{quoted(part)} is no mask of clients of one family", "such as ipv4/24 or ipv4/24,ipv6/64")
-        prefixes[family] = _whole_number(length, _PREFIX_MAX[family])
+        prefixes[family] = _whole_number(length, ADDRESS_BITS[family])
     return tuple(sorted(prefixes.items()))
 
 
