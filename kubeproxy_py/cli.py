@@ -36,9 +36,6 @@ def _no_arguments(_parser: ArgumentParser) -> None:
     """Add nothing."""
 
 
-_MIN_INTERVAL_S, _MAX_INTERVAL_S = 0.1, 3600
-
-
 class Command(NamedTuple):
     """A command of the command line."""
 
@@ -258,32 +255,20 @@ def _plan(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _plan_arguments(parser: ArgumentParser) -> None:
+    from kubeproxy_py.commands import argument_types
+
     compared = parser.add_mutually_exclusive_group()
     compared.add_argument("--assume-empty", action="store_true", help="compare with a kernel that has no rules yet")
     compared.add_argument(
-        "--kernel-state", type=_file, metavar="FILE",
+        "--kernel-state", type=argument_types.file_name, metavar="FILE",
         help="compare with the kernel state that dump wrote to this file, of any host; -: standard input",
     )  # fmt: skip
-    _add_choice(parser, "-o", "--output", _OUTPUT_FORMATS, "format of the plan")
-    _add_choice(parser, "", "--color", _COLOURS, "colour the plan; auto: on a terminal, unless NO_COLOR is set")
+    argument_types.add_choice(parser, "-o", "--output", _OUTPUT_FORMATS, "format of the plan")
+    argument_types.add_choice(
+        parser, "", "--color", _COLOURS, "colour the plan; auto: on a terminal, unless NO_COLOR is set"
+    )
     parser.add_argument(
         "--hold", action="store_true", help="print a summary as the last line, NODE: ..., and wait for SIGTERM"
-    )
-
-
-def _file(text: str) -> str:
-    from argparse import ArgumentTypeError
-
-    if not text:
-        raise ArgumentTypeError("no file is named")  # by a variable that is not set; not the kernel of this host
-    return text
-
-
-def _add_choice(parser: ArgumentParser, short: str, name: str, values: tuple[str, ...], text: str) -> None:
-    """Add a flag that has one of *values*, the first by default."""
-    names, metavar = filter(None, (short, name)), "|".join(values)
-    parser.add_argument(
-        *names, choices=values, default=values[0], metavar=metavar, help=f"{text} (default {values[0]})"
     )
 
 
@@ -294,46 +279,26 @@ def _status(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _status_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("service", nargs="?", type=_name, metavar="[NAMESPACE/]SERVICE", help="only this Service")
-    parser.add_argument("-n", "--namespace", type=_name, help="only Services of this namespace")
+    from kubeproxy_py.commands import argument_types
+
     parser.add_argument(
-        "--address", type=_address, metavar="IP", help="only where this address is a virtual or a real server"
+        "service", nargs="?", type=argument_types.object_name, metavar="[NAMESPACE/]SERVICE", help="only this Service"
+    )
+    parser.add_argument("-n", "--namespace", type=argument_types.object_name, help="only Services of this namespace")
+    parser.add_argument(
+        "--address",
+        type=argument_types.address,
+        metavar="IP",
+        help="only where this address is a virtual or a real server",
     )
     parser.add_argument(
-        "--port", type=_port, metavar="PORT", help="only where this is a port of a virtual or real server"
+        "--port", type=argument_types.port, metavar="PORT", help="only where this is a port of a virtual or real server"
     )
-    parser.add_argument("--node-port", type=_port, metavar="PORT", help="only this NodePort")
-    _add_choice(parser, "-o", "--output", ("text", "wide", "json", "yaml"), "format; wide has more columns")
+    parser.add_argument("--node-port", type=argument_types.port, metavar="PORT", help="only this NodePort")
+    argument_types.add_choice(
+        parser, "-o", "--output", ("text", "wide", "json", "yaml"), "format; wide has more columns"
+    )
     parser.add_argument("-w", "--watch", action="store_true", help="print again every two seconds, until interrupted")
-
-
-def _name(text: str) -> str:
-    from argparse import ArgumentTypeError
-
-    if not text.strip():
-        raise ArgumentTypeError("no name is given")  # by a variable that is not set; everything would be listed
-    return text
-
-
-def _address(text: str) -> str:
-    from argparse import ArgumentTypeError
-
-    from kubeproxy_py.net import parse_ip
-
-    try:
-        return parse_ip(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
-
-
-def _port(text: str) -> int:
-    from argparse import ArgumentTypeError
-
-    from kubeproxy_py.net import is_port_number
-
-    if not is_port_number(text):
-        raise ArgumentTypeError(f"{text[:20]!r} is not a port")
-    return int(text)
 
 
 def _explain(config_input: ConfigInput, arguments: Namespace) -> int:
@@ -343,13 +308,15 @@ def _explain(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _explain_arguments(parser: ArgumentParser) -> None:
+    from kubeproxy_py.commands import argument_types
+
     parser.add_argument(
         "target",
         metavar="TARGET",
         help="NAMESPACE/SERVICE[:PORT], ADDRESS[:PORT][/PROTOCOL] of a Service, the address or NAMESPACE/NAME of an "
         "endpoint's pod, a NodePort, a URL, or a name of the cluster's DNS",
     )
-    _add_choice(parser, "-o", "--output", ("text", "json", "yaml"), "format")
+    argument_types.add_choice(parser, "-o", "--output", ("text", "json", "yaml"), "format")
 
 
 def _top(config_input: ConfigInput, arguments: Namespace) -> int:
@@ -359,6 +326,7 @@ def _top(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _top_arguments(parser: ArgumentParser) -> None:
+    from kubeproxy_py.commands import argument_types
     from kubeproxy_py.diagnose.rates import SORTS
 
     parser.add_argument(
@@ -369,22 +337,13 @@ def _top_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--real-servers", action="store_true", help="list the real servers of each Service")
     parser.add_argument(
-        "--interval", type=_interval, metavar="SECONDS", help="between samples; default 2, with --once 6"
+        "--interval",
+        type=argument_types.interval_s,
+        metavar="SECONDS",
+        help="between samples; default 2, with --once 6",
     )
     parser.add_argument("--once", action="store_true", help="print the rates of one interval, and exit")
-    _add_choice(parser, "-o", "--output", ("text", "json"), "format, with --once")
-
-
-def _interval(text: str) -> float:
-    from argparse import ArgumentTypeError
-
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not _MIN_INTERVAL_S <= seconds <= _MAX_INTERVAL_S:
-        raise ArgumentTypeError(f"{text[:20]!r} is not a number of seconds from {_MIN_INTERVAL_S} to {_MAX_INTERVAL_S}")
-    return seconds
+    argument_types.add_choice(parser, "-o", "--output", ("text", "json"), "format, with --once")
 
 
 def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
@@ -396,7 +355,9 @@ def _doctor(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _doctor_arguments(parser: ArgumentParser) -> None:
-    _add_choice(parser, "-o", "--output", ("text", "json"), "format of the report")
+    from kubeproxy_py.commands import argument_types
+
+    argument_types.add_choice(parser, "-o", "--output", ("text", "json"), "format of the report")
 
 
 def _trace(config_input: ConfigInput, arguments: Namespace) -> int:
@@ -406,6 +367,8 @@ def _trace(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _trace_arguments(parser: ArgumentParser) -> None:
+    from kubeproxy_py.commands import argument_types
+
     sender, target = "ADDRESS|outside|node|pod", "ADDRESS:PORT[/PROTOCOL]|NAMESPACE/SERVICE[:PORT]"
     parser.add_argument("--from", dest="sender", required=True, metavar=sender, help="who sends the packet")
     parser.add_argument("--to", dest="target", required=True, metavar=target, help="where it is sent")
@@ -415,7 +378,7 @@ def _trace_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kernel", action="store_true", help="trace what the kernel has now, with the rules of other programs"
     )
-    _add_choice(parser, "-o", "--output", ("text", "json"), "format of the trace")
+    argument_types.add_choice(parser, "-o", "--output", ("text", "json"), "format of the trace")
 
 
 def _check(config_input: ConfigInput, arguments: Namespace) -> int:
@@ -438,9 +401,11 @@ def _dump(config_input: ConfigInput, arguments: Namespace) -> int:
 
 
 def _dump_arguments(parser: ArgumentParser) -> None:
+    from kubeproxy_py.commands import argument_types
+
     parser.add_argument(
         "file",
-        type=_file,
+        type=argument_types.file_name,
         metavar="FILE",
         nargs="?",
         default="-",
