@@ -8,7 +8,8 @@ from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 import pytest
 
-from kubeproxy_py.kernel.host.tcp_connects import Answer, Place, TcpConnects
+from kubeproxy_py.kernel.host.tcp_connects import Answer, TcpConnects
+from kubeproxy_py.model.flows import Destination
 
 SHORT_S, LONG_S = 0.05, 30.0
 
@@ -20,13 +21,13 @@ def connects() -> Iterator[TcpConnects]:
     made.close()
 
 
-def place_of(bound: socket.socket) -> Place:
+def place_of(bound: socket.socket) -> Destination:
     address, port = bound.getsockname()[:2]
     return address, port
 
 
 @contextmanager
-def full_listener() -> Iterator[Place]:
+def full_listener() -> Iterator[Destination]:
     """Yield a place whose queue of connections is full, so that Linux drops further SYNs."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -38,7 +39,7 @@ def full_listener() -> Iterator[Place]:
         yield place_of(listener)
 
 
-def ask(connects: TcpConnects, *places: Place) -> dict[Place, Answer]:
+def ask(connects: TcpConnects, *places: Destination) -> dict[Destination, Answer]:
     answers = {place: answer for place in places if (answer := connects.begin(place, LONG_S))}
     while len(answers) < len(places):
         answers.update(connects.results(LONG_S))
@@ -66,7 +67,7 @@ def test_what_does_not_answer_in_time_is_silent_and_delays_nobody(connects: TcpC
         assert connects.begin(silent, 1.0) is None
         lively = place_of(listener)
         assert connects.begin(lively, LONG_S) is None
-        order: list[tuple[Place, Answer]] = []
+        order: list[tuple[Destination, Answer]] = []
         while len(order) < 2:
             order += connects.results(LONG_S)
     assert order == [(lively, "answered"), (silent, "silent")]

@@ -24,7 +24,7 @@ from time import monotonic
 from typing import Literal
 
 from kubeproxy_py.kernel.netlink.families import family_number
-from kubeproxy_py.net import IP
+from kubeproxy_py.model.flows import Destination
 
 Answer = Literal["answered", "refused", "silent", "untried"]
 
@@ -39,9 +39,6 @@ _ANSWERS: dict[int, Answer] = {
     ENETUNREACH: "silent",
 }
 
-Place = tuple[IP, int]
-"""Address and port that is connected to."""
-
 
 class TcpConnects:
     """Connects that are under way, in the network namespace of the thread that begins them; used by one thread.
@@ -51,14 +48,14 @@ class TcpConnects:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._under_way: dict[Place, tuple[socket.socket, float]] = {}  # each with its deadline
+        self._under_way: dict[Destination, tuple[socket.socket, float]] = {}  # each with its deadline
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
 
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def __contains__(self, place: Place) -> bool:
+    def __contains__(self, place: Destination) -> bool:
         return place in self._under_way
 
     def wake(self) -> None:
@@ -66,7 +63,7 @@ class TcpConnects:
         with suppress(BlockingIOError):
             os.write(self._wake_write, b"x")
 
-    def begin(self, place: Place, timeout_s: float) -> Answer | None:
+    def begin(self, place: Destination, timeout_s: float) -> Answer | None:
         """Begin to connect to *place*; return its answer if it is known at once."""
         try:
             connect = socket.socket(family_number(place[0]), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -83,7 +80,7 @@ class TcpConnects:
         connect.close()
         return _ANSWERS.get(error, "untried")
 
-    def results(self, wait_s: float) -> Iterator[tuple[Place, Answer]]:
+    def results(self, wait_s: float) -> Iterator[tuple[Destination, Answer]]:
         """Wait up to *wait_s* for an answer, and yield all that are known, those of connects past their time too."""
         now_s = monotonic()
         deadline_s = min((deadline_s for _, deadline_s in self._under_way.values()), default=now_s + wait_s)
@@ -108,7 +105,7 @@ class TcpConnects:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def _end(self, place: Place) -> None:
+    def _end(self, place: Destination) -> None:
         connect, _ = self._under_way.pop(place)
         self._selector.unregister(connect)
         connect.close()
