@@ -36,6 +36,8 @@ UNWEIGHTED = frozenset((*WEIGHTED_TWINS, "dh"))
 HASHING = ("sh", "mh")
 """The schedulers that hash the client's address, and have flags."""
 
+_OF_HEALTH_CHECK = ("health-check-interval", "health-check-threshold")
+
 _FLAGS: Mapping[str, int] = {FALLBACK_FLAG: FLAG_SCHED_1, PORT_FLAG: FLAG_SCHED_2}
 
 
@@ -82,6 +84,7 @@ def applied(service: Service, context: NodeContext) -> Applied:
     problems += _flag_problems(settings, scheduler)
     slow_start_s, ignored = _slow_start_s(settings, scheduler)
     problems += ignored
+    problems += _tcp_problems(service)
     problems += _health_check_problems(settings, scheduler, flags)
     if not timeout_s:
         why, hint = "has no effect without spec.sessionAffinity: ClientIP", "set it, or remove the annotation"
@@ -182,11 +185,21 @@ def _slow_start_s(settings: ServiceSettings, scheduler: str) -> tuple[float, tup
 
 
 def _health_check_problems(settings: ServiceSettings, scheduler: str, flags: int) -> tuple[SettingProblem, ...]:
-    if settings.health_check == "none" or can_set_aside(scheduler, flags):
+    if settings.health_check == "none":
+        why, hint = "has no effect without health-check: tcp", "set it, or remove the annotation"
+        return _problems(settings, _OF_HEALTH_CHECK, why, hint)
+    if can_set_aside(scheduler, flags):
         return ()
     message = f"has no effect with scheduler {scheduler}, which does not pass over endpoints of weight 0"
     hint = f"set scheduler-flags to {scheduler}-fallback" if scheduler in HASHING else "use another scheduler"
-    return _problems(settings, ("health-check",), message, hint)
+    return _problems(settings, ("health-check", *_OF_HEALTH_CHECK), message, hint)
+
+
+def _tcp_problems(service: Service) -> tuple[SettingProblem, ...]:
+    if not service.ports or any(port.protocol == "TCP" for port in service.ports):
+        return ()
+    names = ["drain-deadline", *(("health-check",) if service.settings.health_check != "none" else ())]
+    return _problems(service.settings, names, "has no effect without a TCP port", "remove the annotation")
 
 
 def _problems(settings: ServiceSettings, names: Collection[str], message: str, hint: str) -> tuple[SettingProblem, ...]:

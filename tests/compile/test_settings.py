@@ -20,10 +20,11 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
-from kubeproxy_py.model.services import Service
+from kubeproxy_py.model.services import Service, ServicePort
 from kubeproxy_py.model.settings import NO_SETTINGS
+from kubeproxy_py.net import Protocol
 from kubeproxy_py.sources.decode.settings import PREFIX, read_settings
-from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, service
+from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
 
 BOTH = ("10.96.0.10", "fd00:96::10")
 SERVER, SERVER_6 = (VirtualServer(address, 80, "TCP") for address in BOTH)
@@ -54,9 +55,14 @@ def spec_of(annotations: dict[str, str], affinity_timeout_s: int = 0, **node: ob
     return spec
 
 
-def ignored(annotations: dict[str, str], affinity_timeout_s: int = 0, **node: object) -> dict[str, str]:
+def ignored(
+    annotations: dict[str, str],
+    affinity_timeout_s: int = 0,
+    ports: tuple[ServicePort, ...] = (port(),),
+    **node: object,
+) -> dict[str, str]:
     """Return the message of each setting that is ignored, by its name without our prefix."""
-    given = annotated(annotations, affinity_timeout_s=affinity_timeout_s)
+    given = annotated(annotations, affinity_timeout_s=affinity_timeout_s, ports=ports)
     refusals = setting_refusals(given, node_context(**node))
     assert all(refusal.reason == SETTING_IGNORED and refusal.hint for refusal in refusals)
     return {one.subject.removeprefix(PREFIX).partition("=")[0]: one.message for one in refusals}
@@ -238,3 +244,31 @@ def test_the_first_and_the_last_endpoint_differ_by_node_and_by_service(slices: i
 def test_the_order_is_the_same_each_time_and_as_given_where_the_node_is_unknown() -> None:
     assert order("node-a") == order("node-a")
     assert order("") == sorted(order(""))
+
+
+# Health checks
+
+
+OF_HEALTH_CHECK = {"health-check-interval": "2s", "health-check-threshold": "5"}
+
+
+@pytest.mark.parametrize("health_check", [{}, {"health-check": "none"}])
+def test_what_belongs_to_a_health_check_is_ignored_without_one(health_check: dict[str, str]) -> None:
+    message = "has no effect without health-check: tcp; ignored"
+    assert ignored({**health_check, **OF_HEALTH_CHECK}) == dict.fromkeys(OF_HEALTH_CHECK, message)
+
+
+def test_health_check_is_ignored_with_all_that_belongs_to_it_where_nothing_can_be_set_aside() -> None:
+    given = {"health-check": "tcp", **OF_HEALTH_CHECK}
+    assert ignored(given) == {}
+    message = "has no effect with scheduler dh, which does not pass over endpoints of weight 0; ignored"
+    assert ignored({"scheduler": "dh", **given}) == dict.fromkeys(given, message)
+
+
+@pytest.mark.parametrize("protocol", ["UDP", "SCTP"])
+def test_settings_of_tcp_are_ignored_without_a_tcp_port(protocol: Protocol) -> None:
+    given = {"health-check": "tcp", "drain-deadline": "30s", "max-connections": "5"}
+    message = "has no effect without a TCP port; ignored"
+    expected = dict.fromkeys(("health-check", "drain-deadline"), message)
+    assert ignored(given, ports=(port(protocol=protocol),)) == expected
+    assert ignored(given, ports=(port(protocol=protocol), port(81))) == {}
