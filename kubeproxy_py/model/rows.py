@@ -28,6 +28,7 @@ FLAG_NO_DRAINING = FLAG_SCHED_3
 
 The kernel keeps no protocol of them, and this must be known after a restart, too.
 """
+_FLAG_NAMES = (FLAG_SCHED_1, "fallback"), (FLAG_SCHED_2, "port"), (FLAG_SCHED_3, "flag-3")  # of schedulers
 
 
 class Key(Struct, frozen=True, gc=False, order=True, cache_hash=True):
@@ -201,7 +202,9 @@ class VirtualServerSpec(Struct, frozen=True, gc=False):
 
     def __str__(self) -> str:
         persistence = f" persistent {self.persistence_s}" if self.persistence_s else ""
-        return f"{self.scheduler}{persistence}{f' netmask {self.netmask}' if self.netmask else ''}"
+        names = ",".join(name for flag, name in _FLAG_NAMES if self.flags & flag)
+        flags = f" flags {names}" if names else ""
+        return f"{self.scheduler}{flags}{persistence}{f' netmask {self.netmask}' if self.netmask else ''}"
 
 
 def is_tcp(server: VirtualServer, spec: "Spec") -> bool:

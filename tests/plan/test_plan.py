@@ -2,6 +2,9 @@
 
 from kubeproxy_py.model.rows import (
     DRAINING,
+    FLAG_NO_DRAINING,
+    FLAG_SCHED_1,
+    FLAG_SCHED_2,
     SERVING,
     Address,
     Chain,
@@ -14,11 +17,12 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
     VirtualServerSpec,
+    mark_server,
 )
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.plan.ownership import filter_owned, filter_removable
 from kubeproxy_py.plan.plan import make_plan, merge_rules
-from kubeproxy_py.plan.render import plan_json, plan_text
+from kubeproxy_py.plan.render import plan_json, plan_text, step_lines
 
 SERVER = VirtualServer("10.96.0.10", 80, "TCP")
 OLD, NEW = RealServer(SERVER, "10.1.0.5", 8080), RealServer(SERVER, "10.1.0.7", 8080)
@@ -161,3 +165,13 @@ def test_plan_as_json() -> None:
 def test_keys_of_different_kinds_are_never_equal() -> None:
     same: list[Key] = [Link("x"), Address("x"), Sysctl("x")]
     assert len(set(same)) == len(same)
+
+
+def test_plan_text_names_the_flags_of_a_scheduler() -> None:
+    server = VirtualServer("10.96.0.10", 80, "TCP")
+    before, after = VirtualServerSpec("mh", FLAG_SCHED_2), VirtualServerSpec("mh", FLAG_SCHED_1 | FLAG_SCHED_2)
+    (line,) = step_lines(Step("update", server, after, before))
+    assert line == "~ VirtualServer 10.96.0.10:80/TCP  (mh flags port -> mh flags fallback,port)"
+    by_mark = VirtualServerSpec("sh", FLAG_SCHED_1 | FLAG_NO_DRAINING)
+    (line,) = step_lines(Step("add", mark_server("IPv4", 0x2001), by_mark))
+    assert line == "+ VirtualServer IPv4 fwmark 0x2001  (sh flags fallback,flag-3)"
