@@ -172,7 +172,7 @@ class EndpointState(Document, frozen=True):
     family: str
     address: str
     port: int  # 0: it has no such port
-    serves: tuple[str, ...]  # the kinds of addresses at which it gets new connections
+    serves: tuple[str, ...]  # the kinds of addresses at which it gets new connections, also from this node only
     reason: str  # why it does, or does not
     pod: str = ""
     node: str = ""

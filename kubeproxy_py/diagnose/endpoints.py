@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from kubeproxy_py.compile.binding import FrontendKind
+from kubeproxy_py.compile.frontends import external_local
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import select_endpoints
 from kubeproxy_py.compile.topology import (
@@ -18,8 +21,12 @@ from kubeproxy_py.diagnose.document import EndpointState
 from kubeproxy_py.diagnose.services import KIND_NAMES, is_local_policy
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.model.flows import Destination
+from kubeproxy_py.model.rows import RealServer, RealServerSpec
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, Service, ServicePort
 from kubeproxy_py.net import FAMILIES, IP, Family, family_of
+
+INSIDE = "external addresses from this node"
+"""What an endpoint serves that only clients of this node reach at external addresses."""
 
 _Kinds = Sequence[FrontendKind]
 
@@ -30,15 +37,38 @@ def endpoint_states(
     """Yield each endpoint of *service* for each of its ports that *is_meant*, in each family that has addresses."""
     slices, kinds = snapshot.slices_of(service.name), _kinds_by_family(snapshot, service)
     observed = _Observed(snapshot, service) if service.name in snapshot.conditions else None
+    inside = _inside(snapshot, service)
     for family in FAMILIES:
         for port in service.ports:
             if family in kinds and is_meant(port):
-                yield from _states_of_port(service, port, family, slices, kinds[family], snapshot.context, observed)
+                states = _states_of_port(service, port, family, slices, kinds[family], snapshot.context, observed)
+                yield from (_with_inside(state, inside) for state in states)
     for part in slices:
         if part.family not in kinds:
             for endpoint, pod in zip(part.endpoints, part.pod_names(), strict=False):
                 reason = f"the Service has no {part.family} address"
                 yield _state(ServicePort("", "TCP", 0), part, endpoint, pod, 0, (), reason)
+
+
+def _inside(snapshot: Snapshot, service: Service) -> frozenset[Destination]:
+    """Return the endpoints that clients of this node reach by firewall mark, with exact policies."""
+    if not snapshot.context.policy_marks or not external_local(service):
+        return frozenset()
+    return frozenset(
+        (key.address, key.port)
+        for part in snapshot.parts.get(service.name, ())
+        for key, spec in part.items()
+        if isinstance(key, RealServer) and key.virtual_server.mark and isinstance(spec, RealServerSpec) and spec.weight
+    )
+
+
+def _with_inside(state: EndpointState, inside: frozenset[Destination]) -> EndpointState:
+    """Return *state*, which tells of clients of this node if it is for them only that it serves external addresses."""
+    external = {KIND_NAMES[kind] for kind in FrontendKind if kind is not FrontendKind.CLUSTER_IP}
+    if (state.address, state.port) not in inside or external.intersection(state.serves):
+        return state
+    reason = f"{state.reason}; clients of this node reach it at external addresses (exact policies)"
+    return replace(state, serves=(*state.serves, INSIDE), reason=reason)
 
 
 class _Observed:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 from kubeproxy_py.compile.desired import BASE, CHAINS
+from kubeproxy_py.diagnose.conditions import condition_text, set_aside
 from kubeproxy_py.diagnose.document import (
     VERSION,
     ClaimState,
@@ -82,6 +83,12 @@ def _explain_service(
 ) -> ServiceExplanation:
     service = snapshot.services[name]
     state = _narrowed(view.state(name, connections), scope, service)
+    if scope.endpoint and snapshot.context.policy_marks:  # it may be behind virtual servers by mark only
+        by_mark = {
+            key.virtual_server for part in snapshot.parts.get(name, ()) for key in part if _is_inside(key, scope)
+        }
+    else:
+        by_mark = set[VirtualServer]()
     servers = [
         VirtualServer(server.address, server.port, server.protocol)  # type: ignore[arg-type]
         for server in state.virtual_servers
@@ -92,9 +99,13 @@ def _explain_service(
     return ServiceExplanation(
         state,
         tuple(endpoints),
-        tuple(_rows_of(snapshot, name, servers, scope.endpoint)),
+        tuple(_rows_of(snapshot, name, {*servers, *by_mark}, scope.endpoint)),
         tuple(_claims(snapshot, servers)),
     )
+
+
+def _is_inside(key: Key, scope: Scope) -> bool:
+    return isinstance(key, RealServer) and key.virtual_server.mark != 0 and key.address == scope.endpoint
 
 
 def _narrowed(state: ServiceState, scope: Scope, service: Service) -> ServiceState:
@@ -212,6 +223,7 @@ def _problems(snapshot: Snapshot, services: Sequence[ServiceExplanation], scope:
         meant = not_served_text(snapshot.services[ServiceName(one.service.namespace, one.service.name)])
         yield from (f"{name}: {text}" for text in _server_problems(one.service))
         yield from (f"{name}: endpoint {text}" for text in _aside_texts(one.service))
+        yield from (f"{name}: endpoint {text}" for text in _aside_by_mark(snapshot, one))
         yield from (f"{name}: {note}" for note in one.service.notes if note != meant)
         yield from (f"{name}: {row.kind} {row.key}: {row.error}" for row in one.rows if row.error)
         if scope.endpoint and not any(endpoint.serves for endpoint in one.endpoints):
@@ -236,6 +248,20 @@ def _aside_texts(service: ServiceState) -> Iterable[str]:
     reals = (real for server in service.virtual_servers for real in server.real_servers or ())
     aside = (real for real in reals if real.status == "set aside")
     return dict.fromkeys(f"{_at(real.address, real.port)}: {real.condition}" for real in aside)
+
+
+def _aside_by_mark(snapshot: Snapshot, one: ServiceExplanation) -> Iterable[str]:
+    """Return each endpoint of *one* that is set aside behind virtual servers by mark only, with the reason."""
+    name = ServiceName(one.service.namespace, one.service.name)
+    aside = set_aside(snapshot, name)
+    named = {(key.address, key.port) for key in aside if not key.virtual_server.mark}
+    listed = {row.key for row in one.rows} if aside else set[str]()
+    places = {(key.address, key.port): None for key in aside if str(key) in listed}
+    return [
+        f"{_at(*place)}: {condition_text(snapshot, name, place, is_aside=True)}"
+        for place in places
+        if place not in named
+    ]
 
 
 def _row_problems(rows: Iterable[RowState]) -> Iterator[str]:

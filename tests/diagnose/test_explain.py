@@ -18,11 +18,13 @@ from kubeproxy_py.diagnose.targets import (
     UnknownTargetError,
     parse_target,
 )
+from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.events import NodeUpserted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Endpoint, EndpointSlice
+from kubeproxy_py.model.settings import ServiceSettings
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
 from tests.diagnose.view import agent_with, explained, snapshot_of, snapshot_with
 from tests.reconcile.harness import AgentHarness
@@ -364,3 +366,26 @@ def test_rows_of_exact_policies_belong_to_the_service_whose_frontends_lead_there
     assert "PolicyEntry" in {row.kind for row in address.rows}
     (inner,) = explained(snapshot_of(harness), "10.96.0.10").services
     assert "PolicyEntry" not in {row.kind for row in inner.rows}
+
+
+def test_endpoint_that_only_clients_of_this_node_reach_is_explained_as_such() -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
+    one = service(
+        external_ips=("198.51.100.7",),
+        external_local=True,
+        internal_local=True,
+        settings=ServiceSettings(health_check="tcp"),
+    )
+    pods = [endpoint(), endpoint("10.244.2.5", THERE)]
+    harness = agent_with(one, endpoint_slice(endpoints=pods), harness=AgentHarness(compiler=compiler))
+    explanation = explained(snapshot_of(harness), "10.244.2.5")
+    assert explanation.problems == ()
+    (far,) = explanation.services[0].endpoints
+    assert far.serves == ("external addresses from this node",)
+    assert "RealServer" in {row.kind for row in explanation.services[0].rows}
+
+    harness.handle(EndpointFailures(name("web"), {("10.244.2.5", 8080): Failure(1.0, "silent")}))
+    for target in ("shop/web", "10.244.2.5"):
+        problems = explained(snapshot_of(harness), target).problems
+        assert any("endpoint 10.244.2.5:8080: set aside: silent" in problem for problem in problems), target
+    assert not any("set aside" in problem for problem in explained(snapshot_of(harness), "10.96.0.10").problems)
