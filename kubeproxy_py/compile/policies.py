@@ -1,6 +1,6 @@
 """The rows of exact policies: what a Service port needs besides those that kube-proxy makes (docs/policies.md).
 
-IPVS has one list of real servers for each virtual server, whoever asks.  So a frontend with externalTrafficPolicy Local
+IPVS has one list of real servers for each virtual server, for all clients.  A frontend with externalTrafficPolicy Local
 has a second virtual server, by firewall mark, with the endpoints of the whole cluster; pods of this node and the node
 itself are led there by the mark that a set gives to their packets.  What no endpoint on this node serves is dropped for
 all others.

@@ -48,12 +48,12 @@ class Scope:
 
     @property
     def names_port(self) -> bool:
-        """Return whether the target names a port of its Service."""
+        """Whether the target names a port of its Service."""
         target = self.target
         return isinstance(target, ServiceTarget) and not self.endpoint and bool(target.port or target.protocol)
 
     def means(self, port: ServicePort) -> bool:
-        """Return whether the target names *port* of a Service in scope, or does not say which."""
+        """Return whether the target names *port* of a Service in scope, or names none."""
         return not self.names_port or (isinstance(self.target, ServiceTarget) and is_meant(self.target, port))
 
     def _find_service(self, snapshot: Snapshot, target: ServiceTarget) -> None:

@@ -7,7 +7,7 @@ nothing is known: the way to all of them may be broken, or answers may not pass 
 Linux updates these counters every two seconds.
 
 Invariants:
-- A virtual server with real servers of other forwarding methods than masquerading tells nothing: their answers do not
+- A virtual server with real servers of other forwarding methods than masquerading shows nothing: their answers do not
   pass this node.
 - A reset alone is no answer of a program: it has no more than the headers of IP and TCP.
 """
@@ -34,7 +34,7 @@ class Seen(Struct, frozen=True, gc=False):
 
 
 def client_results(before: Reading, after: Reading) -> dict[Destination, Seen]:
-    """Return what clients got between two readings, of those endpoints of which it tells something."""
+    """Return what clients got between two readings, of those endpoints of which it is known."""
     by_server: dict[VirtualServer, dict[RealServer, Traffic]] = {}
     mixed: set[VirtualServer] = set()
     for key, counters in after.items():
@@ -72,7 +72,7 @@ def _add_results(results: dict[Destination, Seen], new: Iterable[tuple[RealServe
 
 
 def _difference(before: Traffic, after: Traffic) -> Traffic:
-    """Return what was counted meanwhile; what is negative, because the kernel began again at 0, tells nothing."""
+    """Return what was counted meanwhile; what is negative, because the kernel began again at 0, shows nothing."""
     return Traffic(
         after.connections - before.connections,
         after.received_packets - before.received_packets,

@@ -60,7 +60,7 @@ def after(health: Health, result: Result, rule: Rule, now_s: float) -> Health:
     """Return the state after *result* at *now_s*."""
     if _is_success(health, result, rule):
         return _after_success(health, result)
-    if result in (Result.SERVES, Result.REFUSES):  # tells nothing about a program that does not listen
+    if result in (Result.SERVES, Result.REFUSES):  # no evidence about a program that does not listen
         return health
     if result is Result.SILENT and not health.is_reachable:
         return health

@@ -2,7 +2,7 @@
 
 Invariants:
 - An endpoint is at step 1 when it is new, and at FULL_STEP *duration_s* later.
-- What was read from the kernel at start tells how far each is, so a restart neither slows nor hastens one.
+- How far each is follows at start from the kernel's weights, so a restart neither slows nor hastens one.
 """
 
 from collections.abc import Collection, Mapping
