@@ -19,11 +19,11 @@ from kubeproxy_py.diagnose.endpoints import endpoint_states
 from kubeproxy_py.diagnose.remedies import remedies
 from kubeproxy_py.diagnose.rows import row_state, time_text
 from kubeproxy_py.diagnose.scope import Scope, awaited_text
+from kubeproxy_py.diagnose.service_notes import not_served_text
 from kubeproxy_py.diagnose.services import (
     KIND_NAMES,
     ConnectionCounts,
     ServiceView,
-    not_served_text,
     owned_rows,
 )
 from kubeproxy_py.diagnose.snapshot import Snapshot

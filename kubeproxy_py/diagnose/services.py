@@ -5,7 +5,7 @@ Invariants:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -23,8 +23,8 @@ from kubeproxy_py.diagnose.document import (
     VirtualServerStatus,
 )
 from kubeproxy_py.diagnose.rows import moment_text, row_status, trouble_text
+from kubeproxy_py.diagnose.service_notes import may_have_notes, notes_of
 from kubeproxy_py.diagnose.snapshot import Snapshot
-from kubeproxy_py.model.refusal import grouped
 from kubeproxy_py.model.rows import (
     Address,
     Connections,
@@ -50,7 +50,6 @@ WORST_FIRST: tuple[VirtualServerStatus, ...] = ("failing", "stale", "pending", "
 """The states of virtual servers in the order in which they are listed."""
 
 _RANK = {status: rank for rank, status in enumerate(WORST_FIRST)}
-_NOTE_ROWS_MAX = 3  # rows of a Service that are named in one note
 
 _NO_REASON = Unserved("", "")
 
@@ -99,7 +98,9 @@ class ServiceView:
         detail = _Detail(snapshot.parts.get(name, ()), pods, connections, lists_real_servers)
         states = [self._server(service, server, desired.get(server, ()), detail) for server in servers]
         settings = settings_in_force(service, snapshot.context) if states else {}
-        notes = tuple(self._notes(service)) if self._may_have_notes(service) else ()
+        has_refusals = name in self._with_refusals
+        has_notes = may_have_notes(snapshot, service, has_refusals=has_refusals)
+        notes = tuple(notes_of(snapshot, service, has_refusals=has_refusals)) if has_notes else ()
         return ServiceState(name.namespace, name.name, service.type, tuple(states), notes, settings)
 
     def orphans(self, connections: ConnectionCounts | None = None, *, lists_real_servers: bool = True) -> ServiceState:
@@ -303,53 +304,11 @@ class ServiceView:
             self._condition(key),
         )
 
-    def _may_have_notes(self, service: Service) -> bool:
-        """Return whether there may be notes of *service*; at 10,000 Services most have none."""
-        snapshot, name = self.snapshot, service.name
-        return bool(
-            snapshot.pending
-            or service.problems
-            or name in snapshot.uncompiled
-            or name in self._with_refusals
-            or not_served_text(service)
-            or [part for part in snapshot.slices.get(name, ()) if part.problems]
-        )
-
     def _condition(self, key: RealServer) -> str:
         holder = self.snapshot.claims.holder(key.virtual_server) if self.snapshot.conditions else None
         if not holder:
             return ""
         return condition_text(self.snapshot, holder, (key.address, key.port), is_aside=key in self._aside)
-
-    def _notes(self, service: Service) -> Iterator[str]:
-        """Yield what else is to be known of *service*."""
-        snapshot, name = self.snapshot, service.name
-        if text := not_served_text(service):
-            yield text
-        if name in snapshot.uncompiled:
-            yield f"internal error (please report), its last rows stay: {snapshot.uncompiled[name]}"
-        yield from service.problems
-        for part in snapshot.slices_of(name):
-            yield from (f"EndpointSlice {part.name.name}: {problem}" for problem in part.problems)
-        if name in self._with_refusals:
-            yield from (f"{one.reason}: {one.subject}: {one.message}" for one in grouped(snapshot.refusals.of(name)))
-        yield from self._row_notes(name)
-
-    def _row_notes(self, name: ServiceName) -> Iterator[str]:
-        """Yield the rows of the Service *name* that wait and are neither servers nor addresses."""
-        pending = self.snapshot.pending
-        if not pending:
-            return
-        waiting = [
-            key
-            for part in self.snapshot.parts.get(name, ())
-            for key in part.keys() & pending.keys()
-            if not isinstance(key, VirtualServer | RealServer | Address)
-        ]
-        for key in sorted(waiting)[:_NOTE_ROWS_MAX]:
-            yield f"{type(key).__name__} {key}: {trouble_text(self.snapshot, key)}"
-        if len(waiting) > _NOTE_ROWS_MAX:
-            yield f"{len(waiting) - _NOTE_ROWS_MAX:,} more rows wait"
 
 
 _REAL_SERVER_RANK: Mapping[RealServerStatus, int] = {
@@ -359,15 +318,6 @@ _REAL_SERVER_RANK: Mapping[RealServerStatus, int] = {
     "draining": 3,
     "serving": 4,
 }
-
-
-def not_served_text(service: Service) -> str:
-    """Return why nothing of *service* is served here, as it is meant to be; "" if something is."""
-    if service.proxy_name is not None:
-        return f"another proxy serves it (label service.kubernetes.io/service-proxy-name={service.proxy_name})"
-    if service.type == "ExternalName":
-        return "type ExternalName: there is nothing to serve"
-    return "" if service.cluster_ips else "it has no ClusterIP (headless): there is nothing to serve"
 
 
 def rank(state: ServiceState) -> tuple[int, str, str]:
