@@ -2,43 +2,17 @@
 
 Invariants:
 - A check is a row here, with every reason that it can find.
-- What a check needs and could not be read makes it unknown, not well; what it finds all the same counts.
-- A check that had nothing to compare with says so (``blind``), and is unknown, too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
-
-from msgspec import Struct
+from collections.abc import Iterable
 
 from kubeproxy_py.checks import addresses, api_server, bridges, programs, rights, rules, settings, support
+from kubeproxy_py.checks.check import Check
 from kubeproxy_py.checks.conntrack import check_conntrack, conntrack_seen
 from kubeproxy_py.checks.identity import check_identity, node_blind, node_seen
 from kubeproxy_py.checks.kernel import check_kernel, kernel_blind, kernel_seen
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.model.finding import Finding
-from kubeproxy_py.model.host_facts import Part
-
-State = Literal["ok", "warning", "error", "unknown"]
-"""What came of a check; *unknown*: it could not look."""
-
-
-def _nothing(_situation: Situation) -> str:
-    return ""
-
-
-class Check(Struct, frozen=True, gc=False, kw_only=True):
-    """One check of this host."""
-
-    name: str
-    about: str  # what is looked at, as a question
-    find: Callable[[Situation], Iterator[Finding]]
-    reasons: tuple[str, ...]  # of its findings
-    needs: tuple[Part, ...] = ()  # parts of the facts, without which it cannot say that all is well
-    blind: Callable[[Situation], str] = _nothing  # why nothing was compared, although no part is unread; "": it was
-    seen: Callable[[Situation], str] = _nothing  # what was seen, where all is well
-    is_resident: bool = False  # whether the running agent reports it, too
-
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -283,35 +257,6 @@ REASONS: tuple[str, ...] = tuple(reason for check in RESIDENT for reason in chec
 """Every reason that the running agent reports, so that a metric shows 0 before the first one."""
 
 
-class Diagnosis(Struct, frozen=True, gc=False):
-    """What came of one check."""
-
-    check: Check
-    state: State
-    findings: tuple[Finding, ...] = ()
-    unread: str = ""  # why it could not look, or not everywhere
-    seen: str = ""
-
-
 def run_checks(situation: Situation, checks: Iterable[Check] = RESIDENT) -> tuple[Finding, ...]:
     """Return what *checks* find."""
     return tuple(finding for check in checks for finding in check.find(situation))
-
-
-def diagnose(check: Check, situation: Situation) -> Diagnosis:
-    """Return what comes of *check*."""
-    findings = tuple(check.find(situation))
-    missing = dict.fromkeys(f"{part}: {situation.unread[part]}" for part in check.needs if part in situation.unread)
-    unread = "; ".join(missing) or check.blind(situation)
-    states: list[State] = [finding.severity for finding in findings]
-    if unread:
-        states.append("unknown")
-    return Diagnosis(check, worst(states), findings, unread, check.seen(situation))
-
-
-def worst(states: Iterable[State]) -> State:
-    """Return the worst of *states*; what is wrong is worse than what is not known."""
-    return max(states, key=_ORDER.index, default="ok")
-
-
-_ORDER: tuple[State, ...] = ("ok", "warning", "unknown", "error")

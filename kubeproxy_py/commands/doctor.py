@@ -9,7 +9,8 @@ from time import time
 
 from msgspec.structs import replace
 
-from kubeproxy_py.checks.all_checks import CHECKS, Check, Diagnosis, diagnose
+from kubeproxy_py.checks.all_checks import CHECKS
+from kubeproxy_py.checks.check import Check, Diagnosis, diagnose
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.commands.doctor_report import exit_status, report_json, summary_text, text_of
 from kubeproxy_py.commands.doctor_situation import host_situation

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
-from kubeproxy_py.checks.all_checks import Diagnosis, State, worst
+from kubeproxy_py.checks.check import Diagnosis, State, worst
 from kubeproxy_py.commands.exit_status import COULD_NOT_LOOK, SUCCESS, WRONG
 
 FORMAT = 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kubeproxy_py.checks.all_checks import CHECKS, Check
+from kubeproxy_py.checks.all_checks import CHECKS
+from kubeproxy_py.checks.check import Check
 from kubeproxy_py.model.finding import Finding
 from tests.checks.examples import EXAMPLES
 

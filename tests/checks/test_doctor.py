@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from kubeproxy_py.checks.all_checks import CHECKS, REASONS, RESIDENT, Check, diagnose, run_checks, worst
+from kubeproxy_py.checks.all_checks import CHECKS, REASONS, RESIDENT, run_checks
+from kubeproxy_py.checks.check import Check, diagnose, worst
 from kubeproxy_py.checks.programs import PROGRAMS
 from kubeproxy_py.checks.rivals import Facts as RivalFacts
 from kubeproxy_py.checks.rivals import ProxyProcess

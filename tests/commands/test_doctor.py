@@ -7,7 +7,8 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from kubeproxy_py.checks.all_checks import CHECKS, Check, Diagnosis, diagnose
+from kubeproxy_py.checks.all_checks import CHECKS
+from kubeproxy_py.checks.check import Check, Diagnosis, diagnose
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.commands import doctor as module
 from kubeproxy_py.commands.doctor import doctor
