@@ -83,12 +83,7 @@ def _explain_service(
 ) -> ServiceExplanation:
     service = snapshot.services[name]
     state = _narrowed(view.state(name, connections), scope, service)
-    if scope.endpoint and snapshot.context.policy_marks:  # it may be behind virtual servers by mark only
-        by_mark = {
-            key.virtual_server for part in snapshot.parts.get(name, ()) for key in part if _is_inside(key, scope)
-        }
-    else:
-        by_mark = set[VirtualServer]()
+    by_mark = _marks_to(snapshot, name, scope.endpoint) if scope.endpoint and snapshot.context.policy_marks else ()
     servers = [
         VirtualServer(server.address, server.port, server.protocol)  # type: ignore[arg-type]
         for server in state.virtual_servers
@@ -104,8 +99,14 @@ def _explain_service(
     )
 
 
-def _is_inside(key: Key, scope: Scope) -> bool:
-    return isinstance(key, RealServer) and key.virtual_server.mark != 0 and key.address == scope.endpoint
+def _marks_to(snapshot: Snapshot, name: ServiceName, endpoint: IP) -> Collection[VirtualServer]:
+    """Return the virtual servers by mark of the Service *name* that have *endpoint*, which may have no others."""
+    return {
+        key.virtual_server
+        for part in snapshot.parts.get(name, ())
+        for key in part
+        if isinstance(key, RealServer) and key.virtual_server.mark and key.address == endpoint
+    }
 
 
 def _narrowed(state: ServiceState, scope: Scope, service: Service) -> ServiceState:

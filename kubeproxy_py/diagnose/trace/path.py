@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kubeproxy_py.compile.conditions import can_set_aside
 from kubeproxy_py.diagnose.trace.lookup import Lookup, RowLookup
 from kubeproxy_py.diagnose.trace.matches import View
 from kubeproxy_py.diagnose.trace.packet import ICMP, LOOPBACK_DEVICE, Host, Packet
@@ -31,7 +32,6 @@ from kubeproxy_py.diagnose.trace.walk import Hooks
 from kubeproxy_py.diagnose.trace.way import End, Step, Way
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
-    FLAG_SCHED_1,
     FLAG_SCHED_2,
     Address,
     IpsetEntry,
@@ -295,8 +295,7 @@ class _Tracer(Struct, frozen=True, gc=False):
             if branch.fate != "served" or branch.is_masqueraded:
                 continue
             yield from self._answer_notes(packet, branch)
-        is_hashing = isinstance(spec, VirtualServerSpec) and spec.scheduler in ("sh", "dh")
-        if isinstance(spec, VirtualServerSpec) and is_hashing and draining and not spec.flags & FLAG_SCHED_1:
+        if isinstance(spec, VirtualServerSpec) and draining and not can_set_aside(spec.scheduler, spec.flags):
             yield f"clients that {spec.scheduler} assigns to a draining real server are refused until it is deleted"
 
     def _answer_notes(self, packet: Packet, branch: Branch) -> Iterator[str]:
@@ -321,7 +320,7 @@ class _Tracer(Struct, frozen=True, gc=False):
 
 def _server_words(serving: int, draining: int) -> str:
     text = f"{serving} real server{'' if serving == 1 else 's'}" if serving else "no real server for new connections"
-    return f"{text}, {draining} draining" if draining else text
+    return f"{text}, {draining} draining or set aside" if draining else text
 
 
 def _endpoints(count: int) -> str:

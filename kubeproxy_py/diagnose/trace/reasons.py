@@ -66,7 +66,7 @@ def explain_refused(server: VirtualServer, draining: int, objects: Objects) -> E
     """Return why *server* refuses new connections."""
     why = objects.unserved(server)
     if not why:
-        why = f"its {draining} real servers drain" if draining else "it has no real server"
+        why = f"its {draining} real servers drain, or are set aside" if draining else "it has no real server"
     return f"IPVS has no endpoint for {server}: {why}", _slices_command(objects.service_of(server))
 
 

@@ -36,7 +36,7 @@ def _lines(trace: Trace) -> Iterator[str]:
         if branch.fate == "served":
             yield f"    {_source_text(trace, branch)}"
     if first.draining:
-        yield f"  draining, for known clients only: {_real_servers(first.draining)}"
+        yield f"  draining or set aside, for known clients only: {_real_servers(first.draining)}"
     if not trace.has_foreign:
         yield "  rules of other programs were not looked at (--kernel does)"
     yield from _verdict_lines(trace)

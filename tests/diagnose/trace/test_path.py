@@ -12,6 +12,7 @@ from kubeproxy_py.diagnose.trace.request import Request, TraceError
 from kubeproxy_py.diagnose.trace.result import Outcome
 from kubeproxy_py.model.rows import (
     DRAINING,
+    FLAG_SCHED_1,
     Address,
     IpsetEntry,
     Key,
@@ -150,7 +151,8 @@ def test_draining_real_server_gets_no_new_connection() -> None:
 def test_virtual_server_with_draining_real_servers_only_refuses() -> None:
     rows = {**ROWS, RealServer(WEB, POD, 8080): DRAINING, RealServer(WEB, REMOTE_POD, 8080): DRAINING}
     (outcome,) = trace(rows, HOST, Request(CLIENT, CLUSTER_IP, 80, "TCP")).outcomes
-    assert (outcome.fate, outcome.reason) == ("refused", f"IPVS has no endpoint for {WEB}: its 2 real servers drain")
+    reason = f"IPVS has no endpoint for {WEB}: its 2 real servers drain, or are set aside"
+    assert (outcome.fate, outcome.reason) == ("refused", reason)
 
 
 def test_address_that_is_not_bound_is_served_to_this_node_only() -> None:
@@ -177,6 +179,20 @@ def test_scheduler_and_affinity_are_named() -> None:
     (outcome,) = trace(rows, HOST, Request(CLIENT, CLUSTER_IP, 80, "TCP")).outcomes
     assert outcome.scheduler == "sh, by the client's address; one for each client for 600 s"
     assert "assigns to a draining real server are refused" in outcome.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "flags", "refuses"),
+    [("sh", 0, True), ("mh", 0, True), ("dh", FLAG_SCHED_1, True), ("sh", FLAG_SCHED_1, False), ("wrr", 0, False)],
+)
+def test_scheduler_that_assigns_clients_to_draining_real_servers_is_named(
+    scheduler: str, flags: int, refuses: bool
+) -> None:
+    rows = {**ROWS, WEB: VirtualServerSpec(scheduler, flags), RealServer(WEB, POD, 8080): DRAINING}
+    (outcome,) = trace(rows, HOST, Request(CLIENT, CLUSTER_IP, 80, "TCP")).outcomes
+    assert any("assigns to a draining real server are refused" in note for note in outcome.notes) is refuses
+    (effect,) = (step.effect + step.because for step in outcome.steps if step.kind == "server")
+    assert "1 draining or set aside" in effect
 
 
 def test_answer_of_another_node_to_the_clients_own_address_may_be_lost() -> None:
