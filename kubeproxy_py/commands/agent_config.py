@@ -133,6 +133,9 @@ class AgentSource:
     def start(self, emit: EventHandler) -> None:
         """Do nothing: a command reads once."""
 
+    def watch_peers(self, *, wanted: bool) -> None:
+        """Do nothing: the agent's objects have its peers."""
+
     @staticmethod
     def rejected() -> tuple[Problem, ...]:
         """Return nothing: what is wrong with objects is among those that are read."""

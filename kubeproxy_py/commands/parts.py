@@ -304,6 +304,7 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
         ),
         on_disputed=on_disputed,
         on_marks=on_marks,
+        watch_peers=lambda wanted: parts.source.watch_peers(wanted=wanted),
     )
 
 

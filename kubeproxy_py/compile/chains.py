@@ -16,7 +16,7 @@ from msgspec import Struct
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IpsetDefinition
-from kubeproxy_py.model.rows import ChainSpec, Rows, Table
+from kubeproxy_py.model.rows import TUNNEL_DEVICES, ChainSpec, Rows, Table
 from kubeproxy_py.net import ADDRESS_BITS, CIDR, PROTOCOL_NUMBERS, Family
 
 _PROTOCOL_NUMBERS = {protocol.lower(): number for protocol, number in PROTOCOL_NUMBERS.items()}
@@ -238,6 +238,11 @@ def _policy_input(inputs: _Inputs) -> _Rules:
     # A pod of this node reaches all endpoints of what outsiders reach on this node only.
     for match in inputs.node.if_local.get(inputs.family, ()):
         yield f"{match} {_set_mark(inputs)}"
+    if inputs.has_entries(kube_names.POLICY_OUTSIDE):
+        # What another node handed on is for the endpoints of this one; otherwise it could go round.
+        name = kube_names.POLICY_OUTSIDE.name_in(inputs.family)
+        new = f"! -i {TUNNEL_DEVICES[inputs.family]} -m mark ! {_policy_mark(inputs)}"
+        yield f"{new} -j SET --map-set {name} dst,dst --map-mark"
     yield _drop_without_local_endpoint(inputs)
 
 

@@ -18,6 +18,8 @@ from kubeproxy_py.model.events import (
     NodeDeleted,
     NodeUpserted,
     ObjectEvent,
+    PeerDeleted,
+    PeerUpserted,
     ServiceDeleted,
     ServiceUpserted,
     SliceDeleted,
@@ -37,6 +39,8 @@ class Cluster:
         self.node: Node | None = None
         self.addresses: tuple[HostAddress, ...] = ()
         self.taken = Taken()
+        self.peers: dict[str, tuple[IP, ...]] = {}  # the addresses of all nodes, while direct server return needs them
+        self.direct_return: dict[ServiceName, None] = {}  # the Services that ask for it
         self.conditions: dict[ServiceName, Conditions] = {}  # of endpoints, where there are any
         self.dirty: dict[ServiceName, None] = {}  # an ordered set: plans must not differ from run to run
         self.moved: dict[ServiceName, None] = {}  # those of the dirty ones whose frontends may have changed
@@ -59,6 +63,10 @@ class Cluster:
                 self.node = node
             case NodeDeleted():
                 self.node = None
+            case PeerUpserted(name=peer, addresses=of_peer):
+                self._set_peer(peer, of_peer)
+            case PeerDeleted(name=peer):
+                self._set_peer(peer, ())
             case HostAddresses(addresses=addresses):
                 self.addresses = addresses
             case TakenAddresses():
@@ -89,6 +97,15 @@ class Cluster:
         """Mark every Service dirty, as one whose frontends may have changed."""
         self._mark_moved(self.services)
 
+    def _set_peer(self, name: str, addresses: tuple[IP, ...]) -> None:
+        if self.peers.get(name, ()) == addresses:
+            return
+        if addresses:
+            self.peers[name] = addresses
+        else:
+            del self.peers[name]
+        self.dirty.update(self.direct_return)
+
     def _set_service(self, name: ServiceName, service: Service | None) -> None:
         old = self.services.get(name)
         if old == service:
@@ -108,6 +125,10 @@ class Cluster:
             self.services[name] = service
         else:
             del self.services[name]
+        if service and service.settings.direct_return:
+            self.direct_return[name] = None
+        else:
+            self.direct_return.pop(name, None)
         self._mark_moved((name,))
 
     def _set_conditions(self, name: ServiceName, conditions: Conditions) -> None:

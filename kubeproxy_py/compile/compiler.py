@@ -27,6 +27,7 @@ from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
 from kubeproxy_py.compile.settings import applied, setting_refusals
 from kubeproxy_py.compile.slice_cache import CompileCache
+from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
@@ -135,6 +136,11 @@ class Compiler:
         if self.marks.resting and self.marks.end_rest(has_real_servers):
             for owner in self.marks.without:
                 self.cluster.dirty.setdefault(owner.service)
+
+    @property
+    def needs_peers(self) -> bool:
+        """Whether the addresses of all nodes are needed, for direct server return."""
+        return bool(self.cluster.direct_return) and self.context.policy_marks is not None
 
     def pop_states(self) -> tuple[ServiceState, ...]:
         """Return the state of each Service that was compiled since the last call."""
@@ -284,6 +290,7 @@ class Compiler:
             lost=lost,
             mark_of=mark_of,
             conditions=conditions,
+            peers=self.cluster.peers,
         )
         if cache:  # not empty
             self._caches[service.name] = cache
@@ -307,6 +314,9 @@ class Compiler:
             maxelems,
             without_comments,
             policy_sets=self.context.policy_marks is not None or bool(self.marks.resting),
+            outside_sets=[
+                family for family, sets in non_empty.items() if kube_names.POLICY_OUTSIDE.name_in(family) in sets.names
+            ],
             policy_jumps=self.context.policy_marks is not None,
             loopback=self.context.loopback_paths,
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import NODE_PORT_BITMAPS, names_of, server_entry
-from kubeproxy_py.model.rows import DRAINING, Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer, is_draining_spec
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.net import IP, Family, Protocol, family_of
 
@@ -89,7 +89,7 @@ def last_rows(rows: Rows, service: Service) -> Rows:
             case VirtualServer():
                 return key in servers
             case RealServer():
-                return key.virtual_server in servers and rows[key] != DRAINING
+                return key.virtual_server in servers and not is_draining_spec(rows[key])
             case Address():
                 return key.address in addresses
             case IpsetEntry():

@@ -16,19 +16,26 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from kubeproxy_py.model.policy_marks import MarkRange, foreign_mark_servers, marks_by_frontend
-from kubeproxy_py.model.rows import Rows, VirtualServer, VirtualServerSpec, mark_server
+from kubeproxy_py.model.kube_names import POLICY_MARKS, POLICY_OUTSIDE, entry_key, family_of_set
+from kubeproxy_py.model.policy_marks import MarkRange, foreign_mark_servers, marks_by_entry
+from kubeproxy_py.model.rows import IpsetEntry, Rows, VirtualServer, VirtualServerSpec, mark_server
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import Family, Protocol, family_of
 
 
 class MarkOwner(Struct, frozen=True, gc=False):
-    """A Service port in one family."""
+    """A Service port in one family, for clients inside or for those outside."""
 
     service: ServiceName
     port: str  # its name
     protocol: Protocol
     family: Family
+    is_outside: bool = False  # for direct server return
+
+    @property
+    def set(self) -> str:
+        """The name of the set that leads to it."""
+        return (POLICY_OUTSIDE if self.is_outside else POLICY_MARKS).name_in(self.family)
 
 
 class MarkNumbers:
@@ -45,7 +52,7 @@ class MarkNumbers:
         self._owners: dict[VirtualServer, MarkOwner] = {}
         self._used: Counter[Family] = Counter()  # numbers that Service ports have, or that rest
         # As the kernel's set had them, until the first Services are compiled:
-        self._found: dict[tuple[Family, str], int] = {}  # by frontend
+        self._found: dict[IpsetEntry, int] = {}
         self._claimed: set[tuple[Family, int]] = set()
 
     @property
@@ -62,8 +69,8 @@ class MarkNumbers:
 
         *mark_range* is that of the configuration, for virtual servers whose mark the set does not have.
         """
-        self._found = marks_by_frontend(kernel_rows)
-        self._claimed = {(family, mark) for (family, _), mark in self._found.items()}
+        self._found = marks_by_entry(kernel_rows)
+        self._claimed = {(family_of_set(key.set), mark) for key, mark in self._found.items()}
         foreign = foreign_mark_servers(kernel_rows, kernel_rows, mark_range)
         for key, spec in kernel_rows.items():
             if isinstance(key, VirtualServer) and key.mark and key not in foreign and not self._is_used(key):
@@ -151,7 +158,8 @@ class MarkNumbers:
         """Return the mark that the kernel's set has for one of *frontends*, if no other Service port has it; else 0."""
         if not self._found or self._range is None:
             return 0
-        marks = [self._found.pop((owner.family, frontend), 0) for frontend in frontends]
+        name = owner.set
+        marks = [self._found.pop(entry_key(name, frontend), 0) for frontend in frontends]
         usable = (mark for mark in marks if mark in self._range)
         return next((mark for mark in usable if mark_server(owner.family, mark) not in self._owners), 0)
 
@@ -164,7 +172,7 @@ class MarkNumbers:
         if self._range is None or (self.is_exhausted(owner.family) and owner not in self._last_owners.values()):
             return 0
         family, capacity = owner.family, self._range.capacity
-        name = f"{owner.service}:{owner.port}/{owner.protocol}"
+        name = f"{owner.service}:{owner.port}/{owner.protocol}{'/outside' if owner.is_outside else ''}"
         first = crc32(name.encode())
         candidates = (self._range.mark(1 + (first + offset) % capacity) for offset in range(capacity))
         free = (mark for mark in candidates if (family, mark) not in self._claimed)

@@ -61,7 +61,7 @@ def policy_parts(
     mark = mark_of(MarkOwner(port.service.name, port.port.name, port.port.protocol, family), entries) if inside else 0
     if mark:
         server = mark_server(family, mark)
-        server_rows, *slice_parts = endpoints.server_parts(server, _mark_server_spec(port, spec), rules.cluster)
+        server_rows, *slice_parts = endpoints.server_parts(server, mark_server_spec(port, spec), rules.cluster)
         common |= server_rows
         parts += slice_parts
         name = kube_names.POLICY_MARKS.name_in(family)
@@ -74,7 +74,7 @@ def policy_parts(
     return parts
 
 
-def _mark_server_spec(port: FamilyPort, spec: VirtualServerSpec) -> VirtualServerSpec:
+def mark_server_spec(port: FamilyPort, spec: VirtualServerSpec) -> VirtualServerSpec:
     """Return the spec of a virtual server by mark; *spec* is that of the port's others.
 
     With affinity it hashes the client's address, because a persistent virtual server by mark sends each packet to the

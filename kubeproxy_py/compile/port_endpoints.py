@@ -19,17 +19,20 @@ class PortEndpoints(Struct, frozen=True, gc=False):
     make_rows: MakeRows
     conditions: Conditions
 
-    def server_parts(self, server: VirtualServer, spec: VirtualServerSpec, rule: SelectionRule) -> list[Rows]:
-        """Return the rows of *server*, with the real servers that *rule* selects.
+    def server_parts(
+        self, server: VirtualServer, spec: VirtualServerSpec, rule: SelectionRule, nodes: Rows | None = None
+    ) -> list[Rows]:
+        """Return the rows of *server*, with the real servers that *rule* selects, and those of *nodes*.
 
         The first part is for the rows that a Service port has in common; the others are one for each slice.  The real
         servers of a single slice are in the first, because 10,000 small dicts need more memory.
         """
         if len(self.slices) == 1:
-            [real_servers] = self._weighed([self.make_rows(server, self.slices[0].selected(rule))], spec)
+            real_servers = {**self.make_rows(server, self.slices[0].selected(rule)), **(nodes or {})}
+            [real_servers] = self._weighed([real_servers], spec)
             return [{server: spec, **real_servers}]
         parts = [slice_endpoints.rows(server, rule, self.make_rows) for slice_endpoints in self.slices]
-        return [{server: spec}, *self._weighed(parts, spec)]
+        return [{server: spec}, *self._weighed([*parts, nodes] if nodes else parts, spec)]
 
     def _weighed(self, parts: list[Rows], spec: VirtualServerSpec) -> list[Rows]:
         if self.conditions is NO_CONDITIONS and not self.service.settings.slow_start_s:  # nearly always

@@ -13,6 +13,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from functools import partial
 
 from kubeproxy_py.compile.binding import FrontendKind
+from kubeproxy_py.compile.direct_return import HandingOn, Peers, direct_return_parts
 from kubeproxy_py.compile.frontends import (
     Entry,
     FamilyPort,
@@ -78,11 +79,13 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
     lost: Container[VirtualServer] = (),
     mark_of: MarkQuery = no_mark,
     conditions: Conditions = NO_CONDITIONS,
+    peers: Peers = {},  # noqa: B006 - never changed
 ) -> list[Rows]:
     """Return the rows of ``compile_service`` in parts.
 
     Parts of slices that did not change since *cache* was last used are the same dicts.  *cache* must have been created
-    for this *service* and this *context*.  *mark_of* is called for each Service port that needs a mark.
+    for this *service* and this *context*.  *mark_of* is called for each Service port that needs a mark.  *peers*
+    are the nodes, for direct server return.
     """
     common: Rows = {}
     parts = [common]
@@ -104,6 +107,11 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
         if context.policy_marks:
             policy_rows, *slice_parts = policy_parts(port, served, port_endpoints, spec, mark_of)
             common |= policy_rows
+            parts += slice_parts
+        if settings.direct_return:
+            handing_on = HandingOn(settings, context, peers)
+            direct_rows, *slice_parts = direct_return_parts(port, served, port_endpoints, mark_of, handing_on)
+            common |= direct_rows
             parts += slice_parts
     cache.evict_unused()
     return parts

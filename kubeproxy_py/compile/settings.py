@@ -12,6 +12,7 @@ from ipaddress import IPv4Network
 from msgspec import Struct
 
 from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, can_set_aside
+from kubeproxy_py.compile.frontends import external_local
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec
@@ -20,6 +21,7 @@ from kubeproxy_py.model.settings import (
     FALLBACK_FLAG,
     NO_SETTINGS,
     PORT_FLAG,
+    DirectReturn,
     ServiceSettings,
     SettingProblem,
     Weight,
@@ -51,6 +53,7 @@ class Applied(Struct, frozen=True, gc=False):
     weights: tuple[Weight, ...] = ()
     max_connections: int = 0
     slow_start_s: float = 0.0  # how long the weight of a new endpoint grows
+    direct_return: DirectReturn = ""
     problems: tuple[SettingProblem, ...] = ()  # what is ignored
 
     def server_spec(self, family: Family) -> VirtualServerSpec:
@@ -86,13 +89,16 @@ def applied(service: Service, context: NodeContext) -> Applied:
     problems += ignored
     problems += _tcp_problems(service)
     problems += _health_check_problems(settings, scheduler, flags)
+    direct_return, ignored = _direct_return(service, context)
+    problems += ignored
     if not timeout_s:
         why, hint = "has no effect without spec.sessionAffinity: ClientIP", "set it, or remove the annotation"
         problems += _problems(settings, ("affinity-timeout", "affinity-mask"), why, hint)
-        return Applied(scheduler, flags, 0, (), weights, settings.max_connections, slow_start_s, problems)
+        limit = settings.max_connections
+        return Applied(scheduler, flags, 0, (), weights, limit, slow_start_s, direct_return, problems)
     timeout_s = settings.affinity_timeout_s or timeout_s
     prefixes, limit = settings.affinity_prefixes, settings.max_connections
-    return Applied(scheduler, flags, timeout_s, prefixes, weights, limit, slow_start_s, problems)
+    return Applied(scheduler, flags, timeout_s, prefixes, weights, limit, slow_start_s, direct_return, problems)
 
 
 def settings_in_force(service: Service, context: NodeContext) -> dict[str, str]:
@@ -182,6 +188,20 @@ def _slow_start_s(settings: ServiceSettings, scheduler: str) -> tuple[float, tup
         return settings.slow_start_s, ()
     hint = "set the annotation scheduler to wrr or wlc"
     return 0.0, _problems(settings, ("slow-start",), f"has no effect with scheduler {scheduler}", hint)
+
+
+def _direct_return(service: Service, context: NodeContext) -> tuple[DirectReturn, tuple[SettingProblem, ...]]:
+    """Return how *service* is handed on to other nodes, and what of the setting is ignored."""
+    settings = service.settings
+    if not settings.direct_return:
+        return "", ()
+    if not context.policy_marks:
+        why, hint = "needs exact policies", "start the agents with --policies=exact"
+    elif not external_local(service):
+        why, hint = "has no effect without spec.externalTrafficPolicy: Local", "set it, or remove the annotation"
+    else:
+        return settings.direct_return, ()
+    return "", _problems(settings, ("dsr",), why, hint)
 
 
 def _health_check_problems(settings: ServiceSettings, scheduler: str, flags: int) -> tuple[SettingProblem, ...]:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps
-from kubeproxy_py.model.events import Event, NodeUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
+from kubeproxy_py.model.events import Event, NodeUpserted, PeerUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, Service
@@ -37,6 +37,7 @@ class _Head(Struct, array_like=True, gc=False):
     rejected: tuple[Problem, ...]
     failures: tuple[EndpointFailures, ...]  # what the agent observed of endpoints, on which weights depend
     steps: tuple[EndpointSteps, ...]
+    peers: tuple[PeerUpserted, ...]
 
 
 class _Batch(Struct, array_like=True, gc=False):
@@ -55,7 +56,9 @@ def encode_objects(snapshot: Snapshot) -> Iterator[bytes]:
     conditions = snapshot.conditions.items()
     failures = tuple(EndpointFailures(name, one.failures) for name, one in conditions if one.failures)
     steps = tuple(EndpointSteps(name, one.steps) for name, one in conditions if one.steps)
-    yield _framed(_Head(about.version, about.saved_s, snapshot.node, snapshot.taken, about.rejected, failures, steps))
+    peers = tuple(PeerUpserted(name, addresses) for name, addresses in snapshot.peers.items())
+    head = _Head(about.version, about.saved_s, snapshot.node, snapshot.taken, about.rejected, failures, steps, peers)
+    yield _framed(head)
     services = iter(snapshot.services.values())
     slices = (part for parts in snapshot.slices.values() for part in parts)
     while (batch := _Batch(tuple(islice(services, _BATCH)), tuple(islice(slices, _BATCH)))) != _END:
@@ -95,6 +98,7 @@ def decode_objects(content: bytes, version: str) -> list[Event]:
         *(SliceUpserted(part) for batch in batches for part in batch.slices),
         *head.failures,
         *head.steps,
+        *head.peers,
     ]
 
 

@@ -25,6 +25,7 @@ from kubeproxy_py.model.progress import Drain, RetryState
 from kubeproxy_py.model.rows import Key, RealServer, Rows, Spec, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.model.time import NEVER
+from kubeproxy_py.net import IP
 
 
 class ActualRows:
@@ -134,6 +135,7 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
     node: Node | None = None
     host_addresses: tuple[HostAddress, ...] = ()
     taken: tuple[TakenAddresses, ...] = ()  # what is known to be another machine's, besides endpoints
+    peers: dict[str, tuple[IP, ...]] = {}
     services: Mapping[ServiceName, Service] = {}
     slices: Mapping[ServiceName, tuple[EndpointSlice, ...]] = {}  # of each Service, in no order
     claims: Claims  # which Service has each frontend, and who else asks for it

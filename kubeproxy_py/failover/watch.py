@@ -17,7 +17,7 @@ from kubeproxy_py.failover.connect_schedule import ConnectSchedule
 from kubeproxy_py.failover.endpoint_health import NEW, REACHABLE, Health, Result, Rule, after, fail, given_up, inherited
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.rows import RealServer, Rows, Traffic, VirtualServer, is_tcp
+from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, Spec, Traffic, VirtualServer, is_tcp
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 from kubeproxy_py.model.time import NEVER
 
@@ -67,14 +67,21 @@ def watched(
     node_of = {one.address: one.node for part in slices for one in part.endpoints}
     servers: dict[VirtualServer, None] = {}
     nodes: dict[Destination, str] = {}
-    for part in parts:
-        for key in part:
-            if isinstance(key, RealServer) and is_tcp(key.virtual_server, specs.get(key.virtual_server)):
-                servers[key.virtual_server] = None
-                node = node_of.get(key.address, "")
-                if node != own_node or not rule.only_nodes:
-                    nodes[key.address, key.port] = _LOCAL if node == own_node else node
+    rows = [(key, spec) for part in parts for key, spec in part.items() if isinstance(key, RealServer)]
+    handed_on = {key.virtual_server for key, spec in rows if _is_node(spec)}  # whose answers do not come by here
+    for key, _ in rows:
+        server = key.virtual_server
+        if is_tcp(server, specs.get(server)) and server not in handed_on:
+            servers[server] = None
+            node = node_of.get(key.address, "")
+            if node != own_node or not rule.only_nodes:
+                nodes[key.address, key.port] = _LOCAL if node == own_node else node
     return Watched(rule, tuple(servers), nodes, failures)
+
+
+def _is_node(spec: Spec) -> bool:
+    """Return whether a real server with *spec* is a node that packets are handed on to, not an endpoint."""
+    return isinstance(spec, RealServerSpec) and spec.forwarding != "masquerade"
 
 
 class FailoverWatch:

@@ -28,6 +28,7 @@ from kubeproxy_py.model.rows import (
     LoopbackPath,
     PolicyEntry,
     RealServer,
+    ReturnTunnel,
     Rows,
     Spec,
     Sysctl,
@@ -241,6 +242,7 @@ class Kernel(Protocol):
 SYSCTLS = Scope("sysctls")
 LINK = Scope("link")
 LOOPBACK = Scope("loopback paths")
+RETURN_TUNNELS = Scope("return tunnels")
 VIRTUAL_SERVERS = Scope("virtual servers")
 TABLE_KIND = "table"
 
@@ -262,6 +264,7 @@ _SCOPE_OF_KIND: dict[type[Key], Scope] = {
     Link: LINK,
     Address: LINK,
     LoopbackPath: LOOPBACK,
+    ReturnTunnel: RETURN_TUNNELS,
     VirtualServer: VIRTUAL_SERVERS,
     RealServer: VIRTUAL_SERVERS,
 }

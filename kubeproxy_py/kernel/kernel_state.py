@@ -23,6 +23,7 @@ from kubeproxy_py.model.rows import (
     AddressSpec,
     Chain,
     ChainSpec,
+    Forwarding,
     Ipset,
     IpsetEntry,
     IpsetSpec,
@@ -36,10 +37,12 @@ from kubeproxy_py.model.rows import (
     PolicyEntry,
     RealServer,
     RealServerSpec,
+    ReturnTunnel,
     Rows,
     Spec,
     Sysctl,
     Table,
+    TunnelSpec,
     VirtualServer,
     VirtualServerSpec,
     parse_mark,
@@ -140,6 +143,7 @@ class RealServerWire(_Wire, frozen=True, gc=False):
     weight: int
     upper_threshold: int = 0  # connections with which it gets no new ones; 0: no limit
     lower_threshold: int = 0
+    forwarding: Forwarding = "masquerade"  # how packets get to it
 
 
 class VirtualServerWire(_Wire, frozen=True, gc=False):
@@ -171,6 +175,13 @@ class LoopbackPathWire(_Wire, frozen=True, gc=False):
     spec: LoopbackSpec
 
 
+class ReturnTunnelWire(_Wire, frozen=True, gc=False):
+    """The device by which packets of a family arrive that other nodes hand on."""
+
+    family: Family
+    spec: TunnelSpec
+
+
 class KernelState(_Wire, frozen=True, gc=False, kw_only=True):
     """The document."""
 
@@ -185,6 +196,7 @@ class KernelState(_Wire, frozen=True, gc=False, kw_only=True):
     sysctls: dict[str, str] = {}
     links: list[str] = []
     loopback_paths: list[LoopbackPathWire] = []
+    return_tunnels: list[ReturnTunnelWire] = []
     device_addresses: list[DeviceAddressWire] = []
     ipsets: list[IpsetWire] = []
     chains: list[ChainWire] = []
@@ -244,7 +256,7 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
         entries.setdefault(entry.set, []).append(f"{entry.entry} {mark}")
     real_servers: dict[VirtualServer, list[RealServerWire]] = {}
     for real, of_real in by_kind.pairs(RealServer, RealServerSpec):
-        wire = RealServerWire(real.address, real.port, of_real.weight, of_real.upper, of_real.lower)
+        wire = RealServerWire(real.address, real.port, of_real.weight, of_real.upper, of_real.lower, of_real.forwarding)
         real_servers.setdefault(real.virtual_server, []).append(wire)
     others = (address for address in addresses if address.interface != IPVS_DEVICE)
     return {
@@ -254,6 +266,7 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
         "loopback_paths": [
             LoopbackPathWire(key.family, spec) for key, spec in by_kind.pairs(LoopbackPath, LoopbackSpec)
         ],
+        "return_tunnels": [ReturnTunnelWire(key.family, spec) for key, spec in by_kind.pairs(ReturnTunnel, TunnelSpec)],
         "device_addresses": [
             DeviceAddressWire(key.address, spec.preferred, spec.prefix_length)
             if isinstance(spec, AddressSpec)
@@ -313,6 +326,8 @@ def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
         yield Link(name), None
     for loopback in state.loopback_paths:
         yield LoopbackPath(loopback.family), loopback.spec
+    for tunnel in state.return_tunnels:
+        yield ReturnTunnel(tunnel.family), tunnel.spec
     for address in state.device_addresses:
         is_usual = address.preferred is None
         spec = None if is_usual else AddressSpec(address.preferred is True, address.prefix_length)
@@ -329,7 +344,7 @@ def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
         key = VirtualServer(server.address, server.port, server.protocol, server.mark)
         yield key, VirtualServerSpec(server.scheduler, server.flags, server.persistence_s, server.netmask)
         for real in server.real_servers:
-            of_real = RealServerSpec(real.weight, real.upper_threshold, real.lower_threshold)
+            of_real = RealServerSpec(real.weight, real.upper_threshold, real.lower_threshold, real.forwarding)
             yield RealServer(key, real.address, real.port), of_real
 
 

@@ -10,6 +10,7 @@ from kubeproxy_py.kernel import MarkReader, Readable, RealServerListing, Scope, 
 from kubeproxy_py.kernel.address.adapter import AddressAdapter
 from kubeproxy_py.kernel.address.host_network import HostNetwork
 from kubeproxy_py.kernel.address.loopback import LoopbackAdapter
+from kubeproxy_py.kernel.address.tunnel import TunnelAdapter
 from kubeproxy_py.kernel.conntrack.table import Conntrack
 from kubeproxy_py.kernel.dispatch import Adapter, Marked, Snapshotter, dispatch
 from kubeproxy_py.kernel.errors import KernelError
@@ -35,6 +36,7 @@ from kubeproxy_py.model.rows import (
     LoopbackPath,
     PolicyEntry,
     RealServer,
+    ReturnTunnel,
     Rows,
     Sysctl,
     VirtualServer,
@@ -86,7 +88,7 @@ class LinuxKernel:
             Jump: rules,
             VirtualServer: self._ipvs,
             RealServer: self._ipvs,
-            **({LoopbackPath: LoopbackAdapter()} if policies else {}),
+            **({LoopbackPath: LoopbackAdapter(), ReturnTunnel: TunnelAdapter()} if policies else {}),
         }
         self._tables = TableMarkReader(iptables_commands, tables)
         self._readers = {scope: adapter for adapter in self._distinct_adapters() for scope in adapter.scopes()}

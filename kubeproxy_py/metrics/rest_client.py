@@ -5,9 +5,15 @@ from collections.abc import Callable, Iterator
 
 from kubeproxy_py.metrics.registry import MetricFamily, MetricsRegistry, metric_family
 from kubeproxy_py.model.events import Feed
+from kubeproxy_py.sources import FEEDS
 from kubeproxy_py.sources.client_metrics import ClientMetrics
 
-_RESOURCES: dict[Feed, str] = {"services": "services", "slices": "endpointslices", "node": "nodes"}
+_RESOURCES: dict[Feed, str] = {
+    "services": "services",
+    "slices": "endpointslices",
+    "node": "nodes",
+    "peers": "peers",
+}
 
 
 class RestClientMetrics(ClientMetrics):
@@ -24,8 +30,8 @@ class RestClientMetrics(ClientMetrics):
         registry.declare("rest_client_exec_plugin_certificate_rotation_age")
         registry.set("kubeproxy_ipvs_serving_saved_objects", 0)
         registry.inc("kubeproxy_ipvs_saved_objects_failures_total", amount=0)
-        for resource in _RESOURCES.values():  # from 0, so that an alert sees the first one
-            registry.inc("kubeproxy_ipvs_doubted_lists_total", resource, amount=0)
+        for feed in FEEDS:  # from 0, so that an alert sees the first one
+            registry.inc("kubeproxy_ipvs_doubted_lists_total", _RESOURCES[feed], amount=0)
 
     def request_finished(self, host: str, method: str, code: str, took_s: float, sent_bytes: int) -> None:
         """Record a request and its status *code*; ``<error>`` if it got no response."""

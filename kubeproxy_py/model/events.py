@@ -16,8 +16,11 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
 from kubeproxy_py.net import IP, SocketAddress
 
-Feed = Literal["services", "slices", "node"]
-"""The kinds of object of a source; nothing is programmed before the initial list of each was received."""
+Feed = Literal["services", "slices", "node", "peers"]
+"""The kinds of object of a source; nothing is programmed before the initial list of each was received.
+
+Peers, all nodes of the cluster, are read only while direct server return needs them.
+"""
 
 
 class ServiceUpserted(Struct, frozen=True, gc=False):
@@ -53,6 +56,19 @@ class NodeUpserted(Struct, frozen=True, gc=False):
 
 class NodeDeleted(Struct, frozen=True, gc=False):
     """The Node object of this node was deleted."""
+
+    name: str
+
+
+class PeerUpserted(Struct, frozen=True, gc=False):
+    """A node of the cluster, this one or another, was added, or has other addresses; see Node for their order."""
+
+    name: str
+    addresses: tuple[IP, ...]
+
+
+class PeerDeleted(Struct, frozen=True, gc=False):
+    """A node of the cluster was deleted, or its addresses are not read any more."""
 
     name: str
 
@@ -102,6 +118,8 @@ ObjectEvent = (
     | SliceDeleted
     | NodeUpserted
     | NodeDeleted
+    | PeerUpserted
+    | PeerDeleted
     | HostAddresses
     | TakenAddresses
     | EndpointFailures

@@ -182,8 +182,17 @@ POLICY_MARKS = IpsetDefinition(
 POLICY_NO_LOCAL = IpsetDefinition(
     "KUBE-PY-NO-LOCAL", "hash:ip,port", "frontends with a policy of Local and endpoints, none of which is on this node"
 )
-POLICY_IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (POLICY_MARKS, POLICY_NO_LOCAL)
-"""The sets of exact policies, in the order in which their entries come; kube-proxy has none of them."""
+POLICY_OUTSIDE = IpsetDefinition(
+    "KUBE-PY-OUTSIDE", f"hash:ip,port{SKBINFO}", "frontends with direct server return, and their marks for outsiders"
+)
+POLICY_MARK_DEFINITIONS: tuple[IpsetDefinition, ...] = (POLICY_MARKS, POLICY_OUTSIDE)
+"""The sets of exact policies whose entries have marks."""
+
+POLICY_IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (*POLICY_MARK_DEFINITIONS, POLICY_NO_LOCAL)
+"""The sets of exact policies, in the order in which their entries come; kube-proxy has none of them.
+
+That for outsiders exists only while it has entries.
+"""
 
 MARK_MASQ_CHAIN = "KUBE-MARK-MASQ"
 LOAD_BALANCER_CHAIN = "KUBE-LOAD-BALANCER"
@@ -298,7 +307,7 @@ def server_entry(server: VirtualServer) -> str:
 POLICY_SETS = names_of(*POLICY_IPSET_DEFINITIONS)
 """The names of the sets of exact policies, whose entries are PolicyEntry rows."""
 
-POLICY_MARK_SETS = names_of(POLICY_MARKS)
+POLICY_MARK_SETS = names_of(*POLICY_MARK_DEFINITIONS)
 """Those whose entries have marks."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.rows import Ipset, Key, MarkSpec, PolicyEntry, Rows, VirtualServer
+from kubeproxy_py.model.rows import Ipset, IpsetEntry, Key, MarkSpec, PolicyEntry, Rows, VirtualServer
 from kubeproxy_py.net import FAMILIES, Family, family_of
 
 MARK_USERS: tuple[tuple[str, str, int], ...] = (
@@ -63,13 +63,9 @@ def mask_problem(mask: int, masquerade_bit: int) -> str:
     return ""
 
 
-def marks_by_frontend(rows: Rows) -> dict[tuple[Family, str], int]:
-    """Return the mark of each frontend that the sets among *rows* have."""
-    return {
-        (kube_names.family_of_set(key.set), key.entry): spec.mark
-        for key, spec in rows.items()
-        if isinstance(key, PolicyEntry) and isinstance(spec, MarkSpec)
-    }
+def marks_by_entry(rows: Rows) -> dict[IpsetEntry, int]:
+    """Return the mark of each entry of the sets among *rows* that has one."""
+    return {key: spec.mark for key, spec in rows.items() if isinstance(key, PolicyEntry) and isinstance(spec, MarkSpec)}
 
 
 def foreign_mark_servers(rows: Rows, known: Collection[Key], mark_range: MarkRange | None) -> frozenset[VirtualServer]:
@@ -89,7 +85,7 @@ def foreign_mark_servers(rows: Rows, known: Collection[Key], mark_range: MarkRan
     ranges = {family: mark_range or MarkRange() for family in FAMILIES if _has_set(family, known)}
     foreign = {key for key in by_mark if key.mark not in ranges.get(family_of(key.address), ())}
     if foreign and isinstance(known, dict):
-        named = {(family, mark) for (family, _), mark in marks_by_frontend(known).items()}
+        named = {(kube_names.family_of_set(key.set), mark) for key, mark in marks_by_entry(known).items()}
         foreign = {key for key in foreign if (family_of(key.address), key.mark) not in named}
     return frozenset(foreign)
 

@@ -7,7 +7,7 @@ Invariants:
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -15,6 +15,9 @@ from msgspec import Struct
 from kubeproxy_py.net import IP, Family, Protocol, join_host_port
 
 IPVS_DEVICE = "kube-ipvs0"
+
+TUNNEL_DEVICES: Mapping[Family, str] = {"IPv4": "tunl0", "IPv6": "ip6tnl0"}
+"""The devices that take packets in IPIP from every other machine; the kernel makes them when its module is loaded."""
 
 Table = Literal["mangle", "nat", "filter"]
 
@@ -129,7 +132,10 @@ def mark_server(family: Family, mark: int) -> VirtualServer:
 
 
 class RealServer(Key, frozen=True, gc=False, order=True, cache_hash=True):
-    """A real server of a virtual server, forwarded to by masquerading (``ipvsadm -m``); spec: RealServerSpec."""
+    """A real server of a virtual server; spec: RealServerSpec.
+
+    With direct server return it is another node, which packets are handed on to as they are.
+    """
 
     virtual_server: VirtualServer
     address: IP
@@ -155,6 +161,15 @@ class LoopbackPath(Key, frozen=True, gc=False, order=True, cache_hash=True):
 
     def __str__(self) -> str:
         return "::1" if self.family == "IPv6" else "127.0.0.1"
+
+
+class ReturnTunnel(Key, frozen=True, gc=False, order=True, cache_hash=True):
+    """The device by which packets of a family arrive that other nodes hand on (tunl0, ip6tnl0); spec: TunnelSpec."""
+
+    family: Family
+
+    def __str__(self) -> str:
+        return TUNNEL_DEVICES[self.family]
 
 
 class IpsetSpec(Struct, frozen=True, gc=False):
@@ -214,24 +229,43 @@ def is_tcp(server: VirtualServer, spec: "Spec") -> bool:
     return server.protocol == "TCP"
 
 
+Forwarding = Literal["masquerade", "route", "tunnel"]
+"""How packets get to a real server: ``ipvsadm -m``, ``-g`` or ``-i``."""
+
 NOT_LISTED = -1
 """A threshold of which a listing says nothing."""
 
 
 class RealServerSpec(Struct, frozen=True, gc=False):
-    """Weight of a real server, and the thresholds of its connections."""
+    """Weight of a real server, the thresholds of its connections, and how packets get to it."""
 
     weight: int = 1  # 0: gets no new connections (draining)
     upper: int = 0  # the number of connections with which it gets no new ones, as ipvsadm -x; 0: no limit
     lower: int = 0  # the number below which it gets new ones again, as ipvsadm -y; 0: three quarters of upper
+    forwarding: Forwarding = "masquerade"
 
     def __str__(self) -> str:
         limits = f" connections {self.upper}, again below {self.lower}" if self.upper > 0 or self.lower > 0 else ""
-        return f"weight {self.weight}{limits}"
+        return f"weight {self.weight}{limits}{'' if self.forwarding == 'masquerade' else f' by {self.forwarding}'}"
 
 
 SERVING = RealServerSpec(1)
 DRAINING = RealServerSpec(0)
+_DRAINING: Mapping[Forwarding, RealServerSpec] = {
+    "masquerade": DRAINING,
+    "route": RealServerSpec(0, forwarding="route"),
+    "tunnel": RealServerSpec(0, forwarding="tunnel"),
+}
+
+
+def drained(have: "Spec") -> RealServerSpec:
+    """Return the spec of a real server that drains, and that is *have* until then."""
+    return _DRAINING[have.forwarding] if isinstance(have, RealServerSpec) else DRAINING
+
+
+def is_draining_spec(spec: "Spec") -> bool:
+    """Return whether *spec* is that of a real server that drains."""
+    return isinstance(spec, RealServerSpec) and spec == _DRAINING[spec.forwarding]
 
 
 def completed(seen: "Spec", known: "Spec") -> "Spec":
@@ -239,7 +273,7 @@ def completed(seen: "Spec", known: "Spec") -> "Spec":
     if not isinstance(seen, RealServerSpec) or seen.upper != NOT_LISTED:
         return seen
     upper, lower = (known.upper, known.lower) if isinstance(known, RealServerSpec) else (0, 0)
-    return RealServerSpec(seen.weight, upper, lower)
+    return RealServerSpec(seen.weight, upper, lower, seen.forwarding)
 
 
 _WHOLE_MARK = 0xFFFFFFFF
@@ -277,6 +311,16 @@ class LoopbackSpec(Struct, frozen=True, gc=False):
     def __str__(self) -> str:
         incomplete = "" if self.is_complete else ", incomplete"
         return f"from {self.source or 'no address'} to ports {self.ports}{incomplete}"
+
+
+class TunnelSpec(Struct, frozen=True, gc=False):
+    """The address of this node that the device has, without which the kernel drops what arrives there."""
+
+    address: IP
+    is_complete: bool = True  # False: it is down, lacks an address, or drops by rp_filter; never desired
+
+    def __str__(self) -> str:
+        return f"at {self.address or 'no address'}{'' if self.is_complete else ', incomplete'}"
 
 
 class AddressSpec(Struct, frozen=True, gc=False):
@@ -333,6 +377,7 @@ Spec = (
     | VirtualServerSpec
     | RealServerSpec
     | LoopbackSpec
+    | TunnelSpec
     | AddressSpec
     | None
 )

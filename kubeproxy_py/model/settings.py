@@ -16,6 +16,9 @@ WeightKey = Literal["address", "node", "own-node", "zone", "own-zone", "others"]
 
 HealthCheck = Literal["none", "tcp"]
 
+DirectReturn = Literal["", "route", "tunnel"]
+"""How packets are handed on to nodes that answer themselves; "": they are not."""
+
 
 class Weight(Struct, frozen=True, gc=False):
     """The weight of the endpoints that *key* and *name* select."""
@@ -56,6 +59,7 @@ class ServiceSettings(Struct, frozen=True, gc=False, omit_defaults=True):
     max_connections: int = 0  # of each endpoint, from this node at one frontend; 0: no limit
     health_check: HealthCheck = "none"
     health_check_interval_s: float = 5.0
+    direct_return: DirectReturn = ""
     health_check_threshold: int = 3  # failures in a row after which an endpoint is set aside
     problems: tuple[SettingProblem, ...] = ()
     written: tuple[Written, ...] = ()  # what the fields above were read from

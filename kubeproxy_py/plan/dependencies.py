@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import referenced_chains
 from kubeproxy_py.model.rows import (
-    DRAINING,
     IPVS_DEVICE,
     Address,
     Chain,
@@ -44,6 +43,7 @@ from kubeproxy_py.model.rows import (
     RealServer,
     Rows,
     VirtualServer,
+    is_draining_spec,
     mark_server,
     referenced_sets,
 )
@@ -185,7 +185,8 @@ class Dependencies:
         if isinstance(step.spec, MarkSpec):
             yield from self._if_absent(mark_server(family, step.spec.mark), *_POLICY_MASQUERADING[family])
         else:
-            yield from self._if_absent(PolicyEntry(kube_names.POLICY_MARKS.name_in(family), key.entry))
+            marks = (PolicyEntry(each.name_in(family), key.entry) for each in kube_names.POLICY_MARK_DEFINITIONS)
+            yield from self._if_absent(*marks)
 
     def _before_deleting_policy_entry(self, step: Step) -> _Candidates:
         key = step.key
@@ -226,7 +227,7 @@ class Dependencies:
     def _before_real_server(self, step: Step) -> _Candidates:
         key = step.key
         assert isinstance(key, RealServer)
-        if step.spec == DRAINING and step.verb == "update":
+        if is_draining_spec(step.spec) and step.verb == "update":
             return
         yield from self._if_absent(key.virtual_server)
         if self._rows.unmasqueraded or self._rows.exempt or self._rows.opened:

@@ -6,13 +6,13 @@ Invariants:
 
 from collections.abc import Sequence
 
-from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, Spec, is_tcp
+from kubeproxy_py.model.rows import DRAINING, Key, RealServer, Rows, Spec, is_draining_spec, is_tcp
 from kubeproxy_py.model.steps import Plan, Step
 
 
 def is_draining(key: Key, spec: Spec, desired: Rows) -> bool:
     """Return whether the actual row (*key*, *spec*) is a draining real server."""
-    return spec == DRAINING and isinstance(key, RealServer) and key not in desired and must_drain(key, desired)
+    return is_draining_spec(spec) and isinstance(key, RealServer) and key not in desired and must_drain(key, desired)
 
 
 def must_drain(key: RealServer, desired: Rows) -> bool:

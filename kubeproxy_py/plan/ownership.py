@@ -23,6 +23,7 @@ from kubeproxy_py.model.rows import (
     Key,
     LoopbackPath,
     RealServer,
+    ReturnTunnel,
     Rows,
     Sysctl,
     VirtualServer,
@@ -124,7 +125,7 @@ def _is_of_policies(key: Key) -> bool:
             return name in kube_names.POLICY_SETS
         case Chain(table=table, name=name) | Jump(table=table, target=name):
             return (table, name) in kube_names.POLICY_CHAINS
-        case LoopbackPath():
+        case LoopbackPath() | ReturnTunnel():
             return True
     server = _server_of(key)
     return server is not None and (bool(server.mark) or server.address in _LOOPBACK)

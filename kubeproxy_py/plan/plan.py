@@ -17,7 +17,6 @@ from itertools import takewhile
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
-    DRAINING,
     Address,
     Chain,
     ChainSpec,
@@ -30,10 +29,13 @@ from kubeproxy_py.model.rows import (
     LoopbackPath,
     PolicyEntry,
     RealServer,
+    ReturnTunnel,
     Rows,
     Spec,
     Sysctl,
     VirtualServer,
+    drained,
+    is_draining_spec,
 )
 from kubeproxy_py.model.steps import Plan, Step
 from kubeproxy_py.net import FAMILIES, IP
@@ -61,6 +63,7 @@ BUILD_ORDER: tuple[type[Key], ...] = (
     RealServer,
     PolicyEntry,
     LoopbackPath,
+    ReturnTunnel,
     Address,
 )
 
@@ -247,7 +250,7 @@ def _steps_for(key: Key, want: _MaybeSpec, have: _MaybeSpec, desired: Rows) -> t
 
 def _removal(key: Key, have: Spec, desired: Rows) -> Step | None:
     if isinstance(key, RealServer) and must_drain(key, desired):
-        return None if have == DRAINING else Step("update", key, DRAINING, have)
+        return None if is_draining_spec(have) else Step("update", key, drained(have), have)
     # Sysctls are never reset.
     return None if isinstance(key, Sysctl) else Step("delete", key, None, have)
 

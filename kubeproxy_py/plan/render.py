@@ -5,7 +5,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from kubeproxy_py.model.rows import SERVING, Chain, ChainSpec, Ipset, Jump, Key, Link, LoopbackPath, Spec, Sysctl
+from kubeproxy_py.model.rows import (
+    SERVING,
+    Chain,
+    ChainSpec,
+    Ipset,
+    Jump,
+    Key,
+    Link,
+    LoopbackPath,
+    Spec,
+    Sysctl,
+)
 from kubeproxy_py.model.steps import Plan, Step, Verb
 
 Owners = Callable[[Key], Sequence[str]]

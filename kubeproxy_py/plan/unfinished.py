@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from kubeproxy_py.model.rows import (
-    DRAINING,
     Chain,
     ChainSpec,
     IpsetEntry,
@@ -18,6 +17,7 @@ from kubeproxy_py.model.rows import (
     RealServer,
     Rows,
     VirtualServer,
+    is_draining_spec,
     referenced_sets,
 )
 from kubeproxy_py.net import IP, Family
@@ -122,7 +122,7 @@ class Unfinished:
 
     def _note_real_server(self, key: RealServer, *, is_wanted: bool, is_missing: bool) -> None:
         # With its virtual server it goes in any case.
-        if not is_wanted and self._actual[key] != DRAINING and key.virtual_server in self._desired:
+        if not is_wanted and not is_draining_spec(self._actual[key]) and key.virtual_server in self._desired:
             for frontend in frontends_of(key.virtual_server):
                 self.forwarding.setdefault(frontend, key)
 

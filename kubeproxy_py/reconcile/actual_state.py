@@ -13,7 +13,7 @@ from errno import ETIMEDOUT
 from kubeproxy_py.compile.desired import Desired
 from kubeproxy_py.kernel import scope_of
 from kubeproxy_py.model.policy_marks import MarkRange, foreign_mark_servers
-from kubeproxy_py.model.rows import DRAINING, ChainSpec, Key, RealServer, Rows, Spec, VirtualServer
+from kubeproxy_py.model.rows import ChainSpec, Key, RealServer, Rows, Spec, VirtualServer, is_draining_spec
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.net import CIDR, IP
 from kubeproxy_py.plan.ownership import filter_owned, is_foreign
@@ -132,7 +132,7 @@ class ActualState:
         else:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
         self._track_steps(plan, now_s)
-        self.track_draining((key for key, spec in self.rows.items() if spec == DRAINING), now_s)
+        self.track_draining((key for key, spec in self.rows.items() if is_draining_spec(spec)), now_s)
         self.pending.record_outcome((), failed, now_s, _timed_out(failures), _errors(failures))
         self.pending.defer(deferred)
         self._begin(under_way)
@@ -245,7 +245,7 @@ class ActualState:
         keys = [step.key for step in plan.steps if may_have_drained or step.verb == "update"]
         self.track_draining(keys, now_s)
         if len(tried) > len(plan):  # some had no step: one that was set aside drains from now on
-            self.track_draining([key for key in tried if self.rows.get(key) == DRAINING], now_s)
+            self.track_draining([key for key in tried if is_draining_spec(self.rows.get(key))], now_s)
 
 
 def _unapplied(plan: Plan, failures: Collection[StepFailure]) -> Collection[StepFailure]:

@@ -43,6 +43,9 @@ from kubeproxy_py.reconcile.stale_flows import StaleFlowCleaner
 from kubeproxy_py.reconcile.surroundings import Surroundings
 from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_families, unprotected_families
 
+PEERS_WAIT_S = 5.0
+"""How long the first sync waits for the addresses of all nodes, if they are needed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +85,7 @@ class Agent:
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
         on_disputed: Called with rows that drift again each time after they were repaired.
+        watch_peers: Called with whether the addresses of all nodes are needed, when that changes.
         on_marks: Called whenever the marks of the kernel are read, with the scopes that are suspect.
     """
 
@@ -101,6 +105,7 @@ class Agent:
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
         on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
         on_marks: Callable[[Collection[Scope]], None] = lambda _suspects: None,
+        watch_peers: Callable[[bool], None] | None = None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -108,6 +113,9 @@ class Agent:
         draining = DrainQueue(self._drain_deadline_s)
         node_addresses = self._node_addresses if keep_foreign else None
         self.state = ActualState(compiler.desired, draining, exclude, node_addresses, mark_range)
+        self._watch_peers = watch_peers
+        self._needs_peers = False  # as it was said last
+        self._peers_due_s = NEVER  # when they are not waited for any more
         self._clock = clock
         self._timing = timing
         self._on_problem = on_problem
@@ -130,12 +138,28 @@ class Agent:
         match event:
             case Synced(feed=feed):
                 self.awaited.discard(feed)
+                if not self.awaited and not self.state.is_adopted:
+                    self._ask_for_peers(at_s)
             case Problem():
                 contained("problem", self._on_problem, event)
             case _:
                 self.compiler.handle_event(event)
                 if self._oldest_event_s is None:
                     self._oldest_event_s = at_s
+
+    def _ask_for_peers(self, now_s: float) -> None:
+        """Have peers read if they are needed, and wait for them before the first sync, but not for ever.
+
+        Without them what was handed on before would be taken back for a moment.
+        """
+        needs = self.compiler.needs_peers
+        if needs == self._needs_peers or not self._watch_peers:
+            return
+        self._needs_peers = needs
+        self._watch_peers(needs)
+        if needs and not self.state.is_adopted:
+            self.awaited.add("peers")
+            self._peers_due_s = now_s + PEERS_WAIT_S
 
     def handle_addresses_changed(self, change: AddressesChanged, now_s: float) -> None:
         """Read the addresses of this host that *change* concerns.  Raises KernelError.
@@ -177,7 +201,7 @@ class Agent:
     def due_s(self) -> float:
         """Return when `run_due` has something to do; -inf: now."""
         if self.awaited:
-            return NEVER
+            return self._peers_due_s if self.awaited == {"peers"} else NEVER
         if not self.state.is_adopted:
             return -NEVER
         return min(
@@ -237,6 +261,7 @@ class Agent:
             node=cluster.node,
             host_addresses=cluster.addresses,
             taken=cluster.taken.reports(),
+            peers=cluster.peers.copy(),
             services=cluster.services.copy(),
             slices=cluster.all_slices(),
             claims=claims,
@@ -285,6 +310,8 @@ class Agent:
 
     def run_due(self, now_s: float) -> list[Report]:
         """Do what is due, at most one sync of each trigger, and return what was done.  Raises KernelError."""
+        if self.awaited == {"peers"} and now_s >= self._peers_due_s:
+            self.awaited.clear()
         if self.awaited:
             return []
         if not self.state.is_adopted:
@@ -354,6 +381,7 @@ class Agent:
         self.compiler.record_missing_schedulers(missing_schedulers(report.failures))
         services = [state.name for state in report.states]
         self._surroundings.after_sync(self.compiler.desired.rows)
+        contained("peers", self._ask_for_peers, self._clock())
         contained("stale flows", self._enqueue_flows, report, services)
         if disputed := self.state.drift.pop_disputed():
             contained("disputed rows", self._on_disputed, disputed)

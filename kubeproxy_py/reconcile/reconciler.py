@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
-from kubeproxy_py.model.kube_names import server_entry
-from kubeproxy_py.model.policy_marks import MarkRange, marks_by_frontend
+from kubeproxy_py.model.kube_names import family_of_set, server_entry
+from kubeproxy_py.model.policy_marks import MarkRange, marks_by_entry
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer, mark_server
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
@@ -162,7 +162,8 @@ class Reconciler:
         counts = self._state.real_server_counts
         if all(counts.get(server) for server in resting):
             return
-        led_to = {mark_server(family, mark) for (family, _), mark in marks_by_frontend(self._state.rows).items()}
+        marks = marks_by_entry(self._state.rows)
+        led_to = {mark_server(family_of_set(key.set), mark) for key, mark in marks.items()}
         self._compiler.end_rest(lambda server: bool(counts.get(server)) or server in led_to)
 
     def _due(self, now_s: float) -> list[Key]:

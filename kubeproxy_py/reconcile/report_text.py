@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kubeproxy_py.model.rows import DRAINING, RealServer
+from kubeproxy_py.model.rows import RealServer, is_draining_spec
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.reconcile.report import DrainReport, Report, StaleFlowReport, SyncReport, Trigger
 
@@ -65,6 +65,6 @@ def changes_text(steps: Iterable[Step], failures: Iterable[StepFailure] = ()) ->
 
 
 def _word(step: Step) -> str:
-    if step.verb == "update" and isinstance(step.key, RealServer) and step.spec == DRAINING:
+    if step.verb == "update" and isinstance(step.key, RealServer) and is_draining_spec(step.spec):
         return "draining"
     return _VERB_WORDS[step.verb]

@@ -8,13 +8,14 @@ Invariants:
 """
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.failover.slow_start import SlowStart, steps_in_kernel
 from kubeproxy_py.failover.watch import INHERITED, rule_of
 from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps, Failure
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.rows import Key, RealServer, RealServerSpec, Rows, VirtualServer
+from kubeproxy_py.model.rows import Key, RealServer, RealServerSpec, Rows, Spec, VirtualServer
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.time import NEVER
 
@@ -94,7 +95,7 @@ class SlowStarts:
         return {
             (key.address, key.port)
             for key, spec in rows
-            if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and spec.weight
+            if isinstance(key, RealServer) and _is_endpoint(spec) and spec.weight
         }
 
     def _adopt_failures(self, kernel_rows: Rows, now_s: float) -> list[Key]:
@@ -103,7 +104,7 @@ class SlowStarts:
             return []  # nearly always
         desired, inherited = self._compiler.desired.rows, dict[ServiceName, dict[Destination, Failure]]()
         for key, spec in kernel_rows.items():
-            if isinstance(spec, RealServerSpec) and not spec.weight and isinstance(key, RealServer) and key in desired:
+            if _is_endpoint(spec) and not spec.weight and isinstance(key, RealServer) and key in desired:
                 name = self._compiler.holder_of(key.virtual_server)
                 if name and self._is_checked(name):
                     inherited.setdefault(name, {})[key.address, key.port] = Failure(now_s, INHERITED)
@@ -119,12 +120,17 @@ class SlowStarts:
         return service is not None and rule_of(service, watch_nodes=self._watch_nodes) is not None
 
 
+def _is_endpoint(spec: Spec) -> TypeGuard[RealServerSpec]:
+    """Return whether *spec* is that of an endpoint, and not of a node that packets are handed on to."""
+    return isinstance(spec, RealServerSpec) and spec.forwarding == "masquerade"
+
+
 def _steps_of(desired: Rows, kernel_rows: Rows) -> dict[Destination, int]:
     """Return the steps of the endpoints of a Service that wants the rows *desired*."""
     wholes: dict[VirtualServer, dict[Destination, int]] = {}
     weights: dict[VirtualServer, dict[Destination, int]] = {}
     for key, spec in desired.items():
-        if isinstance(key, RealServer) and isinstance(spec, RealServerSpec):
+        if isinstance(key, RealServer) and _is_endpoint(spec):
             wholes.setdefault(key.virtual_server, {})[key.address, key.port] = spec.weight
             found = kernel_rows.get(key)
             if isinstance(found, RealServerSpec):

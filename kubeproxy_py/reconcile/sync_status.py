@@ -18,7 +18,7 @@ from kubeproxy_py.plan.protection import protecting_group
 
 KIND_NAMES: tuple[str, ...] = (
     *("Sysctl", "Link", "Ipset", "Chain", "Jump", "IpsetEntry", "VirtualServer", "RealServer"),
-    *("PolicyEntry", "LoopbackPath", "Address"),
+    *("PolicyEntry", "LoopbackPath", "ReturnTunnel", "Address"),
 )
 """Every kind of row, in the order of building."""
 

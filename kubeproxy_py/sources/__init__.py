@@ -24,7 +24,7 @@ class EventHandler(Protocol):
 
 
 FEEDS: tuple[Feed, ...] = ("services", "slices", "node")
-"""The feeds of every source; it emits Synced once for each."""
+"""The feeds of every source; it emits Synced once for each, and for peers once they are read."""
 
 
 class SourceError(HintedError):
@@ -54,6 +54,9 @@ class Source(Protocol):
         Raises:
             SourceError: The objects cannot be listed in time.
         """
+
+    def watch_peers(self, *, wanted: bool) -> None:
+        """Read the Nodes of all nodes while they are *wanted*, and emit the events of peers; does not block."""
 
     def rejected(self) -> tuple[Problem, ...]:
         """Return why objects are not used as they are now; any thread may call it."""

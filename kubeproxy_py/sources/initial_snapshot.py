@@ -4,7 +4,7 @@ import queue
 import time
 from collections.abc import Callable
 
-from kubeproxy_py.model.events import Event, Synced
+from kubeproxy_py.model.events import Event, Feed, ServiceUpserted, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, Source, SourceError
 
@@ -24,7 +24,8 @@ def read_initial_snapshot(
     batches: queue.Queue[tuple[Event, ...]] = queue.Queue()
     end_s = time.monotonic() + timeout_s
     events: list[Event] = []
-    waiting = set(FEEDS)
+    waiting: set[Feed] = set(FEEDS)
+    asks_for_peers = False
     source.start(lambda *batch: batches.put(batch))
     try:
         while waiting:
@@ -36,6 +37,10 @@ def read_initial_snapshot(
             if len(problems) < len(batch):
                 end_s = time.monotonic() + timeout_s
             waiting -= {event.feed for event in batch if isinstance(event, Synced)}
+            if not waiting and not asks_for_peers and any(map(_needs_peers, events)):
+                asks_for_peers = True
+                waiting.add("peers")
+                source.watch_peers(wanted=True)
     except queue.Empty:
         problems = [event for event in events if isinstance(event, Problem)]
         lists = ", ".join(sorted(waiting))
@@ -44,3 +49,8 @@ def read_initial_snapshot(
     finally:
         source.stop()
     return events
+
+
+def _needs_peers(event: Event) -> bool:
+    """Return whether *event* is that of a Service that asks for direct server return."""
+    return isinstance(event, ServiceUpserted) and bool(event.service.settings.direct_return)

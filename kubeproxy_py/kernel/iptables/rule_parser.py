@@ -117,7 +117,7 @@ def _is_our_set(value: str, family: Family) -> bool:
 
 
 def _is_mark_set(value: str, family: Family) -> bool:
-    return value == kube_names.POLICY_MARKS.name_in(family)
+    return any(definition.name_in(family) == value for definition in kube_names.POLICY_MARK_DEFINITIONS)
 
 
 _MARK = _matching(r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}")

@@ -351,7 +351,7 @@ def _rows(data: bytes, server: VirtualServer) -> Rows:
     for address, port, method, weight, upper, lower, _, _ in entries(data):
         key = RealServer(server, inet_ntop(AF_INET, address), ntohs(port))
         is_usual = weight == 1 and not method and not upper and not lower
-        rows[key] = SERVING if is_usual else real_server_spec(method, weight, upper, lower)
+        rows[key] = SERVING if is_usual else real_server_spec(method, weight, upper, lower, is_marked=bool(server.mark))
     return rows
 
 

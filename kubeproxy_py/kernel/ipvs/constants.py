@@ -26,7 +26,8 @@ DEST_ADDR, DEST_PORT, DEST_FWD_METHOD, DEST_WEIGHT, DEST_U_THRESH, DEST_L_THRESH
 DEST_ACTIVE_CONNS, DEST_INACT_CONNS, DEST_PERSIST_CONNS = range(7, 10)
 DEST_STATS, DEST_ADDR_FAMILY, DEST_STATS64, DEST_TUN_TYPE, DEST_TUN_PORT, DEST_TUN_FLAGS = range(10, 16)
 
-FWD_MASQUERADE, FWD_LOCALNODE = 0, 1  # kernels before 2.6.38 return LOCALNODE for masquerading to the host itself
+FWD_MASQUERADE, FWD_LOCALNODE, FWD_TUNNEL, FWD_ROUTE = range(4)
+# kernels before 2.6.38 return LOCALNODE for masquerading to the host itself
 FWD_MASK = 0x7
 FLAG_HASHED = 0x2  # IP_VS_SVC_F_HASHED: set by the kernel on every virtual server
 SINGLE_CLIENT = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}  # the netmask of a persistence template for each client

@@ -42,6 +42,8 @@ from kubeproxy_py.kernel.ipvs.constants import (
     FWD_LOCALNODE,
     FWD_MASK,
     FWD_MASQUERADE,
+    FWD_ROUTE,
+    FWD_TUNNEL,
     SINGLE_CLIENT,
     SVC_ADDR,
     SVC_AF,
@@ -63,6 +65,7 @@ from kubeproxy_py.model.rows import (
     FLAG_PERSISTENT,
     SERVING,
     Connections,
+    Forwarding,
     RealServer,
     RealServerCounters,
     RealServerSpec,
@@ -75,7 +78,9 @@ from kubeproxy_py.model.rows import (
 from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, Family, Protocol
 
 FOREIGN_FORWARDING = RealServerSpec(weight=-1)
-"""The spec of a real server that has another forwarding method than masquerading.
+"""The spec of a real server that has another forwarding method than masquerading, where no Service has any.
+
+Only virtual servers by firewall mark may have those of direct server return.
 
 No desired spec equals it, so such a real server is updated where it is desired, which makes it masquerade, and deleted
 where it is not.
@@ -83,6 +88,7 @@ where it is not.
 
 PROTOCOLS: dict[int, Protocol] = {number: protocol for protocol, number in PROTOCOL_NUMBERS.items()}
 _COMMON_SPECS = {spec.weight: spec for spec in (SERVING, DRAINING)}  # one value for 100,000 rows saves memory
+_DIRECT: dict[int, Forwarding] = {FWD_ROUTE: "route", FWD_TUNNEL: "tunnel"}
 _GENLMSGHDR_SIZE = 4
 _NESTED_OFFSET = 8  # after the generic netlink header and that of the SERVICE or DEST attribute
 _STATS_COUNTERS = range(1, 6)  # CONNS, INPKTS, OUTPKTS, INBYTES, OUTBYTES: the order of Traffic's fields
@@ -206,10 +212,13 @@ def decode_dest(body: bytes, virtual_server: VirtualServer) -> RealServerState:
     default_family = family_number(virtual_server.address)
     address, port, method, weight, upper, lower, active, inactive, family = _dest_fields(body, default_family)
     key = RealServer(virtual_server, _read_address(family, address), ntohs(port))
-    return RealServerState(key, real_server_spec(method, weight, upper, lower), Connections(active, inactive))
+    spec = real_server_spec(method, weight, upper, lower, is_marked=bool(virtual_server.mark))
+    return RealServerState(key, spec, Connections(active, inactive))
 
 
-def real_server_spec(method: int, weight: int, upper: int = 0, lower: int = 0) -> RealServerSpec:
+def real_server_spec(
+    method: int, weight: int, upper: int = 0, lower: int = 0, *, is_marked: bool = False
+) -> RealServerSpec:
     """Return the spec of a real server.
 
     Args:
@@ -217,9 +226,11 @@ def real_server_spec(method: int, weight: int, upper: int = 0, lower: int = 0) -
         weight: Its weight.
         upper: The upper threshold of its connections.
         lower: The lower one.
+        is_marked: Its virtual server is by firewall mark.
     """
     if method & FWD_MASK not in (FWD_MASQUERADE, FWD_LOCALNODE):
-        return FOREIGN_FORWARDING
+        forwarding = _DIRECT.get(method & FWD_MASK) if is_marked else None
+        return RealServerSpec(weight, upper, lower, forwarding) if forwarding else FOREIGN_FORWARDING
     if upper or lower:
         return RealServerSpec(weight, upper, lower)
     return _COMMON_SPECS.get(weight) or RealServerSpec(weight)

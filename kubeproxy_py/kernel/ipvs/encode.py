@@ -37,6 +37,8 @@ from kubeproxy_py.kernel.ipvs.constants import (
     DEST_U_THRESH,
     DEST_WEIGHT,
     FWD_MASQUERADE,
+    FWD_ROUTE,
+    FWD_TUNNEL,
     SINGLE_CLIENT,
     SVC_ADDR,
     SVC_AF,
@@ -53,7 +55,7 @@ from kubeproxy_py.kernel.ipvs.constants import (
 from kubeproxy_py.kernel.netlink.attributes import NESTED, attr_header, attribute, be16, nested, string, u16, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, family_number
 from kubeproxy_py.kernel.netlink.messages import Message, message_header
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import Forwarding, RealServer, RealServerSpec, Spec, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.steps import Step, Verb
 from kubeproxy_py.net import PROTOCOL_NUMBERS, Protocol
 
@@ -62,6 +64,7 @@ _DEST_COMMANDS: dict[Verb, int] = {"add": CMD_NEW_DEST, "update": CMD_SET_DEST, 
 
 _ADDRESS_SIZE: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
 _ALL_FLAGS = 0xFFFFFFFF
+_METHODS: dict[Forwarding, int] = {"masquerade": FWD_MASQUERADE, "route": FWD_ROUTE, "tunnel": FWD_TUNNEL}
 
 
 _Service = tuple[Verb, Spec, int, Protocol, int]
@@ -216,7 +219,7 @@ def _around_dest_address(family: int, port: int, spec: RealServerSpec | None) ->
     """
     after = be16(DEST_PORT, port)
     if spec is not None:
-        after += u32(DEST_FWD_METHOD, FWD_MASQUERADE) + u32(DEST_WEIGHT, spec.weight)
+        after += u32(DEST_FWD_METHOD, _METHODS[spec.forwarding]) + u32(DEST_WEIGHT, spec.weight)
         after += u32(DEST_U_THRESH, spec.upper) + u32(DEST_L_THRESH, spec.lower)
     return _nest_around_address(ATTR_DEST, b"", DEST_ADDR, family, after)
 

@@ -33,7 +33,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV6_REAL_SERVERS, VIRTUAL_SERVERS, Mark
 from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.ipvs.decode import FOREIGN_FORWARDING
-from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, Rows, VirtualServer, mark_server
+from kubeproxy_py.model.rows import NOT_LISTED, Forwarding, RealServer, RealServerSpec, Rows, VirtualServer, mark_server
 from kubeproxy_py.net import IP, Protocol, pack
 
 PATH = "/proc/thread-self/net/ip_vs"  # of the network namespace of the thread that opens it
@@ -46,7 +46,9 @@ _REAL_SERVER = b"  -> "
 _IPV4_DIGITS = 8  # hexadecimal
 _PROTOCOLS: dict[bytes, Protocol] = {name.encode(): name for name in ("TCP", "UDP", "SCTP")}
 _BY_MARK = b"FWM"
-_METHODS = (b"Masq", b"Local")  # kernels before 2.6.38 list the latter for masquerading to the host itself
+_METHODS: dict[bytes, Forwarding] = {b"Masq": "masquerade", b"Local": "masquerade"}
+# Kernels before 2.6.38 list the latter for masquerading to the host itself.
+_METHODS_BY_MARK: dict[bytes, Forwarding] = {**_METHODS, b"Route": "route", b"Tunnel": "tunnel"}
 
 Records = dict[bytes, tuple[bytes, ...]]
 """By protocol, address and port of a virtual server the lines of its real servers, sorted, and without connections."""
@@ -177,13 +179,14 @@ def decode_record(key: bytes, real_servers: Iterable[bytes]) -> Iterator[tuple[R
     for line in real_servers:
         _arrow, place, method, weight = line.split()
         address, port = _decode_place(place)
-        spec = _listed_spec(int(weight)) if method in _METHODS else FOREIGN_FORWARDING
+        forwarding = (_METHODS_BY_MARK if server.mark else _METHODS).get(method)
+        spec = _listed_spec(int(weight), forwarding) if forwarding else FOREIGN_FORWARDING
         yield RealServer(server, address, port), spec
 
 
 @lru_cache(64)
-def _listed_spec(weight: int) -> RealServerSpec:
-    return RealServerSpec(weight, NOT_LISTED, NOT_LISTED)
+def _listed_spec(weight: int, forwarding: Forwarding) -> RealServerSpec:
+    return RealServerSpec(weight, NOT_LISTED, NOT_LISTED, forwarding)
 
 
 @lru_cache(4096)

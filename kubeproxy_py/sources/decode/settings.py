@@ -61,6 +61,12 @@ def _health_check(text: str) -> str:
     return text
 
 
+def _direct_return(text: str) -> str:
+    if text not in ("route", "tunnel"):
+        raise _invalid("is neither route nor tunnel", "write route or tunnel")
+    return text
+
+
 def _scheduler(text: str) -> str:
     if text not in SCHEDULERS:
         raise _invalid("is no scheduler of IPVS", _nearest(text, SCHEDULERS) or f"one of {', '.join(SCHEDULERS)}")
@@ -175,6 +181,7 @@ SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "affinity-timeout": ("affinity_timeout_s", _affinity_timeout),
     "affinity-mask": ("affinity_prefixes", _affinity_prefixes),
     "max-connections": ("max_connections", _count(_CONNECTIONS_MAX)),
+    "dsr": ("direct_return", _direct_return),
     "health-check": ("health_check", _health_check),
     "health-check-interval": ("health_check_interval_s", _bounded_duration(0.5, 3600)),
     "health-check-threshold": ("health_check_threshold", _count(100)),

@@ -39,6 +39,9 @@ SLICES = Resource(
 )
 
 
+PEERS = Resource("peers", "Node", "/api/v1/nodes")
+
+
 def node_resource(name: str) -> Resource:
     """Return the resource that selects the Node *name*."""
     return Resource("node", "Node", "/api/v1/nodes", field_selector=f"metadata.name={name}")

@@ -24,7 +24,7 @@ from msgspec import Struct
 from kubeproxy_py import __version__
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.events import Event, PeerDeleted
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.net import IP, SocketAddress
 from kubeproxy_py.sources import EventHandler, SourceError
@@ -44,14 +44,15 @@ from kubeproxy_py.sources.kubernetes.listing import Doubt
 from kubeproxy_py.sources.kubernetes.open_watch import PROBE_AFTER_S
 from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
-from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, Resource, node_resource
+from kubeproxy_py.sources.kubernetes.resources import PEERS, SERVICES, SLICES, Resource, node_resource
 from kubeproxy_py.sources.kubernetes.saved_objects import SavedObjects, Saving
 from kubeproxy_py.sources.kubernetes.watch_monitor import WatchMonitor
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
+from kubeproxy_py.sources.peers import as_peers
 from kubeproxy_py.sources.saved.cluster_ids import cluster_ids
 
 CONFIRM_PERCENT = 50
-_CONNECTIONS = 5  # one for each watch, one to post Events, and one to probe
+_CONNECTIONS = 6  # one for each watch, that of peers included, one to post Events, and one to probe
 _JOIN_TIMEOUT_S = 0.5  # of all watches; one that waits for a silent server ends with the process
 _TOKEN_MAX_BYTES = 1 << 20
 _AUTHORITIES_MAX_BYTES = 4 << 20
@@ -100,7 +101,10 @@ class KubeSource:
         self._resources = (SERVICES, SLICES, node_resource(node_name))
         self._caution = caution
         self._threads: list[WatchThread] = []
-        self._monitor = WatchMonitor(self.api, self._threads, PROBE_AFTER_S)
+        self._watched: list[WatchThread] = []  # by the monitor
+        self._peers: WatchThread | None = None  # None: nobody needs peers
+        self._emit: EventHandler = _drop
+        self._monitor = WatchMonitor(self.api, self._watched, PROBE_AFTER_S)
         self._saved = (
             SavedObjects(saving, node_name, kernel_serves=bool(caution.served), metrics=metrics) if saving else None
         )
@@ -121,17 +125,36 @@ class KubeSource:
             if self._saved:
                 self._saved.after_emit()
 
+        self._emit = emit_unless_stopped
         self._servers = ApiServerAddresses(emit_unless_stopped)
         self._servers.add(self.server_addresses())
         for resource in self._resources:
             list_watch = ListWatch(resource, random.random, self._guard(resource))
             thread = WatchThread(list_watch, self.api, emit_unless_stopped, self._metrics, self._caution.on_doubt)
             self._threads.append(thread)
+            self._watched.append(thread)
         for thread in self._threads:
             thread.start()
         self._monitor.start()
         if self._saved:
             self._saved.start(self.api, self._servers, self._threads)
+
+    def watch_peers(self, *, wanted: bool) -> None:
+        """List and watch all Nodes while they are *wanted*; see Source."""
+        if wanted and not self._peers:
+            guard = RemovalGuard(self._caution.confirm_percent)
+            list_watch = ListWatch(PEERS, random.random, guard)
+            self._peers = WatchThread(list_watch, self.api, self._emit_peers, self._metrics, self._caution.on_doubt)
+            self._watched.append(self._peers)
+            self._peers.start()
+        elif not wanted and (thread := self._peers):
+            self._peers = None
+            self._watched.remove(thread)
+            thread.stop()
+            self._emit(*(PeerDeleted(name.name) for _, name in thread.known_values()))
+
+    def _emit_peers(self, *events: Event) -> None:
+        self._emit(*as_peers(events))
 
     def _guard(self, resource: Resource) -> RemovalGuard:
         """Return the guard of *resource*; a Node that does not exist yet serves nothing."""
@@ -156,7 +179,7 @@ class KubeSource:
 
     def rejected(self) -> tuple[Problem, ...]:
         """Return the problems of the objects whose last version is not used; see Source."""
-        return tuple(problem for thread in self._threads for problem in thread.rejected())
+        return tuple(problem for thread in self._watched for problem in thread.rejected())
 
     def _on_connected(self, connected: socket.socket) -> None:
         """Remember the peer, before what it sent is emitted."""
@@ -170,12 +193,16 @@ class KubeSource:
         self._monitor.stop()
         if self._saved:
             self._saved.stop()
-        for thread in self._threads:
+        for thread in self._watched:
             thread.stop()
         end_s = time.monotonic() + _JOIN_TIMEOUT_S
-        for thread in self._threads:
+        for thread in self._watched:
             thread.join(max(0.0, end_s - time.monotonic()))
         self.api.close()
+
+
+def _drop(*_events: Event) -> None:
+    """Drop events before the start."""
 
 
 def import_libraries() -> None:

@@ -132,6 +132,8 @@ class _Parser:
         if decoded.name is None:
             self.complete = False
         elif decoded.kind == "Node" and decoded.name != self._node:
+            # Only its addresses may be of use, for direct server return.
+            self._record((decoded.kind, decoded.name), decoded, within)
             return
         else:
             self._record((decoded.kind, decoded.name), decoded, within)

@@ -21,6 +21,7 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
 from kubeproxy_py.sources.manifests.folder import Folder, PollResult
+from kubeproxy_py.sources.peers import as_peers
 
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
@@ -63,8 +64,10 @@ class ManifestSource:
         self._confirm_s = CONFIRM_EMPTY_S if confirm_empty else 0.0
         self._doubted_since_s: float | None = None  # before Synced
         self._metrics = metrics
+        self._node_name = node_name
         self._folder = Folder(directory, node_name)
         self._changes: Changes = queue.Queue()
+        self._emit: EventHandler | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._synced = False
@@ -83,12 +86,18 @@ class ManifestSource:
             raise SourceError(f"no objects could be read from the manifest directory {self._directory}")
         return events
 
+    def watch_peers(self, *, wanted: bool) -> None:
+        """Say that all peers are known: a folder is read with all its Nodes."""
+        if wanted and self._emit:
+            self._emit(Synced("peers"))
+
     def rejected(self) -> tuple[Problem, ...]:
         """Return the problems of files and objects; see Source."""
         return self._folder.rejected()
 
     def start(self, emit: EventHandler) -> None:
         """Start the thread."""
+        self._emit = emit
         self._thread = threads.start("manifests", partial(self._run, emit), self._stopping)
 
     def stop(self) -> None:
@@ -100,10 +109,11 @@ class ManifestSource:
 
     def _with_synced(self, result: PollResult) -> list[Event]:
         """Return the events, and Synced after the first successful poll."""
+        events = [*as_peers(result.events, self._node_name)]
         if self._synced or not result.readable or self._is_doubted(result):
-            return result.events
+            return events
         self._synced = True
-        return [*result.events, *(Synced(feed) for feed in FEEDS)]
+        return [*events, *(Synced(feed) for feed in FEEDS)]
 
     def _is_doubted(self, result: PollResult) -> bool:
         """Return whether the folder has no manifests, or half-written ones, and not for long enough to accept it."""

@@ -1,0 +1,126 @@
+"""The rows of direct server return: what a Service port needs so that other nodes answer its clients themselves.
+
+A frontend with externalTrafficPolicy Local serves the endpoints of this node only.  With the annotation ``dsr`` it has
+another virtual server, by a firewall mark for clients outside, with the endpoints of this node, and each other node
+that has endpoints as one real server.  What goes there arrives as the client sent it; that node's own virtual server,
+by address, chooses one of its endpoints, and the answers go to the client without coming by this node.
+
+Invariants:
+- What another node handed on is not marked (chains.py), so it is for the endpoints of this node, and never goes round.
+- A node has as much weight as its endpoints have together, so each endpoint gets the same share.
+- A Service whose endpoints are all on this node, or on nodes without a known address, has no such virtual server.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from kubeproxy_py.compile.binding import FrontendKind
+from kubeproxy_py.compile.conditions import WEIGHT_MAX
+from kubeproxy_py.compile.frontends import FamilyPort, Frontend
+from kubeproxy_py.compile.mark_numbers import MarkOwner
+from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext
+from kubeproxy_py.compile.policies import MarkQuery, mark_server_spec
+from kubeproxy_py.compile.port_endpoints import PortEndpoints
+from kubeproxy_py.compile.settings import WEIGHTED_TWINS, Applied
+from kubeproxy_py.compile.topology import SelectionRule, select_rules, selects_any
+from kubeproxy_py.model.flows import Destination
+from kubeproxy_py.model.kube_names import server_entry
+from kubeproxy_py.model.rows import (
+    MarkSpec,
+    PolicyEntry,
+    RealServer,
+    RealServerSpec,
+    ReturnTunnel,
+    Rows,
+    TunnelSpec,
+    VirtualServerSpec,
+    mark_server,
+)
+from kubeproxy_py.model.settings import DirectReturn
+from kubeproxy_py.net import IP, Protocol, by_family
+
+Peers = Mapping[str, tuple[IP, ...]]
+"""The addresses of all nodes, by name, in the order of preference."""
+
+PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
+_KINDS = (FrontendKind.EXTERNAL_IP, FrontendKind.LOAD_BALANCER)
+
+
+class HandingOn(Struct, frozen=True, gc=False):
+    """How a Service is handed on from this node."""
+
+    settings: Applied
+    context: NodeContext
+    peers: Peers
+
+    @property
+    def forwarding(self) -> DirectReturn:
+        """The way; "": it is not."""
+        return self.settings.direct_return
+
+
+def direct_return_parts(
+    port: FamilyPort, served: Iterable[Frontend], endpoints: PortEndpoints, mark_of: MarkQuery, handing_on: HandingOn
+) -> list[Rows]:
+    """Return the rows in parts: the common part first, then one for each slice, as ``compile_parts``."""
+    common: Rows = {}
+    servers = {each.server: each for each in served}
+    fronts = [server for server, front in servers.items() if front.is_local_policy and front.kind in _KINDS]
+    if not fronts or port.port.protocol not in PROTOCOLS:
+        return [common]
+    family, context = port.family, handing_on.context
+    address = context.node_ips.get(family, LOOPBACK[family])
+    if handing_on.forwarding == "tunnel" and address != LOOPBACK[family]:
+        common[ReturnTunnel(family)] = TunnelSpec(address)
+    nodes = _nodes(port, endpoints, handing_on)
+    if not nodes:
+        return [common]
+    owner = MarkOwner(port.service.name, port.port.name, port.port.protocol, family, is_outside=True)
+    entries = [server_entry(server) for server in fronts]
+    mark = mark_of(owner, entries)
+    if not mark:
+        return [common]
+    server = mark_server(family, mark)
+    spec = _weighted(mark_server_spec(port, handing_on.settings.server_spec(family)), context)
+    rows: Rows = {RealServer(server, node, port.port.port): of_node for node, of_node in nodes.items()}
+    rules = select_rules(endpoints.slices, cluster=False, local=True)
+    server_rows, *slice_parts = endpoints.server_parts(server, spec, rules.local, rows)
+    common |= server_rows
+    common |= {PolicyEntry(owner.set, entry): MarkSpec(mark) for entry in entries}
+    return [common, *slice_parts]
+
+
+def _nodes(port: FamilyPort, endpoints: PortEndpoints, handing_on: HandingOn) -> dict[IP, RealServerSpec]:
+    """Return the address of each other node that has endpoints, with its spec."""
+    rule = SelectionRule.READY
+    if not selects_any(endpoints.slices, rule):
+        rule = SelectionRule.TERMINATING
+    context, assigns = handing_on.context, handing_on.settings.spec_of(handing_on.context)
+    weights: dict[str, int] = {}
+    working: dict[str, int] = {}  # of those that do not fail their checks
+    seen: set[Destination] = set()
+    for backend in (each for part in endpoints.slices for each in part.selected(rule)):
+        place, node = (backend.address, backend.port), backend.endpoint.node
+        if node in ("", context.node_name) or place in seen:
+            continue
+        seen.add(place)
+        weight = assigns(backend.endpoint).weight if assigns else 1
+        weights[node] = weights.get(node, 0) + weight
+        if place not in endpoints.conditions.failures:
+            working[node] = working.get(node, 0) + weight
+    addresses = {node: by_family(handing_on.peers.get(node, ())).get(port.family, "") for node in weights}
+    assert handing_on.forwarding
+    return {
+        addresses[node]: RealServerSpec(
+            min((working.get(node, 0) if working else weight), WEIGHT_MAX), forwarding=handing_on.forwarding
+        )
+        for node, weight in weights.items()
+        if addresses[node]
+    }
+
+
+def _weighted(spec: VirtualServerSpec, context: NodeContext) -> VirtualServerSpec:
+    """Return *spec* with a scheduler that takes notice of weights, where the kernel has it."""
+    twin = WEIGHTED_TWINS.get(spec.scheduler, spec.scheduler)
+    return spec if twin in context.missing_schedulers else VirtualServerSpec(twin, spec.flags)
