@@ -213,14 +213,14 @@ def test_documented_layers_are_those_of_import_linter() -> None:
 
 _KINDS = (
     *("sysctls", "device", "sets", "chains", "jumps", "set entries", "virtual servers", "real servers"),
-    *("entries of exact policies", "paths to loopback addresses", "addresses"),
+    *("entries of exact policies", "paths to loopback addresses", "return tunnels", "addresses"),
 )
 
 
 def test_documented_build_order_is_that_of_the_plan() -> None:
     names = (
         *("Sysctl", "Link", "Ipset", "Chain", "Jump", "IpsetEntry", "VirtualServer", "RealServer"),
-        *("PolicyEntry", "LoopbackPath", "Address"),
+        *("PolicyEntry", "LoopbackPath", "ReturnTunnel", "Address"),
     )
     assert tuple(kind.__name__ for kind in BUILD_ORDER) == names
     assert ", ".join(_KINDS) in " ".join(DOCUMENT.split())

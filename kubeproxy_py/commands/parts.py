@@ -90,7 +90,7 @@ def probe_host(loaded: LoadedConfig, *, require: bool = False, verbosity: int = 
     """
     from kubeproxy_py.kernel.host_probe import probe
 
-    result = probe(loaded.agent.iptables_flavour)
+    result = probe(loaded.agent.iptables_flavour, policies=loaded.agent.policy_marks is not None)
     for problem in result.problems:
         if not (require and problem.fatal):  # the error has it
             log.warning("%s", problem)

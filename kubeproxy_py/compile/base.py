@@ -36,7 +36,7 @@ def base_rows(  # noqa: PLR0913 - all that these rows depend on
     without_comments: Collection[Family] = (),
     *,
     policy_sets: bool = False,
-    outside_sets: Collection[Family] = (),
+    direct_sets: Collection[str] = (),
     policy_jumps: bool = False,
     loopback: Mapping[Family, LoopbackSpec] | None = None,
 ) -> Rows:
@@ -48,7 +48,7 @@ def base_rows(  # noqa: PLR0913 - all that these rows depend on
         maxelems: The maxelem of sets that differ from kube-proxy's, by name.
         without_comments: The families whose rules cannot have comments.
         policy_sets: The sets of exact policies, too.
-        outside_sets: Among them that of direct server return, in these families.
+        direct_sets: Those of direct server return that are among them.
         policy_jumps: The jumps of exact policies, too.
         loopback: The paths to node ports at loopback addresses, by family.
     """
@@ -58,10 +58,10 @@ def base_rows(  # noqa: PLR0913 - all that these rows depend on
         for ipset, header in kube_names.ipsets(family, maxelems).items():
             rows[ipset] = header
         if policy_sets:
-            unused = () if family in outside_sets else (kube_names.POLICY_OUTSIDE,)
-            definitions = [each for each in kube_names.POLICY_IPSET_DEFINITIONS if each not in unused]
-            for ipset, header in kube_names.ipsets(family, maxelems, definitions).items():
-                rows[ipset] = header
+            unused = {each.name_in(family) for each in kube_names.POLICY_DIRECT_DEFINITIONS} - {*direct_sets}
+            for ipset, header in kube_names.ipsets(family, maxelems, kube_names.POLICY_IPSET_DEFINITIONS).items():
+                if ipset.name not in unused:
+                    rows[ipset] = header
         comments = family not in without_comments
         for jump, rule in kube_names.jumps(family, comments=comments, policies=policy_jumps).items():
             rows[jump] = JumpSpec(rule)

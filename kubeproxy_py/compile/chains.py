@@ -22,6 +22,7 @@ from kubeproxy_py.net import ADDRESS_BITS, CIDR, PROTOCOL_NUMBERS, Family
 _PROTOCOL_NUMBERS = {protocol.lower(): number for protocol, number in PROTOCOL_NUMBERS.items()}
 _LOOPBACK_NETWORK: Mapping[Family, str] = {"IPv4": "127.0.0.0/8", "IPv6": "::1/128"}
 _REJECT_WITH: Mapping[Family, str] = {"IPv4": "icmp-port-unreachable", "IPv6": "icmp6-port-unreachable"}
+_HANDED_ON = "0x03"  # of the DSCPs for local use (RFC 2474, pool 2): by this, nodes know what another one handed on
 
 
 class NonEmptySets(Struct, frozen=True, gc=False):
@@ -238,12 +239,19 @@ def _policy_input(inputs: _Inputs) -> _Rules:
     # A pod of this node reaches all endpoints of what outsiders reach on this node only.
     for match in inputs.node.if_local.get(inputs.family, ()):
         yield f"{match} {_set_mark(inputs)}"
-    if inputs.has_entries(kube_names.POLICY_OUTSIDE):
-        # What another node handed on is for the endpoints of this one; otherwise it could go round.
-        name = kube_names.POLICY_OUTSIDE.name_in(inputs.family)
-        new = f"! -i {TUNNEL_DEVICES[inputs.family]} -m mark ! {_policy_mark(inputs)}"
-        yield f"{new} -j SET --map-set {name} dst,dst --map-mark"
+    yield from _hand_on(inputs)
     yield _drop_without_local_endpoint(inputs)
+
+
+def _hand_on(inputs: _Inputs) -> _Rules:
+    # What another node handed on is for the endpoints of this one; otherwise it could go round.
+    unmarked, marked = f"-m mark ! {_policy_mark(inputs)}", f"-m mark {_policy_mark(inputs)}"
+    if inputs.has_entries(kube_names.POLICY_OUTSIDE):
+        by_tunnel = f"-i {TUNNEL_DEVICES[inputs.family]}"
+        yield f"! {by_tunnel} {unmarked} {_set_mark(inputs, kube_names.POLICY_OUTSIDE)}"
+    if inputs.has_entries(kube_names.POLICY_ROUTED) and inputs.has_extension("dscp") and inputs.has_extension("DSCP"):
+        yield f"-m dscp ! --dscp {_HANDED_ON} {unmarked} {_set_mark(inputs, kube_names.POLICY_ROUTED)}"
+        yield f"{marked} {inputs.match(kube_names.POLICY_ROUTED, 'dst,dst')} -j DSCP --set-dscp {_HANDED_ON}"
 
 
 def _policy_forward(inputs: _Inputs) -> _Rules:
@@ -253,6 +261,9 @@ def _policy_forward(inputs: _Inputs) -> _Rules:
 
 
 def _policy_output(inputs: _Inputs) -> _Rules:
+    if inputs.has_entries(kube_names.POLICY_ROUTED):
+        # What is handed on comes by here, too; a changed mark would have it routed again, to this node itself.
+        yield f"-m mark {_policy_mark(inputs)} {inputs.match(kube_names.POLICY_ROUTED, 'dst,dst')} -j RETURN"
     # This node itself is subject to source ranges, whatever its source address.
     yield f"{inputs.match(kube_names.LOAD_BALANCER_FW, 'dst,dst')} -j {kube_names.POLICY_RANGES_CHAIN}"
     if inputs.has_extension("addrtype"):
@@ -268,8 +279,8 @@ def _policy_ranges(inputs: _Inputs) -> _Rules:
     yield "-j DROP"
 
 
-def _set_mark(inputs: _Inputs) -> str:
-    return f"-j SET --map-set {kube_names.POLICY_MARKS.name_in(inputs.family)} dst,dst --map-mark"
+def _set_mark(inputs: _Inputs, definition: IpsetDefinition = kube_names.POLICY_MARKS) -> str:
+    return f"-j SET --map-set {definition.name_in(inputs.family)} dst,dst --map-mark"
 
 
 def _drop_without_local_endpoint(inputs: _Inputs) -> str:

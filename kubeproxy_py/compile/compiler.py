@@ -27,7 +27,6 @@ from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
 from kubeproxy_py.compile.settings import applied, setting_refusals
 from kubeproxy_py.compile.slice_cache import CompileCache
-from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
@@ -314,9 +313,7 @@ class Compiler:
             maxelems,
             without_comments,
             policy_sets=self.context.policy_marks is not None or bool(self.marks.resting),
-            outside_sets=[
-                family for family, sets in non_empty.items() if kube_names.POLICY_OUTSIDE.name_in(family) in sets.names
-            ],
+            direct_sets=[name for sets in non_empty.values() for name in sets.names],
             policy_jumps=self.context.policy_marks is not None,
             loopback=self.context.loopback_paths,
         )

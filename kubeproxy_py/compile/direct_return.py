@@ -76,7 +76,7 @@ def direct_return_parts(
     nodes = _nodes(port, endpoints, handing_on)
     if not nodes:
         return [common]
-    owner = MarkOwner(port.service.name, port.port.name, port.port.protocol, family, is_outside=True)
+    owner = MarkOwner(port.service.name, port.port.name, port.port.protocol, family, handing_on.forwarding)
     entries = [server_entry(server) for server in fronts]
     mark = mark_of(owner, entries)
     if not mark:

@@ -51,10 +51,10 @@ class IpsetUsage:
         restricted = self._entries[kube_names.LOAD_BALANCER_FW.name_in(family)]
         open_to_node = self._entries[kube_names.LOAD_BALANCER_SOURCE_IP.name_in(family)]
         policy_names = [definition.name_in(family) for definition in kube_names.POLICY_IPSET_DEFINITIONS]
-        outside = kube_names.POLICY_OUTSIDE.name_in(family)
+        direct_names = [definition.name_in(family) for definition in kube_names.POLICY_DIRECT_DEFINITIONS]
         maxelems = ((name, maxelem_for(self._sizes[name])) for name in (*names, *policy_names))
         return NonEmptySets(
-            frozenset(name for name in (*names, outside) if self._sizes[name]),
+            frozenset(name for name in (*names, *direct_names) if self._sizes[name]),
             tuple(sorted(restricted - _frontends_of(open_to_node))),
             tuple((name, maxelem) for name, maxelem in maxelems if maxelem > _DEFAULT_MAXELEM),
         )

@@ -16,11 +16,21 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from kubeproxy_py.model.kube_names import POLICY_MARKS, POLICY_OUTSIDE, entry_key, family_of_set
+from kubeproxy_py.model.kube_names import (
+    POLICY_MARKS,
+    POLICY_OUTSIDE,
+    POLICY_ROUTED,
+    IpsetDefinition,
+    entry_key,
+    family_of_set,
+)
 from kubeproxy_py.model.policy_marks import MarkRange, foreign_mark_servers, marks_by_entry
 from kubeproxy_py.model.rows import IpsetEntry, Rows, VirtualServer, VirtualServerSpec, mark_server
 from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.model.settings import DirectReturn
 from kubeproxy_py.net import Family, Protocol, family_of
+
+_SETS: Mapping[DirectReturn, IpsetDefinition] = {"": POLICY_MARKS, "tunnel": POLICY_OUTSIDE, "route": POLICY_ROUTED}
 
 
 class MarkOwner(Struct, frozen=True, gc=False):
@@ -30,12 +40,12 @@ class MarkOwner(Struct, frozen=True, gc=False):
     port: str  # its name
     protocol: Protocol
     family: Family
-    is_outside: bool = False  # for direct server return
+    direct_return: DirectReturn = ""  # "": for clients inside
 
     @property
     def set(self) -> str:
         """The name of the set that leads to it."""
-        return (POLICY_OUTSIDE if self.is_outside else POLICY_MARKS).name_in(self.family)
+        return _SETS[self.direct_return].name_in(self.family)
 
 
 class MarkNumbers:
@@ -172,7 +182,7 @@ class MarkNumbers:
         if self._range is None or (self.is_exhausted(owner.family) and owner not in self._last_owners.values()):
             return 0
         family, capacity = owner.family, self._range.capacity
-        name = f"{owner.service}:{owner.port}/{owner.protocol}{'/outside' if owner.is_outside else ''}"
+        name = f"{owner.service}:{owner.port}/{owner.protocol}{'/outside' if owner.direct_return else ''}"
         first = crc32(name.encode())
         candidates = (self._range.mark(1 + (first + offset) % capacity) for offset in range(capacity))
         free = (mark for mark in candidates if (family, mark) not in self._claimed)

@@ -14,6 +14,7 @@ from msgspec import Struct
 from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, can_set_aside
 from kubeproxy_py.compile.frontends import external_local
 from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.model.extensions import EXTENSIONS
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec
 from kubeproxy_py.model.services import Endpoint, Service
@@ -199,9 +200,17 @@ def _direct_return(service: Service, context: NodeContext) -> tuple[DirectReturn
         why, hint = "needs exact policies", "start the agents with --policies=exact"
     elif not external_local(service):
         why, hint = "has no effect without spec.externalTrafficPolicy: Local", "set it, or remove the annotation"
+    elif settings.direct_return == "route" and (missing := _missing_modules(context)):
+        why, hint = f"needs what the kernel of this node lacks: {missing}", f"modprobe {missing}, or dsr: tunnel"
     else:
         return settings.direct_return, ()
     return "", _problems(settings, ("dsr",), why, hint)
+
+
+def _missing_modules(context: NodeContext) -> str:
+    """Return the kernel modules that mark what is handed on by route, of those that the kernel lacks."""
+    lacking = (name for name in ("dscp", "DSCP") if any(name in each for each in context.missing_extensions.values()))
+    return " ".join(EXTENSIONS[name].module for name in lacking)
 
 
 def _health_check_problems(settings: ServiceSettings, scheduler: str, flags: int) -> tuple[SettingProblem, ...]:

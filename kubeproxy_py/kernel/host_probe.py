@@ -74,12 +74,15 @@ class ProbeResult(Struct, frozen=True):
             raise KernelError("; ".join(fatal))
 
 
-def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path("/")) -> ProbeResult:
+def probe(
+    backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Path("/"), policies: bool = False
+) -> ProbeResult:
     """Find out what this host supports; never raises.
 
     Args:
         backend: The configured iptables backend (``--iptables-flavour``).
         root: Folder that contains the proc and sys to read.
+        policies: Exact policies are on.
     """
     release = _read(root / "proc/sys/kernel/osrelease")
     no_rights = _no_rights_problem(root)
@@ -89,7 +92,7 @@ def probe(backend: Literal["auto", "legacy", "nft"] = "auto", *, root: Path = Pa
     problems += [] if no_rights else iptables_problems  # which follow from that
     families = tuple(commands.family for commands, _ in usable)
     version = parse_version(release)
-    missing = missing_by_family(used_backend, families, askable_extensions(version, root))
+    missing = missing_by_family(used_backend, families, askable_extensions(version, root, policies=policies))
     ipset_errno = probe_ipset()
     problems += [*extension_problems(used_backend, missing), *ipset_problems(ipset_errno)]
     iptables_version = usable[0][1] if usable else _UNKNOWN_VERSION

@@ -50,14 +50,15 @@ def missing_by_family(
     return {family: missing_extensions(backend, family, asked) for family in families}
 
 
-def askable_extensions(kernel_version: tuple[int, int, int], root: Path) -> list[Extension]:
+def askable_extensions(kernel_version: tuple[int, int, int], root: Path, *, policies: bool = False) -> list[Extension]:
     """Return the extensions that the kernel can be asked for without changing what happens to packets.
 
     Before Linux 5.1 xt_physdev loads br_netfilter, after which bridged packets pass iptables.  Only a rule that needs
-    it may cause that, so there it is taken to exist.
+    it may cause that, so there it is taken to exist.  What only *policies* use is not loaded for nothing.
     """
     has_bridge_netfilter = kernel_version >= (5, 1, 0) or (root / "proc/sys/net/bridge").exists()
-    return [extension for extension in EXTENSIONS.values() if has_bridge_netfilter or extension.name != "physdev"]
+    used = (extension for extension in EXTENSIONS.values() if policies or not extension.is_for_policies)
+    return [extension for extension in used if has_bridge_netfilter or extension.name != "physdev"]
 
 
 def extension_problems(backend: Backend, missing: Mapping[Family, Sequence[Extension]]) -> Iterator[HostProblem]:
@@ -68,7 +69,7 @@ def extension_problems(backend: Backend, missing: Mapping[Family, Sequence[Exten
     """
     affected: dict[str, tuple[Extension, dict[Family, None]]] = {}
     for family, extensions in missing.items():
-        for extension in extensions:
+        for extension in (each for each in extensions if not each.is_for_policies):
             affected.setdefault(extension.module_for(family), (extension, {}))[1][family] = None
     for module, (extension, families) in affected.items():
         where = "" if len(families) == len(missing) else f" for {', '.join(families)}"

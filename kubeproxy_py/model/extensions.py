@@ -24,6 +24,7 @@ class Extension(Struct, frozen=True, gc=False):
     name: str
     module: str  # of the kernel; {} is ipt or ip6t
     without: str = ""  # what is different without it; "": our rules cannot do without it
+    is_for_policies: bool = False  # asked for with exact policies only; a setting that needs it is ignored without it
 
     @property
     def is_target(self) -> bool:
@@ -57,6 +58,8 @@ EXTENSIONS: dict[str, Extension] = {
             "loadBalancerSourceRanges cannot be enforced for traffic from this node; other clients are still filtered",
         ),
         Extension("comment", "xt_comment", "rules have no comments"),
+        Extension("dscp", "xt_dscp", "no Service can have dsr: route", is_for_policies=True),
+        Extension("DSCP", "xt_DSCP", "no Service can have dsr: route", is_for_policies=True),
     )
 }
 

@@ -185,14 +185,17 @@ POLICY_NO_LOCAL = IpsetDefinition(
 POLICY_OUTSIDE = IpsetDefinition(
     "KUBE-PY-OUTSIDE", f"hash:ip,port{SKBINFO}", "frontends with direct server return, and their marks for outsiders"
 )
-POLICY_MARK_DEFINITIONS: tuple[IpsetDefinition, ...] = (POLICY_MARKS, POLICY_OUTSIDE)
+POLICY_ROUTED = IpsetDefinition(
+    "KUBE-PY-ROUTED", f"hash:ip,port{SKBINFO}", "the same where packets are handed on without a tunnel"
+)
+POLICY_DIRECT_DEFINITIONS: tuple[IpsetDefinition, ...] = (POLICY_OUTSIDE, POLICY_ROUTED)
+"""The sets of direct server return, each of which exists only while it has entries."""
+
+POLICY_MARK_DEFINITIONS: tuple[IpsetDefinition, ...] = (POLICY_MARKS, *POLICY_DIRECT_DEFINITIONS)
 """The sets of exact policies whose entries have marks."""
 
 POLICY_IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (*POLICY_MARK_DEFINITIONS, POLICY_NO_LOCAL)
-"""The sets of exact policies, in the order in which their entries come; kube-proxy has none of them.
-
-That for outsiders exists only while it has entries.
-"""
+"""The sets of exact policies, in the order in which their entries come; kube-proxy has none of them."""
 
 MARK_MASQ_CHAIN = "KUBE-MARK-MASQ"
 LOAD_BALANCER_CHAIN = "KUBE-LOAD-BALANCER"

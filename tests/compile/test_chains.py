@@ -18,7 +18,9 @@ OPTIONAL = [name for name, extension in EXTENSIONS.items() if extension.without]
 
 
 def all_sets(family: Family) -> NonEmptySets:
-    return NonEmptySets(frozenset(key.name for key in kube_names.ipsets(family)), CLOSED.closed_to_node)
+    definitions = (*kube_names.IPSET_DEFINITIONS, *kube_names.POLICY_DIRECT_DEFINITIONS)
+    names = frozenset(definition.name_in(family) for definition in definitions)
+    return NonEmptySets(names, CLOSED.closed_to_node)
 
 
 EXACT = {"policy_marks": MarkRange(), "if_local": {"IPv4": ("-s 10.244.1.0/24",), "IPv6": ("-i cni0",)}}

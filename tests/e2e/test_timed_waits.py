@@ -72,6 +72,9 @@ class SilentSource:
     def read_once(self, _timeout_s: float, _on_problem: object) -> list[Event]:
         return []
 
+    def watch_peers(self, *, wanted: bool) -> None:
+        """Read nothing."""
+
     @staticmethod
     def rejected() -> tuple[()]:
         return ()

@@ -283,5 +283,6 @@ def work(agent: Agent, clock: list[float]) -> None:
         clock[0] += 10.0
 
 
-def test_the_sets_with_marks_are_one_of_each_family() -> None:
-    assert sorted(POLICY_MARK_SETS) == ["KUBE-6-PY-INSIDE", "KUBE-PY-INSIDE"]
+def test_the_sets_with_marks_are_those_of_each_family() -> None:
+    names = ("INSIDE", "OUTSIDE", "ROUTED")
+    assert sorted(POLICY_MARK_SETS) == [f"KUBE-{family}PY-{name}" for family in ("6-", "") for name in names]

@@ -34,6 +34,9 @@ class SlowSource:
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
         return read_initial_snapshot(self, timeout_s, on_problem)
 
+    def watch_peers(self, *, wanted: bool) -> None:
+        """No Service asks for them."""
+
     def rejected(self) -> tuple[Problem, ...]:
         return ()
 

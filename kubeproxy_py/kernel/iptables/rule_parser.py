@@ -123,6 +123,7 @@ def _is_mark_set(value: str, family: Family) -> bool:
 _MARK = _matching(r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}")
 _DIRECTIONS = _matching("(src|dst)(,(src|dst)){0,2}")
 _LOCAL = _matching("LOCAL")
+_DSCP = _matching("0x[0-9a-f]{2}")
 _INTERFACE = _matching(r"[^\s/!+]{1,14}\+?|[^\s/!+]{15}")  # IFNAMSIZ is 16, the final NUL included
 
 _FIELDS: Mapping[str, tuple[str, Check]] = {  # option -> field of ParsedRule, check of its value
@@ -136,6 +137,7 @@ _MATCHES: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # match -> option -
     "set": {"match-set": (_is_our_set, _DIRECTIONS)},
     "mark": {"mark": (_MARK,)},
     "addrtype": {"src-type": (_LOCAL,), "dst-type": (_LOCAL,)},
+    "dscp": {"dscp": (_DSCP,)},
     "physdev": {"physdev-is-in": ()},
     "conntrack": {"ctstate": (_matching("NEW|RELATED,ESTABLISHED"),)},
     "ipvs": {"vproto": (_matching("6|17|132"),), "vaddr": (_is_address,), "vport": (_matching("[1-9][0-9]{0,4}"),)},
@@ -146,6 +148,7 @@ _TARGETS: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # target -> option 
     "RETURN": {},
     "MARK": {"set-xmark": (_MARK,)},
     "SET": {"map-set": (_is_mark_set, _DIRECTIONS), "map-mark": ()},
+    "DSCP": {"set-dscp": (_DSCP,)},
     "MASQUERADE": {"random-fully": ()},
     "REJECT": {"reject-with": (_matching("icmp6?-port-unreachable"),)},
     **{name: {} for _, name in kube_names.OWN_CHAINS},
