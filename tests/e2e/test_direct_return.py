@@ -87,8 +87,7 @@ class Nodes:
         self.cluster, self.folders = cluster, folders
         self._stack = ExitStack()
         self.agents = {
-            name: AgentProcess(cluster[name], folders[name].path, EXACT, "--hostname-override", name, *SYNC_OFTEN)
-            for name in NODES
+            name: AgentProcess(cluster[name], folders[name].path, *FLAGS, "--hostname-override", name) for name in NODES
         }
 
     def __enter__(self) -> Nodes:

@@ -19,6 +19,8 @@ from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.events import (
     Event,
     NodeUpserted,
+    PeerDeleted,
+    PeerUpserted,
     ServiceDeleted,
     ServiceUpserted,
     SliceDeleted,
@@ -943,3 +945,29 @@ def test_settings_of_a_service_are_read_by_lists_and_watches(
     assert listed.service.settings.scheduler == "wlc"
     (problem,) = watched.service.settings.problems
     assert (problem.annotation, problem.value) == ("kubeproxy-py.io/max-connections", "many")
+
+
+# Peers
+
+
+def of_peers(event_log: EventLog) -> list[PeerUpserted | PeerDeleted]:
+    return [event for _, event in event_log.events if isinstance(event, PeerUpserted | PeerDeleted)]
+
+
+def test_all_nodes_are_watched_while_they_are_wanted(server: ApiServer, start_source: Any, event_log: EventLog) -> None:
+    for name in ("node-a", "node-b"):
+        server.apply(node(name))
+    started = start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    assert not of_peers(event_log)
+    started.watch_peers(wanted=True)
+    event_log.wait_for_synced("peers")
+    assert {event.name for event in of_peers(event_log)} == {"node-a", "node-b"}
+    server.apply(node("node-c"))
+    wait_until(lambda: any(event.name == "node-c" for event in of_peers(event_log)))
+    before = len(event_log.events)
+    started.watch_peers(wanted=False)
+    ended = {event.name for _, event in event_log.events[before:] if isinstance(event, PeerDeleted)}
+    assert ended == {"node-a", "node-b", "node-c"}
+    started.watch_peers(wanted=True)
+    wait_until(lambda: sum(isinstance(event, PeerUpserted) for event in of_peers(event_log)) == 6)

@@ -79,7 +79,13 @@ def _branch(branch: Branch) -> Document:
 
 def _real_servers(choices: Iterable[RealServerChoice]) -> list[Document]:
     return [
-        {"address": choice.address, "port": choice.port, "weight": choice.weight, "onThisNode": choice.is_here}
+        {
+            "address": choice.address,
+            "port": choice.port,
+            "weight": choice.weight,
+            "onThisNode": choice.is_here,
+            **({"handedOn": choice.handed_on} if choice.handed_on else {}),
+        }
         for choice in choices
     ]
 

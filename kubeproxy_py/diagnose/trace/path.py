@@ -36,6 +36,7 @@ from kubeproxy_py.model.rows import (
     Address,
     IpsetEntry,
     RealServer,
+    RealServerSpec,
     Rows,
     Sysctl,
     VirtualServer,
@@ -198,7 +199,7 @@ class _Tracer(Struct, frozen=True, gc=False):
     def _ipvs(self, way: Way, server: VirtualServer) -> Outcome:
         """Return what becomes of a packet that the virtual server *server* takes."""
         choices = {
-            key: RealServerChoice(key.address, key.port, weight, self._is_here(key, way.packet))
+            key: RealServerChoice(key.address, key.port, weight, self._is_here(key, way.packet), self._handed_on(key))
             for key, weight in sorted(self.view.lookup.real_servers(server).items())
         }
         draining = tuple(choice for choice in choices.values() if not choice.weight)
@@ -224,6 +225,11 @@ class _Tracer(Struct, frozen=True, gc=False):
         reason = f"by {'one of ' if count > 1 else ''}{_endpoints(count)}{f' of {name}' if name else ''}"
         return Outcome("served", reason, "", steps, way.doubts, str(server), scheduler, branches, draining, notes)
 
+    def _handed_on(self, key: RealServer) -> str:
+        spec = self.view.lookup.get(key)
+        is_node = isinstance(spec, RealServerSpec) and spec.forwarding != "masquerade"
+        return spec.forwarding if isinstance(spec, RealServerSpec) and is_node else ""
+
     def _is_here(self, key: RealServer, packet: Packet) -> bool:
         """Return whether a real server is on this host: its own address, or a pod for which hairpin is prepared."""
         entry = f"{key.address},{packet.protocol.lower()}:{key.port},{key.address}"
@@ -233,15 +239,18 @@ class _Tracer(Struct, frozen=True, gc=False):
     def _to_real_server(self, way: Way, key: RealServer) -> tuple[tuple[Way, ...], tuple[End, ...]]:
         """Return the ways of the packet to a real server, without the steps before, and those that end."""
         is_local = self.view.is_local(key.address)
+        handed_on = self._handed_on(key)
         packet = replace(
             way.packet,
-            destination=key.address,
-            port=key.port,
+            destination=way.packet.destination if handed_on else key.address,
+            port=way.packet.port if handed_on else key.port,
             virtual_server=way.packet.server,
             in_interface=None,
             out_interface=LOOPBACK_DEVICE if is_local else self._interface_to(key.address),
         )
         begin = Way(packet, (), way.doubts)
+        if handed_on == "tunnel":
+            return (begin,), ()  # rules see the packet around it only, which is this node's
         if is_local and not packet.from_host:
             return (begin,), ()  # IPVS leaves it in INPUT
         sent, ends = self.hooks.run([begin], "OUTPUT", "mangle", "filter")
@@ -261,7 +270,8 @@ class _Tracer(Struct, frozen=True, gc=False):
         for choice, ways, ends in passed:
             branch = self._branch(way, choice, ways, ends)
             rules = tuple((step.table, step.chain, step.number, step.certain) for step in branch.steps)
-            kind = (rules, branch.fate, branch.is_masqueraded, branch.source, branch.interface, choice.is_here)
+            where = (branch.interface, choice.is_here, choice.handed_on)
+            kind = (rules, branch.fate, branch.is_masqueraded, branch.source, *where)
             groups.setdefault(kind, []).append((choice, branch))
         for members in groups.values():
             yield replace(members[0][1], real_servers=tuple(choice for choice, _ in members))
@@ -300,7 +310,10 @@ class _Tracer(Struct, frozen=True, gc=False):
 
     def _answer_notes(self, packet: Packet, branch: Branch) -> Iterator[str]:
         """Yield how the answer may be lost of a real server that sees the client's own address."""
-        remote = [choice for choice in branch.real_servers if not choice.is_here]
+        for choice in (each for each in branch.real_servers if each.handed_on):
+            how = f"handed the packet as it is by {choice.handed_on}"
+            yield f"{choice.address} is a node, {how}; it answers the client itself"
+        remote = [choice for choice in branch.real_servers if not choice.is_here and not choice.handed_on]
         itself = [choice for choice in branch.real_servers if choice.address == packet.source]
         if itself:
             yield f"{itself[0].address} is the client itself, and not masqueraded: its answer does not pass this node"

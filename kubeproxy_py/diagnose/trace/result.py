@@ -28,6 +28,7 @@ class RealServerChoice(Struct, frozen=True, gc=False):
     port: int
     weight: int
     is_here: bool  # on this node
+    handed_on: str = ""  # by "route" or "tunnel": it is another node, which answers the client; "": an endpoint
 
 
 class Branch(Struct, frozen=True, gc=False):

@@ -1,0 +1,214 @@
+"""The rows of direct server return, and when there are any."""
+
+import pytest
+
+from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler, objects_of
+from kubeproxy_py.diagnose.trace.path import trace
+from kubeproxy_py.diagnose.trace.request import parse_request
+from kubeproxy_py.diagnose.trace.result import Trace
+from kubeproxy_py.model.events import PeerDeleted, PeerUpserted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.policy_marks import MarkRange
+from kubeproxy_py.model.rows import (
+    SERVING,
+    Chain,
+    ChainSpec,
+    Ipset,
+    MarkSpec,
+    PolicyEntry,
+    RealServer,
+    RealServerSpec,
+    ReturnTunnel,
+    Rows,
+    Spec,
+    TunnelSpec,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.model.services import Endpoint, Service
+from kubeproxy_py.model.settings import DirectReturn, ServiceSettings, Weight, Written
+from tests.builders import HERE, THERE, endpoint, endpoint_slice, node_context, port, service
+from tests.diagnose.trace.traces import HOST
+
+VIP, PEER, THIRD_PEER = "203.0.113.7", "192.168.3.11", "192.168.3.12"
+THIRD = "node-c"
+NEAR, FAR, FAR_TOO, THIRD_ONE = (
+    endpoint("10.244.1.5", HERE),
+    endpoint("10.244.2.5", THERE),
+    endpoint("10.244.2.6", THERE),
+    endpoint("10.244.3.5", THIRD),
+)
+ALL = (NEAR, FAR, FAR_TOO, THIRD_ONE)
+
+
+def handed_on(way: DirectReturn = "tunnel", **fields: object) -> Service:
+    settings = ServiceSettings(direct_return=way, written=(Written("dsr", "kubeproxy-py.io/dsr", way),))
+    given: dict[str, object] = {"load_balancer_ips": (VIP,), "external_local": True, "settings": settings, **fields}
+    return service(type="LoadBalancer", **given)  # type: ignore[arg-type]
+
+
+def compiler(
+    given: Service, *endpoints: Endpoint, peers: bool = True, protocol: str = "TCP", **context: object
+) -> Compiler:
+    fields = {"policy_marks": MarkRange(), "if_local": {"IPv4": ("-s 10.244.1.0/24",)}, **context}
+    made = Compiler(lambda _node, _addresses: node_context(**fields))
+    made.handle_event(ServiceUpserted(given))
+    made.handle_event(SliceUpserted(endpoint_slice(endpoints=endpoints, protocol=protocol)))  # type: ignore[arg-type]
+    if peers:
+        for name, address in ((HERE, "192.168.3.10"), (THERE, PEER), (THIRD, THIRD_PEER)):
+            made.handle_event(PeerUpserted(name, (address, "198.51.100.1")))
+    made.compile()
+    return made
+
+
+def rows(given: Service, *endpoints: Endpoint, **fields: object) -> Rows:
+    return compiler(given, *endpoints, **fields).desired.rows  # type: ignore[arg-type]
+
+
+def entries(found: Rows, name: str = "KUBE-PY-OUTSIDE") -> dict[str, Spec]:
+    return {key.entry: spec for key, spec in found.items() if isinstance(key, PolicyEntry) and key.set == name}
+
+
+def outside(found: Rows, name: str = "KUBE-PY-OUTSIDE") -> tuple[Spec, dict[str, Spec]]:
+    """The virtual server that the set *name* leads to, and its real servers."""
+    (mark,) = {spec.mark for spec in entries(found, name).values() if isinstance(spec, MarkSpec)}
+    (server,) = (key for key in found if isinstance(key, VirtualServer) and key.mark == mark)
+    real = {
+        key.address: spec for key, spec in found.items() if isinstance(key, RealServer) and key.virtual_server == server
+    }
+    return found[server], real
+
+
+def rules(found: Rows, name: str) -> tuple[str, ...]:
+    spec = found[Chain("IPv4", "mangle", name)]
+    assert isinstance(spec, ChainSpec)
+    return spec.rules
+
+
+def refused(given: Service, **fields: object) -> list[str]:
+    return [refusal.message for refusal in compiler(given, *ALL, **fields).refusals.of(given.name)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["tunnel", "route"])
+def test_outsiders_have_the_endpoints_here_and_each_other_node_by_the_number_of_its_endpoints(
+    way: DirectReturn,
+) -> None:
+    name = {"tunnel": "KUBE-PY-OUTSIDE", "route": "KUBE-PY-ROUTED"}[way]
+    found = rows(handed_on(way), *ALL)
+    assert list(entries(found, name)) == [f"{VIP},tcp:80"]
+    assert outside(found, name) == (
+        VirtualServerSpec("wrr"),
+        {
+            "10.244.1.5": SERVING,
+            PEER: RealServerSpec(2, forwarding="route" if way == "route" else "tunnel"),
+            THIRD_PEER: RealServerSpec(1, forwarding="route" if way == "route" else "tunnel"),
+        },
+    )
+
+
+def test_clients_inside_and_the_frontend_itself_are_as_without_it() -> None:
+    plain = rows(handed_on(""), *ALL)
+    found = rows(handed_on(), *ALL)
+    assert {key: spec for key, spec in found.items() if key in plain and not isinstance(key, Chain)} == {
+        key: spec for key, spec in plain.items() if not isinstance(key, Chain)
+    }
+
+
+def test_without_the_annotation_nothing_of_it_is_there() -> None:
+    found = rows(handed_on(""), *ALL)
+    assert not any(isinstance(key, ReturnTunnel) for key in found)
+    assert Ipset("KUBE-PY-OUTSIDE") not in found
+    assert Ipset("KUBE-PY-ROUTED") not in found
+    assert "OUTSIDE" not in str(rules(found, "KUBE-PY-INPUT"))
+
+
+def test_the_tunnel_takes_what_others_hand_on_also_where_nothing_is_handed_on() -> None:
+    found = rows(handed_on(), NEAR)
+    assert found[ReturnTunnel("IPv4")] == TunnelSpec("192.168.3.10")
+    assert not entries(found)
+    assert ReturnTunnel("IPv4") not in rows(handed_on("route"), *ALL)
+
+
+def test_what_was_handed_on_is_not_marked_and_keeps_its_mark_on_the_way() -> None:
+    by_tunnel, by_route = rows(handed_on(), *ALL), rows(handed_on("route"), *ALL)
+    assert rules(by_tunnel, "KUBE-PY-INPUT")[1].startswith("! -i tunl0 -m mark ! --mark 0x2000/0x2000 -j SET")
+    assert rules(by_route, "KUBE-PY-INPUT")[1].startswith("-m dscp ! --dscp 0x03 -m mark ! --mark 0x2000/0x2000 -j SET")
+    assert rules(by_route, "KUBE-PY-INPUT")[2].endswith("-j DSCP --set-dscp 0x03")
+    assert rules(by_route, "KUBE-PY-OUTPUT")[0].endswith("-m set --match-set KUBE-PY-ROUTED dst,dst -j RETURN")
+    assert len(rules(by_tunnel, "KUBE-PY-OUTPUT")) == len(rules(by_route, "KUBE-PY-OUTPUT")) - 1
+
+
+def test_peers_decide_who_is_handed_on_to() -> None:
+    made = compiler(handed_on(), NEAR, FAR, peers=False)
+    assert made.needs_peers
+    assert not entries(made.desired.rows)
+    made.handle_event(PeerUpserted(THERE, (PEER,)))
+    made.compile()
+    assert PEER in outside(made.desired.rows)[1]
+    made.handle_event(PeerUpserted(THERE, ("fd00:3::11",)))  # no address of the family
+    made.compile()
+    assert not entries(made.desired.rows)
+    made.handle_event(PeerUpserted(THERE, (THIRD_PEER,)))
+    made.handle_event(PeerDeleted(THERE))
+    made.compile()
+    assert not entries(made.desired.rows)
+
+
+def test_a_peer_changes_nothing_without_such_a_service() -> None:
+    made = compiler(handed_on(""), *ALL)
+    made.handle_event(PeerUpserted(THIRD, ("192.168.3.13",)))
+    assert not made.needs_peers
+    assert not made.has_work()
+
+
+def test_endpoints_that_are_not_ready_do_not_count() -> None:
+    away = endpoint("10.244.2.6", THERE, ready=False, serving=False)
+    assert outside(rows(handed_on(), NEAR, FAR, away))[1][PEER] == RealServerSpec(1, forwarding="tunnel")
+
+
+def test_weights_of_endpoints_add_up() -> None:
+    settings = ServiceSettings(direct_return="tunnel", weights=(Weight("others", "", 3),))
+    spec, real = outside(rows(handed_on(settings=settings), *ALL))
+    assert spec == VirtualServerSpec("wrr")
+    assert (real["10.244.1.5"], real[PEER]) == (RealServerSpec(3), RealServerSpec(6, forwarding="tunnel"))
+
+
+@pytest.mark.parametrize(("scheduler", "used"), [("rr", "wrr"), ("lc", "wlc"), ("sh", "sh"), ("sed", "sed")])
+def test_the_scheduler_takes_notice_of_weights(scheduler: str, used: str) -> None:
+    spec, _ = outside(rows(handed_on(), *ALL, scheduler=scheduler))
+    assert isinstance(spec, VirtualServerSpec)
+    assert spec.scheduler == used
+
+
+def test_it_is_for_external_addresses_and_for_tcp_and_udp() -> None:
+    many = handed_on(external_ips=("198.51.100.9",), ports=(port(80, node_port=30080),))
+    assert sorted(entries(rows(many, *ALL))) == ["198.51.100.9,tcp:80", f"{VIP},tcp:80"]
+    assert list(entries(rows(handed_on(ports=(port(53, "UDP"),)), *ALL, protocol="UDP"))) == [f"{VIP},udp:53"]
+    assert not entries(rows(handed_on(ports=(port(9, "SCTP"),)), *ALL, protocol="SCTP"))
+
+
+def test_where_it_does_not_fit_it_is_named_and_ignored() -> None:
+    assert refused(handed_on()) == []
+    assert "needs exact policies" in refused(handed_on(), policy_marks=None, if_local={})[0]
+    assert "externalTrafficPolicy" in refused(handed_on(external_local=False))[0]
+    lacking = {"missing_extensions": {"IPv4": frozenset({"DSCP"})}}
+    assert "xt_DSCP" in refused(handed_on("route"), **lacking)[0]
+    assert refused(handed_on("tunnel"), **lacking) == []
+    assert not entries(rows(handed_on("route"), *ALL, **lacking), "KUBE-PY-ROUTED")
+
+
+def traced(way: DirectReturn) -> Trace:
+    made = compiler(handed_on(way), *ALL)
+    known = known_to_compiler(made)
+    request = parse_request("192.168.3.175", f"{VIP}:80", "eth0", directory_of(known))
+    return trace(made.desired.rows, HOST, request, objects_of(known))
+
+
+@pytest.mark.parametrize("way", ["tunnel", "route"])
+def test_trace_says_which_nodes_answer_the_client_themselves(way: DirectReturn) -> None:
+    outcome = traced(way).outcomes[0]
+    assert outcome.fate == "served"
+    handed = {one.address: one.handed_on for branch in outcome.branches for one in branch.real_servers}
+    assert handed == {"10.244.1.5": "", PEER: way, THIRD_PEER: way}
+    assert any(PEER in note and "answers the client itself" in note for note in outcome.notes)
+    assert not any("its answer is lost" in note for note in outcome.notes)
