@@ -16,13 +16,12 @@ from msgspec import Struct
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IpsetDefinition
-from kubeproxy_py.model.rows import TUNNEL_DEVICES, ChainSpec, Rows, Table
+from kubeproxy_py.model.rows import HANDED_ON_DSCP, TUNNEL_DEVICES, ChainSpec, Rows, Table
 from kubeproxy_py.net import ADDRESS_BITS, CIDR, PROTOCOL_NUMBERS, Family
 
 _PROTOCOL_NUMBERS = {protocol.lower(): number for protocol, number in PROTOCOL_NUMBERS.items()}
 _LOOPBACK_NETWORK: Mapping[Family, str] = {"IPv4": "127.0.0.0/8", "IPv6": "::1/128"}
 _REJECT_WITH: Mapping[Family, str] = {"IPv4": "icmp-port-unreachable", "IPv6": "icmp6-port-unreachable"}
-_HANDED_ON = "0x03"  # of the DSCPs for local use (RFC 2474, pool 2): by this, nodes know what another one handed on
 
 
 class NonEmptySets(Struct, frozen=True, gc=False):
@@ -250,8 +249,8 @@ def _hand_on(inputs: _Inputs) -> _Rules:
         by_tunnel = f"-i {TUNNEL_DEVICES[inputs.family]}"
         yield f"! {by_tunnel} {unmarked} {_set_mark(inputs, kube_names.POLICY_OUTSIDE)}"
     if inputs.has_entries(kube_names.POLICY_ROUTED) and inputs.has_extension("dscp") and inputs.has_extension("DSCP"):
-        yield f"-m dscp ! --dscp {_HANDED_ON} {unmarked} {_set_mark(inputs, kube_names.POLICY_ROUTED)}"
-        yield f"{marked} {inputs.match(kube_names.POLICY_ROUTED, 'dst,dst')} -j DSCP --set-dscp {_HANDED_ON}"
+        yield f"-m dscp ! --dscp {HANDED_ON_DSCP} {unmarked} {_set_mark(inputs, kube_names.POLICY_ROUTED)}"
+        yield f"{marked} {inputs.match(kube_names.POLICY_ROUTED, 'dst,dst')} -j DSCP --set-dscp {HANDED_ON_DSCP}"
 
 
 def _policy_forward(inputs: _Inputs) -> _Rules:

@@ -19,6 +19,9 @@ IPVS_DEVICE = "kube-ipvs0"
 TUNNEL_DEVICES: Mapping[Family, str] = {"IPv4": "tunl0", "IPv6": "ip6tnl0"}
 """The devices that take packets in IPIP from every other machine; the kernel makes them when its module is loaded."""
 
+HANDED_ON_DSCP = "0x03"
+"""The DSCP by which a node knows what another one handed on by route; of those for local use (RFC 2474, pool 2)."""
+
 Table = Literal["mangle", "nat", "filter"]
 
 FLAG_PERSISTENT = 0x1  # IP_VS_SVC_F_PERSISTENT, include/uapi/linux/ip_vs.h

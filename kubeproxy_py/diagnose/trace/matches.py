@@ -17,7 +17,7 @@ from kubeproxy_py.diagnose.trace.packet import ICMP, Host, Packet
 from kubeproxy_py.diagnose.trace.rules import Option, Rule
 from kubeproxy_py.diagnose.trace.sets import match_set, set_entry
 from kubeproxy_py.diagnose.trace.truth import MAYBE, NO, YES, Truth, all_of, truth
-from kubeproxy_py.model.rows import Address
+from kubeproxy_py.model.rows import HANDED_ON_DSCP, Address
 from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, special_use
 
 _PROTOCOL_NAMES = {str(number): protocol.lower() for protocol, number in PROTOCOL_NUMBERS.items()} | {
@@ -208,6 +208,10 @@ def _icmp_type(option: Option, packet: Packet, _view: View) -> Truth:
     return truth(packet.protocol == ICMP and option.value in _ECHO_REQUESTS[packet.family])
 
 
+def _dscp(option: Option, _packet: Packet, _view: View) -> Truth:
+    return NO if option.value == HANDED_ON_DSCP else MAYBE  # a client that has it is as what a node handed on
+
+
 def _always(_option: Option, _packet: Packet, _view: View) -> Truth:
     return YES
 
@@ -293,5 +297,6 @@ _TESTS: Mapping[tuple[str, str], tuple[Test, Words]] = {  # (match, option) -> t
     ("owner", "--socket-exists"): (_owner, _nothing),
     ("icmp", "--icmp-type"): (_icmp_type, _text("it is {not}ICMP type {value}")),
     ("icmp6", "--icmpv6-type"): (_icmp_type, _text("it is {not}ICMPv6 type {value}")),
+    ("dscp", "--dscp"): (_dscp, _text("it was {not}handed on by a node, with DSCP {value}")),
     ("comment", "--comment"): (_always, _nothing),
 }
