@@ -271,7 +271,10 @@ def _lacking(monkeypatch: pytest.MonkeyPatch, *names: str, family: Family | None
     )
 
 
-@pytest.mark.parametrize("name", EXTENSIONS)
+OF_A_SETTING = {name for name, extension in EXTENSIONS.items() if extension.is_for_policies}
+
+
+@pytest.mark.parametrize("name", sorted(EXTENSIONS.keys() - OF_A_SETTING))
 def test_a_missing_extension_is_one_problem_that_is_not_fatal_and_names_its_module(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,8 +299,17 @@ def test_physdev_is_not_asked_for_where_that_would_load_br_netfilter(
 ) -> None:
     if bridge:
         (tmp_path / "proc/sys/net/bridge").mkdir(parents=True)
-    names = {extension.name for extension in askable_extensions(version, tmp_path)}
+    names = {extension.name for extension in askable_extensions(version, tmp_path, policies=True)}
     assert names == EXTENSIONS.keys() - (set() if asked else {"physdev"})
+
+
+def test_what_a_setting_needs_is_asked_for_with_exact_policies_only_and_is_no_problem_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = {extension.name for extension in askable_extensions((6, 1, 0), tmp_path)}
+    assert names == EXTENSIONS.keys() - OF_A_SETTING
+    _lacking(monkeypatch, *OF_A_SETTING)
+    assert not list(extension_problems("legacy", missing_by_family("legacy", FAMILIES)))
 
 
 def test_a_match_and_a_target_of_one_module_are_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
