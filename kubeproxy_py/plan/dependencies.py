@@ -9,7 +9,7 @@ because less than is configured would apply to a packet:
 - A real server is not added while its frontend is exempt from masquerading and should not be, is open to clients to
   whom it should be closed, or lacks an entry that masquerades or what closes it: its virtual server may be one that
   stays while its frontend moves to another set or Service.  No frontend becomes exempt while real servers that should
-  leave are still there.
+  leave are still there.  At an address that is not bound yet it may, and the address waits for them.
 - A chain gets no rule on a set of exemptions, on which it had none, while an entry is there that another program added
   and that should not be there, or not yet.
 - What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there, and

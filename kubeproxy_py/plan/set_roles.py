@@ -118,6 +118,11 @@ def is_closed(frontend: str, desired: Rows) -> bool:
     return any(IpsetEntry(name, frontend) in desired for name in CLOSES)
 
 
+def is_exempt(frontend: str, desired: Rows) -> bool:
+    """Return whether *frontend*, an address and port, is *desired* to be exempt from masquerading."""
+    return any(IpsetEntry(name, frontend) in desired for name in EXEMPTS)
+
+
 def newly_matched_sets(step: Step) -> set[str]:
     """Return the sets on which rules match that *step* adds to a chain, and on which no other rule of it did."""
     after, before = (spec.rules if isinstance(spec, ChainSpec) else () for spec in (step.spec, step.before))

@@ -54,7 +54,8 @@ class Unfinished:
         self.opened: dict[str, Key] = {}  # by frontend that is to be closed to others: an entry of OPENS
         self.lingering_entries: dict[str, Key] = {}  # by set: an entry
         self.forwarding: dict[str, Key] = {}  # by frontend: a virtual server, or a real server with weight
-        self.obsolete: dict[IP, Key] = {}  # by address: a virtual server, or an entry of ALLOWS
+        # By address: a virtual server, an entry of ALLOWS, or a real server whose frontend is exempt from masquerading.
+        self.obsolete: dict[IP, Key] = {}
         for key in keys:
             if key in desired and key not in actual:
                 self.absent.add(key)
@@ -125,6 +126,8 @@ class Unfinished:
         if not is_wanted and not is_draining_spec(self._actual[key]) and key.virtual_server in self._desired:
             for frontend in frontends_of(key.virtual_server):
                 self.forwarding.setdefault(frontend, key)
+                if set_roles.is_exempt(frontend, self._desired):
+                    self.obsolete.setdefault(key.virtual_server.address, key)
 
 
 _NOTES: Mapping[type[Key], Callable[..., None]] = {

@@ -230,6 +230,20 @@ def test_endpoint_that_cannot_be_removed_is_met_as_before_at_an_address_that_wai
     )
 
 
+def test_address_that_becomes_exempt_is_bound_after_endpoints_went() -> None:
+    """It waited for rules, and its Service gets the policy Local meanwhile; its endpoint on another node stays."""
+    pods = _slice_here_and_there("api", "10.244.")
+    sync_with_faults(
+        [
+            [_service("api", "10.96.0.10", port(80), type="LoadBalancer"), pods],
+            [_balancer("api", ())],
+            [_balancer("api", (), external_local=True)],
+        ],
+        [[], ["(add|update) Chain IPv4 nat"], ["update RealServer"]],
+        [31.0, 31.0, 31.0],
+    )
+
+
 def test_clients_of_new_source_ranges_are_shut_out_while_the_rules_on_these_are_refused() -> None:
     """The port's protocol changes twice; the entry that closed the first one stays, and so does the rule on its set.
 
