@@ -247,19 +247,10 @@ class Dependencies:
         yield self._rows.base.get((family, "access filter"))
         yield self._rows.incomplete.get(family)
         yield self._rows.obsolete.get(address)
-        yield self._unanswered(address)
         yield self._unserved(address)
         # Its virtual servers may have been created before their source ranges were configured.
         for frontend in self._closed_frontends().get(address, ()) if self._lacks_firewall(family) else ():
             yield from self._before_closed(frontend, family)
-
-    def _unanswered(self, address: IP) -> Key | None:
-        """Return a real server that is to go, and whose clients would not get its answers once *address* is bound."""
-        here = ((one, key) for one, key in self._rows.forwarding.items() if one.partition(",")[0] == address)
-        return next((key for frontend, key in here if self._is_to_be_exempt(frontend)), None)
-
-    def _is_to_be_exempt(self, frontend: str) -> bool:
-        return any(IpsetEntry(name, frontend) in self._desired for name in set_roles.EXEMPTS)
 
     def _lacks_firewall(self, family: Family) -> bool:
         name = kube_names.LOAD_BALANCER_FW.name_in(family)
