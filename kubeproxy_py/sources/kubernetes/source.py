@@ -150,7 +150,7 @@ class KubeSource:
         elif not wanted and (thread := self._peers):
             self._peers = None
             self._watched.remove(thread)
-            thread.stop()
+            thread.stop_alone()
             self._emit(*(PeerDeleted(name.name) for _, name in thread.known_values()))
 
     def _emit_peers(self, *events: Event) -> None:

@@ -78,9 +78,16 @@ class WatchThread:
         self._thread = threads.start(f"watch-{self.feed}", self._run, self._stopping)
 
     def stop(self) -> None:
-        """Ask the thread to end; it does at once, unless it is waiting for the first byte of a response."""
-        self._stopping.set()
+        """Ask the thread to end; it does at once, unless it is waiting for the first byte of a response.
+
+        The other threads that use the same server do not go on either.
+        """
         self._reachability.stop()
+        self.stop_alone()
+
+    def stop_alone(self) -> None:
+        """Ask the thread to end, while others go on; it does as after ``stop``, or when it would have tried again."""
+        self._stopping.set()
         with self._lock:
             if self._response:
                 self._response.abort()
