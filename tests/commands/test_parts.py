@@ -36,7 +36,7 @@ def test_what_ends_the_start_is_raised_and_not_logged_as_well(
 ) -> None:
     problems = (HostProblem("no IPVS", "modprobe ip_vs", fatal=True), HostProblem("no physdev", "modprobe xt_physdev"))
     result = ProbeResult(HostInfo(), "6.1.0", "legacy", (1, 8, 9), (), ipset_by_tool=False, problems=problems)
-    monkeypatch.setattr(host_probe, "probe", lambda _flavour: result)
+    monkeypatch.setattr(host_probe, "probe", lambda _flavour, **_policies: result)
     with pytest.raises(KernelError, match="no IPVS"):
         parts.probe_host(load({}), require=True)
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [str(problems[1])]
@@ -47,6 +47,6 @@ def test_what_is_missing_is_logged_where_it_ends_nothing(
 ) -> None:
     problem = HostProblem("no IPVS", "modprobe ip_vs", fatal=True)
     result = ProbeResult(HostInfo(), "6.1.0", "legacy", (1, 8, 9), (), ipset_by_tool=False, problems=(problem,))
-    monkeypatch.setattr(host_probe, "probe", lambda _flavour: result)
+    monkeypatch.setattr(host_probe, "probe", lambda _flavour, **_policies: result)
     assert parts.probe_host(load({})) is result
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [str(problem)]
