@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,8 @@ from kubeproxy_py.model.steps import Plan, Step
 from tests.contract.contract import linux_kernel
 
 pytestmark = pytest.mark.kernel
+
+_SETTLED_WITHIN_S = 30.0
 
 SERVERS = [VirtualServer(f"10.97.{number // 250}.{number % 250 + 1}", 80, "TCP") for number in range(400)]
 IPV6 = VirtualServer("fd00:10:97::1", 53, "UDP")
@@ -64,7 +67,9 @@ def test_of_many_virtual_servers_only_what_has_changed_is_decoded(kernel: Kernel
     listing = kernel.real_server_listing()
     assert listing is not None
     everything = {server: listed(rows) for server, rows in ROWS.items()}
-    assert asked(listing, agrees=False) == everything
+    deadline_s = time.monotonic() + _SETTLED_WITHIN_S
+    while asked(listing, agrees=False) != everything:  # Linux 7 moves virtual servers to a larger table meanwhile
+        assert time.monotonic() < deadline_s
     assert asked(listing) == everything
     assert asked(listing) == {}
 
