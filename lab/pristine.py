@@ -45,7 +45,7 @@ _CHAINS = {
 }
 _TABLES_IN_USE = {"iptables-legacy-restore": "ip_tables_names", "ip6tables-legacy-restore": "ip6_tables_names"}
 
-_UNLOAD_TIMEOUT_S = 30.0
+_UNLOAD_TIMEOUT_S = 120.0  # the kernel sends to a client that is gone for so long, and keeps its namespace
 
 _REQUEST_ACK = 0x1 | 0x4
 _GENERIC, _NETFILTER = 16, 12
@@ -80,7 +80,7 @@ def reset_host_state() -> None:
 
 
 def unload_modules(*names: str) -> None:
-    """Unload kernel modules.  Fails if one of them is still in use after half a minute.
+    """Unload kernel modules.  Fails if one of them is still in use after two minutes.
 
     A module is in use while a command that a killed agent had started still reads a table, and while the kernel has
     not yet destroyed a deleted namespace whose rules need it.
