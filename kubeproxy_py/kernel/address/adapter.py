@@ -17,7 +17,7 @@ Source: net/ipv6/addrconf.c, and the headers named in rtnetlink.py.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from errno import EACCES, EADDRNOTAVAIL, EEXIST, EINVAL, ENOBUFS, ENODEV, ENXIO
-from functools import cached_property, partial
+from functools import partial
 from socket import inet_pton
 from struct import Struct
 from time import sleep
@@ -33,6 +33,7 @@ from kubeproxy_py.kernel.address.decode import (
 from kubeproxy_py.kernel.address.encode import encode_address, encode_link, encode_mtu, encode_rename
 from kubeproxy_py.kernel.address.ipv6_switch import enable_ipv6
 from kubeproxy_py.kernel.address.renamed import find_renamed
+from kubeproxy_py.kernel.address.routing_socket import RoutingSocket, step_failure
 from kubeproxy_py.kernel.address.rtnetlink import (
     HOST_PREFIX,
     IFA_F_DEPRECATED,
@@ -53,7 +54,7 @@ from kubeproxy_py.kernel.dispatch import group_steps, row_kind
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.netlink.attributes import attribute, string, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET6, AF_UNSPEC
-from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, Message, NetlinkError, Socket, message
+from kubeproxy_py.kernel.netlink.socket import Message, NetlinkError, message
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import IPVS_DEVICE, PREFERRED, Address, AddressSpec, Link, Rows
 from kubeproxy_py.model.steps import Step, StepFailure
@@ -81,7 +82,7 @@ _ROUTE_LOOKUP_MAX = 100
 """Up to this many routes are looked up one by one, 30 us each; for more, all routes are listed."""
 
 
-class AddressAdapter:
+class AddressAdapter(RoutingSocket):
     """Reads and writes Link and Address rows, in the network namespace in which it is first used.
 
     *served* returns the addresses of the virtual servers, by which a device that was renamed is recognized.
@@ -153,15 +154,6 @@ class AddressAdapter:
         listed = decode_addresses(self._dump_addresses())
         named = ((names.get(each.index), each.address, each.prefix) for each in listed)
         return tuple(sorted(HostAddress(name, address, prefix) for name, address, prefix in named if name))
-
-    def close(self) -> None:
-        """Close the socket; a later use opens another."""
-        if "_netlink" in self.__dict__:
-            self.__dict__.pop("_netlink").close()
-
-    @cached_property
-    def _netlink(self) -> Socket:
-        return Socket(NETLINK_ROUTE)
 
     def _apply_links(self, steps: Sequence[Step]) -> list[StepFailure]:
         self._device = 0
@@ -346,7 +338,7 @@ def _failures(steps: Sequence[Step], errors: Mapping[int, NetlinkError]) -> list
     """Return a failure for each of *errors*, by index of *steps*, unless it means that nothing was left to do."""
     failed = ((steps[index], error) for index, error in errors.items())
     return [
-        StepFailure(step, error.errno, error.text)
+        step_failure(step, error)
         for step, error in failed
         if error.errno not in _DONE.get((type(step.key), step.verb), ())
     ]

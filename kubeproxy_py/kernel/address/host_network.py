@@ -1,17 +1,18 @@
 """HostNetwork: what surrounds this host: its gateways, and the machines on its links."""
 
 from collections.abc import Collection, Iterable
-from functools import cached_property
 
 from kubeproxy_py.kernel.address.neighbours import read_neighbours, solicit
 from kubeproxy_py.kernel.address.routes import read_gateways, read_route
-from kubeproxy_py.kernel.netlink.socket import NETLINK_ROUTE, Socket
+from kubeproxy_py.kernel.address.routing_socket import RoutingSocket
 from kubeproxy_py.model.node import HostAddress, Neighbour
 from kubeproxy_py.net import IP
 
 
-class HostNetwork:
+class HostNetwork(RoutingSocket):
     """Reads by rtnetlink, in the network namespace in which it is first used; see Kernel for the methods."""
+
+    filters = True
 
     def gateways(self) -> dict[IP, str]:
         """Return the gateways of the routes, each with its interface."""
@@ -28,14 +29,3 @@ class HostNetwork:
     def neighbours(self, interfaces: Collection[str]) -> tuple[Neighbour, ...]:
         """Read the neighbour tables."""
         return read_neighbours(self._netlink, interfaces)
-
-    def close(self) -> None:
-        """Close the socket; a later use opens another."""
-        if "_netlink" in self.__dict__:
-            self.__dict__.pop("_netlink").close()
-
-    @cached_property
-    def _netlink(self) -> Socket:
-        netlink = Socket(NETLINK_ROUTE)
-        netlink.request_filtering()
-        return netlink

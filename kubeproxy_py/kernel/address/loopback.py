@@ -16,25 +16,22 @@ Source: include/uapi/linux/fib_rules.h; net/core/fib_rules.c (fib_nl_newrule), n
 
 from collections.abc import Iterable, Iterator, Sequence
 from errno import EAFNOSUPPORT, EEXIST, ENOENT, ESRCH
-from functools import cached_property
 from socket import inet_ntop, inet_pton
 from struct import Struct as Layout
 
 from msgspec import Struct
 
 from kubeproxy_py.kernel import LOOPBACK, Mark, MarkReader, Scope
+from kubeproxy_py.kernel.address.routing_socket import RoutingSocket, step_failure
 from kubeproxy_py.kernel.address.rtnetlink import HOST_PREFIX, RTA_DST, RTM_GETROUTE, RTMSG, RTN_LOCAL
 from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_u32, u8, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 from kubeproxy_py.kernel.netlink.messages import NLM_F_REPLACE
 from kubeproxy_py.kernel.netlink.socket import (
-    NETLINK_ROUTE,
     NLM_F_CREATE,
     NLM_F_EXCL,
     Message,
-    NetlinkError,
-    Socket,
     message,
 )
 from kubeproxy_py.model.rows import LoopbackPath, LoopbackSpec, Rows, Spec
@@ -72,8 +69,10 @@ class Rule(Struct, frozen=True, gc=False):
     ports: tuple[int, int] = (0, 0)
 
 
-class LoopbackAdapter:
+class LoopbackAdapter(RoutingSocket):
     """Reads and writes LoopbackPath rows, in the network namespace in which it is first used."""
+
+    filters = True
 
     def scopes(self) -> list[Scope]:
         """Return the one scope."""
@@ -102,24 +101,13 @@ class LoopbackAdapter:
             failures += self._execute(step, messages)
         return failures
 
-    def close(self) -> None:
-        """Close the socket; a later use opens another."""
-        if "_netlink" in self.__dict__:
-            self.__dict__.pop("_netlink").close()
-
-    @cached_property
-    def _netlink(self) -> Socket:
-        netlink = Socket(NETLINK_ROUTE)
-        netlink.request_filtering()
-        return netlink
-
     def _execute(self, step: Step, messages: Iterable[Message]) -> Iterator[StepFailure]:
         """Send *messages* one by one, so that none is sent after one that failed."""
         for each in messages:
             errors = self._netlink.execute([each])
             done = _GONE if step.verb == "delete" else frozenset((EEXIST,))
             if (error := errors.get(0)) and error.errno not in done:
-                yield _failure(step, error)
+                yield step_failure(step, error)
                 return
 
     def _build(self, family: int, spec: LoopbackSpec) -> Iterator[Message]:
@@ -236,7 +224,3 @@ def _route(family: int, source: IP, kind: int = _RTM_NEWROUTE) -> Message:
     body += attribute(RTA_DST, inet_pton(family, _TARGETS[family])) + u32(_RTA_TABLE, TABLE)
     body += u32(_RTA_OIF, _LOOPBACK_INDEX) + attribute(_RTA_PREFSRC, inet_pton(family, source))
     return message(kind, NLM_F_CREATE | NLM_F_REPLACE if kind == _RTM_NEWROUTE else 0, body)
-
-
-def _failure(step: Step, error: NetlinkError) -> StepFailure:
-    return StepFailure(step, error.errno, error.text)

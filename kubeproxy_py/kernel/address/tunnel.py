@@ -16,7 +16,6 @@ Source: net/ipv4/ipip.c, net/ipv6/ip6_tunnel.c; net/ipv4/fib_frontend.c (__fib_v
 
 from collections.abc import Iterator, Sequence
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, ENODEV, ENXIO
-from functools import cached_property
 from pathlib import Path
 from socket import inet_pton
 
@@ -24,6 +23,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel import RETURN_TUNNELS, Scope
 from kubeproxy_py.kernel.address.decode import decode_addresses
+from kubeproxy_py.kernel.address.routing_socket import RoutingSocket, step_failure
 from kubeproxy_py.kernel.address.rtnetlink import (
     ADDRESS_HEADER,
     HOST_PREFIX,
@@ -46,12 +46,9 @@ from kubeproxy_py.kernel.host.sysctl import read_sysctl, write_sysctl
 from kubeproxy_py.kernel.netlink.attributes import attribute, nested, parse_attributes, read_string, string
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_UNSPEC
 from kubeproxy_py.kernel.netlink.socket import (
-    NETLINK_ROUTE,
     NLM_F_CREATE,
     NLM_F_EXCL,
     Message,
-    NetlinkError,
-    Socket,
     message,
 )
 from kubeproxy_py.model.rows import TUNNEL_DEVICES, ReturnTunnel, Rows, TunnelSpec
@@ -86,7 +83,7 @@ class _Device(Struct, frozen=True, gc=False):
         return self.alias.removeprefix(_PREFIX).removesuffix(_SHARED) if self.is_ours else ""
 
 
-class TunnelAdapter:
+class TunnelAdapter(RoutingSocket):
     """Reads and writes ReturnTunnel rows, in the network namespace in which it is first used."""
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -117,15 +114,6 @@ class TunnelAdapter:
             else:
                 failures += self._take_down(step, step.key.family)
         return failures
-
-    def close(self) -> None:
-        """Close the socket; a later use opens another."""
-        if "_netlink" in self.__dict__:
-            self.__dict__.pop("_netlink").close()
-
-    @cached_property
-    def _netlink(self) -> Socket:
-        return Socket(NETLINK_ROUTE)
 
     def _set_up(self, step: Step, family: Family, address: IP) -> Iterator[StepFailure]:
         device = self._find(family)
@@ -170,7 +158,7 @@ class TunnelAdapter:
         for each in messages:
             error = self._netlink.execute([each]).get(0)
             if error and error.errno not in _DONE:
-                yield _failure(step, error)
+                yield step_failure(step, error)
                 return
 
     def _takes_all(self, device: _Device, family: Family) -> bool:
@@ -217,7 +205,3 @@ def _address(kind: int, index: int, address: IP) -> Message:
     body = IFADDRMSG.pack(AF_INET, HOST_PREFIX[AF_INET], 0, RT_SCOPE_UNIVERSE, index)
     body += LOCAL_HEADER[AF_INET] + packed + ADDRESS_HEADER[AF_INET] + packed
     return message(kind, NLM_F_CREATE | NLM_F_EXCL if kind == RTM_NEWADDR else 0, body)
-
-
-def _failure(step: Step, error: NetlinkError) -> StepFailure:
-    return StepFailure(step, error.errno, error.text)
