@@ -1,7 +1,7 @@
 """A node dies while clients connect: how many connections fail, and for how long, without failover and with it.
 
 Two of the four endpoints of a Service are on the node whose cable is cut.  Nothing withdraws them, as Kubernetes would
-after 40 s and more (node-monitor-grace-period).  A client begins RATE connections a second, whatever became of those
+after 40 s and more (node-monitor-grace-period).  A client begins RATE connections a second, and waits for none of those
 before; one that has no answer after TIMEOUT_S has failed.  The same is tried without the setting, with
 ``health-check: tcp`` of the Service, and with ``--watch-nodes`` of the node.
 """

@@ -1,7 +1,7 @@
 """What commands print: the only module that writes to standard output, and to standard error besides the log.
 
 Invariants:
-- What is printed is safe for a terminal (terminal_text.py), whoever wrote it.
+- What is printed is safe for a terminal (terminal_text.py), from any source.
 - A reader that is gone ends the command without a message, and any other failure to write is an error: output that is
   not complete is never a success.
 """

@@ -98,7 +98,7 @@ def print_plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | N
     _log_refusals(parts)
     _log_endpoints(parts)
     rows = read_all(parts.kernel)
-    if source is None:  # no agent that told it: one that starts now would take over what the kernel has
+    if source is None:  # without an agent's own state: one that starts now would take over what the kernel has
         SlowStarts(parts.compiler, watch_nodes=loaded.agent.watch_nodes).adopt(rows, 0.0)
     actual = _owned_rows(loaded, parts, desired, rows)
     steps = make_plan(desired, actual)

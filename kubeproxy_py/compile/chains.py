@@ -263,7 +263,7 @@ def _policy_output(inputs: _Inputs) -> _Rules:
     if inputs.has_entries(kube_names.POLICY_ROUTED):
         # What is handed on comes by here, too; a changed mark would have it routed again, to this node itself.
         yield f"-m mark {_policy_mark(inputs)} {inputs.match(kube_names.POLICY_ROUTED, 'dst,dst')} -j RETURN"
-    # This node itself is subject to source ranges, whatever its source address.
+    # This node itself is subject to source ranges, with any source address.
     yield f"{inputs.match(kube_names.LOAD_BALANCER_FW, 'dst,dst')} -j {kube_names.POLICY_RANGES_CHAIN}"
     if inputs.has_extension("addrtype"):
         for network in inputs.node.service_networks.get(inputs.family, ()):

@@ -63,7 +63,7 @@ def _inside(snapshot: Snapshot, service: Service) -> frozenset[Destination]:
 
 
 def _with_inside(state: EndpointState, inside: frozenset[Destination]) -> EndpointState:
-    """Return *state*, which tells of clients of this node if it is for them only that it serves external addresses."""
+    """Return *state*, which names clients of this node if it serves external addresses for them only."""
     external = {KIND_NAMES[kind] for kind in FrontendKind if kind is not FrontendKind.CLUSTER_IP}
     if (state.address, state.port) not in inside or external.intersection(state.serves):
         return state

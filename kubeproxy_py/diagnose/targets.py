@@ -1,4 +1,4 @@
-"""Targets of `explain`: a Service, an address with or without a port, a port of whatever has it, or an endpoint.
+"""Targets of `explain`: a Service, an address with or without a port, a port of any Service, or an endpoint.
 
 Invariants:
 - What can name nothing is a TargetFormError; what can, and is not known, is an UnknownTargetError with names like it.
@@ -34,7 +34,7 @@ class UnknownTargetError(Exception):
 
 
 class TargetFormError(ValueError):
-    """A text that can name nothing, whatever the agent knows; its message says how targets are written."""
+    """A text that can name nothing, with any objects; its message says how targets are written."""
 
 
 class ServiceTarget(Struct, frozen=True, gc=False):

@@ -11,9 +11,11 @@ from errno import ENOMEM
 from functools import cache
 from typing import NamedTuple
 
+from hypothesis import event as note_event
+
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import MarkReader
-from kubeproxy_py.kernel.memory import MemoryKernel
+from kubeproxy_py.kernel.memory import MemoryKernel, SimulatedCrash
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
@@ -518,6 +520,17 @@ class CheckedAgent:
         self.agent = self._start()
         for event in known(self.happened):
             self.agent.handle_event(event, self.kernel.now_s)
+
+    def sync_through_crash(self, steps: int | None) -> None:
+        """Sync; die after so many *steps* of the plan (None: do not), and then restart and sync again."""
+        self.kernel.steps_until_crash = steps
+        try:
+            self.sync()
+        except SimulatedCrash:
+            note_event("died during a plan")
+            self.kernel.steps_until_crash = None
+            self.restart()
+            self.sync()
 
     def handle(self, events: Iterable[ObjectEvent]) -> None:
         for event in events:

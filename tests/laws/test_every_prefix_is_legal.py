@@ -5,10 +5,9 @@ and after the plan, and the process may die before any step.  Any kind of step m
 packets meet is evaluated by packets.py, which knows nothing of the planner.
 """
 
-from hypothesis import event, given, note
+from hypothesis import given, note
 from hypothesis import strategies as st
 
-from kubeproxy_py.kernel.memory import SimulatedCrash
 from kubeproxy_py.model.events import ObjectEvent
 from tests.laws.checking_kernels import CheckedAgent, PacketKernel, RowKernel, failing
 from tests.laws.histories import batches, edits, moves
@@ -45,14 +44,7 @@ def test_crash_before_any_step_is_repaired_by_planning_again(history: History, c
     checked = CheckedAgent(kernel)
     for batch, steps in zip(history, crashes, strict=False):
         checked.handle(batch)
-        kernel.steps_until_crash = steps if steps < 60 else None
-        try:
-            checked.sync()
-        except SimulatedCrash:
-            event("died during a plan")
-            kernel.steps_until_crash = None
-            checked.restart()
-            checked.sync()
+        checked.sync_through_crash(steps if steps < 60 else None)
         checked.check_desired()
         assert kernel.rows == checked.agent.state.rows
     note(f"{kernel.steps_seen} steps")

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 
-from hypothesis import event, given
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kubeproxy_py.kernel.memory import MemoryKernel, SimulatedCrash
+from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import ObjectEvent, Synced
 from kubeproxy_py.model.kube_names import ACCESS_FILTER_CHAIN, POLICY_MARK_SETS, family_of_set
 from kubeproxy_py.model.rows import (
@@ -139,14 +139,7 @@ def test_crash_before_any_step_is_repaired_by_planning_again(history: History, c
     checked = CheckedAgent(kernel, exact_compiler)
     for batch, steps in zip(history, crashes, strict=False):
         checked.handle(batch)
-        kernel.steps_until_crash = steps if steps < 80 else None
-        try:
-            checked.sync()
-        except SimulatedCrash:
-            event("died during a plan")
-            kernel.steps_until_crash = None
-            checked.restart()
-            checked.sync()
+        checked.sync_through_crash(steps if steps < 80 else None)
         desired = checked.agent.compiler.desired.rows
         undrained = {key: spec for key, spec in kernel.rows.items() if not is_draining(key, spec, desired)}
         assert undrained == desired
