@@ -331,7 +331,7 @@ class _NodeContextFactory:
 
     def __call__(self, node: Node | None, addresses: tuple[HostAddress, ...]) -> NodeContext:
         warnings = node_warnings(self._config, self._host.families, node)
-        warnings += mark_warnings(self._settings.policy_marks, addresses)
+        warnings += mark_warnings(self._settings.policy_marks, self._config.iptables.masquerade_bit, addresses)
         for warning in warnings:
             if warning not in self._logged:
                 log.warning("%s", warning)

@@ -5,12 +5,14 @@ themselves once the Node does.
 """
 
 from collections.abc import Iterable
+from functools import reduce
 from ipaddress import ip_network
+from operator import or_
 
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, node_ips, primary_family
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.model.policy_marks import MARK_USERS, MarkRange
+from kubeproxy_py.model.policy_marks import MARK_USERS, MarkRange, free_mask
 from kubeproxy_py.model.services import EndpointSlice, Service
 from kubeproxy_py.net import IP, Family, by_family, family_of
 
@@ -51,22 +53,30 @@ def loopback_warnings(config: KubeProxyConfiguration, settings: AgentSettings) -
     )
 
 
-def mark_warnings(policy_marks: MarkRange | None, addresses: Iterable[HostAddress]) -> tuple[str, ...]:
+def mark_warnings(
+    policy_marks: MarkRange | None, masquerade_bit: int, addresses: Iterable[HostAddress]
+) -> tuple[str, ...]:
     """Return a sentence for each program on this host that uses bits of the marks of exact policies, or adds others."""
     if policy_marks is None:
         return ()
     interfaces = {address.interface for address in addresses}
-    found: dict[str, None] = {}
-    for program, prefix, bits in MARK_USERS:
-        if any(interface.startswith(prefix) for interface in interfaces):
-            common = policy_marks.mask & bits
-            what = (
-                f"uses bits {common:#x} of --policy-mark-mask={policy_marks.mask:#x}, too; take others, as 0xff"
-                if common
-                else f"may add bits of {bits:#x} to packets: these are treated as with --policies=kube-proxy"
-            )
-            found[f"--policies=exact: {program} {what} (docs/policies.md)"] = None
-    return tuple(found)
+    users = {
+        program: bits
+        for program, prefix, bits in MARK_USERS
+        if any(interface.startswith(prefix) for interface in interfaces)
+    }
+    free = free_mask(reduce(or_, users.values(), 0), masquerade_bit)
+    others = f"take others: --policy-mark-mask={free:#x}" if free else "no bits are left for --policies=exact"
+    return tuple(
+        f"--policies=exact: {program} "
+        + (
+            f"uses bits {policy_marks.mask & bits:#x} of --policy-mark-mask={policy_marks.mask:#x}, too; {others}"
+            if policy_marks.mask & bits
+            else f"may add bits of {bits:#x} to packets: these are treated as with --policies=kube-proxy"
+        )
+        + " (docs/policies.md)"
+        for program, bits in users.items()
+    )
 
 
 def external_ips_on_node(service: Service, context: NodeContext) -> tuple[IP, ...]:

@@ -17,11 +17,14 @@ MARK_USERS: tuple[tuple[str, str, int], ...] = (
     ("Cilium", "cilium_", 0xFFFF0F00),
     ("Calico", "cali", 0xFFFF0000),
     ("Calico", "vxlan.calico", 0xFFFF0000),
+    # Ambient mode of 1.18 to 1.20; later ones, and sidecars, mark packets in the network namespaces of pods only.
+    ("Istio", "istioin", 0xFFF),
 )
 """Programs that mark packets of the host, too."""
 
 _KUBE_MARK_DROP = 0x8000  # kubelet's --iptables-drop-bit, until Kubernetes 1.27
 _BITS_MIN = 2  # the flag, and one bit of the number
+_BITS_DEFAULT = 14
 
 
 class MarkRange(Struct, frozen=True, gc=False):
@@ -61,6 +64,13 @@ def mask_problem(mask: int, masquerade_bit: int) -> str:
     if mask & _KUBE_MARK_DROP:
         return f"{mask:#x} contains {_KUBE_MARK_DROP:#x}, with which kubelet marks packets to be dropped"
     return ""
+
+
+def free_mask(used: int, masquerade_bit: int) -> int:
+    """Return the longest run of bits, up to 14, that neither *used* nor a mark of Kubernetes has; 0: none."""
+    taken = used | 1 << masquerade_bit | _KUBE_MARK_DROP
+    runs = ((1 << bits) - 1 << shift for bits in range(_BITS_DEFAULT, _BITS_MIN - 1, -1) for shift in range(33 - bits))
+    return next((run for run in runs if not run & taken), 0)
 
 
 def marks_by_entry(rows: Rows) -> dict[IpsetEntry, int]:

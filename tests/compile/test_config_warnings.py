@@ -142,7 +142,24 @@ def test_service_has_no_address_on_a_node_of_which_no_address_is_known() -> None
 
 def test_another_program_that_marks_packets_is_named_with_exact_policies_only() -> None:
     cilium = (HostAddress("cilium_host", "10.244.1.1"), HostAddress("eth0", V4))
-    (warning,) = mark_warnings(MarkRange(), cilium)
-    assert "Cilium uses bits 0xf00 of --policy-mark-mask=0x3fff, too" in warning
-    assert "may add bits" in mark_warnings(MarkRange(0xFF), cilium)[0]
-    assert mark_warnings(None, cilium) == mark_warnings(MarkRange(), cilium[1:]) == ()
+    (warning,) = mark_warnings(MarkRange(), 14, cilium)
+    assert "Cilium uses bits 0xf00 of --policy-mark-mask=0x3fff, too; take others: --policy-mark-mask=0xff " in warning
+    assert "may add bits" in mark_warnings(MarkRange(0xFF), 14, cilium)[0]
+    assert mark_warnings(None, 14, cilium) == mark_warnings(MarkRange(), 14, cilium[1:]) == ()
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "masquerade_bit", "remedy"),
+    [
+        (["istioin"], 14, "take others: --policy-mark-mask=0x3fff0000 "),
+        (["istioin"], 20, "take others: --policy-mark-mask=0xffe00000 "),
+        (["istioin", "cilium_host"], 13, "no bits are left for --policies=exact"),
+        (["istioin", "cali1234"], 14, "take others: --policy-mark-mask=0x3000 "),
+    ],
+)
+def test_the_mask_that_is_proposed_is_free_of_what_all_programs_use(
+    interfaces: list[str], masquerade_bit: int, remedy: str
+) -> None:
+    addresses = [HostAddress(interface, V4) for interface in interfaces]
+    warning = next(one for one in mark_warnings(MarkRange(), masquerade_bit, addresses) if "Istio" in one)
+    assert f"Istio uses bits 0xfff of --policy-mark-mask=0x3fff, too; {remedy}" in warning
