@@ -350,7 +350,10 @@ class PacketKernel(CheckedKernel):
         may_reach_host = is_going or is_hosts or Address(packet.destination) in self.before
         if found.result == "served" or (found.result == "host" and not may_reach_host):
             # "refused": the rules admit the client, before or after the sync, and there is no endpoint.
-            is_admitted = found.result == "served" and "refused" in meeting.results
+            # A virtual server that comes while its address goes is what the Service wants; the address is still bound.
+            address = Address(packet.destination)
+            comes_late = packet.server in self.desired and address in self.before and address not in self.desired
+            is_admitted = found.result == "served" and ("refused" in meeting.results or comes_late)
             is_known = is_admitted or found.result in meeting.results
             is_known = is_known or (found.result == "host" and self.is_refused(packet))
             assert is_known, f"{packet} is {found.result}, neither before nor after"

@@ -66,6 +66,24 @@ def test_entry_that_waited_goes_with_its_virtual_server() -> None:
     )
 
 
+def test_virtual_server_comes_while_its_address_goes() -> None:
+    """An externalIP is bound for one Service, and becomes a gateway's when another names it, too."""
+    sync_with_faults(
+        [
+            [
+                _service("api", "10.96.0.10", port(53), external_ips=(ADDRESS,)),
+                SliceUpserted(endpoint_slice("cart", ["10.244.1.5"])),
+            ],
+            [
+                TakenAddresses("API server", {ADDRESS: "a gateway of this node"}),
+                _service("cart", "10.96.0.11", port(80), external_ips=(ADDRESS,)),
+            ],
+        ],
+        [[], []],
+        [0.1, 0.1],
+    )
+
+
 def test_local_endpoint_is_met_at_an_address_that_goes() -> None:
     """An externalIP with the policy Local is unbound, because an endpoint has it, when its first endpoint comes."""
     tcp, udp = port(53, label="a"), port(53, "UDP", label="a")
