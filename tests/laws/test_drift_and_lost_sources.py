@@ -75,7 +75,7 @@ def _add_real_server(rows: Rows, keys: list[Key]) -> None:
     rows[RealServer(server, "fd00:10:244:2::99" if ":" in server.address else "10.244.2.99", 8080)] = SERVING
 
 
-def _bind(rows: Rows, keys: list[Key]) -> None:
+def bind(rows: Rows, keys: list[Key]) -> None:
     server = keys[0]
     assert isinstance(server, VirtualServer)
     if Link(IPVS_DEVICE) in rows:
@@ -93,7 +93,7 @@ def exempt(rows: Rows, keys: list[Key]) -> None:
 DAMAGES: tuple[tuple[type[Key], Damage], ...] = (
     *((Address, delete), (Link, delete), (VirtualServer, delete), (RealServer, delete), (RealServer, _drain)),
     *((IpsetEntry, delete), (IpsetEntry, delete), (Ipset, _flush), (Chain, _flush), (Jump, delete)),
-    *((Sysctl, delete), (VirtualServer, _add_real_server), (VirtualServer, _bind), (VirtualServer, exempt)),
+    *((Sysctl, delete), (VirtualServer, _add_real_server), (VirtualServer, bind), (VirtualServer, exempt)),
 )
 
 damages = st.lists(
@@ -134,6 +134,8 @@ class DamagedKernel(PacketKernel):
         entries = {key for key in self.rows if isinstance(key, IpsetEntry)}
         damage(self.rows, keys)
         self.unbound |= {address for address in bound if Address(address) not in self.rows}
+        if self.refused:
+            self.bound_early |= {key.address for key in self.rows if isinstance(key, Address)} - bound
         self.lost_entries |= entries - self.rows.keys()
         if isinstance(chosen, Chain | Jump):
             self._changed_rules.add(chosen.family)
@@ -145,6 +147,8 @@ class DamagedKernel(PacketKernel):
 
     def end_sync(self) -> None:
         self.unbound = {address for address in self.unbound if Address(address) not in self.rows}
+        if not self.refused:
+            self.bound_early.clear()
         self.lost_entries -= self.rows.keys()
         rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
         self._changed_rules -= {

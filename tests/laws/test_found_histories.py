@@ -9,7 +9,7 @@ from kubeproxy_py.net import Protocol
 from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
 from tests.laws.checking_kernels import CheckedAgent, failing
 from tests.laws.packets import Packet, fate
-from tests.laws.test_drift_and_lost_sources import Damage, DamagedKernel, delete, exempt
+from tests.laws.test_drift_and_lost_sources import Damage, DamagedKernel, bind, delete, exempt
 from tests.laws.test_every_prefix_is_legal import sync_with_faults
 from tests.laws.test_late_rules import sync_with_late_rules
 
@@ -260,6 +260,27 @@ def test_address_that_becomes_exempt_is_bound_after_endpoints_went() -> None:
         [[], ["(add|update) Chain IPv4 nat"], ["update RealServer"]],
         [31.0, 31.0, 31.0],
     )
+
+
+def test_address_that_another_program_binds_while_rules_are_refused_is_served_in_the_end() -> None:
+    """The address waits for rules; they come in the sync in which the Service's policy, and so its set, changes."""
+    kernel = DamagedKernel()
+    checked = CheckedAgent(kernel)
+    client = Packet("198.51.100.77", ADDRESS, 80, "tcp")
+
+    def sync(*, is_local: bool, refused: list[str]) -> None:
+        tcp = port(80, label="a")
+        api = _service("api", "10.96.0.10", tcp, external_ips=(ADDRESS,), type="NodePort", external_local=is_local)
+        checked.handle([api, SliceUpserted(endpoint_slice("api", ["10.244.1.5"], label="a"))])
+        kernel.fault = failing(refused)
+        checked.advance(31.0)
+        checked.sync()
+
+    sync(is_local=True, refused=["add Ipset .*-CLUSTER-IP"])
+    assert fate(kernel.state, client).result == "elsewhere"
+    kernel.damage(bind, [VirtualServer(ADDRESS, 80, "TCP")])
+    sync(is_local=False, refused=[])
+    assert fate(kernel.state, client).result == "served"
 
 
 def test_clients_of_new_source_ranges_are_shut_out_while_the_rules_on_these_are_refused() -> None:
