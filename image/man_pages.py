@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kubeproxy_py import __version__, cli
+from kubeproxy_py import __version__
+from kubeproxy_py.commands.help import parser_of
+from kubeproxy_py.commands.table import COMMANDS, EXAMPLES, PROGRAM
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = REPOSITORY / "build/man"
 SECTION = 8  # commands for the administrator
 
-_PROGRAM = "kubeproxy-py"
 _SEE_ALSO = ("ipvsadm", "ipset", "iptables", "conntrack")
 _DEFAULT_GROUPS = ("options", "optional arguments")  # argparse's own names, by Python's version
 _EXIT_STATUS = {
@@ -46,29 +47,29 @@ _FILES = (
 
 def pages(date: str) -> Iterator[tuple[str, str]]:
     """Yield the file name and the content of each page; *date* is in their footer."""
-    yield f"{_PROGRAM}.{SECTION}", _text(_overview(date))
-    for name in cli.COMMANDS:
-        yield f"{_PROGRAM}-{name}.{SECTION}", _text(_command(name, date))
+    yield f"{PROGRAM}.{SECTION}", _text(_overview(date))
+    for name in COMMANDS:
+        yield f"{PROGRAM}-{name}.{SECTION}", _text(_command(name, date))
 
 
 def _overview(date: str) -> Iterator[str]:
     yield from _head("", date, "implement kube-proxy's IPVS mode")
-    yield from (".SH SYNOPSIS", f".B {_escaped(_PROGRAM)}", "[COMMAND] [FLAGS]", ".SH DESCRIPTION")
+    yield from (".SH SYNOPSIS", f".B {_escaped(PROGRAM)}", "[COMMAND] [FLAGS]", ".SH DESCRIPTION")
     yield _escaped("A standalone node agent that implements kube-proxy's IPVS mode.")
     yield _escaped("The default command is run, which accepts every flag of kube-proxy.")
     yield ".SH COMMANDS"
-    for name, command in cli.COMMANDS.items():
-        yield from _entry(rf"\fB{_escaped(_PROGRAM)}\-{name}\fR({SECTION})", command.summary)
+    for name, command in COMMANDS.items():
+        yield from _entry(rf"\fB{_escaped(PROGRAM)}\-{name}\fR({SECTION})", command.summary)
     yield ".SH EXAMPLES"
-    yield from _examples(cli.EXAMPLES)
+    yield from _examples(EXAMPLES)
     yield from _lists(_USUAL_EXIT_STATUS)
-    yield from _see_also(cli.COMMANDS)
+    yield from _see_also(COMMANDS)
 
 
 def _command(name: str, date: str) -> Iterator[str]:
-    command, parser = cli.COMMANDS[name], cli.parser_of(name)
+    command, parser = COMMANDS[name], parser_of(name)
     yield from _head(f"-{name}", date, command.summary)
-    yield from (".SH SYNOPSIS", rf".B {_escaped(_PROGRAM)} {name}", _escaped(command.usage), ".SH DESCRIPTION")
+    yield from (".SH SYNOPSIS", rf".B {_escaped(PROGRAM)} {name}", _escaped(command.usage), ".SH DESCRIPTION")
     yield from _paragraphs(command.details)
     yield ".SH OPTIONS"
     yield from _options(parser)
@@ -79,8 +80,8 @@ def _command(name: str, date: str) -> Iterator[str]:
 
 
 def _head(suffix: str, date: str, summary: str) -> Iterator[str]:
-    title = _escaped(f"{_PROGRAM}{suffix}")
-    yield f'.TH "{title.upper()}" "{SECTION}" "{date}" "{_escaped(f"{_PROGRAM} {__version__}")}" "Kubernetes Services"'
+    title = _escaped(f"{PROGRAM}{suffix}")
+    yield f'.TH "{title.upper()}" "{SECTION}" "{date}" "{_escaped(f"{PROGRAM} {__version__}")}" "Kubernetes Services"'
     yield from (".nh", ".ad l")  # words of commands must not be hyphenated, nor lines with long ones be justified
     yield ".SH NAME"
     yield rf"{title} \- {_escaped(summary[0].lower() + summary[1:])}"
@@ -115,12 +116,12 @@ def _examples(examples: Iterable[tuple[str, str]]) -> Iterator[str]:
         if number:
             yield ".PP"
         yield _escaped(f"{comment}:")
-        yield from (".PP", ".RS 4", ".nf", _escaped(f"{_PROGRAM} {arguments}".rstrip()), ".fi", ".RE")
+        yield from (".PP", ".RS 4", ".nf", _escaped(f"{PROGRAM} {arguments}".rstrip()), ".fi", ".RE")
 
 
 def _see_also(commands: Iterable[str]) -> Iterator[str]:
     yield ".SH SEE ALSO"
-    own = [f"{_PROGRAM}-{name}" for name in commands] or [_PROGRAM]
+    own = [f"{PROGRAM}-{name}" for name in commands] or [PROGRAM]
     names = [*((name, SECTION) for name in own), *((name, 8) for name in _SEE_ALSO)]
     yield ",\n".join(f".BR {_escaped(name)} ({section})" for name, section in names).replace(",\n", " ,\n")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kubeproxy_py import __version__, cli
+from kubeproxy_py.commands.execute import EXECUTORS
+from kubeproxy_py.commands.table import COMMANDS, EXAMPLES
 from kubeproxy_py.config.flags import FLAGS
 from tests.unreadable import UNREADABLE, as_nobody, make_unreadable
 
@@ -58,8 +60,8 @@ def test_help_lists_every_command_and_the_default_command(flag: str, capsys: pyt
     assert cli.main([flag]) == 0
     text = capsys.readouterr().out
     assert "The default command is run, which accepts every flag of kube-proxy" in text
-    assert all(f"\n  {name} " in text for name in cli.COMMANDS)
-    assert text.count("\n  kubeproxy-py ") == len(cli.EXAMPLES)
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert text.count("\n  kubeproxy-py ") == len(EXAMPLES)
 
 
 def test_help_and_version_are_commands_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,20 +85,24 @@ def command_help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_of_the_table_can_be_executed() -> None:
+    assert EXECUTORS.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_shows_its_flags_and_no_others(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = command_help(name, capsys).partition("Examples:")[0]
     # Python 3.13 prints "-v, --v LEVEL", earlier versions "-v LEVEL, --v LEVEL".
     shown = {flag.name for flag in FLAGS if re.search(rf"\n  {re.escape(str(flag))}[ ,]", options)}
     assert shown == {flag.name for flag in FLAGS if name in flag.commands}
-    assert bool(shown) == cli.COMMANDS[name].has_flags
+    assert bool(shown) == COMMANDS[name].has_flags
 
 
 def test_help_of_run_shows_every_flag() -> None:
     assert all("run" in flag.commands for flag in FLAGS)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_has_one_to_four_examples_of_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, text = command_help(name, capsys).partition("Examples:")
     commands = [line.strip() for line in text.splitlines() if line.startswith("  kubeproxy-py")]
@@ -108,7 +114,7 @@ def test_help_of_a_command_has_one_to_four_examples_of_it(name: str, capsys: pyt
 def test_every_command_accepts_the_flags_that_its_help_does_not_show(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([name, "--ipvs-sync-period=x", "--conntrack-min=x"]) == cli.COMMANDS[name].unusable
+    assert cli.main([name, "--ipvs-sync-period=x", "--conntrack-min=x"]) == COMMANDS[name].unusable
     captured = capsys.readouterr()
     assert "--ipvs-sync-period: 'x' is not a duration" in captured.out + captured.err
 

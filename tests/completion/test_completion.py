@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from kubeproxy_py import cli
+from kubeproxy_py.commands import table
 from kubeproxy_py.commands.completion import script_of
 from kubeproxy_py.config.flags import FLAGS
 from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
 from tests.deploy.completion_scripts import FOLDER, scripts
 
-COMMANDS = set(cli.COMMANDS)
+COMMANDS = set(table.COMMANDS)
 RUN_FLAGS = {f"--{flag.name}" for flag in FLAGS if len(flag.name) > 1}
 PLAN_FLAGS = {f"--{flag.name}" for flag in FLAGS if "plan" in flag.commands and len(flag.name) > 1}
 

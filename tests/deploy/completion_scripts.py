@@ -12,11 +12,13 @@ from typing import Any
 
 import shtab
 
-from kubeproxy_py import cli
+import kubeproxy_py
 from kubeproxy_py.commands.completion import _FILES
+from kubeproxy_py.commands.help import parser_of
+from kubeproxy_py.commands.table import COMMANDS
 from kubeproxy_py.config.flags import FLAGS, field_type_of
 
-FOLDER = Path(cli.__file__).parent / "completion"
+FOLDER = Path(kubeproxy_py.__file__).parent / "completion"
 
 _PROGRAM = "kubeproxy-py"
 _FILE_TYPES = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}  # by metavar
@@ -57,13 +59,13 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(_PROGRAM, add_help=False)
     parser.add_argument("-h", "--help", action="store_true", help="print the help")
     parser.add_argument("--version", action="store_true", help="print the version")
-    _copy_flags(cli.parser_of("run"), parser)
+    _copy_flags(parser_of("run"), parser)
     commands = parser.add_subparsers()
-    for name, command in cli.COMMANDS.items():
+    for name, command in COMMANDS.items():
         copy = commands.add_parser(name, help=command.summary, add_help=False)
         copy.add_argument("-h", "--help", action="store_true", help="print the help")
-        _copy_flags(cli.parser_of(name), copy)
-        _copy_positionals(cli.parser_of(name), copy)
+        _copy_flags(parser_of(name), copy)
+        _copy_positionals(parser_of(name), copy)
     return parser
 
 
@@ -84,7 +86,7 @@ def _copy_positionals(source: ArgumentParser, target: ArgumentParser) -> None:
     for action in source._actions:
         if action.option_strings:
             continue
-        choices = action.choices or (tuple(cli.COMMANDS) if action.dest == "command" else None)
+        choices = action.choices or (tuple(COMMANDS) if action.dest == "command" else None)
         copy = target.add_argument(action.dest, nargs=action.nargs, choices=choices, help=action.help)
         _with_files(copy, action)
 

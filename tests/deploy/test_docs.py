@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeproxy_py.cli import COMMANDS
+from kubeproxy_py.commands.table import COMMANDS
 from kubeproxy_py.config.flags import FLAGS
 from kubeproxy_py.kernel.kernel_state import (
     ChainWire,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from image.man_pages import commit_date, pages
-from kubeproxy_py import cli
 from kubeproxy_py.commands.exit_status import UNUSABLE
+from kubeproxy_py.commands.table import COMMANDS
 from kubeproxy_py.config.flags import FLAGS
 
 PAGES = dict(pages("2026-01-01"))
@@ -27,14 +27,14 @@ def page_of(name: str) -> str:
 
 
 def test_there_is_a_page_of_the_program_and_of_each_command() -> None:
-    assert set(PAGES) == {"kubeproxy-py.8", *(f"kubeproxy-py-{name}.8" for name in cli.COMMANDS)}
+    assert set(PAGES) == {"kubeproxy-py.8", *(f"kubeproxy-py-{name}.8" for name in COMMANDS)}
     overview = PAGES["kubeproxy-py.8"]
-    assert all(rf"\fBkubeproxy\-py\-{name}\fR(8)" in overview for name in cli.COMMANDS)
+    assert all(rf"\fBkubeproxy\-py\-{name}\fR(8)" in overview for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_page_has_the_flags_examples_and_exit_statuses_of_its_command(name: str) -> None:
-    page, command = page_of(name), cli.COMMANDS[name]
+    page, command = page_of(name), COMMANDS[name]
     shown = {flag.name for flag in FLAGS if f"\\fB{escaped(flag)}\\fR" in page}
     assert shown == {flag.name for flag in FLAGS if name in flag.commands}
     for _, arguments in command.examples:

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from kubeproxy_py import cli
+from kubeproxy_py.commands.help import parser_of
 from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
 from tests.deploy.rendering import kustomize_objects
 
@@ -70,7 +70,7 @@ def test_preflight_is_given_no_more_rights_than_the_agent(preflight: Object) -> 
 def test_preflight_plans_and_holds_with_a_command_line_that_the_agent_accepts(preflight: Object) -> None:
     command, *arguments = pod_of(preflight)["containers"][0]["args"]
     assert command == "plan"
-    parsed, unknown = cli.parser_of(command).parse_known_args(arguments)
+    parsed, unknown = parser_of(command).parse_known_args(arguments)
     assert (parsed.hold, unknown) == (True, [])
 
 

@@ -11,7 +11,7 @@ import pytest
 from image.build import own_processor
 from image.deb import REPOSITORY, package_path
 from kubeproxy_py import __version__
-from kubeproxy_py.cli import COMMANDS
+from kubeproxy_py.commands.table import COMMANDS
 from tests.deploy.manifests import DEPLOY
 
 pytestmark = pytest.mark.image
