@@ -38,17 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except output.ReaderGoneError:
         return READER_GONE
     except output.OutputError as error:
-        output.note(f"error: {error}\n")
+        output.print_to_stderr(f"error: {error}\n")
         return FAILED
 
 
 def _main(argv: Sequence[str] | None) -> int:
     words = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
     if not _VERSION_FLAGS.isdisjoint(words):
-        output.say(f"{PROGRAM} {__version__}\n")
+        output.print_lines(f"{PROGRAM} {__version__}\n")
         return SUCCESS
     if words and words[0] in ("-h", "--help"):
-        output.say(help_text())
+        output.print_lines(help_text())
         return SUCCESS
     name = words.pop(0) if words and not words[0].startswith("-") else "run"
     if name not in COMMANDS:
@@ -83,13 +83,13 @@ def _execute(name: str, arguments: Namespace) -> int:
         if logging.getLogger().handlers:
             logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the message names the remedy, not the code
         else:  # the command needs no configuration, which sets up the log
-            output.note(f"error: {error}\n")
+            output.print_to_stderr(f"error: {error}\n")
         return FAILED
     except ConfigError as error:
         from kubeproxy_py import logging_setup
 
         logging_setup.flush()  # what was logged before comes first
-        output.note(f"{error_text(error)}\n")  # the log may not be set up yet
+        output.print_to_stderr(f"{error_text(error)}\n")  # the log may not be set up yet
         return COMMANDS[name].unusable
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from kubeproxy_py import __version__
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
-from kubeproxy_py.commands.output import note
+from kubeproxy_py.commands.output import print_note
 from kubeproxy_py.config.errors import ConfigError
 from kubeproxy_py.config.load import ConfigInput, LoadedConfig, from_fields
 from kubeproxy_py.diagnose.document import Config
@@ -47,7 +47,7 @@ class Chosen(Struct, frozen=True, gc=False):
 
 
 def choose(config_input: ConfigInput, own: LoadedConfig, failure: NoAgentError | None = None) -> Chosen:
-    """Return the configuration of the running agent, or *own*, that of the flags; say on stderr which it is.
+    """Return the configuration of the running agent, or *own*, that of the flags; print to standard error which it is.
 
     With a *failure* the agent was asked before, and has not answered: it is not waited for again.
     """
@@ -61,11 +61,11 @@ def choose(config_input: ConfigInput, own: LoadedConfig, failure: NoAgentError |
         found, source = _ask_config(path)
     except NoAgentError as error:
         if not given:
-            _say(f"{error}; the configuration is that of the flags")
+            print_note(f"{error}; the configuration is that of the flags")
         return Chosen(own)
     different = sorted(_differences(own, found, given))
     if not different:
-        _say(f"configuration and objects of the running agent ({path}; {source})")
+        print_note(f"configuration and objects of the running agent ({path}; {source})")
         return Chosen(found, path)
     log.warning("The flags differ from the running agent, and are used", extra=values(differing="; ".join(different)))
     return Chosen(own)
@@ -90,10 +90,6 @@ def _differences(own: LoadedConfig, agents: LoadedConfig, paths: list[str]) -> I
 
 def _settings_of(loaded: LoadedConfig) -> dict[str, str]:
     return {**dict(settings_in(loaded.config)), **dict(settings_in(loaded.agent))}
-
-
-def _say(text: str) -> None:
-    note(f"Note: {text}\n")
 
 
 def _problems_of(event: Event) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED
-from kubeproxy_py.commands.output import note, say, say_json
+from kubeproxy_py.commands.output import print_json, print_lines, print_to_stderr
 from kubeproxy_py.commands.status import Load, refusal_text
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def trace(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> in
         except RefusedError as error:
             if error.status != _UNKNOWN_PAGE:
                 help_text = 'See "kubeproxy-py trace --help".\n' if error.status == _UNUSABLE_ARGUMENT else ""
-                note(f"{refusal_text(error)}\n{help_text}")
+                print_to_stderr(f"{refusal_text(error)}\n{help_text}")
                 return FAILED
     return _own_trace(chosen or _choose(config_input, load, failure), arguments)
 
@@ -42,9 +42,9 @@ def trace(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> in
 def _print(content: bytes, *, as_json: bool) -> int:
     document: dict[str, Any] = msgspec.json.decode(content)
     if as_json:
-        say_json(content.decode() + "\n")
+        print_json(content.decode() + "\n")
     else:
-        say(document["text"])
+        print_lines(document["text"])
     return int(document["exitStatus"])
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kubeproxy_py import logging_setup
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
 from kubeproxy_py.commands.interactive import load_with_kubeconfig
-from kubeproxy_py.commands.output import note, say
+from kubeproxy_py.commands.output import print_lines, print_to_stderr
 from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
@@ -43,7 +43,7 @@ def check(config_input: "ConfigInput", *, config_only: bool = False) -> int:
     try:
         loaded = load_with_kubeconfig(config_input, os.environ)
     except ConfigError as error:
-        say(f"{error_text(error)}\n")
+        print_lines(f"{error_text(error)}\n")
         return UNUSABLE
     logging_setup.setup("plain", -1)
     seen = list(_configuration(config_input, config_only=config_only))
@@ -53,14 +53,14 @@ def check(config_input: "ConfigInput", *, config_only: bool = False) -> int:
         seen += source.seen
         problems += source.problems
     if not seen and not problems:
-        note(f"error: nothing to check: {_NOTHING}\n")
+        print_to_stderr(f"error: nothing to check: {_NOTHING}\n")
         return UNUSABLE
     warnings = [*loaded.warnings, *(problem for problem in problems if problem.is_warning)]
     errors = [problem for problem in problems if not problem.is_warning]
-    say("".join([*(f"{error}\n" for error in errors), *(f"warning: {warning}\n" for warning in warnings)]))
+    print_lines("".join([*(f"{error}\n" for error in errors), *(f"warning: {warning}\n" for warning in warnings)]))
     if errors:
         return FAILED
-    say(f"ok: {', '.join(seen) or 'nothing could be read'}\n")
+    print_lines(f"ok: {', '.join(seen) or 'nothing could be read'}\n")
     return SUCCESS
 
 

@@ -14,7 +14,7 @@ from kubeproxy_py.checks.check import Check, Diagnosis, diagnose
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.commands.doctor_report import exit_status, report_json, summary_text, text_of
 from kubeproxy_py.commands.doctor_situation import host_situation
-from kubeproxy_py.commands.output import flush, say, say_json
+from kubeproxy_py.commands.output import flush, print_json, print_lines
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.model.host_facts import Part
 from kubeproxy_py.sources import SourceError
@@ -34,7 +34,7 @@ def doctor(loaded: LoadedConfig, *, as_json: bool) -> int:
         for check in checks:
             done[check.name] = _diagnose(check, situation)
             if not as_json:
-                say(text_of(done[check.name]))
+                print_lines(text_of(done[check.name]))
         flush()
 
     run([check for check in CHECKS if _LATE.isdisjoint(check.needs)])
@@ -42,9 +42,9 @@ def doctor(loaded: LoadedConfig, *, as_json: bool) -> int:
     run([check for check in CHECKS if check.name not in done])
     diagnoses = tuple(done[check.name] for check in CHECKS)
     if as_json:
-        say_json(report_json(diagnoses))
+        print_json(report_json(diagnoses))
     else:
-        say(summary_text(diagnoses))
+        print_lines(summary_text(diagnoses))
     return exit_status(diagnoses)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kubeproxy_py import __version__
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
-from kubeproxy_py.commands.output import say_json
+from kubeproxy_py.commands.output import print_json
 from kubeproxy_py.commands.parts import HostPlatform, linux_kernel, probe_host
 from kubeproxy_py.compile.base import known_sysctl_paths, sysctl_paths
 from kubeproxy_py.config.load import LoadedConfig, node_name
@@ -48,7 +48,7 @@ def dump(loaded: LoadedConfig, file: str) -> int:
         log.error("A part of the kernel state cannot be read", extra=values(part=scope, err=error))
     content = encode(state)
     if file == _STANDARD_STREAM:
-        say_json(content.decode())
+        print_json(content.decode())
     elif not _write(Path(file), content):
         return FAILED
     return FAILED if state.unread else SUCCESS

@@ -130,7 +130,7 @@ def _cleanup(config_input: ConfigInput, arguments: Namespace) -> int:
 def _completion(_config_input: ConfigInput, arguments: Namespace) -> int:
     from kubeproxy_py.commands.completion import script_of
 
-    output.say(script_of(arguments.shell))
+    output.print_lines(script_of(arguments.shell))
     return SUCCESS
 
 
@@ -141,12 +141,12 @@ def _help(_config_input: ConfigInput, arguments: Namespace) -> int:
     if name and name not in COMMANDS:
         unknown_command_error(name)
         return UNUSABLE
-    output.say(parser_of(name).format_help() if name else help_text())
+    output.print_lines(parser_of(name).format_help() if name else help_text())
     return SUCCESS
 
 
 def _version(_config_input: ConfigInput, _arguments: Namespace) -> int:
-    output.say(f"{PROGRAM} {__version__}\n")
+    output.print_lines(f"{PROGRAM} {__version__}\n")
     return SUCCESS
 
 

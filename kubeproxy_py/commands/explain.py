@@ -6,7 +6,7 @@ import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
-from kubeproxy_py.commands.output import note, say
+from kubeproxy_py.commands.output import print_lines, print_note, print_to_stderr
 from kubeproxy_py.commands.status import Load, encoded, refusal_text
 from kubeproxy_py.diagnose.document import ErrorDocument, Explanation
 from kubeproxy_py.diagnose.explain_text import explain_text
@@ -25,9 +25,9 @@ def explain(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> 
     try:
         explanation = _explanation(config_input, arguments.target, load)
     except RefusedError as error:
-        note(refusal_text(error) + "\n")
+        print_to_stderr(refusal_text(error) + "\n")
         return FAILED
-    say(encoded(explanation, arguments.output) or explain_text(explanation))
+    print_lines(encoded(explanation, arguments.output) or explain_text(explanation))
     if explanation.agent.problem:
         return FAILED
     return SUCCESS if explanation.verdict == "well" else WRONG
@@ -40,7 +40,7 @@ def _explanation(config_input: "ConfigInput", target: str, load: Load) -> Explan
         try:
             return msgspec.json.decode(ask(path, "/v1/explain", {"target": target}), type=Explanation)
         except NoAgentError as error:
-            note(f"Note: {error}; this is what this command sees itself\n")
+            print_note(f"{error}; this is what this command sees itself")
     return _own_explanation(target, load())
 
 

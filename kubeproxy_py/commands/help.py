@@ -50,7 +50,7 @@ def parser_of(name: str) -> ArgumentParser:
             self.exit(command.unusable)
 
         def print_help(self, file: object = None) -> None:  # the library would not say that it cannot be written
-            output.say(self.format_help())
+            output.print_lines(self.format_help())
 
     parser = Parser(
         prog=f"{PROGRAM} {name}",
@@ -102,4 +102,4 @@ def _usage_error(message: str, word: str, candidates: Iterable[str], help_comman
 
     close = get_close_matches(word, list(candidates), n=1)
     suggestion = f"; did you mean {close[0]}?" if close else ""
-    output.note(f'error: {message}{suggestion}\nSee "{help_command}".\n')
+    output.print_to_stderr(f'error: {message}{suggestion}\nSee "{help_command}".\n')

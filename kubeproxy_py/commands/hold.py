@@ -36,7 +36,7 @@ def plan_and_hold(config_input: "ConfigInput", options: PlanOptions) -> int:
     block(_TERMINATION)  # the first process of a container is not ended by a signal that it does not handle
     name, summary, status = _plan(config_input, options)
     logging_setup.flush()  # standard error and output are one log in a pod
-    output.say(f"{name}: {summary}\n")
+    output.print_lines(f"{name}: {summary}\n")
     output.flush()
     signal.sigwait(_TERMINATION)
     return status
@@ -50,7 +50,7 @@ def _plan(config_input: "ConfigInput", options: PlanOptions) -> tuple[str, str, 
         name = node_name(loaded.config, gethostname())
         planned = print_plan(loaded, options)
     except ConfigError as error:
-        output.note(f"{error_text(error)}\n")
+        output.print_to_stderr(f"{error_text(error)}\n")
         return name, _error(str(error)), FAILED
     except (KernelError, SourceError) as error:
         log.error("%s", error)  # noqa: TRY400 - the message names the remedy, not the code

@@ -21,18 +21,21 @@ class ReaderGoneError(Exception):
     """Nobody reads standard output any more."""
 
 
-def say(text: str) -> None:
-    """Print the lines of *text*.  Raises OutputError and ReaderGoneError."""
-    say_raw(printable_lines(text))
+def print_lines(text: str) -> None:
+    """Print the lines of *text* to standard output.  Raises OutputError and ReaderGoneError."""
+    print_raw(printable_lines(text))
 
 
-def say_json(document: str) -> None:
-    """Print a JSON *document*.  Raises OutputError and ReaderGoneError."""
-    say_raw(printable_json(document))
+def print_json(document: str) -> None:
+    """Print a JSON *document* to standard output.  Raises OutputError and ReaderGoneError."""
+    print_raw(printable_json(document))
 
 
-def say_raw(text: str) -> None:
-    """Print *text* that is safe already, or has colours.  Raises OutputError and ReaderGoneError."""
+def print_raw(text: str) -> None:
+    """Print *text*, which is safe already or has colours, to standard output.
+
+    Raises OutputError and ReaderGoneError.
+    """
     try:
         _stdout().write(text)
     except OSError as error:
@@ -49,8 +52,13 @@ def flush() -> None:
         _fail(error)
 
 
-def note(text: str) -> None:
-    """Print the lines of *text* to standard error, as far as that can be written, after what was said."""
+def print_note(text: str) -> None:
+    """Print "Note: *text*" to standard error: what the reader of standard output should know of it."""
+    print_to_stderr(f"Note: {text}\n")
+
+
+def print_to_stderr(text: str) -> None:
+    """Print the lines of *text* to standard error; if that cannot be written, do nothing."""
     if sys.stderr is None:
         return
     try:

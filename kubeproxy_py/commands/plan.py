@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from kubeproxy_py.commands.exit_status import CHANGES, FAILED, SUCCESS
-from kubeproxy_py.commands.output import say_raw
+from kubeproxy_py.commands.output import print_raw
 from kubeproxy_py.commands.parts import HostPlatform, Parts, empty_platform, log_problem, make_parts, real_platform
 from kubeproxy_py.compile.config_warnings import endpoints_at_own_address
 from kubeproxy_py.compile.node_context import foreign_addresses
@@ -102,7 +102,7 @@ def print_plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | N
         SlowStarts(parts.compiler, watch_nodes=loaded.agent.watch_nodes).adopt(rows, 0.0)
     actual = _owned_rows(loaded, parts, desired, rows)
     steps = make_plan(desired, actual)
-    say_raw(_rendered(steps, parts, options))
+    print_raw(_rendered(steps, parts, options))
     return Planned(steps, len(errors))
 
 

@@ -35,11 +35,11 @@ def status(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> i
     while True:
         for shown in _texts(config_input, parameters, arguments.output, load):
             if arguments.watch and sys.stdout.isatty():
-                output.say_raw(_CLEAR)
-            output.say(shown.text)
+                output.print_raw(_CLEAR)
+            output.print_lines(shown.text)
             output.flush()
-            if shown.is_empty:
-                output.note(_hint(arguments))
+            if shown.is_empty and (hint := _hint(arguments)):
+                output.print_note(hint)
             is_complete = not shown.problem
         if not arguments.watch:
             return SUCCESS if is_complete else FAILED
@@ -61,12 +61,12 @@ def _parameters(arguments: "Namespace") -> dict[str, str]:
 
 
 def _hint(arguments: "Namespace") -> str:
-    """Return how to name what nothing matches, if it is named in another way."""
+    """Return how to name what nothing matches, if it is named in another way; "" if it is not."""
     service = arguments.service or ""
     if ":" in service or service.replace(".", "").isdecimal():
-        return "Note: give an address by --address, and a port by --port\n"
+        return "give an address by --address, and a port by --port"
     if service and "/" not in service and not arguments.namespace:
-        return "Note: without a namespace it is default; give NAMESPACE/SERVICE\n"
+        return "without a namespace it is default; give NAMESPACE/SERVICE"
     return ""
 
 
@@ -112,14 +112,14 @@ def _own_states(parameters: Mapping[str, str], loaded: "LoadedConfig", why: str)
     except ParameterError as error:
         raise SystemExit(printable(f"error: {error}")) from None
     if why:
-        output.note(f"Note: {why}\n")
+        output.print_note(why)
     view = OwnView(loaded)
     snapshot = view.complete(_AT_ONCE_S)
     if snapshot is None:
         if not parameters["realServers"]:  # text
             waiting = f"this is the kernel alone; waiting for {view.source}, {SOURCE_TIMEOUT_S:g} s at most"
             yield _own_state(view.kernel_snapshot(waiting), parameters)
-            output.say("\n")
+            output.print_lines("\n")
         snapshot = view.wait()
     yield _own_state(snapshot, parameters)
 

@@ -18,7 +18,7 @@ import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
-from kubeproxy_py.commands.output import note, say
+from kubeproxy_py.commands.output import print_lines, print_note, print_to_stderr
 from kubeproxy_py.commands.status import Load, encoded, own_state
 from kubeproxy_py.diagnose.document import VERSION, State, Top
 from kubeproxy_py.diagnose.rates import Names, Sample, arranged, names_of, services_between
@@ -147,13 +147,13 @@ def top(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> int:
     if not arguments.once:
         return _interactive(taker, arguments)
     if arguments.interval and arguments.interval < COUNTER_PERIOD_S:
-        note(f"Note: the kernel counts every {COUNTER_PERIOD_S:g} s; rates over a shorter time are 0 or too large\n")
+        print_note(f"the kernel counts every {COUNTER_PERIOD_S:g} s; rates over a shorter time are 0 or too large")
     sleep(arguments.interval or _ONCE_S)
     taken = taker.take()
     assert taken is not None
     found = msgspec.structs.replace(taken, services=tuple(arranged(taken.services, arguments.sort, arguments.filter)))
     text = encoded(found, arguments.output) or top_text(found, real_servers=arguments.real_servers)
-    say(text)
+    print_lines(text)
     return FAILED if found.problem else SUCCESS
 
 
@@ -200,5 +200,5 @@ def _interactive(taker: Taker, arguments: "Namespace") -> int:
 
 
 def _unusable(message: str) -> int:
-    note(f'error: {message}\nSee "kubeproxy-py top --help".\n')
+    print_to_stderr(f'error: {message}\nSee "kubeproxy-py top --help".\n')
     return UNUSABLE

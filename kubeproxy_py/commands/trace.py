@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kubeproxy_py.commands.exit_status import FAILED
 from kubeproxy_py.commands.kernel_lookup import KernelLookup
-from kubeproxy_py.commands.output import note, say, say_json
+from kubeproxy_py.commands.output import print_json, print_lines, print_to_stderr
 from kubeproxy_py.commands.parts import HostPlatform, Parts, empty_platform, make_parts, real_platform
 from kubeproxy_py.commands.plan import desired_rows
 from kubeproxy_py.diagnose.trace.document import trace_json
@@ -133,14 +133,14 @@ def trace(
     try:
         traced = tracing.trace(asked)
     except TraceError as error:
-        note(f'error: {error}\nSee "kubeproxy-py trace --help".\n')
+        print_to_stderr(f'error: {error}\nSee "kubeproxy-py trace --help".\n')
         return FAILED
     finally:
         tracing.close()
     if as_json:
-        say_json(trace_json(traced).decode() + "\n")
+        print_json(trace_json(traced).decode() + "\n")
     else:
-        say(trace_text(traced))
+        print_lines(trace_text(traced))
     return traced.exit_status
 
 
