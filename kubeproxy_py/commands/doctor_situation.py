@@ -14,7 +14,7 @@ from kubeproxy_py.commands.rivals import observe
 from kubeproxy_py.commands.startup import desired_host_sysctls
 from kubeproxy_py.compile.base import is_optional, suffices
 from kubeproxy_py.config.load import LoadedConfig
-from kubeproxy_py.kernel.doctor_facts import KernelState, read_doctor_facts, read_state
+from kubeproxy_py.kernel.doctor_facts import ReadRows, read_doctor_facts, read_rows
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.host.processes import get_local
 from kubeproxy_py.kernel.host_facts import HostFactsReader
@@ -39,7 +39,7 @@ def host_situation(loaded: LoadedConfig) -> Situation:
     kernel = linux_kernel(loaded, probed)
     try:
         facts = HostFactsReader(probed.commands).read()
-        state = read_state(kernel)
+        state = read_rows(kernel)
         wanted, optional = _wanted_sysctls(desired_host_sysctls(loaded, kernel, probed.host))
         doctor = read_doctor_facts(probed, kernel, (*wanted, *OTHERS), PROGRAMS)
     finally:
@@ -85,7 +85,7 @@ def _due_sysctls(wanted: dict[str, str], doctor: DoctorFacts, *, is_started: boo
 # Rows
 
 
-def _with_rows(doctor: DoctorFacts, facts: HostFacts, state: KernelState, loaded: LoadedConfig) -> DoctorFacts:
+def _with_rows(doctor: DoctorFacts, facts: HostFacts, state: ReadRows, loaded: LoadedConfig) -> DoctorFacts:
     """Return *doctor* with what follows from the rows of *state*."""
     rows = state.rows
     servers: Rows = {key: spec for key, spec in rows.items() if isinstance(key, VirtualServer)}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kubeproxy_py.compile.local_pods import if_local, if_not_local, more_local_networks
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
@@ -83,21 +84,14 @@ def make_node_context(
     node = node or (None if needs_node else own_node(host, addresses))
     ips = node_ips(config.bind_address, node)
     cidrs = node_port_networks(config.node_port_addresses, ips)
-    loopback = _loopback_paths(cidrs, ips, settings, host.families) if settings.policy_marks else {}
-    return NodeContext(
+    context = NodeContext(
         node_name=host.node_name,
         zone=node.zone if node else "",
         families=host.families,
         node_ips=ips,
         foreign_addresses={family: frozenset(foreign_addresses(addresses, family)) for family in host.families},
         broadcast_addresses=broadcast_addresses(addresses),
-        node_port_addresses={
-            family: (
-                *node_port_addresses(addresses, cidrs, family),
-                *((LOOPBACK[family],) if family in loopback else ()),
-            )
-            for family in host.families
-        },
+        node_port_addresses={family: node_port_addresses(addresses, cidrs, family) for family in host.families},
         health_check_addresses={family: health_check_addresses(addresses, cidrs, family) for family in host.families},
         if_not_local={family: match for family in host.families if (match := if_not_local(config, node, family))},
         more_local_networks=more_local_networks(config, host.families),
@@ -107,11 +101,31 @@ def make_node_context(
         random_fully=host.random_fully,
         missing_extensions=host.missing_extensions,
         needs_node=needs_node,
-        policy_marks=settings.policy_marks,
-        if_local=if_local(config, node, host.families) if settings.policy_marks else {},
-        loopback_paths=loopback,
-        service_networks=networks_by_family(settings.service_cidr, host.families) if settings.policy_marks else {},
         health_port=_health_port(config) if settings.healthz_at_service_addresses else 0,
+    )
+    return _with_exact_policies(context, config, node, cidrs, settings) if settings.policy_marks else context
+
+
+def _with_exact_policies(
+    context: NodeContext,
+    config: KubeProxyConfiguration,
+    node: Node | None,
+    cidrs: tuple[CIDR, ...],
+    settings: AgentSettings,
+) -> NodeContext:
+    """Return *context* with what exact policies need; *cidrs* are ``nodePortAddresses``."""
+    families = context.families
+    loopback = _loopback_paths(cidrs, context.node_ips, settings, families)
+    return replace(
+        context,
+        policy_marks=settings.policy_marks,
+        node_port_addresses={
+            family: (*addresses, LOOPBACK[family]) if family in loopback else addresses
+            for family, addresses in context.node_port_addresses.items()
+        },
+        if_local=if_local(config, node, families),
+        loopback_paths=loopback,
+        service_networks=networks_by_family(settings.service_cidr, families),
     )
 
 

@@ -41,15 +41,15 @@ _INTERPRETER = re.compile(r"(?:python|perl|ruby|sh|bash)[\d.]*$")
 _Result = TypeVar("_Result")
 
 
-class KernelState(Struct, frozen=True, gc=False):
-    """Rows of the kernel, without iptables, and why parts could not be read."""
+class ReadRows(Struct, frozen=True, gc=False):
+    """The rows of kube-ipvs0, sets and virtual servers, and why parts could not be read."""
 
     rows: Rows
     unread: dict[Part, str]
 
 
-def read_state(kernel: Kernel) -> KernelState:
-    """Return the sets and virtual servers of *kernel*; never raises."""
+def read_rows(kernel: Kernel) -> ReadRows:
+    """Return the rows of kube-ipvs0, sets and virtual servers of *kernel*; never raises."""
     rows: Rows = {}
     unread: dict[Part, str] = {}
     for scope in kernel.scopes():
@@ -61,7 +61,7 @@ def read_state(kernel: Kernel) -> KernelState:
         except KernelError as error:
             if not (scope == VIRTUAL_SERVERS and error.errno == ENOENT):  # no IPVS, which is found by itself
                 unread.setdefault(part, str(error))
-    return KernelState(rows, unread)
+    return ReadRows(rows, unread)
 
 
 def read_doctor_facts(
@@ -82,20 +82,10 @@ def read_doctor_facts(
         root: Folder that contains the proc to read.
     """
     reader = _Reader()
-    no_lacks: tuple[Lack, ...] = ()
-    paths = tuple(sysctls)
-    values = {path: value for path in paths if (value := read_sysctl(path, root=root)) is not None}
-    commands = probed.commands
+    values = {path: value for path in sysctls if (value := read_sysctl(path, root=root)) is not None}
     return DoctorFacts(
         rights=reader.read("rights", lambda: read_rights(root), None),
-        lacks=(
-            *(
-                Lack(problem.message, problem.hint, problem.fatal)
-                for problem in probed.problems
-                if not problem.of_process  # which the rights say
-            ),
-            *reader.read("kernel", lambda: tuple(missing_types(probed.host.families)), no_lacks),
-        ),
+        lacks=_lacks(probed, reader),
         versions=_versions(probed),
         outdated=reader.read("versions", outdated_libraries, ()),
         sysctls=values,
@@ -105,7 +95,7 @@ def read_doctor_facts(
         interfaces=tuple(name for _, name in if_nameindex()),
         device_mtu=reader.read("addresses", _device_mtu, None),
         set_names=reader.read("sets", set_names, ()),
-        backend=probed.backend if commands else "",
+        backend=probed.backend if probed.commands else "",
         kubelet_backends=reader.read("iptables", lambda: kubelet_backends(root=root), ()),
         stale_rules=reader.read("iptables", lambda: _stale_rules(probed), ""),
         programs=reader.read("processes", lambda: find_programs(programs, root / "proc"), ()),
@@ -128,6 +118,13 @@ class _Reader:
         except (KernelError, OSError, metadata.PackageNotFoundError) as error:
             self.unread.setdefault(part, str(error))
             return missing
+
+
+def _lacks(probed: ProbeResult, reader: _Reader) -> tuple[Lack, ...]:
+    """Return what the kernel lacks, as far as the rights of this process do not say it."""
+    lacks = [Lack(found.message, found.hint, found.fatal) for found in probed.problems if not found.of_process]
+    no_types: tuple[Lack, ...] = ()
+    return (*lacks, *reader.read("kernel", lambda: tuple(missing_types(probed.host.families)), no_types))
 
 
 # Process, versions, programs

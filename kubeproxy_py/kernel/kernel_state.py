@@ -249,15 +249,6 @@ def decode(content: bytes, where: str) -> KernelState:
 def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
     """Return the fields of a KernelState that *rows*, and the *addresses* of all interfaces, fill."""
     by_kind = _ByKind(rows)
-    entries: dict[str, list[str]] = {}
-    for entry, _ in (*by_kind.pairs(IpsetEntry, NoneType), *by_kind.pairs(PolicyEntry, NoneType)):
-        entries.setdefault(entry.set, []).append(entry.entry)
-    for entry, mark in by_kind.pairs(PolicyEntry, MarkSpec):
-        entries.setdefault(entry.set, []).append(f"{entry.entry} {mark}")
-    real_servers: dict[VirtualServer, list[RealServerWire]] = {}
-    for real, of_real in by_kind.pairs(RealServer, RealServerSpec):
-        wire = RealServerWire(real.address, real.port, of_real.weight, of_real.upper, of_real.lower, of_real.forwarding)
-        real_servers.setdefault(real.virtual_server, []).append(wire)
     others = (address for address in addresses if address.interface != IPVS_DEVICE)
     return {
         "host_addresses": [HostAddressWire(other.interface, other.address, other.prefix_length) for other in others],
@@ -273,9 +264,7 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
             else DeviceAddressWire(key.address)
             for key, spec in by_kind.pairs(Address, object)
         ],
-        "ipsets": [
-            IpsetWire(key.name, spec, entries.get(key.name, [])) for key, spec in by_kind.pairs(Ipset, IpsetSpec)
-        ],
+        "ipsets": _ipsets(by_kind),
         "chains": [
             ChainWire(key.family, key.table, key.name, spec.rules) for key, spec in by_kind.pairs(Chain, ChainSpec)
         ],
@@ -283,20 +272,7 @@ def contents_of(rows: Rows, addresses: Iterable[HostAddress]) -> dict[str, Any]:
             JumpWire(key.family, key.table, key.source, key.target, spec.rule, spec.behind)
             for key, spec in by_kind.pairs(Jump, JumpSpec)
         ],
-        "virtual_servers": [
-            VirtualServerWire(
-                key.address,
-                key.port,
-                key.protocol,
-                spec.scheduler,
-                spec.flags,
-                spec.persistence_s,
-                real_servers.get(key, []),
-                spec.netmask,
-                key.mark,
-            )
-            for key, spec in by_kind.pairs(VirtualServer, VirtualServerSpec)
-        ],
+        "virtual_servers": _virtual_servers(by_kind),
     }
 
 
@@ -317,6 +293,36 @@ class _ByKind:
         for key, spec in self._pairs.get(kind, ()):
             if isinstance(key, kind) and isinstance(spec, of):
                 yield key, spec
+
+
+def _ipsets(by_kind: _ByKind) -> list[IpsetWire]:
+    entries: dict[str, list[str]] = {}
+    for entry, _ in (*by_kind.pairs(IpsetEntry, NoneType), *by_kind.pairs(PolicyEntry, NoneType)):
+        entries.setdefault(entry.set, []).append(entry.entry)
+    for entry, mark in by_kind.pairs(PolicyEntry, MarkSpec):
+        entries.setdefault(entry.set, []).append(f"{entry.entry} {mark}")
+    return [IpsetWire(key.name, spec, entries.get(key.name, [])) for key, spec in by_kind.pairs(Ipset, IpsetSpec)]
+
+
+def _virtual_servers(by_kind: _ByKind) -> list[VirtualServerWire]:
+    real_servers: dict[VirtualServer, list[RealServerWire]] = {}
+    for key, spec in by_kind.pairs(RealServer, RealServerSpec):
+        wire = RealServerWire(key.address, key.port, spec.weight, spec.upper, spec.lower, spec.forwarding)
+        real_servers.setdefault(key.virtual_server, []).append(wire)
+    return [
+        VirtualServerWire(
+            address=key.address,
+            port=key.port,
+            protocol=key.protocol,
+            scheduler=spec.scheduler,
+            flags=spec.flags,
+            persistence_s=spec.persistence_s,
+            real_servers=real_servers.get(key, []),
+            netmask=spec.netmask,
+            mark=key.mark,
+        )
+        for key, spec in by_kind.pairs(VirtualServer, VirtualServerSpec)
+    ]
 
 
 def _rows_of(state: KernelState) -> Iterator[tuple[Key, Spec]]:
