@@ -25,7 +25,7 @@ from kubeproxy_py.compile.mark_numbers import MarkNumbers, MarkOwner
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
-from kubeproxy_py.compile.settings import applied, setting_refusals
+from kubeproxy_py.compile.settings import setting_refusals, slow_start_in_force_s
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
@@ -234,7 +234,7 @@ class Compiler:
             self._leftovers = {server: owner for server, owner in self._leftovers.items() if owner != name}
         if not service:
             self._caches.pop(name, None)
-        elif service.settings.slow_start_s and applied(service, self.context).slow_start_s:
+        elif service.settings.slow_start_s and slow_start_in_force_s(service, self.context):
             self._slowly_starting[name] = None
         self.marks.retain(name, owners, self.desired.rows)
         if owners:

@@ -77,6 +77,12 @@ class Applied(Struct, frozen=True, gc=False):
         return spec_of
 
 
+def slow_start_in_force_s(service: Service, context: NodeContext) -> float:
+    """Return how long new endpoints of *service* start slowly on the node *context*, in seconds; 0: not at all."""
+    scheduler, _, _ = _scheduler_and_weights(service.settings, context)
+    return _slow_start_s(service.settings, scheduler)[0]
+
+
 def applied(service: Service, context: NodeContext) -> Applied:
     """Return the settings of *service* as they apply on the node *context*."""
     settings, timeout_s = service.settings, service.affinity_timeout_s
