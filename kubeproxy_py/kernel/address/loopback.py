@@ -22,18 +22,13 @@ from struct import Struct as Layout
 from msgspec import Struct
 
 from kubeproxy_py.kernel import LOOPBACK, Mark, MarkReader, Scope
-from kubeproxy_py.kernel.address.routing_socket import RoutingSocket, step_failure
+from kubeproxy_py.kernel.address.routing_socket import StepwiseAdapter
 from kubeproxy_py.kernel.address.rtnetlink import HOST_PREFIX, RTA_DST, RTM_GETROUTE, RTMSG, RTN_LOCAL
 from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_u32, u8, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 from kubeproxy_py.kernel.netlink.messages import NLM_F_REPLACE
-from kubeproxy_py.kernel.netlink.socket import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    Message,
-    message,
-)
+from kubeproxy_py.kernel.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Message, message
 from kubeproxy_py.model.rows import LoopbackPath, LoopbackSpec, Rows, Spec
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, Family
@@ -57,6 +52,7 @@ _FAMILIES: dict[int, Family] = {AF_INET: "IPv4", AF_INET6: "IPv6"}
 _NUMBERS = {family: number for number, family in _FAMILIES.items()}
 _TARGETS: dict[int, IP] = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _GONE = frozenset((ENOENT, ESRCH))
+_EXISTS = frozenset((EEXIST,))
 
 
 class Rule(Struct, frozen=True, gc=False):
@@ -69,7 +65,7 @@ class Rule(Struct, frozen=True, gc=False):
     ports: tuple[int, int] = (0, 0)
 
 
-class LoopbackAdapter(RoutingSocket):
+class LoopbackAdapter(StepwiseAdapter):
     """Reads and writes LoopbackPath rows, in the network namespace in which it is first used."""
 
     filters = True
@@ -91,24 +87,11 @@ class LoopbackAdapter(RoutingSocket):
     def _read_mark(self) -> dict[str, Mark]:
         return {LOOPBACK.kind: Mark(LOOPBACK, hash(frozenset(self.read(LOOPBACK).items())))}
 
-    def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
-        """Apply *steps* and return those that failed.  Raises KernelError if the kernel could not be asked."""
-        failures: list[StepFailure] = []
-        for step in steps:
-            assert isinstance(step.key, LoopbackPath)
-            family = _NUMBERS[step.key.family]
-            messages = self._build(family, step.spec) if isinstance(step.spec, LoopbackSpec) else self._delete(family)
-            failures += self._execute(step, messages)
-        return failures
-
-    def _execute(self, step: Step, messages: Iterable[Message]) -> Iterator[StepFailure]:
-        """Send *messages* one by one, so that none is sent after one that failed."""
-        for each in messages:
-            errors = self._netlink.execute([each])
-            done = _GONE if step.verb == "delete" else frozenset((EEXIST,))
-            if (error := errors.get(0)) and error.errno not in done:
-                yield step_failure(step, error)
-                return
+    def _apply(self, step: Step) -> Iterator[StepFailure]:
+        assert isinstance(step.key, LoopbackPath)
+        family = _NUMBERS[step.key.family]
+        messages = self._build(family, step.spec) if isinstance(step.spec, LoopbackSpec) else self._delete(family)
+        return self._send(step, messages, _GONE if step.verb == "delete" else _EXISTS)
 
     def _build(self, family: int, spec: LoopbackSpec) -> Iterator[Message]:
         yield _route(family, spec.source)

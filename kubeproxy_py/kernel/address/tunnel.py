@@ -14,7 +14,7 @@ Invariants:
 Source: net/ipv4/ipip.c, net/ipv6/ip6_tunnel.c; net/ipv4/fib_frontend.c (__fib_validate_source).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, ENODEV, ENXIO
 from pathlib import Path
 from socket import inet_pton
@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from kubeproxy_py.kernel import RETURN_TUNNELS, Scope
 from kubeproxy_py.kernel.address.decode import decode_addresses
-from kubeproxy_py.kernel.address.routing_socket import RoutingSocket, step_failure
+from kubeproxy_py.kernel.address.routing_socket import StepwiseAdapter
 from kubeproxy_py.kernel.address.rtnetlink import (
     ADDRESS_HEADER,
     HOST_PREFIX,
@@ -45,12 +45,7 @@ from kubeproxy_py.kernel.errors import KernelError, decoding
 from kubeproxy_py.kernel.host.sysctl import read_sysctl, write_sysctl
 from kubeproxy_py.kernel.netlink.attributes import attribute, nested, parse_attributes, read_string, string
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6, AF_UNSPEC
-from kubeproxy_py.kernel.netlink.socket import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    Message,
-    message,
-)
+from kubeproxy_py.kernel.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Message, message
 from kubeproxy_py.model.rows import TUNNEL_DEVICES, ReturnTunnel, Rows, TunnelSpec
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import IP, Family
@@ -83,7 +78,7 @@ class _Device(Struct, frozen=True, gc=False):
         return self.alias.removeprefix(_PREFIX).removesuffix(_SHARED) if self.is_ours else ""
 
 
-class TunnelAdapter(RoutingSocket):
+class TunnelAdapter(StepwiseAdapter):
     """Reads and writes ReturnTunnel rows, in the network namespace in which it is first used."""
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -104,16 +99,11 @@ class TunnelAdapter(RoutingSocket):
                 rows[ReturnTunnel(family)] = TunnelSpec(device.noted, is_complete)
         return rows
 
-    def apply(self, steps: Sequence[Step]) -> list[StepFailure]:
-        """Apply *steps* and return those that failed.  Raises KernelError if the kernel could not be asked."""
-        failures: list[StepFailure] = []
-        for step in steps:
-            assert isinstance(step.key, ReturnTunnel)
-            if isinstance(step.spec, TunnelSpec):
-                failures += self._set_up(step, step.key.family, step.spec.address)
-            else:
-                failures += self._take_down(step, step.key.family)
-        return failures
+    def _apply(self, step: Step) -> Iterator[StepFailure]:
+        assert isinstance(step.key, ReturnTunnel)
+        if isinstance(step.spec, TunnelSpec):
+            return self._set_up(step, step.key.family, step.spec.address)
+        return self._take_down(step, step.key.family)
 
     def _set_up(self, step: Step, family: Family, address: IP) -> Iterator[StepFailure]:
         device = self._find(family)
@@ -137,7 +127,7 @@ class TunnelAdapter(RoutingSocket):
                 if device.noted not in ("", address):
                     messages.append(_address(RTM_DELADDR, device.index, device.noted))
                 messages.append(_address(RTM_NEWADDR, device.index, address))
-        yield from self._execute(step, messages)
+        yield from self._send(step, messages, _DONE)
 
     def _take_down(self, step: Step, family: Family) -> Iterator[StepFailure]:
         device = self._find(family)
@@ -151,15 +141,7 @@ class TunnelAdapter(RoutingSocket):
                 messages.append(_address(RTM_DELADDR, device.index, device.noted))
             messages.append(_change(device.index, None, up=False))
         messages.append(_change(device.index, "", up=None))  # last, so that it is tried again until all is done
-        yield from self._execute(step, messages)
-
-    def _execute(self, step: Step, messages: Sequence[Message]) -> Iterator[StepFailure]:
-        """Send *messages* one by one, so that none is sent after one that failed."""
-        for each in messages:
-            error = self._netlink.execute([each]).get(0)
-            if error and error.errno not in _DONE:
-                yield step_failure(step, error)
-                return
+        yield from self._send(step, messages, _DONE)
 
     def _takes_all(self, device: _Device, family: Family) -> bool:
         """Return whether the kernel takes packets of any client that arrive by *device*."""
