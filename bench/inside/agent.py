@@ -52,7 +52,7 @@ def make_agent(
     """Return an agent for this network namespace that is fed by the bench; a cycle of its loop ends by *turn_max_s*."""
     loaded = _loaded(sync_period)
     parts = real_parts(loaded)
-    agent = make_product_agent(loaded, parts, print)
+    agent = make_product_agent(loaded, parts)
     return BenchAgent(parts, agent, Loop(agent, on_report, alive=lambda: turn_max_s, observer=observer))
 
 

@@ -1,9 +1,10 @@
 """What is checked of the Services of each sync, after it, so that it delays no Service."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
-from kubeproxy_py.commands.failure_reports import FailureReports, OnAside
+from kubeproxy_py.commands.callbacks import Callbacks
+from kubeproxy_py.commands.failure_reports import FailureReports
 from kubeproxy_py.commands.marks_log import MarksLog
 from kubeproxy_py.commands.unserved_counts import UnservedCounts
 from kubeproxy_py.commands.unserved_log import UnservedLog
@@ -26,21 +27,10 @@ _Check = Callable[[Collection[ServiceName]], None]
 log = logging.getLogger(__name__)
 
 
-def checks_after_sync(  # noqa: PLR0913 - what the checks need and report to
-    loaded: LoadedConfig,
-    compiler: Compiler,
-    kernel: Kernel,
-    publish: Publish,
-    on_unserved: Callable[[Mapping[str, int]], None],
-    *,
-    on_aside: OnAside = lambda _now, _new: None,
-    watch: Callable[[Collection[ServiceName]], None] = lambda _names: None,
+def checks_after_sync(
+    loaded: LoadedConfig, compiler: Compiler, kernel: Kernel, publish: Publish, callbacks: Callbacks
 ) -> Callable[[Collection[ServiceName]], None]:
-    """Return what is called with the Services of each sync, after it; a failure of one check stops no other.
-
-    *on_unserved* is called with the number of Service ports that no endpoint serves, by reason, when it changes,
-    *on_aside* with the number of endpoints that are set aside, and *watch* with the compiled Services.
-    """
+    """Return what is called with the Services of each sync, after it; a failure of one check stops no other."""
     reserve = _port_reserver(kernel) if loaded.agent.reserve_node_ports else _reserve_nothing
     of_services: dict[str, _Check] = {
         "warnings about Services": ServiceWarnings(compiler, publish).check,
@@ -49,9 +39,9 @@ def checks_after_sync(  # noqa: PLR0913 - what the checks need and report to
     of_endpoints: dict[str, _Check] = {
         "Services that nothing serves": UnservedLog(compiler).check,
         "Service ports without a mark": MarksLog(compiler).check,
-        "endpoints that are set aside": FailureReports(compiler, publish, on_aside).check,
-        "endpoints that are watched": watch,
-        "number of Service ports that nothing serves": UnservedCounts(compiler, on_unserved).check,
+        "endpoints that are set aside": FailureReports(compiler, publish, callbacks.on_aside).check,
+        "endpoints that are watched": callbacks.on_compiled,
+        "number of Service ports that nothing serves": UnservedCounts(compiler, callbacks.on_unserved).check,
     }
     is_first = True
 

@@ -7,17 +7,24 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from kubeproxy_py import __version__, threads
+from kubeproxy_py import __version__
+from kubeproxy_py.commands.callbacks import (
+    Callbacks,
+    aside_recorder,
+    call_each,
+    once,
+    settle,
+    unserved_recorder,
+)
 from kubeproxy_py.commands.cleanup import warn_of_stale_rules
 from kubeproxy_py.commands.endpoint_watch import EndpointWatch
-from kubeproxy_py.commands.failure_reports import OnAside
 from kubeproxy_py.commands.host_checks import HostChecks
 from kubeproxy_py.commands.own_view import source_text
-from kubeproxy_py.commands.parts import HostPlatform, Parts, log_problem, make_agent, make_parts, served_addresses
+from kubeproxy_py.commands.parts import HostPlatform, Parts, make_agent, make_parts, served_addresses
 from kubeproxy_py.commands.reload import ConfigFile, Reloader
 from kubeproxy_py.commands.rivals import RivalWatch
 from kubeproxy_py.commands.startup import release_api_server
@@ -35,7 +42,6 @@ from kubeproxy_py.metrics.rest_client import RestClientMetrics
 from kubeproxy_py.model.rows import RealServer, Rows, VirtualServer
 from kubeproxy_py.net import SocketAddress
 from kubeproxy_py.reconcile.loop import Loop
-from kubeproxy_py.reconcile.report import Report
 from kubeproxy_py.server.debug_socket import DebugServer
 from kubeproxy_py.server.deferred import deferred
 from kubeproxy_py.server.http import Handler
@@ -103,48 +109,46 @@ def build_app(
     """Return the resident process for *platform*, on which *sysctls* were applied."""
     current = CurrentConfig(loaded)
     collectors = _make_collectors(marks=current.get().agent.policy_marks is not None)
-    served = served_addresses(platform.kernel)
-    parts = make_parts(loaded, platform, sysctls, collectors.client, served)
-    node = platform.host.node_name
-    servers = NodeServers(node, platform.host.families, current.get, collectors, parts.announcer.publish)
-    rivals = RivalWatch(node, parts.announcer.publish, collectors.registry, servers.answers_locally)
+    registry, commands = collectors.registry, platform.iptables_commands
+    parts = make_parts(loaded, platform, sysctls, collectors.client, served_addresses(platform.kernel))
+    node, publish = platform.host.node_name, parts.announcer.publish
+    servers = NodeServers(node, platform.host.families, current.get, collectors, publish)
+    rivals = RivalWatch(node, publish, registry, servers.answers_locally)
+    checks = HostChecks(node, HostFactsReader(commands).read, current.get, publish, registry)
     timeouts = TimeoutKeeper(current.get, IpvsAdapter())
-    commands = platform.iptables_commands
-    facts = HostFactsReader(commands)
-    checks = HostChecks(node, facts.read, current.get, parts.announcer.publish, collectors.registry)
-    on_marks = _call_each(checks.on_suspects, lambda _suspects: timeouts.check())
-    on_unserved = _unserved_recorder(collectors.registry)
-    registry = collectors.registry
     watch = EndpointWatch(parts.compiler, registry, watch_nodes=loaded.agent.watch_nodes)
-    agent = make_agent(
-        loaded,
-        parts,
-        log_problem,
-        rivals.on_disputed,
-        on_marks,
-        on_unserved,
-        _aside_recorder(registry),
-        watch.update,
+    callbacks = Callbacks(
+        on_disputed=rivals.on_disputed,
+        on_marks=call_each(checks.on_suspects, lambda _suspects: timeouts.check()),
+        on_compiled=watch.update,
+        on_unserved=unserved_recorder(registry),
+        on_aside=aside_recorder(registry),
+    )
+    agent = make_agent(loaded, parts, callbacks)
+    on_report = call_each(
+        settle(platform.rules),
+        notifier.on_report,
+        once("look for stale rules", lambda: warn_of_stale_rules(commands)),
+        once("look for other proxies", rivals.watch),
+        once("import documents", _import_documents),
+        checks.callback(lambda: parts.compiler.cluster.node, lambda: _count_servers(parts.compiler.desired.counts)),
     )
     reloader = Reloader(current, agent, platform.host, notifier)
-    rules = platform.rules
-    on_report = _call_each(
-        _settle(rules),
-        notifier.on_report,
-        _once("look for stale rules", lambda: warn_of_stale_rules(commands)),
-        _once("look for other proxies", rivals.watch),
-        _once("import documents", _import_documents),
-        checks.listener(lambda: parts.compiler.cluster.node, lambda: _count_servers(parts.compiler.desired.counts)),
-    )
     loop = Loop(agent, on_report, reloader.apply, notifier.alive, servers.observer)
     snapshots = Snapshots(loop.request_snapshot, _about(current, parts, platform))
     servers.serve_documents(_documents(snapshots), snapshots.drop_unused)
-    path, at = loaded.agent.debug_socket, loaded.agent.ui
-    debug = DebugServer(path, _documents(snapshots, at_socket=True)) if path else None
-    ui = _make_ui(at, _documents(snapshots)) if at else None
-    monitor = AddressMonitor(loop.enqueue)
-    config_file = ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None
-    return App(node, parts, servers, loop, rules, monitor, watch, config_file, debug, ui)
+    return App(
+        node_name=node,
+        parts=parts,
+        servers=servers,
+        loop=loop,
+        rules=platform.rules,
+        address_monitor=AddressMonitor(loop.enqueue),
+        endpoint_watch=watch,
+        config_file=ConfigFile(config_input, loop.enqueue, notifier) if config_input.path else None,
+        debug=_make_debug_server(loaded.agent.debug_socket, snapshots),
+        ui=_make_ui(loaded.agent.ui, snapshots),
+    )
 
 
 def _documents(snapshots: Snapshots, *, at_socket: bool = False) -> Handler:
@@ -165,10 +169,16 @@ def _import_documents() -> None:
     import kubeproxy_py.server.documents  # noqa: F401 - to have it
 
 
-def _make_ui(at: SocketAddress, documents: Handler) -> "UiServer":
+def _make_debug_server(path: str, snapshots: Snapshots) -> DebugServer | None:
+    return DebugServer(path, _documents(snapshots, at_socket=True)) if path else None
+
+
+def _make_ui(at: SocketAddress | None, snapshots: Snapshots) -> "UiServer | None":
+    if not at:
+        return None
     from kubeproxy_py.server.ui import UiServer  # few agents have a page
 
-    return UiServer(at, documents)
+    return UiServer(at, _documents(snapshots))
 
 
 def _about(current: CurrentConfig, parts: Parts, platform: HostPlatform) -> Callable[[], About]:
@@ -197,63 +207,6 @@ def _make_collectors(*, marks: bool) -> Collectors:
     return Collectors(registry, RestClientMetrics(registry), make_traffic_reader=make_reader)
 
 
-def _unserved_recorder(registry: MetricsRegistry) -> Callable[[Mapping[str, int]], None]:
-    def record(counts: Mapping[str, int]) -> None:
-        with registry.batch():
-            for reason, count in counts.items():
-                registry.set("kubeproxy_ipvs_unserved_service_ports", count, reason)
-
-    return record
-
-
-def _aside_recorder(registry: MetricsRegistry) -> OnAside:
-    total = "kubeproxy_ipvs_endpoints_set_aside_total"
-    registry.inc(total, amount=0)
-    registry.set("kubeproxy_ipvs_endpoints_set_aside", 0)
-
-    def record(now: int, new: int) -> None:
-        with registry.batch():
-            registry.set("kubeproxy_ipvs_endpoints_set_aside", now)
-            registry.inc(total, amount=new)
-
-    return record
-
-
 def _count_servers(counts: Mapping[str, int]) -> int:
     """Return the number of virtual and real servers among *counts* by kind."""
     return sum(counts.get(kind.__name__, 0) for kind in (VirtualServer, RealServer))
-
-
-_OnReport = Callable[[Report], None]
-_Argument = TypeVar("_Argument")
-
-
-def _call_each(*listeners: Callable[[_Argument], None]) -> Callable[[_Argument], None]:
-    """Return a listener that calls each of *listeners*."""
-
-    def call_each(argument: _Argument) -> None:
-        for listener in listeners:
-            listener(argument)
-
-    return call_each
-
-
-def _settle(rules: Worker | None) -> _OnReport:
-    """Return a listener that has *rules* wait less from the first sync on."""
-
-    def on_report(_report: Report) -> None:
-        if rules:
-            rules.settle()
-
-    return on_report
-
-
-def _once(name: str, action: Callable[[], None]) -> _OnReport:
-    """Return a listener that runs *action* after the first sync, in a thread called *name*."""
-    pending = [action]
-
-    def on_report(_report: Report) -> None:
-        if pending:
-            threads.start_task(name, pending.pop())
-
-    return on_report

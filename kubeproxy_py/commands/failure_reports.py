@@ -7,8 +7,9 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
+from kubeproxy_py.commands.callbacks import OnAside
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.conditions import destination_of, set_aside_in
 from kubeproxy_py.events.kube_events import Publish, endpoints_set_aside, nodes_silent
@@ -18,9 +19,6 @@ from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import join_host_port
 
 _NAMED_MAX = 5  # endpoints in one text
-
-OnAside = Callable[[int, int], None]
-"""Called with the number of endpoints that are set aside now, and of those that were since the last call."""
 
 log = logging.getLogger(__name__)
 

@@ -67,8 +67,8 @@ class HostChecks:
         for reason in REASONS:
             registry.set("kubeproxy_ipvs_findings", 0, reason)
 
-    def listener(self, node: Callable[[], Node | None], servers: Callable[[], int]) -> Callable[[Report], None]:
-        """Return a listener for reports of the loop: it takes values over, and starts the thread after the first.
+    def callback(self, node: Callable[[], Node | None], servers: Callable[[], int]) -> Callable[[Report], None]:
+        """Return what is called with each report: it takes values over, and starts the thread after the first.
 
         Args:
             node: Returns the Node; called in the loop's thread.

@@ -61,7 +61,7 @@ class OwnView:
         self._parts: Parts = make_parts(loaded, real_platform(loaded))
         self._answers: queue.Queue[_Answer] = queue.Queue()
         threads.start_task("read the source", self._read_source)
-        self._agent: Agent = make_agent(loaded, self._parts, log_problem)
+        self._agent: Agent = make_agent(loaded, self._parts)
         self._agent.handle_event(HostAddresses(self._parts.kernel.host_addresses()), monotonic())
         self._agent.handle_event(gateways_event(self._parts.kernel.gateways()), monotonic())
         rows, unread = read_scopes(self._parts.kernel)

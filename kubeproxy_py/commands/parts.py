@@ -6,7 +6,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from socket import gethostname
 from time import monotonic, time
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kubeproxy_py.commands.after_sync import checks_after_sync
-from kubeproxy_py.commands.failure_reports import OnAside
+from kubeproxy_py.commands.callbacks import Callbacks
 from kubeproxy_py.compile.base import desired_sysctls, sysctl_paths
 from kubeproxy_py.compile.compiler import Compiler, OnFailure
 from kubeproxy_py.compile.config_warnings import mark_warnings, node_warnings
@@ -23,7 +23,7 @@ from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.events.announcer import Announcer
 from kubeproxy_py.events.kube_events import Publish, compile_failed, list_doubted, saved_objects_replaced
-from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel, Scope
+from kubeproxy_py.kernel import LINK, SYSCTLS, Kernel
 from kubeproxy_py.kernel.host.cpu_time import cpu_s
 from kubeproxy_py.kernel.host.outgoing import outgoing_addresses
 from kubeproxy_py.kernel.iptables.text import POLICY_TABLES, TABLES
@@ -34,7 +34,7 @@ from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.kube_names import POLICY_MARK_SETS
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.model.rows import Address, Key, Rows
+from kubeproxy_py.model.rows import Address, Rows
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import IP, SocketAddress
 from kubeproxy_py.reconcile.agent import Agent, Settings, Timing
@@ -265,29 +265,8 @@ def _kubernetes_source(
 # Agent
 
 
-def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
-    loaded: LoadedConfig,
-    parts: Parts,
-    on_problem: Callable[[Problem], None],
-    on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
-    on_marks: Callable[[Collection[Scope]], None] = lambda _suspects: None,
-    on_unserved: Callable[[Mapping[str, int]], None] = lambda _counts: None,
-    on_aside: OnAside = lambda _now, _new: None,
-    watch: Callable[[Collection[ServiceName]], None] = lambda _names: None,
-) -> Agent:
-    """Return the agent of *parts*.
-
-    Args:
-        loaded: The configuration.
-        parts: The other parts.
-        on_problem: Called with each rejected object.
-        on_disputed: Called with rows that drift again each time after they were repaired.
-        on_marks: Called whenever the marks of the kernel are read, with the scopes that are suspect.
-        on_unserved: Called with the number of Service ports that no endpoint serves, by reason, when it changes.
-        on_aside: Called with the number of endpoints that are set aside.
-        watch: Called with the Services of each sync, after it.
-    """
-    publish = parts.announcer.publish
+def make_agent(loaded: LoadedConfig, parts: Parts, callbacks: Callbacks = Callbacks()) -> Agent:  # noqa: B008 - frozen
+    """Return the agent of *parts*, which logs rejected objects."""
     return Agent(
         parts.kernel,
         parts.compiler,
@@ -298,12 +277,10 @@ def make_agent(  # noqa: PLR0913, PLR0917 - what the agent reports to
         mark_range=loaded.agent.mark_range,
         watch_nodes=loaded.agent.watch_nodes,
         timing=_timing(loaded),
-        on_problem=on_problem,
-        on_compiled=checks_after_sync(
-            loaded, parts.compiler, parts.kernel, publish, on_unserved, on_aside=on_aside, watch=watch
-        ),
-        on_disputed=on_disputed,
-        on_marks=on_marks,
+        on_problem=log_problem,
+        on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish, callbacks),
+        on_disputed=callbacks.on_disputed,
+        on_marks=callbacks.on_marks,
         watch_peers=lambda wanted: parts.source.watch_peers(wanted=wanted),
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from kubeproxy_py.commands.after_sync import checks_after_sync
+from kubeproxy_py.commands.callbacks import Callbacks
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.config.load import load
@@ -26,7 +27,8 @@ class Harness:
         self.events: list[KubeEvent] = []
         self.unserved = 0
         self.compiler = Compiler(context_of)
-        self.check = checks_after_sync(load({}), self.compiler, MemoryKernel(), self.events.append, self._on_unserved)
+        callbacks = Callbacks(on_unserved=self._on_unserved)
+        self.check = checks_after_sync(load({}), self.compiler, MemoryKernel(), self.events.append, callbacks)
 
     def _on_unserved(self, counts: Mapping[str, int]) -> None:
         self.unserved = sum(counts.values())

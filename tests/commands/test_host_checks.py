@@ -37,7 +37,7 @@ class Harness:
 
     def take_over(self, servers: int) -> None:
         """Report a sync after which there are so many servers."""
-        self._checks.listener(lambda: None, lambda: servers)(
+        self._checks.callback(lambda: None, lambda: servers)(
             DrainReport(steps=(), failures=(), rows=0, pending=0, apply_s=0.0)
         )
 
@@ -100,7 +100,7 @@ def test_checks_run_soon_after_a_table_of_iptables_has_changed() -> None:
 
     loaded = load({"ipvs-sync-period": "1h"})
     checks = HostChecks("node-a", gather, lambda: loaded, lambda _event: None, MetricsRegistry())
-    on_report = checks.listener(lambda: None, lambda: 0)
+    on_report = checks.callback(lambda: None, lambda: 0)
     on_report(DrainReport(steps=(), failures=(), rows=0, pending=0, apply_s=0.0))
     gathered.get(timeout=60.0)
     checks.on_suspects([VIRTUAL_SERVERS])
