@@ -22,6 +22,7 @@ from kubeproxy_py.config.fields import (
     read_text,
     split_list,
 )
+from kubeproxy_py.model.settings import SCHEDULERS
 from kubeproxy_py.net import CIDR, SocketAddress, is_port_number, parse_cidr, parse_ip, parse_socket, special_use
 
 # Mode, scheduler, feature gates
@@ -38,8 +39,6 @@ def _check_mode(mode: str) -> None:
 
 MODE = pointer(FieldType("ipvs", read_text, _check_mode))
 
-# Every scheduler of Linux 6.x (net/netfilter/ipvs/ip_vs_*.c), by the names in their `.name`.
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh", "twos")
 SCHEDULER = one_of("scheduler", *SCHEDULERS)
 
 

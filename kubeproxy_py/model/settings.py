@@ -75,7 +75,5 @@ FALLBACK_FLAG, PORT_FLAG = "fallback", "port"
 SCHEDULER_FLAGS: tuple[str, ...] = (FALLBACK_FLAG, PORT_FLAG)
 """The flags that schedulers of the kernel have: sh-fallback and mh-fallback, sh-port and mh-port."""
 
-SCHEDULERS: tuple[str, ...] = (
-    *("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos"),
-)
-"""All schedulers of IPVS in Linux; a kernel may lack some (twos came with Linux 6.2 or so)."""
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh", "twos")
+"""Every scheduler of Linux (net/netfilter/ipvs/ip_vs_*.c), by the names in their ``.name``; a kernel may lack some."""

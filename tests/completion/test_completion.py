@@ -13,7 +13,7 @@ from kubeproxy_py import cli
 from kubeproxy_py.commands import table
 from kubeproxy_py.commands.completion import script_of
 from kubeproxy_py.config.flags import FLAGS
-from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
+from kubeproxy_py.model.settings import SCHEDULERS
 from tests.deploy.completion_scripts import FOLDER, scripts
 
 COMMANDS = set(table.COMMANDS)

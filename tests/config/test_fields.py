@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from kubeproxy_py.config.errors import abbreviated
-from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
 from kubeproxy_py.config.load import load
+from kubeproxy_py.model.settings import SCHEDULERS
 from tests.config.build import all_fields, document, from_file, problems, value_at
 from tests.config.fields_table import PATHS, ROWS, Row
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kubeproxy_py.config.kubeproxy_fields import SCHEDULERS
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.ipvs.adapter import IpvsAdapter
 from kubeproxy_py.kernel.ipvs.scheduler_probe import check_scheduler
+from kubeproxy_py.model.settings import SCHEDULERS
 from lab.namespace import Namespace, this_namespace
 from lab.pristine import reset_host_state
 from tests.e2e.agent_process import AgentProcess, command_line
