@@ -14,7 +14,7 @@ from kubeproxy_py.net import IP, Family
 from kubeproxy_py.server.health import Health
 from kubeproxy_py.server.http import HttpServer
 from kubeproxy_py.server.http_messages import Request, Response
-from kubeproxy_py.server.listeners import Endpoint, RetryingListeners
+from kubeproxy_py.server.listeners import Listening, RetryingListeners
 
 OnBindFailure = Callable[[ServiceName, int, str], None]
 """Called with the Service, the port and the error."""
@@ -29,9 +29,8 @@ class HealthCheckNodePorts:
         self._server = server
         self._health = health
         self._on_bind_failure = on_bind_failure
-        self._published: dict[
-            ServiceName, tuple[HealthCheckNodePort, ...]
-        ] = {}  # the loop's thread; Services with ports only
+        # Of Services that have ports; belongs to the loop's thread.
+        self._published: dict[ServiceName, tuple[HealthCheckNodePort, ...]] = {}
         # The fields below belong to the server's thread.
         self._ports: dict[tuple[ServiceName, Family], HealthCheckNodePort] = {}
         self._listeners: RetryingListeners[_ListenerKey] = RetryingListeners(server)
@@ -72,5 +71,5 @@ class HealthCheckNodePorts:
         def answer(_request: Request) -> Response:
             return self._health.answer_for(name, self._ports[name, family])
 
-        if error := self._listeners.open(key, Endpoint(address, port, answer)):
+        if error := self._listeners.open(key, Listening(address, port, answer)):
             self._on_bind_failure(name, port, error)

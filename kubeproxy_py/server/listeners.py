@@ -14,8 +14,8 @@ RETRY_S = 5.0  # as kube-proxy's health server; its health-check node ports are 
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Endpoint(Struct, frozen=True, gc=False):
-    """Where to listen and who answers; see HttpServer.listen."""
+class Listening(Struct, frozen=True, gc=False):
+    """Where to listen, and what answers there; see HttpServer.listen."""
 
     address: str
     port: int
@@ -39,7 +39,7 @@ class RetryingListeners(Generic[Key]):
         self._on_recovery = on_recovery
         self._clock = clock
         self._sockets: dict[Key, socket] = {}
-        self._failed: dict[Key, Endpoint] = {}
+        self._failed: dict[Key, Listening] = {}
         self._retry_due_s = 0.0  # by the clock
         server.call_periodically(self._retry_if_due)
 
@@ -52,14 +52,14 @@ class RetryingListeners(Generic[Key]):
         """Return whether *key* is listening; may be called in any thread."""
         return key in self._sockets
 
-    def open(self, key: Key, endpoint: Endpoint) -> str:
-        """Listen at *endpoint*; return the error if it cannot be bound, which is retried, otherwise ""."""
+    def open(self, key: Key, listening: Listening) -> str:
+        """Listen at *listening*; return the error if it cannot be bound, which is retried, otherwise ""."""
         try:
             self._sockets[key] = self._server.listen(
-                endpoint.address, endpoint.port, endpoint.handler, both_families=endpoint.both_families
+                listening.address, listening.port, listening.handler, both_families=listening.both_families
             )
         except OSError as error:
-            self._failed[key] = endpoint
+            self._failed[key] = listening
             self._retry_due_s = self._clock() + RETRY_S
             return error.strerror or str(error)
         return ""
@@ -74,6 +74,6 @@ class RetryingListeners(Generic[Key]):
         if not self._failed or self._clock() < self._retry_due_s:
             return
         failed, self._failed = self._failed, {}
-        for key, endpoint in failed.items():
-            if not self.open(key, endpoint):
+        for key, listening in failed.items():
+            if not self.open(key, listening):
                 self._on_recovery(key)

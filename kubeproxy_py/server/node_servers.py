@@ -34,7 +34,7 @@ from kubeproxy_py.server.health import Health
 from kubeproxy_py.server.health_check_node_ports import HealthCheckNodePorts
 from kubeproxy_py.server.health_updates import HealthUpdates
 from kubeproxy_py.server.http import Handler, HttpServer
-from kubeproxy_py.server.listeners import RETRY_S, Endpoint, RetryingListeners
+from kubeproxy_py.server.listeners import RETRY_S, Listening, RetryingListeners
 from kubeproxy_py.server.metrics_pages import MetricsPages
 from kubeproxy_py.server.observer import ServerObserver
 
@@ -168,7 +168,9 @@ class _NodeServer:
     def listen(self, address: SocketAddress) -> str:
         """Listen at *address*; return the error if it cannot be bound, otherwise ""."""
         self._address = address
-        return self._listeners.open(address, Endpoint(address.address, address.port, self._handler, both_families=True))
+        return self._listeners.open(
+            address, Listening(address.address, address.port, self._handler, both_families=True)
+        )
 
     def answers_locally(self, port: int) -> bool:
         """Return whether this server answers at *port* of 127.0.0.1; may be called in any thread."""

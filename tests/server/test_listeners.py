@@ -11,7 +11,7 @@ import pytest
 from kubeproxy_py.server import listeners as module
 from kubeproxy_py.server.http import HttpServer
 from kubeproxy_py.server.http_messages import Request, Response
-from kubeproxy_py.server.listeners import Endpoint, RetryingListeners
+from kubeproxy_py.server.listeners import Listening, RetryingListeners
 
 
 class FakeServer(HttpServer):
@@ -39,7 +39,7 @@ class Harness:
         self.port = self.other.getsockname()[1]
 
     def open(self) -> str:
-        return self.listeners.open("web", Endpoint("127.0.0.1", self.port, lambda _request: Response(200, b"ok")))
+        return self.listeners.open("web", Listening("127.0.0.1", self.port, lambda _request: Response(200, b"ok")))
 
     def retry_after(self, seconds: float) -> None:
         self.now_s += seconds
@@ -99,7 +99,7 @@ def test_running_server_retries_about_once_a_second(monkeypatch: pytest.MonkeyPa
     def answer(_request: Request) -> Response:
         return Response(200, b"ok")
 
-    assert listeners.open("web", Endpoint("127.0.0.1", port, answer))
+    assert listeners.open("web", Listening("127.0.0.1", port, answer))
     server.start()
     other.close()
     deadline_s = time.monotonic() + 20

@@ -20,7 +20,7 @@ from kubeproxy_py.logging_setup import values
 from kubeproxy_py.net import SocketAddress, parse_ip, special_use
 from kubeproxy_py.server.http import Handler, HttpServer
 from kubeproxy_py.server.http_messages import NOT_FOUND, TEXT, Request, Response
-from kubeproxy_py.server.listeners import RETRY_S, Endpoint, RetryingListeners
+from kubeproxy_py.server.listeners import RETRY_S, Listening, RetryingListeners
 
 CLIENTS_MAX = 32
 _PATHS = ("/", "/ui", "/ui/")
@@ -126,7 +126,7 @@ class UiServer:
     def start(self) -> None:
         """Serve until the process ends; where the address cannot be bound, try again every few seconds."""
         address = self._address
-        if error := self._listeners.open(address, Endpoint(address.address, address.port, self._pages.answer)):
+        if error := self._listeners.open(address, Listening(address.address, address.port, self._pages.answer)):
             log.error(
                 "Failed to serve the page of this agent, retrying; Services are not affected",
                 extra=values(address=address, err=error, retry_s=RETRY_S),
