@@ -173,13 +173,13 @@ def _is_service_protocol(values: tuple[str, ...], _packets: Packets) -> _Match:
 
 
 def _is_service_address(values: tuple[str, ...], _packets: Packets) -> _Match:
-    """Clients and Services have many addresses, so a rule about a single one is not about them."""
+    """Return NO for a single address: clients and Services have many, so a rule about one is not about them."""
     is_single = (values or ("",))[0].endswith(("/32", "/128"))
     return _Match.NO if is_single else _Match.POSSIBLY
 
 
 def _is_service_port(values: tuple[str, ...], _packets: Packets) -> _Match:
-    """Single ports are those of some Services at most; a range that contains all node ports may be meant for them."""
+    """Return NO for single ports, which are those of some Services at most; all node ports may be meant by a range."""
     for part in (values or ("",))[0].split(","):
         first, _, last = part.partition(":")
         low, high = _NODE_PORTS

@@ -18,25 +18,25 @@ class Refusals:
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
-        self._of_addresses: dict[ServiceName, tuple[Refusal, ...]] = {}  # without those of contested frontends
-        self._counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))  # of _of_addresses, by reason
+        self._own: dict[ServiceName, tuple[Refusal, ...]] = {}  # without those of contested frontends
+        self._counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))  # of _own, by reason
         self._refused: set[ServiceName] = set()  # those that had a refusal when pop_changed was called last
         self._changed: dict[ServiceName, None] = {}
 
     def copy(self, claims: Claims) -> "Refusals":
         """Return the refusals as they are now, for *claims*, a copy of the claims; they do not change when these do."""
         copied = Refusals(claims)
-        copied._of_addresses, copied._counts = self._of_addresses.copy(), self._counts.copy()
+        copied._own, copied._counts = self._own.copy(), self._counts.copy()
         return copied
 
-    def replace(self, name: ServiceName, of_addresses: tuple[Refusal, ...]) -> None:
+    def replace(self, name: ServiceName, own: tuple[Refusal, ...]) -> None:
         """Replace the refusals of *name* that do not depend on other Services, and mark it changed."""
-        before = self._of_addresses.pop(name, ())
-        if of_addresses:
-            self._of_addresses[name] = of_addresses
-        if before != of_addresses:
+        before = self._own.pop(name, ())
+        if own:
+            self._own[name] = own
+        if before != own:
             self._counts.subtract(refusal.reason for refusal in before)
-            self._counts.update(refusal.reason for refusal in of_addresses)
+            self._counts.update(refusal.reason for refusal in own)
         self.mark_changed(name)
 
     def mark_changed(self, name: ServiceName) -> None:
@@ -53,11 +53,11 @@ class Refusals:
 
     def of(self, name: ServiceName) -> tuple[Refusal, ...]:
         """Return the refusals of *name*."""
-        return (*self._of_addresses.get(name, ()), *self._claims.refusals(name))
+        return (*self._own.get(name, ()), *self._claims.refusals(name))
 
     def __iter__(self) -> Iterator[Refusal]:
         """Return all refusals, in order of the names of their Services."""
-        for name in sorted({*self._of_addresses, *self._claims.losers()}):
+        for name in sorted({*self._own, *self._claims.losers()}):
             yield from self.of(name)
 
     def counts(self) -> dict[str, int]:
@@ -65,4 +65,4 @@ class Refusals:
         return {**self._counts, ADDRESS_CONTESTED: self._claims.lost_count}
 
     def _is_refused(self, name: ServiceName) -> bool:
-        return name in self._of_addresses or bool(self._claims.lost_by(name))
+        return name in self._own or bool(self._claims.lost_by(name))

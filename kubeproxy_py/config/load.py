@@ -158,7 +158,7 @@ def _check_settings(
 ) -> None:
     """Add to *result* what in the agent's own flags cannot work."""
     if flags.get("manifests") == "":  # an unset variable of a unit, say; other flags are as if they were not given
-        reason = InvalidValue("is empty", "name the folder, or leave the flag out to use the API server")
+        reason = InvalidValue("is empty", "name the directory, or leave the flag out to use the API server")
         result.problems.append(reason.as_problem("--manifests"))
     if found := contradiction(settings, masquerade_bit):
         result.add_problem(*found)

@@ -90,7 +90,7 @@ class ScopeError(Document, frozen=True):
 class RowState(Document, frozen=True):
     """A kernel object of the agent."""
 
-    kind: str  # Sysctl, Link, Ipset, Chain, Jump, IpsetEntry, PolicyEntry, Virtual/RealServer, LoopbackPath, Address
+    kind: str  # the kind of row, as the label of kubeproxy_ipvs_rows: VirtualServer, Address, ...
     key: str  # as ip, ipset, iptables and ipvsadm print it
     status: RowStatus
     desired: str = ""  # the spec that it should have; "": it has none, or the row is not desired

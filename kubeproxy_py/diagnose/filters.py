@@ -91,10 +91,10 @@ def matching(state: ServiceState, wanted: Filter) -> ServiceState | None:
 
 
 def _matches(server: VirtualServerState, wanted: Filter) -> bool:
-    backends = server.real_servers or ()
-    if wanted.address and wanted.address not in (server.address, *(backend.address for backend in backends)):
+    real_servers = server.real_servers or ()
+    if wanted.address and wanted.address not in (server.address, *(real.address for real in real_servers)):
         return False
-    if wanted.port and wanted.port not in (server.port, *(backend.port for backend in backends)):
+    if wanted.port and wanted.port not in (server.port, *(real.port for real in real_servers)):
         return False
     return not wanted.node_port or (server.kind == "NodePort" and server.port == wanted.node_port)
 

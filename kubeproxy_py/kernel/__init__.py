@@ -45,7 +45,7 @@ class Scope(Struct, frozen=True, gc=False):
     Scopes do not overlap, and together they contain every row.
     """
 
-    kind: str  # "sysctls", "link", "ipset", "table", "virtual servers"
+    kind: str  # "ipset" or "table", which have a name; else that of one of the scopes below
     name: str = ""
 
     def __str__(self) -> str:
@@ -164,7 +164,8 @@ class Kernel(Protocol):
         """Return the current rows of *scope*.
 
         Only rows that may be ours are returned: sets, chains and jumps with our names, addresses on kube-ipvs0,
-        virtual servers without a firewall mark.  Raises KernelError.
+        virtual servers, of those by firewall mark only while the kernel is asked for exact policies.  Raises
+        KernelError.
         """
         ...
 

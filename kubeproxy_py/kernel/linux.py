@@ -94,7 +94,7 @@ class LinuxKernel:
         self._readers = {scope: adapter for adapter in self._distinct_adapters() for scope in adapter.scopes()}
 
     def scopes(self) -> Sequence[Scope]:
-        """Return sysctls, link, ipsets, tables, virtual servers."""
+        """Return those of all adapters: with exact policies also loopback paths and return tunnels."""
         return list(self._readers)
 
     def read(self, scope: Scope) -> Rows:

@@ -63,9 +63,8 @@ class HostFacts(Struct, frozen=True, gc=False, kw_only=True):
     conntrack: ConntrackFacts | None = None
     addresses: tuple[HostAddress, ...] = ()
     kernel: KernelFacts | None = None
-    hairpin_off: dict[
-        str, tuple[str, ...]
-    ] = {}  # bridge -> its ports that do not send a packet back where it came from
+    # By bridge, its ports that do not send a packet back where it came from.
+    hairpin_off: dict[str, tuple[str, ...]] = {}
     unread: dict[Part, str] = {}  # why a part could not be read
 
 

@@ -214,7 +214,7 @@ class VirtualServerSpec(Struct, frozen=True, gc=False):
     """Scheduler, flags and persistence of a virtual server."""
 
     scheduler: str = "rr"
-    flags: int = 0  # FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2
+    flags: int = 0  # FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, FLAG_NO_DRAINING
     persistence_s: int = 0  # 0: not persistent
     netmask: str = ""  # of clients that share a real server, 255.255.255.0 or 64, as ipvsadm -M; "": of one client
 

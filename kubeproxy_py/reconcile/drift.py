@@ -52,9 +52,8 @@ class Drift:
         self._times: dict[Key, tuple[float, ...]] = {}  # when each row drifted consecutively
         self._unreported: dict[Key, None] = {}  # since pop_found was called last
         self._disputed: dict[Key, None] = {}  # since pop_disputed was called last
-        self._disputes: dict[
-            Key, tuple[int, float]
-        ] = {}  # how often each row became disputed, and when it drifted last
+        # How often each row became disputed, and when it drifted last.
+        self._disputes: dict[Key, tuple[int, float]] = {}
 
     def record(self, keys: Iterable[Key], now_s: float) -> None:
         """Record that *keys* were found to have drifted at *now_s*."""

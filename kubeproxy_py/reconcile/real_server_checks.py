@@ -128,7 +128,7 @@ class RealServerChecks:
             fingerprints.record(server, snapshot.fingerprint())
 
     def _agrees_as_listed(self, server: VirtualServer, rows: Rows) -> bool:
-        """As `_agrees`; a listing shows no thresholds, so these count as what they are known to be."""
+        """Return the same as `_agrees`; a listing shows no thresholds, so these count as what they are known to be."""
         actual = self._state.rows
         return self._agrees(server, {key: completed(spec, actual.get(key)) for key, spec in rows.items()})
 

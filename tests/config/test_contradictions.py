@@ -14,7 +14,7 @@ from tests.config.build import document
             {"iptables-backend": "libiptc", "iptables-flavour": "nft"},
             "--iptables-backend: libiptc writes legacy tables only, but --iptables-flavour is nft",
         ),
-        ({"manifests": ""}, "--manifests: is empty (name the folder, or leave the flag out to use the API server)"),
+        ({"manifests": ""}, "--manifests: is empty (name the directory, or leave the flag out to use the API server)"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(flags: dict[str, str], text: str) -> None:

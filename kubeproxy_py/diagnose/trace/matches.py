@@ -151,13 +151,13 @@ def _address_type(address: Callable[[Packet], IP]) -> Test:
 
 
 def _mark(option: Option, packet: Packet, _view: View) -> Truth:
-    value, mask = parse_mark(option.value)
+    value, mask = value_and_mask(option.value)
     if (packet.mark ^ value) & mask & ~packet.unknown_mark:
         return NO
     return MAYBE if mask & packet.unknown_mark else YES
 
 
-def parse_mark(text: str) -> tuple[int, int]:
+def value_and_mask(text: str) -> tuple[int, int]:
     """Return the value and the mask of ``0x4000/0x4000``.  Raises ValueError."""
     value, slash, mask = text.partition("/")
     return int(value, 0), int(mask, 0) if slash else _MASK

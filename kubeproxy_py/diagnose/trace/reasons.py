@@ -16,7 +16,7 @@ from kubeproxy_py.net import IP, join_host_port
 
 _RANGES_MAX = 8
 
-Explanation = tuple[str, str]
+ReasonAndRemedy = tuple[str, str]
 """Why, and what to look at."""
 
 
@@ -39,7 +39,7 @@ class Objects(Struct, frozen=True, gc=False):
 NO_OBJECTS = Objects()
 
 
-def explain_end(end: End, view: View, objects: Objects) -> Explanation:
+def explain_end(end: End, view: View, objects: Objects) -> ReasonAndRemedy:
     """Return why the packet of *end* ends at its last step."""
     step, packet = end.step, end.way.packet
     ours = _ENDS.get(step.chain) if not step.foreign else None
@@ -62,7 +62,7 @@ def explain_end(end: End, view: View, objects: Objects) -> Explanation:
     )
 
 
-def explain_refused(server: VirtualServer, draining: int, objects: Objects) -> Explanation:
+def explain_refused(server: VirtualServer, draining: int, objects: Objects) -> ReasonAndRemedy:
     """Return why *server* refuses new connections."""
     why = objects.unserved(server)
     if not why:
@@ -70,7 +70,7 @@ def explain_refused(server: VirtualServer, draining: int, objects: Objects) -> E
     return f"IPVS has no endpoint for {server}: {why}", _slices_command(objects.service_of(server))
 
 
-def explain_host(packet: Packet, view: View, objects: Objects, *, is_heard: bool | None) -> Explanation:
+def explain_host(packet: Packet, view: View, objects: Objects, *, is_heard: bool | None) -> ReasonAndRemedy:
     """Return why the programs of this host get *packet*; *is_heard*: whether one listens, None if not known."""
     if packet.protocol == ICMP:
         return f"this node itself answers an echo request to {packet.destination}", ""
@@ -96,7 +96,7 @@ _HEARD = {
 }
 
 
-def explain_forwarded(packet: Packet, view: View) -> Explanation:
+def explain_forwarded(packet: Packet, view: View) -> ReasonAndRemedy:
     """Return why this host sends *packet* on."""
     if packet.diverted:
         return (
@@ -115,7 +115,7 @@ def explain_forwarded(packet: Packet, view: View) -> Explanation:
     )
 
 
-def _source_ranges(packet: Packet, lookup: Lookup, objects: Objects) -> Explanation:
+def _source_ranges(packet: Packet, lookup: Lookup, objects: Objects) -> ReasonAndRemedy:
     server = packet.virtual_server or packet.server
     name = objects.service_of(server) if server else None
     entry = kube_names.server_entry(server) if server else packet.entry
@@ -127,7 +127,7 @@ def _source_ranges(packet: Packet, lookup: Lookup, objects: Objects) -> Explanat
     )
 
 
-def _node_is_shut_out(packet: Packet, lookup: Lookup, objects: Objects) -> Explanation:
+def _node_is_shut_out(packet: Packet, lookup: Lookup, objects: Objects) -> ReasonAndRemedy:
     server = packet.virtual_server
     name = objects.service_of(server) if server else None
     ranges = _ranges(lookup, kube_names.server_entry(server), packet) if server else ""
@@ -158,7 +158,7 @@ def _ranges(lookup: Lookup, entry: str, packet: Packet) -> str:
     return ", ".join(sorted(found)[:_RANGES_MAX]) + more
 
 
-def _no_such_port(packet: Packet, lookup: Lookup, objects: Objects) -> Explanation:
+def _no_such_port(packet: Packet, lookup: Lookup, objects: Objects) -> ReasonAndRemedy:
     if packet.protocol == ICMP:
         return (
             f"{packet.destination} is a Service address: it serves its ports only, and a ping is never answered",
@@ -198,14 +198,14 @@ def _slices_command(name: ServiceName | None) -> str:
     return f"kubectl -n {name.namespace} get endpointslices -l kubernetes.io/service-name={name.name} -o yaml"
 
 
-def _unallocated(packet: Packet, _objects: Objects) -> Explanation:
+def _unallocated(packet: Packet, _objects: Objects) -> ReasonAndRemedy:
     return (
         f"{packet.destination} is in serviceCIDR, and no Service that this agent serves has it",
         "look at the clusterIPs of the Service that is meant: kubectl get services -A -o wide",
     )
 
 
-def _no_local_endpoint(packet: Packet, objects: Objects) -> Explanation:
+def _no_local_endpoint(packet: Packet, objects: Objects) -> ReasonAndRemedy:
     name = objects.service_of(packet.server) if packet.server else None
     return (
         f"its policy is Local, and no endpoint of {name or 'the Service'} on this node is ready",
@@ -216,7 +216,7 @@ def _no_local_endpoint(packet: Packet, objects: Objects) -> Explanation:
 _POLICY_ENDS = frozenset(
     (kube_names.POLICY_INPUT_CHAIN, kube_names.POLICY_FORWARD_CHAIN, kube_names.POLICY_OUTPUT_CHAIN)
 )
-_ENDS: dict[str, Callable[[Packet, Lookup, Objects], Explanation]] = {
+_ENDS: dict[str, Callable[[Packet, Lookup, Objects], ReasonAndRemedy]] = {
     kube_names.SOURCE_RANGES_CHAIN: _source_ranges,
     kube_names.POLICY_RANGES_CHAIN: _source_ranges,
     kube_names.OUT_FILTER_CHAIN: _node_is_shut_out,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kubeproxy_py.diagnose.trace.matches import View, parse_mark
+from kubeproxy_py.diagnose.trace.matches import View, value_and_mask
 from kubeproxy_py.diagnose.trace.packet import Packet
 from kubeproxy_py.diagnose.trace.rules import Rule
 from kubeproxy_py.diagnose.trace.ruleset import Ruleset
@@ -71,7 +71,7 @@ def _mark(way: Way, rule: Rule) -> Result:
         if operation is None:
             packet = replace(packet, unknown_mark=_MASK)
             continue
-        keep, value = operation(*parse_mark(option.value))
+        keep, value = operation(*value_and_mask(option.value))
         packet = replace(packet, mark=packet.mark & keep ^ value, unknown_mark=packet.unknown_mark & keep)
     return Result((Way(packet, way.steps, way.doubts),))
 
@@ -190,7 +190,7 @@ def effect_words(rule: Rule, ruleset: Ruleset, table: str) -> str:
 
 def _mark_effect(rule: Rule, options: str) -> str:
     try:
-        value, mask = parse_mark(rule.target_value("--set-xmark"))
+        value, mask = value_and_mask(rule.target_value("--set-xmark"))
     except ValueError:
         return f"its mark changes: {options}"
     if value == mask:

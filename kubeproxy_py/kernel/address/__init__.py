@@ -1,1 +1,1 @@
-"""The device kube-ipvs0, the addresses on it, and notifications of address changes on this host."""
+"""What is done by rtnetlink: kube-ipvs0, its addresses, loopback paths, return tunnels; and what surrounds the host."""

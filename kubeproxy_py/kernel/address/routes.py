@@ -30,7 +30,7 @@ _UNKNOWN_DESTINATIONS = {AF_INET: "192.0.2.1", AF_INET6: "2001:db8::1"}  # RFC 5
 def read_gateways(netlink: Socket) -> dict[IP, str]:
     """Return the gateways, each with its interface.  Raises KernelError.
 
-    *netlink* should have strict checking on (Socket.set_strict), without which the kernel does not filter.
+    *netlink* should have strict checking on (Socket.request_filtering), without which the kernel does not filter.
     """
     bodies: list[bytes] = []
     for family in HOST_PREFIX:

@@ -20,9 +20,8 @@ from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import Table
 from kubeproxy_py.net import Family
 
-_SKIPPED_TABLE = re.compile(
-    rb"# (Table `(?:mangle|nat|filter)' is incompatible)"
-)  # iptables-nft-save, with exit code 0
+# Printed by iptables-nft-save, with exit code 0.
+_SKIPPED_TABLE = re.compile(rb"# (Table `(?:mangle|nat|filter)' is incompatible)")
 _NO_SUCH_CHAIN = "No chain/target/match by that name"
 _NO_SUCH_RULE = 1  # exit code of ``-C``
 _NFT_FAMILIES: dict[Family, str] = {"IPv4": "ip", "IPv6": "ip6"}

@@ -12,9 +12,8 @@ BACKOFF = Backoff(0.8, 30.0, jitter=1.0)  # client-go, tools/cache, NewReflector
 RELIST_JITTER_S = 2.0  # a compaction or a restart of the server ends the watches of all nodes at the same moment
 RESUME_JITTER_S = 0.5  # a server that ends breaks the connections of all nodes at the same moment
 CONFIRM_S = (3.0, 5.0)  # random within it: after a doubted list, until the list that confirms it
-REFUSED = Backoff(
-    0.5, 4.0, jitter=0.5
-)  # a server that has just started knows no roles yet, and refuses everybody (403)
+# A server that has just started knows no roles yet, and refuses everybody (403).
+REFUSED = Backoff(0.5, 4.0, jitter=0.5)
 REFUSED_MAX_S = 10.0  # a 403 that lasts longer is reported
 RETRY_AFTER_MAX_S = 300.0
 _RETRY_AFTER_JITTER = 0.5  # a busy server asks all nodes for the same delay

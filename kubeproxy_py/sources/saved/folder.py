@@ -86,7 +86,7 @@ class StateFolder:
     @staticmethod
     def _require_private(mode: int, folder: Path) -> None:
         if mode & _OTHERS_MAY_WRITE:
-            raise UnreadableError(f"the folder {folder} may be written by others", f"chmod 700 {folder}")
+            raise UnreadableError(f"the directory {folder} may be written by others", f"chmod 700 {folder}")
 
     def write(self, pieces: Iterable[bytes]) -> None:
         """Replace the file by *pieces*.
