@@ -11,7 +11,7 @@ Invariants:
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from errno import EINVAL, ENOENT, ETIMEDOUT
 from pathlib import Path
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, socket
@@ -36,6 +36,7 @@ from kubeproxy_py.kernel.netfilter_probe import (
     missing_by_family,
     probe_ipset,
 )
+from kubeproxy_py.model.extensions import Extension
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.rows import IPVS_DEVICE
 from kubeproxy_py.net import FAMILIES, Family
@@ -96,20 +97,15 @@ def probe(
     ipset_errno = probe_ipset()
     problems += [*extension_problems(used_backend, missing), *ipset_problems(ipset_errno)]
     iptables_version = usable[0][1] if usable else _UNKNOWN_VERSION
-    host = HostInfo(
-        kernel_version=version,
-        cpus=count_cpus(root),
-        families=families,
-        random_fully=supports_random_fully(iptables_version),
-        missing_extensions={
-            family: frozenset(extension.name for extension in extensions)
-            for family, extensions in missing.items()
-            if extensions
-        },
-        outgoing_addresses=outgoing_addresses(),
-    )
     return ProbeResult(
-        host=host,
+        host=HostInfo(
+            kernel_version=version,
+            cpus=count_cpus(root),
+            families=families,
+            random_fully=supports_random_fully(iptables_version),
+            missing_extensions=_names_by_family(missing),
+            outgoing_addresses=outgoing_addresses(),
+        ),
         kernel_release=release,
         backend=used_backend,
         iptables_version=iptables_version,
@@ -117,6 +113,12 @@ def probe(
         ipset_by_tool=ipset_errno == IPSET_ERR_PROTOCOL,
         problems=tuple(problems),
     )
+
+
+def _names_by_family(missing: Mapping[Family, Iterable[Extension]]) -> dict[Family, frozenset[str]]:
+    """Return the names of the extensions that are *missing*; without the families that lack none."""
+    names = {family: frozenset(each.name for each in extensions) for family, extensions in missing.items()}
+    return {family: of_family for family, of_family in names.items() if of_family}
 
 
 def parse_version(text: str) -> Version:

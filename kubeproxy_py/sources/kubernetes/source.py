@@ -221,25 +221,11 @@ def connect(
     """Return a connection as configured.  Raises SourceError if the configuration cannot be used."""
     # Imported here: only for agents that use an API server.
     import_libraries()
-    import urllib3
-    from kubernetes.client import Configuration
     from kubernetes.client.rest import RESTClientObject
-    from urllib3.exceptions import InsecureRequestWarning
 
-    configuration = Configuration()
-    configuration.socket_options = SOCKET_OPTIONS
-    configuration.connection_pool_maxsize = _CONNECTIONS
-    token_file = ""
-    if kubeconfig:
-        token_file = _load_kubeconfig(kubeconfig, configuration)
-    elif not master:
-        _load_service_account(configuration)
-    if master:
-        configuration.host = _master_url(master, configuration)
+    configuration, token_file = _load_configuration(kubeconfig, master)
     if not configuration.verify_ssl:
-        message = "API server certificate is not verified (insecure-skip-tls-verify)"
-        log.warning(message, extra=values(server=configuration.host))
-        urllib3.disable_warnings(InsecureRequestWarning)  # else one for each request
+        _warn_of_unverified_server(configuration)
     try:
         pool = RESTClientObject(configuration).pool_manager
     except (OSError, ValueError) as error:  # a certificate file without a certificate
@@ -253,6 +239,36 @@ def connect(
     server, user_agent = configuration.host.rstrip("/"), f"kubeproxy-py/{__version__}"
     cluster = cluster_ids(server, _authorities(configuration))
     return Connection(server, pool, authorization, user_agent, metrics, on_connected=on_connected, cluster=cluster)
+
+
+def _load_configuration(kubeconfig: str | None, master: str | None) -> tuple[Any, str]:
+    """Return the package's configuration, and the path of the token file; "" if there is none.
+
+    Raises:
+        SourceError: The configuration cannot be used.
+    """
+    from kubernetes.client import Configuration
+
+    configuration = Configuration()
+    configuration.socket_options = SOCKET_OPTIONS
+    configuration.connection_pool_maxsize = _CONNECTIONS
+    token_file = ""
+    if kubeconfig:
+        token_file = _load_kubeconfig(kubeconfig, configuration)
+    elif not master:
+        _load_service_account(configuration)
+    if master:
+        configuration.host = _master_url(master, configuration)
+    return configuration, token_file
+
+
+def _warn_of_unverified_server(configuration: Any) -> None:
+    import urllib3
+    from urllib3.exceptions import InsecureRequestWarning
+
+    message = "API server certificate is not verified (insecure-skip-tls-verify)"
+    log.warning(message, extra=values(server=configuration.host))
+    urllib3.disable_warnings(InsecureRequestWarning)  # else one for each request
 
 
 def _authorities(configuration: Any) -> bytes:
