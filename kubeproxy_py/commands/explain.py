@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
-from kubeproxy_py.commands.exit_status import FAILED, SUCCESS
+from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, WRONG
 from kubeproxy_py.commands.output import print_lines, print_note, print_to_stderr
 from kubeproxy_py.commands.status import Load, encoded, refusal_text
 from kubeproxy_py.diagnose.document import ErrorDocument, Explanation
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from kubeproxy_py.config.load import ConfigInput, LoadedConfig
-
-WRONG = 2
-"""The exit status if something is wrong with the target."""
 
 
 def explain(config_input: "ConfigInput", arguments: "Namespace", load: Load) -> int:

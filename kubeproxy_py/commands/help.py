@@ -102,4 +102,4 @@ def _usage_error(message: str, word: str, candidates: Iterable[str], help_comman
 
     close = get_close_matches(word, list(candidates), n=1)
     suggestion = f"; did you mean {close[0]}?" if close else ""
-    output.print_to_stderr(f'error: {message}{suggestion}\nSee "{help_command}".\n')
+    output.print_usage_error(f"{message}{suggestion}", help_command)

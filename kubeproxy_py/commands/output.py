@@ -57,6 +57,11 @@ def print_note(text: str) -> None:
     print_to_stderr(f"Note: {text}\n")
 
 
+def print_usage_error(message: str, help_command: str) -> None:
+    """Print *message* to standard error, and which command prints how it is used."""
+    print_to_stderr(f'error: {message}\nSee "{help_command}".\n')
+
+
 def print_to_stderr(text: str) -> None:
     """Print the lines of *text* to standard error; if that cannot be written, do nothing."""
     if sys.stderr is None:

@@ -18,7 +18,7 @@ import msgspec
 
 from kubeproxy_py.commands.agent_client import NoAgentError, RefusedError, ask, socket_path
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
-from kubeproxy_py.commands.output import print_lines, print_note, print_to_stderr
+from kubeproxy_py.commands.output import print_lines, print_note, print_usage_error
 from kubeproxy_py.commands.status import Load, encoded, own_state
 from kubeproxy_py.diagnose.document import VERSION, State, Top
 from kubeproxy_py.diagnose.rates import Names, Sample, arranged, names_of, services_between
@@ -200,5 +200,5 @@ def _interactive(taker: Taker, arguments: "Namespace") -> int:
 
 
 def _unusable(message: str) -> int:
-    print_to_stderr(f'error: {message}\nSee "kubeproxy-py top --help".\n')
+    print_usage_error(message, "kubeproxy-py top --help")
     return UNUSABLE

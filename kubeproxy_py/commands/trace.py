@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kubeproxy_py.commands.exit_status import FAILED
 from kubeproxy_py.commands.kernel_lookup import KernelLookup
-from kubeproxy_py.commands.output import print_json, print_lines, print_to_stderr
+from kubeproxy_py.commands.output import print_json, print_lines, print_usage_error
 from kubeproxy_py.commands.parts import HostPlatform, Parts, empty_platform, make_parts, real_platform
 from kubeproxy_py.commands.plan import desired_rows
 from kubeproxy_py.diagnose.trace.document import trace_json
@@ -133,7 +133,7 @@ def trace(
     try:
         traced = tracing.trace(asked)
     except TraceError as error:
-        print_to_stderr(f'error: {error}\nSee "kubeproxy-py trace --help".\n')
+        print_usage_error(str(error), "kubeproxy-py trace --help")
         return FAILED
     finally:
         tracing.close()
