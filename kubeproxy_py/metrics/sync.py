@@ -17,7 +17,7 @@ from kubeproxy_py.model.services import ServiceName, SliceName
 from kubeproxy_py.model.steps import StepFailure
 from kubeproxy_py.net import Family as IPFamily
 from kubeproxy_py.reconcile.report import Report, StaleFlowReport, SyncReport
-from kubeproxy_py.reconcile.sync_status import KIND_NAMES, SyncStatus
+from kubeproxy_py.reconcile.sync_status import ROW_KINDS, SyncStatus
 
 _SYNC = "kubeproxy_sync_proxy_rules_"
 _CONNTRACK = "kubeproxy_conntrack_reconciler_"
@@ -174,10 +174,10 @@ class SyncMetrics:
         """Yield rows, drift, full compares, unread scopes, draining and refusals.  May be called from any thread."""
         status = self._status
         states = (("desired", status.desired), ("pending", status.pending), ("failed", status.failed))
-        rows = [((kind, state), counts.get(kind, 0)) for state, counts in states for kind in KIND_NAMES]
+        rows = [((kind, state), counts.get(kind, 0)) for state, counts in states for kind in ROW_KINDS]
         yield metric_family("kubeproxy_ipvs_rows", rows)
         for name, counts in (("found", status.drift_found), ("repaired", status.drift_repaired)):
-            samples = [((kind,), counts.get(kind, 0)) for kind in KIND_NAMES]
+            samples = [((kind,), counts.get(kind, 0)) for kind in ROW_KINDS]
             yield metric_family(f"kubeproxy_ipvs_drift_{name}_total", samples)
         yield metric_family("kubeproxy_ipvs_full_compares_total", [((), status.compares)])
         yield metric_family("kubeproxy_ipvs_partial_compares_total", [((), status.partial_compares)])
@@ -186,6 +186,6 @@ class SyncMetrics:
         refusals = [((reason,), status.refusals.get(reason, 0)) for reason in REASONS]
         yield metric_family("kubeproxy_ipvs_refusals", refusals)
         yield metric_family("kubeproxy_ipvs_disputed_rows_total", [((), status.disputed)])
-        fights = [((kind,), status.fights.get(kind, 0)) for kind in KIND_NAMES]
+        fights = [((kind,), status.fights.get(kind, 0)) for kind in ROW_KINDS]
         yield metric_family("kubeproxy_ipvs_fights_total", fights)
         yield metric_family("kubeproxy_ipvs_uncompiled_objects", [((), status.uncompiled)])

@@ -16,7 +16,7 @@ from kubeproxy_py.model.rows import Chain, Ipset, Jump, Key, Link
 from kubeproxy_py.net import FAMILIES, Family
 from kubeproxy_py.plan.protection import protecting_group
 
-KIND_NAMES: tuple[str, ...] = (
+ROW_KINDS: tuple[str, ...] = (
     *("Sysctl", "Link", "Ipset", "Chain", "Jump", "IpsetEntry", "VirtualServer", "RealServer"),
     *("PolicyEntry", "LoopbackPath", "ReturnTunnel", "Address"),
 )
