@@ -8,7 +8,7 @@ A test can make a step fail (``fault``) or crash before a step (``steps_until_cr
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 
 from kubeproxy_py.kernel import (
@@ -110,14 +110,24 @@ class MemoryKernel:
         self._marked_servers: dict[VirtualServer, Spec] = {}
         self._marked_real_servers: dict[RealServer, Spec] = {}
         self._real_servers_mark = Mark(VIRTUAL_SERVERS, 0)
+        self._divided: Rows = {}
+        self._by_scope: dict[Scope, Rows] = {}  # those of _divided
 
     def scopes(self) -> Sequence[Scope]:
         """Return the scopes that contain a row."""
-        return list(dict.fromkeys(scope_of(key) for key in self.rows))
+        return list(self._rows_by_scope())
 
     def read(self, scope: Scope) -> Rows:
         """Return the rows of *scope*."""
-        return {key: spec for key, spec in self.rows.items() if scope_of(key) == scope}
+        return dict(self._rows_by_scope().get(scope, {}))
+
+    def _rows_by_scope(self) -> Mapping[Scope, Rows]:
+        """Return the rows of each scope, divided again if any row has changed: all scopes are often read in turn."""
+        if self._divided != self.rows:
+            self._divided, self._by_scope = dict(self.rows), {}
+            for key, spec in self.rows.items():
+                self._by_scope.setdefault(scope_of(key), {})[key] = spec
+        return self._by_scope
 
     def virtual_servers(self) -> Iterator[Rows]:
         """Yield each virtual server in a chunk of its own."""

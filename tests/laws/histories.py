@@ -30,7 +30,7 @@ from kubeproxy_py.model.services import (
 )
 from kubeproxy_py.model.settings import NO_SETTINGS
 from kubeproxy_py.model.time import NEVER
-from kubeproxy_py.net import Family, SocketAddress
+from kubeproxy_py.net import Family, Protocol, SocketAddress
 from kubeproxy_py.sources.decode.settings import PREFIX, read_settings
 from tests.builders import HERE, THERE
 
@@ -206,22 +206,35 @@ batches = st.lists(st.lists(events, min_size=1, max_size=6), min_size=1, max_siz
 
 
 _EDITED = _SERVICE_NAMES[-1]
+_EDITED_PODS: dict[Family, tuple[tuple[str, str], ...]] = {
+    "IPv4": (("10.244.1.5", HERE), ("10.244.1.6", HERE), ("10.244.2.5", THERE), ("10.244.2.6", THERE)),
+    "IPv6": (("fd00:10:244:1::5", HERE), ("fd00:10:244:2::5", THERE)),
+}
+_edited_types: st.SearchStrategy[ServiceType] = st.sampled_from(
+    ["LoadBalancer", "LoadBalancer", "LoadBalancer", "NodePort", "ClusterIP"]
+)
+_edited_protocols: st.SearchStrategy[Protocol] = st.sampled_from(["TCP", "TCP", "UDP"])
+_edited_external_ips = st.sampled_from(
+    [("203.0.113.7", "2001:db8::7"), ("203.0.113.8",), ("2001:db8::7", "203.0.113.8")]
+)
+_edited_vips = st.sampled_from([("203.0.113.9", "2001:db8::9"), ("203.0.113.8", "2001:db8::9"), ()])
+_edited_ranges = st.sampled_from([(), (), ("198.51.100.0/24", "2001:db8:1::/64"), ("203.0.113.250/32",)])
+_mostly = st.sampled_from([True, True, False])
 
 
 @st.composite
 def _edits(draw: st.DrawFn) -> list[ObjectEvent]:
     """The Service and both slices of one edit: it has every kind of frontend, and endpoints here and elsewhere."""
-    addresses = st.sampled_from([("203.0.113.7", "2001:db8::7"), ("203.0.113.8",), ("2001:db8::7", "203.0.113.8")])
     service = Service(
         _EDITED,
-        draw(st.sampled_from(["LoadBalancer", "LoadBalancer", "LoadBalancer", "NodePort", "ClusterIP"])),
+        draw(_edited_types),
         _CLUSTER_IPS[_EDITED],
-        (ServicePort("a", draw(st.sampled_from(["TCP", "TCP", "UDP"])), 80, 30080),),
-        external_ips=draw(addresses),
-        load_balancer_ips=draw(st.sampled_from([("203.0.113.9", "2001:db8::9"), ("203.0.113.8", "2001:db8::9"), ()])),
-        source_ranges=draw(st.sampled_from([(), (), ("198.51.100.0/24", "2001:db8:1::/64"), ("203.0.113.250/32",)])),
-        external_local=draw(st.booleans()),
-        internal_local=draw(st.booleans()),
+        (ServicePort("a", draw(_edited_protocols), 80, 30080),),
+        external_ips=draw(_edited_external_ips),
+        load_balancer_ips=draw(_edited_vips),
+        source_ranges=draw(_edited_ranges),
+        external_local=draw(_booleans),
+        internal_local=draw(_booleans),
     )
     return [ServiceUpserted(service), *draw(_slices_of(_EDITED))]
 
@@ -230,7 +243,7 @@ def _edits(draw: st.DrawFn) -> list[ObjectEvent]:
 def _slices_of(draw: st.DrawFn, name: ObjectName) -> list[ObjectEvent]:
     """A slice of each family with some of few pods, which other Services may have, too."""
     endpoints = {
-        family: tuple(Endpoint(pod, node=node) for pod, node in pods if draw(st.sampled_from([True, True, False])))
+        family: tuple(Endpoint(pod, node=node) for pod, node in pods if draw(_mostly))
         for family, pods in _EDITED_PODS.items()
     }
     ports = tuple(SlicePort("a", protocol, 8080) for protocol in ("TCP", "UDP"))
@@ -242,15 +255,16 @@ def _slices_of(draw: st.DrawFn, name: ObjectName) -> list[ObjectEvent]:
     ]
 
 
-_EDITED_PODS: dict[Family, tuple[tuple[str, str], ...]] = {
-    "IPv4": (("10.244.1.5", HERE), ("10.244.1.6", HERE), ("10.244.2.5", THERE), ("10.244.2.6", THERE)),
-    "IPv6": (("fd00:10:244:1::5", HERE), ("fd00:10:244:2::5", THERE)),
-}
-
 edits = st.lists(_edits(), min_size=2, max_size=5)
 """Edits of one Service, with a sync after each: policies, source ranges, addresses, type and endpoints change."""
 
-_SHARED = st.sampled_from([(), ("203.0.113.7", "2001:db8::7"), ("203.0.113.7", "192.168.3.10"), ("10.96.0.10",)])
+_moved_ips = st.sampled_from([(), ("203.0.113.7", "2001:db8::7"), ("203.0.113.7", "192.168.3.10"), ("10.96.0.10",)])
+_moved_types: st.SearchStrategy[ServiceType] = st.sampled_from(["LoadBalancer", "LoadBalancer", "ClusterIP"])
+_moved_ports = st.sampled_from([80, 80, 80, 30080])
+_moved_node_ports = st.sampled_from([0, 30080])
+_moved_ranges = st.sampled_from([(), ("198.51.100.0/24", "2001:db8:1::/64"), ("203.0.113.250/32",)])
+_moved_creations_s = st.sampled_from([1.0, 2.0])
+_seldom = st.sampled_from([True, False, False])
 
 
 @st.composite
@@ -258,21 +272,21 @@ def _moves(draw: st.DrawFn) -> list[ObjectEvent]:
     """Edits of two Services that ask for the same few addresses, as externalIP, load balancer's address or both."""
     events: list[ObjectEvent] = []
     for name in _SERVICE_NAMES[:2]:
-        if draw(st.sampled_from([True, False, False])):
+        if draw(_seldom):
             events.append(ServiceDeleted(name))
             continue
-        kind: ServiceType = draw(st.sampled_from(["LoadBalancer", "LoadBalancer", "ClusterIP"]))
+        kind = draw(_moved_types)
         service = Service(
             name,
             kind,
             _CLUSTER_IPS[name],
-            (ServicePort("a", "TCP", draw(st.sampled_from([80, 80, 80, 30080])), draw(st.sampled_from([0, 30080]))),),
-            external_ips=draw(_SHARED),
-            load_balancer_ips=draw(_SHARED) if kind == "LoadBalancer" else (),
-            source_ranges=draw(st.sampled_from([(), ("198.51.100.0/24", "2001:db8:1::/64"), ("203.0.113.250/32",)])),
-            external_local=draw(st.booleans()),
-            internal_local=draw(st.booleans()),
-            created_s=draw(st.sampled_from([1.0, 2.0])),
+            (ServicePort("a", "TCP", draw(_moved_ports), draw(_moved_node_ports)),),
+            external_ips=draw(_moved_ips),
+            load_balancer_ips=draw(_moved_ips) if kind == "LoadBalancer" else (),
+            source_ranges=draw(_moved_ranges),
+            external_local=draw(_booleans),
+            internal_local=draw(_booleans),
+            created_s=draw(_moved_creations_s),
         )
         events += [ServiceUpserted(service), *draw(_slices_of(name))]
     return events
