@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def helm(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program("helm"), *words], capture_output=True, text=True, check=False)
 
 
+@cache
 def template(*settings: str) -> subprocess.CompletedProcess[str]:
     """Return the result of `helm template` of the chart."""
     return helm("template", "kubeproxy-py", str(CHART), f"--namespace={NAMESPACE}", *settings)

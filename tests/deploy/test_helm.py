@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 
 from tests.deploy.chart_files import FILES, README, readme
 from tests.deploy.manifests import BASE, DEPLOY, find, objects_of, pod_of
 from tests.deploy.rendering import CHART, VALUES_FOLDER, by_name, chart_objects, helm, kustomize_objects, template
+from tests.kubernetes_schemas import validate
 
 TEMPLATES = {path.name: path.read_text() for path in sorted((CHART / "templates").iterdir())}
 [VALUES] = objects_of(CHART / "values.yaml")
@@ -47,7 +47,7 @@ def test_objects_are_valid_in_each_kubernetes_version(path: Path) -> None:
     objects = chart_objects(file_settings(path))
     for document in objects:
         for version in VERSIONS if not document["apiVersion"].startswith("monitoring.coreos.com/") else ():
-            kubernetes_validate.validate(document, version, strict=True)
+            validate(document, version)
     assert any(document["kind"] == "DaemonSet" for document in objects)
 
 

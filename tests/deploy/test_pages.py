@@ -18,13 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from lab.job import REPOSITORY
 from tests.apiserver.certificates import Authority
 from tests.deploy.rendering import documents, helm, kustomize_objects, program
+from tests.kubernetes_schemas import validate
 
 _MIGRATE = REPOSITORY / "docs/migrate.md"
 PAGES = [*sorted((REPOSITORY / "docs").glob("install-*.md")), _MIGRATE]
@@ -96,7 +96,7 @@ def test_helm_renders_the_chart_with_the_values_of_the_page(words: list[str]) ->
     assert done.returncode == 0, done.stderr
     for document in documents(done.stdout):
         for version in VERSIONS:
-            kubernetes_validate.validate(document, version, strict=True)
+            validate(document, version)
 
 
 @pytest.mark.parametrize("words", [param for param in of_program("kubectl", "apply") if "-k" in param.values[0]])
@@ -155,7 +155,7 @@ def test_patch_of_kube_proxy_is_valid_and_keeps_it_off_labelled_nodes() -> None:
     [patch] = re.findall(r"patch daemonset kube-proxy --type=strategic -p '(.*?)'\n", _MIGRATE.read_text(), re.DOTALL)
     spec = json.loads(patch)["spec"]["template"]["spec"]
     containers = {"containers": [{"name": "kube-proxy", "image": "kube-proxy"}]}
-    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", "spec": spec | containers}, "1.36", strict=True)
+    validate({"apiVersion": "v1", "kind": "Pod", "spec": spec | containers}, "1.36")
     [term] = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchExpressions"] == [{"key": "kubeproxy-py/proxy", "operator": "DoesNotExist"}]
 
@@ -174,7 +174,7 @@ def yaml_objects() -> list[Any]:
 @pytest.mark.parametrize("document", yaml_objects())
 def test_object_of_the_page_is_valid_in_each_kubernetes_version(document: Any) -> None:
     for version in VERSIONS:
-        kubernetes_validate.validate(document, version, strict=True)
+        validate(document, version)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

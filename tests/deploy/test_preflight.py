@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from kubeproxy_py.commands.help import parser_of
 from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
 from tests.deploy.rendering import kustomize_objects
+from tests.kubernetes_schemas import validate
 
 FOLDERS = (
     "daemonset/base",
@@ -48,7 +48,7 @@ def preflight() -> Object:
 @pytest.mark.parametrize("folder", ["preflight", "cleanup"])
 def test_rendered_object_is_valid_in_each_kubernetes_version(folder: str, version: str) -> None:
     [rendered] = kustomize_objects(DEPLOY / folder)
-    kubernetes_validate.validate(rendered, version, strict=True)
+    validate(rendered, version)
 
 
 def test_preflight_runs_next_to_kube_proxy_with_what_kubeadm_made_for_it(preflight: Object) -> None:
