@@ -14,10 +14,16 @@ class HostView:
 
     def __init__(self) -> None:
         self._network = HostNetwork()
+        self._routes: dict[IP, Route | None] = {}
         self._sockets: frozenset[ListeningSocket] | None = None
 
     def route_to(self, address: IP) -> Route | None:
         """Return the route to *address*; None if there is none, or if it cannot be read."""
+        if address not in self._routes:
+            self._routes[address] = self._read_route(address)
+        return self._routes[address]
+
+    def _read_route(self, address: IP) -> Route | None:
         try:
             found = self._network.route_to(address)
         except (KernelError, OSError):
