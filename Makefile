@@ -14,7 +14,6 @@ LAWS_PROFILE ?= thorough
 MINUTES ?= 10
 SEED ?= 1
 PATIENCE ?= 1
-COVERAGE := --cov=kubeproxy_py --cov-branch --cov-report=term:skip-covered
 PIP_COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 JOBS = $(MAKE) --no-print-directory --keep-going --output-sync=target
@@ -46,10 +45,10 @@ build/run/ready: image/requirements.lock
 # Six jobs at a time for two CPUs, because half of them wait: the kernel tests do so for two thirds of their time.  A lab
 # kernel and its programs use one CPU, each the one with the fewest others (lab/cpu.py).  The kernels are last, because
 # they claim their test files from one queue (tests/kernel_queue.py) and so finish together; what runs for long in one
-# process is first.  The laws run in full, without the cost of measuring coverage.  A job prints its output at its end.
+# process is first.  The laws run in full in a job of their own.  A job prints its output at its end.
 test: ## run all tests, including those on a real kernel with IPVS
 	@rm -rf build/kernel-queue
-	@$(JOBS) --jobs=6 IN_TURN=1 WORKERS=0 ALL_EXAMPLES=1 LAWS_PROFILE=full PYTEST_ARGS="$(COVERAGE) --ignore=tests/laws" \
+	@$(JOBS) --jobs=6 IN_TURN=1 WORKERS=0 ALL_EXAMPLES=1 LAWS_PROFILE=full PYTEST_ARGS=--ignore=tests/laws \
 		image-tests laws fast-tests $(PYTHON_JOBS) types lint format layers $(KERNEL_JOBS)
 
 ifdef IN_TURN  # apt-get fails while another one runs
