@@ -1,121 +1,90 @@
-"""One cluster as the API server of each Kubernetes version serves it: fields that a version added or sets by default.
+"""One cluster as the API server of each Kubernetes release serves it, read from api_objects.yaml.
 
-The same Service, endpoints and Node, so that the agent must want the same kernel state of all.  Written by hand, not
-recorded.  Sources: the changelogs of Kubernetes 1.20 to 1.36, and the API of each version: api_fields.json, and the
-schemas of kubernetes_validate.  A field is counted from the version on in which servers have it without a feature gate.
+The objects are ours, not recorded from a running server.  Their fields are those of the test data that the release
+published (api_fields.py); api_objects.yaml says on what the choice rests which of them are written.
+
+Usage: python -m tests.sources.api_versions 1.28 prints the objects of a release, as a List in YAML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from tests.apiserver.objects import Json
+from tests.sources.api_fields import MINORS
 
-NODE, ZONE = "node-a", "zone-1"
-CLUSTER_IP, LB_IP, NODE_ADDRESS = "10.96.0.10", "203.0.113.7", "192.168.3.10"
-PODS = {"10.244.1.5": NODE, "10.244.2.5": "node-b"}
-_NAME = {"name": "web", "namespace": "shop"}
-
-
-class Added(NamedTuple):
-    """What the servers have since a version, and how an object changed by it."""
-
-    minor: int  # of Kubernetes 1.
-    text: str
-    service: Callable[[Json], Any] | None = None
-    slice: Callable[[Json], Any] | None = None
+FILE = Path(__file__).with_name("api_objects.yaml")
+FIRST_WITH_SLICES = 21  # minor version; before, EndpointSlices are v1beta1
 
 
-def _conditions(endpoint_slice: Json) -> None:
-    for endpoint in endpoint_slice["endpoints"]:
-        endpoint["conditions"] |= {"serving": True, "terminating": False}
+class _Since(NamedTuple):
+    """A value that changed: minor version -> value from that release on; it is absent before."""
+
+    values: dict[int, Any]
+
+    def at(self, minor: int) -> Any:
+        """Return the value of Kubernetes 1.*minor*; _GONE if there is none."""
+        return self.values.get(max((since for since in self.values if since <= minor), default=-1), _GONE)
 
 
-def _hints(endpoint_slice: Json) -> None:
-    for endpoint in endpoint_slice["endpoints"]:
-        endpoint["hints"] = {"forZones": [{"name": ZONE}]}
+_GONE = object()
 
 
-def _ip_mode(service: Json) -> None:
-    service["status"]["loadBalancer"]["ingress"][0]["ipMode"] = "VIP"
+class _Loader(yaml.SafeLoader):
+    """Knows the tags of api_objects.yaml."""
+
+    def construct_since(self, node: yaml.Node) -> _Since:
+        """Return the value of a node with the tag !since."""
+        assert isinstance(node, yaml.MappingNode)
+        return _Since({int(str(minor)): value for minor, value in self.construct_mapping(node, deep=True).items()})
 
 
-def _spec(**fields: object) -> Callable[[Json], Any]:
-    return lambda service: service["spec"].update(fields)
+_Loader.add_constructor("!since", _Loader.construct_since)
+_Loader.add_constructor("!gone", lambda loader, node: _GONE)
 
 
-ADDED = (
-    Added(20, "Endpoints only: EndpointSlices are discovery.k8s.io/v1beta1, which the agent does not read"),
-    Added(21, "EndpointSlices v1, with the condition ready alone"),
-    Added(
-        22,
-        "internalTrafficPolicy and allocateLoadBalancerNodePorts, set by default; conditions serving and terminating",
-        _spec(internalTrafficPolicy="Cluster", allocateLoadBalancerNodePorts=True),
-        _conditions,
-    ),
-    Added(23, "hints for zones", None, _hints),
-    Added(30, "ipMode of load balancers", _ip_mode),
-    Added(31, "trafficDistribution: PreferClose", _spec(trafficDistribution="PreferClose")),
-    Added(34, "trafficDistribution: PreferSameZone", _spec(trafficDistribution="PreferSameZone")),
-)
-MINORS = tuple(range(20, 37))
+@cache
+def _objects_of_all() -> list[Any]:
+    return list(yaml.load(FILE.read_text(), _Loader))
 
 
-def service_of(minor: int) -> Json:
-    """Return the Service as a server of Kubernetes 1.*minor* serves it."""
-    ports = [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP", "nodePort": 30080}]
-    spec: Json = {
-        "type": "LoadBalancer",
-        "clusterIP": CLUSTER_IP,
-        "clusterIPs": [CLUSTER_IP],
-        "ipFamilies": ["IPv4"],
-        "ipFamilyPolicy": "SingleStack",
-        "externalTrafficPolicy": "Cluster",
-        "sessionAffinity": "None",
-        "selector": {"app": "web"},
-        "ports": ports,
-    }
-    service: Json = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": dict(_NAME),
-        "spec": spec,
-        "status": {"loadBalancer": {"ingress": [{"ip": LB_IP}]}},
-    }
-    for added in ADDED:
-        if added.service and added.minor <= minor:
-            added.service(service)
-    return service
+def objects_of(minor: int) -> list[Json]:
+    """Return all objects as the server of Kubernetes 1.*minor* serves them, without kinds that it does not have."""
+    objects: list[Json] = _resolve(_objects_of_all(), minor)
+    return [item for item in objects if item["kind"] != "EndpointSlice" or minor >= FIRST_WITH_SLICES]
 
 
-def endpoints_of(minor: int) -> Json:
-    """Return what the server of Kubernetes 1.*minor* has of the endpoints in v1: Endpoints, or an EndpointSlice."""
-    if minor < 21:
-        addresses = [{"ip": address, "nodeName": node} for address, node in PODS.items()]
-        ports = [{"name": "http", "port": 8080, "protocol": "TCP"}]
-        subsets = [{"addresses": addresses, "ports": ports}]
-        return {"apiVersion": "v1", "kind": "Endpoints", "metadata": dict(_NAME), "subsets": subsets}
-    endpoints = [
-        {"addresses": [address], "conditions": {"ready": True}, "nodeName": node, "zone": ZONE}
-        for address, node in PODS.items()
-    ]
-    endpoint_slice: Json = {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": "web-x7k2p", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": endpoints,
-    }
-    for added in ADDED:
-        if added.slice and added.minor <= minor:
-            added.slice(endpoint_slice)
-    return endpoint_slice
+def _resolve(value: Any, minor: int) -> Any:
+    """Return *value* as Kubernetes 1.*minor* has it: a new one."""
+    if isinstance(value, _Since):
+        return _resolve(value.at(minor), minor)
+    if isinstance(value, dict):
+        parts = {key: _resolve(part, minor) for key, part in value.items()}
+        kept = {key: part for key, part in parts.items() if part is not _GONE}
+        return _GONE if parts and not kept else kept  # Go leaves out a map without entries
+    if isinstance(value, list):
+        return [part for each in value if (part := _resolve(each, minor)) is not _GONE]
+    return value.replace("{minor}", str(minor)) if isinstance(value, str) else value
 
 
-def node() -> Json:
-    """Return the Node, which no version changed in what the agent reads."""
-    metadata = {"name": NODE, "labels": {"topology.kubernetes.io/zone": ZONE}}
-    addresses = [{"type": "InternalIP", "address": NODE_ADDRESS}]
-    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {}, "status": {"addresses": addresses}}
+def named(minor: int, kind: str, name: str) -> Json:
+    """Return the object *kind* *name* of Kubernetes 1.*minor*."""
+    [found] = [item for item in objects_of(minor) if item["kind"] == kind and item["metadata"]["name"] == name]
+    return found
+
+
+def main(release: str) -> None:
+    """Print the objects of *release*."""
+    minor = int(release.removeprefix("1."))
+    if minor not in MINORS:
+        sys.exit(f"one of 1.{MINORS[0]} to 1.{MINORS[-1]}")
+    print(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": objects_of(minor)}, sort_keys=False), end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,6 +1,6 @@
 """The table of docs/support.md: which kernels the agent was tested on, from the outcomes of `make test-kernels`.
 
-The generated part is between two lines of the page; what is around it is written by hand.
+A generated part is between two lines of the page; what is around it is written by hand.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ _COLUMNS = ("kernel", "iptables", *GROUPS, "skipped", "day")
 
 
 def write(outcomes: Iterable[Outcome], path: Path = PAGE) -> None:
-    """Replace the generated part of the page *path* by the results of *outcomes*."""
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    path.write_text(f"{before}{BEGIN}{table(outcomes)}{END}{after}", encoding="utf-8")
+    """Replace the table of kernels of the page *path* by the results of *outcomes*."""
+    replace_part(path, BEGIN, END, table(outcomes))
+
+
+def replace_part(path: Path, begin: str, end: str, text: str) -> None:
+    """Replace what is between the lines *begin* and *end* of the page *path* by *text*."""
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    path.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
@@ -36,7 +41,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
     others = sorted({kernel for kernel, _ in found} - set(KERNELS))
     variants = [(kernel, iptables) for kernel in (*KERNELS, *others) for iptables in _variants(kernel)]
     rows = [_row(found.get(each) or Outcome(*each, problem="was not run")) for each in variants]
-    lines = ["", _line(_COLUMNS), "|---" * len(_COLUMNS) + "|", *rows, "", *_failures(found.values())]
+    lines = ["", line(_COLUMNS), "|---" * len(_COLUMNS) + "|", *rows, "", *_failures(found.values())]
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +56,7 @@ def _row(outcome: Outcome) -> str:
     if not outcome.counts:
         cells = [outcome.problem, *("" for _ in cells[1:])]
     skipped = str(outcome.total(SKIPPED)) if outcome.counts else ""
-    return _line((name, outcome.iptables, *cells, skipped, outcome.day))
+    return line((name, outcome.iptables, *cells, skipped, outcome.day))
 
 
 def _cell(counts: Mapping[str, int]) -> str:
@@ -67,5 +72,6 @@ def _failures(outcomes: Iterable[Outcome]) -> Iterator[str]:
             yield ""
 
 
-def _line(cells: Iterable[str]) -> str:
+def line(cells: Iterable[str]) -> str:
+    """Return a row of a table."""
     return f"| {' | '.join(cells)} |"
