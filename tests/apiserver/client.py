@@ -41,7 +41,7 @@ class Client:
 
     def apply(self, body: Json) -> Json:
         """Create or replace the object *body*; return it as the server stored it."""
-        path = _path(body)
+        path = path_of(body)
         status, now = self.request_json("GET", path)
         if status == 404:
             status, after = self.request_json("POST", path.rpartition("/")[0], body)
@@ -52,7 +52,7 @@ class Client:
         return after
 
     def delete(self, body: Json) -> None:
-        status, response = self.request_json("DELETE", _path(body))
+        status, response = self.request_json("DELETE", path_of(body))
         assert status == 200, response
 
     def expire_versions(self) -> None:
@@ -76,7 +76,8 @@ class Client:
             return error
 
 
-def _path(body: Json) -> str:
+def path_of(body: Json) -> str:
+    """Return the path of the object *body*."""
     api_type: ApiType = BY_KIND[body["apiVersion"], body["kind"]]
     meta = body["metadata"]
     within = f"namespaces/{meta['namespace']}/" if api_type.namespaced else ""

@@ -19,7 +19,7 @@ EFFECTS = {
     20: "Endpoints only: its EndpointSlices are v1beta1, which the agent does not read; Services of one family",
     21: "EndpointSlices v1, with the condition ready alone; dual-stack Services",
     22: "pods that terminate serve while no other does; internalTrafficPolicy",
-    24: "hints for zones",
+    24: "hints for zones; load balancers of several protocols",
     30: "ipMode Proxy leaves an address to the load balancer",
     31: "hints for zones, of trafficDistribution: PreferClose",
     34: "hints for nodes, of trafficDistribution: PreferSameNode",
