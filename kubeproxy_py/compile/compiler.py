@@ -213,7 +213,7 @@ class Compiler:
         taken = self.cluster.taken
         placement = place(service, self.context, taken)
         others = self.claims.replace(name, claims_of(service, placement, taken))
-        of_settings = setting_refusals(service, self.context) if placement else ()
+        of_settings = setting_refusals(service, self.context, placement)
         self.refusals.replace(name, (*refusals(service, placement, taken), *of_settings))
         return others
 

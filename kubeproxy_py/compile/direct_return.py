@@ -9,20 +9,21 @@ Invariants:
 - What another node handed on is not marked (chains.py), so it is for the endpoints of this node, and never goes round.
 - A node has as much weight as its endpoints have together, so each endpoint gets the same share.
 - A Service whose endpoints are all on this node, or on nodes without a known address, has no such virtual server.
+- Nothing is handed on at an address that a machine has, this node or another: other nodes do not bind it to kube-ipvs0
+  either, so they would send what is handed on back to that machine, which would hand it on again.
 """
 
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.conditions import WEIGHT_MAX
 from kubeproxy_py.compile.frontends import FamilyPort, Frontend
 from kubeproxy_py.compile.mark_numbers import MarkOwner
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, mark_server_spec
 from kubeproxy_py.compile.port_endpoints import PortEndpoints
-from kubeproxy_py.compile.settings import WEIGHTED_TWINS, Applied
+from kubeproxy_py.compile.settings import HANDED_ON_KINDS, HANDED_ON_PROTOCOLS, WEIGHTED_TWINS, Applied
 from kubeproxy_py.compile.topology import SelectionRule, select_rules, selects_any
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.kube_names import server_entry
@@ -38,13 +39,10 @@ from kubeproxy_py.model.rows import (
     mark_server,
 )
 from kubeproxy_py.model.settings import DirectReturn
-from kubeproxy_py.net import IP, Protocol, by_family
+from kubeproxy_py.net import IP, by_family
 
 Peers = Mapping[str, tuple[IP, ...]]
 """The addresses of all nodes, by name, in the order of preference."""
-
-PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
-_KINDS = (FrontendKind.EXTERNAL_IP, FrontendKind.LOAD_BALANCER)
 
 
 class HandingOn(Struct, frozen=True, gc=False):
@@ -66,8 +64,8 @@ def direct_return_parts(
     """Return the rows in parts: the common part first, then one for each slice, as ``compile_parts``."""
     common: Rows = {}
     servers = {each.server: each for each in served}
-    fronts = [server for server, front in servers.items() if front.is_local_policy and front.kind in _KINDS]
-    if not fronts or port.port.protocol not in PROTOCOLS:
+    fronts = [server for server, front in servers.items() if _is_handed_on(front)]
+    if not fronts or port.port.protocol not in HANDED_ON_PROTOCOLS:
         return [common]
     family, context = port.family, handing_on.context
     address = context.node_ips.get(family, LOOPBACK[family])
@@ -89,6 +87,10 @@ def direct_return_parts(
     common |= server_rows
     common |= {PolicyEntry(owner.set, entry): MarkSpec(mark) for entry in entries}
     return [common, *slice_parts]
+
+
+def _is_handed_on(front: Frontend) -> bool:
+    return front.is_local_policy and front.bound and front.kind in HANDED_ON_KINDS
 
 
 def _nodes(port: FamilyPort, endpoints: PortEndpoints, handing_on: HandingOn) -> dict[IP, RealServerSpec]:

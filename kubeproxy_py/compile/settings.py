@@ -5,14 +5,15 @@ Invariants:
 - A setting that does not fit the others or this node is a SettingProblem and has no effect; the others have theirs.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Network
 
 from msgspec import Struct
 
+from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, can_set_aside
-from kubeproxy_py.compile.frontends import external_local
+from kubeproxy_py.compile.frontends import Placement, external_local
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model.extensions import EXTENSIONS
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
@@ -27,8 +28,9 @@ from kubeproxy_py.model.settings import (
     SettingProblem,
     Weight,
     WeightKey,
+    Written,
 )
-from kubeproxy_py.net import ADDRESS_BITS, Family
+from kubeproxy_py.net import ADDRESS_BITS, Family, Protocol
 
 SpecOf = Callable[[Endpoint], RealServerSpec]
 """Returns the spec of the real server of an endpoint."""
@@ -38,6 +40,10 @@ WEIGHTED_TWINS: Mapping[str, str] = {"rr": "wrr", "lc": "wlc"}
 UNWEIGHTED = frozenset((*WEIGHTED_TWINS, "dh"))
 HASHING = ("sh", "mh")
 """The schedulers that hash the client's address, and have flags."""
+
+HANDED_ON_KINDS = (FrontendKind.EXTERNAL_IP, FrontendKind.LOAD_BALANCER)
+HANDED_ON_PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
+"""The kinds of frontends, and the protocols, of which direct server return hands clients on."""
 
 _OF_HEALTH_CHECK = ("health-check-interval", "health-check-threshold")
 
@@ -108,12 +114,12 @@ def applied(service: Service, context: NodeContext) -> Applied:
     return Applied(scheduler, flags, timeout_s, prefixes, weights, limit, slow_start_s, direct_return, problems)
 
 
-def settings_in_force(service: Service, context: NodeContext) -> dict[str, str]:
-    """Return the annotations of *service* that have effect on the node *context*, with their values."""
+def settings_in_force(service: Service, refusals: Iterable[Refusal]) -> dict[str, str]:
+    """Return the annotations of *service*, of which *refusals* are known, that have effect here, with their values."""
     if service.settings is NO_SETTINGS:
         return {}
-    ignored = {problem.annotation for problem in applied(service, context).problems}
-    return {one.annotation: one.value for one in service.settings.written if one.annotation not in ignored}
+    ignored = {refusal.subject for refusal in refusals if refusal.reason == SETTING_IGNORED}
+    return {one.annotation: one.value for one in service.settings.written if _subject(one) not in ignored}
 
 
 def flag_names(flags: int) -> tuple[str, ...]:
@@ -121,20 +127,50 @@ def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(name for name, flag in _FLAGS.items() if flags & flag)
 
 
-def setting_refusals(service: Service, context: NodeContext) -> tuple[Refusal, ...]:
-    """Return the settings of *service* that are ignored on the node *context*."""
-    if service.settings is NO_SETTINGS:  # nearly always
+def setting_refusals(service: Service, context: NodeContext, placement: Placement) -> tuple[Refusal, ...]:
+    """Return the settings of *service* that are ignored on the node *context*.
+
+    *placement* has the decisions for its addresses.
+    """
+    settings = service.settings
+    if settings is NO_SETTINGS or service.proxy_name is not None:  # nearly always; another proxy's
         return ()
+    if placement:
+        here = applied(service, context)
+        problems = here.problems + _unbound_problems(settings, here.direct_return, placement)
+    else:
+        problems = settings.problems + _not_served_problems(service)
     return tuple(
-        Refusal(
-            SETTING_IGNORED,
-            service.name,
-            f"{problem.annotation}={problem.value}",
-            f"{problem.message}; ignored",
-            problem.hint,
-        )
-        for problem in applied(service, context).problems
+        Refusal(SETTING_IGNORED, service.name, _subject(problem), f"{problem.message}; ignored", problem.hint)
+        for problem in problems
     )
+
+
+def _subject(one: Written | SettingProblem) -> str:
+    return f"{one.annotation}={one.value}"
+
+
+def _not_served_problems(service: Service) -> tuple[SettingProblem, ...]:
+    """Return a problem for each setting of *service*, nothing of which is served, if it is meant to be so."""
+    if service.type != "ExternalName" and service.cluster_ips:
+        return ()
+    what = "of type ExternalName" if service.type == "ExternalName" else "without a ClusterIP (headless)"
+    names = {one.setting for one in service.settings.written}
+    return _problems(service.settings, names, f"has no effect on a Service {what}", "remove the annotation")
+
+
+def _unbound_problems(
+    settings: ServiceSettings, direct_return: DirectReturn, placement: Placement
+) -> tuple[SettingProblem, ...]:
+    """Return that *direct_return* is ignored, if machines have all addresses that it is for."""
+    if not direct_return:
+        return ()
+    concerned = [one for _, bindings in placement for one in bindings if one.kind in HANDED_ON_KINDS and one.is_served]
+    if not concerned or any(one.is_bound for one in concerned):
+        return ()
+    addresses = ", ".join(dict.fromkeys(one.address for one in concerned))
+    message = f"has no effect at addresses that a machine has ({addresses})"
+    return _problems(settings, ("dsr",), message, "give the Service an address that no machine has")
 
 
 def _scheduler_and_weights(
@@ -206,6 +242,10 @@ def _direct_return(service: Service, context: NodeContext) -> tuple[DirectReturn
         why, hint = "needs exact policies", "start the agents with --policies=exact"
     elif not external_local(service):
         why, hint = "has no effect without spec.externalTrafficPolicy: Local", "set it, or remove the annotation"
+    elif service.type != "LoadBalancer" and not service.external_ips:
+        why, hint = "has no effect without a load balancer's address or externalIP", "remove the annotation"
+    elif not any(port.protocol in HANDED_ON_PROTOCOLS for port in service.ports):
+        why, hint = "has no effect without a TCP or UDP port", "remove the annotation"
     elif settings.direct_return == "route" and (missing := _missing_modules(context)):
         why, hint = f"needs what the kernel of this node lacks: {missing}", f"modprobe {missing}, or dsr: tunnel"
     else:
@@ -233,7 +273,8 @@ def _health_check_problems(settings: ServiceSettings, scheduler: str, flags: int
 def _tcp_problems(service: Service) -> tuple[SettingProblem, ...]:
     if not service.ports or any(port.protocol == "TCP" for port in service.ports):
         return ()
-    names = ["drain-deadline", *(("health-check",) if service.settings.health_check != "none" else ())]
+    checks = ("health-check", *_OF_HEALTH_CHECK) if service.settings.health_check != "none" else ()
+    names = ["drain-deadline", *checks]
     return _problems(service.settings, names, "has no effect without a TCP port", "remove the annotation")
 
 

@@ -97,7 +97,7 @@ class ServiceView:
         pods = self.pods(name) if lists_real_servers else {}
         detail = _Detail(snapshot.parts.get(name, ()), pods, connections, lists_real_servers)
         states = [self._server(service, server, desired.get(server, ()), detail) for server in servers]
-        settings = settings_in_force(service, snapshot.context) if states else {}
+        settings = settings_in_force(service, snapshot.refusals.of(name)) if states else {}
         has_refusals = name in self._with_refusals
         has_notes = may_have_notes(snapshot, service, has_refusals=has_refusals)
         notes = tuple(notes_of(snapshot, service, has_refusals=has_refusals)) if has_notes else ()

@@ -7,7 +7,7 @@ from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler,
 from kubeproxy_py.diagnose.trace.path import trace
 from kubeproxy_py.diagnose.trace.request import parse_request
 from kubeproxy_py.diagnose.trace.result import Trace
-from kubeproxy_py.model.events import PeerDeleted, PeerUpserted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import PeerDeleted, PeerUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import (
     SERVING,
@@ -191,10 +191,42 @@ def test_where_it_does_not_fit_it_is_named_and_ignored() -> None:
     assert refused(handed_on()) == []
     assert "needs exact policies" in refused(handed_on(), policy_marks=None, if_local={})[0]
     assert "externalTrafficPolicy" in refused(handed_on(external_local=False))[0]
+    assert "TCP or UDP port" in refused(handed_on(ports=(port(9, "SCTP"),)))[0]
+    by_node_port = service(
+        type="NodePort", external_local=True, settings=handed_on().settings, ports=(port(80, node_port=30080),)
+    )
+    assert "without a load balancer's address or externalIP" in refused(by_node_port)[0]
+    assert refused(handed_on(load_balancer_ips=())) == []  # it gets one yet
     lacking = {"missing_extensions": {"IPv4": frozenset({"DSCP"})}}
     assert "xt_DSCP" in refused(handed_on("route"), **lacking)[0]
     assert refused(handed_on("tunnel"), **lacking) == []
     assert not entries(rows(handed_on("route"), *ALL, **lacking), "KUBE-PY-ROUTED")
+
+
+@pytest.mark.parametrize("way", ["tunnel", "route"])
+@pytest.mark.parametrize("kind", ["load_balancer_ips", "external_ips"])
+@pytest.mark.parametrize("owner", ["this node", "another machine"])
+def test_nothing_is_handed_on_at_the_address_of_a_machine(way: DirectReturn, kind: str, owner: str) -> None:
+    def made(*addresses: str) -> Compiler:
+        own: dict[str, object] = {}
+        if owner == "this node":
+            own = {"foreign_addresses": {"IPv4": frozenset({PEER})}}
+        given = handed_on(way, **{"load_balancer_ips": (), kind: addresses})
+        made = compiler(given, *ALL, **own)
+        if owner != "this node":
+            made.handle_event(TakenAddresses("neighbours", {PEER: "the address of a machine"}))
+            made.compile()
+        return made
+
+    name = {"tunnel": "KUBE-PY-OUTSIDE", "route": "KUBE-PY-ROUTED"}[way]
+    only = made(PEER)
+    assert not entries(only.desired.rows, name)
+    assert ReturnTunnel("IPv4") not in only.desired.rows
+    (refusal,) = (one for one in only.refusals if one.subject.endswith(f"dsr={way}"))
+    assert refusal.message == f"has no effect at addresses that a machine has ({PEER}); ignored"
+    beside = made(PEER, VIP)
+    assert list(entries(beside.desired.rows, name)) == [f"{VIP},tcp:80"]
+    assert not [one for one in beside.refusals if one.subject.endswith(f"dsr={way}")]
 
 
 def traced(way: DirectReturn) -> Trace:

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.frontends import place
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import compile_service
 from kubeproxy_py.compile.settings import setting_refusals
@@ -62,8 +63,13 @@ def ignored(
     **node: object,
 ) -> dict[str, str]:
     """Return the message of each setting that is ignored, by its name without our prefix."""
-    given = annotated(annotations, affinity_timeout_s=affinity_timeout_s, ports=ports)
-    refusals = setting_refusals(given, node_context(**node))
+    return ignored_of(annotated(annotations, affinity_timeout_s=affinity_timeout_s, ports=ports), **node)
+
+
+def ignored_of(given: Service, **node: object) -> dict[str, str]:
+    """Return the message of each setting of *given* that is ignored, by its name without our prefix."""
+    context = node_context(**node)
+    refusals = setting_refusals(given, context, place(given, context))
     assert all(refusal.reason == SETTING_IGNORED and refusal.hint for refusal in refusals)
     return {one.subject.removeprefix(PREFIX).partition("=")[0]: one.message for one in refusals}
 
@@ -82,7 +88,7 @@ def test_without_settings_rows_are_those_of_a_service_without_any() -> None:
             plain = compiled(service(cluster_ips=BOTH, affinity_timeout_s=timeout_s), context)
             drained = annotated({"drain-deadline": "5m"}, affinity_timeout_s=timeout_s)
             assert compiled(drained, context) == plain
-            assert setting_refusals(drained, context) == ()
+            assert setting_refusals(drained, context, place(drained, context)) == ()
 
 
 def test_scheduler_is_that_of_the_service_else_that_of_the_node() -> None:
@@ -211,7 +217,29 @@ def test_a_missing_scheduler_has_its_services_compiled_again_and_named() -> None
 
 def test_no_settings_means_no_refusals_and_one_value() -> None:
     assert service().settings is NO_SETTINGS
-    assert setting_refusals(service(), node_context()) == ()
+    assert ignored_of(service()) == {}
+
+
+WITHOUT_ADDRESS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("of type ExternalName", {"type": "ExternalName"}),
+    ("without a ClusterIP (headless)", {}),
+)
+
+
+@pytest.mark.parametrize(("what", "fields"), WITHOUT_ADDRESS)
+def test_settings_of_a_service_that_no_node_serves_are_named(what: str, fields: dict[str, object]) -> None:
+    settings = read_settings({PREFIX + "scheduler": "wlc", PREFIX + "weights": "many", PREFIX + "typo": "1"})
+    given = service(cluster_ips=(), settings=settings, **fields)  # type: ignore[arg-type]
+    assert ignored_of(given) == {
+        "scheduler": f"has no effect on a Service {what}; ignored",
+        "weights": "'many' is no weight of endpoints; ignored",
+        "typo": "is unknown; ignored",
+    }
+
+
+def test_settings_of_a_service_of_another_proxy_are_not_judged() -> None:
+    settings = read_settings({PREFIX + "scheduler": "wrong"})
+    assert ignored_of(service(settings=settings, proxy_name="other")) == {}
 
 
 # The first endpoint
@@ -233,8 +261,8 @@ def order(node: str, service_text: str = "web", slices: int = 1) -> list[str]:
 def test_the_first_and_the_last_endpoint_differ_by_node_and_by_service(slices: int) -> None:
     orders = [order(f"node-{number}", slices=slices) for number in range(200)]
     assert all(sorted(each) == sorted(orders[0]) for each in orders), "other rows"
-    for place in (0, -1):
-        counts = Counter(each[place] for each in orders)
+    for index in (0, -1):
+        counts = Counter(each[index] for each in orders)
         assert len(counts) == len(orders[0])
         assert max(counts.values()) < 40, counts
     by_service = Counter(order("node-a", f"web-{number}", slices)[-1] for number in range(200))
@@ -267,8 +295,8 @@ def test_health_check_is_ignored_with_all_that_belongs_to_it_where_nothing_can_b
 
 @pytest.mark.parametrize("protocol", ["UDP", "SCTP"])
 def test_settings_of_tcp_are_ignored_without_a_tcp_port(protocol: Protocol) -> None:
-    given = {"health-check": "tcp", "drain-deadline": "30s", "max-connections": "5"}
+    given = {"health-check": "tcp", **OF_HEALTH_CHECK, "drain-deadline": "30s", "max-connections": "5"}
     message = "has no effect without a TCP port; ignored"
-    expected = dict.fromkeys(("health-check", "drain-deadline"), message)
+    expected = dict.fromkeys(("health-check", *OF_HEALTH_CHECK, "drain-deadline"), message)
     assert ignored(given, ports=(port(protocol=protocol),)) == expected
     assert ignored(given, ports=(port(protocol=protocol), port(81))) == {}

@@ -42,8 +42,11 @@ class Served(NamedTuple):
     number: int
     pods: tuple[str, ...]
     way: str  # "": none
+    machine: str = ""  # whose addresses the load balancer announces; "": nobody's
 
     def vip(self, version: int) -> str:
+        if self.machine:
+            return BY_NAME[self.machine].ipv4 if version == 4 else BY_NAME[self.machine].ipv6
         return f"203.0.113.{self.number}" if version == 4 else f"2001:db8:f::{self.number}"
 
     def objects(self) -> list[Object]:
@@ -258,3 +261,18 @@ def test_cleanup_deletes_all_of_it(nodes: Nodes) -> None:
     assert "KUBE-" not in run(a, "iptables-save")
     assert "alias" not in run(a, "ip", "link", "show", "tunl0")
     assert not is_up(nodes, "node-a")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_goes_round_where_the_load_balancer_announces_the_address_of_a_node(
+    tmp_path_factory: pytest.TempPathFactory, way: str
+) -> None:
+    """Such an address is on no other node, so what node A handed on there would come back to it, again and again."""
+    folders = {name: Folder(tmp_path_factory.mktemp(name)) for name in NODES}
+    served = Served("announced", 31, ("pod-a1", "pod-b1", "pod-b2"), way, "node-a")
+    for folder in folders.values():
+        write(folder, served)
+    with serving_cluster() as cluster, Nodes(cluster, folders) as both:
+        found = {(p, v): set(both.answers(served, p, v)) for p in PROTOCOLS for v in VERSIONS}
+        assert found == {key: {"pod-a1"} for key in found}
+        assert both.agents["node-a"].wait_for("SettingIgnored.*has no effect at addresses that a machine has")
