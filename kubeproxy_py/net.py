@@ -154,6 +154,12 @@ def parse_cidr(text: str) -> CIDR:
     return f"{inet_ntop(_SOCKET_FAMILIES[family_of(ip)], network.network_address.packed)}/{bits}"
 
 
+def contains(network: CIDR, other: CIDR) -> bool:
+    """Return whether all addresses of *other* are in *network*."""
+    outer, inner = ip_network(network), ip_network(other)
+    return outer.version == inner.version and inner.prefixlen >= outer.prefixlen and inner.network_address in outer
+
+
 def parse_socket(text: str, default_port: int) -> SocketAddress:
     """Return the socket address of ``IP:port``, ``[IPv6]:port``, or a bare IP with *default_port*.
 

@@ -18,7 +18,7 @@ from kubeproxy_py.commands.after_sync import checks_after_sync
 from kubeproxy_py.commands.callbacks import Callbacks
 from kubeproxy_py.compile.base import desired_sysctls, sysctl_paths
 from kubeproxy_py.compile.compiler import Compiler, OnFailure
-from kubeproxy_py.compile.config_warnings import mark_warnings, node_warnings
+from kubeproxy_py.compile.config_warnings import mark_warnings, node_warnings, service_network_warnings
 from kubeproxy_py.compile.node_context import NodeContext, make_node_context
 from kubeproxy_py.config.load import LoadedConfig, node_name
 from kubeproxy_py.events.announcer import Announcer
@@ -309,6 +309,7 @@ class _NodeContextFactory:
     def __call__(self, node: Node | None, addresses: tuple[HostAddress, ...]) -> NodeContext:
         warnings = node_warnings(self._config, self._host.families, node)
         warnings += mark_warnings(self._settings.policy_marks, self._config.iptables.masquerade_bit, addresses)
+        warnings += service_network_warnings(self._settings, node)
         for warning in warnings:
             if warning not in self._logged:
                 log.warning("%s", warning)

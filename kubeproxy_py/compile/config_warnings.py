@@ -9,7 +9,7 @@ from functools import reduce
 from ipaddress import ip_network
 from operator import or_
 
-from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, node_ips, primary_family
+from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, machines_in, node_ips, primary_family
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MARK_USERS, MarkRange, free_mask
@@ -76,6 +76,18 @@ def mark_warnings(
         )
         + " (docs/policies.md)"
         for program, bits in users.items()
+    )
+
+
+def service_network_warnings(settings: AgentSettings, node: Node | None) -> tuple[str, ...]:
+    """Return a sentence for each network of --service-cidr that has *node* or pods of it."""
+    if settings.policy_marks is None:
+        return ()
+    return tuple(
+        f"--service-cidr: {network} ignored: it has {', '.join(found)} of Node {node.name if node else ''}; "
+        "name only the networks of ClusterIPs"
+        for network in settings.service_cidr
+        if (found := machines_in(network, node))
     )
 
 

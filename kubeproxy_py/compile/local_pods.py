@@ -1,11 +1,10 @@
 """By which matches of iptables pods of this node are recognized (detectLocalMode)."""
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import chain
 
 from kubeproxy_py.config.types import KubeProxyConfiguration
 from kubeproxy_py.model.node import Node
-from kubeproxy_py.net import CIDR, Family, by_family, family_of, networks_by_family
+from kubeproxy_py.net import CIDR, Family, by_family, contains, family_of, networks_by_family
 
 
 def if_not_local(config: KubeProxyConfiguration, node: Node | None, family: Family) -> str:
@@ -56,14 +55,6 @@ def more_local_networks(config: KubeProxyConfiguration, families: tuple[Family, 
 
 def _own_part(all_pods: tuple[CIDR, ...], own: tuple[CIDR, ...], family: Family) -> tuple[CIDR, ...]:
     """Return those of *own*, this node's networks, that are in one of *all_pods*; if none is, *all_pods*."""
-    wider = [ip_network(cidr) for cidr in all_pods if family_of(cidr) == family]
-    inside = [
-        cidr
-        for cidr in own
-        if family_of(cidr) == family and any(_is_subnet(ip_network(cidr), network) for network in wider)
-    ]
-    return tuple(inside) or tuple(map(str, wider))
-
-
-def _is_subnet(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
-    return network.prefixlen >= other.prefixlen and network.network_address in other
+    wider = [cidr for cidr in all_pods if family_of(cidr) == family]
+    inside = [cidr for cidr in own if any(contains(network, cidr) for network in wider)]
+    return tuple(inside or wider)

@@ -17,7 +17,17 @@ from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import FLAG_SCHED_2, IPVS_DEVICE, LoopbackSpec
-from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, by_family, family_of, networks_by_family
+from kubeproxy_py.net import (
+    ADDRESS_BITS,
+    CIDR,
+    FAMILIES,
+    IP,
+    Family,
+    by_family,
+    contains,
+    family_of,
+    networks_by_family,
+)
 
 
 class NodeContext(Struct, frozen=True, gc=False):
@@ -125,8 +135,26 @@ def _with_exact_policies(
         },
         if_local=if_local(config, node, families),
         loopback_paths=loopback,
-        service_networks=networks_by_family(settings.service_cidr, families),
+        service_networks=service_networks(settings, node, families),
     )
+
+
+def service_networks(
+    settings: AgentSettings, node: Node | None, families: tuple[Family, ...]
+) -> dict[Family, tuple[CIDR, ...]]:
+    """Return the networks in which what no Service has is dropped: none that has this *node*, or pods of it."""
+    return networks_by_family((one for one in settings.service_cidr if not machines_in(one, node)), families)
+
+
+def machines_in(network: CIDR, node: Node | None) -> tuple[str, ...]:
+    """Return which of the IPs of *node*, and of the networks of its pods, are in *network*.
+
+    Other addresses of the host may be Services' (NodeLocal DNSCache).
+    """
+    if node is None:
+        return ()
+    own = (f"{address}/{ADDRESS_BITS[family]}" for family, address in by_family(node.addresses).items())
+    return tuple(inner for inner in (*own, *node.pod_cidrs) if contains(network, inner))
 
 
 def _health_port(config: KubeProxyConfiguration) -> int:

@@ -12,7 +12,7 @@ from kubeproxy_py.config.errors import InvalidValue, abbreviated
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.policy_marks import mask_problem
 from kubeproxy_py.model.problem import Problem
-from kubeproxy_py.net import SocketAddress
+from kubeproxy_py.net import CIDR, SocketAddress, contains
 
 _UNSPECIFIED = ("0.0.0.0", "::")
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)  # RFC 1123, as for every object's name
@@ -22,15 +22,28 @@ DisplayName = Callable[[str], str]
 """Returns the field at a path as the operator wrote it."""
 
 
-def contradiction(settings: AgentSettings, masquerade_bit: int) -> tuple[str, InvalidValue] | None:
+def contradiction(settings: AgentSettings, config: KubeProxyConfiguration) -> tuple[str, InvalidValue] | None:
     """Return the path of a setting that cannot work with the others, and the reason; None if there is none."""
+    masquerade_bit = config.iptables.masquerade_bit
     if settings.iptables_backend == "libiptc" and settings.iptables_flavour == "nft":
         message = "libiptc writes legacy tables only, but --iptables-flavour is nft"
         return "iptablesBackend", InvalidValue(message, "remove one of the two flags")
     if settings.policy_marks and (message := mask_problem(settings.policy_mark_mask, masquerade_bit)):
         hint = "neighbouring bits that nothing else on this node uses, as 0x3fff"
         return "policyMarkMask", InvalidValue(message, hint)
+    if settings.policy_marks and (message := _service_network_problem(settings.service_cidr, config.cluster_cidr)):
+        return "serviceCIDR", InvalidValue(message, "only the networks of ClusterIPs, such as 10.96.0.0/12")
     return None
+
+
+def _service_network_problem(networks: tuple[CIDR, ...], cluster_cidr: tuple[CIDR, ...]) -> str:
+    """Return why new connections to addresses in *networks* that no Service has must not be dropped; "": they may."""
+    for network in networks:
+        if network.endswith("/0"):
+            return f"{network} is every address"
+        if pods := next((cidr for cidr in cluster_cidr if contains(network, cidr)), ""):
+            return f"{network} contains {pods}, the pods of clusterCIDR, which nobody could reach"
+    return ""
 
 
 def doubtful_settings(

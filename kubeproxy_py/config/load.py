@@ -102,7 +102,7 @@ def load(flags: Mapping[str, str], content: bytes | None = None, overriding: Col
     config = read_section(KubeProxyConfiguration, upstream, result)
     settings = read_section(AgentSettings, agent, result)
     check_across_fields(config, result)
-    _check_settings(flags, settings, config.iptables.masquerade_bit, result)
+    _check_settings(flags, settings, config, result)
     if result.problems:
         raise ConfigError(result.problems, result.warnings)
     if content is None and flags.get("healthz-port") == "0":
@@ -154,13 +154,13 @@ def node_name(config: KubeProxyConfiguration, os_hostname: str) -> str:
 
 
 def _check_settings(
-    flags: Mapping[str, str], settings: AgentSettings, masquerade_bit: int, result: ValidationResult
+    flags: Mapping[str, str], settings: AgentSettings, config: KubeProxyConfiguration, result: ValidationResult
 ) -> None:
     """Add to *result* what in the agent's own flags cannot work."""
     if flags.get("manifests") == "":  # an unset variable of a unit, say; other flags are as if they were not given
         reason = InvalidValue("is empty", "name the directory, or leave the flag out to use the API server")
         result.problems.append(reason.as_problem("--manifests"))
-    if found := contradiction(settings, masquerade_bit):
+    if found := contradiction(settings, config):
         result.add_problem(*found)
 
 

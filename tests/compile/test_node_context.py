@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kubeproxy_py.compile.config_warnings import service_network_warnings
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, make_node_context, node_ips
 from kubeproxy_py.config.types import AgentSettings
 from kubeproxy_py.model.host import HostInfo
@@ -192,6 +193,26 @@ def test_node_without_an_address_of_a_family_has_no_path_to_its_loopback_address
     config = from_file({"nodePortAddresses": ["localhost"]}).config
     exact = make_node_context(config, HostInfo("node-a"), Node("node-a"), (), EXACT)
     assert exact.loopback_paths == {}
+
+
+@pytest.mark.parametrize(
+    ("node", "kept"),
+    [
+        (Node("node-a"), True),
+        (Node("node-a", addresses=("10.96.3.4", "10.96.3.5")), False),
+        (Node("node-a", addresses=("192.168.3.10", "10.96.3.4")), True),  # NodeLocal DNSCache has one of a Service
+        (Node("node-a", pod_cidrs=("fd00:1::/64", "10.96.8.0/24")), False),
+        (Node("node-a", addresses=("fd00:10:96::1",), pod_cidrs=("10.0.0.0/8",)), True),
+    ],
+)
+def test_service_network_with_the_node_or_its_pods_is_left_out_and_named(node: Node, kept: bool) -> None:
+    settings = AgentSettings(policies="exact", service_cidr=("10.96.0.0/16",))
+    context = make_node_context(from_file({}).config, HostInfo("node-a"), node, ADDRESSES, settings)
+    assert context.service_networks == ({"IPv4": ("10.96.0.0/16",)} if kept else {})
+    warnings = service_network_warnings(settings, node)
+    assert bool(warnings) is not kept
+    assert all("10.96.0.0/16 ignored: it has 10.96." in warning for warning in warnings)
+    assert service_network_warnings(AgentSettings(service_cidr=("10.96.0.0/16",)), node) == ()
 
 
 def test_service_networks_are_those_of_service_cidr_with_exact_policies_only() -> None:

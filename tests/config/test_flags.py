@@ -199,6 +199,27 @@ def test_a_contradiction_is_reported_with_the_flags_name() -> None:
     assert problem.startswith("--ipvs-min-sync-period: 1h0m0s is longer than ipvs.syncPeriod, 30s")
 
 
+@pytest.mark.parametrize(
+    ("networks", "problem"),
+    [
+        ("0.0.0.0/0", "0.0.0.0/0 is every address"),
+        ("10.96.0.0/12,::/0", "::/0 is every address"),
+        ("10.244.0.0/16", "10.244.0.0/16 contains 10.244.0.0/16, the pods of clusterCIDR"),
+        ("fd00::/16", "fd00::/16 contains fd00:10::/64, the pods of clusterCIDR"),
+    ],
+)
+def test_service_network_of_pods_is_a_contradiction_with_exact_policies(networks: str, problem: str) -> None:
+    flags = ("--cluster-cidr=10.244.0.0/16,fd00:10::/64", f"--service-cidr={networks}")
+    [found] = problems("--policies=exact", *flags)
+    assert found.startswith(f"--service-cidr: {problem}")
+    assert from_flags(*flags).agent.service_cidr == tuple(networks.split(","))
+
+
+def test_service_network_may_be_a_part_of_cluster_cidr() -> None:
+    flags = ("--policies=exact", "--cluster-cidr=10.0.0.0/8", "--service-cidr=10.96.0.0/12,fd00::/108")
+    assert from_flags(*flags).agent.service_cidr == ("10.96.0.0/12", "fd00::/108")
+
+
 # Precedence of the file and the flags
 
 OVERRIDES_FILE = {
