@@ -208,11 +208,9 @@ def test_where_it_does_not_fit_it_is_named_and_ignored() -> None:
 @pytest.mark.parametrize("owner", ["this node", "another machine"])
 def test_nothing_is_handed_on_at_the_address_of_a_machine(way: DirectReturn, kind: str, owner: str) -> None:
     def made(*addresses: str) -> Compiler:
-        own: dict[str, object] = {}
-        if owner == "this node":
-            own = {"foreign_addresses": {"IPv4": frozenset({PEER})}}
+        own = frozenset({PEER}) if owner == "this node" else frozenset[str]()
         given = handed_on(way, **{"load_balancer_ips": (), kind: addresses})
-        made = compiler(given, *ALL, **own)
+        made = compiler(given, *ALL, foreign_addresses={"IPv4": own})
         if owner != "this node":
             made.handle_event(TakenAddresses("neighbours", {PEER: "the address of a machine"}))
             made.compile()
