@@ -33,6 +33,7 @@ from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.kube_names import POLICY_MARK_SETS
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Address, Rows
 from kubeproxy_py.model.services import ServiceName
@@ -72,6 +73,7 @@ class Parts(Struct, frozen=True, gc=False):
     announcer: Announcer = Announcer()  # without an API server, events are only logged
     api_servers: Callable[[], tuple[SocketAddress, ...]] = tuple  # where it is reached; raises SourceError
     saved_s: Callable[[], float | None] = lambda: None  # when the objects of the source were saved; None: are current
+    mark_range: MarkRange | None = None  # of exact policies, whether these are on or not; None: that of the default
 
 
 # Host and kernel
@@ -193,19 +195,27 @@ def make_parts(  # noqa: PLR0913, PLR0917 - what the parts are made for
     """
     if sysctls is None:
         sysctls = desired_sysctls(loaded.config, platform.host, platform.kernel.read(SYSCTLS))
-    node = platform.host.node_name
+    node, mark_range = platform.host.node_name, loaded.agent.mark_range
 
     def make_compiler(announcer: Announcer) -> Compiler:
         context_factory = _NodeContextFactory(loaded, platform.host)
         return Compiler(context_factory, sysctls, _report_failure_to(announcer.publish, node))
 
     if own_source:
-        return Parts(platform.kernel, make_compiler(Announcer()), own_source)
+        return Parts(platform.kernel, make_compiler(Announcer()), own_source, mark_range=mark_range)
     if loaded.agent.manifests:  # there is no API server to post events to
         folder, announcer = _manifest_source(loaded, node, metrics, served or frozenset()), Announcer()
-        return Parts(platform.kernel, make_compiler(announcer), folder, announcer)
+        return Parts(platform.kernel, make_compiler(announcer), folder, announcer, mark_range=mark_range)
     source, announcer = _kubernetes_source(loaded, node, metrics, served)
-    return Parts(platform.kernel, make_compiler(announcer), source, announcer, source.server_addresses, source.saved_s)
+    return Parts(
+        platform.kernel,
+        make_compiler(announcer),
+        source,
+        announcer,
+        source.server_addresses,
+        source.saved_s,
+        mark_range,
+    )
 
 
 def real_parts(loaded: LoadedConfig) -> Parts:
@@ -274,7 +284,7 @@ def make_agent(loaded: LoadedConfig, parts: Parts, callbacks: Callbacks = Callba
         cpu_clock=cpu_s,
         exclude=loaded.config.ipvs.exclude_cidrs,
         keep_foreign=loaded.agent.keep_foreign_virtual_servers,
-        mark_range=loaded.agent.mark_range,
+        mark_range=parts.mark_range,
         watch_nodes=loaded.agent.watch_nodes,
         timing=_timing(loaded),
         on_problem=log_problem,

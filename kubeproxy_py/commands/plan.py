@@ -194,7 +194,7 @@ def desired_rows(
         compiler.handle_event(HostAddresses(addresses_of(compiler.cluster.node)))
     warn_if_node_is_missing(compiler)
     if any(scope.name in POLICY_MARK_SETS for scope in parts.kernel.scopes()):
-        compiler.adopt_marks(read_all(parts.kernel), compiler.context.policy_marks)
+        compiler.adopt_marks(read_all(parts.kernel), parts.mark_range)
     compiler.compile()
     return compiler.desired.rows
 

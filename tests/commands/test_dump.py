@@ -16,6 +16,7 @@ from kubeproxy_py.config.load import load
 from kubeproxy_py.kernel.kernel_state import HostWire, KernelState, contents_of, decode, encode
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.host import HostInfo
+from kubeproxy_py.model.kube_names import POLICY_IPSET_DEFINITIONS, ipsets
 from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     DRAINING,
@@ -38,6 +39,7 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
     VirtualServerSpec,
+    mark_server,
 )
 from tests.sources import manifest_objects
 
@@ -167,6 +169,19 @@ def test_plan_with_changes_exits_with_2_and_groups_them_by_service(rows: Rows, p
         "1 added, 1 changed, 1 removed, 1 draining\n",
         "",
     )
+
+
+@pytest.mark.parametrize(("mask", "mark"), [("", 0x2001), ("0x3c0000", 0x240000)])
+def test_plan_keeps_virtual_servers_by_mark_whose_connections_have_not_ended(
+    rows: Rows, plan: Run, mask: str, mark: int
+) -> None:
+    """As the agent does, with a mask of marks that is not the default too, after exact policies were switched off."""
+    resting = mark_server("IPv4", mark)
+    for ipset, header in ipsets("IPv4", None, POLICY_IPSET_DEFINITIONS).items():
+        rows[ipset] = header
+    rows |= {resting: VirtualServerSpec(), RealServer(resting, "10.1.0.5", 8080): DRAINING}
+    _, printed, _ = plan(rows, *([f"--policy-mark-mask={mask}"] if mask else []))
+    assert "fwmark" not in printed
 
 
 def test_rows_that_no_service_wants_any_more_belong_to_the_only_service_at_their_address(
