@@ -8,6 +8,7 @@ by address, chooses one of its endpoints, and the answers go to the client witho
 Invariants:
 - What another node handed on is not marked (chains.py), so it is for the endpoints of this node, and never goes round.
 - A node has as much weight as its endpoints have together, so each endpoint gets the same share.
+- Endpoints that terminate get new connections only if none is ready on any node, as where a policy is Cluster.
 - A Service whose endpoints are all on this node, or on nodes without a known address, has no such virtual server.
 - Nothing is handed on at an address that a machine has, this node or another: other nodes do not bind it to kube-ipvs0
   either, so they would send what is handed on back to that machine, which would hand it on again.
@@ -24,7 +25,7 @@ from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, mark_server_spec
 from kubeproxy_py.compile.port_endpoints import PortEndpoints
 from kubeproxy_py.compile.settings import HANDED_ON_KINDS, HANDED_ON_PROTOCOLS, WEIGHTED_TWINS, Applied
-from kubeproxy_py.compile.topology import SelectionRule, select_rules, selects_any
+from kubeproxy_py.compile.topology import SelectionRule, selects_any
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.kube_names import server_entry
 from kubeproxy_py.model.rows import (
@@ -71,7 +72,8 @@ def direct_return_parts(
     address = context.node_ips.get(family, LOOPBACK[family])
     if handing_on.forwarding == "tunnel" and address != LOOPBACK[family]:
         common[ReturnTunnel(family)] = TunnelSpec(address)
-    nodes = _nodes(port, endpoints, handing_on)
+    is_ready = selects_any(endpoints.slices, SelectionRule.READY)
+    nodes = _nodes(port, endpoints, handing_on, SelectionRule.READY if is_ready else SelectionRule.TERMINATING)
     if not nodes:
         return [common]
     owner = MarkOwner(port.service.name, port.port.name, port.port.protocol, family, handing_on.forwarding)
@@ -82,8 +84,8 @@ def direct_return_parts(
     server = mark_server(family, mark)
     spec = _weighted(mark_server_spec(port, handing_on.settings.server_spec(family)), context)
     rows: Rows = {RealServer(server, node, port.port.port): of_node for node, of_node in nodes.items()}
-    rules = select_rules(endpoints.slices, cluster=False, local=True)
-    server_rows, *slice_parts = endpoints.server_parts(server, spec, rules.local, rows)
+    here = SelectionRule.LOCAL if is_ready else SelectionRule.LOCAL_TERMINATING
+    server_rows, *slice_parts = endpoints.server_parts(server, spec, here, rows)
     common |= server_rows
     common |= {PolicyEntry(owner.set, entry): MarkSpec(mark) for entry in entries}
     return [common, *slice_parts]
@@ -93,11 +95,10 @@ def _is_handed_on(front: Frontend) -> bool:
     return front.is_local_policy and front.bound and front.kind in HANDED_ON_KINDS
 
 
-def _nodes(port: FamilyPort, endpoints: PortEndpoints, handing_on: HandingOn) -> dict[IP, RealServerSpec]:
-    """Return the address of each other node that has endpoints, with its spec."""
-    rule = SelectionRule.READY
-    if not selects_any(endpoints.slices, rule):
-        rule = SelectionRule.TERMINATING
+def _nodes(
+    port: FamilyPort, endpoints: PortEndpoints, handing_on: HandingOn, rule: SelectionRule
+) -> dict[IP, RealServerSpec]:
+    """Return the address of each other node that has endpoints which *rule* selects, with its spec."""
     context, assigns = handing_on.context, handing_on.settings.spec_of(handing_on.context)
     weights: dict[str, int] = {}
     working: dict[str, int] = {}  # of those that do not fail their checks

@@ -166,6 +166,24 @@ def test_endpoints_that_are_not_ready_do_not_count() -> None:
     assert outside(rows(handed_on(), NEAR, FAR, away))[1][PEER] == RealServerSpec(1, forwarding="tunnel")
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+def test_an_endpoint_here_that_terminates_is_used_only_if_no_node_has_a_ready_one(slices: int) -> None:
+    ends = endpoint("10.244.1.5", HERE, ready=False, serving=True, terminating=True)
+    ends_there = endpoint("10.244.2.5", THERE, ready=False, serving=True, terminating=True)
+    tunnel = RealServerSpec(1, forwarding="tunnel")
+
+    def found(*endpoints: Endpoint) -> dict[str, Spec]:
+        made = compiler(handed_on(), *endpoints)
+        if slices > 1:
+            made.handle_event(SliceUpserted(endpoint_slice(endpoints=endpoints[:1])))
+            made.handle_event(SliceUpserted(endpoint_slice(endpoints=endpoints[1:], suffix="2")))
+            made.compile()
+        return outside(made.desired.rows)[1]
+
+    assert found(ends, FAR) == {PEER: tunnel}
+    assert found(ends, ends_there) == {"10.244.1.5": SERVING, PEER: tunnel}
+
+
 def test_weights_of_endpoints_add_up() -> None:
     settings = ServiceSettings(direct_return="tunnel", weights=(Weight("others", "", 3),))
     spec, real = outside(rows(handed_on(settings=settings), *ALL))
