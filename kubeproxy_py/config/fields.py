@@ -158,17 +158,15 @@ def integer(minimum: int, maximum: int = 2**31 - 1, *, metavar: str = "N") -> Fi
 
 
 def _read_mark_mask(raw: Any) -> int:
-    """Return *raw*, an integer, or its text as 0x3fff."""
-    if isinstance(raw, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,8}", raw):
-        return int(raw, 16)
-    return read_integer(raw)
+    """Return *raw*, an integer, or its text as 0x3fff or 16383."""
+    if not isinstance(raw, str):
+        return read_integer(raw)
+    if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,16}", raw):
+        raise InvalidValue(f"expected bits of marks, got {abbreviated(raw)}", "such as 0x3fff")
+    return int(raw, 16) if raw[1:2] in {"x", "X"} else int(raw)
 
 
-def _mark_mask_from_text(text: str) -> Any:
-    return text if text.startswith("0x") else _integer_from_text(text)
-
-
-MARK_MASK = FieldType("MASK", _read_mark_mask, integer(1, 2**32 - 1).check, hex, _mark_mask_from_text)
+MARK_MASK = FieldType("MASK", _read_mark_mask, integer(1, 2**32 - 1).check, hex)
 
 
 def _read_number(raw: Any) -> float:

@@ -96,7 +96,7 @@ SETS: dict[str, tuple[str, object, str, str]] = {
     "healthz-at-service-addresses": ("true", True, "x", "expected true or false"),
     "keep-foreign-virtual-servers": ("true", True, "x", "expected true or false"),
     "policies": ("exact", "exact", "x", "unknown policies 'x' (one of kube-proxy, exact)"),
-    "policy-mark-mask": ("0xff", 0xFF, "0xx", "expected an integer"),
+    "policy-mark-mask": ("0xff", 0xFF, "0xx", "expected bits of marks"),
     "node-port-range": ("20000-22767", "20000-22767", "22767-20000", "not a range of ports"),
     "service-cidr": ("10.96.0.0/12,fd00:10:96::/108", ("10.96.0.0/12", "fd00:10:96::/108"), "x", "not a network"),
     "reserve-node-ports": ("false", False, "x", "expected true or false"),
@@ -197,6 +197,20 @@ def test_the_problems_of_all_flags_are_reported_at_once() -> None:
 def test_a_contradiction_is_reported_with_the_flags_name() -> None:
     [problem] = problems("--ipvs-min-sync-period=1h")
     assert problem.startswith("--ipvs-min-sync-period: 1h0m0s is longer than ipvs.syncPeriod, 30s")
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [("0x1ffffffff", "8589934591 is out of range"), ("0", "0 is out of range"), ("-1", "expected bits of marks")],
+)
+def test_a_mask_that_no_mark_has_is_refused(mask: str, problem: str) -> None:
+    (found,) = problems(f"--policy-mark-mask={mask}")
+    assert problem in found
+
+
+@pytest.mark.parametrize("text", ["0x3fff", "0X3FFF", "16383"])
+def test_a_mask_is_hexadecimal_or_decimal(text: str) -> None:
+    assert from_flags(f"--policy-mark-mask={text}").agent.policy_mark_mask == 0x3FFF
 
 
 @pytest.mark.parametrize(
