@@ -242,7 +242,7 @@ def _direct_return(service: Service, context: NodeContext) -> tuple[DirectReturn
         why, hint = "needs exact policies", "start the agents with --policies=exact"
     elif not external_local(service):
         why, hint = "has no effect without spec.externalTrafficPolicy: Local", "set it, or remove the annotation"
-    elif service.type != "LoadBalancer" and not service.external_ips:
+    elif service.type != "LoadBalancer" and not (service.external_ips or service.load_balancer_ips):
         why, hint = "has no effect without a load balancer's address or externalIP", "remove the annotation"
     elif not any(port.protocol in HANDED_ON_PROTOCOLS for port in service.ports):
         why, hint = "has no effect without a TCP or UDP port", "remove the annotation"

@@ -1,6 +1,7 @@
 """The rows of direct server return, and when there are any."""
 
 import pytest
+from msgspec.structs import replace
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler, objects_of
@@ -210,10 +211,9 @@ def test_where_it_does_not_fit_it_is_named_and_ignored() -> None:
     assert "needs exact policies" in refused(handed_on(), policy_marks=None, if_local={})[0]
     assert "externalTrafficPolicy" in refused(handed_on(external_local=False))[0]
     assert "TCP or UDP port" in refused(handed_on(ports=(port(9, "SCTP"),)))[0]
-    by_node_port = service(
-        type="NodePort", external_local=True, settings=handed_on().settings, ports=(port(80, node_port=30080),)
-    )
-    assert "without a load balancer's address or externalIP" in refused(by_node_port)[0]
+    by_node_port = replace(handed_on(ports=(port(80, node_port=30080),)), type="NodePort")
+    assert refused(by_node_port) == []  # it is no LoadBalancer any more, but has the address yet
+    assert "without a load balancer's address or externalIP" in refused(replace(by_node_port, load_balancer_ips=()))[0]
     assert refused(handed_on(load_balancer_ips=())) == []  # it gets one yet
     lacking = {"missing_extensions": {"IPv4": frozenset({"DSCP"})}}
     assert "xt_DSCP" in refused(handed_on("route"), **lacking)[0]
