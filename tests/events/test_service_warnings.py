@@ -1,6 +1,7 @@
 """ServiceWarnings: what is refused of Services, and externalIPs that are addresses of this node."""
 
 import logging
+from typing import Literal
 
 import pytest
 
@@ -181,8 +182,17 @@ def test_setting_that_is_ignored_is_an_event_that_names_annotation_value_and_rem
     assert len(harness.sync(ServiceUpserted(service(settings=wrong)))) == 1
 
 
-def test_settings_of_a_service_that_is_not_served_here_are_nobodys_concern() -> None:
+def test_settings_of_a_service_of_another_proxy_are_its_concern() -> None:
     wrong = read_settings({"kubeproxy-py.io/scheduler": "wr"})
     harness = WarningsHarness()
     assert harness.sync(ServiceUpserted(service(settings=wrong, proxy_name="other"))) == []
-    assert harness.sync(ServiceUpserted(service(cluster_ips=(), settings=wrong))) == []
+
+
+@pytest.mark.parametrize("kind", ["ClusterIP", "ExternalName"])
+def test_setting_that_has_no_effect_because_nothing_is_served_is_an_event(
+    kind: Literal["ClusterIP", "ExternalName"],
+) -> None:
+    settings = read_settings({"kubeproxy-py.io/scheduler": "wrr"})
+    (event,) = WarningsHarness().sync(ServiceUpserted(service(cluster_ips=(), type=kind, settings=settings)))
+    assert event.reason == "SettingIgnored"
+    assert "kubeproxy-py.io/scheduler=wrr: has no effect on a Service" in event.note
