@@ -88,7 +88,8 @@ class _Observed:
         """Return whether the endpoint is set aside at the frontends of *kind* of *port*."""
         at = port.node_port if kind is FrontendKind.NODE_PORT else port.port
         return any(
-            (key.address, key.port) == (address, number)
+            not key.virtual_server.mark  # it is at no frontend; its port is 0, as a NodePort that is none
+            and (key.address, key.port) == (address, number)
             and (key.virtual_server.port, key.virtual_server.protocol) == (at, port.protocol)
             and self._snapshot.claims.claims_to(key.virtual_server)[0].kind is kind
             for key in self._aside

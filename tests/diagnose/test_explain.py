@@ -389,3 +389,25 @@ def test_endpoint_that_only_clients_of_this_node_reach_is_explained_as_such() ->
         problems = explained(snapshot_of(harness), target).problems
         assert any("endpoint 10.244.2.5:8080: set aside: silent" in problem for problem in problems), target
     assert not any("set aside" in problem for problem in explained(snapshot_of(harness), "10.96.0.10").problems)
+
+
+def test_endpoint_that_is_set_aside_is_explained_where_only_one_port_has_a_node_port() -> None:
+    """The number of a virtual server by mark is 0, as the NodePort of a Service port that has none."""
+    addresses = {"IPv4": ("192.168.3.10",)}
+    context = node_context(families=("IPv4",), policy_marks=MarkRange(), node_port_addresses=addresses)
+    given = service(
+        type="LoadBalancer",
+        load_balancer_ips=("198.51.100.7",),
+        external_local=True,
+        ports=(port(80, node_port=30080), replace(port(81), name="more")),
+        settings=ServiceSettings(health_check="tcp"),
+    )
+    pods = [endpoint(), endpoint("10.244.1.6"), endpoint("10.244.2.5", THERE)]
+    slices = [
+        endpoint_slice(endpoints=pods),
+        endpoint_slice("web", pods, 8081, label="more", suffix="2"),
+    ]
+    harness = agent_with(given, *slices, harness=AgentHarness(compiler=Compiler(lambda _node, _addresses: context)))
+    harness.handle(EndpointFailures(name("web"), {("10.244.1.6", 8081): Failure(1.0, "silent")}))
+    problems = explained(snapshot_of(harness), "shop/web").problems
+    assert any("endpoint 10.244.1.6:8081: set aside: silent" in problem for problem in problems)
