@@ -52,6 +52,12 @@ class Watched(Struct, frozen=True, gc=False):
     servers: tuple[VirtualServer, ...]  # TCP only
     nodes: Mapping[Destination, str]  # of its endpoints by TCP; "" for those of this node
     failures: Mapping[Destination, Failure] = {}  # that it has without being watched yet
+    one_way: tuple[VirtualServer, ...] = ()  # TCP, too, whose answers do not come by here: only their use counts
+
+    @property
+    def used(self) -> tuple[VirtualServer, ...]:
+        """The virtual servers whose connections show that it is used."""
+        return self.servers + self.one_way
 
 
 def watched(
@@ -66,17 +72,22 @@ def watched(
     specs = {key: spec for part in parts for key, spec in part.items() if isinstance(key, VirtualServer)}
     node_of = {one.address: one.node for part in slices for one in part.endpoints}
     servers: dict[VirtualServer, None] = {}
+    one_way: dict[VirtualServer, None] = {}
     nodes: dict[Destination, str] = {}
     rows = [(key, spec) for part in parts for key, spec in part.items() if isinstance(key, RealServer)]
-    handed_on = {key.virtual_server for key, spec in rows if _is_node(spec)}  # whose answers do not come by here
+    handed_on = {key.virtual_server for key, spec in rows if _is_node(spec)}
     for key, _ in rows:
         server = key.virtual_server
-        if is_tcp(server, specs.get(server)) and server not in handed_on:
+        if not is_tcp(server, specs.get(server)):
+            continue
+        if server in handed_on:
+            one_way[server] = None
+        else:
             servers[server] = None
             node = node_of.get(key.address, "")
             if node != own_node or not rule.only_nodes:
                 nodes[key.address, key.port] = _LOCAL if node == own_node else node
-    return Watched(rule, tuple(servers), nodes, failures)
+    return Watched(rule, tuple(servers), nodes, failures, tuple(one_way))
 
 
 def _is_node(spec: Spec) -> bool:
@@ -122,12 +133,12 @@ class FailoverWatch:
     def replace(self, name: ServiceName, service: Watched | None, now_s: float) -> None:
         """Watch *service* as *name*, as it is from now on; None: do not watch it any more."""
         before = self._services.pop(name, None)
-        for server in before.servers if before else ():
+        for server in before.used if before else ():
             if self._owner.get(server) == name:
                 del self._owner[server]
         if service:
             self._services[name] = service
-            self._owner |= dict.fromkeys(service.servers, name)
+            self._owner |= dict.fromkeys(service.used, name)
             if not before and service.failures:
                 self._inherit(name, service.failures, now_s)
         else:

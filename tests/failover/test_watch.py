@@ -9,7 +9,7 @@ from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.failover.endpoint_health import GIVE_UP_S, Result, Rule
 from kubeproxy_py.failover.watch import USED_S, FailoverWatch, Watched, rule_of, watched
 from kubeproxy_py.model.conditions import Failure
-from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import PeerUpserted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import (
@@ -408,6 +408,27 @@ def test_of_virtual_servers_by_mark_those_of_tcp_are_watched(protocol: Protocol)
     made = watched(TCP, parts, [], HERE, {})
     is_tcp = protocol == "TCP"
     assert (by_mark in made.servers, bool(made.nodes)) == (is_tcp, is_tcp)
+
+
+def test_a_service_is_used_by_clients_that_are_handed_on_too() -> None:
+    """With direct server return clients outside come by a virtual server of which no answers are counted."""
+    compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
+    settings = ServiceSettings(direct_return="tunnel")
+    given = service(type="LoadBalancer", load_balancer_ips=("203.0.113.7",), external_local=True, settings=settings)
+    pods = endpoint_slice(endpoints=[endpoint("10.244.2.5", THERE), endpoint("10.244.2.6", THERE)])
+    for event in (ServiceUpserted(given), SliceUpserted(pods), PeerUpserted(THERE, ("192.168.3.11",))):
+        compiler.handle_event(event)
+    compiler.compile()
+    (outside,) = {
+        key.virtual_server
+        for key in compiler.desired.rows
+        if isinstance(key, RealServer) and key.address == "192.168.3.11"
+    }
+    simulation = Simulation()
+    simulation.add(WEB, watched(TCP, compiler.desired.parts_of(given.name), [pods], HERE, {}))
+    simulation.run(8, outside)
+    assert set(simulation.connects) == {("10.244.2.5", 8080), ("10.244.2.6", 8080)}
+    assert outside not in simulation.watch.servers_to_read()
 
 
 def test_all_work_is_bounded_by_what_is_used() -> None:
