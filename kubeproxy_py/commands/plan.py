@@ -102,7 +102,7 @@ def print_plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | N
         SlowStarts(parts.compiler, watch_nodes=loaded.agent.watch_nodes).adopt(rows, 0.0)
     actual = _owned_rows(loaded, parts, desired, rows)
     steps = make_plan(desired, actual)
-    print_raw(_rendered(steps, parts, options))
+    print_raw(_rendered(steps, actual, parts, options))
     return Planned(steps, len(errors))
 
 
@@ -117,13 +117,13 @@ def _platform(loaded: "LoadedConfig", options: PlanOptions) -> HostPlatform:
     return real_platform(loaded)
 
 
-def _rendered(steps: Plan, parts: Parts, options: PlanOptions) -> str:
-    """Return *steps* as they are to be printed, safe for a terminal."""
+def _rendered(steps: Plan, actual: Rows, parts: Parts, options: PlanOptions) -> str:
+    """Return *steps*, from the *actual* rows, as they are to be printed, safe for a terminal."""
     from kubeproxy_py.commands.colour import painter
     from kubeproxy_py.commands.row_owners import RowOwners
     from kubeproxy_py.plan.render import group_by_service, grouped_text, plan_diff, plan_json
 
-    owners = RowOwners(parts.compiler.desired)
+    owners = RowOwners(parts.compiler.desired, actual, parts.compiler.holder_of)
     if options.output == "json":
         return printable_json(plan_json(steps, owners).decode() + "\n")
     groups, paint = group_by_service(steps, owners), painter(options.colour, sys.stdout)

@@ -120,7 +120,7 @@ class Compiler:
             self._compile_base_and_chains()
 
     def holder_of(self, server: VirtualServer) -> ServiceName | None:
-        """Return the Service that has *server*, by address or by firewall mark; None if there is none."""
+        """Return the Service that has *server*, or had it until its mark rests; None if none is known."""
         if not server.mark:
             return self.claims.holder(server)
         owner = self.marks.owner_of(server)

@@ -92,8 +92,8 @@ class MarkNumbers:
         self._found, self._claimed = {}, set()
 
     def owner_of(self, server: VirtualServer) -> MarkOwner | None:
-        """Return the Service port that *server* serves by mark; None of one that rests, or has no mark."""
-        return self._owners.get(server)
+        """Return the Service port that *server* serves by mark, or served until it rests; None if it is not known."""
+        return self._owners.get(server) or self._last_owners.get(server)
 
     def servers_of(self, owners: Iterable[MarkOwner]) -> Iterator[tuple[VirtualServer, str, Protocol]]:
         """Return the virtual server by mark of each of *owners* that has one, with the port's name and protocol."""

@@ -14,8 +14,12 @@ from kubeproxy_py.model.rows import (
     Key,
     Link,
     LoopbackPath,
+    PolicyEntry,
+    RealServer,
+    ReturnTunnel,
     Spec,
     Sysctl,
+    VirtualServer,
 )
 from kubeproxy_py.model.steps import Plan, Step, Verb
 
@@ -31,10 +35,11 @@ Group = tuple[str, list[Step]]
 _SIGNS = {"add": "+", "update": "~", "delete": "-"}
 _TO_DO: tuple[tuple[Verb, str], ...] = (("add", "add"), ("update", "change"), ("delete", "delete"))
 _KIND_WIDTH = len("VirtualServer")
-_OF_ALL_SERVICES = (Sysctl, Link, Ipset, Chain, Jump, LoopbackPath)
+_OF_ALL_SERVICES = (Sysctl, Link, Ipset, Chain, Jump, LoopbackPath, ReturnTunnel)
 _OWNERS_NAMED_MAX = 3
 _ALL, _NONE = "All Services", "No Service"
-_ORDER = {_ALL: 1, _NONE: 2}  # after those of Services
+_FORMER_POLICY = "Exact policies of Services that do not ask for them any more, or are gone"
+_ORDER = {_ALL: 1, _FORMER_POLICY: 2, _NONE: 3}  # after those of Services
 
 
 def _no_paint(_sign: str, line: str) -> str:
@@ -83,12 +88,20 @@ def group_by_service(plan: Iterable[Step], owners: Owners) -> list[Group]:
 
 def _heading(key: Key, owners: Sequence[str]) -> str:
     if not owners:
-        return _ALL if isinstance(key, _OF_ALL_SERVICES) else _NONE
+        return _heading_without_owner(key)
     if len(owners) == 1:
         return f"Service {owners[0]}"
     named = ", ".join(owners[:_OWNERS_NAMED_MAX])
     more = len(owners) - _OWNERS_NAMED_MAX
     return f"Services {named}{f' and {more} more' if more > 0 else ''}"
+
+
+def _heading_without_owner(key: Key) -> str:
+    if isinstance(key, _OF_ALL_SERVICES):
+        return _ALL
+    server = key.virtual_server if isinstance(key, RealServer) else key
+    is_policy = isinstance(key, PolicyEntry) or (isinstance(server, VirtualServer) and server.mark)
+    return _FORMER_POLICY if is_policy else _NONE
 
 
 def step_lines(step: Step, paint: Paint = _no_paint) -> Iterator[str]:

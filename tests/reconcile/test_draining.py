@@ -4,11 +4,15 @@ from errno import EBUSY
 
 import pytest
 
+from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.model.events import (
+    NodeUpserted,
     ServiceDeleted,
     ServiceUpserted,
     SliceUpserted,
 )
+from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import (
     DRAINING,
     SERVING,
@@ -18,7 +22,7 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.model.settings import ServiceSettings
 from kubeproxy_py.reconcile.agent import Timing
-from tests.builders import endpoint_slice, name, service
+from tests.builders import HERE, endpoint_slice, name, node_context, service
 from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
 
 
@@ -119,6 +123,26 @@ def test_the_deadline_of_a_service_overrides_that_of_the_configuration(service_s
     )
     harness.advance(21)
     assert (POD not in harness.kernel.rows) is deleted
+
+
+def test_the_deadline_of_a_service_holds_behind_a_mark_that_it_has_no_more() -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
+    harness = AgentHarness(compiler=compiler, timing=Timing(sync_period_s=1000, drain_deadline_s=200.0))
+    settings = ServiceSettings(drain_deadline_s=20.0)
+
+    def exposed(*, external_local: bool) -> ServiceUpserted:
+        fields = {"external_ips": ("203.0.113.7",), "external_local": external_local, "settings": settings}
+        return ServiceUpserted(service(**fields))  # type: ignore[arg-type]
+
+    harness.handle(NodeUpserted(Node(HERE)), exposed(external_local=True), SliceUpserted(endpoint_slice()))
+    (by_mark,) = (key for key in harness.kernel.rows if isinstance(key, RealServer) and key.virtual_server.mark)
+    harness.kernel.open_connections[by_mark] = Connections(1, 0)
+    harness.handle(exposed(external_local=False))
+    harness.advance(15)
+    assert harness.kernel.rows[by_mark] == DRAINING
+    assert harness.agent.snapshot(harness.now_s, 0.0).holder_of(by_mark.virtual_server) == name("web")
+    harness.advance(6)
+    assert by_mark not in harness.kernel.rows
 
 
 def test_drained_real_servers_are_deleted_by_a_sync_that_is_due() -> None:
