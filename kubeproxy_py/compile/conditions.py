@@ -66,7 +66,8 @@ def destination_of(key: RealServer) -> Destination:
 def set_aside_in(parts: Iterable[Rows], conditions: Conditions) -> dict[RealServer, None]:
     """Return the real servers among *parts*, desired rows of a Service with *conditions*, that are set aside.
 
-    No other desired real server has the weight 0.
+    No other desired real server has the weight 0, but nodes to which direct server return hands on, none of whose
+    endpoints is to get connections: these are no endpoints.
     """
     if not conditions.failures:
         return {}
@@ -74,8 +75,12 @@ def set_aside_in(parts: Iterable[Rows], conditions: Conditions) -> dict[RealServ
         key: None
         for part in parts
         for key, spec in part.items()
-        if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and not spec.weight
+        if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and _is_aside(spec)
     }
+
+
+def _is_aside(spec: RealServerSpec) -> bool:
+    return not spec.weight and spec.forwarding == "masquerade"
 
 
 def choose_aside(

@@ -12,20 +12,22 @@ Invariants:
 - A Service whose endpoints are all on this node, or on nodes without a known address, has no such virtual server.
 - Nothing is handed on at an address that a machine has, this node or another: other nodes do not bind it to kube-ipvs0
   either, so they would send what is handed on back to that machine, which would hand it on again.
+- At most half of the endpoints behind it are set aside; a node has the weight of the others.
 """
 
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from kubeproxy_py.compile.conditions import WEIGHT_MAX
+from kubeproxy_py.compile.conditions import WEIGHT_MAX, can_set_aside, choose_aside
 from kubeproxy_py.compile.frontends import FamilyPort, Frontend
 from kubeproxy_py.compile.mark_numbers import MarkOwner
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, mark_server_spec
 from kubeproxy_py.compile.port_endpoints import PortEndpoints
 from kubeproxy_py.compile.settings import HANDED_ON_KINDS, HANDED_ON_PROTOCOLS, WEIGHTED_TWINS, Applied
-from kubeproxy_py.compile.topology import SelectionRule, selects_any
+from kubeproxy_py.compile.topology import Backend, SelectionRule, selects_any
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.kube_names import server_entry
 from kubeproxy_py.model.rows import (
@@ -73,7 +75,11 @@ def direct_return_parts(
     if handing_on.forwarding == "tunnel" and address != LOOPBACK[family]:
         common[ReturnTunnel(family)] = TunnelSpec(address)
     is_ready = selects_any(endpoints.slices, SelectionRule.READY)
-    nodes = _nodes(port, endpoints, handing_on, SelectionRule.READY if is_ready else SelectionRule.TERMINATING)
+    here = SelectionRule.LOCAL if is_ready else SelectionRule.LOCAL_TERMINATING
+    there = _backends_elsewhere(endpoints, SelectionRule.READY if is_ready else SelectionRule.TERMINATING, context)
+    spec = _weighted(mark_server_spec(port, handing_on.settings.server_spec(family)), context)
+    endpoints = _with_aside(endpoints, here, there, spec)
+    nodes = _nodes(port, endpoints, there, handing_on)
     if not nodes:
         return [common]
     owner = MarkOwner(port.service.name, port.port.name, port.port.protocol, family, handing_on.forwarding)
@@ -82,9 +88,7 @@ def direct_return_parts(
     if not mark:
         return [common]
     server = mark_server(family, mark)
-    spec = _weighted(mark_server_spec(port, handing_on.settings.server_spec(family)), context)
     rows: Rows = {RealServer(server, node, port.port.port): of_node for node, of_node in nodes.items()}
-    here = SelectionRule.LOCAL if is_ready else SelectionRule.LOCAL_TERMINATING
     server_rows, *slice_parts = endpoints.server_parts(server, spec, here, rows)
     common |= server_rows
     common |= {PolicyEntry(owner.set, entry): MarkSpec(mark) for entry in entries}
@@ -95,29 +99,47 @@ def _is_handed_on(front: Frontend) -> bool:
     return front.is_local_policy and front.bound and front.kind in HANDED_ON_KINDS
 
 
+def _backends_elsewhere(endpoints: PortEndpoints, rule: SelectionRule, context: NodeContext) -> list[Backend]:
+    """Return the endpoints that *rule* selects on other nodes, each place once."""
+    selected = (each for part in endpoints.slices for each in part.selected(rule))
+    other = (each for each in selected if each.endpoint.node not in ("", context.node_name))
+    return list({_place(each): each for each in other}.values())
+
+
+def _place(backend: Backend) -> Destination:
+    return backend.address, backend.port
+
+
+def _with_aside(
+    endpoints: PortEndpoints, here: SelectionRule, there: list[Backend], spec: VirtualServerSpec
+) -> PortEndpoints:
+    """Return *endpoints* with only those failures because of which an endpoint, here or there, is set aside."""
+    conditions = endpoints.conditions
+    if not conditions.failures:  # nearly always
+        return endpoints
+    places = {_place(each) for each in there}
+    places.update(_place(each) for part in endpoints.slices for each in part.selected(here))
+    can = can_set_aside(spec.scheduler, spec.flags)
+    aside = choose_aside(places, conditions.failures) if can else frozenset[Destination]()
+    failures = {place: failure for place, failure in conditions.failures.items() if place in aside}
+    return replace(endpoints, conditions=replace(conditions, failures=failures))
+
+
 def _nodes(
-    port: FamilyPort, endpoints: PortEndpoints, handing_on: HandingOn, rule: SelectionRule
+    port: FamilyPort, endpoints: PortEndpoints, there: list[Backend], handing_on: HandingOn
 ) -> dict[IP, RealServerSpec]:
-    """Return the address of each other node that has endpoints which *rule* selects, with its spec."""
-    context, assigns = handing_on.context, handing_on.settings.spec_of(handing_on.context)
+    """Return the address of each other node that has endpoints, with its spec: endpoints set aside do not weigh."""
+    assigns = handing_on.settings.spec_of(handing_on.context)
     weights: dict[str, int] = {}
-    working: dict[str, int] = {}  # of those that do not fail their checks
-    seen: set[Destination] = set()
-    for backend in (each for part in endpoints.slices for each in part.selected(rule)):
-        place, node = (backend.address, backend.port), backend.endpoint.node
-        if node in ("", context.node_name) or place in seen:
-            continue
-        seen.add(place)
+    for backend in there:
         weight = assigns(backend.endpoint).weight if assigns else 1
-        weights[node] = weights.get(node, 0) + weight
-        if place not in endpoints.conditions.failures:
-            working[node] = working.get(node, 0) + weight
+        is_aside = _place(backend) in endpoints.conditions.failures
+        node = backend.endpoint.node
+        weights[node] = weights.get(node, 0) + (0 if is_aside else weight)
     addresses = {node: by_family(handing_on.peers.get(node, ())).get(port.family, "") for node in weights}
     assert handing_on.forwarding
     return {
-        addresses[node]: RealServerSpec(
-            min((working.get(node, 0) if working else weight), WEIGHT_MAX), forwarding=handing_on.forwarding
-        )
+        addresses[node]: RealServerSpec(min(weight, WEIGHT_MAX), forwarding=handing_on.forwarding)
         for node, weight in weights.items()
         if addresses[node]
     }

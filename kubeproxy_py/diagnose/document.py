@@ -66,7 +66,7 @@ class VirtualServerState(Document, frozen=True):
     real_servers: tuple[RealServerState, ...] | None = None  # null: not listed
     affinity_mask: str = ""  # of clients that share an endpoint by affinity, as ipvsadm prints it; "": none does
     scheduler_flags: tuple[str, ...] = ()  # fallback, port
-    aside: int = 0  # real servers that are set aside
+    aside: int = 0  # endpoints that are set aside, also those that only clients of this node would reach here
 
 
 class ServiceState(Document, frozen=True):

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.claims import Claim
+from kubeproxy_py.compile.conditions import destination_of
 from kubeproxy_py.compile.frontends import external_local, source_ranges
 from kubeproxy_py.compile.settings import flag_names, settings_in_force
 from kubeproxy_py.compile.unserved import Unserved, unserved_outside, unserved_reason
@@ -25,6 +26,9 @@ from kubeproxy_py.diagnose.document import (
 from kubeproxy_py.diagnose.rows import moment_text, row_status, trouble_text
 from kubeproxy_py.diagnose.service_notes import may_have_notes, notes_of
 from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.model.flows import Destination
+from kubeproxy_py.model.kube_names import family_of_set, server_entry
+from kubeproxy_py.model.policy_marks import marks_by_entry
 from kubeproxy_py.model.rows import (
     Address,
     Connections,
@@ -34,6 +38,7 @@ from kubeproxy_py.model.rows import (
     Rows,
     VirtualServer,
     VirtualServerSpec,
+    mark_server,
 )
 from kubeproxy_py.model.services import Endpoint, Service, ServiceName, ServicePort
 from kubeproxy_py.net import IP, family_of, pack
@@ -75,6 +80,7 @@ class ServiceView:
         self._extra: dict[VirtualServer, list[RealServer]] = {}  # real servers that are not desired, or wait
         unsettled = (key for key in snapshot.pending if isinstance(key, RealServer))
         self._aside = all_set_aside(snapshot) if snapshot.conditions else {}
+        self._aside_by_mark = _aside_by_mark(snapshot, self._aside)
         self._troubled = dict.fromkeys((*snapshot.draining, *unsettled, *self._aside))  # all others serve
         for key in self._troubled:
             self._extra.setdefault(key.virtual_server, []).append(key)
@@ -191,7 +197,7 @@ class ServiceView:
             self._real_servers_of(keys, detail),
             affinity_mask=spec.netmask if spec else "",
             scheduler_flags=flag_names(spec.flags) if spec else (),
-            aside=counts["set aside"],
+            aside=counts["set aside"] + self._count_aside_by_mark(server, keys),
         )
 
     def _refused(
@@ -266,6 +272,11 @@ class ServiceView:
             return Counter({"serving": len(keys)})
         return Counter(map(self.real_server_status, keys))
 
+    def _count_aside_by_mark(self, server: VirtualServer, keys: Iterable[RealServer]) -> int:
+        """Return how many endpoints are set aside to which *server* leads clients by mark only, not by *keys*."""
+        places = self._aside_by_mark.get(server_entry(server)) if self._aside_by_mark else None
+        return len(places.difference(map(destination_of, keys))) if places else 0
+
     def real_server_status(self, key: RealServer) -> RealServerStatus:
         """Return the state of the real server *key*."""
         snapshot = self.snapshot
@@ -318,6 +329,20 @@ _REAL_SERVER_RANK: Mapping[RealServerStatus, int] = {
     "draining": 3,
     "serving": 4,
 }
+
+
+def _aside_by_mark(snapshot: Snapshot, aside: Iterable[RealServer]) -> dict[str, set[Destination]]:
+    """Return by frontend, as an entry of a set names it, the endpoints *aside* to which it leads clients by mark."""
+    by_server: dict[VirtualServer, set[Destination]] = {}
+    for key in aside:
+        if key.virtual_server.mark:
+            by_server.setdefault(key.virtual_server, set()).add(destination_of(key))
+    found: dict[str, set[Destination]] = {}
+    for name in snapshot.conditions if by_server else ():
+        for entry, mark in marks_by_entry(snapshot.desired_of(name)).items():
+            places = by_server.get(mark_server(family_of_set(entry.set), mark), set())
+            found[entry.entry] = found.get(entry.entry, set()) | places
+    return found
 
 
 def rank(state: ServiceState) -> tuple[int, str, str]:

@@ -8,9 +8,11 @@ from kubeproxy_py.commands.failure_reports import FailureReports
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.events.kube_events import KubeEvent
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
-from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import PeerUpserted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.policy_marks import MarkRange
+from kubeproxy_py.model.rows import RealServer, RealServerSpec
 from kubeproxy_py.model.settings import ServiceSettings
-from tests.builders import HERE, endpoint_slice, name, node_context, service
+from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, service
 
 REASON = "3 TCP connects got no answer"
 PODS = tuple(f"10.244.1.{number}" for number in range(1, 17))
@@ -97,3 +99,28 @@ def test_a_return_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert reports.counts == [(1, 1), (0, 0)]
     reports.fail(web=0)
     assert len(reports.counts) == 2
+
+
+def test_node_to_which_direct_server_return_hands_on_is_no_endpoint_that_is_set_aside() -> None:
+    context = node_context(policy_marks=MarkRange())
+    compiler, events = Compiler(lambda _node, _addresses: context), list[KubeEvent]()
+    counts: list[tuple[int, int]] = []
+    reports = FailureReports(compiler, events.append, lambda now, new: counts.append((now, new)))
+    settings = ServiceSettings(health_check="tcp", direct_return="tunnel")
+    pods = endpoint("10.244.1.5"), endpoint("10.244.2.5", THERE), endpoint("10.244.3.5", "node-c")
+    for event in (
+        ServiceUpserted(service(external_ips=("203.0.113.7",), external_local=True, settings=settings)),
+        SliceUpserted(endpoint_slice(endpoints=pods)),
+        PeerUpserted(THERE, ("192.168.3.11",)),
+        PeerUpserted("node-c", ("192.168.3.12",)),
+        EndpointFailures(name("web"), {("10.244.2.5", 8080): Failure(1.0, REASON)}),
+    ):
+        compiler.handle_event(event)
+    compiler.compile()
+    specs = {key.address: spec for key, spec in compiler.desired.rows.items() if isinstance(key, RealServer)}
+    assert specs["192.168.3.11"] == RealServerSpec(0, forwarding="tunnel")
+    reports.check([state.name for state in compiler.pop_states()])
+    assert counts == [(1, 1)]
+    assert [event.note.partition(". ")[0] for event in events] == [
+        f"node {HERE} gives no new connections to 10.244.2.5:8080 ({REASON})"
+    ]

@@ -8,6 +8,7 @@ from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler,
 from kubeproxy_py.diagnose.trace.path import trace
 from kubeproxy_py.diagnose.trace.request import parse_request
 from kubeproxy_py.diagnose.trace.result import Trace
+from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.events import PeerDeleted, PeerUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import (
@@ -197,6 +198,37 @@ def test_the_scheduler_takes_notice_of_weights(scheduler: str, used: str) -> Non
     spec, _ = outside(rows(handed_on(), *ALL, scheduler=scheduler))
     assert isinstance(spec, VirtualServerSpec)
     assert spec.scheduler == used
+
+
+@pytest.mark.parametrize(
+    ("failing", "weights"),
+    [
+        ((), (1, 2, 1)),
+        ((FAR,), (1, 1, 1)),
+        ((FAR, FAR_TOO), (1, 0, 1)),
+        ((FAR, FAR_TOO, THIRD_ONE), (1, 0, 1)),  # the one that failed last serves
+        ((NEAR, FAR, FAR_TOO), (0, 1, 1)),
+        (ALL, (1, 2, 1)),
+    ],
+)
+def test_a_node_weighs_as_much_as_its_endpoints_of_which_at_most_half_are_set_aside(
+    failing: tuple[Endpoint, ...], weights: tuple[int, int, int]
+) -> None:
+    made = compiler(handed_on(), *ALL)
+    failures = {(one.address, 8080): Failure(float(number), "silent") for number, one in enumerate(failing)}
+    made.handle_event(EndpointFailures(handed_on().name, failures))
+    made.compile()
+    _, real = outside(made.desired.rows)
+    found = (real["10.244.1.5"], real[PEER], real[THIRD_PEER])
+    assert tuple(spec.weight for spec in found if isinstance(spec, RealServerSpec)) == weights
+
+
+def test_nodes_keep_their_weight_with_a_scheduler_that_does_not_pass_over_those_without() -> None:
+    made = compiler(handed_on(), *ALL, scheduler="dh")
+    failures = {(one.address, 8080): Failure(1.0, "silent") for one in (FAR, FAR_TOO)}
+    made.handle_event(EndpointFailures(handed_on().name, failures))
+    made.compile()
+    assert outside(made.desired.rows)[1][PEER] == RealServerSpec(2, forwarding="tunnel")
 
 
 def test_it_is_for_external_addresses_and_for_tcp_and_udp() -> None:

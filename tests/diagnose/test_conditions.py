@@ -8,13 +8,15 @@ from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.diagnose.document import RealServerState
 from kubeproxy_py.diagnose.objects import decode_objects, encode_objects
 from kubeproxy_py.diagnose.snapshot import Snapshot
-from kubeproxy_py.diagnose.status_text import real_cells
+from kubeproxy_py.diagnose.status_text import real_cells, status_text
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.events import SliceUpserted
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.model.settings import ServiceSettings
-from tests.builders import endpoint_slice, name, port, service
-from tests.diagnose.view import agent_with, explained, only_server, snapshot_of
+from tests.builders import THERE, endpoint, endpoint_slice, name, node_context, port, service
+from tests.diagnose.view import agent_with, explained, only_server, only_service, snapshot_of, state_of
+from tests.reconcile.harness import AgentHarness
 
 ONE, TWO, THREE = "10.244.1.5", "10.244.1.6", "10.244.1.7"
 REASON = "3 TCP connects got no answer"
@@ -95,3 +97,33 @@ def test_commands_get_the_conditions_with_the_objects(make: Callable[[], Snapsho
         compiler.handle_event(event)  # type: ignore[arg-type]
     compiler.compile()
     assert compiler.desired.rows == snapshot.desired_rows()
+
+
+def test_endpoint_that_only_clients_of_this_node_would_reach_is_counted_where_it_is_set_aside() -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
+    pods = [endpoint(ONE), endpoint(TWO, THERE), endpoint(THREE, THERE)]
+    ports = (port(80), port(81))
+    one = service(external_ips=("198.51.100.7",), ports=ports, external_local=True, internal_local=True)
+    harness = agent_with(one, endpoint_slice(endpoints=pods), harness=AgentHarness(compiler=compiler))
+    harness.handle(EndpointFailures(name("web"), {(TWO, 8080): Failure(1.0, REASON)}))
+    state = only_service(snapshot_of(harness))
+    counted = {(server.kind, server.port): (server.serving, server.aside) for server in state.virtual_servers}
+    assert counted == {
+        ("ClusterIP", 80): (1, 0),
+        ("ClusterIP", 81): (1, 0),
+        ("externalIP", 80): (1, 1),
+        ("externalIP", 81): (1, 1),
+    }
+    assert "1, 1 set aside" in status_text(state_of(snapshot_of(harness)))
+    (explained_service,) = explained(snapshot_of(harness), "198.51.100.7:81").services
+    assert [server.aside for server in explained_service.service.virtual_servers] == [1]
+
+
+def test_endpoint_that_is_set_aside_for_all_clients_is_counted_once() -> None:
+    compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))
+    one = service(external_ips=("198.51.100.7",), external_local=True)
+    pods = [endpoint(ONE), endpoint(TWO), endpoint(THREE, THERE)]
+    harness = agent_with(one, endpoint_slice(endpoints=pods), harness=AgentHarness(compiler=compiler))
+    harness.handle(EndpointFailures(name("web"), {(TWO, 8080): Failure(1.0, REASON)}))
+    servers = only_service(snapshot_of(harness)).virtual_servers
+    assert {server.kind: server.aside for server in servers} == {"ClusterIP": 1, "externalIP": 1}
