@@ -12,9 +12,10 @@ from ipaddress import IPv4Network
 from msgspec import Struct
 
 from kubeproxy_py.compile.binding import FrontendKind
-from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, can_set_aside
+from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, WEIGHT_MAX, can_set_aside
 from kubeproxy_py.compile.frontends import Placement, external_local
 from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.model.conditions import FULL_STEP
 from kubeproxy_py.model.extensions import EXTENSIONS
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec
@@ -44,6 +45,9 @@ HASHING = ("sh", "mh")
 HANDED_ON_KINDS = (FrontendKind.EXTERNAL_IP, FrontendKind.LOAD_BALANCER)
 HANDED_ON_PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
 """The kinds of frontends, and the protocols, of which direct server return hands clients on."""
+
+_STEPPED_WEIGHT_MAX = WEIGHT_MAX // FULL_STEP
+"""The largest weight of an endpoint that can have as many steps."""
 
 _OF_HEALTH_CHECK = ("health-check-interval", "health-check-threshold")
 
@@ -98,7 +102,7 @@ def applied(service: Service, context: NodeContext) -> Applied:
     flags = _flags(settings, scheduler)
     problems += settings.problems
     problems += _flag_problems(settings, scheduler)
-    slow_start_s, ignored = _slow_start_s(settings, scheduler)
+    slow_start_s, ignored = _slow_start_s(settings, scheduler, weights)
     problems += ignored
     problems += _tcp_problems(service)
     problems += _health_check_problems(settings, scheduler, flags)
@@ -225,12 +229,20 @@ def _flag_problems(settings: ServiceSettings, scheduler: str) -> tuple[SettingPr
     return _problems(settings, given, f"has no effect with scheduler {scheduler}", hint)
 
 
-def _slow_start_s(settings: ServiceSettings, scheduler: str) -> tuple[float, tuple[SettingProblem, ...]]:
+def _slow_start_s(
+    settings: ServiceSettings, scheduler: str, weights: Collection[Weight]
+) -> tuple[float, tuple[SettingProblem, ...]]:
     """Return how long new endpoints start slowly, and what of it is ignored."""
-    if not settings.slow_start_s or scheduler in SHARES_BY_WEIGHT:
+    if not settings.slow_start_s:
+        return 0.0, ()
+    if scheduler not in SHARES_BY_WEIGHT:
+        why, hint = f"has no effect with scheduler {scheduler}", "set the annotation scheduler to wrr or wlc"
+    elif max((one.weight for one in weights), default=1) > _STEPPED_WEIGHT_MAX:
+        why = f"has no tenths of weights beside one above {_STEPPED_WEIGHT_MAX}"
+        hint = "divide all weights by the same number"
+    else:
         return settings.slow_start_s, ()
-    hint = "set the annotation scheduler to wrr or wlc"
-    return 0.0, _problems(settings, ("slow-start",), f"has no effect with scheduler {scheduler}", hint)
+    return 0.0, _problems(settings, ("slow-start",), why, hint)
 
 
 def _direct_return(service: Service, context: NodeContext) -> tuple[DirectReturn, tuple[SettingProblem, ...]]:

@@ -300,3 +300,9 @@ def test_settings_of_tcp_are_ignored_without_a_tcp_port(protocol: Protocol) -> N
     expected = dict.fromkeys(("health-check", *OF_HEALTH_CHECK, "drain-deadline"), message)
     assert ignored(given, ports=(port(protocol=protocol),)) == expected
     assert ignored(given, ports=(port(protocol=protocol), port(81))) == {}
+
+
+@pytest.mark.parametrize(("weight", "has_effect"), [("6553", True), ("6554", False)])
+def test_slow_start_is_ignored_beside_weights_that_have_no_tenths(weight: str, has_effect: bool) -> None:
+    annotations = {"scheduler": "wrr", "slow-start": "30s", "weights": f"zone/a={weight}, others=1"}
+    assert ("slow-start" not in str(ignored(annotations))) is has_effect

@@ -51,7 +51,7 @@ READ: dict[str, dict[str, dict[str, object]]] = {
     },
     "drain-deadline": {"5m": {"drain_deadline_s": 300.0}, "0s": {"drain_deadline_s": 0.0}},
     "slow-start": {"30s": {"slow_start_s": 30.0}},
-    "affinity-timeout": {"48h": {"affinity_timeout_s": 172800}, "1.5s": {"affinity_timeout_s": 1}},
+    "affinity-timeout": {"48h": {"affinity_timeout_s": 172800}, "1.5m": {"affinity_timeout_s": 90}},
     "affinity-mask": {
         "ipv4/24": {"affinity_prefixes": (("IPv4", 24),)},
         "IPv6/64,ipv4/16": {"affinity_prefixes": (("IPv4", 16), ("IPv6", 64))},
@@ -62,10 +62,18 @@ READ: dict[str, dict[str, dict[str, object]]] = {
     "health-check-interval": {"2s": {"health_check_interval_s": 2.0}},
     "health-check-threshold": {"5": {"health_check_threshold": 5}},
 }
+NO_NUMBERS = [
+    *("0", "-1", "+1", "1.5", "1e3", "1_000", "", " ", "1 0", "nan", "inf"),
+    *("\u0661", "\uff11", "\u00b2", "9" * 5000),  # digits of other scripts
+]
+NO_DURATIONS = [
+    *("1", "1.5", "1e3", "1e3s", "", " ", "s", "1 s", "1,5s", "inf"),
+    *("\u0661s", "\uff11s", "9" * 5000, "9" * 30 + "h"),
+]
 WRONG: dict[str, list[str]] = {
     "scheduler": ["", "foo", "RR", "rr,wrr"],
     "scheduler-flags": ["flag-3", "port", "sh-port mh-port"],
-    "source-hash-port": ["yes", "", "True", "1"],
+    "source-hash-port": ["yes", "", " ", "True", "1"],
     "weights": [
         *(
             "",
@@ -89,17 +97,20 @@ WRONG: dict[str, list[str]] = {
             "zone/a=\u0663",
             "pod/x=1",
         ),
-        "zone/a=" + "9" * 5000,
+        *(f"zone/a={number}" for number in NO_NUMBERS),
     ],
-    "drain-deadline": ["soon", "-5s", "5", "", "1e3s"],
-    "slow-start": ["0s", "-1s", "2h", "30"],
-    "affinity-timeout": ["0s", "0.5s", "10", "600000h", "-1s"],
-    "affinity-mask": ["24", "ipv4", "ipv4/0", "ipv4/33", "ipv6/129", "ipv4/24,ipv4/16", "/24", "ipv4/24,", ""],
-    "max-connections": ["0", "-1", "1.5", "many", "", "2147483648", "1_000", "0x10", "\u0661"],
-    "dsr": ["", "true", "Route", "ipip", "route,tunnel"],
-    "health-check": ["http", "", "TCP", "true"],
-    "health-check-interval": ["0s", "0.1s", "2h", "5"],
-    "health-check-threshold": ["0", "101", "three"],
+    "drain-deadline": ["soon", "-5s", "-0s", "5", "1e3s", "0.1ns", *NO_DURATIONS],
+    "slow-start": ["0s", "-1s", "2h", "30", "999ms", *NO_DURATIONS],
+    "affinity-timeout": ["0s", "0.5s", "1500ms", "1.5s", "1m0.001s", "600000h", "-1s", *NO_DURATIONS],
+    "affinity-mask": [
+        *("24", "ipv4", "ipv4/33", "ipv6/129", "ipv4/24,ipv4/16", "/24", "ipv4/24,", "", " "),
+        *(f"ipv4/{number}" for number in NO_NUMBERS),
+    ],
+    "max-connections": ["many", "2147483648", "0x10", *NO_NUMBERS],
+    "dsr": ["", " ", "true", "Route", "ipip", "route,tunnel"],
+    "health-check": ["http", "", " ", "TCP", "true"],
+    "health-check-interval": ["0s", "0.1s", "499ms", "2h", "5", *NO_DURATIONS],
+    "health-check-threshold": ["101", "three", *NO_NUMBERS],
 }
 
 
@@ -172,7 +183,13 @@ def test_annotations_of_kube_router_and_older_names_count_unless_ours_is_there()
         assert getattr(read_settings({other: values[name]}), SETTINGS[name][0]) == READ_BY_NAME[name]
         both = read_settings({other: "nonsense", PREFIX + name: values[name]})
         assert getattr(both, SETTINGS[name][0]) == READ_BY_NAME[name]
-        assert both.problems == ()
+        (problem,) = both.problems
+        assert (problem.annotation, problem.value) == (other, "nonsense")
+        assert (problem.message, problem.hint) == (f"does not count beside {PREFIX}{name}", "remove one of both")
+        same = read_settings({other: f" {values[name]}", PREFIX + name: values[name]})
+        assert same.problems == ()
+        wrong = read_settings({other: values[name], PREFIX + name: "nonsense"})
+        assert {one.annotation for one in wrong.problems} == {other, PREFIX + name}, "one of both is used"
         (problem,) = read_settings({other: "nonsense"}).problems
         assert problem.annotation == other
     assert read_settings({"kube-router.io/service.dsr": "tunnel"}) is NO_SETTINGS, "it is another program's"

@@ -50,6 +50,7 @@ _FLAG_NAMES: Mapping[str, str] = {
     "flag-2": "port",
 }
 _VALUE_MAX = 200  # characters of a value that are kept
+_DIGIT_BUT_ZERO = re.compile("[1-9]")
 
 
 # Parsers of one value; each raises FieldError with a message and a hint.
@@ -131,8 +132,10 @@ def _duration(text: str, hint: str) -> float:
         seconds = parse_duration(text)
     except ValueError as error:
         raise _invalid(f"is not a duration: {error}", hint) from None
-    if seconds < 0:
+    if text.startswith("-"):
         raise _invalid("is negative", hint)
+    if not seconds and _DIGIT_BUT_ZERO.search(text):  # 0 may mean the opposite: none
+        raise _invalid("is less than a nanosecond", hint)
     return seconds
 
 
@@ -141,10 +144,12 @@ def _drain_deadline(text: str) -> float:
 
 
 def _affinity_timeout(text: str) -> int:
-    hint = f"such as 10m or 48h; 1s to {_TIMEOUT_MAX_S}s"
+    hint = f"such as 10m or 48h; whole seconds, 1s to {_TIMEOUT_MAX_S}s"
     seconds = _duration(text, hint)
     if not 1 <= seconds <= _TIMEOUT_MAX_S:
         raise _invalid("is out of range", hint)
+    if seconds != int(seconds):
+        raise _invalid("has a fraction of a second, which IPVS does not count", hint)
     return int(seconds)
 
 
@@ -191,8 +196,8 @@ SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 def read_settings(annotations: Mapping[str, Any]) -> ServiceSettings:
     """Return what *annotations* set; NO_SETTINGS if none of them is ours.
 
-    Of two annotations for one setting, that with our prefix counts.  A value that is no text, which only a manifest
-    can have, is a problem, too.
+    Of two annotations for one setting, that with our prefix counts, even if it is wrong; the other one is a problem
+    unless it says the same.  A value that is no text, which only a manifest can have, is a problem, too.
     """
     fields: dict[str, Any] = {}
     written: list[Written] = []
@@ -206,9 +211,28 @@ def read_settings(annotations: Mapping[str, Any]) -> ServiceSettings:
         else:
             fields[field] = parsed
             written.append(Written(name, annotation, value))
+    problems += _outdone(annotations, fields)
     if not written and not problems:
         return NO_SETTINGS
     return ServiceSettings(**fields, problems=tuple(problems), written=tuple(written))
+
+
+def _outdone(annotations: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[SettingProblem]:
+    """Yield each annotation that does not count beside ours, but one that says the same as *fields*, read from ours."""
+    for annotation, name in OTHER_NAMES.items():
+        ours = PREFIX + name
+        if annotation in annotations and ours in annotations and not _says(annotations[annotation], name, fields):
+            value = _shortened(str(annotations[annotation]))
+            yield SettingProblem(annotation, value, f"does not count beside {ours}", "remove one of both")
+
+
+def _says(value: object, name: str, fields: Mapping[str, Any]) -> bool:
+    """Return whether *value* sets the setting *name* to what *fields* has of it."""
+    try:
+        field, parsed = _parse(name, value)
+    except FieldError:
+        return False
+    return field in fields and bool(fields[field] == parsed)
 
 
 def _parse(name: str, value: object) -> tuple[str, Any]:
