@@ -89,8 +89,8 @@ class Applied(Struct, frozen=True, gc=False):
 
 def slow_start_in_force_s(service: Service, context: NodeContext) -> float:
     """Return how long new endpoints of *service* start slowly on the node *context*, in seconds; 0: not at all."""
-    scheduler, _, _ = _scheduler_and_weights(service.settings, context)
-    return _slow_start_s(service.settings, scheduler)[0]
+    scheduler, weights, _ = _scheduler_and_weights(service.settings, context)
+    return _slow_start_s(service.settings, scheduler, weights)[0]
 
 
 def applied(service: Service, context: NodeContext) -> Applied:

@@ -14,14 +14,16 @@ from msgspec.structs import replace
 
 from kubeproxy_py.sources.saved.content import Saved, decode, encode
 from kubeproxy_py.sources.saved.folder import NAME
+from lab.client import query
 from lab.network import NODE_NAME, Cluster
 from lab.pristine import reset_host_state
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
-from tests.e2e.agent_process import EVENT, wait_until
+from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
 from tests.e2e.control_plane import WEB, Agent, ControlPlane, responders, running_control_plane
+from tests.e2e.handing_on import NODES, Served, node, write
 from tests.e2e.kernel_state import differences, kernel_state, run
-from tests.e2e.manifests import endpoint_slice, service_with_slice
+from tests.e2e.manifests import Folder, endpoint_slice, service_with_slice
 from tests.e2e.probing import scrape
 from tests.e2e.serving import cluster_fixture
 from tests.metrics.recorded import samples
@@ -123,6 +125,40 @@ def test_node_that_boots_without_its_api_server_serves_what_was_saved_and_then_o
         assert "STALE" not in status(cluster, booted, state_file)
         wait_until(lambda: "ServedSavedObjects" in event_reasons(booted))
         assert len([line for line in agent.lines()[since:] if re.search(EVENT, line)]) == 1
+
+
+def test_node_that_boots_without_its_api_server_hands_on_to_the_nodes_that_were_saved(
+    cluster: Cluster, authority: Authority, control_plane: ControlPlane, state_file: Path, tmp_path: Path
+) -> None:
+    far, exact = Served("far", 1, ("pod-b1",), "tunnel"), "--policies=exact"
+    control_plane.apply(*far.objects(), *map(node, NODES))
+    (tmp_path / "node-b").mkdir()
+    folder = Folder(tmp_path / "node-b")
+    write(folder, far)
+    with AgentProcess(cluster["node-b"], folder.path, exact, "--hostname-override", "node-b") as there:
+        there.wait_synced()
+        with Agent(cluster, control_plane, flag(state_file), exact) as agent:
+            agent.wait_synced()
+            wait_until(lambda: "node-b" in names_saved(state_file))
+            control_plane.server.stop()
+            agent.stop(signal.SIGKILL)
+        with cluster.node_a.inside():
+            reset_host_state()
+        with Agent(cluster, control_plane, flag(state_file), exact) as agent:
+            agent.wait_synced()
+            assert agent.wait_for(SERVING_SAVED)
+            assert query(cluster["outside"], "tcp", far.vip(4), 80, 20.0).name == "pod-b1"
+            assert "Tunnel" in run(cluster.node_a, "ipvsadm", "-Ln")
+
+            since = len(agent.lines())
+            start_server_again(cluster, authority, control_plane)
+            agent.wait_for("API server answered; its objects have replaced the saved ones", since)
+            assert query(cluster["outside"], "tcp", far.vip(4), 80, 20.0).name == "pod-b1"
+            assert not [line for line in agent.lines()[since:] if re.search(EVENT, line)], "what was handed on changed"
+
+
+def names_saved(state_file: Path) -> set[str]:
+    return {name.name for _, name in decode(state_file.read_bytes()).objects} if state_file.exists() else set()
 
 
 def test_agent_that_is_killed_before_the_api_server_answers_serves_saved_objects_again(

@@ -15,12 +15,15 @@ from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.events import (
     Event,
     NodeUpserted,
+    PeerDeleted,
+    PeerUpserted,
     ServiceDeleted,
     ServiceUpserted,
     SliceUpserted,
     Synced,
     TakenAddresses,
 )
+from kubeproxy_py.model.node import Node
 from kubeproxy_py.sources import FEEDS
 from kubeproxy_py.sources.client_metrics import ClientMetrics
 from kubeproxy_py.sources.kubernetes import reachability, retry_schedule, saved_objects, source
@@ -214,6 +217,88 @@ def test_saved_objects_are_served_while_the_server_refuses_connections(
     assert agent.metrics.serving == [True]
     assert agent.source.saved_s() == saved_s
     wait_until(lambda: "API server does not answer; serving objects that were saved" in logged(caplog))
+
+
+def with_address(name: str, address: str) -> dict[str, Any]:
+    labels = {"topology.kubernetes.io/zone": "a"} if name in ("node-a", "node-b") else {}
+    addresses = [{"type": "InternalIP", "address": address}]
+    body = node(name)
+    return {**body, "metadata": {**body["metadata"], "labels": labels}, "status": {"addresses": addresses}}
+
+
+def peers_of(agent: Agent) -> list[Event]:
+    return [event for event in agent.events if isinstance(event, PeerUpserted | PeerDeleted)]
+
+
+def test_addresses_of_other_nodes_are_saved_and_served_while_they_are_wanted(
+    server: ApiServer, start_agent: Callable[..., Agent], folder: StateFolder
+) -> None:
+    for number in range(3):
+        server.apply(with_address(f"node-{'abc'[number]}", f"192.168.3.1{number}"))
+    agent = start_agent()
+    agent.source.watch_peers(wanted=True)
+    wait_until(lambda: names_in(folder) == {"node-a", "node-b", "node-c"})
+    saved_nodes = {name.name: values for (kind, name), values in objects_in(folder).items() if kind == "Node"}
+    assert saved_nodes["node-b"] == (Node("node-b", addresses=("192.168.3.11",)),)
+    assert saved_nodes["node-a"] == (Node("node-a", "a", ("192.168.3.10",)),)
+    agent.source.stop()
+    server.stop()
+
+    offline = start_agent()
+    saved_s = offline.wait_for_saved()
+    assert [event.node.name for event in offline.events if isinstance(event, NodeUpserted)] == ["node-a"]
+    assert not peers_of(offline)
+    offline.source.watch_peers(wanted=True)
+    assert offline.wait_for_saved("peers") == saved_s
+    assert peers_of(offline) == [
+        PeerUpserted("node-b", ("192.168.3.11",)),
+        PeerUpserted("node-c", ("192.168.3.12",)),
+    ]
+    offline.source.watch_peers(wanted=False)
+    assert peers_of(offline)[2:] == [PeerDeleted("node-b"), PeerDeleted("node-c")]
+
+
+def test_server_that_answers_again_changes_only_those_other_nodes_that_differ(
+    server: ApiServer, start_agent: Callable[..., Agent], folder: StateFolder
+) -> None:
+    for number in (1, 2, 3):
+        server.apply(with_address(f"node-{'abcd'[number]}", f"192.168.3.1{number}"))
+    agent = start_agent()
+    agent.source.watch_peers(wanted=True)
+    wait_until(lambda: names_in(folder) == {"node-b", "node-c", "node-d"})
+    agent.source.stop()
+    server.stop()
+
+    offline = start_agent()
+    offline.wait_for_saved()
+    offline.source.watch_peers(wanted=True)
+    offline.wait_for_saved("peers")
+    offline.forget()
+    again = ApiServer(server.server_address[1])
+    again.store = server.store
+    again.apply(with_address("node-c", "192.168.3.99"))
+    again.start()
+    try:
+        wait_until(lambda: PeerUpserted("node-c", ("192.168.3.99",)) in peers_of(offline))
+        assert not any(isinstance(event, PeerDeleted) for event in offline.events)
+        assert PeerUpserted("node-d", ("192.168.3.13",)) not in peers_of(offline)
+        wait_until(lambda: offline.source.saved_s() is None)
+        offline.source.watch_peers(wanted=False)
+        wait_until(lambda: names_in(folder) == set())
+    finally:
+        offline.source.stop()
+        again.stop()
+
+
+def test_so_many_other_nodes_are_saved(
+    server: ApiServer, start_agent: Callable[..., Agent], folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_objects, "PEERS_MAX", 2)
+    for name in ("node-a", "node-d", "node-c", "node-b"):
+        server.apply(with_address(name, "192.168.3.10"))
+    agent = start_agent()
+    agent.source.watch_peers(wanted=True)
+    wait_until(lambda: names_in(folder) == {"node-a", "node-b", "node-c"})
 
 
 def test_addresses_of_the_server_stay_protected_although_its_name_is_not_resolved(

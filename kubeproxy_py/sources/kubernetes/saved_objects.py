@@ -25,12 +25,14 @@ from kubeproxy_py import threads
 from kubeproxy_py.files import UnreadableError
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.events import Event, Feed, Synced
+from kubeproxy_py.model.node import Node
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.client_metrics import ClientMetrics
 from kubeproxy_py.sources.decode.objects import Kind
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.api_server_addresses import ApiServerAddresses
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
+from kubeproxy_py.sources.object_cache import Identity
 from kubeproxy_py.sources.saved.content import (
     PACKED_MAX_BYTES,
     UNPACKED_MAX_BYTES,
@@ -54,6 +56,9 @@ _CPU_SHARE_MAX = 0.01  # of a core may be spent on encoding
 _POLL_S = 0.01
 _PAUSE_S = 0.001  # between two steps of encoding
 _JOIN_TIMEOUT_S = 2.0
+
+PEERS_MAX = 10_000
+"""Other nodes that are saved, in order of their names: twice as many as Kubernetes supports, 1 MB unpacked."""
 
 _FEEDS: dict[Kind, Feed] = {"Service": "services", "EndpointSlice": "slices", "Endpoints": "slices", "Node": "node"}
 
@@ -102,15 +107,28 @@ class SavedObjects:
         self._written_s = 0.0
         self._error = ""  # of the last write, if it failed; it is logged once
         self.use: Use | None = None  # None: not served, or not any more
+        self._peers: Objects = {}  # of those that are served
+
+    @property
+    def peers(self) -> tuple[Objects, float] | None:
+        """The saved Nodes of other nodes, and when they were saved; None: saved objects are not served."""
+        use = self.use
+        return (self._peers, use.saved_s) if use else None
 
     @property
     def may_be_served(self) -> bool:
         """Whether there are saved objects, and nothing newer in the kernel."""
         return self._may_serve and self._folder.exists()
 
-    def start(self, api: ApiConnection, servers: ApiServerAddresses, watches: Sequence[WatchThread]) -> None:
-        """Start the thread, after *watches* were started."""
-        server = _Server(api, servers, watches)
+    def start(
+        self,
+        api: ApiConnection,
+        servers: ApiServerAddresses,
+        watches: Sequence[WatchThread],
+        peers: Callable[[], WatchThread | None],
+    ) -> None:
+        """Start the thread, after *watches* were started; *peers* returns that of all Nodes, while there is one."""
+        server = _Server(api, servers, watches, lambda: self._saved_peers(peers()))
         if self._saving.may_write:
             self._thread = threads.start("saved-objects", lambda: self._run(server), self._stopping)
         else:
@@ -205,6 +223,7 @@ class SavedObjects:
 
     def _serve(self, saved: Saved, server: "_Server") -> None:
         objects, saved_s = saved.objects, saved.origin.written_s
+        self._peers = {identity: nodes for identity, nodes in objects.items() if self._is_peer(identity)}
         services = sum(kind == "Service" for kind, _ in objects)
         self.use = Use(saved_s, time.time(), services)
         if self._saving.may_write:
@@ -229,11 +248,25 @@ class SavedObjects:
         return {
             (kind, name): found
             for (kind, name), found in objects.items()
-            if _FEEDS[kind] == feed and (kind != "Node" or name.name == self._node_name)
+            if _FEEDS[kind] == feed and not self._is_peer((kind, name))
+        }
+
+    def _is_peer(self, identity: Identity) -> bool:
+        kind, name = identity
+        return kind == "Node" and name.name != self._node_name
+
+    def _saved_peers(self, watch: WatchThread | None) -> Objects:
+        """Return what is saved of the Nodes of other nodes that *watch* knows: their addresses."""
+        known = watch.known_values() if watch else {}
+        identities = sorted(identity for identity in known if self._is_peer(identity))[:PEERS_MAX]
+        nodes = {identity: [one for one in known[identity] if isinstance(one, Node)] for identity in identities}
+        return {
+            identity: tuple(Node(one.name, addresses=one.addresses) for one in found)
+            for identity, found in nodes.items()
         }
 
     def _end_use(self) -> None:
-        use, self.use = self.use, None
+        use, self.use, self._peers = self.use, None, {}
         if not use:
             return
         self._metrics.serving_saved_objects(serving=False)
@@ -295,10 +328,17 @@ class SavedObjects:
 class _Server:
     """What there is to know of the API server."""
 
-    def __init__(self, api: ApiConnection, servers: ApiServerAddresses, watches: Sequence[WatchThread]) -> None:
+    def __init__(
+        self,
+        api: ApiConnection,
+        servers: ApiServerAddresses,
+        watches: Sequence[WatchThread],
+        peers: Callable[[], Objects],
+    ) -> None:
         self._api = api
         self.servers = servers
         self.watches = watches
+        self._peers = peers
 
     @property
     def is_current(self) -> bool:
@@ -322,7 +362,7 @@ class _Server:
 
     def objects(self) -> Objects:
         """Return its objects as they are now."""
-        objects = Objects()
+        objects = self._peers()
         for watch in self.watches:
             objects |= watch.known_values()
         return objects

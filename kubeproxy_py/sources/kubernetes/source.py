@@ -137,7 +137,7 @@ class KubeSource:
             thread.start()
         self._monitor.start()
         if self._saved:
-            self._saved.start(self.api, self._servers, self._threads)
+            self._saved.start(self.api, self._servers, self._threads, lambda: self._peers)
 
     def watch_peers(self, *, wanted: bool) -> None:
         """List and watch all Nodes while they are *wanted*; see Source."""
@@ -146,6 +146,8 @@ class KubeSource:
             list_watch = ListWatch(PEERS, random.random, guard)
             self._peers = WatchThread(list_watch, self.api, self._emit_peers, self._metrics, self._caution.on_doubt)
             self._watched.append(self._peers)
+            if saved := self._saved.peers if self._saved else None:
+                self._peers.restore(*saved)
             self._peers.start()
         elif not wanted and (thread := self._peers):
             self._peers = None
