@@ -69,6 +69,24 @@ class VirtualServerState(Document, frozen=True):
     aside: int = 0  # endpoints that are set aside, also those that only clients of this node would reach here
 
 
+class NextNode(Document, frozen=True):
+    """A node to which direct server return hands clients on."""
+
+    address: str
+    name: str  # "": unknown
+    weight: int  # of its endpoints together; 0: all of them are set aside
+
+
+class HandingOnState(Document, frozen=True):
+    """How clients outside are handed on to other nodes (annotation ``dsr``), at one Service port in one family."""
+
+    way: str  # route, tunnel
+    virtual_server: str = ""  # by firewall mark; "": nothing is handed on, because no other known node has endpoints
+    frontends: tuple[str, ...] = ()  # that lead there, as ipset prints them
+    nodes: tuple[NextNode, ...] = ()
+    guard: str = ""  # by what a node knows what another one handed on, and so does not hand it on again
+
+
 class ServiceState(Document, frozen=True):
     """One Service, and where it is served."""
 
@@ -78,6 +96,7 @@ class ServiceState(Document, frozen=True):
     virtual_servers: tuple[VirtualServerState, ...] = ()
     notes: tuple[str, ...] = ()  # what was left out of the objects, what is refused, what cannot be compiled
     settings: dict[str, str] = {}  # the annotations that are in force, as they were written
+    handing_on: tuple[HandingOnState, ...] = ()  # empty without direct server return
 
 
 class ScopeError(Document, frozen=True):

@@ -6,6 +6,7 @@ Invariants:
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -23,6 +24,7 @@ from kubeproxy_py.diagnose.document import (
     VirtualServerState,
     VirtualServerStatus,
 )
+from kubeproxy_py.diagnose.handing_on import Names, handing_on_of, names_of_peers
 from kubeproxy_py.diagnose.rows import moment_text, row_status, trouble_text
 from kubeproxy_py.diagnose.service_notes import may_have_notes, notes_of
 from kubeproxy_py.diagnose.snapshot import Snapshot
@@ -107,7 +109,12 @@ class ServiceView:
         has_refusals = name in self._with_refusals
         has_notes = may_have_notes(snapshot, service, has_refusals=has_refusals)
         notes = tuple(notes_of(snapshot, service, has_refusals=has_refusals)) if has_notes else ()
-        return ServiceState(name.namespace, name.name, service.type, tuple(states), notes, settings)
+        handing_on = handing_on_of(snapshot, name, self._peer_names) if service.settings.direct_return else ()
+        return ServiceState(name.namespace, name.name, service.type, tuple(states), notes, settings, handing_on)
+
+    @cached_property
+    def _peer_names(self) -> Names:
+        return names_of_peers(self.snapshot)
 
     def orphans(self, connections: ConnectionCounts | None = None, *, lists_real_servers: bool = True) -> ServiceState:
         """Return the virtual servers in the kernel that no Service has, and that are still to be deleted.

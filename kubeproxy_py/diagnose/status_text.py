@@ -9,7 +9,14 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from kubeproxy_py.diagnose.document import AgentState, RealServerState, ServiceState, State, VirtualServerState
+from kubeproxy_py.diagnose.document import (
+    AgentState,
+    HandingOnState,
+    RealServerState,
+    ServiceState,
+    State,
+    VirtualServerState,
+)
 from kubeproxy_py.terminal_text import printable
 
 _HEADER = ("SERVICE", "KIND", "ADDRESS", "SCHEDULER", "ENDPOINTS", "STATE")
@@ -28,6 +35,7 @@ _WIDE_HEADER = (
 _REAL_HEADER = ("  ->", "POD", "NODE", "ZONE", "WEIGHT", "ACTIVE", "INACTIVE", "STATE")
 _GAP = "  "
 _UNSETTLED_SHOWN = 10
+_NODES_SHOWN = 10  # of those to which one Service port is handed on
 _BATCH = 50  # lines between two calls of `pause`
 
 
@@ -152,8 +160,19 @@ def _notes(service: ServiceState) -> Iterator[str]:
 
 
 def settings_lines(service: ServiceState) -> Iterator[str]:
-    """Yield a line for each annotation that is in force."""
+    """Yield a line for each annotation that is in force, then to which nodes clients are handed on."""
     yield from (f"  = {annotation}: {value}" for annotation, value in service.settings.items())
+    yield from (f"  > {_handing_on_text(each)}" for each in service.handing_on)
+
+
+def _handing_on_text(state: HandingOnState) -> str:
+    guard = f"what {state.guard} is not handed on again"
+    if not state.virtual_server:
+        return f"by {state.way} to no other node; {guard}"
+    named = [f"{node.name or node.address} (weight {node.weight})" for node in state.nodes[:_NODES_SHOWN]]
+    more = len(state.nodes) - _NODES_SHOWN
+    nodes = ", ".join([*named, *([f"{more} more"] if more > 0 else ())])
+    return f"{', '.join(state.frontends)} by {state.way} also to {nodes}; {guard}"
 
 
 def scheduler_text(server: VirtualServerState) -> str:

@@ -290,5 +290,9 @@ def test_trace_says_which_nodes_answer_the_client_themselves(way: DirectReturn) 
     assert outcome.fate == "served"
     handed = {one.address: one.handed_on for branch in outcome.branches for one in branch.real_servers}
     assert handed == {"10.244.1.5": "", PEER: way, THIRD_PEER: way}
-    assert any(PEER in note and "answers the client itself" in note for note in outcome.notes)
+    guard = {"tunnel": "arrives by tunl0", "route": "has DSCP 0x03"}[way]
+    assert (
+        f"{PEER} is a node, handed the packet as it is by {way}; "
+        f"it answers the client itself, and hands on nothing that {guard}"
+    ) in outcome.notes
     assert not any("its answer is lost" in note for note in outcome.notes)

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kubeproxy_py.compile.conditions import can_set_aside
+from kubeproxy_py.diagnose.handing_on import loop_guard
 from kubeproxy_py.diagnose.trace.lookup import Lookup, RowLookup
 from kubeproxy_py.diagnose.trace.matches import View
 from kubeproxy_py.diagnose.trace.packet import ICMP, LOOPBACK_DEVICE, Host, Packet
@@ -312,7 +313,8 @@ class _Tracer(Struct, frozen=True, gc=False):
         """Yield how the answer may be lost of a real server that sees the client's own address."""
         for choice in (each for each in branch.real_servers if each.handed_on):
             how = f"handed the packet as it is by {choice.handed_on}"
-            yield f"{choice.address} is a node, {how}; it answers the client itself"
+            guard = loop_guard(choice.handed_on, family_of(choice.address))
+            yield f"{choice.address} is a node, {how}; it answers the client itself, and hands on nothing that {guard}"
         remote = [choice for choice in branch.real_servers if not choice.is_here and not choice.handed_on]
         itself = [choice for choice in branch.real_servers if choice.address == packet.source]
         if itself:
