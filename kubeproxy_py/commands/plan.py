@@ -31,6 +31,7 @@ from kubeproxy_py.reconcile.agent import warn_if_node_is_missing
 from kubeproxy_py.reconcile.report_text import changes_text
 from kubeproxy_py.reconcile.slow_starts import SlowStarts
 from kubeproxy_py.reconcile.surroundings import gateways_event
+from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
 from kubeproxy_py.terminal_text import printable_json
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def print_plan(loaded: "LoadedConfig", options: PlanOptions, source: "Source | N
     rows = read_all(parts.kernel)
     if source is None:  # without an agent's own state: one that starts now would take over what the kernel has
         SlowStarts(parts.compiler, watch_nodes=loaded.agent.watch_nodes).adopt(rows, 0.0)
+    TunnelRests(parts.compiler).adopt(rows, 0.0)  # a device goes later, with the agent's clock
     actual = _owned_rows(loaded, parts, desired, rows)
     steps = make_plan(desired, actual)
     print_raw(_rendered(steps, actual, parts, options))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from kubeproxy_py.compile.desired import BASE, CHAINS, RESTING, Desired
+from kubeproxy_py.compile.desired import OF_NO_SERVICE, Desired
 from kubeproxy_py.model.kube_names import family_of_set, server_entry
 from kubeproxy_py.model.policy_marks import marks_by_entry
 from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer, mark_server
@@ -32,7 +32,7 @@ class RowOwners:
         self._by_frontend: dict[str, tuple[str, ...]] = {}  # by the entry that names it
         by_address: dict[str, set[str]] = {}
         for owner in desired.owners():
-            if owner in (BASE, CHAINS, RESTING):
+            if owner in OF_NO_SERVICE:
                 continue
             for key in desired.rows_of(owner):
                 self._names[key] = (*self._names.get(key, ()), str(owner))

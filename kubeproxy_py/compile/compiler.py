@@ -17,7 +17,7 @@ from kubeproxy_py.compile.base import base_rows
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.claims import Claims, claims_of
 from kubeproxy_py.compile.cluster import Cluster
-from kubeproxy_py.compile.desired import BASE, CHAINS, RESTING, Desired
+from kubeproxy_py.compile.desired import BASE, CHAINS, RESTING, RESTING_TUNNELS, Desired
 from kubeproxy_py.compile.frontends import place, refusals
 from kubeproxy_py.compile.health import service_state
 from kubeproxy_py.compile.last_rows import last_rows, without_frontends
@@ -135,6 +135,10 @@ class Compiler:
         if self.marks.resting and self.marks.end_rest(has_real_servers):
             for owner in self.marks.without:
                 self.cluster.dirty.setdefault(owner.service)
+
+    def rest_tunnels(self, rows: Rows) -> list[Key]:
+        """Want the devices *rows*, although no Service does; return the keys whose desired spec changed."""
+        return self.desired.replace(RESTING_TUNNELS, rows)
 
     @property
     def needs_peers(self) -> bool:

@@ -25,6 +25,12 @@ CHAINS = ObjectName("", "chains")
 RESTING = ObjectName("", "resting marks")
 """Owner of the virtual servers by firewall marks that rest (mark_numbers.py)."""
 
+RESTING_TUNNELS = ObjectName("", "resting tunnels")
+"""Owner of the devices of direct server return that stay for open connections (reconcile/tunnel_rests.py)."""
+
+OF_NO_SERVICE = (BASE, CHAINS, RESTING, RESTING_TUNNELS)
+"""The owners that are no Services."""
+
 _ABSENT = object()
 
 

@@ -42,6 +42,7 @@ from kubeproxy_py.reconcile.slow_starts import SlowStarts
 from kubeproxy_py.reconcile.stale_flows import StaleFlowCleaner
 from kubeproxy_py.reconcile.surroundings import Surroundings
 from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_families, unprotected_families
+from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
 
 PEERS_WAIT_S = 5.0
 """How long the first sync waits for the addresses of all nodes, if they are needed."""
@@ -126,7 +127,10 @@ class Agent:
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
         self._slow_starts = SlowStarts(compiler, watch_nodes=watch_nodes)
         hold = self._surroundings.neighbours.hold
-        self._reconciler = Reconciler(kernel, compiler, self.state, clock, hold, self._slow_starts, mark_range)
+        self._tunnel_rests = TunnelRests(compiler, lambda: self._timing.drain_deadline_s)
+        self._reconciler = Reconciler(
+            kernel, compiler, self.state, clock, hold, self._slow_starts, self._tunnel_rests, mark_range
+        )
         self._compare = FullCompare(kernel, self.state, clock, cpu_clock or clock)
         self._watch = DriftWatch(kernel, self.state, clock, cpu_clock or clock, on_marks)
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
@@ -212,6 +216,7 @@ class Agent:
             self._flows.due_s,
             self._surroundings.due_s,
             self._slow_starts.due_s,
+            self._tunnel_rests.due_s,
         )
 
     def _sync_due_s(self) -> float:
@@ -320,6 +325,8 @@ class Agent:
             self.state.pending.enqueue(self._surroundings.run(now_s))
         if now_s >= self._slow_starts.due_s:
             self._slow_starts.run(now_s)
+        if now_s >= self._tunnel_rests.due_s:
+            self.state.pending.enqueue(self._tunnel_rests.update((), self.state.rows, now_s))
         cleans_flows = now_s >= self._flows.due_s  # of earlier syncs; those of this one wait until traffic is served
         reports = list(self._sync_and_drain(now_s))
         if cleans_flows and (report := self._flows.run_slice(now_s)):

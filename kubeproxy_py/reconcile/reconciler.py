@@ -22,6 +22,7 @@ from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.apply import apply_plan
 from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
 from kubeproxy_py.reconcile.slow_starts import SlowStarts
+from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
 
 Hold = Callable[[Iterable[Key], Rows, float], Mapping[Key, float]]
 """Returns which keys must wait, and until when, given the keys, the actual rows and the time."""
@@ -32,7 +33,7 @@ class Reconciler:
 
     *clock* is read only at the end of each phase, for its duration and for the time of its outcome.  *hold* returns
     which of the keys that are about to be planned must wait, and until when.  *slow_starts* gives new endpoints their
-    first weights.
+    first weights, *tunnel_rests* has devices stay for open connections.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - all that a sync needs
@@ -43,6 +44,7 @@ class Reconciler:
         clock: Callable[[], float],
         hold: Hold,
         slow_starts: SlowStarts,
+        tunnel_rests: TunnelRests,
         mark_range: MarkRange | None = None,
     ) -> None:
         self.last_sync_s = -NEVER  # when the last plan was applied
@@ -53,6 +55,7 @@ class Reconciler:
         self._hold = hold
         self._mark_range = mark_range
         self._slow_starts = slow_starts
+        self._tunnel_rests = tunnel_rests
         self._late: list[LateSteps] = []  # not reported yet
 
     @property
@@ -77,6 +80,7 @@ class Reconciler:
         self._compiler.compile()
         self._compiler.keep_last_rows(kernel_rows)
         self._slow_starts.adopt(kernel_rows, began_s)
+        self._tunnel_rests.adopt(kernel_rows, began_s)
         compiled_s = self._clock()
         self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
         plan = make_plan(self._compiler.desired.rows, self._state.rows)
@@ -113,6 +117,7 @@ class Reconciler:
         """
         changed = self._compiler.compile()
         changed += self._slow_starts.update(began_s)
+        changed += self._tunnel_rests.update(changed, self._state.rows, began_s)
         compiled_s = self._clock()
         self._state.pending.enqueue(changed)
         due = self._due(compiled_s)

@@ -21,7 +21,8 @@ from tests.e2e.serving import serving_cluster
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(280)]
 
-FLAGS = ("--policies=exact", "--ipvs-sync-period", "5s")
+DEADLINE_S = 15
+FLAGS = ("--policies=exact", "--ipvs-sync-period", "5s", "--drain-deadline", f"{DEADLINE_S}s")
 PATIENCE_S = 20.0
 TIMES = 12
 SILENCE_S = 1.0
@@ -171,6 +172,27 @@ def test_switched_off_and_on_no_open_connection_of_a_pod_here_breaks(nodes: Node
         connection.close()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_connection_that_was_handed_on_drains_when_the_annotation_is_removed(nodes: Nodes, way: str) -> None:
+    served = SPREAD[way]
+    off = served._replace(way="")
+    connection = connection_to(nodes, served, "pod-b1")
+    try:
+        for name in reversed(NODES):  # that which answers first: it must not refuse what the other one still hands on
+            nodes.sync(name, *(off if each is served else each._replace(way="") for each in SERVICES))
+        assert nodes.answers(served, "tcp", 4).keys() == {"pod-a1"}
+        connection.settimeout(PATIENCE_S)
+        for _ in range(3):
+            connection.sendall(b"still there?\n")
+            assert connection.recv(1000)
+        assert is_up(nodes, "node-b")
+        wait_until(lambda: not is_up(nodes, "node-b"), timeout_s=DEADLINE_S + PATIENCE_S)
+    finally:
+        connection.close()
+        for name in NODES:
+            nodes.sync(name, *SERVICES)
+
+
 def connection_to(nodes: Nodes, served: Served, pod: str) -> socket.socket:
     """Return a connection from outside that *pod* answers."""
     for _ in range(10):
@@ -192,8 +214,8 @@ def test_the_device_is_repaired_and_follows_the_services(nodes: Nodes) -> None:
     for name in NODES:
         nodes.sync(name, *(served._replace(way="") for served in SERVICES))
     for name in NODES:
+        wait_until(lambda name=name: not is_up(nodes, name), timeout_s=DEADLINE_S + PATIENCE_S)  # type: ignore[misc]
         link = run(nodes.cluster[name], "ip", "address", "show", "tunl0")
-        assert not is_up(nodes, name)
         assert "alias" not in link
         assert "inet " not in link
         assert "KUBE-PY-OUTSIDE" not in run(nodes.cluster[name], "ipset", "list", "-n")
