@@ -1,6 +1,6 @@
 """`python -m bench.inside WHAT REPEATS N...`, in the lab: print the raw figures as JSON, by N.
 
-REPEATS is the duration in seconds for idle and churn; N is a number of connections a second for failover.
+REPEATS is the duration in seconds for idle, churn and failover-cost; N a number of connections a second for failover.
 """
 
 import sys
@@ -18,6 +18,7 @@ from bench.inside import (
     contested,
     drift,
     failover,
+    failover_cost,
     floor,
     idle,
     machine,
@@ -45,6 +46,7 @@ _MEASURES: dict[str, _Measure] = {
     "contested": _each(contested.measure),
     "drift": _each(drift.measure),
     "failover": failover.measure,
+    "failover-cost": _each(failover_cost.measure),
     "floor": _each(floor.measure),
     "idle": idle.measure,
     "machine": lambda _sizes, repeats: {"0": machine.measure(repeats)},

@@ -41,6 +41,7 @@ class Cluster:
         self.taken = Taken()
         self.peers: dict[str, tuple[IP, ...]] = {}  # the addresses of all nodes, while direct server return needs them
         self.direct_return: dict[ServiceName, None] = {}  # the Services that ask for it
+        self.limited: dict[ServiceName, None] = {}  # the Services whose endpoints have a limit of connections
         self.conditions: dict[ServiceName, Conditions] = {}  # of endpoints, where there are any
         self.dirty: dict[ServiceName, None] = {}  # an ordered set: plans must not differ from run to run
         self.moved: dict[ServiceName, None] = {}  # those of the dirty ones whose frontends may have changed
@@ -125,10 +126,8 @@ class Cluster:
             self.services[name] = service
         else:
             del self.services[name]
-        if service and service.settings.direct_return:
-            self.direct_return[name] = None
-        else:
-            self.direct_return.pop(name, None)
+        _keep_if(self.direct_return, name, kept=bool(service and service.settings.direct_return))
+        _keep_if(self.limited, name, kept=bool(service and service.settings.max_connections))
         self._mark_moved((name,))
 
     def _set_conditions(self, name: ServiceName, conditions: Conditions) -> None:
@@ -184,3 +183,11 @@ class Cluster:
         if not slices:
             del self._slices[service]
         self.dirty[service] = None
+
+
+def _keep_if(names: dict[ServiceName, None], name: ServiceName, *, kept: bool) -> None:
+    """Have *name* be among *names* if it is *kept*."""
+    if kept:
+        names[name] = None
+    else:
+        names.pop(name, None)

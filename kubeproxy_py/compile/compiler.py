@@ -9,7 +9,7 @@ Invariants:
   frontends that another Service holds by now, and it is compiled again when it, its slices or the NodeContext change.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -135,6 +135,12 @@ class Compiler:
         if self.marks.resting and self.marks.end_rest(has_real_servers):
             for owner in self.marks.without:
                 self.cluster.dirty.setdefault(owner.service)
+
+    def limited_servers(self) -> Iterator[VirtualServer]:
+        """Yield the virtual servers whose real servers have thresholds; Services may change meanwhile."""
+        for name in list(self.cluster.limited):
+            for part in self.desired.parts_of(name):
+                yield from (key for key in part if isinstance(key, VirtualServer))
 
     def rest_tunnels(self, rows: Rows) -> list[Key]:
         """Want the devices *rows*, although no Service does; return the keys whose desired spec changed."""

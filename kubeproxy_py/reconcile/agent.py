@@ -132,7 +132,14 @@ class Agent:
             kernel, compiler, self.state, clock, hold, self._slow_starts, self._tunnel_rests, mark_range
         )
         self._compare = FullCompare(kernel, self.state, clock, cpu_clock or clock)
-        self._watch = DriftWatch(kernel, self.state, clock, cpu_clock or clock, on_marks)
+        self._watch = DriftWatch(
+            kernel,
+            self.state,
+            clock,
+            cpu_clock or clock,
+            on_marks=on_marks,
+            limited=compiler.limited_servers,
+        )
         self._flows = StaleFlowCleaner(kernel, partial(allowed_destinations, compiler=compiler), clock)
 
     # Input

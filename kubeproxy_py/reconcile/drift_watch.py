@@ -13,12 +13,12 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.kernel import REAL_SERVERS, Kernel, Mark, MarkReader, Scope
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.logging_setup import level, values
-from kubeproxy_py.model.rows import completed
+from kubeproxy_py.model.rows import VirtualServer, completed
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.containment import contained
@@ -46,16 +46,18 @@ class DriftWatch:
 
     All times are seconds of *clock*, which is read only to end a slice; *cpu_clock* returns the CPU time of this work,
     in seconds.  *on_marks* is called whenever marks are read, with the scopes that are suspect, for what else is to be
-    looked at as often.
+    looked at as often.  *limited* yields the virtual servers whose real servers are to have thresholds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root of the search for drift
         self,
         kernel: Kernel,
         state: ActualState,
         clock: Callable[[], float],
         cpu_clock: Callable[[], float],
+        *,
         on_marks: Callable[[Collection[Scope]], None],
+        limited: Callable[[], Iterable[VirtualServer]],
     ) -> None:
         self.count = 0  # completed partial compares
         self._kernel = kernel
@@ -63,7 +65,7 @@ class DriftWatch:
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._on_marks = on_marks
-        self._checks = RealServerChecks(kernel, state, clock, cpu_clock)
+        self._checks = RealServerChecks(kernel, state, clock, cpu_clock, limited=limited)
         self._period_s = self._marks_due_s = self._scan_due_s = NEVER
         self._readers: Sequence[MarkReader] = ()
         self._given: dict[str, Collection[str]] = {}  # names of the marks that each reader gave last

@@ -10,11 +10,13 @@ Invariants:
 - It runs in slices of about SLICE_S, so that events are never delayed for long.
 - A virtual server that is known to agree (by its fingerprint, or that of its record) is not decoded; any other one is
   decoded and compared, so that what the agent itself changed is checked again within a round, too.
+- No listing and no mark shows thresholds, so virtual servers that are to have some are checked one after the other in
+  each round, too.
 - What differs is recorded as drift at once.  Where all real servers are gone, the virtual server may be, too, so all
   of them are suspect.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from kubeproxy_py.kernel import VIRTUAL_SERVERS, Kernel, RealServerListing
 from kubeproxy_py.kernel.errors import KernelError
@@ -36,11 +38,18 @@ _END = object()
 class RealServerChecks:
     """Checks the real servers of *kernel*, and records in *state* what differs.
 
-    *clock* is read to end a slice, and *cpu_clock* for the CPU time that it took; both return seconds.
+    *clock* is read to end a slice, and *cpu_clock* for the CPU time that it took; both return seconds.  *limited*
+    yields the virtual servers whose real servers are to have thresholds.
     """
 
     def __init__(
-        self, kernel: Kernel, state: ActualState, clock: Callable[[], float], cpu_clock: Callable[[], float]
+        self,
+        kernel: Kernel,
+        state: ActualState,
+        clock: Callable[[], float],
+        cpu_clock: Callable[[], float],
+        *,
+        limited: Callable[[], Iterable[VirtualServer]],
     ) -> None:
         self.due_s = NEVER
         self._budget = CpuBudget(_LEAST_SHARE, BURST_S)
@@ -48,6 +57,7 @@ class RealServerChecks:
         self._state = state
         self._clock = clock
         self._cpu_clock = cpu_clock
+        self._limited = limited
         self._round: Iterator[None] = iter(())
         self._only_unknown = False
         self._is_due_again = False  # a round was to begin while one was running
@@ -61,7 +71,7 @@ class RealServerChecks:
             return
         listing = None if only_unknown else self._kernel.real_server_listing()
         known = self._state.fingerprints if only_unknown else ()
-        self._round = self._list(listing) if listing else self._check_each(known)
+        self._round = self._list(listing) if listing else self._check_all(known)
         self.due_s = max(now_s, self._budget.due_s)
 
     def stop(self) -> None:
@@ -97,7 +107,9 @@ class RealServerChecks:
                     yield
                     self._forget_invalidated(listing)
         except KernelError:  # also where /proc is another namespace's
-            yield from self._check_each(())
+            yield from self._check_all(())
+            return
+        yield from self._check_each(self._limited())
 
     def _forget_invalidated(self, listing: RealServerListing) -> None:
         servers = self._state.fingerprints.pop_invalidated()
@@ -106,9 +118,14 @@ class RealServerChecks:
         elif servers:
             listing.forget(servers)
 
-    def _check_each(self, known: Container[VirtualServer]) -> Iterator[None]:
-        """Check the virtual servers that are not *known*, and yield after each few."""
-        servers = [server for server in self._state.virtual_servers() if server not in known]
+    def _check_all(self, known: Container[VirtualServer]) -> Iterator[None]:
+        """Check the virtual servers that are not *known*, and those with thresholds; yield after each few."""
+        yield from self._check_each([server for server in self._state.virtual_servers() if server not in known])
+        if known:  # else they were checked just now
+            yield from self._check_each(self._limited())
+
+    def _check_each(self, servers: Iterable[VirtualServer]) -> Iterator[None]:
+        """Check *servers*, and yield after each few."""
         try:
             for number, server in enumerate(servers, start=1):
                 if server in self._state.rows:  # otherwise a sync deleted it meanwhile

@@ -18,7 +18,7 @@ import pytest
 from lab.client import query
 from lab.network import BY_NAME, PODS, Cluster
 from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
-from tests.e2e.kernel_state import State, differences, kernel_state, shell
+from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import scrape
 from tests.e2e.serving import serving_cluster
@@ -32,7 +32,11 @@ QUIET_S = 4.0  # at least two readings of the marks
 
 PODS_BEHIND = ["pod-a1", "pod-b1"]
 DNS = (Port(53, "UDP", 8080),)
+LIMITED = ["10.96.0.12", "fd00:10:96::12"]
+LIMIT = {"kubeproxy-py.io/max-connections": "7"}
 OBJECTS = [
+    {**(limited := service("limited", LIMITED)), "metadata": {**limited["metadata"], "annotations": LIMIT}},
+    *(endpoint_slice("limited", PODS_BEHIND, version=version) for version in (4, 6)),
     *service_with_slice("web", "10.96.0.10", PODS_BEHIND, [Port(80, "TCP", 8080, 30080)]),
     service("dns", ["10.96.0.53", "fd00:10:96::53"], DNS),
     endpoint_slice("dns", PODS_BEHIND, DNS),
@@ -125,6 +129,26 @@ def test_drift_is_repaired_long_before_the_full_compare(node: Node, change: str)
         timeout_s=WITHIN_S,
     )
     assert node.serves()
+    assert node.metric("kubeproxy_ipvs_full_compares_total") == 0
+
+
+@pytest.mark.parametrize("thresholds", ["-x 5 -y 2", ""])
+@pytest.mark.parametrize(
+    ("virtual", "real"), [(LIMITED[0], A.ipv4), (f"[{LIMITED[1]}]", f"[{A.ipv6}]")], ids=["IPv4", "IPv6"]
+)
+def test_thresholds_of_a_service_with_a_limit_are_restored_long_before_the_full_compare(
+    node: Node, virtual: str, real: str, thresholds: str
+) -> None:
+    def listed() -> list[str]:
+        lines = run(node.cluster.node_a, "ipvsadm", "-Ln", "--thresholds").splitlines()
+        return sorted(line for line in lines if re.search(r" 7 +7 ", line))
+
+    before = listed()
+    assert len(before) == 2 * len(PODS_BEHIND), before
+    shell(node.cluster.node_a, f"ipvsadm -e -t {virtual}:80 -r {real}:8080 -m -w 1 {thresholds}")
+    assert len(listed()) == len(before) - 1
+    took_s = wait_until(lambda: listed() == before, lambda: "\n".join(listed()), timeout_s=WITHIN_S)
+    print(f"thresholds restored after {took_s:.2f} s")
     assert node.metric("kubeproxy_ipvs_full_compares_total") == 0
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from kubeproxy_py.kernel import VIRTUAL_SERVERS, Mark, MarkReader, Readable, RealServerListing, Snapshot
+from kubeproxy_py.kernel import REAL_SERVERS, VIRTUAL_SERVERS, Mark, MarkReader, Readable, RealServerListing, Snapshot
 from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec
+from kubeproxy_py.model.settings import ServiceSettings
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Timing
 from kubeproxy_py.reconcile.real_server_checks import CHECKS_SHARE, SERVER_SHARE, SLICE_S
@@ -29,6 +30,11 @@ class UnmarkedKernel(MemoryKernel):
         super().__init__()
         self.advance: Callable[[], None] = lambda: None
         self.read_servers: list[Readable] = []
+        self.fingerprints_read: list[Readable] = []
+
+    def fingerprint(self, readable: Readable) -> int:
+        self.fingerprints_read.append(readable)
+        return super().fingerprint(readable)
 
     def mark_readers(self) -> Sequence[MarkReader]:
         return []
@@ -85,6 +91,29 @@ class ListingKernel(UnmarkedKernel):
         self.agreed.clear()
 
 
+class ListingWithoutThresholds(ListingKernel):
+    """One whose listing shows no thresholds, as /proc/net/ip_vs."""
+
+    def rows_behind(self, server: VirtualServer) -> Rows:
+        return without_thresholds(super().rows_behind(server))
+
+
+class MarkedRealServersKernel(UnmarkedKernel):
+    """One whose only mark is that of all real servers, without thresholds."""
+
+    def mark_readers(self) -> Sequence[MarkReader]:
+        return [MarkReader("listing", self._read)]
+
+    def _read(self) -> Mapping[str, Mark]:
+        shown = without_thresholds({key: spec for key, spec in self.rows.items() if isinstance(key, RealServer)})
+        return {REAL_SERVERS: Mark(VIRTUAL_SERVERS, hash(frozenset(shown.items())))}
+
+
+def without_thresholds(rows: Rows) -> Rows:
+    specs = ((key, spec.weight if isinstance(spec, RealServerSpec) else 0) for key, spec in rows.items())
+    return {key: RealServerSpec(weight, NOT_LISTED, NOT_LISTED) for key, weight in specs}
+
+
 def watched(kernel: UnmarkedKernel | None = None, **options: Any) -> AgentHarness:
     """Return a harness that serves shop/web on a kernel without marks; full compares never run."""
     harness = serving(timing=TIMING, kernel=kernel or UnmarkedKernel(), **options)
@@ -122,6 +151,38 @@ def test_a_change_of_another_program_is_repaired_by_the_next_round(
     harness.run_all_due()
     assert harness.kernel.rows == before
     assert harness.agent.status().drift_found
+
+
+@pytest.mark.parametrize("make_kernel", [UnmarkedKernel, ListingWithoutThresholds, MarkedRealServersKernel])
+@pytest.mark.parametrize("changed", [RealServerSpec(1, 9, 9), RealServerSpec(1)])
+def test_thresholds_of_a_service_that_another_program_changed_are_repaired_by_the_next_round(
+    make_kernel: type[UnmarkedKernel], changed: RealServerSpec
+) -> None:
+    harness = watched(kernel := make_kernel())
+    harness.handle(ServiceUpserted(service(settings=ServiceSettings(max_connections=7))))
+    assert kernel.rows[POD] == RealServerSpec(1, 7, 7)
+    for _ in range(3):
+        harness.advance(MARKS_S)
+    kernel.rows[POD] = changed
+    harness.advance(MARKS_S)
+    harness.run_all_due()
+    assert kernel.rows[POD] == RealServerSpec(1, 7, 7)
+
+
+def test_only_virtual_servers_with_thresholds_are_read_besides_the_listing() -> None:
+    harness = watched(kernel := ListingWithoutThresholds())
+    limited = service("api", ["10.96.0.11"], settings=ServiceSettings(max_connections=7))
+    harness.handle(ServiceUpserted(limited), SliceUpserted(endpoint_slice("api")))
+    harness.advance(MARKS_S)
+    kernel.read_servers.clear()
+    kernel.fingerprints_read.clear()
+    harness.advance(MARKS_S)
+    assert kernel.fingerprints_read == [VirtualServer("10.96.0.11", 80, "TCP")]
+    harness.handle(ServiceUpserted(service("api", ["10.96.0.11"])))
+    harness.advance(MARKS_S)
+    kernel.fingerprints_read.clear()
+    harness.advance(MARKS_S)
+    assert kernel.fingerprints_read == []
 
 
 @pytest.mark.parametrize("make_kernel", [UnmarkedKernel, ListingKernel])
