@@ -8,16 +8,15 @@ Invariants:
   first check comes at a random moment.
 """
 
-import heapq
 from collections.abc import Callable, Mapping
 
+from kubeproxy_py.failover.due_queue import DueQueue
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.time import NEVER
 
 BUDGET_PER_S = 50.0
 BURST = 20.0
 _JITTER = 0.25
-_SLACK = 64  # outdated entries of the heap that are kept
 _WHOLE = 1 - 1e-6  # a token, whatever is lost by rounding
 
 
@@ -30,9 +29,8 @@ class ConnectSchedule:
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._intervals: dict[Destination, float] = {}
-        self._due: dict[Destination, float] = {}
-        self._urgent: dict[Destination, float] = {}  # when each is due that comes before all others
-        self._heap: list[tuple[float, Destination]] = []
+        self._due = DueQueue()
+        self._urgent = DueQueue()  # those that come before all others
         self._tokens = BURST
         self._tokens_s = -NEVER  # when they were counted
 
@@ -45,19 +43,19 @@ class ConnectSchedule:
     def replace(self, intervals: Mapping[Destination, float], now_s: float) -> None:
         """Connect to the endpoints of *intervals*, each as often, and to no others."""
         for place in self._intervals.keys() - intervals.keys():
-            self._due.pop(place, None)
-            self._urgent.pop(place, None)
+            self._due.discard(place)
+            self._urgent.discard(place)
         new = intervals.keys() - self._intervals.keys()
         self._intervals = dict(intervals)
         for place in sorted(new):
-            self._set_due(place, now_s + self._intervals[place] * self._random())
+            self._due.add(place, now_s + self._intervals[place] * self._random())
 
     def postpone(self, place: Destination, now_s: float, interval_s: float | None = None) -> None:
         """Connect to *place*, whose connect has ended, an interval after *now_s*: its own, if none is given."""
         if place in self._intervals:
-            self._urgent.pop(place, None)
+            self._urgent.discard(place)
             spread = 1 - _JITTER + 2 * _JITTER * self._random()
-            self._set_due(place, now_s + (self._intervals[place] if interval_s is None else interval_s) * spread)
+            self._due.add(place, now_s + (self._intervals[place] if interval_s is None else interval_s) * spread)
 
     def postpone_idle(self, place: Destination, now_s: float, interval_s: float | None = None) -> None:
         """Do as ``postpone``, unless *place* is being connected to, or is urgent."""
@@ -67,51 +65,29 @@ class ConnectSchedule:
     def hasten(self, place: Destination, at_s: float) -> None:
         """Connect to *place* at *at_s*, before those that are only due, unless it is being connected to."""
         if place in self._due and place not in self._urgent:
-            self._due.pop(place)
-            self._urgent[place] = at_s
+            self._due.discard(place)
+            self._urgent.add(place, at_s)
 
     def retry(self, place: Destination, at_s: float) -> None:
         """Connect to *place*, which was connected to, again at *at_s*, before those that are only due."""
         if place in self._intervals:
-            self._due.pop(place, None)
-            self._urgent[place] = at_s
+            self._due.discard(place)
+            self._urgent.add(place, at_s)
 
     def due_s(self, now_s: float) -> float:
         """Return when ``pop_due`` has something to return."""
-        self._drop_outdated()
-        next_s = min(self._heap[0][0] if self._heap else NEVER, min(self._urgent.values(), default=NEVER))
+        next_s = min(self._due.next_s(), self._urgent.next_s())
         return next_s if self._refill(now_s) >= _WHOLE else max(next_s, now_s + (1 - self._tokens) / BUDGET_PER_S)
 
     def pop_due(self, now_s: float) -> list[Destination]:
         """Return the endpoints to connect to now; each is due again when ``postpone`` or ``retry`` says so."""
         self._refill(now_s)
         places: list[Destination] = []
-        for place in [place for place, at_s in self._urgent.items() if at_s <= now_s]:
-            if self._tokens < _WHOLE:
-                return places
-            del self._urgent[place]
-            places.append(place)
-            self._tokens -= 1
-        while self._tokens >= _WHOLE:
-            self._drop_outdated()
-            if not self._heap or self._heap[0][0] > now_s:
-                break
-            _, place = heapq.heappop(self._heap)
-            del self._due[place]
-            places.append(place)
-            self._tokens -= 1
+        for queue in (self._urgent, self._due):
+            while self._tokens >= _WHOLE and queue.next_s() <= now_s:
+                places.append(queue.pop())
+                self._tokens -= 1
         return places
-
-    def _set_due(self, place: Destination, due_s: float) -> None:
-        self._due[place] = due_s
-        heapq.heappush(self._heap, (due_s, place))
-        if len(self._heap) > 2 * len(self._due) + _SLACK:
-            self._heap = [(at_s, one) for one, at_s in self._due.items()]
-            heapq.heapify(self._heap)
-
-    def _drop_outdated(self) -> None:
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
 
     def _refill(self, now_s: float) -> float:
         if now_s > self._tokens_s:

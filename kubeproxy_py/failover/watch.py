@@ -14,12 +14,12 @@ from msgspec import Struct
 
 from kubeproxy_py.failover.client_answers import Reading, client_results
 from kubeproxy_py.failover.connect_schedule import ConnectSchedule
+from kubeproxy_py.failover.due_queue import DueQueue
 from kubeproxy_py.failover.endpoint_health import NEW, REACHABLE, Health, Result, Rule, after, fail, given_up, inherited
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, Spec, Traffic, VirtualServer, is_tcp
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
-from kubeproxy_py.model.time import NEVER
 
 USED_S = 180.0
 """How long after its last new connection a Service counts as used."""
@@ -113,7 +113,7 @@ class FailoverWatch:
         self._node: dict[Destination, str] = {}
         self._on_node: dict[str, list[Destination]] = {}
         self._health: dict[Destination, Health] = {}
-        self._temporary: dict[Destination, float] = {}  # when to give up that an endpoint fails, where that is known
+        self._temporary = DueQueue()  # when to give up that an endpoint fails, where that is known
         self._silent: dict[str, list[Destination]] = {}  # connects in a row to each node that got no answer
         self._reading: Reading = {}
         self._is_outdated = False  # what is checked follows from other Services than it did
@@ -282,11 +282,10 @@ class FailoverWatch:
 
     def pop_changes(self, now_s: float) -> list[EndpointFailures]:
         """Return the failures of each Service of which they have changed since the last call."""
-        for place in list(self._temporary):
+        while self._temporary.next_s() <= now_s:
+            place = self._temporary.pop()
             if place in self._health:
                 self._set_health(place, given_up(self._health[place], now_s))
-            else:
-                del self._temporary[place]
         names, self._changed = self._changed, set()
         events: list[EndpointFailures] = []
         for name in sorted(names):
@@ -301,7 +300,7 @@ class FailoverWatch:
 
     def due_s(self, now_s: float) -> float:
         """Return when the next connect is due, or a failure is to be given up."""
-        return min(self.schedule.due_s(now_s), min(self._temporary.values(), default=NEVER))
+        return min(self.schedule.due_s(now_s), self._temporary.next_s())
 
     def _failures_of(self, name: ServiceName) -> dict[Destination, Failure]:
         service = self._services.get(name)
@@ -319,9 +318,9 @@ class FailoverWatch:
         before = self._health.get(place, NEW)
         self._health[place] = health
         if health.give_up_s is None:
-            self._temporary.pop(place, None)
+            self._temporary.discard(place)
         else:
-            self._temporary[place] = health.give_up_s
+            self._temporary.add(place, health.give_up_s)
         if before.failure != health.failure:
             self._changed.update(self._users.get(place, ()))
 

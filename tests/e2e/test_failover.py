@@ -259,6 +259,29 @@ def test_what_is_set_aside_stays_so_over_a_restart(cluster: Cluster, tmp_path: P
                 under_traffic(cluster, lambda: not aside(cluster))
 
 
+def test_restart_while_all_endpoints_fail_sets_none_aside_until_some_answer(cluster: Cluster, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write("web", objects(*PODS))
+    with AgentProcess(cluster.node_a, folder.path) as first, node_b_dead(cluster):
+        first.wait_synced()
+        with pod_dead(cluster, "pod-a1"), pod_dead(cluster, "pod-a2"):
+            silent = 'kubeproxy_ipvs_endpoint_checks_total{result="silent"}'
+            under_traffic(cluster, lambda: metric(cluster, silent) >= 2 * len(PODS))
+            assert weights(cluster) == dict.fromkeys(PODS, 1)
+            first.stop(signal.SIGKILL)
+            with AgentProcess(cluster.node_a, folder.path) as second:
+                assert "nothing to do" in second.wait_synced()
+                under_traffic(cluster, lambda: metric(cluster, silent) >= 2 * len(PODS))
+                assert weights(cluster) == dict.fromkeys(PODS, 1)
+                assert "Set endpoints aside" not in "\n".join(second.lines())
+                for pod in ("pod-a1", "pod-a2"):
+                    shell(cluster[BY_NAME[pod].plugged_into], f"ip link set {BY_NAME[pod].port} up")
+                under_traffic(cluster, lambda: aside(cluster) == {"pod-b1", "pod-b2"})
+                assert answering(cluster) == {"pod-a1", "pod-a2"}
+                second.wait_for("Set endpoints aside")
+    run(cluster.node_a, "ipvsadm", "-C")
+
+
 def test_clients_show_what_no_connect_can(cluster: Cluster, tmp_path: Path) -> None:
     """A NetworkPolicy lets no connect of the agent pass: nothing fails by that, but pods that clients find dead do."""
     clients = {**CHECKED, "health-check-threshold": "3"}
