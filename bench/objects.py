@@ -5,6 +5,8 @@ Invariants:
   - One endpoint in a thousand is on this node, as in a cluster of a thousand nodes.
   - An object has the fields of an API server that the agent does not read (UIDs, owner references, target
     references), because skipping them is part of the cost.
+  - With *local_every* each so many-th Service, from the first one, is of type LoadBalancer with
+    externalTrafficPolicy Local, an address of a load balancer and a NodePort; 0: none is.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ _ZONE = "zone-a"
 _PORT, _TARGET_PORT = 80, 8080
 _SERVICE_NETWORK = int(IPv4Address("10.96.1.0"))  # the first addresses of 10.96.0.0/12 are a cluster's own
 _POD_NETWORK = int(IPv4Address("10.128.0.0"))
+_LOAD_BALANCER_NETWORK = int(IPv4Address("198.18.0.0"))
+_NODE_PORT = 30_000  # of the first Service that has one
 _PER_FILE = 1000  # objects
 _PER_PAGE = 500  # objects of a list, as the agent asks for them
 _CREATED, _CREATED_S = "2025-01-01T00:00:00Z", 1_735_689_600.0
@@ -31,11 +35,29 @@ _VERSION = "1000000"  # of every list and object: a version that goes back would
 _PER_SLICE = 100  # endpoints; kube-controller-manager's --max-endpoints-per-slice
 
 
-def service(number: int) -> Service:
+def service(number: int, local_every: int = 0) -> Service:
     """Return the Service *number*, from 0."""
     ports = (ServicePort("http", "TCP", _PORT),)
     address = str(IPv4Address(_SERVICE_NETWORK + 1 + number))
-    return Service(_name(number), "ClusterIP", (address,), ports, created_s=_CREATED_S)
+    plain = Service(_name(number), "ClusterIP", (address,), ports, created_s=_CREATED_S)
+    return _external(plain, number, local_every) if is_external_local(number, local_every) else plain
+
+
+def is_external_local(number: int, local_every: int) -> bool:
+    """Return whether the Service *number* has externalTrafficPolicy Local."""
+    return local_every > 0 and number % local_every == 0
+
+
+def _external(plain: Service, number: int, local_every: int) -> Service:
+    """Return *plain*, the Service *number*, as one that clients outside reach by endpoints of their node only."""
+    place = number // local_every
+    return replace(
+        plain,
+        type="LoadBalancer",
+        ports=tuple(replace(port, node_port=_NODE_PORT + place) for port in plain.ports),
+        load_balancer_ips=(str(IPv4Address(_LOAD_BALANCER_NETWORK + 1 + place)),),
+        external_local=True,
+    )
 
 
 def endpoint_slice(number: int, *, replaced: int = 0) -> EndpointSlice:
@@ -52,9 +74,9 @@ def is_local(number: int) -> bool:
     return any(endpoint.node == NODE_NAME for endpoint in endpoint_slice(number).endpoints)
 
 
-def write_manifests(directory: Path, n: int) -> None:
+def write_manifests(directory: Path, n: int, local_every: int = 0) -> None:
     """Write the objects of *n* Services to files of JSON lists."""
-    objects = [text for number in range(n) for text in (_service_json(number), slice_json(number))]
+    objects = [text for number in range(n) for text in (_service_json(number, local_every), slice_json(number))]
     for start in range(0, len(objects), _PER_FILE):
         items = objects[start : start + _PER_FILE]
         text = msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": items})
@@ -83,9 +105,9 @@ def creations(n: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", bare(slice_json(number))
 
 
-def service_pages(n: int) -> Iterator[bytes]:
+def service_pages(n: int, local_every: int = 0) -> Iterator[bytes]:
     """Return the pages with which an API server answers a list of the Services."""
-    return _pages(n, _service_json)
+    return _pages(n, lambda number: _service_json(number, local_every))
 
 
 def slice_pages(n: int) -> Iterator[bytes]:
@@ -93,9 +115,9 @@ def slice_pages(n: int) -> Iterator[bytes]:
     return _pages(n, slice_json)
 
 
-def service_line(number: int, event: str) -> bytes:
+def service_line(number: int, event: str, local_every: int = 0) -> bytes:
     """Return the watch line of the Service *number*; *event* is ADDED, MODIFIED or DELETED."""
-    return msgspec.json.encode({"type": event, "object": _service_json(number)})
+    return msgspec.json.encode({"type": event, "object": _service_json(number, local_every)})
 
 
 def slice_line(number: int, event: str = "MODIFIED", *, replaced: int = 0) -> bytes:
@@ -145,9 +167,14 @@ def _pod(service_name: ObjectName, index: int) -> str:
     return f"{service_name.name}-6d4cf56db6-{index:05x}"
 
 
-def _service_json(number: int) -> dict[str, Any]:
-    one = service(number)
+def _service_json(number: int, local_every: int = 0) -> dict[str, Any]:
+    one = service(number, local_every)
     address = one.cluster_ips[0]
+    spec: dict[str, Any] = {"type": one.type}
+    port: dict[str, Any] = {"name": "http", "port": _PORT, "protocol": "TCP", "targetPort": _TARGET_PORT}
+    if one.external_local:
+        spec["externalTrafficPolicy"] = "Local"
+        port["nodePort"] = one.ports[0].node_port
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -158,12 +185,12 @@ def _service_json(number: int) -> dict[str, Any]:
             "internalTrafficPolicy": "Cluster",
             "ipFamilies": ["IPv4"],
             "ipFamilyPolicy": "SingleStack",
-            "ports": [{"name": "http", "port": _PORT, "protocol": "TCP", "targetPort": _TARGET_PORT}],
+            "ports": [port],
             "selector": {"app": one.name.name},
             "sessionAffinity": "None",
-            "type": "ClusterIP",
+            **spec,
         },
-        "status": {"loadBalancer": {}},
+        "status": {"loadBalancer": {"ingress": [{"ip": ip} for ip in one.load_balancer_ips]} if one.load_balancer_ips else {}},
     }
 
 

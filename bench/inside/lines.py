@@ -12,15 +12,16 @@ from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES
 
 
 class Lines:
-    """The lists and watches of Services and EndpointSlices."""
+    """The lists and watches of Services and EndpointSlices; *local_every* is that of the objects."""
 
-    def __init__(self) -> None:
+    def __init__(self, local_every: int = 0) -> None:
+        self._local_every = local_every
         self._services = ListWatch(SERVICES, lambda: 0.0)
         self._slices = ListWatch(SLICES, lambda: 0.0)
 
     def initial_events(self, n: int) -> Iterator[Event]:
         """Yield the events of *n* Services that precede the first sync."""
-        for page in objects.service_pages(n):
+        for page in objects.service_pages(n, self._local_every):
             yield from self._services.on_response(200, page)
         for page in objects.slice_pages(n):
             yield from self._slices.on_response(200, page)

@@ -63,6 +63,7 @@ class Compiler:
         self._sysctls = sysctls or {}
         self._non_empty: dict[Family, NonEmptySets] = {}  # those that base rows and chains were compiled for
         self._sets_version = -1  # desired.sets.version at that time
+        self._has_policy_sets = False  # at that time
         self._states: dict[ServiceName, ServiceState] = {}
         self._moved: dict[ServiceName, None] = {}  # since pop_moved was called last
         self._slowly_starting: dict[ServiceName, None] = {}  # since pop_slowly_starting was called last
@@ -307,13 +308,16 @@ class Compiler:
 
     def _compile_base_and_chains(self) -> list[Key]:
         changed = self._compile_resting()
-        if self._non_empty and self._sets_version == self.desired.sets.version:
+        # The sets of exact policies exist at least as long as what rests.
+        has_policy_sets = self.context.policy_marks is not None or bool(self.marks.resting)
+        is_same = has_policy_sets == self._has_policy_sets
+        if is_same and self._non_empty and self._sets_version == self.desired.sets.version:
             return changed
         non_empty = {family: self.desired.sets.non_empty(family) for family in self.context.families}
         self._sets_version = self.desired.sets.version
-        if non_empty == self._non_empty:
+        if is_same and non_empty == self._non_empty:
             return changed
-        self._non_empty = non_empty
+        self._non_empty, self._has_policy_sets = non_empty, has_policy_sets
         maxelems = dict(name_and_maxelem for sets in non_empty.values() for name_and_maxelem in sets.maxelems)
         families = self.context.families
         without_comments = [family for family in families if not self.context.has_extension(family, "comment")]
@@ -322,7 +326,7 @@ class Compiler:
             self._sysctls,
             maxelems,
             without_comments,
-            policy_sets=self.context.policy_marks is not None or bool(self.marks.resting),
+            policy_sets=has_policy_sets,
             direct_sets=[name for sets in non_empty.values() for name in sets.names],
             policy_jumps=self.context.policy_marks is not None,
             loopback=self.context.loopback_paths,
@@ -331,11 +335,10 @@ class Compiler:
         return changed + self.desired.replace(CHAINS, self._compile_chains())
 
     def _compile_resting(self) -> list[Key]:
-        """Compile the virtual servers that rest; the sets of exact policies exist at least as long as these."""
+        """Compile the virtual servers that rest."""
         if self._rest_version == self.marks.version:
             return []
         self._rest_version = self.marks.version
-        self._non_empty.clear()
         rows: Rows = {server: spec for server, spec in self.marks.resting.items()}  # noqa: C416 - of another type
         return self.desired.replace(RESTING, rows)
 
