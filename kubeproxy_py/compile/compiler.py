@@ -237,7 +237,8 @@ class Compiler:
             slices = self.cluster.slices_of(name) if service else []
             owners: dict[MarkOwner, None] = {}  # that have a mark
             parts = self._compile_service(service, slices, owners) if service else []
-            state = service_state(name, service, slices, self.context)
+            marks = tuple(self.marks.servers_of(owners)) if owners else ()
+            state = service_state(name, service, slices, self.context, marks)
         except Exception as error:  # a bug that this Service triggers must not stop the others
             self._record_failure(name, error)
             return self._keep(name, self.desired.rows_of(name))
@@ -248,8 +249,6 @@ class Compiler:
         elif service.settings.slow_start_s and slow_start_in_force_s(service, self.context):
             self._slowly_starting[name] = None
         self.marks.retain(name, owners, self.desired.rows)
-        if owners:
-            state = replace(state, marks=tuple(self.marks.servers_of(owners)))
         self._states[name] = state
         return self.desired.replace(name, *parts)
 

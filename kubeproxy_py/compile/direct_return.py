@@ -15,7 +15,7 @@ Invariants:
 - At most half of the endpoints behind it are set aside; a node has the weight of the others.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -38,6 +38,7 @@ from kubeproxy_py.model.rows import (
     ReturnTunnel,
     Rows,
     TunnelSpec,
+    VirtualServer,
     VirtualServerSpec,
     mark_server,
 )
@@ -62,13 +63,16 @@ class HandingOn(Struct, frozen=True, gc=False):
 
 
 def direct_return_parts(
-    port: FamilyPort, served: Iterable[Frontend], endpoints: PortEndpoints, mark_of: MarkQuery, handing_on: HandingOn
+    port: FamilyPort,
+    fronts: Mapping[VirtualServer, Frontend],
+    endpoints: PortEndpoints,
+    mark_of: MarkQuery,
+    handing_on: HandingOn,
 ) -> list[Rows]:
     """Return the rows in parts: the common part first, then one for each slice, as ``compile_parts``."""
     common: Rows = {}
-    servers = {each.server: each for each in served}
-    fronts = [server for server, front in servers.items() if _is_handed_on(front)]
-    if not fronts or port.port.protocol not in HANDED_ON_PROTOCOLS:
+    servers = [server for server, front in fronts.items() if _is_handed_on(front)]
+    if not servers or port.port.protocol not in HANDED_ON_PROTOCOLS:
         return [common]
     family, context = port.family, handing_on.context
     address = context.node_ips.get(family, LOOPBACK[family])
@@ -83,7 +87,7 @@ def direct_return_parts(
     if not nodes:
         return [common]
     owner = MarkOwner(port.service.name, port.port.name, port.port.protocol, family, handing_on.forwarding)
-    entries = [server_entry(server) for server in fronts]
+    entries = [server_entry(server) for server in servers]
     mark = mark_of(owner, entries)
     if not mark:
         return [common]

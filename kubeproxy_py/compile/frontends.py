@@ -125,6 +125,11 @@ def external_local(service: Service) -> bool:
     return service.external_local and reachable
 
 
+def is_local_policy(service: Service, kind: FrontendKind) -> bool:
+    """Return whether the traffic policy of the addresses of *kind* is Local."""
+    return service.internal_local if kind is _CLUSTER_IP else external_local(service)
+
+
 def source_ranges(service: Service, family: Family) -> tuple[CIDR, ...]:
     """Return the networks that may use the load balancer's addresses; empty, or any /0 among them: all."""
     ranges = tuple(cidr for cidr in service.source_ranges if family_of(cidr) == family)

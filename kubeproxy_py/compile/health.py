@@ -6,17 +6,21 @@ Terminating endpoints that still get traffic as a fallback do not count.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kubeproxy_py.compile.frontends import FamilyPort, external_local, family_ports, frontends
+from kubeproxy_py.compile.frontends import FamilyPort, external_local, family_ports, is_local_policy, servers
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import health_check_port
-from kubeproxy_py.compile.topology import SelectionRule, SliceEndpoints, backends, is_local, select_rules
-from kubeproxy_py.model.health import HealthCheckNodePort, Policy, ServiceState
+from kubeproxy_py.compile.topology import backends, is_local
+from kubeproxy_py.model.health import HealthCheckNodePort, MarkedPort, Policy, ServiceState
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, ServicePort
 from kubeproxy_py.net import IP, Family
 
 
 def service_state(
-    name: ServiceName, service: Service | None, slices: Iterable[EndpointSlice], context: NodeContext
+    name: ServiceName,
+    service: Service | None,
+    slices: Iterable[EndpointSlice],
+    context: NodeContext,
+    marks: tuple[MarkedPort, ...] = (),
 ) -> ServiceState:
     """Return the state of the Service *name*.
 
@@ -25,11 +29,12 @@ def service_state(
         service: The Service; None: it does not exist.
         slices: All its slices, in order of their names.
         context: This node.
+        marks: Its virtual servers by firewall mark.
     """
     if service is None or service.proxy_name is not None or service.type == "ExternalName" or not service.ports:
         return ServiceState(name)
     if not (service.internal_local or service.external_local):
-        return ServiceState(name, service)
+        return ServiceState(name, service, marks=marks)
     slices = list(slices)
     ports = list(family_ports(service, context))
     families = list(dict.fromkeys(port.family for port in ports))
@@ -44,6 +49,7 @@ def service_state(
             if any(port.family == family and _falls_back(port, slices, context) for port in ports)
             for policy in policies
         ),
+        marks,
     )
 
 
@@ -79,8 +85,9 @@ def _local_policies(service: Service) -> list[Policy]:
 
 def _falls_back(port: FamilyPort, slices: Sequence[EndpointSlice], context: NodeContext) -> bool:
     """Return whether a policy Local finds no local endpoint although there are others."""
-    if not any(frontend.is_local_policy for frontend in frontends(port, context)):
+    if not any(is_local_policy(port.service, binding.kind) for binding, _ in servers(port)):
         return False
-    endpoints = SliceEndpoints(backends(slices, port.family, port.port), context)
-    rules = select_rules((endpoints,), cluster=True, local=True)
-    return rules.cluster != SelectionRule.NONE and rules.local == SelectionRule.NONE
+    endpoints = [backend.endpoint for backend in backends(slices, port.family, port.port)]
+    # Those that a selection rule may select (topology.py); which rule it would be makes no difference here.
+    usable = [each for each in endpoints if each.ready or (each.serving and each.terminating)]
+    return bool(usable) and not any(is_local(each, context.node_name) for each in usable)

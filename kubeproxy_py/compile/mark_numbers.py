@@ -16,6 +16,7 @@ from zlib import crc32
 
 from msgspec import Struct
 
+from kubeproxy_py.model.health import MarkedPort
 from kubeproxy_py.model.kube_names import (
     POLICY_MARKS,
     POLICY_OUTSIDE,
@@ -33,7 +34,7 @@ from kubeproxy_py.net import Family, Protocol, family_of
 _SETS: Mapping[DirectReturn, IpsetDefinition] = {"": POLICY_MARKS, "tunnel": POLICY_OUTSIDE, "route": POLICY_ROUTED}
 
 
-class MarkOwner(Struct, frozen=True, gc=False):
+class MarkOwner(Struct, frozen=True, gc=False, cache_hash=True):
     """A Service port in one family, for clients inside or for those outside."""
 
     service: ServiceName
@@ -95,7 +96,7 @@ class MarkNumbers:
         """Return the Service port that *server* serves by mark, or served until it rests; None if it is not known."""
         return self._owners.get(server) or self._last_owners.get(server)
 
-    def servers_of(self, owners: Iterable[MarkOwner]) -> Iterator[tuple[VirtualServer, str, Protocol]]:
+    def servers_of(self, owners: Iterable[MarkOwner]) -> Iterator[MarkedPort]:
         """Return the virtual server by mark of each of *owners* that has one, with the port's name and protocol."""
         for owner in owners:
             if mark := self._marks.get(owner):
@@ -103,8 +104,9 @@ class MarkNumbers:
 
     def mark_of(self, owner: MarkOwner, frontends: Iterable[str]) -> int:
         """Return the mark of *owner*, which has *frontends* (entries of the set); 0 if no number is left."""
-        if owner in self._marks:
-            return self._marks[owner]
+        known = self._marks.get(owner)
+        if known is not None:
+            return known
         mark = self._found_mark(owner, frontends) or self._free_mark(owner)
         if not mark:
             self.without.add(owner)

@@ -9,7 +9,7 @@ Invariants:
 - The rows come in parts that have no key in common.  Parts that follow from one slice are cached (slice_cache.py).
 """
 
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from kubeproxy_py.compile.binding import FrontendKind
@@ -101,16 +101,20 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
         endpoints = turned(cache.slice_endpoints(slices, port.family, port.port, context), turn >> _SLICE_TURN_BITS)
         spec = settings.server_spec(port.family)
         port_endpoints = PortEndpoints(service, endpoints, make_rows, conditions)
-        port_rows, *slice_parts = _port_parts(port, served, port_endpoints, context, spec)
+        rules = select_endpoints(service, port.port, {frontend.kind for frontend in served}, endpoints)
+        # An address may be of two kinds (externalIP and ClusterIP); as in kube-proxy, that of the last one counts.
+        fronts = {frontend.server: frontend for frontend in served}
+        port_rows, *slice_parts = _port_parts(fronts, port_endpoints, rules, spec)
         common |= port_rows
+        common |= _entry_rows(port, served, endpoints, context)
         parts += slice_parts
-        if context.policy_marks:
-            policy_rows, *slice_parts = policy_parts(port, served, port_endpoints, spec, mark_of)
+        if context.policy_marks and (service.internal_local or service.external_local):
+            policy_rows, *slice_parts = policy_parts(port, fronts, port_endpoints, rules, spec, mark_of)
             common |= policy_rows
             parts += slice_parts
         if settings.direct_return:
             handing_on = HandingOn(settings, context, peers)
-            direct_rows, *slice_parts = direct_return_parts(port, served, port_endpoints, mark_of, handing_on)
+            direct_rows, *slice_parts = direct_return_parts(port, fronts, port_endpoints, mark_of, handing_on)
             common |= direct_rows
             parts += slice_parts
     cache.evict_unused()
@@ -118,28 +122,30 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
 
 
 def _port_parts(
-    port: FamilyPort,
-    served: Sequence[Frontend],
+    fronts: Mapping[VirtualServer, Frontend],
     endpoints: PortEndpoints,
-    context: NodeContext,
+    rules: EndpointSelection,
     spec: VirtualServerSpec,
 ) -> list[Rows]:
-    """Return the rows of *port* in parts: the common part first, then one for each frontend and slice."""
-    rules = select_endpoints(port.service, port.port, {frontend.kind for frontend in served}, endpoints.slices)
+    """Return the virtual servers of *fronts* in parts: the common part first, then one for each server and slice."""
     common: Rows = {}
     parts = [common]
-    # An address may be of two kinds (externalIP and ClusterIP); as in kube-proxy, the policy of the last one applies.
-    for server, frontend in {frontend.server: frontend for frontend in served}.items():
+    for server, frontend in fronts.items():
         rule = rules.for_policy(is_local=frontend.is_local_policy)
         server_rows, *slice_parts = endpoints.server_parts(server, spec, rule)
         common |= server_rows
         parts += slice_parts
-    for frontend in served:
-        if frontend.bound:
-            common[Address(frontend.server.address)] = None
-    for definition, entry in _entries(port, served, endpoints.slices, context):
-        common[IpsetEntry(definition.name_in(port.family), entry)] = None
     return parts
+
+
+def _entry_rows(
+    port: FamilyPort, served: Sequence[Frontend], endpoints: Iterable[SliceEndpoints], context: NodeContext
+) -> Rows:
+    """Return the addresses and set entries of *port*."""
+    rows: Rows = {Address(frontend.server.address): None for frontend in served if frontend.bound}
+    for definition, entry in _entries(port, served, endpoints, context):
+        rows[IpsetEntry(definition.name_in(port.family), entry)] = None
+    return rows
 
 
 def select_endpoints(

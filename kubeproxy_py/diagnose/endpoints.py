@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from msgspec.structs import replace
 
 from kubeproxy_py.compile.binding import FrontendKind
-from kubeproxy_py.compile.frontends import external_local
+from kubeproxy_py.compile.frontends import external_local, is_local_policy
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import select_endpoints
 from kubeproxy_py.compile.topology import (
@@ -18,7 +18,7 @@ from kubeproxy_py.compile.topology import (
 from kubeproxy_py.compile.unserved import may_serve
 from kubeproxy_py.diagnose.conditions import condition_text, set_aside
 from kubeproxy_py.diagnose.document import EndpointState
-from kubeproxy_py.diagnose.services import KIND_NAMES, is_local_policy
+from kubeproxy_py.diagnose.services import KIND_NAMES
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.rows import RealServer, RealServerSpec

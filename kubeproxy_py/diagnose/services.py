@@ -13,7 +13,7 @@ from msgspec import Struct
 from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.claims import Claim
 from kubeproxy_py.compile.conditions import destination_of
-from kubeproxy_py.compile.frontends import external_local, source_ranges
+from kubeproxy_py.compile.frontends import external_local, is_local_policy, source_ranges
 from kubeproxy_py.compile.settings import flag_names, settings_in_force
 from kubeproxy_py.compile.unserved import Unserved, unserved_outside, unserved_reason
 from kubeproxy_py.diagnose.conditions import all_set_aside, condition_text
@@ -373,11 +373,6 @@ def port_of(service: Service, server: VirtualServer, kind: FrontendKind) -> Serv
         if number == server.port and port.protocol == server.protocol:
             return port
     return None
-
-
-def is_local_policy(service: Service, kind: FrontendKind) -> bool:
-    """Return whether the traffic policy that applies to frontends of *kind* is Local."""
-    return service.internal_local if kind is FrontendKind.CLUSTER_IP else external_local(service)
 
 
 def _sums(keys: Iterable[RealServer], connections: ConnectionCounts | None) -> tuple[int | None, int | None]:

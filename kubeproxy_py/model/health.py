@@ -21,6 +21,10 @@ class HealthCheckNodePort(Struct, frozen=True, gc=False):
     local_endpoints: int  # distinct addresses of local, ready endpoints
 
 
+MarkedPort = tuple[VirtualServer, str, Protocol]
+"""A virtual server by firewall mark, with the name and protocol of its Service port."""
+
+
 class ServiceState(Struct, frozen=True, gc=False):
     """The health-relevant state of one compiled Service."""
 
@@ -29,5 +33,4 @@ class ServiceState(Struct, frozen=True, gc=False):
     health_check_node_ports: tuple[HealthCheckNodePort, ...] = ()
     # Policies set to Local that find no local endpoint although there are endpoints elsewhere.
     policies_without_local: tuple[tuple[Policy, Family], ...] = ()
-    # With exact policies, the virtual servers by firewall mark, each with the name and protocol of its port.
-    marks: tuple[tuple[VirtualServer, str, Protocol], ...] = ()
+    marks: tuple[MarkedPort, ...] = ()  # with exact policies

@@ -268,7 +268,7 @@ def drained(have: "Spec") -> RealServerSpec:
 
 def is_draining_spec(spec: "Spec") -> bool:
     """Return whether *spec* is that of a real server that drains."""
-    return isinstance(spec, RealServerSpec) and spec == _DRAINING[spec.forwarding]
+    return isinstance(spec, RealServerSpec) and not spec.weight and spec == _DRAINING[spec.forwarding]
 
 
 def completed(seen: "Spec", known: "Spec") -> "Spec":

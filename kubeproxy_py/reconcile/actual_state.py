@@ -241,9 +241,10 @@ class ActualState:
 
     def _track_steps(self, plan: Plan, now_s: float, tried: Collection[Key] = ()) -> None:
         # A row that was added or deleted does not drain, and can have drained before only if something drains.
-        may_have_drained = bool(self.draining)
-        keys = [step.key for step in plan.steps if may_have_drained or step.verb == "update"]
-        self.track_draining(keys, now_s)
+        verbs = ("add", "update", "delete") if self.draining else ("update",)
+        self.track_draining(
+            [step.key for step in plan.steps if step.verb in verbs and type(step.key) is RealServer], now_s
+        )
         if len(tried) > len(plan):  # some had no step: one that was set aside drains from now on
             self.track_draining([key for key in tried if is_draining_spec(self.rows.get(key))], now_s)
 

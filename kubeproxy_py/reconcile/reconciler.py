@@ -167,7 +167,9 @@ class Reconciler:
         counts = self._state.real_server_counts
         if all(counts.get(server) for server in resting):
             return
-        marks = marks_by_entry(self._state.rows)
+        # What leads to a mark that rests is not desired, so it is pending: a search of all rows costs as the cluster.
+        rows = self._state.rows
+        marks = marks_by_entry({key: rows[key] for key in self._state.pending.keys if key in rows})
         led_to = {mark_server(family_of_set(key.set), mark) for key, mark in marks.items()}
         self._compiler.end_rest(lambda server: bool(counts.get(server)) or server in led_to)
 
