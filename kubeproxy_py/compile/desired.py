@@ -58,12 +58,11 @@ class Desired:
         self._store(owner, parts)
         changed = [key for key in old if key not in new and self._withdraw(key)]
         for key, spec in new.items():
-            before = old.get(key, _ABSENT)  # hashing a key costs more than all else here
+            before = old.get(key, _ABSENT) if old else _ABSENT  # hashing a key costs more than all else here
             if before is _ABSENT:
-                self._add_owner(key)
-            elif before == spec:
-                continue
-            if self._set(key, spec):
+                if self._add(key, spec):
+                    changed.append(key)
+            elif before != spec and self._change(key, spec):
                 changed.append(key)
         return changed
 
@@ -89,39 +88,38 @@ class Desired:
         else:
             self._parts.pop(owner, None)
 
-    def _add_owner(self, key: Key) -> None:
+    def _add(self, key: Key, spec: Spec) -> bool:
+        """Record that another owner wants the row *key*, and return whether the union changed."""
         if key in self.rows:
             self._other_owners[key] = self._other_owners.get(key, 0) + 1
+            return self._change(key, spec)
+        self.rows[key] = spec
+        if isinstance(key, IpsetEntry):
+            self.sets.add(key)
+        self._counts[type(key).__name__] += 1
+        return True
+
+    def _change(self, key: Key, spec: Spec) -> bool:
+        """Set the spec of *key*, which is a row of the union, and return whether it was another one."""
+        if self.rows[key] == spec:
+            return False
+        self.rows[key] = spec
+        return True
 
     def _withdraw(self, key: Key) -> bool:
         """Remove *key*, which an owner no longer wants, unless another does; return whether it was removed."""
-        others = self._other_owners.get(key)
+        others = self._other_owners.get(key) if self._other_owners else None
         if others is None:
-            self._delete(key)
+            del self.rows[key]
+            if isinstance(key, IpsetEntry):
+                self.sets.remove(key)
+            self._counts[type(key).__name__] -= 1
             return True
         if others > 1:
             self._other_owners[key] = others - 1
         else:
             del self._other_owners[key]
         return False
-
-    def _set(self, key: Key, spec: Spec) -> bool:
-        """Set the row *key* of the union, and return whether it changed."""
-        if key not in self.rows:
-            if isinstance(key, IpsetEntry):
-                self.sets.add(key)
-            self._counts[type(key).__name__] += 1
-        elif self.rows[key] == spec:
-            return False
-        self.rows[key] = spec
-        return True
-
-    def _delete(self, key: Key) -> None:
-        """Delete the row *key* of the union."""
-        del self.rows[key]
-        if isinstance(key, IpsetEntry):
-            self.sets.remove(key)
-        self._counts[type(key).__name__] -= 1
 
 
 def _differing_parts(before: Sequence[Rows], after: Sequence[Rows]) -> tuple[Rows, Rows]:

@@ -284,6 +284,17 @@ def scope_of(key: Key) -> Scope:
     return _SCOPE_OF_KIND.get(kind) or _SCOPE_OF[kind](key)
 
 
+def scopes_of(keys: Collection[Key]) -> set[Scope]:
+    """Return the scopes in which *keys* are read."""
+    scopes: set[Scope] = set()
+    for kind in set(map(type, keys)):
+        if scope := _SCOPE_OF_KIND.get(kind):
+            scopes.add(scope)
+        else:
+            scopes.update(map(_SCOPE_OF[kind], [key for key in keys if type(key) is kind]))
+    return scopes
+
+
 IPV4_SERVERS, IPV4_REAL_SERVERS = "IPv4 virtual servers", "IPv4 real servers"
 IPV6_SERVERS, IPV6_REAL_SERVERS = "IPv6 virtual servers", "IPv6 real servers"
 """Groups of rows that marks count; another group is that of a set with its entries, by the name of the set."""

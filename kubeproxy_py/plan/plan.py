@@ -73,8 +73,8 @@ class _Missing(Enum):
 
 
 _MISSING = _Missing.ROW
+_StepsByKind = defaultdict[type[Key], list[Step]]
 _UP_TO_SETS = BUILD_ORDER[: BUILD_ORDER.index(Ipset) + 1]
-_MaybeSpec = Spec | _Missing
 
 
 def _ranks() -> dict[Key | str, int]:
@@ -126,16 +126,7 @@ def _leading(steps: Sequence[Step]) -> Iterator[Step]:
 
 
 def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step]:
-    builds: dict[type[Key], list[Step]] = defaultdict(list)
-    teardowns: dict[type[Key], list[Step]] = defaultdict(list)
-    for key in _differing(desired, actual) if keys is None else keys:
-        want, have = desired.get(key, _MISSING), actual.get(key, _MISSING)
-        if want != have:
-            build, teardown = _steps_for(key, want, have, desired)
-            if build:
-                builds[type(key)].append(build)
-            if teardown:
-                teardowns[type(key)].append(teardown)
+    builds, teardowns = _by_kind(desired, actual, _differing(desired, actual) if keys is None else keys)
     premature = _pop_premature(builds, teardowns, desired, actual) if Chain in builds else []
     obsolete = _pop_obsolete(builds[Address], teardowns) if Address in builds else []
 
@@ -158,6 +149,27 @@ def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step
     for kind in sorted(last, key=BUILD_ORDER.index, reverse=True):
         steps += last[kind]
     return steps
+
+
+def _by_kind(desired: Rows, actual: Rows, keys: Iterable[Key]) -> tuple[_StepsByKind, _StepsByKind]:
+    """Return the steps for *keys* among the additions, and those among the deletions, by the kind of row."""
+    builds: _StepsByKind = defaultdict(list)
+    teardowns: _StepsByKind = defaultdict(list)
+    for key in keys:
+        want, have = desired.get(key, _MISSING), actual.get(key, _MISSING)
+        if have is _MISSING:  # most steps of a large plan are additions
+            if want is not _MISSING:
+                builds[type(key)].append(Step("add", key, want))
+        elif want is _MISSING:
+            if step := _removal(key, have, desired):
+                teardowns[type(key)].append(step)
+        elif want != have:
+            build, teardown = _updates(key, want, have)
+            if build:
+                builds[type(key)].append(build)
+            if teardown:
+                teardowns[type(key)].append(teardown)
+    return builds, teardowns
 
 
 def _pop_entries(
@@ -235,12 +247,8 @@ def _differing(desired: Rows, actual: Rows) -> Iterable[Key]:
     yield from (key for key in actual if key not in desired)
 
 
-def _steps_for(key: Key, want: _MaybeSpec, have: _MaybeSpec, desired: Rows) -> tuple[Step | None, Step | None]:
+def _updates(key: Key, want: Spec, have: Spec) -> tuple[Step | None, Step | None]:
     """Return the step for *key* among the additions and the one among the deletions; None where there is none."""
-    if isinstance(have, _Missing):
-        return (None if isinstance(want, _Missing) else Step("add", key, want)), None
-    if isinstance(want, _Missing):
-        return None, _removal(key, have, desired)
     if isinstance(want, ChainSpec) and isinstance(have, ChainSpec):
         return _chain_updates(key, want, have)
     update = Step("update", key, want, have)

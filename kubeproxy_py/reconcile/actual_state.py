@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from errno import ETIMEDOUT
 
 from kubeproxy_py.compile.desired import Desired
-from kubeproxy_py.kernel import scope_of
+from kubeproxy_py.kernel import scopes_of
 from kubeproxy_py.model.policy_marks import MarkRange, foreign_mark_servers
 from kubeproxy_py.model.rows import ChainSpec, Key, RealServer, Rows, Spec, VirtualServer, is_draining_spec
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
@@ -131,7 +131,8 @@ class ActualState:
             _apply_in_place(self.rows, plan, unapplied)
         else:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
-        self._track_steps(plan, now_s)
+        # Those that drained before the rows were read, too: some may be gone.
+        self.track_draining(self.draining.drains(), now_s)
         self.track_draining((key for key, spec in self.rows.items() if is_draining_spec(spec)), now_s)
         self.pending.record_outcome((), failed, now_s, _timed_out(failures), _errors(failures))
         self.pending.defer(deferred)
@@ -161,7 +162,7 @@ class ActualState:
         """Change the rows by *steps*, which were sent to the kernel, but those of *failures*."""
         keys = [step.key for step in steps]
         self.fingerprints.invalidate(keys)
-        self.marks.record_written(map(scope_of, keys))
+        self.marks.record_written(scopes_of(keys))
         _apply_in_place(self.rows, steps, failures, self._counts.change)
 
     def _begin(self, steps: Collection[Step]) -> None:
@@ -240,11 +241,10 @@ class ActualState:
             track(key, rows, desired, now_s)
 
     def _track_steps(self, plan: Plan, now_s: float, tried: Collection[Key] = ()) -> None:
-        # A row that was added or deleted does not drain, and can have drained before only if something drains.
-        verbs = ("add", "update", "delete") if self.draining else ("update",)
-        self.track_draining(
-            [step.key for step in plan.steps if step.verb in verbs and type(step.key) is RealServer], now_s
-        )
+        # What was added did not exist, so it did not drain; what was deleted may have, if anything drains.
+        verbs = ("update", "delete") if self.draining else ("update",)
+        keys = [step.key for step in plan.steps if step.verb in verbs and isinstance(step.key, RealServer)]
+        self.track_draining(keys, now_s)
         if len(tried) > len(plan):  # some had no step: one that was set aside drains from now on
             self.track_draining([key for key in tried if is_draining_spec(self.rows.get(key))], now_s)
 

@@ -65,9 +65,11 @@ class DrainQueue:
         """Add or drop *key*, depending on whether it drains in the *rows* of the kernel."""
         if not isinstance(key, RealServer):
             return
+        drains = self._drains.get(key.virtual_server)
         if not is_draining(key, rows.get(key), desired):
-            self._drop(key)
-        elif key not in self._drains.get(key.virtual_server, ()):
+            if drains:
+                self._drop(key, drains)
+        elif not drains or key not in drains:
             deadline_s = now_s + (self._deadline_of(key) or NEVER)
             self._drains.setdefault(key.virtual_server, {})[key] = Drain(now_s, deadline_s)
             self._count += 1
@@ -76,9 +78,9 @@ class DrainQueue:
             self._last_began_s = now_s
             self.due_s = self._next_s()
 
-    def _drop(self, key: RealServer) -> None:
-        drains = self._drains.get(key.virtual_server)
-        if drains and drains.pop(key, None) is not None:
+    def _drop(self, key: RealServer, drains: dict[RealServer, Drain]) -> None:
+        """Drop *key*, if it is among *drains*, those of its virtual server."""
+        if drains.pop(key, None) is not None:
             self._count -= 1
             if not drains:
                 del self._drains[key.virtual_server]

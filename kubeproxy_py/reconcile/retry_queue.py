@@ -39,6 +39,9 @@ class RetryQueue:
 
     def enqueue(self, keys: Iterable[Key]) -> None:
         """Make *keys* due now; those with a step under way, when it has ended."""
+        if not self._retries:  # nearly always; what is under way waits
+            self._keys.update(dict.fromkeys(keys))
+            return
         for key in keys:
             self._keys[key] = None
             if key not in self.under_way:
@@ -122,7 +125,10 @@ class RetryQueue:
         for key in tried:
             if key not in failed:
                 self._keys.pop(key, None)
-                self._retries.pop(key, None)
+        if self._retries:
+            for key in tried:
+                if key not in failed:
+                    self._retries.pop(key, None)
         # A dict never shrinks, and iterating over it visits every slot: after the first sync, 140,000 empty ones.
         self._keys = dict(self._keys)
         for key, blocker in failed.items():

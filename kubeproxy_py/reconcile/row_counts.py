@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from kubeproxy_py.kernel import mark_group
+from kubeproxy_py.kernel import IPV4_REAL_SERVERS, IPV6_REAL_SERVERS, mark_group
 from kubeproxy_py.model.rows import Key, RealServer, Rows, VirtualServer
 
 
@@ -22,9 +22,14 @@ class RowCounts:
         """Record that *key* was added (*by* 1) or removed (*by* -1)."""
         if self._counts is None:
             return
-        if group := mark_group(key):
+        if isinstance(key, RealServer):  # most rows
+            server = key.virtual_server
+            self._real_servers[server] += by
+            self._counts[IPV6_REAL_SERVERS if ":" in server.address else IPV4_REAL_SERVERS] += by
+        elif group := mark_group(key):
             self._counts[group] += by
-        self._change_real_servers(key, by)
+            if isinstance(key, VirtualServer):
+                self._real_servers[key] += 0  # listed even without real servers
 
     def of(self, rows: Iterable[Key]) -> Mapping[str, int]:
         """Return the counts of *rows*, which are those whose changes were recorded."""
@@ -32,7 +37,8 @@ class RowCounts:
             self._counts = Counter(map(mark_group, rows))
             self._real_servers = Counter(key.virtual_server for key in rows if isinstance(key, RealServer))
             for key in rows:
-                self._change_real_servers(key, 0)
+                if isinstance(key, VirtualServer):
+                    self._real_servers[key] += 0
         return self._counts
 
     def real_servers(self, rows: Rows) -> Mapping[VirtualServer, int]:
@@ -47,9 +53,3 @@ class RowCounts:
         """Drop the virtual servers that *rows* do not contain."""
         for server in [server for server in self._real_servers if server not in rows]:
             del self._real_servers[server]
-
-    def _change_real_servers(self, key: Key, by: int) -> None:
-        if isinstance(key, RealServer):
-            self._real_servers[key.virtual_server] += by
-        elif isinstance(key, VirtualServer):
-            self._real_servers[key] += 0  # listed even without real servers
