@@ -1,5 +1,6 @@
-"""`python -m bench [--quick] [--beside]`: boot the lab for each measurement, print the table, write build/bench.json.
+"""`python -m bench [--quick] [--beside | --policies]`: boot the lab for each measurement, print a table.
 
+The figures are written to build/bench.json as well.
 Exit status: 0 if every figure is within its limit, 1 if one is not, 2 if something could not be measured.
 """
 
@@ -15,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 import lab
-from bench import figures, figures_load, peers
+from bench import figures, figures_load, figures_policies, peers
 from bench.figures import Raw
 from bench.rows import Row, rows_json, table_text
 from tests.apiserver.real import MissingProgramError
@@ -47,6 +48,8 @@ class Extent(Struct, frozen=True, gc=False):
     idle: tuple[int, ...]
     idle_s: int
     beside: int
+    policies: int
+    connections: tuple[int, int]  # Services, batches
 
 
 FULL = Extent(
@@ -66,6 +69,8 @@ FULL = Extent(
     idle=(100, 10_000),
     idle_s=60,
     beside=1000,
+    policies=10_000,
+    connections=(200, 50),
 )
 QUICK = Extent(
     repeats=1,
@@ -84,6 +89,8 @@ QUICK = Extent(
     idle=(100,),
     idle_s=35,  # contains one full compare, 30 s after the first sync
     beside=100,
+    policies=500,
+    connections=(20, 5),
 )
 
 
@@ -95,13 +102,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the agent on the lab kernel.")
     parser.add_argument("--quick", action="store_true", help="small numbers, few repeats: to test the bench itself")
-    parser.add_argument("--beside", action="store_true", help="only the figures beside kube-proxy, and of a take-over")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--beside", action="store_true", help="only the figures beside kube-proxy, and of a take-over")
+    only.add_argument("--policies", action="store_true", help="only the figures of exact policies beside the others")
     parser.add_argument("--output", type=Path, default=_RESULT, help="JSON file to write (default: build/bench.json)")
     options = parser.parse_args(argv)
     try:
         if peers.is_set():
             peers.programs()  # before a quarter of an hour is spent on other figures
-        rows = list((_beside_rows if options.beside else _rows)(QUICK if options.quick else FULL))
+        measure = _beside_rows if options.beside else _policies_rows if options.policies else _rows
+        rows = list(measure(QUICK if options.quick else FULL))
     except (NotMeasuredError, MissingProgramError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return FAILED
@@ -127,6 +137,7 @@ def _rows(extent: Extent) -> Iterator[Row]:
         yield from figures.offline_rows(n, _measure("cold-offline", extent.repeats, n)[str(n)])
     yield from _change_rows(extent)
     yield from _load_rows(extent)
+    yield from _policies_rows(extent)
     yield figures_load.help_row(_help_s(max(5, extent.repeats)))
     yield from _beside_rows(extent)
 
@@ -137,6 +148,16 @@ def _beside_rows(extent: Extent) -> Iterator[Row]:
     if peers.is_set():
         yield from figures_load.beside_rows(n, _measure("beside", 1, n, timeout_s=_BESIDE_TIMEOUT_S)[str(n)])
     yield from figures_load.takeover_rows(n, _measure("takeover", 1, n, timeout_s=_BESIDE_TIMEOUT_S)[str(n)])
+
+
+def _policies_rows(extent: Extent) -> Iterator[Row]:
+    """Yield the figures of exact policies beside those of kube-proxy's."""
+    n = extent.policies
+    changes = _measure("policies-change", extent.changes, n)[str(n)]
+    yield from figures_policies.policies_change_rows(n, changes)
+    yield from figures_policies.policies_start_rows(n, _measure("policies-cold", extent.repeats, n)[str(n)])
+    n, batches = extent.connections
+    yield from figures_policies.policies_connection_rows(n, _measure("policies-connections", batches, n)[str(n)])
 
 
 def _change_rows(extent: Extent) -> Iterator[Row]:

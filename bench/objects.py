@@ -21,6 +21,8 @@ from kubeproxy_py.model.services import Endpoint, EndpointSlice, ObjectName, Ser
 
 ENDPOINTS = 10  # of each Service
 NODE_NAME = "node-0"  # the node that is measured
+NODE_IP = "192.0.2.1"
+LOCAL_EVERY = 5  # where exact policies are measured: a fifth of the Services has externalTrafficPolicy Local
 _NODES = 1000
 _ZONE = "zone-a"
 _PORT, _TARGET_PORT = 80, 8080
@@ -170,6 +172,7 @@ def _pod(service_name: ObjectName, index: int) -> str:
 def _service_json(number: int, local_every: int = 0) -> dict[str, Any]:
     one = service(number, local_every)
     address = one.cluster_ips[0]
+    ingress = [{"ip": ip} for ip in one.load_balancer_ips]
     spec: dict[str, Any] = {"type": one.type}
     port: dict[str, Any] = {"name": "http", "port": _PORT, "protocol": "TCP", "targetPort": _TARGET_PORT}
     if one.external_local:
@@ -190,13 +193,13 @@ def _service_json(number: int, local_every: int = 0) -> dict[str, Any]:
             "sessionAffinity": "None",
             **spec,
         },
-        "status": {"loadBalancer": {"ingress": [{"ip": ip} for ip in one.load_balancer_ips]} if one.load_balancer_ips else {}},
+        "status": {"loadBalancer": {"ingress": ingress} if ingress else {}},
     }
 
 
 def node_json() -> dict[str, Any]:
     """Return the Node object of the measured node."""
-    addresses = [{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": NODE_NAME}]
+    addresses = [{"type": "InternalIP", "address": NODE_IP}, {"type": "Hostname", "address": NODE_NAME}]
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME}, "status": {"addresses": addresses}}
 
 

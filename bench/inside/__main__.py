@@ -22,6 +22,7 @@ from bench.inside import (
     floor,
     idle,
     machine,
+    policies,
     rollout,
     takeover,
 )
@@ -49,6 +50,9 @@ _MEASURES: dict[str, _Measure] = {
     "failover-cost": _each(failover_cost.measure),
     "floor": _each(floor.measure),
     "idle": idle.measure,
+    "policies-change": _each(policies.measure_changes),
+    "policies-cold": _each(policies.measure_starts),
+    "policies-connections": _each(policies.measure_connections),
     "machine": lambda _sizes, repeats: {"0": machine.measure(repeats)},
     "beside": _each(beside.measure),
     "beside-standin": _each(beside.measure_with_standin),

@@ -37,9 +37,9 @@ class BenchAgent(NamedTuple):
     loop: Loop
 
 
-def make_parts() -> Parts:
+def make_parts(policies: str = "kube-proxy") -> Parts:
     """Return the parts of an agent for this network namespace; its source is never started."""
-    return real_parts(_loaded(NO_FULL_COMPARE))
+    return real_parts(_loaded(NO_FULL_COMPARE, policies))
 
 
 def make_agent(
@@ -48,9 +48,10 @@ def make_agent(
     sync_period: str = NO_FULL_COMPARE,
     observer: Observer | None = None,
     turn_max_s: float = NEVER,
+    policies: str = "kube-proxy",
 ) -> BenchAgent:
     """Return an agent for this network namespace that is fed by the bench; a cycle of its loop ends by *turn_max_s*."""
-    loaded = _loaded(sync_period)
+    loaded = _loaded(sync_period, policies)
     parts = real_parts(loaded)
     agent = make_product_agent(loaded, parts)
     return BenchAgent(parts, agent, Loop(agent, on_report, alive=lambda: turn_max_s, observer=observer))
@@ -64,21 +65,30 @@ def make_observer() -> ServerObserver:
     return NodeServers(objects.NODE_NAME, FAMILIES, lambda: loaded, collectors, lambda _event: None).observer
 
 
-def _loaded(sync_period: str) -> LoadedConfig:
-    return load({**FLAGS, "ipvs-sync-period": sync_period, "manifests": "/nowhere"})
+def _loaded(sync_period: str, policies: str = "kube-proxy") -> LoadedConfig:
+    return load({**FLAGS, "ipvs-sync-period": sync_period, "manifests": "/nowhere", "policies": policies})
 
 
-def check_programmed(kernel: Kernel, n: int, *, besides: IP | None = None) -> int:
+def check_programmed(
+    kernel: Kernel, n: int, *, besides: IP | None = None, local_every: int = 0, policies: str = "kube-proxy"
+) -> int:
     """Return the number of rows of *kernel*.  Raises AssertionError unless those of *n* Services are among them.
 
     The Service with the address *besides*, which an API server creates for itself, may be programmed or not.
     """
     rows = [key for key in read_all(kernel) if besides is None or served_address(key) != besides]
     counts: Counter[type] = Counter(type(key) for key in rows)
-    expected: dict[type, int] = {VirtualServer: n, RealServer: n * objects.ENDPOINTS, Address: n}
-    assert {kind: counts[kind] for kind in expected} == expected, f"the kernel has {counts}"
+    local = [number for number in range(n) if objects.is_external_local(number, local_every)]
+    by_mark = len(local) if policies == "exact" else 0
+    servers, addresses = n + 2 * len(local) + by_mark, n + len(local)
+    # The two external frontends of a Service with a pod on this node serve only that one.
+    elsewhere = 2 * (objects.ENDPOINTS - 1) * sum(map(objects.is_local, local))
+    real_servers = servers * objects.ENDPOINTS - elsewhere
+    expected: dict[type, int] = {VirtualServer: servers, RealServer: real_servers, Address: addresses}
+    assert {kind: counts[kind] for kind in expected} == expected, f"the kernel has {counts}, not {expected}"
     entries = Counter(key.set for key in rows if isinstance(key, IpsetEntry))
-    assert entries["KUBE-CLUSTER-IP"] == entries["KUBE-IPVS-IPS"] == n, f"the sets have {entries}"
+    numbers = entries["KUBE-CLUSTER-IP"], entries["KUBE-IPVS-IPS"], entries["KUBE-PY-INSIDE"]
+    assert numbers == (n, addresses, 2 * by_mark), f"the sets have {entries}"
     return len(rows)
 
 

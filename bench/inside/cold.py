@@ -34,7 +34,7 @@ def measure(n: int, repeats: int) -> dict[str, list[Start]]:
     """Measure *repeats* starts of each kind: seconds, CPU seconds, peak and resident memory in bytes, phases in ms."""
     with TemporaryDirectory() as folder:
         objects.write_manifests(Path(folder), n)
-        _prime(folder)
+        prime(folder)
         starts = [_cold_then_warm(folder, n) for _ in range(repeats)]
     return {"cold": [cold for cold, _ in starts], "warm": [warm for _, warm in starts]}
 
@@ -44,7 +44,7 @@ def measure_api(n: int, repeats: int) -> dict[str, list[Start]]:
     with TemporaryDirectory() as folder:
         path = Path(folder, "objects.json")
         objects.write_list(path, n)
-        _prime(folder)
+        prime(folder)
         return {"cold": [_cold_from_api(path, n) for _ in range(repeats)]}
 
 
@@ -71,12 +71,12 @@ def _saved(path: Path, folder: Path) -> str:
 
 def _offline(words: list[str], n: int) -> Start:
     with fresh_namespace() as namespace:
-        start = _start(words, namespace)
+        started = start(words, namespace)
         _check(n)
-        return start
+        return started
 
 
-def _prime(folder: str) -> None:
+def prime(folder: str) -> None:
     """Read the host's files into memory: a kernel after boot must request each from the host."""
     words = [sys.executable, "-m", "kubeproxy_py", "plan", "--assume-empty", "--manifests", folder]
     ended = subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S)
@@ -86,9 +86,9 @@ def _prime(folder: str) -> None:
 def _cold_then_warm(folder: str, n: int) -> tuple[Start, Start]:
     with fresh_namespace() as namespace:
         words = agent_words("--manifests", folder)
-        cold = _start(words, namespace)
+        cold = start(words, namespace)
         _check(n)
-        warm = _start(words, namespace)
+        warm = start(words, namespace)
         assert "nothing to do" in warm["line"], warm["line"]
         return cold, warm
 
@@ -96,13 +96,13 @@ def _cold_then_warm(folder: str, n: int) -> tuple[Start, Start]:
 def _cold_from_api(path: Path, n: int) -> Start:
     with fresh_namespace() as namespace, stand_in(path, namespace) as server:
         before_s, _ = cpu_s(server.pid)
-        cold = _start(agent_words("--master", server.url), namespace)
+        cold = start(agent_words("--master", server.url), namespace)
         cold["server_s"] = cpu_s(server.pid)[0] - before_s
         _check(n)
         return cold
 
 
-def _start(words: list[str], namespace: Namespace) -> Start:
+def start(words: list[str], namespace: Namespace) -> Start:
     """Run the agent until its first sync, then stop it."""
     logged_s: dict[str, float] = {}
     began_s = time.monotonic()

@@ -4,11 +4,13 @@ Linux removes a namespace in the background.  Until then the machine is busy, an
 which all namespaces share, is not empty; so the next measurement must not begin earlier.
 """
 
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench import objects
 from lab.namespace import Namespace, new_namespace
 
 _POLL_S = 0.05
@@ -27,6 +29,12 @@ def fresh_namespace(*, wait: bool = True) -> Iterator[Namespace]:
         namespace.close()
         if wait:
             _wait_until_gone()
+
+
+def add_node_address() -> None:
+    """Give this namespace the address of the node, where NodePorts are served."""
+    for words in ("link add node0 type dummy", f"address add {objects.NODE_IP}/24 dev node0", "link set node0 up"):
+        subprocess.run(["ip", *words.split()], check=True)
 
 
 def _wait_until_gone() -> None:

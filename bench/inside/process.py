@@ -26,7 +26,7 @@ Process = subprocess.Popen[str]
 
 
 def agent_words(*source: str) -> list[str]:
-    """Return the command line of the agent; *source* are the flags of its source."""
+    """Return the command line of the agent; *source* are the flags of its source, and further ones."""
     flags = ["--v=2", *(word for name, value in agent.FLAGS.items() for word in (f"--{name}", value))]
     return [sys.executable, "-m", "kubeproxy_py", "run", *source, *flags]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench import figures, figures_load
+from bench import figures, figures_load, figures_policies
 from bench.rows import Row, rows_json, table_text
 
 START = {
@@ -113,3 +113,32 @@ def test_figures_beside_kube_proxy_are_those_that_the_readme_has() -> None:
         "new Service written to programmed": 4.75,
         "memory at the end": 75.5,
     }
+
+
+CHANGES = {"endpoint": [1.0, 1.0, 9.0], "local endpoint": [2.0], "added": [3.0], "local added": [5.0], "rows": [100.0]}
+DELETIONS = {"deleted": [3.0], "local deleted": [5.0]}
+
+
+def test_a_change_of_any_service_is_weighed_by_the_share_of_its_kind() -> None:
+    exact = {"local endpoint": [4.0], "rows": [115.0]}
+    raw = {"kube-proxy": {**CHANGES, **DELETIONS}, "exact": {**CHANGES, **DELETIONS, **exact}}
+    rows = list(figures_policies.policies_change_rows(10_000, raw))
+    assert round(row(rows, "policies: endpoint replaced, any Service, kube-proxy").value, 3) == 1.2
+    ratio = row(rows, "  ratio")
+    assert (round(ratio.value, 3), ratio.holds) == (1.333, False)
+    assert row(rows, "  ratio, Services with the same rows").value == 1.0
+    assert row(rows, "  ratio, Services with externalTrafficPolicy Local").value == 2.0
+    assert rows[-1].value == 1.15
+
+
+def test_a_cold_start_with_exact_policies_may_take_a_tenth_longer() -> None:
+    raw = {"kube-proxy": [START], "exact": [{**START, "seconds": 5.4, "rss_bytes": 165e6}]}
+    rows = list(figures_policies.policies_start_rows(10_000, raw))
+    assert (row(rows, "  ratio").holds, rows[-1].value) == (True, 1.1)
+
+
+def test_connections_have_a_ratio_for_each_frontend() -> None:
+    raw = {"kube-proxy": {"load balancer": [1000.0], "ClusterIP": [800.0]}}
+    raw["exact"] = {"load balancer": [900.0], "ClusterIP": [800.0]}
+    values = [each.value for each in figures_policies.policies_connection_rows(200, raw)]
+    assert values == [1000.0, 900.0, 0.9, 800.0, 800.0, 1.0]

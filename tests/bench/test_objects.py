@@ -13,6 +13,17 @@ def test_listed_pages_decode_to_the_values() -> None:
     assert list(Lines().initial_events(3)) == [*values, Synced("slices"), Synced("node")]
 
 
+def test_every_fifth_service_has_an_external_policy_of_local() -> None:
+    values = [ServiceUpserted(objects.service(number, 5)) for number in range(7)]
+    decoded = list(Lines(5).initial_events(7))
+    assert decoded[:7] == values
+    external = [event.service for event in values if event.service.external_local]
+    assert [(each.load_balancer_ips, each.ports[0].node_port) for each in external] == [
+        (("198.18.0.1",), 30_000),
+        (("198.18.0.2",), 30_001),
+    ]
+
+
 def test_watch_line_decodes_to_the_replaced_endpoint() -> None:
     lines = Lines()
     list(lines.initial_events(3))

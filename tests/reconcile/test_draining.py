@@ -73,6 +73,14 @@ def test_a_real_server_that_is_desired_again_at_a_resync_stops_draining() -> Non
     assert harness.kernel.rows[POD] == SERVING
 
 
+def test_a_real_server_that_is_gone_at_a_resync_does_not_drain_any_more() -> None:
+    harness = draining(1)
+    del harness.kernel.rows[POD]
+    harness.agent.invalidate()
+    harness.advance(1.1)
+    assert not harness.agent.state.draining
+
+
 def test_draining_real_servers_are_deleted_with_their_service() -> None:
     harness = draining(1)
     harness.handle(ServiceDeleted(name("web")))
