@@ -296,6 +296,8 @@ class Handler(BaseHTTPRequestHandler):
         if match not in (None, _NOT_OLDER_THAN, _EXACT):
             _reject_options(f'Unsupported value: "{match}"')
         version, current = int(query.get("resourceVersion") or 0), self.server.store.version
+        if (cached := self.server.faults.cached_version) is not None:
+            current = min(current, cached)
         if version > current:
             message = f"Too large resource version: {version}, current: {current}"
             raise StatusError(504, "Timeout", message, cause="ResourceVersionTooLarge")

@@ -22,6 +22,7 @@ class Faults:
     delay_s: float = 0.0  # before each response
     bookmark_period_s: float | None = 60.0  # None: no bookmarks
     progress_notices: bool = False  # of etcd; without them watches of a type get no bookmarks until one of it changes
+    cached_version: int | None = None  # up to which lists of a version are answered (the watch cache is behind)
     raw_lists: dict[str, bytes] = field(default_factory=dict)  # by type (plural): lists are answered 200 with this
     pages_from_cache: bool = False  # a list of any version (resourceVersion=0) is paged too
     endless_lists: bool = False  # a list never ends

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import urllib3
 
@@ -24,16 +25,19 @@ def ask(server: ApiServer, version: int | None = None) -> Answer:
     return probe(api, WatchActivity(SERVICES, str(server.store.version if version is None else version), 0.0), 5.0)
 
 
+ALL_SERVICES = msgspec.structs.replace(SERVICES, field_selector="")  # as of servers before 1.31
+
+
 def test_stand_in_and_a_real_server_answer_alike(cluster: Client, tmp_path: Path) -> None:
     api = ApiConnection(lambda: connect(kubeconfig(tmp_path, cluster), None))
     version = int(cluster.request_json("GET", SERVICES.path)[1]["metadata"]["resourceVersion"])
     asked = {
-        number: probe(api, WatchActivity(SERVICES, str(number), 0.0), 10.0).verdict for number in (version, 10**12)
+        number: probe(api, WatchActivity(ALL_SERVICES, str(number), 0.0), 10.0).verdict for number in (version, 10**12)
     }
     assert asked == {version: Verdict.IDLE, 10**12: Verdict.RESTORED}
     body = service("probed")
     cluster.apply(body)
-    assert probe(api, WatchActivity(SERVICES, str(version), 0.0), 10.0).verdict is Verdict.FROZEN
+    assert probe(api, WatchActivity(ALL_SERVICES, str(version), 0.0), 10.0).verdict is Verdict.FROZEN
     cluster.delete(body)
 
 
@@ -67,6 +71,16 @@ def test_change_of_another_resource_freezes_no_watch(server: ApiServer) -> None:
 
 
 def test_version_that_the_server_does_not_know_means_that_it_was_restored(server: ApiServer) -> None:
+    assert ask(server, server.store.version + 1).verdict is Verdict.RESTORED
+
+
+def test_version_that_only_the_watch_cache_does_not_have_yet_is_idle(server: ApiServer) -> None:
+    server.faults.cached_version = server.store.version - 1
+    assert ask(server).verdict is Verdict.IDLE
+
+
+def test_restored_server_is_told_from_one_whose_watch_cache_is_behind(server: ApiServer) -> None:
+    server.faults.cached_version = server.store.version - 1
     assert ask(server, server.store.version + 1).verdict is Verdict.RESTORED
 
 
