@@ -96,15 +96,13 @@ def documents(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return _service_json(number), slice_json(number)
 
 
-def creations(n: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the POST requests that create all objects on an empty API server, in order: the path, and the object."""
-    yield "/api/v1/nodes", node_json()
+def creations(n: int) -> Iterator[dict[str, Any]]:
+    """Yield all objects in the order in which an empty API server takes them."""
+    yield node_json()
     for name in sorted({_name(number).namespace for number in range(n)}):
-        yield "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     for number in range(n):
-        namespace = _name(number).namespace
-        yield f"/api/v1/namespaces/{namespace}/services", bare(_service_json(number))
-        yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", bare(slice_json(number))
+        yield from map(bare, documents(number))
 
 
 def service_pages(n: int, local_every: int = 0) -> Iterator[bytes]:

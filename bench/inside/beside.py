@@ -149,9 +149,8 @@ def _stand_in(n: int, namespace: Namespace) -> Iterator[Client]:
 
 def fill(client: Client, n: int) -> None:
     """Create the objects of *n* Services."""
-    for path, body in objects.creations(n):
-        status, answer = client.request_json("POST", path, body)
-        assert status == 201, answer
+    for body in objects.creations(n):
+        client.create(body)
 
 
 def kubeconfig(folder: Path, client: Client) -> Path:

@@ -12,6 +12,8 @@ from typing import Any
 from tests.apiserver.store import BY_KIND, ApiType, Json
 
 TIMEOUT_S = 10
+_OLD_SLICES = ApiType("endpointslices", "discovery.k8s.io/v1beta1", "EndpointSlice")  # of servers before 1.21
+_TYPES = {**BY_KIND, (_OLD_SLICES.api_version, _OLD_SLICES.kind): _OLD_SLICES}
 
 
 class Client:
@@ -51,6 +53,11 @@ class Client:
         assert status in (200, 201), after
         return after
 
+    def create(self, body: Json) -> None:
+        """Create the object *body*."""
+        status, answer = self.request_json("POST", path_of(body).rpartition("/")[0], body)
+        assert status == 201, answer
+
     def delete(self, body: Json) -> None:
         status, response = self.request_json("DELETE", path_of(body))
         assert status == 200, response
@@ -78,7 +85,7 @@ class Client:
 
 def path_of(body: Json) -> str:
     """Return the path of the object *body*."""
-    api_type: ApiType = BY_KIND[body["apiVersion"], body["kind"]]
+    api_type: ApiType = _TYPES[body["apiVersion"], body["kind"]]
     meta = body["metadata"]
     within = f"namespaces/{meta['namespace']}/" if api_type.namespaced else ""
     return f"{api_type.root}/{within}{api_type.plural}/{meta['name']}"

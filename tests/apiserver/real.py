@@ -26,6 +26,8 @@ from typing import NamedTuple
 
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
+from tests.apiserver.old_servers import both_forms
+from tests.apiserver.store import Json
 
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 PROGRAMS = ("kube-apiserver", "etcd")
@@ -35,6 +37,7 @@ OWN_SERVICE_ADDRESS = str(next(ip_network(SERVICE_NETWORK).hosts()))
 
 START_TIMEOUT_S = 240  # in user-mode-linux it takes up to 95 s
 _STOP_TIMEOUT_S = 20
+_SLICES_SINCE = 21  # of Kubernetes 1.
 _TOKEN, _AGENT_TOKEN = "real-server-token", "real-server-agent-token"  # in a throw-away server on 127.0.0.1
 _USERS = f"""\
 {_TOKEN},admin,1,"system:masters"
@@ -129,6 +132,10 @@ class RealServer(Client):
         command: The command line of kube-apiserver.
         ca_file: The CA of its certificate.
         log: The file with its output.
+
+    Attributes:
+        minor: N of Kubernetes 1.N, once it has started.
+        has_slices: It has discovery.k8s.io/v1.
     """
 
     def __init__(self, ports: Ports, command: list[str], ca_file: Path, log: Path) -> None:
@@ -137,11 +144,39 @@ class RealServer(Client):
         self._command = command
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self.has_slices = True
+        self.minor = 0
+
+    @property
+    def pid(self) -> int:
+        """The process of kube-apiserver."""
+        assert self._process, "not started"
+        return self._process.pid
 
     def start(self) -> None:
         """Start kube-apiserver and wait until it is ready."""
         self._process = _start(self._command, self._log)
         _wait_until_ready(self, self._process, self._log)
+        self.minor = int(self.request_json("GET", "/version")[1]["minor"].rstrip("+"))
+        self.has_slices = self.minor >= _SLICES_SINCE
+
+    def apply(self, body: Json) -> Json:
+        """Create or replace the object *body*; of an EndpointSlice, on a server without them, its older forms."""
+        stored, *_ = [Client.apply(self, form) for form in self._forms(body)]
+        return stored
+
+    def create(self, body: Json) -> None:
+        """Create the object *body*, as `apply` does."""
+        for form in self._forms(body):
+            Client.create(self, form)
+
+    def delete(self, body: Json) -> None:
+        """Delete the object *body*, as `apply` does."""
+        for form in self._forms(body):
+            Client.delete(self, form)
+
+    def _forms(self, body: Json) -> list[Json]:
+        return [body] if self.has_slices or body["kind"] != "EndpointSlice" else both_forms(body)
 
     def stop(self) -> None:
         """Stop kube-apiserver."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kubeproxy_py.events.kube_events import started_event
+from kubeproxy_py.events.kube_events import KubeEvent, Regarding
 from kubeproxy_py.events.poster import Poster
 from kubeproxy_py.events.recorder import Recorder
 from kubeproxy_py.model.events import Event, NodeUpserted, ServiceUpserted, SliceUpserted, Synced
@@ -20,6 +20,8 @@ from tests.deploy.manifests import BASE, Object, find, objects_of
 from tests.e2e.agent_process import wait_until
 
 TIMEOUT_S = 20.0
+LATE = "10.1.0.6"
+STARTING = KubeEvent("Normal", "Starting", "StartKubeProxy", Regarding("Service", "web", "default"))
 FEEDS = {"services", "slices", "node"}
 _ROLES = "/apis/rbac.authorization.k8s.io/v1"
 _EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
@@ -89,9 +91,9 @@ def test_agent_is_forbidden_without_the_binding(guarded: Guarded) -> None:
 
 def test_role_is_sufficient_for_the_initial_lists(received: list[Event]) -> None:
     services = {event.service.name.name for event in received if isinstance(event, ServiceUpserted)}
-    slices = {event.slice.name.name for event in received if isinstance(event, SliceUpserted)}
+    slices = {event.slice.service.name for event in received if isinstance(event, SliceUpserted)}
     nodes = {event.node.name for event in received if isinstance(event, NodeUpserted)}
-    assert ("web" in services, "web-1" in slices, nodes) == (True, True, {"node-a"})
+    assert ("web" in services, "web" in slices, nodes) == (True, True, {"node-a"})
 
 
 def _is_service(event: Event) -> bool:
@@ -99,7 +101,7 @@ def _is_service(event: Event) -> bool:
 
 
 def _is_slice(event: Event) -> bool:
-    return isinstance(event, SliceUpserted) and event.slice.name.name == "late-1"
+    return isinstance(event, SliceUpserted) and event.slice.endpoints[0].address == LATE
 
 
 def _is_node(event: Event) -> bool:
@@ -110,7 +112,7 @@ def _is_node(event: Event) -> bool:
     ("change", "is_expected"),
     [
         (service("late"), _is_service),
-        (endpoint_slice("late-1"), _is_slice),
+        (endpoint_slice("late-1", LATE), _is_slice),
         ({**node("node-a"), "metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "b"}}}, _is_node),
     ],
     ids=["services", "endpointslices", "nodes"],
@@ -128,7 +130,7 @@ def test_role_is_sufficient_for_an_event_that_becomes_a_series(guarded: Guarded)
     poster.start()
     try:
         for _ in range(2):
-            poster.enqueue(started_event("node-a"))
+            poster.enqueue(STARTING)
         assert poster.flush(TIMEOUT_S)
     finally:
         poster.stop()

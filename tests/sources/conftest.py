@@ -10,7 +10,7 @@ from kubeproxy_py.model.events import Event, Synced
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
-from tests.apiserver.real import binaries, real_server
+from tests.apiserver.real import RealServer, binaries, real_server
 
 TOKEN = "stand-in-token"
 PATIENCE_S = 30.0  # how long tests wait for what must happen; generous, for a busy machine
@@ -106,3 +106,9 @@ def cluster(
     server.faults.tokens = {TOKEN}
     yield Client(server.url, TOKEN, authority.file)
     server.stop()
+
+
+def require_version(cluster: Client, minor: int, reason: str) -> None:
+    """Skip the test, for *reason*, if *cluster* is a real server before Kubernetes 1.*minor*."""
+    if isinstance(cluster, RealServer) and cluster.minor < minor:
+        pytest.skip(f"Kubernetes 1.{cluster.minor}: {reason}")

@@ -9,9 +9,11 @@ import pytest
 from kubeproxy_py.events.kube_events import KubeEvent, Regarding
 from kubeproxy_py.events.recorder import Recorder
 from tests.apiserver.client import Client
+from tests.sources.conftest import require_version
 
 Json = dict[str, Any]
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+SINCE = (21, "refuses an Event about a Node, which is in the namespace default")
 
 _numbers = itertools.count(1)
 
@@ -47,6 +49,7 @@ def patch(cluster: Client, path: str, body: Json, content_type: str = "applicati
 
 
 def test_event_is_created_and_listed_in_its_namespace(cluster: Client) -> None:
+    require_version(cluster, *SINCE)
     body = event()
     status, created = cluster.request_json("POST", EVENTS, body)
     assert (status, created["kind"]) == (201, "Event")
@@ -82,6 +85,7 @@ def test_event_about_an_object_of_another_namespace_is_accepted(cluster: Client)
 
 
 def test_recorder_events_with_the_longest_names_and_notes_are_accepted(cluster: Client) -> None:
+    require_version(cluster, *SINCE)
     recorder = Recorder("h" * 253)
     kube_event = KubeEvent("Warning", "r" * 128, "a" * 128, Regarding("Service", "s" * 63, "default"), "ä" * 2000)
     node = KubeEvent("Normal", "Starting", "StartKubeProxy", Regarding("Node", "n" * 253))
@@ -92,6 +96,7 @@ def test_recorder_events_with_the_longest_names_and_notes_are_accepted(cluster: 
 
 
 def test_patch_may_change_only_the_series(cluster: Client) -> None:
+    require_version(cluster, *SINCE)
     body = event()
     path = f"{EVENTS}/{body['metadata']['name']}"
     cluster.request_json("POST", EVENTS, body)
