@@ -4,11 +4,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from kubeproxy_py.diagnose.document import HandingOnState, NextNode
 from kubeproxy_py.diagnose.snapshot import Snapshot
-from kubeproxy_py.model.kube_names import family_of_set
+from kubeproxy_py.model.kube_names import POLICY_DIRECT_DEFINITIONS, family_of_set, server_entry
 from kubeproxy_py.model.policy_marks import marks_by_entry
 from kubeproxy_py.model.rows import (
     HANDED_ON_DSCP,
     TUNNEL_DEVICES,
+    PolicyEntry,
     RealServer,
     RealServerSpec,
     ReturnTunnel,
@@ -16,7 +17,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     mark_server,
 )
-from kubeproxy_py.model.services import ServiceName
+from kubeproxy_py.model.services import Service, ServiceName
 from kubeproxy_py.net import IP, Family, family_of
 
 Names = Mapping[IP, str]
@@ -26,6 +27,15 @@ Names = Mapping[IP, str]
 def names_of_peers(snapshot: Snapshot) -> Names:
     """Return the names of the nodes that *snapshot* knows."""
     return {address: name for name, addresses in snapshot.peers.items() for address in addresses}
+
+
+def is_handed_on(snapshot: Snapshot, service: Service, server: VirtualServer) -> bool:
+    """Return whether *server*, which *service* has, hands clients outside on to nodes that have endpoints."""
+    if not service.settings.direct_return:
+        return False
+    family, entry = family_of(server.address), server_entry(server)
+    entries = [PolicyEntry(each.name_in(family), entry) for each in POLICY_DIRECT_DEFINITIONS]
+    return any(key in part for part in snapshot.parts.get(service.name, ()) for key in entries)
 
 
 def handing_on_of(snapshot: Snapshot, name: ServiceName, names: Names) -> tuple[HandingOnState, ...]:

@@ -24,7 +24,7 @@ from kubeproxy_py.diagnose.document import (
     VirtualServerState,
     VirtualServerStatus,
 )
-from kubeproxy_py.diagnose.handing_on import Names, handing_on_of, names_of_peers
+from kubeproxy_py.diagnose.handing_on import Names, handing_on_of, is_handed_on, names_of_peers
 from kubeproxy_py.diagnose.rows import moment_text, row_status, trouble_text
 from kubeproxy_py.diagnose.service_notes import may_have_notes, notes_of
 from kubeproxy_py.diagnose.snapshot import Snapshot
@@ -267,6 +267,7 @@ class ServiceView:
         if counts["pending"]:
             return "pending", Unserved("", f"{counts['pending']} real servers are not applied yet")
         is_outside = kind is not FrontendKind.CLUSTER_IP and external_local(service)
+        is_outside = is_outside and not is_handed_on(snapshot, service, server)
         if port is None or (counts["serving"] and not is_outside):
             return "serving", _NO_REASON
         find = unserved_outside if counts["serving"] else unserved_reason

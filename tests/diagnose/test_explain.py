@@ -19,7 +19,7 @@ from kubeproxy_py.diagnose.targets import (
     parse_target,
 )
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
-from kubeproxy_py.model.events import NodeUpserted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import NodeUpserted, PeerUpserted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import VirtualServer
@@ -411,3 +411,27 @@ def test_endpoint_that_is_set_aside_is_explained_where_only_one_port_has_a_node_
     harness.handle(EndpointFailures(name("web"), {("10.244.1.6", 8081): Failure(1.0, "silent")}))
     problems = explained(snapshot_of(harness), "shop/web").problems
     assert any("endpoint 10.244.1.6:8081: set aside: silent" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("peers", "node_port", "unserved"),
+    [(("192.168.3.11",), 0, set()), (("192.168.3.11",), 30080, {"NodePort"}), ((), 0, {"LoadBalancer"})],
+)
+def test_frontend_that_is_handed_on_answers_clients_outside(
+    peers: tuple[str, ...], node_port: int, unserved: set[str]
+) -> None:
+    context = node_context(families=("IPv4",), policy_marks=MarkRange())
+    compiler = Compiler(lambda _node, _addresses: context)
+    compiler.handle_event(PeerUpserted(THERE, peers))
+    given = service(
+        type="LoadBalancer",
+        load_balancer_ips=("203.0.113.7",),
+        external_local=True,
+        ports=(port(80, node_port=node_port),),
+        settings=ServiceSettings(direct_return="tunnel"),
+    )
+    pods = endpoint_slice(endpoints=[endpoint("10.244.2.5", THERE)])
+    explanation = explained(snapshot_of(agent_with(given, pods, harness=AgentHarness(compiler=compiler))), "shop/web")
+    states = explanation.services[0].service.virtual_servers
+    assert {one.kind for one in states if one.status == "unserved"} == unserved
+    assert explanation.verdict == ("wrong" if unserved else "well")
