@@ -408,7 +408,7 @@ class PacketKernel(CheckedKernel):
             and (
                 (isinstance(key, IpsetEntry) and key.entry.startswith(f"{frontend},"))
                 or (isinstance(key, Ipset) and key.name in sets)
-                or (isinstance(key, Chain) and not sets.isdisjoint(self._lacking_sets(key)))
+                or (bool(sets) and isinstance(key, Chain) and not sets.isdisjoint(self._lacking_sets(key)))
             )
             for key, verb in self.refused.items()
         )
