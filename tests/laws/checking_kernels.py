@@ -246,7 +246,6 @@ class PacketKernel(CheckedKernel):
         self.refused: dict[Key, str] = {}  # by a fault, and not carried out since; with the verb
         self._lacked_firewall: set[Family] = set()
         self.unbound: set[IP] = set()  # addresses that another program deleted
-        self.bound_early: set[IP] = set()  # addresses that another program added, while ours waited for rules
         self.lost_entries: set[IpsetEntry] = set()  # that another program deleted
         self._shut_out_by_loss: set[Packet] = set()  # although source ranges admit them
         self.meetings: dict[Packet, Meeting] = {}
@@ -384,12 +383,7 @@ class PacketKernel(CheckedKernel):
         }
 
     def _was_open_by_fault(self, packet: Packet) -> bool:
-        """Return whether a client was served before the sync only because rules were missing.
-
-        Source ranges closed the frontend of *packet*, or its address waited for rules and another program bound it.
-        """
-        if packet.destination in self.bound_early:
-            return True
+        """Return whether source ranges closed the frontend of *packet* before the sync, but rules were missing."""
         return packet.family in self._lacked_firewall and any(k in self.before for k in closing_entries(packet))
 
     def is_range_refused(self, packet: Packet) -> bool:

@@ -39,7 +39,7 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
 )
-from kubeproxy_py.net import Family, family_of
+from kubeproxy_py.net import IP, Family, family_of
 from kubeproxy_py.sources.decode.objects import Value
 from kubeproxy_py.sources.object_cache import Identity, ObjectCache
 from tests.laws.checking_kernels import CheckedAgent, Meeting, PacketKernel, failing, is_deleted_with
@@ -103,12 +103,17 @@ damages = st.lists(
 
 
 class DamagedKernel(PacketKernel):
-    """Does not check a family in which another program changed rules, before these are as they were."""
+    """Checks only packets that meet what is the agent's.
+
+    That is not a family in which another program changed rules, before these are as they were; nor an address that
+    another program bound while it waited for rules, which were refused.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.may_refuse = True
         self._changed_rules: set[Family] = set()
+        self._bound_early: set[IP] = set()
 
     def mark_readers(self) -> Sequence[MarkReader]:
         return MemoryKernel.mark_readers(self)
@@ -135,20 +140,20 @@ class DamagedKernel(PacketKernel):
         damage(self.rows, keys)
         self.unbound |= {address for address in bound if Address(address) not in self.rows}
         if self.refused:
-            self.bound_early |= {key.address for key in self.rows if isinstance(key, Address)} - bound
+            self._bound_early |= {key.address for key in self.rows if isinstance(key, Address)} - bound
         self.lost_entries |= entries - self.rows.keys()
         if isinstance(chosen, Chain | Jump):
             self._changed_rules.add(chosen.family)
         self.state = State(self.rows)
 
     def check_packet(self, packet: Packet, meeting: Meeting, found: Fate) -> None:
-        if packet.family not in self._changed_rules:
+        if packet.family not in self._changed_rules and packet.destination not in self._bound_early:
             super().check_packet(packet, meeting, found)
 
     def end_sync(self) -> None:
         self.unbound = {address for address in self.unbound if Address(address) not in self.rows}
         if not self.refused:
-            self.bound_early.clear()
+            self._bound_early.clear()
         self.lost_entries -= self.rows.keys()
         rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
         self._changed_rules -= {
