@@ -1,4 +1,4 @@
-"""`python -m tests.recorded_objects`: create and record objects on the kube-apiserver that KUBEBUILDER_ASSETS names.
+"""`python -m tests.recorded_objects`: record what a kube-apiserver (KUBEBUILDER_ASSETS) makes of written.py.
 
 It lists them with the agent's selectors, so what the server must not send is not recorded either.
 """
