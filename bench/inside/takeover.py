@@ -30,7 +30,7 @@ from lab.client import QueryError, connect, query, read_answer
 from lab.namespace import Namespace
 from lab.network import Cluster
 from tests.apiserver.client import Client
-from tests.e2e.manifests import Object, Port, service_with_slice
+from tests.e2e.manifests import NAMESPACE, Object, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
 
 _PER_SECOND, _LONG = 50, 7  # new connections, and connections that stay open
@@ -109,18 +109,25 @@ class _Node:
     def take_over(self, running: ExitStack, program: Path | None, traffic: _Traffic) -> Figures:
         """End the program that *running* holds, start *program*, and return what that did to kernel and connections."""
         self._follow_change(lambda: None)
-        time.sleep(_SETTLED_S)
-        before = _compared(read_all(self._kernel))
+        before = self._settled()
         begun, began_s = traffic.counted(), time.monotonic()
         running.close()
         check = running.enter_context(self.program(program))
         self._follow_change(check)
         took_s = time.monotonic() - began_s
-        time.sleep(_SETTLED_S)
-        ended, after = traffic.counted(), _compared(read_all(self._kernel))
+        after = self._settled()
+        ended = traffic.counted()
         changed = [key for key in before.keys() | after.keys() if before.get(key, after) != after.get(key, before)]
         connections = {name: count - begun[name] for name, count in ended.items()}
         return {**connections, "objects": len(before), "changed": len(changed), "followed_s": took_s}
+
+    def _settled(self) -> Rows:
+        """Return the rows once nothing has changed for a while: kube-proxy changes IPVS first and iptables last."""
+        before: Rows | None = None
+        while (now := _compared(read_all(self._kernel))) != before:
+            before = now
+            time.sleep(_SETTLED_S)
+        return now
 
     def _follow_change(self, check: Callable[[], None]) -> None:
         """Replace an endpoint of the first Service, and wait until the kernel has the new one."""
@@ -131,7 +138,8 @@ class _Node:
 
 def _served() -> list[Object]:
     port = Port(80, "TCP", 8080, _NODE_PORT)
-    return service_with_slice("asked", _CLUSTER_IP, ["pod-a1", "pod-a2", "pod-b1", "pod-b2"], [port])
+    asked = service_with_slice("asked", _CLUSTER_IP, ["pod-a1", "pod-a2", "pod-b1", "pod-b2"], [port])
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, *asked]
 
 
 def _compared(rows: Rows) -> Rows:
