@@ -24,7 +24,7 @@ BUILD_IMAGE = $(SUDO:sudo=sudo --preserve-env=SOURCE_DATE_EPOCH,SSL_CERT_FILE,PI
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-qemu lab-kernels test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup packages lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS) image-arm64 deb-arm64 $(PYTHON_JOBS)
+.PHONY: help run test test-qemu lab-kernels real-kubernetes test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup packages lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS) image-arm64 deb-arm64 $(PYTHON_JOBS)
 
 help: ## list the targets for developers
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ test-qemu: setup image image-arm64 deb-arm64 ## test the agent with IPVS and ipt
 
 lab-kernels: ## build the lab's kernel from Debian's sources, more than twice as fast as Debian's package: make lab-kernels [KERNELS="newest 6.12"]
 	python3 -m lab build $(KERNELS)
+
+real-kubernetes: ## build kube-apiserver and kube-proxy 1.20.2 from Debian's sources, unpack etcd, print the variables that name them
+	@python3 -m lab build-kubernetes
 
 test-kernels: setup lab ## build the kernels that are missing, test on each with both iptables, write docs/support.md; slow: make test-kernels [KERNELS="5.10 6.1 6.12 newest"]
 	$(PYTHON) -m tests.support $(KERNELS)

@@ -1,4 +1,4 @@
-"""Command line of the lab: `python3 -m lab run [--timeout S] -- COMMAND ARG...`, install, install-tools, which, build.
+"""Command line of the lab: `python3 -m lab run [--timeout S] -- COMMAND ARG...`, and install, build and others.
 
 `run` first writes one line to stderr that names the kernel.
 """
@@ -12,6 +12,7 @@ import sys
 from types import FrameType
 
 import lab
+from lab import build_kubernetes
 from lab.backends import choose_backend
 from lab.build_kernel import NEWEST, build
 from lab.install import BROWSER, install, install_packages, install_tools
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("which", help="print the backend that would be used: uml, host or qemu")
     kernels = commands.add_parser("build", help="build user-mode-linux kernels from Debian's sources, into ~/.cache")
     kernels.add_argument("versions", nargs="*", default=[NEWEST], metavar="VERSION", help=f"default: {NEWEST}")
+    commands.add_parser("build-kubernetes", help="build kube-apiserver and kube-proxy, unpack etcd, into ~/.cache")
     return parser
 
 
@@ -80,6 +82,12 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build_kubernetes(_: argparse.Namespace) -> int:
+    folder = build_kubernetes.build()
+    print(f"KUBEBUILDER_ASSETS={folder}\nKUBE_PROXY_BIN={folder / 'kube-proxy'}")
+    return 0
+
+
 def _exit_on_signal(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
@@ -90,6 +98,7 @@ _COMMANDS = {
     "install-tools": _install_tools,
     "which": _print_backend,
     "build": _build,
+    "build-kubernetes": _build_kubernetes,
 }
 
 if __name__ == "__main__":

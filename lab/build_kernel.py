@@ -1,24 +1,23 @@
 """Build user-mode-linux kernels from Debian's own kernel sources, for `make lab-kernels`.
 
-The source packages come from other suites than this machine's.  apt gets a sources list, package lists and a cache of
-its own below the kernels' cache, so this machine's stay as they are.  A kernel is in the cache complete or not at all.
+The source packages come from other suites than this machine's (debian.py).  A kernel is in the cache complete or not at
+all.
 
 One kernel takes 8 to 25 minutes on two CPUs, 2 GB of disk meanwhile and 30 MB afterwards.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab import kernels
+from lab.debian import Apt, do, do_logged, locked
 from lab.install import install_packages
 from lab.job import LabError
 
@@ -27,8 +26,6 @@ NEWEST = kernels.NEWEST
 SUITES: Mapping[str, str] = {NEWEST: "sid", "6.12": "trixie", "6.1": "bookworm", "5.10": "bullseye"}
 TOOLS = ("gcc", "libc6-dev", "make", "flex", "bison", "bc", "xz-utils", "kmod")
 
-_MIRROR = "http://deb.debian.org/debian"
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PACKAGE = re.compile(r"^linux-source-(\d+\.\d+)\b", re.MULTILINE)
 _NF_TABLES = "nf_tables.ko"
 
@@ -51,21 +48,13 @@ def build(wanted: Iterable[str]) -> list[str]:
     install_packages(TOOLS)
     cache = kernels.cache()
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache):
+    with locked(cache):
         return [name for version in versions for name in _build_missing(cache, version)]
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process builds in *folder*; no other one begins within the `with`."""
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _build_missing(cache: Path, wanted: str) -> list[str]:
-    apt = _Apt(cache / "apt", SUITES[wanted])
-    source = apt.find(wanted)
+    apt = Apt(cache / "apt", SUITES[wanted])
+    source = _find(apt, wanted)
     series = source.package.removeprefix("linux-source-")
     # A later revision of the same version is not worth a build.
     if built := [kernel.name for kernel in kernels.built_kernels(cache) if kernel.name.startswith(f"{series}.")]:
@@ -77,7 +66,7 @@ def _build_missing(cache: Path, wanted: str) -> list[str]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        tree = _unpack(apt.download(source, work), work)
+        tree = _unpack(apt.download(f"{source.package}={source.version}", work), work)
         _compile(tree)
         _install(tree, work / "kernel")
         shutil.rmtree(cache / name, ignore_errors=True)
@@ -87,59 +76,29 @@ def _build_missing(cache: Path, wanted: str) -> list[str]:
     return [name]
 
 
-class _Apt:
-    """apt with the lists of one suite, in *folder*."""
+def _find(apt: Apt, wanted: str) -> _Source:
+    """Return the source package of *wanted* in the suite of *apt*; of "newest", that of the highest version.
 
-    def __init__(self, folder: Path, suite: str) -> None:
-        self._folder = folder / suite
-        for name in ("state/lists/partial", "cache/archives/partial"):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
-        signed = f"[signed-by={_KEYRING}] " if _KEYRING.exists() else ""
-        (self._folder / "sources.list").write_text(f"deb {signed}{_MIRROR} {suite} main\n")
-
-    def find(self, wanted: str) -> _Source:
-        """Return the source package of *wanted*; of "newest", that of the highest version.
-
-        Raises:
-            LabError: The suite cannot be reached, or has no such package.
-        """
-        _do([*self._command("apt-get"), "-q", "update"])
-        listed = _output([*self._command("apt-cache"), "search", "--names-only", "^linux-source-[0-9]"])
-        found = [version for version in _PACKAGE.findall(listed) if wanted in (NEWEST, version)]
-        if not found:
-            raise LabError(f"no source package of Linux {wanted} in {self._folder.name}", "choose another version")
-        package = f"linux-source-{max(found, key=_as_numbers)}"
-        [version, *_] = re.findall(
-            r"^Version: (\S+)", _output([*self._command("apt-cache"), "show", package]), re.MULTILINE
-        )
-        return _Source(package, version)
-
-    def download(self, source: _Source, target: Path) -> Path:
-        """Download the package to *target* and return its path.  Raises LabError."""
-        _do([*self._command("apt-get"), "-q", "download", f"{source.package}={source.version}"], target)
-        [path] = target.glob("*.deb")
-        return path
-
-    def _command(self, program: str) -> list[str]:
-        options = {
-            "Dir::State": self._folder / "state",
-            "Dir::State::status": "/var/lib/dpkg/status",
-            "Dir::Cache": self._folder / "cache",
-            "Dir::Etc::sourcelist": self._folder / "sources.list",
-            "Dir::Etc::sourceparts": "/dev/null",
-            "APT::Sandbox::User": "root",  # the user _apt may not read a home directory
-            "Acquire::Languages": "none",
-        }
-        return [program, *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+    Raises:
+        LabError: The suite cannot be reached, or has no such package.
+    """
+    apt.update()
+    listed = apt.query("search", "--names-only", "^linux-source-[0-9]")
+    found = [version for version in _PACKAGE.findall(listed) if wanted in (NEWEST, version)]
+    if not found:
+        raise LabError(f"no source package of Linux {wanted} in {SUITES[wanted]}", "choose another version")
+    package = f"linux-source-{max(found, key=_as_numbers)}"
+    [version, *_] = re.findall(r"^Version: (\S+)", apt.query("show", package), re.MULTILINE)
+    return _Source(package, version)
 
 
 def _unpack(package: Path, work: Path) -> Path:
     """Unpack the archive within the package; return the source tree."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as files:
-        _do(["tar", "-x", "--wildcards", "./usr/src/linux-source-*.tar.xz"], work, stdin=files.stdout)
+        do(["tar", "-x", "--wildcards", "./usr/src/linux-source-*.tar.xz"], work, stdin=files.stdout)
     package.unlink()
     [archive] = work.glob("usr/src/*.tar.xz")
-    _do(["tar", "-xf", str(archive)], work)
+    do(["tar", "-xf", str(archive)], work)
     archive.unlink()
     [tree] = work.glob("linux-source-*")
     return tree
@@ -147,14 +106,8 @@ def _unpack(package: Path, work: Path) -> Path:
 
 def _compile(tree: Path) -> None:
     shutil.copy(kernels.CONFIGURATION, tree / ".config")
-    log = tree.with_name("log")
-    try:
-        with log.open("wb") as output:
-            for words in (["olddefconfig"], [f"-j{len(os.sched_getaffinity(0))}", "linux", "modules"]):
-                _do(["make", "ARCH=um", *words], tree, stdout=output)
-    except LabError as error:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        raise LabError(f"{error.reason}\n{end}", "the lines above are the end of the build's output") from error
+    for words in (["olddefconfig"], [f"-j{len(os.sched_getaffinity(0))}", "linux", "modules"]):
+        do_logged(["make", "ARCH=um", *words], tree, tree.with_name("log"))
 
 
 def _install(tree: Path, target: Path) -> None:
@@ -162,7 +115,7 @@ def _install(tree: Path, target: Path) -> None:
     target.mkdir()
     shutil.copy(tree / "linux", target / "linux")
     base = tree.with_name("base")
-    _do(["make", "ARCH=um", f"INSTALL_MOD_PATH={base}", "INSTALL_MOD_STRIP=1", "modules_install"], tree)
+    do(["make", "ARCH=um", f"INSTALL_MOD_PATH={base}", "INSTALL_MOD_STRIP=1", "modules_install"], tree)
     [modules] = (base / "lib/modules").iterdir()
     for link in ("build", "source"):
         (modules / link).unlink(missing_ok=True)
@@ -176,7 +129,7 @@ def _install(tree: Path, target: Path) -> None:
 
 def _depmod(base: Path) -> None:
     [modules] = (base / "lib/modules").iterdir()
-    _do(["/sbin/depmod", "--basedir", str(base), modules.name])
+    do(["/sbin/depmod", "--basedir", str(base), modules.name])
 
 
 def _needing_nf_tables(modules: Path) -> list[Path]:
@@ -188,16 +141,3 @@ def _needing_nf_tables(modules: Path) -> list[Path]:
 
 def _as_numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
-
-
-def _do(words: list[str], folder: Path | None = None, **streams: object) -> None:
-    done = subprocess.run(words, cwd=folder, check=False, stderr=subprocess.STDOUT, **streams)  # type: ignore[call-overload]
-    if done.returncode:
-        raise LabError(f"{' '.join(words)} failed with status {done.returncode}", "see its messages above")
-
-
-def _output(words: list[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"{' '.join(words)} failed: {done.stderr.strip()}", "see its message")
-    return done.stdout

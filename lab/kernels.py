@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from lab import debian
 from lab.job import LabError
 
 Iptables = Literal["legacy", "nft"]
@@ -75,8 +76,7 @@ def debian_kernel() -> UmlKernel:
 
 def cache(env: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of the built kernels; it need not exist."""
-    base = env.get("XDG_CACHE_HOME") or str(Path(env.get("HOME") or "~").expanduser() / ".cache")
-    return Path(base) / "kubeproxy-py" / "lab-kernels"
+    return debian.cache("lab-kernels", env)
 
 
 def configuration_digest() -> str:
