@@ -25,6 +25,7 @@ from kubeproxy_py.plan.plan import make_plan
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.slow_starts import SlowStarts
 from kubeproxy_py.reconcile.surroundings import gateways_event
+from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
 from kubeproxy_py.sources import SourceError
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class OwnView:
         compiler, state = self._agent.compiler, self._agent.state
         compiler.compile()
         SlowStarts(compiler, watch_nodes=self._loaded.agent.watch_nodes).adopt(self._rows, monotonic())
+        TunnelRests(compiler).adopt(self._rows, monotonic())
         state.adopt(self._rows)
         state.track_draining(list(state.rows), monotonic())
         state.pending.enqueue(step.key for step in make_plan(compiler.desired.rows, state.rows))
