@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import ip_addresses
 
-from kubeproxy_py.net import is_port_number, parse_cidr, parse_ip
+from kubeproxy_py.net import contains, is_port_number, parse_cidr, parse_ip
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,18 @@ def test_the_canonical_form_is_what_inet_ntop_prints(address: IPv4Address | IPv6
 )
 def test_port_number_is_1_to_65535_in_ascii_digits(text: str, *, is_port: bool) -> None:
     assert is_port_number(text) is is_port
+
+
+@pytest.mark.parametrize(
+    ("network", "other", "is_within"),
+    [
+        ("10.96.0.0/12", "10.96.0.0/12", True),
+        ("10.96.0.0/12", "10.111.255.255/32", True),
+        ("10.96.0.0/12", "10.0.0.0/8", False),
+        ("10.96.0.0/12", "10.112.0.0/16", False),
+        ("fd00::/16", "fd00:1::/64", True),
+        ("::/0", "10.96.0.0/12", False),
+    ],
+)
+def test_network_contains_another_of_its_family_that_is_no_wider(network: str, other: str, is_within: bool) -> None:
+    assert contains(network, other) is is_within
