@@ -106,7 +106,11 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
         fronts = {frontend.server: frontend for frontend in served}
         port_rows, *slice_parts = _port_parts(fronts, port_endpoints, rules, spec)
         common |= port_rows
-        common |= _entry_rows(port, served, endpoints, context)
+        for frontend in served:
+            if frontend.bound:
+                common[Address(frontend.server.address)] = None
+        for definition, entry in _entries(port, served, endpoints, context):
+            common[IpsetEntry(definition.name_in(port.family), entry)] = None
         parts += slice_parts
         if context.policy_marks and (service.internal_local or service.external_local):
             policy_rows, *slice_parts = policy_parts(port, fronts, port_endpoints, rules, spec, mark_of)
@@ -136,16 +140,6 @@ def _port_parts(
         common |= server_rows
         parts += slice_parts
     return parts
-
-
-def _entry_rows(
-    port: FamilyPort, served: Sequence[Frontend], endpoints: Iterable[SliceEndpoints], context: NodeContext
-) -> Rows:
-    """Return the addresses and set entries of *port*."""
-    rows: Rows = {Address(frontend.server.address): None for frontend in served if frontend.bound}
-    for definition, entry in _entries(port, served, endpoints, context):
-        rows[IpsetEntry(definition.name_in(port.family), entry)] = None
-    return rows
 
 
 def select_endpoints(

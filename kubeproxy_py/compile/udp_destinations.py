@@ -6,7 +6,7 @@ ready without serving (publishNotReadyAddresses) is used by IPVS, so it may have
 each sync.  A virtual server that no Service wants, or whose Service port has no such endpoint, may have no flow at all.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
 from kubeproxy_py.compile.compiler import Compiler
@@ -22,13 +22,14 @@ _protocol: Callable[[ServicePort], Protocol] = attrgetter("protocol")
 _NOWHERE: frozenset[Destination] = frozenset()
 
 
-def udp_servers_among(keys: Collection[Key]) -> set[VirtualServer]:
+def udp_servers_among(keys: Iterable[Key]) -> set[VirtualServer]:
     """Return the UDP virtual servers that *keys* are or belong to."""
-    servers = {key for key in keys if isinstance(key, VirtualServer) and key.protocol == "UDP"}
-    of_real = (
-        key.virtual_server for key in keys if isinstance(key, RealServer) and key.virtual_server.protocol == "UDP"
-    )
-    return servers.union(of_real)
+    servers: set[VirtualServer] = set()
+    for key in keys:
+        server = key.virtual_server if isinstance(key, RealServer) else key
+        if isinstance(server, VirtualServer) and server.protocol == "UDP":
+            servers.add(server)
+    return servers
 
 
 def udp_servers(names: Iterable[ServiceName], compiler: Compiler) -> Iterator[VirtualServer]:

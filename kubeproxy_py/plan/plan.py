@@ -11,9 +11,8 @@ Invariants:
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from itertools import takewhile
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
@@ -113,16 +112,22 @@ def make_plan(desired: Rows, actual: Rows, keys: Collection[Key] | None = None) 
         keys: The keys to plan; None: all.
     """
     steps = _steps(desired, actual, keys)
-    replacements = [step for step in _leading(steps) if is_replacement(step)]
+    replacements = _replacements(steps)
     if not replacements:
         return Plan(tuple(steps))
     first, actual_then = replace_sets(replacements, desired, actual, _steps)
     return Plan((*first, *_steps(desired, actual_then, keys)))
 
 
-def _leading(steps: Sequence[Step]) -> Iterator[Step]:
-    """Return the steps up to and including those on sets, where the header of a set would change."""
-    return takewhile(lambda step: step.verb != "delete" and type(step.key) in _UP_TO_SETS, steps)
+def _replacements(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps that give a set another type or family, which are among the first of *steps*."""
+    found: list[Step] = []
+    for step in steps:
+        if step.verb == "delete" or type(step.key) not in _UP_TO_SETS:
+            break
+        if is_replacement(step):
+            found.append(step)
+    return found
 
 
 def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step]:

@@ -402,8 +402,9 @@ class Agent:
         contained("compiled Services", self._on_compiled, services)  # last: warnings must not delay serving
 
     def _enqueue_flows(self, report: SyncReport, services: Collection[ServiceName]) -> None:
-        failed = {failure.step.key for failure in report.failures}
-        applied = [step.key for step in report.steps if not failed or step.key not in failed]
+        applied = [step.key for step in report.steps]
+        if failed := {failure.step.key for failure in report.failures}:
+            applied = [key for key in applied if key not in failed]
         servers = udp_servers_among(applied).union(udp_servers(services, self.compiler))
         self._flows.enqueue(servers, self._reconciler.last_sync_s)
 
