@@ -15,6 +15,7 @@ class KernelLookup:
         self._scopes = frozenset(kernel.scopes())
         self._rows: dict[Scope, Rows] = {}
         self._servers: Rows | None = None
+        self._real_servers: dict[VirtualServer, Weights] = {}
 
     def __contains__(self, key: Key) -> bool:
         """Return whether the kernel has the row *key*."""
@@ -26,8 +27,11 @@ class KernelLookup:
 
     def real_servers(self, server: VirtualServer) -> Weights:
         """List the real servers of *server* only."""
-        rows = self._kernel.snapshot(server).rows()
-        return {key: weight_of(spec) for key, spec in rows.items() if isinstance(key, RealServer)}
+        if server not in self._real_servers:
+            rows = self._kernel.snapshot(server).rows()
+            weights = {key: weight_of(spec) for key, spec in rows.items() if isinstance(key, RealServer)}
+            self._real_servers[server] = weights
+        return self._real_servers[server]
 
     def entries(self, name: str, prefix: str) -> Iterator[str]:
         """Yield the entries of the set *name* that begin with *prefix*."""

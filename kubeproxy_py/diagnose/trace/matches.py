@@ -8,6 +8,7 @@ Source: iptables-extensions(8); net/netfilter/xt_*.c.
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
@@ -85,10 +86,15 @@ def _ports(text: str) -> range:
     return range(low, (int(last or 0xFFFF) if colon else low) + 1)
 
 
+@lru_cache(maxsize=4096)  # many rules name the same networks
+def _is_within(address: IP, network: str) -> bool:
+    return ip_address(address) in ip_network(network, strict=False)
+
+
 def _network(address: Callable[[Packet], IP]) -> Test:
     def test(option: Option, packet: Packet, _view: View) -> Truth:
-        own = ip_address(address(packet))
-        return truth(any(own in ip_network(value, strict=False) for value in option.value.split(",")))
+        own = address(packet)
+        return truth(any(_is_within(own, value) for value in option.value.split(",")))
 
     return test
 

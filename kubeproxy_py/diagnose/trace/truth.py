@@ -25,5 +25,10 @@ def truth(value: bool) -> Truth:  # noqa: FBT001 - it is what is converted
 
 
 def all_of(values: Iterable[Truth]) -> Truth:
-    """Return the least of *values*: NO if one is, however many are not known."""
-    return min(values, default=YES)
+    """Return the least of *values*: NO if one is, however many are not known, without asking for those after it."""
+    least = YES
+    for value in values:
+        least = min(least, value)
+        if least is NO:
+            break
+    return least
