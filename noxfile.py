@@ -45,6 +45,6 @@ def tests(session: nox.Session) -> None:
     [metadata] = Path(".venv", "lib").glob("python*/site-packages/kubeproxy_py-*.dist-info")  # what the package needs
     shutil.copytree(metadata, libraries / metadata.name, dirs_exist_ok=True)
     left_out = [f"--ignore=tests/{name}" for name in _SAME_WITH_EACH_PYTHON]
-    coverage = _COVERAGE if session.python == _MEASURED else ()
+    coverage = _COVERAGE if session.python == _MEASURED and not session.posargs else ()
     words = ("python", "-m", "pytest", "-p", "no:cacheprovider", *coverage, *left_out, *session.posargs)
     session.run(*words, env={"COVERAGE_CORE": "sysmon"})
