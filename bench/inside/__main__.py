@@ -25,6 +25,7 @@ from bench.inside import (
     policies,
     rollout,
     takeover,
+    weights,
 )
 
 _Measure = Callable[[Sequence[int], int], Mapping[str, Any]]
@@ -57,6 +58,7 @@ _MEASURES: dict[str, _Measure] = {
     "beside": _each(beside.measure),
     "beside-standin": _each(beside.measure_with_standin),
     "takeover": _each(takeover.measure),
+    "weights": _each(weights.measure),
 }
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""CpuBudget: work takes its share of a core on average, and a burst at once."""
+"""CpuBudget: work takes its share of a core on average, and a burst at once; EvenCpuTime: ticks delay none of it."""
 
 import pytest
 
-from kubeproxy_py.reconcile.cpu_budget import CpuBudget
+from kubeproxy_py.reconcile.cpu_budget import CpuBudget, EvenCpuTime
 
 SHARE, BURST_S = 0.05, 0.5
 
@@ -38,3 +38,27 @@ def test_work_that_takes_no_cpu_time_is_never_delayed() -> None:
     for now_s in range(10):
         budget.spend(0.0, float(now_s))
         assert budget.due_s <= now_s
+
+
+def test_what_is_counted_exactly_is_what_a_piece_costs() -> None:
+    cpu_time = EvenCpuTime()
+    for took_s in (0.005, 0.002, 0.3, 0.00001, 5.0, 0.005):
+        assert cpu_time.of(took_s, took_s) == pytest.approx(took_s)
+
+
+TICK_S, PIECE_S = 0.01, 0.005
+
+
+def test_pieces_cost_the_same_where_cpu_time_is_counted_in_ticks() -> None:
+    cpu_time = EvenCpuTime()
+    costs_s = [cpu_time.of(TICK_S if number % 8 in (1, 2, 3, 6) else 0.0, PIECE_S) for number in range(800)]
+    assert all(0.8 * PIECE_S < cost_s < 1.2 * PIECE_S for cost_s in costs_s[80:])
+    assert sum(costs_s) == pytest.approx(800 * PIECE_S, rel=0.02)
+
+
+def test_pieces_that_take_longer_because_the_machine_is_busy_cost_no_more_after_a_while() -> None:
+    cpu_time = EvenCpuTime()
+    for _ in range(400):
+        cpu_time.of(PIECE_S, PIECE_S)
+    costs_s = [cpu_time.of(PIECE_S, 4 * PIECE_S) for _ in range(400)]
+    assert sum(costs_s) < 400 * PIECE_S + 0.06

@@ -16,6 +16,7 @@ from tests.wire.test_ipvs_listing import DNS, HEADINGS, MARKED, OTHER_POD, POD, 
 from tests.wire.test_ipvs_listing import listed as with_weight
 
 FIRST, SECOND = HEADINGS + WEB + POD + OTHER_POD, MARKED + POD + DNS + POD_6
+SERVER_51 = VirtualServer(SERVER.address, 0x51, SERVER.protocol)
 WEB_ROWS: Rows = {ROW: with_weight(1), RealServer(SERVER, "10.244.2.5", 8080): with_weight(0)}
 DNS_ROWS: Rows = {RealServer(SERVER_6, "fd00:10:244:1::5", 8080): with_weight(1)}
 
@@ -26,6 +27,7 @@ class Listed:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, marks: bool = False) -> None:
         self.listing = PiecewiseListing(marks=marks)
         self.agrees = True
+        self.last = FIRST
         self._pieces: list[bytes] = []
         self._asked: dict[VirtualServer, Rows] = {}
         monkeypatch.setattr(self.listing, "_read", lambda: iter(self._pieces))
@@ -37,9 +39,24 @@ class Listed:
         assert sum(1 for _ in self.listing.pieces(self._answer)) == len(pieces)
         return self._asked
 
+    def asked_in_one_stretch(self, text: str) -> dict[VirtualServer, Rows]:
+        """Return the virtual servers of *text*, listed by one system call, that are not known to agree."""
+        self._pieces, self._asked = [text.encode()], {}
+        for _ in self.listing.pieces(self._answer):
+            pass
+        return self._asked
+
     def _answer(self, server: VirtualServer, rows: Rows) -> bool:
         self._asked[server] = rows
         return self.agrees
+
+
+def asked_about(listing: PiecewiseListing) -> dict[VirtualServer, Rows]:
+    """Return the virtual servers that *listing*, which is read from a file, asks about once; all agree."""
+    found: dict[VirtualServer, Rows] = {}
+    for _ in listing.pieces(lambda server, rows: not found.update({server: rows})):
+        pass
+    return found
 
 
 @pytest.fixture
@@ -126,10 +143,33 @@ def test_a_record_that_is_larger_than_what_is_read_at_once_is_put_together(
 ) -> None:
     monkeypatch.setattr(piecewise_listing, "_READ_BYTES", read_bytes)
     (tmp_path / "ip_vs").write_text(FIRST + SECOND)
-    found: dict[VirtualServer, Rows] = {}
-    for _ in PiecewiseListing(str(tmp_path / "ip_vs")).pieces(lambda server, rows: not found.update({server: rows})):
-        pass
+    found = asked_about(PiecewiseListing(str(tmp_path / "ip_vs")))
     assert found == {SERVER: WEB_ROWS, SERVER_6: DNS_ROWS}
+
+
+@pytest.mark.parametrize("piece_bytes", [1, len(FIRST), len(FIRST + SECOND) - 10])
+def test_of_a_stretch_that_has_changed_only_what_has_changed_is_asked_about(
+    listed: Listed, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    monkeypatch.setattr(piecewise_listing, "_PIECE_BYTES", piece_bytes)
+    assert listed.asked_in_one_stretch(FIRST + SECOND) == {SERVER: WEB_ROWS, SERVER_6: DNS_ROWS}
+    changed = FIRST.replace(POD, POD.replace("Masq    1", "Masq    7"))
+    for again in (FIRST, changed, FIRST):
+        assert listed.asked_in_one_stretch(again + SECOND).keys() == ({SERVER} if again != listed.last else set())
+        listed.last = again
+    for server in (SERVER, SERVER_6):
+        listed.listing.forget([server])
+        assert listed.asked_in_one_stretch(FIRST + SECOND).keys() == {server}
+
+
+def test_a_virtual_server_in_place_of_another_at_the_end_of_what_was_read_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "ip_vs").write_text(FIRST + SECOND)
+    listing = PiecewiseListing(str(tmp_path / "ip_vs"))
+    listing._buffer = listing._buffer[: len(FIRST)]
+    other = FIRST.replace(WEB, WEB.replace(":0050", ":0051"))
+    for text, expected in ((FIRST, {SERVER, SERVER_6}), (other, {SERVER_51})):
+        (tmp_path / "ip_vs").write_text(text + SECOND)
+        assert asked_about(listing).keys() == expected
 
 
 def test_what_cannot_be_read_or_decoded_is_an_error(listed: Listed, tmp_path: Path) -> None:
