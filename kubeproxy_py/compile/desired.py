@@ -8,7 +8,8 @@ Invariants:
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from kubeproxy_py.compile.ipset_usage import IpsetUsage
 from kubeproxy_py.model.rows import IpsetEntry, Key, Rows, Spec
@@ -32,6 +33,7 @@ OF_NO_SERVICE = (BASE, CHAINS, RESTING, RESTING_TUNNELS)
 """The owners that are no Services."""
 
 _ABSENT = object()
+_kind_name: Callable[[Key], str] = attrgetter("__class__.__name__")
 
 
 class Desired:
@@ -56,9 +58,12 @@ class Desired:
         """
         old, new = _differing_parts(self._parts.get(owner, ()), parts)
         self._store(owner, parts)
+        if not old and self.rows.keys().isdisjoint(new):  # a new Service
+            self._add_all(new)
+            return list(new)
         changed = [key for key in old if key not in new and self._withdraw(key)]
         for key, spec in new.items():
-            before = old.get(key, _ABSENT) if old else _ABSENT  # hashing a key costs more than all else here
+            before = old.get(key, _ABSENT)  # hashing a key costs more than all else here
             if before is _ABSENT:
                 if self._add(key, spec):
                     changed.append(key)
@@ -87,6 +92,13 @@ class Desired:
             self._parts[owner] = non_empty
         else:
             self._parts.pop(owner, None)
+
+    def _add_all(self, rows: Rows) -> None:
+        """Add *rows*, which nobody else wants, without Python code for each but the entries of sets."""
+        self.rows.update(rows)
+        self._counts.update(map(_kind_name, rows))
+        for key in [key for key in rows if isinstance(key, IpsetEntry)]:
+            self.sets.add(key)
 
     def _add(self, key: Key, spec: Spec) -> bool:
         """Record that another owner wants the row *key*, and return whether the union changed."""
