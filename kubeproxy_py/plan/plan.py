@@ -13,6 +13,7 @@ Invariants:
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
+from itertools import chain
 
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import (
@@ -131,7 +132,7 @@ def _replacements(steps: Iterable[Step]) -> list[Step]:
 
 
 def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step]:
-    builds, teardowns = _by_kind(desired, actual, _differing(desired, actual) if keys is None else keys)
+    builds, teardowns = _by_kind(desired, actual, _all_keys(desired, actual) if keys is None else keys)
     premature = _pop_premature(builds, teardowns, desired, actual) if Chain in builds else []
     obsolete = _pop_obsolete(builds[Address], teardowns) if Address in builds else []
 
@@ -247,9 +248,8 @@ def _remove(steps: list[Step], popped: Iterable[Step]) -> None:
         steps[:] = [step for step in steps if step.key not in keys]
 
 
-def _differing(desired: Rows, actual: Rows) -> Iterable[Key]:
-    yield from (key for key, spec in desired.items() if actual.get(key, _MISSING) != spec)
-    yield from (key for key in actual if key not in desired)
+def _all_keys(desired: Rows, actual: Rows) -> Iterable[Key]:
+    return chain(desired, [key for key in actual if key not in desired])
 
 
 def _updates(key: Key, want: Spec, have: Spec) -> tuple[Step | None, Step | None]:

@@ -127,13 +127,15 @@ class ActualState:
         unapplied = _unapplied(plan, failures)
         under_way, begun, failed = _by_outcome(unapplied)
         self._invalidate_all()
+        before = self.rows
         if unapplied or deferred or len(plan) <= len(self.rows):
             _apply_in_place(self.rows, plan, unapplied)
         else:
             self.rows = _rows_after_full_sync(self.rows, plan, self._desired.rows)
         # Those that drained before the rows were read, too: some may be gone.
         self.track_draining(self.draining.drains(), now_s)
-        self.track_draining((key for key, spec in self.rows.items() if is_draining_spec(spec)), now_s)
+        # What was added does not drain.
+        self.track_draining([key for key in before if is_draining_spec(self.rows.get(key))], now_s)
         self.pending.record_outcome((), failed, now_s, _timed_out(failures), _errors(failures))
         self.pending.defer(deferred)
         self._begin(under_way)
