@@ -10,6 +10,7 @@ Invariants:
 
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from bench.inside.change import RUN_LENGTH, Figures, Worker
 from bench.inside.network import add_node_address, fresh_namespace
 from bench.inside.process import agent_words, running, wait_first_sync
 from lab.namespace import Namespace
+from lab.network import Cluster
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
 
@@ -73,17 +75,26 @@ def measure_connections(n: int, repeats: int) -> dict[str, dict[str, list[float]
     There are *n* Services besides.
     """
     with ExitStack() as stack:
-        clients = {mode: _serving(n, mode, stack) for mode in MODES}
+        clusters = {mode: _serving(n, mode, stack) for mode in MODES}
         rates: dict[str, dict[str, list[float]]] = {mode: {name: [] for name in _FRONTENDS} for mode in MODES}
         for _ in range(repeats):
             for name, place in _FRONTENDS.items():
-                for mode, client in clients.items():
-                    rates[mode][name].append(_connections_a_second(client, place))
+                for mode, cluster in clusters.items():
+                    rates[mode][name].append(_connections_a_second(cluster["pod-a2"], place))
+        by_mark = {mode: _connections_by_mark(cluster.node_a) for mode, cluster in clusters.items()}
+        assert by_mark == {"kube-proxy": 0, "exact": repeats * _BATCH}, by_mark
         return rates
 
 
-def _serving(n: int, mode: str, stack: ExitStack) -> Namespace:
-    """Have an agent serve one Service more than *n* in a cluster of its own, until *stack* ends; return a pod."""
+def _connections_by_mark(node: Namespace) -> int:
+    """Return how many connections came to the node's virtual servers by mark."""
+    words = node.wrap(["ipvsadm", "-Ln", "--stats", "--exact"])
+    printed = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return sum(int(line.split()[2]) for line in printed.splitlines() if line.startswith("FWM"))
+
+
+def _serving(n: int, mode: str, stack: ExitStack) -> Cluster:
+    """Have an agent serve one Service more than *n* in a cluster of its own, until *stack* ends."""
     cluster = stack.enter_context(serving_cluster())
     folder = Folder(Path(stack.enter_context(TemporaryDirectory())))
     objects.write_manifests(folder.path, n, objects.LOCAL_EVERY)
@@ -91,7 +102,7 @@ def _serving(n: int, mode: str, stack: ExitStack) -> Namespace:
     flags = ("--policies", mode, "--detect-local-mode", "InterfaceNamePrefix", "--pod-interface-name-prefix", "cni")
     process = stack.enter_context(running(agent_words("--manifests", str(folder.path), *flags), cluster.node_a))
     wait_first_sync(process)
-    return cluster["pod-a2"]
+    return cluster
 
 
 def _asked() -> list[Object]:
