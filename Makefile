@@ -92,8 +92,8 @@ image-tests: image deb tools browser
 	$(PYTHON) -m pytest -m "image or lab"
 
 $(KERNEL_JOBS): setup lab image tools deb-machine
-	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel -p tests.kernel_queue --queue=build/kernel-queue --durations=10 \
-		$(KERNEL_TESTS)
+	$(LAB) --timeout 1500 -- $(PYTHON) -m pytest -m kernel -p no:hypothesispytest -p tests.kernel_queue --queue=build/kernel-queue \
+		--durations=10 $(KERNEL_TESTS)
 
 chart: setup ## generate the files of the Helm chart: README.md, copies of rules and dashboard
 	$(PYTHON) -m tests.deploy.chart_files

@@ -14,17 +14,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
-for _profile, _examples in (("brief", 10), ("fast", 30), ("full", 500), ("thorough", 5000)):
-    settings.register_profile(
-        _profile,
-        max_examples=_examples,
-        derandomize=_profile != "thorough",
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+_EXAMPLES = {"brief": 10, "fast": 30, "full": 500, "thorough": 5000}
+"""The number of examples by profile."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +30,30 @@ def _restore_logging() -> Iterator[None]:
     logging.captureWarnings(capture=False)
 
 
+def _load_profile(name: str) -> None:
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        name,
+        max_examples=_EXAMPLES[name],
+        derandomize=name != "thorough",
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile(name)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each pytest process a folder of its own for temporary files; --basetemp=DIR chooses one and keeps it.
+    """Load the profile of Hypothesis, but for kernel tests: they have no properties, and its import is slow in the lab.
+
+    Give each pytest process a folder of its own for temporary files; --basetemp=DIR chooses one and keeps it.
 
     Whenever a process starts, pytest closes the common folder to other users, while tests of another process may have
     opened it to read files as nobody.
     """
+    if config.option.markexpr != "kernel":
+        _load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
     if config.option.basetemp is None and not hasattr(config, "workerinput"):
         config.option.basetemp = tempfile.mkdtemp(prefix="kubeproxy-py-tests-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
