@@ -164,6 +164,16 @@ def test_entry_that_another_program_deleted_admits_clients_again_before_endpoint
     )
 
 
+def test_clients_are_masqueraded_again_after_chains_when_another_program_deleted_the_entries_for_that() -> None:
+    """The address is not hidden either, so they met its endpoints unmasqueraded before the sync, which repairs that."""
+    pods = _slice("api", "10.244.2.5")
+    _sync_damaged(
+        [_service("api", "10.96.0.10", port(80)), pods],
+        (delete, IpsetEntry("KUBE-CLUSTER-IP", "10.96.0.10,tcp:80"), IpsetEntry("KUBE-IPVS-IPS", "10.96.0.10")),
+        [_service("api", "10.96.0.10", port(80), external_ips=(ADDRESS,))],
+    )
+
+
 def test_entry_that_another_program_deleted_admits_clients_of_former_source_ranges_again() -> None:
     """They were shut out because it was missing, not by the source ranges, and met the same endpoints before."""
     _sync_damaged(
@@ -313,15 +323,19 @@ def test_clients_of_new_source_ranges_are_shut_out_while_the_rules_on_these_are_
 
 
 def _sync_damaged(
-    first: list[ObjectEvent], damage: tuple[Damage, Key], second: list[ObjectEvent], faults: Sequence[str] = ()
+    first: list[ObjectEvent],
+    damage: tuple[Damage, *tuple[Key, ...]],
+    second: list[ObjectEvent],
+    faults: Sequence[str] = (),
 ) -> None:
     """Sync after *first*, and after *damage* and *second*, while steps that match one of *faults* are refused."""
     kernel = DamagedKernel()
     checked = CheckedAgent(kernel)
     checked.handle(first)
     checked.sync()
-    does, key = damage
-    kernel.damage(does, [key])
+    does, *keys = damage
+    for key in keys:
+        kernel.damage(does, [key])
     checked.handle(second)
     checked.advance(31.0)
     kernel.fault = failing(faults)
