@@ -374,13 +374,21 @@ class PacketKernel(CheckedKernel):
             return  # because an entry was missing that admits it
         if was_closed != is_closed or (is_closed and after.result != "served"):
             strangers = found.endpoints - (before.endpoints | after.endpoints)
+            if before.result == "elsewhere" and not was_closed:
+                # All would have met them, had the address been bound; it does not wait for them to go.
+                strangers -= self._not_removed(packet.server)
             assert not strangers, f"{packet} meets {strangers}, to which it is closed"
 
     def _left_by_fault(self, server: VirtualServer) -> set[tuple[str, int]]:
         """Return the former endpoints of *server*, met unmasqueraded all the same, that a fault refused to remove."""
-        former = self._unmasqueraded_with_rules[server]
+        return self._unmasqueraded_with_rules[server] & self._not_removed(server)
+
+    def _not_removed(self, server: VirtualServer) -> set[tuple[str, int]]:
+        """Return the former endpoints of *server* that a fault refused to remove."""
         return {
-            endpoint for endpoint in former if self.refused.get(RealServer(server, *endpoint)) in ("delete", "update")
+            (key.address, key.port)
+            for key, verb in self.refused.items()
+            if isinstance(key, RealServer) and key.virtual_server == server and verb in {"delete", "update"}
         }
 
     def _was_open_by_fault(self, packet: Packet) -> bool:

@@ -258,6 +258,16 @@ def test_endpoint_that_cannot_be_removed_is_met_as_before_at_an_address_that_wai
     )
 
 
+def test_endpoint_that_cannot_be_removed_is_met_at_an_address_that_gets_source_ranges_and_waited_for_rules() -> None:
+    """All were to meet it there before; the clients that the source ranges admit do, and no others."""
+    pods = [_slice("api", "10.244.1.5", "10.244.1.6"), _slice("api", "10.244.1.5")]
+    sync_with_faults(
+        [[_balancer("api", ()), pods[0]], [_balancer("api", ("198.51.100.0/24",)), pods[1]]],
+        [["add Ipset .*LOOP-BACK"], ["(update|delete) RealServer"]],
+        [61.0, 0.1],
+    )
+
+
 def test_address_that_becomes_exempt_is_bound_after_endpoints_went() -> None:
     """It waited for rules, and its Service gets the policy Local meanwhile; its endpoint on another node stays."""
     pods = _slice_here_and_there("api", "10.244.")
