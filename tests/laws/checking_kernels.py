@@ -247,7 +247,7 @@ class PacketKernel(CheckedKernel):
         self._lacked_firewall: set[Family] = set()
         self.unbound: set[IP] = set()  # addresses that another program deleted
         self.lost_entries: set[IpsetEntry] = set()  # that another program deleted
-        self._shut_out_by_loss: set[Packet] = set()  # although source ranges admit them
+        self._shut_out_by_loss: dict[Packet, Fate] = {}  # what they would meet, because source ranges admit them
         self.meetings: dict[Packet, Meeting] = {}
         self._ranges: set[tuple[str, str]] = set()  # sets that are to have source ranges, and of which frontends
         self._by_address: defaultdict[IP, list[Packet]] = defaultdict(list)
@@ -277,8 +277,8 @@ class PacketKernel(CheckedKernel):
             self._by_family[packet.family].append(packet)
             # While an address that goes is still bound, what is behind it may be as desired already.
             is_unbound = meeting.after.result == "elsewhere"
-            if meeting.before.result == "shut out" and is_served_with(before, packet, lost):
-                self._shut_out_by_loss.add(packet)
+            if meeting.before.result == "shut out" and (served := served_with(before, packet, lost)):
+                self._shut_out_by_loss[packet] = served
             was_unbound = packet.destination in self.unbound
             for its_fate in (
                 meeting.before,  # as the other program left it, whatever lost entries would change
@@ -354,7 +354,8 @@ class PacketKernel(CheckedKernel):
             # A virtual server that comes while its address goes is what the Service wants; the address is still bound.
             address = Address(packet.destination)
             comes_late = packet.server in self.desired and address in self.before and address not in self.desired
-            is_admitted = found.result == "served" and ("refused" in meeting.results or comes_late)
+            is_admitted_again = packet in self._shut_out_by_loss
+            is_admitted = found.result == "served" and ("refused" in meeting.results or comes_late or is_admitted_again)
             is_known = is_admitted or found.result in meeting.results
             is_known = is_known or (found.result == "host" and self.is_refused(packet))
             assert is_known, f"{packet} is {found.result}, neither before nor after"
@@ -366,11 +367,12 @@ class PacketKernel(CheckedKernel):
         Where source ranges take the place of others, clients of the new ones may meet former endpoints for a moment:
         clients of both must not meet a gap.
         """
+        before = self._shut_out_by_loss.get(packet, before)  # it is admitted again, until the ranges are others
         if found.result != "served" or before.result == after.result or "served" not in (before.result, after.result):
             return
         closing = closing_entries(packet)
         was_closed, is_closed = (any(key in rows for key in closing) for rows in (self.before, self.desired))
-        if before.result == "shut out" and (not was_closed or packet in self._shut_out_by_loss):
+        if before.result == "shut out" and not was_closed:
             return  # because an entry was missing that admits it
         if was_closed != is_closed or (is_closed and after.result != "served"):
             strangers = found.endpoints - (before.endpoints | after.endpoints)
@@ -444,11 +446,12 @@ def fate_if_open(
     return fate(state, packet, is_bound=is_bound, sets=sets) if is_bound or sets != has else found
 
 
-def is_served_with(state: State, packet: Packet, lost: frozenset[IpsetEntry]) -> bool:
-    """Return whether *packet* would be served by *state* if it had the entries *lost*."""
+def served_with(state: State, packet: Packet, lost: frozenset[IpsetEntry]) -> Fate | None:
+    """Return what would happen to *packet* in *state* if it had the entries *lost*; None if it would not be served."""
     again = {key.set for key in lost if key.entry == frontend_of(packet)}
     has = state.sets.get(frontend_of(packet), frozenset())
-    return bool(again) and fate(state, packet, sets=has | again).result == "served"
+    would_meet = fate(state, packet, sets=has | again) if again else None
+    return would_meet if would_meet and would_meet.result == "served" else None
 
 
 def lacks_firewall(rows: Rows, family: Family) -> bool:

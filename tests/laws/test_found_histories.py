@@ -183,6 +183,15 @@ def test_entry_that_another_program_deleted_admits_clients_of_former_source_rang
     )
 
 
+def test_entry_that_another_program_deleted_admits_clients_of_former_source_ranges_until_these_go() -> None:
+    """Others take their place, after the entry came back."""
+    _sync_damaged(
+        [_balancer("api", ("203.0.113.250/32",)), _slice("api", "10.244.2.5")],
+        (delete, IpsetEntry("KUBE-LOAD-BALANCER", f"{ADDRESS},tcp:80")),
+        [_balancer("api", ("198.51.100.0/24",))],
+    )
+
+
 def test_exemption_that_another_program_added_takes_effect_after_endpoints_went() -> None:
     """It becomes the agent's own in the sync in which its set gets its rules."""
     _sync_damaged(
