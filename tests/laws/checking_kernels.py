@@ -269,9 +269,9 @@ class PacketKernel(CheckedKernel):
         self._shut_out_by_loss.clear()
         entries = (key for key in desired if isinstance(key, IpsetEntry))
         self._ranges = {(key.set, key.entry.rpartition(",")[0]) for key in entries if "-SOURCE-" in key.set}
-        # An entry that is to come back, before obsolete endpoints go, may admit clients to them again.
-        self.lost_entries &= desired.keys()
+        # An entry that comes back, or another in its place, may admit clients again before obsolete endpoints go.
         lost = frozenset(self.lost_entries)
+        returning = lost & desired.keys()
         for packet, meeting in self.meetings.items():
             self._by_address[packet.destination].append(packet)
             self._by_family[packet.family].append(packet)
@@ -282,7 +282,7 @@ class PacketKernel(CheckedKernel):
             was_unbound = packet.destination in self.unbound
             for its_fate in (
                 meeting.before,  # as the other program left it, whatever lost entries would change
-                fate_if_open(before, packet, meeting.before, is_bound=was_unbound, lost=lost),
+                fate_if_open(before, packet, meeting.before, is_bound=was_unbound, lost=returning),
                 fate_if_open(after, packet, meeting.after, is_bound=is_unbound),
             ):
                 if its_fate.endpoints and not its_fate.masqueraded:

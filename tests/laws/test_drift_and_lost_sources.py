@@ -152,9 +152,10 @@ class DamagedKernel(PacketKernel):
 
     def end_sync(self) -> None:
         self.unbound = {address for address in self.unbound if Address(address) not in self.rows}
+        self.lost_entries -= self.rows.keys()
         if not self.refused:
             self._bound_early.clear()
-        self.lost_entries -= self.rows.keys()
+            self.lost_entries &= self.desired.keys()
         rules = {key: spec for key, spec in self.desired.items() if isinstance(key, Chain | Jump)}
         self._changed_rules -= {
             family

@@ -192,6 +192,15 @@ def test_entry_that_another_program_deleted_admits_clients_of_former_source_rang
     )
 
 
+def test_entry_in_place_of_one_that_another_program_deleted_admits_clients_of_former_source_ranges_again() -> None:
+    """A load balancer's address becomes an externalIP of its Service, which source ranges do not close."""
+    _sync_damaged(
+        [_balancer("api", ("203.0.113.250/32",)), _slice("api", "10.244.2.5")],
+        (delete, IpsetEntry("KUBE-LOAD-BALANCER", f"{ADDRESS},tcp:80")),
+        [_service("api", "10.96.0.10", port(80), external_ips=(ADDRESS,)), _slice("api", "10.244.2.6")],
+    )
+
+
 def test_exemption_that_another_program_added_takes_effect_after_endpoints_went() -> None:
     """It becomes the agent's own in the sync in which its set gets its rules."""
     _sync_damaged(
