@@ -260,15 +260,17 @@ def _policy_forward(inputs: _Inputs) -> _Rules:
 
 
 def _policy_output(inputs: _Inputs) -> _Rules:
-    if inputs.has_entries(kube_names.POLICY_ROUTED):
-        # What is handed on comes by here, too; a changed mark would have it routed again, to this node itself.
+    # What is handed on by route comes by here, too, with the address of the client, and without a mark once its Service
+    # is not handed on any more; a changed mark would have it routed again, to this node itself.
+    of_node = "-m addrtype --src-type LOCAL " if inputs.has_extension("addrtype") else ""
+    if inputs.has_entries(kube_names.POLICY_ROUTED) and not of_node:
         yield f"-m mark {_policy_mark(inputs)} {inputs.match(kube_names.POLICY_ROUTED, 'dst,dst')} -j RETURN"
     # This node itself is subject to source ranges, with any source address.
     yield f"{inputs.match(kube_names.LOAD_BALANCER_FW, 'dst,dst')} -j {kube_names.POLICY_RANGES_CHAIN}"
     if inputs.has_extension("addrtype"):
         for network in inputs.node.service_networks.get(inputs.family, ()):
             yield f"-d {network} -m addrtype ! --dst-type LOCAL -m conntrack --ctstate NEW -j DROP"
-    yield _set_mark(inputs)
+    yield f"{of_node}{_set_mark(inputs)}"
     yield _drop_without_local_endpoint(inputs)
 
 

@@ -112,12 +112,25 @@ def test_port_of_the_health_server_is_let_through_for_tcp_only_and_before_the_re
     assert (*rules[:-2], rules[-1]) == without[access_filter].rules  # type: ignore[union-attr]
 
 
-def policy_rules(name: str, family: Family = "IPv4", **fields: object) -> tuple[str, ...]:
-    """The rules of one chain with exact policies, where no set has entries."""
-    rows = compile_chains(family, NonEmptySets(), node_context(**EXACT, **fields))
+NO_ENTRIES = NonEmptySets()
+
+
+def policy_rules(
+    name: str, family: Family = "IPv4", sets: NonEmptySets = NO_ENTRIES, **fields: object
+) -> tuple[str, ...]:
+    """The rules of one chain with exact policies, where only *sets* have entries."""
+    rows = compile_chains(family, sets, node_context(**EXACT, **fields))
     (spec,) = (spec for key, spec in rows.items() if isinstance(key, Chain) and key.name == name)
     assert isinstance(spec, ChainSpec)
     return spec.rules
+
+
+def test_without_addrtype_what_is_handed_on_by_route_keeps_its_mark_by_a_rule_of_its_own() -> None:
+    routed, without = NonEmptySets(frozenset({"KUBE-PY-ROUTED"})), {"IPv4": frozenset({"addrtype"})}
+    first, *others = policy_rules("KUBE-PY-OUTPUT", sets=routed, missing_extensions=without)
+    assert first.endswith("-m set --match-set KUBE-PY-ROUTED dst,dst -j RETURN")
+    assert tuple(others) == policy_rules("KUBE-PY-OUTPUT", missing_extensions=without)
+    assert "KUBE-PY-ROUTED" not in str(policy_rules("KUBE-PY-OUTPUT", sets=routed))
 
 
 def test_exact_policies_drop_what_is_forwarded_or_sent_to_the_service_network() -> None:
