@@ -41,7 +41,7 @@ NEAR_SINCE = {
     "203.0.113.7:80/TCP": 0,  # externalTrafficPolicy: Local
     "192.168.3.10:30081/TCP": 0,
     "10.96.1.6:80/TCP": 22,  # internalTrafficPolicy: Local
-    "10.96.1.8:80/TCP": 31,  # trafficDistribution
+    "10.96.1.8:80/TCP": 24,  # hints of endpoints, whether or not the Service asks for them, as in kube-proxy
 }
 SELECTOR_SINCE = 31  # of Kubernetes 1.: spec.clusterIP
 ENTRIES = {
