@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from kubeproxy_py.model.conditions import FULL_STEP, Conditions, Failure
+from kubeproxy_py.model.conditions import FULL_STEP, Conditions, Failure, can_set_aside
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.rows import FLAG_SCHED_1, RealServer, RealServerSpec, Rows, VirtualServerSpec
+from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServerSpec
 from kubeproxy_py.model.services import Service
 
 SHARES_BY_WEIGHT = frozenset(("wrr", "wlc", "sed", "nq", "lblc", "lblcr", "twos"))
@@ -30,14 +30,6 @@ WEIGHT_MAX = 65535  # ipvsadm(8)
 def starts_slowly(service: Service, spec: VirtualServerSpec) -> bool:
     """Return whether new endpoints of *service* start slowly behind a virtual server with *spec*."""
     return service.settings.slow_start_s > 0 and spec.scheduler in SHARES_BY_WEIGHT
-
-
-def can_set_aside(scheduler: str, flags: int) -> bool:
-    """Return whether *scheduler* with *flags* uses other real servers in place of one of weight 0.
-
-    dh, and sh and mh without their flag, choose that one nevertheless, and give no connection.
-    """
-    return scheduler != "dh" and (scheduler not in ("sh", "mh") or bool(flags & FLAG_SCHED_1))
 
 
 def weighed(

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kubeproxy_py.compile.conditions import WEIGHT_MAX, can_set_aside, choose_aside
+from kubeproxy_py.compile.conditions import WEIGHT_MAX, choose_aside
 from kubeproxy_py.compile.frontends import FamilyPort, Frontend
 from kubeproxy_py.compile.mark_numbers import MarkOwner
 from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext
@@ -28,6 +28,7 @@ from kubeproxy_py.compile.policies import MarkQuery, mark_server_spec
 from kubeproxy_py.compile.port_endpoints import PortEndpoints
 from kubeproxy_py.compile.settings import HANDED_ON_KINDS, HANDED_ON_PROTOCOLS, WEIGHTED_TWINS, Applied
 from kubeproxy_py.compile.topology import Backend, SelectionRule, selects_any
+from kubeproxy_py.model.conditions import can_set_aside
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.kube_names import server_entry
 from kubeproxy_py.model.rows import (

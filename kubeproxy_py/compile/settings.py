@@ -12,10 +12,10 @@ from ipaddress import IPv4Network
 from msgspec import Struct
 
 from kubeproxy_py.compile.binding import FrontendKind
-from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, WEIGHT_MAX, can_set_aside
+from kubeproxy_py.compile.conditions import SHARES_BY_WEIGHT, WEIGHT_MAX
 from kubeproxy_py.compile.frontends import Placement, external_local
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.model.conditions import FULL_STEP
+from kubeproxy_py.model.conditions import FULL_STEP, can_set_aside
 from kubeproxy_py.model.extensions import EXTENSIONS
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec

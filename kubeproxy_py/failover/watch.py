@@ -16,9 +16,18 @@ from kubeproxy_py.failover.client_answers import Reading, client_results
 from kubeproxy_py.failover.connect_schedule import ConnectSchedule
 from kubeproxy_py.failover.due_queue import DueQueue
 from kubeproxy_py.failover.endpoint_health import NEW, REACHABLE, Health, Result, Rule, after, fail, given_up, inherited
-from kubeproxy_py.model.conditions import EndpointFailures, Failure
+from kubeproxy_py.model.conditions import EndpointFailures, Failure, can_set_aside
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, Spec, Traffic, VirtualServer, is_tcp
+from kubeproxy_py.model.rows import (
+    RealServer,
+    RealServerSpec,
+    Rows,
+    Spec,
+    Traffic,
+    VirtualServer,
+    VirtualServerSpec,
+    is_tcp,
+)
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
 
 USED_S = 180.0
@@ -78,7 +87,8 @@ def watched(
     handed_on = {key.virtual_server for key, spec in rows if _is_node(spec)}
     for key, _ in rows:
         server = key.virtual_server
-        if not is_tcp(server, specs.get(server)):
+        spec = specs.get(server)
+        if not is_tcp(server, spec) or not _can_set_aside(spec):
             continue
         if server in handed_on:
             one_way[server] = None
@@ -88,6 +98,11 @@ def watched(
             if node != own_node or not rule.only_nodes:
                 nodes[key.address, key.port] = _LOCAL if node == own_node else node
     return Watched(rule, tuple(servers), nodes, failures, tuple(one_way))
+
+
+def _can_set_aside(spec: Spec) -> bool:
+    """Return whether a virtual server with *spec* gives the connections of a real server of weight 0 to others."""
+    return not isinstance(spec, VirtualServerSpec) or can_set_aside(spec.scheduler, spec.flags)
 
 
 def _is_node(spec: Spec) -> bool:

@@ -8,10 +8,19 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from kubeproxy_py.model.flows import Destination
+from kubeproxy_py.model.rows import FLAG_SCHED_1
 from kubeproxy_py.model.services import ServiceName
 
 FULL_STEP = 10
 """The step of slow start at which an endpoint has its whole weight; a new one begins with step 1, a tenth."""
+
+
+def can_set_aside(scheduler: str, flags: int) -> bool:
+    """Return whether *scheduler* with *flags* uses other real servers in place of one of weight 0.
+
+    dh, and sh and mh without their flag, choose that one nevertheless, and give no connection.
+    """
+    return scheduler != "dh" and (scheduler not in ("sh", "mh") or bool(flags & FLAG_SCHED_1))
 
 
 class Failure(Struct, frozen=True, gc=False, order=True):

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from kubeproxy_py.compile.cluster import Cluster
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.compile.conditions import can_set_aside, choose_aside, weighed
+from kubeproxy_py.compile.conditions import choose_aside, weighed
 from kubeproxy_py.compile.service import compile_service
 from kubeproxy_py.compile.settings import applied
-from kubeproxy_py.model.conditions import FULL_STEP, Conditions, EndpointFailures, EndpointSteps, Failure
+from kubeproxy_py.model.conditions import FULL_STEP, Conditions, EndpointFailures, EndpointSteps, Failure, can_set_aside
 from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServer, VirtualServerSpec

@@ -394,6 +394,14 @@ def test_udp_and_sctp_are_not_checked() -> None:
     assert watched(TCP, parts, [], HERE, {}) == Watched(TCP, (), {})
 
 
+@pytest.mark.parametrize(("scheduler", "is_watched"), [("sh", False), ("dh", False), ("wrr", True)])
+def test_endpoints_that_cannot_be_set_aside_are_not_checked(scheduler: str, is_watched: bool) -> None:
+    server = VirtualServer("10.96.0.10", 80, "TCP")
+    parts = [{**rows(server, ["10.244.2.5"]), server: VirtualServerSpec(scheduler, 0)}]
+    made = watched(TCP, parts, [], HERE, {})
+    assert (bool(made.used), bool(made.nodes)) == (is_watched, is_watched)
+
+
 @pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])
 def test_of_virtual_servers_by_mark_those_of_tcp_are_watched(protocol: Protocol) -> None:
     compiler = Compiler(lambda _node, _addresses: node_context(families=("IPv4",), policy_marks=MarkRange()))

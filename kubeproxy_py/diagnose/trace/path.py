@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kubeproxy_py.compile.conditions import can_set_aside
 from kubeproxy_py.diagnose.handing_on import loop_guard
 from kubeproxy_py.diagnose.trace.lookup import Lookup, RowLookup
 from kubeproxy_py.diagnose.trace.matches import View
@@ -32,6 +31,7 @@ from kubeproxy_py.diagnose.trace.sender import first_packet
 from kubeproxy_py.diagnose.trace.walk import Hooks
 from kubeproxy_py.diagnose.trace.way import End, Step, Way
 from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.conditions import can_set_aside
 from kubeproxy_py.model.rows import (
     FLAG_SCHED_2,
     Address,
