@@ -25,7 +25,7 @@ from lab.network import BY_NAME, NODE_NAME, Cluster
 from tests.apiserver.client import Client
 from tests.apiserver.real import real_server
 from tests.e2e.agent_process import FLAGS as DUAL_STACK_FLAGS
-from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.agent_process import SYNCED, AgentProcess, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run
 from tests.e2e.manifests import NAMESPACE, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -40,7 +40,7 @@ pytestmark = [
 ]
 
 FLAGS = (*DUAL_STACK_FLAGS, "--cluster-cidr", "10.244.0.0/16")  # kube-proxy 1.20 takes one family alone
-PATIENCE_S = 120.0  # until kube-proxy has started, or followed a change; it starts tens of programs for that
+PATIENCE_S = 240.0  # until kube-proxy has started, or followed a change; it starts tens of programs for that
 SETTLED_S = 15.0
 PORTS = [Port(80, "TCP", 8080, 30080), Port(80, "UDP", 8080, 30080)]
 CHANGING, NEAR, FAR = "10.96.7.1", "10.96.7.2", "10.96.7.3"
@@ -148,7 +148,8 @@ def way_back(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WayBack]:
             seen.states[name] = kernel_state(cluster.node_a)
 
         with Agent(cluster.node_a, kubeconfig, "--policies=exact") as agent:
-            agent.wait_synced()
+            # The API server, which has just started, shares the CPU.
+            wait_until(lambda: any(SYNCED in line for line in agent.lines()), timeout_s=PATIENCE_S)
             node.follow_change()
             traffic = stack.enter_context(
                 Traffic(cluster, Targets((BY_NAME[NODE_NAME].ipv4, 30080), (NEAR, 80), (NEAR, 80)))
