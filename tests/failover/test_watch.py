@@ -20,6 +20,7 @@ from kubeproxy_py.model.rows import (
     Rows,
     Traffic,
     VirtualServer,
+    VirtualServerSpec,
 )
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.model.settings import ServiceSettings, Written
