@@ -10,7 +10,7 @@ Invariants:
   and deleted after it, so a virtual server without one was never the agent's.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from kubeproxy_py.model import kube_names
@@ -28,9 +28,9 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
 )
-from kubeproxy_py.net import CIDR, FAMILIES, IP, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, family_of
 
-_LOOPBACK = ("127.0.0.1", "::1")
+_LOOPBACK: Mapping[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 _FRONTEND_DEFINITIONS = (
     kube_names.CLUSTER_IP,
     kube_names.EXTERNAL_IP,
@@ -115,11 +115,15 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
 
 
 def filter_policies(rows: Rows) -> Rows:
-    """Return those of *rows*, which are ours, that only exact policies need and kube-proxy does not know."""
-    return {key: spec for key, spec in rows.items() if _is_of_policies(key)}
+    """Return those of *rows*, which are ours, that only exact policies need and kube-proxy does not know.
+
+    kube-proxy 1.20 serves NodePorts at loopback addresses, too, but without a path there.
+    """
+    loopback = {_LOOPBACK[key.family] for key in rows if isinstance(key, LoopbackPath)}
+    return {key: spec for key, spec in rows.items() if _is_of_policies(key, loopback)}
 
 
-def _is_of_policies(key: Key) -> bool:
+def _is_of_policies(key: Key, loopback: Collection[IP]) -> bool:
     match key:
         case Ipset(name=name) | IpsetEntry(set=name):
             return name in kube_names.POLICY_SETS
@@ -128,7 +132,7 @@ def _is_of_policies(key: Key) -> bool:
         case LoopbackPath() | ReturnTunnel():
             return True
     server = _server_of(key)
-    return server is not None and (bool(server.mark) or server.address in _LOOPBACK)
+    return server is not None and (bool(server.mark) or server.address in loopback)
 
 
 def _is_in_sets(server: VirtualServer, rows: Collection[Key], node_addresses: Collection[IP] | None) -> bool:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from kubeproxy_py.model.rows import SERVING, Address, IpsetEntry, RealServer, Rows, VirtualServer, VirtualServerSpec
-from kubeproxy_py.plan.ownership import filter_owned, is_foreign
+from kubeproxy_py.model.rows import (
+    SERVING,
+    Address,
+    IpsetEntry,
+    LoopbackPath,
+    LoopbackSpec,
+    RealServer,
+    Rows,
+    VirtualServer,
+    VirtualServerSpec,
+)
+from kubeproxy_py.plan.ownership import filter_owned, filter_policies, is_foreign
 
 NODE = "192.168.3.10"
 ROWS: Rows = {
@@ -48,3 +58,13 @@ def test_foreign_servers_are_left_out_with_their_real_servers_unless_desired() -
         rows |= {server: VirtualServerSpec(), RealServer(server, "10.244.1.5", 8080): SERVING}
     owned = filter_owned(rows, (), {wanted}, lambda server: is_foreign(server, rows, {NODE}))
     assert {key for key in rows if key not in owned} == {other, RealServer(other, "10.244.1.5", 8080)}
+
+
+@pytest.mark.parametrize("has_path", [True, False])
+def test_servers_at_a_loopback_address_are_of_exact_policies_only_with_the_path_there(has_path: bool) -> None:
+    """kube-proxy 1.20 has such, too."""
+    ours, other = VirtualServer("127.0.0.1", 30080, "TCP"), VirtualServer("::1", 30080, "TCP")
+    rows: Rows = {ours: VirtualServerSpec(), RealServer(ours, "10.244.1.5", 8080): SERVING, other: VirtualServerSpec()}
+    path: Rows = {LoopbackPath("IPv4"): LoopbackSpec(NODE, "30000-32767")} if has_path else {}
+    expected = {**path, ours: rows[ours], RealServer(ours, "10.244.1.5", 8080): SERVING} if has_path else {}
+    assert filter_policies({**rows, **path}) == expected
