@@ -40,10 +40,12 @@ def measure_changes(n: int, repeats: int) -> dict[str, Figures]:
     """Return milliseconds of *repeats* endpoints replaced of Services of each policy, and of Services, by mode."""
     workers = {mode: Worker(n, mode, objects.LOCAL_EVERY) for mode in MODES}
     endpoints = ["replace_endpoints", "replace_local_endpoints"] * (repeats // RUN_LENGTH)
-    services = ["change_service", "change_local_service"] * max(2, repeats // 10)
-    for method in [*endpoints, *services, "count_rows", "close"]:
-        for worker in workers.values():
-            worker.run(method)
+    services = ["change_service", "change_local_service"] * max(2, repeats // 4)
+    # Each mode is as often the first as the second: the kernel still works on what the one before deleted.
+    methods = [*endpoints, *services, "count_rows", "close"]
+    for turn, method in enumerate(methods):
+        for mode in MODES if turn // 2 % 2 else reversed(MODES):
+            workers[mode].run(method)
     return {mode: worker.figures for mode, worker in workers.items()}
 
 
