@@ -11,7 +11,7 @@ Source: k8s.io/utils/net, ParseIPSloppy and ParseCIDRSloppy; RFC 4291, 2.5.5.2 (
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal
@@ -39,6 +39,9 @@ _TEXT_MAX = 64  # the longest address has 45 characters; leading zeros may add s
 PORT_MAX = 65535
 ADDRESS_BITS: dict[Family, int] = {"IPv4": 32, "IPv6": 128}
 """The number of bits of an address: the prefix length of a network of one address."""
+
+LOOPBACK_IP: Mapping[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
+"""The loopback address."""
 
 _SOCKET_FAMILIES: dict[Family, int] = {"IPv4": AF_INET, "IPv6": AF_INET6}
 _SPECIAL_USES: dict[Family, tuple[tuple[str, int, int], ...]] = {

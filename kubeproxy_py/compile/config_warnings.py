@@ -9,12 +9,12 @@ from functools import reduce
 from ipaddress import ip_network
 from operator import or_
 
-from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, machines_in, node_ips, primary_family
+from kubeproxy_py.compile.node_context import NodeContext, machines_in, node_ips, primary_family
 from kubeproxy_py.config.types import AgentSettings, KubeProxyConfiguration
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MARK_USERS, MarkRange, free_mask
 from kubeproxy_py.model.services import EndpointSlice, Service
-from kubeproxy_py.net import IP, Family, by_family, family_of
+from kubeproxy_py.net import IP, LOOPBACK_IP, Family, by_family, family_of
 
 
 def node_warnings(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node | None) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def _pod_cidr_warning(config: KubeProxyConfiguration, node: Node) -> str:
 
 def _address_warning(config: KubeProxyConfiguration, families: tuple[Family, ...], node: Node) -> str:
     ips, primary = node_ips(config.bind_address, node), primary_family(config.bind_address, node)
-    if all(ips[family] == LOOPBACK[family] for family in families):
+    if all(ips[family] == LOOPBACK_IP[family] for family in families):
         lack = (
             "address in a family that this host serves"
             if node.addresses

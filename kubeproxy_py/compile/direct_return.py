@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from kubeproxy_py.compile.conditions import WEIGHT_MAX, choose_aside
 from kubeproxy_py.compile.frontends import FamilyPort, Frontend
 from kubeproxy_py.compile.mark_numbers import MarkOwner
-from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext
+from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, mark_server_spec
 from kubeproxy_py.compile.port_endpoints import PortEndpoints
 from kubeproxy_py.compile.settings import HANDED_ON_KINDS, HANDED_ON_PROTOCOLS, WEIGHTED_TWINS, Applied
@@ -44,7 +44,7 @@ from kubeproxy_py.model.rows import (
     mark_server,
 )
 from kubeproxy_py.model.settings import DirectReturn
-from kubeproxy_py.net import IP, by_family
+from kubeproxy_py.net import IP, LOOPBACK_IP, by_family
 
 Peers = Mapping[str, tuple[IP, ...]]
 """The addresses of all nodes, by name, in the order of preference."""
@@ -76,8 +76,8 @@ def direct_return_parts(
     if not servers or port.port.protocol not in HANDED_ON_PROTOCOLS:
         return [common]
     family, context = port.family, handing_on.context
-    address = context.node_ips.get(family, LOOPBACK[family])
-    if handing_on.forwarding == "tunnel" and address != LOOPBACK[family]:
+    address = context.node_ips.get(family, LOOPBACK_IP[family])
+    if handing_on.forwarding == "tunnel" and address != LOOPBACK_IP[family]:
         common[ReturnTunnel(family)] = TunnelSpec(address)
     is_ready = selects_any(endpoints.slices, SelectionRule.READY)
     here = SelectionRule.LOCAL if is_ready else SelectionRule.LOCAL_TERMINATING

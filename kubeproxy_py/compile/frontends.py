@@ -12,14 +12,14 @@ from operator import attrgetter
 from msgspec import Struct
 
 from kubeproxy_py.compile.binding import Binding, FrontendKind, bind, closed_refusal, is_closed
-from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext
+from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.kube_names import IpsetDefinition, server_entry
 from kubeproxy_py.model.refusal import Refusal
 from kubeproxy_py.model.rows import VirtualServer
 from kubeproxy_py.model.services import Service, ServicePort
-from kubeproxy_py.net import CIDR, IP, Family, by_family, family_of
+from kubeproxy_py.net import CIDR, IP, LOOPBACK_IP, Family, by_family, family_of
 
 _node_port: Callable[[ServicePort], int] = attrgetter("node_port")
 # An attribute of an Enum takes 0.1 us on Python 3.11.
@@ -188,7 +188,7 @@ def _source_range_entries(service: Service, server: VirtualServer, context: Node
         for cidr in ranges:
             yield kube_names.LOAD_BALANCER_SOURCE_CIDR, f"{entry},{format_cidr(cidr)}"
         # A process of this node reaches the address from that same address, because the address is local.
-        node_ip = context.node_ips.get(family, LOOPBACK[family])
+        node_ip = context.node_ips.get(family, LOOPBACK_IP[family])
         if any(ip_address(node_ip) in ip_network(cidr) for cidr in ranges):
             yield kube_names.LOAD_BALANCER_SOURCE_IP, f"{entry},{address}"
 

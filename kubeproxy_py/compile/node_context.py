@@ -22,6 +22,7 @@ from kubeproxy_py.net import (
     CIDR,
     FAMILIES,
     IP,
+    LOOPBACK_IP,
     Family,
     by_family,
     contains,
@@ -69,7 +70,6 @@ class NodeContext(Struct, frozen=True, gc=False):
         return name not in self.missing_extensions.get(family, ())
 
 
-LOOPBACK: Mapping[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 UNSPECIFIED: Mapping[Family, IP] = {"IPv4": "0.0.0.0", "IPv6": "::"}
 _BROADCAST_PREFIX_MAX = 30
 
@@ -130,7 +130,7 @@ def _with_exact_policies(
         context,
         policy_marks=settings.policy_marks,
         node_port_addresses={
-            family: (*addresses, LOOPBACK[family]) if family in loopback else addresses
+            family: (*addresses, LOOPBACK_IP[family]) if family in loopback else addresses
             for family, addresses in context.node_port_addresses.items()
         },
         if_local=if_local(config, node, families),
@@ -179,7 +179,7 @@ def node_ips(bind_address: IP, node: Node | None) -> dict[Family, IP]:
     Source: getNodeIPs in cmd/kube-proxy.
     """
     configured = {} if bind_address in UNSPECIFIED.values() else by_family((bind_address,))
-    return {**LOOPBACK, **by_family(node.addresses if node else ()), **configured}
+    return {**LOOPBACK_IP, **by_family(node.addresses if node else ()), **configured}
 
 
 def primary_family(bind_address: IP, node: Node | None) -> Family:
@@ -207,7 +207,7 @@ def _loopback_paths(
     return {
         family: LoopbackSpec(ips[family], settings.node_port_range)
         for family in families
-        if any(ip_address(LOOPBACK[family]) in network for network in networks[family])
+        if any(ip_address(LOOPBACK_IP[family]) in network for network in networks[family])
         and not _is_loopback(ips[family])
     }
 

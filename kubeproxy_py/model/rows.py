@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubeproxy_py.net import IP, Family, Protocol, join_host_port
+from kubeproxy_py.net import IP, LOOPBACK_IP, Family, Protocol, join_host_port
 
 IPVS_DEVICE = "kube-ipvs0"
 
@@ -163,7 +163,7 @@ class LoopbackPath(Key, frozen=True, gc=False, order=True, cache_hash=True):
     family: Family
 
     def __str__(self) -> str:
-        return "::1" if self.family == "IPv6" else "127.0.0.1"
+        return LOOPBACK_IP[self.family]
 
 
 class ReturnTunnel(Key, frozen=True, gc=False, order=True, cache_hash=True):

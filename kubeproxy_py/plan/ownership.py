@@ -10,7 +10,7 @@ Invariants:
   and deleted after it, so a virtual server without one was never the agent's.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from kubeproxy_py.model import kube_names
@@ -28,9 +28,8 @@ from kubeproxy_py.model.rows import (
     Sysctl,
     VirtualServer,
 )
-from kubeproxy_py.net import CIDR, FAMILIES, IP, Family, family_of
+from kubeproxy_py.net import CIDR, FAMILIES, IP, LOOPBACK_IP, family_of
 
-_LOOPBACK: Mapping[Family, IP] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 _FRONTEND_DEFINITIONS = (
     kube_names.CLUSTER_IP,
     kube_names.EXTERNAL_IP,
@@ -119,7 +118,7 @@ def filter_policies(rows: Rows) -> Rows:
 
     kube-proxy 1.20 serves NodePorts at loopback addresses, too, but without a path there.
     """
-    loopback = {_LOOPBACK[key.family] for key in rows if isinstance(key, LoopbackPath)}
+    loopback = {LOOPBACK_IP[key.family] for key in rows if isinstance(key, LoopbackPath)}
     return {key: spec for key, spec in rows.items() if _is_of_policies(key, loopback)}
 
 

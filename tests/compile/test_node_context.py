@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from kubeproxy_py.compile.config_warnings import service_network_warnings
-from kubeproxy_py.compile.node_context import LOOPBACK, NodeContext, make_node_context, node_ips
+from kubeproxy_py.compile.node_context import NodeContext, make_node_context, node_ips
 from kubeproxy_py.config.types import AgentSettings
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import LoopbackSpec
-from kubeproxy_py.net import FAMILIES, Family
+from kubeproxy_py.net import FAMILIES, LOOPBACK_IP, Family
 from tests.config.build import from_file
 
 ADDRESSES = tuple(
@@ -180,13 +180,13 @@ def test_node_ports_are_served_at_loopback_addresses_with_exact_policies_only(
 ) -> None:
     config, host = from_file({"nodePortAddresses": addresses}).config, HostInfo("node-a")
     exact = make_node_context(config, host, NODE, ADDRESSES, EXACT)
-    served = {family: LOOPBACK[family] in exact.node_port_addresses[family] for family in FAMILIES}
+    served = {family: LOOPBACK_IP[family] in exact.node_port_addresses[family] for family in FAMILIES}
     assert served == {family: family in families for family in FAMILIES}
     expected = {family: LoopbackSpec(exact.node_ips[family], "30000-32767") for family in families}
     assert exact.loopback_paths == expected
     usual = make_node_context(config, host, NODE, ADDRESSES)
     assert usual.loopback_paths == {}
-    assert not any(LOOPBACK[family] in usual.node_port_addresses[family] for family in FAMILIES)
+    assert not any(LOOPBACK_IP[family] in usual.node_port_addresses[family] for family in FAMILIES)
 
 
 def test_node_without_an_address_of_a_family_has_no_path_to_its_loopback_address() -> None:

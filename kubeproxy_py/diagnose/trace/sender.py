@@ -9,13 +9,12 @@ from itertools import chain
 
 from msgspec.structs import replace
 
-from kubeproxy_py.compile.node_context import LOOPBACK
 from kubeproxy_py.diagnose.trace.matches import View
 from kubeproxy_py.diagnose.trace.packet import ICMP, LOOPBACK_DEVICE, Packet
 from kubeproxy_py.diagnose.trace.request import Request, TraceError
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.rows import Address, LoopbackPath, LoopbackSpec
-from kubeproxy_py.net import IP, Family, family_of
+from kubeproxy_py.net import IP, LOOPBACK_IP, Family, family_of
 
 _OUTSIDE: dict[Family, tuple[IP, ...]] = {  # RFC 5737, RFC 3849: nobody's
     "IPv4": ("192.0.2.1", "198.51.100.1", "203.0.113.1"),
@@ -77,7 +76,7 @@ def _node_source(packet: Packet, view: View) -> IP:
     of the route for these.
     """
     destination = packet.destination
-    path = view.lookup.get(LoopbackPath(packet.family)) if destination in LOOPBACK.values() else None
+    path = view.lookup.get(LoopbackPath(packet.family)) if destination in LOOPBACK_IP.values() else None
     if isinstance(path, LoopbackSpec) and path.is_complete and packet.protocol != ICMP:
         first, last = path.range
         if first <= packet.port <= last:

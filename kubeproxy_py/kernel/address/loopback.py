@@ -31,7 +31,7 @@ from kubeproxy_py.kernel.netlink.messages import NLM_F_REPLACE
 from kubeproxy_py.kernel.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Message, message
 from kubeproxy_py.model.rows import LoopbackPath, LoopbackSpec, Rows, Spec
 from kubeproxy_py.model.steps import Step, StepFailure
-from kubeproxy_py.net import IP, PROTOCOL_NUMBERS, Family
+from kubeproxy_py.net import IP, LOOPBACK_IP, PROTOCOL_NUMBERS, Family
 
 TABLE = 0x4B50
 """The routing table, of which only this agent knows."""
@@ -50,7 +50,6 @@ _PORTS = Layout("=HH")
 
 _FAMILIES: dict[int, Family] = {AF_INET: "IPv4", AF_INET6: "IPv6"}
 _NUMBERS = {family: number for number, family in _FAMILIES.items()}
-_TARGETS: dict[int, IP] = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _GONE = frozenset((ENOENT, ESRCH))
 _EXISTS = frozenset((EEXIST,))
 
@@ -101,7 +100,7 @@ class LoopbackAdapter(StepwiseAdapter):
         yield from (_rule(_RTM_DELRULE, family, rule) for rule in obsolete)
         yield from _move_local(family, rules, 0, _MOVED)
         for protocol, ports in wanted.items():
-            rule = Rule(TABLE, 0, _TARGETS[family], protocol, ports)
+            rule = Rule(TABLE, 0, LOOPBACK_IP[_FAMILIES[family]], protocol, ports)
             if rule not in rules:
                 yield _rule(_RTM_NEWRULE, family, rule)
 
@@ -204,6 +203,6 @@ def _rule(kind: int, family: int, rule: Rule) -> Message:
 
 def _route(family: int, source: IP, kind: int = _RTM_NEWROUTE) -> Message:
     body = RTMSG.pack(family, HOST_PREFIX[family], 0, 0, 0, _RTPROT_STATIC, _RT_SCOPE_HOST, RTN_LOCAL, 0)
-    body += attribute(RTA_DST, inet_pton(family, _TARGETS[family])) + u32(_RTA_TABLE, TABLE)
+    body += attribute(RTA_DST, inet_pton(family, LOOPBACK_IP[_FAMILIES[family]])) + u32(_RTA_TABLE, TABLE)
     body += u32(_RTA_OIF, _LOOPBACK_INDEX) + attribute(_RTA_PREFSRC, inet_pton(family, source))
     return message(kind, NLM_F_CREATE | NLM_F_REPLACE if kind == _RTM_NEWROUTE else 0, body)
