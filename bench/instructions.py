@@ -54,7 +54,7 @@ class _NoKernel(MemoryKernel):
 
 
 class _Counted:
-    """An agent with a clock that stands still."""
+    """An agent whose clock is stopped."""
 
     def __init__(self, mode: str) -> None:
         loaded = load({"hostname-override": objects.NODE_NAME, "manifests": "/nowhere", "policies": mode})

@@ -41,7 +41,7 @@ class DueQueue:
         return self._heap[0][0] if self._heap else NEVER
 
     def pop(self) -> Destination:
-        """Remove and return the next one; there is one, as ``next_s`` has told."""
+        """Remove and return the next one, whose time ``next_s`` has just returned."""
         _, place = heapq.heappop(self._heap)
         del self._due[place]
         return place

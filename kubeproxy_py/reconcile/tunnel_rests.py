@@ -6,7 +6,7 @@ its device down at once.  An idle connection is forgotten by IPVS after 15 minut
 Invariants:
 - The time is bounded, because as long as the device is up it takes packets from anyone.
 - Desired rows have a device that rests, so what compares or explains rows needs to know nothing of it.
-- After a restart the time begins again, since the kernel does not tell when the last Service asked.
+- After a restart the time begins again, since the kernel does not record when the last Service asked.
 """
 
 from collections.abc import Callable, Iterable

@@ -49,7 +49,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def no_server_stays(cluster: Cluster) -> Iterator[None]:
-    """Have the next agent find no real server that is set aside, whatever happened to this test."""
+    """Delete all virtual servers after each test, failed ones too, so that the next agent adopts none set aside."""
     yield
     run(cluster.node_a, "ipvsadm", "-C")
 

@@ -281,7 +281,7 @@ class PacketKernel(CheckedKernel):
                 self._shut_out_by_loss[packet] = served
             was_unbound = packet.destination in self.unbound
             for its_fate in (
-                meeting.before,  # as the other program left it, whatever lost entries would change
+                meeting.before,  # as the other program left it, also where lost entries would change it
                 fate_if_open(before, packet, meeting.before, is_bound=was_unbound, lost=returning),
                 fate_if_open(after, packet, meeting.after, is_bound=is_unbound),
             ):

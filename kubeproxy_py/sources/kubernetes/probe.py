@@ -4,9 +4,9 @@ Two or three cheap requests on another connection:
 
 1. A list of one object that is not older than our version.  A server that hangs does not answer it; one that was
    restored from a backup does not know the version (504 "Too large resource version", or an older list).
-2. After a 504, the same of the most recent state, which tells a restored server from one whose watch cache is behind.
-   A quiet resource stays behind for minutes where etcd sends no progress notices, and Kubernetes 1.34 or later answers
-   from that cache alone (seen with 1.36.2 and etcd 3.4.23).
+2. After a 504, the same of the most recent state, which distinguishes a restored server from one whose watch cache
+   is behind.  A quiet resource stays behind for minutes where etcd sends no progress notices, and Kubernetes 1.34 or
+   later answers from that cache alone (seen with 1.36.2 and etcd 3.4.23).
 3. A watch of one second from our version.  If it sends a change, the watch that is open should have sent it.
 
 Source: kubernetes.io/docs/reference/using-api/api-concepts, "Resource versions"; k8s.io/apiserver,
