@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from kubeproxy_py.compile.desired import OF_NO_SERVICE, Desired
-from kubeproxy_py.model.kube_names import family_of_set, server_entry
-from kubeproxy_py.model.policy_marks import marks_by_entry
-from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer, mark_server
+from kubeproxy_py.model.kube_names import server_entry
+from kubeproxy_py.model.policy_marks import servers_by_entry
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.services import ServiceName
 
 HolderQuery = Callable[[VirtualServer], ServiceName | None]
@@ -20,8 +20,8 @@ class RowOwners:
 
     Args:
         desired: The desired rows.
-        actual: The actual rows, whose sets tell which frontends lead to a mark.
-        holder_of: Tells who had what is by mark.
+        actual: The actual rows, whose sets name the frontends that lead to a mark.
+        holder_of: Returns who has or had a virtual server by mark.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class RowOwners:
                     by_address.setdefault(key.address, set()).add(str(owner))
         self._only = {address: names for address, names in by_address.items() if len(names) == 1}
         self._leading: dict[VirtualServer, list[IpsetEntry]] = {}
-        for entry, mark in marks_by_entry(actual or {}).items():
-            self._leading.setdefault(mark_server(family_of_set(entry.set), mark), []).append(entry)
+        for entry, server in servers_by_entry(actual or {}).items():
+            self._leading.setdefault(server, []).append(entry)
 
     def __call__(self, key: Key) -> tuple[str, ...]:
         """Return the names, sorted; none if the row is for all Services, or for none that is known."""

@@ -67,15 +67,14 @@ def mark_warnings(
     }
     free = free_mask(reduce(or_, users.values(), 0), masquerade_bit)
     others = f"take others: --policy-mark-mask={free:#x}" if free else "no bits are left for --policies=exact"
+
+    def what_it_does(bits: int) -> str:
+        if common := policy_marks.mask & bits:
+            return f"uses bits {common:#x} of --policy-mark-mask={policy_marks.mask:#x}, too; {others}"
+        return f"may add bits of {bits:#x} to packets: these are treated as with --policies=kube-proxy"
+
     return tuple(
-        f"--policies=exact: {program} "
-        + (
-            f"uses bits {policy_marks.mask & bits:#x} of --policy-mark-mask={policy_marks.mask:#x}, too; {others}"
-            if policy_marks.mask & bits
-            else f"may add bits of {bits:#x} to packets: these are treated as with --policies=kube-proxy"
-        )
-        + " (docs/policies.md)"
-        for program, bits in users.items()
+        f"--policies=exact: {program} {what_it_does(bits)} (docs/policies.md)" for program, bits in users.items()
     )
 
 

@@ -10,6 +10,7 @@ from kubeproxy_py.compile.frontends import FamilyPort, external_local, family_po
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import health_check_port
 from kubeproxy_py.compile.topology import backends, is_local
+from kubeproxy_py.compile.unserved import may_serve
 from kubeproxy_py.model.health import HealthCheckNodePort, MarkedPort, Policy, ServiceState
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, ServicePort
 from kubeproxy_py.net import IP, Family
@@ -88,6 +89,5 @@ def _falls_back(port: FamilyPort, slices: Sequence[EndpointSlice], context: Node
     if not any(is_local_policy(port.service, binding.kind) for binding, _ in servers(port)):
         return False
     endpoints = [backend.endpoint for backend in backends(slices, port.family, port.port)]
-    # Those that a selection rule may select (topology.py); which rule it would be makes no difference here.
-    usable = [each for each in endpoints if each.ready or (each.serving and each.terminating)]
-    return bool(usable) and not any(is_local(each, context.node_name) for each in usable)
+    serving = list(filter(may_serve, endpoints))  # by which selection rule makes no difference here
+    return bool(serving) and not any(is_local(each, context.node_name) for each in serving)

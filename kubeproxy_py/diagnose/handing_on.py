@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from kubeproxy_py.diagnose.document import HandingOnState, NextNode
 from kubeproxy_py.diagnose.snapshot import Snapshot
-from kubeproxy_py.model.kube_names import POLICY_DIRECT_DEFINITIONS, family_of_set, server_entry
-from kubeproxy_py.model.policy_marks import marks_by_entry
+from kubeproxy_py.model.kube_names import POLICY_DIRECT_DEFINITIONS, server_entry
+from kubeproxy_py.model.policy_marks import servers_by_entry
 from kubeproxy_py.model.rows import (
     HANDED_ON_DSCP,
     TUNNEL_DEVICES,
@@ -15,7 +15,6 @@ from kubeproxy_py.model.rows import (
     ReturnTunnel,
     Rows,
     VirtualServer,
-    mark_server,
 )
 from kubeproxy_py.model.services import Service, ServiceName
 from kubeproxy_py.net import IP, Family, family_of
@@ -49,8 +48,8 @@ def handing_on_of(snapshot: Snapshot, name: ServiceName, names: Names) -> tuple[
         if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and spec.forwarding != "masquerade":
             nodes.setdefault(key.virtual_server, []).append((key, spec))
     frontends: dict[VirtualServer, list[str]] = {}
-    for entry, mark in marks_by_entry(desired).items() if nodes else ():
-        frontends.setdefault(mark_server(family_of_set(entry.set), mark), []).append(entry.entry)
+    for entry, server in servers_by_entry(desired).items() if nodes else ():
+        frontends.setdefault(server, []).append(entry.entry)
     states = [_state(server, nodes[server], frontends.get(server, ()), names) for server in sorted(nodes)]
     return (*states, *_only_guards(desired, {family_of(server.address) for server in nodes}))
 

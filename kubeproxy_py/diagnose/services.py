@@ -29,8 +29,8 @@ from kubeproxy_py.diagnose.rows import moment_text, row_status, trouble_text
 from kubeproxy_py.diagnose.service_notes import may_have_notes, notes_of
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.model.flows import Destination
-from kubeproxy_py.model.kube_names import family_of_set, server_entry
-from kubeproxy_py.model.policy_marks import marks_by_entry
+from kubeproxy_py.model.kube_names import server_entry
+from kubeproxy_py.model.policy_marks import servers_by_entry
 from kubeproxy_py.model.rows import (
     Address,
     Connections,
@@ -40,7 +40,6 @@ from kubeproxy_py.model.rows import (
     Rows,
     VirtualServer,
     VirtualServerSpec,
-    mark_server,
 )
 from kubeproxy_py.model.services import Endpoint, Service, ServiceName, ServicePort
 from kubeproxy_py.net import IP, family_of, pack
@@ -347,9 +346,8 @@ def _aside_by_mark(snapshot: Snapshot, aside: Iterable[RealServer]) -> dict[str,
             by_server.setdefault(key.virtual_server, set()).add(destination_of(key))
     found: dict[str, set[Destination]] = {}
     for name in snapshot.conditions if by_server else ():
-        for entry, mark in marks_by_entry(snapshot.desired_of(name)).items():
-            places = by_server.get(mark_server(family_of_set(entry.set), mark), set())
-            found[entry.entry] = found.get(entry.entry, set()) | places
+        for entry, server in servers_by_entry(snapshot.desired_of(name)).items():
+            found[entry.entry] = found.get(entry.entry, set()) | by_server.get(server, set())
     return found
 
 

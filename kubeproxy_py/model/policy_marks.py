@@ -9,7 +9,7 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from kubeproxy_py.model import kube_names
-from kubeproxy_py.model.rows import Ipset, IpsetEntry, Key, MarkSpec, PolicyEntry, Rows, VirtualServer
+from kubeproxy_py.model.rows import Ipset, IpsetEntry, Key, MarkSpec, PolicyEntry, Rows, VirtualServer, mark_server
 from kubeproxy_py.net import FAMILIES, Family, family_of
 
 MARK_USERS: tuple[tuple[str, str, int], ...] = (
@@ -24,7 +24,6 @@ MARK_USERS: tuple[tuple[str, str, int], ...] = (
 
 _KUBE_MARK_DROP = 0x8000  # kubelet's --iptables-drop-bit, until Kubernetes 1.27
 _BITS_MIN = 2  # the flag, and one bit of the number
-_BITS_DEFAULT = 14
 
 
 class MarkRange(Struct, frozen=True, gc=False):
@@ -67,15 +66,22 @@ def mask_problem(mask: int, masquerade_bit: int) -> str:
 
 
 def free_mask(used: int, masquerade_bit: int) -> int:
-    """Return the longest run of bits, up to 14, that neither *used* nor a mark of Kubernetes has; 0: none."""
+    """Return the longest run of bits, at most as many as by default, beside *used* and Kubernetes' own; 0: none."""
     taken = used | 1 << masquerade_bit | _KUBE_MARK_DROP
-    runs = ((1 << bits) - 1 << shift for bits in range(_BITS_DEFAULT, _BITS_MIN - 1, -1) for shift in range(33 - bits))
+    lengths = range(MarkRange().mask.bit_length(), _BITS_MIN - 1, -1)
+    runs = ((1 << bits) - 1 << shift for bits in lengths for shift in range(33 - bits))
     return next((run for run in runs if not run & taken), 0)
 
 
 def marks_by_entry(rows: Rows) -> dict[IpsetEntry, int]:
     """Return the mark of each entry of the sets among *rows* that has one."""
     return {key: spec.mark for key, spec in rows.items() if isinstance(key, PolicyEntry) and isinstance(spec, MarkSpec)}
+
+
+def servers_by_entry(rows: Rows) -> dict[IpsetEntry, VirtualServer]:
+    """Return the virtual server by mark to which each entry of the sets among *rows* leads."""
+    marks = marks_by_entry(rows)
+    return {entry: mark_server(kube_names.family_of_set(entry.set), mark) for entry, mark in marks.items()}
 
 
 def foreign_mark_servers(rows: Rows, known: Collection[Key], mark_range: MarkRange | None) -> frozenset[VirtualServer]:
@@ -95,8 +101,7 @@ def foreign_mark_servers(rows: Rows, known: Collection[Key], mark_range: MarkRan
     ranges = {family: mark_range or MarkRange() for family in FAMILIES if _has_set(family, known)}
     foreign = {key for key in by_mark if key.mark not in ranges.get(family_of(key.address), ())}
     if foreign and isinstance(known, dict):
-        named = {(kube_names.family_of_set(key.set), mark) for key, mark in marks_by_entry(known).items()}
-        foreign = {key for key in foreign if (family_of(key.address), key.mark) not in named}
+        foreign = foreign.difference(servers_by_entry(known).values())
     return frozenset(foreign)
 
 

@@ -148,6 +148,13 @@ class RealServer(Key, frozen=True, gc=False, order=True, cache_hash=True):
         return f"{self.virtual_server} -> {join_host_port(self.address, self.port)}"
 
 
+def server_of(key: Key) -> VirtualServer | None:
+    """Return the virtual server that *key* is or belongs to; None if it is of another kind."""
+    if isinstance(key, RealServer):
+        return key.virtual_server
+    return key if isinstance(key, VirtualServer) else None
+
+
 class Address(Key, frozen=True, gc=False, order=True, cache_hash=True):
     """An address (/32 or /128) on kube-ipvs0; spec: None, or AddressSpec if another program added it otherwise."""
 

@@ -22,11 +22,11 @@ from kubeproxy_py.model.rows import (
     Jump,
     Key,
     LoopbackPath,
-    RealServer,
     ReturnTunnel,
     Rows,
     Sysctl,
     VirtualServer,
+    server_of,
 )
 from kubeproxy_py.net import CIDR, FAMILIES, IP, LOOPBACK_IP, family_of
 
@@ -69,14 +69,14 @@ def filter_owned(
     """
     if foreign:
         others = frozenset(foreign).difference(desired)
-        rows = {key: spec for key, spec in rows.items() if _server_of(key) not in others}
+        rows = {key: spec for key, spec in rows.items() if server_of(key) not in others}
     networks = [ip_network(cidr) for cidr in exclude]
     if not networks and excepts is _nothing:
         return rows
     return {
         key: spec
         for key, spec in rows.items()
-        if (server := _server_of(key)) is None
+        if (server := server_of(key)) is None
         or server in desired
         or server.mark
         or not (_is_within(server, networks) or excepts(server))
@@ -109,7 +109,7 @@ def filter_removable(rows: Rows, node_addresses: Iterable[IP]) -> Rows:
     return {
         key: spec
         for key, spec in rows.items()
-        if not isinstance(key, Sysctl) and ((server := _server_of(key)) is None or server in referenced)
+        if not isinstance(key, Sysctl) and ((server := server_of(key)) is None or server in referenced)
     }
 
 
@@ -130,7 +130,7 @@ def _is_of_policies(key: Key, loopback: Collection[IP]) -> bool:
             return (table, name) in kube_names.POLICY_CHAINS
         case LoopbackPath() | ReturnTunnel():
             return True
-    server = _server_of(key)
+    server = server_of(key)
     return server is not None and (bool(server.mark) or server.address in loopback)
 
 
@@ -145,12 +145,6 @@ def _is_in_sets(server: VirtualServer, rows: Collection[Key], node_addresses: Co
     port = entry if protocol == "SCTP" else str(server.port)
     all_ports, _ = kube_names.NODE_PORT_DEFINITIONS[protocol]
     return IpsetEntry(all_ports.name_in(family), port) in rows
-
-
-def _server_of(key: Key) -> VirtualServer | None:
-    if isinstance(key, RealServer):
-        return key.virtual_server
-    return key if isinstance(key, VirtualServer) else None
 
 
 def _is_within(server: VirtualServer, networks: list[IPv4Network | IPv6Network]) -> bool:

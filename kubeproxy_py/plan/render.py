@@ -15,11 +15,10 @@ from kubeproxy_py.model.rows import (
     Link,
     LoopbackPath,
     PolicyEntry,
-    RealServer,
     ReturnTunnel,
     Spec,
     Sysctl,
-    VirtualServer,
+    server_of,
 )
 from kubeproxy_py.model.steps import Plan, Step, Verb
 
@@ -99,9 +98,8 @@ def _heading(key: Key, owners: Sequence[str]) -> str:
 def _heading_without_owner(key: Key) -> str:
     if isinstance(key, _OF_ALL_SERVICES):
         return _ALL
-    server = key.virtual_server if isinstance(key, RealServer) else key
-    is_policy = isinstance(key, PolicyEntry) or (isinstance(server, VirtualServer) and server.mark)
-    return _FORMER_POLICY if is_policy else _NONE
+    server = server_of(key)
+    return _FORMER_POLICY if isinstance(key, PolicyEntry) or (server and server.mark) else _NONE
 
 
 def step_lines(step: Step, paint: Paint = _no_paint) -> Iterator[str]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
-from kubeproxy_py.model.kube_names import family_of_set, server_entry
-from kubeproxy_py.model.policy_marks import MarkRange, marks_by_entry
-from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer, mark_server
+from kubeproxy_py.model.kube_names import server_entry
+from kubeproxy_py.model.policy_marks import MarkRange, servers_by_entry
+from kubeproxy_py.model.rows import Address, IpsetEntry, Key, RealServer, Rows, VirtualServer
 from kubeproxy_py.model.steps import Plan, Step, StepFailure
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.plan.drain_policy import append_drained_deletes
@@ -169,8 +169,8 @@ class Reconciler:
             return
         # What leads to a mark that rests is not desired, so it is pending: a search of all rows costs as the cluster.
         rows = self._state.rows
-        marks = marks_by_entry({key: rows[key] for key in self._state.pending.keys if key in rows})
-        led_to = {mark_server(family_of_set(key.set), mark) for key, mark in marks.items()}
+        pending = {key: rows[key] for key in self._state.pending.keys if key in rows}
+        led_to = set(servers_by_entry(pending).values())
         self._compiler.end_rest(lambda server: bool(counts.get(server)) or server in led_to)
 
     def _due(self, now_s: float) -> list[Key]:
