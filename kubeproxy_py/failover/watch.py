@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 
-from kubeproxy_py.failover.client_answers import Reading, client_results
+from kubeproxy_py.failover.client_answers import ERRORS_LATE_S, Reading, Seen, client_results
 from kubeproxy_py.failover.connect_schedule import ConnectSchedule
 from kubeproxy_py.failover.due_queue import DueQueue
 from kubeproxy_py.failover.endpoint_health import NEW, REACHABLE, Health, Result, Rule, after, fail, given_up, inherited
@@ -130,7 +130,7 @@ class FailoverWatch:
         self._health: dict[Destination, Health] = {}
         self._temporary = DueQueue()  # when to give up that an endpoint fails, where that is known
         self._silent: dict[str, list[Destination]] = {}  # connects in a row to each node that got no answer
-        self._reading: Reading = {}
+        self._readings: list[tuple[float, Reading]] = []  # of the last ERRORS_LATE_S, and one before; the last is last
         self._is_outdated = False  # what is checked follows from other Services than it did
         self._changed: set[ServiceName] = set()
         self._published: dict[ServiceName, Mapping[Destination, Failure]] = {}
@@ -222,8 +222,7 @@ class FailoverWatch:
 
     def record_reading(self, reading: Reading, now_s: float) -> None:
         """Record the counters of the real servers of ``servers_to_read``."""
-        results = client_results(self._reading, reading)
-        self._reading = reading
+        results = self._results_of(reading, now_s)
         for place, seen in results.items():
             rule, result = self._rules.get(place), seen.result
             if rule is None:
@@ -238,6 +237,14 @@ class FailoverWatch:
                 self._silent.pop(self._node[place], None)
                 if health.is_reachable and not health.failures:
                     self.schedule.postpone_idle(place, now_s)
+
+    def _results_of(self, reading: Reading, now_s: float) -> dict[Destination, Seen]:
+        """Return what clients got since the last reading, and remember *reading*."""
+        readings = self._readings
+        results = client_results(readings[0][1], readings[-1][1], reading) if readings else {}
+        later = [at_s for at_s, _ in readings[1:] if now_s - at_s < ERRORS_LATE_S]
+        self._readings = [*readings[-1 - len(later) :], (now_s, reading)]
+        return results
 
     # Connects
 

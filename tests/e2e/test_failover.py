@@ -274,9 +274,10 @@ def test_restart_while_all_endpoints_fail_sets_none_aside_until_some_answer(clus
         silent = metric(cluster, 'kubeproxy_ipvs_endpoint_checks_total{result="silent"}')
         return silent >= 4 * len(PODS) and weights(cluster) == dict.fromkeys(PODS, 1)
 
-    with AgentProcess(cluster.node_a, folder.path) as first, node_b_dead(cluster):
+    with AgentProcess(cluster.node_a, folder.path) as first:
         first.wait_synced()
-        with pod_dead(cluster, "pod-a1"), pod_dead(cluster, "pod-a2"):
+        wait_answered(cluster)
+        with node_b_dead(cluster), pod_dead(cluster, "pod-a1"), pod_dead(cluster, "pod-a2"):
             under_traffic(cluster, none_is_aside_although_all_are_silent)
             first.stop(signal.SIGKILL)
             with AgentProcess(cluster.node_a, folder.path) as second:
