@@ -4,7 +4,7 @@ Invariants:
 - Each change is of a random real server, at a random moment.
 - The change is made by netlink, and looked for by getsockopt each 10 ms: it waits for no process to start.
 - Those of the first SETTLING_S are reported separately: the first full compare and the first listing decode all real
-  servers, within the same shares.
+  servers.
 """
 
 import random

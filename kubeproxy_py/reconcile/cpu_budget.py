@@ -9,7 +9,7 @@ Invariants:
 
 _NEVER_SPENT_S = -float("inf")
 _LATELY_S = 2.0  # of work, not of time
-_ERROR_MAX_S = 0.05  # five ticks
+_ERROR_MAX_S = 0.1  # ten ticks
 
 
 class CpuBudget:

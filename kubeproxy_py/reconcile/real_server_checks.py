@@ -6,7 +6,8 @@ real servers of IPv6 virtual servers.
 Invariants:
 - A *round* checks each virtual server once: by one listing in pieces, where the kernel has it, else one after the
   other.  It begins when the marks are read, or at once if the last one took longer than their period, and takes at most
-  SERVER_SHARE of a core for each virtual server, and CHECKS_SHARE for all, in CPU time.
+  SERVER_SHARE of a core for each virtual server, and CHECKS_SHARE for all, in CPU time.  The first round, which decodes
+  all of them, takes at most FIRST_SHARE: otherwise drift in the first seconds would be found late.
 - It runs in slices of about SLICE_S, so that events are never delayed for long.
 - A virtual server that is known to agree (by its fingerprint, or that of its record) is not decoded; any other one is
   decoded and compared, so that what the agent itself changed is checked again within a round, too.
@@ -26,7 +27,8 @@ from kubeproxy_py.reconcile.actual_state import ActualState
 from kubeproxy_py.reconcile.cpu_budget import CpuBudget, EvenCpuTime
 from kubeproxy_py.reconcile.drift import ScopeDiff
 
-CHECKS_SHARE = 0.06
+CHECKS_SHARE = 0.064
+FIRST_SHARE = 0.5
 SERVER_SHARE = 0.00002
 _LEAST_SHARE = 0.0005
 BURST_S = 0.03
@@ -61,6 +63,7 @@ class RealServerChecks:
         self._limited = limited
         self._round: Iterator[None] = iter(())
         self._only_unknown = False
+        self._is_first = True  # no round has ended
         self._is_due_again = False  # a round was to begin while one was running
         self._changed: dict[VirtualServer, Rows] = {}  # in this slice, as they were found
 
@@ -89,6 +92,7 @@ class RealServerChecks:
         drift_rows = self._record_changed(now_s)
         self._budget.share = self._share()
         self._budget.spend(self._cpu_time.of(self._cpu_clock() - began_cpu_s, now_s - began_s), now_s)
+        self._is_first = self._is_first and not is_done
         self.due_s = NEVER if is_done else max(now_s, self._budget.due_s)
         if is_done and self._is_due_again:
             self._is_due_again = False
@@ -97,6 +101,8 @@ class RealServerChecks:
 
     def _share(self) -> float:
         """Return the largest share of a core that checks may use."""
+        if self._is_first:
+            return FIRST_SHARE
         return min(CHECKS_SHARE, max(_LEAST_SHARE, SERVER_SHARE * len(self._state.real_server_counts)))
 
     def _list(self, listing: RealServerListing) -> Iterator[None]:

@@ -13,7 +13,7 @@ from kubeproxy_py.model.rows import NOT_LISTED, RealServer, RealServerSpec, Rows
 from kubeproxy_py.model.settings import ServiceSettings
 from kubeproxy_py.model.time import NEVER
 from kubeproxy_py.reconcile.agent import Timing
-from kubeproxy_py.reconcile.real_server_checks import CHECKS_SHARE, SERVER_SHARE, SLICE_S
+from kubeproxy_py.reconcile.real_server_checks import CHECKS_SHARE, FIRST_SHARE, SERVER_SHARE, SLICE_S
 from kubeproxy_py.reconcile.report import Trigger
 from tests.builders import endpoint_slice, service
 from tests.reconcile.harness import POD, SERVER, AgentHarness, serving
@@ -265,6 +265,22 @@ def test_a_round_that_takes_longer_than_the_marks_is_followed_by_the_next_one_at
         harness.now_s = max(harness.now_s, harness.agent.due_s())
         harness.agent.run_due(harness.now_s)
     assert 0.8 * 100.0 * share < read * cost_s < 1.1 * 100.0 * share
+
+
+def test_the_first_round_takes_a_larger_share_because_it_decodes_everything() -> None:
+    cost_s, services = 0.0005, 300
+    kernel = ListingKernel()
+    harness = serving(timing=TIMING, kernel=kernel)
+    for number in range(services):
+        address = f"10.97.{number // 250}.{number % 250}"
+        harness.agent.handle_event(ServiceUpserted(service(f"web-{number}", [address])), 0)
+    harness.run_all_due()
+    kernel.advance = lambda: setattr(harness, "now_s", harness.now_s + cost_s)
+    began_s = harness.now_s
+    while len(kernel.agreed) < services + 1:
+        harness.now_s = max(harness.now_s, harness.agent.due_s())
+        harness.agent.run_due(harness.now_s)
+    assert harness.now_s - began_s < MARKS_S + 1.1 * services * cost_s / FIRST_SHARE
 
 
 @pytest.mark.parametrize("make_kernel", [UnmarkedKernel, ListingKernel])
