@@ -82,11 +82,15 @@ def test_a_line_that_is_larger_than_the_queue_is_dropped_and_the_next_is_written
 
 
 def test_flushing_is_limited_in_time() -> None:
-    writer = started(Slow(), limit=100)
+    slow = Slow()
+    writer = started(slow, limit=100)
     writer.put("x")
     before_s = time.monotonic()
     assert not writer.flush(0.05)
     assert time.monotonic() - before_s < PATIENCE_S / 2
+    slow.released.set()
+    assert writer.flush(PATIENCE_S)
+    assert slow.lines == ["x"]
 
 
 @contextlib.contextmanager
