@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from lab import linux
 
@@ -19,7 +21,7 @@ _OWN = "/proc/thread-self/ns/net"
 
 
 class Namespace:
-    """One network namespace, with `lo` up."""
+    """One network namespace, with `lo` up; closed at the end of a `with`."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
@@ -52,6 +54,14 @@ class Namespace:
         """Write a sysctl of this namespace; *name* is a path below /proc/sys/net, as `ipv4/ip_forward`."""
         with self.inside():
             Path("/proc/sys/net", name).write_text(str(value))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the namespace; the kernel removes it once no process or socket is in it."""

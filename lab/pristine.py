@@ -15,9 +15,10 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lab.namespace_users import describe_users
 from lab.rtnl import Rtnl
 
 LAB = Path("/run/lab")
@@ -46,7 +47,7 @@ _CHAINS = {
 _TABLES_IN_USE = {"iptables-legacy-restore": "ip_tables_names", "ip6tables-legacy-restore": "ip6_tables_names"}
 
 _LONGEST_VALUE_BYTES = 4096
-_UNLOAD_TIMEOUT_S = 120.0  # the kernel sends to a client that is gone for so long, and keeps its namespace
+_UNLOAD_TIMEOUT_S = 60.0  # shorter than a test may take, so that it fails with the reason
 
 _REQUEST_ACK = 0x1 | 0x4
 _GENERIC, _NETFILTER = 16, 12
@@ -81,19 +82,30 @@ def reset_host_state() -> None:
 
 
 def unload_modules(*names: str) -> None:
-    """Unload kernel modules.  Fails if one of them is still in use after two minutes.
+    """Unload kernel modules.  Fails if one of them is still in use after a minute, and names what may use it.
 
     A module is in use while a command that a killed agent had started still reads a table, and while the kernel has
-    not yet destroyed a deleted namespace whose rules need it.
+    not yet destroyed a deleted namespace whose sets or rules need it.
     """
     deadline = time.monotonic() + _UNLOAD_TIMEOUT_S
     loaded = set(names)
     while loaded:
         result = subprocess.run(["rmmod", *sorted(loaded)], check=False, capture_output=True, text=True)
-        loaded.intersection_update(line.split()[0] for line in Path("/proc/modules").read_text().splitlines())
+        loaded.intersection_update(_modules())
         if loaded:
-            assert time.monotonic() < deadline, result.stderr
+            assert time.monotonic() < deadline, f"{result.stderr}{_describe_use(loaded)}"
             time.sleep(0.05)
+
+
+def _modules() -> dict[str, str]:
+    """Return by module its line of /proc/modules: size, number of references, modules among these."""
+    return dict(line.split(maxsplit=1) for line in Path("/proc/modules").read_text().splitlines())
+
+
+def _describe_use(names: Iterable[str]) -> str:
+    modules = _modules()
+    counts = "".join(f"  {name} {modules[name]}\n" for name in sorted(names) if name in modules)
+    return f"size, references, users:\n{counts}network namespaces in use besides this one:\n{describe_users()}"
 
 
 def _sysctl_paths() -> Iterator[Path]:
