@@ -34,10 +34,10 @@ def with_rights(*capabilities: str) -> list[str]:
 
 
 class LeastRights(Namespace):
-    """A namespace in which commands of this Python run as USER with *capabilities* and no others."""
+    """*namespace*, where commands of this Python run as USER with *capabilities* and no others."""
 
-    def __init__(self, name: str, path: Path, capabilities: tuple[str, ...] = ("net_admin", "net_raw")) -> None:
-        super().__init__(name, path)
+    def __init__(self, namespace: Namespace, capabilities: tuple[str, ...] = ("net_admin", "net_raw")) -> None:
+        self.name, self.path, self.descriptor = namespace.name, namespace.path, namespace.descriptor
         self._capabilities = capabilities
         for mounted in _MOUNTED:
             (PLACE / mounted).mkdir(parents=True, exist_ok=True)

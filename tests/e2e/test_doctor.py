@@ -387,7 +387,7 @@ def test_kubelet_with_the_other_iptables_is_named(cluster: Cluster, folder: Fold
 def test_user_without_rights_is_told_so_first_and_is_not_told_that_the_node_is_wrong(
     cluster: Cluster, folder: Folder
 ) -> None:
-    namespace = LeastRights(cluster.node_a.name, cluster.node_a.path, ())
+    namespace = LeastRights(cluster.node_a, ())
     place = PLACE / "doctor"
     place.mkdir(parents=True, exist_ok=True)  # this user cannot read pytest's own folders
     argv = command_line(place, "doctor")

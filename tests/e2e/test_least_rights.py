@@ -75,7 +75,7 @@ def running() -> Iterator[Running]:
     folder.write("web", [web, *(endpoint_slice("web", _PODS, _PORTS, version=version) for version in (4, 6))])
     with serving_cluster() as cluster:
         run(cluster.node_a, *command_line(folder.path, "run", "--init-only"))
-        namespace = LeastRights(cluster.node_a.name, cluster.node_a.path)
+        namespace = LeastRights(cluster.node_a)
         with AgentProcess(namespace, folder.path) as agent:
             first_sync(agent)
             yield Running(cluster, folder, agent)
