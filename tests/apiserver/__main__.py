@@ -49,7 +49,7 @@ def main() -> None:
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        server.stopping = True
+        server.stopping.set()
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
         faults = self.server.faults
-        time.sleep(faults.delay_s)
+        self.server.stopping.wait(faults.delay_s)
         self._hang_while_dead()
         try:
             if faults.next_responses:
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _hang_while_dead(self) -> None:
-        while self.server.faults.dead and not self.server.stopping:
+        while self.server.faults.dead and not self.server.stopping.is_set():
             time.sleep(0.02)
 
     def _authenticate(self) -> None:
@@ -317,7 +317,7 @@ class Handler(BaseHTTPRequestHandler):
             item = compressor.compress(item) + compressor.flush(zlib.Z_FULL_FLUSH)
         self._begin_chunks(compressed=compressed)
         self._send_lines([start])
-        while not self.server.stopping:
+        while not self.server.stopping.is_set():
             self._send_lines([item])
 
     # Watches -----------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send all changes after *version*, until *end_s*."""
         store, faults, begin = self.server.store, self.server.faults, version
         bookmark_s = _next_bookmark_s(faults.bookmark_period_s)
-        while not self.server.stopping and time.monotonic() < end_s:
+        while not self.server.stopping.is_set() and time.monotonic() < end_s:
             with store.changed:
                 if version < store.oldest:
                     message = EXPIRED.format(version, store.oldest)
@@ -347,7 +347,7 @@ class Handler(BaseHTTPRequestHandler):
                     return
                 changes = store.changes_since(api_type.plural, version)
                 newest, newest_of_type = store.version, store.tables[api_type.plural].version
-                if not changes:
+                if not changes and not self.server.stopping.is_set():
                     store.changed.wait(max(0.0, min(end_s, bookmark_s) - time.monotonic()))
             self._hang_while_dead()
             if self.server.freezes > self.freezes:

@@ -60,7 +60,7 @@ class ApiServer(ThreadingHTTPServer):
         self.requests: deque[str] = deque(maxlen=10_000)
         self.writes: deque[str] = deque(maxlen=10_000)
         self.compressed: deque[str] = deque(maxlen=10_000)
-        self.stopping = False
+        self.stopping = threading.Event()
         self.freezes = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -75,7 +75,7 @@ class ApiServer(ThreadingHTTPServer):
         return self
 
     def stop(self) -> None:
-        self.stopping = True
+        self.stopping.set()
         self.faults.dead = False
         self.shutdown()
         self.server_close()
