@@ -10,10 +10,13 @@ import pytest
 
 from lab.echo import PROTOCOLS, EchoServers, Listener
 from lab.namespace import Namespace, new_namespace
+from lab.namespace_users import describe_users, namespace_users
 from lab.network import PODS, Cluster
+from tests.e2e.agent_process import wait_until
 from tests.e2e.manifests import Folder, service_with_slice
 
 PORTS = (8080, 5353, 9000, 8091)
+_LEFT_TIMEOUT_S = 20.0  # threads of a server that was stopped may end a little later
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +28,18 @@ def _kernel_with_ipvs() -> None:
             "hint: python3 -m lab run -- .venv/bin/python -m pytest -m kernel tests",
             pytrace=False,
         )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_namespace_left(_kernel_with_ipvs: None) -> Iterator[None]:
+    """Fail if a test file leaves a network namespace in use: its sets keep modules that tests of other files unload."""
+    before = namespace_users().keys()
+    yield
+    wait_until(
+        lambda: namespace_users().keys() <= before,
+        lambda: f"network namespaces are still in use:\n{describe_users()}",
+        timeout_s=_LEFT_TIMEOUT_S,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +59,8 @@ def cluster(_kernel_with_ipvs: None) -> Iterator[Cluster]:
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
     """Yield a network namespace in which nothing is configured."""
-    namespace = new_namespace("empty")
-    yield namespace
-    namespace.close()
+    with new_namespace("empty") as namespace:
+        yield namespace
 
 
 @pytest.fixture

@@ -30,10 +30,9 @@ FOREIGN = "ipvsadm -A -t 203.0.113.1:1 -s rr; ipset create foreign hash:ip; ipse
 
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
-    namespace = new_namespace("cleanup")
-    shell(namespace, FOREIGN)
-    yield namespace
-    namespace.close()
+    with new_namespace("cleanup") as namespace:
+        shell(namespace, FOREIGN)
+        yield namespace
 
 
 @pytest.fixture

@@ -47,15 +47,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def fresh_node() -> Iterator[Namespace]:
     """Yield a namespace like a machine after boot, with one network interface."""
-    node = new_namespace("crash")
-    with node.inside():
-        links = Rtnl()
-    links.add_link("eth0", "dummy")
-    links.set_up("eth0")
-    links.add_address("eth0", "192.168.3.10/24")
-    yield node
-    links.close()
-    node.close()
+    with new_namespace("crash") as node:
+        with node.inside():
+            links = Rtnl()
+        links.add_link("eth0", "dummy")
+        links.set_up("eth0")
+        links.add_address("eth0", "192.168.3.10/24")
+        yield node
+        links.close()
 
 
 class Undisturbed(NamedTuple):

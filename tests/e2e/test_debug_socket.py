@@ -109,14 +109,13 @@ COMPLAINTS = {
 def node(_kernel_with_ipvs: None) -> Iterator[Namespace]:
     from lab.namespace import new_namespace
 
-    namespace = new_namespace("node")
-    shell(
-        namespace,
-        "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up;"
-        "ip address add 192.168.3.10/24 dev eth0; ip -6 address add fd00:3::10/64 dev eth0 nodad",
-    )
-    yield namespace
-    namespace.close()
+    with new_namespace("node") as namespace:
+        shell(
+            namespace,
+            "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up;"
+            "ip address add 192.168.3.10/24 dev eth0; ip -6 address add fd00:3::10/64 dev eth0 nodad",
+        )
+        yield namespace
 
 
 @pytest.fixture(scope="module")

@@ -219,9 +219,8 @@ def empty_node(tmp_path: Path) -> Iterator[tuple[Namespace, Folder]]:
     """Yield a namespace without an agent, for agents with special flags, and their manifests."""
     folder = Folder(tmp_path)
     folder.write("node", [node()])
-    namespace = new_namespace("empty-node")
-    yield namespace, folder
-    namespace.close()
+    with new_namespace("empty-node") as namespace:
+        yield namespace, folder
 
 
 def test_health_server_whose_port_is_in_use_starts_when_it_is_free(empty_node: tuple[Namespace, Folder]) -> None:

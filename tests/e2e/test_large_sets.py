@@ -62,14 +62,12 @@ class Node:
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    namespace = new_namespace("large-sets")
-    with namespace.inside():
+    with new_namespace("large-sets") as namespace, namespace.inside():
         node = Node(namespace)
         try:
             yield node
         finally:
             node.kernel.close()
-    namespace.close()
 
 
 def test_a_set_grows_beyond_the_size_of_kube_proxy_only_if_necessary(node: Node) -> None:

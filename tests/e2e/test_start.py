@@ -155,8 +155,7 @@ def test_an_error_names_every_read_only_sysctl_that_is_wrong(namespace: Namespac
 
 
 def test_the_conntrack_limit_is_lowered_only_if_it_is_configured(folder: Folder) -> None:
-    initial = this_namespace("initial-start")
-    with restored(CONNTRACK_MAX, HASHSIZE):
+    with this_namespace("initial-start") as initial, restored(CONNTRACK_MAX, HASHSIZE):
         CONNTRACK_MAX.write_text("3000000")
         assert run_until_exit(initial, folder, "--init-only", "--conntrack-max-per-core=", "--conntrack-min=")[0] == 0
         assert CONNTRACK_MAX.read_text().strip() == "3000000"
@@ -165,20 +164,21 @@ def test_the_conntrack_limit_is_lowered_only_if_it_is_configured(folder: Folder)
             == 0
         )
         assert int(CONNTRACK_MAX.read_text()) % 90000 == 0
-    initial.close()
 
 
 def test_a_hash_table_size_that_the_kernel_rounds_is_not_drift(folder: Folder) -> None:
-    initial = this_namespace("initial-start")
     flags = ("--conntrack-max-per-core=1", "--conntrack-min=400004", "--ipvs-sync-period=300ms")
-    with restored(CONNTRACK_MAX, HASHSIZE), AgentProcess(initial, folder.path, *flags) as agent:
+    with (
+        this_namespace("initial-start") as initial,
+        restored(CONNTRACK_MAX, HASHSIZE),
+        AgentProcess(initial, folder.path, *flags) as agent,
+    ):
         agent.wait_synced()
         assert int(HASHSIZE.read_text()) > 100001
         with agent.syncing("drift in 1 rows"):  # a later comparison than the first, which would have found the rounding
             subprocess.run(["ipset", "flush", "KUBE-CLUSTER-IP"], check=True)
         assert len([line for line in agent.lines() if "drift" in line]) == 1
     reset_host_state()
-    initial.close()
 
 
 def test_a_restart_does_not_rewrite_a_service_inside_exclude_cidrs(namespace: Namespace, folder: Folder) -> None:

@@ -24,14 +24,13 @@ iptables -t nat -D KUBE-SERVICES 1
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    node = new_namespace("dumped")
-    shell(node, "ip link set lo up")
-    with AgentProcess(node, folder) as agent:
-        agent.wait_synced()
-    shell(node, CHANGES)
-    plan = run(node, *command_line(folder, "plan"), status=2)
-    dump = run(node, sys.executable, "-m", "kubeproxy_py", "dump")
-    node.close()
+    with new_namespace("dumped") as node:
+        shell(node, "ip link set lo up")
+        with AgentProcess(node, folder) as agent:
+            agent.wait_synced()
+        shell(node, CHANGES)
+        plan = run(node, *command_line(folder, "plan"), status=2)
+        dump = run(node, sys.executable, "-m", "kubeproxy_py", "dump")
     print(json.dumps({"plan": plan, "dump": dump}))
 
 

@@ -65,23 +65,22 @@ def test_node_port_on_which_a_process_listens_is_reported(cluster: Cluster, fold
 
 
 def test_every_kind_of_listening_socket_is_listed() -> None:
-    namespace = new_namespace("a6")
-    with namespace.inside():
-        sockets = [
-            socket.create_server(("", 1001)),
-            socket.create_server(("::1", 1002), family=socket.AF_INET6),
-            socket.create_server(("::", 1003), family=socket.AF_INET6, dualstack_ipv6=True),
-            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP),
-        ]
-        sockets[3].bind(("::", 1004))
-        sockets[4].bind(("127.0.0.1", 1005))
-        sockets[4].listen()
-        client = socket.create_connection(("127.0.0.1", 1001))
-        found = listening_sockets()
-    for each in (*sockets, client):
-        each.close()
-    namespace.close()
+    with new_namespace("a6") as namespace:
+        with namespace.inside():
+            sockets = [
+                socket.create_server(("", 1001)),
+                socket.create_server(("::1", 1002), family=socket.AF_INET6),
+                socket.create_server(("::", 1003), family=socket.AF_INET6, dualstack_ipv6=True),
+                socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
+                socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+            ]
+            sockets[3].bind(("::", 1004))
+            sockets[4].bind(("127.0.0.1", 1005))
+            sockets[4].listen()
+            client = socket.create_connection(("127.0.0.1", 1001))
+            found = listening_sockets()
+        for each in (*sockets, client):
+            each.close()
     assert found == {
         ListeningSocket("TCP", "IPv4", "0.0.0.0", 1001),
         ListeningSocket("TCP", "IPv6", "::1", 1002),

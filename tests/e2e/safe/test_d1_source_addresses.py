@@ -121,13 +121,12 @@ def test_connections_to_outside_leave_from_the_node_s_address(cluster: Cluster, 
 @pytest.fixture
 def adapter() -> Iterator[tuple[Namespace, AddressAdapter]]:
     """An adapter in a namespace of its own, with kube-ipvs0."""
-    namespace = new_namespace("d1")
-    created = AddressAdapter()
-    with namespace.inside():
-        assert not created.apply([Step("add", Link(IPVS_DEVICE))])
-    yield namespace, created
-    created.close()
-    namespace.close()
+    with new_namespace("d1") as namespace:
+        created = AddressAdapter()
+        with namespace.inside():
+            assert not created.apply([Step("add", Link(IPVS_DEVICE))])
+        yield namespace, created
+        created.close()
 
 
 def addresses_on_device(namespace: Namespace) -> dict[str, str]:

@@ -107,12 +107,11 @@ def test_a_successor_takes_over_without_a_gap(cluster: Cluster, folder: Folder, 
 
 
 def test_each_network_namespace_has_a_lock_of_its_own() -> None:
-    namespaces = [new_namespace("one"), new_namespace("two")]
-    locks = [InstanceLock() for _ in namespaces]
-    for namespace, lock in zip(namespaces, locks, strict=True):
-        with namespace.inside():
-            assert lock.acquire()
-            assert not InstanceLock().acquire()
-    for namespace, lock in zip(namespaces, locks, strict=True):
-        lock.release()
-        namespace.close()
+    with new_namespace("one") as one, new_namespace("two") as two:
+        locks = {one: InstanceLock(), two: InstanceLock()}
+        for namespace, lock in locks.items():
+            with namespace.inside():
+                assert lock.acquire()
+                assert not InstanceLock().acquire()
+        for lock in locks.values():
+            lock.release()

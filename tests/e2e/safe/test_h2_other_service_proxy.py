@@ -65,15 +65,15 @@ def test_kube_proxy_is_named_with_its_pid(namespace: Namespace, folder: Folder) 
 
 
 def test_kube_proxy_of_another_network_namespace_is_not_named(namespace: Namespace, folder: Folder) -> None:
-    other = new_namespace("other-node")
-    try:
-        with kube_proxy(other) as rival, AgentProcess(namespace, folder.path) as agent:
-            wait_until(lambda: b"kube-proxy" in Path(f"/proc/{rival.pid}/cmdline").read_bytes())
-            agent.wait_synced()
-            assert metric(namespace) == 0
-            assert REPORTED not in "\n".join(agent.lines())
-    finally:
-        other.close()
+    with (
+        new_namespace("other-node") as other,
+        kube_proxy(other) as rival,
+        AgentProcess(namespace, folder.path) as agent,
+    ):
+        wait_until(lambda: b"kube-proxy" in Path(f"/proc/{rival.pid}/cmdline").read_bytes())
+        agent.wait_synced()
+        assert metric(namespace) == 0
+        assert REPORTED not in "\n".join(agent.lines())
 
 
 @pytest.mark.parametrize(

@@ -56,14 +56,13 @@ def test_ipv6_service_is_served_on_a_device_that_starts_without_ipv6(
 @pytest.fixture
 def adapter() -> Iterator[tuple[Namespace, AddressAdapter]]:
     """An adapter in a namespace of its own, where new interfaces have IPv6 disabled, with kube-ipvs0."""
-    namespace = new_namespace("i10")
-    namespace.set_sysctl(SWITCH.format("default"), 1)
-    created = AddressAdapter()
-    with namespace.inside():
-        assert not created.apply([Step("add", Link(IPVS_DEVICE))])
-    yield namespace, created
-    created.close()
-    namespace.close()
+    with new_namespace("i10") as namespace:
+        namespace.set_sysctl(SWITCH.format("default"), 1)
+        created = AddressAdapter()
+        with namespace.inside():
+            assert not created.apply([Step("add", Link(IPVS_DEVICE))])
+        yield namespace, created
+        created.close()
 
 
 def test_addresses_of_both_families_are_added_on_such_a_device(adapter: tuple[Namespace, AddressAdapter]) -> None:

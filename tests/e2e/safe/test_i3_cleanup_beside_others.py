@@ -31,14 +31,13 @@ WARNING = "Found rules of another kube-proxy mode"
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[tuple[Namespace, Folder]]:
     """Yield a node on which the agent synced and then other programs added rules that jump to our chain."""
-    namespace = new_namespace("others")
     folder = Folder(tmp_path)
     folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1"]))
-    with AgentProcess(namespace, folder.path) as agent:
-        agent.wait_synced()
-    shell(namespace, OTHERS)
-    yield namespace, folder
-    namespace.close()
+    with new_namespace("others") as namespace:
+        with AgentProcess(namespace, folder.path) as agent:
+            agent.wait_synced()
+        shell(namespace, OTHERS)
+        yield namespace, folder
 
 
 def rules_of_others(namespace: Namespace) -> list[str]:

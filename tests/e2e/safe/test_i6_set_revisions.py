@@ -38,12 +38,10 @@ ENTRIES = {
 
 @pytest.fixture
 def sets() -> Iterator[IpsetAdapter]:
-    namespace = new_namespace("revisions")
-    with namespace.inside():
+    with new_namespace("revisions") as namespace, namespace.inside():
         adapter = IpsetAdapter(FAMILIES)
         yield adapter
         adapter.close()
-    namespace.close()
 
 
 def _all_sets(family: Family) -> dict[Ipset, IpsetSpec]:

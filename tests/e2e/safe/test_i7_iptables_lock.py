@@ -29,10 +29,8 @@ def rules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(backend, "LOCK_WAIT_S", 1)
     monkeypatch.setattr("kubeproxy_py.kernel.iptables.libiptc.LOCK_WAIT_S", 0.2)
     commands = commands_of("legacy")
-    namespace = new_namespace("lock")
-    with namespace.inside():
-        yield IptablesAdapter(commands) if request.param == "iptables-restore" else LibiptcAdapter(commands, "legacy")
-    namespace.close()
+    with new_namespace("lock") as namespace, namespace.inside():
+        yield (IptablesAdapter(commands) if request.param == "iptables-restore" else LibiptcAdapter(commands, "legacy"))
 
 
 def test_a_lock_file_that_is_a_directory_is_named_with_the_remedy(rules: Adapter) -> None:
