@@ -513,6 +513,7 @@ def test_each_ipset_failure_has_the_errno_of_the_kernel() -> None:
     no_set = IpsetEntry("KUBE-NO-SUCH-SET", "10.0.0.1")
     everything = IpsetEntry("KUBE-LOAD-BALANCER-SOURCE-CIDR", "10.0.0.1,tcp:80,0.0.0.0/0")
     failures = ipset.apply([add(wrong_family), add(no_set), add(everything)])
+    ipset.close()
     assert errnos(failures) == {wrong_family: 4097, no_set: ENOENT, everything: 4104}
 
 
