@@ -22,6 +22,7 @@ from kubeproxy_py.diagnose.objects import UnusableObjectsError, decode_objects
 from kubeproxy_py.diagnose.state import settings_in
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event, ServiceUpserted, SliceUpserted, Synced
+from kubeproxy_py.model.peers import PeerNeeds
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, EventHandler, SourceError
 
@@ -129,7 +130,7 @@ class AgentSource:
     def start(self, emit: EventHandler) -> None:
         """Do nothing: a command reads once."""
 
-    def watch_peers(self, *, wanted: bool) -> None:
+    def watch_peers(self, needs: PeerNeeds) -> None:
         """Do nothing: the agent's objects have its peers."""
 
     @staticmethod

@@ -291,7 +291,7 @@ def make_agent(loaded: LoadedConfig, parts: Parts, callbacks: Callbacks = Callba
         on_compiled=checks_after_sync(loaded, parts.compiler, parts.kernel, parts.announcer.publish, callbacks),
         on_disputed=callbacks.on_disputed,
         on_marks=callbacks.on_marks,
-        watch_peers=lambda wanted: parts.source.watch_peers(wanted=wanted),
+        watch_peers=parts.source.watch_peers,
     )
 
 

@@ -4,7 +4,8 @@ Invariants:
 - The state depends only on the last event of each object, never on the order of events of different objects.
 - An event that changes nothing makes no Service dirty.
 - The cost of an event is that of the objects that it changes; that of an address that becomes taken or free again is
-  that of the Services that have it as an external address.
+  that of the Services that have it as an external address, and that of a label of a node is that of the Services whose
+  weights name it.
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from kubeproxy_py.model.events import (
     NodeUpserted,
     ObjectEvent,
     PeerDeleted,
+    PeersRefused,
     PeerUpserted,
     ServiceDeleted,
     ServiceUpserted,
@@ -27,6 +29,7 @@ from kubeproxy_py.model.events import (
     TakenAddresses,
 )
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.peers import Label, key_of, weighed_labels
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
 from kubeproxy_py.net import IP
 
@@ -39,15 +42,20 @@ class Cluster:
         self.node: Node | None = None
         self.addresses: tuple[HostAddress, ...] = ()
         self.taken = Taken()
-        self.peers: dict[str, tuple[IP, ...]] = {}  # the addresses of all nodes, while direct server return needs them
+        self.peers: dict[str, tuple[IP, ...]] = {}  # the addresses of all nodes, while they are read
+        self.labels: dict[str, tuple[Label, ...]] = {}  # of nodes, of the keys that weights name
+        self.label_keys: frozenset[str] = frozenset()  # that weights name
+        self.peers_refused = ""  # why nothing is known of all nodes
         self.direct_return: dict[ServiceName, None] = {}  # the Services that ask for it
         self.limited: dict[ServiceName, None] = {}  # the Services whose endpoints have a limit of connections
         self.conditions: dict[ServiceName, Conditions] = {}  # of endpoints, where there are any
+        self.reweighted: dict[ServiceName, None] = {}  # those of the dirty ones with labels of nodes that changed
         self.dirty: dict[ServiceName, None] = {}  # an ordered set: plans must not differ from run to run
         self.moved: dict[ServiceName, None] = {}  # those of the dirty ones whose frontends may have changed
         self._slices: dict[ServiceName, dict[SliceName, EndpointSlice]] = {}
         self._service_of: dict[SliceName, ServiceName] = {}
         self._by_external_ip: dict[IP, dict[ServiceName, None]] = {}
+        self._by_label: dict[Label, dict[ServiceName, None]] = {}  # the Services whose weights name it
 
     def apply(self, event: ObjectEvent) -> None:
         """Store the object of *event*, and mark the Services that it changes dirty."""
@@ -64,10 +72,10 @@ class Cluster:
                 self.node = node
             case NodeDeleted():
                 self.node = None
-            case PeerUpserted(name=peer, addresses=of_peer):
-                self._set_peer(peer, of_peer)
-            case PeerDeleted(name=peer):
-                self._set_peer(peer, ())
+            case PeerUpserted() | PeerDeleted():
+                self._set_peer(event)
+            case PeersRefused(reason=reason):
+                self._set_refused(reason)
             case HostAddresses(addresses=addresses):
                 self.addresses = addresses
             case TakenAddresses():
@@ -98,7 +106,10 @@ class Cluster:
         """Mark every Service dirty, as one whose frontends may have changed."""
         self._mark_moved(self.services)
 
-    def _set_peer(self, name: str, addresses: tuple[IP, ...]) -> None:
+    def _set_peer(self, event: PeerUpserted | PeerDeleted) -> None:
+        name = event.name
+        addresses, labels = (event.addresses, event.labels) if isinstance(event, PeerUpserted) else ((), ())
+        self._set_labels(name, labels)
         if self.peers.get(name, ()) == addresses:
             return
         if addresses:
@@ -106,6 +117,30 @@ class Cluster:
         else:
             del self.peers[name]
         self.dirty.update(self.direct_return)
+
+    def _set_labels(self, node: str, labels: tuple[Label, ...]) -> None:
+        """Replace the labels of *node*; mark the Services dirty whose weights name a change, with endpoints there."""
+        before = self.labels.get(node, ())
+        if before == labels:
+            return
+        if labels:
+            self.labels[node] = labels
+        else:
+            del self.labels[node]
+        for label in {*before} ^ {*labels}:
+            for service in self._by_label.get(label, ()):
+                if service not in self.reweighted and (service in self.dirty or self._has_endpoint(service, node)):
+                    self.dirty[service] = self.reweighted[service] = None
+
+    def _has_endpoint(self, service: ServiceName, node: str) -> bool:
+        slices = self._slices.get(service, {}).values()
+        return any(endpoint.node == node for part in slices for endpoint in part.endpoints)
+
+    def _set_refused(self, reason: str) -> None:
+        if self.peers_refused != reason:
+            self.peers_refused = reason
+            labelled = (name for names in self._by_label.values() for name in names)
+            self._mark_moved((*self.direct_return, *labelled))
 
     def _set_service(self, name: ServiceName, service: Service | None) -> None:
         old = self.services.get(name)
@@ -126,9 +161,24 @@ class Cluster:
             self.services[name] = service
         else:
             del self.services[name]
+        self._set_weighed_labels(name, old, service)
         _keep_if(self.direct_return, name, kept=bool(service and service.settings.direct_return))
         _keep_if(self.limited, name, kept=bool(service and service.settings.max_connections))
         self._mark_moved((name,))
+
+    def _set_weighed_labels(self, name: ServiceName, old: Service | None, service: Service | None) -> None:
+        before = {*weighed_labels(old)} if old else set[Label]()
+        after = {*weighed_labels(service)} if service else set[Label]()
+        if before == after:  # nearly always
+            return
+        for label in after - before:
+            self._by_label.setdefault(label, {})[name] = None
+        for label in before - after:
+            services = self._by_label[label]
+            del services[name]
+            if not services:
+                del self._by_label[label]
+        self.label_keys = frozenset(map(key_of, self._by_label))
 
     def _set_conditions(self, name: ServiceName, conditions: Conditions) -> None:
         if conditions == self.conditions_of(name):

@@ -30,6 +30,7 @@ from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
@@ -148,9 +149,10 @@ class Compiler:
         return self.desired.replace(RESTING_TUNNELS, rows)
 
     @property
-    def needs_peers(self) -> bool:
-        """Whether the addresses of all nodes are needed, for direct server return."""
-        return bool(self.cluster.direct_return) and self.context.policy_marks is not None
+    def peer_needs(self) -> PeerNeeds:
+        """What is needed of all nodes."""
+        addresses = bool(self.cluster.direct_return) and self.context.policy_marks is not None
+        return PeerNeeds(addresses, self.cluster.label_keys) if addresses or self.cluster.label_keys else NO_NEEDS
 
     def pop_states(self) -> tuple[ServiceState, ...]:
         """Return the state of each Service that was compiled since the last call."""
@@ -224,7 +226,7 @@ class Compiler:
         taken = self.cluster.taken
         placement = place(service, self.context, taken)
         others = self.claims.replace(name, claims_of(service, placement, taken))
-        of_settings = setting_refusals(service, self.context, placement)
+        of_settings = setting_refusals(service, self.context, placement, self.cluster.peers_refused)
         self.refusals.replace(name, (*refusals(service, placement, taken), *of_settings))
         return others
 
@@ -246,6 +248,7 @@ class Compiler:
             self._leftovers = {server: owner for server, owner in self._leftovers.items() if owner != name}
         if not service:
             self._caches.pop(name, None)
+            self.cluster.reweighted.pop(name, None)
         elif service.settings.slow_start_s and slow_start_in_force_s(service, self.context):
             self._slowly_starting[name] = None
         self.marks.retain(name, owners, self.desired.rows)
@@ -286,7 +289,8 @@ class Compiler:
             return self.marks.mark_of(owner, frontends)
 
         cache = self._caches.pop(service.name, None)
-        if cache is None or cache.service is not service:
+        is_reweighted = self.cluster.reweighted.pop(service.name, True) is None
+        if cache is None or cache.service is not service or is_reweighted:
             cache = CompileCache(service)
         taken, lost = self.cluster.taken, self.claims.lost_by(service.name)
         conditions = self.cluster.conditions_of(service.name)
@@ -300,6 +304,7 @@ class Compiler:
             mark_of=mark_of,
             conditions=conditions,
             peers=self.cluster.peers,
+            labels=self.cluster.labels,
         )
         if cache:  # not empty
             self._caches[service.name] = cache

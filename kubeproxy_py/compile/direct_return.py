@@ -26,7 +26,7 @@ from kubeproxy_py.compile.mark_numbers import MarkOwner
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, mark_server_spec
 from kubeproxy_py.compile.port_endpoints import PortEndpoints
-from kubeproxy_py.compile.settings import HANDED_ON_KINDS, HANDED_ON_PROTOCOLS, WEIGHTED_TWINS, Applied
+from kubeproxy_py.compile.settings import HANDED_ON_KINDS, HANDED_ON_PROTOCOLS, WEIGHTED_TWINS, Applied, SpecOf
 from kubeproxy_py.compile.topology import Backend, SelectionRule, selects_any
 from kubeproxy_py.model.conditions import can_set_aside
 from kubeproxy_py.model.flows import Destination
@@ -56,6 +56,7 @@ class HandingOn(Struct, frozen=True, gc=False):
     settings: Applied
     context: NodeContext
     peers: Peers
+    spec_of: SpecOf | None  # of endpoints
 
     @property
     def forwarding(self) -> DirectReturn:
@@ -134,7 +135,7 @@ def _nodes(
     port: FamilyPort, endpoints: PortEndpoints, there: list[Backend], handing_on: HandingOn
 ) -> dict[IP, RealServerSpec]:
     """Return the address of each other node that has endpoints, with its spec: endpoints set aside do not weigh."""
-    assigns = handing_on.settings.spec_of(handing_on.context)
+    assigns = handing_on.spec_of
     weights: dict[str, int] = {}
     for backend in there:
         weight = assigns(backend.endpoint).weight if assigns else 1

@@ -38,6 +38,7 @@ from kubeproxy_py.compile.topology import (
 )
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.conditions import NO_CONDITIONS, Conditions
+from kubeproxy_py.model.peers import Labels
 from kubeproxy_py.model.rows import Address, IpsetEntry, Rows, VirtualServer, VirtualServerSpec
 from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
 
@@ -53,6 +54,7 @@ def compile_service(  # noqa: PLR0913 - all that the rows of a Service depend on
     taken: Taken = NOTHING_TAKEN,
     lost: Container[VirtualServer] = (),
     conditions: Conditions = NO_CONDITIONS,
+    labels: Labels = {},  # noqa: B006 - never changed
 ) -> Rows:
     """Return the rows that *service* wants; none for one that is headless, ExternalName or another proxy's.
 
@@ -63,9 +65,10 @@ def compile_service(  # noqa: PLR0913 - all that the rows of a Service depend on
         taken: The addresses that are not to be bound.
         lost: The frontends that other Services hold.
         conditions: Of the endpoints.
+        labels: Those of nodes, for weights.
     """
     cache = CompileCache(service)
-    parts = compile_parts(service, slices, context, cache, taken=taken, lost=lost, conditions=conditions)
+    parts = compile_parts(service, slices, context, cache, taken=taken, lost=lost, conditions=conditions, labels=labels)
     return {key: spec for part in parts for key, spec in part.items()}
 
 
@@ -80,19 +83,22 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
     mark_of: MarkQuery = no_mark,
     conditions: Conditions = NO_CONDITIONS,
     peers: Peers = {},  # noqa: B006 - never changed
+    labels: Labels = {},  # noqa: B006 - never changed
 ) -> list[Rows]:
     """Return the rows of ``compile_service`` in parts.
 
     Parts of slices that did not change since *cache* was last used are the same dicts.  *cache* must have been created
-    for this *service* and this *context*.  *mark_of* is called for each Service port that needs a mark.  *peers*
-    are the nodes, for direct server return.
+    for this *service* and this *context*, and since the labels of nodes changed that its weights name.  *mark_of* is
+    called for each Service port that needs a mark.  *peers* are the nodes, for direct server return, and *labels*
+    those of nodes, for weights.
     """
     common: Rows = {}
     parts = [common]
     slices = list(slices)
     settings = applied(service, context)
     turn = turn_of(context.node_name, service.name)
-    make_rows = partial(real_servers, spec_of=settings.spec_of(context), turn=turn)
+    spec_of = settings.spec_of(context, labels)
+    make_rows = partial(real_servers, spec_of=spec_of, turn=turn)
     earlier: set[VirtualServer] = set()
     for port in family_ports(service, context, taken):
         # An externalIP of the node and a NodePort may make one frontend of two ports; then the earlier port has it.
@@ -117,7 +123,7 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
             common |= policy_rows
             parts += slice_parts
         if settings.direct_return:
-            handing_on = HandingOn(settings, context, peers)
+            handing_on = HandingOn(settings, context, peers, spec_of)
             direct_rows, *slice_parts = direct_return_parts(port, fronts, port_endpoints, mark_of, handing_on)
             common |= direct_rows
             parts += slice_parts

@@ -17,6 +17,7 @@ from kubeproxy_py.compile.frontends import Placement, external_local
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model.conditions import FULL_STEP, can_set_aside
 from kubeproxy_py.model.extensions import EXTENSIONS
+from kubeproxy_py.model.peers import Labels, weighed_labels
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec
 from kubeproxy_py.model.services import Endpoint, Service
@@ -73,15 +74,18 @@ class Applied(Struct, frozen=True, gc=False):
         netmask = _netmask(family, dict(self.prefixes).get(family, 0)) if self.prefixes else ""
         return VirtualServerSpec(self.scheduler, self.flags | persistent, self.persistence_s, netmask)
 
-    def spec_of(self, context: NodeContext) -> SpecOf | None:
-        """Return what returns the spec of each real server; None: all have the weight 1 and no limit."""
+    def spec_of(self, context: NodeContext, labels: Labels) -> SpecOf | None:
+        """Return what returns the spec of each real server; None: all have the weight 1 and no limit.
+
+        *labels* are those of all nodes.
+        """
         if not self.weights and not self.max_connections:
             return None
         matches = [(_MATCHES[one.key], one.name, one.weight) for one in self.weights]
         limit = self.max_connections
 
         def spec_of(endpoint: Endpoint) -> RealServerSpec:
-            weight = next((weight for fits, name, weight in matches if fits(endpoint, name, context)), 1)
+            weight = next((weight for fits, name, weight in matches if fits(endpoint, name, context, labels)), 1)
             return _real_server_spec(weight, limit)
 
         return spec_of
@@ -131,10 +135,12 @@ def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(name for name, flag in _FLAGS.items() if flags & flag)
 
 
-def setting_refusals(service: Service, context: NodeContext, placement: Placement) -> tuple[Refusal, ...]:
+def setting_refusals(
+    service: Service, context: NodeContext, placement: Placement, peers_refused: str = ""
+) -> tuple[Refusal, ...]:
     """Return the settings of *service* that are ignored on the node *context*.
 
-    *placement* has the decisions for its addresses.
+    *placement* has the decisions for its addresses; *peers_refused* says why no Node is known of all nodes.
     """
     settings = service.settings
     if settings is NO_SETTINGS or service.proxy_name is not None:  # nearly always; another proxy's
@@ -142,6 +148,8 @@ def setting_refusals(service: Service, context: NodeContext, placement: Placemen
     if placement:
         here = applied(service, context)
         problems = here.problems + _unbound_problems(settings, here.direct_return, placement)
+        if peers_refused:
+            problems += _peer_problems(service, here, peers_refused)
     else:
         problems = settings.problems + _not_served_problems(service)
     return tuple(
@@ -175,6 +183,19 @@ def _unbound_problems(
     addresses = ", ".join(dict.fromkeys(one.address for one in concerned))
     message = f"has no effect at addresses that a machine has ({addresses})"
     return _problems(settings, ("dsr",), message, "give the Service an address that no machine has")
+
+
+def _peer_problems(service: Service, here: Applied, why: str) -> tuple[SettingProblem, ...]:
+    """Return what of the settings in force *here* is ignored because the API server refuses to list Nodes: *why*."""
+    hint = "let the role list and watch nodes, all of them"
+    found: tuple[SettingProblem, ...] = ()
+    if here.weights and any(weighed_labels(service)):
+        message = f"weights by label need all Nodes, which the API server refuses: {why}"
+        found += _problems(service.settings, ("weights",), message, hint)
+    if here.direct_return:
+        message = f"needs the addresses of all Nodes, which the API server refuses: {why}"
+        found += _problems(service.settings, ("dsr",), message, hint)
+    return found
 
 
 def _scheduler_and_weights(
@@ -297,13 +318,14 @@ def _problems(settings: ServiceSettings, names: Collection[str], message: str, h
     )
 
 
-_MATCHES: Mapping[WeightKey, Callable[[Endpoint, str, NodeContext], bool]] = {
-    "address": lambda endpoint, name, _: endpoint.address == name,
-    "node": lambda endpoint, name, _: endpoint.node == name,
-    "own-node": lambda endpoint, _, context: endpoint.node == context.node_name != "",
-    "zone": lambda endpoint, name, _: endpoint.zone == name,
-    "own-zone": lambda endpoint, _, context: endpoint.zone == context.zone != "",
-    "others": lambda _endpoint, _name, _context: True,
+_MATCHES: Mapping[WeightKey, Callable[[Endpoint, str, NodeContext, Labels], bool]] = {
+    "address": lambda endpoint, name, _context, _labels: endpoint.address == name,
+    "node": lambda endpoint, name, _context, _labels: endpoint.node == name,
+    "own-node": lambda endpoint, _name, context, _labels: endpoint.node == context.node_name != "",
+    "label": lambda endpoint, name, _context, labels: name in labels.get(endpoint.node, ()),
+    "zone": lambda endpoint, name, _context, _labels: endpoint.zone == name,
+    "own-zone": lambda endpoint, _name, context, _labels: endpoint.zone == context.zone != "",
+    "others": lambda _endpoint, _name, _context, _labels: True,
 }
 
 

@@ -16,7 +16,15 @@ from msgspec import Struct
 
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps
-from kubeproxy_py.model.events import Event, NodeUpserted, PeerUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
+from kubeproxy_py.model.events import (
+    Event,
+    NodeUpserted,
+    PeersRefused,
+    PeerUpserted,
+    ServiceUpserted,
+    SliceUpserted,
+    TakenAddresses,
+)
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import EndpointSlice, Service
@@ -38,6 +46,7 @@ class _Head(Struct, array_like=True, gc=False):
     failures: tuple[EndpointFailures, ...]  # what the agent observed of endpoints, on which weights depend
     steps: tuple[EndpointSteps, ...]
     peers: tuple[PeerUpserted, ...]
+    peers_refused: str
 
 
 class _Batch(Struct, array_like=True, gc=False):
@@ -56,14 +65,28 @@ def encode_objects(snapshot: Snapshot) -> Iterator[bytes]:
     conditions = snapshot.conditions.items()
     failures = tuple(EndpointFailures(name, one.failures) for name, one in conditions if one.failures)
     steps = tuple(EndpointSteps(name, one.steps) for name, one in conditions if one.steps)
-    peers = tuple(PeerUpserted(name, addresses) for name, addresses in snapshot.peers.items())
-    head = _Head(about.version, about.saved_s, snapshot.node, snapshot.taken, about.rejected, failures, steps, peers)
+    head = _Head(
+        about.version,
+        about.saved_s,
+        snapshot.node,
+        snapshot.taken,
+        about.rejected,
+        failures,
+        steps,
+        tuple(_peers(snapshot)),
+        snapshot.peers_refused,
+    )
     yield _framed(head)
     services = iter(snapshot.services.values())
     slices = (part for parts in snapshot.slices.values() for part in parts)
     while (batch := _Batch(tuple(islice(services, _BATCH)), tuple(islice(slices, _BATCH)))) != _END:
         yield _framed(batch)
     yield _framed(_END)
+
+
+def _peers(snapshot: Snapshot) -> Iterator[PeerUpserted]:
+    for name in {**snapshot.peers, **snapshot.labels}:
+        yield PeerUpserted(name, snapshot.peers.get(name, ()), snapshot.labels.get(name, ()))
 
 
 _END = _Batch((), ())
@@ -99,6 +122,7 @@ def decode_objects(content: bytes, version: str) -> list[Event]:
         *head.failures,
         *head.steps,
         *head.peers,
+        *([PeersRefused(head.peers_refused)] if head.peers_refused else ()),
     ]
 
 

@@ -20,6 +20,7 @@ from kubeproxy_py.kernel import Scope
 from kubeproxy_py.model.conditions import Conditions
 from kubeproxy_py.model.events import Feed, TakenAddresses
 from kubeproxy_py.model.node import HostAddress, Node
+from kubeproxy_py.model.peers import Labels
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.progress import Drain, RetryState
 from kubeproxy_py.model.rows import Key, RealServer, Rows, Spec, VirtualServer
@@ -136,6 +137,8 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
     host_addresses: tuple[HostAddress, ...] = ()
     taken: tuple[TakenAddresses, ...] = ()  # what is known to be another machine's, besides endpoints
     peers: dict[str, tuple[IP, ...]] = {}
+    labels: Labels = {}  # of nodes, of the keys that weights name
+    peers_refused: str = ""  # why nothing is known of all nodes
     services: Mapping[ServiceName, Service] = {}
     slices: Mapping[ServiceName, tuple[EndpointSlice, ...]] = {}  # of each Service, in no order
     claims: Claims  # which Service has each frontend, and who else asks for it

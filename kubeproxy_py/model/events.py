@@ -19,7 +19,7 @@ from kubeproxy_py.net import IP, SocketAddress
 Feed = Literal["services", "slices", "node", "peers"]
 """The kinds of object of a source; nothing is programmed before the initial list of each was received.
 
-Peers, all nodes of the cluster, are read only while direct server return needs them.
+Peers, all nodes of the cluster, are read only while some Service needs them (model/peers.py).
 """
 
 
@@ -61,16 +61,23 @@ class NodeDeleted(Struct, frozen=True, gc=False):
 
 
 class PeerUpserted(Struct, frozen=True, gc=False):
-    """A node of the cluster, this one or another, was added, or has other addresses; see Node for their order."""
+    """A node of the cluster, this one or another, was added, or has other addresses or labels; see Node for both."""
 
     name: str
     addresses: tuple[IP, ...]
+    labels: tuple[str, ...] = ()
 
 
 class PeerDeleted(Struct, frozen=True, gc=False):
-    """A node of the cluster was deleted, or its addresses are not read any more."""
+    """A node of the cluster was deleted, or nodes are not read any more."""
 
     name: str
+
+
+class PeersRefused(Struct, frozen=True, gc=False):
+    """The API server refuses to list the nodes of the cluster, nothing of which is known; or does not any more."""
+
+    reason: str  # what it answers; "": it lists them
 
 
 class HostAddresses(Struct, frozen=True, gc=False):
@@ -120,6 +127,7 @@ ObjectEvent = (
     | NodeDeleted
     | PeerUpserted
     | PeerDeleted
+    | PeersRefused
     | HostAddresses
     | TakenAddresses
     | EndpointFailures

@@ -13,6 +13,7 @@ class Node(Struct, frozen=True, gc=False):
     addresses: tuple[IP, ...] = ()  # all InternalIPs, then all ExternalIPs: kube-proxy's order of preference
     pod_cidrs: tuple[CIDR, ...] = ()
     being_deleted: bool = False  # deletionTimestamp, or the taint ToBeDeletedByClusterAutoscaler
+    labels: tuple[str, ...] = ()  # of a peer: "key=value" of those that are needed (model/peers.py), in order
 
 
 class HostAddress(Struct, frozen=True, gc=False, order=True):

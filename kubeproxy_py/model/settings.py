@@ -11,8 +11,11 @@ from msgspec import Struct
 
 from kubeproxy_py.net import Family
 
-WeightKey = Literal["address", "node", "own-node", "zone", "own-zone", "others"]
-"""What a weight belongs to; the first of this order that an endpoint fits decides its weight."""
+WeightKey = Literal["address", "node", "own-node", "label", "zone", "own-zone", "others"]
+"""What a weight belongs to; the first of this order that an endpoint fits decides its weight.
+
+Of several labels, the one that was written first does.
+"""
 
 HealthCheck = Literal["none", "tcp"]
 
@@ -24,7 +27,7 @@ class Weight(Struct, frozen=True, gc=False):
     """The weight of the endpoints that *key* and *name* select."""
 
     key: WeightKey
-    name: str  # of the zone or node, or the address; "" for the others
+    name: str  # of the zone or node, the address, or the label of the node (key=value); "" for the others
     weight: int  # 1 to 65535
 
 

@@ -22,6 +22,7 @@ from kubeproxy_py.diagnose.snapshot import Activity, ActualRows, Snapshot
 from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, Scope, read_scopes
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
+from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.rows import Address, Key, RealServer, Rows
@@ -45,7 +46,7 @@ from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_
 from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
 
 PEERS_WAIT_S = 5.0
-"""How long the first sync waits for the addresses of all nodes, if they are needed."""
+"""How long the first sync waits for the list of all nodes, if it is needed."""
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Agent:
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
         on_disputed: Called with rows that drift again each time after they were repaired.
-        watch_peers: Called with whether the addresses of all nodes are needed, when that changes.
+        watch_peers: Called with what is needed of all nodes, when that changes.
         on_marks: Called whenever the marks of the kernel are read, with the scopes that are suspect.
     """
 
@@ -106,7 +107,7 @@ class Agent:
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
         on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
         on_marks: Callable[[Collection[Scope]], None] = lambda _suspects: None,
-        watch_peers: Callable[[bool], None] | None = None,
+        watch_peers: Callable[[PeerNeeds], None] | None = None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -115,7 +116,7 @@ class Agent:
         node_addresses = self._node_addresses if keep_foreign else None
         self.state = ActualState(compiler.desired, draining, exclude, node_addresses, mark_range)
         self._watch_peers = watch_peers
-        self._needs_peers = False  # as it was said last
+        self._peer_needs = NO_NEEDS  # as they were said last
         self._peers_due_s = NEVER  # when they are not waited for any more
         self._clock = clock
         self._timing = timing
@@ -161,12 +162,12 @@ class Agent:
     def _ask_for_peers(self, now_s: float) -> None:
         """Have peers read if they are needed, and wait for them before the first sync, but not for ever.
 
-        Without them what was handed on before would be taken back for a moment.
+        Without them what was handed on before would be taken back for a moment, and weights would change and return.
         """
-        needs = self.compiler.needs_peers
-        if needs == self._needs_peers or not self._watch_peers:
+        needs = self.compiler.peer_needs
+        if needs == self._peer_needs or not self._watch_peers:
             return
-        self._needs_peers = needs
+        self._peer_needs = needs
         self._watch_peers(needs)
         if needs and not self.state.is_adopted:
             self.awaited.add("peers")
@@ -274,6 +275,8 @@ class Agent:
             host_addresses=cluster.addresses,
             taken=cluster.taken.reports(),
             peers=cluster.peers.copy(),
+            labels=cluster.labels.copy(),
+            peers_refused=cluster.peers_refused,
             services=cluster.services.copy(),
             slices=cluster.all_slices(),
             claims=claims,

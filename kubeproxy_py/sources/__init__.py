@@ -10,6 +10,7 @@ from typing import Protocol
 
 from kubeproxy_py.hinted_error import HintedError
 from kubeproxy_py.model.events import Event, Feed
+from kubeproxy_py.model.peers import PeerNeeds
 from kubeproxy_py.model.problem import Problem
 
 
@@ -55,8 +56,11 @@ class Source(Protocol):
             SourceError: The objects cannot be listed in time.
         """
 
-    def watch_peers(self, *, wanted: bool) -> None:
-        """Read the Nodes of all nodes while they are *wanted*, and emit the events of peers; does not block."""
+    def watch_peers(self, needs: PeerNeeds) -> None:
+        """Read the Nodes of all nodes while anything of them is needed, and emit the events of peers; does not block.
+
+        Other *needs* replace the last ones, and what is known stays until the Nodes were read for them.
+        """
 
     def rejected(self) -> tuple[Problem, ...]:
         """Return why objects are not used as they are now; any thread may call it."""

@@ -2,9 +2,10 @@
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from kubeproxy_py.model.events import Event, Feed, ServiceUpserted, Synced
+from kubeproxy_py.model.events import Event, Feed, PeersRefused, ServiceUpserted, Synced
+from kubeproxy_py.model.peers import PeerNeeds, needs_of
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, Source, SourceError
 
@@ -37,10 +38,12 @@ def read_initial_snapshot(
             if len(problems) < len(batch):
                 end_s = time.monotonic() + timeout_s
             waiting -= {event.feed for event in batch if isinstance(event, Synced)}
-            if not waiting and not asks_for_peers and any(map(_needs_peers, events)):
+            if any(isinstance(event, PeersRefused) and event.reason for event in batch):
+                waiting.discard("peers")  # all else goes on without them, as an agent does
+            elif not waiting and not asks_for_peers and (needs := peer_needs(events)):
                 asks_for_peers = True
                 waiting.add("peers")
-                source.watch_peers(wanted=True)
+                source.watch_peers(needs)
     except queue.Empty:
         problems = [event for event in events if isinstance(event, Problem)]
         lists = ", ".join(sorted(waiting))
@@ -51,6 +54,6 @@ def read_initial_snapshot(
     return events
 
 
-def _needs_peers(event: Event) -> bool:
-    """Return whether *event* is that of a Service that asks for direct server return."""
-    return isinstance(event, ServiceUpserted) and bool(event.service.settings.direct_return)
+def peer_needs(events: Iterable[Event]) -> PeerNeeds:
+    """Return what the Services of *events* need of all nodes."""
+    return needs_of(event.service for event in events if isinstance(event, ServiceUpserted))

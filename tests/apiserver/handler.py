@@ -95,8 +95,10 @@ class Handler(BaseHTTPRequestHandler):
         if scheme.lower() != "bearer" or token not in tokens:
             raise StatusError(401, "Unauthorized", "Unauthorized")
 
-    def _authorize(self, verb: str, api_type: ApiType) -> None:
-        if (verb, api_type.plural) in self.server.faults.forbidden:
+    def _authorize(self, verb: str, api_type: ApiType, field_selector: str | None = None) -> None:
+        faults = self.server.faults
+        names_none = field_selector is not None and "metadata.name=" not in field_selector
+        if (verb, api_type.plural) in faults.forbidden or (names_none and api_type.plural in faults.named_only):
             message = f'{api_type.plural} is forbidden: User "test" cannot {verb} resource "{api_type.plural}"'
             raise StatusError(403, "Forbidden", message)
 
@@ -171,10 +173,10 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
         selects = self._selects(api_type, namespace, query)
         if query.get("watch") in ("true", "1"):
-            self._authorize("watch", api_type)
+            self._authorize("watch", api_type, query.get("fieldSelector", ""))
             self._watch(api_type, query, selects)
         else:
-            self._authorize("list", api_type)
+            self._authorize("list", api_type, query.get("fieldSelector", ""))
             self._list(api_type, query, selects)
 
     def _selects(self, api_type: ApiType, namespace: str | None, query: dict[str, str]) -> Selects:

@@ -33,6 +33,9 @@ class Faults:
     unsupported_field_selectors: frozenset[str] = frozenset()  # fields rejected in selectors
     expire_after_pages: int | None = None  # continuations expire (410) after so many pages
     forbidden: set[tuple[str, str]] = field(default_factory=set)  # verb and type (plural); not for get and delete
+    named_only: set[str] = field(
+        default_factory=set
+    )  # types (plural) whose lists and watches are of one name, or refused
     terminating_namespaces: set[str] = field(default_factory=set)  # namespaces in which nothing can be created
     next_responses: list[tuple[int, dict[str, str], Json]] = field(
         default_factory=list

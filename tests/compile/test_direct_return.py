@@ -143,7 +143,7 @@ def test_what_was_handed_on_is_not_marked_and_keeps_its_mark_on_the_way() -> Non
 
 def test_peers_decide_who_is_handed_on_to() -> None:
     made = compiler(handed_on(), NEAR, FAR, peers=False)
-    assert made.needs_peers
+    assert made.peer_needs
     assert not entries(made.desired.rows)
     made.handle_event(PeerUpserted(THERE, (PEER,)))
     made.compile()
@@ -160,7 +160,7 @@ def test_peers_decide_who_is_handed_on_to() -> None:
 def test_a_peer_changes_nothing_without_such_a_service() -> None:
     made = compiler(handed_on(""), *ALL)
     made.handle_event(PeerUpserted(THIRD, ("192.168.3.13",)))
-    assert not made.needs_peers
+    assert not made.peer_needs
     assert not made.has_work()
 
 

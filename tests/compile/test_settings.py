@@ -3,13 +3,22 @@
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.compile.frontends import place
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import compile_service
 from kubeproxy_py.compile.settings import setting_refusals
-from kubeproxy_py.model.events import ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import (
+    PeerDeleted,
+    PeersRefused,
+    PeerUpserted,
+    ServiceDeleted,
+    ServiceUpserted,
+    SliceUpserted,
+)
+from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.model.refusal import SETTING_IGNORED
 from kubeproxy_py.model.rows import (
     FLAG_PERSISTENT,
@@ -21,7 +30,7 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
-from kubeproxy_py.model.services import Service, ServicePort
+from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
 from kubeproxy_py.model.settings import NO_SETTINGS
 from kubeproxy_py.net import Protocol
 from kubeproxy_py.sources.decode.settings import PREFIX, read_settings
@@ -135,6 +144,116 @@ def test_weights_are_by_the_most_specific_key() -> None:
     assert weights({"weights": "others=2, own-zone=10, own-node=20"}) == [20, 10, 2, 2]
     assert weights({"weights": "own-node=20, node/node-a=7, address/10.244.1.5=9, zone/zone-a=5"}) == [9, 5, 1, 1]
     assert weights({"weights": "own-zone=10, own-node=10"}, node_context(node_name="", zone="")) == [1, 1, 1, 1]
+
+
+def with_labels(annotations: dict[str, str], *slices: EndpointSlice, **labels: str) -> Compiler:
+    """Return a compiler of shop/web with *annotations*, where node-a, written as node_a, has the label *labels*."""
+    made = Compiler(lambda _node, _addresses: node_context())
+    made.handle_event(ServiceUpserted(annotated(annotations)))
+    for each in slices or (endpoint_slice(endpoints=ENDPOINTS),):
+        made.handle_event(SliceUpserted(each))
+    for node, label in labels.items():
+        made.handle_event(peer(node.replace("_", "-"), label))
+    made.compile()
+    return made
+
+
+def peer(node: str, *labels: str) -> PeerUpserted:
+    return PeerUpserted(node, (), labels)
+
+
+def weights_in(made: Compiler) -> list[int]:
+    specs = [made.desired.rows[RealServer(SERVER, each.address, 8080)] for each in ENDPOINTS]
+    return [spec.weight for spec in specs if isinstance(spec, RealServerSpec)]
+
+
+def test_weights_by_label_are_those_of_the_nodes_that_have_it() -> None:
+    """node-a, node-b and node-c have an endpoint each, and one endpoint has no node."""
+    labels = {"node_a": "pool=large", "node_c": "pool=old"}
+    assert weights_in(with_labels({"weights": "pool=large:4, pool=old:2"}, **labels)) == [4, 1, 2, 1]
+    assert weights_in(with_labels({"weights": "pool=large:4, others=7"}, **labels)) == [4, 7, 7, 7]
+    assert weights_in(with_labels({"weights": "pool=lar:4"}, **labels)) == [1, 1, 1, 1]
+    assert weights_in(with_labels({"weights": "pool=large:4"})) == [1, 1, 1, 1], "no Node is known"
+
+
+def test_weight_by_label_yields_to_node_and_goes_before_zone() -> None:
+    labels = {"node_a": "pool=large", "node_b": "pool=large", "node_c": "pool=large"}
+    text = "zone/zone-a=2, own-zone=3, pool=large:5, node/node-b=7, others=9"
+    assert weights_in(with_labels({"weights": text}, **labels)) == [5, 7, 5, 9]
+    assert weights_in(with_labels({"weights": f"own-node=6, {text}"}, **labels)) == [6, 7, 5, 9]
+
+
+def test_of_several_labels_of_a_node_the_one_written_first_counts() -> None:
+    for text, weight in (("pool=large:4, disk=ssd:2", 4), ("disk=ssd:2, pool=large:4", 2)):
+        made = with_labels({"weights": text})
+        made.handle_event(peer(THERE, "disk=ssd", "pool=large"))
+        made.compile()
+        assert weights_in(made) == [1, weight, 1, 1]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_label_that_changes_compiles_the_services_that_name_it_and_have_endpoints_there(number: int) -> None:
+    """Also where the endpoints are in several slices, which are cached."""
+    slices = [endpoint_slice(endpoints=ENDPOINTS[:2]), endpoint_slice(endpoints=ENDPOINTS[2:], suffix="2")]
+    made = with_labels({"weights": "pool=large:4"}, *(slices if number == 2 else ()))
+    others = {"zones": "zone/zone-a=3", "disks": "disk=ssd:3", "far": "pool=large:3", "plain": ""}
+    for index, (base, text) in enumerate(others.items()):
+        given = annotated({"weights": text} if text else {})
+        made.handle_event(ServiceUpserted(replace(given, name=name(base), cluster_ips=(f"10.96.1.{index}",))))
+        on = "node-z" if base == "far" else THERE
+        made.handle_event(SliceUpserted(endpoint_slice(base, [endpoint(f"10.244.9.{index}", on)])))
+    made.compile()
+    for event in (peer(THERE), peer(THERE, "zone=x"), peer("node-y", "pool=large")):
+        made.handle_event(event)
+        assert not made.has_work(), event
+    made.handle_event(peer(THERE, "pool=large"))
+    assert list(made.cluster.dirty) == [name("web")]
+    made.compile()
+    assert weights_in(made) == [1, 4, 1, 1]
+    made.handle_event(PeerUpserted(THERE, ("192.168.3.11",), ("pool=large",)))
+    assert not made.has_work(), "an address of a node"
+    made.handle_event(PeerDeleted(THERE))
+    assert list(made.cluster.dirty) == [name("web")]
+    made.compile()
+    assert weights_in(made) == [1, 1, 1, 1]
+
+
+def test_nodes_are_needed_while_the_weights_of_a_served_service_name_a_label() -> None:
+    made = with_labels({"weights": "pool=large:4, pool=old:2, a.b/disk=:3, zone/zone-a=2"})
+    assert made.peer_needs == PeerNeeds(labels=frozenset({"pool", "a.b/disk"}))
+    made.handle_event(ServiceUpserted(annotated({"weights": "pool=new:4"})))
+    assert made.peer_needs == PeerNeeds(labels=frozenset({"pool"}))
+    for given in (
+        annotated({"weights": "zone/zone-a=2"}),
+        annotated({"weights": "pool=new:4"}, proxy_name="other"),
+        replace(annotated({"weights": "pool=new:4"}), cluster_ips=()),
+    ):
+        made.handle_event(ServiceUpserted(annotated({"weights": "pool=new:4"})))
+        made.handle_event(ServiceUpserted(given))
+        assert made.peer_needs == NO_NEEDS
+    made.handle_event(ServiceUpserted(annotated({"weights": "pool=new:4"})))
+    made.handle_event(ServiceDeleted(name("web")))
+    assert not made.peer_needs
+
+
+def test_server_that_refuses_nodes_is_named_for_the_services_that_need_them_until_it_lists_them() -> None:
+    made = with_labels({"weights": "pool=large:4, zone/zone-a=2"})
+    other = replace(annotated({"weights": "zone/zone-a=2"}), name=name("other"), cluster_ips=("10.96.1.1",))
+    made.handle_event(ServiceUpserted(other))
+    made.compile()
+    made.handle_event(PeersRefused("nodes is forbidden"))
+    made.compile()
+    (refusal,) = made.refusals
+    assert (refusal.reason, refusal.service) == (SETTING_IGNORED, name("web"))
+    assert refusal.subject == f"{PREFIX}weights=pool=large:4, zone/zone-a=2"
+    assert refusal.message == (
+        "weights by label need all Nodes, which the API server refuses: nodes is forbidden; ignored"
+    )
+    assert refusal.hint == "let the role list and watch nodes, all of them"
+    assert weights_in(made) == [2, 2, 1, 1], "the other weights"
+    made.handle_event(PeersRefused(""))
+    made.compile()
+    assert not [*made.refusals]
 
 
 @pytest.mark.parametrize(

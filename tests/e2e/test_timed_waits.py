@@ -23,6 +23,7 @@ from kubeproxy_py.events import poster
 from kubeproxy_py.events.recorder import Recorder
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import Event
+from kubeproxy_py.model.peers import PeerNeeds
 from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.loop import Loop
 from kubeproxy_py.sources import EventHandler, SourceError, initial_snapshot
@@ -72,7 +73,7 @@ class SilentSource:
     def read_once(self, _timeout_s: float, _on_problem: object) -> list[Event]:
         return []
 
-    def watch_peers(self, *, wanted: bool) -> None:
+    def watch_peers(self, needs: PeerNeeds) -> None:
         """Read nothing."""
 
     @staticmethod

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from kubeproxy_py.model.events import Event, Synced
+from kubeproxy_py.model.peers import PeerNeeds
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, EventHandler, SourceError
 from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
@@ -34,7 +35,7 @@ class SlowSource:
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
         return read_initial_snapshot(self, timeout_s, on_problem)
 
-    def watch_peers(self, *, wanted: bool) -> None:
+    def watch_peers(self, needs: PeerNeeds) -> None:
         """No Service asks for them."""
 
     def rejected(self) -> tuple[Problem, ...]:

@@ -20,6 +20,7 @@ from kubeproxy_py.model.events import (
     Event,
     NodeUpserted,
     PeerDeleted,
+    PeersRefused,
     PeerUpserted,
     ServiceDeleted,
     ServiceUpserted,
@@ -27,6 +28,7 @@ from kubeproxy_py.model.events import (
     SliceUpserted,
     Synced,
 )
+from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, SourceError
 from kubeproxy_py.sources.client_metrics import ClientMetrics
@@ -949,6 +951,8 @@ def test_settings_of_a_service_are_read_by_lists_and_watches(
 
 # Peers
 
+ADDRESSES = PeerNeeds(addresses=True)
+
 
 def of_peers(event_log: EventLog) -> list[PeerUpserted | PeerDeleted]:
     return [event for _, event in event_log.events if isinstance(event, PeerUpserted | PeerDeleted)]
@@ -960,14 +964,136 @@ def test_all_nodes_are_watched_while_they_are_wanted(server: ApiServer, start_so
     started = start_source(master=server.url)
     event_log.wait_for_synced(*FEEDS)
     assert not of_peers(event_log)
-    started.watch_peers(wanted=True)
+    started.watch_peers(ADDRESSES)
     event_log.wait_for_synced("peers")
     assert {event.name for event in of_peers(event_log)} == {"node-a", "node-b"}
     server.apply(node("node-c"))
     wait_until(lambda: any(event.name == "node-c" for event in of_peers(event_log)))
     before = len(event_log.events)
-    started.watch_peers(wanted=False)
+    started.watch_peers(NO_NEEDS)
     ended = {event.name for _, event in event_log.events[before:] if isinstance(event, PeerDeleted)}
     assert ended == {"node-a", "node-b", "node-c"}
-    started.watch_peers(wanted=True)
+    started.watch_peers(ADDRESSES)
     wait_until(lambda: sum(isinstance(event, PeerUpserted) for event in of_peers(event_log)) == 6)
+
+
+def labelled(name: str, labels: dict[str, str], **parts: Any) -> dict[str, Any]:
+    body = node(name)
+    return {**body, "metadata": {**body["metadata"], "labels": labels}, **parts}
+
+
+def labels_needed(*keys: str) -> PeerNeeds:
+    return PeerNeeds(labels=frozenset(keys))
+
+
+def nodes_requested(server: ApiServer) -> list[str]:
+    """The lists and watches of all Nodes."""
+    return [path for path in server.requests if path.startswith("/api/v1/nodes?") and "fieldSelector" not in path]
+
+
+def test_labels_that_are_needed_are_read_of_all_nodes_and_others_cause_no_event(
+    server: ApiServer, start_source: Any, event_log: EventLog
+) -> None:
+    for name in ("node-a", "node-b"):
+        server.apply(labelled(name, {"pool": "large", "other": "x"}))
+    started = start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    assert not nodes_requested(server)
+    started.watch_peers(labels_needed("pool", "disk"))
+    event_log.wait_for_synced("peers")
+    assert of_peers(event_log) == [PeerUpserted(name, (), ("pool=large",)) for name in ("node-a", "node-b")]
+    heartbeat = {"conditions": [{"type": "Ready", "lastHeartbeatTime": "2026-11-29T20:00:00Z"}]}
+    server.apply(labelled("node-b", {"pool": "large", "other": "y"}))
+    server.apply(labelled("node-b", {"pool": "large", "topology.kubernetes.io/zone": "z"}, status=heartbeat))
+    server.apply(labelled("node-b", {"pool": "large"}, spec={"podCIDR": "10.244.7.0/24"}))
+    server.apply(labelled("node-b", {"disk": "ssd"}))
+    wait_until(lambda: PeerUpserted("node-b", (), ("disk=ssd",)) in of_peers(event_log))
+    assert len(of_peers(event_log)) == 3, "only what is needed is an event"
+
+
+def test_other_labels_that_are_needed_are_listed_and_what_is_known_stays(
+    server: ApiServer, start_source: Any, event_log: EventLog
+) -> None:
+    for name in ("node-a", "node-b"):
+        server.apply(labelled(name, {"pool": "large", **({"disk": "ssd"} if name == "node-b" else {})}))
+    started = start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    started.watch_peers(labels_needed("pool"))
+    event_log.wait_for_synced("peers")
+    started.watch_peers(labels_needed("pool", "disk"))
+    wait_until(lambda: len(of_peers(event_log)) == 3)
+    assert of_peers(event_log)[2] == PeerUpserted("node-b", (), ("disk=ssd", "pool=large"))
+    requested = len(nodes_requested(server))
+    started.watch_peers(PeerNeeds(addresses=True, labels=frozenset({"disk"})))
+    server.apply(labelled("node-a", {"disk": "hdd", "pool": "large"}))
+    wait_until(lambda: PeerUpserted("node-a", (), ("disk=hdd",)) in of_peers(event_log))
+    assert len(nodes_requested(server)) == requested, "nothing new was needed"
+    started.watch_peers(NO_NEEDS)
+    assert of_peers(event_log)[-2:] == [PeerDeleted("node-a"), PeerDeleted("node-b")]
+
+
+def test_labels_needed_at_any_moment_are_read_in_the_end(
+    server: ApiServer, start_source: Any, event_log: EventLog
+) -> None:
+    """Needs change while a list is read, before a watch is open, and while it is."""
+    for number in range(20):
+        server.apply(labelled(f"node-{number}", {f"key-{each}": "x" for each in range(10)}))
+    started = start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    for number in range(10):
+        started.watch_peers(labels_needed(*(f"key-{each}" for each in range(number + 1))))
+        time.sleep(0.001 * number**2)
+    last = tuple(f"key-{each}=x" for each in range(10))
+    wait_until(lambda: {event.name for event in of_peers(event_log) if event_labels(event) == last} == NODES_20)
+    assert not any(isinstance(event, PeerDeleted) for event in of_peers(event_log))
+
+
+NODES_20 = {f"node-{number}" for number in range(20)}
+
+
+def event_labels(event: PeerUpserted | PeerDeleted) -> tuple[str, ...]:
+    return event.labels if isinstance(event, PeerUpserted) else ()
+
+
+def test_node_that_cannot_be_decoded_does_not_stop_the_others(
+    server: ApiServer, start_source: Any, event_log: EventLog
+) -> None:
+    server.apply(labelled("node-b", {"pool": "large"}, status={"addresses": 5}))
+    server.apply(labelled("node-c", {"pool": "large"}))
+    started = start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    started.watch_peers(labels_needed("pool"))
+    event_log.wait_for_synced("peers")
+    assert of_peers(event_log) == [PeerUpserted("node-c", (), ("pool=large",))]
+
+
+def test_nodes_that_the_server_refuses_are_an_event_until_it_lists_them(
+    server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_schedule, "REFUSED_MAX_S", 0.1)
+    server.apply(labelled("node-b", {"pool": "large"}))
+    started = start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    server.faults.named_only = {"nodes"}
+    started.watch_peers(labels_needed("pool"))
+    message = 'nodes is forbidden: User "test" cannot list resource "nodes"'
+    event_log.wait_for(lambda event: event == PeersRefused(message))
+    event_log.wait_for(lambda event: isinstance(event, Problem) and event.message == message)
+    server.faults.named_only = set()
+    event_log.wait_for(lambda event: event == PeersRefused(""))
+    event_log.wait_for(lambda event: event == PeerUpserted("node-b", (), ("pool=large",)))
+
+
+def test_command_goes_on_without_nodes_that_the_server_refuses(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_schedule, "REFUSED_MAX_S", 0.1)
+    server.apply(labelled("node-b", {"pool": "large"}))
+    server.apply(service("web", annotations={"kubeproxy-py.io/weights": "pool=large:3"}))
+
+    def read() -> list[Any]:
+        return read_initial_snapshot(KubeSource(None, server.url, "node-a"), timeout_s=PATIENCE_S)
+
+    assert PeerUpserted("node-b", (), ("pool=large",)) in read()
+    server.faults.named_only = {"nodes"}
+    assert any(isinstance(event, PeersRefused) and event.reason for event in read())

@@ -196,10 +196,10 @@ def test_thread_that_fails_is_started_again(
     source = ManifestSource(str(tmp_path), "node-a")
     poll, failures = source._folder.poll, iter([OSError("a bug"), RuntimeError("another")])
 
-    def fail_twice(complete: Any = None) -> Any:
+    def fail_twice(*arguments: Any) -> Any:
         if error := next(failures, None):
             raise error
-        return poll(complete)
+        return poll(*arguments)
 
     monkeypatch.setattr(source._folder, "poll", fail_twice)
     source.start(event_log)

@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from kubeproxy_py.model.events import (
     Event,
     NodeUpserted,
+    PeerDeleted,
+    PeerUpserted,
     ServiceDeleted,
     ServiceUpserted,
     SliceDeleted,
     SliceUpserted,
     Synced,
 )
+from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.model.services import ObjectName
 from kubeproxy_py.sources import SourceError
@@ -30,6 +33,8 @@ from kubeproxy_py.sources.manifests.folder import Folder
 from kubeproxy_py.sources.manifests.parse import parse_manifest
 from kubeproxy_py.sources.manifests.source import ManifestSource
 from tests.sources.manifest_objects import Json, endpoint_slice, node, service
+
+LABELS = {"pool": "large", "a.b/gpu": "", "other": "x"}
 
 
 def text_of(*documents: Json) -> str:
@@ -49,6 +54,8 @@ def summary(events: list[Event]) -> list[str]:
                 words.append(f"- {name}")
             case NodeUpserted(node):
                 words.append(f"+ node {node.name}")
+            case PeerUpserted(name):
+                words.append(f"+ peer {name}")
             case Synced(feed):
                 words.append(f"synced {feed}")
             case Problem():
@@ -118,12 +125,48 @@ def test_other_kinds_are_ignored_even_of_the_same_name(directory: Path) -> None:
     assert poll_new_source(directory) == ["+ shop/api 80"]
 
 
-def test_only_the_node_of_this_host_is_read(directory: Path) -> None:
-    (directory / "a.yaml").write_text(
-        text_of(node("node-b", labels={"topology.kubernetes.io/zone": 5}), node("node-a"))
-    )
-    assert "+ node node-a" in poll_new_source(directory)
-    assert not any("node-b" in words for words in poll_new_source(directory) if words.startswith("+"))
+def test_nodes_other_than_that_of_this_host_are_peers_only(directory: Path) -> None:
+    mistyped = node("node-b", labels={"topology.kubernetes.io/zone": 5})
+    (directory / "a.yaml").write_text(text_of(mistyped, node("node-a"), node("node-c")))
+    read = [words for words in poll_new_source(directory) if not words.startswith("!")]
+    assert read == ["+ node node-a", "+ peer node-a", "+ peer node-c"]
+
+
+def peers(source: ManifestSource) -> list[Event]:
+    return [event for event in source.poll() if not isinstance(event, NodeUpserted)]
+
+
+def test_labels_of_nodes_are_read_again_when_others_are_needed(directory: Path) -> None:
+    (directory / "nodes.yaml").write_text(text_of(*(node(name, labels=LABELS) for name in ("node-a", "node-b"))))
+    (directory / "web.yaml").write_text(text_of(service()))
+    source = folder(directory)
+    assert {event.labels for event in source.poll() if isinstance(event, PeerUpserted)} == {()}
+    for keys, labels in (({"pool", "none"}, ("pool=large",)), ({"a.b/gpu", "pool"}, ("a.b/gpu=", "pool=large"))):
+        source.watch_peers(PeerNeeds(labels=frozenset(keys)))
+        assert peers(source) == [PeerUpserted(name, (), labels) for name in ("node-a", "node-b")]
+        assert source.poll() == []
+    (directory / "nodes.yaml").write_text(text_of(node("node-a", labels={**LABELS, "other": "changed"})))
+    assert source.poll() == [PeerDeleted("node-b")]
+    source.watch_peers(NO_NEEDS)
+    assert peers(source) == [PeerUpserted("node-a", (), ())]
+
+
+def test_label_of_a_node_that_is_no_text_is_named_and_the_others_are_used(directory: Path) -> None:
+    (directory / "a.yaml").write_text(text_of(node("node-b", labels={"pool": 5, "disk": "ssd"})))
+    source = folder(directory)
+    source.poll()
+    source.watch_peers(PeerNeeds(labels=frozenset({"pool", "disk"})))
+    problem, upserted = source.poll()
+    assert upserted == PeerUpserted("node-b", (), ("disk=ssd",))
+    where = "a.yaml, document 1: Node node-b: metadata.labels[pool]"
+    assert str(problem) == f"{where}: is not text (put the value in quotes)"
+
+
+def test_read_once_reads_the_labels_that_the_weights_of_its_services_name(directory: Path) -> None:
+    weighted = service()
+    weighted["metadata"]["annotations"] = {"kubeproxy-py.io/weights": "pool=large:3"}
+    (directory / "a.yaml").write_text(text_of(node("node-b", labels=LABELS), weighted))
+    assert PeerUpserted("node-b", (), ("pool=large",)) in folder(directory).read_once(0.0, lambda _problem: None)
 
 
 def test_missing_namespace_is_default(directory: Path) -> None:
@@ -810,10 +853,10 @@ def test_file_that_brings_out_a_bug_keeps_its_objects_and_others_are_read(
 ) -> None:
     parse = parse_manifest
 
-    def fail_for_one(name: str, body: bytes, node_name: str) -> Any:
+    def fail_for_one(name: str, body: bytes, *others: Any) -> Any:
         if name == "a.json" and b"81" in body:
             raise RuntimeError("a bug")
-        return parse(name, body, node_name)
+        return parse(name, body, *others)
 
     monkeypatch.setattr(folder_module, "parse_manifest", fail_for_one)
     folder = Folder(str(tmp_path), "node-a")

@@ -24,6 +24,7 @@ from kubeproxy_py.model.events import (
     TakenAddresses,
 )
 from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.sources import FEEDS
 from kubeproxy_py.sources.client_metrics import ClientMetrics
 from kubeproxy_py.sources.kubernetes import reachability, retry_schedule, saved_objects, source
@@ -38,6 +39,7 @@ from tests.apiserver.objects import endpoint_slice, kubeconfig, node, service
 from tests.sources.conftest import PATIENCE_S, EventLog, wait_until
 
 _WEEK_S = 7 * 86400.0
+ADDRESSES = PeerNeeds(addresses=True)
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +135,12 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 def objects_in(folder: StateFolder) -> Objects:
     content = folder.read()
     return decode(content).objects if content else {}
+
+
+def labels_in(folder: StateFolder) -> dict[str, tuple[str, ...]]:
+    """The labels of the Nodes in the file."""
+    nodes = [one for values in objects_in(folder).values() for one in values if isinstance(one, Node)]
+    return {node.name: node.labels for node in nodes}
 
 
 def names_in(folder: StateFolder) -> set[str]:
@@ -236,7 +244,7 @@ def test_addresses_of_other_nodes_are_saved_and_served_while_they_are_wanted(
     for number in range(3):
         server.apply(with_address(f"node-{'abc'[number]}", f"192.168.3.1{number}"))
     agent = start_agent()
-    agent.source.watch_peers(wanted=True)
+    agent.source.watch_peers(ADDRESSES)
     wait_until(lambda: names_in(folder) == {"node-a", "node-b", "node-c"})
     saved_nodes = {name.name: values for (kind, name), values in objects_in(folder).items() if kind == "Node"}
     assert saved_nodes["node-b"] == (Node("node-b", addresses=("192.168.3.11",)),)
@@ -248,14 +256,15 @@ def test_addresses_of_other_nodes_are_saved_and_served_while_they_are_wanted(
     saved_s = offline.wait_for_saved()
     assert [event.node.name for event in offline.events if isinstance(event, NodeUpserted)] == ["node-a"]
     assert not peers_of(offline)
-    offline.source.watch_peers(wanted=True)
+    offline.source.watch_peers(ADDRESSES)
     assert offline.wait_for_saved("peers") == saved_s
     assert peers_of(offline) == [
+        PeerUpserted("node-a", ("192.168.3.10",)),
         PeerUpserted("node-b", ("192.168.3.11",)),
         PeerUpserted("node-c", ("192.168.3.12",)),
     ]
-    offline.source.watch_peers(wanted=False)
-    assert peers_of(offline)[2:] == [PeerDeleted("node-b"), PeerDeleted("node-c")]
+    offline.source.watch_peers(NO_NEEDS)
+    assert peers_of(offline)[3:] == [PeerDeleted("node-a"), PeerDeleted("node-b"), PeerDeleted("node-c")]
 
 
 def test_server_that_answers_again_changes_only_those_other_nodes_that_differ(
@@ -264,14 +273,14 @@ def test_server_that_answers_again_changes_only_those_other_nodes_that_differ(
     for number in (1, 2, 3):
         server.apply(with_address(f"node-{'abcd'[number]}", f"192.168.3.1{number}"))
     agent = start_agent()
-    agent.source.watch_peers(wanted=True)
+    agent.source.watch_peers(ADDRESSES)
     wait_until(lambda: names_in(folder) == {"node-b", "node-c", "node-d"})
     agent.source.stop()
     server.stop()
 
     offline = start_agent()
     offline.wait_for_saved()
-    offline.source.watch_peers(wanted=True)
+    offline.source.watch_peers(ADDRESSES)
     offline.wait_for_saved("peers")
     offline.forget()
     again = ApiServer(server.server_address[1])
@@ -283,7 +292,7 @@ def test_server_that_answers_again_changes_only_those_other_nodes_that_differ(
         assert not any(isinstance(event, PeerDeleted) for event in offline.events)
         assert PeerUpserted("node-d", ("192.168.3.13",)) not in peers_of(offline)
         wait_until(lambda: offline.source.saved_s() is None)
-        offline.source.watch_peers(wanted=False)
+        offline.source.watch_peers(NO_NEEDS)
         wait_until(lambda: names_in(folder) == set())
     finally:
         offline.source.stop()
@@ -297,8 +306,43 @@ def test_so_many_other_nodes_are_saved(
     for name in ("node-a", "node-d", "node-c", "node-b"):
         server.apply(with_address(name, "192.168.3.10"))
     agent = start_agent()
-    agent.source.watch_peers(wanted=True)
+    agent.source.watch_peers(ADDRESSES)
     wait_until(lambda: names_in(folder) == {"node-a", "node-b", "node-c"})
+
+
+def test_labels_of_nodes_are_saved_also_of_this_one_and_do_not_change_when_the_server_answers(
+    server: ApiServer, start_agent: Callable[..., Agent], folder: StateFolder
+) -> None:
+    needs = PeerNeeds(labels=frozenset({"pool", "disk"}))
+    for name in ("node-a", "node-b"):
+        body = with_address(name, "192.168.3.10")
+        body["metadata"]["labels"] |= {"pool": "large", "secret": "x"}
+        server.apply(body)
+    agent = start_agent()
+    agent.source.watch_peers(needs)
+    wait_until(lambda: labels_in(folder) == {"node-a": ("pool=large",), "node-b": ("pool=large",)})
+    agent.source.stop()
+    server.stop()
+
+    offline = start_agent()
+    offline.wait_for_saved()
+    assert [event.node for event in offline.events if isinstance(event, NodeUpserted)] == [
+        Node("node-a", "a", ("192.168.3.10",))
+    ]
+    offline.source.watch_peers(needs)
+    offline.wait_for_saved("peers")
+    restored = [PeerUpserted(name, ("192.168.3.10",), ("pool=large",)) for name in ("node-a", "node-b")]
+    assert peers_of(offline) == restored
+    again = ApiServer(server.server_address[1])
+    again.store = server.store
+    again.apply(with_address("node-c", "192.168.3.12"))
+    again.start()
+    try:
+        wait_until(lambda: PeerUpserted("node-c", ("192.168.3.12",)) in peers_of(offline))
+        assert peers_of(offline)[2:] == [PeerUpserted("node-c", ("192.168.3.12",))]
+    finally:
+        offline.source.stop()
+        again.stop()
 
 
 def test_addresses_of_the_server_stay_protected_although_its_name_is_not_resolved(

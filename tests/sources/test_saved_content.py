@@ -206,7 +206,7 @@ def test_model_has_the_fields_that_this_format_was_made_for() -> None:
         "EndpointSlice": "name service family endpoints ports pods problems",
         "Endpoint": "address ready serving terminating node zone_hints node_hints zone",
         "SlicePort": "name protocol port",
-        "Node": "name zone addresses pod_cidrs being_deleted",
+        "Node": "name zone addresses pod_cidrs being_deleted labels",
         "Origin": "cluster written_s api_servers",
     }
     assert FORMAT == 1

@@ -48,6 +48,26 @@ READ: dict[str, dict[str, dict[str, object]]] = {
                 Weight("others", "", 1),
             )
         },
+        "pool=large:4": {"weights": (Weight("label", "pool=large", 4),)},
+        "gpu=:2, node/n1=9, zone/a=3, own-node=5, Node.K8s.io=V_1.2-x : 7": {
+            "weights": (
+                Weight("node", "n1", 9),
+                Weight("own-node", "", 5),
+                Weight("label", "gpu=", 2),
+                Weight("label", "Node.K8s.io=V_1.2-x", 7),
+                Weight("zone", "a", 3),
+            )
+        },
+        # Each word of another kind is the key, or the prefix, of a label where a colon follows the value.
+        "zone/a=3:1, zone=a:2, others=x:3, node.kubernetes.io/instance-type=m5.large:65535": {
+            "weights": (
+                Weight("label", "zone/a=3", 1),
+                Weight("label", "zone=a", 2),
+                Weight("label", "others=x", 3),
+                Weight("label", "node.kubernetes.io/instance-type=m5.large", 65535),
+            )
+        },
+        f"p.q/{'n' * 63}={'v' * 63}:1": {"weights": (Weight("label", f"p.q/{'n' * 63}={'v' * 63}", 1),)},
     },
     "drain-deadline": {"5m": {"drain_deadline_s": 300.0}, "0s": {"drain_deadline_s": 0.0}},
     "slow-start": {"30s": {"slow_start_s": 30.0}},
@@ -98,6 +118,12 @@ WRONG: dict[str, list[str]] = {
             "pod/x=1",
         ),
         *(f"zone/a={number}" for number in NO_NUMBERS),
+        *(f"pool=large:{number}" for number in NO_NUMBERS),
+        *("pool=large", "pool=large=4", "pool:4", "pool", "=large:4", "pool==large:4", "pool!=large:4", "pool=a:b:4"),
+        *("pool=a:1, pool=a:2", "pool=large:", "pool in (a)=1:4", "!pool=:4", "pool=a b:4", "pool=a/b:4"),
+        *("/pool=a:4", "a/b/c=d:4", "A.b/c=d:4", "a..b/c=d:4", "a_b/c=d:4", "-a/b=c:4", "a./b=c:4", "a/=b:4"),
+        *("-pool=a:4", "pool.=a:4", "pool=-a:4", "pool=a_:4", "po\u00f6l=a:4", "pool=\u00e4:4", "po\nol=a:4"),
+        *(f"{'n' * 64}=a:4", f"pool={'v' * 64}:4", f"{'p' * 254}/n=v:4"),
     ],
     "drain-deadline": ["soon", "-5s", "-0s", "5", "1e3s", "0.1ns", *NO_DURATIONS],
     "slow-start": ["0s", "-1s", "2h", "30", "999ms", *NO_DURATIONS],
@@ -144,6 +170,25 @@ def test_a_wrong_value_is_named_with_its_remedy_and_ignored(name: str, origin: O
         assert len(problem.message) < 300
         assert service.settings == ServiceSettings(problems=(problem,)), "a field was set"
         assert service.ports, "the rest is not served"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("pool=large", "'pool=large' is no weight of endpoints", "comes after a colon: pool=large:4"),
+        ("pool=large=7", "'pool=large=7' is no weight of endpoints", "comes after a colon: pool=large:7"),
+        ("a.b/pool=x, own-node=2", "'a.b/pool=x' is no weight of endpoints", "comes after a colon: a.b/pool=x:4"),
+        ("pool:4", "'pool:4' is no weight of endpoints", "pool=large:4 by label"),
+        ("pool==large:4", "'pool=' is no name of a label", "with a letter or digit at both ends"),
+        ("A.b/c=d:4", "'A.b' is no prefix of a label's key", "a DNS name: at most 253 lowercase"),
+        ("pool=a b:4", "'a b' is no value of a label", "with a letter or digit at both ends"),
+        ("pool=a:0", "'0' is not a number from 1 to 65535", "write a number from 1 to 65535"),
+    ],
+)
+def test_a_wrong_weight_by_label_names_the_part_and_its_remedy(text: str, message: str, hint: str) -> None:
+    (problem,) = read_settings({PREFIX + "weights": text}).problems
+    assert problem.message == message
+    assert hint in problem.hint
 
 
 @pytest.mark.parametrize("value", [1, True, None, 1.5, ["rr"], {"a": "b"}, [[[[]]]]])
@@ -231,7 +276,7 @@ def test_settings_of_a_manifest_in_yaml_are_read() -> None:
 
 PIECES = st.sampled_from([
     *("zone/", "node/", "address/", "own-zone", "others", "=", ",", "/", "1", "0", "65536", "ipv4", "ipv6", "10.0.0.1"),
-    *("s", "m", "-", ".", " ", "sh-port", "rr", "true", "\u0663", "fd00::1", "\n", "\0", "%"),
+    *("s", "m", "-", ".", " ", ":", "pool", "sh-port", "rr", "true", "\u0663", "fd00::1", "\n", "\0", "%"),
 ])  # fmt: skip
 
 

@@ -3,6 +3,13 @@
 An invalid part of a Node is left out, with an error; the other parts are used.
 """
 
+from collections.abc import Collection, Mapping
+from sys import intern
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
 from kubeproxy_py.model.node import Node
 from kubeproxy_py.net import IP
 from kubeproxy_py.sources.decode.errors import FieldError, read_cidr, read_each, read_ip
@@ -35,6 +42,36 @@ def read_node(name: str, wire: NodeWire) -> tuple[Node, list[FieldError]]:
         meta.deletion_timestamp is not None or tainted,
     )
     return node, [*address_errors, *cidr_errors]
+
+
+class _MetaWire(Struct, gc=False):
+    labels: dict[str, Any] | None = None
+
+
+class _ObjectWire(Struct, gc=False):
+    metadata: _MetaWire | None = None
+
+
+_DECODER = msgspec.json.Decoder(_ObjectWire)
+
+
+def read_labels(
+    body: bytes | Raw | Mapping[str, Any], keys: Collection[str]
+) -> tuple[tuple[str, ...], list[FieldError]]:
+    """Return the labels of the Node *body* that have one of *keys*, as ``key=value``, and what is wrong with them.
+
+    Raises the errors of msgspec; none for what was decoded before.
+    """
+    wire = msgspec.convert(body, _ObjectWire) if isinstance(body, Mapping) else _DECODER.decode(body)
+    labels = (wire.metadata.labels if wire.metadata else None) or {}
+    found = [(key, labels[key]) for key in sorted(keys) if key in labels]
+    errors = [
+        FieldError(f"metadata.labels[{key}]", "is not text", "put the value in quotes", is_warning=True)
+        for key, value in found
+        if not isinstance(value, str)
+    ]
+    # Interned: thousands of nodes have the same few.
+    return tuple(intern(f"{key}={value}") for key, value in found if isinstance(value, str)), errors
 
 
 def _addresses(status: NodeStatusWire) -> tuple[tuple[IP, ...], list[FieldError]]:

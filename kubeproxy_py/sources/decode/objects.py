@@ -12,7 +12,7 @@ Invariants:
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -30,7 +30,7 @@ from kubeproxy_py.sources.decode.api_rules import missing_fields, node_warnings,
 from kubeproxy_py.sources.decode.endpoints import read_endpoints, read_slice, unknown_address_type
 from kubeproxy_py.sources.decode.errors import UNREADABLE, FieldError, from_decode_error, from_validation_error, quoted
 from kubeproxy_py.sources.decode.known_fields import UnknownField, strict, unknown_fields
-from kubeproxy_py.sources.decode.node import read_node
+from kubeproxy_py.sources.decode.node import read_labels, read_node
 from kubeproxy_py.sources.decode.schema import (
     NO_ANNOTATIONS,
     NO_META,
@@ -138,7 +138,15 @@ def unknown_fields_of(kind: Kind, plain: Mapping[str, Any]) -> Iterator[UnknownF
     return unknown_fields(_READERS[kind][0], plain)
 
 
-def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "", origin: Origin = "manifest") -> Decoded:
+def decode(  # noqa: PLR0913 - all that decoding depends on
+    kind: Kind,
+    body: Body,
+    *,
+    within: str = "",
+    namespace: str = "",
+    origin: Origin = "manifest",
+    labels: Collection[str] = (),
+) -> Decoded:
     """Decode an object.
 
     Args:
@@ -147,9 +155,11 @@ def decode(kind: Kind, body: Body, *, within: str = "", namespace: str = "", ori
         within: Where it is (``games.yaml, document 3``), for its Problems.
         namespace: Namespace of objects that have none (manifests: ``default``; objects of the API always have one).
         origin: Where the object is from.
+        labels: The keys of the labels of a Node that are read.
     """
     try:
-        return _decode(kind, body, within, namespace, origin)
+        decoded = _decode(kind, body, within, namespace, origin)
+        return _with_labels(decoded, body, labels, within) if labels and decoded.values else decoded
     except msgspec.ValidationError as error:
         return _decode_mistyped(kind, body, within, namespace, from_validation_error(error))
     except UNREADABLE as error:
@@ -196,6 +206,14 @@ def _with_settings(values: tuple[Value, ...], annotations: Mapping[str, Any]) ->
     return tuple(
         msgspec.structs.replace(value, settings=settings) if isinstance(value, Service) else value for value in values
     )
+
+
+def _with_labels(decoded: Decoded, body: Body, keys: Collection[str], within: str) -> Decoded:
+    """Return *decoded*, a Node, with the labels of *keys* that *body* has."""
+    labels, errors = read_labels(body, keys)
+    values = tuple(msgspec.structs.replace(node, labels=labels) for node in decoded.values if isinstance(node, Node))
+    problems = (*decoded.problems, *_problems(decoded.kind, decoded.name, within, errors))
+    return msgspec.structs.replace(decoded, values=values, problems=problems)
 
 
 def _to_wire(kind: Kind, body: Body, origin: Origin) -> tuple[Any, bool]:

@@ -42,8 +42,17 @@ _UNKNOWN_MAX = 10  # unknown names of one Service that are named
 _CONNECTIONS_MAX = 2**31 - 1
 _TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits
 _FAMILY_NAMES: Mapping[str, Family] = {family.lower(): family for family in FAMILIES}
-_WEIGHT_KEYS: tuple[WeightKey, ...] = ("address", "node", "own-node", "zone", "own-zone", "others")
+_WEIGHT_KEYS: tuple[WeightKey, ...] = ("address", "node", "own-node", "label", "zone", "own-zone", "others")
 _NAMED_KEYS: tuple[WeightKey, ...] = ("address", "node", "zone")
+_WORDS: tuple[WeightKey, ...] = tuple(key for key in _WEIGHT_KEYS if key != "label")
+_WEIGHT_HINT = (
+    "such as zone/a=3, node/n1=2, address/10.0.0.5=4, own-node=20, own-zone=10, others=1; pool=large:4 by label"
+)
+# Labels, as Kubernetes allows them (k8s.io/apimachinery, pkg/util/validation, IsQualifiedName and IsValidLabelValue).
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_LABEL_NAME_HINT = "at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
+_LABEL_PREFIX = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_LABEL_PREFIX_HINT = "a DNS name: at most 253 lowercase letters, digits, - and ."
 _FLAG_NAMES: Mapping[str, str] = {
     **{f"{scheduler}-{flag}": flag for scheduler in ("sh", "mh") for flag in SCHEDULER_FLAGS},
     "flag-1": "fallback",
@@ -103,17 +112,42 @@ def _weights(text: str) -> tuple[Weight, ...]:
 
 def _weight(part: str) -> Weight:
     selector, equals, number = (piece.strip() for piece in part.rpartition("="))
+    if equals and ":" in number:  # which no weight of another kind has after its last =
+        return _label_weight(selector, number)
     word, slash, name = selector.partition("/")
-    key = next((key for key in _WEIGHT_KEYS if key == word), None)
+    key = next((key for key in _WORDS if key == word), None)
     if not equals or key is None or bool(slash) is not (key in _NAMED_KEYS) or bool(name) is not bool(slash):
-        hint = "such as zone/a=3, node/n1=2, address/10.0.0.5=4, own-node=20, own-zone=10, others=1"
-        raise _invalid(f"{quoted(part)} is no weight of endpoints", hint)
+        raise _invalid(f"{quoted(part)} is no weight of endpoints", _weight_hint(part))
     if key == "address":
         try:
             name = parse_ip(name)
         except ValueError as error:
             raise _invalid(str(error), "write it like 10.0.0.1 or fd00::1") from None
     return Weight(key, name, _whole_number(number, _WEIGHT_MAX))
+
+
+def _label_weight(label_key: str, rest: str) -> Weight:
+    """Return the weight of *label_key* with *rest*, which is value:weight.  Raises FieldError."""
+    value, _, number = (piece.strip() for piece in rest.rpartition(":"))
+    prefix, slash, name = label_key.rpartition("/")
+    if slash and not _LABEL_PREFIX.fullmatch(prefix):
+        raise _invalid(f"{quoted(prefix)} is no prefix of a label's key", _LABEL_PREFIX_HINT)
+    if not _LABEL_NAME.fullmatch(name):
+        raise _invalid(f"{quoted(name)} is no name of a label", _LABEL_NAME_HINT)
+    if value and not _LABEL_NAME.fullmatch(value):
+        raise _invalid(f"{quoted(value)} is no value of a label", _LABEL_NAME_HINT)
+    return Weight("label", f"{label_key}={value}", _whole_number(number, _WEIGHT_MAX))
+
+
+def _weight_hint(part: str) -> str:
+    """Return the remedy for *part*, which may be a label whose weight is missing, or is not after a colon."""
+    label_key, _, value = part.partition("=")
+    value, _, number = value.rpartition("=") if "=" in value else (value, "", "4")
+    try:
+        label = _label_weight(label_key.strip(), f"{value.strip()}:{number.strip()}")
+    except FieldError:
+        return _WEIGHT_HINT
+    return f"the weight of a label's nodes comes after a colon: {label.name}:{label.weight}"
 
 
 def _affinity_prefixes(text: str) -> tuple[tuple[Family, int], ...]:

@@ -81,6 +81,11 @@ def problem_of(where: str, status: int, body: bytes | bytearray) -> Problem:
     return Problem(where, f"HTTP {status}", message[:_MESSAGE_MAX], _HINTS.get(status, ""))
 
 
+def is_refusal(problem: Problem) -> bool:
+    """Return whether *problem* is that the server forbids a request (403)."""
+    return problem.field == f"HTTP {HTTPStatus.FORBIDDEN:d}"
+
+
 def is_version_too_new(status: int, body: bytes | bytearray) -> bool:
     """Return whether the server does not know the version that was asked for yet, as after a restore."""
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR and "Too large resource version" in read_status(body).message

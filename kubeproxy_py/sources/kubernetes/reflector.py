@@ -27,7 +27,7 @@ from msgspec import Raw
 from kubeproxy_py.model.events import Event, Feed, Synced
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.decode.errors import FieldError, quoted
-from kubeproxy_py.sources.decode.objects import Value, decode
+from kubeproxy_py.sources.decode.objects import Decoded, Kind, Value, decode
 from kubeproxy_py.sources.decode.schema import WatchWire
 from kubeproxy_py.sources.kubernetes import answers
 from kubeproxy_py.sources.kubernetes.known_objects import KnownObjects
@@ -47,6 +47,15 @@ _FROZEN = "the server has changes that the open watch did not send; watching aga
 _DOUBTED = "nothing is removed before a second list says the same; --removal-confirm-percent sets the share"
 
 
+Decode = Callable[[Kind, Raw], Decoded]
+"""Decodes an object of a kind."""
+
+
+def decode_of_api(kind: Kind, body: Raw) -> Decoded:
+    """Decode an object as an API server sends it."""
+    return decode(kind, body, origin="API")
+
+
 class ListWatch:
     """The list and watch of one resource.
 
@@ -59,6 +68,7 @@ class ListWatch:
         resource: What to list and watch.
         random: Returns numbers from 0 to below 1.
         guard: Decides whether a list is accepted; None: every list is.
+        decode: Decodes the objects.
 
     Attributes:
         resource: The resource that is requested now.
@@ -67,8 +77,15 @@ class ListWatch:
         is_answered: The server has sent a page of a list.
     """
 
-    def __init__(self, resource: Resource, random: Callable[[], float], guard: RemovalGuard | None = None) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        random: Callable[[], float],
+        guard: RemovalGuard | None = None,
+        decode: Decode = decode_of_api,
+    ) -> None:
         self._preferred = resource
+        self._decode = decode
         self._random = random
         self._guard = guard or RemovalGuard()
         self._schedule = RetrySchedule(random)
@@ -104,6 +121,11 @@ class ListWatch:
             self._listing.ask_for_latest()  # the server's cache may be older than what was saved
         restored = [event for name, values in objects.items() for event in self._objects.restore(name, values)]
         return [*restored, Synced(self.feed, saved_s)]
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the objects are complete: those of a list, or saved ones."""
+        return self._synced
 
     def known_values(self) -> dict[Identity, tuple[Value, ...]]:
         """Return the values of each object, as they are now."""
@@ -242,6 +264,17 @@ class ListWatch:
 
     # Lists
 
+    def list_again(self, reason: str) -> None:
+        """List all objects again with the next request, because they are decoded otherwise from now on.
+
+        The difference to what is known is emitted.
+        """
+        if self._listing:
+            self._listing.restart()
+        else:
+            self._start_list(reason, self.resource)
+            self._schedule.spread()
+
     def _start_list(
         self, reason: str, resource: Resource | None = None, *, paged: bool = True, doubt: Doubt | None = None
     ) -> None:
@@ -268,7 +301,7 @@ class ListWatch:
         """Add *items* to *listing*; return their events, if it is the first list."""
         self.is_answered = self.is_answered or bool(items)
         for item in items:
-            listing.add(decode(self.resource.kind, item, origin="API"), self._objects)
+            listing.add(self._decode(self.resource.kind, item), self._objects)
         return [] if self._synced else listing.use_changed(self._objects)
 
     def _end_list(self, listing: Listing, version: str) -> list[Event]:
@@ -305,7 +338,7 @@ class ListWatch:
     # Watches
 
     def _handle_change(self, wire: WatchWire) -> list[Event]:
-        decoded = decode(self.resource.kind, wire.object, origin="API")
+        decoded = self._decode(self.resource.kind, wire.object)
         version, name = decoded.resource_version, decoded.name
         if not version or (name is None and (wire.type != "BOOKMARK" or decoded.of_another_kind)):
             what = f"names no {self.resource.kind}" if version else "has no metadata.resourceVersion"

@@ -9,7 +9,7 @@ from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.problem import Problem
 
 BACKOFF = Backoff(0.8, 30.0, jitter=1.0)  # client-go, tools/cache, NewReflector: 800 ms, 30 s, factor 2, jitter 1
-RELIST_JITTER_S = 2.0  # a compaction or a restart of the server ends the watches of all nodes at the same moment
+RELIST_JITTER_S = 2.0  # what makes one node list again often makes all of them: a compaction, a Service that changed
 RESUME_JITTER_S = 0.5  # a server that ends breaks the connections of all nodes at the same moment
 CONFIRM_S = (3.0, 5.0)  # random within it: after a doubted list, until the list that confirms it
 # A server that has just started knows no roles yet, and refuses everybody (403).
@@ -77,6 +77,11 @@ class RetrySchedule:
         """Resume a watch whose connection broke: soon, but not all nodes at the same moment."""
         self._wait(self._random() * RESUME_JITTER_S)
         self.is_failing = False
+
+    def spread(self) -> None:
+        """Wait a little, so that not all nodes list at the same moment; longer, if the last request failed."""
+        if not self.is_failing:
+            self._wait(self._random() * RELIST_JITTER_S)
 
     def before_confirmation(self) -> None:
         """Wait between a doubted list and the one that confirms it."""

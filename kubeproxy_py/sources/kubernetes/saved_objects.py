@@ -20,19 +20,22 @@ from datetime import UTC, datetime
 from errno import EFBIG
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kubeproxy_py import threads
 from kubeproxy_py.files import UnreadableError
 from kubeproxy_py.logging_setup import level, values
 from kubeproxy_py.model.events import Event, Feed, Synced
 from kubeproxy_py.model.node import Node
+from kubeproxy_py.model.services import ObjectName
 from kubeproxy_py.sources import SourceError
 from kubeproxy_py.sources.client_metrics import ClientMetrics
-from kubeproxy_py.sources.decode.objects import Kind
+from kubeproxy_py.sources.decode.objects import Kind, Value
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.api_server_addresses import ApiServerAddresses
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 from kubeproxy_py.sources.object_cache import Identity
+from kubeproxy_py.sources.peers import as_peer
 from kubeproxy_py.sources.saved.content import (
     PACKED_MAX_BYTES,
     UNPACKED_MAX_BYTES,
@@ -111,7 +114,7 @@ class SavedObjects:
 
     @property
     def peers(self) -> tuple[Objects, float] | None:
-        """The saved Nodes of other nodes, and when they were saved; None: saved objects are not served."""
+        """The saved Nodes as peers, and when they were saved; None: saved objects are not served."""
         use = self.use
         return (self._peers, use.saved_s) if use else None
 
@@ -223,7 +226,7 @@ class SavedObjects:
 
     def _serve(self, saved: Saved, server: "_Server") -> None:
         objects, saved_s = saved.objects, saved.origin.written_s
-        self._peers = {identity: nodes for identity, nodes in objects.items() if self._is_peer(identity)}
+        self._peers = _as_peers(objects)
         services = sum(kind == "Service" for kind, _ in objects)
         self.use = Use(saved_s, time.time(), services)
         if self._saving.may_write:
@@ -246,24 +249,17 @@ class SavedObjects:
 
     def _of_feed(self, feed: Feed, objects: Objects) -> Objects:
         return {
-            (kind, name): found
+            (kind, name): tuple(replace(one, labels=()) if isinstance(one, Node) else one for one in found)
             for (kind, name), found in objects.items()
-            if _FEEDS[kind] == feed and not self._is_peer((kind, name))
+            if _FEEDS[kind] == feed and (kind != "Node" or name.name == self._node_name)
         }
-
-    def _is_peer(self, identity: Identity) -> bool:
-        kind, name = identity
-        return kind == "Node" and name.name != self._node_name
 
     def _saved_peers(self, watch: WatchThread | None) -> Objects:
-        """Return what is saved of the Nodes of other nodes that *watch* knows: their addresses."""
-        known = watch.known_values() if watch else {}
-        identities = sorted(identity for identity in known if self._is_peer(identity))[:PEERS_MAX]
-        nodes = {identity: [one for one in known[identity] if isinstance(one, Node)] for identity in identities}
-        return {
-            identity: tuple(Node(one.name, addresses=one.addresses) for one in found)
-            for identity, found in nodes.items()
-        }
+        """Return what is saved of the Nodes that *watch* knows: this node's, and so many others."""
+        known = _as_peers(watch.known_values()) if watch else {}
+        own: Identity = ("Node", ObjectName("", self._node_name))
+        others = sorted(identity for identity in known if identity != own)[:PEERS_MAX]
+        return {identity: known[identity] for identity in ([own, *others] if own in known else others)}
 
     def _end_use(self) -> None:
         use, self.use, self._peers = self.use, None, {}
@@ -364,8 +360,26 @@ class _Server:
         """Return its objects as they are now."""
         objects = self._peers()
         for watch in self.watches:
-            objects |= watch.known_values()
+            for identity, found in watch.known_values().items():
+                objects[identity] = _with_labels(found, objects.get(identity, ()))
         return objects
+
+
+def _as_peers(objects: Objects) -> Objects:
+    """Return the Nodes among *objects* as peers."""
+    return {
+        identity: tuple(as_peer(one) for one in found if isinstance(one, Node))
+        for identity, found in objects.items()
+        if identity[0] == "Node"
+    }
+
+
+def _with_labels(values: tuple[Value, ...], peers: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Return *values*; the Node of this node with the labels that it has as one of *peers*."""
+    if not peers:  # nearly always
+        return values
+    labels = {peer.name: peer.labels for peer in peers if isinstance(peer, Node)}
+    return tuple(replace(one, labels=labels[one.name]) if isinstance(one, Node) else one for one in values)
 
 
 def _require_small(packed_bytes: int, unpacked_bytes: int) -> None:

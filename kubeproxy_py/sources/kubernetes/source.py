@@ -19,17 +19,20 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from kubeproxy_py import __version__
 from kubeproxy_py.files import UnreadableError, read_file
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.events import Event, PeerDeleted
+from kubeproxy_py.model.events import Event, PeerDeleted, PeersRefused
+from kubeproxy_py.model.peers import PeerNeeds
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.net import IP, SocketAddress
 from kubeproxy_py.sources import EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
+from kubeproxy_py.sources.decode.objects import Decoded, Kind
 from kubeproxy_py.sources.initial_snapshot import read_initial_snapshot
+from kubeproxy_py.sources.kubernetes.answers import is_refusal
 from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.api_server_addresses import (
     RESOLVE_TIMEOUT_S,
@@ -48,7 +51,7 @@ from kubeproxy_py.sources.kubernetes.resources import PEERS, SERVICES, SLICES, R
 from kubeproxy_py.sources.kubernetes.saved_objects import SavedObjects, Saving
 from kubeproxy_py.sources.kubernetes.watch_monitor import WatchMonitor
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
-from kubeproxy_py.sources.peers import as_peers
+from kubeproxy_py.sources.peers import as_peers, decode_peer
 from kubeproxy_py.sources.saved.cluster_ids import cluster_ids
 
 CONFIRM_PERCENT = 50
@@ -103,6 +106,8 @@ class KubeSource:
         self._threads: list[WatchThread] = []
         self._watched: list[WatchThread] = []  # by the monitor
         self._peers: WatchThread | None = None  # None: nobody needs peers
+        self._peer_labels: frozenset[str] = frozenset()  # the keys that are read of them
+        self._peers_refused = False  # as it was emitted last
         self._emit: EventHandler = _drop
         self._monitor = WatchMonitor(self.api, self._watched, PROBE_AFTER_S)
         self._saved = (
@@ -139,24 +144,41 @@ class KubeSource:
         if self._saved:
             self._saved.start(self.api, self._servers, self._threads, lambda: self._peers)
 
-    def watch_peers(self, *, wanted: bool) -> None:
-        """List and watch all Nodes while they are *wanted*; see Source."""
-        if wanted and not self._peers:
+    def watch_peers(self, needs: PeerNeeds) -> None:
+        """List and watch all Nodes while anything of them is needed; see Source."""
+        new_labels, self._peer_labels = needs.labels - self._peer_labels, needs.labels
+        if needs and not self._peers:
             guard = RemovalGuard(self._caution.confirm_percent)
-            list_watch = ListWatch(PEERS, random.random, guard)
+            list_watch = ListWatch(PEERS, random.random, guard, self._decode_peer)
             self._peers = WatchThread(list_watch, self.api, self._emit_peers, self._metrics, self._caution.on_doubt)
             self._watched.append(self._peers)
             if saved := self._saved.peers if self._saved else None:
                 self._peers.restore(*saved)
             self._peers.start()
-        elif not wanted and (thread := self._peers):
+        elif not needs and (thread := self._peers):
             self._peers = None
             self._watched.remove(thread)
             thread.stop_alone()
-            self._emit(*(PeerDeleted(name.name) for _, name in thread.known_values()))
+            self._emit(*(PeerDeleted(name.name) for _, name in thread.known_values()), *self._refused(""))
+        elif self._peers and new_labels:
+            self._peers.list_again(f"weights name other labels: {', '.join(sorted(new_labels))}")
+
+    def _decode_peer(self, kind: Kind, body: Raw) -> Decoded:
+        return decode_peer(kind, body, self._peer_labels)
 
     def _emit_peers(self, *events: Event) -> None:
-        self._emit(*as_peers(events))
+        """Emit events of the Nodes, after whether nothing is known of them because they are refused."""
+        is_known = not self._peers or self._peers.is_synced
+        problems = [event for event in events if isinstance(event, Problem) and is_refusal(event)]
+        reason = problems[-1].message if problems and not is_known else ""
+        self._emit(*(self._refused(reason) if reason or is_known else ()), *as_peers(events))
+
+    def _refused(self, reason: str) -> list[Event]:
+        """Return the event that Nodes are refused for *reason*, or not any more, if that is news."""
+        if not reason and not self._peers_refused:
+            return []
+        self._peers_refused = bool(reason)
+        return [PeersRefused(reason)]
 
     def _guard(self, resource: Resource) -> RemovalGuard:
         """Return the guard of *resource*; a Node that does not exist yet serves nothing."""

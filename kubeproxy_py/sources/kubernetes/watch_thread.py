@@ -69,6 +69,8 @@ class WatchThread:
         self._answer: Answer | None = None  # for which the monitor ended the watch
         self._last_activity_s = 0.0  # when the server last sent something, or was asked
         self._is_open = False  # a watch is
+        self._is_watch = False  # _response is that to a watch
+        self._list_again = ""  # why all objects are to be listed again
         self._reason = ""  # of the last list that was logged
         self._doubt: Doubt | None = None  # the last one reported
         self._thread: threading.Thread | None = None
@@ -96,6 +98,13 @@ class WatchThread:
         """Wait until the thread has ended."""
         if self._thread:
             self._thread.join(timeout_s)
+
+    def list_again(self, reason: str) -> None:
+        """Have all objects listed again, as they are decoded otherwise from now on; may be called by any thread."""
+        with self._lock:
+            self._list_again = reason
+            if self._response and self._is_watch:
+                self._response.abort()
 
     # For the monitor; may be called by any thread
 
@@ -134,6 +143,11 @@ class WatchThread:
         """Whether a complete list of the server was used."""
         return self._list_watch.is_current
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether the objects are complete: those of a list, or saved ones."""
+        return self._list_watch.is_synced
+
     def restore(self, objects: Mapping[Identity, tuple[Value, ...]], saved_s: float) -> None:
         """Emit *objects*, which were saved at *saved_s*, unless a list of the server was used."""
         self._emit_all(lambda: self._list_watch.restore(objects, saved_s))
@@ -154,6 +168,10 @@ class WatchThread:
         while self._reachability.wait_turn(request.wait_s) and not self._stopping.is_set():
             started_s = time.monotonic()
             self._perform(request)
+            with self._lock:
+                reason, self._list_again = self._list_again, ""
+            if reason:
+                self._list_watch.list_again(reason)
             request = self._list_watch.next_request()
             if request.after_outage:
                 self._reachability.failed(started_s)
@@ -183,16 +201,17 @@ class WatchThread:
     def _emit_all(self, handle: Callable[[], list[Event]]) -> None:
         """Emit the events that *handle* returns."""
         with self._handling:
-            if events := handle():
+            if (events := handle()) and not self._stopping.is_set():
                 self._emit(*events)
 
     def _send(self, request: Request) -> None:
         """Send *request* and pass the response to ListWatch.  Raises TransportError."""
         response = self._api.request(lambda connection: self._get(connection, request))
         with self._lock:
-            self._response, self._answer = response, None
+            self._response, self._answer, self._is_watch = response, None, request.is_watch
+            is_void = request.is_watch and bool(self._list_again)
         try:
-            if self._stopping.is_set():
+            if is_void or self._stopping.is_set():
                 return
             if response.status < _INTERNAL_SERVER_ERROR:
                 self._reachability.answered()
@@ -234,7 +253,7 @@ class WatchThread:
                 self.asked()
             else:
                 self.heard()
-            if events:
+            if events and not self._stopping.is_set():
                 self._metrics.objects_decoded(time.perf_counter() - started_s)
                 self._emit(*events)
 

@@ -59,7 +59,7 @@ class Folder:
 
     Args:
         directory: The folder's path.
-        node_name: The only Node that is read.
+        node_name: The Node of which problems are reported.
     """
 
     def __init__(self, directory: str, node_name: str) -> None:
@@ -73,14 +73,19 @@ class Folder:
         self._problems: dict[str, Sequence[Problem]] = {}  # of each file when it was read
         self._objects = ObjectCache()
         self._reported: frozenset[Problem] = frozenset()  # problems of the folder itself, reported once
+        self._labels: frozenset[str] = frozenset()  # the keys that are read of Nodes
         self._identity = (0, 0)  # device and inode of the folder that was read last
 
-    def poll(self, complete: Collection[str] | None = None) -> PollResult:
-        """Read the files that changed.
+    def poll(self, complete: Collection[str] | None = None, labels: frozenset[str] = frozenset[str]()) -> PollResult:
+        """Read the files that changed, and those with Nodes if other *labels* are read than last time.
 
         Args:
             complete: Names of files that are known to be complete; None: all of them.
+            labels: The keys of the labels of Nodes that are read.
         """
+        if labels != self._labels:
+            self._fresh.update(name for name, manifest in self._manifests.items() if _has_nodes(manifest))
+            self._labels = labels
         try:
             stamps = self._list()
             identity = _identity_of(self._directory)
@@ -186,7 +191,7 @@ class Folder:
     def _parse(self, name: str, body: bytes) -> Manifest:
         """Return the contents of the file *name*; one that triggers a bug is as one that cannot be read."""
         try:
-            return parse_manifest(name, body, self._node_name)
+            return parse_manifest(name, body, self._node_name, self._labels)
         except Exception as error:  # other files must not suffer from it
             log.exception("Internal error while reading a manifest (please report)", extra=values(file=name))
             message, hint = f"internal error {type(error).__name__}", "please report it, with the log"
@@ -251,6 +256,10 @@ def _is_fresh(stamp: Stamp, now_s: float) -> bool:
     changed_ns = stamp[-1]
     tick_s = _SLOW_TICK_S if changed_ns % _NS_PER_S == 0 else _TICK_S
     return abs(now_s - changed_ns / _NS_PER_S) < tick_s
+
+
+def _has_nodes(manifest: Manifest) -> bool:
+    return any(kind == "Node" for kind, _ in (*manifest.objects, *manifest.broken))
 
 
 def _emptied(name: str) -> Manifest:

@@ -8,7 +8,7 @@ Invariants:
 - Each object is decoded separately: what is wrong with one is reported and does not affect the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -53,9 +53,12 @@ class Manifest(Struct, frozen=True, gc=False):
     empty: bool = False  # there is no document in it
 
 
-def parse_manifest(file_name: str, body: bytes, node_name: str) -> Manifest:
-    """Return the objects in *body*; of Nodes only *node_name*, the others are not checked."""
-    parser = _Parser(node_name)
+def parse_manifest(file_name: str, body: bytes, node_name: str, labels: Collection[str] = ()) -> Manifest:
+    """Return the objects in *body*, Nodes with those *labels* (keys).
+
+    Problems of Nodes but *node_name* are dropped unless there are *labels*.
+    """
+    parser = _Parser(node_name, labels)
     if file_name.endswith(".json"):
         parser.add(body, file_name)
     else:
@@ -66,8 +69,9 @@ def parse_manifest(file_name: str, body: bytes, node_name: str) -> Manifest:
 class _Parser:
     """Collects the objects of one file."""
 
-    def __init__(self, node_name: str) -> None:
+    def __init__(self, node_name: str, labels: Collection[str]) -> None:
         self._node = ObjectName("", node_name)
+        self._labels = labels
         self.objects: dict[Identity, tuple[Value, ...]] = {}
         self.broken: set[Identity] = set()
         self.problems: list[Problem] = []
@@ -128,10 +132,10 @@ class _Parser:
             raise mistake
 
     def _add_object(self, kind: Kind, body: Body, within: str) -> None:
-        decoded = _decode(kind, body, within)
+        decoded = _decode(kind, body, within, self._labels if kind == "Node" else ())
         if decoded.name is None:
             self.complete = False
-        elif decoded.kind == "Node" and decoded.name != self._node:
+        elif decoded.kind == "Node" and decoded.name != self._node and not self._labels:
             # Only its addresses may be of use, for direct server return.
             self._record((decoded.kind, decoded.name), decoded, within)
             return
@@ -176,9 +180,9 @@ def _missing_type(type_name: TypeName) -> FieldError:
     return FieldError(field, "is missing", "each object begins with both, such as apiVersion: v1 and kind: Service")
 
 
-def _decode(kind: Kind, body: Body, within: str) -> Decoded:
+def _decode(kind: Kind, body: Body, within: str, labels: Collection[str]) -> Decoded:
     """Decode an object; one whose misspelt field it cannot do without is broken."""
-    decoded = decode(kind, body, within=within, namespace=_DEFAULT_NAMESPACE)
+    decoded = decode(kind, body, within=within, namespace=_DEFAULT_NAMESPACE, labels=labels)
     if decoded.broken or decoded.name is None:
         return decoded
     if decoded.fields_are_known:  # reading JSON again as plain values would cost as much as half of all else

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from kubeproxy_py import threads
 from kubeproxy_py.logging_setup import values
 from kubeproxy_py.model.events import Event, Synced
+from kubeproxy_py.model.peers import PeerNeeds
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources import FEEDS, EventHandler, SourceError
 from kubeproxy_py.sources.client_metrics import NULL_CLIENT_METRICS, ClientMetrics
+from kubeproxy_py.sources.initial_snapshot import peer_needs
 from kubeproxy_py.sources.manifests.folder import Folder, PollResult
 from kubeproxy_py.sources.peers import as_peers
 
@@ -35,7 +37,7 @@ _JOIN_TIMEOUT_S = 5.0
 log = logging.getLogger(__name__)
 
 Changes = queue.Queue[str | None]
-"""Names of files that are complete, "" for a change that completes none; None: stop."""
+"""Names of files that are complete, "" to poll for another reason; None: stop."""
 
 
 class ManifestSource:
@@ -71,14 +73,19 @@ class ManifestSource:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._synced = False
+        self._labels: frozenset[str] = frozenset()  # the keys that are read of Nodes
+        self._peers_wanted = False  # Synced of peers is to be emitted
 
     def poll(self) -> list[Event]:
         """Return the events since the last poll, without a thread; all files are assumed to be complete."""
-        return self._with_synced(self._folder.poll())
+        return self._with_synced(self._folder.poll(labels=self._labels))
 
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
         """Return the events of all files, without a thread; see Source."""
         events = self.poll()
+        if labels := peer_needs(events).labels:
+            self._labels = labels
+            events += self.poll()
         problems = [event for event in events if isinstance(event, Problem)]
         for problem in problems:
             on_problem(problem)
@@ -86,10 +93,10 @@ class ManifestSource:
             raise SourceError(f"no objects could be read from the manifest directory {self._directory}")
         return events
 
-    def watch_peers(self, *, wanted: bool) -> None:
-        """Say that all peers are known: a folder is read with all its Nodes."""
-        if wanted and self._emit:
-            self._emit(Synced("peers"))
+    def watch_peers(self, needs: PeerNeeds) -> None:
+        """Read the Nodes of the folder again if other labels are needed, and say that all are known; see Source."""
+        self._labels, self._peers_wanted = needs.labels, bool(needs)
+        self._changes.put("")
 
     def rejected(self) -> tuple[Problem, ...]:
         """Return the problems of files and objects; see Source."""
@@ -131,11 +138,16 @@ class ManifestSource:
             while True:
                 notifier.watch()
                 started_s = time.monotonic()
-                result = self._folder.poll(complete)
+                peers_wanted, labels = self._peers_wanted, self._labels
+                result = self._folder.poll(complete, labels)
                 took_s = time.monotonic() - started_s
                 if result.events:
                     self._metrics.objects_decoded(took_s)
-                if events := self._with_synced(result):
+                events = self._with_synced(result)
+                if peers_wanted and result.readable:
+                    self._peers_wanted = False
+                    events.append(Synced("peers"))
+                if events:
                     emit(*events)
                 period_s = max(POLL_PERIOD_S, took_s / _POLL_SHARE_MAX)
                 complete = self._wait(period_s if result.settled else SETTLE_S)

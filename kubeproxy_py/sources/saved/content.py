@@ -280,7 +280,8 @@ def _add(line: _AnyLine, objects: Objects) -> None:
         case _EndpointsLine(name=name, slices=slices):
             objects["Endpoints", name] = tuple(map(_shared, slices))
         case _NodeLine(node=node):
-            objects["Node", ObjectName("", node.name)] = (node,)
+            labels = tuple(map(intern, node.labels))
+            objects["Node", ObjectName("", node.name)] = (replace(node, labels=labels) if labels else node,)
         case _:
             raise _damaged("it has two headers")
 
