@@ -21,7 +21,7 @@ from kubeproxy_py.compile.udp_destinations import allowed_destinations, udp_serv
 from kubeproxy_py.diagnose.snapshot import Activity, ActualRows, Snapshot
 from kubeproxy_py.kernel import LINK, SYSCTLS, VIRTUAL_SERVERS, Kernel, LateResult, LateSteps, Scope, read_scopes
 from kubeproxy_py.logging_setup import values
-from kubeproxy_py.model.events import AddressesChanged, Event, Feed, Synced
+from kubeproxy_py.model.events import AddressesChanged, Event, Feed, PeersRefused, Synced
 from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.problem import Problem
@@ -44,6 +44,7 @@ from kubeproxy_py.reconcile.stale_flows import StaleFlowCleaner
 from kubeproxy_py.reconcile.surroundings import Surroundings
 from kubeproxy_py.reconcile.sync_status import SyncStatus, count_by_kind, stuck_families, unprotected_families
 from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
+from kubeproxy_py.reconcile.weight_hold import WeightHold
 
 PEERS_WAIT_S = 5.0
 """How long the first sync waits for the list of all nodes, if it is needed."""
@@ -127,10 +128,10 @@ class Agent:
         self._late_drift_rows = 0  # found in scopes that were read late, and not repaired yet
         self._surroundings = Surroundings(kernel, compiler, timing.sync_period_s, timing.address_grace_s)
         self._slow_starts = SlowStarts(compiler, watch_nodes=watch_nodes)
-        hold = self._surroundings.neighbours.hold
+        self._weights = WeightHold(compiler)
         self._tunnel_rests = TunnelRests(compiler, lambda: self._timing.drain_deadline_s)
         self._reconciler = Reconciler(
-            kernel, compiler, self.state, clock, hold, self._slow_starts, self._tunnel_rests, mark_range
+            kernel, compiler, self.state, clock, self._hold, self._slow_starts, self._tunnel_rests, mark_range
         )
         self._compare = FullCompare(kernel, self.state, clock, cpu_clock or clock)
         self._watch = DriftWatch(
@@ -150,12 +151,16 @@ class Agent:
         match event:
             case Synced(feed=feed):
                 self.awaited.discard(feed)
+                if feed == "peers":
+                    self._end_weight_hold()
                 if not self.awaited and not self.state.is_adopted:
                     self._ask_for_peers(at_s)
             case Problem():
                 contained("problem", self._on_problem, event)
             case _:
                 self.compiler.handle_event(event)
+                if isinstance(event, PeersRefused):
+                    self._end_weight_hold()
                 if self._oldest_event_s is None:
                     self._oldest_event_s = at_s
 
@@ -172,6 +177,14 @@ class Agent:
         if needs and not self.state.is_adopted:
             self.awaited.add("peers")
             self._peers_due_s = now_s + PEERS_WAIT_S
+
+    def _hold(self, keys: Sequence[Key], actual: Rows, now_s: float) -> dict[Key, float]:
+        """Return which of *keys*, about to be planned, must wait, and until when."""
+        return {**self._surroundings.neighbours.hold(keys, actual, now_s), **self._weights.hold(keys, actual)}
+
+    def _end_weight_hold(self) -> None:
+        """Have weights follow from what is known of nodes."""
+        self.state.pending.enqueue(self._weights.end())
 
     def handle_addresses_changed(self, change: AddressesChanged, now_s: float) -> None:
         """Read the addresses of this host that *change* concerns.  Raises KernelError.
@@ -327,6 +340,7 @@ class Agent:
         """Do what is due, at most one sync of each trigger, and return what was done.  Raises KernelError."""
         if self.awaited == {"peers"} and now_s >= self._peers_due_s:
             self.awaited.clear()
+            self._weights.begin()
         if self.awaited:
             return []
         if not self.state.is_adopted:

@@ -6,7 +6,7 @@ Invariants:
 - A step that is under way is recorded when it ends, and reported with the next sync.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import Kernel, LateSteps
@@ -24,7 +24,7 @@ from kubeproxy_py.reconcile.report import DrainReport, SyncReport, Trigger
 from kubeproxy_py.reconcile.slow_starts import SlowStarts
 from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
 
-Hold = Callable[[Iterable[Key], Rows, float], Mapping[Key, float]]
+Hold = Callable[[Sequence[Key], Rows, float], Mapping[Key, float]]
 """Returns which keys must wait, and until when, given the keys, the actual rows and the time."""
 
 
@@ -84,7 +84,7 @@ class Reconciler:
         compiled_s = self._clock()
         self._state.adopt(kernel_rows)  # after compiling, because desired virtual servers are ours in any case
         plan = make_plan(self._compiler.desired.rows, self._state.rows)
-        held = self._hold([step.key for step in plan if step.verb == "add"], self._state.rows, compiled_s)
+        held = self._hold([step.key for step in plan if step.verb != "delete"], self._state.rows, compiled_s)
         if held:
             plan = Plan(tuple(step for step in plan if step.key not in held))
         foreign = self._state.foreign_deletes(plan)

@@ -12,6 +12,9 @@ from kubeproxy_py.model.conditions import FULL_STEP, EndpointFailures, EndpointS
 from kubeproxy_py.model.events import (
     NodeUpserted,
     ObjectEvent,
+    PeerDeleted,
+    PeersRefused,
+    PeerUpserted,
     ServiceDeleted,
     ServiceUpserted,
     SliceDeleted,
@@ -80,7 +83,7 @@ _creations_s = st.sampled_from([NEVER, 1.0, 2.0])
 _ANNOTATIONS = {
     "scheduler": ["wrr", "mh", "sh", "rr", "none-such"],
     "source-hash-port": ["true", "false"],
-    "weights": ["own-node=3", "zone/zone-a=2, others=5", "address/10.244.1.5=9", "wrong"],
+    "weights": ["own-node=3", "zone/zone-a=2, others=5", "address/10.244.1.5=9", "pool=large:4, disk=ssd:2", "wrong"],
     "max-connections": ["5", "0"],
     "affinity-mask": ["ipv4/24", "ipv4/16,ipv6/64"],
     "affinity-timeout": ["1h"],
@@ -176,6 +179,17 @@ _taken = st.builds(
     api_servers=st.sampled_from([(), (SocketAddress("203.0.113.7", 80), SocketAddress("192.168.3.10", 30080))]),
 )
 
+_peers = st.one_of(
+    st.builds(
+        PeerUpserted,
+        st.sampled_from([HERE, THERE]),
+        st.just(("192.168.3.11",)),
+        st.sampled_from([("pool=large",), ("disk=ssd",), ("disk=ssd", "pool=large"), ()]),
+    ),
+    st.builds(PeerDeleted, st.sampled_from([HERE, THERE])),
+    st.builds(PeersRefused, st.sampled_from(["", "forbidden"])),
+)
+
 _places = st.tuples(st.sampled_from([*_PODS, *_OTHER_PODS, *_PODS_6]), st.sampled_from([8080, 8081]))
 _failures = st.dictionaries(_places, st.builds(Failure, st.sampled_from([1.0, 2.0, 3.0]), st.just("")), max_size=6)
 _steps = st.dictionaries(_places, st.integers(1, FULL_STEP - 1), max_size=4)
@@ -195,6 +209,7 @@ events: st.SearchStrategy[ObjectEvent] = st.one_of(
         ),
     ),
     st.builds(NodeUpserted, _nodes),
+    _peers,
     _taken,
     st.builds(EndpointFailures, st.sampled_from(_SERVICE_NAMES), _failures),
     st.builds(EndpointSteps, st.sampled_from(_SERVICE_NAMES), _steps),
@@ -309,6 +324,12 @@ def known(history: Iterable[ObjectEvent]) -> list[ObjectEvent]:
                 last["EndpointSlice", endpoint_slice.name] = event
             case SliceDeleted(name=name):
                 last.pop(("EndpointSlice", name), None)
+            case PeerUpserted(name=name):
+                last["Peer", name] = event
+            case PeerDeleted(name=name):
+                last.pop(("Peer", name), None)
+            case PeersRefused():
+                last["PeersRefused", ""] = event
             case TakenAddresses(source=source):
                 last["TakenAddresses", source] = event
             case EndpointFailures(service=name) | EndpointSteps(service=name):

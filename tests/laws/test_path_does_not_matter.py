@@ -63,6 +63,7 @@ def test_every_virtual_server_is_that_of_its_holder_alone(history: list[list[Obj
             taken=incremental.cluster.taken,
             lost=incremental.claims.lost_by(name),
             conditions=incremental.cluster.conditions_of(name),
+            labels=incremental.cluster.labels,
         )
         assert {key for key in alone if isinstance(key, VirtualServer)} == set(incremental.claims.held_by(name))
         assert alone.items() <= incremental.desired.rows.items()

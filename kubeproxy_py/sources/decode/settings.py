@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from kubeproxy_py.config.durations import parse_duration
+from kubeproxy_py.model.peers import key_of
 from kubeproxy_py.model.settings import (
     NO_SETTINGS,
     SCHEDULER_FLAGS,
@@ -146,6 +147,8 @@ def _weight_hint(part: str) -> str:
     try:
         label = _label_weight(label_key.strip(), f"{value.strip()}:{number.strip()}")
     except FieldError:
+        return _WEIGHT_HINT
+    if key_of(label.name) in _WORDS or value.strip().isdecimal():
         return _WEIGHT_HINT
     return f"the weight of a label's nodes comes after a colon: {label.name}:{label.weight}"
 
