@@ -21,6 +21,7 @@ from lab.client import Answer, QueryError, connect, query, read_answer
 from lab.echo import PROTOCOLS, Protocol
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import EVENT, AgentProcess, command_line, wait_until
+from tests.e2e.handing_on import node
 from tests.e2e.kernel_state import kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
 from tests.e2e.module_loading import without_module_loading
@@ -299,6 +300,38 @@ def test_restart_adopts_settings_and_changes_nothing(running: Running, tmp_path:
         assert states[0][1:] == states[1][1:]
         assert "mask" in states[0][1] or "255.255.255.252" in states[0][1]
         assert "nothing to do" in states[1][0]
+
+
+def test_weights_by_label_follow_the_labels_of_nodes_and_a_restart_changes_nothing(tmp_path: Path) -> None:
+    """test_node_labels.py has the same with an API server, while connections are made."""
+    folder = Folder(tmp_path)
+    with serving_cluster() as cluster:
+        served = Served(cluster, 252)
+        folder.write("nodes", [labelled("node-a", "old"), labelled("node-b", "large")])
+        web = objects(served, {"weights": "example.com/pool=large:3, disk=:9"}, ["pod-a1", "pod-b1"])
+        folder.write("web", web)
+        with AgentProcess(cluster.node_a, folder.path) as agent:
+            agent.wait_synced()
+            for version in VERSIONS:
+                for protocol in PROTOCOLS:
+                    assert Counter(served.names(40, version, protocol)) == {"pod-a1": 10, "pod-b1": 30}
+            with served.connected() as name:
+                with agent.syncing(EVENT):
+                    folder.write("nodes", [labelled("node-a", "large"), labelled("node-b", "old")])
+                assert Counter(served.names(40)) == {"pod-a1": 30, "pod-b1": 10}
+            assert name in ("pod-a1", "pod-b1")
+            planned = run(cluster.node_a, *command_line(folder.path, "plan"))
+            assert "nothing to do" in planned or not planned.strip(), planned
+            agent.stop(signal.SIGTERM)
+        before = kernel_state(cluster.node_a)
+        with AgentProcess(cluster.node_a, folder.path) as agent:
+            assert "nothing to do" in agent.wait_synced()
+            assert kernel_state(cluster.node_a) == before
+
+
+def labelled(name: str, pool: str) -> Object:
+    body = node(name)
+    return {**body, "metadata": {**body["metadata"], "labels": {"example.com/pool": pool}}}
 
 
 def test_round_robin_begins_with_another_endpoint_on_another_node(tmp_path: Path) -> None:
