@@ -20,7 +20,7 @@ from kubeproxy_py.config.write import as_document, section_fields
 from kubeproxy_py.diagnose.objects import UnusableObjectsError, decode_objects, encode_objects
 from kubeproxy_py.diagnose.snapshot import About
 from kubeproxy_py.kernel.memory import MemoryKernel
-from kubeproxy_py.model.events import TakenAddresses
+from kubeproxy_py.model.events import PeersRefused, PeerUpserted, TakenAddresses
 from kubeproxy_py.model.host import HostInfo
 from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.net import SocketAddress
@@ -231,9 +231,10 @@ def test_explain_of_a_rejected_service_says_why_it_is_unknown(
     assert capsys.readouterr().err == f"error: Service shop/odd is rejected: {REJECTED}\n"
 
 
-def test_objects_survive_with_what_is_taken_and_other_versions_are_refused(harness: AgentHarness) -> None:
+def test_objects_survive_with_what_is_taken_and_peers_and_other_versions_are_refused(harness: AgentHarness) -> None:
     taken = TakenAddresses("API", {"192.0.2.1": "a gateway"}, (SocketAddress("192.0.2.9", 6443),))
-    harness.handle(taken)
+    peers = (PeerUpserted("node-b", ("192.168.3.11",)), PeerUpserted("node-c", (), ("pool=large",)))
+    harness.handle(taken, *peers, PeersRefused("nodes is forbidden"))
     snapshot = snapshot_of(harness)
     content = b"".join(encode_objects(snapshot))
     events = decode_objects(content, About().version)
@@ -241,6 +242,8 @@ def test_objects_survive_with_what_is_taken_and_other_versions_are_refused(harne
     again.handle(*events)
     found = snapshot_of(again)
     assert (found.services, found.node, found.taken) == (snapshot.services, snapshot.node, (taken,))
+    assert (found.peers, found.labels) == ({"node-b": ("192.168.3.11",)}, {"node-c": ("pool=large",)})
+    assert found.peers_refused == "nodes is forbidden"
     assert {name: set(parts) for name, parts in found.slices.items()} == {
         name: set(parts) for name, parts in snapshot.slices.items()
     }

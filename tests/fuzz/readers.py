@@ -305,7 +305,7 @@ def _proc(data: bytes) -> None:
 
 
 def _manifest(suffix: str) -> Callable[[bytes], object]:
-    return lambda data: parse_manifest(f"shop{suffix}", data, "node-a")
+    return lambda data: parse_manifest(f"shop{suffix}", data, "node-a", ("pool", "kubernetes.io/hostname"))
 
 
 def _service_settings(data: bytes) -> None:
@@ -349,7 +349,7 @@ def _list_watch(resource: Resource) -> ListWatch:
 
 def _api_objects(data: bytes) -> None:
     for kind in ("Service", "EndpointSlice", "Endpoints", "Node"):
-        decode(kind, data, origin="API")
+        decode(kind, data, origin="API", labels=("pool", "kubernetes.io/hostname"))
 
 
 def _lists(data: bytes) -> None:

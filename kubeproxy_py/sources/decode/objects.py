@@ -159,7 +159,7 @@ def decode(  # noqa: PLR0913 - all that decoding depends on
     """
     try:
         decoded = _decode(kind, body, within, namespace, origin)
-        return _with_labels(decoded, body, labels, within) if labels and decoded.values else decoded
+        return _with_labels(decoded, body, labels, within) if labels and kind == "Node" and decoded.values else decoded
     except msgspec.ValidationError as error:
         return _decode_mistyped(kind, body, within, namespace, from_validation_error(error))
     except UNREADABLE as error:
