@@ -1,9 +1,6 @@
 """Objects as real API servers serve them: VERSION.json.gz, recorded by `python -m tests.recorded_objects`.
 
-1.20.2 is Debian's source of Kubernetes.  The others are OpenShift's fork (github.com/openshift/kubernetes), run without
-an OpenShift configuration, 1.25.10 as MicroShift has it vendored and without cloud providers; the version is that of
-Kubernetes on which the fork stood.  Its types of Services, Endpoints, EndpointSlices and Nodes are those of
-github.com/kubernetes/api at that version.
+docs/support.md lists the recorded releases, and from which sources their servers were built.
 
 Invariants:
   - The objects are those of written.py, as the server stored them, and what the server makes for itself.

@@ -12,6 +12,7 @@ import pytest
 from kubeproxy_py import cli
 from kubeproxy_py.sources.kubernetes.resources import SERVICES as SERVICE_RESOURCE
 from kubeproxy_py.sources.kubernetes.resources import SLICES
+from lab.job import REPOSITORY
 from tests.recorded_objects import Json, recorded, versions
 from tests.recorded_objects.written import NODE, SERVICES
 
@@ -82,6 +83,13 @@ def planned(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.Captu
 
 def test_oldest_and_a_current_version_are_recorded() -> None:
     assert {"1.20.2", "1.36.2"} <= set(versions())
+
+
+def test_page_lists_the_recorded_releases() -> None:
+    _, _, section = (REPOSITORY / "docs/support.md").read_text().partition("### Recorded servers\n\n")
+    table, _, _ = section.partition("\n\n")
+    rows = [line.split("|")[1].split(", ") for line in table.splitlines()[2:]]
+    assert sorted(name.strip() for row in rows for name in row) == sorted(versions())
 
 
 def test_each_frontend_has_the_endpoints_that_its_fields_name(planned: Planned) -> None:

@@ -13,7 +13,7 @@ from tests.sources.conftest import require_version
 
 Json = dict[str, Any]
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
-SINCE = (21, "refuses an Event about a Node, which is in the namespace default")
+SINCE = (23, "before 1.21.6 and 1.22.3, refuses an Event about a Node, which is in the namespace default")
 
 _numbers = itertools.count(1)
 

@@ -5,6 +5,7 @@ Usage: python -m tests.support.api_page writes it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from lab.job import REPOSITORY
@@ -51,10 +52,21 @@ def _change(of: Callable[[int], _Fields], minor: int) -> str:
 
 
 def _listed(fields: _Fields, others: _Fields) -> Iterator[str]:
-    """Yield the names of *fields*; only the name of a kind that *others* do not have."""
+    """Yield the names of *fields*; only the name of a kind, or of a list, that *others* do not have."""
     kinds = {kind for kind, _ in others}
     yield from sorted({f"`{kind}`" for kind, _ in fields if kind not in kinds})
-    yield from sorted(_name(kind, path) for kind, path in fields if kind in kinds)
+    lists = {(kind, each) for kind, path in others for each in _lists(path)}
+    yield from sorted({_name(kind, _new_part(kind, path, lists)) for kind, path in fields if kind in kinds})
+
+
+def _new_part(kind: str, path: str, lists: _Fields) -> str:
+    """Return the outermost list of *path* that is not in *lists*, or else *path*."""
+    return next((each for each in _lists(path) if (kind, each) not in lists), path)
+
+
+def _lists(path: str) -> list[str]:
+    """Return the lists that contain *path*, outermost first."""
+    return [path[: found.end()] for found in re.finditer(re.escape("[]"), path)]
 
 
 def _name(kind: str, path: str) -> str:
