@@ -106,7 +106,7 @@ COMPLAINTS = {
 
 
 @pytest.fixture(scope="module")
-def node(_kernel_with_ipvs: None) -> Iterator[Namespace]:
+def node(_kernel_with_ipvs: bool) -> Iterator[Namespace]:
     from lab.namespace import new_namespace
 
     with new_namespace("node") as namespace:
