@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
@@ -20,6 +21,8 @@ from lab.rtnl import Rtnl
 from tests.e2e.agent_process import INITIAL_LISTS, SYNCED, AgentProcess, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
+from tests.e2e.safe.patched_agent import PatchedAgent
+from tests.e2e.wrapped_programs import WrappedPrograms
 
 pytestmark = pytest.mark.kernel
 
@@ -77,56 +80,45 @@ def undisturbed(folder: Path) -> Undisturbed:
             return Undisturbed(empty, kernel_state(node), took_s)
 
 
-Stage = Callable[[AgentProcess], bool]
-"""Return whether the first sync has reached the stage; called within the node's namespace."""
+Stage = Callable[[Path], bool]
+"""Return whether the first sync has reached the stage; called within the node's namespace, with the marks of _MARK."""
+
+# Before a program runs it leaves a mark, because it may be over sooner than a busy machine looks for its process.
+_MARK = ': > "${0%/*}/../{program}.mark"; exec /usr/sbin/{program} "$@"\n'
 
 
-def makes_device(_: AgentProcess) -> bool:
+def makes_device(_: Path) -> bool:
     return any(name == "kube-ipvs0" for _, name in socket.if_nameindex())
 
 
 def restores(family: str) -> Stage:
-    """Return the stage at which *family*-restore (iptables or ip6tables, legacy or nft) is running."""
-
-    def is_running(agent: AgentProcess) -> bool:
-        # The programs are children of the thread that started them.
-        threads = Path(f"/proc/{agent.pid}/task").glob("*/children")
-        names = [_name(int(pid)) for children in threads for pid in _text(children).split()]
-        return any(name.startswith(family) and name.endswith("-restore") for name in names)
-
-    return is_running
+    """Return the stage at which *family*-restore (iptables or ip6tables, legacy or nft) is started."""
+    return lambda marks: any(marks.glob(f"{family}-*-restore.mark"))
 
 
-def _name(pid: int) -> str:
-    return _text(Path(f"/proc/{pid}/cmdline")).partition("\0")[0]
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:
-        return ""  # the process or thread has ended
-
-
-def makes_servers(_: AgentProcess) -> bool:
+def makes_servers(_: Path) -> bool:
     return Path("/proc/thread-self/net/ip_vs").read_text().count("\n") > 3  # its heading
 
 
 @contextmanager
-def right_after(agent: AgentProcess, node: Namespace, stage: Stage, after_s: float) -> Iterator[None]:
-    """Enter the `with` *after_s* after the first sync has reached *stage*.
+def agent_right_after(node: Namespace, folder: Path, stage: Stage, after_s: float) -> Iterator[AgentProcess]:
+    """Yield an agent *after_s* after its first sync has reached *stage*.
 
     This thread gets real-time priority, because otherwise the sync is over before the thread checks the stage.
     """
-    agent.wait_for(INITIAL_LISTS)
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    try:
-        with node.inside():
-            wait_until(lambda: stage(agent), poll_s=0.001)
-        time.sleep(after_s)
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with TemporaryDirectory() as made:
+        marks = Path(made)
+        programs = WrappedPrograms(marks / "programs", _MARK, "restore")
+        with PatchedAgent(node, folder, programs.statements()) as agent:
+            agent.wait_for(INITIAL_LISTS)
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+            try:
+                with node.inside():
+                    wait_until(lambda: stage(marks), poll_s=0.001)
+                time.sleep(after_s)
+                yield agent
+            finally:
+                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 # In the order of a first sync; each twice.
@@ -153,7 +145,7 @@ def crashes(folder: Path, undisturbed: Undisturbed) -> list[Crash]:
 
 def crash(folder: Path, stage: Stage, after_s: float) -> Crash:
     with fresh_node() as node:
-        with AgentProcess(node, folder) as agent, right_after(agent, node, stage, after_s):
+        with agent_right_after(node, folder, stage, after_s) as agent:
             agent.stop(signal.SIGKILL)
         left = kernel_state(node)
         with AgentProcess(node, folder) as agent:
@@ -187,8 +179,7 @@ def incomplete_addresses(state: State) -> list[str]:
 
 @pytest.mark.parametrize("stage", STAGES[:3], ids=["device", "iptables", "ip6tables"])
 def test_sigterm_during_a_sync_stops_the_agent_at_once_with_status_0(folder: Path, stage: Stage) -> None:
-    with fresh_node() as node, AgentProcess(node, folder) as agent:
-        with right_after(agent, node, stage, after_s=0.0):
-            status, took_s = agent.stop(signal.SIGTERM)
+    with fresh_node() as node, agent_right_after(node, folder, stage, after_s=0.0) as agent:
+        status, took_s = agent.stop(signal.SIGTERM)
         in_the_middle = not any(re.search(SYNCED, line) for line in agent.lines())
         assert (status, took_s < SIGTERM_WITHIN_S, in_the_middle) == (0, True, True), f"{took_s:.3f} s"

@@ -15,41 +15,30 @@ from tests.e2e.probing import HEALTHZ, get
 from tests.e2e.safe.guarded import without_modules
 from tests.e2e.safe.patched_agent import PatchedAgent
 from tests.e2e.serving import serving_cluster
+from tests.e2e.wrapped_programs import WrappedPrograms
 
 pytestmark = pytest.mark.kernel
 
 NODE, WEB = "192.168.3.10", "10.96.0.10"
-PROGRAMS = [f"{name}-{backend}-restore" for name in ("iptables", "ip6tables") for backend in ("legacy", "nft")]
 
 
-class RefusingPrograms:
+class RefusingPrograms(WrappedPrograms):
     """The programs that write rules; while `refusing` runs, they fail for input with a line that matches *pattern*."""
 
     def __init__(self, folder: Path, pattern: str) -> None:
         self._gate = folder / "gate"
-        self._programs = folder / "programs"
-        self._programs.mkdir()
-        for program in (name for name in PROGRAMS if Path("/usr/sbin", name).exists()):
-            self._write(program, pattern)
-
-    def _write(self, program: str, pattern: str) -> None:
-        wrapper = self._programs / program
-        wrapper.write_text(
+        super().__init__(
+            folder / "programs",
             f"""\
-#!/bin/sh
 input=$(cat)
 if [ -e {self._gate} ] && printf '%s\\n' "$input" | grep -qE -e '{pattern}'; then
-    echo "{program}: refused by the test" >&2
+    echo "{{program}}: refused by the test" >&2
     exit 1
 fi
-printf '%s\\n' "$input" | /usr/sbin/{program} "$@"
-"""
+printf '%s\\n' "$input" | /usr/sbin/{{program}} "$@"
+""",
+            "restore",
         )
-        wrapper.chmod(0o755)
-
-    def statements(self) -> str:
-        """Return the statements that make an agent use them."""
-        return f"import os; os.environ['PATH'] = '{self._programs}:' + os.environ['PATH']"
 
     @contextmanager
     def refusing(self) -> Iterator[Callable[[], None]]:

@@ -18,6 +18,7 @@ from tests.e2e.probing import get
 from tests.e2e.safe.guarded import PODS, LoadBalancer, answer, answers, bound, held_xtables_lock
 from tests.e2e.safe.patched_agent import PatchedAgent
 from tests.e2e.serving import serving_cluster
+from tests.e2e.wrapped_programs import WrappedPrograms
 
 pytestmark = pytest.mark.kernel
 
@@ -27,22 +28,13 @@ IS_SLOW = "iptables is slow"
 NODE, HEALTHZ = "192.168.3.10", 10256
 
 
-class HangingPrograms:
+class HangingPrograms(WrappedPrograms):
     """The programs of iptables, of which those whose names end with one of *verbs* wait while a file exists."""
 
     def __init__(self, folder: Path, *verbs: str) -> None:
         self._gate = folder / "gate"
-        self._programs = folder / "programs"
-        self._programs.mkdir()
-        for program in (f"{name}-legacy-{verb}" for name in ("iptables", "ip6tables") for verb in verbs):
-            wait = f"while [ -e {self._gate} ]; do sleep 0.05; done"
-            wrapper = self._programs / program
-            wrapper.write_text(f'#!/bin/sh\n{wait}\nexec /usr/sbin/{program} "$@"\n')
-            wrapper.chmod(0o755)
-
-    def statements(self) -> str:
-        """Return the statements that make an agent use them."""
-        return f"import os; os.environ['PATH'] = '{self._programs}:' + os.environ['PATH']"
+        wait = f"while [ -e {self._gate} ]; do sleep 0.05; done"
+        super().__init__(folder / "programs", f'{wait}\nexec /usr/sbin/{{program}} "$@"\n', *verbs)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
