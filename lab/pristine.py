@@ -47,7 +47,7 @@ _CHAINS = {
 _TABLES_IN_USE = {"iptables-legacy-restore": "ip_tables_names", "ip6tables-legacy-restore": "ip6_tables_names"}
 
 _LONGEST_VALUE_BYTES = 4096
-_UNLOAD_TIMEOUT_S = 60.0  # shorter than a test may take, so that it fails with the reason
+_UNLOAD_TIMEOUT_S = 90.0  # less than a test may take (120 s), so that it fails with the reason
 
 _REQUEST_ACK = 0x1 | 0x4
 _GENERIC, _NETFILTER = 16, 12
@@ -82,7 +82,7 @@ def reset_host_state() -> None:
 
 
 def unload_modules(*names: str) -> None:
-    """Unload kernel modules.  Fails if one of them is still in use after a minute, and names what may use it.
+    """Unload kernel modules.  Fails if one of them is still in use after 90 s, and names what may use it.
 
     A module is in use while a command that a killed agent had started still reads a table, and while the kernel has
     not yet destroyed a deleted namespace whose sets or rules need it.

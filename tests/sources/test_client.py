@@ -77,7 +77,7 @@ def answering(answer: bytes) -> Iterator[str]:
         thread = threading.Thread(target=respond, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join(5)
+        thread.join(20)
 
 
 def test_line_that_is_too_long_is_an_error(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_watch_thread_survives_an_internal_error(
     event_log(event)
     event_log.wait_for(lambda event: event == Synced("services"))
     thread.stop()
-    thread.join(5)
+    thread.join(20)
     assert str(event) == "watch: internal error ZeroDivisionError (please report it, with the log)"
 
 
@@ -160,4 +160,4 @@ def test_connection_can_be_closed_while_another_thread_connects() -> None:
     assert time.monotonic() - before < 20  # long before the connect ends
     assert thread.is_alive()  # closing did not wait for the connect
     done.set()
-    thread.join(5)
+    thread.join(20)

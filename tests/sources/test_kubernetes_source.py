@@ -327,7 +327,7 @@ def test_restored_server_is_noticed_by_a_new_watch(silent_server: ApiServer, eve
 def test_watches_go_on_together_when_the_server_answers_again(
     server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reachability, "DELAY", Backoff(0.5, 1.0))
+    monkeypatch.setattr(reachability, "DELAY", Backoff(4.0, 4.0))
     start_source(master=server.url)
     event_log.wait_for_synced(*FEEDS)
     port, store = server.server_address[1], server.store
@@ -341,7 +341,7 @@ def test_watches_go_on_together_when_the_server_answers_again(
         wait_until(lambda: watch_count(again) >= 1)
         first_s = time.monotonic()
         wait_until(lambda: watch_count(again) == 3)
-        assert time.monotonic() - first_s < 0.4  # at once, not after a delay of their own
+        assert time.monotonic() - first_s < 1.5  # at once, not after a delay of their own, which is 2 s or more
     finally:
         again.stop()
 

@@ -26,10 +26,11 @@ def waiting(shared: Reachability, wait_s: float = 0.0) -> threading.Thread:
     return thread
 
 
-def test_answering_server_is_asked_without_a_wait() -> None:
+def test_answering_server_is_asked_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachability, "DELAY", Backoff(120.0, 120.0))
     before_s = time.monotonic()
     assert Reachability().wait_turn(0.0)
-    assert time.monotonic() - before_s < 0.2
+    assert time.monotonic() - before_s < 20
 
 
 def test_one_watch_tries_and_the_others_follow_when_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +43,7 @@ def test_one_watch_tries_and_the_others_follow_when_it_is_answered(monkeypatch: 
     assert all(other.is_alive() for other in others)
     shared.answered()
     for other in others:
-        other.join(5)
+        other.join(20)
         assert not other.is_alive()
 
 
@@ -85,6 +86,6 @@ def test_stop_ends_all_waiting() -> None:
     threads = [waiting(shared, 60.0), waiting(shared, 60.0)]
     shared.stop()
     for thread in threads:
-        thread.join(5)
+        thread.join(20)
         assert not thread.is_alive()
     assert not shared.wait_turn(0.0)
