@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from kubeproxy_py.diagnose.document import RowState, RowStatus
 from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.model.progress import RetryState
 from kubeproxy_py.model.rows import Key, RealServer, Rows, Spec
 from kubeproxy_py.model.time import NEVER
 
@@ -44,7 +45,7 @@ def row_state(snapshot: Snapshot, key: Key, desired: Rows) -> RowState:
         desired=_text(desired.get(key)),
         actual=_text(snapshot.kernel_rows.get(key, (desired,))),
         in_kernel=snapshot.kernel_rows.has(key, (desired,)),
-        error=retry.error if retry else "",
+        error=retry.error or ("" if key in snapshot.under_way else _wait_text(retry)) if retry else "",
         failures=retry.failures if retry else 0,
         retry_at=moment_text(snapshot, max(retry.due_s, now_s)) if retry else "",
         waits_for=f"{type(retry.blocker).__name__} {retry.blocker}" if retry and retry.blocker else "",
@@ -66,4 +67,10 @@ def trouble_text(snapshot: Snapshot, key: Key) -> str:
         return "not applied yet"
     if retry.blocker:
         return f"waits for {type(retry.blocker).__name__} {retry.blocker}"
-    return retry.error or "tried again later"
+    return retry.error or _wait_text(retry) or "tried again later"
+
+
+def _wait_text(retry: RetryState) -> str:
+    """Return what a row waits for that is not tried again at a time; see WeightHold."""
+    is_held = retry.due_s >= NEVER and not retry.failures and not retry.blocker
+    return "keeps its weight until the Nodes are listed, whose labels decide it" if is_held else ""

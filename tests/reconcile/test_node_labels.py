@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from kubeproxy_py.diagnose.rows import row_state, trouble_text
 from kubeproxy_py.model.events import (
     Event,
     PeerDeleted,
@@ -123,6 +124,9 @@ def test_weights_that_differ_once_the_nodes_are_listed_are_changed_then() -> Non
     again.advance(PEERS_WAIT_S)
     again.handle(KNOWN[0])
     assert again.weights() == {NEAR: 2, FAR: 4}
+    snapshot, key = again.agent.snapshot(again.now_s, 0.0), RealServer(SERVER, FAR, 8080)
+    assert trouble_text(snapshot, key) == "keeps its weight until the Nodes are listed, whose labels decide it"
+    assert row_state(snapshot, key, snapshot.desired_of(name("web"))).status == "waiting"
     again.handle(Synced("peers"))
     assert again.weights() == {NEAR: 2, FAR: 1}
 
