@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
+import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -26,6 +29,8 @@ FLAGS = ("--policies=exact", "--ipvs-sync-period", "5s", "--drain-deadline", f"{
 PATIENCE_S = 20.0
 TIMES = 12
 SILENCE_S = 1.0
+DEVICES = ("tunl0", "ip6tnl0")
+POD_B = BY_NAME["pod-b1"].ipv4
 
 SPREAD = {
     way: Served(f"spread-{way}", 1 + index, ("pod-a1", "pod-b1", "pod-b2"), way) for index, way in enumerate(WAYS)
@@ -149,6 +154,54 @@ def test_nothing_goes_round_if_nodes_differ_in_what_they_know(
     assert nodes.answers(far, protocol, version).keys() == {"pod-b1", "pod-b3"}
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_packet_is_handed_on_once_where_the_other_node_does_not_have_the_address(
+    nodes: Nodes, way: str, version: int
+) -> None:
+    """Node B routes what is not for it by its default gateway, which routes all Service addresses to node A."""
+    far = FAR[way]
+    nodes.sync("node-b", *(served for served in SERVICES if served is not far))
+    b = nodes.cluster["node-b"]
+    wait_until(lambda: f" {far.vip(version)}/" not in run(b, "ip", "address", "show", "kube-ipvs0"))
+    try:
+        with counting(nodes, far, version) as count:
+            send_datagram(nodes, far, version)
+            wait_until(lambda: count("node-b") > 0)
+            time.sleep(SILENCE_S)
+            # By route, what comes back has DSCP 3, so node A keeps it.
+            assert (count("node-a"), count("node-b")) == {"tunnel": (1, 1), "route": (2, 1)}[way]
+    finally:
+        nodes.sync("node-b", *SERVICES)
+    assert nodes.answers(far, "udp", version).keys() == {"pod-b1", "pod-b3"}
+
+
+@contextmanager
+def counting(nodes: Nodes, served: Served, version: int) -> Iterator[Callable[[str], int]]:
+    """Yield what returns how many packets to *served* have come to a node; one around them does not count."""
+    iptables = "iptables" if version == 4 else "ip6tables"
+    rule = f"PREROUTING -d {served.vip(version)} -p udp -m comment --comment counted"
+    for name in NODES:
+        shell(nodes.cluster[name], f"{iptables} -t mangle -I {rule}")
+
+    def count(name: str) -> int:
+        listed = run(nodes.cluster[name], iptables, "-t", "mangle", "-L", "PREROUTING", "-nvx").splitlines()
+        return int(next(line for line in listed if "counted" in line).split()[0])
+
+    try:
+        yield count
+    finally:
+        for name in NODES:
+            shell(nodes.cluster[name], f"{iptables} -t mangle -D {rule}")
+
+
+def send_datagram(nodes: Nodes, served: Served, version: int) -> None:
+    """Send one datagram from outside."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with nodes.cluster["outside"].inside(), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"once", (served.vip(version), 80))
+
+
 def hand_ons(nodes: Nodes) -> dict[str, int]:
     """Return how many packets each node has handed on."""
     return {name: sum(int(columns[3]) for columns in forwarded(nodes, name)) for name in NODES}
@@ -211,16 +264,96 @@ def test_the_device_is_repaired_and_follows_the_services(nodes: Nodes) -> None:
     assert "kubeproxy-py 192.168.3.11" in run(b, "ip", "link", "show", "tunl0")
     shell(b, "ip link set tunl0 down")
     wait_until(lambda: is_up(nodes, "node-b"))
+    for command in ("ip", "ip -6"):
+        shell(b, f"{command} rule del pref 32765")
+    wait_until(lambda: drops(nodes, "node-b") == set(DEVICES))
+    shell(b, "ip rule add pref 32765 lookup local; ip rule del pref 0")  # as with VRFs
+    try:
+        wait_until(lambda: [line for line in shell(b, "ip rule").splitlines() if "32765" in line][-1].endswith("hole"))
+        assert nodes.answers(SPREAD["tunnel"], "udp", 4).keys() == set(SPREAD["tunnel"].pods)
+    finally:
+        shell(b, "ip rule add pref 0 lookup local; ip rule del pref 32765 lookup local")
     for name in NODES:
         nodes.sync(name, *(served._replace(way="") for served in SERVICES))
     for name in NODES:
         wait_until(lambda name=name: not is_up(nodes, name), timeout_s=DEADLINE_S + PATIENCE_S)  # type: ignore[misc]
-        link = run(nodes.cluster[name], "ip", "address", "show", "tunl0")
+        link = run(nodes.cluster[name], "ip", "-d", "address", "show", "tunl0")
         assert "alias" not in link
         assert "inet " not in link
+        assert not drops(nodes, name)
         assert "KUBE-PY-OUTSIDE" not in run(nodes.cluster[name], "ipset", "list", "-n")
     for name in NODES:
         nodes.sync(name, *SERVICES)
+
+
+def drops(nodes: Nodes, name: str) -> set[str]:
+    """Return the devices by which nothing arrives that is routed on."""
+    rules = shell(nodes.cluster[name], "ip rule; ip -6 rule")
+    return set(re.findall(r"from all iif (\S+) blackhole", rules))
+
+
+def test_what_arrives_is_not_routed_on_at_any_moment(nodes: Nodes) -> None:
+    """The kernel's notifications have the order in which rules and devices changed."""
+    b = nodes.cluster["node-b"]
+    off = [served._replace(way="") for served in SERVICES]
+    with b.inside():
+        monitor = subprocess.Popen(["ip", "-o", "monitor", "link", "rule"], stdout=subprocess.PIPE, text=True)
+    with monitor:
+        try:
+            nodes.sync("node-b", *off)
+            wait_until(lambda: not drops(nodes, "node-b"), timeout_s=DEADLINE_S + PATIENCE_S)
+            nodes.sync("node-b", *SERVICES)
+            assert drops(nodes, "node-b") == set(DEVICES)
+        finally:
+            monitor.terminate()
+        lines = monitor.communicate()[0].splitlines()
+    state = dict.fromkeys(DEVICES, (True, True))  # is it up, does it drop
+    seen = {device: [state[device]] for device in DEVICES}
+    for line in lines:
+        for device in DEVICES:
+            is_up, does_drop = state[device]
+            if f"iif {device} " in line:
+                does_drop = "Deleted" not in line
+            elif f" {device}@" in line:
+                is_up = "UP" in line.split("<")[1].split(">")[0].split(",")
+            if state[device] != (is_up, does_drop):
+                state[device] = (is_up, does_drop)
+                seen[device].append(state[device])
+    expected = [(True, True), (False, True), (False, False), (False, True), (True, True)]
+    assert seen == dict.fromkeys(DEVICES, expected), lines
+
+
+def test_device_that_another_program_begins_to_use_is_routed_on(nodes: Nodes) -> None:
+    """As Calico does with IPIP: tunl0 has an address of the pod network, and pods of other nodes come by it."""
+    a, b = nodes.cluster["node-a"], nodes.cluster["node-b"]
+    served = SPREAD["tunnel"]
+    shell(a, f"ip route add {POD_B} via 192.168.3.11 dev tunl0 onlink")
+    try:
+        assert not reaches_pod(nodes), "the device is the agent's alone"
+        shell(b, "ip address add 10.244.2.128/32 dev tunl0")
+        wait_until(lambda: reaches_pod(nodes))
+        link = run(b, "ip", "-d", "address", "show", "tunl0")
+        assert "alias kubeproxy-py 192.168.3.11 shared" in link
+        assert "inet 192.168.3.11" not in link
+        assert drops(nodes, "node-b") == {"ip6tnl0"}
+        assert nodes.answers(served, "udp", 4).keys() == set(served.pods)
+        shell(b, "ip link set tunl0 alias ''")  # what it is if it was used before the agent came
+        wait_until(lambda: "shared" in run(b, "ip", "link", "show", "tunl0"))
+        assert reaches_pod(nodes)
+        assert drops(nodes, "node-b") == {"ip6tnl0"}
+    finally:
+        shell(a, f"ip route del {POD_B} dev tunl0")
+        shell(b, "ip address flush dev tunl0; ip link set tunl0 down; ip link set tunl0 alias ''")
+    wait_until(lambda: is_up(nodes, "node-b") and drops(nodes, "node-b") == set(DEVICES))
+    assert nodes.answers(served, "udp", 4).keys() == set(served.pods)
+
+
+def reaches_pod(nodes: Nodes) -> bool:
+    """Return whether a pod of node A reaches one of node B by the tunnel."""
+    try:
+        return query(nodes.cluster["pod-a1"], "udp", POD_B, 8080, SILENCE_S).name == "pod-b1"
+    except (QueryError, OSError):
+        return False
 
 
 def test_cleanup_deletes_all_of_it(nodes: Nodes) -> None:
@@ -233,6 +366,7 @@ def test_cleanup_deletes_all_of_it(nodes: Nodes) -> None:
     assert "KUBE-" not in run(a, "iptables-save")
     assert "alias" not in run(a, "ip", "link", "show", "tunl0")
     assert not is_up(nodes, "node-a")
+    assert not drops(nodes, "node-a")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -28,10 +28,11 @@ from kubeproxy_py.diagnose.trace.ruleset import ruleset_of_save
 from kubeproxy_py.kernel.address.bridges import parse_bridges
 from kubeproxy_py.kernel.address.decode import decode_addresses, decode_index, decode_local_targets, decode_names
 from kubeproxy_py.kernel.address.ipv6_switch import is_off_for_device
-from kubeproxy_py.kernel.address.loopback import decode_rules, decode_source
+from kubeproxy_py.kernel.address.loopback import decode_source
 from kubeproxy_py.kernel.address.monitor import NOTHING, parse_notification
 from kubeproxy_py.kernel.address.neighbours import decode_neighbours
 from kubeproxy_py.kernel.address.routes import decode_gateways, decode_route
+from kubeproxy_py.kernel.address.routing_rules import decode_rules
 from kubeproxy_py.kernel.conntrack.wire import encode_delete, flows_in, index_servers
 from kubeproxy_py.kernel.errors import MALFORMED, KernelError, decoding
 from kubeproxy_py.kernel.host.listening import decode_sockets

@@ -8,6 +8,7 @@ Source: net/netfilter/ipvs/ip_vs_core.c (ip_vs_ops), ip_vs_xmit.c (ip_vs_nat_xmi
 """
 
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from kubeproxy_py.diagnose.trace.reasons import (
     explain_end,
     explain_forwarded,
     explain_host,
+    explain_not_routed,
     explain_refused,
 )
 from kubeproxy_py.diagnose.trace.request import Request
@@ -32,14 +34,17 @@ from kubeproxy_py.diagnose.trace.walk import Hooks
 from kubeproxy_py.diagnose.trace.way import End, Step, Way
 from kubeproxy_py.model import kube_names
 from kubeproxy_py.model.conditions import can_set_aside
+from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     FLAG_SCHED_2,
     Address,
     IpsetEntry,
     RealServer,
     RealServerSpec,
+    ReturnTunnel,
     Rows,
     Sysctl,
+    TunnelSpec,
     VirtualServer,
     VirtualServerSpec,
     mark_server,
@@ -110,8 +115,22 @@ class _Tracer(Struct, frozen=True, gc=False):
             step = self._routing_step(arrived.packet)
             if self.view.is_local(arrived.packet.destination):
                 yield from self._input(arrived.with_step(step))
+            elif self._came_by_own_tunnel(arrived.packet):
+                reason, remedy = explain_not_routed(arrived.packet)
+                steps = (*arrived.steps, replace(step, effect="dropped"))
+                yield Outcome("dropped", reason, remedy, steps, arrived.doubts)
             else:
                 yield from self._forward(arrived.with_step(step))
+
+    def _came_by_own_tunnel(self, packet: Packet) -> bool:
+        """Return whether *packet* came by a return tunnel that no other program uses."""
+        key = ReturnTunnel(packet.family)
+        if packet.in_interface != str(key):
+            return False
+        spec = self.view.lookup.get(key)
+        if not isinstance(spec, TunnelSpec) or not spec.is_complete:
+            return False
+        return not any(_is_of_others(own, key, spec) for own in self.view.host.addresses)
 
     def _routing_step(self, packet: Packet) -> Step:
         address = packet.destination
@@ -331,6 +350,12 @@ class _Tracer(Struct, frozen=True, gc=False):
                 f"{remote[0].address} is on another node and sees the client's own address: its answer is lost unless "
                 f"it returns by this node"
             )
+
+
+def _is_of_others(own: HostAddress, tunnel: ReturnTunnel, spec: TunnelSpec) -> bool:
+    """Return whether another program has given the device of *tunnel* the address *own*."""
+    is_there = own.interface == str(tunnel) and family_of(own.address) == tunnel.family
+    return is_there and own.address != spec.address and not ip_address(own.address).is_link_local
 
 
 def _server_words(serving: int, draining: int) -> str:

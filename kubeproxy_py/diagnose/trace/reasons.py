@@ -115,6 +115,15 @@ def explain_forwarded(packet: Packet, view: View) -> ReasonAndRemedy:
     )
 
 
+def explain_not_routed(packet: Packet) -> ReasonAndRemedy:
+    """Return why this host drops *packet*, which another node seems to have handed on."""
+    by = f"arrives by {packet.in_interface}"
+    return (
+        f"{packet.destination} is not an address of this node, and nothing is routed on that {by}",
+        "check the address; if it is a Service's, it is not served here: see status",
+    )
+
+
 def _source_ranges(packet: Packet, lookup: Lookup, objects: Objects) -> ReasonAndRemedy:
     server = packet.virtual_server or packet.server
     name = objects.service_of(server) if server else None

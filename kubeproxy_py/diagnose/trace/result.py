@@ -12,8 +12,9 @@ Fate = Literal["served", "host", "refused", "rejected", "dropped", "forwarded", 
 """What becomes of the packet.
 
 served: a virtual server has real servers for it.  host: the programs of this node get it.  refused: a virtual server
-has no real server for it, or no program of this node listens for it.  rejected, dropped: by a rule.  forwarded: this
-node has neither the address nor a virtual server for it.  unknown: a rule of another program takes it elsewhere.
+has no real server for it, or no program of this node listens for it.  rejected, dropped: by a rule, dropped also by
+one of routing.  forwarded: this node has neither the address nor a virtual server for it.  unknown: a rule of another
+program takes it elsewhere.
 """
 
 ANSWERED: frozenset[Fate] = frozenset(("served", "host"))

@@ -17,18 +17,23 @@ Source: include/uapi/linux/fib_rules.h; net/core/fib_rules.c (fib_nl_newrule), n
 from collections.abc import Iterable, Iterator, Sequence
 from errno import EAFNOSUPPORT, EEXIST, ENOENT, ESRCH
 from socket import inet_ntop, inet_pton
-from struct import Struct as Layout
-
-from msgspec import Struct
 
 from kubeproxy_py.kernel import LOOPBACK, Mark, MarkReader, Scope
+from kubeproxy_py.kernel.address.routing_rules import (
+    RTM_DELRULE,
+    RTM_NEWRULE,
+    TABLE_LOCAL,
+    Rule,
+    read_rules,
+    rule_message,
+)
 from kubeproxy_py.kernel.address.routing_socket import StepwiseAdapter
 from kubeproxy_py.kernel.address.rtnetlink import HOST_PREFIX, RTA_DST, RTM_GETROUTE, RTMSG, RTN_LOCAL
 from kubeproxy_py.kernel.errors import KernelError, decoding
-from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_u32, u8, u32
+from kubeproxy_py.kernel.netlink.attributes import attribute, parse_attributes, read_u32, u32
 from kubeproxy_py.kernel.netlink.families import AF_INET, AF_INET6
 from kubeproxy_py.kernel.netlink.messages import NLM_F_REPLACE
-from kubeproxy_py.kernel.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Message, message
+from kubeproxy_py.kernel.netlink.socket import NLM_F_CREATE, Message, message
 from kubeproxy_py.model.rows import LoopbackPath, LoopbackSpec, Rows, Spec
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import IP, LOOPBACK_IP, PROTOCOL_NUMBERS, Family
@@ -37,31 +42,16 @@ TABLE = 0x4B50
 """The routing table, of which only this agent knows."""
 
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
-_RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
-_FR_ACT_TO_TBL = 1
-_FRA_DST, _FRA_PRIORITY, _FRA_TABLE, _FRA_IP_PROTO, _FRA_DPORT_RANGE = 1, 6, 15, 22, 24
 _RTA_OIF, _RTA_PREFSRC, _RTA_TABLE = 4, 7, 15
-_TABLE_LOCAL = 255
 _RTPROT_STATIC = 4
 _RT_SCOPE_HOST = 254
 _LOOPBACK_INDEX = 1  # of lo, in every network namespace
 _MOVED = 1  # the preference of the local table's rule while there are rules before it
-_PORTS = Layout("=HH")
 
 _FAMILIES: dict[int, Family] = {AF_INET: "IPv4", AF_INET6: "IPv6"}
 _NUMBERS = {family: number for number, family in _FAMILIES.items()}
 _GONE = frozenset((ENOENT, ESRCH))
 _EXISTS = frozenset((EEXIST,))
-
-
-class Rule(Struct, frozen=True, gc=False):
-    """A rule of policy routing, as far as it matters here."""
-
-    table: int
-    preference: int
-    destination: IP = ""
-    protocol: int = 0
-    ports: tuple[int, int] = (0, 0)
 
 
 class LoopbackAdapter(StepwiseAdapter):
@@ -94,43 +84,33 @@ class LoopbackAdapter(StepwiseAdapter):
 
     def _build(self, family: int, spec: LoopbackSpec) -> Iterator[Message]:
         yield _route(family, spec.source)
-        rules = self._rules(family)
+        rules = read_rules(self._netlink, family)
         wanted = dict.fromkeys(PROTOCOL_NUMBERS.values(), spec.range)
         obsolete = [rule for rule in _own(rules) if wanted.get(rule.protocol) != rule.ports]
-        yield from (_rule(_RTM_DELRULE, family, rule) for rule in obsolete)
+        yield from (rule_message(RTM_DELRULE, family, rule) for rule in obsolete)
         yield from _move_local(family, rules, 0, _MOVED)
         for protocol, ports in wanted.items():
             rule = Rule(TABLE, 0, LOOPBACK_IP[_FAMILIES[family]], protocol, ports)
             if rule not in rules:
-                yield _rule(_RTM_NEWRULE, family, rule)
+                yield rule_message(RTM_NEWRULE, family, rule)
 
     def _delete(self, family: int) -> Iterator[Message]:
-        rules = self._rules(family)
-        yield from (_rule(_RTM_DELRULE, family, rule) for rule in _own(rules))
+        rules = read_rules(self._netlink, family)
+        yield from (rule_message(RTM_DELRULE, family, rule) for rule in _own(rules))
         yield from _move_local(family, rules, _MOVED, 0)
         if source := self._route_source(family):
             yield _route(family, source, _RTM_DELROUTE)
 
     def _read(self, family: int) -> Spec:
-        rules, source = self._rules(family), self._route_source(family)
+        rules, source = read_rules(self._netlink, family), self._route_source(family)
         own = _own(rules)
         ranges = {rule.ports for rule in own}
-        is_moved = any(rule == Rule(_TABLE_LOCAL, _MOVED) for rule in rules)
+        is_moved = any(rule == Rule(TABLE_LOCAL, _MOVED) for rule in rules)
         if not (own or source or is_moved):
             return None
         first, last = min(ranges, default=(0, 0))
         is_complete = len(ranges) == 1 and len(own) == len(PROTOCOL_NUMBERS) and _come_first(rules) and source != ""
         return LoopbackSpec(source, f"{first}-{last}", is_complete=is_complete)
-
-    def _rules(self, family: int) -> list[Rule]:
-        """Return the rules in the order in which the kernel tries them; none of a family that it does not have."""
-        try:
-            bodies = self._netlink.dump(message(_RTM_GETRULE, 0, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)))
-        except KernelError as error:
-            if error.errno in (EAFNOSUPPORT, *_GONE):
-                return []
-            raise
-        return decode_rules(bodies, family)
 
     def _route_source(self, family: int) -> IP:
         """Return the source of the route; "" if there is none."""
@@ -142,12 +122,6 @@ class LoopbackAdapter(StepwiseAdapter):
                 return ""
             raise
         return decode_source(bodies, family)
-
-
-def decode_rules(bodies: Iterable[bytes], family: int) -> list[Rule]:
-    """Return the rules of *family* in rule messages, in their order.  Raises KernelError."""
-    with decoding("a listing of routing rules"):
-        return [_parse_rule(body) for body in bodies if body[0] == family]
 
 
 def decode_source(bodies: Iterable[bytes], family: int) -> IP:
@@ -167,38 +141,14 @@ def _own(rules: Iterable[Rule]) -> list[Rule]:
 def _come_first(rules: Sequence[Rule]) -> bool:
     """Return whether all rules of ours come before that of the local table."""
     tables = [rule.table for rule in rules]
-    return _TABLE_LOCAL not in tables or TABLE not in tables[tables.index(_TABLE_LOCAL) :]
+    return TABLE_LOCAL not in tables or TABLE not in tables[tables.index(TABLE_LOCAL) :]
 
 
 def _move_local(family: int, rules: Sequence[Rule], before: int, after: int) -> Iterator[Message]:
     """Yield the messages that move the local table's rule from the preference *before*, if it is there."""
-    if Rule(_TABLE_LOCAL, before) in rules:
-        yield _rule(_RTM_NEWRULE, family, Rule(_TABLE_LOCAL, after))
-        yield _rule(_RTM_DELRULE, family, Rule(_TABLE_LOCAL, before))
-
-
-def _parse_rule(body: bytes) -> Rule:
-    family, table = body[0], body[4]
-    found = parse_attributes(body, RTMSG.size)
-    destination = found.get(_FRA_DST)
-    return Rule(
-        read_u32(found[_FRA_TABLE]) if _FRA_TABLE in found else table,
-        read_u32(found[_FRA_PRIORITY]) if _FRA_PRIORITY in found else 0,
-        inet_ntop(family, destination) if destination else "",
-        found[_FRA_IP_PROTO][0] if _FRA_IP_PROTO in found else 0,
-        _PORTS.unpack_from(found[_FRA_DPORT_RANGE]) if _FRA_DPORT_RANGE in found else (0, 0),
-    )
-
-
-def _rule(kind: int, family: int, rule: Rule) -> Message:
-    length = HOST_PREFIX[family] if rule.destination else 0
-    body = RTMSG.pack(family, length, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
-    body += u32(_FRA_TABLE, rule.table) + u32(_FRA_PRIORITY, rule.preference)
-    if rule.destination:
-        body += attribute(_FRA_DST, inet_pton(family, rule.destination))
-    if rule.protocol:
-        body += u8(_FRA_IP_PROTO, rule.protocol) + attribute(_FRA_DPORT_RANGE, _PORTS.pack(*rule.ports))
-    return message(kind, NLM_F_CREATE | NLM_F_EXCL if kind == _RTM_NEWRULE else 0, body)
+    if Rule(TABLE_LOCAL, before) in rules:
+        yield rule_message(RTM_NEWRULE, family, Rule(TABLE_LOCAL, after))
+        yield rule_message(RTM_DELRULE, family, Rule(TABLE_LOCAL, before))
 
 
 def _route(family: int, source: IP, kind: int = _RTM_NEWROUTE) -> Message:

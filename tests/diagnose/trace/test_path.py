@@ -6,10 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from kubeproxy_py.diagnose.trace.lookup import RowLookup
+from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler
 from kubeproxy_py.diagnose.trace.packet import Host, Route
 from kubeproxy_py.diagnose.trace.path import trace
-from kubeproxy_py.diagnose.trace.request import Request, TraceError
+from kubeproxy_py.diagnose.trace.request import Request, TraceError, parse_request
 from kubeproxy_py.diagnose.trace.result import Outcome
+from kubeproxy_py.model.node import HostAddress
 from kubeproxy_py.model.rows import (
     DRAINING,
     FLAG_SCHED_1,
@@ -17,9 +19,11 @@ from kubeproxy_py.model.rows import (
     IpsetEntry,
     Key,
     RealServer,
+    ReturnTunnel,
     Rows,
     Spec,
     Sysctl,
+    TunnelSpec,
     VirtualServer,
     VirtualServerSpec,
 )
@@ -27,6 +31,7 @@ from tests.diagnose.trace.traces import (
     ADDRESSES,
     CLIENT,
     CLUSTER_IP,
+    COMPILER,
     EXTERNAL_IP,
     HOST,
     LB_IP,
@@ -344,3 +349,45 @@ def test_interface_that_the_host_does_not_have_is_an_error_that_lists_those_it_h
 def test_interface_of_a_packet_that_this_node_sends_is_an_error(source: str) -> None:
     with pytest.raises(TraceError, match='--in-iface "eth0": what this node sends arrives by no interface'):
         traced(source, f"{CLUSTER_IP}:80", "eth0")
+
+
+TUNNELS: Rows = {ReturnTunnel("IPv4"): TunnelSpec(NODE_IP), ReturnTunnel("IPv6"): TunnelSpec("fd00:3::10")}
+OWN_TUNNELS = (
+    *ADDRESSES,
+    HostAddress("tunl0", NODE_IP, 32),
+    HostAddress("ip6tnl0", "fe80::5efe", 64),
+)
+
+
+def by_tunnel(target: str, *more: HostAddress, rows: Rows = TUNNELS) -> Outcome:
+    source, device = ("2001:db8:9::9", "ip6tnl0") if target.startswith("[") else (CLIENT, "tunl0")
+    request = parse_request(source, target, device, directory_of(known_to_compiler(COMPILER)))
+    (outcome,) = trace({**ROWS, **rows}, Host((*OWN_TUNNELS, *more)), request).outcomes
+    return outcome
+
+
+@pytest.mark.parametrize("target", ["192.0.2.99:80", "[2001:db8::99]:80"])
+def test_what_another_node_handed_on_is_not_routed_on(target: str) -> None:
+    outcome = by_tunnel(target)
+    assert (outcome.fate, outcome.steps[-1].effect) == ("dropped", "dropped")
+    assert "arrives by" in outcome.reason
+
+
+def test_what_another_node_handed_on_is_served_at_an_address_of_this_node() -> None:
+    assert by_tunnel(f"{LB_IP}:443").fate != "forwarded"
+
+
+@pytest.mark.parametrize(
+    ("target", "address"),
+    [
+        ("192.0.2.99:80", HostAddress("tunl0", "10.244.9.1", 32)),
+        ("[2001:db8::99]:80", HostAddress("ip6tnl0", "fd00:9::1")),
+    ],
+)
+def test_tunnel_that_another_program_uses_is_routed_on(target: str, address: HostAddress) -> None:
+    assert by_tunnel(target, address).fate == "forwarded"
+
+
+@pytest.mark.parametrize("rows", [{}, {ReturnTunnel("IPv4"): TunnelSpec(NODE_IP, is_complete=False)}], ids=str)
+def test_tunnel_that_is_not_set_up_is_routed_on(rows: Rows) -> None:
+    assert by_tunnel("192.0.2.99:80", rows=rows).fate == "forwarded"
