@@ -7,6 +7,8 @@ by address, chooses one of its endpoints, and the answers go to the client witho
 
 Invariants:
 - What another node handed on is not marked (chains.py), so it is for the endpoints of this node, and never goes round.
+  At an address that this node does not have it is not routed on (kernel/address/tunnel.py), or comes back with its
+  DSCP, and is not marked there either.
 - A node has as much weight as its endpoints have together, so each endpoint gets the same share.
 - Endpoints that terminate get new connections only if none is ready on any node, as where a policy is Cluster.
 - A Service whose endpoints are all on this node, or on nodes without a known address, has no such virtual server.

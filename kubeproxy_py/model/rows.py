@@ -327,7 +327,8 @@ class TunnelSpec(Struct, frozen=True, gc=False):
     """The address of this node that the device has, without which the kernel drops what arrives there."""
 
     address: IP
-    is_complete: bool = True  # False: it is down, lacks an address, or drops by rp_filter; never desired
+    # False: it is down, lacks an address, drops by rp_filter, or routes on although it is not shared; never desired
+    is_complete: bool = True
 
     def __str__(self) -> str:
         return f"at {self.address or 'no address'}{'' if self.is_complete else ', incomplete'}"
