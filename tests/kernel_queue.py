@@ -46,6 +46,7 @@ SLOWEST = (
     "test_f1_malformed_list_responses.py",
     "test_flows.py",
     "test_api_server.py",
+    "test_node_labels.py",
 )
 
 # Files of many cases that need nothing of each other, and into how many parts they are divided.
