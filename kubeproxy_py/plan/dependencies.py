@@ -10,6 +10,8 @@ because less than is configured would apply to a packet:
   whom it should be closed, or lacks an entry that masquerades or what closes it: its virtual server may be one that
   stays while its frontend moves to another set or Service.  No frontend becomes exempt while real servers that should
   leave are still there.  At an address that is not bound yet it may, and the address waits for them.
+- An address also waits for what concerns its ports as NodePorts: an exemption that is to go, and an entry that is to
+  masquerade.  They apply to each address with a virtual server of that port.
 - A chain gets no rule on a set of exemptions, on which it had none, while an entry is there that another program added
   and that should not be there, or not yet.
 - What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there, and
@@ -74,6 +76,7 @@ class Dependencies:
         self._rows = Unfinished(desired, actual, unfinished)
         self._served: set[IP] | None = None  # addresses with a virtual server; computed only if it is needed
         self._closed: defaultdict[IP, list[str]] | None = None  # frontends with source ranges; computed only if needed
+        self._port_frontends: defaultdict[IP, list[str]] | None = None  # the same, of virtual servers by port only
 
     def record(self, step: Step, *, is_under_way: bool = False) -> None:
         """Record that *step* was refused, or waits, or is under way: then further steps on its row wait, too."""
@@ -248,6 +251,10 @@ class Dependencies:
         yield self._rows.incomplete.get(family)
         yield self._rows.obsolete.get(address)
         yield self._unserved(address)
+        # They masquerade what is met at the address only because its port is a NodePort, too.
+        for port in self._ports().get(address, ()) if self._rows.exempt or self._rows.unmasqueraded_ports else ():
+            yield self._rows.exempt.get(port)
+            yield self._rows.unmasqueraded.get(port)
         # Its virtual servers may have been created before their source ranges were configured.
         for frontend in self._closed_frontends().get(address, ()) if self._lacks_firewall(family) else ():
             yield from self._before_closed(frontend, family)
@@ -263,6 +270,15 @@ class Dependencies:
                 if isinstance(key, IpsetEntry) and key.set in set_roles.CLOSES:
                     self._closed[key.entry.partition(",")[0]].append(key.entry)
         return self._closed
+
+    def _ports(self) -> Mapping[IP, list[str]]:
+        """Return by address how set entries name its virtual servers by port only."""
+        if self._port_frontends is None:
+            self._port_frontends = defaultdict(list)
+            for key in self._desired:
+                if isinstance(key, VirtualServer):
+                    self._port_frontends[key.address].append(frontends_of(key)[1])
+        return self._port_frontends
 
     def _unserved(self, address: IP) -> Key | None:
         """Return a virtual server without which *address* must not be bound: one that waits, or any if there is none.

@@ -38,7 +38,7 @@ from kubeproxy_py.model.rows import (
     is_draining_spec,
 )
 from kubeproxy_py.model.steps import Plan, Step
-from kubeproxy_py.net import FAMILIES, IP
+from kubeproxy_py.net import FAMILIES, IP, Family, family_of
 from kubeproxy_py.plan.drain_policy import must_drain
 from kubeproxy_py.plan.set_replacement import is_replacement, replace_sets
 from kubeproxy_py.plan.set_roles import (
@@ -134,12 +134,13 @@ def _replacements(steps: Iterable[Step]) -> list[Step]:
 def _steps(desired: Rows, actual: Rows, keys: Iterable[Key] | None) -> list[Step]:
     builds, teardowns = _by_kind(desired, actual, _all_keys(desired, actual) if keys is None else keys)
     premature = _pop_premature(builds, teardowns, desired, actual) if Chain in builds else []
-    obsolete = _pop_obsolete(builds[Address], teardowns) if Address in builds else []
 
     def allows_too_much(key: IpsetEntry) -> bool:
         return _exempts(key) or (key.set in OPENS and is_closed(frontend_of(key), desired))
 
     removed_early = _pop_entries(teardowns.get(IpsetEntry), builds.get(RealServer), allows_too_much)
+    # Besides what goes before real servers come, which is earlier.
+    obsolete = _pop_obsolete(builds[Address], teardowns) if Address in builds else []
     added_late = _pop_entries(builds.get(IpsetEntry), teardowns.get(RealServer), _exempts)
     first = {kind: _ranked(kind, unordered) for kind, unordered in builds.items()}
     last = {kind: _ranked(kind, unordered)[::-1] for kind, unordered in teardowns.items()}
@@ -222,24 +223,28 @@ def _pop_obsolete(new_addresses: Iterable[Step], teardowns: Mapping[type[Key], l
     """Remove from *teardowns*, and return, what goes before *new_addresses* are bound.
 
     No packet reaches virtual and real servers, or matches set entries, at an address that is not bound yet; what is
-    obsolete must be deleted before one can.
+    obsolete must be deleted before one can.  A port that is exempt from masquerading is so at all addresses.
     """
     unbound = {step.key.address for step in new_addresses if isinstance(step.key, Address)}
+    unbound |= {family_of(address) for address in unbound}
     obsolete: list[Step] = []
     for kind in (PolicyEntry, RealServer, VirtualServer, IpsetEntry):
-        popped = [step for step in teardowns[kind] if _address_of(step.key) in unbound]
+        popped = [step for step in teardowns[kind] if _place_of(step.key) in unbound]
         _remove(teardowns[kind], popped)
         obsolete += popped
     return obsolete
 
 
-def _address_of(key: Key) -> IP | None:
-    """Return the address at which *key* serves, or allows more than without it; None if it does neither."""
+def _place_of(key: Key) -> IP | Family | None:
+    """Return the address at which *key* serves, or allows more than without it; None if it does neither.
+
+    Of a port that is exempt from masquerading it is the family: it is so at all addresses of that.
+    """
     if isinstance(key, RealServer):
         return key.virtual_server.address
     if isinstance(key, IpsetEntry):
         leads = key.set in ALLOWS or isinstance(key, PolicyEntry)
-        return key.entry.partition(",")[0] if leads else None
+        return frontend_of(key).partition(",")[0] if leads else None
     return key.address if isinstance(key, VirtualServer) else None
 
 

@@ -12,9 +12,9 @@ through this node.  With a traffic policy of Local there are no such endpoints, 
 | opens | LOAD-BALANCER-SOURCE-CIDR, -IP | before what closes | after it; if that stays, before those that come |
 | hides | IPVS-IPS | before its address | after its address |
 
-EXTERNAL-IP-LOCAL exempts because its rules accept: where rules of a chain change, they may come before those of
-EXTERNAL-IP.  LOOP-BACK masquerades a pod's connections to itself only; it comes before and goes after real servers, as
-every set that masquerades.
+What exempts a NodePort does so at every address, and goes before one comes, too.  EXTERNAL-IP-LOCAL exempts because its
+rules accept: where rules of a chain change, they may come before those of EXTERNAL-IP.  LOOP-BACK masquerades a pod's
+connections to itself only; it comes before and goes after real servers, as every set that masquerades.
 """
 
 from kubeproxy_py.model import kube_names

@@ -300,6 +300,54 @@ def test_address_that_becomes_exempt_is_bound_after_endpoints_went() -> None:
     )
 
 
+def test_address_is_bound_after_the_exemption_of_a_node_port_went_that_has_the_number_of_its_port() -> None:
+    """Clients outside are masqueraded at a ClusterIP without pod networks only because its port is a NodePort's."""
+    pods, fields = _slice_here_and_there("api", "fd00:10:244:"), {"type": "NodePort"}
+    node_port = port(80, node_port=30080)
+    for faults in ([], ["delete IpsetEntry .*LOCAL"]):
+        sync_with_faults(
+            [
+                [
+                    _service("api", "fd00:96::10", port(30080)),
+                    _service("cart", "fd00:96::11", node_port, external_local=True, **fields),
+                    pods,
+                ],
+                [_service("cart", "fd00:96::11", node_port, **fields)],
+            ],
+            [["add Ipset .*LOOP-BACK"], faults],
+            [61.0, 61.0],
+        )
+
+
+def test_exemption_of_a_node_port_goes_before_real_servers_come_also_where_an_address_comes() -> None:
+    """The NodePort passes to a Service that comes, with its address, when the one with the policy Local goes."""
+    node_port = port(80, node_port=30080)
+    sync_with_faults(
+        [
+            [
+                _service("api", "10.96.0.10", node_port, type="NodePort", external_local=True),
+                *(_slice(text, "10.244.1.5") for text in ("api", "cart")),
+                SliceUpserted(endpoint_slice("cart", [endpoint("10.244.2.5", THERE)], suffix="2")),
+            ],
+            [ServiceDeleted(name("api")), _service("cart", "10.96.0.11", node_port, type="NodePort")],
+        ],
+        [[], []],
+        [0.1, 0.1],
+    )
+
+
+def test_address_is_bound_after_a_node_port_masquerades_that_has_the_number_of_its_port() -> None:
+    """The same, where rules were refused before the Service with the NodePort was made."""
+    sync_with_faults(
+        [
+            [_service("api", "fd00:96::10", port(30080)), _slice_here_and_there("api", "fd00:10:244:")],
+            [_service("cart", "fd00:96::11", port(80, node_port=30080), type="NodePort")],
+        ],
+        [["add Ipset .*LOOP-BACK"], ["add IpsetEntry .*NODE-PORT"]],
+        [61.0, 61.0],
+    )
+
+
 def test_address_that_another_program_binds_while_rules_are_refused_is_served_in_the_end() -> None:
     """The address waits for rules; they come in the sync in which the Service's policy, and so its set, changes."""
     kernel = DamagedKernel()
