@@ -16,6 +16,8 @@ because less than is configured would apply to a packet:
   and that should not be there, or not yet.
 - What is reachable stays protected until it is deleted, or until the entry that is to protect it instead is there, and
   what exempted it from masquerading is gone.
+- Source ranges let nobody else in while the virtual server is missing (another program deleted it, and it waits): it
+  would be the host's own port that they open.
 - At an address that is bound, a frontend that one set admits gets its virtual server, even if other entries are
   missing: without it packets would reach the host's own port.  So entries that admit need not wait for each other.
 
@@ -132,6 +134,8 @@ class Dependencies:
         key = step.key
         assert isinstance(key, IpsetEntry)
         yield from self._if_absent(Ipset(key.set))
+        if key.set in set_roles.OPENS:
+            yield self._missing_server(frontend_of(key))
         if key.set in set_roles.EXEMPTS:
             yield self._rows.forwarding.get(frontend_of(key))
             yield self._rows.unmasqueraded.get(frontend_of(key))
@@ -142,6 +146,17 @@ class Dependencies:
                 family = kube_names.family_of_set(key.set)
                 yield from self._before_closed(key.entry, family)
                 yield self._rows.base.get((family, "masquerading"))
+
+    def _missing_server(self, frontend: str) -> Key | None:
+        """Return the virtual server of *frontend*, which has an address, if it is missing and waits or was refused.
+
+        Whom source ranges do not shut out any more would reach the host's own port.
+        """
+        server = server_of(frontend)
+        if server not in self._desired or server in self._actual:
+            return None
+        waits = server in self._rows.absent or self.blocker(Step("add", server))
+        return server if waits else None
 
     def _is_reachable(self, address: str) -> bool:
         """Return whether packets to *address* arrive here now; not before it is bound, if we are to bind it.
@@ -165,6 +180,8 @@ class Dependencies:
         frontend = frontend_of(key)
         if key.set in set_roles.MASQUERADES | set_roles.CLOSES:
             yield self._rows.forwarding.get(frontend)
+        if key.set in set_roles.CLOSES:
+            yield self._missing_server(frontend)
         if key.set in set_roles.MASQUERADES | set_roles.ADMITS and self._stays(frontend):
             # Another entry may be to do the same for what stays.
             yield self._rows.unadmitted.get(frontend)

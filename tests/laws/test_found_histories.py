@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
 from kubeproxy_py.model.events import ObjectEvent, ServiceDeleted, ServiceUpserted, SliceUpserted, TakenAddresses
-from kubeproxy_py.model.rows import Address, IpsetEntry, Key, VirtualServer
+from kubeproxy_py.model.rows import Address, Chain, IpsetEntry, Key, VirtualServer
 from kubeproxy_py.net import Protocol
 from tests.builders import THERE, endpoint, endpoint_slice, name, port, service
 from tests.laws.checking_kernels import CheckedAgent, failing
@@ -298,6 +298,17 @@ def test_address_that_becomes_exempt_is_bound_after_endpoints_went() -> None:
         [[], ["(add|update) Chain IPv4 nat"], ["update RealServer"]],
         [31.0, 31.0, 31.0],
     )
+
+
+def test_source_ranges_shut_out_until_a_virtual_server_is_there_that_another_program_deleted() -> None:
+    """It waits for rules, which are refused, so whom the source ranges let in would reach the host's own port."""
+    for ranges in ((), ("203.0.113.250/32",)):
+        _sync_damaged(
+            [_balancer("api", ("198.51.100.0/24",)), _slice("api", "10.244.1.5")],
+            (delete, VirtualServer(ADDRESS, 80, "TCP"), Chain("IPv4", "nat", "KUBE-LOAD-BALANCER")),
+            [_balancer("api", ranges)],
+            ["add Chain .*LOAD-BALANCER"],
+        )
 
 
 def test_address_is_bound_after_the_exemption_of_a_node_port_went_that_has_the_number_of_its_port() -> None:
