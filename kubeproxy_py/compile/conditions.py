@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from kubeproxy_py.model.conditions import FULL_STEP, Conditions, Failure, can_set_aside
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.rows import RealServer, RealServerSpec, Rows, VirtualServerSpec
-from kubeproxy_py.model.services import Service
 
 SHARES_BY_WEIGHT = frozenset(("wrr", "wlc", "sed", "nq", "lblc", "lblcr", "twos"))
 """Schedulers that give a real server a share of new connections by its weight, without moving those of the others.
@@ -25,11 +24,6 @@ sh and mh use weights, too, but a changed one moves clients from one endpoint to
 """
 
 WEIGHT_MAX = 65535  # ipvsadm(8)
-
-
-def starts_slowly(service: Service, spec: VirtualServerSpec) -> bool:
-    """Return whether new endpoints of *service* start slowly behind a virtual server with *spec*."""
-    return service.settings.slow_start_s > 0 and spec.scheduler in SHARES_BY_WEIGHT
 
 
 def weighed(

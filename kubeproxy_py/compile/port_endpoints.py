@@ -4,20 +4,19 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from kubeproxy_py.compile.conditions import starts_slowly, weighed
+from kubeproxy_py.compile.conditions import weighed
 from kubeproxy_py.compile.topology import MakeRows, SelectionRule, SliceEndpoints
 from kubeproxy_py.model.conditions import NO_CONDITIONS, Conditions
 from kubeproxy_py.model.rows import Rows, VirtualServer, VirtualServerSpec
-from kubeproxy_py.model.services import Service
 
 
 class PortEndpoints(Struct, frozen=True, gc=False):
-    """The endpoints of one port of *service* in one family."""
+    """The endpoints of one port of a Service in one family."""
 
-    service: Service
     slices: Sequence[SliceEndpoints]
     make_rows: MakeRows
     conditions: Conditions
+    starts_slowly: bool  # new endpoints do: the setting is in force here
 
     def server_parts(
         self, server: VirtualServer, spec: VirtualServerSpec, rule: SelectionRule, nodes: Rows | None = None
@@ -35,6 +34,6 @@ class PortEndpoints(Struct, frozen=True, gc=False):
         return [{server: spec}, *self._weighed([*parts, nodes] if nodes else parts, spec)]
 
     def _weighed(self, parts: list[Rows], spec: VirtualServerSpec) -> list[Rows]:
-        if self.conditions is NO_CONDITIONS and not self.service.settings.slow_start_s:  # nearly always
+        if self.conditions is NO_CONDITIONS and not self.starts_slowly:  # nearly always
             return parts
-        return weighed(parts, self.conditions, spec, starts_slowly=starts_slowly(self.service, spec))
+        return weighed(parts, self.conditions, spec, starts_slowly=self.starts_slowly)

@@ -106,7 +106,7 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
         earlier.update([frontend.server for frontend in served])
         endpoints = turned(cache.slice_endpoints(slices, port.family, port.port, context), turn >> _SLICE_TURN_BITS)
         spec = settings.server_spec(port.family)
-        port_endpoints = PortEndpoints(service, endpoints, make_rows, conditions)
+        port_endpoints = PortEndpoints(endpoints, make_rows, conditions, settings.slow_start_s > 0)
         rules = select_endpoints(service, port.port, {frontend.kind for frontend in served}, endpoints)
         # An address may be of two kinds (externalIP and ClusterIP); as in kube-proxy, that of the last one counts.
         fronts = {frontend.server: frontend for frontend in served}

@@ -425,3 +425,4 @@ def test_settings_of_tcp_are_ignored_without_a_tcp_port(protocol: Protocol) -> N
 def test_slow_start_is_ignored_beside_weights_that_have_no_tenths(weight: str, has_effect: bool) -> None:
     annotations = {"scheduler": "wrr", "slow-start": "30s", "weights": f"zone/a={weight}, others=1"}
     assert ("slow-start" not in str(ignored(annotations))) is has_effect
+    assert weights(annotations) == [10 if has_effect else 1] * 4, "also where no endpoint has the large weight"
