@@ -2,7 +2,9 @@
 
 Invariants:
 - A connect is closed as soon as its result is known, and nothing is sent over it.
-- A connect that this node itself could not try (no route of its own, no rights, no descriptors) has no result.
+- A connect that this node itself could not try (no rights, no descriptors) has no result.
+- An ICMP error is no answer, whichever it is and in both families: nobody answered, or this node has no route.  Only
+  "port unreachable" is as a reset, from which Linux does not tell it apart.
 """
 
 import os
@@ -11,13 +13,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from errno import (
+    EACCES,
     ECONNREFUSED,
     ECONNRESET,
     EHOSTDOWN,
     EHOSTUNREACH,
     EINPROGRESS,
     ENETUNREACH,
+    ENONET,
+    ENOPROTOOPT,
+    EOPNOTSUPP,
     EPIPE,
+    EPROTO,
     ETIMEDOUT,
 )
 from time import monotonic
@@ -37,6 +44,15 @@ _ANSWERS: dict[int, Answer] = {
     EHOSTUNREACH: "silent",
     EHOSTDOWN: "silent",
     ENETUNREACH: "silent",
+}
+_LATER_ANSWERS: dict[int, Answer] = {
+    **_ANSWERS,
+    # What ICMP errors become of a connect that is under way (icmp_err_convert and icmpv6_err_convert in Linux).
+    EACCES: "silent",  # IPv6: administratively prohibited, by policy, by a route
+    ENONET: "silent",
+    ENOPROTOOPT: "silent",
+    EOPNOTSUPP: "silent",
+    EPROTO: "silent",
 }
 
 
@@ -91,7 +107,7 @@ class TcpConnects:
             connect, _ = self._under_way[key.data]
             error = connect.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._end(key.data)
-            yield key.data, _ANSWERS.get(error, "untried")
+            yield key.data, _LATER_ANSWERS.get(error, "untried")
         now_s = monotonic()
         for place in [place for place, (_, at_s) in self._under_way.items() if at_s <= now_s]:
             self._end(place)
