@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from kubeproxy_py.diagnose.rows import trouble_text
 from kubeproxy_py.diagnose.snapshot import Snapshot
-from kubeproxy_py.model.refusal import grouped
+from kubeproxy_py.model.refusal import SETTING_IGNORED, grouped
 from kubeproxy_py.model.rows import Address, RealServer, VirtualServer
 from kubeproxy_py.model.services import Service, ServiceName
 
@@ -35,7 +35,10 @@ def notes_of(snapshot: Snapshot, service: Service, *, has_refusals: bool) -> Ite
     for part in snapshot.slices_of(name):
         yield from (f"EndpointSlice {part.name.name}: {problem}" for problem in part.problems)
     if has_refusals:
-        yield from (f"{one.reason}: {one.subject}: {one.message}" for one in grouped(snapshot.refusals.of(name)))
+        for one in grouped(snapshot.refusals.of(name)):
+            # Explain has remedies for addresses that are refused.
+            hint = f" ({one.hint})" if one.hint and one.reason == SETTING_IGNORED else ""
+            yield f"{one.reason}: {one.subject}: {one.message}{hint}"
     yield from _row_notes(snapshot, name)
 
 

@@ -282,6 +282,8 @@ def test_settings_in_force_are_listed_and_ignored_ones_are_notes() -> None:
         "SettingIgnored: kubeproxy-py.io/affinity-mask",
         "SettingIgnored: kubeproxy-py.io/wieghts",
     ]
+    assert all(note.endswith(")") for note in state.notes), "each with its remedy"
+    assert any(note.endswith("is unknown; ignored (did you mean weights?)") for note in state.notes)
     (real,) = only_server(snapshot).real_servers or ()
     assert (only_server(snapshot).scheduler, real.max_connections) == ("wrr", 9)
     text = status_text(state_of(snapshot))
