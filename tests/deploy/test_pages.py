@@ -99,6 +99,24 @@ def test_helm_renders_the_chart_with_the_values_of_the_page(words: list[str]) ->
             validate(document, version)
 
 
+def settings_in_text() -> list[Any]:
+    """Return the words of each `--set ...` in the text of a page: values to add to those of its commands."""
+    found = []
+    for path in PAGES:
+        text = _BLOCK.sub("", path.read_text())
+        for number, quoted in enumerate(re.findall(r"`(--set[^`]*)`", text)):
+            found.append(pytest.param(shlex.split(quoted), id=f"{path.name}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("words", settings_in_text())
+def test_helm_renders_the_chart_with_values_in_the_text_of_the_page(words: list[str]) -> None:
+    arguments = [word.replace("sha256:...", f"sha256:{'0' * 64}") for word in as_example(words)]
+    required = ["--set=image.repository=example", "--set=apiServer=https://192.0.2.1:6443"]
+    done = helm("template", str(REPOSITORY / "deploy/helm/kubeproxy-py"), *required, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("words", [param for param in of_program("kubectl", "apply") if "-k" in param.values[0]])
 def test_kustomize_renders_what_the_page_applies(words: list[str]) -> None:
     objects = kustomize_objects(REPOSITORY / words[words.index("-k") + 1])
