@@ -27,7 +27,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help run test test-qemu lab-kernels real-kubernetes test-kernels check dist pythons bench conformance golden configuration-page metrics-page image image-again deb deb-machine lock setup packages lab tools chart clean laws fuzz image-tests soak reliability-page doctor-page complaints-page completion man state-page dashboard-picture status-picture release fast-tests $(LINTS) ui-pictures browser $(KERNEL_JOBS) image-arm64 deb-arm64 $(PYTHON_JOBS)
 
 help: ## list the targets for developers
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build/run/ready ## show a Service being served on a real kernel, from the manifest to an answered packet
 	@python3 -m lab install --for-run
