@@ -74,7 +74,7 @@ _COMMANDS = (
 _PAGES = (
     ("docs/migrate.md", "from kube-proxy, one node at a time, and back"),
     ("docs/install-kubeadm.md", "and the other pages docs/install-*.md: kubespray, k3s, kind, a VM"),
-    ("docs/troubleshooting.md", "thirty complaints, and the command that names the cause of each"),
+    ("docs/troubleshooting.md", "some thirty complaints, and the command that names the cause of each"),
     ("docs/differences.md", "what is different from kube-proxy, and why"),
 )
 
