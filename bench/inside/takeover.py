@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -60,8 +60,11 @@ _MakeServer = Callable[[Namespace], AbstractContextManager[Client]]
 
 def _measure(n: int, programs: dict[str, Path | None], make_server: _MakeServer) -> dict[str, Figures]:
     (one, own), (other, others) = programs.items()
-    with serving_cluster() as cluster, TemporaryDirectory() as folder, cluster.node_a.inside():
-        node = _Node(cluster, Path(folder), n)
+    with ExitStack() as stack:
+        cluster, folder = stack.enter_context(serving_cluster()), stack.enter_context(TemporaryDirectory())
+        stack.enter_context(cluster.node_a.inside())
+        kernel = stack.enter_context(closing(agent.make_parts().kernel))  # its sockets keep the node's namespace
+        node = _Node(cluster, kernel, Path(folder), n)
         with make_server(cluster.node_a) as client:
             node.client = client
             for document in _served():
@@ -80,12 +83,12 @@ class _Node:
 
     client: Client
 
-    def __init__(self, cluster: Cluster, folder: Path, n: int) -> None:
+    def __init__(self, cluster: Cluster, kernel: Kernel, folder: Path, n: int) -> None:
         self._cluster = cluster
+        self._kernel = kernel
         self._folder = folder
         self._n = n
         self._changes = 0
-        self._kernel: Kernel = agent.make_parts().kernel
 
     def program(self, kube_proxy: Path | None) -> AbstractContextManager[Callable[[], None]]:
         """Run kube-proxy, or the agent, within the `with`; yield a check that it runs."""
