@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from kubeproxy_py.sources.kubernetes.listing import target_of
 from kubeproxy_py.sources.kubernetes.resources import PEERS, SERVICES, SLICES, Resource
 from tests.apiserver.objects import Json
-from tests.apiserver.real import RealServer, binaries, real_server
+from tests.apiserver.real import MissingProgramError, RealServer, binaries, real_server
 from tests.recorded_objects import write
 from tests.recorded_objects.written import LOAD_BALANCER, objects
 
@@ -21,7 +21,12 @@ _SELECTORS_SINCE = 31  # of Kubernetes 1.: servers before reject the field selec
 
 def main() -> int:
     """Record, print the file's path, and return the exit status."""
-    if not (folder := binaries()):
+    try:
+        folder = binaries()
+    except MissingProgramError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if not folder:
         print("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd", file=sys.stderr)
         return 1
     with TemporaryDirectory() as directory, real_server(folder, Path(directory)) as server:
