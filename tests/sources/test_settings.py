@@ -124,6 +124,8 @@ WRONG: dict[str, list[str]] = {
         *("/pool=a:4", "a/b/c=d:4", "A.b/c=d:4", "a..b/c=d:4", "a_b/c=d:4", "-a/b=c:4", "a./b=c:4", "a/=b:4"),
         *("-pool=a:4", "pool.=a:4", "pool=-a:4", "pool=a_:4", "po\u00f6l=a:4", "pool=\u00e4:4", "po\nol=a:4"),
         *(f"{'n' * 64}=a:4", f"pool={'v' * 64}:4", f"{'p' * 254}/n=v:4"),
+        *("zone/a=3;zone/b=1", "zone/a b=1", "zone/a=b=1", "zone/\u00e4=1", "zone/a/b=1", f"zone/{'a' * 64}=1"),
+        *("node/A=1", "node/a_b=1", "node/a=b=1", "node/a b=1", "node/a..b=1", f"node/{'a' * 254}=1"),
     ],
     "drain-deadline": ["soon", "-5s", "-0s", "5", "1e3s", "0.1ns", *NO_DURATIONS],
     "slow-start": ["0s", "-1s", "2h", "30", "999ms", *NO_DURATIONS],
@@ -186,9 +188,17 @@ def test_a_wrong_value_is_named_with_its_remedy_and_ignored(name: str, origin: O
         ("A.b/c=d:4", "'A.b' is no prefix of a label's key", "a DNS name: at most 253 lowercase"),
         ("pool=a b:4", "'a b' is no value of a label", "with a letter or digit at both ends"),
         ("pool=a:0", "'0' is not a number from 1 to 65535", "write a number from 1 to 65535"),
+        ("zone/a b=1", "'a b' is no name of a zone", "with a letter or digit at both ends"),
+        ("node/A=1", "'A' is no name of a node", "a DNS name: at most 253 lowercase"),
+        ("zone/a=3;zone/b=1", "'a=3;zone/b' is no name of a zone", "write commas between weights"),
+        ("node/a=3\nnode/b=1", "'a=3\\nnode/b' is no name of a node", "write commas between weights"),
+        ("own-node=3 others=1", "'own-node=3 others=1' is no weight of endpoints", "write commas between weights"),
+        ("own-node=3, others=1, own-node=2", "has two weights of 'own-node'", "write each key once"),
+        ("zone/a=3, zone/a=3", "has two weights of 'zone/a'", "write each key once"),
+        ("pool=a:3, own-node=1, pool = a : 4", "has two weights of 'pool=a'", "write each key once"),
     ],
 )
-def test_a_wrong_weight_by_label_names_the_part_and_its_remedy(text: str, message: str, hint: str) -> None:
+def test_a_wrong_weight_names_the_part_and_its_remedy(text: str, message: str, hint: str) -> None:
     (problem,) = read_settings({PREFIX + "weights": text}).problems
     assert problem.message == message
     assert hint in problem.hint

@@ -54,6 +54,7 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.AS
 _LABEL_NAME_HINT = "at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
 _LABEL_PREFIX = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _LABEL_PREFIX_HINT = "a DNS name: at most 253 lowercase letters, digits, - and ."
+_SEVERAL = re.compile(r"[=:]\s*\d+[\s;|&+]+[^\s=;|&+]+\s*=")  # a weight, and the begin of another one
 _FLAG_NAMES: Mapping[str, str] = {
     **{f"{scheduler}-{flag}": flag for scheduler in ("sh", "mh") for flag in SCHEDULER_FLAGS},
     "flag-1": "fallback",
@@ -102,12 +103,13 @@ def _boolean(text: str) -> bool:
 def _weights(text: str) -> tuple[Weight, ...]:
     weights = [_weight(part.strip()) for part in text.split(",") if part.strip()]
     if len(weights) > _WEIGHTS_MAX:
-        raise _invalid(f"has more than {_WEIGHTS_MAX} weights", "use zones, and others")
+        raise _invalid(f"has more than {_WEIGHTS_MAX} weights", "use zones, labels of nodes, and others")
     if not weights:
         raise _invalid("has no weight", "such as zone/a=3, own-zone=10, others=1")
     keys = [(weight.key, weight.name) for weight in weights]
-    if len(set(keys)) < len(keys):
-        raise _invalid("has two weights for the same endpoints", "write each key once")
+    if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+        text = twice[1] if twice[0] == "label" else "/".join(filter(None, twice))
+        raise _invalid(f"has two weights of {quoted(text)}", "write each key once")
     return tuple(sorted(weights, key=lambda weight: _WEIGHT_KEYS.index(weight.key)))
 
 
@@ -124,6 +126,10 @@ def _weight(part: str) -> Weight:
             name = parse_ip(name)
         except ValueError as error:
             raise _invalid(str(error), "write it like 10.0.0.1 or fd00::1") from None
+    elif key == "zone" and not _LABEL_NAME.fullmatch(name):  # a zone is the value of a label of nodes
+        raise _invalid(f"{quoted(name)} is no name of a zone", _separator_hint(part) or _LABEL_NAME_HINT)
+    elif key == "node" and not _LABEL_PREFIX.fullmatch(name):
+        raise _invalid(f"{quoted(name)} is no name of a node", _separator_hint(part) or _LABEL_PREFIX_HINT)
     return Weight(key, name, _whole_number(number, _WEIGHT_MAX))
 
 
@@ -140,8 +146,15 @@ def _label_weight(label_key: str, rest: str) -> Weight:
     return Weight("label", f"{label_key}={value}", _whole_number(number, _WEIGHT_MAX))
 
 
+def _separator_hint(part: str) -> str:
+    """Return the remedy for *part* if it is several weights without a comma between them; "" if it is not."""
+    return "write commas between weights" if _SEVERAL.search(part) else ""
+
+
 def _weight_hint(part: str) -> str:
     """Return the remedy for *part*, which may be a label whose weight is missing, or is not after a colon."""
+    if hint := _separator_hint(part):
+        return hint
     label_key, _, value = part.partition("=")
     value, _, number = value.rpartition("=") if "=" in value else (value, "", "4")
     try:
