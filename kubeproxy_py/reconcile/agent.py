@@ -184,7 +184,10 @@ class Agent:
 
     def _end_weight_hold(self) -> None:
         """Have weights follow from what is known of nodes."""
-        self.state.pending.enqueue(self._weights.end())
+        held = self._weights.end()
+        holders = dict.fromkeys(self.compiler.holder_of(key.virtual_server) for key in held)
+        self._slow_starts.readopt(name for name in holders if name)
+        self.state.pending.enqueue(held)
 
     def handle_addresses_changed(self, change: AddressesChanged, now_s: float) -> None:
         """Read the addresses of this host that *change* concerns.  Raises KernelError.

@@ -116,7 +116,7 @@ class Reconciler:
             drift_rows: Number of rows that were found to differ, if that is the trigger.
         """
         changed = self._compiler.compile()
-        changed += self._slow_starts.update(began_s)
+        changed += self._slow_starts.update(began_s, self._state.rows)
         changed += self._tunnel_rests.update(changed, self._state.rows, began_s)
         compiled_s = self._clock()
         self._state.pending.enqueue(changed)

@@ -34,6 +34,7 @@ class SlowStarts:
         self._compiler = compiler
         self._watch_nodes = watch_nodes
         self._starts: dict[ServiceName, SlowStart] = {}
+        self._readopted: dict[ServiceName, None] = {}  # at the next update
 
     def adopt(self, kernel_rows: Rows, now_s: float) -> list[Key]:
         """Have weights go on where *kernel_rows* have them; return the keys whose desired spec changed.
@@ -47,11 +48,28 @@ class SlowStarts:
             self._starts[name].update(self._serving(name), now_s)
         return changed + self._publish(list(self._starts), now_s)
 
-    def update(self, now_s: float) -> list[Key]:
-        """Have the endpoints start that are new since the last call; return the keys whose desired spec changed."""
-        names = self._compiler.pop_slowly_starting()
+    def readopt(self, names: Iterable[ServiceName]) -> None:
+        """Have the next update take over from the kernel how far the endpoints of *names* are.
+
+        For Services whose whole weights were not known when kernel rows were adopted (WeightHold).
+        """
+        for name in names:
+            if name in self._starts:
+                self._compiler.handle_event(EndpointSteps(name))  # desired rows have whole weights then
+                self._readopted[name] = None
+
+    def update(self, now_s: float, rows: Rows) -> list[Key]:
+        """Have the endpoints start that are new since the last call; return the keys whose desired spec changed.
+
+        Desired rows were just compiled; *rows* are those of the kernel.
+        """
+        again, self._readopted = [name for name in self._readopted if self._duration_s(name)], {}
+        names = list(dict.fromkeys((*self._compiler.pop_slowly_starting(), *again)))
         if not names:
             return []
+        for name in again:
+            known = _steps_of(self._compiler.desired.rows_of(name), rows)
+            self._starts[name] = SlowStart(self._duration_s(name), known, now_s)
         for name in names:
             duration_s = self._duration_s(name)
             start = self._starts.get(name)

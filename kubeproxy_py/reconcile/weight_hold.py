@@ -27,14 +27,14 @@ class WeightHold:
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler
         self._services: dict[ServiceName, Service] = {}  # whose weights wait
-        self._held: dict[Key, None] = {}
+        self._held: dict[RealServer, None] = {}
 
     def begin(self) -> None:
         """Have the weights wait of all Services whose weights name labels."""
         services = self._compiler.cluster.services
         self._services = {name: service for name, service in services.items() if any(weighed_labels(service))}
 
-    def end(self) -> list[Key]:
+    def end(self) -> list[RealServer]:
         """Have nothing wait any more; return the keys that waited."""
         held, self._services, self._held = list(self._held), {}, {}
         return held

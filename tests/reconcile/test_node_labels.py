@@ -154,3 +154,37 @@ def test_node_that_served_nothing_serves_without_the_list_of_nodes() -> None:
     assert harness.weights() == {NEAR: 1, FAR: 1}
     harness.handle(*LISTED)
     assert harness.weights() == {NEAR: 2, FAR: 4}
+
+
+def slowly_weighed(text: str = "pool=large:4, pool=old:2") -> Service:
+    annotations = {"weights": text, "slow-start": "27s", "scheduler": "wrr"}  # a step each 3 s
+    return service(settings=read_settings({PREFIX + key: value for key, value in annotations.items()}))
+
+
+def test_slow_start_goes_on_where_it_was_although_the_nodes_are_listed_late() -> None:
+    before = Started(ServiceUpserted(slowly_weighed()), slices())
+    before.handle(*LISTED)
+    assert before.weights() == {NEAR: 20, FAR: 40}, "all are equally new"
+    before.advance(60.0)
+    before.handle(slices(NEW))
+    before.advance(12.0)
+    assert before.weights() == {NEAR: 20, FAR: 40, NEW: 20}, "step 5"
+    again = Started(ServiceUpserted(slowly_weighed()), slices(NEW), kernel=before)
+    again.advance(PEERS_WAIT_S)
+    assert again.weights() == {NEAR: 20, FAR: 40, NEW: 20}
+    again.handle(*LISTED)
+    assert again.weights() == {NEAR: 20, FAR: 40, NEW: 20}
+    again.advance(3.0)
+    assert again.weights() == {NEAR: 20, FAR: 40, NEW: 24}
+    for _ in range(10):
+        again.advance(3.0)
+    assert again.weights() == {NEAR: 20, FAR: 40, NEW: 40}
+
+
+def test_slow_start_that_is_given_up_while_weights_wait_has_no_steps() -> None:
+    before = Started(ServiceUpserted(slowly_weighed()), slices())
+    before.handle(*LISTED)
+    again = Started(ServiceUpserted(slowly_weighed()), slices(), kernel=before)
+    again.advance(PEERS_WAIT_S)
+    again.handle(*LISTED, ServiceUpserted(weighed()))
+    assert again.weights() == {NEAR: 2, FAR: 4}
