@@ -148,6 +148,7 @@ DAMAGED = {
     "no UTF-8": (gzip.compress(b"".join([lines_of()[0], b'{"kind":"\xff"}\n'])), "is damaged: a line cannot be read"),
     "two headers": (gzip.compress(b"".join([lines_of()[0], *lines_of()])), "is damaged"),
     "a wrong type": (gzip.compress(lines_of()[0] + b'{"kind":"Node","node":{"name":7}}\n'), "a line cannot be read"),
+    "a newer version's kind": (gzip.compress(lines_of()[0] + b'{"kind":"Pod"}\n'), "unless another version"),
     "a newer version": (with_header(format=FORMAT + 1), "is of a newer version of this agent (format 2, not 1)"),
     "an older version": (with_header(format=0), "is of an older version of this agent"),
     "a time after the year 9999": (with_origin(written_s=253402300800.0), "the time when it was written is none"),

@@ -30,7 +30,8 @@ from kubeproxy_py.sources.object_cache import Identity
 FORMAT = 1
 """Raised when a field of the model changes its meaning, or decoding begins to refuse what it accepted before.
 
-Fields that are added with a default, or removed, need no other format.
+Fields that are added with a default, or removed, need no other format.  A new value of a field that has few needs none
+either: an earlier version sets aside only files that have it.
 """
 
 PACKED_MAX_BYTES = 32 << 20
@@ -262,7 +263,7 @@ def _decode_line(raw: bytes) -> _AnyLine:
     try:
         line: _AnyLine = _DECODER.decode(raw)
     except (msgspec.MsgspecError, RecursionError, ValueError):  # ValueError: not UTF-8
-        raise _damaged("a line cannot be read") from None
+        raise _damaged("a line cannot be read, unless another version of this agent wrote it") from None
     return line
 
 
