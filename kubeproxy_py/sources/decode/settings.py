@@ -54,7 +54,7 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.AS
 _LABEL_NAME_HINT = "at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
 _LABEL_PREFIX = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _LABEL_PREFIX_HINT = "a DNS name: at most 253 lowercase letters, digits, - and ."
-_SEVERAL = re.compile(r"[=:]\s*\d+[\s;|&+]+[^\s=;|&+]+\s*=")  # a weight, and the begin of another one
+_SEVERAL = re.compile(r"[=:]\s*\d+[\s;|&+]+[^\s=;|&+]+\s*=")  # a weight, and how another one begins
 _FLAG_NAMES: Mapping[str, str] = {
     **{f"{scheduler}-{flag}": flag for scheduler in ("sh", "mh") for flag in SCHEDULER_FLAGS},
     "flag-1": "fallback",
