@@ -17,6 +17,7 @@ from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.kernel import MarkReader
 from kubeproxy_py.kernel.memory import MemoryKernel, SimulatedCrash
 from kubeproxy_py.model import kube_names
+from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps
 from kubeproxy_py.model.events import Feed, ObjectEvent, Synced
 from kubeproxy_py.model.rows import (
     Address,
@@ -548,7 +549,10 @@ class CheckedAgent:
             self.sync()
 
     def handle(self, events: Iterable[ObjectEvent]) -> None:
+        """Tell the agent of *events*, but of none that it observes itself before its first sync: it does so later."""
         for event in events:
+            if isinstance(event, EndpointFailures | EndpointSteps) and not self.agent.state.is_adopted:
+                continue
             self.happened.append(event)
             self._oracle.handle_event(event)
             self.agent.handle_event(event, self.kernel.now_s)
