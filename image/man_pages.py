@@ -26,7 +26,7 @@ _DEFAULT_GROUPS = ("options", "optional arguments")  # argparse's own names, by 
 _EXIT_STATUS = {
     "plan": (("0", "nothing to change"), ("1", "any error"), ("2", "changes")),
     "explain": (("0", "all is well"), ("1", "unknown, or it could not be looked at"), ("2", "something is wrong")),
-    "trace": (("0", "a real server or this node answers"), ("1", "cannot be told"), ("2", "it is not answered")),
+    "trace": (("0", "a real server or this node answers"), ("1", "it is unknown"), ("2", "it is not answered")),
     "doctor": (("0", "nothing is wrong"), ("1", "a check could not look"), ("2", "something is wrong")),
     "check": (("0", "valid"), ("1", "an object or the kubeconfig is not"), ("2", "the configuration is not")),
 }

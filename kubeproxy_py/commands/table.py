@@ -106,7 +106,7 @@ COMMANDS: Mapping[str, Command] = {
         "Follows the first packet of a connection through the rules, sets and virtual servers that a sync would make;\n"
         "asks the running agent, which needs no flags. With --kernel through what the kernel has now. Exits with 0 if\n"
         "a real server or this node answers, with 2 if the packet is rejected, dropped or sent elsewhere, with 1 if\n"
-        f"that cannot be told.\n{_ALL_FLAGS}",
+        f"this is unknown.\n{_ALL_FLAGS}",
         (
             ("See who answers a client outside of the cluster", "trace --from outside --to shop/web:http"),
             ("See why a client cannot connect", "trace --from 203.0.113.9 --to 192.0.2.80:443 --kernel"),

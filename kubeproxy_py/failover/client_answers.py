@@ -6,9 +6,9 @@ nothing is known: the way to all of them may be broken, or answers may not pass 
 
 Linux updates these counters every two seconds.
 
-ICMP errors count as packets of the endpoint that they are about, whoever sends them: where no machine has the address
-any more, each SYN is "answered" by this node, or by the router before that address.  An error quotes the packet that
-it is about (RFC 1812, 4.3.2.3; RFC 4443, 2.4), so its size shows what it is.
+IPVS counts ICMP errors as packets of the endpoint that they are about, whoever sent them: where no machine has the
+address any more, each SYN is "answered" by this node, or by the router before that address.  An error quotes the packet
+that it is about (RFC 1812, 4.3.2.3; RFC 4443, 2.4), so its size shows what it is.
 
 Invariants:
 - A virtual server with real servers of other forwarding methods than masquerading shows nothing: their answers do not

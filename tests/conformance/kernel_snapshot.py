@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from kubeproxy_py.kernel.netlink.socket import has_duplicates
 from tests.conformance.canonical import SYSCTLS, canonical_lines
 
 _ROOT, _NET = "/proc/sys", "net"
@@ -62,7 +63,7 @@ def _servers() -> str:
 
     Then some come twice, and others are missing.
     """
-    while len(set(lines := _print(*_COMMANDS[_SERVERS]).splitlines())) < len(lines):
+    while has_duplicates(lines := _print(*_COMMANDS[_SERVERS]).splitlines()):
         pass
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from lab.echo import PROTOCOLS, EchoServers, Listener
 from lab.namespace import Namespace, new_namespace
 from lab.namespace_users import describe_users, namespace_users
 from lab.network import PODS, Cluster
+from tests.apiserver.certificates import Authority
 from tests.e2e.agent_process import wait_until
 from tests.e2e.manifests import Folder, service_with_slice
 
@@ -58,6 +59,12 @@ def cluster(_kernel_with_ipvs: bool) -> Iterator[Cluster]:
         ]
         with EchoServers(listeners):
             yield built
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return what signs the certificates of the API server's stand-in."""
+    return Authority(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from kubeproxy_py.kernel.netlink.socket import has_duplicates
 from lab.namespace import Namespace
 
 State = dict[str, tuple[str, ...]]
@@ -46,7 +47,7 @@ def kernel_state(namespace: Namespace, parts: Iterable[str] = tuple(_COMMANDS)) 
     """Return the current settings and *parts* of the state, without link-local addresses, which are random."""
     named = tuple(parts)
     state = _state(namespace, named)
-    while len(set(state.get("virtual servers", ()))) < len(state.get("virtual servers", ())):
+    while has_duplicates(state.get("virtual servers", ())):
         # Linux 7 moved virtual servers to another table while ipvsadm listed them: some come twice, others are missing.
         state = _state(namespace, named)
     return state

@@ -79,11 +79,6 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
 def server(cluster: Cluster, authority: Authority) -> Iterator[ApiServer]:
     with cluster.node_a.inside():
         server = ApiServer(tls=authority.server_context())

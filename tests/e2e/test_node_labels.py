@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,11 +32,6 @@ PODS = ["pod-a1", "pod-b1"]
 REFUSED = re.compile(r"Service shop/web: SettingIgnored.*weights by label need all Nodes, which the API server refuses")
 
 cluster = cluster_fixture
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture
@@ -67,42 +62,44 @@ def answers(cluster: Cluster, count: int = 40) -> Counter[str]:
 
 
 @contextmanager
-def repeated(cluster: Cluster) -> Iterator[list[str]]:
-    """Begin connections all the time, within the `with`; yield who answers each, or what fails."""
-    ended, found = threading.Event(), list[str]()
+def repeated(action: Callable[[], None], pause_s: float = 0.0) -> Iterator[None]:
+    """Do *action* all the time in a thread, within the `with`, with pauses."""
+    ended = threading.Event()
 
-    def ask() -> None:
-        while not ended.is_set():
-            try:
-                found.append(query(cluster["outside"], "tcp", WEB, 80, 3.0).name)
-            except QueryError as error:
-                found.append(str(error))
+    def repeat() -> None:
+        while not ended.wait(pause_s):
+            action()
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
-        yield found
+        yield
     finally:
         ended.set()
         thread.join()
 
 
 @contextmanager
+def repeated_requests(cluster: Cluster) -> Iterator[list[str]]:
+    """Begin connections all the time, within the `with`; yield who answers each, or what fails."""
+    found = list[str]()
+
+    def ask() -> None:
+        try:
+            found.append(query(cluster["outside"], "tcp", WEB, 80, 3.0).name)
+        except QueryError as error:
+            found.append(str(error))
+
+    with repeated(ask):
+        yield found
+
+
+@contextmanager
 def observed_weights(cluster: Cluster) -> Iterator[set[tuple[int, ...]]]:
     """Read the weights all the time, within the `with`; yield all that were seen."""
-    ended, seen = threading.Event(), set[tuple[int, ...]]()
-
-    def look() -> None:
-        while not ended.wait(0.02):
-            seen.add(tuple(weights(cluster)))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    seen = set[tuple[int, ...]]()
+    with repeated(lambda: seen.add(tuple(weights(cluster))), pause_s=0.02):
         yield seen
-    finally:
-        ended.set()
-        thread.join()
 
 
 def test_label_that_changes_while_connections_are_made_changes_what_new_ones_get(
@@ -111,7 +108,7 @@ def test_label_that_changes_while_connections_are_made_changes_what_new_ones_get
     with Agent(cluster, control_plane) as agent:
         agent.wait_synced()
         assert answers(cluster) == {"pod-a1": 10, "pod-b1": 30}
-        with repeated(cluster) as found:
+        with repeated_requests(cluster) as found:
             wait_until(lambda: len(found) > 8)
             with agent.syncing(EVENT):
                 control_plane.apply(labelled("node-b", "old"))

@@ -1,4 +1,4 @@
-"""What a TCP connect to an endpoint tells while a router answers for it with an ICMP error, of each kind and family."""
+"""The result of a TCP connect to an endpoint for which a router answers with an ICMP error, of each kind and family."""
 
 from __future__ import annotations
 

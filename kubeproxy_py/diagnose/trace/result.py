@@ -39,8 +39,8 @@ class Branch(Struct, frozen=True, gc=False):
         real_servers: The real servers.
         steps: What happens after IPVS.
         fate: "served", or how it ends there.
-        is_masqueraded: None if it cannot be told.
-        source: the source address that the real servers see; "" if it cannot be told.
+        is_masqueraded: None if it is unknown.
+        source: the source address that the real servers see; "" if it is unknown.
         interface: by which the packet leaves; "" if it is not known.
     """
 
@@ -116,7 +116,7 @@ class Trace(Struct, frozen=True, gc=False):
 
     @property
     def exit_status(self) -> int:
-        """Return 0 if it is answered in any case, 2 if in none, 1 if that cannot be told."""
+        """Return 0 if it is answered in any case, 2 if in none, 1 if that is unknown."""
         answered = {outcome.fate in ANSWERED for outcome in self.outcomes}
         if len(answered) > 1 or any(outcome.fate == "unknown" for outcome in self.outcomes):
             return NOT_LOOKED

@@ -4,7 +4,7 @@ Invariants:
 - A connect is closed as soon as its result is known, and nothing is sent over it.
 - A connect that this node itself could not try (no rights, no descriptors) has no result.
 - An ICMP error is no answer, whichever it is and in both families: nobody answered, or this node has no route.  Only
-  "port unreachable" is as a reset, from which Linux does not tell it apart.
+  "port unreachable" counts as a reset: Linux reports the same error for both.
 """
 
 import os

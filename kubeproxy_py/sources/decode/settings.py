@@ -8,7 +8,7 @@ Invariants:
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -43,7 +43,7 @@ _UNKNOWN_MAX = 10  # unknown names of one Service that are named
 _CONNECTIONS_MAX = 2**31 - 1
 _TIMEOUT_MAX_S = 2**31 // 1000  # ip_vs counts in ticks of up to 1 ms in 32 bits
 _FAMILY_NAMES: Mapping[str, Family] = {family.lower(): family for family in FAMILIES}
-_WEIGHT_KEYS: tuple[WeightKey, ...] = ("address", "node", "own-node", "label", "zone", "own-zone", "others")
+_WEIGHT_KEYS: tuple[WeightKey, ...] = get_args(WeightKey)
 _NAMED_KEYS: tuple[WeightKey, ...] = ("address", "node", "zone")
 _WORDS: tuple[WeightKey, ...] = tuple(key for key in _WEIGHT_KEYS if key != "label")
 _WEIGHT_HINT = (
