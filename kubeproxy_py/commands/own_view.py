@@ -26,6 +26,7 @@ from kubeproxy_py.reconcile.agent import Agent
 from kubeproxy_py.reconcile.slow_starts import SlowStarts
 from kubeproxy_py.reconcile.surroundings import gateways_event
 from kubeproxy_py.reconcile.tunnel_rests import TunnelRests
+from kubeproxy_py.reconcile.wall_clock import WallClock
 from kubeproxy_py.sources import SourceError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class OwnView:
         self._last_problem = ""  # of the source
         self._rejected: list[Problem] = []
         self._deadline_s = 0.0
+        self._wall_clock = WallClock(monotonic, time)
         self._asks = threading.Event()  # the client is loaded, and the source is asked
         self._parts: Parts = make_parts(loaded, real_platform(loaded))
         self._answers: queue.Queue[_Answer] = queue.Queue()
@@ -123,7 +125,7 @@ class OwnView:
             config=self._loaded.config,
             settings=self._loaded.agent,
         )
-        return replace(self._agent.snapshot(monotonic(), time()), about=about)
+        return replace(self._agent.snapshot(monotonic(), self._wall_clock.zero_s()), about=about)
 
     def _on_problem(self, problem: Problem) -> None:
         self._last_problem = str(problem)

@@ -17,7 +17,7 @@ from kubeproxy_py.diagnose.document import (
 )
 from kubeproxy_py.diagnose.endpoints import endpoint_states
 from kubeproxy_py.diagnose.remedies import remedies
-from kubeproxy_py.diagnose.rows import row_state, time_text
+from kubeproxy_py.diagnose.rows import moment_text, row_state, time_text
 from kubeproxy_py.diagnose.scope import Scope, awaited_text
 from kubeproxy_py.diagnose.service_notes import not_served_text
 from kubeproxy_py.diagnose.services import (
@@ -61,7 +61,7 @@ def explain(snapshot: Snapshot, scope: Scope, connections: ConnectionCounts | No
     return Explanation(
         VERSION,
         "Explanation",
-        time_text(snapshot.wall_s),
+        moment_text(snapshot, snapshot.taken_s),
         agent_state(snapshot),
         str(scope.target),
         scope.summary,

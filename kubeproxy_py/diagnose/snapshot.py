@@ -127,7 +127,7 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
     """
 
     taken_s: float = 0.0
-    wall_s: float = 0.0  # the same moment, in seconds since 1970
+    zero_s: float = 0.0  # when time.monotonic was 0, in seconds since 1970
     about: About = About()
 
     # The objects, and what is compiled of them
@@ -192,4 +192,4 @@ class Snapshot(Struct, frozen=True, gc=False, kw_only=True):
 
     def wall_time(self, at_s: float) -> float:
         """Return *at_s*, a time of the agent's clock, in seconds since 1970."""
-        return self.wall_s + at_s - self.taken_s
+        return self.zero_s + at_s

@@ -96,7 +96,7 @@ def head_of(snapshot: Snapshot) -> State:
     desired = _desired_specs(snapshot, keys)
     rows = tuple(row_state(snapshot, key, desired) for key in keys)
     drains = tuple(_drain_state(snapshot, key) for key in islice(snapshot.draining, DRAINS_MAX))
-    time = time_text(snapshot.wall_s)
+    time = moment_text(snapshot, snapshot.taken_s)
     return State(VERSION, "State", time, agent_state(snapshot), totals_of(snapshot), rows, drains)
 
 

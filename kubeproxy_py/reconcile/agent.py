@@ -276,15 +276,20 @@ class Agent:
             has_work=not state.is_adopted or self._is_sync_requested(),
         )
 
-    def snapshot(self, now_s: float, wall_s: float) -> Snapshot:
-        """Return what is known now, which *wall_s* is in seconds since 1970, at the cost of shallow copies."""
+    def snapshot(self, now_s: float, zero_s: float) -> Snapshot:
+        """Return what is known now, at the cost of shallow copies.
+
+        Args:
+            now_s: The moment, in seconds of the agent's clock.
+            zero_s: When that clock was 0, in seconds since 1970.
+        """
         compiler, cluster, state, pending = self.compiler, self.compiler.cluster, self.state, self.state.pending
         claims, parts = compiler.claims.copy(), compiler.desired.parts()
         drains = state.draining.drains()
         by_mark = {key.virtual_server for key in drains if key.virtual_server.mark}
         return Snapshot(
             taken_s=now_s,
-            wall_s=wall_s,
+            zero_s=zero_s,
             awaited=frozenset(self.awaited),
             context=compiler.context,
             node=cluster.node,

@@ -30,6 +30,7 @@ from kubeproxy_py.reconcile.containment import contained
 from kubeproxy_py.reconcile.report import Report, SyncReport, Trigger
 from kubeproxy_py.reconcile.sync_log import SyncLog
 from kubeproxy_py.reconcile.sync_status import SyncStatus
+from kubeproxy_py.reconcile.wall_clock import WallClock
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Loop:
         self._received: deque[tuple[float, Message]] = deque()  # from the queue, not handled yet
         self._requests: deque[Callable[[Snapshot], None]] = deque()  # of other threads, for a snapshot
         self._sync_log = SyncLog(monotonic)
+        self._wall_clock = WallClock(monotonic, time)
         self._enqueued = Condition(Lock())  # protects _queue, _requests and _pending_since_s
         self._pending_since_s: float | None = None
 
@@ -258,7 +260,7 @@ class Loop:
     def _answer_requests(self) -> None:
         """Answer the requests for a snapshot, all with the same one."""
         requests = [self._requests.popleft() for _ in range(len(self._requests))]
-        snapshot = self._agent.snapshot(monotonic(), time())
+        snapshot = self._agent.snapshot(monotonic(), self._wall_clock.zero_s())
         for reply in requests:
             reply(snapshot)
 

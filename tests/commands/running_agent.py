@@ -30,7 +30,7 @@ def answering(
     """Yield the flag that names the socket, below *path*, of the agent of *harness*, which runs with *loaded*."""
 
     def answer(reply: object) -> None:
-        reply(harness.agent.snapshot(harness.now_s, WALL_S))  # type: ignore[operator]
+        reply(harness.agent.snapshot(harness.now_s, WALL_S - harness.now_s))  # type: ignore[operator]
 
     def about() -> About:
         return About(version, source="tests", config=loaded.config, settings=loaded.agent, rejected=rejected)

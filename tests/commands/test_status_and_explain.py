@@ -35,7 +35,7 @@ def asked(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     harness = agent_with(service(), endpoint_slice(), service("lone", ("10.96.0.11",)))
 
     def answer(reply: object) -> None:
-        reply(harness.agent.snapshot(harness.now_s, WALL_S))  # type: ignore[operator]
+        reply(harness.agent.snapshot(harness.now_s, WALL_S - harness.now_s))  # type: ignore[operator]
 
     documents = Documents(Snapshots(answer, About), Reader, request.param)
     server = DebugServer(str(tmp_path / "d" / "debug.sock"), documents.answer)

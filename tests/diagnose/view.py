@@ -34,7 +34,7 @@ def snapshot_with(*objects: Service | EndpointSlice) -> Snapshot:
 
 
 def snapshot_of(harness: AgentHarness) -> Snapshot:
-    return harness.agent.snapshot(harness.now_s, WALL_S)
+    return harness.agent.snapshot(harness.now_s, WALL_S - harness.now_s)
 
 
 def state_of(snapshot: Snapshot, connections: ConnectionCounts | None = None, /, **parameters: str) -> State:

@@ -251,7 +251,9 @@ def test_requests_change_neither_health_nor_syncs(asked: Asked) -> None:
     for _ in range(3):
         asked("status")
     after = asked.document("status")["agent"]
-    assert (before["lastSync"], before["fullCompares"] <= after["fullCompares"]) == (after["lastSync"], True)
+    # The looks at the kernel go on meanwhile.
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {"lastFullCompare", "fullCompares", "partialCompares"}, (before, after)
 
 
 def test_restarted_agent_replaces_the_socket_of_the_killed_one(

@@ -42,7 +42,7 @@ def documents(pages: Mapping[str, Page] = PAGES) -> Documents:
     harness.handle(ServiceUpserted(service()), SliceUpserted(endpoint_slice()))
 
     def answer(reply: object) -> None:
-        reply(harness.agent.snapshot(harness.now_s, 1_700_000_000.0))  # type: ignore[operator]
+        reply(harness.agent.snapshot(harness.now_s, 1_700_000_000.0 - harness.now_s))  # type: ignore[operator]
 
     return Documents(Snapshots(answer, lambda: About("1.2.3", 1_600_000_000.0, "tests")), Reader, pages)
 
@@ -259,7 +259,7 @@ def test_request_that_is_never_answered_is_made_again_for_the_next_client() -> N
     with pytest.raises(AgentBusyError):
         snapshots.get(0.01)
     snapshots._request = lambda reply: reply(harness.agent.snapshot(1.0, 1.0))
-    assert snapshots.get(0.01).wall_s == 1.0
+    assert snapshots.get(0.01).taken_s == 1.0
     assert len(replies) == 1
 
 
