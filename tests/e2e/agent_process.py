@@ -103,14 +103,14 @@ class AgentProcess:
         return self.wait_for(SYNCED)
 
     @contextmanager
-    def syncing(self, pattern: str = SYNCED) -> Iterator[None]:
-        """Wait at the end of the `with` for a sync that began after its start."""
+    def syncing(self, pattern: str = EVENT) -> Iterator[None]:
+        """Wait at the end of the `with` for a line of *pattern* after its start, as a rule the sync of an event."""
         since = len(self.lines())
         yield
         self.wait_for(pattern, since)
 
     @contextmanager
-    def settling(self, pattern: str = SYNCED) -> Iterator[None]:
+    def settling(self, pattern: str = EVENT) -> Iterator[None]:
         """Wait at the end of the `with` as `syncing` does, and then for a sync after which nothing is pending.
 
         On a busy machine iptables may take longer than a sync waits, and rows that need its rules follow later.

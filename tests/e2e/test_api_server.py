@@ -15,7 +15,7 @@ import pytest
 
 from lab.network import Cluster
 from tests.apiserver.certificates import Authority
-from tests.e2e.agent_process import EVENT, wait_until
+from tests.e2e.agent_process import wait_until
 from tests.e2e.control_plane import WEB, Agent, ControlPlane, responders, running_control_plane
 from tests.e2e.manifests import endpoint_slice, service, service_with_slice
 from tests.e2e.serving import cluster_fixture
@@ -43,13 +43,13 @@ def synced_agent(cluster: Cluster, control_plane: ControlPlane) -> Iterator[Agen
 def test_objects_of_the_api_server_are_served(cluster: Cluster, control_plane: ControlPlane) -> None:
     with synced_agent(cluster, control_plane) as agent:
         assert responders(cluster) == {"pod-a1", "pod-b1"}
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(endpoint_slice("web", ["pod-b2"]))
         assert responders(cluster) == {"pod-b2"}
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(*service_with_slice("late", "10.96.80.2", ["pod-a1"]))
         wait_until(lambda: responders(cluster, "10.96.80.2") == {"pod-a1"})
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.server.store.delete("services", ("shop", "late"))
         assert responders(cluster, "10.96.80.2") == set()
 
@@ -58,7 +58,7 @@ def test_service_given_to_another_proxy_is_no_longer_served(cluster: Cluster, co
     with synced_agent(cluster, control_plane) as agent:
         foreign = service("web", WEB)
         foreign["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] = "other"
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(foreign)
         assert responders(cluster) == set()
 
@@ -70,7 +70,7 @@ def test_traffic_is_served_during_an_outage_of_the_api_server_and_changes_afterw
         control_plane.server.respond_next(503, times=2, kind="Status", reason="ServiceUnavailable", code=503)
         control_plane.server.close_connections()
         assert responders(cluster) == {"pod-a1", "pod-b1"}
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(endpoint_slice("web", ["pod-b2"]))
         assert responders(cluster) == {"pod-b2"}
 
@@ -79,7 +79,7 @@ def test_compacted_history_leads_to_a_new_list(cluster: Cluster, control_plane: 
     with synced_agent(cluster, control_plane) as agent:
         control_plane.server.faults.delay_s = 0.3  # so that the change precedes the new watch
         control_plane.server.close_connections()
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.server.store.delete("services", ("shop", "web"))
             control_plane.apply(*service_with_slice("late", "10.96.80.2", ["pod-a1"]))
             control_plane.server.store.compact()
@@ -92,7 +92,7 @@ def test_rotated_token_is_used_from_the_next_request(cluster: Cluster, control_p
     with synced_agent(cluster, control_plane) as agent:
         control_plane.set_token("rotated-token")
         control_plane.server.close_connections()
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(endpoint_slice("web", ["pod-b2"]))
         assert responders(cluster) == {"pod-b2"}
         assert not [line for line in agent.lines() if "rotated-token" in line or "first\\n" in line]

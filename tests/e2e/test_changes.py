@@ -9,7 +9,7 @@ import pytest
 from lab.client import QueryError, query
 from lab.namespace import Namespace
 from lab.network import Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess
+from tests.e2e.agent_process import AgentProcess
 from tests.e2e.changes_table import AFFINITY_ON, BASE, CHANGES, CLUSTER, Change, Files, Front, base_with, web
 from tests.e2e.in_process_agent import InProcessAgent, processes_started
 from tests.e2e.kernel_state import counters
@@ -118,7 +118,7 @@ def running(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def change_to(running: tuple[AgentProcess, Folder], files: Files) -> None:
     """Write *files* and wait for the agent's sync."""
     agent, folder = running
-    with agent.syncing(EVENT):
+    with agent.syncing():
         write(folder, files)
 
 

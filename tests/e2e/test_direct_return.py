@@ -63,8 +63,8 @@ class Nodes:
         self._stack.close()
 
     def sync(self, name: str, *services: Served) -> None:
-        """Have the agent of one node know *services* only, and wait for its sync."""
-        with self.agents[name].syncing():
+        """Have the agent of one node know *services* only, and wait until all their rows are there."""
+        with self.agents[name].settling():
             write(self.folders[name], *services)
 
     def ask(self, served: Served, protocol: Protocol, version: int, timeout_s: float = PATIENCE_S) -> tuple[str, str]:

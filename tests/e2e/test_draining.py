@@ -22,7 +22,7 @@ from kubeproxy_py.kernel.netlink.socket import Message, Socket
 from kubeproxy_py.reconcile.drain_queue import FIRST_CHECK_S
 from lab.client import connect, query
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.in_process_agent import InProcessAgent
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Object, Port, service_with_slice
@@ -44,12 +44,12 @@ class Running(NamedTuple):
 
     def set_pods(self, vip: str, *pods: str, port: Port = OPEN_PORT, deadline: str = "") -> None:
         """Set the pods of the Service at *vip*, and its drain deadline annotation, and wait until all is done."""
-        with self.agent.settling(EVENT):
+        with self.agent.settling():
             self.folder.write(vip, objects(vip, *pods, port=port, deadline=deadline))
 
     def delete(self, vip: str) -> None:
         """Delete the Service at *vip* and wait until all is done."""
-        with self.agent.settling(EVENT):
+        with self.agent.settling():
             self.folder.delete(vip)
 
     def server(self, vip: str, pod: str) -> ListedServer | None:

@@ -10,7 +10,7 @@ import pytest
 
 from lab.client import connect, query, read_answer
 from lab.network import Cluster
-from tests.e2e.agent_process import AgentProcess, command_line, wait_until
+from tests.e2e.agent_process import SYNCED, AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -70,7 +70,7 @@ class Node(NamedTuple):
 
     def assert_repairs(self, change: str, within_s: float) -> None:
         """Run the shell command *change*; fail unless the agent restores the kernel state within *within_s*."""
-        with self.agent.syncing():
+        with self.agent.syncing(SYNCED):
             shell(self.cluster.node_a, change)
         wait_until(
             lambda: kernel_state(self.cluster.node_a) == self.state,

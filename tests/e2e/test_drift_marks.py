@@ -17,7 +17,7 @@ import pytest
 
 from lab.client import query
 from lab.network import BY_NAME, PODS, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import scrape
@@ -178,12 +178,12 @@ def test_a_renamed_device_gets_its_name_back(node: Node) -> None:
 
 def test_a_weight_changed_just_after_a_change_of_ours_is_restored(node: Node) -> None:
     server, weight = "10.96.4.1:80", f"ipvsadm -e -t 10.96.4.1:80 -r {A.ipv4}:8080 -m -w 9"
-    with node.agent.syncing(EVENT):
+    with node.agent.syncing():
         node.folder.write("new", service_with_slice("new", "10.96.4.1", ["pod-a1"]))
     with node.agent.syncing(DRIFT):
         shell(node.cluster.node_a, weight)
     assert f"{A.ipv4}:8080 Masq 1 " in re.sub(" +", " ", shell(node.cluster.node_a, f"ipvsadm -Ln -t {server}"))
-    with node.agent.syncing(EVENT):
+    with node.agent.syncing():
         node.folder.delete("new")
 
 
@@ -279,11 +279,11 @@ def test_own_changes_are_neither_compared_nor_reported_as_drift(node: Node) -> N
     names = ("kubeproxy_ipvs_partial_compares_total", "kubeproxy_ipvs_drift_found_total")
     before, since = [node.metric(name) for name in names], len(node.agent.lines())
     for pods in (["pod-a1"], [pod.name for pod in PODS], PODS_BEHIND):
-        with node.agent.syncing(EVENT):
+        with node.agent.syncing():
             node.folder.write("many", many_services(300, pods))
         time.sleep(QUIET_S)
     assert BY_NAME[PODS_BEHIND[0]].ipv4 in shell(node.cluster.node_a, "ipvsadm -Ln -t 10.96.2.49:80")
-    with node.agent.syncing(EVENT):
+    with node.agent.syncing():
         node.folder.delete("many")
     time.sleep(QUIET_S)
     assert [node.metric(name) for name in names] == before

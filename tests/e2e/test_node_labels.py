@@ -110,9 +110,9 @@ def test_label_that_changes_while_connections_are_made_changes_what_new_ones_get
         assert answers(cluster) == {"pod-a1": 10, "pod-b1": 30}
         with repeated_requests(cluster) as found:
             wait_until(lambda: len(found) > 8)
-            with agent.syncing(EVENT):
+            with agent.syncing():
                 control_plane.apply(labelled("node-b", "old"))
-            with agent.syncing(EVENT):
+            with agent.syncing():
                 control_plane.apply(labelled("node-a", "large"))
             begun = len(found)
             wait_until(lambda: len(found) > begun + 8)
@@ -122,7 +122,7 @@ def test_label_that_changes_while_connections_are_made_changes_what_new_ones_get
         for number in range(5):
             heartbeat = {"conditions": [{"type": "Ready", "status": "True", "message": str(number)}]}
             control_plane.apply({**labelled("node-b", "old", other=str(number)), "status": heartbeat})
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(labelled("node-b", "large"))
         assert answers(cluster) == {"pod-a1": 20, "pod-b1": 20}
         assert len([line for line in agent.lines() if re.search(EVENT, line)]) == synced + 1
@@ -152,7 +152,7 @@ def test_restart_never_changes_weights_also_where_nodes_are_listed_late(
             control_plane.apply(*service_with_slice("late", "10.96.80.9", PODS[:1]))
             agent.wait_for(EVENT, since)
         assert answers(cluster) == {"pod-a1": 10, "pod-b1": 30}
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(labelled("node-b", "old"))
     assert seen <= {(1, 3), (1, 1)}, "the last is after the label changed"
 

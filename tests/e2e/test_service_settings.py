@@ -20,7 +20,7 @@ from kubeproxy_py.sources.decode.settings import PREFIX
 from lab.client import Answer, QueryError, connect, query, read_answer
 from lab.echo import PROTOCOLS, Protocol
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, command_line, wait_until
+from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.handing_on import node
 from tests.e2e.kernel_state import kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
@@ -93,7 +93,7 @@ class Running(NamedTuple):
     def change(
         self, served: Served, annotations: Mapping[str, str], pods: Iterable[str] = ("pod-a1", "pod-b1"), **spec: object
     ) -> None:
-        with self.agent.syncing(EVENT):
+        with self.agent.syncing():
             self.folder.write(f"s{served.number}", objects(served, annotations, pods, **spec))
 
 
@@ -316,7 +316,7 @@ def test_weights_by_label_follow_the_labels_of_nodes_and_a_restart_changes_nothi
                 for protocol in PROTOCOLS:
                     assert Counter(served.names(40, version, protocol)) == {"pod-a1": 10, "pod-b1": 30}
             with served.connected() as name:
-                with agent.syncing(EVENT):
+                with agent.syncing():
                     folder.write("nodes", [labelled("node-a", "large"), labelled("node-b", "old")])
                 assert Counter(served.names(40)) == {"pod-a1": 30, "pod-b1": 10}
             assert name in ("pod-a1", "pod-b1")

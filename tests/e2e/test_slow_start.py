@@ -14,7 +14,7 @@ import pytest
 
 from lab.client import connect, query
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Object, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -71,7 +71,7 @@ def agent_with_old_pod(cluster: Cluster, folder: Folder) -> Iterator[AgentProces
 
 
 def replace(agent: AgentProcess, folder: Folder, *pods: str, settings: dict[str, str]) -> None:
-    with agent.syncing(EVENT):
+    with agent.syncing():
         folder.write("web", objects(*pods, settings=settings))
 
 

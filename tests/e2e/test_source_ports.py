@@ -33,7 +33,7 @@ import pytest
 from lab.client import QueryError, connect, read_answer
 from lab.namespace import Namespace
 from lab.network import PODS, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -171,7 +171,7 @@ class Served(NamedTuple):
     def set_endpoint(self, pod: str, ending: Ending) -> None:
         """Make *pod* its only endpoint."""
         name = f"web-{self.number}"
-        with self.agent.syncing(EVENT):
+        with self.agent.syncing():
             self.folder.write(name, service_with_slice(name, self.vip, [pod], [Port(80, "TCP", ending.port)]))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lab.client import QueryError
 from lab.network import Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess
+from tests.e2e.agent_process import AgentProcess
 from tests.e2e.changes_table import BASE, CHANGES, Change, Files
 from tests.e2e.client_requests import Request, send_request
 from tests.e2e.manifests import Folder
@@ -32,7 +32,7 @@ def running(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def change_to(running: tuple[AgentProcess, Folder], files: Files) -> None:
     agent, folder = running
-    with agent.syncing(EVENT):
+    with agent.syncing():
         for stem, objects in files.items():
             folder.write(stem, objects)
 

@@ -18,7 +18,7 @@ from lab.network import BY_NAME, LAN_GATEWAYS, Cluster
 from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.deploy.manifests import DEPLOY, objects_of
-from tests.e2e.agent_process import EVENT, FLAGS, AgentProcess, wait_until
+from tests.e2e.agent_process import FLAGS, AgentProcess, wait_until
 from tests.e2e.control_plane import KUBECONFIG, NODE
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Object, endpoint_slice, service, service_with_slice
@@ -102,7 +102,7 @@ def test_addresses_of_all_nodes_at_a_load_balancer_cut_off_neither_api_server_no
         assert bound(cluster) == {"10.96.43.1"}
         assert query(cluster.node_a, "tcp", NODE_B, SSH).name == "node-b"
         assert query(cluster["outside"], "tcp", NODE_A, 80).name in ("pod-a1", "pod-b1")
-        with agent.syncing(EVENT):  # the watch lives
+        with agent.syncing():  # the watch lives
             control_plane.server.apply(service_with_slice("late", "10.96.43.2", ["pod-a1"])[0])
         agent.stop(signal.SIGKILL)
     with control_plane.agent(cluster) as agent:  # and a restart syncs
@@ -125,7 +125,7 @@ def test_three_nodes_of_k3d_with_traefik_are_served_with_the_configuration_that_
     with agent:
         agent.wait_synced()
         before = run(cluster.node_a, "ip", "address", "show", "dev", "eth0")
-        with agent.syncing(EVENT):  # ServiceLB writes the addresses only when its pods run
+        with agent.syncing():  # ServiceLB writes the addresses only when its pods run
             for item in service_of_service_lb():
                 control_plane.server.apply(item)
         wait_until(lambda: any(OUTSIDE in line and "not bound" in line for line in agent.lines()))
@@ -134,7 +134,7 @@ def test_three_nodes_of_k3d_with_traefik_are_served_with_the_configuration_that_
             assert query(cluster.node_a, "tcp", address, SSH).name == name
             assert query(cluster["pod-a2"], "tcp", address, SSH).name == name
         assert query(cluster["outside"], "tcp", NODE_A, 80).name in ("pod-a1", "pod-b1")
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.server.store.delete("services", ("shop", "traefik"))
         assert run(cluster.node_a, "ip", "address", "show", "dev", "eth0") == before
         assert query(cluster.node_a, "tcp", NODE_B, SSH).name == "node-b"

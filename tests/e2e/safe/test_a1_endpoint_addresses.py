@@ -10,7 +10,7 @@ import pytest
 from lab.client import query
 from lab.echo import EchoServers, Listener
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess
+from tests.e2e.agent_process import AgentProcess
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
 from tests.e2e.serving import serving_cluster
@@ -88,9 +88,9 @@ def test_address_in_use_is_reported(served: Served) -> None:
 def test_address_is_released_when_it_becomes_an_endpoint_and_bound_again_afterwards(served: Served) -> None:
     """With an address that no machine has; those of node B are refused because node B answers for them, too."""
     assert FREE[0] in served.bound()
-    with served.agent.syncing(EVENT):
+    with served.agent.syncing():
         served.folder.write("other", [{**endpoint_slice("other", ["pod-a1"]), "endpoints": [{"addresses": [FREE[0]]}]}])
     assert FREE[0] not in served.bound()
-    with served.agent.syncing(EVENT):
+    with served.agent.syncing():
         served.folder.delete("other")
     assert FREE[0] in served.bound()

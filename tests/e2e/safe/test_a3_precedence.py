@@ -15,7 +15,7 @@ import pytest
 from lab.client import query
 from lab.echo import Protocol
 from lab.network import Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, command_line
+from tests.e2e.agent_process import AgentProcess, command_line
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
 from tests.e2e.serving import serving_cluster
@@ -127,11 +127,11 @@ def test_status_prints_holders_and_losers(served: Served) -> None:
 
 
 def test_service_that_comes_later_takes_nothing_and_gets_it_when_the_holder_goes(served: Served) -> None:
-    with served.agent.syncing(EVENT):
+    with served.agent.syncing():
         served.folder.delete("legitimate")
     assert served.responders("pod-a1", "tcp", DNS, 53) == {MALICIOUS}
     assert served.responders("outside", "tcp", SHARED, 80) == {MALICIOUS}
-    with served.agent.syncing(EVENT):
+    with served.agent.syncing():
         served.folder.write("legitimate", legitimate())
     assert served.responders("pod-a1", "tcp", DNS, 53) == {LEGITIMATE}
     assert served.responders("outside", "tcp", SHARED, 80) == {LEGITIMATE}

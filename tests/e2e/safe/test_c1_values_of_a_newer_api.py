@@ -9,7 +9,7 @@ import pytest
 
 from lab.network import Cluster
 from tests.apiserver.certificates import Authority
-from tests.e2e.agent_process import EVENT, wait_until
+from tests.e2e.agent_process import wait_until
 from tests.e2e.control_plane import Agent, ControlPlane, responders, running_control_plane
 from tests.e2e.kernel_state import run
 from tests.e2e.manifests import Object, endpoint_slice, service
@@ -51,7 +51,7 @@ def test_service_with_unknown_values_is_served_and_followed(cluster: Cluster, co
 
         wait_until(lambda: "192.168.3.200" in addresses())  # neighbours are asked first
         assert "192.168.3.201" not in addresses()
-        with agent.syncing(EVENT):
+        with agent.syncing():
             control_plane.apply(endpoint_slice("web", ["pod-b1"]))
         wait_until(lambda: responders(cluster, WEB) == {"pod-b1"})
     with Agent(cluster, control_plane) as restarted:

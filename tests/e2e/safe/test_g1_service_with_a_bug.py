@@ -9,7 +9,6 @@ import pytest
 
 from lab.client import query
 from lab.network import Cluster
-from tests.e2e.agent_process import EVENT
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.safe.patched_agent import PatchedAgent
@@ -53,15 +52,15 @@ def test_the_service_keeps_its_rows_and_all_others_follow(cluster: Cluster, fold
         line = agent.wait_for("the last change of this object is not applied")
         assert 'object="Service shop/web"' in line
         assert "ZeroDivisionError" in line
-        with agent.syncing(EVENT):
+        with agent.syncing():
             folder.write("other", service_with_slice("other", OTHER, ["pod-b1"]))
-        with agent.syncing(EVENT):
+        with agent.syncing():
             folder.write("late", service_with_slice("late", LATE, ["pod-b2"]))
         assert responders(cluster, WEB) == {"pod-a1"}
         assert query(cluster["outside"], "tcp", "192.168.3.10", 30080).name == "pod-a1"
         assert (responders(cluster, OTHER), responders(cluster, LATE)) == ({"pod-b1"}, {"pod-b2"})
         assert not [line for line in agent.lines() if "resyncing from scratch" in line]
-        with agent.syncing(EVENT):
+        with agent.syncing():
             folder.write("web", service_with_slice("web", WEB, ["pod-a2"], PORTS))
         assert "pod-a2" in responders(cluster, WEB)
 
@@ -74,7 +73,7 @@ def test_service_leaves_an_address_that_another_service_has_by_now(cluster: Clus
         assert responders(cluster, SHARED) == {"pod-a1"}
         folder.write("web", service_with_slice("web", WEB, ["pod-b1"], PORTS))
         agent.wait_for("the last change of this object is not applied")
-        with agent.syncing(EVENT):
+        with agent.syncing():
             folder.write("other", service_with_slice("other", OTHER, ["pod-b2"], **shared))
         assert (responders(cluster, SHARED), responders(cluster, OTHER)) == ({"pod-b2"}, {"pod-b2"})
         assert responders(cluster, WEB) == {"pod-a1"}
@@ -87,12 +86,12 @@ def test_a_restart_keeps_what_the_service_had(cluster: Cluster, folder: Folder) 
     before = shell(cluster.node_a, "ipvsadm -Sn; ipset save | sort; iptables-save -t nat | grep -v '^[:#]'")
     with PatchedAgent(cluster.node_a, folder.path, BUG, "--ipvs-sync-period=1s") as agent:
         agent.wait_synced()
-        with agent.syncing(EVENT):
+        with agent.syncing():
             folder.write("late", service_with_slice("late", LATE, ["pod-b2"]))
         assert responders(cluster, LATE) == {"pod-b2"}
         assert responders(cluster, WEB) == {"pod-a1"}
         assert query(cluster["outside"], "tcp", "192.168.3.10", 30080).name == "pod-a1"
-        with agent.syncing(EVENT):
+        with agent.syncing():
             folder.delete("late")
         after = shell(cluster.node_a, "ipvsadm -Sn; ipset save | sort; iptables-save -t nat | grep -v '^[:#]'")
     assert after == before

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab.network import Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.manifests import Folder, Port, endpoint_slice
 from tests.e2e.probing import get
 from tests.e2e.safe.guarded import PODS, LoadBalancer, answer, answers, bound, held_xtables_lock
@@ -57,7 +57,7 @@ def serve_changes(cluster: Cluster, folder: Folder, agent: AgentProcess, changes
     for number in range(changes):
         pods = PODS[: 1 + number % 2]
         slices = [endpoint_slice(OPEN.name, pods, (Port(),), version=version) for version in (4, 6)]
-        with agent.syncing(EVENT):
+        with agent.syncing():
             folder.write("open", [OPEN.objects()[0], *slices])
         assert answer(cluster, "outside", OPEN.addresses[number // 2 % 2]) in pods
     text = "\n".join(agent.lines()[since:])
@@ -138,7 +138,7 @@ def test_a_restart_while_iptables_hangs_keeps_what_is_served_and_follows_endpoin
             hanging.enter_context(programs.hanging())
             agent.wait_for(IS_SLOW)
             assert answers(cluster, "outside", OPEN.addresses) == set(PODS)
-            with agent.syncing(EVENT):
+            with agent.syncing():
                 slices = [endpoint_slice(OPEN.name, PODS[:1], (Port(),), version=version) for version in (4, 6)]
                 folder.write("open", [OPEN.objects()[0], *slices])
             assert answers(cluster, "outside", OPEN.addresses) == {PODS[0]}

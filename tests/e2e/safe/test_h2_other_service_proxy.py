@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab.namespace import Namespace, new_namespace
-from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.agent_process import SYNCED, AgentProcess, wait_until
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder
 
@@ -97,11 +97,11 @@ def test_rows_that_are_deleted_again_and_again_are_named(namespace: Namespace, f
     with AgentProcess(namespace, folder.path) as agent:
         agent.wait_synced()
         for _ in range(3):
-            with agent.syncing():
+            with agent.syncing(SYNCED):
                 shell(namespace, f"ip address del {ADDRESS}/32 dev kube-ipvs0")
         line = agent.wait_for("RepeatedDrift")
         assert f"RepeatedDrift: Address {ADDRESS}: " in line
         assert "another program changes them again each time after they were repaired" in line
-        with agent.syncing():
+        with agent.syncing(SYNCED):
             shell(namespace, f"ip address del {ADDRESS}/32 dev kube-ipvs0")
         assert len([line for line in agent.lines() if "RepeatedDrift" in line]) == 1
