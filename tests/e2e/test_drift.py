@@ -143,7 +143,7 @@ def test_connection_stays_while_an_address_with_a_network_is_replaced(
 
 
 def test_node_ports_answer_at_once_at_a_new_address_of_the_node(listening: Node) -> None:
-    with listening.agent.syncing():
+    with listening.agent.syncing(r"\+ RealServer .* 172\.16\.5\.20:30080"):
         shell(listening.cluster.node_a, "ip address add 172.16.5.20/24 dev eth1")
     assert query(listening.cluster["outside"], "tcp", "172.16.5.20", 30080).name in {"pod-a1", "pod-b1"}
     shell(listening.cluster.node_a, "ip address del 172.16.5.20/24 dev eth1")  # they leave it later: safe/test_i2_*.py
