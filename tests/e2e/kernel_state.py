@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from kubeproxy_py.kernel.netlink.socket import has_duplicates
 from lab.namespace import Namespace
+from tests.e2e.agent_process import wait_until
 
 State = dict[str, tuple[str, ...]]
 
@@ -25,6 +28,7 @@ _COMMANDS = {
     "ip6tables": "ip6tables-save",
     "addresses": "ip -o address show",
 }
+_WAITING_FOR_LOCK = "".join(f'{name}() {{ command {name} -w "$@"; }}\n' for name in ("iptables", "ip6tables"))
 _SETTINGS = ("vs/conntrack", "vs/expire_nodest_conn", "vs/expire_quiescent_template")
 # Values that differ between runs: the seed of a set's hash, indexes of interfaces, remaining lifetimes of addresses.
 _VOLATILE = re.compile(r" initval 0x[0-9a-f]+|^\d+: | +valid_lft.*| \[\d+:\d+\]$")
@@ -39,8 +43,37 @@ def run(namespace: Namespace, *argv: str, status: int = 0) -> str:
 
 
 def shell(namespace: Namespace, script: str) -> str:
-    """Run a shell script in *namespace* and return its output; fail if one of its commands fails."""
-    return run(namespace, "sh", "-ec", script)
+    """Run a shell script in *namespace* and return its output; fail if one of its commands fails.
+
+    `iptables` and `ip6tables` wait for their lock, which an agent that repairs something may have.
+    """
+    return run(namespace, "sh", "-ec", _WAITING_FOR_LOCK + script)
+
+
+@contextmanager
+def ip_monitor(namespace: Namespace, *objects: str) -> Iterator[Callable[[str], list[str]]]:
+    """Run `ip monitor` for *objects* within the `with`.
+
+    Yields a function that returns the notifications since its last call, or since the start, before the first one that
+    contains a text: that of a change which the test makes last.
+    """
+    with namespace.inside():
+        monitor = subprocess.Popen(["ip", "-o", "monitor", *objects], stdout=subprocess.PIPE, text=True)
+    with monitor:
+        try:
+            wait_until(lambda: monitor.pid in _rtnetlink_listeners(namespace))
+            assert monitor.stdout
+            lines = monitor.stdout
+            yield lambda last: list(takewhile(lambda line: last not in line, lines))
+        finally:
+            monitor.kill()
+
+
+def _rtnetlink_listeners(namespace: Namespace) -> set[int]:
+    """Return the ports of the sockets that get notifications of rtnetlink; a program's first one is its PID."""
+    with namespace.inside():
+        lines = Path("/proc/thread-self/net/netlink").read_text().splitlines()[1:]
+    return {int(port) for _, protocol, port, groups, *_ in map(str.split, lines) if protocol == "0" and int(groups, 16)}
 
 
 def kernel_state(namespace: Namespace, parts: Iterable[str] = tuple(_COMMANDS)) -> State:
@@ -107,7 +140,10 @@ def counters(namespace: Namespace) -> dict[str, int]:
         for packets, rule in re.findall(r"^\[(\d+):\d+\] (-A KUBE-.*)$", run(namespace, command, "-c"), re.MULTILINE):
             counted[f"{family} {rule}"] = int(packets)
     server = ""
-    for line in run(namespace, "ipvsadm", "-Ln", "--stats", "--exact").splitlines()[3:]:
+    listed = run(namespace, "ipvsadm", "-Ln", "--stats", "--exact").splitlines()[3:]
+    while has_duplicates(tuple(line.split()[:2]) for line in listed if not line.startswith("  ->")):  # see kernel_state
+        listed = run(namespace, "ipvsadm", "-Ln", "--stats", "--exact").splitlines()[3:]
+    for line in listed:
         kind, address, connections, *_ = line.split()
         server = f"{kind} {address}" if kind != "->" else server
         counted[server if kind != "->" else f"{server} -> {address}"] = int(connections)

@@ -326,7 +326,8 @@ def _(node: Node) -> Iterator[None]:
 @state("foreign-server")
 def _(node: Node) -> Iterator[None]:
     since = len(node.agent.lines())
-    node.change("ipvsadm -A -t 172.16.5.10:6443 -s rr; ipvsadm -a -t 172.16.5.10:6443 -r 192.168.3.11:6443 -m")
+    lines = "-A -t 172.16.5.10:6443 -s rr\\n-a -t 172.16.5.10:6443 -r 192.168.3.11:6443 -m\\n"
+    node.change(f"printf -- '{lines}' | ipvsadm -R")  # by one process: the agent may delete it before a second begins
     node.agent.wait_for("Deleted virtual servers", since)
     assert "172.16.5.10:6443" not in shell(node.cluster.node_a, "ipvsadm -Ln")
     yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ import pytest
 from lab.client import QueryError, connect, query, read_answer
 from lab.echo import Protocol
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import AgentProcess, command_line, wait_until
+from tests.e2e.agent_process import EVENT, AgentProcess, command_line, wait_until
 from tests.e2e.handing_on import NODES, PROTOCOLS, VERSIONS, WAYS, Served, write
-from tests.e2e.kernel_state import run, shell
+from tests.e2e.kernel_state import ip_monitor, run, shell
 from tests.e2e.manifests import Folder
 from tests.e2e.serving import serving_cluster
 
@@ -296,17 +295,13 @@ def test_what_arrives_is_not_routed_on_at_any_moment(nodes: Nodes) -> None:
     """The kernel's notifications have the order in which rules and devices changed."""
     b = nodes.cluster["node-b"]
     off = [served._replace(way="") for served in SERVICES]
-    with b.inside():
-        monitor = subprocess.Popen(["ip", "-o", "monitor", "link", "rule"], stdout=subprocess.PIPE, text=True)
-    with monitor:
-        try:
-            nodes.sync("node-b", *off)
-            wait_until(lambda: not drops(nodes, "node-b"), timeout_s=DEADLINE_S + PATIENCE_S)
-            nodes.sync("node-b", *SERVICES)
-            assert drops(nodes, "node-b") == set(DEVICES)
-        finally:
-            monitor.terminate()
-        lines = monitor.communicate()[0].splitlines()
+    with ip_monitor(b, "link", "rule") as notified:
+        nodes.sync("node-b", *off)
+        wait_until(lambda: not drops(nodes, "node-b"), timeout_s=DEADLINE_S + PATIENCE_S)
+        nodes.sync("node-b", *SERVICES)
+        assert drops(nodes, "node-b") == set(DEVICES)
+        shell(b, "ip link add last0 type dummy; ip link del last0")
+        lines = notified("last0")
     state = dict.fromkeys(DEVICES, (True, True))  # is it up, does it drop
     seen = {device: [state[device]] for device in DEVICES}
     for line in lines:

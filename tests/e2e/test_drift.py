@@ -25,8 +25,8 @@ OBJECTS = [
     endpoint_slice("six", ["pod-a1", "pod-b1"], version=6),
 ]
 PERIOD_S = 1
-REPAIRED_WITHIN_S = PERIOD_S + 14.0  # a period, and time to compare and to repair on a busy machine
-NOTIFIED_WITHIN_S = 8.0  # with the wait for the sync, less than the agent's default period of 30 s
+REPAIRED_WITHIN_S = 60.0  # a period, and on a busy machine more: what compares cost delays the next ones
+NOTIFIED_WITHIN_S = 25.0  # less than the period of the full compare
 
 BY_COMPARING = {
     "a virtual server deleted": "ipvsadm -D -t 10.96.0.10:80",
@@ -43,7 +43,8 @@ BY_COMPARING = {
     "a rule added": "ip6tables -t nat -A KUBE-POSTROUTING -j ACCEPT",
     "a jump deleted": "iptables -D INPUT -m comment --comment 'kubernetes ipvs access filter' -j KUBE-IPVS-FILTER",
     "iptables flushed": "iptables -t nat -F; iptables -F",
-    "iptables flushed and chains deleted": "iptables -t nat -F; iptables -t nat -X; iptables -F; iptables -X",
+    # At once: a chain that was flushed may be in use again before it is deleted.
+    "iptables flushed and chains deleted": "printf '*nat\\nCOMMIT\\n*filter\\nCOMMIT\\n' | iptables-restore -w",
     "a setting changed": "echo 0 > /proc/sys/net/ipv4/vs/conntrack",
 }
 BY_NOTIFICATION = {

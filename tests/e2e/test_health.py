@@ -15,7 +15,7 @@ from lab.namespace import Namespace, new_namespace
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.iptables_lock import rules_locked
-from tests.e2e.kernel_state import run
+from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Object, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import HEALTHZ, METRICS, Probe, get
 
@@ -133,11 +133,11 @@ def test_health_check_node_port_is_accepted_although_the_input_policy_is_drop(
 ) -> None:
     folder.write("front", load_balancer(30113, "pod-a1"))
     wait_until(lambda: weights_or_none(cluster, 30113) == [(200, "1")] * 2)
-    run(cluster.node_a, "iptables", "-P", "INPUT", "DROP")
+    shell(cluster.node_a, "iptables -P INPUT DROP")
     try:
-        assert get(cluster["outside"], NODE_A.ipv4, 30113).status == 200
+        wait_until(lambda: get(cluster["outside"], NODE_A.ipv4, 30113).status == 200)
     finally:
-        run(cluster.node_a, "iptables", "-P", "INPUT", "ACCEPT")
+        shell(cluster.node_a, "iptables -P INPUT ACCEPT")
     folder.delete("front")
 
 

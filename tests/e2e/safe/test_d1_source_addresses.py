@@ -6,11 +6,8 @@ of this host that resembles the destination most, and Service addresses on kube-
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
 
 import pytest
 
@@ -21,8 +18,8 @@ from kubeproxy_py.model.steps import Step
 from lab.client import query
 from lab.namespace import Namespace, new_namespace
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import AgentProcess, wait_until
-from tests.e2e.kernel_state import run, shell
+from tests.e2e.agent_process import AgentProcess
+from tests.e2e.kernel_state import ip_monitor, run, shell
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service
 from tests.e2e.serving import serving_cluster
 
@@ -92,21 +89,16 @@ def test_pods_see_the_node_s_address_where_their_interface_has_none(cluster: Clu
     give_bridge_link_local_only(cluster)
     bind_as_kube_proxy(cluster.node_a, CLUSTER_IP)
     assert seen_by(cluster, "node-a", POD_HERE) == CLUSTER_IP  # the fault, as kube-proxy leaves it
-    with cluster.node_a.inside():
-        monitor = subprocess.Popen(["ip", "monitor", "address"], stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: f" {monitor.pid} " in Path(f"/proc/{monitor.pid}/net/netlink").read_text())
-    try:
-        with AgentProcess(cluster.node_a, folder.path) as agent:
-            agent.wait_synced()
-            assert seen_by(cluster, "node-a", POD_HERE) == NODE
-            assert seen_by(cluster, "outside", NODE, NODE_PORT) == NODE  # masqueraded
-            assert query(cluster.node_a, "tcp", CLUSTER_IP, 80).name == "pod-a1"
-            assert seen_by(cluster, "pod-a2", CLUSTER_IP, 80) == BY_NAME["pod-a2"].ipv6
-    finally:
-        monitor.terminate()
-        notified = monitor.communicate()[0]
-    assert CLUSTER_IP in notified
-    assert "Deleted" not in notified  # changed in place
+    with ip_monitor(cluster.node_a, "address") as notified, AgentProcess(cluster.node_a, folder.path) as agent:
+        agent.wait_synced()
+        assert seen_by(cluster, "node-a", POD_HERE) == NODE
+        assert seen_by(cluster, "outside", NODE, NODE_PORT) == NODE  # masqueraded
+        assert query(cluster.node_a, "tcp", CLUSTER_IP, 80).name == "pod-a1"
+        assert seen_by(cluster, "pod-a2", CLUSTER_IP, 80) == BY_NAME["pod-a2"].ipv6
+        shell(cluster.node_a, "ip address add 192.0.2.99/32 dev lo")
+        changes = "".join(notified("192.0.2.99"))
+    assert CLUSTER_IP in changes
+    assert "Deleted" not in changes  # changed in place
 
 
 def test_connections_to_outside_leave_from_the_node_s_address(cluster: Cluster, folder: Folder) -> None:
@@ -176,11 +168,11 @@ def test_addresses_of_a_network_are_replaced_by_themselves_and_never_missing(
     assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, **found}
     steps = [Step("delete", Address("10.96.0.1"), None, found[Address("10.96.0.1")])]  # the first of its network
     steps += [Step("update", key, None, found[key]) for key in list(found)[1:]]
-    with listening(namespace) as notified:
+    with ip_monitor(namespace, "address") as notified:
         assert not kernel.apply(steps)
         assert kernel.read(LINK) == {Link(IPVS_DEVICE): None, **dict.fromkeys(list(found)[1:])}
-        shell(namespace, f"ip address add 10.96.0.99/32 dev {IPVS_DEVICE}")  # the last notification
-        events = notified(until="10.96.0.99/32")
+        shell(namespace, f"ip address add 10.96.0.99/32 dev {IPVS_DEVICE}")
+        events = [parsed(line) for line in notified("10.96.0.99/32")]
     bound = {address: {length} for address, length in networks.items()}
     bound["10.96.0.3"].add(32)
     for deleted, address, length in events:
@@ -189,29 +181,11 @@ def test_addresses_of_a_network_are_replaced_by_themselves_and_never_missing(
     assert bound == {"10.96.0.1": set(), "10.96.0.2": {32}, "10.96.0.3": {32}, "10.96.0.9": {32}}
 
 
-@contextmanager
-def listening(namespace: Namespace) -> Iterator[Callable[..., list[tuple[bool, str, int]]]]:
-    """Yield a function that returns (deleted, address, prefix length) of each notification before that of *until*."""
-    command = namespace.wrap(["ip", "-o", "monitor", "address"])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
-        assert monitor.stdout
-        lines = monitor.stdout
-
-        def notified(until: str) -> list[tuple[bool, str, int]]:
-            events: list[tuple[bool, str, int]] = []
-            for line in lines:
-                words = line.split()
-                address, _, length = next(word for word in words if "/" in word).partition("/")
-                if f"{address}/{length}" == until:
-                    return events
-                events.append(("Deleted" in words, address, int(length)))
-            return events
-
-        try:
-            sleep(0.5)  # until it listens
-            yield notified
-        finally:
-            monitor.kill()
+def parsed(notification: str) -> tuple[bool, str, int]:
+    """Return whether *notification* is that of a deleted address, the address, and its prefix length."""
+    words = notification.split()
+    address, _, length = next(word for word in words if "/" in word).partition("/")
+    return "Deleted" in words, address, int(length)
 
 
 def test_ipv6_addresses_are_bound_again_where_the_mtu_was_too_small(adapter: tuple[Namespace, AddressAdapter]) -> None:

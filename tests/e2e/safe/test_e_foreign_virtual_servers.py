@@ -32,11 +32,10 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def add_foreign(cluster: Cluster) -> None:
+    """Add a virtual server with a real server, by one process: an agent may delete it before a second one begins."""
     pod = f"{BY_NAME['pod-a2'].ipv4}:8080"
-    shell(
-        cluster.node_a,
-        f"ipvsadm -D -t {KUBE_VIP} || true; ipvsadm -A -t {KUBE_VIP}; ipvsadm -a -t {KUBE_VIP} -r {pod} -m",
-    )
+    lines = f"-A -t {KUBE_VIP}\\n-a -t {KUBE_VIP} -r {pod} -m\\n"
+    shell(cluster.node_a, f"ipvsadm -D -t {KUBE_VIP} || true; printf -- '{lines}' | ipvsadm -R")
 
 
 def servers(cluster: Cluster) -> str:
