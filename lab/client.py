@@ -7,6 +7,7 @@ Unreachable, an ICMP error on the way or from a REJECT rule; NoAnswer, the packe
 from __future__ import annotations
 
 import errno
+import itertools
 import select
 import socket
 import struct
@@ -17,8 +18,15 @@ from typing import NamedTuple
 from lab.echo import SOCKET_TYPES, Protocol
 from lab.namespace import Namespace
 
+PATIENT_S = 10.0
+"""The timeout of a request that is sure to be answered, on a busy machine."""
+
 _LINE_BYTES = 4096
 _ICMP_WAIT_MS = 500
+# Below Linux's ephemeral ports and the NodePorts (from 30000), above the ports of the agent's servers (10249, 10256).
+# They begin again only when all were used, by then in another cluster.
+_source_ports = itertools.cycle(range(11000, 29900))
+_TOTAL_RETRANS = 100  # offset of tcpi_total_retrans in struct tcp_info, linux/tcp.h
 # Socket option that queues ICMP errors so that they can be read, by family: level and option.  Source: ip(7), ipv6(7).
 _RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 _ICMP_ORIGINS = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, linux/errqueue.h
@@ -69,7 +77,7 @@ def query(
     protocol: Protocol,
     address: str,
     port: int,
-    timeout_s: float = 1.0,
+    timeout_s: float | None = None,
     source_port: int | None = None,
     payload: bytes = b"who are you?\n",
     source_address: str = "",
@@ -81,8 +89,10 @@ def query(
         protocol: tcp, udp or sctp.
         address: Address of the server.
         port: Port of the server.
-        timeout_s: Seconds to wait for the connection and for the answer.
-        source_port: The client's port; None: chosen by the kernel.
+        timeout_s: Seconds to wait for the connection and for the answer; None: PATIENT_S, and the first SYN of a TCP
+            connection must be answered, which a client would send again after a second.
+        source_port: The client's port; None: the next one of this process, see `next_source_port`; 0: chosen by the
+            kernel.
         payload: The datagram to send; TCP and SCTP only connect.
         source_address: The client's address; "": chosen by the kernel.
 
@@ -104,11 +114,11 @@ def connect(
     protocol: Protocol,
     address: str,
     port: int,
-    timeout_s: float = 1.0,
+    timeout_s: float | None = None,
     source_port: int | None = None,
     source_address: str = "",
 ) -> Iterator[socket.socket]:
-    """Yield a connected socket of *namespace*, for connections that stay open.
+    """Yield a connected socket of *namespace*, for connections that stay open; the arguments are those of `query`.
 
     Raises:
         Refused: See the module.
@@ -119,15 +129,45 @@ def connect(
     with namespace.inside():
         sock = socket.socket(family, *SOCKET_TYPES[protocol])
     with sock:
-        sock.settimeout(timeout_s)
+        sock.settimeout(PATIENT_S if timeout_s is None else timeout_s)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if protocol != "sctp":
             sock.setsockopt(*_RECVERR[family], 1)
         with _classified_errors(sock):
-            if source_port is not None or source_address:
-                sock.bind((source_address, source_port or 0))
+            _bind(sock, source_address, source_port)
             sock.connect((address, port))
+            if timeout_s is None and protocol == "tcp" and _retransmissions(sock):
+                raise NoAnswer("the first SYN was not answered")
         yield sock
+
+
+def next_source_port() -> int:
+    """Return a port from which this process has sent nothing yet.
+
+    A port that the kernel chooses may be one of an earlier request.  Then IPVS and conntrack may still have that flow,
+    and IPVS sends a datagram to the same real server again, out of the turn of the scheduler; or they are connections
+    by two frontends to one pod, whose answers IPVS mixes up (tests/e2e/test_same_source_port.py).
+    """
+    return next(_source_ports)
+
+
+def _bind(sock: socket.socket, address: str, port: int | None) -> None:
+    while port is None:
+        try:
+            sock.bind((address, next_source_port()))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # a program of this machine listens there
+                raise
+        else:
+            return
+    if port or address:
+        sock.bind((address, port))
+
+
+def _retransmissions(sock: socket.socket) -> int:
+    """Return how many segments TCP has sent again."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOTAL_RETRANS + 4)
+    return int(struct.unpack_from("=I", info, _TOTAL_RETRANS)[0])
 
 
 def read_answer(sock: socket.socket) -> Answer:

@@ -37,7 +37,7 @@ FLAGS = (
 INITIAL_LISTS = r'"Received initial list" feed="node"'  # the last line before the first sync
 SYNCED = r'"Synced '
 EVENT = r'"Synced .* since the event'  # not a sync after drift or after draining
-_SETTLED = r'"Synced .*, 0 pending'
+SETTLED = r'"Synced .*, 0 pending'  # nothing waits any more, for iptables on a busy machine, for example
 
 # A full compare that takes a second, on a busy machine, delays the next by twenty times that (MAX_CPU_SHARE).
 _TIMEOUT_S = 60.0
@@ -118,7 +118,7 @@ class AgentProcess:
         since = len(self.lines())
         yield
         synced = self.wait_for(pattern, since)
-        self.wait_for(_SETTLED, self.lines().index(synced, since))
+        self.wait_for(SETTLED, self.lines().index(synced, since))
 
     def stop(self, number: signal.Signals) -> tuple[int, float]:
         """Send the signal and wait; return the exit status (-N: killed by signal N) and the seconds until then."""

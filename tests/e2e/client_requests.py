@@ -14,19 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Literal, NamedTuple
 
-from lab.client import Answer, NoAnswer, QueryError, Unreachable, query
+from lab.client import PATIENT_S, Answer, NoAnswer, QueryError, Unreachable, next_source_port, query
 from lab.echo import EchoServers, Protocol, ReceivedDatagram
 from lab.network import Cluster
 
 PORT_UNREACHABLE = {4: (3, 3), 6: (1, 4)}  # RFC 792; RFC 4443, 3.1
 
-# Below Linux's ephemeral ports and the NodePorts (from 30000), above the ports of the agent's servers (10249, 10256).
-# They begin again only when all were used, in another cluster by then.
-_source_ports = itertools.cycle(range(11000, 29900))
 _THREADS = 32
 _WAITING_THREADS = 96  # nearly all of them wait for an answer that will not come
-_TIMEOUT_S = 1.0
-_PATIENT_S = 10.0  # the timeout of requests that are sure to be answered
 
 
 class Request(NamedTuple):
@@ -63,22 +58,9 @@ class _SentRequest(NamedTuple):
     result: Answer | QueryError
 
 
-def send_request(cluster: Cluster, request: Request, timeout_s: float = _TIMEOUT_S) -> Answer:
+def send_request(cluster: Cluster, request: Request, timeout_s: float = PATIENT_S) -> Answer:
     """Send *request* once; raises as `lab.client.query`."""
-    return _send(cluster, request, next(_source_ports), b"who are you?\n", timeout_s)
-
-
-def send_requests(
-    cluster: Cluster,
-    servers: EchoServers,
-    requests: set[Request],
-    times: int,
-) -> Mapping[Request, Counter[RequestResult]]:
-    """Send each of *requests* *times* times and count the results.
-
-    The requests to one virtual server are sent one after the other, so that each client gets complete rounds of rr.
-    """
-    return send_series(cluster, servers, {request: Series(times) for request in requests})
+    return _send(cluster, request, next_source_port(), b"who are you?\n", timeout_s)
 
 
 class Series(NamedTuple):
@@ -88,7 +70,7 @@ class Series(NamedTuple):
     """
 
     times: int
-    timeout_s: float = _TIMEOUT_S
+    timeout_s: float
     turn: str = ""
 
 
@@ -100,10 +82,11 @@ def send_series(
 ) -> Mapping[Request, Counter[RequestResult]]:
     """Send *requests* and count the results of each.
 
+    Those with the same turn are sent one after the other, so that each client gets complete rounds of rr.
     Requests that wait for long are sent first, so that they need not wait for many others.  *refused_ports* are source
     ports for which an ICMP error port unreachable was seen: SCTP does not report it.
     """
-    waiting = {request for request, series in requests.items() if series.timeout_s < _PATIENT_S}
+    waiting = {request for request, series in requests.items() if series.timeout_s < PATIENT_S}
     sent_requests = [
         *_send_all(cluster, requests, sorted(requests.keys() - waiting), _THREADS),
         *_send_all(cluster, requests, sorted(waiting), _WAITING_THREADS),
@@ -132,7 +115,7 @@ def _send_all(
 
 
 def _send_marked(cluster: Cluster, request: Request, timeout_s: float) -> _SentRequest:
-    port = next(_source_ports)
+    port = next_source_port()
     payload = f"this is {port}\n".encode()
     try:
         return _SentRequest(request, port, payload, _send(cluster, request, port, payload, timeout_s))

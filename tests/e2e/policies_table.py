@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from lab.client import PATIENT_S
 from lab.echo import Protocol
 from tests.e2e.policies_services import ALL_FRONTS, EXTERNAL, FAR, NEAR, VERSIONS, Front, Version
 
@@ -29,6 +30,8 @@ OTHERS = ("node-a", *LAN)
 BOUND_NODE = "node-a, bound"
 ALL_CLIENTS = (*PODS_HERE, "pod-b2", *OTHERS)
 ON_DEVICE: tuple[Front, ...] = ("externalIP", "LB VIP")  # on kube-ipvs0
+_DROPPED_S = 1.0  # for a request that nobody should answer
+_PERHAPS_S = 3.0  # for one of which some answers are lost
 
 
 class Fate(NamedTuple):
@@ -37,6 +40,13 @@ class Fate(NamedTuple):
     answered: dict[str, SourceSeen]
     lost: dict[str, SourceSeen] = {}  # noqa: RUF012 - never changed
     end: Literal["", "refused", "dropped"] = ""
+
+    @property
+    def waits_s(self) -> float:
+        """For how long a request waits for an answer: not long if it should wait in vain."""
+        if self.lost and self.answered:
+            return _PERHAPS_S
+        return _DROPPED_S if self.lost or self.end == "dropped" else PATIENT_S
 
 
 REFUSED = Fate({}, end="refused")

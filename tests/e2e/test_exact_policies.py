@@ -17,8 +17,8 @@ from lab.client import QueryError, connect, query, read_answer
 from lab.echo import Protocol
 from lab.network import BY_NAME, NODE_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
-from tests.e2e.client_requests import Request, RequestResult, send_request, send_requests
-from tests.e2e.kernel_state import State, kernel_state, run
+from tests.e2e.client_requests import Request, RequestResult, Series, send_series
+from tests.e2e.kernel_state import State, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
 from tests.e2e.serving import cluster_and_servers, serving_cluster
 
@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(250)]
 EXACT = "--policies=exact"
 TIMES = 2  # one round of rr
 PATIENCE_S = 20.0
+DROPPED_S = 1.0  # how long a request waits that nobody should answer
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
 VERSIONS = (4, 6)
 NEAR, FAR = ("pod-a1", "pod-b1"), ("pod-b1", "pod-b3")
@@ -167,17 +168,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
         AgentProcess(cluster.node_a, folder.path, EXACT) as agent,
     ):
         agent.wait_synced()
-        found = send_requests(cluster, servers, {case.request() for case in CASES}, TIMES)
-        yield {case.request(): patient(cluster, case, found[case.request()]) for case in CASES}
-
-
-def patient(cluster: Cluster, case: Case, found: Counter[RequestResult]) -> set[RequestResult]:
-    """Return *found*; what should be answered and was not is asked again, with time for a busy machine."""
-    unanswered = {result for result in found if result.outcome not in ("answered", "failed")}
-    if not case.row.pods or not unanswered:
-        return set(found)
-    again = [send_request(cluster, case.request(), PATIENCE_S) for _ in range(TIMES)]
-    return set(found) - unanswered | {RequestResult("answered", each.name, each.peer_address) for each in again}
+        series = {case.request(): Series(TIMES, PATIENCE_S if case.row.pods else DROPPED_S) for case in CASES}
+        yield {request: set(found) for request, found in send_series(cluster, servers, series).items()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -245,7 +237,7 @@ class InsideTraffic:
 def open_connection(cluster: Cluster, pod: str) -> socket.socket:
     """Return a connection of pod-a2 to the Service that *pod* answers, and that has been used."""
     for _ in range(10):
-        with connect(cluster["pod-a2"], "tcp", NEAR_LOCAL.vip(4), 80) as connection:
+        with connect(cluster["pod-a2"], "tcp", NEAR_LOCAL.vip(4), 80, PATIENCE_S) as connection:
             if read_answer(connection).name == pod:
                 return connection.dup()  # which stays open
     pytest.fail(f"{pod} never answered")
@@ -336,9 +328,9 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         # Closed connections are counted for two minutes more (TIME_WAIT).
         with AgentProcess(cluster.node_a, folder.path, f"--drain-deadline={DEADLINE_S}s") as agent:
             agent.wait_synced()
+            seen.left.extend(servers_by_mark(cluster))  # at once: the deadline ends all connections to them
             seen.kept["off"], seen.datagrams["off"] = still_answers(during), datagrams_until_answered(flow)
             seen.reached["off"] = traffic.wait_rounds()
-            seen.left.extend(servers_by_mark(cluster))
             flow.close()
             during.close()
             before.close()
@@ -446,7 +438,7 @@ def test_what_another_program_changed_is_repaired(running: Running, damage: str)
     node = running.cluster.node_a
     before = kernel_state(node)
     mark = int(marks(running.cluster)["203.0.113.1,tcp:80"], 16)
-    run(node, "sh", "-ec", damage.format(mark=mark))
+    shell(node, damage.format(mark=mark))
     wait_until(lambda: kernel_state(node) == before, poll_s=0.5)
 
 

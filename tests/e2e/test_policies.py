@@ -11,7 +11,7 @@ import pytest
 from lab.echo import PROTOCOLS, EchoServers, Listener
 from lab.network import BY_NAME
 from tests.e2e.agent_process import AgentProcess
-from tests.e2e.client_requests import Request, RequestResult, send_requests
+from tests.e2e.client_requests import Request, RequestResult, Series, send_series
 from tests.e2e.manifests import Folder
 from tests.e2e.policies_differences import DIFFERENCES
 from tests.e2e.policies_services import ALL_FRONTS, HOST_PORT, SERVED, VERSIONS, Version, objects, place
@@ -40,7 +40,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Reques
         AgentProcess(cluster.node_a, folder.path) as agent,
     ):
         agent.wait_synced()
-        yield send_requests(cluster, servers, {request_of(case) for case in CASES}, TIMES)
+        yield send_series(cluster, servers, {request_of(case): Series(TIMES, case.row.fate.waits_s) for case in CASES})
 
 
 def request_of(case: Case) -> Request:

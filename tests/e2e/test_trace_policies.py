@@ -12,7 +12,7 @@ from kubeproxy_py.diagnose.trace.result import Trace
 from lab.echo import PROTOCOLS, EchoServers, Listener
 from lab.network import BY_NAME
 from tests.e2e.agent_process import AgentProcess
-from tests.e2e.client_requests import Request, RequestResult, send_requests
+from tests.e2e.client_requests import Request, RequestResult, Series, send_series
 from tests.e2e.manifests import Folder
 from tests.e2e.policies_services import HOST_PORT, SERVED, objects, place
 from tests.e2e.policies_table import BOUND_NODE, CASES, Case
@@ -35,14 +35,14 @@ class Run(NamedTuple):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = Folder(tmp_path_factory.mktemp("manifests"))
     folder.write("all", objects())
-    requests = {request_of(case) for case in CASES}
+    requests = {request_of(case): Series(TIMES, case.row.fate.waits_s) for case in CASES}
     with (
         cluster_and_servers() as (cluster, servers),
         EchoServers(Listener("node-a", cluster.node_a, protocol, HOST_PORT) for protocol in PROTOCOLS),
         AgentProcess(cluster.node_a, folder.path) as agent,
     ):
         agent.wait_synced()
-        results = send_requests(cluster, servers, requests, TIMES)
+        results = send_series(cluster, servers, requests)
         with tracings(cluster, folder.path) as made:
             traces = {(mode, request): made[mode].trace(asked(request)) for mode in MODES for request in requests}
         yield Run(results, traces)

@@ -10,11 +10,11 @@ import pytest
 from lab.echo import EchoServers, Listener
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess
-from tests.e2e.client_requests import Request, send_requests
+from tests.e2e.client_requests import Request, Series, send_series
 from tests.e2e.manifests import Folder
 from tests.e2e.policies_services import HOST_PORT, SERVED, VERSIONS, Front, objects, place
 from tests.e2e.serving import cluster_and_servers
-from tests.e2e.tracing import MODES, asked, disagreement, tracings
+from tests.e2e.tracing import MODES, asked, disagreement, tracings, waits_s
 
 pytestmark = pytest.mark.kernel
 
@@ -62,12 +62,14 @@ def test_trace_says_what_packets_meet_under_a_setting(
     words = [f"--{flag}={value}" for flag, value in flags.items()]
     with AgentProcess(cluster[0].node_a, folder.path, *words) as agent:
         agent.wait_synced()
-        results = send_requests(*cluster, requests(), 2)
         with tracings(cluster[0], folder.path, **flags) as made:
-            problems = [
-                f"{mode}: {request}: {problem}"
-                for mode in MODES
-                for request in results
-                if (problem := disagreement(made[mode].trace(asked(request)), results[request]))
-            ]
+            traces = {request: {mode: made[mode].trace(asked(request)) for mode in MODES} for request in requests()}
+        series = {request: Series(2, waits_s(by_mode.values())) for request, by_mode in traces.items()}
+        results = send_series(*cluster, series)
+        problems = [
+            f"{mode}: {request}: {problem}"
+            for request, by_mode in traces.items()
+            for mode, trace in by_mode.items()
+            if (problem := disagreement(trace, results[request]))
+        ]
     assert problems == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,6 +12,7 @@ from kubeproxy_py.commands.trace import TraceArguments, Tracing
 from kubeproxy_py.config.load import load
 from kubeproxy_py.diagnose.trace.result import Trace
 from kubeproxy_py.net import join_host_port
+from lab.client import PATIENT_S
 from lab.network import BY_NAME, NODE_NAME, PODS, Cluster
 from tests.e2e.client_requests import Request, RequestResult
 
@@ -24,6 +25,7 @@ _FLAGS = {
     "conntrack-max-per-core": "0",
 }
 _POD_PORTS = {8080: "{}", 8091: "{}:8091"}  # port -> the name with which a pod answers there
+_VAIN_S = 1.0
 _LOST = ("lost", "unanswered", "dropped")  # after IPVS: the answer, or the packet on its way, may be lost
 
 
@@ -65,6 +67,13 @@ def expected_programs(trace: Trace) -> set[Seen]:
         for branch in outcome.branches
         for choice in branch.real_servers
     }
+
+
+def waits_s(traces: Iterable[Trace]) -> float:
+    """Return for how long a request waits for an answer: not long if it may wait in vain by one of *traces*."""
+    outcomes = [outcome for trace in traces for outcome in trace.outcomes]
+    is_sure = all(outcome.fate not in ("dropped", "forwarded") and not outcome.notes for outcome in outcomes)
+    return PATIENT_S if is_sure else _VAIN_S
 
 
 def disagreement(trace: Trace, results: Counter[RequestResult]) -> str:

@@ -2,7 +2,7 @@
 
 One thread repeats four requests: a new TCP connection to a NodePort from outside, one to a ClusterIP from a pod, a
 line on a TCP connection that stays open, and a datagram of one UDP flow.  Each unexpected result is recorded in
-`failures`.
+`failures`.  An answer may come late, on a busy machine; that a SYN or a datagram was lost is seen all the same.
 """
 
 from __future__ import annotations

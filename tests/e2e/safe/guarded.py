@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.client import QueryError, query
+from lab.client import PATIENT_S, QueryError, query
 from lab.network import Cluster
 from lab.pristine import unload_modules
 from tests.e2e.kernel_state import shell
@@ -20,6 +20,8 @@ HOST_PORT = 7022
 """A port on which a program of node A listens on all addresses, as sshd does."""
 
 PODS = ("pod-a1", "pod-b1")
+SILENT_S = 0.3
+"""For how long a request waits that is to get no answer."""
 XTABLES_LOCK = Path("/run/xtables.lock")
 
 # All that a start would load, so that only what a test removes is missing.
@@ -75,17 +77,19 @@ class LoadBalancer(NamedTuple):
         return [written, *(endpoint_slice(self.name, PODS, ports, version=version) for version in (4, 6))]
 
 
-def answer(cluster: Cluster, client: str, address: str, port: int = 80, timeout_s: float = 0.3) -> str:
-    """Return the name of who answers *client* at *address*:*port*, or "" if nobody does."""
+def answer(cluster: Cluster, client: str, address: str, port: int = 80, timeout_s: float = PATIENT_S) -> str:
+    """Return the name of who answers *client* at *address*:*port*, or "" if nobody does within *timeout_s*."""
     try:
         return query(cluster[client], "tcp", address, port, timeout_s).name
     except (QueryError, OSError):
         return ""
 
 
-def answers(cluster: Cluster, client: str, addresses: tuple[str, ...], port: int = 80) -> set[str]:
+def answers(
+    cluster: Cluster, client: str, addresses: tuple[str, ...], port: int = 80, timeout_s: float = PATIENT_S
+) -> set[str]:
     """Return who answers *client* at *addresses*, as often as there are endpoints, so that each has its turn."""
-    return {answer(cluster, client, address, port) for address in addresses for _ in PODS}
+    return {answer(cluster, client, address, port, timeout_s) for address in addresses for _ in PODS}
 
 
 def bound(cluster: Cluster) -> set[str]:

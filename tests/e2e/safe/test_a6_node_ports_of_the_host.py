@@ -94,7 +94,7 @@ def test_every_kind_of_listening_socket_is_listed() -> None:
 
 def open_connection(cluster: Cluster) -> int:
     """Have node A ask a pod, and return the port that the kernel chose; the connection is reset."""
-    with connect(cluster.node_a, "tcp", POD, 8080) as sock:
+    with connect(cluster.node_a, "tcp", POD, 8080, source_port=0) as sock:
         sock.recv(100)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return int(sock.getsockname()[1])
@@ -110,7 +110,7 @@ def test_node_opens_no_connection_from_a_node_port(cluster: Cluster, folder: Fol
             wait_until(lambda: reserved(cluster) == str(IN_RANGE))
             assert IN_RANGE not in {open_connection(cluster) for _ in range(40)}
             with pytest.raises(NoAnswer):  # why: its answer is taken for a connection to the NodePort
-                query(cluster.node_a, "tcp", POD, 8080, source_port=IN_RANGE)
+                query(cluster.node_a, "tcp", POD, 8080, 1.0, IN_RANGE)
     finally:
         cluster.node_a.set_sysctl("ipv4/ip_local_port_range", "32768 60999")
         cluster.node_a.set_sysctl("ipv4/ip_local_reserved_ports", "\n")

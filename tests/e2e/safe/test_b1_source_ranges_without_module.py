@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.manifests import Folder
-from tests.e2e.safe.guarded import PODS, LoadBalancer, answers, without_modules
+from tests.e2e.safe.guarded import PODS, SILENT_S, LoadBalancer, answers, without_modules
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
@@ -27,13 +27,13 @@ def test_address_with_source_ranges_is_closed_until_the_firewall_stands(tmp_path
     ):
         agent.wait_synced()
         assert answers(cluster, "outside", OPEN.addresses) == set(PODS)
-        assert answers(cluster, "outside", CLOSED.addresses) == {""}
-        assert answers(cluster, "node-b", CLOSED.addresses) == {""}
+        assert answers(cluster, "outside", CLOSED.addresses, timeout_s=SILENT_S) == {""}
+        assert answers(cluster, "node-b", CLOSED.addresses, timeout_s=SILENT_S) == {""}
         errors = [line for line in agent.lines() if line.startswith("E") and "hash:ip,port,net" in line]
         assert len(errors) == 1, "one line for the cause"
         loading.allow()
-        wait_until(lambda: answers(cluster, "node-b", CLOSED.addresses) == set(PODS))
-        assert answers(cluster, "outside", CLOSED.addresses) == {""}
+        wait_until(lambda: answers(cluster, "node-b", CLOSED.addresses, timeout_s=1.0) == set(PODS))
+        assert answers(cluster, "outside", CLOSED.addresses, timeout_s=SILENT_S) == {""}
         assert answers(cluster, "outside", OPEN.addresses) == set(PODS)
 
 
@@ -52,7 +52,7 @@ def test_bound_address_is_served_further_and_another_service_at_it_waits(tmp_pat
         with agent.syncing():
             folder.write("closed", guarded)
         assert answers(cluster, "outside", OPEN.addresses) == set(PODS)
-        assert answers(cluster, "outside", OPEN.addresses, 81) == {""}
+        assert answers(cluster, "outside", OPEN.addresses, 81, timeout_s=SILENT_S) == {""}
         loading.allow()
-        wait_until(lambda: answers(cluster, "node-b", OPEN.addresses, 81) == set(PODS))
-        assert answers(cluster, "outside", OPEN.addresses, 81) == {""}
+        wait_until(lambda: answers(cluster, "node-b", OPEN.addresses, 81, timeout_s=1.0) == set(PODS))
+        assert answers(cluster, "outside", OPEN.addresses, 81, timeout_s=SILENT_S) == {""}

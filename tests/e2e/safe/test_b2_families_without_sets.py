@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from lab.client import PATIENT_S
 from lab.echo import EchoServers, Listener
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.manifests import Folder
 from tests.e2e.probing import get
-from tests.e2e.safe.guarded import HOST_PORT, PODS, LoadBalancer, answers, bound, without_modules
+from tests.e2e.safe.guarded import HOST_PORT, PODS, SILENT_S, LoadBalancer, answers, bound, without_modules
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
@@ -42,8 +43,9 @@ def test_nothing_is_bound_until_the_chains_of_the_family_stand(
         agent.wait_synced()
         assert bound(cluster) == set()
         for port in (80, HOST_PORT):
-            assert answers(cluster, "outside", SERVED.addresses, port) == {""}
-        assert answers(cluster, "outside", NODE, SERVED.node_port) == served_at_node_port
+            assert answers(cluster, "outside", SERVED.addresses, port, timeout_s=SILENT_S) == {""}
+        timeout_s = SILENT_S if served_at_node_port == {""} else PATIENT_S
+        assert answers(cluster, "outside", NODE, SERVED.node_port, timeout_s) == served_at_node_port
         statuses = [get(cluster.node_a, NODE[0], HEALTHZ, path).status for path in ("/readyz", "/livez")]
         assert statuses == [503, 200]
         assert len([line for line in agent.lines() if line.startswith("E")]) <= 4
@@ -51,5 +53,5 @@ def test_nothing_is_bound_until_the_chains_of_the_family_stand(
         wait_until(lambda: bound(cluster) == {*SERVED.addresses, *SERVED.cluster_ips})
         for addresses, port in ((SERVED.addresses, 80), (NODE, SERVED.node_port)):
             assert answers(cluster, "outside", addresses, port) == set(PODS)
-        assert answers(cluster, "outside", SERVED.addresses, HOST_PORT) == {""}
+        assert answers(cluster, "outside", SERVED.addresses, HOST_PORT, timeout_s=SILENT_S) == {""}
         wait_until(lambda: get(cluster.node_a, NODE[0], HEALTHZ, "/readyz").status == 200)

@@ -9,7 +9,7 @@ import pytest
 from lab.echo import EchoServers, Listener
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.manifests import Folder
-from tests.e2e.safe.guarded import HOST_PORT, PODS, LoadBalancer, answers, bound, held_xtables_lock
+from tests.e2e.safe.guarded import HOST_PORT, PODS, SILENT_S, LoadBalancer, answers, bound, held_xtables_lock
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
@@ -29,9 +29,9 @@ def test_addresses_are_bound_when_the_lock_is_released_and_not_before(tmp_path: 
             agent.wait_for("xtables")
             assert bound(cluster) == set()
             for client, port in (("outside", 80), ("node-b", 80), ("outside", HOST_PORT)):
-                assert answers(cluster, client, CLOSED.addresses, port) == {""}
+                assert answers(cluster, client, CLOSED.addresses, port, timeout_s=SILENT_S) == {""}
         wait_until(lambda: bound(cluster) == {*CLOSED.addresses, *CLOSED.cluster_ips})
         assert answers(cluster, "node-b", CLOSED.addresses) == set(PODS)
-        assert answers(cluster, "outside", CLOSED.addresses) == {""}
-        assert answers(cluster, "outside", CLOSED.addresses, HOST_PORT) == {""}
+        assert answers(cluster, "outside", CLOSED.addresses, timeout_s=SILENT_S) == {""}
+        assert answers(cluster, "outside", CLOSED.addresses, HOST_PORT, timeout_s=SILENT_S) == {""}
         assert len([line for line in agent.lines() if "xtables" in line]) <= 2, "one line for each try"

@@ -71,7 +71,7 @@ class ProbedKernel(RecordingKernel):
                 self.lost.append(f"{target} after {after}")
 
     def _ask(self, target: tuple[str, int]) -> str:
-        return answer(self._cluster, "outside", *target, timeout_s=1.0)
+        return answer(self._cluster, "outside", *target)
 
 
 @pytest.fixture

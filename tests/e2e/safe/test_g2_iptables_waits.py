@@ -15,7 +15,7 @@ from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.manifests import Folder, Port, endpoint_slice
 from tests.e2e.probing import get
-from tests.e2e.safe.guarded import PODS, LoadBalancer, answer, answers, bound, held_xtables_lock
+from tests.e2e.safe.guarded import PODS, SILENT_S, LoadBalancer, answer, answers, bound, held_xtables_lock
 from tests.e2e.safe.patched_agent import PatchedAgent
 from tests.e2e.serving import serving_cluster
 from tests.e2e.wrapped_programs import WrappedPrograms
@@ -70,7 +70,7 @@ def serve_changes(cluster: Cluster, folder: Folder, agent: AgentProcess, changes
 def check_closed_is_served(cluster: Cluster) -> None:
     wait_until(lambda: bound(cluster) >= {*CLOSED.addresses, *CLOSED.cluster_ips})
     assert answers(cluster, "node-b", CLOSED.addresses) == set(PODS)
-    assert answers(cluster, "outside", CLOSED.addresses) == {""}
+    assert answers(cluster, "outside", CLOSED.addresses, timeout_s=SILENT_S) == {""}
 
 
 def test_endpoints_are_followed_while_another_program_holds_the_lock(tmp_path: Path) -> None:
