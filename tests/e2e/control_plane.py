@@ -73,6 +73,6 @@ def running_control_plane(cluster: Cluster, authority: Authority, folder: Path) 
 def responders(cluster: Cluster, address: str = WEB, count: int = 4, port: int = 80) -> set[str]:
     """Return the pods that respond to a pod at *address* and *port*; empty if none does."""
     try:
-        return {query(cluster["pod-a2"], "tcp", address, port, 2.0).name for _ in range(count)}
+        return {query(cluster["pod-a2"], "tcp", address, port, 5.0).name for _ in range(count)}
     except QueryError:
         return set()

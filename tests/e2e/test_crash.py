@@ -28,7 +28,7 @@ pytestmark = pytest.mark.kernel
 
 SERVICES = 300
 SEED = int(os.environ.get("CRASH_SEED", "20"))
-SIGTERM_WITHIN_S = 1.0  # 2 to 22 ms here; waiting for a watch, a thread or a sync takes seconds on a busy machine
+SIGTERM_WITHIN_S = 4.0  # 2 to 22 ms here, more on a busy machine; who waits for a thread gives it 5 s
 
 
 def many_services() -> Iterator[Object]:

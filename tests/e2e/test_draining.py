@@ -20,7 +20,7 @@ import pytest
 from kubeproxy_py.kernel.host.sockopt import SocketOptions
 from kubeproxy_py.kernel.netlink.socket import Message, Socket
 from kubeproxy_py.reconcile.drain_queue import FIRST_CHECK_S
-from lab.client import connect, query
+from lab.client import PATIENT_S, connect, query
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.in_process_agent import InProcessAgent
@@ -34,7 +34,7 @@ OPEN_PORT = Port(80, "TCP", 7777)  # no echo server listens there: the test itse
 VIPS = iter(f"10.96.1.{number}" for number in range(1, 255))  # a Service for each test
 DEADLINE_S = 3
 # Generous, for a busy machine: the agent counts connections after 1, 2, 4 s.
-DELETED_WITHIN_S = 20.0
+DELETED_WITHIN_S = 60.0
 
 
 class Running(NamedTuple):
@@ -114,9 +114,9 @@ def shorten_fin_timeout(cluster: Cluster) -> None:
 def open_connection(cluster: Cluster, vip: str, pod: str) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Yield both ends of a TCP connection from outside to *pod* by *vip*: (client's, pod's)."""
     with cluster[pod].inside(), socket.create_server(("", OPEN_PORT.target)) as listener:
-        listener.settimeout(2.0)
+        listener.settimeout(PATIENT_S)
         with connect(cluster["outside"], "tcp", vip, 80) as client, listener.accept()[0] as server:
-            server.settimeout(1.0)
+            server.settimeout(PATIENT_S)
             yield client, server
 
 

@@ -69,7 +69,7 @@ def test_kubectl_shows_the_start_and_the_external_ip_that_is_not_bound(
         wait_until(lambda: len(list_events(cluster, control_plane, authority)) == 2, poll_s=0.2)
         text = get_events(list_events(cluster, control_plane, authority))
         assert "kube-ipvs0" not in shell(cluster.node_a, f"ip -o addr show to {NODE_IP}")
-        assert query(cluster["outside"], "tcp", NODE_IP, 8000, 2.0).name == "pod-b1"
+        assert query(cluster["outside"], "tcp", NODE_IP, 8000).name == "pod-b1"
     assert re.fullmatch(
         r"LAST SEEN +TYPE +REASON +OBJECT +MESSAGE\n"
         r"\d+s +Normal +Starting +node/node-a +\n"
@@ -87,7 +87,7 @@ def test_missing_role_for_events_is_logged_once_and_services_are_served(
     with synced_agent(cluster, control_plane) as agent:
         wait_until(lambda: len([line for line in control_plane.server.writes if line.startswith("POST")]) == 3)
         agent.wait_for("the role needs create and patch on events")
-        assert query(cluster["pod-a1"], "tcp", "10.96.81.1", 8000, 2.0).name == "pod-b1"
+        assert query(cluster["pod-a1"], "tcp", "10.96.81.1", 8000).name == "pod-b1"
         assert len([line for line in agent.lines() if "Failed to post Kubernetes events" in line]) == 1
     assert list_events(cluster, control_plane, authority) == []
 

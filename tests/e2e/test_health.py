@@ -80,8 +80,8 @@ def weights(cluster: Cluster, port: int) -> list[tuple[int, str]]:
 
 def test_livez_is_served_on_every_node_address(cluster: Cluster, agent: AgentProcess) -> None:
     for address in (*ADDRESSES, "127.0.0.1", "::1"):
+        wait_until(lambda address=address: get(cluster.node_a, address, HEALTHZ, "/livez").status == 200)  # type: ignore[misc]
         probe = get(cluster.node_a, address, HEALTHZ, "/livez")
-        assert probe.status == 200
         assert {family: state["healthy"] for family, state in probe.json["status"].items()} == {
             "IPv4": True,
             "IPv6": True,

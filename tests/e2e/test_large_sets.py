@@ -20,11 +20,11 @@ from lab.namespace import Namespace, new_namespace
 from tests.builders import node_context, service
 from tests.e2e.kernel_state import run, shell
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(400)]
 
 RANGES = "KUBE-LOAD-BALANCER-SOURCE-CIDR"
 ADDRESS = "203.0.113.9"
-SYNC_MAX_S = 30.0  # 2 s on an idle machine
+SYNC_MAX_S = 90.0  # 2 s on an idle machine
 
 
 class Node:

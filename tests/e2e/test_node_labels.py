@@ -58,7 +58,7 @@ def weights(cluster: Cluster) -> list[int]:
 
 
 def answers(cluster: Cluster, count: int = 40) -> Counter[str]:
-    return Counter(query(cluster["outside"], "tcp", WEB, 80, 3.0).name for _ in range(count))
+    return Counter(query(cluster["outside"], "tcp", WEB, 80, 20.0).name for _ in range(count))
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def repeated_requests(cluster: Cluster) -> Iterator[list[str]]:
 
     def ask() -> None:
         try:
-            found.append(query(cluster["outside"], "tcp", WEB, 80, 3.0).name)
+            found.append(query(cluster["outside"], "tcp", WEB, 80, 20.0).name)
         except QueryError as error:
             found.append(str(error))
 

@@ -24,7 +24,7 @@ CASES = Path(__file__).resolve().parents[1] / "recorded_cases"
 # Recorded without the rules of one table; canonical.py explains why.
 INCOMPLETE = ("headless-extname-selectorless", "no-clustercidr")
 _LINK = Path("/sys/class/net/kube-ipvs0")
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 60.0
 
 
 def _assert_equal(verdict: Verdict) -> None:

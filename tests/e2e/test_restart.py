@@ -26,7 +26,7 @@ OBJECTS = [
     *service_with_slice("dns", "10.96.0.53", ["pod-a1", "pod-b1"], [Port(53, "UDP", 8080)]),
 ]
 ROUNDS = 50  # of traffic before and after
-STOPS_WITHIN_S = 1.0  # 2 to 22 ms on the build machine, more if it is busy
+STOPS_WITHIN_S = 4.0  # 2 to 22 ms here, more on a busy machine; who waits for a thread gives it 5 s
 _NEWLINK, _NEWADDR = (
     16,
     20,

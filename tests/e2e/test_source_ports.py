@@ -129,7 +129,7 @@ class RepeatingClient:
     def who_answers(self) -> set[str]:
         """The pods that answer connections that begin after this call."""
         begun = len(self.answers) + 1  # one may be under way
-        wait_until(lambda: len(self.answers) >= begun + 1 or bool(self.failures), timeout_s=2 * TIMEOUT_S)
+        wait_until(lambda: len(self.answers) >= begun + 1 or bool(self.failures), timeout_s=6 * TIMEOUT_S)
         return set(self.answers[begun:])
 
     def _run(self) -> None:

@@ -65,6 +65,6 @@ def problems_of(cluster: Cluster, folder: Folder, request: Request, pods: set[st
 def answers(cluster: Cluster, request: Request) -> set[str]:
     """Return the pods that answer six requests, enough for two rounds of rr over three pods; empty if rejected."""
     try:
-        return {send_request(cluster, request, 2.0).name for _ in range(6)}
+        return {send_request(cluster, request).name for _ in range(6)}
     except QueryError:
         return set()

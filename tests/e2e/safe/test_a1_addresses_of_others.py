@@ -200,7 +200,7 @@ def test_address_that_a_node_announces_is_bound(cluster: Cluster, folder: Folder
     folder.write("web", external("web", 3, ANNOUNCED, ANNOUNCED_6))
     with AgentProcess(cluster.node_a, folder.path) as agent:
         agent.wait_synced()
-        wait_until(lambda: {ANNOUNCED, ANNOUNCED_6} <= bound(cluster), timeout_s=5)
+        wait_until(lambda: {ANNOUNCED, ANNOUNCED_6} <= bound(cluster))
         assert query(cluster["pod-a2"], "tcp", ANNOUNCED, 80).name in ("pod-a1", "pod-b1")
 
 
@@ -209,7 +209,7 @@ def test_address_that_nobody_has_is_bound_while_others_are_served_at_once(cluste
     with AgentProcess(cluster.node_a, folder.path) as agent:
         agent.wait_synced()
         assert ELSEWHERE in bound(cluster)
-        wait_until(lambda: {FREE, FREE_6} <= bound(cluster), timeout_s=5)
+        wait_until(lambda: {FREE, FREE_6} <= bound(cluster))
         assert query(cluster["outside"], "tcp", ELSEWHERE, 80).name in ("pod-a1", "pod-b1")
 
 

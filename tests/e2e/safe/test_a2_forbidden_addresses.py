@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lab.client import query
+from lab.client import PATIENT_S, query
 from lab.echo import EchoServers, Listener
 from lab.namespace import Namespace
 from lab.network import Cluster
@@ -75,7 +75,7 @@ def receiver(namespace: Namespace, address: str) -> Iterator[socket.socket]:
         sock = socket.socket(family, socket.SOCK_DGRAM)
         index = socket.if_nametoindex("eth0")
     with sock:
-        sock.settimeout(2.0)
+        sock.settimeout(PATIENT_S)
         sock.bind(("", 9999))
         packed = socket.inet_pton(family, address)
         if family == socket.AF_INET6:

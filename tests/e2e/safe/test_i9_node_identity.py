@@ -69,7 +69,7 @@ def test_node_manifest_decides_health_while_it_exists(cluster: Cluster, folder: 
     folder.write("node", [leaving])
     with AgentProcess(cluster.node_a, folder.path) as agent:
         agent.wait_synced()
-        assert status() == 503
+        wait_until(lambda: status() == 503)
         folder.delete("node")
         wait_until(lambda: status() == 200)
 
@@ -80,7 +80,7 @@ def test_name_of_another_node_is_noticed(cluster: Cluster, folder: Folder) -> No
         line = agent.wait_for("NodeAddressesNotOnHost")
         assert "192.168.3.11, fd00:3::11 are on no interface of this host" in line
         assert "hostnameOverride" in line
-        assert 'kubeproxy_ipvs_findings{reason="NodeAddressesNotOnHost"} 1' in scrape(cluster.node_a)
+        wait_until(lambda: 'kubeproxy_ipvs_findings{reason="NodeAddressesNotOnHost"} 1' in scrape(cluster.node_a))
 
 
 def test_own_name_is_no_finding(cluster: Cluster, folder: Folder) -> None:
