@@ -71,7 +71,7 @@ sys.path[:0] = ["/opt/source", "/opt/{packages}"]
 from kubeproxy_py.__main__ import main
 sys.exit(main())
 """
-_BOOTED_S = 30.0
+_BOOTED_S = 90.0
 _LAYERS = Path("/run/systemd-host")
 _CLONE_NEWCGROUP = 0x2000000
 

@@ -205,7 +205,7 @@ def test_pod_cidrs_of_the_node_are_applied_when_they_are_set_and_when_they_chang
         agent.wait_synced()
         assert "--match-set KUBE-CLUSTER-IP src,dst -j KUBE-MARK-MASQ" in shell(namespace, "iptables-save -t nat")
         for network in ("10.244.1.0/24", "10.244.7.0/24"):
-            with agent.syncing():
+            with agent.settling():
                 folder.write("node", [node_with([network])])
             assert f"! -s {network} " in shell(namespace, "iptables-save -t nat")
 

@@ -99,7 +99,7 @@ def test_addresses_of_all_nodes_at_a_load_balancer_cut_off_neither_api_server_no
     with control_plane.agent(cluster) as agent:
         agent.wait_synced()
         wait_until(lambda: any(OUTSIDE in line and "not bound" in line for line in agent.lines()))
-        assert bound(cluster) == {"10.96.43.1"}
+        wait_until(lambda: bound(cluster) == {"10.96.43.1"})
         assert query(cluster.node_a, "tcp", NODE_B, SSH).name == "node-b"
         assert query(cluster["outside"], "tcp", NODE_A, 80).name in ("pod-a1", "pod-b1")
         with agent.syncing():  # the watch lives
@@ -129,7 +129,7 @@ def test_three_nodes_of_k3d_with_traefik_are_served_with_the_configuration_that_
             for item in service_of_service_lb():
                 control_plane.server.apply(item)
         wait_until(lambda: any(OUTSIDE in line and "not bound" in line for line in agent.lines()))
-        assert bound(cluster) == {"10.96.43.1"}
+        wait_until(lambda: bound(cluster) == {"10.96.43.1"})
         for name, address in (("node-b", NODE_B), ("outside", OUTSIDE)):  # kubelet, SSH and the API server of others
             assert query(cluster.node_a, "tcp", address, SSH).name == name
             assert query(cluster["pod-a2"], "tcp", address, SSH).name == name

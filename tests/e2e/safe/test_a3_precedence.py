@@ -127,11 +127,11 @@ def test_status_prints_holders_and_losers(served: Served) -> None:
 
 
 def test_service_that_comes_later_takes_nothing_and_gets_it_when_the_holder_goes(served: Served) -> None:
-    with served.agent.syncing():
+    with served.agent.settling():
         served.folder.delete("legitimate")
     assert served.responders("pod-a1", "tcp", DNS, 53) == {MALICIOUS}
     assert served.responders("outside", "tcp", SHARED, 80) == {MALICIOUS}
-    with served.agent.syncing():
+    with served.agent.settling():
         served.folder.write("legitimate", legitimate())
     assert served.responders("pod-a1", "tcp", DNS, 53) == {LEGITIMATE}
     assert served.responders("outside", "tcp", SHARED, 80) == {LEGITIMATE}
