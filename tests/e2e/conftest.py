@@ -17,7 +17,7 @@ from tests.e2e.agent_process import wait_until
 from tests.e2e.manifests import Folder, service_with_slice
 
 PORTS = (8080, 5353, 9000, 8091)
-_LEFT_TIMEOUT_S = 20.0  # threads of a server that was stopped may end a little later
+_LEFT_TIMEOUT_S = 60.0  # threads of a server that was stopped may end a little later
 
 
 @pytest.fixture(scope="session", autouse=True)
