@@ -30,7 +30,7 @@ from lab.pristine import unload_modules
 from tests.complaints.excerpt import excerpt
 from tests.complaints.page import captured
 from tests.complaints.table import COMPLAINTS, Complaint
-from tests.e2e.agent_process import AgentProcess, command_line, wait_until
+from tests.e2e.agent_process import EVENT, AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.module_loading import without_module_loading
@@ -78,6 +78,11 @@ class Node(NamedTuple):
         """Let the Service *name* have this one pod, and wait until it answers at *address*."""
         self.folder.write(name, service_with_slice(name, address, [pod]))
         self.wait_answered(address, pod)
+
+    def forget(self, name: str) -> None:
+        """Delete the Service *name*, and wait for the sync, which another state must not meet."""
+        with self.agent.syncing(EVENT):
+            self.folder.delete(name)
 
     def wait_answered(self, address: str, pod: str) -> None:
         """Wait until *pod* answers a new connection to *address*."""
@@ -244,7 +249,7 @@ def _(node: Node) -> Iterator[None]:
         assert mac in shell(node.cluster["outside"], f"ip neigh show {address}")
         yield
     finally:
-        node.folder.delete("metallb")
+        node.forget("metallb")
 
 
 @state("hairpin")
@@ -270,7 +275,7 @@ def _(node: Node) -> Iterator[None]:
     try:
         yield
     finally:
-        node.folder.delete("dns")
+        node.forget("dns")
 
 
 @state("endless-drain")
@@ -283,7 +288,7 @@ def _(node: Node) -> Iterator[None]:
         sock.sendall(b"still there?\n")
         assert sock.recv(100) == b"still there?\n"
         yield
-    node.folder.delete("drains")
+    node.forget("drains")
 
 
 @contextmanager
@@ -303,7 +308,7 @@ def reused_ports(node: Node) -> Iterator[None]:
             assert answered == "pod-b2" or VERSION < HARMLESS_SINCE, answered
             yield
     finally:
-        node.folder.delete("reused")
+        node.forget("reused")
 
 
 def reset_connection(node: Node, address: str, source_port: int) -> str:

@@ -108,10 +108,10 @@ def test_node_port_is_served_at_the_address_of_the_node_too(cluster: Cluster) ->
 
 
 def test_rules_that_another_program_deleted_come_again(cluster: Cluster, agent: AgentProcess, folder: Folder) -> None:
+    agent.stop(signal.SIGKILL)  # before: it repairs them soon
     shell(cluster.node_a, "ip rule del pref 0 to 127.0.0.1 ipproto tcp dport 30000-32767")
     with pytest.raises(QueryError):
         query(cluster.node_a, "tcp", "127.0.0.1", SERVICE.node_port, 0.5)
-    agent.stop(signal.SIGKILL)
     with AgentProcess(cluster.node_a, folder.path, *FLAGS) as again:
         again.wait_synced()
         wait_served(cluster, "node-a", LOOPBACK, SERVICE.node_port)
