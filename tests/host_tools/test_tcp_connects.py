@@ -2,9 +2,11 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from selectors import SelectorKey
 
 import pytest
 
@@ -71,6 +73,28 @@ def test_what_does_not_answer_in_time_is_silent_and_delays_nobody(connects: TcpC
         while len(order) < 2:
             order += connects.results(LONG_S)
     assert order == [(lively, "answered"), (silent, "silent")]
+
+
+def test_answer_that_comes_while_the_thread_does_not_run_is_no_silence(
+    connects: TcpConnects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = connects._selector.select
+    waits: list[float] = []
+
+    def select(wait_s: float) -> list[tuple[SelectorKey, int]]:
+        """Find nothing the first time, and keep the thread from running until all are past their time."""
+        waits.append(wait_s)
+        if len(waits) > 1:
+            return real(wait_s)
+        time.sleep(2 * SHORT_S)
+        return []
+
+    monkeypatch.setattr(connects._selector, "select", select)
+    with full_listener() as silent, socket.create_server(("127.0.0.1", 0)) as listener:
+        lively = place_of(listener)
+        for place in (silent, lively):
+            assert connects.begin(place, SHORT_S) is None
+        assert dict(connects.results(LONG_S)) == {lively: "answered", silent: "silent"}
 
 
 def test_many_are_asked_at_once(connects: TcpConnects) -> None:

@@ -100,18 +100,15 @@ class TcpConnects:
         """Wait up to *wait_s* for an answer, and yield all that are known, those of connects past their time too."""
         now_s = monotonic()
         deadline_s = min((deadline_s for _, deadline_s in self._under_way.values()), default=now_s + wait_s)
-        for key, _ in self._selector.select(max(0.0, min(wait_s, deadline_s - now_s))):
-            if key.data is None:
-                os.read(self._wake_read, 4096)
-                continue
-            connect, _ = self._under_way[key.data]
-            error = connect.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._end(key.data)
-            yield key.data, _LATER_ANSWERS.get(error, "untried")
+        yield from self._answers(max(0.0, min(wait_s, deadline_s - now_s)))
         now_s = monotonic()
-        for place in [place for place, (_, at_s) in self._under_way.items() if at_s <= now_s]:
-            self._end(place)
-            yield place, "silent"
+        late = [place for place, (_, at_s) in self._under_way.items() if at_s <= now_s]
+        if late:  # some may have answered in time, while this thread did not run between the wait and now
+            yield from self._answers(0.0)
+        for place in late:
+            if place in self._under_way:
+                self._end(place)
+                yield place, "silent"
 
     def close(self) -> None:
         """Abandon what is under way."""
@@ -120,6 +117,16 @@ class TcpConnects:
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def _answers(self, wait_s: float) -> Iterator[tuple[Destination, Answer]]:
+        for key, _ in self._selector.select(wait_s):
+            if key.data is None:
+                os.read(self._wake_read, 4096)
+                continue
+            connect, _ = self._under_way[key.data]
+            error = connect.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._end(key.data)
+            yield key.data, _LATER_ANSWERS.get(error, "untried")
 
     def _end(self, place: Destination) -> None:
         connect, _ = self._under_way.pop(place)
