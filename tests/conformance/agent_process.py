@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 OBJECTS = "objects.yaml"
-_STOP_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 60.0
 _TAIL_LINES = 12
 
 
