@@ -172,14 +172,15 @@ class HttpServer:
             self._call(partial(self._handle_client, client, events))
 
     def _accept(self, listener: socket.socket, handler: Handler) -> None:
-        for _ in range(_ACCEPT_BATCH):
+        for number in range(_ACCEPT_BATCH):
             try:
                 sock, _ = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
-                    self._free_resources()
+                    if number == 0:  # else nobody may be waiting: the kernel looks for a free file first
+                        self._free_resources()
                     return
                 continue  # the client disconnected meanwhile
             admits = self._admits.get(listener)

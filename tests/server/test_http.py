@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import os
 import resource
+import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +20,7 @@ from kubeproxy_py.server import http_messages
 from kubeproxy_py.server.http import HttpServer
 from kubeproxy_py.server.http_messages import Request, Response
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 BIG = b"x" * (1 << 20)
 
 
@@ -125,13 +127,16 @@ def test_invalid_request_is_rejected_with_status(port: int, raw: bytes, status: 
     assert exchange(port, raw).split(b" ", 2)[1] == str(status).encode()
 
 
-def test_hundreds_of_silent_or_partial_clients_do_not_delay_a_request(port: int) -> None:
+def test_hundreds_of_silent_or_partial_clients_do_not_delay_a_request(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEAD_TIMEOUT_S", 10 * PATIENCE_S)
     idle = [connect(port) for _ in range(300)]
     for number, client in enumerate(idle):
         client.sendall(b"GET / HT"[: number % 9])
     began_s = time.monotonic()
     assert exchange(port, b"GET / HTTP/1.0\r\n\r\n").endswith(b"GET /?")
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < PATIENCE_S
     for client in idle:
         client.close()
 
@@ -152,19 +157,30 @@ def test_client_that_sends_its_head_slowly_is_disconnected_after_the_timeout(
     monkeypatch.setattr(module, "HEAD_TIMEOUT_S", 0.5)
     with connect(port) as client, pytest.raises(OSError, match=r"reset|pipe"):
         client.sendall(b"GET / HTTP/1.1\r\n")
-        for _ in range(200):  # 10 s
+        end_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end_s:
             client.sendall(b"A: b\r\n")
             time.sleep(0.05)
 
 
-def test_client_that_does_not_read_its_response_is_disconnected(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_does_not_read_its_response_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 0.2)
+    disconnected = threading.Event()
+
+    class Observed(HttpServer):
+        def _disconnect(self, client: module._Client) -> None:
+            super()._disconnect(client)
+            disconnected.set()
+
+    server = Observed("test")
+    port = server.listen("127.0.0.1", 0, handle).getsockname()[1]
+    server.start()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(PATIENCE_S)
         client.connect(("127.0.0.1", port))
         client.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
-        time.sleep(2.5)
+        assert disconnected.wait(PATIENCE_S)
         with suppress(ConnectionResetError):
             assert len(read_all(client)) < 20 * len(BIG)
 
@@ -237,19 +253,24 @@ def test_without_free_file_descriptors_the_longest_silent_client_is_disconnected
         other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert other.recv(1000)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        newcomer = socket.socket()
-        lowest_free = os.dup(newcomer.fileno())
+        newcomers = [socket.socket() for _ in range(20)]
+        lowest_free = os.dup(silent.fileno())
         os.close(lowest_free)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-            newcomer.connect(("127.0.0.1", number))
-            newcomer.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            silent.settimeout(PATIENCE_S)
+            for newcomer in newcomers:  # the first gets a file of the silent client, or one that another thread closed
+                newcomer.settimeout(PATIENCE_S)
+                newcomer.connect(("127.0.0.1", number))
+                newcomer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert read_all(newcomer).endswith(b"GET /?")
+                if select.select([silent], [], [], 0)[0]:
+                    break
             assert is_closed(silent)
-            assert read_all(newcomer).endswith(b"GET /?")
+            assert not select.select([other], [], [], 0)[0]
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            newcomer.close()
+            for newcomer in newcomers:
+                newcomer.close()
 
 
 def test_a_client_that_brings_out_a_bug_is_disconnected_and_others_are_answered(
