@@ -23,11 +23,11 @@ def read_initial_snapshot(
         SourceError: Nothing but Problems was received for *timeout_s*; the hint is the last Problem.
     """
     batches: queue.Queue[tuple[Event, ...]] = queue.Queue()
-    end_s = time.monotonic() + timeout_s
     events: list[Event] = []
     waiting: set[Feed] = set(FEEDS)
     asks_for_peers = False
     source.start(lambda *batch: batches.put(batch))
+    end_s = time.monotonic() + timeout_s  # after the start, which imports libraries: long on a busy machine
     try:
         while waiting:
             batch = batches.get(timeout=max(0.0, end_s - time.monotonic()))

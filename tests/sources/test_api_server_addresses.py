@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kubeproxy_py import threads
 from kubeproxy_py.model.events import Synced, TakenAddresses
 from kubeproxy_py.net import SocketAddress
 from kubeproxy_py.sources import FEEDS
@@ -22,10 +23,14 @@ from tests.sources.conftest import EventLog
         ("https://[fd00:3::11]:6443/path", "fd00:3::11", 6443),
         ("https://192.168.3.11", "192.168.3.11", 443),
         ("http://192.168.3.11", "192.168.3.11", 80),
+        ("https://[FD00:3:0::11]", "fd00:3::11", 443),
     ],
 )
-def test_address_in_the_url_is_known_without_a_resolver(url: str, address: str, port: int) -> None:
-    assert addresses_of(url) == (SocketAddress(address, port),)
+def test_address_in_the_url_is_known_without_a_resolver(
+    url: str, address: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "start_task", lambda *_words: None)
+    assert addresses_of(url, timeout_s=0.0) == (SocketAddress(address, port),)
 
 
 @pytest.mark.parametrize("url", ["https://no.such.name.invalid:6443", "https://a:x", "https://" + "a" * 70 + "." * 3])

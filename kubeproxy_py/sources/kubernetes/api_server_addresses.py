@@ -7,6 +7,7 @@ address later, and there may be a proxy in between.
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from queue import Empty, Queue
 from urllib.parse import urlsplit
 
@@ -54,9 +55,12 @@ def addresses_of(url: str, timeout_s: float = RESOLVE_TIMEOUT_S) -> tuple[Socket
         port = parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         return ()
+    host = parts.hostname or ""
+    if address := _literal(host):
+        return (SocketAddress(address, port),)
     answers: Queue[tuple[SocketAddress, ...]] = Queue()
-    # In a thread, because the resolver's own timeout may be half a minute; a literal address needs no resolver.
-    threads.start_task("resolve the API server's name", lambda: answers.put(_resolve(parts.hostname or "", port)))
+    # In a thread, because the resolver's own timeout may be half a minute.
+    threads.start_task("resolve the API server's name", lambda: answers.put(_resolve(host, port)))
     try:
         return answers.get(timeout=timeout_s)
     except Empty:
@@ -70,6 +74,14 @@ def peer_of(connected: socket.socket) -> tuple[SocketAddress, ...]:
     except (OSError, ValueError):
         return ()
     return (SocketAddress(host.partition("%")[0], port),)
+
+
+def _literal(host: str) -> str:
+    """Return *host* as the resolver would print it if it is an address, which takes no time; else ""."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, ValueError):
+            return socket.inet_ntop(family, socket.inet_pton(family, host))
+    return ""
 
 
 def _resolve(host: str, port: int) -> tuple[SocketAddress, ...]:
