@@ -72,8 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.stopping.wait(faults.delay_s)
         self._hang_while_dead()
         try:
-            if faults.next_responses:
-                status, headers, body = faults.next_responses.pop(0)
+            if response := faults.pop_response():
+                status, headers, body = response
                 self._send(status, _status_body(status, body.get("reason", ""), body.get("message", "")), headers)
                 return
             self._authenticate()

@@ -14,12 +14,11 @@ etcd.io/docs/v3.4/dev-guide/api_grpc_gateway.
 
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 from tests.apiserver.old_servers import both_forms
 from tests.apiserver.store import Json
+from tests.free_ports import port_of, reserve_port
 
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 PROGRAMS = ("kube-apiserver", "etcd")
@@ -200,16 +200,17 @@ def real_server(folder: Path, directory: Path, authorization: str = "AlwaysAllow
     certificate, key = authority.issue("apiserver")
     tokens = directory / "tokens.csv"
     tokens.write_text(_USERS)
-    ports = Ports(*_free_ports(len(Ports._fields)))
-    command = server_command(folder / "kube-apiserver", certificate, key, tokens, ports, authorization)
-    server = RealServer(ports, command, authority.file, directory / "apiserver.log")
-    etcd = _start(etcd_command(folder / "etcd", directory / "etcd", ports), directory / "etcd.log")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        _stop(etcd)
+    with ExitStack() as reserved:
+        ports = Ports(*(port_of(reserved.enter_context(reserve_port())) for _ in Ports._fields))
+        command = server_command(folder / "kube-apiserver", certificate, key, tokens, ports, authorization)
+        server = RealServer(ports, command, authority.file, directory / "apiserver.log")
+        etcd = _start(etcd_command(folder / "etcd", directory / "etcd", ports), directory / "etcd.log")
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+            _stop(etcd)
 
 
 def agent_client(admin: Client) -> Client:
@@ -244,12 +245,3 @@ def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log: P
         time.sleep(0.2)
     ended = f"ended with status {process.returncode}" if process.poll() is not None else "did not become ready"
     raise AssertionError(f"kube-apiserver {ended}: {log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_ports(number: int) -> list[int]:
-    """Return so many different ports that nobody uses."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

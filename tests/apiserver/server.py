@@ -41,6 +41,13 @@ class Faults:
         default_factory=list
     )  # status, headers and Status fields for the next requests
 
+    def pop_response(self) -> tuple[int, dict[str, str], Json] | None:
+        """Remove and return the first of next_responses; None if there is none."""
+        try:
+            return self.next_responses.pop(0)
+        except IndexError:  # the thread of another connection may have taken it
+            return None
+
 
 class ApiServer(ThreadingHTTPServer):
     """Serves on 127.0.0.1 from ``start`` to ``stop``; HTTPS if *tls* is given.

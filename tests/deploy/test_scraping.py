@@ -9,12 +9,11 @@ Sources: prometheus-operator, pkg/prometheus/promcfg.go; Prometheus, discovery/k
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ import yaml
 from lab import prometheus
 from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
 from tests.deploy.rendering import chart_objects
+from tests.free_ports import port_of, reserve_port
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
 DEADLINE_S = 60
 MONITOR = DEPLOY / "daemonset/components/monitoring/monitor.yaml"
@@ -109,8 +109,8 @@ def _snake(name: str) -> str:
 
 
 @contextmanager
-def metrics_server(port: int) -> Iterator[None]:
-    """Answer on 127.0.0.1:*port* as an agent's metrics server does."""
+def metrics_server() -> Iterator[int]:
+    """Answer on a port of 127.0.0.1, which is yielded, as an agent's metrics server does."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -124,21 +124,15 @@ def metrics_server(port: int) -> Iterator[None]:
         def log_message(self, *_: object) -> None:
             """Print nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield
+        yield server.server_address[1]
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        number: int = probe.getsockname()[1]
-    return number
 
 
 def answer(port: int, path: str) -> Any:
@@ -152,33 +146,37 @@ def answer(port: int, path: str) -> Any:
 @contextmanager
 def prometheus_with(scrape: Object, folder: Path) -> Iterator[int]:
     """Run the real Prometheus with the scrape configuration *scrape*; yield the port of its API."""
-    port = free_port()
     configuration = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [scrape]}
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
     words = [str(prometheus.program("prometheus")), f"--config.file={folder}/prometheus.yaml"]
-    words += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    process = subprocess.Popen(words)
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+    with reserve_port() as reserved:
+        port = port_of(reserved)
+        words += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+        process = subprocess.Popen(words)
+        try:
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(port: int, path: str, is_wanted: Callable[[Any], bool]) -> Any:
+    """Return Prometheus' answer once it is as wanted: on a busy machine a scrape may take longer than it may."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not ((found := answer(port, path)) and is_wanted(found)):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
 
 
 def wait_for_targets(port: int) -> Any:
     """Return Prometheus' targets, active and dropped, once it has discovered them and scraped the active ones."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        targets = answer(port, "/api/v1/targets")
-        if targets and _is_settled(targets):
-            return targets
-        time.sleep(0.2)
-    raise AssertionError("Prometheus discovered nothing")
+    return wait_for(port, "/api/v1/targets", _is_settled)
 
 
 def _is_settled(targets: Any) -> bool:
     active = targets["activeTargets"]
-    return bool(active or targets["droppedTargets"]) and all(target["health"] != "unknown" for target in active)
+    return bool(active or targets["droppedTargets"]) and all(target["health"] == "up" for target in active)
 
 
 def daemon_set_at(daemon_set: Object, number: int) -> Object:
@@ -199,16 +197,18 @@ def from_chart() -> tuple[Object, Object]:
 @pytest.mark.parametrize("source", [shipped, from_chart], ids=["kustomize", "helm"])
 def test_pod_monitor_has_the_metrics_port_scraped_and_nothing_else(source: Any, tmp_path: Path) -> None:
     daemon_set, monitor = source()
-    number = free_port()
     discovered = tmp_path / "targets.json"
-    discovered.write_text(json.dumps(targets_of(daemon_set_at(daemon_set, number))))
-    with metrics_server(number), prometheus_with(scrape_configuration(monitor, discovered), tmp_path) as port:
+    with ExitStack() as running:
+        number = running.enter_context(metrics_server())
+        discovered.write_text(json.dumps(targets_of(daemon_set_at(daemon_set, number))))
+        port = running.enter_context(prometheus_with(scrape_configuration(monitor, discovered), tmp_path))
         targets = wait_for_targets(port)
         [target] = targets["activeTargets"]
         assert (target["health"], target["scrapeUrl"]) == ("up", f"http://127.0.0.1:{number}/metrics")
         assert target["labels"] == {"job": "kube-proxy", "instance": "node-a", "node": "node-a"}
         assert len(targets["droppedTargets"]) == 1  # the health port
-        [sample] = answer(port, "/api/v1/query?query=kubeproxy_ipvs_build_info")["result"]
+        query = "/api/v1/query?query=kubeproxy_ipvs_build_info"
+        [sample] = wait_for(port, query, lambda found: bool(found["result"]))["result"]
         assert sample["metric"]["job"] == "kube-proxy"
 
 

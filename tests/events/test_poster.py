@@ -26,10 +26,11 @@ from kubeproxy_py.sources.kubernetes.source import connect
 from tests.apiserver import ApiServer
 from tests.builders import name
 from tests.events.kubectl import get_events
+from tests.free_ports import port_of, reserve_port
 
 Json = dict[str, Any]
 PORT_FAILED = health_check_port_failed(name("shop/web"), 30_000, "node-a", "address already in use")
-PATIENCE_S = 30.0  # how long tests wait for what must happen; generous, for a busy machine
+PATIENCE_S = 60.0  # how long tests wait for what must happen; generous, for a busy machine
 
 
 def numbered_event(number: int) -> KubeEvent:
@@ -128,7 +129,7 @@ def test_series_whose_event_was_deleted_is_created_again(server: ApiServer, runn
 def test_end_of_a_series_is_written_without_another_event(
     server: ApiServer, make_poster: Callable[..., Poster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kubeproxy_py.events.recorder.SERIES_NS", 300_000_000)
+    monkeypatch.setattr("kubeproxy_py.events.recorder.SERIES_NS", 1_000_000_000)
     running_poster = make_poster(server.url)
     for _ in range(7):
         running_poster.enqueue(PORT_FAILED)
@@ -205,17 +206,15 @@ def test_unreachable_server_is_one_warning_and_events_are_posted_when_it_returns
     make_poster: Callable[..., Poster], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(poster, "TRIES_MAX", 10_000)
-    stopped_server = ApiServer()  # reserves a port, without serving it
-    port = stopped_server.server_address[1]
-    stopped_server.server_close()
-    running_poster = make_poster(f"http://127.0.0.1:{port}")
-    running_poster.enqueue(PORT_FAILED)
-    wait_until(lambda: bool(warnings(caplog)))
-    restarted_server = ApiServer(port).start()
-    assert running_poster.flush(PATIENCE_S)
-    assert len(events(restarted_server)) == 1
-    assert len(warnings(caplog)) == 1
-    restarted_server.stop()
+    with reserve_port() as reserved:
+        running_poster = make_poster(f"http://127.0.0.1:{port_of(reserved)}")
+        running_poster.enqueue(PORT_FAILED)
+        wait_until(lambda: bool(warnings(caplog)))
+        started_server = ApiServer(port_of(reserved)).start()
+        assert running_poster.flush(PATIENCE_S)
+        assert len(events(started_server)) == 1
+        assert len(warnings(caplog)) == 1
+        started_server.stop()
 
 
 def test_created_event_whose_response_was_lost_is_not_created_again(
@@ -284,10 +283,12 @@ def test_enqueue_does_not_block_while_the_server_hangs_and_drops_what_exceeds_th
 ) -> None:
     server.faults.delay_s = 3600.0
     before_s = time.monotonic()
-    for number in range(3 * QUEUE_MAX):
+    running_poster.enqueue(numbered_event(0))
+    wait_until(lambda: bool(server.writes))  # this one is not in the queue any more
+    for number in range(1, 3 * QUEUE_MAX):
         running_poster.enqueue(numbered_event(number))
     assert not running_poster.flush(0.0)
-    assert time.monotonic() - before_s < 30  # a request would hang for an hour
+    assert time.monotonic() - before_s < PATIENCE_S  # a request would hang for an hour
     assert running_poster._queue.qsize() == QUEUE_MAX
     server.faults.delay_s = 0.0
     server.close_connections()

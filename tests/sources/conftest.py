@@ -11,9 +11,10 @@ from tests.apiserver import ApiServer
 from tests.apiserver.certificates import Authority
 from tests.apiserver.client import Client
 from tests.apiserver.real import RealServer, binaries, real_server
+from tests.free_ports import port_of, reserve_port
 
 TOKEN = "stand-in-token"
-PATIENCE_S = 30.0  # how long tests wait for what must happen; generous, for a busy machine
+PATIENCE_S = 60.0  # how long tests wait for what must happen; generous, for a busy machine
 
 
 class EventLog:
@@ -79,10 +80,11 @@ def _no_cluster_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    """The stand-in server, without TLS."""
-    server = ApiServer().start()
-    yield server
-    server.stop()
+    """The stand-in server, without TLS; while it is stopped nobody else gets its port."""
+    with reserve_port() as reserved:
+        server = ApiServer(port_of(reserved)).start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")
