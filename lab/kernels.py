@@ -32,7 +32,7 @@ CONFIGURATION = Path(__file__).with_name("uml.config")
 DEBIAN, NEWEST = "debian", "newest"
 _SECCOMP_SINCE = (6, 16)  # user processes are no longer traced: a system call costs less than half
 _NUMBER = re.compile(r"\d+")
-_RUN_TIMEOUT_S = 10.0
+_RUN_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_KILL_TIMEOUT_S = 5.0
+_KILL_TIMEOUT_S = 60.0
 
 
 def session_members(session: int) -> list[int]:
@@ -27,7 +27,7 @@ def kill_session(session: int) -> None:
     """Send SIGKILL to each member of *session* until none is left.
 
     Raises:
-        TimeoutError: A process still exists after 5 s (it hangs in the host's kernel).
+        TimeoutError: A process still exists after a minute (it hangs in the host's kernel).
     """
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while members := session_members(session):

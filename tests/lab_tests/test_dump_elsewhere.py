@@ -15,7 +15,7 @@ from lab.job import REPOSITORY
 from tests.e2e.agent_process import command_line
 from tests.e2e.manifests import Folder, service_with_slice
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 
 def test_plan_with_a_dump_of_a_node_equals_the_plan_of_that_node() -> None:
