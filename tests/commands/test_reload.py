@@ -243,4 +243,4 @@ def test_a_file_that_brings_out_a_bug_ends_neither_the_thread_nor_the_reload(
     wait_until(lambda: "Internal error in a thread" in caplog.text)
     assert notifier.sent == ["reloading", "reloaded"]
     path.write_bytes(document({"ipvs.scheduler": "wlc"}))
-    assert enqueued.get(timeout=20).loaded.config.ipvs.scheduler == "wlc"
+    assert enqueued.get(timeout=60).loaded.config.ipvs.scheduler == "wlc"

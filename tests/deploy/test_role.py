@@ -17,7 +17,7 @@ from kubeproxy_py.sources.kubernetes.api_connection import ApiConnection
 from kubeproxy_py.sources.kubernetes.source import KubeSource, connect
 from tests.deploy.role import GuardedServer, Right, required_right, shipped
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

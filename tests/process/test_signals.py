@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PROGRAM = """
 import hashlib, os, signal, sys
 from kubeproxy_py.signals import block, handle_in_thread

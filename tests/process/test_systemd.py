@@ -1,5 +1,6 @@
 """SystemdNotifier: the datagrams that a supervisor receives, in order (sd_notify(3))."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,8 +95,9 @@ def test_a_sync_without_steps_leaves_the_status_unchanged(tmp_path: Path, superv
 
 
 def test_an_abstract_socket_address_is_supported() -> None:
-    supervisor = Supervisor("\0kubeproxy-py-test")
-    notifier = SystemdNotifier({"NOTIFY_SOCKET": "@kubeproxy-py-test"})
+    name = f"kubeproxy-py-test-{os.getpid()}"  # the names are common to all processes of the machine
+    supervisor = Supervisor(f"\0{name}")
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"})
     notifier.stopping()
     assert supervisor.received() == ["STOPPING=1"]
     supervisor.close()

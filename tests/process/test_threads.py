@@ -13,7 +13,7 @@ import pytest
 from kubeproxy_py import threads
 from kubeproxy_py.backoff import Backoff
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PACKAGE = Path(threads.__file__).parent
 
 
@@ -72,11 +72,11 @@ def test_a_thread_that_returns_unasked_is_started_again() -> None:
 
 
 def test_a_thread_that_is_stopped_while_it_waits_to_be_started_again_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "RESTART", Backoff(first_s=PATIENCE_S, longest_s=PATIENCE_S))
+    monkeypatch.setattr(threads, "RESTART", Backoff(first_s=10 * PATIENCE_S, longest_s=10 * PATIENCE_S))
     failing = Failing(1, RuntimeError("a bug"))
     thread = threads.start("waiting-thread", failing.run, failing.stopping)
     failing.stopping.set()
-    thread.join(PATIENCE_S / 2)
+    thread.join(PATIENCE_S)
     assert (thread.is_alive(), failing.calls) == (False, 1)
 
 
@@ -107,7 +107,7 @@ def run_program(body: str) -> subprocess.CompletedProcess[str]:
 def test_a_thread_that_fails_again_and_again_ends_the_process_with_status_1() -> None:
     completed = run_program("""
         threads.start("address-monitor", lambda: 1 / 0)
-        time.sleep(30)
+        time.sleep(600)
     """)
     assert completed.returncode == 1
     lines = completed.stderr.splitlines()
@@ -119,7 +119,7 @@ def test_a_thread_that_fails_again_and_again_ends_the_process_with_status_1() ->
 def test_an_exception_that_ends_any_other_thread_ends_the_process_with_status_1() -> None:
     completed = run_program("""
         threading.Thread(target=lambda: 1 / 0, name="foreign").start()
-        time.sleep(30)
+        time.sleep(600)
     """)
     assert completed.returncode == 1
     assert 'thread="foreign"' in completed.stderr
@@ -129,7 +129,7 @@ def test_a_changed_log_format_does_not_disable_the_last_resort() -> None:
     completed = run_program("""
         logging_setup.reconfigure("json", 2)
         threading.Thread(target=lambda: 1 / 0, name="foreign").start()
-        time.sleep(30)
+        time.sleep(600)
     """)
     assert completed.returncode == 1
     assert '"thread": "foreign"' in completed.stderr

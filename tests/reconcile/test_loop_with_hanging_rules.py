@@ -18,6 +18,7 @@ from kubeproxy_py.reconcile.loop import Loop
 from tests.builders import endpoint_slice, node_context, service
 from tests.reconcile.harness import SERVER
 
+PATIENCE_S = 60.0
 TABLES = [table_scope("IPv4", "nat"), table_scope("IPv4", "filter")]
 
 
@@ -33,11 +34,11 @@ class HangingRules:
         return TABLES
 
     def read(self, scope: Scope) -> Rows:
-        assert self._hangs_in != "read" or self.released.wait(20)
+        assert self._hangs_in != "read" or self.released.wait(10 * PATIENCE_S)
         return self._kernel.read(scope)
 
     def apply(self, steps: Sequence[Step]) -> Sequence[StepFailure]:
-        assert self._hangs_in != "apply" or self.released.wait(20)
+        assert self._hangs_in != "apply" or self.released.wait(10 * PATIENCE_S)
         return self._kernel.apply(Plan(tuple(steps))).failures
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class SplitKernel(MemoryKernel):
 
 
 def run_until(loop: Loop, condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 15
+    deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline_s
         loop.run_cycle()
@@ -94,7 +95,7 @@ def test_endpoints_are_followed_while_rules_hang(hangs_in: str) -> None:
         pod: Key = RealServer(SERVER, f"10.244.1.{number}", 8080)
         loop.enqueue(SliceUpserted(endpoint_slice(endpoints=[f"10.244.1.{number}"])))
         run_until(loop, lambda pod=pod: pod in kernel.rows)  # type: ignore[misc]
-        assert time.monotonic() - began_s < 5  # the rules hang until they are released, below
+        assert time.monotonic() - began_s < PATIENCE_S  # the rules hang until they are released, below
     assert Address("10.96.0.10") not in kernel.rows
     rules.released.set()
     run_until(loop, lambda: Address("10.96.0.10") in kernel.rows)

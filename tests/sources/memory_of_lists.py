@@ -14,7 +14,7 @@ from kubeproxy_py.model.problem import Problem
 from kubeproxy_py.sources.kubernetes.source import KubeSource
 
 RETURNED_MIB = 30  # more than before that is kept by Python's allocator
-RETURNED_WITHIN_S = 20.0  # a list that is being read when the source is stopped is dropped at its next part
+RETURNED_WITHIN_S = 60.0  # a list that is being read when the source is stopped is dropped at its next part
 
 
 def memory_mib() -> float:

@@ -141,7 +141,7 @@ def test_watch_from_an_expired_version_ends_with_410(cluster: Client, apply: Any
     version = apply(service("before"))["metadata"]["resourceVersion"]
     apply(service("since"))
     cluster.expire_versions()
-    with cluster.watch(watch_path(version)) as lines:
+    with cluster.watch(watch_path(version, timeoutSeconds="60")) as lines:
         first = next(lines)
     answer = first.get("object", first)  # some servers reject the request itself
     assert (answer["kind"], answer["code"]) == ("Status", 410)
@@ -160,10 +160,10 @@ def test_watch_of_an_idle_type_is_silent_until_it_changes(server: ApiServer) -> 
     server.faults.bookmark_period_s = 0.05
     client = Client(server.url)
     client.apply(endpoint_slice("of-another-type"))
-    path = watch_path(str(server.store.version), allowWatchBookmarks="true")
-    with client.watch(path) as lines:
+    version = str(server.store.version)
+    with client.watch(watch_path(version, allowWatchBookmarks="true")) as lines:
         assert list(lines) == []
-    with client.watch(path) as lines:
+    with client.watch(watch_path(version, allowWatchBookmarks="true", timeoutSeconds="60")) as lines:
         client.apply(service("changes"))
         assert [next(lines)["type"] for _ in range(3)] == ["ADDED", "BOOKMARK", "BOOKMARK"]
 
@@ -173,7 +173,7 @@ def test_progress_notices_of_etcd_lead_to_bookmarks_of_idle_types(server: ApiSer
     client = Client(server.url)
     version = server.store.version
     client.apply(endpoint_slice("of-another-type"))
-    with client.watch(watch_path(str(version), allowWatchBookmarks="true")) as lines:
+    with client.watch(watch_path(str(version), allowWatchBookmarks="true", timeoutSeconds="60")) as lines:
         first = next(lines)
     assert (first["type"], first["object"]["metadata"]["resourceVersion"]) == ("BOOKMARK", str(version + 1))
 

@@ -25,7 +25,7 @@ from kubeproxy_py.sources.kubernetes.transport_errors import TooLargeError, Tran
 from kubeproxy_py.sources.kubernetes.watch_thread import WatchThread
 from tests.apiserver import ApiServer
 from tests.apiserver.objects import service
-from tests.sources.conftest import EventLog
+from tests.sources.conftest import PATIENCE_S, EventLog
 
 
 def connection(server: ApiServer, token: str = "") -> Connection:
@@ -77,7 +77,7 @@ def answering(answer: bytes) -> Iterator[str]:
         thread = threading.Thread(target=respond, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join(20)
+        thread.join(PATIENCE_S)
 
 
 def test_line_that_is_too_long_is_an_error(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_response_can_be_aborted_from_another_thread(server: ApiServer) -> None:
     before = time.monotonic()
     with pytest.raises(TransportError):
         list(response.lines())
-    assert time.monotonic() - before < 20  # long before the read timeout
+    assert time.monotonic() - before < PATIENCE_S  # long before the read timeout
     response.close()
     response.abort()  # has no effect on a closed response
 
@@ -133,7 +133,7 @@ def test_watch_thread_survives_an_internal_error(
     event_log(event)
     event_log.wait_for(lambda event: event == Synced("services"))
     thread.stop()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert str(event) == "watch: internal error ZeroDivisionError (please report it, with the log)"
 
 
@@ -143,7 +143,7 @@ def test_connection_can_be_closed_while_another_thread_connects() -> None:
 
     def connect() -> Connection:
         connecting.set()
-        done.wait(60)
+        done.wait(10 * PATIENCE_S)
         raise SourceError("never")
 
     api = ApiConnection(connect)
@@ -154,10 +154,10 @@ def test_connection_can_be_closed_while_another_thread_connects() -> None:
 
     thread = threading.Thread(target=connect_again, daemon=True)
     thread.start()
-    assert connecting.wait(30)
+    assert connecting.wait(PATIENCE_S)
     before = time.monotonic()
     api.close()
-    assert time.monotonic() - before < 20  # long before the connect ends
+    assert time.monotonic() - before < PATIENCE_S  # long before the connect ends
     assert thread.is_alive()  # closing did not wait for the connect
     done.set()
-    thread.join(20)
+    thread.join(PATIENCE_S)

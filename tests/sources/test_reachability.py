@@ -8,6 +8,7 @@ import pytest
 from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.sources.kubernetes import reachability
 from kubeproxy_py.sources.kubernetes.reachability import ATTEMPT_MAX_S, DELAY, Reachability
+from tests.sources.conftest import PATIENCE_S
 
 
 class Clock:
@@ -27,14 +28,15 @@ def waiting(shared: Reachability, wait_s: float = 0.0) -> threading.Thread:
 
 
 def test_answering_server_is_asked_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reachability, "DELAY", Backoff(120.0, 120.0))
+    monkeypatch.setattr(reachability, "DELAY", Backoff(600.0, 600.0))
     before_s = time.monotonic()
     assert Reachability().wait_turn(0.0)
-    assert time.monotonic() - before_s < 20
+    assert time.monotonic() - before_s < PATIENCE_S
 
 
 def test_one_watch_tries_and_the_others_follow_when_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachability, "DELAY", Backoff(0.05, 0.05))
+    monkeypatch.setattr(reachability, "ATTEMPT_MAX_S", 600.0)
     shared = Reachability()
     shared.failed(time.monotonic())
     assert shared.wait_turn(0.0)  # this watch tries
@@ -43,7 +45,7 @@ def test_one_watch_tries_and_the_others_follow_when_it_is_answered(monkeypatch: 
     assert all(other.is_alive() for other in others)
     shared.answered()
     for other in others:
-        other.join(20)
+        other.join(PATIENCE_S)
         assert not other.is_alive()
 
 
@@ -52,10 +54,10 @@ def test_attempt_that_hangs_keeps_no_other_watch_from_trying(monkeypatch: pytest
     monkeypatch.setattr(reachability, "ATTEMPT_MAX_S", 0.2)
     shared = Reachability()
     shared.failed(time.monotonic())
-    assert shared.wait_turn(0.0)  # and is never answered
     before_s = time.monotonic()
+    assert shared.wait_turn(0.0)  # and is never answered
     assert shared.wait_turn(0.0)
-    assert 0.1 < time.monotonic() - before_s < 5
+    assert 0.2 <= time.monotonic() - before_s < PATIENCE_S
 
 
 def test_delay_grows_to_5_s_at_most_and_differs_between_nodes() -> None:
@@ -83,9 +85,9 @@ def test_attempts_that_fail_at_the_same_moment_are_one_failure() -> None:
 
 def test_stop_ends_all_waiting() -> None:
     shared = Reachability()
-    threads = [waiting(shared, 60.0), waiting(shared, 60.0)]
+    threads = [waiting(shared, 600.0), waiting(shared, 600.0)]
     shared.stop()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
     assert not shared.wait_turn(0.0)

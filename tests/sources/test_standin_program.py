@@ -45,5 +45,5 @@ def names_at(client: Client, directory: Path) -> list[str]:
             }
         )
     )
-    events = read_initial_snapshot(KubeSource(str(directory / "kubeconfig"), None, "node-a"), timeout_s=10)
+    events = read_initial_snapshot(KubeSource(str(directory / "kubeconfig"), None, "node-a"), timeout_s=60)
     return [event.service.name.name for event in events if isinstance(event, ServiceUpserted)]
