@@ -5,6 +5,8 @@ should be told what cannot be read.  So has one that contains an internal error:
 raised.
 """
 
+import gzip
+import hashlib
 import json
 import logging
 import tempfile
@@ -82,6 +84,9 @@ from kubeproxy_py.sources.kubernetes.reflector import ListWatch
 from kubeproxy_py.sources.kubernetes.removal_guard import RemovalGuard
 from kubeproxy_py.sources.kubernetes.resources import SERVICES, SLICES, Resource, node_resource
 from kubeproxy_py.sources.manifests.parse import parse_manifest
+from kubeproxy_py.sources.saved.content import UnusableError, require_usable
+from kubeproxy_py.sources.saved.content import decode as decode_saved
+from kubeproxy_py.sources.saved.content import encode as encode_saved
 from tests.builders import endpoint_slice, port, service
 from tests.diagnose.view import snapshot_with
 from tests.fuzz import seeds
@@ -374,6 +379,15 @@ def _watch_lines(data: bytes) -> None:
         list_watch.next_request()
 
 
+def _saved_lines(data: bytes) -> None:
+    """Read *data* as the lines of a file of saved objects whose checksum is right, and write them again."""
+    lines = data.rstrip(b"\n") + b"\n"
+    end = {"kind": "end", "sha256": hashlib.sha256(lines).hexdigest()}
+    saved = decode_saved(gzip.compress(lines + json.dumps(end).encode() + b"\n", 1))
+    require_usable(saved.origin, saved.origin.cluster, saved.origin.written_s, 1.0)
+    assert decode_saved(encode_saved(saved)) == saved
+
+
 def _http_head(data: bytes) -> None:
     request = parse_head(data)
     encode_response(NOT_FOUND, request, 0.0)
@@ -444,6 +458,8 @@ READERS = (
     Reader("api-objects", _api_objects, (), seeds.objects),
     Reader("api-lists", _lists, (), seeds.lists),
     Reader("watch-lines", _watch_lines, (), seeds.watch_lines),
+    Reader("saved-objects", lambda data: decode_saved(data), (UnusableError,), seeds.saved_files),
+    Reader("saved-lines", _saved_lines, (UnusableError,), seeds.saved_lines),
     Reader("kernel-state", _kernel_state, (KernelError,), seeds.kernel_states),
     Reader("http-heads", _http_head, (BadRequestError,)),
     Reader("state-requests", _state_request, (), seeds.state_requests),

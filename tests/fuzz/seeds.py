@@ -1,5 +1,6 @@
 """Inputs to begin with, made from files that tests have anyway: golden bytes, and kernel state of kube-proxy."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -13,7 +14,7 @@ from kubeproxy_py.diagnose.trace.packet import Host
 from kubeproxy_py.kernel.iptables.text import TABLES, our_lines
 from kubeproxy_py.kernel.kernel_state import HostWire, KernelState, contents_of, encode
 from kubeproxy_py.model.host import HostInfo
-from kubeproxy_py.model.node import HostAddress
+from kubeproxy_py.model.node import HostAddress, Node
 from kubeproxy_py.model.rows import (
     SERVING,
     Address,
@@ -31,7 +32,12 @@ from kubeproxy_py.model.rows import (
     VirtualServer,
     VirtualServerSpec,
 )
+from kubeproxy_py.model.services import ObjectName
+from kubeproxy_py.net import SocketAddress
+from kubeproxy_py.sources.saved.content import Origin, Saved
+from kubeproxy_py.sources.saved.content import encode as encode_saved
 from kubeproxy_py.yaml_loader import load_yaml
+from tests.builders import endpoint_slice, service
 
 TESTS = Path(__file__).parent.parent
 CASES = TESTS / "recorded_cases"
@@ -209,3 +215,22 @@ def kernel_states() -> Iterator[bytes]:
     host = HostWire.of("node-a", "6.1.0", HostInfo(outgoing_addresses=("192.168.3.10",)))
     contents = contents_of(rows, [HostAddress("eth0", "192.168.3.10", 24)])
     yield encode(KernelState(written_by="test", written_at="", host=host, **contents))
+
+
+def saved_files() -> Iterator[bytes]:
+    """Yield files of saved objects: one with an object of each kind, and an empty one."""
+    parts = tuple(endpoint_slice("shop/old", ("10.244.1.7",), suffix=f"/{index}") for index in range(2))
+    objects = {
+        ("Service", ObjectName("shop", "web")): (service("shop/web", ("10.96.0.10", "fd00::10")),),
+        ("EndpointSlice", ObjectName("shop", "web")): (endpoint_slice(),),
+        ("Endpoints", ObjectName("shop", "old")): parts,
+        ("Node", ObjectName("", "node-a")): (Node("node-a", "zone-a", ("192.168.3.10",), ("10.244.1.0/24",)),),
+    }
+    origin = Origin(("ca 0123",), 1_700_000_000.0, (SocketAddress("192.168.3.1", 6443),))
+    yield encode_saved(Saved(origin, objects))
+    yield encode_saved(Saved(origin, {}))
+
+
+def saved_lines() -> Iterator[bytes]:
+    """Yield their lines, without the last one."""
+    return (gzip.decompress(file).rstrip(b"\n").rpartition(b"\n")[0] for file in saved_files())
