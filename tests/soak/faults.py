@@ -279,6 +279,7 @@ _ALL = (
         f"`{_NO_RULES}`; a rule in `mangle` matches `conntrack`",
         _delete_rules,
         COMPARED_S,
+        drift=True,
     ),
     _drift(
         "all rules and chains deleted",
