@@ -12,14 +12,17 @@ from collections.abc import Collection, Iterable, Mapping
 
 from kubeproxy_py.backoff import Backoff
 from kubeproxy_py.model.progress import RetryState
-from kubeproxy_py.model.rows import Key
+from kubeproxy_py.model.rows import Chain, Jump, Key
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.model.time import NEVER
 
 RETRY = Backoff(first_s=0.5, longest_s=30.0)
 
-TIMEOUT_RETRY_S = 60.0
-"""The shortest delay after a program did not end in time: it may not end the next time either, and takes as long."""
+TIMEOUT_RETRY = Backoff(first_s=5.0, longest_s=60.0)
+"""After a program of iptables did not end in time: it may not end the next time either, but only its thread waits."""
+
+LOOP_TIMEOUT_RETRY_S = 60.0
+"""The shortest delay after a program for which the loop waits (ipset) did not end in time."""
 
 WAIT_S = 30.0
 """How long a row that waits for another is not tried at most, if that one is not reported as done."""
@@ -135,7 +138,7 @@ class RetryQueue:
             self._keys[key] = None
             if blocker is None:
                 failures = self._retries[key].failures + 1 if key in self._retries else 1
-                delay_s = max(RETRY.delay_s(failures), TIMEOUT_RETRY_S if key in timed_out else 0.0)
+                delay_s = _delay_s(key, failures, timed_out=key in timed_out)
                 self._retries[key] = RetryState(failures, now_s + delay_s, errors.get(key, ""))
             else:
                 self._retries[key] = RetryState(0, now_s + WAIT_S, errors.get(key, ""), blocker)
@@ -151,3 +154,12 @@ class RetryQueue:
                 if retry and not retry.failures and key not in self.under_way:  # otherwise it has been tried since
                     del self._retries[key]
                 done.append(key)
+
+
+def _delay_s(key: Key, failures: int, *, timed_out: bool) -> float:
+    """Return how long *key* waits after so many consecutive *failures*."""
+    if not timed_out:
+        return RETRY.delay_s(failures)
+    if isinstance(key, Chain | Jump):
+        return TIMEOUT_RETRY.delay_s(failures)
+    return max(RETRY.delay_s(failures), LOOP_TIMEOUT_RETRY_S)

@@ -12,7 +12,7 @@ from kubeproxy_py.model.rows import Address, Chain, ChainSpec, Jump, RealServer,
 from kubeproxy_py.model.steps import UNDER_WAY, Outcome, Plan, Step, StepFailure
 from kubeproxy_py.reconcile.report import Trigger
 from kubeproxy_py.reconcile.report_text import report_text
-from kubeproxy_py.reconcile.retry_queue import TIMEOUT_RETRY_S
+from kubeproxy_py.reconcile.retry_queue import TIMEOUT_RETRY
 from tests.builders import endpoint_slice, service
 from tests.reconcile.harness import SERVER, AgentHarness, serving
 
@@ -100,7 +100,7 @@ def test_rules_that_fail_late_are_reported_and_retried() -> None:
     assert {failure.errno for failure in report.failures if failure.blocker is None} == {ENOMEM}  # type: ignore[union-attr]
     kernel.fault = lambda _step: 0
     for _ in range(3):
-        harness.advance(TIMEOUT_RETRY_S)
+        harness.advance(TIMEOUT_RETRY.longest_s)
         kernel.finish_all(harness)
     assert VIP in kernel.rows
     assert not harness.agent.state.pending.keys
@@ -186,7 +186,7 @@ def test_both_steps_on_a_chain_that_are_under_way_together_count() -> None:
         while kernel.jobs:
             kernel.finish(harness)
         assert harness.agent.state.rows[chain] == (tampered if fault else wanted)
-        harness.now_s += TIMEOUT_RETRY_S
+        harness.now_s += TIMEOUT_RETRY.longest_s
     assert kernel.rows[chain] == wanted
 
 

@@ -1,13 +1,14 @@
 """RetryQueue: rows that wait for others."""
 
-from kubeproxy_py.model.rows import Address, Chain, RealServer, VirtualServer
+from kubeproxy_py.model.rows import Address, Chain, Ipset, RealServer, VirtualServer
 from kubeproxy_py.model.steps import Step
-from kubeproxy_py.reconcile.retry_queue import TIMEOUT_RETRY_S, WAIT_S, RetryQueue
+from kubeproxy_py.reconcile.retry_queue import LOOP_TIMEOUT_RETRY_S, WAIT_S, RetryQueue
 
 CHAIN = Chain("IPv4", "nat", "KUBE-SERVICES")
 SERVER = VirtualServer("192.168.3.10", 30080, "TCP")
 POD = RealServer(SERVER, "10.244.1.5", 8080)
 OTHER = Address("10.96.0.9")
+SET = Ipset("KUBE-CLUSTER-IP")
 
 
 def failed_queue() -> RetryQueue:
@@ -46,11 +47,20 @@ def test_waiting_are_the_keys_that_wait_without_having_failed() -> None:
     assert queue.waiting == [POD]
 
 
-def test_a_row_whose_program_hung_is_retried_after_a_longer_time() -> None:
+def test_a_rule_whose_program_hung_is_retried_after_a_time_that_grows_to_a_minute() -> None:
+    queue, now_s = RetryQueue(), 100.0
+    for delay_s in (5.0, 10.0, 20.0, 40.0, 60.0, 60.0):
+        queue.record_outcome((), {CHAIN: None, OTHER: None}, now_s, timed_out={CHAIN})
+        assert CHAIN not in queue.due(now_s + delay_s - 0.1)
+        now_s += delay_s
+        assert CHAIN in queue.due(now_s)
+
+
+def test_a_row_for_whose_program_the_loop_waits_is_retried_after_a_minute() -> None:
     queue = RetryQueue()
-    queue.record_outcome((), {CHAIN: None, OTHER: None}, 100.0, timed_out={CHAIN})
+    queue.record_outcome((), {SET: None, OTHER: None}, 100.0, timed_out={SET})
     assert queue.due(110.0) == [OTHER]
-    assert queue.due(100.0 + TIMEOUT_RETRY_S) == [CHAIN, OTHER]
+    assert queue.due(100.0 + LOOP_TIMEOUT_RETRY_S) == [SET, OTHER]
 
 
 def test_a_row_whose_step_is_under_way_is_due_only_when_it_has_ended() -> None:
