@@ -311,11 +311,13 @@ _GROUP_OF: dict[type[Key], Callable[[Any], str]] = {
     PolicyEntry: lambda key: key.set,
     VirtualServer: lambda key: IPV6_SERVERS if ":" in key.address else IPV4_SERVERS,
     RealServer: lambda key: IPV6_REAL_SERVERS if ":" in key.virtual_server.address else IPV4_REAL_SERVERS,
+    LoopbackPath: lambda _key: LOOPBACK.kind,
+    ReturnTunnel: lambda _key: RETURN_TUNNELS.kind,
 }
 
 
 def mark_group(key: Key) -> str:
-    """Return the group as part of which marks count *key*; "" if they do not."""
+    """Return the group as part of which marks count *key*, or without which none is read; "" if there is no such."""
     group = _GROUP_OF.get(type(key))
     return group(key) if group else ""
 

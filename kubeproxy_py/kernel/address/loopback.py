@@ -70,8 +70,8 @@ class LoopbackAdapter(StepwiseAdapter):
         return {key: spec for key, spec in specs.items() if spec}
 
     def mark_readers(self) -> list[MarkReader]:
-        """Return one that reads the paths themselves, which are few."""
-        return [MarkReader(LOOPBACK.kind, self._read_mark)]
+        """Return one that reads the paths themselves, which are few, while there are any."""
+        return [MarkReader(LOOPBACK.kind, self._read_mark, LOOPBACK.kind)]
 
     def _read_mark(self) -> dict[str, Mark]:
         return {LOOPBACK.kind: Mark(LOOPBACK, hash(frozenset(self.read(LOOPBACK).items())))}

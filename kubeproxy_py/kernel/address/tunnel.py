@@ -132,8 +132,8 @@ class TunnelAdapter(StepwiseAdapter):
         return rows
 
     def mark_readers(self) -> list[MarkReader]:
-        """Return one that reads the devices themselves, which are two."""
-        return [MarkReader(RETURN_TUNNELS.kind, self._read_mark)]
+        """Return one that reads the devices themselves, which are two, while there are rows of them."""
+        return [MarkReader(RETURN_TUNNELS.kind, self._read_mark, RETURN_TUNNELS.kind)]
 
     def _read_mark(self) -> dict[str, Mark]:
         rows = frozenset(self.read(RETURN_TUNNELS).items())
