@@ -29,7 +29,7 @@ from kubeproxy_py.model.events import (
     TakenAddresses,
 )
 from kubeproxy_py.model.node import HostAddress, Node
-from kubeproxy_py.model.peers import Label, key_of, weighed_labels
+from kubeproxy_py.model.peers import Label, weighed_labels
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName, SliceName
 from kubeproxy_py.net import IP
 
@@ -44,7 +44,6 @@ class Cluster:
         self.taken = Taken()
         self.peers: dict[str, tuple[IP, ...]] = {}  # the addresses of all nodes, while they are read
         self.labels: dict[str, tuple[Label, ...]] = {}  # of nodes, of the keys that weights name
-        self.label_keys: frozenset[str] = frozenset()  # that weights name
         self.peers_refused = ""  # why nothing is known of all nodes
         self.direct_return: dict[ServiceName, None] = {}  # the Services that ask for it
         self.limited: dict[ServiceName, None] = {}  # the Services whose endpoints have a limit of connections
@@ -178,7 +177,6 @@ class Cluster:
             del services[name]
             if not services:
                 del self._by_label[label]
-        self.label_keys = frozenset(map(key_of, self._by_label))
 
     def _set_conditions(self, name: ServiceName, conditions: Conditions) -> None:
         if conditions == self.conditions_of(name):

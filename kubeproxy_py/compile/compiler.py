@@ -10,6 +10,7 @@ Invariants:
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -23,9 +24,10 @@ from kubeproxy_py.compile.health import service_state
 from kubeproxy_py.compile.last_rows import last_rows, without_frontends
 from kubeproxy_py.compile.mark_numbers import MarkNumbers, MarkOwner
 from kubeproxy_py.compile.node_context import NodeContext
+from kubeproxy_py.compile.peer_needs import AllNeeds
 from kubeproxy_py.compile.refusals import Refusals
 from kubeproxy_py.compile.service import compile_parts
-from kubeproxy_py.compile.settings import setting_refusals, slow_start_in_force_s
+from kubeproxy_py.compile.settings import needs_in_force, setting_refusals, slow_start_in_force_s
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.model.events import HostAddresses, NodeDeleted, NodeUpserted, ObjectEvent
 from kubeproxy_py.model.health import ServiceState
@@ -34,6 +36,7 @@ from kubeproxy_py.model.peers import NO_NEEDS, PeerNeeds
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import Key, Rows, VirtualServer
 from kubeproxy_py.model.services import EndpointSlice, Service, ServiceName
+from kubeproxy_py.model.settings import NO_SETTINGS
 from kubeproxy_py.net import Family
 
 NodeContextFactory = Callable[[Node | None, tuple[HostAddress, ...]], NodeContext]
@@ -57,6 +60,7 @@ class Compiler:
         self.cluster = Cluster()
         self.claims = Claims()
         self.refusals = Refusals(self.claims)
+        self._needs = AllNeeds()
         self.desired = Desired()
         self.context = make_context(None, ())
         self._make_context = make_context
@@ -150,9 +154,9 @@ class Compiler:
 
     @property
     def peer_needs(self) -> PeerNeeds:
-        """What is needed of all nodes."""
-        addresses = bool(self.cluster.direct_return) and self.context.policy_marks is not None
-        return PeerNeeds(addresses, self.cluster.label_keys) if addresses or self.cluster.label_keys else NO_NEEDS
+        """What is needed of all nodes, by Services that were not compiled yet, too."""
+        self._update_needs(self.cluster.moved)
+        return self._needs.total
 
     def pop_states(self) -> tuple[ServiceState, ...]:
         """Return the state of each Service that was compiled since the last call."""
@@ -194,6 +198,7 @@ class Compiler:
             return
         tried_again = (name for name in self.cluster.dirty if name in self._unclaimed)
         moved = dict.fromkeys((*self.cluster.moved, *tried_again))
+        self._update_needs(moved)
         names = iter(list(moved))
         self._moved |= moved
         self.cluster.moved.clear()
@@ -205,6 +210,13 @@ class Compiler:
                 self._withdraw_leftovers(name)
         finally:
             self.cluster.moved.update(dict.fromkeys(names))
+
+    def _update_needs(self, names: Iterable[ServiceName]) -> None:
+        for name in names:
+            service = self.cluster.services.get(name)
+            if name in self._needs or (service and service.settings is not NO_SETTINGS):
+                with suppress(Exception):  # a bug that this Service triggers, which compiling it shows
+                    self._needs.replace(name, needs_in_force(service, self.context) if service else NO_NEEDS)
 
     def _replace_claims_guarded(self, name: ServiceName) -> list[ServiceName]:
         """Do as _replace_claims; if that fails, *name* keeps its last claims, and is not compiled."""

@@ -17,7 +17,7 @@ from kubeproxy_py.compile.frontends import Placement, external_local
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.model.conditions import FULL_STEP, can_set_aside
 from kubeproxy_py.model.extensions import EXTENSIONS
-from kubeproxy_py.model.peers import Labels, weighed_labels
+from kubeproxy_py.model.peers import NO_NEEDS, Labels, PeerNeeds, key_of, weighed_labels
 from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal
 from kubeproxy_py.model.rows import FLAG_PERSISTENT, FLAG_SCHED_1, FLAG_SCHED_2, RealServerSpec, VirtualServerSpec
 from kubeproxy_py.model.services import Endpoint, Service
@@ -95,6 +95,16 @@ def slow_start_in_force_s(service: Service, context: NodeContext) -> float:
     """Return how long new endpoints of *service* start slowly on the node *context*, in seconds; 0: not at all."""
     scheduler, weights, _ = _scheduler_and_weights(service.settings, context)
     return _slow_start_s(service.settings, scheduler, weights)[0]
+
+
+def needs_in_force(service: Service, context: NodeContext) -> PeerNeeds:
+    """Return what the settings of *service* that are in force on the node *context* need of all nodes."""
+    settings = service.settings
+    if settings is NO_SETTINGS or service.proxy_name is not None or not service.cluster_ips:  # nearly always
+        return NO_NEEDS
+    has_weights = settings.weights and _scheduler_and_weights(settings, context)[1]
+    labels = frozenset(map(key_of, weighed_labels(service))) if has_weights else frozenset[str]()
+    return PeerNeeds(bool(_direct_return(service, context)[0]), labels) or NO_NEEDS
 
 
 def applied(service: Service, context: NodeContext) -> Applied:

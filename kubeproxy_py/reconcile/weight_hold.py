@@ -15,7 +15,7 @@ from typing import TypeGuard
 from msgspec.structs import replace
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.model.peers import weighed_labels
+from kubeproxy_py.compile.settings import needs_in_force
 from kubeproxy_py.model.rows import Key, RealServer, RealServerSpec, Rows, Spec
 from kubeproxy_py.model.services import Service, ServiceName
 from kubeproxy_py.model.time import NEVER
@@ -30,9 +30,11 @@ class WeightHold:
         self._held: dict[RealServer, None] = {}
 
     def begin(self) -> None:
-        """Have the weights wait of all Services whose weights name labels."""
-        services = self._compiler.cluster.services
-        self._services = {name: service for name, service in services.items() if any(weighed_labels(service))}
+        """Have the weights wait of all Services whose weights are in force, and name labels."""
+        services, context = self._compiler.cluster.services, self._compiler.context
+        self._services = {
+            name: service for name, service in services.items() if needs_in_force(service, context).labels
+        }
 
     def end(self) -> list[RealServer]:
         """Have nothing wait any more; return the keys that waited."""

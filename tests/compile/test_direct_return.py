@@ -8,8 +8,9 @@ from kubeproxy_py.diagnose.trace.objects import directory_of, known_to_compiler,
 from kubeproxy_py.diagnose.trace.path import trace
 from kubeproxy_py.diagnose.trace.request import parse_request
 from kubeproxy_py.diagnose.trace.result import Trace
-from kubeproxy_py.model.conditions import EndpointFailures, Failure
+from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps, Failure
 from kubeproxy_py.model.events import PeerDeleted, PeerUpserted, ServiceUpserted, SliceUpserted, TakenAddresses
+from kubeproxy_py.model.peers import PeerNeeds
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import (
     SERVING,
@@ -155,6 +156,23 @@ def test_peers_decide_who_is_handed_on_to() -> None:
     made.handle_event(PeerDeleted(THERE))
     made.compile()
     assert not entries(made.desired.rows)
+
+
+def test_nodes_are_not_needed_where_it_is_ignored() -> None:
+    made = compiler(handed_on(), *ALL)
+    assert made.peer_needs == PeerNeeds(addresses=True)
+    udp_too = {"ports": (port(9, "SCTP"), port(53, "UDP"))}
+    for fields, is_needed in (
+        ({"external_local": False}, False),
+        ({"load_balancer_ips": (), "type": "ClusterIP"}, False),
+        ({"ports": (port(9, "SCTP"),)}, False),
+        (udp_too, True),
+    ):
+        made.handle_event(ServiceUpserted(replace(handed_on(), **fields)))
+        assert bool(made.peer_needs) is is_needed, fields
+        made.compile()
+        assert bool(made.peer_needs) is is_needed, fields
+    assert not compiler(handed_on(), *ALL, policy_marks=None, if_local={}).peer_needs
 
 
 def test_a_peer_changes_nothing_without_such_a_service() -> None:

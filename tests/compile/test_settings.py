@@ -227,6 +227,8 @@ def test_nodes_are_needed_while_the_weights_of_a_served_service_name_a_label() -
         annotated({"weights": "zone/zone-a=2"}),
         annotated({"weights": "pool=new:4"}, proxy_name="other"),
         replace(annotated({"weights": "pool=new:4"}), cluster_ips=()),
+        annotated({"weights": "pool=new:4", "scheduler": "rr"}),  # these weights are ignored
+        annotated({"weights": "pool=new:4", "scheduler": "dh"}),
     ):
         made.handle_event(ServiceUpserted(annotated({"weights": "pool=new:4"})))
         made.handle_event(ServiceUpserted(given))
@@ -234,6 +236,29 @@ def test_nodes_are_needed_while_the_weights_of_a_served_service_name_a_label() -
     made.handle_event(ServiceUpserted(annotated({"weights": "pool=new:4"})))
     made.handle_event(ServiceDeleted(name("web")))
     assert not made.peer_needs
+
+
+def test_nodes_are_needed_as_weights_come_into_force_on_this_node() -> None:
+    schedulers = iter(["dh", "wrr", "rr", "dh"])
+
+    def next_context(_node: object, _addresses: object) -> NodeContext:
+        return node_context(scheduler=next(schedulers))
+
+    made = Compiler(next_context)
+    made.handle_event(ServiceUpserted(annotated({"weights": "pool=new:4"})))
+    seen = []
+    for _ in range(3):
+        seen.append(bool(made.peer_needs))
+        made.compile()
+        seen.append(bool(made.peer_needs))
+        made.reconfigure(next_context)
+    assert seen == [False, False, True, True, True, True]
+    assert not made.peer_needs
+    twinless = Compiler(lambda _node, _addresses: node_context())
+    twinless.handle_event(ServiceUpserted(annotated({"weights": "pool=new:4"})))
+    assert twinless.peer_needs
+    twinless.record_missing_schedulers(["wrr"])
+    assert not twinless.peer_needs
 
 
 def test_server_that_refuses_nodes_is_named_for_the_services_that_need_them_until_it_lists_them() -> None:

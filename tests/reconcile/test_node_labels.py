@@ -131,6 +131,17 @@ def test_weights_that_differ_once_the_nodes_are_listed_are_changed_then() -> Non
     assert again.weights() == {NEAR: 2, FAR: 1}
 
 
+def test_weights_that_are_ignored_are_not_kept() -> None:
+    of_other = replace(weighed("disk=ssd:2"), name=name("other"), cluster_ips=("10.96.1.1",))
+    annotations = {"weights": "pool=large:4, pool=old:2", "scheduler": "rr"}
+    settings = read_settings({PREFIX + key: value for key, value in annotations.items()})
+    now_ignored = service(settings=settings)
+    again = Started(*map(ServiceUpserted, (now_ignored, of_other)), slices(), kernel=serving())
+    again.advance(PEERS_WAIT_S)
+    assert again.needs == [PeerNeeds(labels=frozenset({"disk"}))]
+    assert again.weights() == {NEAR: 1, FAR: 1}
+
+
 def test_weights_of_a_service_that_changes_meanwhile_are_not_kept() -> None:
     again = Started(kernel=serving())
     again.advance(PEERS_WAIT_S)
