@@ -130,7 +130,7 @@ class AgentSource:
     def start(self, emit: EventHandler) -> None:
         """Do nothing: a command reads once."""
 
-    def watch_peers(self, needs: PeerNeeds) -> None:
+    def watch_peers(self, needs: PeerNeeds, *, at_once: bool = False) -> None:
         """Do nothing: the agent's objects have its peers."""
 
     @staticmethod

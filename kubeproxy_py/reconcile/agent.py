@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -52,6 +53,13 @@ PEERS_WAIT_S = 5.0
 log = logging.getLogger(__name__)
 
 
+class WatchPeers(Protocol):
+    """Has what is needed of all nodes read; see Source.watch_peers."""
+
+    def __call__(self, needs: PeerNeeds, *, at_once: bool) -> None:
+        """Read them."""
+
+
 class Timing(Struct, frozen=True, gc=False):
     """Periods and limits of the agent, in seconds."""
 
@@ -88,7 +96,7 @@ class Agent:
         on_problem: Called with each rejected object.
         on_compiled: Called with the Services of each sync, after it; to publish what is refused of them.
         on_disputed: Called with rows that drift again each time after they were repaired.
-        watch_peers: Called with what is needed of all nodes, when that changes.
+        watch_peers: Called with what is needed of all nodes, when that changes, and whether the first sync waits.
         on_marks: Called whenever the marks of the kernel are read, with the scopes that are suspect.
     """
 
@@ -108,7 +116,7 @@ class Agent:
         on_compiled: Callable[[Collection[ServiceName]], None] = lambda _names: None,
         on_disputed: Callable[[Collection[Key]], None] = lambda _keys: None,
         on_marks: Callable[[Collection[Scope]], None] = lambda _suspects: None,
-        watch_peers: Callable[[PeerNeeds], None] | None = None,
+        watch_peers: WatchPeers | None = None,
     ) -> None:
         self.kernel = kernel
         self.compiler = compiler
@@ -173,7 +181,7 @@ class Agent:
         if needs == self._peer_needs or not self._watch_peers:
             return
         self._peer_needs = needs
-        self._watch_peers(needs)
+        self._watch_peers(needs, at_once=not self.state.is_adopted)
         if needs and not self.state.is_adopted:
             self.awaited.add("peers")
             self._peers_due_s = now_s + PEERS_WAIT_S

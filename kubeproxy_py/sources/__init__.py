@@ -56,10 +56,11 @@ class Source(Protocol):
             SourceError: The objects cannot be listed in time.
         """
 
-    def watch_peers(self, needs: PeerNeeds) -> None:
+    def watch_peers(self, needs: PeerNeeds, *, at_once: bool = False) -> None:
         """Read the Nodes of all nodes while anything of them is needed, and emit the events of peers; does not block.
 
-        Other *needs* replace the last ones, and what is known stays until the Nodes were read for them.
+        Other *needs* replace the last ones, and what is known stays until the Nodes were read for them.  *at_once* says
+        that the start of this agent is why they are needed; else it is a Service, for which all agents read them.
         """
 
     def rejected(self) -> tuple[Problem, ...]:

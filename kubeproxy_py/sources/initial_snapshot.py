@@ -43,7 +43,7 @@ def read_initial_snapshot(
             elif not waiting and not asks_for_peers and (needs := peer_needs(events)):
                 asks_for_peers = True
                 waiting.add("peers")
-                source.watch_peers(needs)
+                source.watch_peers(needs, at_once=True)
     except queue.Empty:
         problems = [event for event in events if isinstance(event, Problem)]
         lists = ", ".join(sorted(waiting))

@@ -73,7 +73,7 @@ class SilentSource:
     def read_once(self, _timeout_s: float, _on_problem: object) -> list[Event]:
         return []
 
-    def watch_peers(self, needs: PeerNeeds) -> None:
+    def watch_peers(self, needs: PeerNeeds, *, at_once: bool = False) -> None:
         """Read nothing."""
 
     @staticmethod

@@ -42,8 +42,13 @@ class Started(AgentHarness):
     def __init__(self, *events: Event, kernel: AgentHarness | None = None) -> None:
         self.needs: list[PeerNeeds] = []
         restarted = {"kernel": kernel.kernel} if kernel else {}
-        super().__init__(synced=False, watch_peers=self.needs.append, **restarted)  # type: ignore[arg-type]
+        self.at_once: list[bool] = []
+        super().__init__(synced=False, watch_peers=self._record_needs, **restarted)  # type: ignore[arg-type]
         self.handle(*(events or (ServiceUpserted(weighed()), slices())), *map(Synced, FEEDS))
+
+    def _record_needs(self, needs: PeerNeeds, *, at_once: bool) -> None:
+        self.needs.append(needs)
+        self.at_once.append(at_once)
 
     def weights(self, server: VirtualServer = SERVER) -> dict[str, int]:
         """The weights in the kernel, by address."""
@@ -77,6 +82,7 @@ def test_nodes_are_read_from_the_first_service_that_names_a_label_to_the_last() 
     assert harness.needs[2:] == [PeerNeeds(labels=frozenset({"disk"}))]
     harness.handle(ServiceDeleted(name("other")))
     assert harness.needs[3:] == [NO_NEEDS]
+    assert not any(harness.at_once), "all agents learn of the Service at the same moment"
 
 
 def test_label_that_changes_changes_the_weights_on_its_node_only() -> None:
@@ -91,7 +97,7 @@ def test_label_that_changes_changes_the_weights_on_its_node_only() -> None:
 
 def test_restart_waits_for_the_list_of_nodes_and_changes_nothing() -> None:
     again = Started(kernel=serving())
-    assert again.needs == [POOL]
+    assert (again.needs, again.at_once) == ([POOL], [True])
     assert (again.applied_steps(), again.agent.due_s()) == ([], again.now_s + PEERS_WAIT_S)
     (report,) = again.handle(*LISTED)
     assert (report.steps, again.weights()) == ((), {NEAR: 2, FAR: 4})

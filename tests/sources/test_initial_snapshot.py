@@ -39,7 +39,7 @@ class SlowSource:
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
         return read_initial_snapshot(self, timeout_s, on_problem)
 
-    def watch_peers(self, needs: PeerNeeds) -> None:
+    def watch_peers(self, needs: PeerNeeds, *, at_once: bool = False) -> None:
         """No Service asks for them."""
 
     def rejected(self) -> tuple[Problem, ...]:

@@ -1044,6 +1044,22 @@ def test_other_labels_that_are_needed_are_listed_and_what_is_known_stays(
     assert of_peers(event_log)[-2:] == [PeerDeleted("node-a"), PeerDeleted("node-b")]
 
 
+def test_nodes_that_a_service_makes_necessary_are_listed_at_a_random_moment_and_at_start_at_once(
+    server: ApiServer, start_source: Any, event_log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_schedule, "RELIST_JITTER_S", 1e6)
+    server.apply(labelled("node-b", {"pool": "large"}))
+    started = start_source(master=server.url)
+    event_log.wait_for_synced(*FEEDS)
+    started.watch_peers(labels_needed("pool"))
+    time.sleep(1.0)
+    assert not lists_of_nodes(server), "some node lists them in this second, but not this one"
+    started.watch_peers(NO_NEEDS)
+    started.watch_peers(labels_needed("pool"), at_once=True)
+    event_log.wait_for_synced("peers")
+    assert len(lists_of_nodes(server)) == 1
+
+
 def test_labels_needed_at_any_moment_are_read_in_the_end(
     server: ApiServer, start_source: Any, event_log: EventLog
 ) -> None:

@@ -264,6 +264,10 @@ class ListWatch:
 
     # Lists
 
+    def spread(self) -> None:
+        """Wait a little before the first list, because all nodes begin with it at the same moment."""
+        self._schedule.spread()
+
     def list_again(self, reason: str) -> None:
         """List all objects again with the next request, because they are decoded otherwise from now on.
 

@@ -144,7 +144,7 @@ class KubeSource:
         if self._saved:
             self._saved.start(self.api, self._servers, self._threads, lambda: self._peers)
 
-    def watch_peers(self, needs: PeerNeeds) -> None:
+    def watch_peers(self, needs: PeerNeeds, *, at_once: bool = False) -> None:
         """List and watch all Nodes while anything of them is needed; see Source."""
         new_labels, self._peer_labels = needs.labels - self._peer_labels, needs.labels
         if needs and not self._peers:
@@ -152,6 +152,8 @@ class KubeSource:
             list_watch = ListWatch(PEERS, random.random, guard, self._decode_peer)
             self._peers = WatchThread(list_watch, self.api, self._emit_peers, self._metrics, self._caution.on_doubt)
             self._watched.append(self._peers)
+            if not at_once:
+                list_watch.spread()
             if saved := self._saved.peers if self._saved else None:
                 self._peers.restore(*saved)
             self._peers.start()

@@ -93,7 +93,7 @@ class ManifestSource:
             raise SourceError(f"no objects could be read from the manifest directory {self._directory}")
         return events
 
-    def watch_peers(self, needs: PeerNeeds) -> None:
+    def watch_peers(self, needs: PeerNeeds, *, at_once: bool = False) -> None:
         """Read the Nodes of the folder again if other labels are needed, and say that all are known; see Source."""
         self._labels, self._peers_wanted = needs.labels, bool(needs)
         self._changes.put("")
