@@ -81,14 +81,18 @@ class Applied(Struct, frozen=True, gc=False):
         """
         if not self.weights and not self.max_connections:
             return None
-        matches = [(_MATCHES[one.key], one.name, one.weight) for one in self.weights]
-        limit = self.max_connections
+        chosen, limit = self.chosen_weight(context, labels), self.max_connections
 
         def spec_of(endpoint: Endpoint) -> RealServerSpec:
-            weight = next((weight for fits, name, weight in matches if fits(endpoint, name, context, labels)), 1)
-            return _real_server_spec(weight, limit)
+            weight = chosen(endpoint)
+            return _real_server_spec(weight.weight if weight else 1, limit)
 
         return spec_of
+
+    def chosen_weight(self, context: NodeContext, labels: Labels) -> Callable[[Endpoint], Weight | None]:
+        """Return what returns which of the weights an endpoint has: the first that it fits; None: it fits none."""
+        matches = [(_MATCHES[one.key], one) for one in self.weights]
+        return lambda endpoint: next((one for fits, one in matches if fits(endpoint, one.name, context, labels)), None)
 
 
 def slow_start_in_force_s(service: Service, context: NodeContext) -> float:

@@ -197,6 +197,9 @@ class EndpointState(Document, frozen=True):
     node: str = ""
     zone: str = ""
     slice: str = ""  # the EndpointSlice that has it
+    weight: int | None = None  # with weights, or slow start: that of the endpoint; null: without, or it serves nothing
+    weight_by: str = ""  # which of the weights gives it that: ``zone/a=3``, ``pool=large:4``; "": none fits
+    ipvs_weights: tuple[int, ...] = ()  # those that it is to have in IPVS: in tenths with slow start, 0 if set aside
 
 
 class ClaimState(Document, frozen=True):

@@ -8,6 +8,7 @@ from kubeproxy_py.compile.binding import FrontendKind
 from kubeproxy_py.compile.frontends import external_local, is_local_policy
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.service import select_endpoints
+from kubeproxy_py.compile.settings import applied
 from kubeproxy_py.compile.topology import (
     Backend,
     SelectionRule,
@@ -20,6 +21,7 @@ from kubeproxy_py.diagnose.conditions import condition_text, set_aside
 from kubeproxy_py.diagnose.document import EndpointState
 from kubeproxy_py.diagnose.services import KIND_NAMES
 from kubeproxy_py.diagnose.snapshot import Snapshot
+from kubeproxy_py.model.conditions import FULL_STEP
 from kubeproxy_py.model.flows import Destination
 from kubeproxy_py.model.rows import RealServer, RealServerSpec
 from kubeproxy_py.model.services import Endpoint, EndpointSlice, Service, ServicePort
@@ -37,11 +39,14 @@ def endpoint_states(
     """Yield each endpoint of *service* for each of its ports that *is_meant*, in each family that has addresses."""
     slices, kinds = snapshot.slices_of(service.name), _kinds_by_family(snapshot, service)
     observed = _Observed(snapshot, service) if service.name in snapshot.conditions else None
+    weights = _Weights(snapshot, service)
     inside = _inside(snapshot, service)
     for family in FAMILIES:
         for port in service.ports:
             if family in kinds and is_meant(port):
-                states = _states_of_port(service, port, family, slices, kinds[family], snapshot.context, observed)
+                states = _states_of_port(
+                    service, port, family, slices, kinds[family], snapshot.context, observed, weights
+                )
                 yield from (_with_inside(state, inside) for state in states)
     for part in slices:
         if part.family not in kinds:
@@ -96,6 +101,40 @@ class _Observed:
         )
 
 
+class _Weights:
+    """The weights that the endpoints of *service* have because of its settings."""
+
+    def __init__(self, snapshot: Snapshot, service: Service) -> None:
+        here = applied(service, snapshot.context)
+        self._is_shown = bool(here.weights or here.slow_start_s)
+        self._has_tenths = here.slow_start_s > 0
+        self._are_given = bool(here.weights)
+        self._chosen = here.chosen_weight(snapshot.context, snapshot.labels)
+        self._in_ipvs: dict[Destination, set[int]] = {}
+        for key, spec in snapshot.desired_of(service.name).items() if self._is_shown else ():
+            if isinstance(key, RealServer) and isinstance(spec, RealServerSpec) and spec.forwarding == "masquerade":
+                self._in_ipvs.setdefault((key.address, key.port), set()).add(spec.weight)
+
+    def added_to(self, state: EndpointState, endpoint: Endpoint) -> EndpointState:
+        """Return *state*, that of *endpoint*, with its weight, and what gives it that."""
+        found = self._in_ipvs.get((state.address, state.port))
+        if not found:
+            return state
+        chosen = self._chosen(endpoint)
+        weight = chosen.weight if chosen else 1
+        origin = f"{weight} by {chosen}" if chosen else f"{weight}, as none fits" if self._are_given else str(weight)
+        numbers = " and ".join(map(str, sorted(found)))
+        whole = f" of {weight * FULL_STEP}" if self._has_tenths else ""
+        in_ipvs = f", in IPVS {numbers}{whole}" if found != {weight} else ""
+        return replace(
+            state,
+            reason=f"{state.reason}; weight {origin}{in_ipvs}",
+            weight=weight,
+            weight_by=str(chosen) if chosen else "",
+            ipvs_weights=tuple(sorted(found)),
+        )
+
+
 def _kinds_by_family(snapshot: Snapshot, service: Service) -> dict[Family, list[FrontendKind]]:
     """Return the kinds of addresses at which *service* is served, by family."""
     found: dict[Family, dict[FrontendKind, None]] = {}
@@ -115,6 +154,7 @@ def _states_of_port(  # noqa: PLR0913, PLR0917 - all that the selection depends 
     kinds: _Kinds,
     context: NodeContext,
     observed: "_Observed | None",
+    weights: "_Weights",
 ) -> Iterator[EndpointState]:
     chosen = SliceEndpoints(backends(slices, family, port), context)
     selection = select_endpoints(service, port, kinds, [chosen])
@@ -133,7 +173,7 @@ def _states_of_port(  # noqa: PLR0913, PLR0917 - all that the selection depends 
                 if observed and (text := observed.text((endpoint.address, number))):
                     serves = [kind for kind in serves if not observed.is_aside(port, kind, endpoint.address, number)]
                     reason = f"{reason}; {text}"
-                yield _state(port, part, endpoint, pod, number, serves, reason)
+                yield weights.added_to(_state(port, part, endpoint, pod, number, serves, reason), endpoint)
 
 
 def _state(  # noqa: PLR0913, PLR0917 - the document has as many fields

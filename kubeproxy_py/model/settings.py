@@ -30,6 +30,12 @@ class Weight(Struct, frozen=True, gc=False):
     name: str  # of the zone or node, the address, or the label of the node (key=value); "" for the others
     weight: int  # 1 to 65535
 
+    def __str__(self) -> str:
+        """Return it as it is written: ``zone/a=3``, ``own-node=20``, ``pool=large:4``."""
+        if self.key == "label":
+            return f"{self.name}:{self.weight}"
+        return f"{self.key}/{self.name}={self.weight}" if self.name else f"{self.key}={self.weight}"
+
 
 class SettingProblem(Struct, frozen=True, gc=False):
     """An annotation that is ignored, and why."""

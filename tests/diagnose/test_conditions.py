@@ -5,20 +5,21 @@ from collections.abc import Callable
 import pytest
 
 from kubeproxy_py.compile.compiler import Compiler
-from kubeproxy_py.diagnose.document import RealServerState
+from kubeproxy_py.diagnose.document import EndpointState, RealServerState
 from kubeproxy_py.diagnose.objects import decode_objects, encode_objects
 from kubeproxy_py.diagnose.snapshot import Snapshot
 from kubeproxy_py.diagnose.status_text import real_cells, status_text
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
-from kubeproxy_py.model.events import SliceUpserted
+from kubeproxy_py.model.events import PeerUpserted, SliceUpserted
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.services import Service
 from kubeproxy_py.model.settings import ServiceSettings
-from tests.builders import THERE, endpoint, endpoint_slice, name, node_context, port, service
+from kubeproxy_py.sources.decode.settings import PREFIX, read_settings
+from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
 from tests.diagnose.view import agent_with, explained, only_server, only_service, snapshot_of, state_of
 from tests.reconcile.harness import AgentHarness
 
-ONE, TWO, THREE = "10.244.1.5", "10.244.1.6", "10.244.1.7"
+ONE, TWO, THREE, FAR = "10.244.1.5", "10.244.1.6", "10.244.1.7", "10.244.2.5"
 REASON = "3 TCP connects got no answer"
 SINCE = "2023-11-14T22:13:10.000Z"  # ten seconds before the snapshot
 
@@ -127,3 +128,67 @@ def test_endpoint_that_is_set_aside_for_all_clients_is_counted_once() -> None:
     harness.handle(EndpointFailures(name("web"), {(TWO, 8080): Failure(1.0, REASON)}))
     servers = only_service(snapshot_of(harness)).virtual_servers
     assert {server.kind: server.aside for server in servers} == {"ClusterIP": 1, "externalIP": 1}
+
+
+# Weights
+
+WEIGHTS = "address/10.244.1.6=5, node/node-x=7, pool=large:4, zone/z=3"
+
+
+def weighed(annotations: dict[str, str], *failing: str) -> dict[str, EndpointState]:
+    """Return the endpoints of a Service with *annotations*; those that are not ONE and TWO are new."""
+    settings = read_settings({PREFIX + key: value for key, value in annotations.items()})
+    four = [endpoint(ONE, HERE), endpoint(TWO, HERE), endpoint(FAR, THERE), endpoint(THREE, "node-c", zone="z")]
+    harness = agent_with(service(settings=settings), endpoint_slice(endpoints=four[:2]))
+    harness.handle(PeerUpserted(THERE, (), ("pool=large",)))
+    harness.advance(30)
+    harness.handle(SliceUpserted(endpoint_slice(endpoints=four)))
+    harness.advance(6)
+    harness.handle(EndpointFailures(name("web"), {(address, 8080): Failure(1.0, "silent") for address in failing}))
+    return {one.address: one for one in explained(snapshot_of(harness), "shop/web").services[0].endpoints}
+
+
+def test_explain_says_which_of_the_weights_gave_an_endpoint_its_own() -> None:
+    found = weighed({"weights": WEIGHTS})
+    assert {address: (one.weight, one.weight_by, one.ipvs_weights) for address, one in found.items()} == {
+        ONE: (1, "", (1,)),
+        TWO: (5, "address/10.244.1.6=5", (5,)),
+        FAR: (4, "pool=large:4", (4,)),
+        THREE: (3, "zone/z=3", (3,)),
+    }
+    assert [one.reason for one in found.values()] == [
+        "ready; weight 1, as none fits",
+        "ready; weight 5 by address/10.244.1.6=5",
+        "ready; weight 4 by pool=large:4",
+        "ready; weight 3 by zone/z=3",
+    ]
+    assert weighed({"weights": "own-node=2, others=3"})[ONE].weight_by == "own-node=2"
+    assert weighed({"weights": "own-node=2, others=3"})[FAR].reason == "ready; weight 3 by others=3"
+
+
+def test_explain_says_what_slow_start_and_failover_make_of_a_weight() -> None:
+    found = weighed({"weights": WEIGHTS, "slow-start": "27s"}, TWO)
+    assert {address: one.ipvs_weights for address, one in found.items()} == {
+        ONE: (10,),
+        TWO: (0,),
+        FAR: (12,),
+        THREE: (9,),
+    }
+    assert found[ONE].reason == "ready; weight 1, as none fits, in IPVS 10 of 10"
+    assert found[TWO].reason.endswith("; weight 5 by address/10.244.1.6=5, in IPVS 0 of 50")
+    assert found[FAR].reason == "ready; starts slowly: step 3 of 10; weight 4 by pool=large:4, in IPVS 12 of 40"
+    aside = weighed({"weights": WEIGHTS}, TWO)[TWO]
+    assert (aside.weight, aside.weight_by, aside.ipvs_weights) == (5, "address/10.244.1.6=5", (0,))
+    assert aside.reason.endswith("; weight 5 by address/10.244.1.6=5, in IPVS 0")
+    assert weighed({"scheduler": "wrr", "slow-start": "27s"})[FAR].reason.endswith("; weight 1, in IPVS 3 of 10")
+
+
+def test_explain_says_nothing_of_weights_that_are_not_in_force_or_of_an_endpoint_that_serves_nothing() -> None:
+    assert {one.reason for one in weighed({}).values()} == {"ready"}
+    assert {one.reason for one in weighed({"weights": WEIGHTS, "scheduler": "rr"}).values()} == {"ready"}
+    settings = read_settings({PREFIX + "weights": "others=3"})
+    away = endpoint(TWO, ready=False, serving=False)
+    (one,) = explained(
+        snapshot_of(agent_with(service(settings=settings), endpoint_slice(endpoints=[away]))), "shop/web"
+    ).services
+    assert [(each.weight, each.reason) for each in one.endpoints] == [(None, "not ready")]
