@@ -25,7 +25,7 @@ from kubeproxy_py.compile.frontends import (
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.compile.policies import MarkQuery, no_mark, policy_parts
 from kubeproxy_py.compile.port_endpoints import PortEndpoints
-from kubeproxy_py.compile.settings import applied
+from kubeproxy_py.compile.settings import BY_ORDER, applied
 from kubeproxy_py.compile.slice_cache import CompileCache
 from kubeproxy_py.compile.taken import NOTHING_TAKEN, Taken
 from kubeproxy_py.compile.topology import (
@@ -96,7 +96,8 @@ def compile_parts(  # noqa: PLR0913 - all that the rows of a Service depend on
     parts = [common]
     slices = list(slices)
     settings = applied(service, context)
-    turn = turn_of(context.node_name, service.name)
+    # One order on all nodes where it decides which endpoint a client gets: then all nodes that it may enter agree.
+    turn = 0 if settings.scheduler in BY_ORDER else turn_of(context.node_name, service.name)
     spec_of = settings.spec_of(context, labels)
     make_rows = partial(real_servers, spec_of=spec_of, turn=turn)
     earlier: set[VirtualServer] = set()

@@ -42,6 +42,8 @@ WEIGHTED_TWINS: Mapping[str, str] = {"rr": "wrr", "lc": "wlc"}
 UNWEIGHTED = frozenset((*WEIGHTED_TWINS, "dh"))
 HASHING = ("sh", "mh")
 """The schedulers that hash the client's address, and have flags."""
+BY_ORDER = frozenset((*HASHING, "dh"))
+"""The schedulers whose choice follows from the order of the real servers, for as long as these are the same."""
 
 HANDED_ON_KINDS = (FrontendKind.EXTERNAL_IP, FrontendKind.LOAD_BALANCER)
 HANDED_ON_PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")

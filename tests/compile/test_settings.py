@@ -31,7 +31,7 @@ from kubeproxy_py.model.rows import (
     VirtualServerSpec,
 )
 from kubeproxy_py.model.services import EndpointSlice, Service, ServicePort
-from kubeproxy_py.model.settings import NO_SETTINGS
+from kubeproxy_py.model.settings import NO_SETTINGS, ServiceSettings
 from kubeproxy_py.net import Protocol
 from kubeproxy_py.sources.decode.settings import PREFIX, read_settings
 from tests.builders import HERE, THERE, endpoint, endpoint_slice, name, node_context, port, service
@@ -389,7 +389,9 @@ def test_settings_of_a_service_of_another_proxy_are_not_judged() -> None:
 # The first endpoint
 
 
-def order(node: str, service_text: str = "web", slices: int = 1) -> list[str]:
+def order(
+    node: str, service_text: str = "web", slices: int = 1, *, scheduler: str = "", node_scheduler: str = "rr"
+) -> list[str]:
     """Return the addresses of the endpoints in the order in which *node* adds them first."""
     addresses = [f"10.244.{number}.5" for number in range(10)]
     size = len(addresses) // slices
@@ -397,7 +399,8 @@ def order(node: str, service_text: str = "web", slices: int = 1) -> list[str]:
         endpoint_slice(service_text, addresses[start : start + size], suffix=str(start))
         for start in range(0, len(addresses), size)
     ]
-    rows = compile_service(service(service_text), parts, node_context(node_name=node))
+    given = service(service_text, settings=ServiceSettings(scheduler=scheduler))
+    rows = compile_service(given, parts, node_context(node_name=node, scheduler=node_scheduler))
     return [key.address for key in rows if isinstance(key, RealServer)]
 
 
@@ -411,6 +414,13 @@ def test_the_first_and_the_last_endpoint_differ_by_node_and_by_service(slices: i
         assert max(counts.values()) < 40, counts
     by_service = Counter(order("node-a", f"web-{number}", slices)[-1] for number in range(200))
     assert len(by_service) == len(orders[0])
+
+
+@pytest.mark.parametrize("scheduler", ["sh", "mh", "dh"])
+def test_the_order_is_the_same_on_all_nodes_where_a_hash_and_the_order_decide(scheduler: str) -> None:
+    own = {order(f"node-{number}", slices=2, scheduler=scheduler)[0] for number in range(20)}
+    of_node = {order(f"node-{number}", slices=2, node_scheduler=scheduler)[0] for number in range(20)}
+    assert own == of_node == {"10.244.0.5"}
 
 
 def test_the_order_is_the_same_each_time_and_as_given_where_the_node_is_unknown() -> None:
