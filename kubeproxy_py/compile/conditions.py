@@ -26,8 +26,17 @@ sh and mh use weights, too, but a changed one moves clients from one endpoint to
 WEIGHT_MAX = 65535  # ipvsadm(8)
 
 
+Behind = Mapping[RealServer, Mapping[Destination, int]]
+"""The endpoints behind each node that packets are handed on to, with their whole weights."""
+
+
 def weighed(
-    parts: Sequence[Rows], conditions: Conditions, spec: VirtualServerSpec, *, starts_slowly: bool
+    parts: Sequence[Rows],
+    conditions: Conditions,
+    spec: VirtualServerSpec,
+    *,
+    starts_slowly: bool,
+    behind: Behind = {},  # noqa: B006 - never changed
 ) -> list[Rows]:
     """Return *parts*, the real servers of one virtual server, with the weights that follow from *conditions*.
 
@@ -36,11 +45,12 @@ def weighed(
         conditions: Of the endpoints of the Service.
         spec: That of the virtual server.
         starts_slowly: Whether new endpoints start slowly; all weights have FULL_STEP steps then.
+        behind: What has the weight of each real server that is a node: these endpoints, which start slowly, too.
     """
     can = conditions.failures and can_set_aside(spec.scheduler, spec.flags)
     aside = _set_aside(parts, conditions.failures) if can else frozenset[Destination]()
-    if starts_slowly:
-        return _stepped(parts, conditions.steps, aside)
+    if starts_slowly and spec.scheduler in SHARES_BY_WEIGHT:  # not sh, which affinity by mark has
+        return _stepped(parts, conditions.steps, aside, behind)
     return [_without(part, aside) for part in parts] if aside else list(parts)
 
 
@@ -92,9 +102,12 @@ def _without(part: Rows, aside: frozenset[Destination]) -> Rows:
     return {**part, **{key: _with_weight(part[key], 0) for key in keys}} if keys else part
 
 
-def _stepped(parts: Sequence[Rows], steps: Mapping[Destination, int], aside: frozenset[Destination]) -> list[Rows]:
-    """Return *parts* with weights in FULL_STEP steps, relative to the one that is furthest."""
-    places = [destination_of(key) for part in parts for key in part if isinstance(key, RealServer)]
+def _stepped(
+    parts: Sequence[Rows], steps: Mapping[Destination, int], aside: frozenset[Destination], behind: Behind
+) -> list[Rows]:
+    """Return *parts* with weights in FULL_STEP steps, relative to the endpoint that is furthest."""
+    keys = [key for part in parts for key in part if isinstance(key, RealServer)]
+    places = [place for key in keys for place, weight in behind.get(key, {destination_of(key): 1}).items() if weight]
     furthest = max((steps.get(place, FULL_STEP) for place in places if place not in aside), default=FULL_STEP)
     scale = _scale(parts)
 
@@ -103,9 +116,14 @@ def _stepped(parts: Sequence[Rows], steps: Mapping[Destination, int], aside: fro
             return 0
         return max(1, base * scale * min(furthest, steps.get(place, FULL_STEP)) // furthest)
 
+    def sum_of(key: RealServer, base: int) -> int:
+        if key not in behind:
+            return weight_of(destination_of(key), base)
+        return min(WEIGHT_MAX, sum(weight_of(place, weight) for place, weight in behind[key].items()))
+
     return [
         {
-            key: _with_weight(spec, weight_of(destination_of(key), spec.weight))
+            key: _with_weight(spec, sum_of(key, spec.weight))
             if isinstance(key, RealServer) and isinstance(spec, RealServerSpec)
             else spec
             for key, spec in part.items()

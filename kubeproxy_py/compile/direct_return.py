@@ -96,8 +96,9 @@ def direct_return_parts(
     if not mark:
         return [common]
     server = mark_server(family, mark)
-    rows: Rows = {RealServer(server, node, port.port.port): of_node for node, of_node in nodes.items()}
-    server_rows, *slice_parts = endpoints.server_parts(server, spec, here, rows)
+    behind = {RealServer(server, node, port.port.port): weights for node, weights in nodes.items()}
+    rows: Rows = {key: _node_spec(weights, handing_on) for key, weights in behind.items()}
+    server_rows, *slice_parts = endpoints.server_parts(server, spec, here, rows, behind)
     common |= server_rows
     common |= {PolicyEntry(owner.set, entry): MarkSpec(mark) for entry in entries}
     return [common, *slice_parts]
@@ -135,22 +136,22 @@ def _with_aside(
 
 def _nodes(
     port: FamilyPort, endpoints: PortEndpoints, there: list[Backend], handing_on: HandingOn
-) -> dict[IP, RealServerSpec]:
-    """Return the address of each other node that has endpoints, with its spec: endpoints set aside do not weigh."""
+) -> dict[IP, dict[Destination, int]]:
+    """Return the address of each other node that has endpoints, with their weights: those set aside have none."""
     assigns = handing_on.spec_of
-    weights: dict[str, int] = {}
+    nodes: dict[IP, dict[Destination, int]] = {}
     for backend in there:
         weight = assigns(backend.endpoint).weight if assigns else 1
         is_aside = _place(backend) in endpoints.conditions.failures
-        node = backend.endpoint.node
-        weights[node] = weights.get(node, 0) + (0 if is_aside else weight)
-    addresses = {node: by_family(handing_on.peers.get(node, ())).get(port.family, "") for node in weights}
+        if address := by_family(handing_on.peers.get(backend.endpoint.node, ())).get(port.family, ""):
+            nodes.setdefault(address, {})[_place(backend)] = 0 if is_aside else weight
+    return nodes
+
+
+def _node_spec(weights: Mapping[Destination, int], handing_on: HandingOn) -> RealServerSpec:
+    """Return the spec of a node with endpoints of these *weights*."""
     assert handing_on.forwarding
-    return {
-        addresses[node]: RealServerSpec(min(weight, WEIGHT_MAX), forwarding=handing_on.forwarding)
-        for node, weight in weights.items()
-        if addresses[node]
-    }
+    return RealServerSpec(min(sum(weights.values()), WEIGHT_MAX), forwarding=handing_on.forwarding)
 
 
 def _weighted(spec: VirtualServerSpec, context: NodeContext) -> VirtualServerSpec:

@@ -242,6 +242,38 @@ def test_a_node_weighs_as_much_as_its_endpoints_of_which_at_most_half_are_set_as
     assert tuple(spec.weight for spec in found if isinstance(spec, RealServerSpec)) == weights
 
 
+@pytest.mark.parametrize(
+    ("steps", "weights"),
+    [
+        ({}, (10, 20, 10)),
+        ({FAR: 3}, (10, 13, 10)),
+        ({THIRD_ONE: 1}, (10, 20, 1)),  # the only one of its node
+        ({NEAR: 1, FAR: 5}, (1, 15, 10)),
+        (dict.fromkeys(ALL, 1), (10, 20, 10)),  # all are new, wherever they are
+        (dict.fromkeys((NEAR, FAR, FAR_TOO), 5) | {THIRD_ONE: 1}, (10, 20, 2)),
+    ],
+)
+def test_endpoints_start_slowly_on_each_node(steps: dict[Endpoint, int], weights: tuple[int, int, int]) -> None:
+    slow = ServiceSettings(scheduler="wrr", slow_start_s=30.0, direct_return="tunnel")
+    made = compiler(handed_on(settings=slow), *ALL)
+    made.handle_event(EndpointSteps(handed_on().name, {(one.address, 8080): step for one, step in steps.items()}))
+    made.compile()
+    _, real = outside(made.desired.rows)
+    found = (real["10.244.1.5"], real[PEER], real[THIRD_PEER])
+    assert tuple(spec.weight for spec in found if isinstance(spec, RealServerSpec)) == weights
+
+
+def test_clients_that_are_hashed_because_of_affinity_do_not_move_while_an_endpoint_starts() -> None:
+    slow = ServiceSettings(scheduler="wrr", slow_start_s=30.0, direct_return="tunnel")
+    made = compiler(handed_on(settings=slow, affinity_timeout_s=10800), *ALL)
+    before = outside(made.desired.rows)
+    assert isinstance(before[0], VirtualServerSpec)
+    assert before[0].scheduler == "sh"
+    made.handle_event(EndpointSteps(handed_on().name, {("10.244.1.5", 8080): 3}))
+    made.compile()
+    assert outside(made.desired.rows) == before
+
+
 def test_nodes_keep_their_weight_with_a_scheduler_that_does_not_pass_over_those_without() -> None:
     made = compiler(handed_on(), *ALL, scheduler="dh")
     failures = {(one.address, 8080): Failure(1.0, "silent") for one in (FAR, FAR_TOO)}
