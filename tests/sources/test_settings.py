@@ -226,7 +226,9 @@ def test_what_one_service_can_cost_is_bounded() -> None:
     assert len(problem.value) <= 200
     unknown = {f"{PREFIX}x{number}": "" for number in range(1000)}
     settings = read_settings({**unknown, PREFIX + "max-connections": "5"})
-    assert (settings.max_connections, len(settings.problems)) == (5, 10)
+    assert (settings.max_connections, len(settings.problems)) == (5, 11)
+    assert (settings.problems[-1].annotation, settings.problems[-1].message) == (PREFIX + "*", "990 more are unknown")
+    assert len(read_settings(dict(list(unknown.items())[:10])).problems) == 10
 
 
 def test_one_wrong_value_leaves_the_others_in_force() -> None:

@@ -261,7 +261,7 @@ def read_settings(annotations: Mapping[str, Any]) -> ServiceSettings:
         else:
             fields[field] = parsed
             written.append(Written(name, annotation, value))
-    problems += _outdone(annotations, fields)
+    problems += (*_outdone(annotations, fields), *_more_unknown(annotations))
     if not written and not problems:
         return NO_SETTINGS
     return ServiceSettings(**fields, problems=tuple(problems), written=tuple(written))
@@ -274,6 +274,14 @@ def _outdone(annotations: Mapping[str, Any], fields: Mapping[str, Any]) -> Itera
         if annotation in annotations and ours in annotations and not _says(annotations[annotation], name, fields):
             value = _shortened(str(annotations[annotation]))
             yield SettingProblem(annotation, value, f"does not count beside {ours}", "remove one of both")
+
+
+def _more_unknown(annotations: Mapping[str, Any]) -> Iterator[SettingProblem]:
+    """Yield how many unknown names there are besides those that are named."""
+    ours = [text for text in annotations if isinstance(text, str) and text.startswith(PREFIX)]
+    more = sum(text.removeprefix(PREFIX) not in SETTINGS for text in ours) - _UNKNOWN_MAX
+    if more > 0:
+        yield SettingProblem(f"{PREFIX}*", "...", f"{more:,} more are unknown", f"known are {', '.join(SETTINGS)}")
 
 
 def _says(value: object, name: str, fields: Mapping[str, Any]) -> bool:
@@ -338,7 +346,7 @@ def _invalid(message: str, hint: str) -> FieldError:
 
 
 def _nearest(text: str, words: Any) -> str:
-    return f"did you mean {near[0]}?" if (near := get_close_matches(text, list(words), 1)) else ""
+    return f"did you mean {near[0]}?" if (near := get_close_matches(text.lower(), list(words), 1)) else ""
 
 
 def _shortened(text: str) -> str:
