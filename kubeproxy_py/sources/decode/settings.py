@@ -155,6 +155,8 @@ def _weight_hint(part: str) -> str:
     """Return the remedy for *part*, which may be a label whose weight is missing, or is not after a colon."""
     if hint := _separator_hint(part):
         return hint
+    if "=" not in part:
+        return _WEIGHT_HINT
     label_key, _, value = part.partition("=")
     value, _, number = value.rpartition("=") if "=" in value else (value, "", "4")
     try:
