@@ -111,12 +111,18 @@ def _manifests(loaded: "LoadedConfig") -> _LookedAt:
         problems.append(Problem(message=error.message, hint=error.hint))
     cluster = parts.compiler.cluster
     slices = sum(map(len, cluster.all_slices().values()))
-    kinds = {"Service": len(cluster.services), "EndpointSlice": slices, "Node": int(cluster.node is not None)}
-    if not any(kinds.values()) and not problems:
+    kinds = {"Service": len(cluster.services), "EndpointSlice": slices}
+    if not any(kinds.values()) and not cluster.node and not problems:
         hint = "add Services, EndpointSlices, and the Node of --hostname-override, in files *.yaml, *.yml or *.json"
         problems.append(Problem("--manifests", "", f"no object of {directory} is used", hint, is_warning=True))
-    counts = ", ".join(f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items())
-    return _LookedAt([f"manifests {directory} ({counts})"], [*problems, *_unserved(parts.compiler)])
+    counts = [f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items()]
+    looked_at = ", ".join([*counts, _own_node(cluster.node, parts.compiler.context.node_name)])
+    return _LookedAt([f"manifests {directory} ({looked_at})"], [*problems, *_unserved(parts.compiler)])
+
+
+def _own_node(node: Node | None, name: str) -> str:
+    """Return which Node is this host's: of the others nothing is looked at."""
+    return f"Node {name}" if node else f"no Node {name}; --hostname-override names another"
 
 
 def _addresses_of(node: Node | None) -> tuple[HostAddress, ...]:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
@@ -113,8 +114,8 @@ def test_check_names_object_field_and_remedy_of_each_problem_of_manifests(
     assert warning.endswith("(did you mean sessionAffinity?)")
     (tmp_path / "b.json").unlink()
     assert cli.main(["check", f"--manifests={tmp_path}"]) == 0
-    ok = f"ok: manifests {tmp_path} (2 Services, 3 EndpointSlices, 0 Nodes)"
-    assert capsys.readouterr().out.splitlines() == [warning, ok]
+    ok = f"ok: manifests {tmp_path} (2 Services, 3 EndpointSlices, no Node {gethostname().lower()}; "
+    assert capsys.readouterr().out.splitlines() == [warning, f"{ok}--hostname-override names another)"]
     assert cli.main(["check", f"--manifests={tmp_path}", "--config-only"]) == 0
     assert capsys.readouterr().out == "ok: flags --manifests\n"
 
@@ -132,7 +133,7 @@ def test_check_warns_of_what_of_valid_objects_is_not_served(tmp_path: Path, caps
         "warning: Service shop/web: 127.0.0.1: not served, because it is a loopback address "
         "(give the Service an address that no machine has)",
         "warning: Service shop/web: spec.ports: no endpoint serves 80/TCP IPv4: no EndpointSlice",
-        f"ok: flags --hostname-override, manifests {tmp_path} (1 Service, 0 EndpointSlices, 1 Node)",
+        f"ok: flags --hostname-override, manifests {tmp_path} (1 Service, 0 EndpointSlices, Node node-a)",
     ]
     assert printed.err == ""
 
@@ -209,7 +210,7 @@ def test_check_warns_of_a_directory_of_which_no_object_is_used(
     assert cli.main(["check", f"--manifests={tmp_path}", "--hostname-override=node-a"]) == 0
     warning, ok = capsys.readouterr().out.splitlines()
     assert warning.startswith(f"warning: --manifests: no object of {tmp_path} is used (add Services, EndpointSlices")
-    assert ok.endswith("(0 Services, 0 EndpointSlices, 0 Nodes)")
+    assert ok.endswith(", 0 EndpointSlices, no Node node-a; --hostname-override names another)")
 
 
 def test_the_kubeconfig_of_the_flag_wins_over_the_file_and_the_file_over_the_variable(
