@@ -121,6 +121,7 @@ def server_command(
         f"--service-account-key-file={certificate}",  # it takes a public key, not a private one in PKCS#8
         f"--service-account-signing-key-file={key}",
         "--disable-admission-plugins=ServiceAccount",
+        "--allow-privileged=true",  # as kubeadm sets it, for the DaemonSet's init container
     ]
 
 

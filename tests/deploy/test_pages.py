@@ -2,8 +2,8 @@
 
 What is run for real: `helm install` and `helm template` of our chart (rendered), `kubectl apply -k` (rendered),
 `kubectl config` (its kubeconfig is read by the agent), YAML blocks with a Kubernetes kind (validated).  Of other
-kubectl commands verb and flags are compared with kubectl's own help, and all shell text with bash's parser: there is no
-cluster here on which they could run.
+commands of kubectl and helm, and of those in the text, verb and flags are compared with the program's own help; bash's
+parser reads all blocks.  Where a real kube-apiserver is installed, test_pages_real.py runs them.
 """
 
 from __future__ import annotations
@@ -68,8 +68,17 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def of_program(name: str, *verbs: str) -> list[Any]:
-    chosen = [(page, words) for page, words in commands() if words[0] == name and (not verbs or words[1] in verbs)]
+def inline_commands() -> list[tuple[str, list[str]]]:
+    """Return page and words of each command of kubectl or helm in the text; it may be a part of one."""
+    texts = {path.name: _BLOCK.sub("", path.read_text()) for path in PAGES}
+    quoted = [(page, command) for page, text in texts.items()
+              for command in re.findall(r"`((?:kubectl|helm) [^`]*)`", text)]  # fmt: skip
+    return [(page, shlex.split(command)) for page, command in quoted]
+
+
+def of_program(name: str, *verbs: str, inline: bool = False) -> list[Any]:
+    found = [*commands(), *(inline_commands() if inline else ())]
+    chosen = [(page, words) for page, words in found if words[0] == name and (not verbs or words[1] in verbs)]
     return [pytest.param(words, id=f"{page}-{number}") for number, (page, words) in enumerate(chosen)]
 
 
@@ -123,6 +132,26 @@ def test_kustomize_renders_what_the_page_applies(words: list[str]) -> None:
     assert "DaemonSet" in {document["kind"] for document in objects}
 
 
+@pytest.mark.parametrize("words", of_program("helm", inline=True))
+def test_helm_knows_the_verb_and_its_flags(words: list[str]) -> None:
+    text = helm(words[1], "--help").stdout
+    assert "Usage:" in text, f"helm has no verb {words[1]}"
+    for word in words[2:]:
+        if match := re.match(r"--[a-z-]+", word):
+            assert f"{match[0]} " in text, word
+
+
+def test_document_for_kubectl_that_begins_like_json_is_json() -> None:
+    """For kubectl everything that begins with a brace is; a mapping of YAML in braces is not."""
+    documents_of_pages = [
+        text for block in shell_blocks() for text in re.findall(r"<<END\n(.*?)^END$", block.text, re.M | re.S)
+    ]
+    assert documents_of_pages
+    for text in documents_of_pages:
+        document = json.loads(text) if text.startswith("{") else yaml.safe_load(text)
+        validate(document, "1.36")
+
+
 @cache
 def flags_of(*verb: str) -> str:
     """Return kubectl's help of *verb* with the flags that every verb has; "" if there is no such verb."""
@@ -133,7 +162,7 @@ def flags_of(*verb: str) -> str:
     return own + common if "Usage:" in own else ""
 
 
-@pytest.mark.parametrize("words", of_program("kubectl"))
+@pytest.mark.parametrize("words", of_program("kubectl", inline=True))
 def test_kubectl_knows_the_verb_and_its_flags(words: list[str]) -> None:
     verbs = [word for word in words[1:] if not word.startswith("-") and word != "kube-system"]
     named = verbs[:2] if verbs[0] in ("rollout", "create", "config") else verbs[:1]

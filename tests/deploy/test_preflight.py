@@ -59,6 +59,11 @@ def test_preflight_runs_next_to_kube_proxy_with_what_kubeadm_made_for_it(preflig
     assert "ports" not in pod["containers"][0], "kube-proxy has them"
 
 
+def test_cleanup_runs_on_a_node_with_any_taint() -> None:
+    [pod] = kustomize_objects(DEPLOY / "cleanup")
+    assert pod["spec"]["tolerations"] == [{"operator": "Exists"}]
+
+
 def test_preflight_is_given_no_more_rights_than_the_agent(preflight: Object) -> None:
     agent, plan = (pod_of(item)["containers"][0] for item in (find(objects_of(BASE), "DaemonSet"), preflight))
     assert plan["securityContext"] == agent["securityContext"]
