@@ -87,6 +87,14 @@ def test_each_alert_has_a_unit_test_that_fires_and_one_that_does_not() -> None:
     assert {test["alertname"] for test in tests if not test.get("exp_alerts")} == names
 
 
+@pytest.mark.parametrize("expression", [*(rule["expr"] for rule in rules()), *queries()])
+def test_nodes_of_two_clusters_are_not_added_up(expression: str) -> None:
+    """They may have one name, and the alerts of a Prometheus for many clusters must say which."""
+    kept = re.findall(r" by \(([^)]*)\)", expression)
+    by_node = [labels for labels in kept if re.search(r"\b(?:job|instance)\b", labels)]
+    assert [labels for labels in by_node if not labels.startswith("cluster, ")] == []
+
+
 def test_alerts_do_not_collide_with_kubernetes_mixin() -> None:
     """Its rules for kube-proxy work beside ours.  Source: kubernetes-mixin, alerts and dashboards/proxy."""
     mixin = {"KubeProxyDown", "KubeClientErrors", "KubeVersionMismatch"}
