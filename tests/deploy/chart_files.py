@@ -1,6 +1,7 @@
-"""Write the generated files of the Helm chart: README.md from its values, copies of rules and dashboard (`make chart`).
+"""Write the generated parts of the Helm chart (`make chart`).
 
-A value's description is the comment above it in values.yaml.
+They are README.md from its values, where a value's description is the comment above it in values.yaml; the schema of
+`config` from the configuration's fields; copies of rules and dashboard.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
+from kubeproxy_py.config.types import API_VERSION, KIND, Field, KubeProxyConfiguration, Section, fields_of
 from tests.deploy.manifests import DEPLOY, objects_of
 from tests.deploy.rendering import CHART
 
 README = CHART / "README.md"
+SCHEMA = CHART / "values.schema.json"
 FILES = {
     CHART / "files/rules.yaml": DEPLOY / "monitoring/rules.yaml",
     CHART / "files/dashboard.json": DEPLOY / "monitoring/dashboard.json",
@@ -38,6 +42,48 @@ helm install kubeproxy-py deploy/helm/kubeproxy-py --namespace kube-system \\
 | value | default | |
 |---|---|---|
 """
+
+
+# Of the fields without effect, what their defaults do not tell.
+_SPECIAL: dict[str, Any] = {
+    "flushFrequency": {"type": ["string", "integer"]},
+    "infoBufferSize": {"type": ["string", "integer"]},
+    "vmodule": {"type": "array", "items": {"type": "object"}},
+}
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def schema() -> Any:
+    """Return the schema of the values, with that of `config` from the fields of the file."""
+    whole = json.loads(SCHEMA.read_text())
+    config = _section_schema(KubeProxyConfiguration)
+    config["properties"] |= {
+        "apiVersion": {"enum": [API_VERSION]},
+        "kind": {"enum": [KIND]},
+        "mode": {"enum": ["ipvs"]},
+    }
+    whole["properties"]["config"] = config
+    return whole
+
+
+def _section_schema(section: type[Section]) -> Any:
+    properties = {field.key: _field_schema(field) for field in fields_of(section)}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _field_schema(field: Field) -> Any:
+    if field.field_type is None:
+        return _section_schema(type(field.default))
+    if field.key in _SPECIAL:
+        return _SPECIAL[field.key]
+    if field.field_type.choices:
+        return {"enum": ["", *field.field_type.choices]}
+    default = field.field_type.write(field.default)
+    if isinstance(default, dict):
+        return {"type": "object", "additionalProperties": {"type": "boolean"}}
+    if isinstance(default, list | tuple):
+        return {"type": "array", "items": {"type": "string"}}
+    return {"type": _TYPES[type(default)]}
 
 
 def readme() -> str:
@@ -79,6 +125,7 @@ def main() -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(source.read_text())
     README.write_text(readme())
+    SCHEMA.write_text(json.dumps(schema(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

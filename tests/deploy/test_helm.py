@@ -11,7 +11,12 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.deploy.chart_files import FILES, README, readme
+from kubeproxy_py.config.errors import ConfigError
+from kubeproxy_py.config.flags import AGENT_FLAGS
+from kubeproxy_py.config.load import load
+from kubeproxy_py.config.types import AgentSettings, fields_of
+from tests.config.build import all_fields, from_file
+from tests.deploy.chart_files import FILES, README, readme, schema
 from tests.deploy.manifests import BASE, DEPLOY, find, objects_of, pod_of
 from tests.deploy.rendering import CHART, VALUES_FOLDER, by_name, chart_objects, helm, kustomize_objects, template
 from tests.kubernetes_schemas import validate
@@ -101,6 +106,31 @@ REFUSED = {
         ["--set=apiServer=https://a:6443,serviceMonitor.enabled=true,config.metricsBindAddress=127.0.0.1:10300"],
         "Prometheus cannot reach metrics at 127.0.0.1:10300",
     ),
+    "PodMonitor and ServiceMonitor": (
+        [
+            "--set=apiServer=https://a:6443,config.metricsBindAddress=0.0.0.0:10249",
+            "--set=podMonitor.enabled=true,serviceMonitor.enabled=true",
+        ],
+        "every agent is scraped twice",
+    ),
+    "misspelt alert": (
+        ["--set=apiServer=https://a:6443,prometheusRule.enabled=true,prometheusRule.alerts.KubeproxyPySlo.for=1h"],
+        "prometheusRule.alerts: there is no alert KubeproxyPySlo",
+    ),
+    "misspelt field of an alert": (
+        ["--set=apiServer=https://a:6443,prometheusRule.alerts.KubeproxyPySlow.expression=1"],
+        "/prometheusRule/alerts/KubeproxyPySlow",
+    ),
+    "misspelt field of the configuration": (
+        ["--set=apiServer=https://a:6443,config.ipvs.strictArp=true"],
+        "strictArp",
+    ),
+    "duration without a unit in the configuration": (
+        ["--set=apiServer=https://a:6443,config.ipvs.syncPeriod=30"],
+        "/config/ipvs/syncPeriod",
+    ),
+    "unknown scheduler": (["--set=apiServer=https://a:6443,config.ipvs.scheduler=random"], "/config/ipvs/scheduler"),
+    "page that other machines reach": (["--set=apiServer=https://a:6443,agent.ui=0.0.0.0:10247"], "/agent/ui"),
     "beside kube-proxy": (
         ["--set=existingConfigMap=kube-proxy"],
         "the agent would run beside kube-proxy on every node",
@@ -134,11 +164,14 @@ def test_connection_settings_are_kept_beside_the_kubeconfig() -> None:
 
 def test_settings_of_the_agent_become_flags() -> None:
     settings = "agent.drainDeadline=10m,agent.iptablesBackend=restore,agent.iptablesFlavour=nft,agent.trafficSeries=0"
+    lists = "agent.removalConfirmPercent=0,agent.keepForeignVirtualServers=true,agent.reserveNodePorts=false"
+    others = "agent.stateMaxAge=24h,agent.trafficServicesMax=50000,agent.ui=127.0.0.1:10247"
     policies = "agent.policies=exact,agent.policyMarkMask=0x3ff,agent.nodePortRange=30000-30999,agent.watchNodes=true"
     network = "agent.serviceCIDR=10.96.0.0/12\\,fd00:10:96::/108"
-    sets = [f"--set={values}" for values in (settings, policies, network)]
+    sets = [f"--set={values}" for values in (settings, lists, others, policies, network)]
     [container] = pod_of(find(chart_objects(*sets, "--set=extraArgs={--v=2}"), "DaemonSet"))["containers"]
     flags = (
+        "--state-max-age=24h",
         "--drain-deadline=10m",
         "--policies=exact",
         "--policy-mark-mask=0x3ff",
@@ -148,9 +181,23 @@ def test_settings_of_the_agent_become_flags() -> None:
         "--iptables-backend=restore",
         "--iptables-flavour=nft",
         "--traffic-series=0",
+        "--traffic-services-max=50000",
+        "--removal-confirm-percent=0",
+        "--keep-foreign-virtual-servers",
+        "--reserve-node-ports=false",
+        "--ui=127.0.0.1:10247",
         "--v=2",
     )
     assert [argument for argument in container["args"] if argument in flags] == list(flags)
+
+
+def test_each_setting_of_the_agent_is_a_value() -> None:
+    """Without those that name another source, or make the agent do something else than serve."""
+    others = {"master", "manifests", "cleanup", "initOnly", "writeConfigTo"}
+    assert {field.key for field in fields_of(AgentSettings)} - others == set(VALUES["agent"])
+    [container] = pod_of(find(chart_objects("--set=agent.ui=127.0.0.1:10247"), "DaemonSet"))["containers"]
+    named = {word.removeprefix("--").partition("=")[0] for word in container["args"]}
+    assert named <= {flag.name for flag in AGENT_FLAGS} | {"config", "hostname-override"}
 
 
 def test_ports_follow_the_configuration() -> None:
@@ -192,6 +239,92 @@ def test_notes_warn_of_the_placeholder_image() -> None:
     assert "rollout status daemonset/kubeproxy-py" in own
 
 
+# What Prometheus gets
+
+
+def rule_groups(*settings: str) -> list[Any]:
+    rule = find(chart_objects("--set=prometheusRule.enabled=true", *settings), "PrometheusRule")
+    return list(rule["spec"]["groups"])
+
+
+def alert(groups: list[Any], name: str) -> Any:
+    return next((rule for group in groups for rule in group["rules"] if rule.get("alert") == name), None)
+
+
+def test_rules_are_those_of_the_monitoring_folder() -> None:
+    [shipped] = objects_of(DEPLOY / "monitoring/rules.yaml")
+    assert rule_groups() == shipped["groups"]
+
+
+@pytest.mark.parametrize("monitor", ["podMonitor", "serviceMonitor"])
+def test_rules_select_the_job_that_the_monitor_names(monitor: str) -> None:
+    settings = f"config.metricsBindAddress=0.0.0.0:10249,{monitor}.enabled=true,{monitor}.jobName=service-proxy"
+    expressions = [rule["expr"] for group in rule_groups(f"--set={settings}") for rule in group["rules"]]
+    selected = {job for expression in expressions for job in re.findall(r'job="([^"]*)"', expression)}
+    assert selected == {"service-proxy"}
+
+
+def test_single_alerts_can_be_changed_and_left_out(tmp_path: Path) -> None:
+    changes = {
+        "KubeproxyPySlow": {"expr": "vector(1) > 30", "for": "1h", "labels": {"severity": "info", "team": "network"}},
+        "KubeproxyPyRestarts": {"enabled": False},
+    }
+    own = [{"name": "ours", "rules": [{"alert": "Ours", "expr": "vector(1)"}]}]
+    values = {"prometheusRule": {"alerts": changes, "extraGroups": own, "runbookUrl": "https://wiki.example/proxy"}}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    groups, shipped = rule_groups(file_settings(tmp_path / "values.yaml")), rule_groups()
+    slow = alert(groups, "KubeproxyPySlow")
+    assert (slow["expr"], slow["for"]) == ("vector(1) > 30", "1h")
+    assert slow["labels"] == {"severity": "info", "team": "network"}
+    assert slow["annotations"]["runbook_url"] == "https://wiki.example/proxy#kubeproxypyslow"
+    assert slow["annotations"]["summary"] == alert(shipped, "KubeproxyPySlow")["annotations"]["summary"]
+    assert alert(shipped, "KubeproxyPyRestarts")
+    assert alert(groups, "KubeproxyPyRestarts") is None
+    assert groups[-1:] == own
+
+
+def test_notes_warn_of_metrics_that_an_existing_config_map_may_keep_on_loopback() -> None:
+    settings = ["--dry-run=client", "--namespace=kube-system", "--set=existingConfigMap=own"]
+    assert "Prometheus gets no metrics" not in helm("install", "kubeproxy-py", str(CHART), *settings).stdout
+    notes = helm("install", "kubeproxy-py", str(CHART), *settings, "--set=podMonitor.enabled=true").stdout
+    assert "Prometheus gets no metrics unless metricsBindAddress in that ConfigMap" in notes
+
+
+# The schema of the configuration is the agent's reading of it
+
+_TEXTS = ("", "x", "30s", "rr", "text", "1.35", "10.0.0.0/8", "NodeCIDR")
+_PROBES: tuple[Any, ...] = (True, 0, 1, 1.5, *_TEXTS, [], ["10.0.0.0/8"], {})
+
+
+@pytest.mark.parametrize("path", [path for path, _ in all_fields()])
+def test_schema_accepts_what_the_agent_accepts_and_no_other_type(path: str) -> None:
+    for probe in _PROBES:
+        try:
+            from_file({path: probe})
+            refusal = ""
+        except ConfigError as error:
+            refusal = str(error)
+        accepted = jsonschema.Draft7Validator(SCHEMA).is_valid({"config": nested(path, probe)})
+        if not refusal:
+            assert accepted, probe
+        elif "expected" in refusal:  # another type
+            assert not accepted, (probe, refusal)
+
+
+def nested(path: str, value: Any) -> Any:
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize("number", [1048576, 2147483647])
+def test_large_numbers_reach_the_configuration_as_integers(number: int, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"config": {"conntrack": {"min": number}}}))
+    for setting in (file_settings(tmp_path / "values.yaml"), f"--set=config.conntrack.min={number}"):
+        text = find(chart_objects(setting), "ConfigMap")["data"]["config.conf"]
+        assert load({"config": "x"}, text.encode()).config.conntrack.min == number
+
+
 # The files of the chart
 
 
@@ -202,6 +335,10 @@ def test_files_of_the_chart_are_those_of_the_monitoring_folder() -> None:
 
 def test_readme_of_the_chart_is_generated_from_its_values() -> None:
     assert README.read_text() == readme(), "hint: make chart, and read the diff"
+
+
+def test_schema_of_the_configuration_is_generated_from_its_fields() -> None:
+    assert schema() == SCHEMA, "hint: make chart"
 
 
 def values_named() -> set[tuple[str, ...]]:
@@ -226,7 +363,7 @@ def test_schema_knows_exactly_the_values_that_exist() -> None:
     jsonschema.validate(VALUES, SCHEMA)
     assert set(SCHEMA["properties"]) - {"global"} == set(VALUES)
     for name, part in SCHEMA["properties"].items():
-        if part.get("additionalProperties") is False and not name.endswith("Probe"):
+        if part.get("additionalProperties") is False and not name.endswith("Probe") and name != "config":
             assert set(part["properties"]) == set(VALUES[name]), name
 
 

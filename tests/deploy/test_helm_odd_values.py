@@ -139,7 +139,7 @@ _LEFT_OUT = {
     ("existingConfigMap",): "renders no configuration",
     ("image", "digest"): "its pattern is in test_helm.py",
 }
-_SWITCHES = ("podMonitor", "serviceMonitor", "prometheusRule", "dashboard")
+_SWITCHES = ("prometheusRule", "dashboard")
 
 
 def leaves(values: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -177,9 +177,13 @@ def is_accepted(path: tuple[str, ...], value: Any) -> bool:
     return bool(_VALIDATOR.is_valid(merged(VALUES, nested(path, value))))
 
 
+@pytest.mark.parametrize("monitor", ["podMonitor", "serviceMonitor"])
 @pytest.mark.parametrize("odd", _ODD, ids=repr)
-def test_odd_values_that_the_schema_accepts_render_objects_that_an_api_server_accepts(odd: Any, tmp_path: Path) -> None:
-    values: Any = {name: {"enabled": True} for name in _SWITCHES} | {"config": {"metricsBindAddress": "0.0.0.0:10249"}}
+def test_odd_values_that_the_schema_accepts_render_objects_that_an_api_server_accepts(
+    odd: Any, monitor: str, tmp_path: Path
+) -> None:
+    values: Any = {name: {"enabled": True} for name in (monitor, *_SWITCHES)}
+    values["config"] = {"metricsBindAddress": "0.0.0.0:10249"}
     for path in PLACES:
         if is_accepted(path, odd) and path[-1] not in ("enabled", "create"):
             values = merged(values, nested(path, odd))
@@ -188,7 +192,8 @@ def test_odd_values_that_the_schema_accepts_render_objects_that_an_api_server_ac
     written = tmp_path / "values.json"  # YAML as helm reads it: PyYAML writes "1e3" without quotes
     written.write_text(json.dumps(values))
     objects = chart_objects(f"--values={written}")
-    assert {"DaemonSet", "PodMonitor", "ServiceMonitor", "Service"} <= {document["kind"] for document in objects}
+    expected = {"PodMonitor"} if monitor == "podMonitor" else {"ServiceMonitor", "Service"}
+    assert {"DaemonSet", "PrometheusRule", *expected} <= {document["kind"] for document in objects}
     for document in objects:
         check(document)
 

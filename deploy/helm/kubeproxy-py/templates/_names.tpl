@@ -110,6 +110,34 @@ metricRelabelings:
 {{- end }}
 {{- end -}}
 
+{{- /* The groups of rules, for the job that the monitors give, with the changes of single alerts. */ -}}
+{{- define "kubeproxy-py.ruleGroups" -}}
+{{- $values := .Values.prometheusRule -}}
+{{- $job := ternary .Values.serviceMonitor.jobName .Values.podMonitor.jobName .Values.serviceMonitor.enabled -}}
+{{- $changes := deepCopy $values.alerts -}}
+{{- $groups := list -}}
+{{- range $group := (.Files.Get "files/rules.yaml" | fromYaml).groups -}}
+{{- $rules := list -}}
+{{- range $rule := $group.rules -}}
+{{- $_ := set $rule "expr" (replace "job=\"kube-proxy\"" (printf "job=%q" $job) $rule.expr) -}}
+{{- with $rule.annotations -}}
+{{- $_ := set . "runbook_url" (regexReplaceAllLiteral "^[^#]*" .runbook_url $values.runbookUrl) -}}
+{{- end -}}
+{{- $name := $rule.alert | default "" -}}
+{{- $change := get $changes $name | default dict -}}
+{{- $changes = omit $changes $name -}}
+{{- if dig "enabled" true $change -}}
+{{- $rules = append $rules (mergeOverwrite $rule (omit $change "enabled")) -}}
+{{- end -}}
+{{- end -}}
+{{- $groups = append $groups (dict "name" $group.name "rules" $rules) -}}
+{{- end -}}
+{{- range $name, $_ := $changes -}}
+{{- fail (printf "prometheusRule.alerts: there is no alert %s" $name) -}}
+{{- end -}}
+{{- toYaml (concat $groups $values.extraGroups) -}}
+{{- end -}}
+
 {{- /* A quantity of Kubernetes, such as 1.5Gi, as a number. */ -}}
 {{- define "kubeproxy-py.amount" -}}
 {{- $text := toString . -}}
