@@ -102,6 +102,22 @@ def test_upgrade_restarts_the_agent_without_losing_a_packet(host: DebianHost, cl
     assert "--manifests" in host.do("cat", "/etc/default/kubeproxy-py")
 
 
+def test_upgrade_ends_while_the_agent_waits_for_an_api_server(host: DebianHost, cluster: Cluster) -> None:
+    served = host.do("cat", "/etc/default/kubeproxy-py")
+    options = f"--master=http://192.0.2.1:9 --hostname-override={NODE_NAME} --conntrack-max-per-core=0"
+    host.do("sh", "-c", f"echo 'KUBEPROXY_PY_OPTIONS={options}' > /etc/default/kubeproxy-py")
+    host.do("systemctl", "restart", "--no-block", UNIT)
+    wait_until(lambda: host.show("ActiveState") == ("activating",) and main_pid(host) > 0, host.journal, timeout_s=30)
+    before = main_pid(host)
+    host.do("dpkg", "--install", "--force-confold", f"{NODE_FOLDER}/second.deb")
+    assert host.do("dpkg-query", "--show", "--showformat=${db:Status-Status}", "kubeproxy-py") == "installed"
+    wait_until(lambda: host.show("ActiveState") == ("activating",) and main_pid(host) not in (0, before), host.journal,
+               timeout_s=30, poll_s=0.5)  # fmt: skip
+    host.do("sh", "-c", f"printf %s '{served}' > /etc/default/kubeproxy-py")
+    host.do("systemctl", "restart", UNIT)
+    assert responders(cluster, WEB) == {"pod-a1", "pod-b1"}
+
+
 def test_removal_leaves_the_kernel_state_and_the_traffic(host: DebianHost, cluster: Cluster) -> None:
     state = run(cluster.node_a, "ipvsadm", "-Sn")
     with traffic(cluster) as flowing:
