@@ -4,7 +4,7 @@ Invariants:
 - Only files are read: neither the kernel nor the API server, and no program is run.
 - A success says what was looked at; nothing to look at is an error.
 - A file that the configuration names and that is not on this host is a warning, because another host may be meant; one
-  that a flag names is an error.
+  that a flag or a variable names is an error.
 """
 
 import logging
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kubeproxy_py import logging_setup
 from kubeproxy_py.commands.exit_status import FAILED, SUCCESS, UNUSABLE
-from kubeproxy_py.commands.interactive import load_with_kubeconfig
+from kubeproxy_py.commands.interactive import FILE_FIELD, kubeconfig_named_by, load_with_kubeconfig
 from kubeproxy_py.commands.output import print_lines, print_to_stderr
 from kubeproxy_py.config.errors import ConfigError, error_text
 from kubeproxy_py.files import UnreadableError, read_file
@@ -60,7 +60,7 @@ def check(config_input: "ConfigInput", *, config_only: bool = False) -> int:
     print_lines("".join([*(f"{error}\n" for error in errors), *(f"warning: {warning}\n" for warning in warnings)]))
     if errors:
         return FAILED
-    print_lines(f"ok: {', '.join(seen) or 'nothing could be read'}\n")
+    print_lines(f"ok: {', '.join(seen)}\n")
     return SUCCESS
 
 
@@ -88,7 +88,7 @@ def _source(loaded: "LoadedConfig", config_input: "ConfigInput") -> _LookedAt:
         return _manifests(loaded)
     if not kubeconfig:
         return _LookedAt((), ())
-    problems = list(_kubeconfig_problems(kubeconfig, is_from_file=not config_input.flags.get("kubeconfig")))
+    problems = list(_kubeconfig_problems(kubeconfig, kubeconfig_named_by(config_input)))
     return _LookedAt(() if problems else (f"kubeconfig {kubeconfig}",), problems)
 
 
@@ -144,17 +144,16 @@ def _unserved(compiler: "Compiler") -> Iterator[Problem]:
             yield Problem(where=f"Service {name}", field="spec.ports", message=message, is_warning=True)
 
 
-def _kubeconfig_problems(path: str, *, is_from_file: bool) -> Iterator[Problem]:
-    """Yield what is wrong with the kubeconfig *path*, with the field, and with the files that it names."""
+def _kubeconfig_problems(path: str, field: str) -> Iterator[Problem]:
+    """Yield what is wrong with the kubeconfig *path*, which *field* names, and with the files that it names."""
     from kubeproxy_py.sources import SourceError
     from kubeproxy_py.sources.kubernetes.kubeconfig import read_kubeconfig
 
-    field = "clientConnection.kubeconfig" if is_from_file else "--kubeconfig"
     try:
         read_file(path, 1)
     except UnreadableError as error:
         message = f"cannot read {path} on this host: {error.message}"
-        yield Problem(field=field, message=message, hint=error.hint, is_warning=is_from_file)
+        yield Problem(field=field, message=message, hint=error.hint, is_warning=field == FILE_FIELD)
         return
     try:
         read_kubeconfig(path)

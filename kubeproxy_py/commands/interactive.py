@@ -19,6 +19,7 @@ from kubeproxy_py.config.load import ConfigInput, LoadedConfig, load
 from kubeproxy_py.model.problem import Problem
 
 VARIABLE = "KUBECONFIG"
+FILE_FIELD = "clientConnection.kubeconfig"
 _OVERRIDING = ("kubeconfig",)
 _QUIET = -1  # warnings and errors only
 
@@ -68,3 +69,11 @@ def load_with_kubeconfig(config_input: ConfigInput, environment: Mapping[str, st
         raise ConfigError([Problem(field=f"${VARIABLE}", message="names several files", hint=hint)])
     config = replace(loaded.config, client_connection=replace(connection, kubeconfig=paths[0]))
     return replace(loaded, config=config)
+
+
+def kubeconfig_named_by(config_input: ConfigInput) -> str:
+    """Return what names the kubeconfig of `load_with_kubeconfig`: a flag, the field of the file, or a variable."""
+    if config_input.flags.get("kubeconfig"):
+        return "--kubeconfig"
+    of_file = load(config_input.flags, config_input.content).config.client_connection.kubeconfig
+    return FILE_FIELD if of_file else f"${VARIABLE}"

@@ -145,6 +145,20 @@ def test_check_fails_for_a_kubeconfig_of_a_flag_that_is_not_there(
     assert capsys.readouterr().out.startswith(f"--kubeconfig: cannot read {tmp_path}/none on this host: No such file")
 
 
+@pytest.mark.parametrize("fields", [None, {"ipvs.scheduler": "lc"}])
+def test_check_fails_for_a_kubeconfig_of_the_variable_that_is_not_there(
+    fields: dict[str, object] | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/none")
+    argv = ["--config", write_config_file(tmp_path, fields)] if fields else []
+    assert cli.main(["check", *argv]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"$KUBECONFIG: cannot read {tmp_path}/none on this host: No such file")
+
+
 def test_check_warns_of_a_kubeconfig_of_the_file_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
