@@ -1,4 +1,4 @@
-"""The configuration and the log of commands that a person starts: plan, status, dump, cleanup, check; the log of run.
+"""The configuration and the log of the commands that a person starts, which are all but run; the log of run.
 
 Invariants:
 - ``--kubeconfig`` has precedence over the configuration file, and the file over ``$KUBECONFIG``.  So a variable of the

@@ -20,7 +20,7 @@ Generated from `kubeproxy_py/config/` by `make configuration-page`.
 The agent reads kube-proxy's file (`--config`, `apiVersion: kubeproxy.config.k8s.io/v1alpha1`, `kind:
 KubeProxyConfiguration`) and accepts its flags. With a file, flags that have a field there are ignored, except
 `--hostname-override` and the log flags, as in kube-proxy; the agent's own flags always apply, and so does
-`--kubeconfig` of `plan`, `status` and `check` ([commands.md](commands.md#what-the-commands-read)). `kubeproxy-py check
+`--kubeconfig` of all commands but `run` ([commands.md](commands.md#what-the-commands-read)). `kubeproxy-py check
 --config FILE` reports every problem of a file, and `--write-config-to FILE` writes the effective configuration.
 [differences.md](differences.md) lists where the agent reads a file differently from kube-proxy.
 
