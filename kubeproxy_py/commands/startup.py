@@ -65,7 +65,7 @@ def prepare_host(loaded: LoadedConfig, kernel: Kernel, host: HostInfo) -> Rows:
 
 
 def check_pod_networks(config: KubeProxyConfiguration, families: Iterable[Family]) -> None:
-    """Check that clusterCIDR, if it identifies Pods, has a network of a family that this host serves.
+    """Check that clusterCIDR, if it identifies pods, has a network of a family that this host serves.
 
     No network at all is valid: rules then do not use it, as in kube-proxy.
 
@@ -77,7 +77,7 @@ def check_pod_networks(config: KubeProxyConfiguration, families: Iterable[Family
     served = tuple(families)
     if not config.cluster_cidr:
         log.warning(
-            "clusterCIDR is empty; traffic from outside the cluster to ClusterIPs cannot be distinguished from Pod "
+            "clusterCIDR is empty; traffic from outside the cluster to ClusterIPs cannot be distinguished from pod "
             "traffic"
         )
     elif not any(family_of(network) in served for network in config.cluster_cidr):

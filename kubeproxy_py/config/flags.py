@@ -64,7 +64,7 @@ _CONFIGURATION = (
 _SOURCE = (
     Flag(
         "kubeconfig", "clientConnection.kubeconfig",
-        "kubeconfig for the API server; without it, the Pod's service account is used", commands=_SOURCE_OF,
+        "kubeconfig for the API server; without it, the pod's service account is used", commands=_SOURCE_OF,
     ),
     Flag("master", "master", "address of the API server; overrides the kubeconfig", AgentSettings, commands=_SOURCE_OF),
 )  # fmt: skip
@@ -91,21 +91,22 @@ _AGENT_SOURCE = (
 )  # fmt: skip
 
 _TRAFFIC = (
-    Flag("cluster-cidr", "clusterCIDR", "networks of all Pods, of each IP family any number", commands=_HOST),
+    Flag("cluster-cidr", "clusterCIDR", "networks of all pods: up to 32, of either IP family", commands=_HOST),
     Flag(
-        "detect-local-mode", "detectLocalMode", "how traffic from Pods of this node is recognized", commands=_PLAN
+        "detect-local-mode", "detectLocalMode", "how traffic from pods of this node is recognized", commands=_PLAN
     ),
     Flag(
         "pod-bridge-interface", "detectLocal.bridgeInterface",
-        "bridge of the Pods, for --detect-local-mode=BridgeInterface", commands=_PLAN,
+        "bridge of the pods, for --detect-local-mode=BridgeInterface", commands=_PLAN,
     ),
     Flag(
         "pod-interface-name-prefix", "detectLocal.interfaceNamePrefix",
-        "prefix of the Pods' interfaces, for --detect-local-mode=InterfaceNamePrefix", commands=_PLAN,
+        "prefix of the pods' interfaces, for --detect-local-mode=InterfaceNamePrefix", commands=_PLAN,
     ),
     Flag(
         "nodeport-addresses", "nodePortAddresses",
-        "serve NodePorts only on node addresses in these networks; primary: only on the node IP; empty: on all",
+        "serve NodePorts only on node addresses in these networks; primary: the node IP; localhost: loopback, with "
+        "--policies=exact; all, or empty: on all",
         commands=_READ,
     ),
     Flag(
@@ -119,9 +120,9 @@ _TRAFFIC = (
 
 _IPVS = (
     Flag("proxy-mode", "mode", "ipvs, the only supported mode"),
-    Flag("ipvs-scheduler", "ipvs.scheduler", "scheduler of all virtual servers", commands=_PLAN),
+    Flag("ipvs-scheduler", "ipvs.scheduler", "scheduler of Services that name no other one", commands=_PLAN),
     Flag(
-        "ipvs-exclude-cidrs", "ipvs.excludeCIDRs", "never delete virtual servers in these networks",
+        "ipvs-exclude-cidrs", "ipvs.excludeCIDRs", "leave virtual servers in these networks to other programs",
         commands=(*_HOST, "cleanup"),
     ),
     Flag(
@@ -244,11 +245,11 @@ _AGENT_SERVERS = (
         AgentSettings,
     ),
     Flag(
-        "traffic-series", "trafficSeries", "number of service ports with traffic metrics of their own; 0: none",
+        "traffic-series", "trafficSeries", "number of Service ports with traffic metrics of their own; 0: none",
         AgentSettings,
     ),
     Flag(
-        "traffic-services-max", "trafficServicesMax", "with more service ports than this, no traffic metrics",
+        "traffic-services-max", "trafficServicesMax", "with more Service ports than this, no traffic metrics",
         AgentSettings,
     ),
     Flag(
@@ -278,7 +279,10 @@ _IGNORED = (
     Flag("kube-api-burst", "clientConnection.burst", "ignored; this agent only lists and watches"),
 
     Flag("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", "ignored; no metrics are hidden"),
-    Flag("iptables-localhost-nodeports", "iptables.localhostNodePorts", "ignored; IPVS cannot serve loopback"),
+    Flag(
+        "iptables-localhost-nodeports", "iptables.localhostNodePorts",
+        "ignored; see localhost in --nodeport-addresses",
+    ),
     Flag("iptables-sync-period", "iptables.syncPeriod", "ignored; see --ipvs-sync-period"),
     Flag("iptables-min-sync-period", "iptables.minSyncPeriod", "ignored; see --ipvs-min-sync-period"),
     Flag("vmodule", "logging.vmodule", "ignored; -v applies to all modules", overrides_file=True),

@@ -75,7 +75,7 @@ class Section(Struct, frozen=True, gc=False, kw_only=True, rename=upstream_name)
 
 
 class ClientConnection(Section, frozen=True):
-    """The connection to the API server; without a kubeconfig, that of the Pod's service account."""
+    """The connection to the API server; without a kubeconfig, that of the pod's service account."""
 
     kubeconfig: Annotated[str, FILE] = ""
     accept_content_types: Annotated[str, unused(TEXT)] = ""
@@ -219,8 +219,8 @@ class AgentSettings(Section, frozen=True):
     manifests: Annotated[str, DIRECTORY] = ""  # watched instead of an API server
     iptables_flavour: Annotated[Flavour, one_of("iptables flavour", "auto", "legacy", "nft")] = "auto"
     iptables_backend: Annotated[Backend, one_of("iptables backend", "restore", "libiptc")] = "restore"
-    traffic_series: Annotated[int, pointer(integer(0))] = 1000  # service ports with their own traffic metrics; 0: none
-    traffic_services_max: Annotated[int, pointer(integer(0))] = 20_000  # with more service ports, no traffic metrics
+    traffic_series: Annotated[int, pointer(integer(0))] = 1000  # Service ports with their own traffic metrics; 0: none
+    traffic_services_max: Annotated[int, pointer(integer(0))] = 20_000  # with more Service ports, no traffic metrics
     drain_deadline_s: Annotated[float, DURATION] = 0.0  # 0: a real server drains until it has no connections
     # A list that lacks a larger share of at least 10 objects, or all, is confirmed by a second one; 0: never
     removal_confirm_percent: Annotated[int, pointer(integer(0, 100, metavar="PERCENT"))] = 50

@@ -96,7 +96,7 @@ class Poster:
         try:
             self._queue.put_nowait(queued)
         except queue.Full:
-            log.debug("Event queue full; dropped a Kubernetes event")
+            log.debug("Event queue full; dropped a Kubernetes Event")
             return False
         return True
 
@@ -107,7 +107,7 @@ class Poster:
             try:
                 self._post_next()
             except Exception:  # of one Event, which is dropped
-                log.exception("Internal error while posting a Kubernetes event (please report); dropped it")
+                log.exception("Internal error while posting a Kubernetes Event (please report); dropped it")
                 self._stopping.wait(INTERNAL_ERROR_DELAY_S)
 
     def _post_next(self) -> None:
@@ -177,7 +177,7 @@ class Poster:
             response.close()
 
     def _log_failure(self, kind: str, problem: Problem, cause: BaseException | None = None) -> None:
-        log.debug("Kubernetes event not posted", extra=values(problem=problem, cause=repr(cause)))
+        log.debug("Kubernetes Event not posted", extra=values(problem=problem, cause=repr(cause)))
         if kind not in self._logged:
             self._logged.add(kind)
-            log.warning("Failed to post Kubernetes events; proxying is not affected", extra=values(err=str(problem)))
+            log.warning("Failed to post Kubernetes Events; proxying is not affected", extra=values(err=str(problem)))

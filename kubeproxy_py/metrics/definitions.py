@@ -324,7 +324,7 @@ OURS: tuple[Metric, ...] = (
         "Number of connections in any state other than established.",
         *_TRAFFIC,
     ),
-    _gauge("kubeproxy_ipvs_service_series", "Number of service ports that have traffic series of their own."),
+    _gauge("kubeproxy_ipvs_service_series", "Number of Service ports that have traffic series of their own."),
     _gauge(
         "kubeproxy_ipvs_findings",
         "Number of findings about this host that hurt Service traffic, such as a full conntrack table or a firewall, "

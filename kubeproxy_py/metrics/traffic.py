@@ -1,9 +1,9 @@
-"""TrafficMetrics: connections, packets and bytes of each service port, as IPVS counted them.
+"""TrafficMetrics: connections, packets and bytes of each Service port, as IPVS counted them.
 
 Invariants:
-  - The number of series is bounded: the first service ports by name have their own, up to a limit, and all others are
+  - The number of series is bounded: the first Service ports by name have their own, up to a limit, and all others are
     summed into one series with empty labels.
-  - Nothing is read from the kernel above a configured number of service ports.
+  - Nothing is read from the kernel above a configured number of Service ports.
   - Virtual servers that belong to no Service are omitted.
 
 The counters are the kernel's: they start at 0 when a virtual server is created and end when it is deleted.
@@ -33,7 +33,7 @@ _KINDS: tuple[Callable[[Service], tuple[IP, ...]], ...] = (
 """The addresses of a Service by kind, those with the best claim last."""
 
 _OTHERS: Labels = ("", "", "", "")
-"""The labels of the sum of all service ports without a series of their own."""
+"""The labels of the sum of all Service ports without a series of their own."""
 
 
 class TrafficReader(Protocol):
@@ -49,12 +49,12 @@ class TrafficReader(Protocol):
 class TrafficLimits(Struct, frozen=True, gc=False):
     """Limits of what is read from the kernel."""
 
-    series: int = 1000  # service ports with series of their own; 0: nothing is read
-    servers_max: int = 20_000  # above this number of service ports nothing is read
+    series: int = 1000  # Service ports with series of their own; 0: nothing is read
+    servers_max: int = 20_000  # above this number of Service ports nothing is read
 
 
 class TrafficMetrics:
-    """Collects traffic by service port; `update_services` is called by the loop's thread, `collect` by a scrape's."""
+    """Collects traffic by Service port; `update_services` is called by the loop's thread, `collect` by a scrape's."""
 
     def __init__(self, make_reader: Callable[[], TrafficReader], limits: TrafficLimits) -> None:
         self._make_reader = make_reader  # called by the first scrape, so that its thread owns the socket
@@ -100,7 +100,7 @@ class TrafficMetrics:
 
 
 class ServicePortIndex:
-    """Maps a virtual server to the labels (namespace, service, port, protocol) of its service port."""
+    """Maps a virtual server to the labels (namespace, service, port, protocol) of its Service port."""
 
     def __init__(self, services: Iterable[Service], by_mark: Mapping[VirtualServer, Labels] | None = None) -> None:
         self._by_mark = by_mark or {}
@@ -159,7 +159,7 @@ def _sum(all_counters: Iterable[Traffic]) -> tuple[int, ...]:
 def _connection_gauges(
     reader: TrafficReader, traffic: _TrafficByPort, with_series: list[Labels]
 ) -> Iterator[MetricFamily]:
-    """Yield active and inactive connections of the service ports *with_series*.
+    """Yield active and inactive connections of the Service ports *with_series*.
 
     The kernel counts connections by real server, which takes one request per virtual server: others are not read.
     """

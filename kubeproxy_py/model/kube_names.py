@@ -173,7 +173,7 @@ IPSET_DEFINITIONS: tuple[IpsetDefinition, ...] = (
     NODE_PORT_SCTP,
     NODE_PORT_LOCAL_SCTP,
     HEALTH_CHECK_NODE_PORT,
-    IPVS_IPS,  # last: a packet matches its REJECT only where the sets above do not name the service port
+    IPVS_IPS,  # last: a packet matches its REJECT only where the sets above do not name the Service port
 )
 
 POLICY_MARKS = IpsetDefinition(

@@ -95,7 +95,7 @@ class Kernel:
             self._reader = self._reader or self._make_reader()
             return read(self._reader)
         except (KernelError, OSError) as error:
-            log.debug("Failed to read counters of IPVS", extra=values(err=error))
+            log.debug("Failed to read the counters of IPVS", extra=values(err=error))
             self._reader = None  # the next request makes another one
             return None
 

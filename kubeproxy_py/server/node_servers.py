@@ -58,7 +58,7 @@ class Collectors(Struct, frozen=True, gc=False):
 class NodeServers:
     """The servers of the node called *node*, which serves *families*.
 
-    *config* returns the configuration in use, and *publish* publishes a Kubernetes event.
+    *config* returns the configuration in use, and *publish* publishes a Kubernetes Event.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ def test_missing_role_for_events_is_logged_once_and_services_are_served(
         wait_until(lambda: len([line for line in control_plane.server.writes if line.startswith("POST")]) == 3)
         agent.wait_for("the role needs create and patch on events")
         assert query(cluster["pod-a1"], "tcp", "10.96.81.1", 8000).name == "pod-b1"
-        assert len([line for line in agent.lines() if "Failed to post Kubernetes events" in line]) == 1
+        assert len([line for line in agent.lines() if "Failed to post Kubernetes Events" in line]) == 1
     assert list_events(cluster, control_plane, authority) == []
 
 

@@ -55,9 +55,9 @@ _OURS = """
 `kind` is the kind of kernel object: `Sysctl`, `Link`, `Ipset`, `Chain`, `Jump`, `IpsetEntry`, `VirtualServer`,
 `RealServer`, `Address`.
 
-Traffic is counted by the kernel and read with one dump at each scrape. The first 1,000 service ports by name
+Traffic is counted by the kernel and read with one dump at each scrape. The first 1,000 Service ports by name
 (`--traffic-series`; 0 disables traffic metrics) have series of their own. All others are summed into one series with
-empty labels, without active and inactive connections. With more than 20,000 service ports (`--traffic-services-max`)
+empty labels, without active and inactive connections. With more than 20,000 Service ports (`--traffic-services-max`)
 nothing is read. The counters start at 0 when a virtual server is created, for example when a Service is deleted and
 created again.
 """

@@ -1,4 +1,4 @@
-"""TrafficMetrics: to which service port the kernel's counters belong, and how many series there can be."""
+"""TrafficMetrics: to which Service port the kernel's counters belong, and how many series there can be."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ def _promises(measured: Measured) -> str:
     return f"""# Reliability
 
 Services are served while the agent starts, ends, crashes, is frozen or has no API server.
-No established connection is reset, but by {ending} of the faults below, which may end connections, with or without
-an agent: {measured.resets_by_others} others in {measured.injected} injected faults and {lines}.
+Of the faults below {ending} may end established connections, with or without an agent. Nothing else reset one:
+{measured.resets_by_others} in {measured.injected} injected faults and {lines}.
 At most {LIMITS.failed_without_fault:.1%} of new connections and datagrams fail outside of faults, while Services change
 all the time, and at most {LIMITS.failed:.0%} in all, although a fault comes every few seconds: measured
 {_share(idle)} and {_share(all_)}.
