@@ -94,7 +94,10 @@ def _trace(parser: ArgumentParser) -> None:
     parser.add_argument("--from", dest="sender", required=True, metavar=sender, help="who sends the packet")
     parser.add_argument("--to", dest="target", required=True, metavar=target, help="where it is sent")
     parser.add_argument(
-        "--in-iface", default="", metavar="INTERFACE", help="by which it arrives (default that of the route back)"
+        "--in-iface",
+        default="",
+        metavar="INTERFACE",
+        help="interface by which it arrives (default that of the route back)",
     )
     parser.add_argument(
         "--kernel", action="store_true", help="trace what the kernel has now, with the rules of other programs"
@@ -123,12 +126,12 @@ def _cleanup(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="also while an agent runs: no Service is served until it notices, and then everything is there again",
+        help="also while an agent runs: no Service is served until it notices, and then it creates everything again",
     )
     parser.add_argument(
         "--extras",
         action="store_true",
-        help="delete only what kube-proxy does not know (exact policies), and leave what it adopts: before going back",
+        help="delete only what kube-proxy does not know (exact policies), and leave what it adopts; for the way back",
     )
 
 

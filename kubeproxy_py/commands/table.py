@@ -31,7 +31,8 @@ EXAMPLES = (
     ("Validate a configuration before it is used", "check --config=/var/lib/kube-proxy/config.conf"),
     ("Print what the proxy would change on this node, and change nothing", "plan --config=FILE"),
     ("Run the proxy", "run --config=/var/lib/kube-proxy/config.conf"),
-    ("Print what the kernel serves, by Service", "status --config=FILE"),
+    ("Print where the running agent serves each Service", "status"),
+    ("Find out why a Service does not answer", "explain shop/web"),
 )
 
 COMMANDS: Mapping[str, Command] = {
@@ -50,7 +51,7 @@ COMMANDS: Mapping[str, Command] = {
         "Print the changes that a sync would make now, without making them",
         "Exits with 0 if there is nothing to change, with 2 if there are changes, and with 1 after any error, also if\n"
         "an object, or a part of one, is rejected; the plan is of the others. The changes are grouped by Service;\n"
-        f"JSON has them in the order of a sync. Has configuration and objects of the running agent, unless flags\n"
+        f"JSON has them in the order of a sync. Uses configuration and objects of the running agent, unless flags\n"
         f"differ; without one it waits 5 s for the API server.\n{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
             ("Print what would change on this node", "plan"),
@@ -62,7 +63,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "status": Command(
         "Print where each Service is served, by which endpoints, and why not",
-        "Asks the running agent, which needs no flags; without one it looks at the kernel and the API server itself.\n"
+        "Asks the running agent, for which it needs no flags; without one it reads kernel and API server itself.\n"
         "The worst is printed first. Exits with 1 if not everything could be looked at.\n"
         f"{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
@@ -75,7 +76,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "explain": Command(
         "Explain a Service, address or endpoint: what follows from it, and what is wrong",
-        "Asks the running agent, which needs no flags; without one it looks at the kernel and the API server itself.\n"
+        "Asks the running agent, for which it needs no flags; without one it reads kernel and API server itself.\n"
         "Exits with 0 if all is well, 1 if the target is unknown or could not be looked at, 2 if something is wrong.\n"
         f"{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
@@ -91,7 +92,7 @@ COMMANDS: Mapping[str, Command] = {
         "Look for what is wrong on this host, with cause, effect and remedy",
         "Checks rights, kernel, sysctls, iptables, other service proxies and firewalls, bridges, connection tracking,\n"
         "the API server, clock and certificates; docs/doctor.md lists all checks. Changes nothing but loads modules.\n"
-        "Has the configuration of the running agent, unless flags differ.\n"
+        "Uses the configuration of the running agent, unless flags differ.\n"
         "Exits with 0 if all is well (warnings are printed), 1 if a check could not look, 2 if something is wrong.\n"
         f"{_ALL_FLAGS}",
         (
@@ -103,10 +104,10 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "trace": Command(
         "Print what happens to a packet to a Service, rule by rule, and why",
-        "Follows the first packet of a connection through the rules, sets and virtual servers that a sync would make;\n"
-        "asks the running agent, which needs no flags. With --kernel through what the kernel has now. Exits with 0 if\n"
-        "a real server or this node answers, with 2 if the packet is rejected, dropped or sent elsewhere, with 1 if\n"
-        f"this is unknown.\n{_ALL_FLAGS}",
+        "Follows the first packet of a connection through the rules, sets and virtual servers that a sync would make,\n"
+        "or with --kernel through those that the kernel has now. Asks the running agent, for which it needs no flags.\n"
+        "Exits with 0 if a real server or this node answers, with 2 if the packet is rejected, dropped or sent\n"
+        f"elsewhere, with 1 if this is unknown.\n{_ALL_FLAGS}",
         (
             ("See who answers a client outside of the cluster", "trace --from outside --to shop/web:http"),
             ("See why a client cannot connect", "trace --from 203.0.113.9 --to 192.0.2.80:443 --kernel"),
@@ -118,8 +119,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "top": Command(
         "Show the traffic of each Service and real server: connections, packets and bytes per second",
-        "Reads the kernel's counters, so it needs root; names are those of the running agent, which needs no flags.\n"
-        "Keys: s sort, r reverse, / filter, e real servers, p pause, q quit. Draining real servers are counted apart.\n"
+        "Reads the kernel's counters, so it needs root; names come from the running agent, for which it needs no\n"
+        "flags. Keys: s sort, r reverse, / filter, e real servers, p pause, q quit. Draining real servers are counted\n"
+        "separately.\n"
         f"With --once it exits with 1 if Services could not be named.\n{_KUBECONFIG}\n{_ALL_FLAGS}",
         (
             ("Show which Services are busy", "top"),
@@ -129,8 +131,8 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "check": Command(
         "Validate configuration, manifests and kubeconfig, and report every problem",
-        "Exits with 0 if all of them can be used, and names them, with 2 if the configuration cannot, or nothing is\n"
-        "named to check, and with 1 if an object of the manifests, or the kubeconfig, cannot. Needs no kernel and no\n"
+        "Exits with 0, and names what it read, if all of it can be used; with 1 if an object of the manifests, or the\n"
+        "kubeconfig, cannot; with 2 if the configuration cannot, or nothing is named to check. Needs no kernel and no\n"
         "API server.\n"
         f'{_KUBECONFIG}\nAll flags of "{PROGRAM} run" are accepted and validated.',
         (
@@ -175,14 +177,14 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "help": Command(
         "Print the help of a command",
-        'As "--help" behind the command.',
+        "The same as COMMAND --help.",
         (("Print all commands", "help"), ("Print flags and examples of a command", "help plan")),
         has_flags=False,
         usage="[COMMAND]",
     ),
     "version": Command(
         "Print the version",
-        'As "--version", which is accepted everywhere.',
+        'The same as "--version", which is accepted everywhere.',
         (("Print the version", "version"),),
         has_flags=False,
         usage="",

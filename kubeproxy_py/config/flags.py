@@ -162,7 +162,7 @@ _AGENT_POLICIES = (
     Flag(
         "policy-mark-mask", "policyMarkMask",
         "the bits of packet marks that --policies=exact uses: one for all, and a number for each Service port",
-        AgentSettings, commands=_PLAN,
+        AgentSettings, commands=(*_PLAN, "cleanup"),
     ),
     Flag(
         "node-port-range", "nodePortRange",

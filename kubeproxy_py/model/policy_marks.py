@@ -93,7 +93,7 @@ def foreign_mark_servers(rows: Rows, known: Collection[Key], mark_range: MarkRan
     Args:
         rows: Of the kernel.
         known: The sets of the kernel with their entries, and other rows.
-        mark_range: That of the configuration; None: exact policies are off.
+        mark_range: That of the configuration; None: the default.
     """
     by_mark = [key for key in rows if isinstance(key, VirtualServer) and key.mark]
     if not by_mark:
