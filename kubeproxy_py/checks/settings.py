@@ -62,10 +62,12 @@ def check_sysctls(situation: Situation) -> Iterator[Finding]:
 
 
 def sysctls_seen(situation: Situation) -> str:
-    """Return how many sysctls are as wanted, and how many of them are read-only."""
+    """Return how many sysctls have the required values, and how many of them are read-only."""
+    if not situation.wanted_sysctls:
+        return "none is compared: the agent sets them at its start"
     wanted, read_only = situation.wanted_sysctls, situation.doctor.read_only.intersection(situation.wanted_sysctls)
     right = len(wanted) - sum(1 for _ in check_sysctls(situation))
-    return f"{right} sysctls are as wanted" + (f", {len(read_only)} of them read-only" if read_only else "")
+    return f"{right} sysctls have the required values" + (f", {len(read_only)} of them read-only" if read_only else "")
 
 
 def check_reverse_paths(situation: Situation) -> Iterator[Finding]:

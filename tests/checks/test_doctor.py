@@ -96,6 +96,11 @@ def test_api_server_that_does_not_answer_is_not_seen_to_answer_and_nothing_is_co
     assert (found["clock"].seen, found["node-name"].seen) == ("", "")
 
 
+def test_sysctls_that_no_agent_has_set_yet_are_not_counted() -> None:
+    situation = replace(WELL, wanted_sysctls={})
+    assert diagnose(check_called("sysctls"), situation).seen == "none is compared: the agent sets them at its start"
+
+
 def test_what_is_seen_does_not_contradict_what_is_found() -> None:
     seen = {
         reason: diagnose(check, EXAMPLES[reason]).seen
@@ -104,7 +109,7 @@ def test_what_is_seen_does_not_contradict_what_is_found() -> None:
         if reason in ("RightsMissing", "SysctlWrong")
     }
     wanted = len(EXAMPLES["SysctlWrong"].wanted_sysctls)
-    assert seen == {"RightsMissing": "", "SysctlWrong": f"{wanted - 1} sysctls are as wanted"}
+    assert seen == {"RightsMissing": "", "SysctlWrong": f"{wanted - 1} sysctls have the required values"}
 
 
 # Unknown
@@ -392,7 +397,7 @@ def test_without_an_api_server_its_checks_are_well() -> None:
 def test_what_was_seen_is_told_where_all_is_well() -> None:
     seen = {check.name: diagnose(check, WELL).seen for check in CHECKS}
     assert seen["conntrack"] == "231 of 131072 connections are tracked"
-    assert seen["sysctls"] == "3 sysctls are as wanted"
+    assert seen["sysctls"] == "3 sysctls have the required values"
     assert seen["hairpin"] == "bridges with pods: cni0"
     assert seen["certificates"] == "client certificate for 300 days, certificate authority for 3000 days"
     assert FACTS.conntrack is not None
