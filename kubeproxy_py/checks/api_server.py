@@ -53,7 +53,7 @@ def clock_blind(situation: Situation) -> str:
     server = situation.doctor.api_server
     if server is None or server.skew_s is not None:
         return ""
-    why = "does not answer" if server.error else "has not said what time it has"
+    why = "does not answer" if server.error else "has sent no time"
     return f"the API server {why}; nothing was compared"
 
 

@@ -2,7 +2,7 @@
 
 Invariants:
 - Without flags it is the agent's configuration, complete: a plan of this command is the agent's.
-- Flags that say the same change nothing.  Others are obeyed, and how they differ is a warning.
+- Flags with the agent's own values change nothing.  Others are used, and a warning names how they differ.
 - Without an agent, everything is as the flags say.
 """
 
@@ -78,7 +78,7 @@ def _ask_config(path: str) -> tuple[LoadedConfig, str]:
         document = msgspec.json.decode(ask(path, "/v1/config", {}), type=Config)
         return from_fields(document.config, document.settings), document.source
     except (RefusedError, ConfigError, msgspec.MsgspecError) as error:
-        raise NoAgentError(f"the agent at {path} does not tell its configuration: {error}") from None
+        raise NoAgentError(f"the configuration of the agent at {path} cannot be read: {error}") from None
 
 
 def _differences(own: LoadedConfig, agents: LoadedConfig, paths: list[str]) -> Iterator[str]:

@@ -64,7 +64,7 @@ def warn_of_agent(lock: InstanceLock) -> None:
     """Take the lock, or log what follows from going on beside the agent that holds it."""
     if holder := _acquire(lock):
         log.warning(
-            "Deleting beside an agent that runs: connections are cut, this node serves no Service until the agent "
+            "Deleting while an agent runs: connections are cut, and this node serves no Service until the agent "
             "notices (after seconds, at most a syncPeriod), and then everything is there again",
             extra=values(agent=holder),
         )
@@ -78,7 +78,9 @@ def _acquire(lock: InstanceLock) -> Holder | None:
     try:
         holder = None if lock.acquire() else find_holder()
     except OSError as error:
-        log.warning("Failed to check that no other agent runs; continuing without", extra=values(err=error.strerror))
+        log.warning(
+            "Failed to check that no other agent runs; continuing without this check", extra=values(err=error.strerror)
+        )
         return None
     if holder and not holder.may_be_an_agent:
         log.warning(

@@ -86,7 +86,7 @@ _AGENT_SOURCE = (
     Flag(
         "removal-confirm-percent", "removalConfirmPercent",
         "a list of the API server that lacks more than this share of at least 10 known objects, or all of them, is "
-        "used only if a second list says the same; 0: every list is used at once", AgentSettings,
+        "used only if a second list confirms it; 0: every list is used at once", AgentSettings,
     ),
 )  # fmt: skip
 

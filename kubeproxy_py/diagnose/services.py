@@ -262,9 +262,9 @@ class ServiceView:
                 what = "" if key is server else "its address is not on kube-ipvs0: "
                 return "failing" if is_failing else "pending", Unserved("", what + trouble_text(snapshot, key))
         if counts["failing"]:
-            return "failing", Unserved("", f"{counts['failing']} real servers are not as they should be")
+            return "failing", Unserved("", f"real servers that failed: {counts['failing']}")
         if counts["pending"]:
-            return "pending", Unserved("", f"{counts['pending']} real servers are not applied yet")
+            return "pending", Unserved("", f"real servers that are not applied yet: {counts['pending']}")
         is_outside = kind is not FrontendKind.CLUSTER_IP and external_local(service)
         is_outside = is_outside and not is_handed_on(snapshot, service, server)
         if port is None or (counts["serving"] and not is_outside):

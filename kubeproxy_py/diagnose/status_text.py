@@ -111,7 +111,7 @@ def _agent_lines(state: State) -> Iterator[str]:
         f"drift since the start: {found:,} rows found, {repaired:,} repaired"
     )
     if totals.pending:
-        yield f"{totals.pending:,} rows are not as they should be, {totals.failed:,} of them failed:"
+        yield f"{totals.pending:,} rows are not as desired, {totals.failed:,} of them failed:"
         for row in state.unsettled[:_UNSETTLED_SHOWN]:
             waits = f"waits for {row.waits_for}" if row.waits_for else row.error or row.status
             retry = f"; retry in {ago_text(state.time, row.retry_at)}" if row.retry_at else ""

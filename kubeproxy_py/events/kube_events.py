@@ -127,7 +127,7 @@ def found_on_node(node: str, finding: Finding) -> KubeEvent:
 
 def list_doubted(node: str, what: str) -> KubeEvent:
     """Return the Event that *node* does not accept a list of the API server yet; kube-proxy has no such Event."""
-    note = f"a list of the API server is used only if a second one says the same: {what}"
+    note = f"a list of the API server is used only if a second one confirms it: {what}"
     return KubeEvent("Warning", "ListDoubted", _SYNC, Regarding("Node", node), note)
 
 

@@ -296,7 +296,7 @@ OURS: tuple[Metric, ...] = (
     ),
     _counter(
         "kubeproxy_ipvs_doubted_lists_total",
-        "Number of lists that would have removed most objects; each is used only if a second list says the same.",
+        "Number of lists that would have removed most objects; each is used only if a second list confirms it.",
         "resource",
     ),
     _gauge(

@@ -22,7 +22,7 @@ because less than is configured would apply to a packet:
   missing: without it packets would reach the host's own port.  So entries that admit need not wait for each other.
 
 Invariants:
-- The rows that are not as they should be are those that failed, in this plan or an earlier one, and those that wait for
+- The rows that are not as desired are those that failed, in this plan or an earlier one, and those that wait for
   them.  Without any, no step waits.
 - Cost follows the number of these rows and of steps, not the number of rows.
 """
@@ -61,7 +61,7 @@ _Candidates = Iterator[Key | None]
 
 
 class Dependencies:
-    """The steps that wait, while a plan is carried out, for rows that are not as they should be (unfinished.py).
+    """The steps that wait, while a plan is carried out, for rows that are not as desired (unfinished.py).
 
     Args:
         desired: All desired rows.

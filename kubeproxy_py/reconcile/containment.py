@@ -19,4 +19,4 @@ def contained(task: str, call: Callable[[*_Arguments], object], *args: *_Argumen
     try:
         call(*args)
     except Exception:
-        log.exception("Internal error in a report (please report); the sync goes on", extra=values(task=task))
+        log.exception("Internal error in a callback (please report); the sync continues", extra=values(task=task))

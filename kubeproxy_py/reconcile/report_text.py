@@ -7,15 +7,19 @@ from kubeproxy_py.model.rows import RealServer, is_draining_spec
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.reconcile.report import DrainReport, Report, StaleFlowReport, SyncReport, Trigger
 
-_WORDS = ("added", "changed", "removed", "draining", "failed", "waiting")
-_VERB_WORDS = {"add": "added", "update": "changed", "delete": "removed"}
+_WORDS = ("added", "changed", "deleted", "draining", "failed", "waiting")
+_VERB_WORDS = {"add": "added", "update": "changed", "delete": "deleted"}
 
 
 def report_text(report: Report) -> str:
     """Return one sentence about *report*."""
     if isinstance(report, StaleFlowReport):
         result = str(report.result)
-        after = "; they led to no endpoint, and the next datagrams of their clients do" if report.result.deleted else ""
+        after = (
+            "; they led to no endpoint, and the next datagram of each client begins a new flow"
+            if report.result.deleted
+            else ""
+        )
         return result[0].upper() + result[1:] + after
     return merged_text([report])
 

@@ -131,7 +131,7 @@ def test_check_whose_facts_could_not_be_read_is_unknown_and_says_why(check: Chec
         (
             "clock",
             with_doctor(api_server=ApiServer("https://192.0.2.1")),
-            "the API server has not said what time it has; nothing was compared",
+            "the API server has sent no time; nothing was compared",
         ),
         ("node-name", replace(WELL, node=Node("worker-1")), "Node worker-1 has no addresses; nothing was compared"),
         ("arp", with_doctor(sysctls={}), "net.ipv4.conf.all.arp_ignore cannot be read; nothing was compared"),

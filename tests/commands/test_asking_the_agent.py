@@ -137,7 +137,7 @@ def test_agent_whose_configuration_cannot_be_used_is_as_none(
     monkeypatch.setattr(agent_config, "from_fields", lambda _config, _settings: load({"ipvs-scheduler": "no/such"}))
     with answering(harness, tmp_path, LOADED) as flag:
         assert seen_by("plan", [flag], monkeypatch).config == load({}).config
-    assert "does not tell its configuration" in capsys.readouterr().err
+    assert "the configuration of the agent at " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("timeout_s", [0.1, 1.5])

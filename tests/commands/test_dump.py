@@ -166,7 +166,7 @@ def test_plan_with_changes_exits_with_2_and_groups_them_by_service(rows: Rows, p
         "No Service\n"
         "- VirtualServer 203.0.113.9:80/TCP\n"
         "\n"
-        "1 added, 1 changed, 1 removed, 1 draining\n",
+        "1 added, 1 changed, 1 deleted, 1 draining\n",
         "",
     )
 

@@ -97,7 +97,7 @@ def test_forced_cleanup_goes_on_with_a_warning_that_names_the_agent(
 ) -> None:
     warn_of_agent(Lock(1e9))
     [record] = caplog.records
-    assert record.message.startswith("Deleting beside an agent that runs: connections are cut")
+    assert record.message.startswith("Deleting while an agent runs: connections are cut")
     assert record.values == {"agent": holder}  # type: ignore[attr-defined]
     caplog.clear()
     warn_of_agent(Lock(0))

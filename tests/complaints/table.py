@@ -124,7 +124,7 @@ COMPLAINTS = (
         "One UDP client gets no answer since the pod was replaced, others do",
         "",
         ("Deleted 1 of 1 UDP flow", "they led to no endpoint"),
-        ("the next datagrams of their clients do",),
+        ("the next datagram of each client begins a new flow",),
         pick="UDP flow",
         about="A flow that conntrack knows goes on to where it went before. The agent deletes such flows when "
         "endpoints change, and says so: nothing is left to do.",

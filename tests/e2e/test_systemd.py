@@ -172,7 +172,7 @@ def test_status_text_is_that_of_the_last_sync(running: SystemdHost, cluster: Clu
     add_late(server)
     wait_until(lambda: responders(cluster, LATE) == {"pod-b2"})
     delete_late(server)
-    wait_until(lambda: "removed" in running.show("StatusText")[0], poll_s=0.2)
+    wait_until(lambda: "deleted" in running.show("StatusText")[0], poll_s=0.2)
 
 
 def test_hanging_process_is_replaced_without_losing_a_packet(

@@ -147,7 +147,7 @@ def test_a_report_that_fails_does_not_stop_the_sync(callback: str, caplog: pytes
     harness.handle(Problem("x"), ServiceUpserted(OTHER))
     assert {SERVER, POD, OTHER_SERVER} <= harness.kernel.rows.keys()
     assert harness.agent.state.is_adopted
-    assert "Internal error in a report" in caplog.text
+    assert "Internal error in a callback" in caplog.text
 
 
 class FailingObserver:

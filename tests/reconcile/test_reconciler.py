@@ -130,6 +130,6 @@ def test_the_report_is_logged_as_one_sentence() -> None:
     (report,) = harness.handle(SliceUpserted(endpoint_slice(endpoints=["10.244.2.9"])))
     rows = len(harness.kernel.rows)
     assert report_text(report) == (
-        f"Synced 1 Service: 2 added, 1 removed, 1 draining; {rows} rows, 0 pending, 0.0 ms since the event"
+        f"Synced 1 Service: 2 added, 1 deleted, 1 draining; {rows} rows, 0 pending, 0.0 ms since the event"
     )
     assert Step("update", POD, DRAINING, SERVING) in report.steps

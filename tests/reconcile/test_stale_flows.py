@@ -52,8 +52,8 @@ def test_deleted_flows_are_reported_in_one_sentence() -> None:
     harness = serving()
     harness.handle(SliceUpserted(ONE))
     assert [report_text(report) for report in harness.run_all_due()] == [
-        "Deleted 1 of 2 UDP flows to 1 virtual server; they led to no endpoint, and the next datagrams of their "
-        "clients do"
+        "Deleted 1 of 2 UDP flows to 1 virtual server; they led to no endpoint, and the next datagram of each "
+        "client begins a new flow"
     ]
 
 

@@ -151,9 +151,9 @@ DAMAGED = {
     "a newer version's kind": (gzip.compress(lines_of()[0] + b'{"kind":"Pod"}\n'), "unless another version"),
     "a newer version": (with_header(format=FORMAT + 1), "is of a newer version of this agent (format 2, not 1)"),
     "an older version": (with_header(format=0), "is of an older version of this agent"),
-    "a time after the year 9999": (with_origin(written_s=253402300800.0), "the time when it was written is none"),
+    "a time after the year 9999": (with_origin(written_s=253402300800.0), "its time of writing is no time"),
     "a time that no float has": (with_origin(written_s="1e999"), "is damaged"),
-    "a time before 1970": (with_origin(written_s=-1.0), "the time when it was written is none"),
+    "a time before 1970": (with_origin(written_s=-1.0), "its time of writing is no time"),
     "a time that is no number": (with_origin(written_s="NaN"), "is damaged"),
     "another origin": (with_header(origin={}), "is damaged: a line cannot be read"),
 }  # fmt: skip

@@ -209,7 +209,7 @@ def failing() -> ServiceState:
     server = VirtualServerState(
         *("10.96.0.20", 5432, "TCP", "ClusterIP", "failing", "sql", "rr"),
         policy="Cluster",
-        reason="1 real servers are not as they should be",
+        reason="real servers that failed: 1",
         failing=1,
         real_servers=(real,),
     )

@@ -249,7 +249,7 @@ def read_settings(annotations: Mapping[str, Any]) -> ServiceSettings:
     """Return what *annotations* set; NO_SETTINGS if none of them is ours.
 
     Of two annotations for one setting, that with our prefix counts, even if it is wrong; the other one is a problem
-    unless it says the same.  A value that is no text, which only a manifest can have, is a problem, too.
+    unless it means the same.  A value that is no text, which only a manifest can have, is a problem, too.
     """
     fields: dict[str, Any] = {}
     written: list[Written] = []
@@ -270,7 +270,7 @@ def read_settings(annotations: Mapping[str, Any]) -> ServiceSettings:
 
 
 def _outdone(annotations: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[SettingProblem]:
-    """Yield each annotation that does not count beside ours, but one that says the same as *fields*, read from ours."""
+    """Yield each annotation that does not count beside ours, unless it means the same as *fields*, read from ours."""
     for annotation, name in OTHER_NAMES.items():
         ours = PREFIX + name
         if annotation in annotations and ours in annotations and not _says(annotations[annotation], name, fields):

@@ -44,7 +44,7 @@ WATCH_TIMEOUT_S = (300, 600)  # random within it, as client-go, so that watches 
 SHORT_WATCH_S = 1.0  # a watch that ends sooner, without data, is a failure; else we would send requests without pause
 _RESTORED = "was it restored from a backup, or does the address lead to another cluster?"
 _FROZEN = "the server has changes that the open watch did not send; watching again"
-_DOUBTED = "nothing is removed before a second list says the same; --removal-confirm-percent sets the share"
+_DOUBTED = "nothing is removed before a second list confirms it; --removal-confirm-percent sets the share"
 
 
 Decode = Callable[[Kind, Raw], Decoded]

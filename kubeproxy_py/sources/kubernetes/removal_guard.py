@@ -2,7 +2,7 @@
 
 A list can be well-formed and wrong: etcd was emptied, a proxy leads to another cluster.  Accepting one removes the
 Services of every node at the same moment, and nothing is lost by asking once more.  So such a list is accepted only
-after a second one, a few seconds later, says the same.
+after a second one, a few seconds later, confirms it.
 
 A new process has no earlier state to compare with, but the kernel has: the Service addresses that it still serves.
 """
@@ -23,7 +23,7 @@ class Decision(Enum):
 
     ACCEPT = auto()
     HOLD = auto()  # list again before anything is removed
-    CONFIRMED = auto()  # use it: it says the same as the doubted one
+    CONFIRMED = auto()  # use it: it confirms the doubted one
 
 
 class RemovalGuard:

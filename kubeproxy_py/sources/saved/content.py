@@ -254,7 +254,7 @@ def _origin(raw: bytes) -> Origin:
     if not isinstance(line, _Header):
         raise _damaged("it has no header")
     if not 0 <= line.origin.written_s < _YEAR_10000_S:
-        raise _damaged("the time when it was written is none")
+        raise _damaged("its time of writing is no time")
     return line.origin
 
 

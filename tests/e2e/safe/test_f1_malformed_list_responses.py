@@ -27,7 +27,7 @@ pytestmark = pytest.mark.kernel
 
 WEB = "10.96.82.1"
 LISTS = ("services", "endpointslices", "nodes")
-DOUBTED = "nothing is removed before a second list says the same"
+DOUBTED = "nothing is removed before a second list confirms it"
 
 
 cluster = cluster_fixture

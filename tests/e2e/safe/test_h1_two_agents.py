@@ -89,9 +89,9 @@ def test_forced_cleanup_beside_an_agent_warns_deletes_and_the_agent_creates_ever
     argv = node.wrap(command_line(folder.path, "cleanup", "--force"))
     completed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert completed.returncode == 0, completed.stderr
-    assert "warning: Deleting beside an agent that runs" in completed.stderr
+    assert "warning: Deleting while an agent runs" in completed.stderr
     assert f"(agent: pid {first.pid})" in completed.stderr
-    assert re.search(r"Cleaned up \(changes: [1-9]\d* removed", completed.stderr)
+    assert re.search(r"Cleaned up \(changes: [1-9]\d* deleted", completed.stderr)
     first.wait_for("drift in", since=lines)
     wait_until(lambda: differences(before, kernel_state(node)) == [], poll_s=1)
 
