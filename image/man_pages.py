@@ -36,12 +36,15 @@ _USUAL_EXIT_STATUS = (
     ("2", "the command line or the configuration cannot be used"),
 )
 _ENVIRONMENT = (
-    ("KUBECONFIG", "the kubeconfig of interactive commands, if neither a flag nor the file names one"),
+    ("KUBECONFIG", "the kubeconfig of all commands but run, if neither a flag nor the configuration file names one"),
     ("NO_COLOR", "if it is not empty, no colours"),
 )
 _FILES = (
     ("/var/lib/kube-proxy/config.conf", "kube-proxy's configuration file, where kubeadm mounts it"),
     ("/etc/kubeproxy-py/config.yaml", "the configuration file of the systemd unit"),
+    ("/etc/default/kubeproxy-py", "the flags of the systemd unit"),
+    ("/run/kubeproxy-py/debug.sock", "the socket at which commands ask the running agent (--debug-socket)"),
+    ("/var/lib/kubeproxy-py", "saved objects of the API server (--state-dir)"),
 )
 
 
