@@ -3,9 +3,8 @@
 Invariants:
 - The state depends only on the last event of each object, never on the order of events of different objects.
 - An event that changes nothing makes no Service dirty.
-- The cost of an event is that of the objects that it changes; that of an address that becomes taken or free again is
-  that of the Services that have it as an external address, and that of a label of a node is that of the Services whose
-  weights name it.
+- The cost of an event follows the objects that it changes.  An address that becomes taken or free again costs as much
+  as the Services that have it as an external address, and a label of a node as the Services whose weights name it.
 """
 
 from collections.abc import Iterable

@@ -133,7 +133,7 @@ class Compiler:
         return owner.service if owner else None
 
     def adopt_marks(self, kernel_rows: Rows, mark_range: MarkRange | None) -> None:
-        """Know the firewall marks that *kernel_rows* have, before Services are compiled."""
+        """Record the firewall marks that *kernel_rows* have, before Services are compiled."""
         self.marks.adopt(kernel_rows, mark_range)
 
     def end_rest(self, has_real_servers: Callable[[VirtualServer], bool]) -> None:
@@ -149,7 +149,7 @@ class Compiler:
                 yield from (key for key in part if isinstance(key, VirtualServer))
 
     def rest_tunnels(self, rows: Rows) -> list[Key]:
-        """Want the devices *rows*, although no Service does; return the keys whose desired spec changed."""
+        """Keep the devices *rows* desired without a Service that needs them; return the keys whose spec changed."""
         return self.desired.replace(RESTING_TUNNELS, rows)
 
     @property

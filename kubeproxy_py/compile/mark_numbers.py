@@ -76,7 +76,7 @@ class MarkNumbers:
         self._range = mark_range
 
     def adopt(self, kernel_rows: Rows, mark_range: MarkRange | None) -> None:
-        """Know the marks of *kernel_rows*, all rows of the kernel; those that no Service port has yet rest.
+        """Record the marks of *kernel_rows*, all rows of the kernel; those that no Service port has yet rest.
 
         *mark_range* is that of the configuration, for virtual servers whose mark the set does not have.
         """
@@ -89,7 +89,7 @@ class MarkNumbers:
                 self._rest(key, spec)
 
     def forget_found(self) -> None:
-        """Keep nothing for Service ports that may come later, because all Services that exist were compiled."""
+        """Release the adopted marks that no Service port has taken, because all Services that exist were compiled."""
         self._found, self._claimed = {}, set()
 
     def owner_of(self, server: VirtualServer) -> MarkOwner | None:

@@ -197,7 +197,7 @@ class Dependencies:
             yield from self._if_lingering(Address(key.entry))
 
     def _before_policy_entry(self, step: Step) -> _Candidates:
-        """Lead nobody to a virtual server by mark that does not exist, or whose answers get lost; then drop others."""
+        """Yield what a mark needs so that clients are answered, and for what is dropped the marks of other clients."""
         key = step.key
         assert isinstance(key, PolicyEntry)
         family = kube_names.family_of_set(key.set)

@@ -27,7 +27,7 @@ from kubeproxy_py.plan.set_roles import frontend_of, frontends_of, port_of
 
 
 class Unfinished:
-    """The rows that are not as desired; of several that something waits for, the first that was noted.
+    """The rows that are not as desired; of several that something waits for, the first that was recorded.
 
     Args:
         desired: All desired rows.
@@ -62,7 +62,7 @@ class Unfinished:
             self.note(key)
 
     def note(self, key: Key) -> None:
-        """Note that *key* is not as desired."""
+        """Record that *key* is not as desired."""
         is_wanted, exists = key in self._desired, key in self._actual
         if exists and not is_wanted:
             self.lingering.add(key)

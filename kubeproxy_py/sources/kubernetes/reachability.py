@@ -1,7 +1,7 @@
 """Reachability: what all watches of one API server know together of whether it answers.
 
-While it does not, they do not each wait for a delay of their own, which would be up to 30 s in the end: one of them at
-a time tries, at most some 5 s after the last one, and as soon as it is answered the others go on too.
+While it does not answer, one watch at a time tries, at most some 5 s after the last try.  As soon as one is answered,
+the others follow.  With a delay for each watch, each would wait up to 30 s.
 """
 
 import threading

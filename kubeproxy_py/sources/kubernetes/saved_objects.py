@@ -152,7 +152,7 @@ class SavedObjects:
             self._revoke()
 
     def after_emit(self) -> None:
-        """Notice that objects may have changed."""
+        """Record that objects may have changed."""
         if not self._changed.is_set():
             self._changed.set()
 
