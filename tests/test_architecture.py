@@ -234,3 +234,23 @@ def test_only_one_module_writes_to_standard_output_and_error() -> None:
         if isinstance(node, ast.Call) and re.fullmatch(r"print|sys\.std(out|err)\.write", ast.unparse(node.func))
     }
     assert writers == {"kubeproxy_py.commands.output"}
+
+
+_OF_COMMANDS = ("commands/own_view.py", "sources/kubernetes/examine.py")  # whose threads no agent has
+
+
+def thread_names() -> Iterator[str]:
+    """The names of threads of the agent that are constants."""
+    starters = ("threads.start", "threads.start_task", "HttpServer")
+    for path in MODULES:
+        if str(path.relative_to(PACKAGE)) not in _OF_COMMANDS:
+            for node in ast.walk(tree_of(path)):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in starters:
+                    name = node.args[0]
+                    if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                        yield name.value
+
+
+@pytest.mark.parametrize("name", sorted(set(thread_names())))
+def test_thread_is_documented(name: str) -> None:
+    assert f"`{name}`" in _section("Threads")
