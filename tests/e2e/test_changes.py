@@ -9,7 +9,7 @@ import pytest
 from lab.client import QueryError, query
 from lab.namespace import Namespace
 from lab.network import Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.changes_table import AFFINITY_ON, BASE, CHANGES, CLUSTER, Change, Files, Front, base_with, web
 from tests.e2e.in_process_agent import InProcessAgent, processes_started
 from tests.e2e.kernel_state import counters

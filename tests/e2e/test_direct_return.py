@@ -15,7 +15,7 @@ import pytest
 from lab.client import QueryError, connect, query, read_answer
 from lab.echo import Protocol
 from lab.network import BY_NAME, Cluster
-from tests.e2e.agent_process import EVENT, AgentProcess, command_line, wait_until
+from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.handing_on import NODES, PROTOCOLS, VERSIONS, WAYS, Served, write
 from tests.e2e.kernel_state import ip_monitor, run, shell
 from tests.e2e.manifests import Folder
