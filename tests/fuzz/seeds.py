@@ -34,7 +34,7 @@ from kubeproxy_py.model.rows import (
 )
 from kubeproxy_py.model.services import ObjectName
 from kubeproxy_py.net import SocketAddress
-from kubeproxy_py.sources.saved.content import Origin, Saved
+from kubeproxy_py.sources.saved.content import Objects, Origin, Saved
 from kubeproxy_py.sources.saved.content import encode as encode_saved
 from kubeproxy_py.yaml_loader import load_yaml
 from tests.builders import endpoint_slice, service
@@ -220,7 +220,7 @@ def kernel_states() -> Iterator[bytes]:
 def saved_files() -> Iterator[bytes]:
     """Yield files of saved objects: one with an object of each kind, and an empty one."""
     parts = tuple(endpoint_slice("shop/old", ("10.244.1.7",), suffix=f"/{index}") for index in range(2))
-    objects = {
+    objects: Objects = {
         ("Service", ObjectName("shop", "web")): (service("shop/web", ("10.96.0.10", "fd00::10")),),
         ("EndpointSlice", ObjectName("shop", "web")): (endpoint_slice(),),
         ("Endpoints", ObjectName("shop", "old")): parts,
