@@ -19,7 +19,9 @@ from kubeproxy_py.kernel.iptables import adapter as iptables_adapter
 from kubeproxy_py.kernel.iptables import libiptc
 from kubeproxy_py.kernel.iptables.errors import LOCK, lock_held_error
 from kubeproxy_py.kernel.iptables.libiptc import LibiptcAdapter, first_missing_set
+from kubeproxy_py.kernel.iptables.text import POLICY_TABLES
 from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import Chain, ChainSpec, Rows
 from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import FAMILIES, Family
@@ -82,17 +84,28 @@ _NODE_CONTEXTS = {
     "no local traffic detection": NodeContext(),
     "masquerade all, mark bit 31": NodeContext(masquerade_all=True, masquerade_mark=1 << 31),
     "mark bit 0, old iptables": NodeContext(random_fully=False, masquerade_mark=1),
+    "several cluster CIDRs, health port": NodeContext(
+        more_local_networks={family: (network,) for family, network in _NETWORK.items()}, health_port=10256
+    ),
+    "exact policies": NodeContext(
+        policy_marks=MarkRange(),
+        if_local={family: (f"-s {network}", "-i cali+") for family, network in _NETWORK.items()},
+        service_networks={"IPv4": ("10.96.0.0/16",), "IPv6": ("fd00:10:96::/108",)},
+    ),
 }
 
 
 @pytest.mark.parametrize("context", _NODE_CONTEXTS.values(), ids=_NODE_CONTEXTS)
-def test_every_compiled_chain_reads_back_equal(adapter: LibiptcAdapter, context: NodeContext) -> None:
+def test_every_compiled_chain_reads_back_equal(context: NodeContext) -> None:
     rows: Rows = {}
     for family in FAMILIES:
-        non_empty = frozenset(key.name for key in tables.ipsets(family))
+        non_empty = tables.POLICY_SETS.union(key.name for key in tables.ipsets(family))
         rows |= compile_chains(family, NonEmptySets(non_empty, _CLOSED_TO_NODE[family]), context)
-    assert adapter.apply(steps_between({}, rows)) == []
-    assert _read(adapter) == rows
+    with private_network():
+        create_sets()
+        adapter = LibiptcAdapter(legacy_commands(), "legacy", POLICY_TABLES)
+        assert adapter.apply(steps_between({}, rows)) == []
+        assert _read(adapter) == rows
 
 
 def test_an_ipv6_bridge_is_matched_by_its_complete_name(adapter: LibiptcAdapter) -> None:

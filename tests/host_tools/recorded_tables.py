@@ -15,6 +15,7 @@ from kubeproxy_py.plan.plan import make_plan
 from lab import linux
 
 _RECORDED = Path(__file__).with_name("recorded")
+_SETS = (*tables.IPSET_DEFINITIONS, *tables.POLICY_IPSET_DEFINITIONS)
 
 
 def recorded_text(family: Family) -> str:
@@ -53,7 +54,7 @@ def create_sets(*families: Family) -> None:
     """Create all our sets with the ipset program."""
     lines = []
     for family in families or FAMILIES:
-        for key, spec in tables.ipsets(family).items():
+        for key, spec in tables.ipsets(family, definitions=_SETS).items():
             header = f"family {'inet6' if spec.family == 'IPv6' else 'inet'}" if spec.family else "range 0-65535"
             lines.append(f"create {key.name} {spec.type} {header}\n")
     subprocess.run(["ipset", "restore", "-exist"], input="".join(lines).encode(), check=True)

@@ -8,6 +8,7 @@ from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.kernel.iptables.rule_parser import NOT, Line, Option, ParsedRule, parse_restore, parse_rule
 from kubeproxy_py.model import kube_names as tables
+from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import ChainSpec
 from kubeproxy_py.net import FAMILIES, Family
 from tests.host_tools.recorded_tables import recorded_rows
@@ -15,6 +16,7 @@ from tests.host_tools.recorded_tables import recorded_rows
 _ADDRESS: dict[Family, str] = {"IPv4": "203.0.113.9", "IPv6": "2001:db8::9"}
 _NODE: dict[Family, str] = {"IPv4": "192.168.3.10", "IPv6": "fd00:3::10"}
 _NETWORK: dict[Family, str] = {"IPv4": "10.244.0.0/16", "IPv6": "fd00:10:244::/56"}
+_SERVICES: dict[Family, str] = {"IPv4": "10.96.0.0/16", "IPv6": "fd00:10:96::/108"}
 
 
 def _contexts(family: Family) -> Iterator[NodeContext]:
@@ -26,11 +28,19 @@ def _contexts(family: Family) -> Iterator[NodeContext]:
         missing_extensions={family: frozenset({"addrtype"})}, node_port_addresses={family: (_NODE[family],)}
     )
     yield NodeContext(missing_extensions={family: frozenset({"REJECT", "physdev"})})
+    yield NodeContext(more_local_networks={family: (_NETWORK[family],)}, health_port=10256)
+    for missing in (frozenset[str](), frozenset({"addrtype"})):
+        yield NodeContext(
+            policy_marks=MarkRange(),
+            if_local={family: (f"-s {_NETWORK[family]}", "-i cni0", "-i cali+")},
+            service_networks={family: (_SERVICES[family],)},
+            missing_extensions={family: missing},
+        )
 
 
 def _compiled_rules(family: Family) -> set[str]:
     """Return every rule that can be compiled, for all node contexts."""
-    non_empty = frozenset(key.name for key in tables.ipsets(family))
+    non_empty = tables.POLICY_SETS.union(key.name for key in tables.ipsets(family))
     closed_to_node = tuple(f"{_ADDRESS[family]},{protocol}:65535" for protocol in ("tcp", "udp", "sctp"))
     specs = [
         spec
@@ -75,7 +85,7 @@ def test_every_compiled_rule_is_parsed_completely(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_jump_is_parsed_completely(family: Family) -> None:
-    rules = set(tables.jumps(family).values())
+    rules = set(tables.jumps(family, policies=True).values())
     assert {_text(parse_rule(rule, family)) for rule in rules} == rules
 
 
@@ -99,6 +109,7 @@ _SET = "-m set --match-set KUBE-CLUSTER-IP"
         (f"{_SET} dst,dst,dst,dst -j RETURN", "dst,dst,dst,dst"),
         ("-m conntrack --ctstate ESTABLISHT -j RETURN", "ESTABLISHT"),
         ("-m conntrack --ctstatus NONE -j RETURN", "--ctstatus"),
+        ("-p tcp -m tcp --dport 080 -j RETURN", "080"),
         ("-m mark --mark 0x4000 -j RETURN", "0x4000"),
         ("-m addrtype --dst-type REMOTE -j RETURN", "REMOTE"),
         ("-m ipvs --vproto 6 --vaddr fd00::1 --vport 80 -j DROP", "fd00::1"),

@@ -124,6 +124,7 @@ _MARK = _matching(r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}")
 _DIRECTIONS = _matching("(src|dst)(,(src|dst)){0,2}")
 _LOCAL = _matching("LOCAL")
 _DSCP = _matching("0x[0-9a-f]{2}")
+_PORT = _matching("[1-9][0-9]{0,4}")
 _INTERFACE = _matching(r"[^\s/!+]{1,14}\+?|[^\s/!+]{15}")  # IFNAMSIZ is 16, the final NUL included
 
 _FIELDS: Mapping[str, tuple[str, Check]] = {  # option -> field of ParsedRule, check of its value
@@ -139,8 +140,9 @@ _MATCHES: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # match -> option -
     "addrtype": {"src-type": (_LOCAL,), "dst-type": (_LOCAL,)},
     "dscp": {"dscp": (_DSCP,)},
     "physdev": {"physdev-is-in": ()},
-    "conntrack": {"ctstate": (_matching("NEW|RELATED,ESTABLISHED"),)},
-    "ipvs": {"vproto": (_matching("6|17|132"),), "vaddr": (_is_address,), "vport": (_matching("[1-9][0-9]{0,4}"),)},
+    "conntrack": {"ctstate": (_matching("NEW|NEW,UNTRACKED|RELATED,ESTABLISHED"),)},
+    "tcp": {"dport": (_PORT,)},
+    "ipvs": {"vproto": (_matching("6|17|132"),), "vaddr": (_is_address,), "vport": (_PORT,)},
 }
 _TARGETS: Mapping[str, Mapping[str, tuple[Check, ...]]] = {  # target -> option -> check of each value
     "ACCEPT": {},
