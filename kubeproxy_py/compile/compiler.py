@@ -164,7 +164,7 @@ class Compiler:
         return tuple(states.values())
 
     def pop_slowly_starting(self) -> list[ServiceName]:
-        """Return the Services compiled since the last call whose new endpoints start slowly."""
+        """Return the Services compiled since the last call whose new endpoints start slowly, or did until now."""
         names, self._slowly_starting = list(self._slowly_starting), {}
         return names
 
@@ -261,7 +261,8 @@ class Compiler:
         if not service:
             self._caches.pop(name, None)
             self.cluster.reweighted.pop(name, None)
-        elif service.settings.slow_start_s and slow_start_in_force_s(service, self.context):
+        starts_slowly = service and service.settings.slow_start_s and slow_start_in_force_s(service, self.context)
+        if starts_slowly or self.cluster.conditions_of(name).steps:
             self._slowly_starting[name] = None
         self.marks.retain(name, owners, self.desired.rows)
         self._states[name] = state

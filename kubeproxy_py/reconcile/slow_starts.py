@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TypeGuard
 
 from kubeproxy_py.compile.compiler import Compiler
+from kubeproxy_py.compile.settings import slow_start_in_force_s
 from kubeproxy_py.failover.slow_start import SlowStart, steps_in_kernel
 from kubeproxy_py.failover.watch import INHERITED, rule_of
 from kubeproxy_py.model.conditions import EndpointFailures, EndpointSteps, Failure
@@ -72,20 +73,27 @@ class SlowStarts:
             self._starts[name] = SlowStart(self._duration_s(name), known, now_s)
         for name in names:
             duration_s = self._duration_s(name)
+            if not duration_s:
+                self._end(name)
+                continue
             start = self._starts.get(name)
             if start is None:
                 start = self._starts[name] = SlowStart(duration_s)
             start.duration_s = duration_s
             start.update(self._serving(name), now_s)
-        return self._publish(names, now_s)
+        return self._publish([name for name in names if name in self._starts], now_s)
 
     def run(self, now_s: float) -> None:
         """Make the steps that are due; the next sync applies them."""
         for name in [name for name in self._starts if not self._duration_s(name)]:
-            del self._starts[name]
-            self._compiler.handle_event(EndpointSteps(name))
+            self._end(name)
         self._send(self._starts, now_s)
         self.due_s = max(now_s + PAUSE_S, self._next_s(now_s))
+
+    def _end(self, name: ServiceName) -> None:
+        """Have no endpoint of the Service *name* start slowly any more."""
+        self._starts.pop(name, None)
+        self._compiler.handle_event(EndpointSteps(name))
 
     def _publish(self, names: Iterable[ServiceName], now_s: float) -> list[Key]:
         self._send(names, now_s)
@@ -104,8 +112,9 @@ class SlowStarts:
         return min((start.next_s(now_s) for start in self._starts.values()), default=NEVER)
 
     def _duration_s(self, name: ServiceName) -> float:
+        """Return how long new endpoints of the Service *name* start slowly; 0: not at all, also if that is ignored."""
         service = self._compiler.cluster.services.get(name)
-        return service.settings.slow_start_s if service else 0.0
+        return slow_start_in_force_s(service, self._compiler.context) if service else 0.0
 
     def _serving(self, name: ServiceName) -> set[Destination]:
         """Return the endpoints of the Service *name* that get connections at any of its frontends."""

@@ -1,8 +1,10 @@
 """Agent: weights of new endpoints grow, also across restarts and together with draining and failures."""
 
+import pytest
+
 from kubeproxy_py.compile.compiler import Compiler
 from kubeproxy_py.model.conditions import EndpointFailures, Failure
-from kubeproxy_py.model.events import ServiceDeleted, ServiceUpserted, SliceUpserted
+from kubeproxy_py.model.events import Event, ServiceDeleted, ServiceUpserted, SliceUpserted
 from kubeproxy_py.model.policy_marks import MarkRange
 from kubeproxy_py.model.rows import Connections, RealServer, RealServerSpec, Rows, VirtualServerSpec
 from kubeproxy_py.model.services import Service
@@ -75,6 +77,23 @@ def test_each_step_changes_one_row_only() -> None:
     harness.applied_steps()
     harness.advance(3.0)
     assert harness.applied_steps() == [("update", RealServer(SERVER, NEW, 8080))]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ServiceUpserted(slow(scheduler="rr")),  # the setting is ignored then
+        ServiceUpserted(slow(slow_start_s=0.0)),
+        ServiceDeleted(name("web")),
+    ],
+)
+def test_no_endpoint_counts_as_starting_where_slow_start_ended(event: Event) -> None:
+    harness = settled(OLD)
+    change(harness, OLD, NEW)
+    assert harness.agent.snapshot(harness.now_s, 0.0).conditions
+    harness.handle(event)
+    assert not harness.agent.snapshot(harness.now_s, 0.0).conditions
+    assert harness.agent._slow_starts.due_s == NEVER
 
 
 def test_a_service_whose_endpoints_are_all_new_is_not_slowed() -> None:
