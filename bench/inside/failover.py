@@ -19,19 +19,22 @@ from typing import Any
 from lab.namespace import Namespace
 from tests.e2e.agent_process import AgentProcess
 from tests.e2e.kernel_state import run, shell
-from tests.e2e.manifests import Folder, service_with_slice
+from tests.e2e.manifests import Folder, endpoint_slice, service
 from tests.e2e.serving import serving_cluster
 
-VIP = "10.96.0.40"
+VIPS = {4: "10.96.0.40", 6: "fd00:10:96::40"}
 PODS = ("pod-a1", "pod-a2", "pod-b1", "pod-b2")
 TIMEOUT_S = 2.0
 _BEFORE_S = 15.0  # of traffic, until endpoints have been reached
 _DEAD_S = 25.0
 
-_WAYS: Mapping[str, tuple[dict[str, str], tuple[str, ...]]] = {
-    "without": ({}, ()),
-    "health-check: tcp": ({"kubeproxy-py.io/health-check": "tcp"}, ()),
-    "--watch-nodes": ({}, ("--watch-nodes",)),
+_CHECKED = {"kubeproxy-py.io/health-check": "tcp"}
+_WAYS: Mapping[str, tuple[dict[str, str], tuple[str, ...], int]] = {
+    # annotations, flags, and the IP version of clients
+    "without": ({}, (), 4),
+    "health-check: tcp": (_CHECKED, (), 4),
+    "health-check: tcp (IPv6)": (_CHECKED, (), 6),
+    "--watch-nodes": ({}, ("--watch-nodes",), 4),
 }
 
 
@@ -45,15 +48,15 @@ def measure(rates: Sequence[int], repeats: int) -> dict[str, Any]:
 
 def _death(rate: int, way: str) -> dict[str, float]:
     """Cut the cable of node B under *rate* connections a second, and return what clients saw."""
-    annotations, flags = _WAYS[way]
-    web = service_with_slice("web", VIP, PODS)
+    annotations, flags, version = _WAYS[way]
+    web = [service("web", VIPS[version]), endpoint_slice("web", PODS, version=version)]
     web[0]["metadata"]["annotations"] = annotations
     with serving_cluster() as cluster, tempfile.TemporaryDirectory() as path:
         folder = Folder(Path(path))
         folder.write("web", web)
         with AgentProcess(cluster.node_a, folder.path, *flags) as agent:
             agent.wait_synced()
-            with _Clients(cluster["outside"], rate) as clients:
+            with _Clients(cluster["outside"], rate, version) as clients:
                 time.sleep(_BEFORE_S)
                 cpu_s = _cpu_s(agent.pid)
                 before = clients.ended_since(0.0)
@@ -85,8 +88,10 @@ def _cpu_s(pid: int) -> float:
 class _Clients:
     """Begins *rate* connections a second from *namespace*, within the `with`; in one thread, by readiness."""
 
-    def __init__(self, namespace: Namespace, rate: int) -> None:
+    def __init__(self, namespace: Namespace, rate: int, version: int) -> None:
         self._namespace = namespace
+        self._family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        self._vip = VIPS[version]
         self._pause_s = 1.0 / rate
         self._ended: list[tuple[float, bool]] = []  # when each began, and whether it was answered
         self._stopping = threading.Event()
@@ -112,8 +117,8 @@ class _Clients:
         while under_way or not self._stopping.is_set():
             now_s = time.monotonic()
             if now_s >= next_s and not self._stopping.is_set():
-                connection = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-                connection.connect_ex((VIP, 80))
+                connection = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                connection.connect_ex((self._vip, 80))
                 under_way[connection] = now_s
                 selector.register(connection, selectors.EVENT_READ)
                 next_s = max(next_s + self._pause_s, now_s)  # what a busy machine misses is not made up for
