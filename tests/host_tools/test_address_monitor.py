@@ -19,7 +19,7 @@ from kubeproxy_py.kernel.address.monitor import EVERYTHING, AddressMonitor
 from kubeproxy_py.kernel.netlink.messages import message
 from kubeproxy_py.model.events import AddressesChanged
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 RTM_NEWADDR, RTM_NEWLINK = 20, 16
 AF_INET = 2
 NEW_ADDRESS = message(RTM_NEWADDR, 0, struct.pack("=BBBBI", AF_INET, 32, 0, 0, 7) + struct.pack("=HH4s", 8, 2, b"abcd"))

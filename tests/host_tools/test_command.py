@@ -37,8 +37,8 @@ def test_a_missing_program_is_an_error_with_an_install_hint() -> None:
 def test_a_hanging_program_is_killed_after_its_timeout() -> None:
     started_s = time.monotonic()
     with pytest.raises(KernelError, match="did not end within"):
-        run(["sleep", "30"], timeout_s=0.1)
-    assert time.monotonic() - started_s < 5
+        run(["sleep", "600"], timeout_s=0.1)
+    assert time.monotonic() - started_s < 60
 
 
 def test_arguments_are_not_interpreted_by_a_shell() -> None:

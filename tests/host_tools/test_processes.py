@@ -81,7 +81,7 @@ def test_an_answer_at_a_local_port_is_read_and_a_closed_port_is_none() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]
-        assert get_local(port, "/proxyMode") == "answer to /proxyMode"
+        assert get_local(port, "/proxyMode", 60.0) == "answer to /proxyMode"
         server.shutdown()
     assert get_local(port, "/proxyMode", 0.1) == ""
 
