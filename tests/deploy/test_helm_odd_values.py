@@ -12,7 +12,7 @@ import pytest
 
 from tests.deploy.api_server_rules import problems
 from tests.deploy.manifests import Object, objects_of
-from tests.deploy.rendering import CHART, VALUES_FOLDER, chart_objects, template
+from tests.deploy.rendering import CHART, VALUES_FOLDER, chart_objects, documents, template
 from tests.kubernetes_schemas import validate
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -196,6 +196,33 @@ def test_odd_values_that_the_schema_accepts_render_objects_that_an_api_server_ac
     assert {"DaemonSet", "PrometheusRule", *expected} <= {document["kind"] for document in objects}
     for document in objects:
         check(document)
+
+
+# null deletes a default, as in `resources: null`.
+
+NULLS = [(name,) for name in VALUES if name != "apiServer"] + [path for path in leaves(VALUES) if len(path) > 1]
+
+
+@pytest.mark.parametrize("path", NULLS, ids=".".join)
+def test_value_whose_default_is_deleted_is_refused_by_the_schema_or_valid(
+    path: tuple[str, ...], tmp_path: Path
+) -> None:
+    switched_on = {"config": {"metricsBindAddress": "0.0.0.0:10249"}, "podMonitor": {"enabled": True},
+                   "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}  # fmt: skip
+    written = tmp_path / "values.json"
+    written.write_text(json.dumps(merged(switched_on if path[0] != "config" else {}, nested(path, None))))
+    done = template(f"--values={VALUES_FOLDER}/defaults.yaml", f"--values={written}")
+    if done.returncode:
+        assert "missing property" in done.stderr
+        return
+    for document in documents(done.stdout):
+        check(document)
+
+
+def test_deleted_defaults_of_the_agent_are_its_own_defaults() -> None:
+    nulls = ",".join(f"agent.{name}=null" for name in VALUES["agent"])
+    [container] = chart_objects(f"--set={nulls}")[-1]["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["--config=/var/lib/kube-proxy/config.conf", "--hostname-override=$(NODE_NAME)"]
 
 
 def check(document: Object) -> None:

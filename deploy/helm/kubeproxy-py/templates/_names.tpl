@@ -39,7 +39,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- define "kubeproxy-py.labels" -}}
 {{- $root := index . 0 -}}
 {{- $selector := include "kubeproxy-py.selector" $root | fromYaml -}}
-{{- toYaml (merge $selector (index . 1) $root.Values.commonLabels (include "kubeproxy-py.chartLabels" $root | fromYaml)) -}}
+{{- toYaml (merge $selector (index . 1 | default dict) ($root.Values.commonLabels | default dict) (include "kubeproxy-py.chartLabels" $root | fromYaml)) -}}
 {{- end -}}
 
 {{- /* The metadata of an object: a list of the root, its name, its namespace ("": none), its own labels and annotations. */ -}}
@@ -51,18 +51,18 @@ namespace: {{ . | quote }}
 {{- end }}
 labels:
   {{- include "kubeproxy-py.labels" (list $root (index . 3)) | nindent 2 }}
-{{- with merge (dict) (index . 4) $root.Values.commonAnnotations }}
+{{- with merge (dict) (index . 4 | default dict) ($root.Values.commonAnnotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
 {{- define "kubeproxy-py.metricsAddress" -}}
-{{ .Values.config.metricsBindAddress | default "127.0.0.1:10249" }}
+{{ (.Values.config | default dict).metricsBindAddress | default "127.0.0.1:10249" }}
 {{- end -}}
 
 {{- define "kubeproxy-py.healthzAddress" -}}
-{{ .Values.config.healthzBindAddress | default "0.0.0.0:10256" }}
+{{ (.Values.config | default dict).healthzBindAddress | default "0.0.0.0:10256" }}
 {{- end -}}
 
 {{- /* The port of ADDRESS:PORT or [ADDRESS]:PORT, or the default if there is none, as in 0.0.0.0 and fd00::1. */ -}}
@@ -77,7 +77,7 @@ annotations:
 {{- /* The fields that both containers share. */ -}}
 {{- define "kubeproxy-py.container" -}}
 image: {{ include "kubeproxy-py.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+imagePullPolicy: {{ .Values.image.pullPolicy | default "IfNotPresent" }}
 command: [/usr/local/bin/kube-proxy]
 env:
   - name: NODE_NAME
@@ -98,7 +98,7 @@ scrapeTimeout: {{ . | quote }}
 {{- end }}
 relabelings:
   # The job name of kube-proxy, which the rules of kubernetes-mixin select.
-  - {targetLabel: job, replacement: {{ $monitor.jobName | quote }}, action: replace}
+  - {targetLabel: job, replacement: {{ $monitor.jobName | default "kube-proxy" | quote }}, action: replace}
   - {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: node, action: replace}
   - {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: instance, action: replace}
   {{- with $monitor.relabelings }}
@@ -114,14 +114,14 @@ metricRelabelings:
 {{- define "kubeproxy-py.ruleGroups" -}}
 {{- $values := .Values.prometheusRule -}}
 {{- $job := ternary .Values.serviceMonitor.jobName .Values.podMonitor.jobName .Values.serviceMonitor.enabled -}}
-{{- $changes := deepCopy $values.alerts -}}
+{{- $changes := deepCopy ($values.alerts | default dict) -}}
 {{- $groups := list -}}
 {{- range $group := (.Files.Get "files/rules.yaml" | fromYaml).groups -}}
 {{- $rules := list -}}
 {{- range $rule := $group.rules -}}
-{{- $_ := set $rule "expr" (replace "job=\"kube-proxy\"" (printf "job=%q" $job) $rule.expr) -}}
+{{- $_ := set $rule "expr" (replace "job=\"kube-proxy\"" (printf "job=%q" ($job | default "kube-proxy")) $rule.expr) -}}
 {{- with $rule.annotations -}}
-{{- $_ := set . "runbook_url" (regexReplaceAllLiteral "^[^#]*" .runbook_url $values.runbookUrl) -}}
+{{- $_ := set . "runbook_url" (regexReplaceAllLiteral "^[^#]*" .runbook_url ($values.runbookUrl | default .runbook_url)) -}}
 {{- end -}}
 {{- $name := $rule.alert | default "" -}}
 {{- $change := get $changes $name | default dict -}}
@@ -135,7 +135,7 @@ metricRelabelings:
 {{- range $name, $_ := $changes -}}
 {{- fail (printf "prometheusRule.alerts: there is no alert %s" $name) -}}
 {{- end -}}
-{{- toYaml (concat $groups $values.extraGroups) -}}
+{{- toYaml (concat $groups ($values.extraGroups | default list)) -}}
 {{- end -}}
 
 {{- /* A quantity of Kubernetes, such as 1.5Gi, as a number. */ -}}
