@@ -95,8 +95,9 @@ def _daemon_set(document: Object) -> Iterator[str]:
     template = spec["template"]
     if not spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items():
         yield "spec.selector: does not match the pods"
-    rolling = spec["updateStrategy"].get("rollingUpdate")
-    if spec["updateStrategy"].get("type") != "OnDelete" and rolling:
+    strategy = spec.get("updateStrategy", {})
+    rolling = strategy.get("rollingUpdate")
+    if strategy.get("type") != "OnDelete" and rolling:
         moved = [rolling.get(name, default) for name, default in (("maxUnavailable", 1), ("maxSurge", 0))]
         if sum(str(amount) not in ("0", "0%") for amount in moved) != 1:
             yield f"spec.updateStrategy: {moved}"

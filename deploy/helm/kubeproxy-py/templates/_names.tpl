@@ -113,7 +113,7 @@ metricRelabelings:
 {{- /* The groups of rules, for the job that the monitors give, with the changes of single alerts. */ -}}
 {{- define "kubeproxy-py.ruleGroups" -}}
 {{- $values := .Values.prometheusRule -}}
-{{- $job := ternary .Values.serviceMonitor.jobName .Values.podMonitor.jobName .Values.serviceMonitor.enabled -}}
+{{- $job := ternary .Values.serviceMonitor.jobName .Values.podMonitor.jobName (.Values.serviceMonitor.enabled | default false) -}}
 {{- $changes := deepCopy ($values.alerts | default dict) -}}
 {{- $groups := list -}}
 {{- range $group := (.Files.Get "files/rules.yaml" | fromYaml).groups -}}
