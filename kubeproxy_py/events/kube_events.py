@@ -16,7 +16,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kubeproxy_py.model.finding import Finding
-from kubeproxy_py.model.refusal import Refusal
+from kubeproxy_py.model.refusal import Refusal, cut
 from kubeproxy_py.model.services import ServiceName
 from kubeproxy_py.net import IP, Protocol
 
@@ -67,7 +67,7 @@ class EventWrite(Struct, frozen=True, gc=False):
     patch: bytes = b""  # a JSON merge patch (RFC 7386); if the Event was deleted (404), it is created again from body
 
 
-_NOTE_MAX = 1024  # the API's limit
+_NOTE_MAX = 1024  # the API's limit, in bytes
 _START, _LISTEN, _SYNC, _CHECK = "StartKubeProxy", "Listen", "SyncProxyRules", "CheckHost"
 _WATCH = "WatchEndpoints"
 
@@ -106,8 +106,9 @@ def external_ips_on_node(service: ServiceName, node: str, addresses: Iterable[IP
 def refused(refusal: Refusal, node: str) -> KubeEvent:
     """Return the Event that *node* refuses part of what a Service asks for; kube-proxy has no such Event."""
     hint = f" ({refusal.hint})" if refusal.hint else ""
-    note = f"node {node}: {refusal.subject}: {refusal.message}{hint}"
-    return KubeEvent("Warning", refusal.reason, _SYNC, _regarding(refusal.service), note)
+    begin, end = f"node {node}: ", f": {refusal.message}{hint}"
+    subject = cut(refusal.subject, _NOTE_MAX - len(f"{begin}{end}".encode()))  # so that the remedy has room
+    return KubeEvent("Warning", refusal.reason, _SYNC, _regarding(refusal.service), f"{begin}{subject}{end}")
 
 
 def compile_failed(service: ServiceName | None, node: str, error: Exception) -> KubeEvent:

@@ -14,7 +14,7 @@ from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.events import kube_events
 from kubeproxy_py.events.kube_events import KubeEvent, Publish
 from kubeproxy_py.logging_setup import level, values
-from kubeproxy_py.model.refusal import grouped
+from kubeproxy_py.model.refusal import SETTING_IGNORED, Refusal, grouped
 from kubeproxy_py.model.services import Service, ServiceName
 from kubeproxy_py.net import IP
 
@@ -26,7 +26,7 @@ _WARNINGS: dict[str, tuple[_FindAddresses, _MakeEvent]] = {
     "externalIP": (external_ips_on_node, kube_events.external_ips_on_node),
 }
 
-_Subject = tuple[str, str]  # reason and subject of a refusal
+_What = tuple[str, ...]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class ServiceWarnings:
         self._compiler = compiler
         self._publish = publish
         self._warned: dict[ServiceName, dict[str, tuple[IP, ...]]] = {}  # by kind: the addresses of the last warning
-        self._refused: dict[ServiceName, frozenset[_Subject]] = {}  # what was published and is still refused
+        self._refused: dict[ServiceName, frozenset[_What]] = {}  # what was published and is still refused
 
     def check(self, names: Iterable[ServiceName]) -> None:
         """Warn of those of the compiled Services *names* of which something new is refused or on this node."""
@@ -78,7 +78,17 @@ class ServiceWarnings:
         refusals = self._compiler.refusals.of(name)
         before = self._refused.pop(name, frozenset())
         if refusals:
-            self._refused[name] = frozenset((refusal.reason, refusal.subject) for refusal in refusals)
-        new = (refusal for refusal in refusals if (refusal.reason, refusal.subject) not in before)
+            self._refused[name] = frozenset(map(_what, refusals))
+        new = (refusal for refusal in refusals if _what(refusal) not in before)
         for refusal in grouped(new):
             self._publish(kube_events.refused(refusal, self._compiler.context.node_name))
+
+
+def _what(refusal: Refusal) -> _What:
+    """Return by what *refusal* is known as one that was published.
+
+    A setting may be ignored for another cause as soon as the first one was mended, and who has an address in use may
+    change all the time.
+    """
+    cause = (refusal.message,) if refusal.reason == SETTING_IGNORED else ()
+    return (refusal.reason, refusal.subject, *cause)

@@ -196,3 +196,39 @@ def test_setting_that_has_no_effect_because_nothing_is_served_is_an_event(
     (event,) = WarningsHarness().sync(ServiceUpserted(service(cluster_ips=(), type=kind, settings=settings)))
     assert event.reason == "SettingIgnored"
     assert "kubeproxy-py.io/scheduler=wrr: has no effect on a Service" in event.note
+
+
+def annotated(annotations: dict[str, str], **fields: object) -> ServiceUpserted:
+    given = read_settings({f"kubeproxy-py.io/{key}": value for key, value in annotations.items()})
+    return ServiceUpserted(service(settings=given, **fields))  # type: ignore[arg-type]
+
+
+def test_setting_that_is_ignored_for_another_cause_now_is_an_event_again() -> None:
+    harness = WarningsHarness()
+    both = {"scheduler": "sh", "health-check": "tcp"}
+    (event,) = harness.sync(annotated(both))
+    assert "has no effect with scheduler sh" in event.note
+    assert harness.sync(annotated(both, external_ips=(OTHER,))) == []
+    (event,) = harness.sync(annotated({**both, "scheduler-flags": "sh-fallback"}, ports=(port(53, "UDP"),)))
+    assert event.note.endswith("health-check=tcp: has no effect without a TCP port; ignored (remove the annotation)")
+    assert harness.sync(annotated({**both, "scheduler-flags": "sh-fallback"})) == []
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, "\U0001f600" * 200])
+def test_each_annotation_and_the_remedy_are_named_however_long_the_values_are(value: str) -> None:
+    (event,) = WarningsHarness().sync(annotated({f"unknown-{letter}": value for letter in "abcdefgh"}))
+    assert all(f"kubeproxy-py.io/unknown-{letter}=" in event.note for letter in "abcdefgh")
+    assert ": is unknown; ignored (known are scheduler, " in event.note
+    assert len(event.note.encode()) <= 1024
+    (event,) = WarningsHarness().sync(annotated({"scheduler": value}))
+    assert "kubeproxy-py.io/scheduler=" in event.note
+    assert ": is no scheduler of IPVS; ignored (one of rr, " in event.note
+    assert len(event.note.encode()) <= 1024
+
+
+def test_many_settings_that_are_ignored_for_one_cause_are_all_named() -> None:
+    given = {"scheduler": "wrr", "max-connections": "5", "weights": "others=2", "drain-deadline": "5s"}
+    given |= {"slow-start": "5s", "affinity-timeout": "5s", "affinity-mask": "ipv4/24", "source-hash-port": "true"}
+    (event,) = WarningsHarness().sync(annotated(given, cluster_ips=()))
+    assert all(f"kubeproxy-py.io/{key}={value}" in event.note for key, value in given.items())
+    assert "without a ClusterIP (headless)" in event.note
