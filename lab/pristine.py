@@ -47,7 +47,7 @@ _CHAINS = {
 _TABLES_IN_USE = {"iptables-legacy-restore": "ip_tables_names", "ip6tables-legacy-restore": "ip6_tables_names"}
 
 _LONGEST_VALUE_BYTES = 4096
-_UNLOAD_TIMEOUT_S = 90.0  # less than a test may take (120 s), so that it fails with the reason
+_UNLOAD_TIMEOUT_S = 90.0  # less than a test may take, so that it fails with the reason
 
 _REQUEST_ACK = 0x1 | 0x4
 _GENERIC, _NETFILTER = 16, 12

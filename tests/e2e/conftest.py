@@ -17,7 +17,15 @@ from tests.e2e.agent_process import wait_until
 from tests.e2e.manifests import Folder, service_with_slice
 
 PORTS = (8080, 5353, 9000, 8091)
+TEST_TIMEOUT_S = 400.0  # several waits of a minute and more, so that a test fails with what it waited for
 _LEFT_TIMEOUT_S = 60.0  # threads of a server that was stopped may end a little later
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test on the kernel TEST_TIMEOUT_S, unless it asks for another time."""
+    for item in items:
+        if item.get_closest_marker("kernel") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session", autouse=True)

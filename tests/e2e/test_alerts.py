@@ -26,7 +26,7 @@ from tests.e2e.kernel_state import run, shell
 from tests.e2e.manifests import Folder, service_with_slice
 from tests.e2e.probing import get
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.kernel
 
 WEB = "10.96.90.1"
 PORT = 9090

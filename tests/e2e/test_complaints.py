@@ -37,7 +37,7 @@ from tests.e2e.module_loading import without_module_loading
 from tests.e2e.serving import serving_cluster
 from tests.e2e.this_kernel import VERSION
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.kernel
 
 WRITTEN = Path(__file__).resolve().parents[2] / "build" / "complaints"
 WEB, NODE_PORT = "10.96.0.10", 30080

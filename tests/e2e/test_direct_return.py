@@ -21,7 +21,7 @@ from tests.e2e.kernel_state import ip_monitor, run, shell
 from tests.e2e.manifests import Folder
 from tests.e2e.serving import serving_cluster
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.kernel
 
 DEADLINE_S = 15
 FLAGS = ("--policies=exact", "--ipvs-sync-period", "5s", "--drain-deadline", f"{DEADLINE_S}s")

@@ -29,7 +29,7 @@ from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.serving import cluster_fixture
 from tests.e2e.this_kernel import IPTABLES
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.kernel
 
 CLUSTER_IP = "10.96.0.60"
 NODE_PORT = 30060

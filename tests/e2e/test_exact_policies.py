@@ -22,7 +22,7 @@ from tests.e2e.kernel_state import State, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
 from tests.e2e.serving import cluster_and_servers, serving_cluster
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(250)]
+pytestmark = pytest.mark.kernel
 
 EXACT = "--policies=exact"
 TIMES = 2  # one round of rr

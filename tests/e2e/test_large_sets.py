@@ -20,7 +20,7 @@ from lab.namespace import Namespace, new_namespace
 from tests.builders import node_context, service
 from tests.e2e.kernel_state import run, shell
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.kernel
 
 RANGES = "KUBE-LOAD-BALANCER-SOURCE-CIDR"
 ADDRESS = "203.0.113.9"

@@ -179,7 +179,6 @@ def test_other_pages_of_the_metrics_server_are_those_of_kube_proxy(cluster: Clus
     assert (config["kind"], config["ipvs"]["syncPeriod"]) == ("KubeProxyConfiguration", "1s")
 
 
-@pytest.mark.timeout(240)
 def test_scrape_of_ten_thousand_services_takes_seconds() -> None:
     services = [many(number) for number in range(10_000)]
     with new_namespace("many") as namespace, namespace.inside():

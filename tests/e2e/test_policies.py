@@ -18,7 +18,7 @@ from tests.e2e.policies_services import ALL_FRONTS, HOST_PORT, SERVED, VERSIONS,
 from tests.e2e.policies_table import ALL_CLIENTS, BOUND_NODE, CASES, ROWS, Case, SourceSeen
 from tests.e2e.serving import cluster_and_servers
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(400)]  # of the fixture: thousands of requests
+pytestmark = pytest.mark.kernel
 
 TIMES = 2  # one round of rr: no Service has more pods
 

@@ -19,7 +19,7 @@ from tests.e2e.policies_table import BOUND_NODE, CASES, Case
 from tests.e2e.serving import cluster_and_servers
 from tests.e2e.tracing import MODES, Mode, asked, disagreement, tracings
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(400)]  # of the fixture: thousands of requests
+pytestmark = pytest.mark.kernel
 
 TIMES = 2  # one round of rr: no Service has more pods
 

@@ -16,7 +16,7 @@ from tests.e2e.policies_services import HOST_PORT, SERVED, VERSIONS, Front, obje
 from tests.e2e.serving import cluster_and_servers
 from tests.e2e.tracing import MODES, asked, disagreement, tracings, waits_s
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.kernel
 
 SETTINGS: dict[str, dict[str, str]] = {
     "all masqueraded": {"masquerade-all": "true"},
