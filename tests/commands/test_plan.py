@@ -209,7 +209,7 @@ def test_plan_gives_up_on_an_api_server_that_does_not_answer(
 def test_plan_names_an_api_server_that_refuses_connections_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plan_module, "LIST_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(plan_module, "LIST_TIMEOUT_S", 4.0)
     assert cli.main(["plan", "--assume-empty", "--hostname-override=node-a", "--master=http://127.0.0.1:1"]) == 1
     refused, gave_up = capsys.readouterr().err.splitlines()
     assert refused.startswith("error: http://127.0.0.1:1: connection: Connection refused (check that it is running")

@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 
 def test_plan_with_a_dump_of_a_node_equals_the_plan_of_that_node() -> None:
-    with tempfile.TemporaryDirectory(dir=REPOSITORY / "build") as name:  # the lab does not see /tmp
+    build = REPOSITORY / "build"
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=build) as name:  # the lab does not see /tmp
         folder = Folder(Path(name, "manifests"))
         folder.path.mkdir()
         folder.write("all", service_with_slice("web", "10.96.0.10", ["pod-a1", "pod-b1"]))
