@@ -8,7 +8,7 @@ Invariants:
   under contention half of its commits then fail, and those of other programs too.
 
 A change starts no process, with two exceptions: jumps, which are counted first, and a table that needs an extension
-which the library cannot find, which is written by ``iptables-restore`` entirely.
+which the library cannot find, or must not look for, which is written by ``iptables-restore`` entirely.
 """
 
 import fcntl

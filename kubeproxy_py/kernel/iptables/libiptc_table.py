@@ -15,6 +15,8 @@ python-iptables 1.2 has habits that would harm the agent.  They are avoided as f
 - The interface of an IPv6 rule gets a mask of bytes 0x01, so that other interfaces match too.  The mask is set here.
 - libxtables keeps only those targets of libxt_NAT.so that are for the family requested first: with iptables 1.8.9, IPv6
   rules have no MASQUERADE then.  That raises MissingExtensionError, so that the caller uses iptables-restore.
+- A target that it does not find, it registers once more; libxtables ends the process if it is registered already.
+  Targets with which that happens are not looked up (``_ENDS_PROCESS``), and raise MissingExtensionError, too.
 
 Source: iptc/{ip4tc,ip6tc,xtables}.py and libxtwrapper/wrapper.c of python-iptables 1.2.0; libxtables/xtables.c.
 """
@@ -29,6 +31,8 @@ from kubeproxy_py.kernel.errors import KernelError
 from kubeproxy_py.kernel.iptables.rule_parser import NOT, Line, Option, ParsedRule
 from kubeproxy_py.model.kube_names import PREFIX
 from kubeproxy_py.net import Family
+
+_ENDS_PROCESS = frozenset(("DSCP",))  # not found for the family requested second, although registered for both
 
 _INVERT_INTERFACE = 0x01  # IPT_INV_VIA_IN, IP6T_INV_VIA_IN
 
@@ -126,6 +130,8 @@ class LegacyTable:
 
         It is checked immediately, because libxtables discards what it knows of its options when the next one is built.
         """
+        if name in _ENDS_PROCESS:
+            raise MissingExtensionError(f"{name} is left to iptables-restore")
         try:
             extension = extension_class(rule, name)
         except self._iptc.XTablesError as error:
