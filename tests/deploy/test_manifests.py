@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from kubeproxy_py.commands.agent_client import DEFAULT_SOCKET
+from kubeproxy_py.config.flags import AGENT_FLAGS
 from kubeproxy_py.config.load import load
 from tests.deploy.api_server_rules import problems
 from tests.deploy.manifests import BASE, DEPLOY, Object, find, objects_of, pod_of
@@ -114,6 +115,23 @@ def test_component_no_init_removes_the_init_container(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(words))
     pod = pod_of(find(kustomize_objects(tmp_path), "DaemonSet"))
     assert "initContainers" not in pod
+
+
+def test_component_flags_adds_a_flag_of_the_agent(tmp_path: Path) -> None:
+    (tmp_path / "kubeproxy-py").mkdir()
+    (tmp_path / "kubeproxy-py/deploy").symlink_to(DEPLOY)  # kustomize requires relative paths
+    page = (DEPLOY.parent / "docs/install-kubeadm.md").read_text()
+    [example] = re.findall(r"^```yaml\n(resources: .*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(example)
+    objects = kustomize_objects(tmp_path)
+    [plain] = pod_of(find(objects_of(BASE), "DaemonSet"))["containers"]
+    [container] = pod_of(find(objects, "DaemonSet"))["containers"]
+    *same, added = container["args"]
+    assert same == plain["args"]
+    name, _, value = added.removeprefix("--").partition("=")
+    assert name in {flag.name for flag in AGENT_FLAGS}
+    assert load({name: value}).warnings == ()
+    assert find(objects, "PodMonitor")
 
 
 def configurations() -> Iterator[Any]:

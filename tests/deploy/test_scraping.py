@@ -64,16 +64,34 @@ def targets_of(daemon_set: Object) -> list[Object]:
     ]
 
 
+def targets_of_service(service: Object, daemon_set: Object) -> list[Object]:
+    """Return what Prometheus discovers of the EndpointSlices of *service*: a target for each of its ports."""
+    labels = {
+        f"__meta_kubernetes_service_label{kind}_{name.translate(_SANITIZED)}": text
+        for name, value in service["metadata"]["labels"].items()
+        for kind, text in (("", value), ("present", "true"))
+    }
+    selected = service["spec"]["selector"].items() <= daemon_set["spec"]["template"]["metadata"]["labels"].items()
+    by_name = {
+        target["labels"]["__meta_kubernetes_pod_container_port_name"]: target for target in targets_of(daemon_set)
+    }
+    pods = [(by_name[port["targetPort"]], port["name"]) for port in service["spec"]["ports"]] if selected else []
+    name = {"__meta_kubernetes_endpointslice_port_name"}
+    return [{**target, "labels": {**target["labels"], **labels, **dict.fromkeys(name, port)}} for target, port in pods]
+
+
 def scrape_configuration(monitor: Object, discovered: Path) -> Object:
     """Return the scrape configuration that the operator generates for *monitor*, with a file for discovery."""
-    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    of_pods = monitor["kind"] == "PodMonitor"
+    [endpoint] = monitor["spec"]["podMetricsEndpoints" if of_pods else "endpoints"]
+    kind = "pod" if of_pods else "service"
     keep = [
         {"source_labels": ["__meta_kubernetes_pod_phase"], "regex": "(Failed|Succeeded)", "action": "drop"},
         *(
             {
                 "source_labels": [
-                    f"__meta_kubernetes_pod_label_{name.translate(_SANITIZED)}",
-                    f"__meta_kubernetes_pod_labelpresent_{name.translate(_SANITIZED)}",
+                    f"__meta_kubernetes_{kind}_label_{name.translate(_SANITIZED)}",
+                    f"__meta_kubernetes_{kind}_labelpresent_{name.translate(_SANITIZED)}",
                 ],
                 "regex": f"({value});true",
                 "action": "keep",
@@ -81,7 +99,10 @@ def scrape_configuration(monitor: Object, discovered: Path) -> Object:
             for name, value in monitor["spec"]["selector"]["matchLabels"].items()
         ),
     ]
-    if "port" in endpoint:
+    if not of_pods:
+        source = ["__meta_kubernetes_endpointslice_port_name"]
+        keep.append({"source_labels": source, "regex": endpoint["port"], "action": "keep"})
+    elif "port" in endpoint:
         keep.append(_keep_port("name", endpoint["port"]))
     else:
         keep.append(_keep_port("number", endpoint["targetPort"]))
@@ -89,7 +110,7 @@ def scrape_configuration(monitor: Object, discovered: Path) -> Object:
         {_snake(name): value for name, value in relabeling.items()} for relabeling in endpoint.get("relabelings", ())
     ]
     return {
-        "job_name": f"podMonitor/{monitor['metadata']['namespace']}/{monitor['metadata']['name']}/0",
+        "job_name": f"{monitor['kind']}/{monitor['metadata']['namespace']}/{monitor['metadata']['name']}/0",
         "metrics_path": endpoint["path"],
         "file_sd_configs": [{"files": [str(discovered)]}],
         "relabel_configs": [*keep, *own],
@@ -210,6 +231,19 @@ def test_pod_monitor_has_the_metrics_port_scraped_and_nothing_else(source: Any, 
         query = "/api/v1/query?query=kubeproxy_ipvs_build_info"
         [sample] = wait_for(port, query, lambda found: bool(found["result"]))["result"]
         assert sample["metric"]["job"] == "kube-proxy"
+
+
+def test_service_monitor_has_the_metrics_port_scraped(tmp_path: Path) -> None:
+    objects = chart_objects("--set=serviceMonitor.enabled=true,config.metricsBindAddress=0.0.0.0:10249")
+    number = free_port()
+    daemon_set = daemon_set_at(find(objects, "DaemonSet"), number)
+    discovered = tmp_path / "targets.json"
+    discovered.write_text(json.dumps(targets_of_service(find(objects, "Service"), daemon_set)))
+    configuration = scrape_configuration(find(objects, "ServiceMonitor"), discovered)
+    with metrics_server(number), prometheus_with(configuration, tmp_path) as port:
+        [target] = wait_for_targets(port)["activeTargets"]
+        assert (target["health"], target["scrapeUrl"]) == ("up", f"http://127.0.0.1:{number}/metrics")
+        assert target["labels"] == {"job": "kube-proxy", "instance": "node-a", "node": "node-a"}
 
 
 def test_pod_that_does_not_declare_the_port_is_not_scraped(tmp_path: Path) -> None:
