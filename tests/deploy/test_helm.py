@@ -224,6 +224,19 @@ def test_port_is_the_default_where_the_configuration_names_an_address_only(addre
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
 
 
+def test_options_of_selinux_are_those_of_the_component(tmp_path: Path) -> None:
+    (tmp_path / "inside").symlink_to(DEPLOY)  # kustomize requires relative paths
+    part: dict[str, Any] = {"components": ["inside/daemonset/components/selinux"]}
+    found = []
+    for folder in ("daemonset/base", "preflight", "cleanup"):
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [f"inside/{folder}"], **part}))
+        found += [pod_of(item) if item["kind"] == "DaemonSet" else item["spec"]
+                  for item in kustomize_objects(tmp_path) if item["kind"] in ("DaemonSet", "Pod")]  # fmt: skip
+    pods = [pod_of(find(chart_objects("--set=seLinuxOptions.type=spc_t"), "DaemonSet")), *found]
+    options = [pod["containers"][0]["securityContext"]["seLinuxOptions"] for pod in pods]
+    assert options == [{"type": "spc_t"}] * 4
+
+
 def test_image_may_be_named_by_digest() -> None:
     digest = "sha256:" + "0123456789abcdef" * 4
     pod = pod_of(find(chart_objects(f"--set=image.digest={digest},image.tag=ignored"), "DaemonSet"))
@@ -363,7 +376,12 @@ def test_schema_knows_exactly_the_values_that_exist() -> None:
     jsonschema.validate(VALUES, SCHEMA)
     assert set(SCHEMA["properties"]) - {"global"} == set(VALUES)
     for name, part in SCHEMA["properties"].items():
-        if part.get("additionalProperties") is False and not name.endswith("Probe") and name != "config":
+        if (
+            part.get("additionalProperties") is False
+            and VALUES[name]
+            and not name.endswith("Probe")
+            and name != "config"
+        ):
             assert set(part["properties"]) == set(VALUES[name]), name
 
 
