@@ -385,6 +385,13 @@ def test_schema_knows_exactly_the_values_that_exist() -> None:
             assert set(part["properties"]) == set(VALUES[name]), name
 
 
+def test_chart_is_for_every_release_of_which_a_server_was_recorded() -> None:
+    [chart] = objects_of(CHART / "Chart.yaml")
+    recorded = (DEPLOY.parent / "tests/recorded_objects").glob("1.*.json.gz")
+    oldest = min(int(path.name.split(".")[1]) for path in recorded)
+    assert chart["kubeVersion"] == f">=1.{oldest}.0-0"
+
+
 def test_icon_is_a_file_of_the_repository() -> None:
     [chart] = objects_of(CHART / "Chart.yaml")
     assert (DEPLOY.parent / "docs" / Path(chart["icon"]).name).exists()
