@@ -142,9 +142,17 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         name="nat-order",
-        about="do rules of other programs translate packets to Services before ours see them?",
+        about="do rules of other programs translate or accept packets to Services before ours see them?",
         find=rules.check_nat_order,
         reasons=("NatRuleBeforeServices",),
+        needs=("iptables",),
+        is_resident=True,
+    ),
+    Check(
+        name="filter-order",
+        about="do rules of other programs accept what ours refuse, before ours see it?",
+        find=rules.check_filter_order,
+        reasons=("FilterRuleBeforeServices",),
         needs=("iptables",),
         is_resident=True,
     ),

@@ -80,6 +80,34 @@ def leads_to(targets: frozenset[str], rule: str, chains: Chains, packets: Packet
     return any(leads_to(targets, each, chains, packets, depth - 1) for each in inner)
 
 
+def ends(rule: str, chains: Chains, packets: Packets, *, wide: bool = False) -> bool:
+    """Return whether *packets* certainly leave the built-in chain of *rule* there, accepted; they do not meet the rest.
+
+    With *wide* that is also so if it accepts those of one interface, or from or to one network.
+    """
+    parsed = _parse(rule)
+    if parsed is None or _match(parsed, packets, wide=wide) is not _Match.YES:
+        return False
+    return parsed.target == "RETURN" or parsed.goes or _accepts(parsed, chains, packets, wide, _DEPTH_MAX)
+
+
+def _accepts(rule: _Rule, chains: Chains, packets: Packets, wide: bool, depth: int) -> bool:  # noqa: FBT001
+    """Return whether *rule*, which matches *packets*, certainly accepts them."""
+    if rule.target == "ACCEPT":
+        return True
+    if rule.target in _OUR_CHAINS or not depth:
+        return False
+    for text in chains.get(rule.target, ChainFacts()).rules:
+        inner = _parse(text)
+        if inner is None or _match(inner, packets, wide=wide) is not _Match.YES:
+            continue
+        if _accepts(inner, chains, packets, wide, depth - 1):
+            return True
+        if inner.target == "RETURN" or inner.goes:
+            return False
+    return False
+
+
 def _judge(chain: str, chains: Chains, packets: Packets, depth: int) -> tuple[Verdict, str]:
     left = False  # packets have possibly left the chain, so what drops in its rest is not certain
     for text in chains.get(chain, ChainFacts()).rules if depth else ():
@@ -140,8 +168,11 @@ def _parse(text: str) -> _Rule | None:
     return _Rule(tuple(options), target, goes)
 
 
-def _match(rule: _Rule, packets: Packets, *, ports: bool = False) -> _Match:
-    """Return whether *rule* matches *packets*; with *ports*, single ports count as possible."""
+def _match(rule: _Rule, packets: Packets, *, ports: bool = False, wide: bool = False) -> _Match:
+    """Return whether *rule* matches *packets*; with *ports*, single ports count as possible.
+
+    With *wide*, one interface or network counts as all of them.
+    """
     result = _Match.YES
     for option, values, negated in rule.options:
         judge_option = _OPTIONS.get(option)
@@ -150,6 +181,8 @@ def _match(rule: _Rule, packets: Packets, *, ports: bool = False) -> _Match:
             match = _Match.POSSIBLY
         if negated:
             match = _Match(2 - match.value)
+        if wide and option in _WIDE_OPTIONS and match is _Match.POSSIBLY:
+            match = _Match.YES
         if match is _Match.NO:
             return match
         result = min(result, match, key=lambda each: each.value)
@@ -201,6 +234,7 @@ def _no(_values: tuple[str, ...], _packets: Packets) -> _Match:
 
 
 _PORT_OPTIONS = frozenset(("--dport", "--dports", "--ports"))
+_WIDE_OPTIONS = frozenset(("-i", "-o", "-s", "-d"))
 _OPTIONS: Mapping[str, _OptionMatch] = {
     "-m": _yes,  # says nothing by itself; the options of the match follow
     "--comment": _yes,

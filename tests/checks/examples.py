@@ -45,6 +45,7 @@ SYSCTLS = {
     "net/netfilter/nf_conntrack_max": "131072",
 }
 _JUMP = '-m comment --comment "kubernetes service portals" -j KUBE-SERVICES'
+_ACCESS_JUMP = '-m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER'
 _ACCEPTED = {"INPUT": ChainFacts((), "ACCEPT"), "FORWARD": ChainFacts((), "ACCEPT")}
 _TABLES = {("IPv4", "filter"): _ACCEPTED, ("IPv4", "nat"): {"PREROUTING": ChainFacts((_JUMP,), "ACCEPT")}}
 
@@ -153,6 +154,7 @@ EXAMPLES: Mapping[str, Situation] = {
     "NatRuleBeforeServices": with_chain(
         "nat", "PREROUTING", ("-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080", _JUMP)
     ),
+    "FilterRuleBeforeServices": with_chain("filter", "INPUT", ("-p tcp -j ACCEPT", _ACCESS_JUMP)),
     "DeviceMtuTooSmall": with_doctor(
         device_mtu=1000,
         served=frozenset((ServedAddress("fd00:10:96::a", "ClusterIP"), ServedAddress("10.96.0.10", "ClusterIP"))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubeproxy_py.checks.rules import check_forward, check_input, check_nat_order
+from kubeproxy_py.checks.rules import check_filter_order, check_forward, check_input, check_nat_order
 from kubeproxy_py.checks.situation import Situation
 from kubeproxy_py.kernel.host_facts import parse_saved
 from kubeproxy_py.model.host_facts import HostFacts
@@ -75,9 +75,10 @@ def filter_table(rules: str, *, input_policy: str = "ACCEPT", forward_policy: st
 
 
 def nat_table(rules: str) -> str:
-    chains = {line.split()[1] for line in rules.splitlines() if line} - {"PREROUTING", "OUTPUT"}
+    chains = {line.split()[1] for line in rules.splitlines() if line} - {"PREROUTING", "OUTPUT", "POSTROUTING"}
     declared = "".join(f":{chain} - [0:0]\n" for chain in sorted(chains))
-    return f"*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{declared}{rules}COMMIT\n"
+    built_in = "".join(f":{chain} ACCEPT [0:0]\n" for chain in ("PREROUTING", "OUTPUT", "POSTROUTING"))
+    return f"*nat\n{built_in}{declared}{rules}COMMIT\n"
 
 
 def situation(saved: str) -> Situation:
@@ -179,3 +180,67 @@ PORTMAP_CHAINS = """-A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 8443 -j CN
 def test_translation_of_local_addresses_before_our_jump_is_found(rules: str, found: bool) -> None:
     findings = list(check_nat_order(situation(nat_table(rules))))
     assert [finding.subject for finding in findings] == ["IPv4 nat PREROUTING"] * found
+
+
+OURS_OUT = OURS.replace("PREROUTING", "OUTPUT")
+OURS_POST = '-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING\n'
+OF_CILIUM = "-A POSTROUTING -j CILIUM_POST_nat\n"
+OF_CILIUM_CHAINS = "-A CILIUM_POST_nat -m mark --mark 0xe00/0xf00 -j ACCEPT\n-A CILIUM_POST_nat -j RETURN\n"
+OF_ADMIN = "-A PREROUTING -j ADMIN\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "chain"),
+    [
+        ("-A PREROUTING -p tcp -j ACCEPT\n" + OURS, "PREROUTING"),
+        ("-A PREROUTING -j RETURN\n" + OURS, "PREROUTING"),
+        ("-A PREROUTING -i eth1 -j ACCEPT\n" + OURS, "PREROUTING"),
+        ("-A PREROUTING ! -i cali+ -m addrtype --dst-type LOCAL -j ACCEPT\n" + OURS, "PREROUTING"),
+        ("-A PREROUTING -s 10.0.0.0/8 -j ACCEPT\n" + OURS, "PREROUTING"),
+        (OF_ADMIN + OURS + "-A ADMIN -m conntrack --ctstate NEW -j ACCEPT\n", "PREROUTING"),
+        ("-A PREROUTING -g ADMIN\n" + OURS + "-A ADMIN -j LOG\n", "PREROUTING"),
+        ("-A OUTPUT -j ACCEPT\n" + OURS_OUT, "OUTPUT"),
+        ("-A POSTROUTING -j ACCEPT\n" + OURS_POST, "POSTROUTING"),
+        (OURS + "-A PREROUTING -j ACCEPT\n", ""),
+        ("-A PREROUTING -j ACCEPT\n", ""),  # our jump is to come back, to the top
+        ("-A PREROUTING -p tcp -m tcp --dport 22 -j ACCEPT\n" + OURS, ""),
+        ("-A PREROUTING -d 192.168.3.10/32 -j ACCEPT\n" + OURS, ""),
+        ("-A PREROUTING -m mark --mark 0x1 -j ACCEPT\n" + OURS, ""),
+        ("-A PREROUTING -p icmp -j ACCEPT\n" + OURS, ""),
+        (OF_ADMIN + OURS + "-A ADMIN -j RETURN\n-A ADMIN -j ACCEPT\n", ""),
+        (OF_CILIUM + OURS_POST + OF_CILIUM_CHAINS, ""),
+        ("-A POSTROUTING -s 10.244.0.0/16 -d 10.244.0.0/16 -j RETURN\n" + OURS_POST, ""),
+        ("-A POSTROUTING -s 10.244.0.0/16 ! -d 10.244.0.0/16 -j MASQUERADE\n" + OURS_POST, ""),
+    ],
+)
+def test_acceptance_of_packets_to_services_before_our_jump_is_found(rules: str, chain: str) -> None:
+    findings = list(check_nat_order(situation(nat_table(rules))))
+    assert [finding.subject for finding in findings] == [f"IPv4 nat {chain}"] * bool(chain)
+    assert all("not masqueraded" in finding.message for finding in findings)
+
+
+RANGES, HOST_PORTS = "loadBalancerSourceRanges", "ports of this host"
+OURS_FIRST, *OURS_REST = OUR_INPUT.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("before", "between", "effects"),
+    [
+        ("-A INPUT -j ACCEPT", "", (HOST_PORTS, RANGES)),
+        ("-A INPUT -p tcp -j ACCEPT", "-A INPUT -j ACCEPT", (HOST_PORTS, RANGES)),
+        ("", "-A INPUT -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT", (RANGES,)),
+        ("-A INPUT -j ADMIN\n-A ADMIN -p tcp -j ACCEPT", "", (HOST_PORTS, RANGES)),
+        ("-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "", ()),
+        ("-A INPUT -i lo -j ACCEPT\n-A INPUT -i cni0 -j ACCEPT\n-A INPUT -s 10.0.0.0/8 -j ACCEPT", "", ()),
+        ("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT", "", ()),
+        (CALICO.strip(), "", ()),
+        ("", "", ()),
+    ],
+)
+def test_acceptance_of_what_our_chains_refuse_is_found(before: str, between: str, effects: tuple[str, ...]) -> None:
+    rules = "\n".join((before, OURS_FIRST, between, *OURS_REST)) + OUR_CHAINS
+    chains = {line.split()[1] for line in rules.splitlines() if line} - {"INPUT"}
+    saved = "*filter\n:INPUT ACCEPT [0:0]\n" + "".join(f":{each} - [0:0]\n" for each in chains) + rules + "COMMIT\n"
+    found = list(check_filter_order(situation(saved)))
+    assert [finding.subject for finding in found] == ["IPv4 filter INPUT"] * bool(effects)
+    assert tuple(each for each in (HOST_PORTS, RANGES) for finding in found if each in finding.message) == effects

@@ -202,6 +202,21 @@ FAULTS = (
         "iptables -t nat -D PREROUTING",
     ),
     Fault(
+        "NatRuleBeforeServices",
+        "iptables -t nat -I OUTPUT -j ACCEPT",
+        "iptables -t nat -D OUTPUT -j ACCEPT",
+        "IPv4 nat OUTPUT: this rule comes before the jump to KUBE-SERVICES: -j ACCEPT",
+        "iptables -t nat -D OUTPUT RULE",
+    ),
+    Fault(
+        "FilterRuleBeforeServices",
+        "iptables -I INPUT -p tcp -j ACCEPT",
+        "iptables -D INPUT -p tcp -j ACCEPT",
+        "IPv4 filter INPUT: this rule comes before the jump to KUBE-IPVS-FILTER: -p tcp -j ACCEPT",
+        "iptables -t filter -D INPUT RULE",
+        "warning",
+    ),
+    Fault(
         "InputDropsServices",
         "iptables -P INPUT DROP",
         "iptables -P INPUT ACCEPT",

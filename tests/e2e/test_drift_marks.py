@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lab.client import query
+from lab.client import QueryError, query
 from lab.network import BY_NAME, PODS, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
@@ -233,6 +233,54 @@ import socket, subprocess, sys, time
 netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
 netlink.bind((0, 0))
 while True:
+ACCEPTING = {
+    "from outside": ("iptables -t nat -{} PREROUTING -i eth0 -j ACCEPT", "NatRuleBeforeServices: IPv4 nat PREROUTING"),
+    "from anywhere": ("iptables -t nat -{} PREROUTING -p tcp -j ACCEPT", "NatRuleBeforeServices: IPv4 nat PREROUTING"),
+    "all that leaves": ("iptables -t nat -{} POSTROUTING -j ACCEPT", "NatRuleBeforeServices: IPv4 nat POSTROUTING"),
+}
+
+
+@pytest.mark.parametrize(("rule", "reported"), ACCEPTING.values(), ids=ACCEPTING)
+def test_a_rule_that_accepts_packets_to_services_before_our_jump_is_reported(
+    node: Node, rule: str, reported: str
+) -> None:
+    def answers() -> set[str]:
+        """Return who answers, from the NodePort's client, of the pods on both nodes."""
+        return {answer_or_error(node.cluster) for _ in range(2)}
+
+    since = len(node.agent.lines())
+    assert answers() == set(PODS_BEHIND)
+    try:
+        shell(node.cluster.node_a, rule.format("I"))
+        inserted_s = time.monotonic()
+        assert "not masqueraded" in node.agent.wait_for(reported, since)
+        print(f"reported after {time.monotonic() - inserted_s:.2f} s")
+        assert answers() != set(PODS_BEHIND)
+    finally:
+        shell(node.cluster.node_a, rule.format("D"))
+    node.agent.wait_for("Host finding resolved", since)
+    assert answers() == set(PODS_BEHIND)
+
+
+def answer_or_error(cluster: Cluster) -> str:
+    try:
+        return query(cluster["outside"], "tcp", "192.168.3.10", 30080, 1.0).name
+    except QueryError as error:
+        return type(error).__name__
+
+
+def test_a_rule_that_accepts_what_source_ranges_refuse_is_reported(node: Node) -> None:
+    since = len(node.agent.lines())
+    try:
+        shell(node.cluster.node_a, "ip6tables -I INPUT -j ACCEPT")
+        line = node.agent.wait_for("FilterRuleBeforeServices: IPv6 filter INPUT", since)
+    finally:
+        shell(node.cluster.node_a, "ip6tables -D INPUT -j ACCEPT")
+    assert "loadBalancerSourceRanges" in line
+    assert "KUBE-IPVS-FILTER: -j ACCEPT" in line
+    node.agent.wait_for("Host finding resolved", since)
+
+
     subprocess.run(sys.argv[1], shell=True)
     time.sleep(0.5)
 """
