@@ -30,6 +30,9 @@ WAITS_MS = (
     1000 * PATIENCE_S
 )  # what a sync takes at least that waits for iptables; others some 20, or more if it is busy
 ENDS_WITHIN_S = 10.0  # long before the time limit of a program of iptables, 30 s
+SHORT_LIMIT = "from kubeproxy_py.kernel.host.command import run; run.__kwdefaults__['timeout_s'] = 4.0"
+"""Statements that have programs killed sooner than after 30 s."""
+SOON_S = 45.0  # rules are tried again 5 s after their program was killed; the rest is for a busy machine
 NODE, HEALTHZ = "192.168.3.10", 10256
 
 
@@ -113,6 +116,24 @@ def test_endpoints_are_followed_while_iptables_hangs_and_nothing_is_lost_afterwa
         check_closed_is_served(cluster)
         wait_until(lambda: get(cluster.node_a, NODE, HEALTHZ, "/healthz").status == 200)
         assert answers(cluster, "outside", OPEN.addresses) == set(PODS)
+
+
+def test_addresses_are_bound_soon_after_iptables_works_again_although_its_program_was_killed(tmp_path: Path) -> None:
+    folder, programs = folder_in(tmp_path), HangingPrograms(tmp_path, "restore")
+    folder.write("open", OPEN.objects())
+    with (
+        serving_cluster() as cluster,
+        PatchedAgent(cluster.node_a, folder.path, f"{programs.statements()}; {SHORT_LIMIT}") as agent,
+    ):
+        agent.wait_synced()
+        wait_until(lambda: bound(cluster) >= set(OPEN.addresses))
+        with programs.hanging():
+            folder.write("closed", CLOSED.objects())
+            agent.wait_for("did not end within 4 s")
+            assert not set(CLOSED.addresses) & bound(cluster)
+        took_s = wait_until(lambda: bound(cluster) >= set(CLOSED.addresses), timeout_s=SOON_S)
+        print(f"bound {took_s:.1f} s after iptables worked again")
+        check_closed_is_served(cluster)
 
 
 def test_a_first_sync_binds_nothing_while_iptables_hangs_and_sigterm_ends_the_process(tmp_path: Path) -> None:
