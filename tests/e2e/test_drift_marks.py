@@ -186,6 +186,25 @@ def test_a_weight_changed_just_after_a_change_of_ours_is_restored(node: Node) ->
         node.folder.delete("new")
 
 
+def test_a_rule_in_place_of_another_is_found_among_thousands_of_another_program(node: Node) -> None:
+    others = "".join(f"-A OTHERS -s 198.18.{n // 250}.{n % 250} -j RETURN\n" for n in range(3000))
+    script = f"*nat\n:OTHERS - [0:0]\n{others}COMMIT\n"
+    try:
+        shell(node.cluster.node_a, f"iptables-restore --noflush <<'end'\n{script}end")
+        node.wait_quiet()
+        replaced_s = time.monotonic()
+        shell(node.cluster.node_a, "iptables -t nat -R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8000/0x8000")
+        wait_until(
+            lambda: "0x4000/0x4000" in shell(node.cluster.node_a, "iptables -t nat -S KUBE-MARK-MASQ"),
+            timeout_s=WITHIN_S,
+        )
+        print(f"repaired {time.monotonic() - replaced_s:.2f} s after a rule was replaced")
+        assert node.metric("kubeproxy_ipvs_full_compares_total") == 0
+    finally:
+        shell(node.cluster.node_a, "iptables -t nat -F OTHERS; iptables -t nat -X OTHERS")
+    node.wait_quiet()
+
+
 REDIRECT = "PREROUTING -d {} -p tcp -m tcp --dport 8443 -j REDIRECT --to-ports 443"
 
 
@@ -214,25 +233,6 @@ def test_a_rule_inserted_before_our_jump_is_reported_once_and_left_in_place(
     node.agent.wait_for("Host finding resolved", since)
 
 
-def test_our_jump_behind_one_for_all_local_addresses_is_moved_to_the_top(node: Node) -> None:
-    local = "-t nat -{} PREROUTING -m addrtype --dst-type LOCAL -j HOSTPORTS"
-    shell(node.cluster.node_a, "iptables -t nat -N HOSTPORTS")
-    try:
-        shell(node.cluster.node_a, f"iptables {local.format('I')}")
-        wait_until(
-            lambda: "KUBE-SERVICES" in shell(node.cluster.node_a, "iptables -t nat -S PREROUTING").splitlines()[1],
-            timeout_s=WITHIN_S,
-        )
-    finally:
-        shell(node.cluster.node_a, f"iptables {local.format('D')}; iptables -t nat -X HOSTPORTS")
-    wait_until(lambda: kernel_state(node.cluster.node_a) == node.state, timeout_s=WITHIN_S)
-
-
-FIGHTER = """
-import socket, subprocess, sys, time
-netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
-netlink.bind((0, 0))
-while True:
 ACCEPTING = {
     "from outside": ("iptables -t nat -{} PREROUTING -i eth0 -j ACCEPT", "NatRuleBeforeServices: IPv4 nat PREROUTING"),
     "from anywhere": ("iptables -t nat -{} PREROUTING -p tcp -j ACCEPT", "NatRuleBeforeServices: IPv4 nat PREROUTING"),
@@ -281,6 +281,25 @@ def test_a_rule_that_accepts_what_source_ranges_refuse_is_reported(node: Node) -
     node.agent.wait_for("Host finding resolved", since)
 
 
+def test_our_jump_behind_one_for_all_local_addresses_is_moved_to_the_top(node: Node) -> None:
+    local = "-t nat -{} PREROUTING -m addrtype --dst-type LOCAL -j HOSTPORTS"
+    shell(node.cluster.node_a, "iptables -t nat -N HOSTPORTS")
+    try:
+        shell(node.cluster.node_a, f"iptables {local.format('I')}")
+        wait_until(
+            lambda: "KUBE-SERVICES" in shell(node.cluster.node_a, "iptables -t nat -S PREROUTING").splitlines()[1],
+            timeout_s=WITHIN_S,
+        )
+    finally:
+        shell(node.cluster.node_a, f"iptables {local.format('D')}; iptables -t nat -X HOSTPORTS")
+    wait_until(lambda: kernel_state(node.cluster.node_a) == node.state, timeout_s=WITHIN_S)
+
+
+FIGHTER = """
+import socket, subprocess, sys, time
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
+netlink.bind((0, 0))
+while True:
     subprocess.run(sys.argv[1], shell=True)
     time.sleep(0.5)
 """

@@ -27,8 +27,8 @@ from kubeproxy_py.kernel.netlink.socket import NETLINK_NETFILTER, Socket
 from kubeproxy_py.model.rows import Table
 from kubeproxy_py.net import Family
 
-WHOLE_BYTES = 64 << 10
-"""Up to this size all rules of a table are read, some 300; our own are 60 in both tables of a family."""
+WHOLE_BYTES = 1 << 20
+"""Up to this size all rules of a table are read, some 4,000; our own are 60 in both tables of a family."""
 
 
 class TableMarkReader:
