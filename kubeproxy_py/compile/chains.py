@@ -82,11 +82,12 @@ def _services(inputs: _Inputs) -> _Rules:
     for definition in (kube_names.EXTERNAL_IP, kube_names.EXTERNAL_IP_LOCAL):
         if inputs.has_entries(definition):
             yield from _external_ip_accepts(inputs, inputs.commented_match(definition, "dst,dst"))
-    yield from _node_port_jumps(inputs)
-    # Later nat rules of other programs (for example a CNI plugin's DNAT for hostPorts) must not see these packets.
-    for definition in (kube_names.CLUSTER_IP, kube_names.LOAD_BALANCER):
-        if inputs.has_entries(definition):
-            yield f"{inputs.match(definition, 'dst,dst')} -j ACCEPT"
+    # The sets of NodePorts of TCP and UDP have no addresses, so kube-proxy takes a Service port with the number of a
+    # NodePort for one.
+    is_exact = inputs.node.policy_marks is not None
+    first, second = (_service_accepts, _node_port_jumps) if is_exact else (_node_port_jumps, _service_accepts)
+    yield from first(inputs)
+    yield from second(inputs)
 
 
 def _external_ip_accepts(inputs: _Inputs, match: str) -> _Rules:
@@ -100,6 +101,13 @@ def _external_ip_accepts(inputs: _Inputs, match: str) -> _Rules:
     if inputs.has_extension("physdev"):
         yield f"{match} -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j ACCEPT"
     yield f"{match} -m addrtype --dst-type LOCAL -j ACCEPT"
+
+
+def _service_accepts(inputs: _Inputs) -> _Rules:
+    # Later nat rules of other programs (for example a CNI plugin's DNAT for hostPorts) must not see these packets.
+    for definition in (kube_names.CLUSTER_IP, kube_names.LOAD_BALANCER):
+        if inputs.has_entries(definition):
+            yield f"{inputs.match(definition, 'dst,dst')} -j ACCEPT"
 
 
 def _node_port_jumps(inputs: _Inputs) -> _Rules:

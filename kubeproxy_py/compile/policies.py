@@ -7,7 +7,7 @@ all others.
 
 Invariants:
 - The rows that kube-proxy makes, too, are the same with and without exact policies, but for two narrower rules of
-  the filter for access to Service addresses (chains.py).
+  the filter for access to Service addresses, and the place of the rule that leads to NodePorts (chains.py).
 - All frontends of a Service port in one family have one mark.
 """
 

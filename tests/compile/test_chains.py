@@ -159,3 +159,15 @@ def test_exact_policies_admit_only_tcp_to_health_check_node_ports_and_reject_wha
     health, reject = differing
     assert health[1] == f"-p tcp {health[0]}"
     assert reject[1] == reject[0].replace("--ctstate NEW", "--ctstate NEW,UNTRACKED")
+
+
+def test_exact_policies_accept_what_goes_to_a_service_address_before_it_is_taken_for_a_node_port() -> None:
+    usual = compile_chains("IPv4", all_sets("IPv4"), node_context())[Chain("IPv4", "nat", "KUBE-SERVICES")]
+    exact = policy_rules("KUBE-SERVICES", sets=all_sets("IPv4"))
+    assert isinstance(usual, ChainSpec)
+    *others, node_ports, cluster_ips, load_balancers = usual.rules
+    assert exact == (*others, cluster_ips, load_balancers, node_ports)
+    assert node_ports.endswith("-j KUBE-NODE-PORT")
+    assert (cluster_ips, load_balancers) == tuple(
+        f"-m set --match-set {name} dst,dst -j ACCEPT" for name in ("KUBE-CLUSTER-IP", "KUBE-LOAD-BALANCER")
+    )

@@ -379,14 +379,21 @@ def test_on_only_adds(life: Life) -> None:
 
 
 def _with_usual_rules(state: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return *state* with two rules, which exact policies make narrower, as kube-proxy writes them with each sync."""
+    """Return *state* with three rules, which exact policies make narrower or move, as kube-proxy writes them."""
     narrow = "-A KUBE-IPVS-FILTER -p tcp -m set"
-    return {
-        part: tuple(
-            line.replace("NEW,UNTRACKED", "NEW").replace(narrow, narrow.replace("-p tcp ", "")) for line in lines
-        )
+    wide = {
+        part: [line.replace("NEW,UNTRACKED", "NEW").replace(narrow, narrow.replace("-p tcp ", "")) for line in lines]
         for part, lines in state.items()
     }
+    return {part: tuple(_with_accepts_last(lines) if "tables" in part else lines) for part, lines in wide.items()}
+
+
+def _with_accepts_last(lines: list[str]) -> list[str]:
+    """Return *lines* of tables with the rules of KUBE-SERVICES that accept by a set alone as the last of it."""
+    accepts = [line for line in lines if re.match(r"nat -A KUBE-SERVICES -m set \S+ \S+ dst,dst -j ACCEPT$", line)]
+    others = [line for line in lines if line not in accepts]
+    end = max((number for number, line in enumerate(others, 1) if line.startswith("nat -A KUBE-SERVICES")), default=0)
+    return [*others[:end], *accepts, *others[end:]]
 
 
 # Affinity, drift, plan, cleanup

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from kubeproxy_py.kernel.memory import MemoryKernel
 from kubeproxy_py.model.events import ObjectEvent, Synced
-from kubeproxy_py.model.kube_names import ACCESS_FILTER_CHAIN, POLICY_MARK_SETS, family_of_set
+from kubeproxy_py.model.kube_names import ACCESS_FILTER_CHAIN, POLICY_MARK_SETS, SERVICES_CHAIN, family_of_set
 from kubeproxy_py.model.rows import (
     Chain,
     ChainSpec,
@@ -63,15 +63,24 @@ def is_policy(key: Key) -> bool:
 
 
 def without_policies(rows: Rows) -> Rows:
-    """Return *rows* without those of policies, and with the rules that policies make narrower as in kube-proxy."""
+    """Return *rows* without those of policies, and with the rules that policies change as in kube-proxy."""
     return {key: _as_usual(key, spec) for key, spec in rows.items() if not is_policy(key)}
 
 
 def _as_usual(key: Key, spec: Spec) -> Spec:
-    if not isinstance(spec, ChainSpec) or not isinstance(key, Chain) or key.name != ACCESS_FILTER_CHAIN:
+    if not isinstance(spec, ChainSpec) or not isinstance(key, Chain):
+        return spec
+    if key.name == SERVICES_CHAIN:
+        return ChainSpec(node_ports_before_accepts(spec.rules))
+    if key.name != ACCESS_FILTER_CHAIN:
         return spec
     rules = (rule.replace("NEW,UNTRACKED", "NEW").removeprefix("-p tcp -m set") for rule in spec.rules)
     return ChainSpec(tuple(f"-m set{rule}" if rule.startswith(" --match-set") else rule for rule in rules))
+
+
+def node_ports_before_accepts(rules: tuple[str, ...]) -> tuple[str, ...]:
+    """Return *rules* of KUBE-SERVICES in kube-proxy's order: what accepts by a set alone is last."""
+    return tuple(sorted(rules, key=lambda rule: rule.startswith("-m set") and rule.endswith("dst,dst -j ACCEPT")))
 
 
 def renamed(rows: Rows) -> set[tuple[object, ...]]:

@@ -69,6 +69,13 @@ _ROWS = (
     Served(27, "two target ports", NEAR, {}, targets=_SWAPPED),
     Served(28, "at node A's address, external Local", NEAR, _EXTERNAL_LOCAL, port=81, vip=_AT_NODE_A),
     Served(29, "alone", ("pod-a1",), {}, external=()),
+    Served(30, "on near's NodePort number", NEAR, {}, port=30101),
+    Served(31, "on near's NodePort number, external Local", NEAR, _EXTERNAL_LOCAL, port=30101),
+    Served(32, "for node A's pods, external Local", NEAR, _from(*_POD_NETWORKS) | _EXTERNAL_LOCAL),
+    Served(33, "for node A and outside, external Local", NEAR, _from(*_NODE, *_OUTSIDE) | _EXTERNAL_LOCAL),
+    Served(34, "at node A's address, for outside", NEAR, _from(*_OUTSIDE), port=82, vip=_AT_NODE_A),
+    Served(35, "near, external Local, externalIP only", NEAR, _EXTERNAL_LOCAL, external=("externalIP",)),
+    Served(36, "far, both Local, externalIP only", FAR, _BOTH_LOCAL, external=("externalIP",)),
 )
 _UNALLOCATED = Served(250, "unallocated", (), {}, external=())
 SERVED = {served.name: served for served in (*_ROWS, _UNALLOCATED)}

@@ -91,6 +91,7 @@ Difference = Literal[
     "unallocated ClusterIPs",
     "bound to a node address",
     "pods of other nodes",
+    "number of a NodePort",
 ]
 DIFFERENCES: Mapping[Difference, str] = {
     "pods get local endpoints": "A virtual server has one list of real servers for all clients, so a pod that uses an"
@@ -106,6 +107,8 @@ DIFFERENCES: Mapping[Difference, str] = {
     " address.",
     "pods of other nodes": "Only pods of this node are exempt from externalTrafficPolicy Local.  The contract takes"
     " every address of clusterCIDR for one, and answers of remote endpoints then bypass this node.",
+    "number of a NodePort": "The sets of NodePorts of TCP and UDP match only the port, at all addresses of this node,"
+    " those of Services too, so requests to a Service port of that number are masqueraded.",
 }
 
 
@@ -144,6 +147,7 @@ _OUTSIDE = ("outside",)
 _EVERYONE = (*_PODS, FAR_POD, *_NODE, *_OUTSIDE)
 _FEW = (POD, *_NODE, *_OUTSIDE)
 
+_BITMAPS: tuple[Protocol, ...] = ("tcp", "udp")  # the protocols whose sets of NodePorts have no addresses
 _CLUSTER_IP: tuple[ContractFront, ...] = ("ClusterIP",)
 _NODE_PORT: tuple[ContractFront, ...] = ("NodePort",)
 _LB: tuple[ContractFront, ...] = ("LB VIP",)
@@ -239,6 +243,15 @@ def _internal_local_without_endpoint() -> Iterator[Row]:
         yield row._replace(contract=Outcome(DROPPED), differs={"kube-proxy": Differs(row.contract, why)})
 
 
+def _with_a_node_port_number(
+    service: str, fronts: tuple[ContractFront, ...], clients: tuple[str, ...], contract: Outcome
+) -> Iterator[Row]:
+    """Rows of a Service port that has the number of a NodePort of another Service."""
+    differs = _kube_proxy("number of a NodePort", masked(contract.fate.pods))
+    yield from _rows((service,), fronts, clients, contract, differs, _BITMAPS)
+    yield from _rows((service,), fronts, clients, contract, protocols=("sctp",))
+
+
 _CLUSTER_IP_ROWS = (
     *_cluster_ip(("near", "near, external Local"), NEAR),
     *_cluster_ip(("far", "far, external Local"), FAR, _FEW),
@@ -253,6 +266,8 @@ _EXTERNAL_ROWS = (
     *_external_local(("near, external Local", "near, both Local"), EXTERNAL, NEAR, _LOCAL),
     *_external_local(("far, external Local", "far, both Local"), EXTERNAL, FAR, ()),
     *_external_local(("at node A's address, external Local",), _LB, NEAR, _LOCAL),
+    *_external_local(("near, external Local, externalIP only",), ("externalIP",), NEAR, _LOCAL),
+    *_external_local(("far, both Local, externalIP only",), ("externalIP",), FAR, ()),
     *_rows(("near",), ("other NodePort",), (POD, *_OUTSIDE), HOST),
     *_rows(("sticky",), _LB, _FEW, Fate(NEAR, NODE, sticky=True)),
     *_rows(
@@ -265,7 +280,7 @@ _EXTERNAL_ROWS = (
     *_rows(("sticky, external Local",), _LB, _OUTSIDE, keeps(_LOCAL)),
 )
 _NO_ENDPOINT_ROWS = (
-    *_rows(("nobody", "nobody, both Local"), ("ClusterIP", *EXTERNAL), (POD, BOUND_NODE, *_OUTSIDE), REFUSED),
+    *_rows(("nobody", "nobody, both Local"), ("ClusterIP", *EXTERNAL), (POD, *_NODE, *_OUTSIDE), REFUSED),
     *_rows(("all ended, external Local",), ("ClusterIP", "LB VIP"), (POD, *_OUTSIDE), REFUSED),
     *_rows(("near", "near, both Local"), ("no port",), (POD, BOUND_NODE, *_OUTSIDE), REFUSED),
     *_rows(("TCP only",), ("ClusterIP",), (POD, *_OUTSIDE), REFUSED, protocols=("udp", "sctp")),
@@ -276,6 +291,17 @@ _NO_ENDPOINT_ROWS = (
         DROPPED,
         _kube_proxy("unallocated ClusterIPs", AWAY),
     ),
+)
+_NUMBER_ROWS = (
+    # The number of a Service port may be that of another Service's NodePort.
+    *_with_a_node_port_number(
+        "on near's NodePort number", _CLUSTER_IP, (POD,), Outcome(keeps(NEAR), masquerade_all=masked(NEAR))
+    ),
+    *_with_a_node_port_number(
+        "on near's NodePort number", _CLUSTER_IP, _OUTSIDE, Outcome(masked(NEAR), keeps(NEAR), masked(NEAR))
+    ),
+    *_with_a_node_port_number("on near's NodePort number, external Local", _LB, _OUTSIDE, Outcome(keeps(_LOCAL))),
+    *_external_local(("on near's NodePort number, external Local",), ("externalIP",), NEAR, _LOCAL),
 )
 _ENDING_ROWS = (
     # Endpoints that end are used only where no ready one is: counted among all for the policy Cluster, among local ones
@@ -302,7 +328,7 @@ _SOURCE_RANGE_ROWS = (
     *_rows(("for outside",), ("externalIP", "NodePort"), (POD, BOUND_NODE, BLOCKED), masked(NEAR)),
     *_rows(("for node A and outside",), _LB, _NODE, masked(NEAR)),
     *_rows(("for node A and outside",), _LB, (POD, BLOCKED), DROPPED),
-    *_rows(("for outside, external Local",), _LB, _OUTSIDE, keeps(_LOCAL)),
+    *_rows(("for outside, external Local", "for node A and outside, external Local"), _LB, _OUTSIDE, keeps(_LOCAL)),
     *_rows(("for outside, external Local",), _LB, (POD, "node-a", BLOCKED), DROPPED),
     *_rows(
         ("for outside, external Local",),
@@ -311,6 +337,17 @@ _SOURCE_RANGE_ROWS = (
         DROPPED,
         _kube_proxy("bound to a node address", keeps(_LOCAL)),
     ),
+    *_rows(("for node A and outside, external Local",), _LB, (POD, BLOCKED), DROPPED),
+    *(
+        row
+        for row in _external_local(("for node A and outside, external Local",), _LB, NEAR, _LOCAL)
+        if row.client in _NODE
+    ),
+    *(row for row in _external_local(("for node A's pods, external Local",), _LB, NEAR, _LOCAL) if row.client in _PODS),
+    *_rows(("for node A's pods, external Local",), _LB, ("node-a", BLOCKED, *_OUTSIDE), DROPPED),
+    # A load balancer's address may be the node's own.
+    *_rows(("at node A's address, for outside",), _LB, _OUTSIDE, masked(NEAR)),
+    *_rows(("at node A's address, for outside",), _LB, (POD, "node-a", BLOCKED), DROPPED),
 )
 _PORT_ROWS = (
     *_rows(
@@ -333,6 +370,7 @@ ROWS: tuple[Row, ...] = (
     *_CLUSTER_IP_ROWS,
     *_EXTERNAL_ROWS,
     *_NO_ENDPOINT_ROWS,
+    *_NUMBER_ROWS,
     *_ENDING_ROWS,
     *_SOURCE_RANGE_ROWS,
     *_PORT_ROWS,
