@@ -43,9 +43,24 @@ def family_warnings(config: KubeProxyConfiguration, families: tuple[Family, ...]
 
 
 def loopback_warnings(config: KubeProxyConfiguration, settings: AgentSettings) -> tuple[str, ...]:
-    """Return a sentence if nodePortAddresses has loopback networks; load.py warns of the keyword ``localhost``."""
-    networks = [value for value in config.node_port_addresses if "/" in value and ip_network(value).is_loopback]
-    if not networks or settings.policy_marks:
+    """Return a sentence if nodePortAddresses has loopback networks that add nothing.
+
+    load.py warns of the keyword ``localhost`` without exact policies.
+    """
+    values = config.node_port_addresses
+    networks = [value for value in values if "/" in value and ip_network(value).is_loopback]
+    if settings.policy_marks:
+        everything = [value for value in values if value.endswith("/0")]
+        families = {family_of(value) for value in everything}
+        asked = [value for value in networks if family_of(value) in families]
+        asked += [value for value in values if everything and value == "localhost"]
+        if not asked:
+            return ()
+        return (
+            f"nodePortAddresses: {', '.join(everything)} means all addresses but loopback, "
+            f"also beside {', '.join(asked)}; NodePorts of its family are not served on loopback",
+        )
+    if not networks:
         return ()
     return (
         f"nodePortAddresses: {', '.join(networks)} adds no address: "

@@ -116,6 +116,23 @@ def test_other_values_for_node_ports_give_no_warning(value: str) -> None:
     assert loopback_warnings(loaded.config, loaded.agent) == ()
 
 
+@pytest.mark.parametrize(
+    ("value", "warns"),
+    [
+        ("localhost,0.0.0.0/0", True),
+        ("::/0,::1/128", True),
+        ("::/0,127.0.0.0/8", False),
+        ("localhost,192.168.3.0/24", False),
+        ("0.0.0.0/0", False),
+    ],
+)
+def test_loopback_beside_all_addresses_gives_a_warning_with_exact_policies(value: str, warns: bool) -> None:
+    loaded = load({"nodeport-addresses": value, "policies": "exact"})
+    warnings = loopback_warnings(loaded.config, loaded.agent)
+    assert bool(warnings) is warns
+    assert all("/0 means all addresses but loopback" in warning for warning in warnings)
+
+
 def test_node_without_an_address_of_a_served_family_is_told_from_one_without_addresses() -> None:
     (warning,) = node_warnings(node_cidr().config, ("IPv6",), Node("a", addresses=(V4,), pod_cidrs=(PODS_V4,)))
     assert warning == "Node a has no address in a family that this host serves; assuming ::1 as the node IP"
