@@ -475,11 +475,11 @@ def _(node: Node) -> Iterator[None]:
 def _(node: Node) -> Iterator[None]:
     yield
     with (
-        changed(node, "ipvsadm --set 1 1 1", "ipvsadm --set 900 120 300"),  # a second in the place of 900
+        changed(node, "ipvsadm --set 3 1 1", "ipvsadm --set 900 120 300"),  # 3 s in the place of 900
         connect(node.cluster["outside"], "tcp", WEB, 80, 5.0) as sock,
     ):
         read_answer(sock)
-        time.sleep(3.0)
+        time.sleep(6.0)
         sock.sendall(b"still there?\n")
         with pytest.raises(ConnectionError):
             sock.recv(100)
