@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -17,6 +16,7 @@ from lab.client import QueryError, connect, query, read_answer
 from lab.echo import Protocol
 from lab.network import BY_NAME, NODE_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
+from tests.e2e.background import Background
 from tests.e2e.client_requests import Request, RequestResult, Series, send_series
 from tests.e2e.kernel_state import State, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service
@@ -196,24 +196,15 @@ def test_all_pods_answer_somebody_inside(results: Results, client: str, protocol
 # On, restart, off
 
 
-class InsideTraffic:
+class InsideTraffic(Background):
     """New connections of a pod, of the node and from outside to a Service, and one that stays, within the `with`."""
 
     def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
         self._cluster = cluster
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.rounds = 0
         self.answered: Counter[tuple[str, str]] = Counter()
         self.failures: list[str] = []
-
-    def __enter__(self) -> InsideTraffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10.0)
 
     def _run(self) -> None:
         while not self._stop.wait(0.02):

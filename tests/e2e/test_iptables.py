@@ -16,9 +16,7 @@ import pytest
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.node_context import NodeContext
 from kubeproxy_py.kernel.errors import KernelError
-from kubeproxy_py.kernel.host import command
 from kubeproxy_py.kernel.host.command import Result
-from kubeproxy_py.kernel.iptables import adapter as iptables_adapter
 from kubeproxy_py.kernel.iptables import backend as iptables_backend
 from kubeproxy_py.kernel.iptables import nf_tables
 from kubeproxy_py.kernel.iptables import read as iptables_read
@@ -29,6 +27,7 @@ from kubeproxy_py.model import kube_names as tables
 from kubeproxy_py.model.rows import Chain, ChainSpec, Jump, JumpSpec, Rows
 from kubeproxy_py.model.steps import Step
 from kubeproxy_py.net import FAMILIES, Family
+from tests.e2e.iptables_runs import record_runs
 from tests.host_tools.recorded_tables import (
     create_sets,
     private_network,
@@ -262,7 +261,7 @@ def test_a_change_of_chains_starts_one_process_per_family(
 ) -> None:
     _add(adapter, recorded_rows())
     changed = {**recorded_rows(), MARK: ChainSpec(()), Chain("IPv6", "filter", "KUBE-FORWARD"): ChainSpec(())}
-    calls = _count_runs(monkeypatch)
+    calls = record_runs(monkeypatch)
     assert adapter.apply([s for s in steps_between(recorded_rows(), changed) if s.spec == ChainSpec(())]) == []
     assert len(calls) == 2
 
@@ -272,7 +271,7 @@ def test_an_unchanged_table_is_read_without_a_process(
 ) -> None:
     _add(adapter, recorded_rows())
     before = _read(adapter)
-    calls = _count_runs(monkeypatch)
+    calls = record_runs(monkeypatch)
     assert (_read(adapter), calls) == (before, [])
 
 
@@ -302,7 +301,7 @@ def test_packet_counters_do_not_change_the_fingerprint(
     _add(adapter, {Chain("IPv4", "filter", "KUBE-FORWARD"): ChainSpec(("-j RETURN",))})
     _restore(backend, "*filter\n-A OUTPUT -j KUBE-FORWARD\nCOMMIT\n")
     before = _read(adapter)
-    calls = _count_runs(monkeypatch)
+    calls = record_runs(monkeypatch)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"counted", ("127.0.0.1", 9))
     commands = find_commands(backend, "IPv4")
@@ -316,7 +315,7 @@ def test_the_first_write_to_legacy_tables_starts_one_process_per_family(monkeypa
     """Reading starts none: tables without a chain of ours are not printed, and their jumps are not counted."""
     with private_network():
         create_sets()
-        adapter, calls = _adapter("legacy"), _count_runs(monkeypatch)
+        adapter, calls = _adapter("legacy"), record_runs(monkeypatch)
         assert _read(adapter) == {}
         _add(adapter, recorded_rows())
     assert [argv[0] for argv in calls] == ["iptables-legacy-restore", "ip6tables-legacy-restore"]
@@ -333,18 +332,6 @@ def test_a_legacy_table_of_another_layout_has_no_fingerprint(family: Family) -> 
     assert two_entries[layout.counters] == two_entries[len(entry) + layout.counters] == 0
     assert not zero_counters(entry * 2 + bytes(8), layout)
     assert not zero_counters(bytearray(len(entry)), layout)
-
-
-def _count_runs(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    calls: list[Sequence[str]] = []
-    real = command.run
-
-    def counted(argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0) -> Result:
-        calls.append(argv)
-        return real(argv, stdin=stdin, timeout_s=timeout_s)
-
-    monkeypatch.setattr(iptables_adapter, "run", counted)
-    return calls
 
 
 @pytest.mark.kernel

@@ -14,9 +14,6 @@ from msgspec.structs import replace
 
 from kubeproxy_py.compile.chains import NonEmptySets, compile_chains
 from kubeproxy_py.compile.node_context import NodeContext
-from kubeproxy_py.kernel.host import command
-from kubeproxy_py.kernel.host.command import Result
-from kubeproxy_py.kernel.iptables import adapter as iptables_adapter
 from kubeproxy_py.kernel.iptables import libiptc
 from kubeproxy_py.kernel.iptables.errors import LOCK, lock_held_error
 from kubeproxy_py.kernel.iptables.kernel_extensions import missing_extensions
@@ -30,6 +27,7 @@ from kubeproxy_py.model.steps import Step, StepFailure
 from kubeproxy_py.net import FAMILIES, Family
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess
+from tests.e2e.iptables_runs import record_runs
 from tests.e2e.kernel_state import State, differences, kernel_state
 from tests.e2e.libiptc_adapter import MARK, NO_SUCH_SET, legacy_adapter, legacy_commands
 from tests.e2e.manifests import Folder, Port, service_with_slice
@@ -145,23 +143,11 @@ def test_foreign_rules_survive_with_their_counters(adapter: LibiptcAdapter) -> N
     assert subprocess.check_output(["iptables-legacy-save", "-c", "-t", "nat"], text=True).splitlines()[1:-1] == before
 
 
-def _count_runs(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    calls: list[Sequence[str]] = []
-    real = command.run
-
-    def counted(argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0) -> Result:
-        calls.append(argv)
-        return real(argv, stdin=stdin, timeout_s=timeout_s)
-
-    monkeypatch.setattr(iptables_adapter, "run", counted)
-    return calls
-
-
 def test_a_change_of_chains_starts_no_process(adapter: LibiptcAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = recorded_rows()
     adapter.apply(steps_between({}, rows))
     changed = {**rows, SERVICES: ChainSpec(()), Chain("IPv6", "filter", "KUBE-FORWARD"): ChainSpec(())}
-    calls = _count_runs(monkeypatch)
+    calls = record_runs(monkeypatch)
     assert adapter.apply(steps_between(rows, changed)) == []
     assert calls == []
 
@@ -170,7 +156,7 @@ def test_only_ipv6_masquerade_falls_back_to_iptables_restore(
     adapter: LibiptcAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: Rows = {key: spec for key, spec in recorded_rows().items() if isinstance(key, Chain)}
-    calls = _count_runs(monkeypatch)
+    calls = record_runs(monkeypatch)
     assert adapter.apply(steps_between({}, rows)) == []
     assert [argv[0] for argv in calls] == ["ip6tables-legacy-restore"]
 

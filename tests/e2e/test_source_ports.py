@@ -20,13 +20,11 @@ import errno
 import selectors
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import pytest
 
@@ -34,6 +32,7 @@ from lab.client import QueryError, connect, read_answer
 from lab.namespace import Namespace
 from lab.network import PODS, Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.background import Background
 from tests.e2e.kernel_state import shell
 from tests.e2e.manifests import Folder, Port, service_with_slice
 from tests.e2e.serving import serving_cluster
@@ -48,37 +47,26 @@ SYN_RETRY_S = 0.9
 _numbers = count(1)
 
 
-class ClosingServers:
+class ClosingServers(Background):
     """On each pod, a server that sends the pod's name and closes before its client does."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._stop = threading.Event()
+        super().__init__()
         self._selector = selectors.DefaultSelector()
         self._listeners = {}
         for pod in PODS:
             with cluster[pod.name].inside():
                 self._listeners[pod.name] = socket.create_server(("", CLOSING_PORT))
             self._selector.register(self._listeners[pod.name], selectors.EVENT_READ, pod.name)
-        self._thread = threading.Thread(target=self._serve, name="closing-servers", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._selector.close()
-        for listener in self._listeners.values():
-            listener.close()
-
-    def _serve(self) -> None:
-        while not self._stop.is_set():
-            for key, _ in self._selector.select(0.1):
-                with self._listeners[key.data].accept()[0] as client:
-                    client.sendall(f"{key.data} -:0\n".encode())
+    def _run(self) -> None:
+        with self._selector, ExitStack() as stack:
+            for listener in self._listeners.values():
+                stack.enter_context(listener)
+            while not self._stop.is_set():
+                for key, _ in self._selector.select(0.1):
+                    with self._listeners[key.data].accept()[0] as client:
+                        client.sendall(f"{key.data} -:0\n".encode())
 
 
 class Ending(NamedTuple):
@@ -106,25 +94,14 @@ RESET, SERVER_FIRST = Ending(8080, by_reset), Ending(CLOSING_PORT, by_peer)
 CLIENT_FIRST = Ending(8080, by_client, pause_s=1.05)
 
 
-class RepeatingClient:
+class RepeatingClient(Background):
     """A client that connects to *vip* from one port repeatedly, within the `with`."""
 
     def __init__(self, client: Namespace, vip: str, source_port: int, ending: Ending) -> None:
+        super().__init__()
         self._client, self._vip, self._source_port, self._ending = client, vip, source_port, ending
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="client", daemon=True)
         self.failures: list[str] = []
         self.answers: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def who_answers(self) -> set[str]:
         """The pods that answer connections that begin after this call."""

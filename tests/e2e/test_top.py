@@ -24,6 +24,7 @@ import pytest
 from lab.client import QueryError, query
 from lab.network import Cluster
 from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.background import Background
 from tests.e2e.manifests import Folder, Port, endpoint_slice, service, service_with_slice
 
 pytestmark = pytest.mark.kernel
@@ -57,23 +58,14 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "kubeproxy_py", "top", *words]
 
 
-class Requests:
+class Requests(Background):
     """Requests of a pod that is no endpoint, *per_web* times as many to WEB as to the others, within the `with`."""
 
     def __init__(self, cluster: Cluster, per_web: int = 4) -> None:
+        super().__init__()
         self._cluster = cluster
         self._per_web = per_web
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.rounds = 0
-
-    def __enter__(self) -> Requests:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(20.0)
 
     def _run(self) -> None:
         while not self._stop.wait(0.02):

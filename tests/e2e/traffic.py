@@ -7,13 +7,12 @@ line on a TCP connection that stays open, and a datagram of one UDP flow.  Each 
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from lab.client import QueryError, connect, query, read_answer
 from lab.network import Cluster
+from tests.e2e.background import Background
 
 
 class Targets(NamedTuple):
@@ -22,26 +21,15 @@ class Targets(NamedTuple):
     udp: tuple[str, int]
 
 
-class Traffic:
+class Traffic(Background):
     """Traffic to *targets* of *cluster*, running within the `with`."""
 
     def __init__(self, cluster: Cluster, targets: Targets) -> None:
+        super().__init__()
         self._cluster = cluster
         self._targets = targets
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
         self.rounds = 0
         self.failures: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(10.0)
 
     def _run(self) -> None:
         try:
