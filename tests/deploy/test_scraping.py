@@ -235,12 +235,13 @@ def test_pod_monitor_has_the_metrics_port_scraped_and_nothing_else(source: Any, 
 
 def test_service_monitor_has_the_metrics_port_scraped(tmp_path: Path) -> None:
     objects = chart_objects("--set=serviceMonitor.enabled=true,config.metricsBindAddress=0.0.0.0:10249")
-    number = free_port()
-    daemon_set = daemon_set_at(find(objects, "DaemonSet"), number)
     discovered = tmp_path / "targets.json"
-    discovered.write_text(json.dumps(targets_of_service(find(objects, "Service"), daemon_set)))
-    configuration = scrape_configuration(find(objects, "ServiceMonitor"), discovered)
-    with metrics_server(number), prometheus_with(configuration, tmp_path) as port:
+    with ExitStack() as running:
+        number = running.enter_context(metrics_server())
+        daemon_set = daemon_set_at(find(objects, "DaemonSet"), number)
+        discovered.write_text(json.dumps(targets_of_service(find(objects, "Service"), daemon_set)))
+        configuration = scrape_configuration(find(objects, "ServiceMonitor"), discovered)
+        port = running.enter_context(prometheus_with(configuration, tmp_path))
         [target] = wait_for_targets(port)["activeTargets"]
         assert (target["health"], target["scrapeUrl"]) == ("up", f"http://127.0.0.1:{number}/metrics")
         assert target["labels"] == {"job": "kube-proxy", "instance": "node-a", "node": "node-a"}
