@@ -145,7 +145,7 @@ def test_preflight_runs_and_is_deleted(with_kube_proxy: Cluster) -> None:
 def test_node_moves_from_kube_proxy_and_back_and_never_has_both(with_kube_proxy: Cluster) -> None:
     cluster = with_kube_proxy
     [patch, move, removal] = blocks("migrate.md", "Node by node (kubeadm)")
-    [back] = blocks("migrate.md", "Back")
+    [back, extras] = blocks("migrate.md", "Back")
     cluster.run(patch)
     cluster.wait_for(first="kube-proxy", second="kube-proxy")
     cluster.run(move)
@@ -156,6 +156,7 @@ def test_node_moves_from_kube_proxy_and_back_and_never_has_both(with_kube_proxy:
     cluster.run("kubectl apply -f kube-proxy.yaml")
     cluster.run(back)
     cluster.wait_for(first="kube-proxy", second="kubeproxy-py")
+    cluster.run(extras)
     assert cluster.nodes.beside == set()
 
 

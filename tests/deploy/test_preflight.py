@@ -22,6 +22,7 @@ FOLDERS = (
     *(f"daemonset/overlays/{path.name}" for path in sorted((DEPLOY / "daemonset/overlays").iterdir())),
     "preflight",
     "cleanup",
+    "cleanup-extras",
 )
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 
@@ -45,7 +46,7 @@ def preflight() -> Object:
 
 
 @pytest.mark.parametrize("version", [f"1.{minor}" for minor in range(27, 37)])
-@pytest.mark.parametrize("folder", ["preflight", "cleanup"])
+@pytest.mark.parametrize("folder", ["preflight", "cleanup", "cleanup-extras"])
 def test_rendered_object_is_valid_in_each_kubernetes_version(folder: str, version: str) -> None:
     [rendered] = kustomize_objects(DEPLOY / folder)
     validate(rendered, version)
@@ -62,6 +63,15 @@ def test_preflight_runs_next_to_kube_proxy_with_what_kubeadm_made_for_it(preflig
 def test_cleanup_runs_on_a_node_with_any_taint() -> None:
     [pod] = kustomize_objects(DEPLOY / "cleanup")
     assert pod["spec"]["tolerations"] == [{"operator": "Exists"}]
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("cleanup", False), ("cleanup-extras", True)])
+def test_cleanup_has_a_command_line_that_the_program_accepts(folder: str, *, extras: bool) -> None:
+    [pod] = kustomize_objects(DEPLOY / folder)
+    [container] = pod["spec"]["containers"]
+    command, *arguments = [*container["command"][1:], *container.get("args", ())]
+    parsed, unknown = parser_of(command).parse_known_args(arguments)
+    assert (command, parsed.extras, unknown) == ("cleanup", extras, [])
 
 
 def test_preflight_is_given_no_more_rights_than_the_agent(preflight: Object) -> None:
