@@ -69,7 +69,8 @@ def test_cleanup_runs_on_a_node_with_any_taint() -> None:
 def test_cleanup_has_a_command_line_that_the_program_accepts(folder: str, *, extras: bool) -> None:
     [pod] = kustomize_objects(DEPLOY / folder)
     [container] = pod["spec"]["containers"]
-    command, *arguments = [*container["command"][1:], *container.get("args", ())]
+    words: list[str] = [*container["command"][1:], *container.get("args", ())]
+    command, arguments = words[0], words[1:]
     parsed, unknown = parser_of(command).parse_known_args(arguments)
     assert (command, parsed.extras, unknown) == ("cleanup", extras, [])
 
