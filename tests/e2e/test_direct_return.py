@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from kubeproxy_py.sources.decode.settings import PREFIX
 from lab.client import QueryError, connect, query, read_answer
 from lab.echo import Protocol
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
-from tests.e2e.handing_on import NODES, PROTOCOLS, VERSIONS, WAYS, Served, write
+from tests.e2e.handing_on import NODES, PROTOCOLS, VERSIONS, WAYS, Served, node, write
 from tests.e2e.kernel_state import ip_monitor, run, shell
 from tests.e2e.manifests import Folder
 from tests.e2e.serving import serving_cluster
@@ -377,3 +378,30 @@ def test_nothing_goes_round_where_the_load_balancer_announces_the_address_of_a_n
         found = {(p, v): set(both.answers(served, p, v)) for p in PROTOCOLS for v in VERSIONS}
         assert found == {key: {"pod-a1"} for key in found}
         assert both.agents["node-a"].wait_for("SettingIgnored.*has no effect at addresses that a machine has")
+
+
+def test_new_endpoint_on_a_node_of_its_own_starts_slowly(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folders = {name: Folder(tmp_path_factory.mktemp(name)) for name in NODES}
+    served = Served("slow", 41, ("pod-a1",), "tunnel")
+
+    def write_all(pods: tuple[str, ...], slow_start: str) -> None:
+        changed = served._replace(pods=pods)
+        body, *slices = changed.objects()
+        body["metadata"]["annotations"] |= {PREFIX + "scheduler": "wrr", PREFIX + "slow-start": slow_start}
+        for folder in folders.values():
+            folder.write("all", [*map(node, NODES), body, *slices])
+
+    write_all(("pod-a1", "pod-b1"), "1h")
+    with serving_cluster() as cluster, Nodes(cluster, folders) as both:
+        assert counted(both, served, 20) == {"pod-a1": 10, "pod-b1": 10}, "all are new"
+        with both.agents["node-a"].syncing(), both.agents["node-b"].syncing():
+            write_all(("pod-a1",), "1s")
+        time.sleep(1.1)
+        with both.agents["node-a"].syncing(), both.agents["node-b"].syncing():
+            write_all(("pod-a1", "pod-b1"), "1h")
+        for version in VERSIONS:
+            assert counted(both, served, 22, version) == {"pod-a1": 20, "pod-b1": 2}
+
+
+def counted(nodes: Nodes, served: Served, count: int, version: int = 4) -> Counter[str]:
+    return Counter(nodes.ask(served, "tcp", version)[0] for _ in range(count))

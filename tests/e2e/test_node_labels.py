@@ -162,6 +162,27 @@ def is_watch_of_nodes(path: str) -> bool:
     return path.startswith("/api/v1/nodes?") and "watch=" in path and "fieldSelector" not in path
 
 
+def test_nodes_are_not_read_for_weights_that_are_ignored(cluster: Cluster, control_plane: ControlPlane) -> None:
+    web, _ = service_with_slice("web", WEB, PODS)
+    weighed = {WEIGHTS: "example.com/pool=large:3, others=1"}
+
+    def apply(annotations: dict[str, str]) -> None:
+        control_plane.apply({**web, "metadata": {**web["metadata"], "annotations": annotations}})
+
+    apply({**weighed, "kubeproxy-py.io/scheduler": "rr"})
+    with Agent(cluster, control_plane) as agent:
+        agent.wait_for("SettingIgnored.*weights=.*has no effect with scheduler rr")
+        agent.wait_synced()
+        control_plane.apply(*service_with_slice("other", "10.96.80.9", PODS[:1]))
+        wait_until(lambda: responders(cluster, "10.96.80.9") == {"pod-a1"})
+        assert not any(map(is_watch_of_nodes, control_plane.server.requests))
+        apply(weighed)
+        wait_until(lambda: weights(cluster) == [1, 3])
+        assert any(map(is_watch_of_nodes, control_plane.server.requests))
+        apply({**weighed, "kubeproxy-py.io/scheduler": "rr"})
+        wait_until(lambda: weights(cluster) == [1, 1])
+
+
 def test_server_that_refuses_nodes_is_named_and_all_is_served_until_it_lists_them(
     cluster: Cluster, control_plane: ControlPlane
 ) -> None:

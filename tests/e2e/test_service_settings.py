@@ -351,6 +351,35 @@ def test_round_robin_begins_with_another_endpoint_on_another_node(tmp_path: Path
         assert len({names[1] for names in firsts.values()}) >= 2, firsts
 
 
+def test_hashed_client_has_the_same_endpoint_on_each_node(tmp_path: Path) -> None:
+    pods = ("pod-a1", "pod-a2", "pod-b1", "pod-b2", "pod-b3")
+    folder = Folder(tmp_path)
+    schedulers = ("sh", "mh")
+    with serving_cluster() as cluster:
+        for version, addresses in CLIENTS.items():
+            for address in addresses:
+                length = "24" if version == 4 else "64 nodad"
+                shell(cluster["outside"], f"ip address add {address}/{length} dev eth0")
+        served = [Served(cluster, 250 + index) for index, _ in enumerate(schedulers)]
+        for one, scheduler in zip(served, schedulers, strict=True):
+            annotations = {"scheduler": scheduler, "source-hash-port": "false"}
+            folder.write(f"s{one.number}", objects(one, annotations, pods))
+        chosen: dict[str, list[str]] = {}
+        for name in ("node-a", "node-x", "node-y"):
+            with AgentProcess(cluster.node_a, folder.path, "--hostname-override", name) as agent:
+                agent.wait_synced()
+                chosen[name] = [
+                    one.ask(version, source_address=client).name
+                    for one in served
+                    for version in VERSIONS
+                    for client in CLIENTS[version]
+                ]
+                agent.stop(signal.SIGTERM)
+            shell(cluster.node_a, "ipvsadm -C")
+        assert len(set(chosen["node-a"])) > 1
+        assert chosen["node-a"] == chosen["node-x"] == chosen["node-y"]
+
+
 def test_commands_show_settings(running: Running, tmp_path: Path) -> None:
     """`status`, `explain` and `plan` without an agent, and `dump`, which read the kernel themselves."""
     folder = Folder(tmp_path)
