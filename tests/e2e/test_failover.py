@@ -20,7 +20,7 @@ from lab.client import QueryError, query
 from lab.network import BY_NAME, Cluster
 from tests.e2e.agent_process import AgentProcess, command_line, wait_until
 from tests.e2e.kernel_state import run, shell
-from tests.e2e.manifests import Folder, Object, Port, service_with_slice
+from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.serving import serving_cluster
 
 pytestmark = pytest.mark.kernel
@@ -316,3 +316,92 @@ def test_status_and_explain_name_the_reason(cluster: Cluster, tmp_path: Path) ->
         assert re.search(r"endpoint 10\.244\.2\.5:8080: set aside: .* since 20", explained)
         assert "no changes" in plan.lower() or "nothing" in plan.lower(), plan
         assert metric(cluster, "kubeproxy_ipvs_endpoints_set_aside_total") >= 2
+
+
+DUAL = (WEB, Port(53, "TCP", 8091), Port(53, "UDP", 8091))
+VIP_6 = "fd00:10:96::20"
+SLOW = {**CHECKED, "scheduler": "wrr", "slow-start": "20s"}
+
+
+def dual_objects() -> list[Object]:
+    """Return the Service in both families, whose endpoints start slowly."""
+    made = service("web", [VIP, VIP_6], DUAL)
+    made["metadata"]["annotations"] = {f"kubeproxy-py.io/{name}": value for name, value in SLOW.items()}
+    return [made, *(endpoint_slice("web", PODS, DUAL, version=version) for version in (4, 6))]
+
+
+def weights_6(cluster: Cluster, protocol: str = "TCP", port: int = 80) -> dict[str, int]:
+    """Return the weight of each pod behind VIP_6."""
+    listed = run(cluster.node_a, "ipvsadm", "-Ln")
+    behind = re.search(rf"^{protocol}  \[{re.escape(VIP_6)}\]:{port} .*\n((?:  -> .*\n?)*)", listed, re.MULTILINE)
+    found = re.findall(r"-> \[([0-9a-f:]+)\]:\d+\s+Masq\s+(\d+)", behind[1] if behind else "")
+    names = {BY_NAME[pod].ipv6: pod for pod in PODS}
+    return {names[address]: int(weight) for address, weight in found}
+
+
+def answer_6(cluster: Cluster) -> str:
+    """Return who answers a connection to VIP_6; "" if none does."""
+    try:
+        return query(cluster["outside"], "tcp", VIP_6, 80, timeout_s=0.5).name
+    except QueryError:
+        return ""
+
+
+def test_ipv6_endpoints_fail_over_by_what_clients_get_and_return_by_slow_start(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Clients use IPv6 only, and connects of the agent do not pass; UDP goes with the TCP port of the same number."""
+    rule = f"-s {BY_NAME['node-a'].ipv6} -d fd00:10:244:2::/64 -j DROP"
+    dead = {"pod-b1", "pod-b2"}
+    growing: set[int] = set()
+
+    def set_aside() -> set[str]:
+        answer_6(cluster)
+        return {pod for pod, weight in weights_6(cluster).items() if not weight}
+
+    def is_whole() -> bool:
+        answer_6(cluster)
+        found = weights_6(cluster)
+        growing.update(found[pod] for pod in dead)
+        return found == dict.fromkeys(PODS, 10)
+
+    with agent(cluster, tmp_path, dual_objects()) as started:
+        wait_until(is_whole, lambda: f"{weights_6(cluster)}", timeout_s=WITHIN_S)
+        shell(cluster["node-b"], f"ip6tables -I FORWARD {rule}")
+        try:
+            with node_b_dead(cluster):
+                wait_until(lambda: set_aside() == dead, lambda: f"{weights_6(cluster)}", timeout_s=WITHIN_S)
+                assert {query(cluster["outside"], "tcp", VIP_6, 80, timeout_s=10.0).name for _ in range(8)} == set(
+                    PODS
+                ) - dead
+                assert not aside(cluster), "no client uses IPv4, and nothing is known of its endpoints"
+                started.wait_for("new connections of clients got no answer while other endpoints answered")
+        finally:
+            shell(cluster["node-b"], f"ip6tables -D FORWARD {rule}")
+        growing.clear()
+        wait_until(is_whole, lambda: f"{weights_6(cluster)}, {growing}", timeout_s=2 * WITHIN_S)
+        assert growing - {0, 10}, f"they did not start slowly: {growing}"
+
+
+def test_udp_endpoints_of_ipv6_are_set_aside_with_their_tcp_twin(cluster: Cluster, tmp_path: Path) -> None:
+    dead = {"pod-b1", "pod-b2"}
+
+    def are_aside(protocol: str) -> bool:
+        for port in (80, 53):  # both TCP ports have clients
+            with suppress(QueryError):
+                query(cluster["outside"], "tcp", VIP_6, port, timeout_s=0.5)
+        return {pod for pod, weight in weights_6(cluster, protocol, 53).items() if not weight} == dead
+
+    with agent(cluster, tmp_path, dual_objects()):
+        with node_b_dead(cluster):
+            for protocol in ("TCP", "UDP"):
+                wait_until(
+                    lambda: are_aside(protocol),  # noqa: B023
+                    lambda: f"{weights_6(cluster, protocol, 53)}",  # noqa: B023
+                    timeout_s=WITHIN_S,
+                )
+            assert {query(cluster["outside"], "udp", VIP_6, 53, timeout_s=10.0).name for _ in range(8)} == {
+                "pod-a1:8091",
+                "pod-a2:8091",
+            }
+        wait_until(lambda: not are_aside("UDP"), timeout_s=WITHIN_S)
