@@ -57,6 +57,9 @@ BY_NOTIFICATION = {
     "an IPv6 address replaced by one with a network": (
         "ip address del fd00:10:96::10/128 dev kube-ipvs0; ip address add fd00:10:96::10/64 dev kube-ipvs0"
     ),
+    "an IPv6 address from which the node may send": (
+        "ip address change fd00:10:96::10/128 dev kube-ipvs0 preferred_lft forever valid_lft forever"
+    ),
     "an MTU that is too small for IPv6": "ip link set kube-ipvs0 mtu 1000",
     "the device deleted": "ip link del kube-ipvs0",
 }

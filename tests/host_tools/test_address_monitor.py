@@ -133,6 +133,19 @@ def test_dropped_notifications_are_logged_at_most_once_a_minute(
     ]
 
 
+def ipv6_address(flags: int) -> bytes:
+    """Return the notification that kube-ipvs0, interface 7, has got fd00::1 with *flags*, or that it has others now."""
+    address = b"\xfd" + bytes(14) + b"\x01"
+    body = struct.pack("=BBBBI", socket.AF_INET6, 128, flags, 0, 7) + struct.pack("=HH16s", 20, 1, address)
+    return message(RTM_NEWADDR, 0, body)
+
+
+def test_an_ipv6_address_is_read_again_unless_it_is_deprecated_as_ours_are() -> None:
+    ours = module.parse_notification(ipv6_address(0x80 | 0x20), 7, AddressesChanged())
+    assert ours == AddressesChanged(service_addresses={"fd00::1": True})
+    assert module.parse_notification(ipv6_address(0x80), 7, AddressesChanged()) == AddressesChanged(device=True)
+
+
 def test_a_notification_of_another_process_is_not_accepted(opened: Opened, monitor: AddressMonitor) -> None:
     opened.sockets[0].send(NEW_ADDRESS, sender=4711)
     assert opened.next_change() == EVERYTHING

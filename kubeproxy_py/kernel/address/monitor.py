@@ -21,7 +21,7 @@ import socket
 import threading
 from collections.abc import Callable
 from errno import ENOBUFS
-from socket import inet_ntop
+from socket import AF_INET6, inet_ntop
 from time import monotonic
 
 from msgspec.structs import replace
@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from kubeproxy_py import threads
 from kubeproxy_py.kernel.address.rtnetlink import (
     HOST_PREFIX,
+    IFA_F_DEPRECATED,
     IFADDRMSG,
     IFINFOMSG,
     IFLA_IFNAME,
@@ -181,10 +182,11 @@ def parse_notification(notification: bytes, device: int, before: AddressesChange
     message_type = NLMSGHDR.unpack_from(notification)[1]
     if message_type in (RTM_NEWADDR, RTM_DELADDR):
         body = notification[HEADER_SIZE:]
-        family, prefix, _, _, index = IFADDRMSG.unpack_from(body)
+        family, prefix, flags, _, index = IFADDRMSG.unpack_from(body)
         if index != device:
             return replace(before, other_interfaces=True)
-        if prefix != HOST_PREFIX[family]:  # no address of ours, even if it is one of a Service
+        is_preferred = family == AF_INET6 and message_type == RTM_NEWADDR and not flags & IFA_F_DEPRECATED
+        if prefix != HOST_PREFIX[family] or is_preferred:  # not as we add it, even if it is one of a Service
             return replace(before, device=True)
         address = inet_ntop(family, local_address(family, body))
         return replace(before, service_addresses={**before.service_addresses, address: message_type == RTM_NEWADDR})
