@@ -55,7 +55,9 @@ BY_NOTIFICATION = {
         "ip address del 10.96.0.10/32 dev kube-ipvs0; ip address add 10.96.0.10/24 dev kube-ipvs0"
     ),
     "an IPv6 address replaced by one with a network": (
-        "ip address del fd00:10:96::10/128 dev kube-ipvs0; ip address add fd00:10:96::10/64 dev kube-ipvs0"
+        # By one process: the agent may be faster than the start of a second one, and IPv6 cannot have both.
+        "printf 'address del fd00:10:96::10/128 dev kube-ipvs0\\naddress add fd00:10:96::10/64 dev kube-ipvs0\\n' "
+        "| ip -batch -"
     ),
     "an IPv6 address from which the node may send": (
         "ip address change fd00:10:96::10/128 dev kube-ipvs0 preferred_lft forever valid_lft forever"
