@@ -140,7 +140,20 @@ class AgentProcess:
         return self._process
 
     def _tail(self) -> str:
-        return "\n".join(self.lines()[-30:])
+        """Return the end of the log, and of a running agent whether it waited or had no CPU.
+
+        In user-mode-linux the time for which the kernel itself had no CPU counts as that of the process that would run.
+        """
+        at = (
+            f"{time.strftime('%H:%M:%S')}: it has used {cpu_s(self.pid):.1f} s of CPU time" if self.is_running() else ""
+        )
+        return "\n".join([*self.lines()[-30:], at])
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process, its children aside, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def wait_until(

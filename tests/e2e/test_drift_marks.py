@@ -17,7 +17,7 @@ import pytest
 
 from lab.client import QueryError, query
 from lab.network import BY_NAME, PODS, Cluster
-from tests.e2e.agent_process import AgentProcess, wait_until
+from tests.e2e.agent_process import AgentProcess, cpu_s, wait_until
 from tests.e2e.kernel_state import State, differences, kernel_state, run, shell
 from tests.e2e.manifests import Folder, Object, Port, endpoint_slice, service, service_with_slice
 from tests.e2e.probing import scrape
@@ -367,13 +367,6 @@ def test_a_program_that_writes_all_the_time_does_not_keep_the_agent_busy(node: N
     assert node.metric("kubeproxy_ipvs_partial_compares_total") > compares
     assert cpu_s(node.agent.pid) - before_s < took_s / 3
     wait_until(lambda: kernel_state(node.cluster.node_a) == node.state, timeout_s=WITHIN_S)
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU time of a process, its children aside, in seconds."""
-    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 @pytest.mark.skipif(IPTABLES != "nft", reason="only nf_tables counts the commits of all programs together")
