@@ -43,13 +43,16 @@ sys.addaudithook(_record_process)  # the interpreter reports every way to start 
 class InProcessAgent:
     """An agent for the manifests in *folder*, in the network namespace of the thread."""
 
-    def __init__(self, folder: Path) -> None:
-        parts = real_parts(load({**_FLAGS, "manifests": str(folder)}))
+    def __init__(self, folder: Path, *, marks_period_s: float = NEVER, **flags: str) -> None:
+        """Start one with *flags*, named with _ for -, which reads the marks of the kernel each *marks_period_s*."""
+        given = {name.replace("_", "-"): value for name, value in flags.items()}
+        loaded = load({**_FLAGS, "manifests": str(folder), **given})
+        parts = real_parts(loaded)
         assert isinstance(parts.source, ManifestSource)
         self._source = parts.source
         self._kernel = RecordingKernel(parts.kernel)
         self._now_s = 0.0
-        timing = Timing(sync_period_s=NEVER)
+        timing = Timing(NEVER, drain_deadline_s=loaded.agent.drain_deadline_s, marks_period_s=marks_period_s)
         self._agent = Agent(self._kernel, parts.compiler, lambda: self._now_s, timing=timing, on_problem=_fail)
 
     def sync_folder(self) -> list[str]:
@@ -61,6 +64,11 @@ class InProcessAgent:
     def run_drain_check(self) -> list[str]:
         """Let the time until the first check of draining real servers pass, and return the steps."""
         self._now_s += FIRST_CHECK_S
+        return self._run_due()
+
+    def advance(self, seconds: float) -> list[str]:
+        """Let *seconds* pass, and return the steps of what is due then."""
+        self._now_s += seconds
         return self._run_due()
 
     def kernel_rows(self) -> Rows:
