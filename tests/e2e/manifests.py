@@ -2,7 +2,8 @@
 
 Invariants:
   - A file is created or replaced by renaming, so that the agent never reads an incomplete one.
-  - Endpoints are given by the names of the lab's pods, which determine address and node.
+  - Endpoints are given by the names of the lab's pods, which determine address and node; that of a node is a pod there
+    with hostNetwork.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.network import BY_NAME
+from lab.network import BY_NAME, PODS
 
 Object = dict[str, Any]
 
@@ -105,4 +106,5 @@ def _service_port(port: Port) -> Object:
 def _endpoint(pod: str, ready: bool, version: int) -> Object:
     machine = BY_NAME[pod]
     address = machine.ipv4 if version == 4 else machine.ipv6
-    return {"addresses": [address], "nodeName": machine.plugged_into, "conditions": {"ready": ready}}
+    node = machine.plugged_into if machine in PODS else machine.name
+    return {"addresses": [address], "nodeName": node, "conditions": {"ready": ready}}
