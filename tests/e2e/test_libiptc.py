@@ -92,6 +92,7 @@ _NODE_CONTEXTS = {
         policy_marks=MarkRange(),
         if_local={family: (f"-s {network}", "-i cali+") for family, network in _NETWORK.items()},
         service_networks={"IPv4": ("10.96.0.0/16",), "IPv6": ("fd00:10:96::/108",)},
+        missing_extensions=dict.fromkeys(FAMILIES, frozenset({"dscp"})),  # as on the lab's kernel
     ),
 }
 
@@ -141,6 +142,16 @@ def test_foreign_rules_survive_with_their_counters(adapter: LibiptcAdapter) -> N
     adapter.apply(steps_between({}, recorded_rows()))
     adapter.apply(steps_between(recorded_rows(), {}))
     assert subprocess.check_output(["iptables-legacy-save", "-c", "-t", "nat"], text=True).splitlines()[1:-1] == before
+
+
+def test_target_that_would_end_the_process_is_left_to_iptables_restore(
+    adapter: LibiptcAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ChainSpec(("-j DSCP --set-dscp 0x2e",))
+    calls = record_runs(monkeypatch)
+    adapter.apply([Step("add", Chain(family, "mangle", "KUBE-PY-INPUT"), spec) for family in FAMILIES])
+    programs = {Path(argv[0]).name for argv in calls}
+    assert {"iptables-legacy-restore", "ip6tables-legacy-restore"} <= programs
 
 
 def test_a_change_of_chains_starts_no_process(adapter: LibiptcAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
