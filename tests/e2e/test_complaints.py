@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kubeproxy_py.server.snapshots import PERIOD_S
 from lab.client import Answer, NoAnswer, QueryError, Refused, Unreachable, connect, query, read_answer
 from lab.echo import EchoServers, Listener
 from lab.namespace import Namespace
@@ -506,6 +507,7 @@ def output_of(one: Complaint, namespace: Namespace, folder: Path, path: Path | N
     """Run the command of *one* with the flags that it needs, and return what it prints."""
     words = shlex.split(one.command)
     if words[0] in ("explain", "status"):
+        time.sleep(PERIOD_S)  # the agent may still answer with the snapshot that the last complaint asked for
         argv = [sys.executable, "-m", "kubeproxy_py", words[0], f"--debug-socket={path}", *words[1:]]
     elif words[0] == "check":
         argv = [sys.executable, "-m", "kubeproxy_py", *words]
