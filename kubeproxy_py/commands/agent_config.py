@@ -125,7 +125,7 @@ class AgentSource:
         warnings = [problem for event in events for problem in _problems_of(event) if problem.where not in named]
         for problem in (*rejected, *warnings):
             on_problem(problem)
-        return [*events, *map(Synced, FEEDS)]
+        return [*events, *map(Synced, (*FEEDS, "peers"))]
 
     def start(self, emit: EventHandler) -> None:
         """Do nothing: a command reads once."""

@@ -169,6 +169,8 @@ class Agent:
                 self.compiler.handle_event(event)
                 if isinstance(event, PeersRefused):
                     self._end_weight_hold()
+                    if event.reason:  # all else goes on without them
+                        self.awaited.discard("peers")
                 if self._oldest_event_s is None:
                     self._oldest_event_s = at_s
 

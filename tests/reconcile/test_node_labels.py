@@ -164,6 +164,13 @@ def test_weights_are_not_kept_where_the_server_refuses_to_list_nodes() -> None:
     assert again.weights() == {NEAR: 2, FAR: 4}
 
 
+def test_first_sync_does_not_wait_for_nodes_that_the_server_refuses_to_list() -> None:
+    harness = Started()
+    assert harness.agent.awaited == {"peers"}
+    harness.handle(PeersRefused("nodes is forbidden"))
+    assert (harness.agent.awaited, harness.weights()) == (set(), {NEAR: 1, FAR: 1})
+
+
 def test_node_that_served_nothing_serves_without_the_list_of_nodes() -> None:
     harness = Started()
     assert harness.weights() == {}

@@ -166,7 +166,9 @@ def test_read_once_reads_the_labels_that_the_weights_of_its_services_name(direct
     weighted = service()
     weighted["metadata"]["annotations"] = {"kubeproxy-py.io/weights": "pool=large:3"}
     (directory / "a.yaml").write_text(text_of(node("node-b", labels=LABELS), weighted))
-    assert PeerUpserted("node-b", (), ("pool=large",)) in folder(directory).read_once(0.0, lambda _problem: None)
+    events = folder(directory).read_once(0.0, lambda _problem: None)
+    assert PeerUpserted("node-b", (), ("pool=large",)) in events
+    assert events[-1] == Synced("peers"), "nobody waits for more"
 
 
 def test_missing_namespace_is_default(directory: Path) -> None:

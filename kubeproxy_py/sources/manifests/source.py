@@ -83,9 +83,12 @@ class ManifestSource:
     def read_once(self, timeout_s: float, on_problem: Callable[[Problem], None]) -> list[Event]:
         """Return the events of all files, without a thread; see Source."""
         events = self.poll()
-        if labels := peer_needs(events).labels:
-            self._labels = labels
+        needs = peer_needs(events)
+        if needs.labels:
+            self._labels = needs.labels
             events += self.poll()
+        if needs:
+            events.append(Synced("peers"))
         problems = [event for event in events if isinstance(event, Problem)]
         for problem in problems:
             on_problem(problem)
