@@ -22,7 +22,7 @@ TIMEOUT_RETRY = Backoff(first_s=5.0, longest_s=60.0)
 """After a program of iptables did not end in time: it may not end the next time either, but only its thread waits."""
 
 LOOP_TIMEOUT_RETRY_S = 60.0
-"""The shortest delay after a program for which the loop waits (ipset) did not end in time."""
+"""The delay after a program for which the loop waits (ipset) did not end in time."""
 
 WAIT_S = 30.0
 """How long a row that waits for another is not tried at most, if that one is not reported as done."""
@@ -160,6 +160,4 @@ def _delay_s(key: Key, failures: int, *, timed_out: bool) -> float:
     """Return how long *key* waits after so many consecutive *failures*."""
     if not timed_out:
         return RETRY.delay_s(failures)
-    if isinstance(key, Chain | Jump):
-        return TIMEOUT_RETRY.delay_s(failures)
-    return max(RETRY.delay_s(failures), LOOP_TIMEOUT_RETRY_S)
+    return TIMEOUT_RETRY.delay_s(failures) if isinstance(key, Chain | Jump) else LOOP_TIMEOUT_RETRY_S

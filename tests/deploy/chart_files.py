@@ -44,7 +44,7 @@ helm install kubeproxy-py deploy/helm/kubeproxy-py --namespace kube-system \\
 """
 
 
-# Of the fields without effect, what their defaults do not tell.
+# What the defaults of fields without effect do not show.
 _SPECIAL: dict[str, Any] = {
     "flushFrequency": {"type": ["string", "integer"]},
     "infoBufferSize": {"type": ["string", "integer"]},

@@ -263,9 +263,9 @@ def read_settings(annotations: Mapping[str, Any]) -> ServiceSettings:
         else:
             fields[field] = parsed
             written.append(Written(name, annotation, value))
-    problems += (*_outdone(annotations, fields), *_more_unknown(annotations))
-    if not written and not problems:
+    if not written and not problems:  # nearly always
         return NO_SETTINGS
+    problems += (*_outdone(annotations, fields), *_more_unknown(annotations))
     return ServiceSettings(**fields, problems=tuple(problems), written=tuple(written))
 
 
@@ -280,8 +280,7 @@ def _outdone(annotations: Mapping[str, Any], fields: Mapping[str, Any]) -> Itera
 
 def _more_unknown(annotations: Mapping[str, Any]) -> Iterator[SettingProblem]:
     """Yield how many unknown names there are besides those that are named."""
-    ours = [text for text in annotations if isinstance(text, str) and text.startswith(PREFIX)]
-    more = sum(text.removeprefix(PREFIX) not in SETTINGS for text in ours) - _UNKNOWN_MAX
+    more = sum(name not in SETTINGS for name in _names(annotations)) - _UNKNOWN_MAX
     if more > 0:
         yield SettingProblem(f"{PREFIX}*", "...", f"{more:,} more are unknown", f"known are {', '.join(SETTINGS)}")
 
@@ -336,11 +335,16 @@ def _ours(annotations: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for annotation, name in OTHER_NAMES.items():
         if annotation in annotations and PREFIX + name not in annotations:
             yield annotation, name
-    ours = sorted(text for text in annotations if isinstance(text, str) and text.startswith(PREFIX))
-    names = [annotation.removeprefix(PREFIX) for annotation in ours]
+    names = _names(annotations)
     yield from ((PREFIX + name, name) for name in names if name in SETTINGS)
     unknown = [name for name in names if name not in SETTINGS]
     yield from ((PREFIX + name, name) for name in unknown[:_UNKNOWN_MAX])
+
+
+def _names(annotations: Mapping[str, Any]) -> list[str]:
+    """Return the names under our prefix, sorted."""
+    ours = sorted(text for text in annotations if isinstance(text, str) and text.startswith(PREFIX))
+    return [annotation.removeprefix(PREFIX) for annotation in ours]
 
 
 def _invalid(message: str, hint: str) -> FieldError:
